@@ -1,0 +1,332 @@
+"""The `eventlog` command. The one module of this package that reads the environment.
+
+Data goes to stdout, messages to stderr. Exit codes: 0 done; 1 the answer is bad news; 2 usage;
+3 could not run. Further commands join by the entry-point group `eventlog.commands`.
+
+Invariant: an expected failure is told as what, where and what to do, never as a traceback.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import NamedTuple, NoReturn
+
+import click
+
+from eventlog.errors import EventLogError
+
+EXIT_BAD_NEWS = 1
+EXIT_COULD_NOT_RUN = 3
+EXIT_INTERRUPTED = 130  # what a shell expects of a program that ended by Ctrl-C
+
+_QUIET_LOGGERS = ("httpx", "httpcore", "watchfiles", "aiosqlite", "asyncio")
+
+
+class Context(NamedTuple):
+    """What the options before the command said."""
+
+    home: str
+
+
+class Commands(click.Group):
+    """Our commands and those of plug-ins, which are loaded when they are called for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        from eventlog.plugins import COMMANDS, plugin_names
+
+        return sorted({*super().list_commands(ctx), *plugin_names(COMMANDS)})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        own = super().get_command(ctx, cmd_name)
+        if own is not None:
+            return own
+        from eventlog.plugins import COMMANDS, load_plugin
+
+        found = load_plugin(COMMANDS, cmd_name)
+        return found if isinstance(found, click.Command) else None
+
+
+class _JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        import orjson
+
+        fields = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return orjson.dumps(fields).decode()
+
+
+def _version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        click.echo(f"eventlog {version('eventlog')}")
+        ctx.exit()
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version)
+@click.option(
+    "--home",
+    metavar="DIR",
+    envvar="EVENTLOG_HOME",
+    default=".",
+    help="Where the log and its projections live. Default: EVENTLOG_HOME, else this directory.",
+)
+@click.option("-v", "--verbose", count=True, help="Say more on stderr; twice for debugging.")
+@click.option("-q", "--quiet", is_flag=True, help="Say errors only.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text")
+@click.pass_context
+def cli(ctx: click.Context, home: str, verbose: int, quiet: bool, log_format: str) -> None:
+    """An append-only, hash-chained log of trading signals, and what is built from it.
+
+    \b
+    Example:
+      echo '{"symbol":"AAPL","action":"BUY","entry_price":150.5,"target_price":158.25,
+             "stop_price":147,"confidence":85.5,"strategy":"demo"}' | tr -d '\\n' |
+        eventlog --home ./home append
+      eventlog --home ./home tail -n 5
+      eventlog --home ./home verify
+    """
+    ctx.obj = Context(home or ".")
+    level = logging.ERROR if quiet else max(logging.DEBUG, logging.WARNING - 10 * verbose)
+    handler = logging.StreamHandler()
+    plain = logging.Formatter("%(levelname)s %(name)s %(message)s")
+    handler.setFormatter(_JsonFormatter() if log_format == "json" else plain)
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    for name in _QUIET_LOGGERS:
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
+
+
+@cli.command()
+@click.argument("file", required=False, metavar="[FILE]")
+@click.option("--skip-invalid", is_flag=True, help="Answer a bad line with its error and go on.")
+@click.option("--segment-bytes", type=click.IntRange(min=1), help="Size that ends a segment.")
+@click.pass_obj
+def append(obj: Context, file: str | None, skip_invalid: bool, segment_bytes: int | None) -> None:
+    """Append signals and facts: JSON Lines from FILE or stdin.
+
+    Each line of input gets exactly one line on stdout, in order: a receipt, once it is durable, or
+    an object with line, error and field. What waits on stdin is committed together, so this also
+    serves as a long-lived pipe for a generator in any language. Without --skip-invalid it ends
+    at the first bad line, exit code 1: lines before it are durable, none after it is written.
+
+    \b
+    Example:
+      eventlog append signals.jsonl
+      my-generator | eventlog append --skip-invalid > receipts.jsonl
+    """
+    from eventlog.log import EventLog
+    from eventlog.pipe import Answer, Stop, append_lines
+    from eventlog.segments import SEGMENT_BYTES_DEFAULT
+
+    def answer(answers: list[Answer]) -> None:
+        write_out(b"".join(found.to_json() for found in answers))
+        for number, result in answers:
+            if isinstance(result, EventLogError):
+                click.echo(f"line {number}: {result}", err=True)
+
+    fd = 0
+    if file is not None and file != "-":
+        try:
+            fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise click.UsageError(f"cannot read {file}: {error.strerror}") from None
+    stop = Stop()
+    with EventLog(obj.home, segment_bytes=segment_bytes or SEGMENT_BYTES_DEFAULT) as log:
+        all_valid = append_lines(log, fd, stop, skip_invalid=skip_invalid, answer=answer)
+    if stop.interrupted:
+        sys.exit(EXIT_INTERRUPTED)
+    if not all_valid:
+        sys.exit(EXIT_BAD_NEWS)
+
+
+@cli.command()
+@click.option("--after", type=click.IntRange(min=0), default=0, help="Start after this seq.")
+@click.option("--limit", type=click.IntRange(min=0), help="At most so many lines.")
+@click.pass_obj
+def cat(obj: Context, after: int, limit: int | None) -> None:
+    """Print raw lines of the log.
+
+    \b
+    Example:
+      eventlog cat --after 100 --limit 10 | jq -r .symbol
+    """
+    from eventlog.views import raw_lines
+
+    for lines in raw_lines(obj.home, after=after, limit=limit):
+        write_out(b"".join(lines))
+
+
+@cli.command()
+@click.option("-n", "--lines", type=click.IntRange(min=0), default=10, help="How many entries.")
+@click.option("--json", "as_json", is_flag=True, help="Raw lines instead of a summary.")
+@click.pass_obj
+def tail(obj: Context, lines: int, as_json: bool) -> None:
+    """Show the last entries.
+
+    \b
+    Example:
+      eventlog tail -n 3
+      eventlog tail -n 100 --json | jq .confidence
+    """
+    from eventlog.line import decode
+    from eventlog.show import entry_line
+    from eventlog.views import last_lines
+
+    for found in last_lines(obj.home, lines):
+        if as_json:
+            write_out(b"".join(found))
+        else:
+            write_out("".join(f"{entry_line(decode(line))}\n" for line in found).encode())
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="The whole report as JSON.")
+@click.pass_obj
+def verify(obj: Context, as_json: bool) -> None:
+    """Re-hash every line and every signal. Reads only; takes no lock.
+
+    Exit code 1 when something is wrong. An unacknowledged tail, left by a crash, is nothing wrong:
+    the next append cuts it.
+
+    \b
+    Example:
+      eventlog verify
+      eventlog verify --json | jq .findings
+    """
+    import orjson
+
+    from eventlog.verify import verify as verify_log
+
+    with progress("verifying") as report_progress:
+        report = verify_log(obj.home, progress=report_progress)
+    if as_json:
+        write_out(orjson.dumps(report.to_json(), option=orjson.OPT_APPEND_NEWLINE))
+    else:
+        for finding in report.findings:
+            click.echo(
+                f"{finding.segment} at byte {finding.byte_offset}, seq {finding.seq}:"
+                f" {finding.problem}"
+            )
+        what = "whole" if report.ok else f"DAMAGED: {len(report.findings)} findings"
+        click.echo(f"{what}: {report.entries} entries in {report.segments} segments")
+        click.echo(f"head: seq {report.last_seq}, chain {report.chain}")
+        if report.torn_bytes:
+            click.echo(f"{report.torn_bytes} unacknowledged bytes at the end: nothing is lost")
+    if not report.ok:
+        sys.exit(EXIT_BAD_NEWS)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for machines.")
+@click.pass_obj
+def status(obj: Context, as_json: bool) -> None:
+    """Say what the log holds.
+
+    \b
+    Example:
+      eventlog status --json | jq .log.last_seq
+    """
+    import orjson
+
+    from eventlog.views import log_status
+
+    found = log_status(obj.home)
+    if as_json:
+        write_out(orjson.dumps({"log": found}, option=orjson.OPT_APPEND_NEWLINE))
+        return
+    for key, value in found.items():
+        click.echo(f"{key:<16} {'not counted' if value is None else value}")
+
+
+class _Progress:
+    """A progress bar on stderr where that is a terminal; nothing elsewhere."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._bar: object = None
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        return self._show
+
+    def _show(self, done: int, total: int) -> None:
+        if not sys.stderr.isatty():
+            return
+        percent = 100 * done // total if total else 100
+        filled = percent * 30 // 100
+        click.echo(
+            f"\r{self._label} [{'#' * filled}{'.' * (30 - filled)}] {percent:3}%",
+            nl=False,
+            err=True,
+        )
+        self._bar = True
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            click.echo(err=True)
+
+
+def progress(label: str) -> _Progress:
+    """`with progress("verifying") as show:` and then `show(done, total)`."""
+    return _Progress(label)
+
+
+def write_out(data: bytes) -> None:
+    """Writes to stdout, whole, at once: no buffer holds back an answer."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(1, view) :]
+
+
+def explain(error: EventLogError) -> None:
+    """Tells an expected failure on stderr: what, where, do."""
+    click.echo(f"error: {error.what}", err=True)
+    if error.where:
+        click.echo(f"where: {error.where}", err=True)
+    if error.do:
+        click.echo(f"do:    {error.do}", err=True)
+
+
+def _open_standard_streams() -> None:
+    """Puts /dev/null where stdin, stdout or stderr was closed.
+
+    Otherwise the next file that is opened, maybe a segment, would become our stdout.
+    """
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+
+
+def main() -> NoReturn:
+    """Runs the command and exits with its code."""
+    _open_standard_streams()
+    try:
+        code = cli.main(prog_name="eventlog", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except EventLogError as error:
+        explain(error)
+        code = EXIT_COULD_NOT_RUN
+    except BrokenPipeError:
+        # Whoever read our output has gone. Nothing may be written any more, also not at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = EXIT_COULD_NOT_RUN
+    except (KeyboardInterrupt, click.Abort):
+        code = EXIT_INTERRUPTED
+    sys.exit(code if isinstance(code, int) else 0)

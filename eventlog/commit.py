@@ -1,0 +1,237 @@
+"""Group commit: the thread that finds no commit under way writes for all that queue up meanwhile.
+
+A lone append costs no thread hop; a hundred concurrent ones share one sync. Callers that must not
+be held up by the commit itself (asyncio, or a thread with a timeout) leave it to a thread of ours,
+which also writes the watermark when the log has been quiet.
+
+Invariant: at most one thread uses the writer at a time, and whoever stops leading hands over to
+somebody who waits.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from eventlog.errors import AppendTimeout, EventLogError, LogBusy, LogClosed
+from eventlog.plan import Group
+from eventlog.writer import Writer
+
+logger = logging.getLogger(__name__)
+
+WAITING_MAX = 10_000  # appends; beyond it the disk is behind by minutes, and memory would grow
+MARK_AFTER_S = 0.8  # the watermark is to be durable within a second of the last append
+_MARK_RETRY_S = 0.01
+
+_LEAD = "lead"
+_MARK = "mark"
+_STOP = "stop"
+
+
+Notify = Callable[[list["Waiting"]], object]
+
+
+class Waiting:
+    """One group in the queue, and how its caller learns that it is settled.
+
+    A thread waits for `lock`; another kind of caller is told by `notify`, called once a commit,
+    from the leader's thread, with all of its groups.
+    """
+
+    __slots__ = ("can_lead", "group", "leads", "lock", "notify")
+
+    def __init__(self, group: Group, *, can_lead: bool = False, notify: Notify | None = None):
+        self.group = group
+        self.can_lead = can_lead
+        self.leads = can_lead and notify is None  # until it is put behind a leader
+        self.lock = threading.Lock()
+        self.notify = notify
+
+
+class Committer:
+    """The queue before one writer. Thread-safe."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._mutex = threading.Lock()
+        self._waiting: list[Waiting] = []
+        self._leading = False
+        self._closed: str | None = None
+        self._thread: threading.Thread | None = None
+        self._orders: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._mark_ordered = False
+
+    def run(self, group: Group, timeout_s: float | None = None) -> None:
+        """Returns when the group is settled; AppendTimeout, LogBusy and LogClosed are raised."""
+        waiting = Waiting(group, can_lead=timeout_s is None)
+        with self._mutex:
+            self._refuse_if_closed()
+            if len(self._waiting) >= WAITING_MAX:
+                raise _busy()
+            self._waiting.append(waiting)
+            if self._leading or timeout_s is not None:
+                waiting.leads = False
+                waiting.lock.acquire()
+                self._lead_by_thread_unless_led()
+            else:
+                self._leading = True
+        if not waiting.leads:
+            self._wait(waiting, timeout_s)
+        if waiting.leads:
+            self._lead()
+
+    def submit(self, waiting: Sequence[Waiting]) -> None:
+        """Queues groups whose callers are woken by their own means. Raises LogClosed."""
+        with self._mutex:
+            self._refuse_if_closed()
+            self._waiting.extend(waiting)
+            self._lead_by_thread_unless_led()
+
+    def close(self) -> None:
+        """Ends after all that waits is settled; then the watermark is current. Idempotent."""
+        with self._mutex:
+            if self._closed is not None:
+                return
+            self._closed = "this log handle is closed"
+        self._take_over()
+        try:
+            self._commit_waiting()
+            self._writer.close()
+        finally:
+            self._orders.put(_STOP)
+            if self._thread is not None and self._thread is not threading.current_thread():
+                self._thread.join()
+
+    def disown(self) -> None:
+        """In a forked child: nothing here is ours any more. Takes no lock: its holder is gone."""
+        self._closed = "this log handle was opened before the process forked"
+        self._writer.drop()
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed is not None:
+            raise LogClosed(self._closed, do="open the log anew: EventLog(home)")
+
+    def _wait(self, waiting: Waiting, timeout_s: float | None) -> None:
+        """Returns when the group is settled, or is to be led by its own caller."""
+        try:
+            woken = waiting.lock.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s))
+        except BaseException:
+            with self._mutex:
+                must_hand_over, waiting.can_lead = waiting.leads, False
+            if must_hand_over:
+                self._hand_over()
+            raise
+        if not woken:
+            raise AppendTimeout(
+                f"the append did not end within {timeout_s:g} s: its outcome is unknown",
+                do="retry with the same signal_id: it is never written twice",
+            )
+
+    # -- leading
+
+    def _lead(self) -> None:
+        try:
+            self._commit_waiting()
+        finally:
+            self._hand_over()
+
+    def _commit_waiting(self) -> None:
+        with self._mutex:
+            batch, self._waiting = self._waiting, []
+        try:
+            self._writer.commit([waiting.group for waiting in batch])
+        finally:
+            _tell(batch)
+        if self._writer.needs_mark and not self._mark_ordered:
+            self._mark_ordered = True
+            self._order(_MARK)
+
+    def _hand_over(self) -> None:
+        with self._mutex:
+            if not self._waiting:
+                self._leading = False
+                return
+            for waiting in self._waiting:
+                if waiting.can_lead:
+                    waiting.leads = True
+                    waiting.lock.release()
+                    return
+            self._order(_LEAD)
+
+    def _lead_by_thread_unless_led(self) -> None:
+        if not self._leading:
+            self._leading = True
+            self._order(_LEAD)
+
+    def _take_over(self) -> None:
+        """Waits for the leadership."""
+        while True:
+            with self._mutex:
+                if not self._leading:
+                    self._leading = True
+                    return
+            time.sleep(0.0005)
+
+    # -- the thread
+
+    def _order(self, order: str) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="eventlog", daemon=True)
+            self._thread.start()
+        self._orders.put(order)
+
+    def _work(self) -> None:
+        mark_at_s: float | None = None
+        while True:
+            timeout_s = None if mark_at_s is None else max(0.0, mark_at_s - time.monotonic())
+            try:
+                order = self._orders.get(timeout=timeout_s)
+            except queue.Empty:
+                mark_at_s = None if self._mark() else time.monotonic() + _MARK_RETRY_S
+                continue
+            if order == _LEAD:
+                # What went wrong is in each group; a bug in here has poisoned the writer.
+                with suppress(EventLogError):
+                    self._lead()
+            elif order == _MARK:
+                mark_at_s = time.monotonic() + MARK_AFTER_S
+            else:
+                return
+
+    def _mark(self) -> bool:
+        """Writes the watermark if nobody leads; returns whether that was so."""
+        with self._mutex:
+            if self._closed is not None:
+                return True  # close() writes it
+            if self._leading:
+                return False
+            self._leading = True
+        try:
+            self._mark_ordered = False
+            self._writer.mark()
+        except EventLogError as error:
+            logger.warning("watermark_put_off error=%s", error)
+        finally:
+            self._hand_over()
+        return True
+
+
+def _tell(batch: list[Waiting]) -> None:
+    """Wakes all whose groups were settled; the leader itself needs no waking."""
+    notified: dict[Notify, list[Waiting]] = {}
+    for waiting in batch:
+        if waiting.notify is not None:
+            notified.setdefault(waiting.notify, []).append(waiting)
+        elif not waiting.leads:
+            waiting.lock.release()
+    for notify, settled in notified.items():
+        notify(settled)
+
+
+def _busy() -> LogBusy:
+    return LogBusy(
+        f"{WAITING_MAX} appends are waiting already",
+        do="nothing was written: slow down, or see why the disk is slow",
+    )

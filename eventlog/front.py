@@ -1,0 +1,90 @@
+"""Appends from an asyncio event loop: they share commits with each other and with threads.
+
+All appends of one turn of the loop go to the committer together, and all that one commit settled
+are resolved by one call into the loop.
+
+Invariant: an append whose await is cancelled is written or not exactly as if it had gone on.
+"""
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+
+from eventlog.commit import WAITING_MAX, Committer, Waiting
+from eventlog.door import Admitted
+from eventlog.errors import EventLogError
+from eventlog.plan import Group, Receipt
+
+
+class _Append(Waiting):
+    """One append of this loop."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, item: Admitted, front: "AsyncFront", future: asyncio.Future[Receipt]):
+        super().__init__(Group((item,)), notify=front.notify)
+        self.future = future
+
+
+class AsyncFront:
+    """The way in for one event loop; used only from its thread, but for `notify`."""
+
+    def __init__(self, committer: Committer) -> None:
+        self._committer = committer
+        self._loop = asyncio.get_running_loop()
+        self.notify = self._notify  # bound once: it is the key by which a commit groups its callers
+        self._turn: list[Waiting] = []  # appends of this turn of the loop
+        self._outstanding = 0
+        self._wanting_room: deque[asyncio.Future[None]] = deque()
+
+    def is_here(self) -> bool:
+        """Whether the caller runs in this front's event loop."""
+        return asyncio.get_running_loop() is self._loop
+
+    async def append(self, item: Admitted) -> Receipt:
+        """Returns when the item is durable; waits where too many appends are under way."""
+        while self._outstanding >= WAITING_MAX:
+            room: asyncio.Future[None] = self._loop.create_future()
+            self._wanting_room.append(room)
+            await room
+        future: asyncio.Future[Receipt] = self._loop.create_future()
+        if not self._turn:
+            self._loop.call_soon(self._submit)
+        self._turn.append(_Append(item, self, future))
+        self._outstanding += 1
+        return await future
+
+    def _submit(self) -> None:
+        turn, self._turn = self._turn, []
+        try:
+            self._committer.submit(turn)
+        except EventLogError as error:
+            for waiting in turn:
+                waiting.group.fail(error)
+            self._resolve(turn)
+
+    def _notify(self, settled: list[Waiting]) -> None:
+        with suppress(RuntimeError):  # the loop was closed: nobody is there to be told
+            self._loop.call_soon_threadsafe(self._resolve, settled)
+
+    def _resolve(self, settled: list[Waiting]) -> None:
+        self._outstanding -= len(settled)
+        for waiting in settled:
+            assert isinstance(waiting, _Append), "only this front puts them there"
+            future = waiting.future
+            if future.done():
+                continue  # its await was cancelled
+            group = waiting.group
+            receipt = group.results[0]
+            if isinstance(receipt, Receipt):
+                future.set_result(receipt)
+            else:
+                future.set_exception(group.error or _unsettled())
+        for _ in range(min(len(settled), len(self._wanting_room))):
+            room = self._wanting_room.popleft()
+            if not room.done():
+                room.set_result(None)
+
+
+def _unsettled() -> BaseException:
+    return AssertionError("a commit ended without settling this append")

@@ -1,0 +1,88 @@
+"""The writer's lock, `.lock`, and the word that stands in it.
+
+The file is never renamed or removed by us, for a lock on a file without a name excludes nobody.
+
+Invariant: the word is written only while the lock is held.
+"""
+
+import time
+
+from eventlog.disk import Disk, write_all
+from eventlog.durable import WORD_BYTES, End, Word, decode_word, encode_word
+from eventlog.errors import LogLocked
+from eventlog.home import Home, make_home, refuse_foreign
+
+POLL_S_MIN = 0.00005  # flock wakes nobody in order; polling finds a lock freed within 2 ms
+POLL_S_MAX = 0.002
+
+
+class WriterLock:
+    """The lock of one log, for one writer. Not thread-safe."""
+
+    def __init__(self, disk: Disk, home: Home, *, pid: int, timeout_s: float) -> None:
+        self._disk = disk
+        self._home = home
+        self._pid = pid
+        self._timeout_s = timeout_s
+        self._fd = -1
+        self.accepted = b""  # the word as we last wrote or accepted it; anything else means news
+
+    def take(self) -> None:
+        """Takes the lock, making the home where there is none. Raises LogLocked, OSError."""
+        give_up_s = None
+        poll_s = POLL_S_MIN
+        while True:
+            if self._fd < 0:
+                self._fd = self._open()
+            if self._disk.try_lock(self._fd):
+                if self._disk.is_at(self._fd, self._home.lock_path):
+                    return
+                self.drop()  # somebody replaced the file
+                continue
+            now_s = time.monotonic()
+            give_up_s = give_up_s or now_s + self._timeout_s
+            if now_s >= give_up_s:
+                raise self._locked_out()
+            time.sleep(poll_s)
+            poll_s = min(2 * poll_s, POLL_S_MAX)
+
+    def release(self) -> None:
+        """Gives the lock back; with the descriptor, where it goes no other way."""
+        try:
+            self._disk.unlock(self._fd)
+        except OSError:
+            self.drop()
+
+    def drop(self) -> None:
+        """Closes the descriptor, which gives the lock back too."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            self._disk.close(fd)
+
+    def read(self) -> bytes:
+        """The bytes of the word, as they stand in the file."""
+        return self._disk.pread(self._fd, WORD_BYTES, 0)
+
+    def say(self, state: str, end: End) -> None:
+        """Overwrites the word in place."""
+        word = encode_word(Word(self._disk.boot_id(), self._pid, state, end))
+        self.accepted = b""
+        write_all(self._disk, self._fd, word, 0)
+        self.accepted = word
+
+    def _open(self) -> int:
+        refuse_foreign(self._home)
+        make_home(self._disk, self._home)
+        try:
+            return self._disk.create(self._home.lock_path)
+        except FileExistsError:
+            return self._disk.open(self._home.lock_path, writable=True)
+
+    def _locked_out(self) -> LogLocked:
+        word = decode_word(self.read())
+        holder = f"process {word.pid}" if word is not None else "another process"
+        return LogLocked(
+            f"{holder} has held the log's lock for {self._timeout_s:g} s",
+            where=self._home.lock_path,
+            do="nothing was written: see what that process waits for (a hanging disk?), then retry",
+        )

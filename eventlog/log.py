@@ -1,0 +1,236 @@
+"""EventLog: the handle that users hold on one log.
+
+Invariant: what `append` returned is durable, and in every later `read`.
+"""
+
+import os
+import uuid
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from eventlog.commit import Committer
+from eventlog.disk import Disk, RealDisk, file_system_of, is_network_file_system
+from eventlog.door import Admitted, admit
+from eventlog.errors import EventLogError, InvalidSignal, Unsupported
+from eventlog.home import home_at
+from eventlog.line import Entry
+from eventlog.plan import EACH, PREFIX, Group, Receipt
+from eventlog.reader import LogReader, entries_of, read_word, reader_near_end
+from eventlog.segments import SEGMENT_BYTES_DEFAULT
+from eventlog.signal import Signal
+from eventlog.window import DEDUPE_ENTRIES_DEFAULT
+from eventlog.writer import Settings, Writer
+
+if TYPE_CHECKING:
+    from eventlog.front import AsyncFront
+
+LOCK_TIMEOUT_S_DEFAULT = 30.0  # longer than any healthy sync, shorter than a person's patience
+
+Item = Mapping[str, object] | Signal
+
+
+class EventLog:
+    """One log of signals and of the facts about them.
+
+    Opening takes no lock and makes nothing: the first append makes home, logs/ and data/, takes
+    the writer's lock for each commit, and recovers the log where that is needed. Any number of
+    processes and threads may append to one home and read it.
+
+    `segment_bytes`: a new segment starts once the active one has reached this size.
+    `dedupe_entries`: how many of the last entries a retry is recognised among; one setting a log.
+    `lock_timeout_s`: how long an append waits for another process before it raises LogLocked.
+    `allow_network_fs`: opens a log on a network file system, whose locks and syncs may lie.
+
+    Raises ForeignHome for a home of the old tracker, Unsupported, UnsafePath.
+    """
+
+    def __init__(
+        self,
+        home: str | os.PathLike[str],
+        *,
+        segment_bytes: int = SEGMENT_BYTES_DEFAULT,
+        dedupe_entries: int = DEDUPE_ENTRIES_DEFAULT,
+        lock_timeout_s: float = LOCK_TIMEOUT_S_DEFAULT,
+        allow_network_fs: bool = False,
+        disk: Disk | None = None,
+    ) -> None:
+        if segment_bytes < 1 or dedupe_entries < 0 or lock_timeout_s < 0:
+            raise ValueError("segment_bytes must be > 0, the other limits >= 0")
+        self._disk = disk or RealDisk()
+        self._home = home_at(home)
+        if not allow_network_fs:
+            _refuse_network_fs(self._home.root)
+        settings = Settings(segment_bytes, dedupe_entries, lock_timeout_s)
+        writer = Writer(self._disk, self._home, _now_recorded, settings, os.getpid())
+        self._committer = Committer(writer)
+        self._front: AsyncFront | None = None
+        _open_logs.add(self)
+
+    def append(self, item: Item, *, timeout_s: float | None = None) -> Receipt:
+        """Appends a signal, or a fact (an item with `event`), and returns when it is durable.
+
+        Thread-safe; concurrent calls share one sync. The same content under the same signal_id,
+        within the last `dedupe_entries` entries, writes nothing and gives the first receipt with
+        `duplicate=True`.
+
+        Raises InvalidSignal, HashMismatch, EntryTooLarge, SignalConflict (nothing was written);
+        AppendFailed, DiskFull (nothing of it stays); LogLocked, LogBusy; LogPoisoned (a sync
+        failed: open the log anew and retry); AppendTimeout after `timeout_s` seconds: the outcome
+        is unknown, retry with the same signal_id; LogCorrupt, LogDiverged: see `eventlog verify`.
+        """
+        group = Group((self._admit(item),))
+        self._committer.run(group, timeout_s)
+        return group.receipts()[0]
+
+    def append_many(
+        self, items: Iterable[Item], *, timeout_s: float | None = None
+    ) -> list[Receipt]:
+        """Appends all items in order, in one durable write or, for very many, a few.
+
+        All are checked before any is written: a refused item or a conflict refuses the call. A
+        crash may leave the first of them, never a gap. Raises what `append` raises.
+        """
+        group = Group([self._admit(item) for item in items])
+        if group.items:
+            self._committer.run(group, timeout_s)
+        return group.receipts()
+
+    def append_each(
+        self, items: Iterable[Item], *, stop_at_refusal: bool = False
+    ) -> list[Receipt | EventLogError]:
+        """Appends items that stand each for itself, together; gives a receipt or error for each.
+
+        With `stop_at_refusal` the first error is the last result: those before it are durable,
+        nothing after it is written. Without, an error that is not about its item (the disk is
+        full) is given to every item that it hit. Raises LogBusy and LogClosed.
+        """
+        results: list[Receipt | EventLogError] = []
+        admitted: list[Admitted] = []
+        refused: dict[int, EventLogError] = {}
+        for index, item in enumerate(items):
+            try:
+                admitted.append(self._admit(item))
+            except InvalidSignal as error:
+                refused[index] = error
+                if stop_at_refusal:
+                    break
+        group = Group(admitted, PREFIX if stop_at_refusal else EACH)
+        if admitted:
+            self._committer.run(group)
+        taken = iter(group.results)
+        for index in range(len(admitted) + len(refused)):
+            result = refused.get(index) or next(taken) or group.error
+            assert result is not None, "a commit settles each item or fails its group"
+            results.append(result)
+            if stop_at_refusal and isinstance(result, EventLogError):
+                break
+        return results
+
+    async def append_async(self, item: Item) -> Receipt:
+        """`append` for asyncio; shares commits with every other caller, and waits where `append`
+        raises LogBusy. Cancelling the await does not take the entry back: its outcome is unknown,
+        and a retry with the same signal_id is idempotent.
+        """
+        front = self._front
+        if front is None or not front.is_here():
+            front = self._new_front()
+        return await front.append(self._admit(item))
+
+    def read(self, after: int = 0) -> Iterator[Entry]:
+        """The durable entries with seq > `after`, in order, up to the end of the log as it moves.
+
+        Takes no lock; holds at most about a MiB. A log that does not exist yet has no entries.
+        Raises LogCorrupt at damage, after the entries before it.
+        """
+        if after and after >= self.last_seq:
+            return
+        reader = LogReader(self._disk, self._home, after=after)
+        try:
+            while lines := reader.read():
+                yield from entries_of(lines, reader.position)
+        finally:
+            reader.close()
+
+    @property
+    def last_seq(self) -> int:
+        """Seq of the last durable entry; 0 when there is none."""
+        word = read_word(self._disk, self._home)
+        if word is not None:
+            return word.end.seq
+        reader = reader_near_end(self._disk, self._home)
+        try:
+            while reader.read():
+                pass
+            return reader.tip.seq
+        finally:
+            reader.close()
+
+    def close(self) -> None:
+        """Waits for the appends under way, and brings the watermark up to date. Idempotent."""
+        _open_logs.discard(self)
+        self._committer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _admit(self, item: Item) -> Admitted:
+        return admit(item, now=_now_stored, new_id=_new_signal_id)
+
+    def _new_front(self) -> "AsyncFront":
+        from eventlog.front import AsyncFront  # asyncio would double the start of every command
+
+        self._front = AsyncFront(self._committer)
+        return self._front
+
+    def _disown(self) -> None:
+        self._committer.disown()
+
+
+def _refuse_network_fs(root: str) -> None:
+    kind = file_system_of(root)
+    if is_network_file_system(kind):
+        raise Unsupported(
+            f"the home is on a network file system ({kind}), which may not keep locks and syncs",
+            where=root,
+            do="use a local disk, or pass allow_network_fs=True if you know that this one does",
+        )
+
+
+def _now_recorded() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _now_stored() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def _new_signal_id() -> str:
+    if hasattr(uuid, "uuid7"):  # Python 3.14
+        return str(uuid.uuid7())
+    import uuid_utils
+
+    return str(uuid_utils.uuid7())
+
+
+_open_logs: "weakref.WeakSet[EventLog]" = weakref.WeakSet()
+
+
+def _disown_all() -> None:
+    for log in list(_open_logs):
+        log._disown()
+    _open_logs.clear()
+
+
+# flock is shared across fork: a child that kept the descriptor would keep a dead parent's lock.
+os.register_at_fork(after_in_child=_disown_all)

@@ -1,0 +1,45 @@
+"""Commands and projections of other packages, found by their entry points.
+
+Our own `projections` package joins by the same two groups. A plug-in that cannot be loaded is
+said and left out: it never takes down what works without it.
+
+Invariant: nothing is imported from a plug-in before somebody asks for it.
+"""
+
+import logging
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+
+COMMANDS = "eventlog.commands"
+PROJECTIONS = "eventlog.projections"
+
+logger = logging.getLogger(__name__)
+
+
+def plugin_names(group: str) -> list[str]:
+    """Names that are registered in `group`, sorted."""
+    return sorted({point.name for point in entry_points(group=group)})
+
+
+def load_plugin(group: str, name: str) -> object | None:
+    """What is registered under `name`, or None, with a warning, when it cannot be loaded."""
+    for point in entry_points(group=group, name=name):
+        found = _load(point)
+        if found is not None:
+            return found
+    return None
+
+
+def _load(point: EntryPoint) -> object | None:
+    load: Callable[[], object] = point.load
+    try:
+        return load()
+    except Exception as error:  # noqa: BLE001  # it is somebody else's code: anything may happen
+        logger.warning(
+            "plugin_broken name=%s object=%s error=%s: %s",
+            point.name,
+            point.value,
+            type(error).__name__,
+            error,
+        )
+        return None

@@ -1,0 +1,365 @@
+"""Lines after a seq, in bounded pieces, up to the durable end and never beyond it.
+
+What the page cache holds beyond the durable end may still be rolled back, so a reader stops at the
+end that the lock's word gives. Without a word of this boot it takes the file's size, syncs, reads,
+and keeps what it read only if there is still no word. At a bad line the recovery rule decides:
+torn means wait, corrupt means halt.
+
+Invariant: each line that comes out continues the chain of the one before it.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from eventlog.disk import Disk
+from eventlog.durable import (
+    SLOT_BYTES,
+    SLOT_STRIDE_BYTES,
+    WORD_BYTES,
+    End,
+    Watermark,
+    Word,
+    decode_watermark,
+    decode_word,
+)
+from eventlog.errors import LogCorrupt, LogDiverged
+from eventlog.home import Home
+from eventlog.line import LINE_BYTES_MAX, BadLine, Entry, decode
+from eventlog.scan import TIP_START, Tip, has_evidence, scan, tip_of
+from eventlog.segments import Position, segment_holding, segment_name, segments_of
+
+CHUNK_BYTES = 1 << 20  # read at a time: large enough to be fast, small enough for any machine
+WORD_READS_MAX = 50  # a word read while it is written is read again; a broken one is no word
+_SEARCH_BYTES = 4 * LINE_BYTES_MAX  # below this a segment is searched line by line
+
+
+class _Limit(NamedTuple):
+    """How far the current segment may be read."""
+
+    byte_offset: int
+    is_proven: bool  # the word says so: whatever is wrong before it is damage
+    has_next: bool  # a later segment exists
+
+
+def list_segments(disk: Disk, home: Home) -> list[int]:
+    """First seqs of all segments, in order; empty when there is no log. Raises LogCorrupt."""
+    try:
+        return segments_of(disk.names(home.log_dir))
+    except FileNotFoundError:
+        return []
+
+
+def read_word(disk: Disk, home: Home) -> Word | None:
+    """The lock's word, if it is of this boot."""
+    try:
+        fd = disk.open(home.lock_path, writable=False)
+    except FileNotFoundError:
+        return None
+    try:
+        for _ in range(WORD_READS_MAX):
+            data = disk.pread(fd, WORD_BYTES, 0)
+            word = decode_word(data)
+            if word is not None:
+                return word if word.boot_id == disk.boot_id() else None
+            if not data:
+                return None
+            time.sleep(0.0002)  # it is being overwritten right now
+        return None
+    finally:
+        disk.close(fd)
+
+
+def read_watermark(disk: Disk, home: Home) -> Watermark | None:
+    """The durable watermark, if there is a valid one."""
+    try:
+        fd = disk.open(home.durable_path, writable=False)
+    except FileNotFoundError:
+        return None
+    try:
+        return decode_watermark(disk.pread(fd, SLOT_STRIDE_BYTES + SLOT_BYTES, 0))
+    finally:
+        disk.close(fd)
+
+
+def corrupt(problem: str, segment: int, byte_offset: int, seq: int) -> LogCorrupt:
+    """The error for damage to acknowledged data; `problem` continues "entry 42 ..."."""
+    return LogCorrupt(
+        f"entry {seq} {problem}", segment=segment_name(segment), byte_offset=byte_offset, seq=seq
+    )
+
+
+def evidence_after(disk: Disk, fd: int, byte_offset: int, size: int, missing_seq: int) -> bool:
+    """Whether the bytes from the bad line at `byte_offset` on prove that it was durable."""
+    start = 1  # the bad line's own head does not count
+    while byte_offset < size:
+        data = disk.pread(fd, CHUNK_BYTES + LINE_BYTES_MAX, byte_offset)
+        if has_evidence(data, missing_seq, start):
+            return True
+        byte_offset += CHUNK_BYTES
+        start = 0
+    return False
+
+
+class LogReader:
+    """Reads one log forward from after a seq. Not thread-safe; holds one descriptor.
+
+    It follows the durable end as that moves, so that reading again after an empty answer goes on.
+    With `until`, a durable end that the caller knows, it stops there. With `holds_lock`, the
+    caller is the writer that recovers: the word bounds nothing, it only proves what was durable.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        home: Home,
+        *,
+        after: int = 0,
+        hint: Position | None = None,
+        until: End | None = None,
+        holds_lock: bool = False,
+    ) -> None:
+        self._disk = disk
+        self._home = home
+        self._until = until
+        self._holds_lock = holds_lock
+        self._fd = -1
+        self._segment = 0  # first seq of the open segment; 0 when none is
+        self._byte_offset = 0
+        self.tip = TIP_START
+        if after > 0:
+            self._start_after(after, hint)
+
+    @property
+    def position(self) -> Position:
+        """Where the next line starts."""
+        return Position(self._segment, self._byte_offset)
+
+    def close(self) -> None:
+        """Gives the descriptor back; reading again is an error."""
+        if self._fd >= 0:
+            self._disk.close(self._fd)
+            self._fd = -1
+
+    def read(self) -> list[bytes]:
+        """The next durable lines, at most about CHUNK_BYTES; empty at the durable end.
+
+        Raises LogCorrupt at damage to acknowledged data (lines before it come out first) and
+        LogDiverged when the log was shortened behind this reader.
+        """
+        while self._segment or self._open_first():
+            limit = self._limit()
+            if self._byte_offset < limit.byte_offset:
+                return self._read_lines(limit)
+            if not limit.has_next:
+                return []
+            self._open_next()
+        return []
+
+    def _read_lines(self, limit: _Limit) -> list[bytes]:
+        wanted = min(limit.byte_offset - self._byte_offset, CHUNK_BYTES)
+        data = self._disk.pread(self._fd, wanted, self._byte_offset)
+        if not limit.is_proven and self._end() is not None:
+            return self.read()  # a writer came: only its word says what is durable
+        scanned = scan(data, self.tip)
+        if scanned.lines:
+            self._byte_offset += scanned.bytes_good
+            self.tip = scanned.tip
+            return scanned.lines
+        problem = scanned.problem or "is cut off"
+        seq = self.tip.seq + 1
+        if (
+            limit.is_proven
+            or limit.has_next
+            or self._proven_seq() >= seq
+            or evidence_after(self._disk, self._fd, self._byte_offset, limit.byte_offset, seq)
+        ):
+            raise corrupt(problem, self._segment, self._byte_offset, seq)
+        return []  # torn: the next writer cuts it
+
+    def _end(self) -> End | None:
+        """The durable end that bounds this reader, if anything gives one."""
+        if self._until is not None or self._holds_lock:
+            return self._until
+        word = read_word(self._disk, self._home)
+        return word.end if word is not None else None
+
+    def _proven_seq(self) -> int:
+        """The last seq that the watermark, or a word of this boot, says was durable."""
+        watermark = read_watermark(self._disk, self._home)
+        word = read_word(self._disk, self._home)
+        return max(watermark.end.seq if watermark else 0, word.end.seq if word else 0)
+
+    def _limit(self) -> _Limit:
+        end = self._end()
+        size = self._disk.size(self._fd)
+        if size < self._byte_offset:
+            raise self._shortened(f"{segment_name(self._segment)} now ends at byte {size}")
+        if end is None:
+            later = any(s > self._segment for s in list_segments(self._disk, self._home))
+            if not later:
+                self._disk.fdatasync(self._fd)
+                if size == self._byte_offset:
+                    self._check_proven()
+            return _Limit(size, False, later)
+        if end.segment > self._segment:
+            return _Limit(size, True, True)
+        if end.segment < self._segment or end.byte_offset < self._byte_offset:
+            raise self._shortened(f"its durable end is now seq {end.seq}")
+        if size < end.byte_offset and size == self._byte_offset:
+            raise corrupt("is gone: the file is cut", self._segment, size, self.tip.seq + 1)
+        return _Limit(end.byte_offset, True, False)
+
+    def _check_proven(self) -> None:
+        """Raises LogCorrupt when the log ends here, but was durable beyond."""
+        if self._until is None and self._proven_seq() > self.tip.seq:
+            problem = f"is gone: the log was durable up to entry {self._proven_seq()}"
+            raise corrupt(problem, self._segment or 1, self._byte_offset, self.tip.seq + 1)
+
+    def _shortened(self, how: str) -> LogDiverged:
+        return LogDiverged(
+            f"the log was shortened behind entry {self.tip.seq}, which was read: {how}",
+            where=self._home.log_dir,
+            do="find out who replaced the log; restore it, or rebuild what was built on it",
+        )
+
+    def _open_first(self) -> bool:
+        if self._until is not None and self._until.seq == 0:
+            return False
+        segments = list_segments(self._disk, self._home)
+        if not segments:
+            self._check_proven()
+            return False
+        if segments[0] != 1:
+            raise corrupt("is missing: so is its segment", segments[0], 0, 1)
+        return self._open(1)
+
+    def _open_next(self) -> None:
+        seq = self.tip.seq + 1
+        if not self._open(seq):
+            later = [s for s in list_segments(self._disk, self._home) if s > self._segment]
+            place = segment_name(min(later, default=seq))
+            raise corrupt(
+                f"is missing: {place} should start with it", self._segment, self._byte_offset, seq
+            )
+
+    def _open(self, segment: int) -> bool:
+        try:
+            fd = self._disk.open(self._home.segment_path(segment), writable=False)
+        except FileNotFoundError:
+            return False
+        self.close()
+        self._fd, self._segment, self._byte_offset = fd, segment, 0
+        return True
+
+    def _start_after(self, after: int, hint: Position | None) -> None:
+        if hint is not None and self._try(hint, after):
+            return
+        segments = list_segments(self._disk, self._home)
+        if segments and after >= segments[0]:
+            self._open(segments[segment_holding(segments, after)])
+            found = _find(self._disk, self._fd, after)
+            if found is not None:
+                self._byte_offset, self.tip = found
+                return
+            if segments[-1] > after:
+                raise corrupt("is missing or cannot be read", self._segment, 0, after)
+        raise LogDiverged(
+            f"the log holds no entry {after}",
+            where=self._home.log_dir,
+            do="check that this is the right home; `eventlog status` shows the last seq",
+        )
+
+    def _try(self, hint: Position, after: int) -> bool:
+        if hint.segment < 1 or not self._open(hint.segment):
+            return False
+        start = max(0, hint.byte_offset - LINE_BYTES_MAX)
+        data = self._disk.pread(self._fd, hint.byte_offset - start, start)
+        line = data[data.rfind(b"\n", 0, -1) + 1 :]
+        try:
+            tip = tip_of(line)
+        except BadLine:
+            return False
+        if tip.seq == after and start + len(data) == hint.byte_offset:
+            self._byte_offset, self.tip = hint.byte_offset, tip
+            return True
+        return False
+
+
+def reader_near_end(disk: Disk, home: Home, *, holds_lock: bool = False) -> LogReader:
+    """A reader that starts at the watermark or, without one, at the last segment.
+
+    What it has to scan grows with the tail of the log, not with the log. Raises LogCorrupt.
+    """
+    watermark = read_watermark(disk, home)
+    if watermark is not None and watermark.end.seq > 0:
+        end = watermark.end
+        hint = Position(end.segment, end.byte_offset)
+        try:
+            reader = LogReader(disk, home, after=end.seq, hint=hint, holds_lock=holds_lock)
+        except (LogCorrupt, LogDiverged):
+            pass  # it is not there: scanning the last segment will tell where the log ends
+        else:
+            if reader.tip.chain == end.chain:
+                return reader
+            reader.close()
+            raise corrupt("is not the one that was durable", *hint, end.seq)
+    segments = list_segments(disk, home)
+    return LogReader(disk, home, after=segments[-1] - 1 if segments else 0, holds_lock=holds_lock)
+
+
+def _find(disk: Disk, fd: int, seq: int) -> tuple[int, Tip] | None:
+    """Where the line after entry `seq` starts, and the tip there, by bisection."""
+    low, high = 0, disk.size(fd)  # the line starts at or after low, and before high
+    while high - low > _SEARCH_BYTES:
+        middle = (low + high) // 2
+        data = disk.pread(fd, 2 * LINE_BYTES_MAX, middle)
+        for start, line in _lines_within(data, data.find(b"\n") + 1):
+            try:
+                found = tip_of(line).seq
+            except BadLine:
+                continue  # damage; its neighbour will do
+            if found == seq:
+                return middle + start + len(line), tip_of(line)
+            if found < seq:
+                low = middle + start
+            else:
+                high = middle + start
+            break
+        else:
+            high = middle  # nothing but damage here: look before it
+    data = disk.pread(fd, high - low + LINE_BYTES_MAX, low)
+    for start, line in _lines_within(data, 0):
+        try:
+            tip = tip_of(line)
+        except BadLine:
+            continue
+        if tip.seq == seq:
+            return low + start + len(line), tip
+    return None
+
+
+def _lines_within(data: bytes, start: int) -> Iterator[tuple[int, bytes]]:
+    while end := data.find(b"\n", start) + 1:
+        yield start, data[start:end]
+        start = end
+
+
+def last_line(disk: Disk, fd: int, size: int) -> bytes:
+    """The last whole line that ends at or before `size`; empty when there is none."""
+    data = disk.pread(fd, min(size, 2 * LINE_BYTES_MAX), max(0, size - 2 * LINE_BYTES_MAX))
+    end = data.rfind(b"\n") + 1
+    return data[data.rfind(b"\n", 0, max(0, end - 1)) + 1 : end]
+
+
+def entries_of(lines: list[bytes], end: Position) -> Iterator[Entry]:
+    """The entries of lines that a LogReader gave, which end at `end`.
+
+    Raises LogCorrupt for a line that is chained but is no JSON: no writer of ours made it.
+    """
+    for index, line in enumerate(lines):
+        try:
+            yield decode(line)
+        except BadLine as error:
+            byte_offset = end.byte_offset - sum(map(len, lines[index:]))
+            raise corrupt(str(error), end.segment, byte_offset, tip_of(line).seq) from None

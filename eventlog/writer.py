@@ -1,0 +1,388 @@
+"""The one append path: lock, catch up or recover, stamp, write, sync, and only then acknowledge.
+
+Steps of a commit, in an order that each crash must find safe:
+
+    flock; read the word         is it ours? did others append? did somebody fail or die?
+    stamp seq, batch, chain      under the lock, after catching up
+    word := writing              before the first change
+    rotate: create, fsync dir    a segment's name is durable before its first ack
+    write, fdatasync             one durable write
+    word := clean                with the new durable end
+    unlock; hand out receipts
+
+Invariant: a receipt is made only of entries whose fdatasync returned 0, in a file whose name is
+durable, under a word that was `writing` until then.
+"""
+
+import errno
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from eventlog.disk import Disk, write_all
+from eventlog.durable import CLEAN, WRITING, End, decode_word
+from eventlog.errors import AppendFailed, DiskFull, EventLogError, LogCorrupt, LogPoisoned
+from eventlog.home import Home
+from eventlog.line import LINE_BYTES_MAX
+from eventlog.lock import WriterLock
+from eventlog.plan import Group, Plan, Slice
+from eventlog.reader import LogReader, list_segments
+from eventlog.recovery import cut_torn_tail, diverged, find_end, settle_on_device
+from eventlog.scan import TIP_START, Tip
+from eventlog.segments import Position, must_rotate, segment_name
+from eventlog.watermark import write_watermark
+from eventlog.window import Place, Window, key_of_line
+
+logger = logging.getLogger(__name__)
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class Settings(NamedTuple):
+    """What may differ between logs."""
+
+    segment_bytes: int
+    dedupe_entries: int
+    lock_timeout_s: float
+
+
+class Writer:
+    """Writes one log for one process. Not thread-safe: the committer sees to that."""
+
+    def __init__(
+        self, disk: Disk, home: Home, clock: Callable[[], str], settings: Settings, pid: int
+    ) -> None:
+        self._disk = disk
+        self._home = home
+        self._clock = clock
+        self._settings = settings
+        self._lock = WriterLock(disk, home, pid=pid, timeout_s=settings.lock_timeout_s)
+        self._fd = -1  # the active segment
+        self._tip = TIP_START
+        self._position = Position(0, 0)
+        self._window: Window | None = None
+        self._marked_seq = 0
+        self._poison: str | None = None
+
+    @property
+    def needs_mark(self) -> bool:
+        """Whether there are durable entries that the watermark does not cover."""
+        return self._tip.seq > self._marked_seq
+
+    def commit(self, groups: Sequence[Group]) -> None:
+        """Makes the groups durable, in order, and settles each with receipts or its error.
+
+        Raises only what is no EventLogError: an interrupt, after which this writer is poisoned.
+        """
+        try:
+            self._begin()
+            try:
+                plan = Plan(self._tip, self._now(), self._loaded_window(), self._stored)
+                for group in groups:
+                    plan.add(group)
+                for piece in plan.slices:
+                    self._write(piece)
+            finally:
+                self._lock.release()
+        except EventLogError as error:
+            _fail(groups, error)
+        except OSError as error:
+            _fail(groups, self._failed("the log could not be read or written", error))
+        except BaseException:
+            _fail(groups, self._poisoned("an append was interrupted"))
+            raise
+
+    def mark(self) -> None:
+        """Writes the durable watermark, if it lags. Raises EventLogError."""
+        if self._poison is not None or not self.needs_mark:
+            return
+        try:
+            self._begin()
+            try:
+                self._write_watermark()
+            finally:
+                self._lock.release()
+        except OSError as error:
+            raise self._failed("could not write the watermark", error) from error
+
+    def close(self) -> None:
+        """Marks what is durable and gives the descriptors back. Raises EventLogError."""
+        try:
+            self.mark()
+        finally:
+            self.drop()
+
+    def drop(self) -> None:
+        """Closes the descriptors, and no more: also in a forked child, where nothing is ours."""
+        with suppress(OSError):
+            self._lock.drop()
+        self._close_active()
+
+    def _close_active(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            with suppress(OSError):  # what matters was synced
+                self._disk.close(fd)
+
+    def _begin(self) -> None:
+        """Takes the lock and knows the durable end. Raises EventLogError and OSError."""
+        if self._poison is not None:
+            raise self._poisoned(self._poison)
+        self._lock.take()
+        try:
+            self._accept_word()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    # -- catching up and recovering
+
+    def _accept_word(self) -> None:
+        data = self._lock.read()
+        if data == self._lock.accepted and data and self._fits_open_segment():
+            return
+        self._close_active()
+        word = decode_word(data)
+        if (
+            word is not None
+            and word.state == CLEAN
+            and word.boot_id == self._disk.boot_id()
+            and self._fits(word.end)
+        ):
+            self._catch_up(word.end)
+            self._open_active()
+            self._lock.accepted = data
+        else:
+            self._start_from_device()
+            self._open_active()
+            self._say(CLEAN)
+
+    def _fits_open_segment(self) -> bool:
+        if self._fd < 0 or self._disk.size(self._fd) != self._position.byte_offset:
+            return False
+        return self._disk.is_at(self._fd, self._home.segment_path(self._position.segment))
+
+    def _fits(self, end: End) -> bool:
+        segments = list_segments(self._disk, self._home)
+        if not segments:
+            return end.segment == 0
+        if segments[-1] != end.segment:
+            return False
+        fd = self._disk.open(self._home.segment_path(end.segment), writable=False)
+        try:
+            return self._disk.size(fd) == end.byte_offset
+        finally:
+            self._disk.close(fd)
+
+    def _say(self, state: str) -> None:
+        self._lock.say(state, self._end())
+
+    def _end(self) -> End:
+        return End(*self._position, self._tip.seq, self._tip.chain)
+
+    def _catch_up(self, end: End) -> None:
+        """Reads what others appended since; all of it is durable, for the word is clean."""
+        if self._window is None:
+            self._load_window(end)
+            return
+        if end.seq < self._tip.seq or (end.seq == self._tip.seq and end.chain != self._tip.chain):
+            raise diverged(self._home, self._tip)
+        self._follow(self._tip, self._position, end)
+
+    def _follow(self, tip: Tip, position: Position, end: End) -> None:
+        """Adds to the window what stands between `tip` and `end`, which become ours."""
+        reader = LogReader(self._disk, self._home, after=tip.seq, hint=position, until=end)
+        try:
+            if reader.tip.chain != tip.chain:
+                raise diverged(self._home, tip)
+            self._read_into_window(reader)
+            if reader.tip.seq != end.seq or reader.tip.chain != end.chain:
+                raise diverged(self._home, Tip(end.seq, 0, "", end.chain))
+            self._tip = reader.tip
+            self._position = Position(end.segment, end.byte_offset)
+        finally:
+            reader.close()
+
+    def _load_window(self, end: End) -> None:
+        after = max(0, end.seq - self._settings.dedupe_entries)
+        self._window = None
+        reader = LogReader(self._disk, self._home, after=after, until=end)
+        try:
+            self._window = Window(self._settings.dedupe_entries)
+            self._read_into_window(reader)
+            if reader.tip.seq != end.seq or reader.tip.chain != end.chain:
+                raise LogCorrupt(
+                    f"entry {end.seq} is not the one that was durable",
+                    segment=segment_name(max(1, end.segment)),
+                    byte_offset=end.byte_offset,
+                    seq=end.seq,
+                )
+            self._tip = reader.tip
+            self._position = Position(end.segment, end.byte_offset)
+        except BaseException:
+            self._window = None
+            raise
+        finally:
+            reader.close()
+
+    def _read_into_window(self, reader: LogReader) -> None:
+        window = self._window
+        assert window is not None, "made by whoever calls"
+        while lines := reader.read():
+            segment, byte_offset = reader.position
+            byte_offset -= sum(map(len, lines))
+            seq = reader.tip.seq - len(lines)
+            for line in lines:
+                seq += 1
+                key = key_of_line(line)
+                if key is not None and window.find(key, seq - 1) is None:
+                    window.add(key, Place(seq, segment, byte_offset))
+                byte_offset += len(line)
+
+    def _start_from_device(self) -> None:
+        settle_on_device(self._disk, self._home)
+        known = (self._tip, self._position) if self._window is not None else None
+        found = find_end(self._disk, self._home, known)
+        end = End(*found.position, found.tip.seq, found.tip.chain)
+        if found.torn_bytes:
+            # Whoever comes after a crash in here must start from the device again.
+            self._lock.say(WRITING, end)
+            cut_torn_tail(self._disk, self._home, end, found.torn_bytes)
+        if known is None:
+            self._load_window(end)
+        else:
+            self._follow(self._tip, self._position, end)
+
+    def _open_active(self) -> None:
+        if self._position.segment:
+            path = self._home.segment_path(self._position.segment)
+            self._fd = self._disk.open(path, writable=True)
+            self._mend_link()
+
+    def _mend_link(self) -> None:
+        name = segment_name(self._position.segment)
+        try:
+            if self._disk.link_target(self._home.link_path) != name:
+                self._disk.link(name, self._home.link_path)
+        except OSError as error:  # a convenience: never a reason not to append
+            logger.warning("link_not_mended path=%s error=%s", self._home.link_path, error)
+
+    # -- writing
+
+    def _now(self) -> str:
+        return max(self._clock(), self._tip.recorded_at)
+
+    def _loaded_window(self) -> Window:
+        assert self._window is not None, "loaded when the word was accepted"
+        return self._window
+
+    def _stored(self, place: Place) -> bytes:
+        """The line at a place in the window."""
+        path = self._home.segment_path(place.segment)
+        fd = self._disk.open(path, writable=False)
+        try:
+            data = self._disk.pread(fd, LINE_BYTES_MAX, place.byte_offset)
+            return data[: data.find(b"\n") + 1]
+        finally:
+            self._disk.close(fd)
+
+    def _write(self, piece: Slice) -> None:
+        if self._fd < 0 or must_rotate(self._position.byte_offset, self._settings.segment_bytes):
+            self._rotate()
+        start = self._position.byte_offset
+        self._say(WRITING)
+        try:
+            write_all(self._disk, self._fd, b"".join(piece.lines), start)
+        except OSError as error:
+            self._undo(start)
+            raise self._failed("the disk refused a write", error) from error
+        self._sync(self._fd)
+        self._position = Position(self._position.segment, start + sum(map(len, piece.lines)))
+        self._tip = piece.tip
+        self._say_clean_or_die()
+        piece.settle(self._loaded_window(), self._position.segment, start)
+
+    def _undo(self, start: int) -> None:
+        """Takes back a write that failed, so that half a line is never followed by another."""
+        try:
+            self._disk.truncate(self._fd, start)
+            self._disk.fdatasync(self._fd)
+            self._say(CLEAN)
+        except OSError as error:
+            raise self._poisoned(f"a failed write could not be taken back: {error}") from error
+
+    def _rotate(self) -> None:
+        first_seq = self._tip.seq + 1
+        if self.needs_mark:
+            self._write_watermark()
+        self._say(WRITING)
+        try:
+            fd = self._disk.create(self._home.segment_path(first_seq))
+        except OSError as error:
+            self._say(CLEAN)
+            if self._fd < 0:
+                raise self._failed("could not create the first segment", error) from error
+            logger.warning("rotation_put_off segment=%s error=%s", segment_name(first_seq), error)
+            return
+        self._close_active()
+        self._fd = fd
+        self._position = Position(first_seq, 0)
+        try:
+            self._disk.fsync_dir(self._home.log_dir)
+        except OSError as error:
+            raise self._poisoned(f"the sync of a new segment's name failed: {error}") from error
+        self._mend_link()
+
+    def _write_watermark(self) -> None:
+        """The word says `writing` meanwhile: whoever finds it so syncs the watermark too."""
+        self._say(WRITING)
+        try:
+            write_watermark(self._disk, self._home, self._end(), self._sync)
+            self._marked_seq = self._tip.seq
+        except OSError as error:  # the disk is full: the next mark tries the same slot again
+            logger.warning("watermark_put_off seq=%d error=%s", self._tip.seq, error)
+        self._say_clean_or_die()
+
+    def _sync(self, fd: int) -> None:
+        """fdatasync; where it fails, nobody can say what the device holds. Raises LogPoisoned."""
+        try:
+            self._disk.fdatasync(fd)
+        except OSError as error:
+            raise self._poisoned(f"a sync failed: {error}") from error
+
+    def _say_clean_or_die(self) -> None:
+        try:
+            self._say(CLEAN)
+        except OSError as error:
+            raise self._poisoned(f"the lock's word could not be written: {error}") from error
+
+    # -- failing
+
+    def _poisoned(self, why: str) -> LogPoisoned:
+        """From here on this writer refuses to write; the word stays as it is."""
+        self._poison = why
+        return LogPoisoned(
+            f"this handle writes no more: {why}",
+            where=self._home.log_dir,
+            do="what was not acknowledged may be lost: open the log anew and retry with the same "
+            "signal_id",
+        )
+
+    def _failed(self, what: str, error: OSError) -> AppendFailed:
+        if error.errno in _FULL:
+            return DiskFull(
+                f"{what}: {error.strerror}",
+                where=self._home.log_dir,
+                do="nothing of it stays in the log: free space and append again",
+            )
+        return AppendFailed(
+            f"{what}: {error}",
+            where=self._home.log_dir,
+            do="nothing of it stays in the log: look at the disk, then append again",
+        )
+
+
+def _fail(groups: Sequence[Group], error: EventLogError) -> None:
+    for group in groups:
+        group.fail(error)
