@@ -5,37 +5,55 @@
     with EventLog("home") as log:
         receipt = log.append({"symbol": "AAPL", "action": "BUY", ...})
 
+The names below are imported when they are first used (PEP 562), because `eventlog --help` needs
+none of what they pull in and must not wait for it.
+
 Invariant: the names below are the public surface; everything else may change.
 """
 
-from eventlog.errors import (
-    AppendFailed,
-    AppendTimeout,
-    DiskFull,
-    EntryTooLarge,
-    EventLogError,
-    ForeignHome,
-    HashMismatch,
-    InvalidSignal,
-    LogBusy,
-    LogClosed,
-    LogCorrupt,
-    LogDiverged,
-    LogLocked,
-    LogNotFound,
-    LogPoisoned,
-    SignalConflict,
-    UnsafePath,
-    Unsupported,
-)
-from eventlog.line import Entry
-from eventlog.log import EventLog
-from eventlog.plan import Receipt
-from eventlog.signal import Signal
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from eventlog.errors import (
+        AppendFailed,
+        AppendTimeout,
+        DiskFull,
+        EntryTooLarge,
+        EventLogError,
+        ForeignHome,
+        HashMismatch,
+        InvalidSignal,
+        LogBusy,
+        LogClosed,
+        LogCorrupt,
+        LogDiverged,
+        LogLocked,
+        LogNotFound,
+        LogPoisoned,
+        SignalConflict,
+        UnsafePath,
+        Unsupported,
+    )
+    from eventlog.line import Entry
+    from eventlog.log import Batch, EventLog
+    from eventlog.plan import Receipt
+    from eventlog.segments import Position
+    from eventlog.signal import Signal
+
+_MODULES = {
+    "Batch": "log",
+    "Entry": "line",
+    "EventLog": "log",
+    "Position": "segments",
+    "Receipt": "plan",
+    "Signal": "signal",
+}
 
 __all__ = [
     "AppendFailed",
     "AppendTimeout",
+    "Batch",
     "DiskFull",
     "Entry",
     "EntryTooLarge",
@@ -51,9 +69,18 @@ __all__ = [
     "LogLocked",
     "LogNotFound",
     "LogPoisoned",
+    "Position",
     "Receipt",
     "Signal",
     "SignalConflict",
     "UnsafePath",
     "Unsupported",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(import_module(f"eventlog.{_MODULES.get(name, 'errors')}"), name)
+    globals()[name] = found
+    return found

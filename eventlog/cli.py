@@ -8,6 +8,7 @@ Invariant: an expected failure is told as what, where and what to do, never as a
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
@@ -21,6 +22,9 @@ EXIT_COULD_NOT_RUN = 3
 EXIT_INTERRUPTED = 130  # what a shell expects of a program that ended by Ctrl-C
 
 _QUIET_LOGGERS = ("httpx", "httpcore", "watchfiles", "aiosqlite", "asyncio")
+
+
+LOCK_TIMEOUT_S = 2.0  # of `append`, which tries again and sees a signal in between
 
 
 class Context(NamedTuple):
@@ -129,7 +133,7 @@ def append(obj: Context, file: str | None, skip_invalid: bool, segment_bytes: in
     from eventlog.segments import SEGMENT_BYTES_DEFAULT
 
     def answer(answers: list[Answer]) -> None:
-        write_out(b"".join(found.to_json() for found in answers))
+        stop.write(1, b"".join(found.to_json() for found in answers))
         for number, result in answers:
             if isinstance(result, EventLogError):
                 click.echo(f"line {number}: {result}", err=True)
@@ -138,10 +142,15 @@ def append(obj: Context, file: str | None, skip_invalid: bool, segment_bytes: in
     if file is not None and file != "-":
         try:
             fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+            os.read(fd, 0)  # a directory opens, but does not read
         except OSError as error:
             raise click.UsageError(f"cannot read {file}: {error.strerror}") from None
     stop = Stop()
-    with EventLog(obj.home, segment_bytes=segment_bytes or SEGMENT_BYTES_DEFAULT) as log:
+    with EventLog(
+        obj.home,
+        segment_bytes=segment_bytes or SEGMENT_BYTES_DEFAULT,
+        lock_timeout_s=LOCK_TIMEOUT_S,
+    ) as log:
         all_valid = append_lines(log, fd, stop, skip_invalid=skip_invalid, answer=answer)
     if stop.interrupted:
         sys.exit(EXIT_INTERRUPTED)
@@ -168,25 +177,33 @@ def cat(obj: Context, after: int, limit: int | None) -> None:
 
 @cli.command()
 @click.option("-n", "--lines", type=click.IntRange(min=0), default=10, help="How many entries.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is appended, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Raw lines instead of a summary.")
 @click.pass_obj
-def tail(obj: Context, lines: int, as_json: bool) -> None:
-    """Show the last entries.
+def tail(obj: Context, lines: int, follow: bool, as_json: bool) -> None:
+    """Show the last entries, and with -f those that come.
 
     \b
     Example:
       eventlog tail -n 3
-      eventlog tail -n 100 --json | jq .confidence
+      eventlog tail -f --json | jq .confidence
     """
     from eventlog.line import decode
     from eventlog.show import entry_line
-    from eventlog.views import last_lines
+    from eventlog.views import end_seq, follow_lines, raw_lines
 
-    for found in last_lines(obj.home, lines):
+    def show(found: list[bytes]) -> None:
         if as_json:
             write_out(b"".join(found))
         else:
             write_out("".join(f"{entry_line(decode(line))}\n" for line in found).encode())
+
+    end = end_seq(obj.home)
+    for found in raw_lines(obj.home, after=max(0, end - lines), limit=lines):
+        show(found)
+    if follow:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        follow_lines(obj.home, end, show)
 
 
 @cli.command()
@@ -326,6 +343,10 @@ def main() -> NoReturn:
     except BrokenPipeError:
         # Whoever read our output has gone. Nothing may be written any more, also not at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = EXIT_COULD_NOT_RUN
+    except OSError as error:
+        where = str(error.filename or "")
+        explain(EventLogError(f"the system refused: {error.strerror or error}", where=where))
         code = EXIT_COULD_NOT_RUN
     except (KeyboardInterrupt, click.Abort):
         code = EXIT_INTERRUPTED

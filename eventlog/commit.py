@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 WAITING_MAX = 10_000  # appends; beyond it the disk is behind by minutes, and memory would grow
 MARK_AFTER_S = 0.8  # the watermark is to be durable within a second of the last append
-_MARK_RETRY_S = 0.01
+MARK_RETRY_S = 0.01  # while somebody commits; they are done within a few ms
 
 _LEAD = "lead"
 _MARK = "mark"
@@ -140,6 +140,8 @@ class Committer:
     def _commit_waiting(self) -> None:
         with self._mutex:
             batch, self._waiting = self._waiting, []
+        if not batch:
+            return
         try:
             self._writer.commit([waiting.group for waiting in batch])
         finally:
@@ -189,7 +191,8 @@ class Committer:
             try:
                 order = self._orders.get(timeout=timeout_s)
             except queue.Empty:
-                mark_at_s = None if self._mark() else time.monotonic() + _MARK_RETRY_S
+                retry_s = self._mark()
+                mark_at_s = None if retry_s is None else time.monotonic() + retry_s
                 continue
             if order == _LEAD:
                 # What went wrong is in each group; a bug in here has poisoned the writer.
@@ -200,22 +203,23 @@ class Committer:
             else:
                 return
 
-    def _mark(self) -> bool:
-        """Writes the watermark if nobody leads; returns whether that was so."""
+    def _mark(self) -> float | None:
+        """Writes the watermark if nobody leads; returns in how many seconds to try again."""
         with self._mutex:
             if self._closed is not None:
-                return True  # close() writes it
+                return None  # close() writes it
             if self._leading:
-                return False
+                return MARK_RETRY_S
             self._leading = True
         try:
             self._mark_ordered = False
             self._writer.mark()
+            return MARK_AFTER_S if self._writer.needs_mark else None
         except EventLogError as error:
             logger.warning("watermark_put_off error=%s", error)
+            return MARK_AFTER_S
         finally:
             self._hand_over()
-        return True
 
 
 def _tell(batch: list[Waiting]) -> None:

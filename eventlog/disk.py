@@ -24,6 +24,9 @@ class Disk(Protocol):
     def names(self, path: str) -> list[str]:
         """Names in a directory, in no order. FileNotFoundError when there is none."""
 
+    def is_dir(self, path: str) -> bool:
+        """Whether `path` leads to a directory."""
+
     def make_dir(self, path: str) -> None:
         """Makes one directory, mode 0700 whatever the umask. FileExistsError."""
 
@@ -99,6 +102,9 @@ class RealDisk:
     def names(self, path: str) -> list[str]:
         return os.listdir(path)
 
+    def is_dir(self, path: str) -> bool:
+        return os.path.isdir(path)
+
     def make_dir(self, path: str) -> None:
         os.mkdir(path, 0o700)
         os.chmod(path, 0o700)
@@ -106,7 +112,12 @@ class RealDisk:
     def create(self, path: str) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(path, flags, 0o600)
-        os.fchmod(fd, 0o600)
+        try:
+            os.fchmod(fd, 0o600)
+        except OSError:
+            os.close(fd)
+            os.unlink(path)  # a caller that is told of a failure must find nothing made
+            raise
         return fd
 
     def open(self, path: str, *, writable: bool) -> int:
@@ -191,7 +202,13 @@ class RealDisk:
         except FileExistsError:  # a process with our pid died right here
             os.unlink(new)
             os.symlink(target, new)
-        os.rename(new, path)
+        try:
+            if os.path.lexists(path) and not os.path.islink(path):
+                raise FileExistsError(errno.EEXIST, "no link stands there", path)
+            os.rename(new, path)
+        except OSError:
+            os.unlink(new)
+            raise
 
     def link_target(self, path: str) -> str | None:
         try:

@@ -103,34 +103,24 @@ def _admit_quickly(
     item: dict[str, object], now: Callable[[], str], new_id: Callable[[], str]
 ) -> Admitted | None:
     """The fast way for a signal without a sha256 of its own. None: let the full rules decide."""
-    get = item.get
-    entry, target, stop = get("entry_price"), get("target_price"), get("stop_price")
-    confidence, timestamp, signal_id = get("confidence"), get("timestamp"), get("signal_id")
     try:
         symbol, action, strategy, asset_type, data_source = _stored_texts(
-            get("symbol"),
-            get("action"),
-            get("strategy"),
-            get("asset_type", ASSET_TYPE_DEFAULT),
-            get("data_source", DATA_SOURCE_DEFAULT),
+            item.get("symbol"),
+            item.get("action"),
+            item.get("strategy"),
+            item.get("asset_type", ASSET_TYPE_DEFAULT),
+            item.get("data_source", DATA_SOURCE_DEFAULT),
         )
-        # Each `if` asks whether the values are in stored form already.
-        if not (
-            type(entry) is type(target) is type(stop) is float
-            and 0.0 < entry < inf
-            and 0.0 < target < inf
-            and 0.0 < stop < inf
-        ):
-            entry = values.price("entry_price", entry)
-            target = values.price("target_price", target)
-            stop = values.price("stop_price", stop)
-        if type(confidence) is not float or not 1.0 < confidence <= 100.0:
-            confidence = values.confidence("confidence", confidence)
+        entry, target, stop, confidence = _stored_numbers(item)
+        signal_id, timestamp, extra = (
+            item.get("signal_id"),
+            item.get("timestamp"),
+            _further_keys(item),
+        )
         if type(timestamp) is not str or not values.is_stored_timestamp(timestamp):
             timestamp = values.timestamp("timestamp", timestamp) if "timestamp" in item else None
         if type(signal_id) is not str or not values.is_signal_id(signal_id):
             signal_id = values.signal_id("signal_id", signal_id) if "signal_id" in item else None
-        extra = _further_keys(item)
     except (InvalidSignal, TypeError):  # TypeError: a list as a symbol cannot be looked up
         return None
     if extra is None:
@@ -161,6 +151,25 @@ def _admit_quickly(
     }
     body = _fitting(orjson.dumps(payload)[1:-1], payload)
     return Admitted("signal", signal_id, body, sha256, timestamp_given)
+
+
+def _stored_numbers(item: dict[str, object]) -> tuple[float, float, float, float]:
+    """Entry, target and stop price and the confidence, in stored form. Raises InvalidSignal."""
+    get = item.get
+    entry, target, stop = get("entry_price"), get("target_price"), get("stop_price")
+    confidence = get("confidence")
+    if not (
+        type(entry) is type(target) is type(stop) is float
+        and 0.0 < entry < inf
+        and 0.0 < target < inf
+        and 0.0 < stop < inf
+    ):
+        entry = values.price("entry_price", entry)
+        target = values.price("target_price", target)
+        stop = values.price("stop_price", stop)
+    if type(confidence) is not float or not 1.0 < confidence <= 100.0:
+        confidence = values.confidence("confidence", confidence)
+    return entry, target, stop, confidence
 
 
 @lru_cache(maxsize=TEXTS_CACHED, typed=True)  # typed: something else may equal a text

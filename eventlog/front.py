@@ -46,7 +46,11 @@ class AsyncFront:
         while self._outstanding >= WAITING_MAX:
             room: asyncio.Future[None] = self._loop.create_future()
             self._wanting_room.append(room)
-            await room
+            try:
+                await room
+            except asyncio.CancelledError:
+                self._give_room()  # it may have been given to this one
+                raise
         future: asyncio.Future[Receipt] = self._loop.create_future()
         if not self._turn:
             self._loop.call_soon(self._submit)
@@ -80,10 +84,15 @@ class AsyncFront:
                 future.set_result(receipt)
             else:
                 future.set_exception(group.error or _unsettled())
-        for _ in range(min(len(settled), len(self._wanting_room))):
+        self._give_room()
+
+    def _give_room(self) -> None:
+        free = WAITING_MAX - self._outstanding
+        while free > 0 and self._wanting_room:
             room = self._wanting_room.popleft()
-            if not room.done():
+            if not room.done():  # else its await was cancelled
                 room.set_result(None)
+                free -= 1
 
 
 def _unsettled() -> BaseException:

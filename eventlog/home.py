@@ -58,18 +58,18 @@ def home_at(path: str | os.PathLike[str]) -> Home:
 def make_home(disk: Disk, home: Home) -> None:
     """Makes what is missing of home, logs/ and data/, top down, each durable before the next."""
     for path in (home.root, home.log_dir, home.data_dir):
-        if not os.path.isdir(path):
+        if not disk.is_dir(path):
             _make_durable_dir(disk, path)
 
 
 def _make_durable_dir(disk: Disk, path: str) -> None:
     parent = os.path.dirname(path)
-    if not os.path.isdir(parent):
+    if not disk.is_dir(parent):
         _make_durable_dir(disk, parent)
     try:
         disk.make_dir(path)
     except FileExistsError:
-        if not os.path.isdir(path):
+        if not disk.is_dir(path):
             raise UnsafePath(
                 "a file stands where a directory should be", where=path, do="use another home"
             ) from None

@@ -6,7 +6,8 @@ Invariant: what `append` returned is durable, and in every later `read`.
 import os
 import uuid
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from contextlib import aclosing
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -19,7 +20,7 @@ from eventlog.home import home_at
 from eventlog.line import Entry
 from eventlog.plan import EACH, PREFIX, Group, Receipt
 from eventlog.reader import LogReader, entries_of, read_word, reader_near_end
-from eventlog.segments import SEGMENT_BYTES_DEFAULT
+from eventlog.segments import SEGMENT_BYTES_DEFAULT, Position
 from eventlog.signal import Signal
 from eventlog.window import DEDUPE_ENTRIES_DEFAULT
 from eventlog.writer import Settings, Writer
@@ -28,6 +29,15 @@ if TYPE_CHECKING:
     from eventlog.front import AsyncFront
 
 LOCK_TIMEOUT_S_DEFAULT = 30.0  # longer than any healthy sync, shorter than a person's patience
+
+
+class Batch(list[Entry]):
+    """Entries in a row, and the position behind the last one where it is known."""
+
+    def __init__(self, entries: Iterable[Entry] = (), position: Position | None = None) -> None:
+        super().__init__(entries)
+        self.position = position
+
 
 Item = Mapping[str, object] | Signal
 
@@ -153,6 +163,24 @@ class EventLog:
                 yield from entries_of(lines, reader.position)
         finally:
             reader.close()
+
+    async def tail(
+        self, after: int = 0, *, hint: Position | None = None
+    ) -> AsyncGenerator[Batch, None]:
+        """The durable entries with seq > `after`, in order and in bounded batches, for ever.
+
+        An entry comes out within milliseconds of becoming durable, within a second where the
+        file system tells of no changes. `hint` is the position of an earlier batch that ended
+        with `after`: it is checked, and saves a search. Waits where there is no log yet. Close
+        the iterator (`contextlib.aclosing`) or cancel its task to stop. Raises LogCorrupt,
+        LogDiverged.
+        """
+        from eventlog.tail import follow  # watchfiles and asyncio: for those who wait
+
+        lines_after = follow(self._disk, self._home, after=after, hint=hint)
+        async with aclosing(lines_after):
+            async for lines, position in lines_after:
+                yield Batch(entries_of(lines, position), position)
 
     @property
     def last_seq(self) -> int:

@@ -10,6 +10,7 @@ is taken from the input gets exactly one answer, in order.
 import os
 import select
 import signal
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NamedTuple
@@ -17,10 +18,14 @@ from typing import NamedTuple
 import orjson
 
 from eventlog.door import INPUT_BYTES_MAX, parse_line
-from eventlog.errors import EventLogError, InvalidSignal, SignalConflict
+from eventlog.errors import EventLogError, InvalidSignal, LogLocked, SignalConflict
 from eventlog.log import EventLog
 from eventlog.plan import Receipt
 
+_TOO_LONG = b" " * (INPUT_BYTES_MAX + 1)  # stands for a line of which only the end was kept
+LOCK_TRIES_MAX = 15  # at the log's lock_timeout_s: between two, a signal is seen
+WRITE_GRACE_S = 5.0  # how long, once asked to stop, the reader of the answers may take
+PIPE_BUF_BYTES = 4096  # what a pipe that polls as writable takes without blocking
 READ_BYTES = 1 << 20  # taken from the input for one commit: a few thousand lines
 
 
@@ -68,6 +73,20 @@ class Stop:
         ready = poll.poll(None if timeout_s is None else timeout_s * 1000)
         return self.signal is None and any(found == fd for found, _ in ready)
 
+    def write(self, fd: int, data: bytes) -> None:
+        """Writes all of it. Raises BrokenPipeError when, asked to stop, nobody takes it."""
+        view = memoryview(data)
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT)
+        give_up_s: float | None = None
+        while view:
+            if self.signal is not None:
+                give_up_s = give_up_s or time.monotonic() + WRITE_GRACE_S
+                if time.monotonic() >= give_up_s:
+                    raise BrokenPipeError("nobody reads the answers")
+            if poll.poll(200):
+                view = view[os.write(fd, view[:PIPE_BUF_BYTES]) :]
+
 
 def append_lines(
     log: EventLog,
@@ -86,6 +105,11 @@ def append_lines(
     number = 0
     for lines in _read_lines(fd, stop):
         results = _append(log, lines, skip_invalid)
+        for _ in range(LOCK_TRIES_MAX):
+            locked = any(isinstance(result, LogLocked) for result in results)
+            if not locked or stop.signal is not None:
+                break
+            results = _append(log, lines, skip_invalid)  # nothing of it was written
         answer([Answer(number + i, result) for i, result in enumerate(results, 1)])
         number += len(lines)
         for result in results:
@@ -128,12 +152,12 @@ def _read_lines(fd: int, stop: Stop) -> Iterator[list[bytes]]:
     while stop.wait_for(fd):
         data = _read_waiting(fd, stop)
         if not data:
-            if rest:
-                yield [rest]
+            if rest or skipping:
+                yield [_TOO_LONG if skipping else rest]
             return
         *lines, rest = (rest + data).split(b"\n")
         if skipping and lines:
-            lines[0] = b" " * (INPUT_BYTES_MAX + 1)  # what is left of it: refused for its length
+            lines[0] = _TOO_LONG
             skipping = False
         if len(rest) > INPUT_BYTES_MAX:
             rest, skipping = b"", True

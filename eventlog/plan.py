@@ -61,6 +61,12 @@ class Group:
         if self.left and self.error is None:
             # Its own copy: an exception collects the frames through which it is raised.
             self.error = copy(error)
+            durable = len(self.items) - self.left
+            if durable:
+                self.error.do = (
+                    f"the first {durable} of the {len(self.items)} items are durable, the others "
+                    "are not in the log: retry all of them with the same signal_ids"
+                )
 
     def receipts(self) -> list[Receipt]:
         """The receipts of all items, or raises what refused the group."""
@@ -142,14 +148,14 @@ class Plan:
         for item in items:
             if item.sha256 is None or item.signal_id is None:
                 continue  # facts do not conflict
-            twin = seen.setdefault(item.signal_id, item)
-            if twin is not item:
-                if not _same_content(item, twin.sha256, twin.body):
-                    raise _conflict(item, "another signal of this call")
-                continue
             first = self._first(item.signal_id)
-            if first is not None and not _same_content(item, first.receipt.sha256, first.body):
-                raise _conflict(item, f"entry {first.receipt.seq}")
+            if first is not None:
+                if not _same_content(item, first.receipt.sha256, first.body):
+                    raise _conflict(item, f"entry {first.receipt.seq}")
+                continue
+            twin = seen.setdefault(item.signal_id, item)
+            if twin is not item and not _same_content(item, twin.sha256, twin.body):
+                raise _conflict(item, "another signal of this call")
 
     def _first(self, key: Key) -> _First | None:
         first = self._fresh.get(key)

@@ -127,6 +127,7 @@ class LogReader:
         self._segment = 0  # first seq of the open segment; 0 when none is
         self._byte_offset = 0
         self.tip = TIP_START
+        self.unread_bytes = 0  # beyond the position, where no word tells what they are
         if after > 0:
             self._start_after(after, hint)
 
@@ -149,9 +150,11 @@ class LogReader:
         """
         while self._segment or self._open_first():
             limit = self._limit()
+            self.unread_bytes = 0
             if self._byte_offset < limit.byte_offset:
                 return self._read_lines(limit)
             if not limit.has_next:
+                self._check_file()
                 return []
             self._open_next()
         return []
@@ -175,6 +178,7 @@ class LogReader:
             or evidence_after(self._disk, self._fd, self._byte_offset, limit.byte_offset, seq)
         ):
             raise corrupt(problem, self._segment, self._byte_offset, seq)
+        self.unread_bytes = limit.byte_offset - self._byte_offset
         return []  # torn: the next writer cuts it
 
     def _end(self) -> End | None:
@@ -204,11 +208,27 @@ class LogReader:
             return _Limit(size, False, later)
         if end.segment > self._segment:
             return _Limit(size, True, True)
-        if end.segment < self._segment or end.byte_offset < self._byte_offset:
+        if end.seq < self.tip.seq:
+            raise self._shortened(f"its durable end is now seq {end.seq}")
+        if end.segment < self._segment:  # this segment was made just now, and holds nothing yet
+            return _Limit(self._byte_offset, True, False)
+        if end.byte_offset < self._byte_offset:
             raise self._shortened(f"its durable end is now seq {end.seq}")
         if size < end.byte_offset and size == self._byte_offset:
             raise corrupt("is gone: the file is cut", self._segment, size, self.tip.seq + 1)
         return _Limit(end.byte_offset, True, False)
+
+    def _check_file(self) -> None:
+        """Goes on in the file that stands at the segment's path now, if it holds the same log."""
+        if self._disk.is_at(self._fd, self._home.segment_path(self._segment)):
+            return
+        tip = self.tip
+        position = self.position
+        if not self._open(self._segment) or (
+            tip.seq and not (self._try(position, tip.seq) and self.tip.chain == tip.chain)
+        ):
+            self.tip = tip
+            raise self._shortened(f"{segment_name(self._segment)} was replaced or removed")
 
     def _check_proven(self) -> None:
         """Raises LogCorrupt when the log ends here, but was durable beyond."""

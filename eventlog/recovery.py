@@ -6,6 +6,7 @@ and cut. Damage to acknowledged data is never cut: LogCorrupt halts the writer.
 Invariant: a crash at any step leaves a log on which recovery gives the same result.
 """
 
+import errno
 import logging
 import os
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from eventlog.segments import Position, segment_name
 
 logger = logging.getLogger(__name__)
 
+# Of a directory above the home: it is not ours to sync, or its file system knows no such thing.
+_NOT_OURS = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL, errno.EROFS, errno.ENOTSUP})
 TORN_NAMES_MAX = 1000  # of torn tails at one and the same byte of one segment
 
 
@@ -43,8 +46,10 @@ def settle_on_device(disk: Disk, home: Home) -> None:
         path = parent
         try:
             disk.fsync_dir(path)
-        except PermissionError:
-            break  # a directory that we may not read was not made by us
+        except OSError as error:
+            if error.errno not in _NOT_OURS or path == home.root:
+                raise
+            break
     segments = list_segments(disk, home)
     for name in [home.segment_path(segments[-1])] if segments else []:
         _settle_file(disk, name)

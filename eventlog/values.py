@@ -93,10 +93,14 @@ def symbol(field: str, value: object) -> str:
     """Stripped, upper-cased, 1 to 20 characters, no white space."""
     if not isinstance(value, str):
         raise InvalidSignal("must be text", field=field, value=value)
-    stored = text(field, str.__str__(value).strip().upper(), chars_max=SYMBOL_CHARS_MAX)
+    stored = str.__str__(value).strip().upper()
+    if not 0 < len(stored) <= SYMBOL_CHARS_MAX:
+        raise InvalidSignal(
+            f"must have 1 to {SYMBOL_CHARS_MAX} characters", field=field, value=value
+        )
     if stored.split() != [stored]:
         raise InvalidSignal("may not hold white space", field=field, value=value)
-    return stored
+    return text(field, stored, chars_max=SYMBOL_CHARS_MAX)
 
 
 def action(field: str, value: object) -> str:

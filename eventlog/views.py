@@ -4,12 +4,14 @@ Invariant: nothing is changed or made; a home without a log raises LogNotFound.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import aclosing
 
-from eventlog.disk import RealDisk
+from eventlog.disk import Disk, RealDisk
 from eventlog.home import Home, home_at, no_log
-from eventlog.line import HEAD
-from eventlog.reader import LogReader, list_segments, reader_near_end
+from eventlog.line import HEAD, BadLine
+from eventlog.reader import LogReader, last_line, list_segments, read_word, reader_near_end
+from eventlog.scan import Tip, tip_of
 
 COUNTED_BYTES_MAX = 16 * 1024 * 1024  # a log up to this size is counted in a few milliseconds
 
@@ -23,9 +25,12 @@ def existing_home(path: str) -> Home:
 
 
 def raw_lines(path: str, *, after: int = 0, limit: int | None = None) -> Iterator[list[bytes]]:
-    """The lines with seq > `after`, in lists of bounded size; at most `limit` in all."""
+    """The lines with seq > `after`, in lists of bounded size; at most `limit` in all.
+
+    Raises LogCorrupt at damage, after the lines before it.
+    """
     disk, home = RealDisk(), existing_home(path)
-    if after and after >= last_tip_seq(home):
+    if after and after >= _end(disk, home).seq:
         return
     left = limit
     reader = LogReader(disk, home, after=after)
@@ -37,20 +42,46 @@ def raw_lines(path: str, *, after: int = 0, limit: int | None = None) -> Iterato
         reader.close()
 
 
-def last_lines(path: str, count: int) -> Iterator[list[bytes]]:
-    """The last `count` lines, in lists of bounded size."""
-    home = existing_home(path)
-    if count:
-        yield from raw_lines(path, after=max(0, last_tip_seq(home) - count))
+def end_seq(path: str) -> int:
+    """Seq of the last entry, also where the log is damaged before it."""
+    return _end(RealDisk(), existing_home(path)).seq
 
 
-def last_tip_seq(home: Home) -> int:
-    """Seq of the last durable entry."""
-    reader = reader_near_end(RealDisk(), home)
+def follow_lines(path: str, after: int, show: Callable[[list[bytes]], object]) -> None:
+    """Hands lists of lines with seq > `after` to `show` for ever, as they become durable."""
+    import asyncio
+
+    from eventlog.tail import follow
+
+    async def run() -> None:
+        async with aclosing(follow(RealDisk(), existing_home(path), after=after)) as batches:
+            async for lines, _ in batches:
+                show(lines)
+
+    asyncio.run(run())
+
+
+def _end(disk: Disk, home: Home) -> Tip:
+    """The last entry: by the lock's word, else as its line stands, else by scanning the tail."""
+    word = read_word(disk, home)
+    segments = list_segments(disk, home)
+    segment = word.end.segment if word is not None else segments[-1]
+    try:
+        fd = disk.open(home.segment_path(segment), writable=False)
+        try:
+            size = word.end.byte_offset if word is not None else disk.size(fd)
+            tip = tip_of(last_line(disk, fd, size))
+        finally:
+            disk.close(fd)
+        if word is None or tip.chain == word.end.chain:
+            return tip
+    except (BadLine, FileNotFoundError):
+        pass
+    reader = reader_near_end(disk, home)
     try:
         while reader.read():
             pass
-        return reader.tip.seq
+        return reader.tip
     finally:
         reader.close()
 
@@ -60,13 +91,7 @@ def log_status(path: str) -> dict[str, object]:
     disk, home = RealDisk(), existing_home(path)
     segments = list_segments(disk, home)
     size = sum(os.stat(home.segment_path(segment)).st_size for segment in segments)
-    reader = reader_near_end(disk, home)
-    try:
-        while reader.read():
-            pass
-        tip = reader.tip
-    finally:
-        reader.close()
+    tip = _end(disk, home)
     signals = None
     if size <= COUNTED_BYTES_MAX:
         signals = sum(

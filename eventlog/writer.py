@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from eventlog.disk import Disk, write_all
-from eventlog.durable import CLEAN, WRITING, End, decode_word
+from eventlog.durable import CLEAN, WRITING, End, Word, decode_word
 from eventlog.errors import AppendFailed, DiskFull, EventLogError, LogCorrupt, LogPoisoned
 from eventlog.home import Home
 from eventlog.line import LINE_BYTES_MAX
@@ -68,7 +68,7 @@ class Writer:
     @property
     def needs_mark(self) -> bool:
         """Whether there are durable entries that the watermark does not cover."""
-        return self._tip.seq > self._marked_seq
+        return self._poison is None and self._tip.seq > self._marked_seq
 
     def commit(self, groups: Sequence[Group]) -> None:
         """Makes the groups durable, in order, and settles each with receipts or its error.
@@ -95,7 +95,7 @@ class Writer:
 
     def mark(self) -> None:
         """Writes the durable watermark, if it lags. Raises EventLogError."""
-        if self._poison is not None or not self.needs_mark:
+        if not self.needs_mark:
             return
         try:
             self._begin()
@@ -154,7 +154,7 @@ class Writer:
             self._open_active()
             self._lock.accepted = data
         else:
-            self._start_from_device()
+            self._start_from_device(word)
             self._open_active()
             self._say(CLEAN)
 
@@ -240,7 +240,9 @@ class Writer:
                     window.add(key, Place(seq, segment, byte_offset))
                 byte_offset += len(line)
 
-    def _start_from_device(self) -> None:
+    def _start_from_device(self, word: Word | None) -> None:
+        if word is not None and word.boot_id == self._disk.boot_id():
+            self._lock.say(WRITING, word.end)  # under our pid: who waits for us is told it
         settle_on_device(self._disk, self._home)
         known = (self._tip, self._position) if self._window is not None else None
         found = find_end(self._disk, self._home, known)
@@ -320,6 +322,9 @@ class Writer:
         try:
             fd = self._disk.create(self._home.segment_path(first_seq))
         except OSError as error:
+            if first_seq in list_segments(self._disk, self._home):
+                why = f"a new segment stands there that could not be used: {error}"
+                raise self._poisoned(why) from error
             self._say(CLEAN)
             if self._fd < 0:
                 raise self._failed("could not create the first segment", error) from error

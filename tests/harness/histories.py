@@ -1,0 +1,174 @@
+"""Random histories for Hypothesis: what a log may hold, the good, the odd and the malformed.
+
+    histories()      what was appended: a list of (event, payload), in stored form
+    entries_of(h)    the entries of a log that holds just that
+
+Ids come from a small pool, so that signals meet their doubles and facts meet their signals.
+With `malformed=False` every item passes the door: `{"event": event, **payload}` can be appended
+(a log whose window still knows a signal_id refuses a second signal with other content).
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Any, TypeAlias
+
+import orjson
+from hypothesis import strategies as st
+
+from eventlog import Entry
+
+Item: TypeAlias = tuple[str, dict[str, Any]]
+
+NINE = (
+    *("signal_id", "symbol", "action", "entry_price", "target_price", "stop_price", "confidence"),
+    *("strategy", "timestamp"),
+)
+IDS = ("a", "İd-ü✓", "id with spaces '\";--")
+FACTS = ("executed", "skipped", "expired", "cancelled", "closed")
+ITEMS_MAX = 30  # enough for each signal to run its whole life, twice
+EPOCH = datetime(2025, 11, 18, 2, tzinfo=UTC)
+
+text = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=12)
+prices = st.sampled_from([90.0, 97.0, 100.0, 105.0, 110.0, 150.25, 1e-4, 1e16, 5e-324, 1.7e308])
+prices |= st.floats(min_value=1e-6, max_value=1e9)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | finite
+    | st.text(st.characters(codec="utf-8"), max_size=12)
+)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=5,
+)
+OTHER_KEYS = ("reasoning", "regime", "consensus_agreement", "sources_count", "note-ü", "a", "z")
+extras = st.dictionaries(st.sampled_from(OTHER_KEYS), values, max_size=3)
+
+
+def deep(levels: int) -> list[Any]:
+    """A list in a list in a list ..."""
+    nested: list[Any] = []
+    for _ in range(levels - 1):
+        nested = [nested]
+    return nested
+
+
+@st.composite
+def moments(draw: st.DrawFn) -> str:
+    """A timestamp in stored form."""
+    micros = draw(st.integers(0, 10**12) | st.sampled_from([0, 1, 999_999]))
+    return (EPOCH + timedelta(microseconds=micros)).isoformat(timespec="microseconds")
+
+
+@st.composite
+def signals(draw: st.DrawFn) -> Item:
+    """A signal in stored form, its sha256 included."""
+    payload: dict[str, Any] = {
+        "signal_id": draw(st.sampled_from(IDS)),
+        "symbol": draw(st.sampled_from(["AAPL", "BTC-USD", "ÄÖÜ", "<B>'\";--"])),
+        "action": draw(st.sampled_from(["BUY", "SELL"])),
+        "entry_price": draw(prices),
+        "target_price": draw(prices),
+        "stop_price": draw(prices),
+        "confidence": draw(st.sampled_from([0.0, 1.5, 85.5, 100.0]) | st.floats(1.01, 100.0)),
+        "strategy": draw(text.filter(bool)),
+        "asset_type": draw(st.sampled_from(["stock", "crypto", "unknown", ""])),
+        "data_source": draw(st.sampled_from(["weighted_consensus", "x,\u2028y"])),
+        "timestamp": draw(moments()),
+        **draw(extras),
+    }
+    return "signal", with_sha256(payload)
+
+
+def with_sha256(payload: dict[str, Any]) -> dict[str, Any]:
+    """The payload with the hash of its nine fields as its last key."""
+    nine = {key: payload[key] for key in NINE}
+    digest = sha256(json.dumps(nine, sort_keys=True).encode()).hexdigest()
+    return {**payload, "sha256": digest}
+
+
+@st.composite
+def facts(draw: st.DrawFn) -> Item:
+    """One of the five facts in stored form, with all, some or none of its optional keys."""
+    event = draw(st.sampled_from(FACTS))
+    required: dict[str, st.SearchStrategy[Any]] = {}
+    optional: dict[str, st.SearchStrategy[Any]] = {"reason": text.filter(bool)}
+    if event == "executed":
+        required = {"order_id": st.sampled_from(["o-1", "o-2", "ö"])}
+        optional = {"fill_price": prices, "executed_at": moments()}
+    if event == "skipped":
+        required, optional = optional, {}
+    if event == "closed":
+        required = {"exit_price": prices}
+        optional = {
+            "outcome": st.sampled_from(["win", "loss", "expired"]),
+            "profit_loss_pct": finite.map(lambda x: x + 0.0),
+            "closed_at": moments(),
+        }
+    keys = draw(st.fixed_dictionaries(required, optional=optional))
+    keys = {**draw(extras), **keys}
+    return event, {"signal_id": draw(st.sampled_from(IDS)), **{k: keys[k] for k in sorted(keys)}}
+
+
+# Events that mean nothing to us, with anything in them, even what looks like a signal.
+names = st.sampled_from(["note", "signal2", "executed.late", "a" * 64])
+others = st.tuples(names, extras | signals().map(lambda item: item[1]))
+
+JUNK: list[Any] = [
+    *(None, "", "x", "\x00", "BUY", "buy", "150.5", "win", True, False, [], {}, [1.5]),
+    *(-1, 0, 1, 150, 2**63 - 1, -0.0, 0.0, 0.5, 1.0, 100.5, -1.5, 1e308, "y" * 129),
+    *("2025-11-18", "2025-02-30T00:00:00.000000+00:00", "2025-W47-2T02:00:00.000000+00:00"),
+    *("2025-11-18T24:00:00.000000+00:00", "2025-11-18 02:00:00.000000+00:00", deep(31), deep(33)),
+]
+
+
+@st.composite
+def broken(draw: st.DrawFn) -> Item:
+    """A signal or fact that another program wrote: keys lost, moved, or holding anything."""
+    event, payload = draw(signals() | facts())
+    key = draw(st.sampled_from(sorted(payload)))
+    match draw(st.sampled_from(["lose", "junk", "move", "more", "nothing"])):
+        case "lose":
+            del payload[key]
+        case "junk":
+            payload[key] = draw(st.sampled_from(JUNK))
+        case "move":
+            payload[key] = payload.pop(key)
+        case "more":
+            payload["more"] = draw(st.sampled_from(JUNK))
+        case _:
+            payload = draw(extras)
+    return event, payload
+
+
+@st.composite
+def histories(draw: st.DrawFn, *, malformed: bool = True, items_max: int = ITEMS_MAX) -> list[Item]:
+    """What was appended to a log, in order; some of it comes again, as retries do when late."""
+    kinds = [signals(), facts(), facts(), others] + ([broken()] if malformed else [])
+    first = draw(st.lists(signals(), max_size=len(IDS)))  # so that facts have something to meet
+    history = first + draw(st.lists(st.one_of(kinds), max_size=items_max))
+    again = draw(st.lists(st.sampled_from(history), max_size=4)) if history else []
+    return history + again
+
+
+def entries_of(history: Sequence[Item], *, gaps: Sequence[int] = ()) -> list[Entry]:
+    """The entries of a log with this history, as decoding its lines gives them.
+
+    `gaps` are indices of items that were damaged and accepted: their seqs are left out. Chains are
+    made up; the moments of batches of three entries are a second and a bit apart.
+    """
+    entries = []
+    for index, (event, payload) in enumerate(history):
+        batch = index // 3 * 3
+        moment = EPOCH + timedelta(microseconds=batch * 400_001)
+        recorded_at = moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+        decoded = orjson.loads(orjson.dumps(payload))
+        if index not in gaps:
+            chain = sha256(str(index + 1).encode()).hexdigest()
+            entries.append(Entry(index + 1, batch + 1, recorded_at, event, decoded, chain))
+    return entries
