@@ -38,19 +38,28 @@ if TYPE_CHECKING:
     from eventlog.line import Entry
     from eventlog.log import Batch, EventLog
     from eventlog.plan import Receipt
+    from eventlog.plugins import COMMANDS, PROJECTIONS, load_plugin, plugin_names
     from eventlog.segments import Position
     from eventlog.signal import Signal
+    from eventlog.views import log_status
 
 _MODULES = {
+    "COMMANDS": "plugins",
+    "PROJECTIONS": "plugins",
     "Batch": "log",
     "Entry": "line",
     "EventLog": "log",
     "Position": "segments",
     "Receipt": "plan",
     "Signal": "signal",
+    "load_plugin": "plugins",
+    "log_status": "views",
+    "plugin_names": "plugins",
 }
 
 __all__ = [
+    "COMMANDS",
+    "PROJECTIONS",
     "AppendFailed",
     "AppendTimeout",
     "Batch",
@@ -75,6 +84,9 @@ __all__ = [
     "SignalConflict",
     "UnsafePath",
     "Unsupported",
+    "load_plugin",
+    "log_status",
+    "plugin_names",
 ]
 
 

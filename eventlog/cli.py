@@ -243,28 +243,6 @@ def verify(obj: Context, as_json: bool) -> None:
         sys.exit(EXIT_BAD_NEWS)
 
 
-@cli.command()
-@click.option("--json", "as_json", is_flag=True, help="As JSON, for machines.")
-@click.pass_obj
-def status(obj: Context, as_json: bool) -> None:
-    """Say what the log holds.
-
-    \b
-    Example:
-      eventlog status --json | jq .log.last_seq
-    """
-    import orjson
-
-    from eventlog.views import log_status
-
-    found = log_status(obj.home)
-    if as_json:
-        write_out(orjson.dumps({"log": found}, option=orjson.OPT_APPEND_NEWLINE))
-        return
-    for key, value in found.items():
-        click.echo(f"{key:<16} {'not counted' if value is None else value}")
-
-
 class _Progress:
     """A progress bar on stderr where that is a terminal; nothing elsewhere."""
 

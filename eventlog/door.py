@@ -20,6 +20,7 @@ import orjson
 
 from eventlog import facts, values
 from eventlog.errors import EntryTooLarge, InvalidSignal
+from eventlog.line import PAYLOAD_BYTES_MAX
 from eventlog.signal import (
     ASSET_TYPE_DEFAULT,
     DATA_SOURCE_DEFAULT,
@@ -31,7 +32,6 @@ from eventlog.signal import (
     content_sha256,
 )
 
-PAYLOAD_BYTES_MAX = 65_000  # braces included: with the longest head the line is below 65,535
 # A byte of payload takes at most six in a line of ASCII escapes; what is longer would be refused.
 INPUT_BYTES_MAX = 6 * PAYLOAD_BYTES_MAX
 TEXTS_CACHED = 4_096  # a generator repeats its symbols and names; bounded, for some invent them

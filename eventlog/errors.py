@@ -22,6 +22,8 @@
 Invariant: each carries what happened, where, and what to do about it.
 """
 
+from reprlib import Repr
+
 VALUE_CHARS_MAX = 80  # a message must stay readable when somebody sends a novel as a price
 
 
@@ -58,10 +60,19 @@ class _Nothing:
 _NOTHING = _Nothing()
 
 
+_bounded = Repr()  # lists that hold one another many times over must not hang a refusal
+_bounded.maxlevel, _bounded.maxlist, _bounded.maxdict, _bounded.maxtuple = 4, 8, 8, 8
+_bounded.maxstring = _bounded.maxother = _bounded.maxlong = 2 * VALUE_CHARS_MAX
+
+
+def _repr(value: object) -> str:
+    return repr(value) if isinstance(value, float | int | bool | None) else _bounded.repr(value)
+
+
 def shown(value: object) -> str:
     """`value` for a message: text as it is, others as Python writes them, cut, all printable."""
     try:
-        text = value if isinstance(value, str) else repr(value)
+        text = value if isinstance(value, str) else _repr(value)
     except Exception as error:  # noqa: BLE001  # a foreign __repr__ may raise anything
         text = f"a {type(value).__name__} whose repr raises {type(error).__name__}"
     if len(text) > VALUE_CHARS_MAX:

@@ -15,7 +15,8 @@ import orjson
 
 from eventlog import values
 from eventlog.errors import InvalidSignal
-from eventlog.signal import RESERVED_KEYS, text_key
+from eventlog.line import RESERVED_KEYS
+from eventlog.signal import text_key
 
 
 class Key(NamedTuple):

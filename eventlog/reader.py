@@ -3,15 +3,18 @@
 What the page cache holds beyond the durable end may still be rolled back, so a reader stops at the
 end that the lock's word gives. Without a word of this boot it takes the file's size, syncs, reads,
 and keeps what it read only if there is still no word. At a bad line the recovery rule decides:
-torn means wait, corrupt means halt.
+torn means wait, corrupt means halt, and where a person accepted the damage the reader goes on
+behind it: the seqs that were lost are a gap.
 
-Invariant: each line that comes out continues the chain of the one before it.
+Invariant: each line that comes out continues the chain of the one before it, or what `.accepted`
+says of the gap between them.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from eventlog.accepted import Accepted
 from eventlog.disk import Disk
 from eventlog.durable import (
     SLOT_BYTES,
@@ -24,14 +27,15 @@ from eventlog.durable import (
     decode_word,
 )
 from eventlog.errors import LogCorrupt, LogDiverged
+from eventlog.gaps import is_unchanged, read_accepted
 from eventlog.home import Home
 from eventlog.line import LINE_BYTES_MAX, BadLine, Entry, decode
-from eventlog.scan import TIP_START, Tip, has_evidence, scan, tip_of
+from eventlog.scan import TIP_START, has_evidence, scan, tip_of
+from eventlog.seek import find_line
 from eventlog.segments import Position, segment_holding, segment_name, segments_of
 
 CHUNK_BYTES = 1 << 20  # read at a time: large enough to be fast, small enough for any machine
 WORD_READS_MAX = 50  # a word read while it is written is read again; a broken one is no word
-_SEARCH_BYTES = 4 * LINE_BYTES_MAX  # below this a segment is searched line by line
 
 
 class _Limit(NamedTuple):
@@ -107,6 +111,7 @@ class LogReader:
     It follows the durable end as that moves, so that reading again after an empty answer goes on.
     With `until`, a durable end that the caller knows, it stops there. With `holds_lock`, the
     caller is the writer that recovers: the word bounds nothing, it only proves what was durable.
+    `accepted` stands for what `.accepted` says; the caller may add to it between two reads.
     """
 
     def __init__(
@@ -118,11 +123,13 @@ class LogReader:
         hint: Position | None = None,
         until: End | None = None,
         holds_lock: bool = False,
+        accepted: Sequence[Accepted] | None = None,
     ) -> None:
         self._disk = disk
         self._home = home
         self._until = until
         self._holds_lock = holds_lock
+        self._accepted = accepted
         self._fd = -1
         self._segment = 0  # first seq of the open segment; 0 when none is
         self._byte_offset = 0
@@ -169,14 +176,19 @@ class LogReader:
             self._byte_offset += scanned.bytes_good
             self.tip = scanned.tip
             return scanned.lines
+        if self._pass_accepted(self._segment, self._byte_offset):
+            return self.read()
         problem = scanned.problem or "is cut off"
         seq = self.tip.seq + 1
-        if (
+        is_damage = (
             limit.is_proven
             or limit.has_next
             or self._proven_seq() >= seq
             or evidence_after(self._disk, self._fd, self._byte_offset, limit.byte_offset, seq)
-        ):
+        )
+        if not limit.is_proven and self._end() is not None:
+            return self.read()  # a writer came meanwhile, and may have cut what was torn
+        if is_damage:
             raise corrupt(problem, self._segment, self._byte_offset, seq)
         self.unread_bytes = limit.byte_offset - self._byte_offset
         return []  # torn: the next writer cuts it
@@ -204,7 +216,7 @@ class LogReader:
             if not later:
                 self._disk.fdatasync(self._fd)
                 if size == self._byte_offset:
-                    self._check_proven()
+                    self._check_proven(end)
             return _Limit(size, False, later)
         if end.segment > self._segment:
             return _Limit(size, True, True)
@@ -230,11 +242,18 @@ class LogReader:
             self.tip = tip
             raise self._shortened(f"{segment_name(self._segment)} was replaced or removed")
 
-    def _check_proven(self) -> None:
-        """Raises LogCorrupt when the log ends here, but was durable beyond."""
-        if self._until is None and self._proven_seq() > self.tip.seq:
-            problem = f"is gone: the log was durable up to entry {self._proven_seq()}"
-            raise corrupt(problem, self._segment or 1, self._byte_offset, self.tip.seq + 1)
+    def _check_proven(self, end: End | None) -> None:
+        """Raises LogCorrupt when the log ends here, but was durable beyond.
+
+        `end` is what bounded this reader when it saw that the log ends here.
+        """
+        proven_seq = end.seq if end is not None else self._proven_seq()
+        if self._until is not None or proven_seq <= self.tip.seq:
+            return
+        if end is None and self._end() is not None:
+            return  # a writer came meanwhile, and went on: the next look goes by its word
+        problem = f"is gone: the log was durable up to entry {proven_seq}"
+        raise corrupt(problem, self._segment or 1, self._byte_offset, self.tip.seq + 1)
 
     def _shortened(self, how: str) -> LogDiverged:
         return LogDiverged(
@@ -246,22 +265,44 @@ class LogReader:
     def _open_first(self) -> bool:
         if self._until is not None and self._until.seq == 0:
             return False
+        end = self._end()
         segments = list_segments(self._disk, self._home)
         if not segments:
-            self._check_proven()
+            self._check_proven(end)
             return False
-        if segments[0] != 1:
-            raise corrupt("is missing: so is its segment", segments[0], 0, 1)
-        return self._open(1)
+        seq = self.tip.seq + 1  # 1, or what follows the gap at the start
+        if not self._open(seq) and not self._pass_accepted(seq, 0):
+            raise corrupt("is missing: so is its segment", segments[0], 0, seq)
+        return self._segment > 0 or self._open_first()
 
     def _open_next(self) -> None:
         seq = self.tip.seq + 1
-        if not self._open(seq):
+        if seq == self._segment or not self._open(seq):  # an empty segment does not follow itself
+            if self._pass_accepted(seq, 0):
+                return
             later = [s for s in list_segments(self._disk, self._home) if s > self._segment]
             place = segment_name(min(later, default=seq))
             raise corrupt(
                 f"is missing: {place} should start with it", self._segment, self._byte_offset, seq
             )
+
+    def _pass_accepted(self, segment: int, byte_from: int) -> bool:
+        """Goes on behind damage that a person accepted, if it is such that starts here."""
+        for gap in self._gaps():
+            if gap.starts_at(segment, byte_from, self.tip.seq + 1) and self._stands(gap):
+                self.tip = gap.tip
+                if segment == self._segment:
+                    self._byte_offset = gap.byte_to
+                return True
+        return False
+
+    def _gaps(self) -> Sequence[Accepted]:
+        # Read anew each time: only damage asks for them, and a person may just have accepted it.
+        return read_accepted(self._disk, self._home) if self._accepted is None else self._accepted
+
+    def _stands(self, gap: Accepted) -> bool:
+        segments = list_segments(self._disk, self._home)
+        return is_unchanged(self._disk, self._home, gap, segments)
 
     def _open(self, segment: int) -> bool:
         try:
@@ -278,17 +319,29 @@ class LogReader:
         segments = list_segments(self._disk, self._home)
         if segments and after >= segments[0]:
             self._open(segments[segment_holding(segments, after)])
-            found = _find(self._disk, self._fd, after)
+            found = find_line(self._disk, self._fd, after)
             if found is not None:
-                self._byte_offset, self.tip = found
+                self._byte_offset, self.tip = found.byte_to, found.tip
                 return
-            if segments[-1] > after:
-                raise corrupt("is missing or cannot be read", self._segment, 0, after)
+        if self._start_in_gap(after):
+            return
+        if segments and segments[-1] > after:
+            raise corrupt("is missing or cannot be read", self._segment or segments[0], 0, after)
         raise LogDiverged(
             f"the log holds no entry {after}",
             where=self._home.log_dir,
             do="check that this is the right home; `eventlog status` shows the last seq",
         )
+
+    def _start_in_gap(self, after: int) -> bool:
+        for gap in self._gaps():
+            if gap.seq_from <= after <= gap.seq_to and self._stands(gap):
+                self.tip = gap.tip
+                if self._open(gap.segment):
+                    self._byte_offset = gap.byte_to
+                    return True
+                return self._open(gap.seq_to + 1)
+        return False
 
     def _try(self, hint: Position, after: int) -> bool:
         if hint.segment < 1 or not self._open(hint.segment):
@@ -326,50 +379,6 @@ def reader_near_end(disk: Disk, home: Home, *, holds_lock: bool = False) -> LogR
             raise corrupt("is not the one that was durable", *hint, end.seq)
     segments = list_segments(disk, home)
     return LogReader(disk, home, after=segments[-1] - 1 if segments else 0, holds_lock=holds_lock)
-
-
-def _find(disk: Disk, fd: int, seq: int) -> tuple[int, Tip] | None:
-    """Where the line after entry `seq` starts, and the tip there, by bisection."""
-    low, high = 0, disk.size(fd)  # the line starts at or after low, and before high
-    while high - low > _SEARCH_BYTES:
-        middle = (low + high) // 2
-        data = disk.pread(fd, 2 * LINE_BYTES_MAX, middle)
-        for start, line in _lines_within(data, data.find(b"\n") + 1):
-            try:
-                found = tip_of(line).seq
-            except BadLine:
-                continue  # damage; its neighbour will do
-            if found == seq:
-                return middle + start + len(line), tip_of(line)
-            if found < seq:
-                low = middle + start
-            else:
-                high = middle + start
-            break
-        else:
-            high = middle  # nothing but damage here: look before it
-    data = disk.pread(fd, high - low + LINE_BYTES_MAX, low)
-    for start, line in _lines_within(data, 0):
-        try:
-            tip = tip_of(line)
-        except BadLine:
-            continue
-        if tip.seq == seq:
-            return low + start + len(line), tip
-    return None
-
-
-def _lines_within(data: bytes, start: int) -> Iterator[tuple[int, bytes]]:
-    while end := data.find(b"\n", start) + 1:
-        yield start, data[start:end]
-        start = end
-
-
-def last_line(disk: Disk, fd: int, size: int) -> bytes:
-    """The last whole line that ends at or before `size`; empty when there is none."""
-    data = disk.pread(fd, min(size, 2 * LINE_BYTES_MAX), max(0, size - 2 * LINE_BYTES_MAX))
-    end = data.rfind(b"\n") + 1
-    return data[data.rfind(b"\n", 0, max(0, end - 1)) + 1 : end]
 
 
 def entries_of(lines: list[bytes], end: Position) -> Iterator[Entry]:

@@ -20,6 +20,7 @@ import orjson
 
 from eventlog import values
 from eventlog.errors import HashMismatch, InvalidSignal, shown
+from eventlog.line import RESERVED_KEYS
 
 # The fields in the order in which they stand on disk, each with its rule.
 RULES: Mapping[str, values.Rule] = {
@@ -41,7 +42,6 @@ ALIASES = {"take_profit": "target_price", "stop_loss": "stop_price"}
 PRICES = ("entry_price", "target_price", "stop_price")
 REQUIRED = ("symbol", "action", *PRICES, "confidence", "strategy")
 HASHED = (*REQUIRED, "signal_id", "timestamp")  # the nine of the content hash
-RESERVED_KEYS = frozenset({"v", "seq", "batch", "recorded_at", "event", "chain"})  # the line's own
 NOT_EXTRA = RESERVED_KEYS.union(RULES, ALIASES, {"sha256"})
 
 _LEFT_OUT = ("signal_id", "timestamp")  # what the log fills in when the caller did not say

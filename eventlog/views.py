@@ -10,8 +10,9 @@ from contextlib import aclosing
 from eventlog.disk import Disk, RealDisk
 from eventlog.home import Home, home_at, no_log
 from eventlog.line import HEAD, BadLine
-from eventlog.reader import LogReader, last_line, list_segments, read_word, reader_near_end
+from eventlog.reader import LogReader, list_segments, read_word, reader_near_end
 from eventlog.scan import Tip, tip_of
+from eventlog.seek import last_line
 
 COUNTED_BYTES_MAX = 16 * 1024 * 1024  # a log up to this size is counted in a few milliseconds
 

@@ -18,16 +18,23 @@ from eventlog.durable import (
 from eventlog.home import Home
 
 
-def write_watermark(disk: Disk, home: Home, end: End, sync: Callable[[int], None]) -> None:
+def write_watermark(
+    disk: Disk,
+    home: Home,
+    end: End,
+    *,
+    sync: Callable[[int], None],
+    sync_dir: Callable[[], None],
+) -> None:
     """Says durably that the log is durable up to `end`. The caller holds the lock.
 
-    `sync` is the caller's fdatasync, which knows what a failure means. Raises OSError.
+    `sync` and `sync_dir` are the caller's, who knows what their failure means. Raises OSError.
     """
     try:
         fd = disk.open(home.durable_path, writable=True)
     except FileNotFoundError:
         fd = disk.create(home.durable_path)
-        disk.fsync_dir(home.log_dir)
+        sync_dir()
     try:
         old = decode_watermark(disk.pread(fd, SLOT_STRIDE_BYTES + SLOT_BYTES, 0))
         if old is not None and old.end.seq >= end.seq:

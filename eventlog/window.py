@@ -10,7 +10,8 @@ import re
 from hashlib import sha256
 from typing import NamedTuple
 
-from eventlog.line import CHAIN_BYTES, HEAD, decode
+from eventlog import facts
+from eventlog.line import HEAD, decode
 
 DEDUPE_ENTRIES_DEFAULT = 10_000  # a generator that retries does so within minutes
 _SIGNAL_ID = re.compile(rb'"signal_id":"([^"\\]*)"')
@@ -38,9 +39,9 @@ def key_of_line(line: bytes) -> Key | None:
     start = head.end() + 1
     found = _SIGNAL_ID.match(line, start)
     if head[4] != b"signal":
-        if found is None and "signal_id" not in decode(line).payload:
-            return None
-        return fact_key(head[4].decode(), line[start:-CHAIN_BYTES])
+        # Written anew: another release of orjson may have stored the same floats as other text.
+        payload = decode(line).payload
+        return fact_key(head[4].decode(), facts.body(payload)) if "signal_id" in payload else None
     if found is not None:
         return found[1].decode()
     signal_id = decode(line).payload.get("signal_id")

@@ -333,17 +333,16 @@ class Writer:
         self._close_active()
         self._fd = fd
         self._position = Position(first_seq, 0)
-        try:
-            self._disk.fsync_dir(self._home.log_dir)
-        except OSError as error:
-            raise self._poisoned(f"the sync of a new segment's name failed: {error}") from error
+        self._sync_names()
         self._mend_link()
 
     def _write_watermark(self) -> None:
         """The word says `writing` meanwhile: whoever finds it so syncs the watermark too."""
         self._say(WRITING)
         try:
-            write_watermark(self._disk, self._home, self._end(), self._sync)
+            write_watermark(
+                self._disk, self._home, self._end(), sync=self._sync, sync_dir=self._sync_names
+            )
             self._marked_seq = self._tip.seq
         except OSError as error:  # the disk is full: the next mark tries the same slot again
             logger.warning("watermark_put_off seq=%d error=%s", self._tip.seq, error)
@@ -355,6 +354,13 @@ class Writer:
             self._disk.fdatasync(fd)
         except OSError as error:
             raise self._poisoned(f"a sync failed: {error}") from error
+
+    def _sync_names(self) -> None:
+        """The same for the names in the log directory."""
+        try:
+            self._disk.fsync_dir(self._home.log_dir)
+        except OSError as error:
+            raise self._poisoned(f"the sync of a new name failed: {error}") from error
 
     def _say_clean_or_die(self) -> None:
         try:

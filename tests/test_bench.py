@@ -137,9 +137,14 @@ def test_what_cannot_be_measured_is_a_row_that_says_why(tmp_path: Path) -> None:
     def missing(_: Bench) -> Rounds:
         raise NotMeasured("nats-server is not installed")
 
-    result = measure(a_mark(run=missing), Bench(dir=tmp_path), fdatasync_ms=USUAL_DISK_MS)
+    result = measure(a_mark(run=missing), Bench(dir=tmp_path), lambda: USUAL_DISK_MS)
     assert result.verdict == "not measured"
     assert "B0: nats-server is not installed" in report.table([result], {})
+
+
+def test_the_disk_is_judged_by_the_lower_of_its_times_before_and_after(tmp_path: Path) -> None:
+    times_ms = iter([0.4, 0.1])
+    assert measure(a_mark(), Bench(dir=tmp_path), lambda: next(times_ms)).fdatasync_ms == 0.1
 
 
 def test_marks_about_appends_are_informative_where_the_disk_hardly_waits() -> None:

@@ -23,6 +23,9 @@ IMPURE = {"asyncio", "io", "logging", "os", "pathlib", "random", "secrets", "shu
 IMPURE |= {"sqlite3", "subprocess", "tempfile", "threading", "time", "uuid"}
 IMPURE |= {"open", "datetime.now"}
 
+# Only a package's front may import late, by PEP 562: commands must not wait for what they need not.
+FORBIDDEN_HOOKS = {"__getattr__", "__getattribute__", "__setattr__"}
+
 MODULES = sorted(p for d in ("eventlog", "projections") for p in (CHECKOUT / d).rglob("*.py"))
 
 

@@ -58,6 +58,11 @@ def test_a_trade_wins_at_its_target_and_loses_at_its_stop_and_sell_is_mirrored(
     assert outcome_of("SELL", target_price=90.0, stop_price=110.0, exit_price=exit_price) == sell
 
 
+def test_where_target_and_stop_are_reached_at_once_it_is_a_win() -> None:
+    for action in ("BUY", "SELL"):
+        assert outcome_of(action, target_price=1.0, stop_price=1.0, exit_price=1.0) == "win"
+
+
 def test_profit_is_in_percent_of_the_entry_price_and_negated_for_sell() -> None:
     assert profit_loss_pct_of("BUY", entry_price=200.0, exit_price=210.0) == 5.0
     assert profit_loss_pct_of("SELL", entry_price=200.0, exit_price=210.0) == -5.0

@@ -289,6 +289,14 @@ def test_an_entry_that_does_not_fit_is_one_conflict_that_says_why(
     assert len(tables.lifecycle) == len(items) - 1
 
 
+def test_no_number_in_a_row_is_negative_zero() -> None:
+    entries = entries_of(
+        [signal(confidence=-0.0), fact("closed", exit_price=100.0, profit_loss_pct=-0.0)]
+    )
+    prepared = prepare(entries, after=0)
+    assert "-0.0" not in repr([prepared.signals, settle(prepared, {}).outcomes])
+
+
 def test_the_first_of_two_signals_stands_with_its_own_extras() -> None:
     tables = folded(signal(note="first"), signal(note="second"))
     assert tables.extras == {"a": '{"note":"first"}'}

@@ -1,0 +1,134 @@
+"""Commands of the read side. They join the `eventlog` command by its entry-point group.
+
+Beside eventlog/cli.py the one module that reads the environment. What a command needs is imported
+when it runs, so that `eventlog --help` stays fast.
+
+Invariant: data goes to stdout, messages to stderr; exit codes are those of eventlog/cli.py.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Protocol
+
+import click
+
+EXIT_BAD_NEWS = 1
+
+
+class Context(Protocol):
+    """What the options before the command said."""
+
+    @property
+    def home(self) -> str: ...
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for machines.")
+@click.pass_obj
+def status(obj: Context, as_json: bool) -> None:
+    """Say what the log holds, and how far each projection is behind it.
+
+    lag_entries counts entries not applied yet, lag_seconds is the age of the oldest of them; both
+    are measured against the log's real end, whether a daemon runs or not.
+
+    \b
+    Example:
+      eventlog status
+      eventlog status --json | jq .projections.sqlite.lag_entries
+    """
+    from projections.status import status as read_status
+
+    found = read_status(obj.home)
+    if as_json:
+        print_json(found)
+        return
+    for name, figures in {"log": found["log"], **_as_dict(found["projections"])}.items():
+        click.echo(f"{name}:")
+        for key, value in _as_dict(figures).items():
+            click.echo(f"  {key:<18} {'-' if value is None else value}")
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...|all")
+@click.option("--once", is_flag=True, help="Catch up with the log and exit.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    help="Entries in one transaction, at most.",
+)
+@click.option(
+    "--batch-timeout",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="Seconds to wait for a batch to fill; 0 commits what is there.",
+)
+@click.pass_obj
+def project(
+    obj: Context, names: tuple[str, ...], once: bool, batch_size: int, batch_timeout: float
+) -> None:
+    """Keep projections up to the log: a daemon for systemd or a terminal.
+
+    Stops cleanly on SIGTERM and Ctrl-C. `--batch-size 50 --batch-timeout 5` gives the batches of
+    the old tracker.
+
+    \b
+    Example:
+      eventlog project sqlite
+      eventlog project all
+      eventlog project sqlite --once && sqlite3 data/signals.db 'SELECT count(*) FROM signals'
+    """
+    from projections.daemon import run
+    from projections.projector import Pace
+    from projections.registry import projection_names
+
+    chosen = projection_names() if "all" in names else list(dict.fromkeys(names))
+    pace = Pace(batch_entries=batch_size, batch_timeout_s=batch_timeout)
+    run(Path(obj.home), chosen, pace, once=once, notify_socket=os.environ.get("NOTIFY_SOCKET"))
+
+
+@click.command()
+@click.argument("seq", type=click.IntRange(min=0))
+@click.option(
+    "--for",
+    "stage",
+    type=click.Choice(["projected", "delivered"]),
+    default="projected",
+    show_default=True,
+)
+@click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(min=0), help="Seconds; default: none."
+)
+@click.pass_obj
+def wait(obj: Context, seq: int, stage: str, timeout_s: float | None) -> None:
+    """Return when entry SEQ is in the table, or at Alpine.
+
+    Exit code 1 when it is not there in time, or never will be.
+
+    \b
+    Example:
+      eventlog wait 42 --for projected --timeout 5
+    """
+    from projections.waiting import Parked, WaitTimeout
+    from projections.waiting import wait as wait_for
+
+    try:
+        wait_for(obj.home, seq, stage, timeout_s)
+    except (WaitTimeout, Parked) as error:
+        click.echo(str(error), err=True)
+        sys.exit(EXIT_BAD_NEWS)
+
+
+def print_json(found: object) -> None:
+    """One line of JSON on stdout."""
+    import orjson
+
+    click.echo(orjson.dumps(found).decode())
+
+
+def _as_dict(value: object) -> dict[str, object]:
+    assert isinstance(value, dict), "status gives objects of objects"
+    return value

@@ -1,0 +1,95 @@
+"""One process that keeps one or more projections up, and ends as a whole when one of them fails.
+
+Invariant: a projection that stops is never silent: the process exits with its error.
+"""
+
+import asyncio
+import logging
+import signal
+from pathlib import Path
+
+from eventlog import log_status
+from projections.notify import Notifier
+from projections.projection import Checkpoint
+from projections.projector import Pace, Projector
+from projections.registry import make_projection
+
+logger = logging.getLogger(__name__)
+
+STOP_S_MAX = 9.0  # what is under way when asked to stop may take so long; then it is abandoned
+STATUS_S = 5.0  # between two lines of status for systemd
+
+
+def run(home: Path, names: list[str], pace: Pace, *, once: bool, notify_socket: str | None) -> None:
+    """Runs the projections until SIGTERM or SIGINT, or with `once` until they have caught up.
+
+    Raises LogNotFound where there is no log, and what stops a projection.
+    """
+    log_status(str(home))
+    asyncio.run(_run(home, names, pace, once, Notifier(notify_socket)))
+
+
+async def _run(home: Path, names: list[str], pace: Pace, once: bool, notifier: Notifier) -> None:
+    projectors: list[Projector] = []
+    is_ready = False
+
+    def tell(_checkpoint: Checkpoint) -> None:
+        nonlocal is_ready
+        notifier.send(WATCHDOG="1")
+        if not is_ready and all(projector.checkpoint for projector in projectors):
+            is_ready = True
+            notifier.send(READY="1")
+
+    projectors.extend(
+        Projector(home, make_projection(name), pace=pace, on_progress=tell) for name in names
+    )
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    tasks = [
+        asyncio.create_task(projector.run(once=once), name=name)
+        for name, projector in zip(names, projectors, strict=True)
+    ]
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await _until_one_ends(tasks, stopping, projectors, notifier)
+    finally:
+        notifier.send(STOPPING="1")
+        for projector in projectors:
+            projector.stop()
+        _, late = await asyncio.wait(tasks, timeout=STOP_S_MAX)
+        for task in (*late, stopping):
+            task.cancel()
+    for task in tasks:
+        if task.done() and not task.cancelled():
+            task.result()
+
+
+async def _until_one_ends(
+    tasks: list[asyncio.Task[None]],
+    stopping: asyncio.Task[bool],
+    projectors: list[Projector],
+    notifier: Notifier,
+) -> None:
+    """Returns when asked to stop, when all are done, or when one fails."""
+    while not stopping.done():
+        waited = {task for task in tasks if not task.done()} | {stopping}
+        if waited == {stopping}:
+            return
+        done, _ = await asyncio.wait(waited, timeout=STATUS_S, return_when=asyncio.FIRST_COMPLETED)
+        failed = [task for task in done if task is not stopping and task.exception() is not None]
+        for task in failed:
+            logger.error(
+                "projection_stopped projection=%s error=%s", task.get_name(), task.exception()
+            )
+        if failed:
+            return
+        notifier.send(
+            WATCHDOG="1",
+            STATUS=", ".join(
+                f"{p.checkpoint.projection} at seq {p.checkpoint.seq}"
+                for p in projectors
+                if p.checkpoint is not None
+            ),
+        )

@@ -1,0 +1,248 @@
+"""The file of the SQLite projection: whose it is, how it is set up, and who may write it.
+
+`data/signals.db.lock` is held around each transaction that writes, with its WAL checkpoint, and
+by a rebuild while it swaps; so there is one writing and checkpointing connection at a time.
+
+Invariant: a database that is not ours is never written, and a damaged one is kept aside.
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import quote
+
+from eventlog import ForeignHome, UnsafePath
+from projections import schema
+from projections.errors import SchemaTooNew
+
+logger = logging.getLogger(__name__)
+
+BUSY_TIMEOUT_S = 10.0  # of SQLite's own locks; ours is taken first, so only foreign writers wait
+JOURNAL_BYTES_MAX = 64 * 1024 * 1024  # the WAL is cut to this after a long reader let go of it
+LOCK_POLL_S_MIN, LOCK_POLL_S_MAX = 0.0005, 0.01
+
+MISSING, OURS, FOREIGN, DAMAGED = "missing", "ours", "foreign", "damaged"
+OLDER, NEWER = "older", "newer"  # ours, of another schema
+_OUR_TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+
+
+def database_path(home: Path) -> Path:
+    """`data/signals.db` of a home."""
+    return home / "data" / "signals.db"
+
+
+def examine(path: Path, *, thoroughly: bool) -> str:
+    """What stands at `path`: one of the six words above. Changes nothing.
+
+    `thoroughly` looks at every page for damage, which takes a second a gigabyte or so.
+    """
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return MISSING
+    if not stat.S_ISREG(status.st_mode):
+        raise UnsafePath(
+            "no regular file stands where the database should be", where=str(path), do="move it"
+        )
+    if status.st_size == 0:
+        return DAMAGED
+    try:
+        with closing(connect(path, readonly=True)) as database:
+            database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            (application_id,) = database.execute("PRAGMA application_id").fetchone()
+            (version,) = database.execute("PRAGMA user_version").fetchone()
+            if application_id != schema.APPLICATION_ID:
+                return FOREIGN
+            if version != schema.SCHEMA_VERSION:
+                return NEWER if version > schema.SCHEMA_VERSION else OLDER
+            if thoroughly:
+                (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+                if found != "ok":
+                    return DAMAGED
+            database.execute("SELECT seq FROM checkpoint LIMIT 1").fetchone()
+    except sqlite3.DatabaseError as error:
+        if is_damage(error):
+            return DAMAGED
+        raise
+    return OURS
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether SQLite says that the file itself is broken, not that it is busy or full."""
+    code = getattr(error, "sqlite_errorcode", None)
+    broken = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+    # "no such table": ours by its header, but the schema is gone.
+    return code is not None and (code & 0xFF in broken or "no such table" in str(error))
+
+
+def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
+    """A plain connection, for reads and for bulk work in a thread or process of its own."""
+    if not readonly:
+        return _connect(path, "mode=rw")
+    try:
+        database = _connect(path, "mode=ro")
+        database.execute("PRAGMA query_only = ON")
+        database.execute("SELECT 1 FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError:
+        if os.path.exists(f"{path}-wal") or not path.exists():
+            raise
+        # Nobody writes, and this account may not make the -shm file that WAL needs: read the file.
+        database = _connect(path, "mode=ro&immutable=1")
+    return database
+
+
+def _connect(path: Path, query: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"file:{quote(str(path))}?{query}",
+        uri=True,
+        isolation_level=None,
+        timeout=BUSY_TIMEOUT_S,
+        check_same_thread=False,
+    )
+
+
+def refuse(path: Path, found: str) -> None:
+    """Raises for a database that we may not touch."""
+    if found == FOREIGN:
+        raise ForeignHome(
+            "this home belongs to the old tracker",
+            where=str(path),
+            do="choose a new home, and bring the old signals over with `eventlog import-legacy`",
+        )
+    if found == NEWER:
+        raise SchemaTooNew(
+            "a newer version of eventlog made this database",
+            where=str(path),
+            do="upgrade eventlog, or move the database away and rebuild it",
+        )
+
+
+def set_up(path: Path) -> str:
+    """Brings a database of our schema to `path`, whatever of ours stood there. Under the lock.
+
+    Returns what was found. A damaged file is set aside; tables of an older schema are dropped, to
+    be filled again from the log. Raises ForeignHome, SchemaTooNew.
+    """
+    found = examine(path, thoroughly=True)
+    refuse(path, found)
+    if found == OURS:
+        return found
+    if found == DAMAGED:
+        set_aside(path)
+    if found != OLDER:
+        make_file(path)
+    with closing(connect(path)) as database:
+        create_schema(database, replace=found == OLDER)
+        database.execute("PRAGMA journal_mode = WAL")
+    return found
+
+
+def create_schema(database: sqlite3.Connection, *, replace: bool = False) -> None:
+    """Makes our tables and indexes, in one transaction."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        if replace:
+            for (name,) in database.execute(_OUR_TABLES).fetchall():
+                database.execute(f'DROP TABLE "{name}"')
+        for statement in (*schema.TABLES, *schema.INDEXES):
+            database.execute(statement)
+        database.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+        database.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")
+        database.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):
+            database.execute("ROLLBACK")
+        raise
+
+
+def make_file(path: Path) -> None:
+    """An empty file with our mode, which SQLite then gives to -wal and -shm too.
+
+    0600; 0640 where the operator opened the data directory to a group.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    mode = 0o640 if path.parent.stat().st_mode & stat.S_IRWXG else 0o600
+    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    os.fchmod(fd, mode)
+    os.close(fd)
+
+
+def set_aside(path: Path) -> Path:
+    """Moves a damaged database, with its -wal and -shm, to a name of its own beside it."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    kept = path.with_name(f"{path.name}.damaged-{stamp}")
+    number = 0
+    while kept.exists():
+        number += 1
+        kept = path.with_name(f"{path.name}.damaged-{stamp}.{number}")
+    path.rename(kept)
+    for suffix in ("-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            os.rename(f"{path}{suffix}", f"{kept}{suffix}")
+    logger.warning("database_damaged path=%s kept=%s", path, kept)
+    return kept
+
+
+class WriteLock:
+    """`data/signals.db.lock`, by flock: among threads, tasks and processes alike."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = -1
+
+    async def __aenter__(self) -> None:
+        fd = self._open()
+        try:
+            poll_s = LOCK_POLL_S_MIN
+            while not _try(fd):
+                await asyncio.sleep(poll_s)
+                poll_s = min(2 * poll_s, LOCK_POLL_S_MAX)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        fd, self._fd = self._fd, -1
+        os.close(fd)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The same for code that has no event loop."""
+        fd = self._open()
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+    def _open(self) -> int:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(self._path, flags, 0o600)
+
+
+def write_lock(home: Path) -> WriteLock:
+    """The lock that whoever writes the database of this home must hold."""
+    return WriteLock(home / "data" / "signals.db.lock")
+
+
+def _try(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,26 @@
+"""Tells systemd how a daemon is doing (Type=notify): ready, a line of status, and still alive.
+
+The protocol is a datagram of `KEY=value` lines to the socket that NOTIFY_SOCKET names; see
+sd_notify(3). Without that variable nothing is sent.
+
+Invariant: WATCHDOG is fed by progress alone, so a projector that hangs is restarted.
+"""
+
+import socket
+from contextlib import suppress
+
+
+class Notifier:
+    """Sends to one socket; silent when there is none, or nobody listens."""
+
+    def __init__(self, address: str | None) -> None:
+        # A leading @ names a socket in the abstract namespace, written as a zero byte.
+        self._address = address.replace("@", "\0", 1) if address else None
+
+    def send(self, **fields: str) -> None:
+        """For example `send(READY="1", STATUS="at seq 42")`."""
+        if self._address is None:
+            return
+        text = "\n".join(f"{key}={value}" for key, value in fields.items())
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+            channel.sendto(text.encode(), self._address)

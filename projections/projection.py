@@ -1,0 +1,59 @@
+"""What a projection is: the protocol that ours and third parties' implement, and the checkpoint.
+
+Invariant: a checkpoint changes in the same transaction as the effect of the entries before it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from eventlog import Entry
+
+CHAIN_START = "0" * 64  # the chain before the first entry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """How far a projection has applied the log.
+
+    (seq, chain) names a whole prefix of one log, so a checkpoint proves which log it is of.
+    """
+
+    projection: str  # its name
+    seq: int = 0  # the last entry applied; 0 means none yet
+    chain: str = CHAIN_START  # the chain of that entry
+    segment: int | None = None  # where the next line starts: a hint that is re-checked
+    byte_offset: int | None = None
+
+
+class Projection(Protocol):
+    """Derives something from the log. Registered in the entry-point group `eventlog.projections`.
+
+    What is registered is called without arguments and returns the projection. The daemon calls
+    `open` once, then `apply` for each batch in the order of the log, one at a time.
+    """
+
+    name: str
+
+    async def open(self, home: Path) -> Checkpoint:
+        """Makes what it needs in `home`/data; returns the stored checkpoint, or a new one.
+
+        It may be called again after CheckpointMoved, and by `eventlog status` beside a daemon.
+        """
+
+    async def apply(
+        self, entries: Sequence[Entry], *, before: Checkpoint, after: Checkpoint
+    ) -> None:
+        """Applies a batch: its effect and `after`, in one transaction.
+
+        Raises CheckpointMoved when the stored checkpoint is no longer `before`, and
+        ProjectionStalled when it wants to be given the same batch again later. An entry that it
+        cannot apply must not stop it. Seqs ascend; damage that a person accepted leaves a gap.
+        """
+
+    async def status(self) -> Mapping[str, object]:
+        """Figures for `eventlog status`: JSON values by name."""
+
+    async def close(self) -> None:
+        """Gives back what `open` took. It is not called twice."""

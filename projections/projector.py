@@ -1,0 +1,210 @@
+"""The daemon loop: tail the log, apply a batch, commit it with its checkpoint.
+
+A projector commits what is there as soon as it has caught up, so a lone signal is projected within
+milliseconds, and under load it fills its batches.
+
+Invariant: `apply` gets each entry once, in order, from the checkpoint that the projection stored.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eventlog import Batch, EventLog, EventLogError, LogDiverged, Position
+from projections.errors import CheckpointMoved, ProjectionStalled
+from projections.projection import Checkpoint, Projection
+
+logger = logging.getLogger(__name__)
+
+BATCH_ENTRIES_DEFAULT = 1000  # a transaction of a few ms; more gains nothing (docs/measured.md)
+STALL_S_MIN, STALL_S_MAX = 0.1, 5.0  # between two tries at a batch that stalls
+MOVED_MAX = 100  # times in a row; two daemons that take turns move each other a few times at most
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How batches are cut."""
+
+    batch_entries: int = BATCH_ENTRIES_DEFAULT  # at most
+    batch_timeout_s: float = 0.0  # wait so long for a batch to fill; 0 commits what is there
+
+
+class Projector:
+    """Keeps one projection up to one log, until it is stopped or the log is damaged."""
+
+    def __init__(
+        self,
+        home: Path,
+        projection: Projection,
+        *,
+        pace: Pace | None = None,
+        on_progress: Callable[[Checkpoint], object] | None = None,
+    ) -> None:
+        self._home = home
+        self._projection = projection
+        self._pace = pace or Pace()
+        self._on_progress = on_progress
+        self._stop = asyncio.Event()
+        self.checkpoint: Checkpoint | None = None  # None until the projection is open
+        self.stalled: str | None = None  # why the last try at a batch failed
+
+    def stop(self) -> None:
+        """Intake ends; the batch under way is committed."""
+        self._stop.set()
+
+    async def run(self, *, once: bool = False) -> None:
+        """Projects until stopped; with `once`, up to the end that the log has at the start.
+
+        Raises LogDiverged when the log is not the one that was projected, LogCorrupt at damage,
+        and what the projection raises.
+        """
+        moved = 0
+        with EventLog(self._home) as log:
+            until_seq = log.last_seq if once else None
+            while not self._is_done(until_seq):
+                try:
+                    await self._follow(log, until_seq)
+                except CheckpointMoved as error:
+                    moved += 1
+                    if moved > MOVED_MAX:
+                        raise
+                    logger.info("checkpoint_moved projection=%s %s", self._projection.name, error)
+                    await asyncio.sleep(0.001 * moved)
+
+    def _is_done(self, until_seq: int | None) -> bool:
+        if self._stop.is_set():
+            return True
+        if until_seq is None or self.checkpoint is None:
+            return False
+        return self.checkpoint.seq >= until_seq
+
+    async def _follow(self, log: EventLog, until_seq: int | None) -> None:
+        """Opens the projection and applies batches until done. It is closed in any case."""
+        self.checkpoint = await self._projection.open(self._home)
+        try:
+            check_same_log(log, self.checkpoint)
+            self._tell()
+            batches = log.tail(self.checkpoint.seq, hint=_hint(self.checkpoint))
+            async with aclosing(batches), _Source(batches, self._stop) as source:
+                while not self._is_done(until_seq):
+                    batch = await source.next(self._pace, until_seq)
+                    if batch:
+                        await self._apply(batch)
+        finally:
+            await self._projection.close()
+
+    async def _apply(self, batch: Batch) -> None:
+        before = self.checkpoint
+        assert before is not None, "set when the projection was opened"
+        last = batch[-1]
+        after = Checkpoint(
+            projection=before.projection,
+            seq=last.seq,
+            chain=last.chain,
+            segment=batch.position.segment if batch.position else None,
+            byte_offset=batch.position.byte_offset if batch.position else None,
+        )
+        stall_s = STALL_S_MIN
+        while True:
+            try:
+                await self._projection.apply(batch, before=before, after=after)
+                break
+            except ProjectionStalled as error:
+                if self.stalled is None:
+                    logger.warning("stalled projection=%s %s", before.projection, error)
+                self.stalled = str(error)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(stall_s):
+                        await self._stop.wait()
+                if self._stop.is_set():
+                    return
+                stall_s = min(2 * stall_s, STALL_S_MAX)
+        self.stalled = None
+        self.checkpoint = after
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._on_progress is not None and self.checkpoint is not None:
+            self._on_progress(self.checkpoint)
+
+
+class _Source:
+    """Cuts what the tail gives into the batches that the pace asks for."""
+
+    def __init__(self, batches: AsyncGenerator[Batch, None], stop: asyncio.Event) -> None:
+        self._batches = batches
+        self._rest = Batch()
+        self._coming: asyncio.Future[Batch] | None = None
+        self._stopping = asyncio.ensure_future(stop.wait())
+
+    async def __aenter__(self) -> "_Source":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in (self._stopping, self._coming):
+            if task is not None:
+                task.cancel()
+                with suppress(asyncio.CancelledError, StopAsyncIteration, EventLogError):
+                    await task
+
+    async def next(self, pace: Pace, until_seq: int | None) -> Batch:
+        """The next batch, not empty unless stopped; one that reaches `until_seq` is not held."""
+        if not self._rest:
+            self._rest = await self._take(None)
+        loop = asyncio.get_running_loop()
+        due_s = loop.time() + pace.batch_timeout_s
+        while 0 < len(self._rest) < pace.batch_entries and not self._stopping.done():
+            left_s = due_s - loop.time()
+            if left_s <= 0 or (until_seq is not None and self._rest[-1].seq >= until_seq):
+                break
+            more = await self._take(left_s)
+            if more:
+                self._rest = Batch([*self._rest, *more], more.position)
+        return self._cut(pace.batch_entries)
+
+    def _cut(self, count: int) -> Batch:
+        taken, self._rest = self._rest, Batch()
+        if len(taken) <= count:
+            return taken
+        self._rest = Batch(taken[count:], taken.position)
+        return Batch(taken[:count])  # where it ends in the segment is not known, and only a hint
+
+    async def _take(self, timeout_s: float | None) -> Batch:
+        """What the tail gives next; empty when stopped, or after the time-out."""
+        if self._coming is None:
+            self._coming = asyncio.ensure_future(anext(self._batches))
+        waited: set[asyncio.Future[Any]] = {self._coming, self._stopping}
+        await asyncio.wait(waited, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if self._stopping.done() or not self._coming.done():
+            return Batch()
+        coming, self._coming = self._coming, None
+        return coming.result()
+
+
+def _hint(checkpoint: Checkpoint) -> Position | None:
+    if checkpoint.segment is None or checkpoint.byte_offset is None:
+        return None
+    return Position(checkpoint.segment, checkpoint.byte_offset)
+
+
+def check_same_log(log: EventLog, checkpoint: Checkpoint) -> None:
+    """Raises LogDiverged unless the log holds the checkpoint's entry with the checkpoint's chain.
+
+    A log that was shortened, rewritten or put in the place of another must not be built upon.
+    """
+    if checkpoint.seq == 0:
+        return
+    entry = next(log.read(after=checkpoint.seq - 1), None)
+    if entry is None or (entry.seq, entry.chain) != (checkpoint.seq, checkpoint.chain):
+        found = "has another entry there" if entry is not None else f"ends at seq {log.last_seq}"
+        raise LogDiverged(
+            f"the projection {checkpoint.projection!r} was built from another log: it has applied "
+            f"seq {checkpoint.seq}, and this log {found}",
+            where=f"checkpoint {checkpoint.projection}, chain {checkpoint.chain[:16]}...",
+            do="find out which of the two is right: restore the log, or run "
+            "`eventlog rebuild-database` to build anew from this one",
+        )

@@ -1,0 +1,200 @@
+"""The SQLite projection: rows and checkpoint change together or not at all.
+
+Invariant: checkpoint.seq is the seq of the last entry whose effect was committed with it.
+"""
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import aiosqlite
+
+from eventlog import Entry
+from projections import database, schema
+from projections.database import database_path, write_lock
+from projections.errors import CheckpointMoved, ProjectionError, ProjectionStalled
+from projections.projection import CHAIN_START, Checkpoint
+from projections.signals_table import (
+    Prepared,
+    ids_json,
+    prepare,
+    settle,
+    signal_ids,
+    statements,
+    states_of,
+)
+
+NAME = "sqlite"
+
+READ_CHECKPOINT = "SELECT seq, chain, segment, byte_offset FROM checkpoint WHERE name = ?"
+FIRST_CHECKPOINT = "INSERT OR IGNORE INTO checkpoint(name, seq, chain) VALUES (?, 0, ?)"
+# The fence: another daemon, a rebuild or a newer schema was here when no row changes.
+MOVE_CHECKPOINT = """UPDATE checkpoint SET seq = ?, chain = ?, segment = ?, byte_offset = ?
+    WHERE name = ? AND seq = ? AND chain = ?
+    AND (SELECT user_version FROM pragma_user_version) = ?"""
+# A full disk, a file limit, a failed read or write, or a lock that somebody else holds.
+_PASSING = frozenset(
+    {
+        *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED),
+        *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM),
+    }
+)
+
+
+class SqliteProjection:
+    """Keeps `data/signals.db` of a home. One writing connection; safe beside others like it."""
+
+    name = NAME
+
+    def __init__(self) -> None:
+        self._home = Path()
+        self._db: aiosqlite.Connection | None = None
+        self._inode = (0, 0)
+        self._pid = 0
+        self._is_examined = False
+
+    async def open(self, home: Path) -> Checkpoint:
+        """Sets the database up where that is needed. Raises ForeignHome, SchemaTooNew.
+
+        The first time, and after damage, every page is looked at: a damaged file is set aside.
+        """
+        self._home = home
+        path = database_path(home)
+        async with write_lock(home):
+            if not self._is_examined or not path.exists():
+                await asyncio.to_thread(database.set_up, path)
+                self._is_examined = True
+            self._db = await _connect(path)
+            self._inode = _inode(path)
+            self._pid = os.getpid()
+            await self._db.execute(FIRST_CHECKPOINT, (NAME, CHAIN_START))
+            return await self._checkpoint()
+
+    async def apply(
+        self, entries: Sequence[Entry], *, before: Checkpoint, after: Checkpoint
+    ) -> None:
+        """The rows of a batch and its checkpoint, in one transaction.
+
+        Cancelling does not interrupt it: the statement under way would go on in its thread, and
+        the next batch would commit our half.
+        """
+        prepared = prepare(entries, after=before.seq)
+        applying = asyncio.ensure_future(self._apply(prepared, before, after))
+        try:
+            await asyncio.shield(applying)
+        except asyncio.CancelledError:
+            with suppress(Exception):
+                await applying
+            raise
+
+    async def status(self) -> Mapping[str, object]:
+        """Figures of the table; see `projections.status` for the same without a daemon."""
+        rows = await self._open_db().execute_fetchall("SELECT count(*) FROM signals")
+        return {"rows": next(iter(rows))[0]}
+
+    async def close(self) -> None:
+        """Closes the connection; the last one of all writes the WAL back."""
+        db, self._db = self._db, None
+        if db is not None:
+            async with write_lock(self._home):
+                await db.close()
+
+    async def _apply(self, prepared: Prepared, before: Checkpoint, after: Checkpoint) -> None:
+        db = self._open_db()
+        async with write_lock(self._home):
+            self._check_file()
+            try:
+                await db.execute("BEGIN IMMEDIATE")
+                found = await db.execute_fetchall(schema.STATES, (ids_json(signal_ids(prepared)),))
+                changes = settle(prepared, states_of([tuple(row) for row in found]))
+                for statement, rows in statements(changes):
+                    await db.executemany(statement, rows)
+                await self._move(db, before, after)
+                await db.execute("COMMIT")
+            except BaseException as error:
+                await self._roll_back(db)
+                if isinstance(error, sqlite3.Error):
+                    raise self._translated(error) from error
+                raise
+
+    async def _move(self, db: aiosqlite.Connection, before: Checkpoint, after: Checkpoint) -> None:
+        values = (after.seq, after.chain, after.segment, after.byte_offset)
+        fence = (NAME, before.seq, before.chain, schema.SCHEMA_VERSION)
+        cursor = await db.execute(MOVE_CHECKPOINT, (*values, *fence))
+        if cursor.rowcount != 1:
+            raise CheckpointMoved(
+                f"somebody else moved the checkpoint from seq {before.seq}",
+                where=str(database_path(self._home)),
+            )
+
+    async def _roll_back(self, db: aiosqlite.Connection) -> None:
+        """Ends the transaction; a connection that will not let go of it is given up."""
+        with suppress(sqlite3.Error):
+            if db.in_transaction:
+                await db.execute("ROLLBACK")
+        if db.in_transaction:
+            self._db = None
+            await db.close()
+
+    async def _checkpoint(self) -> Checkpoint:
+        rows = await self._open_db().execute_fetchall(READ_CHECKPOINT, (NAME,))
+        seq, chain, segment, byte_offset = next(iter(rows))
+        return Checkpoint(
+            projection=NAME, seq=seq, chain=chain, segment=segment, byte_offset=byte_offset
+        )
+
+    def _open_db(self) -> aiosqlite.Connection:
+        if self._db is None:
+            raise CheckpointMoved("the connection was given up")
+        if os.getpid() != self._pid:
+            raise ProjectionError(
+                "the database was opened before the process forked",
+                where=str(database_path(self._home)),
+                do="open the projection in the process that uses it",
+            )
+        return self._db
+
+    def _check_file(self) -> None:
+        """A database that was deleted or replaced would take commits into nothing."""
+        path = database_path(self._home)
+        if _inode(path) != self._inode:
+            self._is_examined = False
+            raise CheckpointMoved("the database was deleted or replaced", where=str(path))
+
+    def _translated(self, error: sqlite3.Error) -> ProjectionError:
+        where = str(database_path(self._home))
+        if database.is_damage(error):
+            self._is_examined = False
+            return CheckpointMoved(f"the database is damaged: {error}", where=where)
+        if (error.sqlite_errorcode & 0xFF) in _PASSING:
+            return ProjectionStalled(f"SQLite could not commit: {error}", where=where)
+        return ProjectionError(
+            f"the table does not take what the log says: {error}",
+            where=where,
+            do="somebody else wrote to the database: run `eventlog rebuild-database`",
+        )
+
+
+async def _connect(path: Path) -> aiosqlite.Connection:
+    db = await aiosqlite.connect(
+        path, isolation_level=None, timeout=database.BUSY_TIMEOUT_S, cached_statements=64
+    )
+    try:
+        # NORMAL: a power loss may take the last commits, never half of one; the log has them.
+        await db.execute("PRAGMA synchronous = NORMAL")
+        await db.execute(f"PRAGMA journal_size_limit = {database.JOURNAL_BYTES_MAX}")
+        return db
+    except BaseException:
+        await db.close()
+        raise
+
+
+def _inode(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return (0, 0)
+    return (status.st_dev, status.st_ino)

@@ -1,0 +1,96 @@
+"""How far the log and each projection are, read from outside, beside running daemons.
+
+Invariant: nothing is made or changed, and a figure that cannot be had is None, with the problem
+said beside it.
+"""
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+from eventlog import EventLog, EventLogError, log_status
+from projections.database import connect, database_path
+from projections.registry import make_projection, projection_names
+from projections.sqlite import NAME as SQLITE
+from projections.sqlite import READ_CHECKPOINT
+
+
+def status(home: str | os.PathLike[str]) -> dict[str, object]:
+    """The object that `eventlog status --json` prints. Raises LogNotFound."""
+    path = Path(home)
+    log = log_status(os.fspath(home))
+    found: dict[str, Mapping[str, object]] = {}
+    for name in projection_names():
+        found[name] = sqlite_status(path) if name == SQLITE else _other_status(name, path)
+    sqlite = found.get(SQLITE, {})
+    if log["signals"] is None and sqlite.get("lag_entries") == 0:
+        log["signals"] = sqlite.get("rows")  # counting the log would take as long as reading it
+    return {"log": log, "projections": found}
+
+
+def sqlite_status(home: Path) -> dict[str, object]:
+    """Figures of the SQLite projection; without a database it is at seq 0."""
+    path = database_path(home)
+    figures: dict[str, object] = {
+        "checkpoint": 0,
+        **lag(home, 0),
+        "rows": 0,
+        "conflicts": 0,
+        "bytes": _size(path),
+        "wal_bytes": _size(Path(f"{path}-wal")),
+        "latest_timestamp": None,
+    }
+    if not path.exists():
+        return figures | {"problem": "there is no database yet"}
+    try:
+        with closing(connect(path, readonly=True)) as database:
+            row = database.execute(READ_CHECKPOINT, (SQLITE,)).fetchone()
+            figures["checkpoint"] = row[0] if row else 0
+            (figures["rows"],) = database.execute("SELECT count(*) FROM signals").fetchone()
+            (figures["conflicts"],) = database.execute("SELECT count(*) FROM conflicts").fetchone()
+            latest = "SELECT max(timestamp) FROM signals"
+            (figures["latest_timestamp"],) = database.execute(latest).fetchone()
+    except sqlite3.Error as error:
+        return figures | {"problem": str(error)}
+    return figures | lag(home, int(row[0]) if row else 0)
+
+
+def lag(home: Path, seq: int) -> dict[str, object]:
+    """`lag_entries` and `lag_seconds` of a projection that is at `seq`, against the log's end."""
+    with EventLog(home) as log:
+        entries = max(0, log.last_seq - seq)
+        oldest = next(log.read(after=seq), None) if entries else None
+    seconds = 0.0
+    if oldest is not None:
+        recorded_at = datetime.fromisoformat(oldest.recorded_at)
+        seconds = max(0.0, (datetime.now(UTC) - recorded_at).total_seconds())
+    return {"lag_entries": entries, "lag_seconds": round(seconds, 3)}
+
+
+def _other_status(name: str, home: Path) -> dict[str, object]:
+    """What a projection of somebody else says of itself."""
+
+    async def ask() -> dict[str, object]:
+        projection = make_projection(name)
+        checkpoint = await projection.open(home)
+        try:
+            own = dict(await projection.status())
+        finally:
+            await projection.close()
+        return {"checkpoint": checkpoint.seq, **lag(home, checkpoint.seq), **own}
+
+    try:
+        return asyncio.run(ask())
+    except (EventLogError, OSError) as error:
+        return {"checkpoint": None, "problem": str(error)}
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,75 @@
+"""Waiting until an entry has reached a projection.
+
+Invariant: it returns only after the projection's own checkpoint says so.
+"""
+
+import asyncio
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from eventlog import EventLogError
+from projections.database import connect, database_path
+from projections.sqlite import NAME, READ_CHECKPOINT
+
+PROJECTED = "projected"
+DELIVERED = "delivered"
+POLL_S_MIN, POLL_S_MAX = 0.002, 0.05
+
+
+class WaitTimeout(EventLogError):
+    """The entry did not get there in time; it may still."""
+
+
+class Parked(EventLogError):
+    """Alpine does not take the signal; it is parked, and waiting longer does not help."""
+
+
+def projected_seq(home: Path) -> int:
+    """Last seq in the SQLite projection; 0 without a database."""
+    try:
+        with closing(connect(database_path(home), readonly=True)) as database:
+            row = database.execute(READ_CHECKPOINT, (NAME,)).fetchone()
+    except sqlite3.Error:  # none yet, or it is being set up
+        return 0
+    return int(row[0]) if row is not None else 0
+
+
+def _reached(home: Path, seq: int, stage: str) -> Callable[[], bool]:
+    if stage == PROJECTED:
+        return lambda: projected_seq(home) >= seq
+    raise ValueError(f"stage must be {PROJECTED!r}, not {stage!r}")
+
+
+def wait(
+    home: str | os.PathLike[str], seq: int, stage: str, timeout_s: float | None = None
+) -> None:
+    """Returns when entry `seq` is "projected" into SQLite.
+
+    Waits for ever without `timeout_s`; raises WaitTimeout after it.
+    """
+    asyncio.run(wait_async(home, seq, stage, timeout_s))
+
+
+async def wait_async(
+    home: str | os.PathLike[str], seq: int, stage: str, timeout_s: float | None = None
+) -> None:
+    """`wait` for asyncio."""
+    has_reached = _reached(Path(home), seq, stage)
+    give_up_s = None if timeout_s is None else time.monotonic() + timeout_s
+    poll_s = POLL_S_MIN
+    while not await asyncio.to_thread(has_reached):
+        if give_up_s is not None and time.monotonic() >= give_up_s:
+            raise WaitTimeout(
+                f"entry {seq} was not {stage} within {timeout_s:g} s",
+                where=str(home),
+                do="see `eventlog status`: does the daemon run, and how far is it?",
+            )
+        await asyncio.sleep(poll_s)
+        poll_s = min(2 * poll_s, POLL_S_MAX)
+
+
+__all__ = ["DELIVERED", "PROJECTED", "Parked", "WaitTimeout", "wait", "wait_async"]

@@ -1,0 +1,105 @@
+"""What a log's files hold, and whether they are whole, told without any code of ours.
+
+    assert_whole(home)      dense, chained, ordered, hashed, named as the contract says
+    entries_in(home)        its lines as dicts
+    bytes_of(home)          every file there is, to compare before and after
+
+Invariant: nothing here imports the package that it judges.
+"""
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+NINE = (
+    *("signal_id", "symbol", "action", "entry_price", "target_price", "stop_price", "confidence"),
+    *("strategy", "timestamp"),
+)
+
+
+def segments_in(home: Path) -> list[Path]:
+    return sorted((home / "logs").glob("*.jsonl"))
+
+
+def lines_in(home: Path) -> list[bytes]:
+    """All lines, newlines included; the last one may be unfinished."""
+    return _by_newline(b"".join(path.read_bytes() for path in segments_in(home)))
+
+
+def _by_newline(data: bytes) -> list[bytes]:
+    *lines, rest = data.split(b"\n")
+    return [line + b"\n" for line in lines] + ([rest] if rest else [])
+
+
+def entries_in(home: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in lines_in(home)]
+
+
+def ids_in(home: Path) -> list[str]:
+    """The signal_ids of its signals, in order."""
+    return [entry["signal_id"] for entry in entries_in(home) if entry["event"] == "signal"]
+
+
+def content_sha256(payload: Mapping[str, Any]) -> str:
+    """The hash that Alpine recomputes."""
+    text = json.dumps({key: payload[key] for key in NINE}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def assert_whole(home: Path) -> list[dict[str, Any]]:
+    """Checks all that the contract says of a log at rest; gives its entries."""
+    chain, batch, recorded_at = "0" * 64, 0, ""
+    entries: list[dict[str, Any]] = []
+    for path in segments_in(home):
+        assert path.name == f"{len(entries) + 1:020d}.jsonl"
+        data = path.read_bytes()
+        assert not data or data.endswith(b"\n"), f"{path.name} ends in half a line"
+        for line in _by_newline(data):
+            body, _, end = line.rpartition(b',"chain":"')
+            chain = hashlib.sha256(chain.encode() + body).hexdigest()
+            assert end == chain.encode() + b'"}\n', f"the chain breaks at entry {len(entries) + 1}"
+            entry = json.loads(line)
+            assert list(entry)[:5] == ["v", "seq", "batch", "recorded_at", "event"]
+            assert entry["v"] == 1
+            assert entry["seq"] == len(entries) + 1
+            assert entry["batch"] in (entry["seq"], batch)
+            assert entry["recorded_at"] >= recorded_at
+            if entry["event"] == "signal":
+                assert entry["sha256"] == content_sha256(entry)
+            assert len(line) <= 65_535
+            batch, recorded_at = entry["batch"], entry["recorded_at"]
+            entries.append(entry)
+    return entries
+
+
+def assert_kept(home: Path, receipts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Checks that the log is whole and holds each acknowledged signal exactly once."""
+    entries = assert_whole(home)
+    ids = [entry["signal_id"] for entry in entries if entry["event"] == "signal"]
+    assert len(ids) == len(set(ids)), "a signal is there twice"
+    for receipt in receipts:
+        entry = entries[receipt["seq"] - 1]
+        for key in ("seq", "chain", "recorded_at"):
+            assert entry[key] == receipt[key], f"receipt {receipt} is not of entry {entry}"
+        assert entry.get("signal_id") == receipt["signal_id"]
+    return entries
+
+
+def bytes_of(root: Path) -> dict[str, bytes | str]:
+    """Each path below `root`, with the bytes of files and the targets of links."""
+    found: dict[str, bytes | str] = {}
+    for folder, folders, files in os.walk(root):
+        for path in (Path(folder, name) for name in (*folders, *files)):
+            mode = path.lstat().st_mode
+            name = str(path.relative_to(root))
+            if stat.S_ISLNK(mode):
+                found[name] = f"link to {path.readlink()}"
+            elif stat.S_ISREG(mode):
+                found[name] = path.read_bytes()
+            else:
+                found[name] = f"mode {mode:o}"
+    return found

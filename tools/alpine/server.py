@@ -1,0 +1,136 @@
+"""The routes: a signal comes in, its hash is recomputed from what was parsed, it is stored once.
+
+Invariant: a row is stored only when its verification_hash is the hash of the body it came with.
+"""
+
+import hashlib
+import json
+import logging
+from typing import Annotated, Literal
+
+from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, BeforeValidator
+from starlette.types import ASGIApp
+
+from tools.alpine.asgi import HEALTH_PATH, BodyLimit, KeyGate
+from tools.alpine.store import ID_MAX, NewSignal, Store, StoreFailed
+
+SIGNAL_PATH = "/api/v1/external-signals/sync/signal"
+LIST_PATH = "/api/v1/signals"
+PAGE_SIGNALS_MAX = 1_000  # a page stays well under a megabyte
+HASHED_FIELDS = (
+    "signal_id",
+    "symbol",
+    "action",
+    "entry_price",
+    "target_price",
+    "stop_price",
+    "confidence",
+    "strategy",
+    "timestamp",
+)
+
+logger = logging.getLogger(__name__)
+
+
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
+class SignalBody(BaseModel):
+    """What delivery sends. Keys that are not here are ignored."""
+
+    signal_id: str
+    symbol: str
+    action: Annotated[Literal["BUY", "SELL"], BeforeValidator(_upper)]
+    entry_price: float
+    target_price: float
+    stop_price: float
+    confidence: float
+    strategy: str
+    asset_type: str = "unknown"
+    data_source: str = "weighted_consensus"
+    timestamp: str
+    sha256: str
+    verification_hash: str
+    reasoning: str | None = None
+    regime: str | None = None
+    consensus_agreement: float | None = None
+    sources_count: int | None = None
+
+
+def content_hash(body: SignalBody) -> str:
+    """SHA-256 of the nine fields as parsed: an integer price has become a float by now."""
+    fields = {name: getattr(body, name) for name in HASHED_FIELDS}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def row_of(body: SignalBody) -> NewSignal:
+    """The body as Alpine keeps it: confidence a fraction, a rationale always."""
+    confidence = body.confidence / 100 if body.confidence > 1 else body.confidence
+    rationale = body.reasoning
+    if rationale is None:
+        rationale = (
+            f"{body.strategy}: {body.action} {body.symbol} at {body.entry_price}, "
+            f"target {body.target_price}, stop {body.stop_price}"
+        )
+    return NewSignal(
+        symbol=body.symbol,
+        action=body.action,
+        price=body.entry_price,
+        confidence=confidence,
+        target_price=body.target_price,
+        stop_loss=body.stop_price,
+        rationale=rationale,
+        verification_hash=body.verification_hash,
+    )
+
+
+def create_app(store: Store, key: bytes) -> ASGIApp:
+    """The whole backend as one ASGI application, the key and the body limit before the routes."""
+    app = FastAPI(title="Alpine, the reference backend", docs_url=None, redoc_url=None)
+
+    @app.post(SIGNAL_PATH, status_code=201)
+    async def sync_signal(body: SignalBody) -> dict[str, object]:
+        # The hash is looked up before it is checked: a known one is done, whatever the body says.
+        known = await store.find(body.verification_hash)
+        if known is not None:
+            return _accepted("duplicate", known, body)
+        if not content_hash(body) == body.verification_hash == body.sha256:
+            raise HTTPException(400, "Signal hash verification failed")
+        stored = await store.add(row_of(body))
+        return _accepted("success" if stored.is_new else "duplicate", stored.id, body)
+
+    @app.get(HEALTH_PATH)
+    async def health() -> JSONResponse:
+        try:
+            await store.ping()
+        except StoreFailed:
+            return JSONResponse({"status": "unhealthy", "database": "away"}, 503)
+        return JSONResponse({"status": "healthy", "database": "connected"})
+
+    @app.get(LIST_PATH)
+    async def list_signals(
+        limit: Annotated[int, Query(ge=1, le=PAGE_SIGNALS_MAX)] = 100,
+        after: Annotated[int, Query(ge=0, le=ID_MAX)] = 0,
+    ) -> dict[str, object]:
+        rows = await store.page(after=after, limit=limit + 1)  # is there one more?
+        more = len(rows) > limit
+        return {"signals": rows[:limit], "next": rows[limit - 1]["id"] if more else None}
+
+    @app.exception_handler(StoreFailed)
+    async def store_failed(_: Request, error: StoreFailed) -> JSONResponse:
+        logger.warning("alpine.store_failed reason=%s", error.reason)
+        return JSONResponse({"detail": "Internal server error"}, 500)
+
+    return BodyLimit(KeyGate(app, key))
+
+
+def _accepted(status: str, row_id: int, body: SignalBody) -> dict[str, object]:
+    return {
+        "status": status,
+        "signal_id": row_id,
+        "alpine_signal_id": row_id,
+        "external_signal_id": body.signal_id,
+    }

@@ -1,0 +1,58 @@
+"""B1-B5: appends, through the full door, against what else makes a signal durable.
+
+Invariant: both sides take the same signals in the same order from factories of one seed.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+from tools.benchmarks import jetstream
+from tools.benchmarks.frame import Bench, Rounds
+from tools.benchmarks.ours import CALL_ENTRIES, Appender
+from tools.benchmarks.peers import BareFile, RecorderFull, SqliteFull
+
+
+def one_thread_against_the_disk(bench: Bench) -> Rounds:
+    """B1: how much of what the disk allows is left to a lone caller."""
+    where = bench.fresh_dir("b1")
+    with closing(Appender(where / "home")) as ours, closing(BareFile(where / "bare")) as peer:
+        return bench.alternate(bench.rate(ours.one_thread), bench.rate(peer.work))
+
+
+def producers_against_sqlite(bench: Bench) -> Rounds:
+    """B2: what sharing an fdatasync is worth."""
+    where = bench.fresh_dir("b2")
+    with closing(Appender(where / "home")) as ours, closing(SqliteFull(where / "peer.db")) as peer:
+        return bench.alternate(bench.rate(ours.producers), bench.rate(peer.work))
+
+
+def producers_against_jetstream(bench: Bench) -> Rounds:
+    """B3: the same beside a log server."""
+    where = bench.fresh_dir("b3")
+    with (
+        jetstream.server(where) as url,
+        closing(jetstream.JetStream(url)) as peer,
+        closing(Appender(where / "home")) as ours,
+    ):
+        return bench.alternate(bench.rate(ours.producers), bench.rate(peer.work))
+
+
+def one_thread_against_recorder(bench: Bench) -> Rounds:
+    """B4: a lone caller beside an event store in Python."""
+    where = bench.fresh_dir("b4")
+    with (
+        closing(Appender(where / "home")) as ours,
+        closing(RecorderFull(where / "peer.db")) as peer,
+    ):
+        return bench.alternate(bench.rate(ours.one_thread), bench.rate(peer.work))
+
+
+def many_against_sqlite(bench: Bench) -> Rounds:
+    """B5: what a caller gains who has many signals at once."""
+    where = bench.fresh_dir("b5")
+    with closing(Appender(where / "home")) as ours, closing(SqliteFull(where / "peer.db")) as peer:
+        return bench.alternate(
+            bench.rate(ours.many, step=CALL_ENTRIES),
+            bench.rate(peer.work),
+        )

@@ -1,0 +1,144 @@
+"""The command behind tools/bench: choose marks, run them, print one table.
+
+Invariant: what it made is removed again, however it ends; it exits 0 when every mark was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from tools.benchmarks import machine, report
+from tools.benchmarks.frame import Bench, Mark, Result, measure
+from tools.benchmarks.marks import MARKS, chosen
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+EXAMPLES = """
+examples:
+  tools/bench                       every mark, some minutes
+  tools/bench --only B1,B5 --quick  two marks, some seconds
+  tools/bench --json bench.json     the same table for a machine
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the marks that the arguments choose; the exit code."""
+    options = _parser().parse_args(arguments)
+    if options.list:
+        print("\n".join(f"{mark.id:<12}{mark.what}, against {mark.peer}" for mark in MARKS))
+        return 0
+    try:
+        marks = chosen(options.only)
+    except ValueError as error:
+        print(f"tools/bench: {error}", file=sys.stderr)
+        return 2
+    if options.delay_us is not None:
+        _again_delayed(options, options.delay_us)
+    signal.signal(signal.SIGTERM, _end)
+    where = machine.directory(options.dir, CHECKOUT)
+    try:
+        results, versions = _run(marks, where, quick=options.quick)
+    finally:
+        shutil.rmtree(where, ignore_errors=True)
+    if options.delayed_us is not None:
+        versions["delayed"] = f"each fdatasync and fsync by {options.delayed_us} us (strace)"
+    print(report.table(results, versions))
+    if options.json is not None:
+        found = report.as_json(results, versions, quick=options.quick)
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
+    return 0 if all(result.rounds for result in results) else 1
+
+
+def _run(marks: Sequence[Mark], where: Path, *, quick: bool) -> tuple[list[Result], dict[str, str]]:
+    versions = machine.versions(where)
+    if versions["file_system"] in machine.VOLATILE:
+        _say(f"{where} is on {versions['file_system']}, where fdatasync does nothing: use --dir")
+    bench = Bench(dir=where, quick=quick)
+    results = []
+    for mark in marks:
+        bench.progress = _Progress(mark.id)
+        result = measure(mark, bench, lambda: machine.fdatasync_ms(where))
+        results.append(result)
+        value = result.ratio if mark.of == "ratio" else result.ours
+        found = result.why if value is None else f"{value:.3g} ({result.verdict})"
+        _say(f"{mark.id}: {found}, {result.took_s:.0f} s")
+    return results, versions
+
+
+class _Progress:
+    """Where a run is, on one line that is written over; on a terminal only."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, text: str) -> None:
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{self._name}: {text}", end="", file=sys.stderr, flush=True)
+
+
+def _again_delayed(options: argparse.Namespace, delay_us: int) -> NoReturn:
+    """Become the same run below strace, which holds back each fdatasync and fsync of both sides.
+
+    A thread waits in the call, as for a slow disk, and no other call is stopped.
+    """
+    strace = shutil.which("strace")
+    if strace is None:
+        print("tools/bench: --delay-us needs strace: apt-get install strace", file=sys.stderr)
+        raise SystemExit(2)
+    tracing = [strace, "--follow-forks", "--seccomp-bpf", "--quiet=all", "--output=/dev/null"]
+    tracing += ["--trace=fdatasync,fsync", f"--inject=fdatasync,fsync:delay_exit={delay_us}"]
+    again = [sys.executable, "-m", "tools.benchmarks", f"--delayed-us={delay_us}"]
+    again += [f"--only={options.only}"] if options.only else []
+    again += ["--quick"] if options.quick else []
+    again += [f"--json={options.json}"] if options.json else []
+    again += [f"--dir={options.dir}"] if options.dir else []
+    os.execv(strace, [*tracing, *again])
+
+
+def _say(text: str) -> None:
+    start = "\r\x1b[K" if sys.stderr.isatty() else ""
+    print(f"{start}{text}", file=sys.stderr, flush=True)
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    # As an exception it passes through every `with`, so that servers end and files go.
+    raise SystemExit(128 + number)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tools/bench",
+        description="Measure this log against its peers, in turn, on this machine. "
+        "Ratios travel between machines; figures do not.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", default="", metavar="B1,B5", help="these marks; default all")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="short slices, five rounds, small logs: shows that it runs, measures roughly",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON too")
+    parser.add_argument(
+        "--dir", type=Path, help="where to put files; default: the file system of the checkout"
+    )
+    parser.add_argument(
+        "--delay-us",
+        type=int,
+        metavar="N",
+        help="hold back each fdatasync of both sides by N microseconds (by strace, which adds some "
+        "itself): marks about appends on a disk that is faster than they suppose",
+    )
+    parser.add_argument("--delayed-us", type=int, help=argparse.SUPPRESS)  # the run below strace
+    parser.add_argument("--list", action="store_true", help="print the marks and stop")
+    return parser

@@ -1,0 +1,198 @@
+"""The frame: what a mark is, how two sides are measured in turn, what the figures say.
+
+Invariant: both sides of a ratio run in the same rounds, in alternating order.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Literal
+
+# The fewest rounds whose median means anything; --quick does no more.
+ROUNDS_MIN = 5
+
+# A slice is long enough to hold hundreds of fdatasyncs and short enough that the machine's mood,
+# which changes within a second where others use it too, is the same for both sides of a round.
+# Many short rounds survive a disturbance of seconds; a few long ones do not (seen).
+SLICE_S = 0.2
+SLICE_QUICK_S = 0.1
+ROUNDS = 25
+ROUNDS_OF_COMMANDS = 7  # where a slice is a whole command that takes about a second
+
+# Bounds of what one slice may do: below the first a rate is a coincidence, and above the second the
+# signals prepared for it fill the memory.
+SLICE_COUNT_MIN = 20
+SLICE_COUNT_MAX = 100_000
+
+# Where fdatasync takes less than this, hardly anything is left beside the processor's own work, so
+# the marks about appends say nothing (measure.md).
+FDATASYNC_MIN_MS = 0.1
+
+Slice = Callable[[], float]  # one slice of one side; its figure, in the unit of the mark
+Work = Callable[[int], float]  # do so many operations; the seconds that they took
+
+
+class NotMeasured(Exception):
+    """A mark could not be measured here; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rounds:
+    """The figures of every round, both sides in the same order; `peer` is empty without a peer."""
+
+    ours: tuple[float, ...]
+    peer: tuple[float, ...] = ()
+    note: str = ""  # what else was seen on the way
+
+
+@dataclass(slots=True, kw_only=True)
+class Bench:
+    """What a mark's function is handed: where files go, how long to measure, what is shared."""
+
+    dir: Path
+    quick: bool = False
+    progress: Callable[[str], None] = lambda _: None
+    shared: dict[str, Path] = field(default_factory=dict)  # made once in a run: B13-B15's log
+
+    @property
+    def rounds(self) -> int:
+        return ROUNDS_MIN if self.quick else ROUNDS
+
+    @property
+    def rounds_of_commands(self) -> int:
+        return ROUNDS_MIN if self.quick else ROUNDS_OF_COMMANDS
+
+    @property
+    def slice_s(self) -> float:
+        return SLICE_QUICK_S if self.quick else SLICE_S
+
+    def fresh_dir(self, name: str) -> Path:
+        """An empty new directory below `dir`; `name` only helps a person who looks."""
+        for attempt in range(10_000):  # one more than any run of marks could ask for
+            path = self.dir / f"{name}-{attempt}"
+            if not path.exists():
+                path.mkdir(parents=True)
+                return path
+        raise NotMeasured(f"{self.dir} is full of {name}-*; remove it")
+
+    def rate(self, work: Work, *, step: int = 1) -> Slice:
+        """A slice of `work` in operations a second, about `slice_s` long, warmed up on the way.
+
+        `step`: the work is done in calls of so many operations, so a slice is a multiple of it.
+        """
+        count = max(SLICE_COUNT_MIN, step)
+        for _ in range(6):  # each time at most 16 times as many: enough for the largest slice
+            wanted = count_for(count, work(count), self.slice_s)
+            count = min(-(-wanted // step) * step, 16 * count)
+        return lambda: count / work(count)
+
+    def alternate(self, ours: Slice, peer: Slice, *, rounds: int | None = None) -> Rounds:
+        """Both sides in turn, in each round the other one first, so that drift hits both."""
+        total = self.rounds if rounds is None else rounds
+        sides: list[tuple[Slice, list[float]]] = [(ours, []), (peer, [])]
+        for number in range(total):
+            self.progress(f"round {number + 1} of {total}")
+            for side, found in sides if number % 2 == 0 else reversed(sides):
+                found.append(side())
+        return Rounds(ours=tuple(sides[0][1]), peer=tuple(sides[1][1]))
+
+
+def count_for(count: int, took_s: float, wanted_s: float) -> int:
+    """How many operations last about `wanted_s`, when `count` of them lasted `took_s`."""
+    likely = int(count * wanted_s / max(took_s, 1e-9))
+    return min(max(likely, SLICE_COUNT_MIN), SLICE_COUNT_MAX)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """One row of measure.md."""
+
+    id: str  # B1; where a row has two bounds, B13 and B13-open
+    what: str
+    peer: str
+    unit: str  # of the figures: "/s" or "ms"
+    mark: float
+    goal: float
+    run: Callable[[Bench], Rounds]
+    better: Literal["higher", "lower"] = "higher"
+    of: Literal["ratio", "ours"] = (
+        "ratio"  # what mark and goal bound: the ratio, or the figure itself
+    )
+    about_appends: bool = False  # holds only where fdatasync takes FDATASYNC_MIN_MS or more
+
+    def reaches(self, value: float, bound: float) -> bool:
+        return value >= bound if self.better == "higher" else value <= bound
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A mark and what was measured; `rounds` is None where it could not be, and `why` says why."""
+
+    mark: Mark
+    rounds: Rounds | None
+    why: str = ""
+    took_s: float = 0.0
+    fdatasync_ms: float = 0.0  # of the bare machine: the lower of before and after
+
+    @property
+    def informative(self) -> bool:
+        """Whether the disk was too fast for the mark to hold."""
+        return self.mark.about_appends and self.fdatasync_ms < FDATASYNC_MIN_MS
+
+    @property
+    def ours(self) -> float | None:
+        return median(self.rounds.ours) if self.rounds else None
+
+    @property
+    def peer(self) -> float | None:
+        return median(self.rounds.peer) if self.rounds and self.rounds.peer else None
+
+    @property
+    def ratio(self) -> float | None:
+        """The median of the rounds' ratios: the two sides of one round saw the same machine."""
+        return median(self._ratios) if self._ratios else None
+
+    @property
+    def ratio_half(self) -> tuple[float, float] | None:
+        """Half of the rounds' ratios lie between these: how noisy the machine was."""
+        if not self._ratios:
+            return None
+        low, _, high = quantiles(self._ratios, n=4, method="inclusive")
+        return low, high
+
+    @property
+    def _ratios(self) -> list[float]:
+        if not self.rounds or not self.rounds.peer:
+            return []
+        pairs = zip(self.rounds.ours, self.rounds.peer, strict=True)
+        return [ours / peer for ours, peer in pairs]
+
+    @property
+    def verdict(self) -> Literal["goal", "mark", "missed", "not measured"]:
+        value = self.ratio if self.mark.of == "ratio" else self.ours
+        if value is None:
+            return "not measured"
+        if self.mark.reaches(value, self.mark.goal):
+            return "goal"
+        return "mark" if self.mark.reaches(value, self.mark.mark) else "missed"
+
+
+def measure(mark: Mark, bench: Bench, probe: Callable[[], float]) -> Result:
+    """Run one mark; what is missing on this machine becomes a row that says so.
+
+    `probe` tells what a bare fdatasync takes, in ms. Who else uses the disk only adds to it.
+    """
+    before_ms = probe()
+    started_s = time.perf_counter()
+    try:
+        rounds = mark.run(bench)
+    except NotMeasured as reason:
+        return Result(mark=mark, rounds=None, why=str(reason), fdatasync_ms=before_ms)
+    assert len(rounds.ours) >= ROUNDS_MIN, f"{mark.id}: a median wants {ROUNDS_MIN} rounds"
+    took_s = time.perf_counter() - started_s
+    lower_ms = min(before_ms, probe())
+    return Result(mark=mark, rounds=rounds, took_s=took_s, fdatasync_ms=lower_ms)

@@ -1,0 +1,107 @@
+"""Our side: how the log is opened, appended to and called as a command.
+
+Invariant: everything goes through the front door, `from eventlog import EventLog`, and `eventlog`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from eventlog import EventLog
+from tools.benchmarks.frame import Bench, NotMeasured
+from tools.benchmarks.peers import Command
+from tools.benchmarks.signals import SignalDict, Signals
+
+PRODUCERS = 64
+CALL_ENTRIES = 1_000  # signals in one call of append_many, B5
+BUILD_ENTRIES = 10_000  # the same where a log is made only to be measured
+
+# B13 and B15 name this log; --quick makes a smaller one and says so.
+LONG_LOG_ENTRIES = 2_000_000
+LONG_LOG_QUICK_ENTRIES = 200_000
+
+
+class Appender:
+    """One open log and the ways to append to it, each as work that the frame can count."""
+
+    def __init__(self, home: Path, seed: int = 1) -> None:
+        self.log = EventLog(home)
+        self._signals = Signals(seed)
+        self._runner = asyncio.Runner()
+
+    def one_thread(self, count: int) -> float:
+        signals = self._signals.take(count)
+        append = self.log.append
+        started_s = time.perf_counter()
+        for signal in signals:
+            append(signal)
+        return time.perf_counter() - started_s
+
+    def many(self, count: int) -> float:
+        signals = self._signals.take(count)
+        calls = [signals[at : at + CALL_ENTRIES] for at in range(0, count, CALL_ENTRIES)]
+        started_s = time.perf_counter()
+        for call in calls:
+            self.log.append_many(call)
+        return time.perf_counter() - started_s
+
+    def producers(self, count: int) -> float:
+        """64 coroutines, each waiting for its receipt before it appends again."""
+        return self._runner.run(self._producers(self._signals.take(count)))
+
+    async def _producers(self, signals: list[SignalDict]) -> float:
+        started_s = time.perf_counter()
+        async with asyncio.TaskGroup() as producers:
+            for number in range(PRODUCERS):
+                producers.create_task(self._producer(signals[number::PRODUCERS]))
+        return time.perf_counter() - started_s
+
+    async def _producer(self, signals: list[SignalDict]) -> None:
+        append = self.log.append_async
+        for signal in signals:
+            await append(signal)
+
+    def each_s(self, count: int) -> list[float]:
+        """The seconds of each of `count` appends, one after the other."""
+        append, now_s = self.log.append, time.perf_counter
+        took_s = []
+        for signal in self._signals.take(count):
+            started_s = now_s()
+            append(signal)
+            took_s.append(now_s() - started_s)
+        return took_s
+
+    def close(self) -> None:
+        self._runner.close()
+        self.log.close()
+
+
+def command(*arguments: str | Path) -> Command:
+    """The `eventlog` command that stands beside this Python, as a person would start it."""
+    script = shutil.which("eventlog", path=str(Path(sys.executable).parent))
+    if script is None:
+        raise NotMeasured("the command `eventlog` is not installed: pip install -e .")
+    return [script, *arguments]
+
+
+def build_log(home: Path, entries: int, *, segment_bytes: int, seed: int = 7) -> Path:
+    """A log of so many signals, made by append_many and closed."""
+    signals = Signals(seed)
+    with EventLog(home, segment_bytes=segment_bytes) as log:
+        for at in range(0, entries, BUILD_ENTRIES):
+            log.append_many(signals.take(min(BUILD_ENTRIES, entries - at)))
+    return home
+
+
+def long_log(bench: Bench) -> tuple[Path, int]:
+    """The home of the one long log that B13, B14 and B15 share, and its entries when made."""
+    entries = LONG_LOG_QUICK_ENTRIES if bench.quick else LONG_LOG_ENTRIES
+    if "long log" not in bench.shared:
+        bench.progress(f"making a log of {entries:,} entries")
+        home = bench.fresh_dir("long")
+        bench.shared["long log"] = build_log(home, entries, segment_bytes=64 * 1024 * 1024)
+    return bench.shared["long log"], entries

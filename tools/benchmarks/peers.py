@@ -1,0 +1,142 @@
+"""The peers in one thread: a bare file, SQLite, eventsourcing's recorder, and what a process costs.
+
+Invariant: a peer is handed bytes or rows that are ready, so that its time is its own work alone.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import UUID
+
+from tools.benchmarks.frame import NotMeasured
+from tools.benchmarks.signals import SignalDict, Signals, ready_body, ready_lines, ready_row
+
+# A command that hangs should end the benchmark, not the day.
+COMMAND_TIMEOUT_S = 1800
+
+Command = Sequence[str | Path]
+
+SQLITE_TABLE = """
+    CREATE TABLE signals (
+        id INTEGER PRIMARY KEY, signal_id TEXT UNIQUE NOT NULL, symbol TEXT NOT NULL,
+        action TEXT NOT NULL, entry_price REAL NOT NULL, target_price REAL NOT NULL,
+        stop_price REAL NOT NULL, confidence REAL NOT NULL, strategy TEXT NOT NULL,
+        asset_type TEXT NOT NULL, data_source TEXT, timestamp TEXT NOT NULL, regime TEXT,
+        reasoning TEXT, sha256 TEXT NOT NULL)
+"""
+SQLITE_INSERT = (
+    "INSERT INTO signals (signal_id, symbol, action, entry_price, target_price, stop_price, "
+    "confidence, strategy, asset_type, data_source, timestamp, regime, reasoning, sha256) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+
+
+class BareFile:
+    """`os.write` and `os.fdatasync` of ready lines, one at a time: what the disk allows."""
+
+    def __init__(self, path: Path, seed: int = 1) -> None:
+        self._signals = Signals(seed)
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def work(self, count: int) -> float:
+        lines = list(ready_lines(self._signals.take(count)))
+        fd = self._fd
+        started_s = time.perf_counter()
+        for line in lines:
+            os.write(fd, line)
+            os.fdatasync(fd)
+        return time.perf_counter() - started_s
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class SqliteFull:
+    """SQLite in WAL mode, synchronous=FULL, one thread, one INSERT a commit of a ready row."""
+
+    def __init__(self, path: Path, seed: int = 1) -> None:
+        self._signals = Signals(seed)
+        # No isolation level: each INSERT is its own transaction, without a BEGIN and a COMMIT to
+        # parse. This is the fastest way to say it.
+        self._db = sqlite3.connect(path, isolation_level=None)
+        mode = self._db.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+        if mode != "wal":
+            raise NotMeasured(f"SQLite has no WAL on this file system ({path}); use --dir")
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._db.execute(SQLITE_TABLE)
+
+    def work(self, count: int) -> float:
+        rows = [ready_row(signal) for signal in self._signals.take(count)]
+        execute = self._db.execute
+        started_s = time.perf_counter()
+        for row in rows:
+            execute(SQLITE_INSERT, row)
+        return time.perf_counter() - started_s
+
+    def close(self) -> None:
+        self._db.close()
+
+
+class RecorderFull:
+    """eventsourcing's SQLite application recorder (WAL, synchronous=FULL), one event a commit."""
+
+    def __init__(self, path: Path, seed: int = 1) -> None:
+        try:
+            from eventsourcing.persistence import StoredEvent
+            from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteDatastore
+        except ImportError as error:
+            raise NotMeasured(
+                "eventsourcing is not installed: pip install -e '.[bench]'"
+            ) from error
+        self._event = StoredEvent
+        self._signals = Signals(seed)
+        self._store = SQLiteDatastore(str(path))
+        self._recorder = SQLiteApplicationRecorder(self._store)
+        self._recorder.create_table()
+
+    def work(self, count: int) -> float:
+        events = [
+            self._event(
+                originator_id=_uuid_of(signal),
+                originator_version=1,
+                topic="signals:Signal",
+                state=ready_body(signal),
+            )
+            for signal in self._signals.take(count)
+        ]
+        insert = self._recorder.insert_events
+        started_s = time.perf_counter()
+        for event in events:
+            insert([event])
+        return time.perf_counter() - started_s
+
+    def close(self) -> None:
+        self._store.close()
+
+
+def _uuid_of(signal: SignalDict) -> UUID:
+    # Its aggregates are named by a UUID: the id twice, so that it is as random as ours.
+    return UUID(hex=str(signal["signal_id"]) * 2)
+
+
+def command_s(command: Command) -> float:
+    """The seconds a whole command takes, from its start to its end; it must exit 0."""
+    started_s = time.perf_counter()
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        timeout=COMMAND_TIMEOUT_S,
+        check=False,
+    )
+    took_s = time.perf_counter() - started_s
+    if done.returncode != 0:
+        *_, said = done.stderr.decode(errors="replace").splitlines() or ["it said nothing"]
+        raise NotMeasured(f"{' '.join(map(str, command))} exited {done.returncode}: {said}")
+    return took_s

@@ -1,0 +1,123 @@
+"""What a run says: one table for people, the same as JSON for machines.
+
+Invariant: table and JSON are made from the same results, and neither decides anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tools.benchmarks.frame import FDATASYNC_MIN_MS, Result
+
+HEADINGS = (
+    "name",
+    "ours",
+    "peer",
+    "ratio",
+    "half within",
+    "mark at",
+    "goal",
+    "reached",
+    "what, against",
+)
+LEFT = frozenset({0, 7, 8})  # text columns; the others hold numbers and stand to the right
+
+
+def table(results: Sequence[Result], versions: dict[str, str]) -> str:
+    """The table, notes on single marks below it, and what was measured on."""
+    rows = [HEADINGS, *map(_row, results)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    lines = [_line(row, widths) for row in rows]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    notes = (
+        (result.mark.id, result.rounds.note if result.rounds else result.why) for result in results
+    )
+    lines.extend(f"{name}: {text}" for name, text in notes if text)
+    lines.extend(("", _about_the_disk(results)))
+    lines.append(", ".join(f"{name} {value}" for name, value in versions.items()))
+    return "\n".join(lines)
+
+
+def as_json(
+    results: Sequence[Result], versions: dict[str, str], *, quick: bool
+) -> dict[str, object]:
+    """The same as plain values; `marks` in the order of the table."""
+    return {
+        "quick": quick,
+        "fdatasync_ms": _fdatasync_ms(results),
+        "fdatasync_min_ms": FDATASYNC_MIN_MS,
+        "versions": versions,
+        "marks": [_mark(result) for result in results],
+    }
+
+
+def _mark(result: Result) -> dict[str, object]:
+    mark, rounds = result.mark, result.rounds
+    return {
+        "name": mark.id,
+        "what": mark.what,
+        "against": mark.peer,
+        "unit": mark.unit,
+        "ours": result.ours,
+        "peer": result.peer,
+        "ratio": result.ratio,
+        "ratio_half": result.ratio_half,
+        "mark": mark.mark,
+        "goal": mark.goal,
+        "better": mark.better,
+        "of": mark.of,
+        "reached": result.verdict,
+        "informative": result.informative,
+        "fdatasync_ms": round(result.fdatasync_ms, 4),
+        "rounds": {"ours": rounds.ours, "peer": rounds.peer} if rounds else None,
+        "note": rounds.note if rounds else "",
+        "why": result.why,
+        "took_s": round(result.took_s, 1),
+    }
+
+
+def _fdatasync_ms(results: Sequence[Result]) -> float:
+    return round(min(result.fdatasync_ms for result in results), 4)
+
+
+def _row(result: Result) -> tuple[str, ...]:
+    mark = result.mark
+    unit = " ms" if mark.of == "ours" else ""
+    span = result.ratio_half
+    reached = result.verdict
+    return (
+        mark.id,
+        _figure(result.ours, mark.unit),
+        _figure(result.peer, mark.unit),
+        "-" if result.ratio is None else f"{result.ratio:.2f}",
+        "-" if span is None else f"{span[0]:.2f}-{span[1]:.2f}",
+        f"{mark.mark:g}{unit}",
+        f"{mark.goal:g}{unit}",
+        f"({reached}) informative" if result.informative else reached,
+        f"{mark.what}, against {mark.peer}",
+    )
+
+
+def _figure(value: float | None, unit: str) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f} /s" if unit == "/s" else f"{value:,.3g} {unit}"
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    cells = [
+        text.ljust(width) if column in LEFT else text.rjust(width)
+        for column, (text, width) in enumerate(zip(row, widths, strict=True))
+    ]
+    return "  ".join(cells).rstrip()
+
+
+def _about_the_disk(results: Sequence[Result]) -> str:
+    fdatasync_ms = _fdatasync_ms(results)
+    said = f"a bare fdatasync takes {fdatasync_ms:.3f} ms here"
+    if fdatasync_ms < FDATASYNC_MIN_MS:
+        return (
+            f"{said}: marks about appends hold where it is {FDATASYNC_MIN_MS} ms or more, "
+            "so theirs are informative only"
+        )
+    return f"{said}: marks about appends hold"
