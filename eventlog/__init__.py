@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         SignalConflict,
         UnsafePath,
         Unsupported,
+        shown,
     )
     from eventlog.line import Entry
     from eventlog.log import Batch, EventLog
@@ -87,6 +88,7 @@ __all__ = [
     "load_plugin",
     "log_status",
     "plugin_names",
+    "shown",
 ]
 
 

@@ -122,6 +122,79 @@ def wait(obj: Context, seq: int, stage: str, timeout_s: float | None) -> None:
         sys.exit(EXIT_BAD_NEWS)
 
 
+@click.command()
+@click.option("--symbol", metavar="S", help="Of this symbol only.")
+@click.option("--limit", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="A JSON array, with all columns.")
+@click.pass_obj
+def signals(obj: Context, symbol: str | None, limit: int, as_json: bool) -> None:
+    """List signals, the newest first.
+
+    \b
+    Example:
+      eventlog signals --symbol AAPL --limit 5
+      eventlog signals --json | jq '.[].confidence'
+    """
+    import asyncio
+
+    from projections.queries import SignalStore
+
+    async def ask() -> list[dict[str, object]]:
+        async with SignalStore(obj.home) as store:
+            return await store.latest(symbol, limit)
+
+    found = asyncio.run(ask())
+    if as_json:
+        print_json(found)
+        return
+    shown = [[_cell(row[column]) for column in _SHOWN] for row in found]
+    widths = [max(map(len, cells)) for cells in zip(_SHOWN, *shown, strict=True)]
+    for cells in (_SHOWN, *shown):
+        pairs = zip(cells, widths, strict=True)
+        click.echo("  ".join(cell.ljust(width) for cell, width in pairs).rstrip())
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for machines.")
+@click.pass_obj
+def stats(obj: Context, as_json: bool) -> None:
+    """Say how the signals did: wins, losses, win rate, average return.
+
+    win_rate is the percentage of wins among wins and losses; average_return is the mean
+    profit_loss_pct of the signals that have an outcome.
+
+    \b
+    Example:
+      eventlog stats --json | jq .win_rate
+    """
+    import asyncio
+
+    from projections.queries import SignalStore
+
+    async def ask() -> dict[str, object]:
+        async with SignalStore(obj.home) as store:
+            return await store.stats()
+
+    found = asyncio.run(ask())
+    if as_json:
+        print_json(found)
+        return
+    for key, value in found.items():
+        click.echo(f"{key:<16} {'-' if value is None else value}")
+
+
+_SHOWN = (
+    *("timestamp", "symbol", "action", "entry_price", "target_price", "stop_price", "confidence"),
+    *("strategy", "outcome", "profit_loss_pct", "signal_id"),
+)
+
+
+def _cell(value: object) -> str:
+    from eventlog import shown
+
+    return "-" if value is None else shown(value)
+
+
 def print_json(found: object) -> None:
     """One line of JSON on stdout."""
     import orjson

@@ -1,0 +1,189 @@
+"""SignalTracker: the old interface on the new machine. Code written for it changes one import.
+
+What it logs is durable when the call returns; there is no queue to flush. `flush_pending` and the
+queries bring the table up to the log first, in this process and fenced, so a caller reads its own
+writes with or without a daemon.
+
+Invariant: a signal_id that was returned names a durable entry of the log.
+"""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from eventlog import EventLog
+from projections.projector import Projector
+from projections.queries import SignalStore
+from projections.sqlite import SqliteProjection
+
+T = TypeVar("T")
+
+LATEST_KEYS = (
+    *("signal_id", "symbol", "action", "entry_price", "target_price", "stop_price"),
+    *("confidence", "strategy", "timestamp", "outcome", "profit_loss_pct"),
+)
+NO_STATS: Mapping[str, object] = {
+    "total_signals": 0,
+    "wins": 0,
+    "losses": 0,
+    "win_rate": 0.0,
+    "average_return": 0.0,
+    "last_updated": None,
+}
+
+
+class SignalTracker:
+    """Logs signals and answers for them; usable from threads and from asyncio.
+
+    `home` is the directory of log and database: without it EVENTLOG_HOME, else the current
+    directory. Raises ForeignHome for a home of the old tracker: bring its signals over with
+    `eventlog import-legacy`.
+    """
+
+    def __init__(self, home: str | os.PathLike[str] | None = None) -> None:
+        self._home = Path(home or os.environ.get("EVENTLOG_HOME") or ".").absolute()
+        self._log = EventLog(self._home)
+        self._projection = SqliteProjection()
+        self._worker = _Worker()
+
+    def log_signal(self, signal: Mapping[str, object]) -> str:
+        """Appends a signal and returns its signal_id when it is durable.
+
+        As forgiving as ever: a timestamp without an offset is UTC, and signal_id, asset_type,
+        data_source and timestamp may be missing. Raises InvalidSignal, SignalConflict and what
+        else `EventLog.append` raises.
+        """
+        signal_id = self._log.append(_with_offset(signal)).signal_id
+        assert signal_id is not None, "every signal has one"
+        return signal_id
+
+    async def log_signal_async(self, signal: Mapping[str, object]) -> str:
+        """`log_signal` for asyncio; shares its sync with every other caller."""
+        receipt = await self._log.append_async(_with_offset(signal))
+        assert receipt.signal_id is not None, "every signal has one"
+        return receipt.signal_id
+
+    def flush_pending(self) -> None:
+        """Brings the table up to the end of the log. What was logged is durable without it."""
+        self._worker.run(self._catch_up)
+
+    async def flush_pending_async(self) -> None:
+        """`flush_pending` for asyncio."""
+        await self._worker.run_async(self._catch_up)
+
+    def get_latest_signals(
+        self, symbol: str | None = None, limit: int = 10
+    ) -> list[dict[str, object]]:
+        """The newest signals, newest first, as dicts with the keys of LATEST_KEYS."""
+        return self._worker.run(lambda: self._latest(symbol, limit))
+
+    def get_stats(self) -> dict[str, object]:
+        """Totals, wins, losses and returns: the figures of `SignalStore.stats`."""
+        return self._worker.run(self._stats)
+
+    def close(self) -> None:
+        """Gives everything back. What was logged is durable already. Idempotent."""
+        self._log.close()
+        self._worker.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def _catch_up(self) -> bool:
+        """Whether there is anything to read."""
+        if self._log.last_seq == 0:
+            return False
+        await Projector(self._home, self._projection).run(once=True)
+        return True
+
+    async def _latest(self, symbol: str | None, limit: int) -> list[dict[str, object]]:
+        if not await self._catch_up():
+            return []
+        async with SignalStore(self._home) as store:
+            rows = await store.latest(symbol, limit)
+        return [{key: row[key] for key in LATEST_KEYS} for row in rows]
+
+    async def _stats(self) -> dict[str, object]:
+        if not await self._catch_up():
+            return dict(NO_STATS)
+        async with SignalStore(self._home) as store:
+            return await store.stats()
+
+
+class _Worker:
+    """An event loop in a thread of its own, one job at a time, for callers with and without one."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._turn: asyncio.Lock | None = None
+
+    def run(self, job: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Runs the job and returns its result; blocks the calling thread."""
+        return asyncio.run_coroutine_threadsafe(self._in_turn(job), self._started()).result()
+
+    async def run_async(self, job: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Runs the job and returns its result."""
+        future = asyncio.run_coroutine_threadsafe(self._in_turn(job), self._started())
+        return await asyncio.wrap_future(future)
+
+    def close(self) -> None:
+        """Ends the thread, after the job under way."""
+        with self._mutex:
+            loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.call_soon_threadsafe(loop.stop)
+
+    async def _in_turn(self, job: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        if self._turn is None:
+            self._turn = asyncio.Lock()
+        async with self._turn:
+            return await job()
+
+    def _started(self) -> asyncio.AbstractEventLoop:
+        with self._mutex:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._turn = None
+                threading.Thread(
+                    target=_run_loop, args=(self._loop,), name="signal-tracker", daemon=True
+                ).start()
+            return self._loop
+
+
+def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+
+def _with_offset(signal: Mapping[str, object]) -> dict[str, object]:
+    """The signal with a timestamp that says its offset: without one it is UTC, as it ever was."""
+    fields = dict(signal)
+    timestamp = fields.get("timestamp")
+    if isinstance(timestamp, str):
+        try:
+            timestamp = datetime.fromisoformat(timestamp)
+        except ValueError:
+            return fields  # the door says what is wrong with it
+    if isinstance(timestamp, datetime) and timestamp.tzinfo is None:
+        fields["timestamp"] = timestamp.replace(tzinfo=UTC)
+    elif timestamp is None:
+        fields.pop("timestamp", None)
+    return fields
