@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple, NoReturn
 
 import click
@@ -136,7 +137,7 @@ def append(obj: Context, file: str | None, skip_invalid: bool, segment_bytes: in
         stop.write(1, b"".join(found.to_json() for found in answers))
         for number, result in answers:
             if isinstance(result, EventLogError):
-                click.echo(f"line {number}: {result}", err=True)
+                tell(f"line {number}: {result}")
 
     fd = 0
     if file is not None and file != "-":
@@ -243,6 +244,52 @@ def verify(obj: Context, as_json: bool) -> None:
         sys.exit(EXIT_BAD_NEWS)
 
 
+@cli.command()
+@click.option(
+    "--from",
+    "backup",
+    metavar="BACKUP",
+    type=click.Path(exists=True, file_okay=False),
+    help="Put original bytes back from there: a home, its logs directory, or a copy of it.",
+)
+@click.option("--accept", is_flag=True, help="Record what stays damaged as lost, and go on.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for machines.")
+@click.pass_obj
+def repair(obj: Context, backup: str | None, accept: bool, as_json: bool) -> None:
+    """Mend the log, while writers wait. Only an unacknowledged tail is ever cut, and it is kept.
+
+    Damage before it is listed, with exit code 1, and nothing is changed. Put the original bytes
+    back with --from. Where no backup has them, --accept records what is lost in logs/.accepted:
+    readers go on behind it, and verify goes on reporting it.
+
+    \b
+    Example:
+      eventlog repair
+      eventlog repair --from /backups/home
+      eventlog repair --from /backups/home --accept
+    """
+    from datetime import UTC, datetime
+
+    import orjson
+
+    from eventlog.log import LOCK_TIMEOUT_S_DEFAULT
+    from eventlog.repair import repair as repair_log
+
+    report = repair_log(
+        obj.home,
+        backup=backup,
+        accept=accept,
+        now=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        lock_timeout_s=LOCK_TIMEOUT_S_DEFAULT,
+    )
+    if as_json:
+        write_out(orjson.dumps(report.to_json(), option=orjson.OPT_APPEND_NEWLINE))
+    else:
+        click.echo("\n".join(report.to_text()))
+    if not report.is_done:
+        sys.exit(EXIT_BAD_NEWS)
+
+
 class _Progress:
     """A progress bar on stderr where that is a terminal; nothing elsewhere."""
 
@@ -282,13 +329,19 @@ def write_out(data: bytes) -> None:
         view = view[os.write(1, view) :]
 
 
+def tell(text: str) -> None:
+    """A line on stderr, where anybody listens: it is a courtesy, never a reason to fail."""
+    with suppress(OSError):
+        click.echo(text, err=True)
+
+
 def explain(error: EventLogError) -> None:
     """Tells an expected failure on stderr: what, where, do."""
-    click.echo(f"error: {error.what}", err=True)
+    tell(f"error: {error.what}")
     if error.where:
-        click.echo(f"where: {error.where}", err=True)
+        tell(f"where: {error.where}")
     if error.do:
-        click.echo(f"do:    {error.do}", err=True)
+        tell(f"do:    {error.do}")
 
 
 def _open_standard_streams() -> None:

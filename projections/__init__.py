@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from projections.errors import CheckpointMoved, ProjectionError, ProjectionStalled, SchemaTooNew
+    from projections.lifecycle import ActiveSignal, Conversion, LifecycleTracker
     from projections.projection import Checkpoint, Projection
     from projections.projector import Pace, Projector
     from projections.queries import SignalStore
@@ -18,8 +19,11 @@ if TYPE_CHECKING:
     from projections.waiting import Parked, WaitTimeout, wait, wait_async
 
 _MODULES = {
+    "ActiveSignal": "lifecycle",
     "Checkpoint": "projection",
     "CheckpointMoved": "errors",
+    "Conversion": "lifecycle",
+    "LifecycleTracker": "lifecycle",
     "Pace": "projector",
     "Parked": "waiting",
     "Projection": "projection",
@@ -35,8 +39,11 @@ _MODULES = {
 }
 
 __all__ = [
+    "ActiveSignal",
     "Checkpoint",
     "CheckpointMoved",
+    "Conversion",
+    "LifecycleTracker",
     "Pace",
     "Parked",
     "Projection",

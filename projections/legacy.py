@@ -1,0 +1,316 @@
+"""The old tracker's files into the log: its `signals.log` and its `signals.db`.
+
+A line and a row of one signal_id are one signal: the line is what came in, the row fills what it
+lacks, outcome and order id above all. Those become facts. The old tracker hashed the nine fields
+as they came (ints stayed ints, a timestamp without an offset stayed so, missing fields were left
+out); its hash is checked by that rule and kept as `legacy_sha256`, and its own time of the signal
+as `legacy_recorded_at`.
+
+Invariant: running it again, also after it was interrupted, adds only what is not there yet.
+"""
+
+import itertools
+import json
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import quote
+
+from eventlog import EventLog, EventLogError, InvalidSignal, Signal
+from projections.errors import ProjectionError
+
+HASHED = (
+    *("signal_id", "symbol", "action", "entry_price", "target_price", "stop_price"),
+    *("confidence", "strategy", "timestamp"),
+)
+NUMBERS = ("entry_price", "target_price", "stop_price", "confidence")
+# What the row says of the signal's fate, or what the old tracker added: no part of the signal.
+NOT_OF_THE_SIGNAL = frozenset(
+    {"id", "outcome", "exit_price", "profit_loss_pct", "order_id", "created_at"}
+    | {"server_timestamp", "sha256", "legacy_sha256", "legacy_recorded_at"}
+)
+BATCH_SIGNALS = 500  # with their facts in one durable write
+REFUSED_MAX = 1_000  # are listed; all are counted, and all go to the rejects file
+
+Record = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """One line or row that cannot pass."""
+
+    where: str  # `line 122` or `row 121`
+    reason: str
+
+
+@dataclass(slots=True, kw_only=True)
+class ImportReport:
+    """What came in, what was there already, what was refused and why."""
+
+    signals_imported: int = 0
+    signals_known: int = 0
+    facts_imported: int = 0
+    facts_known: int = 0
+    refused_count: int = 0
+    refused: list[Refused] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, object]:
+        """The object that `eventlog import-legacy --json` prints."""
+        return {
+            "signals": {"imported": self.signals_imported, "known": self.signals_known},
+            "facts": {"imported": self.facts_imported, "known": self.facts_known},
+            "refused_count": self.refused_count,
+            "refused": [{"where": r.where, "reason": r.reason} for r in self.refused],
+        }
+
+
+def import_legacy(
+    home: Path,
+    *,
+    log_file: Path | None,
+    database: Path | None,
+    rejects: BinaryIO | None,
+    progress: Callable[[int, int], object] | None = None,
+) -> ImportReport:
+    """Appends what the old files hold and the log does not. Raises EventLogError, OSError."""
+    report = ImportReport()
+    with EventLog(home) as log:
+        importer = _Importer(log, report, rejects)
+        with closing(_open_rows(database)) as rows:
+            seen: set[str] = set()
+            for where, raw, line in _lines(log_file, progress):
+                if line is None:
+                    importer.refuse(where, raw, "is not a JSON object")
+                    continue
+                signal_id = line.get("signal_id")
+                row = _row(rows, signal_id) if isinstance(signal_id, str) else {}
+                if isinstance(signal_id, str):
+                    seen.add(signal_id)
+                importer.add(where, raw, line, row)
+            for where, row in _rows(rows):
+                if row["signal_id"] not in seen:
+                    importer.add(where, json.dumps(row).encode(), {}, row)
+        importer.flush()
+    return report
+
+
+class _Importer:
+    """Collects signals with their facts, and appends them together."""
+
+    def __init__(self, log: EventLog, report: ImportReport, rejects: BinaryIO | None) -> None:
+        self._log = log
+        self._report = report
+        self._rejects = rejects
+        self._signals: dict[str, object] = {}  # signal_id: legacy_sha256, of the whole log
+        self._facts: set[tuple[str, object]] = set()  # (event, signal_id) of the whole log
+        self._batch: list[tuple[str, bytes, Record]] = []
+        # The log's own dedupe window is too short for a home of years.
+        for entry in log.read():
+            signal_id = entry.payload.get("signal_id")
+            if entry.event != "signal":
+                self._facts.add((entry.event, signal_id))
+            elif isinstance(signal_id, str):
+                self._signals.setdefault(signal_id, entry.payload.get("legacy_sha256"))
+
+    def add(self, where: str, raw: bytes, line: Record, row: Record) -> None:
+        """One signal: the line as it came, and its row; either may be empty."""
+        try:
+            item = _signal_item(line, row)
+            Signal.from_mapping(item)
+            facts = list(_facts({**row, **line}))
+        except InvalidSignal as error:
+            self.refuse(where, raw, str(error))
+            return
+        signal_id = str(item["signal_id"])
+        if signal_id in self._signals:
+            if self._signals[signal_id] != item.get("legacy_sha256"):
+                self.refuse(where, raw, f"signal_id {signal_id} is taken by another signal")
+                return
+            self._report.signals_known += 1
+        else:
+            self._signals[signal_id] = item.get("legacy_sha256")
+            self._batch.append((where, raw, item))
+        for fact in facts:
+            key = (str(fact["event"]), signal_id)
+            if key in self._facts:
+                self._report.facts_known += 1
+            else:
+                self._facts.add(key)
+                self._batch.append((where, raw, fact))
+        if len(self._batch) >= BATCH_SIGNALS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Appends what was collected. Raises the error of a log that takes no more."""
+        batch, self._batch = self._batch, []
+        results = self._log.append_each([item for _, _, item in batch])
+        for (where, raw, item), result in zip(batch, results, strict=True):
+            if isinstance(result, InvalidSignal):
+                self.refuse(where, raw, str(result))
+            elif isinstance(result, EventLogError):
+                raise result
+            elif "event" in item:
+                self._report.facts_imported += 1
+            else:
+                self._report.signals_imported += 1
+
+    def refuse(self, where: str, raw: bytes, reason: str) -> None:
+        """Counts, lists and keeps what cannot pass, as it was."""
+        self._report.refused_count += 1
+        if len(self._report.refused) < REFUSED_MAX:
+            self._report.refused.append(Refused(where=where, reason=reason))
+        if self._rejects is not None:
+            self._rejects.write(raw.rstrip(b"\n") + b"\n")
+
+
+def _signal_item(line: Record, row: Record) -> Record:
+    """What the door is given. Raises InvalidSignal where the old hash does not match."""
+    merged = {**row, **line}
+    given = merged.get("sha256")
+    if given is not None and not _matches(line or row, given, is_row=not line):
+        raise InvalidSignal(
+            "does not match the nine fields as they came", field="sha256", value=given
+        )
+    item = {key: value for key, value in merged.items() if key not in NOT_OF_THE_SIGNAL}
+    if not isinstance(item.get("signal_id"), str):
+        raise InvalidSignal("is missing", field="signal_id")
+    for key in [key for key, value in item.items() if value is None]:
+        del item[key]
+    timestamp = item.get("timestamp")
+    if isinstance(timestamp, str):
+        item["timestamp"] = _with_offset(timestamp)
+    if given is not None:
+        item["legacy_sha256"] = given
+    recorded_at = _recorded_at(merged)
+    if recorded_at is not None:
+        item["legacy_recorded_at"] = recorded_at
+    return item
+
+
+def _matches(fields: Mapping[str, object], given: object, *, is_row: bool) -> bool:
+    """Whether the old rule gives this hash. A row has made floats of ints: both are tried."""
+    present = {key: fields[key] for key in HASHED if key in fields}
+    whole = [
+        key
+        for key in NUMBERS
+        if is_row and isinstance(value := present.get(key), float) and value.is_integer()
+    ]
+    for count in range(len(whole) + 1):
+        for chosen in itertools.combinations(whole, count):
+            tried = {
+                key: int(str(value).partition(".")[0]) if key in chosen else value
+                for key, value in present.items()
+            }
+            if sha256(json.dumps(tried, sort_keys=True).encode()).hexdigest() == given:
+                return True
+    return False
+
+
+def _facts(record: Mapping[str, object]) -> Iterator[Record]:
+    """What the row says of the signal's fate. Raises InvalidSignal for half an outcome."""
+    signal_id = record.get("signal_id")
+    if record.get("order_id"):
+        yield {
+            "event": "executed",
+            "signal_id": signal_id,
+            "order_id": str(record["order_id"]),
+        }
+    if record.get("outcome"):
+        if record.get("exit_price") is None:
+            raise InvalidSignal("is missing beside an outcome", field="exit_price")
+        fact: Record = {
+            "event": "closed",
+            "signal_id": signal_id,
+            "exit_price": record["exit_price"],
+            "outcome": str(record["outcome"]).lower(),
+        }
+        if record.get("profit_loss_pct") is not None:
+            fact["profit_loss_pct"] = record["profit_loss_pct"]
+        yield fact
+
+
+def _with_offset(text: str) -> str:
+    """A timestamp without an offset was UTC."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return text  # the door says what is wrong with it
+    return moment.replace(tzinfo=UTC).isoformat() if moment.tzinfo is None else text
+
+
+def _recorded_at(record: Mapping[str, object]) -> str | None:
+    """When the old tracker took it, UTC: its server_timestamp (seconds), else its created_at."""
+    if record.get("legacy_recorded_at") is not None:
+        return str(record["legacy_recorded_at"])
+    seconds, created_at = record.get("server_timestamp"), record.get("created_at")
+    if isinstance(seconds, int | float):
+        try:
+            return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")
+        except (OverflowError, ValueError, OSError):
+            pass
+    if isinstance(created_at, str):
+        return _with_offset(created_at)
+    return None
+
+
+def _lines(
+    path: Path | None, progress: Callable[[int, int], object] | None
+) -> Iterator[tuple[str, bytes, Record | None]]:
+    if path is None:
+        return
+    total, done = path.stat().st_size, 0
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            done += len(raw)
+            if progress is not None:
+                progress(done, total)
+            if raw.strip():
+                yield f"line {number}", raw, _parsed(raw)
+
+
+def _parsed(raw: bytes) -> Record | None:
+    try:
+        line = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    return line if isinstance(line, dict) else None
+
+
+def _open_rows(path: Path | None) -> sqlite3.Connection:
+    if path is None:
+        return sqlite3.connect(":memory:")
+    if not path.is_file():
+        raise ProjectionError("there is no such database", where=str(path), do="name another --db")
+    wal = Path(f"{path}-wal")
+    # Without a WAL nothing is changed or made beside the file by reading it so.
+    mode = "mode=ro" if wal.exists() and wal.stat().st_size else "mode=ro&immutable=1"
+    rows = sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True)
+    rows.row_factory = sqlite3.Row
+    try:
+        rows.execute("SELECT signal_id, sha256, outcome, order_id FROM signals LIMIT 1").fetchone()
+    except sqlite3.Error as error:
+        rows.close()
+        raise ProjectionError(
+            f"this is not a database of the old tracker: {error}",
+            where=str(path),
+            do="name its signals.db with --db",
+        ) from error
+    return rows
+
+
+def _row(rows: sqlite3.Connection, signal_id: str) -> Record:
+    if rows.row_factory is None:
+        return {}
+    found = rows.execute("SELECT * FROM signals WHERE signal_id = ?", (signal_id,)).fetchone()
+    return dict(found) if found is not None else {}
+
+
+def _rows(rows: sqlite3.Connection) -> Iterator[tuple[str, Record]]:
+    if rows.row_factory is not None:
+        for row in rows.execute("SELECT * FROM signals ORDER BY id"):
+            yield f"row {row['id']}", dict(row)
