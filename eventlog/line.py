@@ -112,8 +112,15 @@ def decode(line: bytes) -> Entry:
         take = fields.pop
         take("v")
         seq, batch, recorded_at = take("seq"), take("batch"), take("recorded_at")
-        return Entry(seq, batch, recorded_at, take("event"), fields, take("chain"))
+        event, chain = take("event"), take("chain")
+        # A key that a foreign writer gave twice would put its second value in the head's place.
+        if line.startswith(
+            b'{"v":1,"seq":%d,"batch":%d,"recorded_at":"%b","event":"%b"'
+            % (seq, batch, recorded_at.encode(), event.encode())
+        ):
+            return Entry(seq, batch, recorded_at, event, fields, chain)
+        raise BadLine("gives a key of its head twice")
     except orjson.JSONDecodeError as error:
         raise BadLine(f"is not JSON: {error}") from None
-    except (AttributeError, KeyError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise BadLine(f"is not an entry: {error}") from None

@@ -54,8 +54,8 @@ def outcome_of(action: str, *, target_price: float, stop_price: float, exit_pric
     """How a trade ended that was closed at `exit_price` without a word on its outcome.
 
     BUY wins at the target or above and loses at the stop or below; SELL is mirrored. Where the
-    prices of a signal stand the wrong way round and both hold, it is a win: contract 3 asks first
-    for the target.
+    prices of a signal stand the wrong way round and both hold, it is a win: the target is asked
+    for first.
     """
     gained, lost = exit_price >= target_price, exit_price <= stop_price
     if action == SELL:

@@ -33,8 +33,8 @@ NOT_A_TIME = "{key} is not a time in stored form"
 NOT_AN_OUTCOME = "{key} is not win, loss or expired"
 TOO_DEEP = "the payload is nested deeper than 32"
 
-ID_CHARS_MAX = 128  # contract 4
-DEPTH_MAX = 32  # contract 4; the payload's own object is 1. SQLite's JSON functions end at 1,000
+ID_CHARS_MAX = 128  # as at the door
+DEPTH_MAX = 32  # as at the door; the payload's own object is 1. SQLite's JSON ends at 1,000
 
 SignalValues: TypeAlias = tuple[str, str, str, float, float, float, float, str, str, str, str, str]
 # signal_id, JSON of all other keys, order_id, exit_price, outcome, profit_loss_pct

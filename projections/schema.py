@@ -15,14 +15,14 @@ from typing import TypeAlias
 APPLICATION_ID = 0x53474C47  # "SGLG": a database without it is not ours
 SCHEMA_VERSION = 1  # PRAGMA user_version; the old tracker's databases have 0
 
-# The old system's table, unchanged, and what stands beside it: contract 7, to the letter.
+# The old tracker's table, unchanged: its readers go on as before. What is ours stands beside it.
 TABLES = (
     """CREATE TABLE signals (
     id INTEGER PRIMARY KEY AUTOINCREMENT, signal_id TEXT UNIQUE NOT NULL, symbol TEXT NOT NULL, action TEXT NOT NULL,
     entry_price REAL NOT NULL, target_price REAL NOT NULL, stop_price REAL NOT NULL, confidence REAL NOT NULL,
     strategy TEXT NOT NULL, asset_type TEXT NOT NULL, data_source TEXT DEFAULT 'weighted_consensus', timestamp TEXT NOT NULL,
     outcome TEXT DEFAULT NULL, exit_price REAL DEFAULT NULL, profit_loss_pct REAL DEFAULT NULL, sha256 TEXT NOT NULL,
-    order_id TEXT DEFAULT NULL, created_at TEXT DEFAULT CURRENT_TIMESTAMP)""",  # noqa: E501 - as the contract prints it
+    order_id TEXT DEFAULT NULL, created_at TEXT DEFAULT CURRENT_TIMESTAMP)""",  # noqa: E501 - the old text, to the letter
     "CREATE TABLE signal_extras(signal_id TEXT PRIMARY KEY, extra TEXT NOT NULL)",
     "CREATE TABLE lifecycle(seq INTEGER PRIMARY KEY, signal_id TEXT NOT NULL, event TEXT NOT NULL,"
     " recorded_at TEXT NOT NULL, detail TEXT)",

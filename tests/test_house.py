@@ -18,7 +18,8 @@ FUNCTION_LINES_MAX = 60  # about 40 is what we want, docstring included
 LONGER: dict[str, str] = {}  # path of a module that may be longer: why
 
 # They decide; they are handed every byte and every moment, so that a property can try them all.
-PURE = {"signal", "values", "facts", "line", "scan", "segments", "durable", "signals_table"}
+PURE = {"signal", "values", "facts", "line", "scan", "segments", "durable", "accepted", "plan"}
+PURE |= {"moves", "payloads", "schema", "signals_table"}
 IMPURE = {"asyncio", "io", "logging", "os", "pathlib", "random", "secrets", "shutil", "socket"}
 IMPURE |= {"sqlite3", "subprocess", "tempfile", "threading", "time", "uuid"}
 IMPURE |= {"open", "datetime.now"}

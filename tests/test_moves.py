@@ -12,7 +12,7 @@ EVENTS = sorted(MOVES)
 prices = st.floats(min_value=1e-6, max_value=1e9)
 
 
-def test_the_moves_are_those_of_the_contract_and_no_others() -> None:
+def test_these_moves_are_allowed_and_no_others() -> None:
     allowed = {
         (before, event) for before in EVENTS for event in EVENTS if is_allowed(before, event)
     }

@@ -1,4 +1,4 @@
-"""The tables as the contract has them, the queries that the indexes are for, and the digest."""
+"""The tables as others rely on them, the queries that the indexes are for, and the digest."""
 
 import json
 import sqlite3
@@ -75,7 +75,7 @@ def test_the_signals_table_is_the_old_trackers_column_by_column(db: sqlite3.Conn
         ("checkpoint", ["name", "seq", "chain", "segment", "byte_offset"]),
     ],
 )
-def test_the_tables_beside_it_are_those_of_the_contract(
+def test_the_tables_beside_it_have_the_columns_that_others_rely_on(
     db: sqlite3.Connection, table: str, columns: list[str]
 ) -> None:
     found = db.execute("SELECT name FROM pragma_table_info(?)", (table,)).fetchall()

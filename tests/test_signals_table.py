@@ -289,6 +289,12 @@ def test_an_entry_that_does_not_fit_is_one_conflict_that_says_why(
     assert len(tables.lifecycle) == len(items) - 1
 
 
+@pytest.mark.parametrize("value", [1e-05, 9.968574844719817e-05, 1e16, 1.5e300, -0.0, 85.0])
+def test_floats_in_extras_are_written_as_python_writes_them(value: float) -> None:
+    """orjson writes some in another way, and not each release in the same."""
+    assert folded(signal(regime=value)).extras == {"a": f'{{"regime":{value!r}}}'}
+
+
 def test_no_number_in_a_row_is_negative_zero() -> None:
     entries = entries_of(
         [signal(confidence=-0.0), fact("closed", exit_price=100.0, profit_loss_pct=-0.0)]

@@ -1,7 +1,7 @@
 """What the SQLite tables must hold, said as plainly as possible: one loop, no batches, no speed.
 
-It is written from contract.md 3, 4 and 7 and shares no code with the packages, so that a mistake
-must be made twice before a test that compares the two misses it.
+It shares no code with the packages, so that a mistake must be made twice before a test that
+compares the two misses it.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ class Tables:
     conflicts: list[tuple[Any, ...]] = field(default_factory=list)
 
     def digest(self) -> str:
-        """Over `signals` alone, by the letter of contract.md 6."""
+        """SHA-256 over the lines of `signals`, as `eventlog digest` prints it."""
         text = ""
         for row in self.signals:
             zeros = [0.0 if value == 0 and isinstance(value, float) else value for value in row]
