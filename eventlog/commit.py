@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 from eventlog.errors import AppendTimeout, EventLogError, LogBusy, LogClosed
@@ -138,17 +138,23 @@ class Committer:
             self._hand_over()
 
     def _commit_waiting(self) -> None:
-        with self._mutex:
-            batch, self._waiting = self._waiting, []
-        if not batch:
+        if not self._waiting:
             return
+        batch: list[Waiting] = []
         try:
-            self._writer.commit([waiting.group for waiting in batch])
+            self._writer.commit(self._take(batch))
         finally:
             _tell(batch)
         if self._writer.needs_mark and not self._mark_ordered:
             self._mark_ordered = True
             self._order(_MARK)
+
+    def _take(self, batch: list[Waiting]) -> Iterator[Group]:
+        """All that waits by the time that it is asked for; noted in `batch`."""
+        with self._mutex:
+            batch.extend(self._waiting)
+            self._waiting = []
+        yield from [waiting.group for waiting in batch]
 
     def _hand_over(self) -> None:
         with self._mutex:

@@ -98,6 +98,7 @@ class RealDisk:
         self._fcntl = fcntl
         self._full_fsync = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: fsync stops at its cache
         self._boot_id = _read_boot_id()
+        self._inodes: dict[int, tuple[int, int]] = {}  # (device, inode) of what is open
 
     def names(self, path: str) -> list[str]:
         return os.listdir(path)
@@ -118,6 +119,7 @@ class RealDisk:
             os.close(fd)
             os.unlink(path)  # a caller that is told of a failure must find nothing made
             raise
+        self._inodes[fd] = _inode(os.fstat(fd))
         return fd
 
     def open(self, path: str, *, writable: bool) -> int:
@@ -131,12 +133,15 @@ class RealDisk:
             if error.errno in (errno.ENXIO, errno.EISDIR):
                 raise _unsafe(path, "no regular file") from None
             raise
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
             os.close(fd)
             raise _unsafe(path, "no regular file")
+        self._inodes[fd] = _inode(status)
         return fd
 
     def close(self, fd: int) -> None:
+        self._inodes.pop(fd, None)
         os.close(fd)
 
     def size(self, fd: int) -> int:
@@ -190,10 +195,9 @@ class RealDisk:
 
     def is_at(self, fd: int, path: str) -> bool:
         try:
-            there = os.stat(path, follow_symlinks=False)
+            return _inode(os.lstat(path)) == self._inodes[fd]
         except FileNotFoundError:
             return False
-        return os.path.samestat(there, os.fstat(fd))
 
     def link(self, target: str, path: str) -> None:
         new = f"{path}.{os.getpid()}.new"
@@ -224,6 +228,10 @@ class RealDisk:
 
     def boot_id(self) -> str:
         return self._boot_id
+
+
+def _inode(status: os.stat_result) -> tuple[int, int]:
+    return (status.st_dev, status.st_ino)
 
 
 def write_all(disk: Disk, fd: int, data: bytes, offset: int) -> None:

@@ -62,7 +62,7 @@ class BadLine(Exception):
 
 
 def encode(
-    event: str, body: bytes, *, seq: int, batch: int, recorded_at: str, prev_chain: str
+    event: str, body: bytes, seq: int, batch: int, recorded_at: str, prev_chain: str
 ) -> tuple[bytes, str]:
     """The line of an entry, newline included, and its chain.
 

@@ -236,7 +236,7 @@ def _refuse_network_fs(root: str) -> None:
 
 
 def _now_recorded() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return datetime.now(UTC).isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def _now_stored() -> str:

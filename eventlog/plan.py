@@ -75,24 +75,31 @@ class Group:
         return [result for result in self.results if isinstance(result, Receipt)]
 
 
-class _First(NamedTuple):
-    """The entry that has a key already: planned in this commit, or durable."""
-
-    receipt: Receipt
-    body: bytes  # its payload's JSON text without braces
+# The entry that has a key already, planned in this commit or durable: its receipt, and its
+# payload's JSON text without braces.
+_First = tuple[Receipt, bytes]
 
 
 class Slice:
     """The entries of one durable write."""
 
-    __slots__ = ("bytes", "lines", "planned", "repeats", "tip")
+    __slots__ = ("_before", "batch", "bytes", "lines", "planned", "repeats")
 
-    def __init__(self, tip: Tip) -> None:
-        self.tip = tip  # after its last entry
+    def __init__(self, before: Tip, batch: int) -> None:
+        self._before = before
+        self.batch = batch  # seq of its first entry
         self.bytes = 0
         self.lines: list[bytes] = []
         self.planned: list[tuple[Key | None, Receipt, Group, int]] = []
         self.repeats: list[tuple[Receipt, Group, int]] = []  # of entries here or before
+
+    @property
+    def tip(self) -> Tip:
+        """After its last entry."""
+        if not self.planned:
+            return self._before
+        last = self.planned[-1][1]
+        return Tip(last.seq, self.batch, last.recorded_at, last.chain)
 
     def settle(self, window: Window, segment: int, byte_offset: int) -> None:
         """All of it is durable: its keys enter the window, its callers get their receipts."""
@@ -115,7 +122,8 @@ class Plan:
     def __init__(
         self, tip: Tip, recorded_at: str, window: Window, stored: Callable[[Place], bytes]
     ) -> None:
-        self._tip = tip
+        self._before = tip
+        self._seq, self._chain = tip.seq, tip.chain
         self._recorded_at = recorded_at
         self._window = window
         self._stored = stored
@@ -150,8 +158,7 @@ class Plan:
                 continue  # facts do not conflict
             first = self._first(item.signal_id)
             if first is not None:
-                if not _same_content(item, first.receipt.sha256, first.body):
-                    raise _conflict(item, f"entry {first.receipt.seq}")
+                _refuse_other_content(item, first)
                 continue
             twin = seen.setdefault(item.signal_id, item)
             if twin is not item and not _same_content(item, twin.sha256, twin.body):
@@ -160,8 +167,8 @@ class Plan:
     def _first(self, key: Key) -> _First | None:
         first = self._fresh.get(key)
         if first is not None:
-            return first if first.receipt.seq > self._tip.seq - self._window.entries else None
-        place = self._window.find(key, self._tip.seq)
+            return first if first[0].seq > self._seq - self._window.entries else None
+        place = self._window.find(key, self._seq)
         if place is None:
             return None
         entry = decode(self._stored(place))
@@ -174,7 +181,7 @@ class Plan:
             entry.recorded_at,
             False,
         )
-        return _First(receipt, orjson.dumps(entry.payload)[1:-1])
+        return receipt, orjson.dumps(entry.payload)[1:-1]
 
     def _add(self, item: Admitted, group: Group, index: int) -> None:
         event, signal_id, body, sha256, _ = item
@@ -183,32 +190,27 @@ class Plan:
             key = fact_key(event, body)
         first = self._first(key) if key is not None else None
         if first is not None:
-            if sha256 is not None and not _same_content(item, first.receipt.sha256, first.body):
-                raise _conflict(item, f"entry {first.receipt.seq}")
-            if not self.slices:
-                self.slices.append(Slice(self._tip))
-            self.slices[-1].repeats.append((first.receipt, group, index))
+            if sha256 is not None:
+                _refuse_other_content(item, first)
+            self._last_slice().repeats.append((first[0], group, index))
             return
-        tip = self._tip
-        if not self.slices or self._is_full(self.slices[-1]):
-            self.slices.append(Slice(tip))
-        piece = self.slices[-1]
-        seq = tip.seq + 1
-        batch = tip.batch if piece.lines else seq
+        piece = self._last_slice()
+        if len(piece.lines) >= SLICE_ENTRIES_MAX or piece.bytes >= SLICE_BYTES_MAX:
+            self.slices.append(piece := Slice(piece.tip, self._seq + 1))
+        self._seq = seq = self._seq + 1
         recorded_at = self._recorded_at
-        line, chain = encode(
-            event, body, seq=seq, batch=batch, recorded_at=recorded_at, prev_chain=tip.chain
-        )
-        receipt = Receipt(seq, signal_id, sha256, chain, recorded_at, False)
+        line, self._chain = encode(event, body, seq, piece.batch, recorded_at, self._chain)
+        receipt = Receipt(seq, signal_id, sha256, self._chain, recorded_at, False)
         piece.lines.append(line)
         piece.bytes += len(line)
         piece.planned.append((key, receipt, group, index))
         if key is not None:
-            self._fresh[key] = _First(receipt, body)
-        self._tip = piece.tip = Tip(seq, batch, recorded_at, chain)
+            self._fresh[key] = (receipt, body)
 
-    def _is_full(self, piece: Slice) -> bool:
-        return len(piece.lines) >= SLICE_ENTRIES_MAX or piece.bytes >= SLICE_BYTES_MAX
+    def _last_slice(self) -> Slice:
+        if not self.slices:
+            self.slices.append(Slice(self._before, self._seq + 1))
+        return self.slices[-1]
 
 
 def _same_content(item: Admitted, sha256: str | None, body: bytes) -> bool:
@@ -221,6 +223,12 @@ def _same_content(item: Admitted, sha256: str | None, body: bytes) -> bool:
     fields = orjson.loads(b"{%b}" % item.body)
     fields["timestamp"] = orjson.loads(b"{%b}" % body)["timestamp"]
     return content_sha256(fields) == sha256
+
+
+def _refuse_other_content(item: Admitted, first: _First) -> None:
+    receipt, body = first
+    if not _same_content(item, receipt.sha256, body):
+        raise _conflict(item, f"entry {receipt.seq}")
 
 
 def _conflict(item: Admitted, where: str) -> SignalConflict:

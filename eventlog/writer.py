@@ -16,7 +16,7 @@ durable, under a word that was `writing` until then.
 
 import errno
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -27,9 +27,9 @@ from eventlog.home import Home
 from eventlog.line import LINE_BYTES_MAX
 from eventlog.lock import WriterLock
 from eventlog.plan import Group, Plan, Slice
-from eventlog.reader import LogReader, list_segments
+from eventlog.reader import CHUNK_BYTES, LogReader, list_segments
 from eventlog.recovery import cut_torn_tail, diverged, find_end, settle_on_device
-from eventlog.scan import TIP_START, Tip
+from eventlog.scan import TIP_START, Tip, scan
 from eventlog.segments import Position, must_rotate, segment_name
 from eventlog.watermark import write_watermark
 from eventlog.window import Place, Window, key_of_line
@@ -70,27 +70,32 @@ class Writer:
         """Whether there are durable entries that the watermark does not cover."""
         return self._poison is None and self._tip.seq > self._marked_seq
 
-    def commit(self, groups: Sequence[Group]) -> None:
+    def commit(self, groups: Iterable[Group]) -> None:
         """Makes the groups durable, in order, and settles each with receipts or its error.
 
+        `groups` is iterated once the lock is held: who queues up meanwhile comes along.
         Raises only what is no EventLogError: an interrupt, after which this writer is poisoned.
         """
+        taken: list[Group] | None = None
         try:
             self._begin()
             try:
+                taken = list(groups)
                 plan = Plan(self._tip, self._now(), self._loaded_window(), self._stored)
-                for group in groups:
+                for group in taken:
                     plan.add(group)
                 for piece in plan.slices:
                     self._write(piece)
             finally:
                 self._lock.release()
         except EventLogError as error:
-            _fail(groups, error)
+            _fail(groups if taken is None else taken, error)
         except OSError as error:
-            _fail(groups, self._failed("the log could not be read or written", error))
+            failed = self._failed("the log could not be read or written", error)
+            _fail(groups if taken is None else taken, failed)
         except BaseException:
-            _fail(groups, self._poisoned("an append was interrupted"))
+            poisoned = self._poisoned("an append was interrupted")
+            _fail(groups if taken is None else taken, poisoned)
             raise
 
     def mark(self) -> None:
@@ -142,21 +147,21 @@ class Writer:
         data = self._lock.read()
         if data == self._lock.accepted and data and self._fits_open_segment():
             return
-        self._close_active()
         word = decode_word(data)
-        if (
-            word is not None
-            and word.state == CLEAN
-            and word.boot_id == self._disk.boot_id()
-            and self._fits(word.end)
-        ):
-            self._catch_up(word.end)
-            self._open_active()
-            self._lock.accepted = data
-        else:
-            self._start_from_device(word)
-            self._open_active()
-            self._say(CLEAN)
+        if word is not None and word.state == CLEAN and word.boot_id == self._disk.boot_id():
+            if self._catch_up_here(word.end):
+                self._lock.accepted = data
+                return
+            self._close_active()
+            if self._fits(word.end):
+                self._catch_up(word.end)
+                self._open_active()
+                self._lock.accepted = data
+                return
+        self._close_active()
+        self._start_from_device(word)
+        self._open_active()
+        self._say(CLEAN)
 
     def _fits_open_segment(self) -> bool:
         if self._fd < 0 or self._disk.size(self._fd) != self._position.byte_offset:
@@ -180,6 +185,24 @@ class Writer:
 
     def _end(self) -> End:
         return End(*self._position, self._tip.seq, self._tip.chain)
+
+    def _catch_up_here(self, end: End) -> bool:
+        """The usual news: others appended a little to the segment that is open. True if so."""
+        segment, start = self._position
+        if (
+            self._fd < 0
+            or end.segment != segment
+            or not start < end.byte_offset <= start + CHUNK_BYTES
+            or self._disk.size(self._fd) != end.byte_offset
+            or not self._disk.is_at(self._fd, self._home.segment_path(segment))
+        ):
+            return False
+        found = scan(self._disk.pread(self._fd, end.byte_offset - start, start), self._tip)
+        if found.tip.seq != end.seq or found.tip.chain != end.chain:
+            return False
+        self._add_to_window(found.lines, found.tip, Position(segment, end.byte_offset))
+        self._tip, self._position = found.tip, Position(segment, end.byte_offset)
+        return True
 
     def _catch_up(self, end: End) -> None:
         """Reads what others appended since; all of it is durable, for the word is clean."""
@@ -227,18 +250,18 @@ class Writer:
             reader.close()
 
     def _read_into_window(self, reader: LogReader) -> None:
-        window = self._window
-        assert window is not None, "made by whoever calls"
         while lines := reader.read():
-            segment, byte_offset = reader.position
-            byte_offset -= sum(map(len, lines))
-            seq = reader.tip.seq - len(lines)
-            for line in lines:
-                seq += 1
-                key = key_of_line(line)
-                if key is not None and window.find(key, seq - 1) is None:
-                    window.add(key, Place(seq, segment, byte_offset))
-                byte_offset += len(line)
+            self._add_to_window(lines, reader.tip, reader.position)
+
+    def _add_to_window(self, lines: list[bytes], tip: Tip, end: Position) -> None:
+        """`lines` end with `tip`, at `end`."""
+        window = self._loaded_window()
+        byte_offset = end.byte_offset - sum(map(len, lines))
+        for seq, line in enumerate(lines, tip.seq - len(lines) + 1):
+            key = key_of_line(line)
+            if key is not None and window.find(key, seq - 1) is None:
+                window.add(key, Place(seq, end.segment, byte_offset))
+            byte_offset += len(line)
 
     def _start_from_device(self, word: Word | None) -> None:
         if word is not None and word.boot_id == self._disk.boot_id():
@@ -300,7 +323,7 @@ class Writer:
             self._undo(start)
             raise self._failed("the disk refused a write", error) from error
         self._sync(self._fd)
-        self._position = Position(self._position.segment, start + sum(map(len, piece.lines)))
+        self._position = Position(self._position.segment, start + piece.bytes)
         self._tip = piece.tip
         self._say_clean_or_die()
         piece.settle(self._loaded_window(), self._position.segment, start)
@@ -394,6 +417,6 @@ class Writer:
         )
 
 
-def _fail(groups: Sequence[Group], error: EventLogError) -> None:
+def _fail(groups: Iterable[Group], error: EventLogError) -> None:
     for group in groups:
         group.fail(error)

@@ -98,6 +98,23 @@ def test_a_slice_counts_as_many_operations_as_fill_its_time(tmp_path: Path) -> N
     assert asked[-1] % 1_000 == 0
 
 
+def test_a_slice_does_less_where_the_machine_became_slower(tmp_path: Path) -> None:
+    speed, took_s = 100_000.0, 0.0
+
+    def work(count: int) -> float:
+        nonlocal took_s
+        took_s = count / speed
+        return took_s
+
+    bench = Bench(dir=tmp_path)
+    rate = bench.rate(work)
+    speed = 1_000.0
+    rate()
+    assert took_s > 10 * bench.slice_s
+    rate()
+    assert took_s == pytest.approx(bench.slice_s, rel=0.01)
+
+
 def test_a_slice_is_never_so_short_or_so_long_that_it_says_nothing() -> None:
     assert count_for(1, 60.0, 0.5) == SLICE_COUNT_MIN
     assert count_for(1_000, 0.0, 0.5) == SLICE_COUNT_MAX

@@ -368,10 +368,10 @@ def test_the_longest_payload_fits_into_a_line_whatever_its_seq(item: dict[str, o
     text, _ = line.encode(
         "e" * 64,
         found.body,
-        seq=2**63,
-        batch=2**63,
-        recorded_at="2025-11-18T02:00:00.123456Z",
-        prev_chain=line.CHAIN_START,
+        2**63,
+        2**63,
+        "2025-11-18T02:00:00.123456Z",
+        line.CHAIN_START,
     )
     assert len(text) <= line.LINE_BYTES_MAX
 

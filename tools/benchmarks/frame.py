@@ -27,6 +27,7 @@ ROUNDS_OF_COMMANDS = 7  # where a slice is a whole command that takes about a se
 # signals prepared for it fill the memory.
 SLICE_COUNT_MIN = 20
 SLICE_COUNT_MAX = 100_000
+SLICE_GROWTH_MAX = 8  # times the one before, lest one lucky slice makes the next endless
 
 # Where fdatasync takes less than this, hardly anything is left beside the processor's own work, so
 # the marks about appends say nothing (measure.md).
@@ -85,10 +86,20 @@ class Bench:
         `step`: the work is done in calls of so many operations, so a slice is a multiple of it.
         """
         count = max(SLICE_COUNT_MIN, step)
-        for _ in range(6):  # each time at most 16 times as many: enough for the largest slice
-            wanted = count_for(count, work(count), self.slice_s)
-            count = min(-(-wanted // step) * step, 16 * count)
-        return lambda: count / work(count)
+
+        def slice_() -> float:
+            # The count follows the machine: a disk may become a hundred times slower while
+            # somebody else syncs (seen), and a slice should not last a minute then.
+            nonlocal count
+            done = count
+            took_s = work(done)
+            wanted = min(count_for(done, took_s, self.slice_s), SLICE_GROWTH_MAX * done)
+            count = -(-wanted // step) * step
+            return done / took_s
+
+        for _ in range(6):  # enough to grow to the largest slice
+            slice_()
+        return slice_
 
     def alternate(self, ours: Slice, peer: Slice, *, rounds: int | None = None) -> Rounds:
         """Both sides in turn, in each round the other one first, so that drift hits both."""

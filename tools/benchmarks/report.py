@@ -20,6 +20,10 @@ HEADINGS = (
     "reached",
     "what, against",
 )
+ABOUT_THE_RATIO = (
+    "ours and peer are medians; the ratio is the median of the rounds' own ratios, half of which "
+    "lie within the next column"
+)
 LEFT = frozenset({0, 7, 8})  # text columns; the others hold numbers and stand to the right
 
 
@@ -33,7 +37,7 @@ def table(results: Sequence[Result], versions: dict[str, str]) -> str:
         (result.mark.id, result.rounds.note if result.rounds else result.why) for result in results
     )
     lines.extend(f"{name}: {text}" for name, text in notes if text)
-    lines.extend(("", _about_the_disk(results)))
+    lines.extend(("", ABOUT_THE_RATIO, _about_the_disk(results)))
     lines.append(", ".join(f"{name} {value}" for name, value in versions.items()))
     return "\n".join(lines)
 
