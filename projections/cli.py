@@ -9,13 +9,45 @@ Invariant: data goes to stdout, messages to stderr; exit codes are those of even
 import os
 import sys
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import click
+
+if TYPE_CHECKING:
+    from projections.delivery import AlpineConfig, AlpineProjection
 
 EXIT_BAD_NEWS = 1
 _PATH = click.Path(dir_okay=False, path_type=Path)
 _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+def alpine_projection() -> "AlpineProjection":
+    """What the entry point `alpine` makes: delivery as the environment says."""
+    from projections.delivery import AlpineProjection
+
+    return AlpineProjection(alpine_config())
+
+
+def alpine_config() -> "AlpineConfig":
+    """Where Alpine is and with which key. An empty variable is unset."""
+    from projections.delivery import AlpineConfig
+    from projections.keys import FileKey, FixedKey
+
+    def setting(name: str) -> str | None:
+        return os.environ.get(name) or None
+
+    url = setting("ALPINE_API_URL")
+    key_file = setting("ALPINE_API_KEY_FILE")
+    key = setting("ALPINE_API_KEY") or setting("ARGO_API_KEY")
+    disabled = None
+    if (setting("ALPINE_SYNC_ENABLED") or "true").strip().lower() in ("false", "0", "no", "off"):
+        disabled = "ALPINE_SYNC_ENABLED is false"
+    elif url is None:
+        disabled = "ALPINE_API_URL is not set"
+    elif key_file is None and key is None:
+        disabled = "neither ALPINE_API_KEY_FILE nor ALPINE_API_KEY is set"
+    source = FileKey(Path(key_file)) if key_file is not None else FixedKey(key or "")
+    return AlpineConfig(url=url or "", key=source, disabled=disabled)
 
 
 class Context(Protocol):

@@ -6,7 +6,7 @@ Invariant: a checkpoint changes in the same transaction as the effect of the ent
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from eventlog import Entry
 
@@ -25,6 +25,17 @@ class Checkpoint:
     chain: str = CHAIN_START  # the chain of that entry
     segment: int | None = None  # where the next line starts: a hint that is re-checked
     byte_offset: int | None = None
+
+
+@runtime_checkable
+class Draining(Protocol):
+    """What a projection also has whose effect takes longer than `apply`, such as delivery."""
+
+    def stop(self) -> None:
+        """The daemon is asked to stop: what waits inside returns soon."""
+
+    async def drain(self) -> None:
+        """Returns when all that was taken over is done; raises when it cannot be now."""
 
 
 class Projection(Protocol):

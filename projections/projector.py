@@ -16,7 +16,7 @@ from typing import Any
 
 from eventlog import Batch, EventLog, EventLogError, LogDiverged, Position
 from projections.errors import CheckpointMoved, ProjectionStalled
-from projections.projection import Checkpoint, Projection
+from projections.projection import Checkpoint, Draining, Projection
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,8 @@ class Projector:
     def stop(self) -> None:
         """Intake ends; the batch under way is committed."""
         self._stop.set()
+        if isinstance(self._projection, Draining):
+            self._projection.stop()
 
     async def run(self, *, once: bool = False) -> None:
         """Projects until stopped; with `once`, up to the end that the log has at the start.
@@ -84,7 +86,9 @@ class Projector:
 
     async def _follow(self, log: EventLog, until_seq: int | None) -> None:
         """Opens the projection and applies batches until done. It is closed in any case."""
-        self.checkpoint = await self._projection.open(self._home)
+        self.checkpoint = await self._open()
+        if self.checkpoint is None:
+            return
         try:
             check_same_log(log, self.checkpoint)
             self._tell()
@@ -94,8 +98,26 @@ class Projector:
                     batch = await source.next(self._pace, until_seq)
                     if batch:
                         await self._apply(batch)
+            if until_seq is not None and isinstance(self._projection, Draining):
+                await self._projection.drain()
         finally:
             await self._projection.close()
+
+    async def _open(self) -> Checkpoint | None:
+        """The stored checkpoint; None when stopped before the projection could be opened."""
+        opening = asyncio.ensure_future(self._projection.open(self._home))
+        stopping = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if opening.done():
+                return opening.result()
+            opening.cancel()
+            with suppress(asyncio.CancelledError):
+                await opening
+                await self._projection.close()  # it was opened after all
+            return None
+        finally:
+            stopping.cancel()
 
     async def _apply(self, batch: Batch) -> None:
         before = self.checkpoint

@@ -7,13 +7,16 @@ said beside it.
 import asyncio
 import os
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
 from eventlog import EventLog, EventLogError, log_status
 from projections.database import connect, database_path
+from projections.delivery import NAME as ALPINE
+from projections.delivery import is_delivering, outbox_path
+from projections.outbox import read_outbox
 from projections.registry import make_projection, projection_names
 from projections.sqlite import NAME as SQLITE
 from projections.sqlite import READ_CHECKPOINT
@@ -25,7 +28,8 @@ def status(home: str | os.PathLike[str]) -> dict[str, object]:
     log = log_status(os.fspath(home))
     found: dict[str, Mapping[str, object]] = {}
     for name in projection_names():
-        found[name] = sqlite_status(path) if name == SQLITE else _other_status(name, path)
+        reader = _READERS.get(name)
+        found[name] = reader(path) if reader is not None else _other_status(name, path)
     sqlite = found.get(SQLITE, {})
     if log["signals"] is None and sqlite.get("lag_entries") == 0:
         log["signals"] = sqlite.get("rows")  # counting the log would take as long as reading it
@@ -59,11 +63,31 @@ def sqlite_status(home: Path) -> dict[str, object]:
     return figures | lag(home, int(row[0]) if row else 0)
 
 
-def lag(home: Path, seq: int) -> dict[str, object]:
-    """`lag_entries` and `lag_seconds` of a projection that is at `seq`, against the log's end."""
+def alpine_status(home: Path) -> dict[str, object]:
+    """Figures of delivery: parked signals count as done."""
+    stored = read_outbox(outbox_path(home))
+    if stored is None:
+        figures: dict[str, object] = {"delivered": 0, "parked": 0, "failing": 0}
+        return {"checkpoint": 0, **lag(home, 0), **figures, "state": "stopped", "last_error": None}
+    checkpoint, done, figures = stored
+    if not is_delivering(home):
+        figures["state"] = "stopped"
+    return {"checkpoint": checkpoint.seq, **lag(home, checkpoint.seq, done), **figures}
+
+
+_READERS = {SQLITE: sqlite_status, ALPINE: alpine_status}
+
+
+def lag(home: Path, seq: int, done: Collection[int] = ()) -> dict[str, object]:
+    """`lag_entries` and `lag_seconds` of a projection that is at `seq`, against the log's end.
+
+    `done` are entries above `seq` that are done already.
+    """
     with EventLog(home) as log:
-        entries = max(0, log.last_seq - seq)
-        oldest = next(log.read(after=seq), None) if entries else None
+        entries = max(0, log.last_seq - seq - len(done))
+        oldest = None
+        if entries:
+            oldest = next((e for e in log.read(after=seq) if e.seq not in done), None)
     seconds = 0.0
     if oldest is not None:
         recorded_at = datetime.fromisoformat(oldest.recorded_at)

@@ -40,8 +40,11 @@ from tests.harness.whole import segments_in
 README = CHECKOUT / "README.md"
 PAGES = (README, CHECKOUT / "CHANGELOG.md", *sorted((CHECKOUT / "docs").glob("*.md")))
 READER_LINES_MAX = 20
-# Commands that are in the tree, but are told of when what they serve is whole.
-COMING = frozenset({"project", "wait"})
+# Commands of the read side: each is told of, and leaves this list, when what it serves is whole.
+COMING = frozenset(
+    {"digest", "import-legacy", "parked", "project", "rebuild-database", "reconcile", "signals"}
+    | {"stats", "wait"}
+)
 
 _BLOCK = re.compile(
     r"(?:<!-- (?P<note>.*?) -->\n)?```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE

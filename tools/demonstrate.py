@@ -217,7 +217,7 @@ def _demo(options: argparse.Namespace, stop: Stop) -> Demo:
         days = prices.simulate(seed, days=options.days)
         source = f"a simulated market, seed {seed}"
         if options.simulate is None:
-            source += ", for no price files are named, and ../shared/data/prices is absent"
+            source += ", since no price files are named and ../shared/data/prices is absent"
         book = Book(strategy=f"{STRATEGY}_sim{seed}", data_source="simulated_market")
     home = options.home or Path(tempfile.mkdtemp(prefix="eventlog-demo-"))
     return Demo(home=home.absolute(), days=days, source=source, book=book, stop=stop)
