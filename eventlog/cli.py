@@ -16,7 +16,7 @@ from typing import NamedTuple, NoReturn
 
 import click
 
-from eventlog.errors import EventLogError
+from eventlog.errors import EventLogError, NobodyReads, printable
 
 EXIT_BAD_NEWS = 1
 EXIT_COULD_NOT_RUN = 3
@@ -145,7 +145,7 @@ def append(obj: Context, file: str | None, skip_invalid: bool, segment_bytes: in
             fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
             os.read(fd, 0)  # a directory opens, but does not read
         except OSError as error:
-            raise click.UsageError(f"cannot read {file}: {error.strerror}") from None
+            raise click.UsageError(printable(f"cannot read {file}: {error.strerror}")) from None
     stop = Stop()
     with EventLog(
         obj.home,
@@ -232,8 +232,10 @@ def verify(obj: Context, as_json: bool) -> None:
     else:
         for finding in report.findings:
             click.echo(
-                f"{finding.segment} at byte {finding.byte_offset}, seq {finding.seq}:"
-                f" {finding.problem}"
+                printable(
+                    f"{finding.segment} at byte {finding.byte_offset}, seq {finding.seq}:"
+                    f" {finding.problem}"
+                )
             )
         what = "whole" if report.ok else f"DAMAGED: {len(report.findings)} findings"
         click.echo(f"{what}: {report.entries} entries in {report.segments} segments")
@@ -326,7 +328,10 @@ def write_out(data: bytes) -> None:
     """Writes to stdout, whole, at once: no buffer holds back an answer."""
     view = memoryview(data)
     while view:
-        view = view[os.write(1, view) :]
+        try:
+            view = view[os.write(1, view) :]
+        except BrokenPipeError:
+            raise NobodyReads from None
 
 
 def tell(text: str) -> None:
@@ -371,7 +376,7 @@ def main() -> NoReturn:
     except EventLogError as error:
         explain(error)
         code = EXIT_COULD_NOT_RUN
-    except BrokenPipeError:
+    except (NobodyReads, BrokenPipeError):
         # Whoever read our output has gone. Nothing may be written any more, also not at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = EXIT_COULD_NOT_RUN

@@ -27,10 +27,23 @@ from reprlib import Repr
 VALUE_CHARS_MAX = 80  # a message must stay readable when somebody sends a novel as a price
 
 
+def printable(text: str) -> str:
+    """`text` with what is not printable as escapes: control characters could repaint a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+class NobodyReads(Exception):
+    """Whoever read our output has gone. No OSError, for click answers to those by itself."""
+
+
 class EventLogError(Exception):
     """Base of all our errors: `what` happened, `where`, and what to `do`."""
 
     def __init__(self, what: str, *, where: str = "", do: str = "") -> None:
+        # A file name or an answer from outside may hold what repaints a terminal.
+        what, where, do = printable(what), printable(where), printable(do)
         super().__init__(what, where, do)
         self.what = what
         self.where = where
@@ -77,10 +90,7 @@ def shown(value: object) -> str:
         text = f"a {type(value).__name__} whose repr raises {type(error).__name__}"
     if len(text) > VALUE_CHARS_MAX:
         text = text[: VALUE_CHARS_MAX - 3] + "..."
-    if text.isprintable():
-        return text
-    # Control characters could repaint a terminal: show them as escapes.
-    escaped = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    escaped = printable(text)
     return escaped if len(escaped) <= VALUE_CHARS_MAX else escaped[: VALUE_CHARS_MAX - 3] + "..."
 
 

@@ -18,7 +18,13 @@ from typing import NamedTuple
 import orjson
 
 from eventlog.door import INPUT_BYTES_MAX, parse_line
-from eventlog.errors import EventLogError, InvalidSignal, LogLocked, SignalConflict
+from eventlog.errors import (
+    EventLogError,
+    InvalidSignal,
+    LogLocked,
+    NobodyReads,
+    SignalConflict,
+)
 from eventlog.log import EventLog
 from eventlog.plan import Receipt
 
@@ -74,7 +80,7 @@ class Stop:
         return self.signal is None and any(found == fd for found, _ in ready)
 
     def write(self, fd: int, data: bytes) -> None:
-        """Writes all of it. Raises BrokenPipeError when, asked to stop, nobody takes it."""
+        """Writes all of it. Raises NobodyReads, also when, asked to stop, nobody takes it."""
         view = memoryview(data)
         poll = select.poll()
         poll.register(fd, select.POLLOUT)
@@ -83,9 +89,12 @@ class Stop:
             if self.signal is not None:
                 give_up_s = give_up_s or time.monotonic() + WRITE_GRACE_S
                 if time.monotonic() >= give_up_s:
-                    raise BrokenPipeError("nobody reads the answers")
+                    raise NobodyReads
             if poll.poll(200):
-                view = view[os.write(fd, view[:PIPE_BUF_BYTES]) :]
+                try:
+                    view = view[os.write(fd, view[:PIPE_BUF_BYTES]) :]
+                except BrokenPipeError:
+                    raise NobodyReads from None
 
 
 def append_lines(

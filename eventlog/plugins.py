@@ -34,7 +34,7 @@ def _load(point: EntryPoint) -> object | None:
     load: Callable[[], object] = point.load
     try:
         return load()
-    except Exception as error:  # noqa: BLE001  # it is somebody else's code: anything may happen
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # somebody else's code
         logger.warning(
             "plugin_broken name=%s object=%s error=%s: %s",
             point.name,

@@ -213,6 +213,8 @@ class LogReader:
             raise self._shortened(f"{segment_name(self._segment)} now ends at byte {size}")
         if end is None:
             later = any(s > self._segment for s in list_segments(self._disk, self._home))
+            if later and self._end() is not None:
+                return self._limit()  # a writer came meanwhile: the segment may have grown
             if not later:
                 self._disk.fdatasync(self._fd)
                 if size == self._byte_offset:
@@ -248,12 +250,13 @@ class LogReader:
         `end` is what bounded this reader when it saw that the log ends here.
         """
         proven_seq = end.seq if end is not None else self._proven_seq()
-        if self._until is not None or proven_seq <= self.tip.seq:
+        seq = self.tip.seq + 1
+        if self._until is not None or proven_seq < seq or self._pass_accepted(seq, 0):
             return
         if end is None and self._end() is not None:
             return  # a writer came meanwhile, and went on: the next look goes by its word
         problem = f"is gone: the log was durable up to entry {proven_seq}"
-        raise corrupt(problem, self._segment or 1, self._byte_offset, self.tip.seq + 1)
+        raise corrupt(problem, self._segment or 1, self._byte_offset, seq)
 
     def _shortened(self, how: str) -> LogDiverged:
         return LogDiverged(
@@ -270,7 +273,7 @@ class LogReader:
         if not segments:
             self._check_proven(end)
             return False
-        seq = self.tip.seq + 1  # 1, or what follows the gap at the start
+        seq = self.tip.seq + 1  # 1, or what follows a gap at the start
         if not self._open(seq) and not self._pass_accepted(seq, 0):
             raise corrupt("is missing: so is its segment", segments[0], 0, seq)
         return self._segment > 0 or self._open_first()
@@ -314,7 +317,8 @@ class LogReader:
         return True
 
     def _start_after(self, after: int, hint: Position | None) -> None:
-        if hint is not None and self._try(hint, after):
+        # First, for the bytes there may still look like the line that they were.
+        if self._start_in_gap(after) or (hint is not None and self._try(hint, after)):
             return
         segments = list_segments(self._disk, self._home)
         if segments and after >= segments[0]:
@@ -323,8 +327,6 @@ class LogReader:
             if found is not None:
                 self._byte_offset, self.tip = found.byte_to, found.tip
                 return
-        if self._start_in_gap(after):
-            return
         if segments and segments[-1] > after:
             raise corrupt("is missing or cannot be read", self._segment or segments[0], 0, after)
         raise LogDiverged(

@@ -115,8 +115,11 @@ def _size(disk: Disk, home: Home, segment: int) -> int:
         disk.close(fd)
 
 
-def cut_torn_tail(disk: Disk, home: Home, end: End, torn_bytes: int) -> None:
-    """Keeps the bytes after `end` in a `.torn` file, durably, then cuts them off, durably."""
+def cut_torn_tail(disk: Disk, home: Home, end: End, torn_bytes: int) -> str:
+    """Keeps the bytes after `end` in a `.torn` file, durably, then cuts them off, durably.
+
+    Returns the name of that file.
+    """
     path = home.segment_path(end.segment)
     fd = disk.open(path, writable=True)
     try:
@@ -133,6 +136,7 @@ def cut_torn_tail(disk: Disk, home: Home, end: End, torn_bytes: int) -> None:
         torn_bytes,
         kept,
     )
+    return kept
 
 
 def _keep_torn(disk: Disk, home: Home, name: str, data: bytes) -> str:

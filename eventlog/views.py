@@ -5,9 +5,10 @@ Invariant: nothing is changed or made; a home without a log raises LogNotFound.
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from eventlog.disk import Disk, RealDisk
+from eventlog.errors import LogCorrupt
 from eventlog.home import Home, home_at, no_log
 from eventlog.line import HEAD, BadLine
 from eventlog.reader import LogReader, list_segments, read_word, reader_near_end
@@ -88,18 +89,22 @@ def _end(disk: Disk, home: Home) -> Tip:
 
 
 def log_status(path: str) -> dict[str, object]:
-    """The `log` object of `eventlog status --json`; `signals` is None where counting is slow."""
+    """The `log` object of `eventlog status --json`.
+
+    `signals` is None where counting them is slow, and where the log is damaged.
+    """
     disk, home = RealDisk(), existing_home(path)
     segments = list_segments(disk, home)
     size = sum(os.stat(home.segment_path(segment)).st_size for segment in segments)
     tip = _end(disk, home)
     signals = None
     if size <= COUNTED_BYTES_MAX:
-        signals = sum(
-            (head := HEAD.match(line)) is not None and head[4] == b"signal"
-            for lines in raw_lines(path)
-            for line in lines
-        )
+        with suppress(LogCorrupt):  # signals behind damage cannot be counted
+            signals = sum(
+                (head := HEAD.match(line)) is not None and head[4] == b"signal"
+                for lines in raw_lines(path)
+                for line in lines
+            )
     return {
         "first_seq": 1 if tip.seq else 0,
         "last_seq": tip.seq,

@@ -22,17 +22,15 @@ from typing import NamedTuple
 
 from eventlog.disk import Disk, write_all
 from eventlog.durable import CLEAN, WRITING, End, Word, decode_word
-from eventlog.errors import AppendFailed, DiskFull, EventLogError, LogCorrupt, LogPoisoned
+from eventlog.errors import AppendFailed, DiskFull, EventLogError, LogPoisoned
 from eventlog.home import Home
-from eventlog.line import LINE_BYTES_MAX
+from eventlog.known import Known
 from eventlog.lock import WriterLock
 from eventlog.plan import Group, Plan, Slice
-from eventlog.reader import CHUNK_BYTES, LogReader, list_segments
-from eventlog.recovery import cut_torn_tail, diverged, find_end, settle_on_device
-from eventlog.scan import TIP_START, Tip, scan
+from eventlog.reader import list_segments
+from eventlog.recovery import cut_torn_tail, find_end, settle_on_device
 from eventlog.segments import Position, must_rotate, segment_name
 from eventlog.watermark import write_watermark
-from eventlog.window import Place, Window, key_of_line
 
 logger = logging.getLogger(__name__)
 
@@ -59,16 +57,14 @@ class Writer:
         self._settings = settings
         self._lock = WriterLock(disk, home, pid=pid, timeout_s=settings.lock_timeout_s)
         self._fd = -1  # the active segment
-        self._tip = TIP_START
-        self._position = Position(0, 0)
-        self._window: Window | None = None
+        self._known = Known(disk, home, settings.dedupe_entries)
         self._marked_seq = 0
         self._poison: str | None = None
 
     @property
     def needs_mark(self) -> bool:
         """Whether there are durable entries that the watermark does not cover."""
-        return self._poison is None and self._tip.seq > self._marked_seq
+        return self._poison is None and self._known.tip.seq > self._marked_seq
 
     def commit(self, groups: Iterable[Group]) -> None:
         """Makes the groups durable, in order, and settles each with receipts or its error.
@@ -81,7 +77,8 @@ class Writer:
             self._begin()
             try:
                 taken = list(groups)
-                plan = Plan(self._tip, self._now(), self._loaded_window(), self._stored)
+                known = self._known
+                plan = Plan(known.tip, self._now(), known.window, known.stored)
                 for group in taken:
                     plan.add(group)
                 for piece in plan.slices:
@@ -145,16 +142,16 @@ class Writer:
 
     def _accept_word(self) -> None:
         data = self._lock.read()
-        if data == self._lock.accepted and data and self._fits_open_segment():
+        if data == self._lock.accepted and data and self._is_open_to(self._known.end):
             return
         word = decode_word(data)
         if word is not None and word.state == CLEAN and word.boot_id == self._disk.boot_id():
-            if self._catch_up_here(word.end):
+            if self._is_open_to(word.end) and self._known.catch_up_in(self._fd, word.end):
                 self._lock.accepted = data
                 return
             self._close_active()
             if self._fits(word.end):
-                self._catch_up(word.end)
+                self._known.catch_up(word.end)
                 self._open_active()
                 self._lock.accepted = data
                 return
@@ -163,10 +160,11 @@ class Writer:
         self._open_active()
         self._say(CLEAN)
 
-    def _fits_open_segment(self) -> bool:
-        if self._fd < 0 or self._disk.size(self._fd) != self._position.byte_offset:
+    def _is_open_to(self, end: End) -> bool:
+        """Whether the open segment is the one that stands there, and ends at `end`."""
+        if self._fd < 0 or self._disk.size(self._fd) != end.byte_offset:
             return False
-        return self._disk.is_at(self._fd, self._home.segment_path(self._position.segment))
+        return self._disk.is_at(self._fd, self._home.segment_path(end.segment))
 
     def _fits(self, end: End) -> bool:
         segments = list_segments(self._disk, self._home)
@@ -181,112 +179,28 @@ class Writer:
             self._disk.close(fd)
 
     def _say(self, state: str) -> None:
-        self._lock.say(state, self._end())
-
-    def _end(self) -> End:
-        return End(*self._position, self._tip.seq, self._tip.chain)
-
-    def _catch_up_here(self, end: End) -> bool:
-        """The usual news: others appended a little to the segment that is open. True if so."""
-        segment, start = self._position
-        if (
-            self._fd < 0
-            or end.segment != segment
-            or not start < end.byte_offset <= start + CHUNK_BYTES
-            or self._disk.size(self._fd) != end.byte_offset
-            or not self._disk.is_at(self._fd, self._home.segment_path(segment))
-        ):
-            return False
-        found = scan(self._disk.pread(self._fd, end.byte_offset - start, start), self._tip)
-        if found.tip.seq != end.seq or found.tip.chain != end.chain:
-            return False
-        self._add_to_window(found.lines, found.tip, Position(segment, end.byte_offset))
-        self._tip, self._position = found.tip, Position(segment, end.byte_offset)
-        return True
-
-    def _catch_up(self, end: End) -> None:
-        """Reads what others appended since; all of it is durable, for the word is clean."""
-        if self._window is None:
-            self._load_window(end)
-            return
-        if end.seq < self._tip.seq or (end.seq == self._tip.seq and end.chain != self._tip.chain):
-            raise diverged(self._home, self._tip)
-        self._follow(self._tip, self._position, end)
-
-    def _follow(self, tip: Tip, position: Position, end: End) -> None:
-        """Adds to the window what stands between `tip` and `end`, which become ours."""
-        reader = LogReader(self._disk, self._home, after=tip.seq, hint=position, until=end)
-        try:
-            if reader.tip.chain != tip.chain:
-                raise diverged(self._home, tip)
-            self._read_into_window(reader)
-            if reader.tip.seq != end.seq or reader.tip.chain != end.chain:
-                raise diverged(self._home, Tip(end.seq, 0, "", end.chain))
-            self._tip = reader.tip
-            self._position = Position(end.segment, end.byte_offset)
-        finally:
-            reader.close()
-
-    def _load_window(self, end: End) -> None:
-        after = max(0, end.seq - self._settings.dedupe_entries)
-        self._window = None
-        reader = LogReader(self._disk, self._home, after=after, until=end)
-        try:
-            self._window = Window(self._settings.dedupe_entries)
-            self._read_into_window(reader)
-            if reader.tip.seq != end.seq or reader.tip.chain != end.chain:
-                raise LogCorrupt(
-                    f"entry {end.seq} is not the one that was durable",
-                    segment=segment_name(max(1, end.segment)),
-                    byte_offset=end.byte_offset,
-                    seq=end.seq,
-                )
-            self._tip = reader.tip
-            self._position = Position(end.segment, end.byte_offset)
-        except BaseException:
-            self._window = None
-            raise
-        finally:
-            reader.close()
-
-    def _read_into_window(self, reader: LogReader) -> None:
-        while lines := reader.read():
-            self._add_to_window(lines, reader.tip, reader.position)
-
-    def _add_to_window(self, lines: list[bytes], tip: Tip, end: Position) -> None:
-        """`lines` end with `tip`, at `end`."""
-        window = self._loaded_window()
-        byte_offset = end.byte_offset - sum(map(len, lines))
-        for seq, line in enumerate(lines, tip.seq - len(lines) + 1):
-            key = key_of_line(line)
-            if key is not None and window.find(key, seq - 1) is None:
-                window.add(key, Place(seq, end.segment, byte_offset))
-            byte_offset += len(line)
+        self._lock.say(state, self._known.end)
 
     def _start_from_device(self, word: Word | None) -> None:
         if word is not None and word.boot_id == self._disk.boot_id():
             self._lock.say(WRITING, word.end)  # under our pid: who waits for us is told it
         settle_on_device(self._disk, self._home)
-        known = (self._tip, self._position) if self._window is not None else None
-        found = find_end(self._disk, self._home, known)
+        found = find_end(self._disk, self._home, self._known.start)
         end = End(*found.position, found.tip.seq, found.tip.chain)
         if found.torn_bytes:
             # Whoever comes after a crash in here must start from the device again.
             self._lock.say(WRITING, end)
             cut_torn_tail(self._disk, self._home, end, found.torn_bytes)
-        if known is None:
-            self._load_window(end)
-        else:
-            self._follow(self._tip, self._position, end)
+        self._known.catch_up(end)
 
     def _open_active(self) -> None:
-        if self._position.segment:
-            path = self._home.segment_path(self._position.segment)
+        if self._known.position.segment:
+            path = self._home.segment_path(self._known.position.segment)
             self._fd = self._disk.open(path, writable=True)
             self._mend_link()
 
     def _mend_link(self) -> None:
-        name = segment_name(self._position.segment)
+        name = segment_name(self._known.position.segment)
         try:
             if self._disk.link_target(self._home.link_path) != name:
                 self._disk.link(name, self._home.link_path)
@@ -296,26 +210,14 @@ class Writer:
     # -- writing
 
     def _now(self) -> str:
-        return max(self._clock(), self._tip.recorded_at)
-
-    def _loaded_window(self) -> Window:
-        assert self._window is not None, "loaded when the word was accepted"
-        return self._window
-
-    def _stored(self, place: Place) -> bytes:
-        """The line at a place in the window."""
-        path = self._home.segment_path(place.segment)
-        fd = self._disk.open(path, writable=False)
-        try:
-            data = self._disk.pread(fd, LINE_BYTES_MAX, place.byte_offset)
-            return data[: data.find(b"\n") + 1]
-        finally:
-            self._disk.close(fd)
+        return max(self._clock(), self._known.tip.recorded_at)
 
     def _write(self, piece: Slice) -> None:
-        if self._fd < 0 or must_rotate(self._position.byte_offset, self._settings.segment_bytes):
+        if self._fd < 0 or must_rotate(
+            self._known.position.byte_offset, self._settings.segment_bytes
+        ):
             self._rotate()
-        start = self._position.byte_offset
+        start = self._known.position.byte_offset
         self._say(WRITING)
         try:
             write_all(self._disk, self._fd, b"".join(piece.lines), start)
@@ -323,10 +225,10 @@ class Writer:
             self._undo(start)
             raise self._failed("the disk refused a write", error) from error
         self._sync(self._fd)
-        self._position = Position(self._position.segment, start + piece.bytes)
-        self._tip = piece.tip
+        self._known.position = Position(self._known.position.segment, start + piece.bytes)
+        self._known.tip = piece.tip
         self._say_clean_or_die()
-        piece.settle(self._loaded_window(), self._position.segment, start)
+        piece.settle(self._known.window, self._known.position.segment, start)
 
     def _undo(self, start: int) -> None:
         """Takes back a write that failed, so that half a line is never followed by another."""
@@ -338,7 +240,7 @@ class Writer:
             raise self._poisoned(f"a failed write could not be taken back: {error}") from error
 
     def _rotate(self) -> None:
-        first_seq = self._tip.seq + 1
+        first_seq = self._known.tip.seq + 1
         if self.needs_mark:
             self._write_watermark()
         self._say(WRITING)
@@ -355,7 +257,7 @@ class Writer:
             return
         self._close_active()
         self._fd = fd
-        self._position = Position(first_seq, 0)
+        self._known.position = Position(first_seq, 0)
         self._sync_names()
         self._mend_link()
 
@@ -364,11 +266,11 @@ class Writer:
         self._say(WRITING)
         try:
             write_watermark(
-                self._disk, self._home, self._end(), sync=self._sync, sync_dir=self._sync_names
+                self._disk, self._home, self._known.end, sync=self._sync, sync_dir=self._sync_names
             )
-            self._marked_seq = self._tip.seq
+            self._marked_seq = self._known.tip.seq
         except OSError as error:  # the disk is full: the next mark tries the same slot again
-            logger.warning("watermark_put_off seq=%d error=%s", self._tip.seq, error)
+            logger.warning("watermark_put_off seq=%d error=%s", self._known.tip.seq, error)
         self._say_clean_or_die()
 
     def _sync(self, fd: int) -> None:

@@ -605,6 +605,15 @@ def test_a_home_may_be_moved_and_goes_on(home: Path, tmp_path: Path) -> None:
 # -- processes
 
 
+def test_a_lock_file_that_is_replaced_lets_no_two_writers_in(home: Path) -> None:
+    with EventLog(home) as one, EventLog(home) as two:
+        for number in range(1, 7):
+            (home / "logs/.lock").unlink(missing_ok=True)
+            writer = one if number % 2 else two
+            assert writer.append(a_signal(number)).seq == number
+    assert len(assert_whole(home)) == 6
+
+
 def test_several_processes_append_to_one_log(home: Path) -> None:
     with pipe(home) as one, pipe(home) as two, EventLog(home) as log:
         receipts = []

@@ -1,0 +1,157 @@
+"""Whether lines are what a writer of ours wrote: chain, head, JSON, and each signal's own hash.
+
+The chain proves that nothing changed since it was computed. That is not enough for lines that
+somebody edited and chained anew, so each line is also read strictly, and each signal is hashed.
+
+`follow_quickly` is the fast way for signals as our writer lays them out. It puts the canonical
+form together from the line's raw bytes: where that gives the stored sha256, neither the numbers
+nor the texts need to be parsed. Where it does not apply, the full rules decide: eventlog.judge.
+
+Invariant: the fast way passes nothing that the full rules refuse.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+
+import orjson
+
+from eventlog.door import parse_line
+from eventlog.errors import InvalidSignal, shown
+from eventlog.line import CHAIN_BYTES, HEAD, LINE_BYTES_MAX
+from eventlog.scan import Tip
+from eventlog.signal import PRICES, RULES, content_sha256
+from eventlog.values import DEPTH_MAX
+
+_NUMBERS = (*PRICES, "confidence")
+
+# A string without escapes. That it holds only plain characters is asked of many at once.
+_STRING = rb'"[^"]*"'
+# The same where nobody asks later.
+_PLAIN_STRING = rb'"[ !#-\[\]-~]*"'
+# A number that Python writes in the same way: at most 15 digits, which a float always gives back,
+# no zero at the end, and not so small that it would be written with an exponent.
+_NUMBER = rb"(?:[1-9][0-9]{0,6}+|0(?!\.0000))\.[0-9]{1,8}+(?<![0-9]0)"
+_LAYOUT = re.compile(
+    rb'\{"v":1,"seq":([1-9][0-9]{0,19}),"batch":([1-9][0-9]{0,19}),"recorded_at":"([^"]*)",'
+    rb'"event":"signal","signal_id":(%(text)b),"symbol":(%(text)b),"action":(%(text)b),'
+    rb'"entry_price":(%(number)b),"target_price":(%(number)b),"stop_price":(%(number)b),'
+    rb'"confidence":(%(number)b),"strategy":(%(text)b),"asset_type":%(plain)b,'
+    rb'"data_source":%(plain)b,"timestamp":(%(text)b)'
+    % {b"text": _STRING, b"plain": _PLAIN_STRING, b"number": _NUMBER}
+)
+_CANONICAL = (
+    b'{"action": %b, "confidence": %b, "entry_price": %b, "signal_id": %b, "stop_price": %b, '
+    b'"strategy": %b, "symbol": %b, "target_price": %b, "timestamp": %b}'
+)
+_SIGNAL_TAIL_BYTES = len(b',"sha256":""') + 64 + CHAIN_BYTES
+_RECORDED_AT = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
+# Characters that Python's json writes as they are.
+_PLAIN = bytes(code for code in range(0x20, 0x7F) if code != ord("\\"))
+_TAKEN = frozenset({"v", "seq", "batch", "recorded_at", "event", "chain", "sha256", *RULES})
+
+
+def problem_within(line: bytes) -> str | None:
+    """What is wrong with a line, its place in the log aside, in words that continue "entry 42 ...".
+
+    `line` starts with the head of an entry and ends in a chain.
+    """
+    try:
+        fields = _read_back(line[:-1]) or parse_line(line)
+    except InvalidSignal as error:
+        return f"is not what a writer of ours wrote: {error.what}"
+    if fields.get("event") != "signal":
+        return None
+    for key in (*RULES, "sha256"):
+        if key not in fields:
+            return f"is a signal without {key}"
+        # Nothing nested must come to the hash: it could be deeper than json can follow.
+        kinds = (int, float) if key in _NUMBERS else (str,)
+        if type(fields[key]) not in kinds:
+            return f"is a signal whose {key} is of the wrong type (got {shown(fields[key])})"
+    computed = content_sha256(fields)
+    if fields["sha256"] != computed:
+        return f"does not match its sha256: its nine fields give {computed}"
+    return None
+
+
+def follow_quickly(lines: Sequence[bytes], tip: Tip) -> Tip | None:
+    """The tip after `lines` if they follow `tip` and are well. None: let the full rules decide."""
+    seq, batch, recorded_at = tip.seq, b"%d" % tip.batch, tip.recorded_at.encode()
+    chain = tip.chain.encode()
+    chained = []  # what the chain of each line is taken of
+    canonicals = []  # what the sha256 of each signal is taken of; empty for other events
+    tails = []  # the hashes that stand at the end of each line
+    others = set()  # what signals have beside the known fields; much of it repeats
+    for line in lines:
+        seq += 1
+        chained.append(chain + line[:-CHAIN_BYTES])
+        chain = line[-67:-3]
+        found = _LAYOUT.match(line)
+        if found is not None:
+            (
+                line_seq, line_batch, line_recorded_at, signal_id, symbol, action, entry, target,
+                stop, confidence, strategy, timestamp,
+            ) = found.groups()  # fmt: skip
+            canonicals.append(
+                _CANONICAL
+                % (action, confidence, entry, signal_id, stop, strategy, symbol, target, timestamp)
+            )
+            tails.append(line[-_SIGNAL_TAIL_BYTES:])
+            others.add(line[found.end() : -_SIGNAL_TAIL_BYTES])
+        else:
+            found = HEAD.match(line)
+            if found is None or problem_within(line) is not None:
+                return None
+            line_seq, line_batch, line_recorded_at, _ = found.groups()
+            canonicals.append(b"")
+            tails.append(line[-CHAIN_BYTES:])
+        if int(line_seq) != seq or (line_batch != batch and line_batch != line_seq):
+            return None
+        if line_recorded_at != recorded_at:
+            if line_recorded_at < recorded_at or not _RECORDED_AT.fullmatch(line_recorded_at):
+                return None
+            recorded_at = line_recorded_at
+        batch = line_batch
+    if (
+        _computed_tails(canonicals, chained) != b"".join(tails)
+        or b"".join(canonicals).translate(None, _PLAIN)
+        or max(map(len, lines), default=0) > LINE_BYTES_MAX
+        or not all(map(_is_free, others))
+    ):
+        return None
+    return Tip(seq, int(batch), recorded_at.decode(), chain.decode())
+
+
+def _computed_tails(canonicals: Iterable[bytes], chained: Iterable[bytes]) -> bytes:
+    """What the ends of lines must be, one after the other."""
+    tails = [
+        f',"sha256":"{sha256(canonical).hexdigest()}","chain":"{sha256(text).hexdigest()}"}}\n'
+        if canonical
+        else f',"chain":"{sha256(text).hexdigest()}"}}\n'
+        for canonical, text in zip(canonicals, chained, strict=True)
+    ]
+    return "".join(tails).encode()
+
+
+def _is_free(members: bytes) -> bool:
+    """Whether `members`, each after a comma, can stand beside the known ones of a signal."""
+    if not members:
+        return True
+    fields = _read_back(b"{%b}" % members[1:])
+    return fields is not None and members[:1] == b"," and _TAKEN.isdisjoint(fields)
+
+
+def _read_back(text: bytes) -> dict[str, object] | None:
+    """The JSON object in `text`, if it is exactly what our writer would write; else None.
+
+    What is lost in reading shows when it is written again: a key that was given twice, a space,
+    a number that was rounded. OPT_STRICT_INTEGER also stops at numbers beyond 53 bits.
+    """
+    try:
+        fields = orjson.loads(text)
+        if type(fields) is dict and orjson.dumps(fields, option=orjson.OPT_STRICT_INTEGER) == text:
+            return fields if text.count(b"{") + text.count(b"[") <= DEPTH_MAX else None
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        pass
+    return None

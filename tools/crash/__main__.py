@@ -1,0 +1,123 @@
+"""`python -m tools.crash`: a long run of the explorer, by hand.
+
+    --states N     how many states to check at least; each kind of exploration counts
+    --seed S       of the random histories; printed, so that a failure can be repeated
+    --round R      only this one of the random histories
+    --mutant NAME  put this mistake into the log first: the run must then fail
+
+Exit code 1 where a state was found that the log does not survive.
+
+Invariant: the seed and the round fix everything that happens.
+"""
+
+import argparse
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import nullcontext
+from itertools import count
+from secrets import randbelow
+
+from tools.crash.check import Subject, simulation
+from tools.crash.explore import explore, explore_takeovers
+from tools.crash.explorer import Explorer, Failure
+from tools.crash.flips import sweep
+from tools.crash.inodes import File, Link
+from tools.crash.mutants import MUTANTS
+from tools.crash.rounds import Round
+from tools.crash.states import files_of
+
+STATES_DEFAULT = 100_000
+SHOWN_S = 0.5  # how often the progress line is written
+BYTES_SHOWN_MAX = 200  # of one file of a state
+
+
+class _Run:
+    """One run, and what it says about itself."""
+
+    def __init__(self, explorer: Explorer, seed: int) -> None:
+        self._explorer = explorer
+        self._seed = seed
+        self._start_s = self._shown_s = time.monotonic()
+        self.round: int | None = None  # which of the random histories is played
+        self.trace: deque[str] = deque()  # its last calls
+
+    def exhaust(self) -> None:
+        """The small histories and the flips. Raises Failure."""
+        explorer = self._explorer
+        explore(explorer)
+        explore_takeovers(explorer)
+        print(f"{explorer.states} states of small histories: all recovered")
+        counts = sweep(explorer.subject, all_bits=True)
+        print(
+            f"{counts.flips} flips: {counts.halted} halted writer and reader, "
+            f"{counts.only_reader} (before the watermark) the reader alone, {counts.harmless} hit "
+            f"one slot of the watermark, {counts.torn} the last batch without a watermark: torn, "
+            "the accepted limit"
+        )
+
+    def play(self, number: int) -> None:
+        """One random history. Raises Failure."""
+        self.round = number
+        history = Round(self._explorer, f"{self._seed}-{number}")
+        self.trace = history.trace
+        history.play()
+        now_s = time.monotonic()
+        if sys.stdout.isatty() and now_s - self._shown_s > SHOWN_S:
+            self._shown_s = now_s
+            print(f"\rround {number}: {self.figures()} ", end="", flush=True)
+
+    def figures(self) -> str:
+        """States so far, and how fast."""
+        states = self._explorer.states
+        elapsed_s = time.monotonic() - self._start_s
+        return f"{states} states in {elapsed_s:.0f} s, {states / elapsed_s:.0f}/s"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tools.crash", description=__doc__)
+    parser.add_argument("--states", type=int, default=STATES_DEFAULT)
+    parser.add_argument("--seed", type=int, default=randbelow(1 << 32))
+    parser.add_argument("--round", type=int)
+    parser.add_argument("--mutant", choices=sorted(MUTANTS))
+    args = parser.parse_args(arguments)
+    print(f"seed {args.seed}", flush=True)
+    subject = Subject()
+    mutation = MUTANTS[args.mutant].applied(subject) if args.mutant else nullcontext(subject)
+    with simulation(), mutation as changed:
+        explorer = Explorer(changed, states_max=args.states)
+        run = _Run(explorer, args.seed)
+        try:
+            if args.round is None:
+                run.exhaust()
+                for number in count():
+                    if explorer.is_done:
+                        break
+                    run.play(number)
+            else:
+                run.play(args.round)
+        except Failure as failure:
+            print("\n".join(("", *run.trace)))
+            _tell(failure)
+            only = "" if run.round is None else f" --round {run.round}"
+            mutant = f" --mutant {args.mutant}" if args.mutant else ""
+            print(f"to repeat: python -m tools.crash --seed {args.seed}{only}{mutant}")
+            return 1
+        print(f"\n{run.figures()}, seed {args.seed}: no failure")
+        return 0
+
+
+def _tell(failure: Failure) -> None:
+    print(f"\nFAILED at state {failure.states}: {failure}")
+    for path, inode in files_of(failure.state) if failure.state else ():
+        if isinstance(inode, File):
+            print(f"{path}: {len(inode.device)} bytes, ending {inode.device[-BYTES_SHOWN_MAX:]!r}")
+        elif isinstance(inode, Link):
+            print(f"{path} -> {inode.target}")
+    if failure.__cause__ is not None and failure.__cause__.__cause__ is not None:
+        print(f"because of {failure.__cause__.__cause__!r}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

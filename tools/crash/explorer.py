@@ -1,0 +1,89 @@
+"""Tries states, each once: recovery, now and then interrupted, and interrupted again.
+
+Invariant: the same states in the same order with the same seed are tried in the same way.
+"""
+
+from collections.abc import Iterable, Sequence
+from random import Random
+
+from tools.crash.check import Subject, check
+from tools.crash.inodes import Inodes
+from tools.crash.ledger import Ledger, Violation
+from tools.crash.states import BOTH, State, digest, random_power_loss
+
+NESTED_SHARE = 0.05  # of the states: there, power fails again at each step of their recovery
+NESTED_STATES = 2  # tried at each of those steps
+DEPTH_MAX = 3  # recoveries interrupted within recoveries; deeper ones are ever more alike
+
+
+class Failure(Exception):
+    """A state that the log does not survive: why, how many were tried, and the state."""
+
+    def __init__(self, why: str, states: int, state: State | None = None) -> None:
+        super().__init__(why)
+        self.states = states
+        self.state = state if state is not None else {}
+
+
+class Explorer:
+    """Checks states and counts them."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        seed: str = "",
+        *,
+        states_max: int | None = None,
+        models: Sequence[str] = BOTH,
+    ) -> None:
+        self.subject = subject
+        self.models = models
+        self.states = 0  # checked
+        self.random = Random(seed)
+        self._states_max = states_max
+        self._seen: set[tuple[int, int, str]] = set()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether as many states were checked as are wanted."""
+        return self._states_max is not None and self.states >= self._states_max
+
+    def begin(self, seed: str) -> None:
+        """Another history: its states are others, though their bytes may be the same."""
+        self.random = Random(seed)
+        self._seen.clear()
+
+    def try_all(self, states: Iterable[State], ledger: Ledger) -> None:
+        """Tries states of a disk to which `ledger` belongs. Raises Failure."""
+        for state in states:
+            if self.is_done:
+                return
+            self.try_one(state, ledger)
+
+    def try_one(self, state: State, ledger: Ledger, depth: int = 0) -> None:
+        """Tries one state, unless it was tried before. Raises Failure."""
+        last_seq = max(ledger.owed, default=0)
+        key = (digest(state), len(ledger.owed), ledger.owed.get(last_seq, ""))
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        self.states += 1
+        nests = depth < DEPTH_MAX and self.random.random() < NESTED_SHARE
+        moments: list[tuple[Inodes, Ledger]] = []
+
+        def witness(inodes: Inodes, owed: Ledger) -> None:
+            moments.append((inodes, owed.copy()))
+
+        boot = 2 + 2 * depth
+        try:
+            check(state, ledger.copy(), self.subject, boot, witness if nests else None)
+        except Violation as error:
+            raise Failure(
+                f"{error}; recoveries interrupted: {depth}", self.states, state
+            ) from error
+        for inodes, owed in moments:
+            for _ in range(NESTED_STATES):
+                if not self.is_done:
+                    self.try_one(
+                        random_power_loss(inodes, self.random, self.models), owed, depth + 1
+                    )

@@ -1,0 +1,190 @@
+"""The flip sweep: every byte of a log that was closed well is flipped, one at a time.
+
+Damage to what was acknowledged halts whoever meets it; nobody cuts it, or reads on without it.
+
+Invariant: a flip that halts nobody changes nothing that anybody reads.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from eventlog.errors import LogCorrupt, LogDiverged
+from eventlog.reader import LogReader
+from eventlog.writer import Settings
+from tools.crash.check import HOME, Subject, recover
+from tools.crash.explorer import Failure
+from tools.crash.histories import MARK, work
+from tools.crash.inodes import File, Folder, Inodes
+from tools.crash.ledger import Ledger, Violation
+from tools.crash.simdisk import World
+from tools.crash.states import State, files_of, nothing
+
+# With SETTINGS three segments. The last batch has one line: nothing behind it to verify it by.
+WORKLOAD = (1, 2, 1, MARK, 3, 1, 2, 1, 3, 1)
+SETTINGS = Settings(segment_bytes=1100, dedupe_entries=100, lock_timeout_s=1.0)
+SEGMENTS = 3
+BITS = 8
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of the flips."""
+
+    flips: int = 0
+    halted: int = 0  # LogCorrupt or LogDiverged, by the writer and the reader
+    only_reader: int = 0  # before the watermark: a writer starts behind it, and cuts nothing
+    torn: int = 0  # the last batch, where no watermark covers it: the accepted limit
+    harmless: int = 0  # one slot of the watermark: the other one stands
+
+
+def sweep(subject: Subject, *, all_bits: bool = False) -> Counts:
+    """Flips bytes of the segments and of the watermark, then of the segments without one.
+
+    One bit of each byte, or all of them. Raises Failure.
+    """
+    counts = Counts()
+    with_watermark = _closed_log(subject)
+    for log in (with_watermark, _without(with_watermark, ".durable")):
+        for dedupe_entries in (SETTINGS.dedupe_entries, 0):
+            settings = SETTINGS._replace(dedupe_entries=dedupe_entries)
+            one = _Sweep(log, subject._replace(settings=settings), counts)
+            for ino, byte_offset in _places(log):
+                bits = range(BITS) if all_bits else (byte_offset % BITS,)
+                for bit in bits:
+                    one.flip(ino, byte_offset, bit)
+    return counts
+
+
+def _closed_log(subject: Subject) -> State:
+    world, ledger = World(), Ledger()
+    subject = subject._replace(settings=SETTINGS)
+    work(subject.disk(world), ledger, subject, WORKLOAD, "tick")
+    return nothing(world.inodes)
+
+
+def _without(state: State, name: str) -> State:
+    found: State = {}
+    for ino, inode in state.items():
+        found[ino] = inode
+        if isinstance(inode, Folder) and name in inode.names:
+            names = {other: child for other, child in inode.names.items() if other != name}
+            found[ino] = Folder(names, names)
+    return found
+
+
+def _files(inodes: Inodes) -> Iterator[tuple[str, int, File]]:
+    """The segments, in order, and before them the watermark."""
+    numbers = {id(inode): ino for ino, inode in inodes.items()}
+    for path, inode in files_of(inodes):
+        if isinstance(inode, File) and path.endswith((".jsonl", ".durable")):
+            yield path, numbers[id(inode)], inode
+
+
+def _places(log: State) -> Iterator[tuple[int, int]]:
+    """Each byte that says something: between its slots the watermark is empty."""
+    for path, ino, file in _files(log):
+        for byte_offset, byte in enumerate(file.device):
+            if byte or path.endswith(".jsonl"):
+                yield ino, byte_offset
+
+
+class _Sweep:
+    """Flips of one log."""
+
+    def __init__(self, log: State, subject: Subject, counts: Counts) -> None:
+        self._log = log
+        self._subject = subject
+        self._counts = counts
+        segments = [(ino, file) for path, ino, file in _files(log) if path.endswith(".jsonl")]
+        assert len(segments) == SEGMENTS, "the workload fills them"
+        self._segments = dict(segments)
+        self._is_marked = len(list(_files(log))) > SEGMENTS
+        self._whole = _bytes_of(log)
+        self._last_ino, last = segments[-1]
+        self._last_batch = _last_batch_start(last.device)
+
+    def flip(self, ino: int, byte_offset: int, bit: int) -> None:
+        """Flips one bit; a reader and a writer meet it. Raises Failure."""
+        file = self._log[ino]
+        assert isinstance(file, File)
+        data = bytearray(file.device)
+        data[byte_offset] ^= 1 << bit
+        state = {**self._log, ino: File(bytes(data), bytes(data))}
+        self._counts.flips += 1
+        try:
+            if ino not in self._segments:
+                self._meet_in_watermark(state)
+            elif self._is_marked or ino != self._last_ino or byte_offset < self._last_batch:
+                self._meet_in_acknowledged(state)
+            else:
+                self._meet_in_last_batch(state)
+        except Violation as error:
+            where = f"bit {bit} of byte {byte_offset} of inode {ino}"
+            marked = "with" if self._is_marked else "without"
+            raise Failure(
+                f"{error} ({where}, {marked} a watermark)", self._counts.flips, state
+            ) from error
+
+    def _meet_in_acknowledged(self, state: State) -> None:
+        if self._read(state) is not None:
+            raise Violation("a reader passes over damage to what was acknowledged")
+        after = self._recovered(state)
+        if after is None:
+            self._counts.halted += 1
+        elif after == _bytes_of(state):
+            self._counts.only_reader += 1
+        else:
+            raise Violation("a writer cuts what was acknowledged")
+
+    def _meet_in_last_batch(self, state: State) -> None:
+        safe = self._whole[: len(self._whole) - len(self._segments[self._last_ino].device)]
+        safe = self._whole[: len(safe) + self._last_batch]
+        given, after = self._read(state), self._recovered(state)
+        for found in (given, after):
+            if found is not None and not found.startswith(safe):
+                raise Violation("damage to the last batch costs more than that batch")
+        self._counts.torn += after is not None
+        self._counts.halted += after is None
+
+    def _meet_in_watermark(self, state: State) -> None:
+        if self._read(state) != self._whole or self._recovered(state) != self._whole:
+            raise Violation("one slot of the watermark is enough to stop the log")
+        self._counts.harmless += 1
+
+    def _read(self, state: State) -> bytes | None:
+        """What a reader gives out when nothing stops it."""
+        reader = LogReader(self._subject.disk(World(dict(state), boot=2)), HOME)
+        given = b""
+        try:
+            while lines := reader.read():
+                given += b"".join(lines)
+                if not self._whole.startswith(given):
+                    raise Violation("a reader gives out what was never written")
+        except (LogCorrupt, LogDiverged):
+            return None
+        finally:
+            reader.close()
+        return given
+
+    def _recovered(self, state: State) -> bytes | None:
+        """All segments after a writer came, unless it was stopped, and then cut nothing."""
+        world = World(dict(state), boot=2)
+        try:
+            recover(self._subject.open(self._subject.disk(world)))
+        except (LogCorrupt, LogDiverged):
+            if _bytes_of(world.inodes) != _bytes_of(state):
+                raise Violation("a writer that halts has changed the log") from None
+            return None
+        return _bytes_of(world.inodes)
+
+
+def _bytes_of(inodes: Inodes) -> bytes:
+    files = files_of(inodes)
+    return b"".join(f.cache for path, f in files if isinstance(f, File) and ".jsonl" in path[-6:])
+
+
+def _last_batch_start(segment: bytes) -> int:
+    """Where the first line of the last batch in a segment starts."""
+    batch = re.findall(rb'"batch":[0-9]+,', segment)[-1]
+    return segment.rindex(b"\n", 0, segment.index(batch)) + 1

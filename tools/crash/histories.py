@@ -1,0 +1,81 @@
+"""What the processes of a history do, and what a history remembers.
+
+Invariant: a look is taken only where bytes, names or promises have changed.
+"""
+
+from collections.abc import Callable, Iterable
+
+from eventlog.errors import EventLogError
+from eventlog.writer import Writer
+from tools.crash.check import Subject, read_all
+from tools.crash.explorer import Explorer, Failure
+from tools.crash.ledger import Ledger, Violation
+from tools.crash.simdisk import Fault, SimDisk, World
+from tools.crash.states import State
+
+# A workload says how many entries each append brings, or else:
+MARK = 0  # write the watermark
+REOPEN = -1  # close, and open anew
+
+
+def work(
+    disk: SimDisk, ledger: Ledger, subject: Subject, workload: Iterable[int], name: str
+) -> None:
+    """Does the workload as one process without faults would. Raises EventLogError."""
+    writer: Writer = subject.open(disk)
+    for number, action in enumerate(workload):
+        if action == MARK:
+            writer.mark()
+        elif action == REOPEN:
+            writer.close()
+            writer = subject.open(disk)
+        else:
+            group = ledger.submit([f"{name}-{number}-{n}" for n in range(action)])
+            writer.commit([group])
+            if group.error is not None:
+                raise group.error
+    writer.close()
+
+
+class History:
+    """One disk, what was promised on it, and whether there is news since the last look."""
+
+    def __init__(self, explorer: Explorer, world: World) -> None:
+        self.explorer = explorer
+        self.world = world
+        self.ledger = Ledger()
+        self._told = (-1, -1)
+
+    def has_news(self) -> bool:
+        """Whether bytes, names or promises have changed."""
+        self.ledger.collect()
+        now = (self.world.version, self.ledger.grown)
+        before, self._told = self._told, now
+        return now != before
+
+    def go(
+        self, process: int, workload: Iterable[int], step: Callable[[str], Fault | None]
+    ) -> None:
+        """One process does the workload; `step` is called before each of its calls."""
+        disk = self.explorer.subject.disk(self.world, process, step)
+        try:
+            work(disk, self.ledger, self.explorer.subject, workload, f"process{process}")
+        finally:
+            self.world.reap(process)
+
+    def look(self, states: Callable[[], Iterable[State]]) -> None:
+        """If there is news, power fails here, and a reader looks too. Raises Failure."""
+        if not self.has_news():
+            return
+        try:
+            self._owe_what_a_reader_sees()
+        except (Violation, EventLogError, OSError) as error:
+            raise Failure(f"a reader: {error}", self.explorer.states) from error
+        self.explorer.try_all(states(), self.ledger)
+
+    def _owe_what_a_reader_sees(self) -> None:
+        """What a reader gives out now must be there after any later power loss."""
+        twin = World(dict(self.world.inodes), boot=self.world.boot)
+        _, seq, chain = read_all(self.explorer.subject.disk(twin, 9))
+        if seq and twin.inodes == self.world.inodes:  # else it synced, and this world did not
+            self.ledger.owe(seq, chain)

@@ -1,0 +1,140 @@
+"""Writers, readers and disks with one mistake each. An explorer that misses one proves nothing.
+
+Invariant: a mutant differs from the real thing in the one rule that its name says.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from typing import NamedTuple
+from unittest import mock
+
+from eventlog import reader, scan, writer
+from eventlog.disk import Disk
+from eventlog.durable import CLEAN, End
+from eventlog.home import Home
+from eventlog.line import BadLine, chained, parse_head, stored_chain
+from eventlog.plan import Slice
+from eventlog.reader import LogReader
+from eventlog.writer import Writer
+from tools.crash.check import Subject
+from tools.crash.simdisk import SimDisk
+
+
+class _AckBeforeSync(Writer):
+    """Hands out receipts when the bytes are in the page cache."""
+
+    def _write(self, piece: Slice) -> None:
+        self._piece = piece
+        super()._write(piece)
+
+    def _sync(self, fd: int) -> None:
+        if fd == self._fd:
+            self._piece.settle(self._known.window, *self._known.position)
+        super()._sync(fd)
+
+
+class _CleanBeforeSync(Writer):
+    """Says `clean` with the new end, and syncs after that."""
+
+    def _write(self, piece: Slice) -> None:
+        self._piece = piece
+        super()._write(piece)
+
+    def _sync(self, fd: int) -> None:
+        if fd == self._fd:
+            segment, start = self._known.position
+            end = start + sum(map(len, self._piece.lines))
+            tip = self._piece.tip
+            self._lock.say(CLEAN, End(segment, end, tip.seq, tip.chain))
+        super()._sync(fd)
+
+
+class _NoDirectorySync(SimDisk):
+    """Never syncs a directory."""
+
+    def fsync_dir(self, _path: str) -> None:
+        self._enter_or_fail("fsync_dir")
+
+
+class _NoDontNeed(SimDisk):
+    """Reads again what it has in its cache."""
+
+    def drop_cache(self, _fd: int) -> None:
+        self._enter("drop_cache")
+
+
+def _keep_torn_tail(disk: Disk, home: Home, end: End, torn_bytes: int) -> None:
+    """Leaves the torn tail where it is."""
+
+
+def _any_valid_line(data: bytes, _missing_seq: int, start: int = 1) -> bool:
+    """Takes any valid line behind a bad one for proof of damage."""
+    return scan.has_evidence(data, 0, start)
+
+
+def _verified_line(data: bytes, missing_seq: int, _start: int = 1) -> bool:
+    """Believes a later line only if its chain can be verified against the line before it."""
+    lines = data.split(b"\n")
+    for before, line in pairwise(line + b"\n" for line in lines):
+        try:
+            head = parse_head(line)
+            if head.batch > missing_seq and chained(stored_chain(before), line) == stored_chain(
+                line
+            ):
+                return True
+        except BadLine:
+            continue
+    return False
+
+
+def _no_line(_data: bytes, _missing_seq: int, _start: int = 1) -> bool:
+    """Takes whatever is bad for torn."""
+    return False
+
+
+_end, _limit = LogReader._end, LogReader._limit
+
+
+def _no_end(self: LogReader) -> End | None:
+    """Looks at no word, unless it reads for a writer."""
+    return _end(self) if self._until is not None else None
+
+
+def _limit_by_size(self: LogReader) -> reader._Limit:
+    """Reads as far as the file goes, unless it reads for a writer."""
+    if self._until is not None or self._holds_lock:
+        return _limit(self)
+    later = any(s > self._segment for s in reader.list_segments(self._disk, self._home))
+    return reader._Limit(self._disk.size(self._fd), False, later)
+
+
+class Mutant(NamedTuple):
+    """One mistake: parts of the subject that differ, and functions that are replaced meanwhile."""
+
+    writer: type[Writer] = Writer
+    disk: type[SimDisk] = SimDisk
+    patches: tuple[tuple[object, str, object], ...] = ()
+
+    @contextmanager
+    def applied(self, subject: Subject) -> Iterator[Subject]:
+        """The subject with this mistake, for as long as the block lasts."""
+        with ExitStack() as stack:
+            for owner, name, replacement in self.patches:
+                stack.enter_context(mock.patch.object(owner, name, replacement))
+            yield subject._replace(writer=self.writer, disk=self.disk)
+
+
+MUTANTS = {
+    "ack-before-sync": Mutant(writer=_AckBeforeSync),
+    "no-directory-sync": Mutant(disk=_NoDirectorySync),
+    "torn-tail-not-cut": Mutant(patches=((writer, "cut_torn_tail", _keep_torn_tail),)),
+    "refuse-valid-after-bad": Mutant(patches=((reader, "has_evidence", _any_valid_line),)),
+    "cut-any-bad-line": Mutant(patches=((reader, "has_evidence", _no_line),)),
+    "readers-unbounded": Mutant(
+        patches=((LogReader, "_end", _no_end), (LogReader, "_limit", _limit_by_size))
+    ),
+    "no-dontneed": Mutant(disk=_NoDontNeed),
+    "clean-before-sync": Mutant(writer=_CleanBeforeSync),
+    "evidence-must-verify": Mutant(patches=((reader, "has_evidence", _verified_line),)),
+}

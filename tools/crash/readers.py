@@ -1,0 +1,104 @@
+"""A reader that came before any writer of its boot, and is passed by the first one.
+
+It has no word to go by, and whatever it has seen so far may be old by the time it decides.
+
+Invariant: the writer comes at every call of the reader, and dies at every step of its own.
+"""
+
+from collections.abc import Iterator
+from itertools import count
+
+from eventlog.errors import EventLogError
+from tools.crash.actors import Killed
+from tools.crash.check import read_all
+from tools.crash.explore import half
+from tools.crash.explorer import Explorer, Failure
+from tools.crash.histories import MARK, History
+from tools.crash.inodes import File, Inodes
+from tools.crash.ledger import Ledger, Violation
+from tools.crash.simdisk import World
+from tools.crash.states import State, nothing, random_power_loss
+
+OLD_WORKLOAD = (1, 2)
+FIRST_WORKLOAD = (2, MARK, 1)  # of the writer that passes
+
+
+def explore_readers(explorer: Explorer) -> None:
+    """On an empty disk, on a log, and on one with a torn tail. Raises Failure."""
+    for state, ledger in _old_logs(explorer):
+        for moment in count():
+            is_interrupted = False
+            for call in count():
+                passing = _Passing(explorer, World(dict(state), boot=2), ledger.copy())
+                if explorer.is_done or not passing.happens(call, moment):
+                    break
+                is_interrupted |= passing.is_interrupted
+            if not is_interrupted:
+                break
+
+
+def _old_logs(explorer: Explorer) -> Iterator[tuple[State, Ledger]]:
+    yield nothing(World().inodes), Ledger()
+    history = History(explorer, World())
+    moments: list[tuple[Inodes, Ledger]] = []
+
+    def step(call: str) -> None:
+        if call == "fdatasync":
+            moments.append((dict(history.world.inodes), history.ledger.copy()))
+
+    history.go(1, OLD_WORKLOAD, step)
+    yield nothing(history.world.inodes), history.ledger
+    inodes, ledger = moments[-2]  # the last one syncs the watermark
+    state = nothing(inodes)
+    for ino, inode in inodes.items():
+        if isinstance(inode, File):
+            state[ino] = File(half(inode), half(inode))
+    yield state, ledger
+
+
+class _Passing(History):
+    """One reader, and one writer that passes it."""
+
+    def __init__(self, explorer: Explorer, world: World, ledger: Ledger) -> None:
+        super().__init__(explorer, world)
+        self.ledger = ledger
+        self.is_interrupted = False  # the writer, before its end
+
+    def happens(self, call: int, moment: int) -> bool:
+        """The writer comes before that call of the reader; whether there is such a call."""
+        calls = 0
+
+        def step(_: str) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == call + 1:
+                self._write(moment)
+
+        disk = self.explorer.subject.disk(self.world, 2, step)
+        try:
+            for _ in range(2):  # once past the writer, once to its end
+                _, seq, chain = read_all(disk)
+                if seq:
+                    self.ledger.owe(seq, chain)
+        except (EventLogError, Violation) as error:
+            why = f"a reader, passed by a writer at call {call}, step {moment}: {error}"
+            raise Failure(why, self.explorer.states) from error
+        inodes, random = self.world.inodes, self.explorer.random
+        self.explorer.try_one(nothing(inodes), self.ledger)
+        self.explorer.try_one(random_power_loss(inodes, random, self.explorer.models), self.ledger)
+        return calls > call
+
+    def _write(self, moment: int) -> None:
+        left = moment
+
+        def step(_: str) -> None:
+            nonlocal left
+            left -= self.has_news()
+            if left < 0:
+                self.is_interrupted = True
+                raise Killed
+
+        try:
+            self.go(3, FIRST_WORKLOAD, step)
+        except Killed:
+            self.ledger.collect()

@@ -1,0 +1,244 @@
+"""Random histories: writers and readers that die, fail to sync and lose power, again and again.
+
+Invariant: a round depends on its seed alone, so a failure is repeated by naming the seed.
+"""
+
+import errno
+from collections import deque
+from collections.abc import Callable
+from random import Random
+from typing import NamedTuple
+
+from eventlog.errors import AppendFailed, EventLogError, LogPoisoned
+from eventlog.reader import LogReader
+from eventlog.writer import Settings
+from tools.crash.actors import Actor
+from tools.crash.check import HOME
+from tools.crash.explorer import Explorer, Failure
+from tools.crash.histories import MARK, REOPEN
+from tools.crash.inodes import File
+from tools.crash.ledger import Ledger, Violation
+from tools.crash.simdisk import Fault, World
+from tools.crash.states import random_content, random_power_loss, word_inode
+
+STEPS_MAX = 20_000  # of one boot; a round that takes longer does not end by itself
+POWER_LOSSES_MAX = 4
+WRITERS_MAX, READERS_MAX = 4, 2
+ACTIONS_MAX = 5
+BATCH_ENTRIES_MAX = 6
+READS_MAX = 30
+REOPEN_SHARE = 0.1
+RETRIES_MAX = 50  # of one append, while faults are injected
+STATES_A_LOOK = 3
+TRACE_CALLS = 60  # what is told of a failure
+
+
+class Odds(NamedTuple):
+    """How likely things are at each step of a round."""
+
+    fault: float
+    kill: float
+    evict: float  # the kernel drops clean pages of a file
+    lose: float  # a write in the background fails
+    stay: float  # the same process goes on
+    look: float  # power fails here, on the side
+
+
+class Round:
+    """One history, from an empty disk to its last power loss."""
+
+    def __init__(self, explorer: Explorer, seed: str) -> None:
+        self.random = random = Random(seed)
+        explorer.begin(f"{seed}/recoveries")
+        self.explorer = explorer
+        self.ledger = Ledger()
+        self.trace: deque[str] = deque(maxlen=TRACE_CALLS)
+        self._odds = Odds(
+            fault=random.choice((0.0, 0.01, 0.05, 0.2)),
+            kill=random.choice((0.0, 0.002, 0.02)),
+            evict=random.choice((0.0, 0.02, 0.2)),
+            lose=random.choice((0.0, 0.0, 0.02)),
+            stay=random.choice((0.5, 0.9, 0.99)),
+            look=random.choice((0.02, 0.1)),
+        )
+        segment_bytes = random.choice((1, 1000, 3000, 10_000))
+        # A window that forgets lets a retry in twice, so then nothing is retried.
+        self._retries = random.random() < 0.8
+        dedupe_entries = 10_000 if self._retries else random.choice((0, 3))
+        settings = Settings(segment_bytes, dedupe_entries, 1.0)
+        self._subject = explorer.subject._replace(settings=settings)
+        explorer.subject = self._subject
+        self._world = World(page_bytes=random.choice((512, 4096)))
+        self._submitted = 0
+
+    def play(self) -> None:
+        """Raises Failure."""
+        for _ in range(self.random.randint(1, POWER_LOSSES_MAX)):
+            cast = self._cast()
+            try:
+                self._run(cast)
+            except Violation as error:
+                raise Failure(str(error), self.explorer.states) from error
+            finally:
+                for actor in cast:
+                    actor.kill()
+            self._look()
+            state = random_power_loss(self._world.inodes, self.random)
+            page_bytes = self._world.page_bytes
+            self._world = World(state, boot=self._world.boot + 100, page_bytes=page_bytes)
+            self.trace.append("power loss")
+
+    def _cast(self) -> list[Actor]:
+        random = self.random
+        writers = random.randint(1, WRITERS_MAX)
+        cast = [Actor(n + 1, self._writing()) for n in range(writers)]
+        readers = random.randint(0, READERS_MAX)
+        return cast + [Actor(writers + n + 1, self._reading()) for n in range(readers)]
+
+    def _run(self, cast: list[Actor]) -> None:
+        odds, random = self._odds, self.random
+        alive = list(cast)
+        actor = alive[0]
+        for _ in range(STEPS_MAX):
+            if random.random() > odds.stay or actor.is_done:
+                actor = random.choice(alive)
+            self._disturb()
+            if random.random() < odds.kill:
+                self._note(actor, "is killed")
+                actor.kill()
+                self._world.reap(actor.number)
+            else:
+                fault = self._fault(actor.call) if random.random() < odds.fault else None
+                self._note(actor, f"{actor.call}{' fails' if fault else ''}")
+                actor.advance(fault)
+            self.ledger.collect()
+            if actor.is_done:
+                self._world.reap(actor.number)
+                alive.remove(actor)
+                self._judge(actor)
+            if random.random() < odds.look:
+                self._look()
+            if not alive:
+                return
+        raise Violation(f"after {STEPS_MAX} calls {len(alive)} processes have not come to an end")
+
+    def _note(self, actor: Actor, what: str) -> None:
+        self.trace.append(f"process {actor.number} {what}")
+
+    def _judge(self, actor: Actor) -> None:
+        error = actor.error
+        if isinstance(error, Violation):
+            raise error
+        if error is not None and not (self._odds.fault and isinstance(error, OSError)):
+            raise Violation(f"process {actor.number} ended with {error!r}") from error
+
+    def _look(self) -> None:
+        """Power fails here, in a few ways, on disks of their own."""
+        for _ in range(STATES_A_LOOK):
+            if not self.explorer.is_done:
+                state = random_power_loss(self._world.inodes, self.random)
+                self.explorer.try_one(state, self.ledger)
+
+    # -- what goes wrong
+
+    def _fault(self, call: str) -> Fault | None:
+        random = self.random
+        match call:
+            case "fdatasync":
+                return Fault(survived=lambda file: random_content(file, random))
+            case "pwrite":
+                return Fault(errno.ENOSPC, taken=random.choice((0.0, 0.0, random.random())))
+            case "create" | "make_dir" | "link":
+                return Fault(errno.ENOSPC)
+            case "fsync_dir" | "truncate":
+                return Fault()
+            case _:
+                return None
+
+    def _disturb(self) -> None:
+        """What the kernel does by itself."""
+        random, world = self.random, self._world
+        evicts, loses = random.random() < self._odds.evict, random.random() < self._odds.lose
+        if not (evicts or loses):
+            return
+        word = word_inode(world.inodes)  # no promise holds where that page itself is lost
+        files = [n for n, inode in world.inodes.items() if isinstance(inode, File) and n != word]
+        if files and evicts:
+            world.evict(random.choice(files))
+        if files and loses:
+            ino = random.choice(files)
+            file = world.inodes[ino]
+            if isinstance(file, File) and file.pending:
+                self.trace.append("the kernel fails to write a file in the background")
+                survived = random_content(file, random)
+                world.lose(ino, survived, is_reported_later=random.random() < 0.5)
+
+    # -- what processes do
+
+    def _writing(self) -> Callable[[Actor], None]:
+        plan = [
+            self.random.choice((MARK, REOPEN, 1, 1, self.random.randint(2, BATCH_ENTRIES_MAX)))
+            for _ in range(self.random.randint(1, ACTIONS_MAX))
+        ]
+
+        def work(actor: Actor) -> None:
+            disk = self._subject.disk(self._world, actor.number, actor.step)
+            writer = self._subject.open(disk)
+            for action in plan:
+                if action > 0:
+                    keys = [self._next_key() for _ in range(action)]
+                    for _ in range(RETRIES_MAX if self._retries else 1):
+                        group = self.ledger.submit(keys)
+                        writer.commit([group])
+                        if group.error is None:
+                            break
+                        self._forgive(group.error)
+                        if isinstance(group.error, LogPoisoned):
+                            self.ledger.doubt(group)
+                            writer.drop()
+                            writer = self._subject.open(disk)
+                        else:
+                            self.ledger.withdraw(group)
+                    continue
+                try:
+                    writer.mark() if action == MARK else writer.close()
+                except EventLogError as error:
+                    self._forgive(error)
+                    writer.drop()
+                writer = self._subject.open(disk)
+            writer.drop()
+
+        return work
+
+    def _next_key(self) -> str:
+        self._submitted += 1
+        return f"s{self._submitted}"
+
+    def _forgive(self, error: EventLogError) -> None:
+        """Faults may make an append fail; nothing makes the log refuse its own bytes."""
+        may_fail = self._odds.fault or self._odds.lose
+        if not (may_fail and isinstance(error, AppendFailed | LogPoisoned)):
+            raise Violation(f"an append failed: {error}") from error
+
+    def _reading(self) -> Callable[[Actor], None]:
+        reads = self.random.randint(1, READS_MAX)
+        random = Random(self.random.random())
+
+        def work(actor: Actor) -> None:
+            disk = self._subject.disk(self._world, actor.number, actor.step)
+            reader = LogReader(disk, HOME)
+            try:
+                for _ in range(reads):
+                    if reader.read():
+                        self.ledger.owe(reader.tip.seq, reader.tip.chain)
+                    if random.random() < REOPEN_SHARE:  # as a projector does after a restart
+                        tip, position = reader.tip, reader.position
+                        reader.close()
+                        hint = random.choice((None, position))
+                        reader = LogReader(disk, HOME, after=tip.seq, hint=hint)
+                        if reader.tip.chain != tip.chain:
+                            raise Violation("a reader that comes back finds another chain")
+            finally:
+                reader.close()
+
+        return work
