@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from eventlog.plugins import COMMANDS, PROJECTIONS, load_plugin, plugin_names
     from eventlog.segments import Position
     from eventlog.signal import Signal
-    from eventlog.views import log_status
+    from eventlog.views import log_status, read_entries
 
 _MODULES = {
     "COMMANDS": "plugins",
@@ -56,6 +56,7 @@ _MODULES = {
     "load_plugin": "plugins",
     "log_status": "views",
     "plugin_names": "plugins",
+    "read_entries": "views",
 }
 
 __all__ = [
@@ -88,6 +89,7 @@ __all__ = [
     "load_plugin",
     "log_status",
     "plugin_names",
+    "read_entries",
     "shown",
 ]
 

@@ -24,6 +24,7 @@ from eventlog.home import Home
 from eventlog.line import LINE_BYTES_MAX, BadLine, stored_chain
 from eventlog.patch import Ours, Pieces, Plan, Theirs
 from eventlog.reader import CHUNK_BYTES, list_segments
+from eventlog.resume import size_of
 from eventlog.scan import TIP_START, Tip, problem_of, scan, tip_of
 from eventlog.seek import Found, find_line, last_line
 from eventlog.segments import segment_holding, segment_name, segments_of
@@ -105,7 +106,7 @@ def restore(
     disk: Disk, home: Home, backup: Backup, damages: Sequence[Damage], proven: End
 ) -> Outcome:
     """Puts back what the backup has of `damages`. The caller holds the lock. Raises OSError."""
-    sizes = {segment: _size(disk, home, segment) for segment in list_segments(disk, home)}
+    sizes = {segment: size_of(disk, home, segment) for segment in list_segments(disk, home)}
     plan = Plan(sizes)
     for damage in damages:
         plan.add(damage, backup.segments)
@@ -322,11 +323,3 @@ class _Builder:
         index = self._proven.seq - self._tip.seq - 1
         if 0 <= index < len(lines) and stored_chain(lines[index]) != self._proven.chain:
             raise _Unhelpful(f"entry {self._proven.seq} is not the one that was durable")
-
-
-def _size(disk: Disk, home: Home, segment: int) -> int:
-    fd = disk.open(home.segment_path(segment), writable=False)
-    try:
-        return disk.size(fd)
-    finally:
-        disk.close(fd)

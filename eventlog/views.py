@@ -10,8 +10,14 @@ from contextlib import aclosing, suppress
 from eventlog.disk import Disk, RealDisk
 from eventlog.errors import LogCorrupt
 from eventlog.home import Home, home_at, no_log
-from eventlog.line import HEAD, BadLine
-from eventlog.reader import LogReader, list_segments, read_word, reader_near_end
+from eventlog.line import HEAD, BadLine, Entry
+from eventlog.reader import (
+    LogReader,
+    entries_of,
+    list_segments,
+    read_word,
+    reader_near_end,
+)
 from eventlog.scan import Tip, tip_of
 from eventlog.seek import last_line
 
@@ -88,7 +94,17 @@ def _end(disk: Disk, home: Home) -> Tip:
         reader.close()
 
 
-def log_status(path: str) -> dict[str, object]:
+def read_entries(path: str, *, after: int) -> Iterator[Entry]:
+    """The durable entries with seq > `after`. Raises LogCorrupt at damage, after those before."""
+    reader = LogReader(RealDisk(), existing_home(path), after=after)
+    try:
+        while lines := reader.read():
+            yield from entries_of(lines, reader.position)
+    finally:
+        reader.close()
+
+
+def log_status(path: str, *, count: bool = True) -> dict[str, object]:
     """The `log` object of `eventlog status --json`.
 
     `signals` is None where counting them is slow, and where the log is damaged.
@@ -98,7 +114,7 @@ def log_status(path: str) -> dict[str, object]:
     size = sum(os.stat(home.segment_path(segment)).st_size for segment in segments)
     tip = _end(disk, home)
     signals = None
-    if size <= COUNTED_BYTES_MAX:
+    if count and size <= COUNTED_BYTES_MAX:
         with suppress(LogCorrupt):  # signals behind damage cannot be counted
             signals = sum(
                 (head := HEAD.match(line)) is not None and head[4] == b"signal"

@@ -6,17 +6,17 @@ by a rebuild while it swaps; so there is one writing and checkpointing connectio
 Invariant: a database that is not ours is never written, and a damaged one is kept aside.
 """
 
-import asyncio
 import fcntl
 import logging
 import os
 import sqlite3
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 from urllib.parse import quote
 
 from eventlog import ForeignHome, UnsafePath
@@ -25,10 +25,15 @@ from projections.errors import SchemaTooNew
 
 logger = logging.getLogger(__name__)
 
-BUSY_TIMEOUT_S = 10.0  # of SQLite's own locks; ours is taken first, so only foreign writers wait
+T = TypeVar("T")
+
+# Of SQLite's own locks; ours is taken first, so only foreign writers make us wait. Half of the time
+# that a daemon has to end in.
+BUSY_TIMEOUT_S = 5.0
 JOURNAL_BYTES_MAX = 64 * 1024 * 1024  # the WAL is cut to this after a long reader let go of it
 LOCK_POLL_S_MIN, LOCK_POLL_S_MAX = 0.0005, 0.01
 
+IMMUTABLE = "mode=ro&immutable=1"  # takes no lock and makes no file: only while nobody writes
 MISSING, OURS, FOREIGN, DAMAGED = "missing", "ours", "foreign", "damaged"
 OLDER, NEWER = "older", "newer"  # ours, of another schema
 _OUR_TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
@@ -55,23 +60,26 @@ def examine(path: Path, *, thoroughly: bool) -> str:
     if status.st_size == 0:
         return DAMAGED
     try:
-        with closing(connect(path, readonly=True)) as database:
-            database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            (application_id,) = database.execute("PRAGMA application_id").fetchone()
-            (version,) = database.execute("PRAGMA user_version").fetchone()
-            if application_id != schema.APPLICATION_ID:
-                return FOREIGN
-            if version != schema.SCHEMA_VERSION:
-                return NEWER if version > schema.SCHEMA_VERSION else OLDER
-            if thoroughly:
-                (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
-                if found != "ok":
-                    return DAMAGED
-            database.execute("SELECT seq FROM checkpoint LIMIT 1").fetchone()
+        return look(path, lambda database: _judge(database, thoroughly))
     except sqlite3.DatabaseError as error:
         if is_damage(error):
             return DAMAGED
         raise
+
+
+def _judge(database: sqlite3.Connection, thoroughly: bool) -> str:
+    database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    (application_id,) = database.execute("PRAGMA application_id").fetchone()
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    if application_id != schema.APPLICATION_ID:
+        return FOREIGN
+    if version != schema.SCHEMA_VERSION:
+        return NEWER if version > schema.SCHEMA_VERSION else OLDER
+    if thoroughly:
+        (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            return DAMAGED
+    database.execute("SELECT seq FROM checkpoint LIMIT 1").fetchone()
     return OURS
 
 
@@ -87,16 +95,48 @@ def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
     """A plain connection, for reads and for bulk work in a thread or process of its own."""
     if not readonly:
         return _connect(path, "mode=rw")
+    database = _connect(path, "mode=ro")
     try:
-        database = _connect(path, "mode=ro")
         database.execute("PRAGMA query_only = ON")
         database.execute("SELECT 1 FROM sqlite_master").fetchone()
-    except sqlite3.OperationalError:
-        if os.path.exists(f"{path}-wal") or not path.exists():
+    except sqlite3.Error as error:
+        database.close()
+        if not isinstance(error, sqlite3.OperationalError) or _wal_exists(path):
             raise
         # Nobody writes, and this account may not make the -shm file that WAL needs: read the file.
-        database = _connect(path, "mode=ro&immutable=1")
+        database = _connect(path, IMMUTABLE)
     return database
+
+
+def look(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
+    """What `read` finds. Where nobody has the database open, nothing is made beside it."""
+    before = identity(path)
+    if not _wal_exists(path):
+        # Nobody writes without a WAL; whether somebody came meanwhile is seen afterwards.
+        try:
+            with closing(_connect(path, IMMUTABLE)) as database:
+                found = read(database)
+            if identity(path) == before:
+                return found
+        except sqlite3.Error:
+            if identity(path) == before:
+                raise
+    with closing(connect(path, readonly=True)) as database:
+        return read(database)
+
+
+def identity(path: Path) -> tuple[int, ...]:
+    """Changes when another file stands at `path`, and when a connection that took no locks, since
+    nobody was writing, can no longer be trusted. Raises FileNotFoundError.
+    """
+    status = path.stat()
+    if _wal_exists(path):
+        return (status.st_dev, status.st_ino)
+    return (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+def _wal_exists(path: Path) -> bool:
+    return os.path.exists(f"{path}-wal")
 
 
 def _connect(path: Path, query: str) -> sqlite3.Connection:
@@ -125,24 +165,54 @@ def refuse(path: Path, found: str) -> None:
         )
 
 
-def set_up(path: Path) -> str:
+def set_up(path: Path, *, thoroughly: bool = True) -> str:
     """Brings a database of our schema to `path`, whatever of ours stood there. Under the lock.
 
     Returns what was found. A damaged file is set aside; tables of an older schema are dropped, to
     be filled again from the log. Raises ForeignHome, SchemaTooNew.
     """
-    found = examine(path, thoroughly=True)
+    found = examine(path, thoroughly=thoroughly)
     refuse(path, found)
-    if found == OURS:
-        return found
+    if found == OLDER and not _renew(path):
+        found = DAMAGED
     if found == DAMAGED:
         set_aside(path)
-    if found != OLDER:
-        make_file(path)
-    with closing(connect(path)) as database:
-        create_schema(database, replace=found == OLDER)
-        database.execute("PRAGMA journal_mode = WAL")
+    if found in (MISSING, DAMAGED):
+        _make_database(path)
     return found
+
+
+def _renew(path: Path) -> bool:
+    """Puts our tables in the place of older ones; False where the file turns out to be damaged."""
+    try:
+        with closing(connect(path)) as database:
+            create_schema(database, replace=True)
+            database.execute("PRAGMA journal_mode = WAL")
+    except sqlite3.DatabaseError as error:
+        if is_damage(error):
+            return False
+        raise
+    return True
+
+
+def _make_database(path: Path) -> None:
+    """Makes it under another name, so that nobody ever sees half a schema."""
+    new = path.with_name(f"{path.name}.new")
+    remove_with_wal(new)  # whoever began it was killed
+    make_file(new)
+    with closing(connect(new)) as database:
+        create_schema(database)
+        database.execute("PRAGMA journal_mode = WAL")
+    # Where a database was deleted alone, SQLite would take its WAL for that of the new one.
+    remove_with_wal(path)
+    new.rename(path)
+
+
+def remove_with_wal(path: Path) -> None:
+    """Removes a database, or what is left of one."""
+    for name in (path, f"{path}-wal", f"{path}-shm"):
+        with suppress(FileNotFoundError):
+            os.unlink(name)
 
 
 def create_schema(database: sqlite3.Connection, *, replace: bool = False) -> None:
@@ -199,6 +269,8 @@ class WriteLock:
         self._fd = -1
 
     async def __aenter__(self) -> None:
+        import asyncio  # not at the top: `eventlog status` must not wait for it
+
         fd = self._open()
         try:
             poll_s = LOCK_POLL_S_MIN

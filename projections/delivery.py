@@ -29,7 +29,7 @@ from projections.alpine import AlpineClient, body_of
 from projections.courier import Courier, Delivered, Outcome, Parcel, Park, State, Timing
 from projections.errors import ProjectionStalled
 from projections.keys import KeySource
-from projections.outbox import Outbox, Parked
+from projections.outbox import Outbox, Parked, outbox_path
 from projections.projection import Checkpoint
 
 logger = logging.getLogger(__name__)
@@ -320,26 +320,6 @@ class AlpineProjection:
                 if parcel is not None:
                     found.append(parcel)
         return found
-
-
-def outbox_path(home: Path) -> Path:
-    """`data/alpine.db` of a home."""
-    return home / "data" / "alpine.db"
-
-
-def is_delivering(home: Path) -> bool:
-    """Whether a daemon holds the sender's lock."""
-    try:
-        fd = os.open(home / "data" / "alpine.lock", os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
 
 
 def _parcel(entry: Entry) -> Parcel | None:

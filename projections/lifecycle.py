@@ -162,12 +162,13 @@ class LifecycleTracker:
 
     def _load(self, database: Connection) -> None:
         database.execute("BEGIN")  # one moment of the table for all three
-        (self._last_seq,) = database.execute(_LAST_SEQ).fetchone()
+        (last_seq,) = database.execute(_LAST_SEQ).fetchone()
         for fields in database.execute(_LOAD_ACTIVE):
             self._active[fields[0]] = _active(fields)
         for day, event, reason, count in database.execute(_LOAD_COUNTS):
             self._counts[(day, event, reason or "")] = count
         database.execute("COMMIT")
+        self._last_seq = last_seq
 
     def _move(self, event: str, fields: list[object]) -> None:
         signal_id = str(fields[0])

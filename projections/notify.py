@@ -14,8 +14,9 @@ class Notifier:
     """Sends to one socket; silent when there is none, or nobody listens."""
 
     def __init__(self, address: str | None) -> None:
-        # A leading @ names a socket in the abstract namespace, written as a zero byte.
-        self._address = address.replace("@", "\0", 1) if address else None
+        if address is not None and address.startswith("@"):
+            address = f"\0{address[1:]}"  # in the abstract namespace
+        self._address = address or None
 
     def send(self, **fields: str) -> None:
         """For example `send(READY="1", STATUS="at seq 42")`."""
@@ -23,4 +24,5 @@ class Notifier:
             return
         text = "\n".join(f"{key}={value}" for key, value in fields.items())
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+            channel.setblocking(False)  # whoever reads slowly must not hold us up
             channel.sendto(text.encode(), self._address)

@@ -8,6 +8,8 @@ Invariant: an entry is below the checkpoint or in `done` only if it was delivere
 no signal.
 """
 
+import fcntl
+import os
 import sqlite3
 from collections.abc import Iterable
 from contextlib import closing, suppress
@@ -31,6 +33,26 @@ CREATE TABLE IF NOT EXISTS parked(seq INTEGER PRIMARY KEY, signal_id TEXT NOT NU
 CREATE TABLE IF NOT EXISTS state(name TEXT PRIMARY KEY, value);
 CREATE TABLE IF NOT EXISTS asked(id INTEGER PRIMARY KEY, what TEXT NOT NULL, seq INTEGER NOT NULL);
 """
+
+
+def outbox_path(home: Path) -> Path:
+    """`data/alpine.db` of a home."""
+    return home / "data" / "alpine.db"
+
+
+def is_delivering(home: Path) -> bool:
+    """Whether a daemon holds the sender's lock."""
+    try:
+        fd = os.open(home / "data" / "alpine.lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 class Parked(NamedTuple):

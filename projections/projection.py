@@ -6,9 +6,10 @@ Invariant: a checkpoint changes in the same transaction as the effect of the ent
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from eventlog import Entry
+if TYPE_CHECKING:
+    from eventlog import Entry
 
 CHAIN_START = "0" * 64  # the chain before the first entry
 
@@ -54,7 +55,7 @@ class Projection(Protocol):
         """
 
     async def apply(
-        self, entries: Sequence[Entry], *, before: Checkpoint, after: Checkpoint
+        self, entries: "Sequence[Entry]", *, before: Checkpoint, after: Checkpoint
     ) -> None:
         """Applies a batch: its effect and `after`, in one transaction.
 

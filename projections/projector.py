@@ -8,11 +8,11 @@ Invariant: `apply` gets each entry once, in order, from the checkpoint that the 
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from eventlog import Batch, EventLog, EventLogError, LogDiverged, Position
 from projections.errors import CheckpointMoved, ProjectionStalled
@@ -20,9 +20,12 @@ from projections.projection import Checkpoint, Draining, Projection
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 BATCH_ENTRIES_DEFAULT = 1000  # a transaction of a few ms; more gains nothing (docs/measured.md)
 STALL_S_MIN, STALL_S_MAX = 0.1, 5.0  # between two tries at a batch that stalls
-MOVED_MAX = 100  # times in a row; two daemons that take turns move each other a few times at most
+STALL_ONCE_S_MAX = 10.0  # with `once` somebody waits: what stalls for longer is an error
+MOVED_MAX = 100  # times in a row from the same place: whoever moves it gets nowhere either
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,14 +67,16 @@ class Projector:
         Raises LogDiverged when the log is not the one that was projected, LogCorrupt at damage,
         and what the projection raises.
         """
-        moved = 0
+        moved, moved_from = 0, None
         with EventLog(self._home) as log:
             until_seq = log.last_seq if once else None
             while not self._is_done(until_seq):
                 try:
                     await self._follow(log, until_seq)
                 except CheckpointMoved as error:
-                    moved += 1
+                    # Beside somebody who keeps the table up as well this is how each batch ends.
+                    moved = moved + 1 if self.checkpoint == moved_from else 1
+                    moved_from = self.checkpoint
                     if moved > MOVED_MAX:
                         raise
                     logger.info("checkpoint_moved projection=%s %s", self._projection.name, error)
@@ -86,9 +91,11 @@ class Projector:
 
     async def _follow(self, log: EventLog, until_seq: int | None) -> None:
         """Opens the projection and applies batches until done. It is closed in any case."""
-        self.checkpoint = await self._open()
-        if self.checkpoint is None:
+        is_once = until_seq is not None
+        opened = await self._patiently(self._open, is_once=is_once)
+        if opened is None:
             return
+        self.checkpoint = opened
         try:
             check_same_log(log, self.checkpoint)
             self._tell()
@@ -97,7 +104,7 @@ class Projector:
                 while not self._is_done(until_seq):
                     batch = await source.next(self._pace, until_seq)
                     if batch:
-                        await self._apply(batch)
+                        await self._apply(batch, is_once=is_once)
             if until_seq is not None and isinstance(self._projection, Draining):
                 await self._projection.drain()
         finally:
@@ -119,7 +126,7 @@ class Projector:
         finally:
             stopping.cancel()
 
-    async def _apply(self, batch: Batch) -> None:
+    async def _apply(self, batch: Batch, *, is_once: bool) -> None:
         before = self.checkpoint
         assert before is not None, "set when the projection was opened"
         last = batch[-1]
@@ -130,24 +137,37 @@ class Projector:
             segment=batch.position.segment if batch.position else None,
             byte_offset=batch.position.byte_offset if batch.position else None,
         )
+
+        async def apply() -> Checkpoint:
+            await self._projection.apply(batch, before=before, after=after)
+            return after
+
+        if await self._patiently(apply, is_once=is_once) is not None:
+            self.checkpoint = after
+            self._tell()
+
+    async def _patiently(self, work: Callable[[], Awaitable[T]], *, is_once: bool) -> T | None:
+        """What `work` gives, tried again for as long as it stalls; None when stopped meanwhile."""
+        loop = asyncio.get_running_loop()
+        begun_s = loop.time()
         stall_s = STALL_S_MIN
         while True:
             try:
-                await self._projection.apply(batch, before=before, after=after)
-                break
+                found = await work()
+                self.stalled = None
+                return found
             except ProjectionStalled as error:
+                if is_once and loop.time() - begun_s >= STALL_ONCE_S_MAX:
+                    raise
                 if self.stalled is None:
-                    logger.warning("stalled projection=%s %s", before.projection, error)
+                    logger.warning("stalled projection=%s %s", self._projection.name, error)
                 self.stalled = str(error)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(stall_s):
-                        await self._stop.wait()
-                if self._stop.is_set():
-                    return
-                stall_s = min(2 * stall_s, STALL_S_MAX)
-        self.stalled = None
-        self.checkpoint = after
-        self._tell()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(stall_s):
+                    await self._stop.wait()
+            if self._stop.is_set():
+                return None
+            stall_s = min(2 * stall_s, STALL_S_MAX)
 
     def _tell(self) -> None:
         if self._on_progress is not None and self.checkpoint is not None:

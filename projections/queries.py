@@ -1,7 +1,9 @@
 """The read API over `data/signals.db`: a small pool of read-only connections, and a cache.
 
 SQLite's data_version tells a connection when another one has committed. One connection is asked
-for it before each answer from the cache, so an answer is never older than the database.
+for it before each answer from the cache, so an answer is never older than the database. An account
+that may only read the directory gets connections that take no locks while nobody writes; they are
+given up as soon as somebody does.
 
 Invariant: what comes out was the content of the table at some moment after the call began.
 """
@@ -20,10 +22,11 @@ import aiosqlite
 import orjson
 
 from projections import schema
-from projections.database import connect, database_path
+from projections.database import FOREIGN, connect, database_path, examine, identity, refuse
 from projections.errors import ProjectionError
 
 CONNECTIONS_MAX = 5  # more readers than this wait: reads are short, and each holds memory
+REPLACED_MAX = 20  # times in a row that the database is replaced while somebody asks
 CACHE_S = 30.0
 CACHED_MAX = 256  # answers; a dashboard asks a few dozen questions again and again
 ROWS_MAX = 100_000  # of one answer: a read must not pin the WAL for minutes
@@ -46,25 +49,25 @@ Row = tuple[object, ...]
 
 
 class _Cached(NamedTuple):
-    """An answer, when it was given, and the data_version that stood before it was read."""
+    """An answer, when it was given, and which state of the database stood before it was read."""
 
     rows: Sequence[Row]
     at_s: float
-    version: int
+    state: tuple[int, ...]
 
 
 class SignalStore:
     """Reads the signals of a home. For one event loop; open it with `async with`.
 
     Rows are dicts by the columns of the table; times are UTC text. Raises ProjectionError where
-    there is no database.
+    there is no database, ForeignHome for one of the old tracker.
     """
 
     def __init__(self, home: str | os.PathLike[str]) -> None:
         self._path = database_path(Path(home))
-        self._inode: tuple[int, int] | None = None
+        self._identity: tuple[int, ...] | None = None  # of the file that the connections are to
         self._idle: list[aiosqlite.Connection] = []
-        self._places = asyncio.Semaphore(CONNECTIONS_MAX)
+        self._places = asyncio.Semaphore(CONNECTIONS_MAX - 1)  # one is the sentinel
         self._sentinel: aiosqlite.Connection | None = None
         self._sentinel_lock = asyncio.Lock()
         self._cache: dict[tuple[object, ...], _Cached] = {}
@@ -126,6 +129,7 @@ class SignalStore:
 
     async def close(self) -> None:
         """Closes the connections."""
+        self._identity = None  # those that are being asked are closed when they have answered
         idle, self._idle = self._idle, []
         sentinel, self._sentinel = self._sentinel, None
         self._cache.clear()
@@ -134,62 +138,84 @@ class SignalStore:
 
     async def _ask(self, statement: str, *values: object) -> Sequence[Row]:
         key = (statement, *values)
-        try:
-            version = await self._version()
-            cached = self._cache.get(key)
-            now_s = time.monotonic()
-            if cached and cached.version == version and now_s - cached.at_s < CACHE_S:
-                return cached.rows
-            rows = await self._read(statement, values)
-        except sqlite3.Error as error:
-            raise ProjectionError(
-                f"the database cannot be read: {error}",
-                where=str(self._path),
-                do="see `eventlog status`; `eventlog rebuild-database` heals a damaged one",
-            ) from error
-        if len(self._cache) >= CACHED_MAX:
-            self._cache.clear()
-        self._cache[key] = _Cached(rows, now_s, version)
-        return rows
+        for _ in range(REPLACED_MAX):
+            try:
+                state = await self._state()
+                cached = self._cache.get(key)
+                now_s = time.monotonic()
+                if cached and cached.state == state and now_s - cached.at_s < CACHE_S:
+                    return cached.rows
+                rows = await self._read(statement, values)
+            except sqlite3.Error as error:
+                if self._is_replaced():
+                    continue
+                raise self._unreadable(str(error)) from error
+            if rows is None:
+                continue
+            if len(self._cache) >= CACHED_MAX:
+                self._cache.clear()
+            self._cache[key] = _Cached(rows, now_s, state)
+            return rows
+        raise self._unreadable("it is replaced again and again")
 
-    async def _version(self) -> int:
-        """Changes whenever somebody commits. The database may be replaced by another, too."""
+    def _unreadable(self, problem: str) -> ProjectionError:
+        return ProjectionError(
+            f"the database cannot be read: {problem}",
+            where=str(self._path),
+            do="see `eventlog status`; `eventlog rebuild-database` heals a damaged one",
+        )
+
+    async def _state(self) -> tuple[int, ...]:
+        """Changes whenever somebody commits, and when another database is put in its place."""
         async with self._sentinel_lock:
-            inode = self._inode_now()
-            if inode != self._inode:
+            if self._sentinel is None or self._is_replaced():
                 await self.close()
-                self._inode = inode
-            if self._sentinel is None:
-                self._sentinel = await self._connect()
+                self._sentinel, self._identity = await self._connect_sentinel()
             rows = await self._sentinel.execute_fetchall("PRAGMA data_version")
-            return int(next(iter(rows))[0])
+            assert self._identity is not None, "set with the sentinel"
+            return (*self._identity, int(next(iter(rows))[0]))
 
-    def _inode_now(self) -> tuple[int, int]:
+    async def _connect_sentinel(self) -> tuple[aiosqlite.Connection, tuple[int, ...]]:
+        for _ in range(REPLACED_MAX):
+            before = self._identity_now()
+            if await asyncio.to_thread(examine, self._path, thoroughly=False) == FOREIGN:
+                refuse(self._path, FOREIGN)
+            sentinel = await self._connect()
+            if self._identity_now() == before:
+                return sentinel, before
+            await sentinel.close()  # another file, or the WAL is there only now
+        raise self._unreadable("it is replaced again and again")
+
+    def _is_replaced(self) -> bool:
+        return self._identity_now() != self._identity
+
+    def _identity_now(self) -> tuple[int, ...]:
         try:
-            status = self._path.stat()
+            return identity(self._path)
         except FileNotFoundError:
             raise ProjectionError(
                 "there is no database yet",
                 where=str(self._path),
                 do="run `eventlog project sqlite`, or `eventlog rebuild-database`",
             ) from None
-        return (status.st_dev, status.st_ino)
 
-    async def _read(self, statement: str, values: Sequence[object]) -> Sequence[Row]:
+    async def _read(self, statement: str, values: Sequence[object]) -> Sequence[Row] | None:
+        """The rows; None when they may not be believed, for the database was replaced."""
         async with self._places:
-            inode = self._inode
+            before = self._identity
             connection = self._idle.pop() if self._idle else await self._connect()
             try:
                 rows = await connection.execute_fetchall(statement, values)
+                is_same = before is not None and before == self._identity == self._identity_now()
             except BaseException:
                 # Cancelled or failed: the statement may still run in its thread.
                 with suppress(sqlite3.Error):
                     await connection.close()
                 raise
-            if inode == self._inode:
-                self._idle.append(connection)
-            else:
+            if not is_same:
                 await connection.close()
+                return None
+            self._idle.append(connection)
             return [tuple(row) for row in rows]
 
     async def _connect(self) -> aiosqlite.Connection:

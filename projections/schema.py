@@ -64,6 +64,9 @@ ConflictRow: TypeAlias = tuple[int, str | None, str]
 OrderRow: TypeAlias = tuple[str, int]  # order_id, id of the signal
 OutcomeRow: TypeAlias = tuple[str, float, float, int]  # outcome, exit_price, pct, id of the signal
 
+SQLITE = "sqlite"  # the name of the projection that these tables are
+READ_CHECKPOINT = "SELECT seq, chain, segment, byte_offset FROM checkpoint WHERE name = ?"
+
 INSERT_SIGNAL = (
     "INSERT INTO signals(id, signal_id, symbol, action, entry_price, target_price, stop_price,"
     " confidence, strategy, asset_type, data_source, timestamp, sha256, created_at)"

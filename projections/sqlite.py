@@ -6,9 +6,10 @@ Invariant: checkpoint.seq is the seq of the last entry whose effect was committe
 import asyncio
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import aiosqlite
 
@@ -27,9 +28,14 @@ from projections.signals_table import (
     states_of,
 )
 
-NAME = "sqlite"
+T = TypeVar("T")
 
-READ_CHECKPOINT = "SELECT seq, chain, segment, byte_offset FROM checkpoint WHERE name = ?"
+NAME = "sqlite"
+CLOSE_S_MAX = 1.0  # a daemon that ends does not wait for a lock that somebody hangs on to
+WAL_SUFFIXES = ("-wal", "-shm")
+NO_INODE = (0, 0)
+
+schema.READ_CHECKPOINT = "SELECT seq, chain, segment, byte_offset FROM checkpoint WHERE name = ?"
 FIRST_CHECKPOINT = "INSERT OR IGNORE INTO checkpoint(name, seq, chain) VALUES (?, 0, ?)"
 # The fence: another daemon, a rebuild or a newer schema was here when no row changes.
 MOVE_CHECKPOINT = """UPDATE checkpoint SET seq = ?, chain = ?, segment = ?, byte_offset = ?
@@ -52,7 +58,8 @@ class SqliteProjection:
     def __init__(self) -> None:
         self._home = Path()
         self._db: aiosqlite.Connection | None = None
-        self._inode = (0, 0)
+        self._inode = NO_INODE
+        self._wal_inodes: tuple[tuple[int, int], ...] = ()
         self._pid = 0
         self._is_examined = False
 
@@ -64,14 +71,26 @@ class SqliteProjection:
         self._home = home
         path = database_path(home)
         async with write_lock(home):
-            if not self._is_examined or not path.exists():
-                await asyncio.to_thread(database.set_up, path)
+            try:
+                # In a thread, and never left alone there: it needs the lock to its end.
+                setting_up = asyncio.to_thread(
+                    database.set_up, path, thoroughly=not self._is_examined
+                )
+                await _to_the_end(setting_up)
                 self._is_examined = True
-            self._db = await _connect(path)
-            self._inode = _inode(path)
-            self._pid = os.getpid()
-            await self._db.execute(FIRST_CHECKPOINT, (NAME, CHAIN_START))
-            return await self._checkpoint()
+                self._db = await _connect(path)
+                self._pid = os.getpid()
+                self._inode = _inode(path)
+                await self._db.execute(FIRST_CHECKPOINT, (NAME, CHAIN_START))
+                self._wal_inodes = _wal_inodes(path)
+                return await self._checkpoint()
+            except BaseException as error:
+                db, self._db = self._db, None
+                if db is not None:
+                    await db.close()
+                if isinstance(error, sqlite3.Error):
+                    raise self._translated(error) from error
+                raise
 
     async def apply(
         self, entries: Sequence[Entry], *, before: Checkpoint, after: Checkpoint
@@ -82,13 +101,8 @@ class SqliteProjection:
         the next batch would commit our half.
         """
         prepared = prepare(entries, after=before.seq)
-        applying = asyncio.ensure_future(self._apply(prepared, before, after))
-        try:
-            await asyncio.shield(applying)
-        except asyncio.CancelledError:
-            with suppress(Exception):
-                await applying
-            raise
+        async with write_lock(self._home):
+            await _to_the_end(self._apply(prepared, before, after))
 
     async def status(self) -> Mapping[str, object]:
         """Figures of the table; see `projections.status` for the same without a daemon."""
@@ -98,27 +112,32 @@ class SqliteProjection:
     async def close(self) -> None:
         """Closes the connection; the last one of all writes the WAL back."""
         db, self._db = self._db, None
-        if db is not None:
-            async with write_lock(self._home):
+        if db is None:
+            return
+        try:
+            async with asyncio.timeout(CLOSE_S_MAX), write_lock(self._home):
                 await db.close()
+        except TimeoutError:
+            pass  # who holds the lock has the database open: closing ours does not touch the WAL
+        finally:
+            await db.close()
 
     async def _apply(self, prepared: Prepared, before: Checkpoint, after: Checkpoint) -> None:
         db = self._open_db()
-        async with write_lock(self._home):
-            self._check_file()
-            try:
-                await db.execute("BEGIN IMMEDIATE")
-                found = await db.execute_fetchall(schema.STATES, (ids_json(signal_ids(prepared)),))
-                changes = settle(prepared, states_of([tuple(row) for row in found]))
-                for statement, rows in statements(changes):
-                    await db.executemany(statement, rows)
-                await self._move(db, before, after)
-                await db.execute("COMMIT")
-            except BaseException as error:
-                await self._roll_back(db)
-                if isinstance(error, sqlite3.Error):
-                    raise self._translated(error) from error
-                raise
+        self._check_file()
+        try:
+            await db.execute("BEGIN IMMEDIATE")
+            found = await db.execute_fetchall(schema.STATES, (ids_json(signal_ids(prepared)),))
+            changes = settle(prepared, states_of([tuple(row) for row in found]))
+            for statement, rows in statements(changes):
+                await db.executemany(statement, rows)
+            await self._move(db, before, after)
+            await db.execute("COMMIT")
+        except BaseException as error:
+            await self._roll_back(db)
+            if isinstance(error, sqlite3.Error):
+                raise self._translated(error) from error
+            raise
 
     async def _move(self, db: aiosqlite.Connection, before: Checkpoint, after: Checkpoint) -> None:
         values = (after.seq, after.chain, after.segment, after.byte_offset)
@@ -140,7 +159,7 @@ class SqliteProjection:
             await db.close()
 
     async def _checkpoint(self) -> Checkpoint:
-        rows = await self._open_db().execute_fetchall(READ_CHECKPOINT, (NAME,))
+        rows = await self._open_db().execute_fetchall(schema.READ_CHECKPOINT, (NAME,))
         seq, chain, segment, byte_offset = next(iter(rows))
         return Checkpoint(
             projection=NAME, seq=seq, chain=chain, segment=segment, byte_offset=byte_offset
@@ -162,6 +181,10 @@ class SqliteProjection:
         path = database_path(self._home)
         if _inode(path) != self._inode:
             self._is_examined = False
+            if _wal_inodes(path) == self._wal_inodes:
+                # They hold pages of the database that was there before.
+                for suffix in WAL_SUFFIXES:
+                    Path(f"{path}{suffix}").unlink(missing_ok=True)
             raise CheckpointMoved("the database was deleted or replaced", where=str(path))
 
     def _translated(self, error: sqlite3.Error) -> ProjectionError:
@@ -170,7 +193,7 @@ class SqliteProjection:
             self._is_examined = False
             return CheckpointMoved(f"the database is damaged: {error}", where=where)
         if (error.sqlite_errorcode & 0xFF) in _PASSING:
-            return ProjectionStalled(f"SQLite could not commit: {error}", where=where)
+            return ProjectionStalled(f"SQLite cannot write now: {error}", where=where)
         return ProjectionError(
             f"the table does not take what the log says: {error}",
             where=where,
@@ -192,9 +215,24 @@ async def _connect(path: Path) -> aiosqlite.Connection:
         raise
 
 
+async def _to_the_end(work: Coroutine[None, None, T]) -> T:
+    """Its result; a cancelled await waits until it is done."""
+    working = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        with suppress(Exception):
+            await working
+        raise
+
+
 def _inode(path: Path) -> tuple[int, int]:
     try:
         status = path.stat()
     except FileNotFoundError:
-        return (0, 0)
+        return NO_INODE
     return (status.st_dev, status.st_ino)
+
+
+def _wal_inodes(path: Path) -> tuple[tuple[int, int], ...]:
+    return tuple(_inode(Path(f"{path}{suffix}")) for suffix in WAL_SUFFIXES)

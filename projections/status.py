@@ -4,7 +4,6 @@ Invariant: nothing is made or changed, and a figure that cannot be had is None, 
 said beside it.
 """
 
-import asyncio
 import os
 import sqlite3
 from collections.abc import Collection, Mapping
@@ -12,14 +11,12 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-from eventlog import EventLog, EventLogError, log_status
+from eventlog import EventLogError, log_status, read_entries
 from projections.database import connect, database_path
-from projections.delivery import NAME as ALPINE
-from projections.delivery import is_delivering, outbox_path
-from projections.outbox import read_outbox
+from projections.outbox import NAME as ALPINE
+from projections.outbox import is_delivering, outbox_path, read_outbox
 from projections.registry import make_projection, projection_names
-from projections.sqlite import NAME as SQLITE
-from projections.sqlite import READ_CHECKPOINT
+from projections.schema import READ_CHECKPOINT, SQLITE
 
 
 def status(home: str | os.PathLike[str]) -> dict[str, object]:
@@ -83,11 +80,13 @@ def lag(home: Path, seq: int, done: Collection[int] = ()) -> dict[str, object]:
 
     `done` are entries above `seq` that are done already.
     """
-    with EventLog(home) as log:
-        entries = max(0, log.last_seq - seq - len(done))
-        oldest = None
-        if entries:
-            oldest = next((e for e in log.read(after=seq) if e.seq not in done), None)
+    last_seq = log_status(os.fspath(home), count=False)["last_seq"]
+    assert isinstance(last_seq, int)
+    entries = max(0, last_seq - seq - len(done))
+    oldest = None
+    if entries:
+        later = read_entries(os.fspath(home), after=seq)
+        oldest = next((entry for entry in later if entry.seq not in done), None)
     seconds = 0.0
     if oldest is not None:
         recorded_at = datetime.fromisoformat(oldest.recorded_at)
@@ -97,6 +96,8 @@ def lag(home: Path, seq: int, done: Collection[int] = ()) -> dict[str, object]:
 
 def _other_status(name: str, home: Path) -> dict[str, object]:
     """What a projection of somebody else says of itself."""
+
+    import asyncio  # only where somebody else's projection is asked
 
     async def ask() -> dict[str, object]:
         projection = make_projection(name)

@@ -141,11 +141,14 @@ class _Worker:
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """Ends the thread, after the job under way."""
+        """Ends the thread, after the jobs that are under way."""
         with self._mutex:
             loop, self._loop = self._loop, None
-        if loop is not None:
-            loop.call_soon_threadsafe(loop.stop)
+            thread, self._thread = self._thread, None
+        if loop is not None and thread is not None and self._pid == os.getpid():
+            asyncio.run_coroutine_threadsafe(_stop_after(loop, self._jobs), loop)
+            if thread is not threading.current_thread():
+                thread.join()
 
     async def _in_turn(self, job: Callable[[], Coroutine[Any, Any, T]]) -> T:
         if self._turn is None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from eventlog import EventLogError
 from projections.database import connect, database_path
-from projections.sqlite import NAME, READ_CHECKPOINT
+from projections.schema import READ_CHECKPOINT, SQLITE
 
 PROJECTED = "projected"
 DELIVERED = "delivered"
@@ -32,7 +32,7 @@ def projected_seq(home: Path) -> int:
     """Last seq in the SQLite projection; 0 without a database."""
     try:
         with closing(connect(database_path(home), readonly=True)) as database:
-            row = database.execute(READ_CHECKPOINT, (NAME,)).fetchone()
+            row = database.execute(READ_CHECKPOINT, (SQLITE,)).fetchone()
     except sqlite3.Error:  # none yet, or it is being set up
         return 0
     return int(row[0]) if row is not None else 0
