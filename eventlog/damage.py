@@ -159,11 +159,11 @@ def _damage(
     seq = tip.seq + 1
     problem = error.problem.removeprefix(f"entry {seq} ")
     segments = list_segments(disk, home)
-    for record in records:
-        starts_here = record.starts_at(*position, seq) or record.starts_at(seq, 0, seq)
-        if starts_here and is_unchanged(disk, home, record, segments):
-            return Damage(gap=record, problem=problem, after=position)
     place = Place(disk, home, tip, position, segments, proven)
+    start = place.start()
+    for record in records:
+        if record.starts_at(*start, seq) and is_unchanged(disk, home, record, segments):
+            return Damage(gap=record, problem=problem, after=position)
     gap = place.gap()
     leads_on = gap.byte_to > gap.byte_from or gap.seq_to >= gap.seq_from
     return Damage(gap=gap, problem=problem, after=position) if leads_on else None

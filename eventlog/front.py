@@ -26,6 +26,17 @@ class _Append(Waiting):
         self.future = future
 
 
+def front_here(fronts: dict[object, "AsyncFront"], committer: Committer) -> "AsyncFront":
+    """The front of the running event loop, made where there is none; closed loops are forgotten."""
+    loop = asyncio.get_running_loop()
+    front = fronts.get(loop)
+    if front is None:
+        for known in [known for known, front in fronts.items() if front.is_closed()]:
+            del fronts[known]
+        front = fronts[loop] = AsyncFront(committer)
+    return front
+
+
 class AsyncFront:
     """The way in for one event loop; used only from its thread, but for `notify`."""
 
@@ -37,9 +48,9 @@ class AsyncFront:
         self._outstanding = 0
         self._wanting_room: deque[asyncio.Future[None]] = deque()
 
-    def is_here(self) -> bool:
-        """Whether the caller runs in this front's event loop."""
-        return asyncio.get_running_loop() is self._loop
+    def is_closed(self) -> bool:
+        """Whether its event loop has ended."""
+        return self._loop.is_closed()
 
     async def append(self, item: Admitted) -> Receipt:
         """Returns when the item is durable; waits where too many appends are under way."""

@@ -76,7 +76,7 @@ class EventLog:
         settings = Settings(segment_bytes, dedupe_entries, lock_timeout_s)
         writer = Writer(self._disk, self._home, _now_recorded, settings, os.getpid())
         self._committer = Committer(writer)
-        self._front: AsyncFront | None = None
+        self._fronts: dict[object, AsyncFront] = {}  # by event loop
         _open_logs.add(self)
 
     def append(self, item: Item, *, timeout_s: float | None = None) -> Receipt:
@@ -144,10 +144,9 @@ class EventLog:
         raises LogBusy. Cancelling the await does not take the entry back: its outcome is unknown,
         and a retry with the same signal_id is idempotent.
         """
-        front = self._front
-        if front is None or not front.is_here():
-            front = self._new_front()
-        return await front.append(self._admit(item))
+        from eventlog.front import front_here  # asyncio would double the start of every command
+
+        return await front_here(self._fronts, self._committer).append(self._admit(item))
 
     def read(self, after: int = 0) -> Iterator[Entry]:
         """The durable entries with seq > `after`, in order, up to the end of the log as it moves.
@@ -214,12 +213,6 @@ class EventLog:
 
     def _admit(self, item: Item) -> Admitted:
         return admit(item, now=_now_stored, new_id=_new_signal_id)
-
-    def _new_front(self) -> "AsyncFront":
-        from eventlog.front import AsyncFront  # asyncio would double the start of every command
-
-        self._front = AsyncFront(self._committer)
-        return self._front
 
     def _disown(self) -> None:
         self._committer.disown()

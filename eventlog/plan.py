@@ -151,24 +151,33 @@ class Plan:
                     return
 
     def _refuse_conflicts(self, items: Sequence[Admitted]) -> None:
-        """Raises SignalConflict before the first of `items` is planned, if one would."""
-        seen: dict[str, Admitted] = {}
-        for item in items:
-            if item.sha256 is None or item.signal_id is None:
-                continue  # facts do not conflict
-            first = self._first(item.signal_id)
-            if first is not None:
-                _refuse_other_content(item, first)
-                continue
-            twin = seen.setdefault(item.signal_id, item)
-            if twin is not item and not _same_content(item, twin.sha256, twin.body):
-                raise _conflict(item, "another signal of this call")
+        """Raises SignalConflict before the first of `items` is planned, if one would.
 
-    def _first(self, key: Key) -> _First | None:
+        The window moves on with each item that will be new, here as in `_add`.
+        """
+        seq = self._seq
+        seen: dict[Key, tuple[int, Admitted]] = {}
+        for item in items:
+            key = _key(item)
+            if key is not None:
+                twin_seq, twin = seen.get(key, (0, item))
+                if twin is not item and twin_seq > seq - self._window.entries:
+                    if not _same_content(item, twin.sha256, twin.body):
+                        raise _conflict(item, "another signal of this call")
+                    continue
+                first = self._first(key, seq)
+                if first is not None:
+                    _refuse_other_content(item, first)
+                    continue
+            seq += 1
+            if key is not None:
+                seen[key] = (seq, item)
+
+    def _first(self, key: Key, last_seq: int) -> _First | None:
         first = self._fresh.get(key)
-        if first is not None:
-            return first if first[0].seq > self._seq - self._window.entries else None
-        place = self._window.find(key, self._seq)
+        if first is not None and first[0].seq > last_seq - self._window.entries:
+            return first
+        place = self._window.find(key, last_seq)
         if place is None:
             return None
         entry = decode(self._stored(place))
@@ -185,13 +194,10 @@ class Plan:
 
     def _add(self, item: Admitted, group: Group, index: int) -> None:
         event, signal_id, body, sha256, _ = item
-        key: Key | None = signal_id
-        if sha256 is None and signal_id is not None:
-            key = fact_key(event, body)
-        first = self._first(key) if key is not None else None
+        key = _key(item)
+        first = self._first(key, self._seq) if key is not None else None
         if first is not None:
-            if sha256 is not None:
-                _refuse_other_content(item, first)
+            _refuse_other_content(item, first)
             self._last_slice().repeats.append((first[0], group, index))
             return
         piece = self._last_slice()
@@ -213,10 +219,17 @@ class Plan:
         return self.slices[-1]
 
 
+def _key(item: Admitted) -> Key | None:
+    """What the item is known by in the window; None for what is never a duplicate."""
+    if item.sha256 is None and item.signal_id is not None:
+        return fact_key(item.event, item.body)
+    return item.signal_id
+
+
 def _same_content(item: Admitted, sha256: str | None, body: bytes) -> bool:
     """Whether the nine fields are those of the signal with `sha256` and `body`.
 
-    A timestamp that the caller left out matches any.
+    Facts of one key are equal by it. A timestamp that the caller left out matches any.
     """
     if item.sha256 == sha256 or item.timestamp_given:
         return item.sha256 == sha256

@@ -95,6 +95,18 @@ class Backup:
             raise _Unhelpful(f"entry {seq} is not in the backup, or is damaged there too")
         return fd, found
 
+    def line(self, tip: Tip) -> bytes:
+        """The line that follows `tip`."""
+        fd, found = self.open_at(tip.seq + 1)
+        try:
+            line = self._disk.pread(fd, found.byte_to - found.byte_from, found.byte_from)
+        finally:
+            self._disk.close(fd)
+        problem = problem_of(line, tip)
+        if problem is not None:
+            raise _Unhelpful(f"the backup's entry {tip.seq + 1} {problem}")
+        return line
+
     def chain_of(self, seq: int) -> str:
         """The chain of an entry, as its line says."""
         fd, found = self.open_at(seq)
@@ -310,14 +322,24 @@ class _Builder:
             scanned = scan(data, self._tip)
             left = len(scanned.lines) if seq_to is None else seq_to - self._tip.seq
             lines = scanned.lines[:left]
-            if not lines:
+            if lines:
+                at += sum(map(len, lines))
+            elif seq_to is None and self._is_next(line := data[: data.find(b"\n") + 1]):
+                # It was taken at its word, because nothing told the chain before it. Now it is told.
+                lines = [self._backup.line(self._tip)]
+                at += len(line)
+            else:
                 problem = scanned.problem or "is cut off"
                 raise _Unhelpful(f"{whose} entry {self._tip.seq + 1} {problem}")
             self._check_proven(lines)
-            text = b"".join(lines)
-            write_all(self._disk, out, text, self._disk.size(out))
-            at += len(text)
+            write_all(self._disk, out, b"".join(lines), self._disk.size(out))
             self._tip = tip_of(lines[-1])
+
+    def _is_next(self, line: bytes) -> bool:
+        try:
+            return tip_of(line).seq == self._tip.seq + 1
+        except BadLine:
+            return False
 
     def _check_proven(self, lines: list[bytes]) -> None:
         index = self._proven.seq - self._tip.seq - 1

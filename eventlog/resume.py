@@ -54,13 +54,19 @@ class Place(NamedTuple):
     segments: Sequence[int]
     proven: End  # known to be durable
 
+    def start(self) -> Position:
+        """Where the range starts: what is missing without a bad byte should have a segment."""
+        segment, byte_from = self.position
+        if segment and size_of(self.disk, self.home, segment) > byte_from:
+            return self.position
+        return Position(self.tip.seq + 1, 0)
+
     def gap(self) -> Accepted:
         """The range that starts here. It may be empty, where nothing is known to be missing."""
-        segment, byte_from = self.position
-        if not segment or size_of(self.disk, self.home, segment) == byte_from:
-            # No bad byte: what is missing should have its own segment.
-            return self._to_next_segment(self.tip.seq + 1, 0, 0, _HASH_OF_NOTHING)
-        fd = self.disk.open(self.home.segment_path(segment), writable=False)
+        start = self.start()
+        if start != self.position:
+            return self._to_next_segment(*start, 0, _HASH_OF_NOTHING)
+        fd = self.disk.open(self.home.segment_path(start.segment), writable=False)
         try:
             return self._in_file(fd, self.disk.size(fd))
         finally:
@@ -174,13 +180,16 @@ class Place(NamedTuple):
         if not well_formed(line) or problem_within(line) is not None:
             return False
         tip = tip_of(line)
+        if tip.recorded_at < self.tip.recorded_at:
+            return False
         if tip.seq == self.proven.seq:
             return tip.chain == self.proven.chain
         following = self._line_at(segment, byte_offset + len(line))
         if not following and tip.seq + 1 in self.segments:
             following = self._line_at(tip.seq + 1, 0)
         if following:
-            return problem_of(following, tip) is None
+            follows = problem_of(following, tip) is None
+            return follows and tip.recorded_at <= tip_of(following).recorded_at
         # The last line of all, which nothing confirms: taken if it proves itself to be durable.
         return tip.seq > self.proven.seq and tip.batch > self.tip.seq + 1
 
