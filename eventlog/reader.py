@@ -229,6 +229,9 @@ class LogReader:
         if end.byte_offset < self._byte_offset:
             raise self._shortened(f"its durable end is now seq {end.seq}")
         if size < end.byte_offset and size == self._byte_offset:
+            self._check_file()
+            if self._disk.size(self._fd) > size:
+                return self._limit()  # the segment was replaced by a copy that has grown
             raise corrupt("is gone: the file is cut", self._segment, size, self.tip.seq + 1)
         return _Limit(end.byte_offset, True, False)
 

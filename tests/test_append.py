@@ -611,6 +611,8 @@ def test_a_lock_file_that_is_replaced_lets_no_two_writers_in(home: Path) -> None
             (home / "logs/.lock").unlink(missing_ok=True)
             writer = one if number % 2 else two
             assert writer.append(a_signal(number)).seq == number
+            word = (home / "logs/.lock").read_text().split()
+            assert word[6] == str(number), "it locked the file that has the name now"
     assert len(assert_whole(home)) == 6
 
 

@@ -18,6 +18,7 @@ from tools.crash.histories import work
 from tools.crash.inodes import SECTOR_BYTES, File
 from tools.crash.ledger import Ledger, Violation
 from tools.crash.mutants import MUTANTS
+from tools.crash.readers import explore_readers
 from tools.crash.rounds import Round
 from tools.crash.simdisk import Fault, SimDisk, World
 from tools.crash.states import ADVERSARIAL, BOTH, ORDERED, power_losses
@@ -46,6 +47,11 @@ def two_writers(explorer: Explorer) -> None:
     explore_takeovers(explorer, TAKEN_OVER)
 
 
+def random_histories(explorer: Explorer) -> None:
+    for number in range(ROUNDS):
+        Round(explorer, f"tests-{number}").play()
+
+
 def states_until_death(
     name: str, search: Callable[[Explorer], None], models: tuple[str, ...] = BOTH
 ) -> int | None:
@@ -70,9 +76,16 @@ def test_a_writer_may_die_or_fail_to_sync_at_any_step_and_power_fail_in_the_next
     assert explorer.states > 1000
 
 
-@pytest.mark.parametrize("number", range(ROUNDS))
-def test_processes_may_die_fail_to_sync_and_lose_power_in_any_order(number: int) -> None:
-    Round(Explorer(SUBJECT), f"tests-{number}").play()
+def test_a_writer_may_pass_a_reader_at_any_call_and_die_at_any_step() -> None:
+    explorer = Explorer(SUBJECT)
+    explore_readers(explorer)
+    assert explorer.states > 1000
+
+
+def test_processes_may_die_fail_to_sync_and_lose_power_in_any_order() -> None:
+    explorer = Explorer(SUBJECT)
+    random_histories(explorer)
+    assert explorer.states > 1000
 
 
 def test_no_flip_of_what_was_acknowledged_goes_by() -> None:
@@ -96,6 +109,11 @@ def test_no_flip_of_what_was_acknowledged_goes_by() -> None:
         ("no-dontneed", two_writers),
         ("clean-before-sync", one_writer),
         ("evidence-must-verify", flips),
+        ("retry-sync", two_writers),
+        ("no-parent-sync", one_writer),
+        ("no-lock", random_histories),
+        ("torn-tail-not-kept", one_writer),
+        ("one-watermark-slot", one_writer),
     ],
 )
 def test_a_mutant_dies(

@@ -229,6 +229,9 @@ def test_a_failed_write_is_taken_back_whole_and_may_be_retried(
             log.append_many(signals(3, start=2))
         assert fault.fired == 1
         assert isinstance(raised.value, AppendFailed)
+        kinds = [call.kind for call in disk.calls]
+        undone = kinds[kinds.index("truncate") :]
+        assert undone[:2] == ["truncate", "fdatasync"], "what was cut must not come back"
         assert ids_in(home) == ["s-1"]
         receipts += [r._asdict() for r in log.append_many(signals(3, start=2))]
     goes_on(home, receipts)

@@ -47,10 +47,13 @@ class Refused(Exception):
     """The entry does not fit; its text is the reason."""
 
 
-def fold(entries: Iterable[Any]) -> Tables:
-    """The tables after these entries (seq, batch, recorded_at, event, payload, chain)."""
-    tables = Tables()
-    last_seq = 0
+def fold(entries: Iterable[Any], *, into: Tables | None = None, after: int = 0) -> Tables:
+    """The tables after these entries (seq, batch, recorded_at, event, payload, chain).
+
+    They may go on where tables up to seq `after` ended.
+    """
+    tables = Tables() if into is None else into
+    last_seq = after
     for seq, _batch, recorded_at, event, payload, _chain in entries:
         if seq > last_seq + 1:
             reason = f"entries {last_seq + 1} to {seq - 1} are damaged in the log"

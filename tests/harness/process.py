@@ -178,12 +178,13 @@ class Pipe:
 def pipe(
     home: object,
     *words: object,
+    command: str = "append",
     under: Sequence[object] = (),
     env: Mapping[str, str] | None = None,
 ) -> Iterator[Pipe]:
-    """A running `eventlog append`, killed at the end where it still runs."""
+    """A running `eventlog append`, or another command, killed at the end where it still runs."""
     process = subprocess.Popen(
-        command_line(("append", *words), home, under),
+        command_line((command, *words), home, under),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

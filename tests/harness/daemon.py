@@ -1,0 +1,105 @@
+"""A running `eventlog project`: started, asked to stop, killed, listened to as systemd does.
+
+    with daemon(home, "sqlite") as d:
+        d.send(signal.SIGTERM)
+        assert d.wait() == 0
+
+Invariant: no daemon outlives the test that started it.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from tests.harness.process import PATIENCE_S, command_line
+
+
+class Daemon:
+    """One process of `eventlog project`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], stderr: IO[bytes]) -> None:
+        self.process = process
+        self._stderr = stderr
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """Its exit code. Fails where it does not end at all."""
+        return self.process.wait(PATIENCE_S)
+
+    def stop(self) -> int:
+        """Asks it to end, and waits for that."""
+        self.send(signal.SIGTERM)
+        return self.wait()
+
+    @property
+    def err(self) -> str:
+        """What it has said on stderr."""
+        self._stderr.seek(0)
+        return self._stderr.read().decode()
+
+
+@contextmanager
+def daemon(
+    home: Path,
+    *words: object,
+    env: Mapping[str, str] | None = None,
+    under: Sequence[object] = (),
+) -> Iterator[Daemon]:
+    """A running `eventlog project WORDS`, killed at the end where it still runs."""
+    with tempfile.TemporaryFile() as stderr:
+        process = subprocess.Popen(
+            command_line(("project", *words), home, under),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            env={**os.environ, **(env or {})},
+            start_new_session=True,  # what it starts, as strace does, is killed with it
+        )
+        try:
+            yield Daemon(process, stderr)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def until(is_so: Callable[[], object], what: str = "what the test waits for") -> None:
+    """Waits until it is so; fails when that takes absurdly long."""
+    give_up_s = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < give_up_s, f"{what} did not happen within {PATIENCE_S:g} s"
+        time.sleep(0.005)
+
+
+class NotifySocket:
+    """What systemd listens on for a service of Type=notify."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(f"\0{address[1:]}" if address.startswith("@") else address)
+        self._socket.settimeout(0.05)
+        self.heard: list[str] = []
+
+    def __enter__(self) -> "NotifySocket":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def hears(self, text: str) -> bool:
+        """Whether a line starting like this has come by now."""
+        try:
+            while True:
+                self.heard += self._socket.recv(65_536).decode().split("\n")
+        except TimeoutError:
+            return any(line.startswith(text) for line in self.heard)

@@ -1,0 +1,89 @@
+"""What the database of a home holds, read by nothing but sqlite3, beside what it must hold.
+
+    tables, checkpoint = read_tables(home)
+    assert_is_fold(home)          rows = fold(log up to the checkpoint), by the model
+    assert_caught_up(home)        ... and the checkpoint is the end of the log
+
+Invariant: reading is one transaction, so it may be done beside a running daemon.
+"""
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+from eventlog import Entry
+from tests.harness import model
+from tests.harness.whole import lines_in
+
+SIGNALS = (
+    "SELECT id, signal_id, symbol, action, entry_price, target_price, stop_price, confidence,"
+    " strategy, asset_type, data_source, timestamp, outcome, exit_price, profit_loss_pct, sha256,"
+    " order_id, created_at FROM signals ORDER BY id"
+)
+
+
+class Point(NamedTuple):
+    """A checkpoint as it is stored."""
+
+    seq: int
+    chain: str
+
+
+def database_of(home: Path) -> Path:
+    return home / "data" / "signals.db"
+
+
+def reading(path: Path) -> sqlite3.Connection:
+    """A connection for reading, as anybody would make one."""
+    return sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=30)
+
+
+def read_tables(home: Path) -> tuple[model.Tables, Point]:
+    """All tables and the checkpoint, of one moment."""
+    with closing(reading(database_of(home))) as db:
+        db.execute("BEGIN")
+        (row,) = db.execute("SELECT seq, chain FROM checkpoint WHERE name = 'sqlite'").fetchall()
+        tables = model.Tables(
+            signals=[list(row) for row in db.execute(SIGNALS)],
+            extras=dict(db.execute("SELECT signal_id, extra FROM signal_extras")),
+            lifecycle=db.execute("SELECT * FROM lifecycle ORDER BY seq").fetchall(),
+            conflicts=db.execute("SELECT * FROM conflicts ORDER BY seq").fetchall(),
+        )
+        return tables, Point(*row)
+
+
+def raw_entries(home: Path) -> list[Entry]:
+    """The entries of a log without damage, parsed by Python's json."""
+    entries = []
+    for line in lines_in(home):
+        fields = json.loads(line)
+        del fields["v"]
+        seq, batch, recorded_at = (fields.pop(key) for key in ("seq", "batch", "recorded_at"))
+        event, chain = fields.pop("event"), fields.pop("chain")
+        entries.append(Entry(seq, batch, recorded_at, event, fields, chain))
+    return entries
+
+
+def assert_is_fold(home: Path) -> Point:
+    """Checks the tables against the model's, up to the checkpoint, which it gives."""
+    tables, point = read_tables(home)
+    entries = raw_entries(home)
+    chain = entries[point.seq - 1].chain if point.seq else "0" * 64
+    assert point.chain == chain, "the checkpoint is of another log"
+    expected = model.fold(entries[: point.seq])
+    assert tables == expected
+    assert tables.digest() == expected.digest()
+    return point
+
+
+def assert_caught_up(home: Path) -> None:
+    """Checks that the tables are those of the whole log."""
+    assert assert_is_fold(home).seq == len(lines_in(home))
+
+
+def dump(path: Path) -> list[str]:
+    """Everything in a database as SQL, to compare before and after."""
+    with closing(reading(path)) as db:
+        return list(db.iterdump())

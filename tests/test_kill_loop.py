@@ -1,0 +1,17 @@
+"""Real pipes are killed at random moments; `python -m tools.crash.kill` does it for longer."""
+
+from pathlib import Path
+
+import pytest
+
+from tools.crash.kill import run
+
+KILLS = 200
+
+
+@pytest.mark.slow
+def test_each_receipt_that_left_a_killed_pipe_is_in_the_log_once(tmp_path: Path) -> None:
+    found = run(tmp_path, kills=KILLS, pipes=4, seed=20251118)
+    assert found.kills == KILLS
+    assert found.receipts > KILLS  # they did live long enough to say something
+    assert found.problems == []
