@@ -15,8 +15,8 @@ ROWS = [
 ]
 NAMED = sorted(set(re.findall(r"`(tests/\w+\.py)::(\w+)`", GUARANTEES)))
 # What the log must survive, by the failure catalogue; the rest is held by later rows.
-IDS = {"W1", "W2", "W3", "W4", "W5", "W10", "W11", "W12", "W13", "W14", "W15", "R9"}
-IDS |= {"P1", "P3", "S1", "S3"}
+IDS = {f"W{number}" for number in range(1, 16)} | {f"T{number}" for number in range(1, 7)}
+IDS |= {"R1", "R2", "R3", "R4", "R6", "R7", "R8", "R9", "R10", "P1", "P3", "S1", "S3"}
 
 
 @pytest.mark.parametrize(("path", "name"), NAMED, ids=[name for _, name in NAMED])
