@@ -200,8 +200,9 @@ def tail(obj: Context, lines: int, follow: bool, as_json: bool) -> None:
             write_out("".join(f"{entry_line(decode(line))}\n" for line in found).encode())
 
     end = end_seq(obj.home)
-    for found in raw_lines(obj.home, after=max(0, end - lines), limit=lines):
+    for found in raw_lines(obj.home, after=max(0, end - lines)):
         show(found)
+        end = decode(found[-1]).seq
     if follow:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         follow_lines(obj.home, end, show)

@@ -30,7 +30,7 @@ from eventlog.errors import LogCorrupt, LogDiverged
 from eventlog.gaps import is_unchanged, read_accepted
 from eventlog.home import Home
 from eventlog.line import LINE_BYTES_MAX, BadLine, Entry, decode
-from eventlog.scan import TIP_START, has_evidence, scan, tip_of
+from eventlog.scan import TIP_START, has_evidence, is_misplaced, scan, tip_of
 from eventlog.seek import find_line
 from eventlog.segments import Position, segment_holding, segment_name, segments_of
 
@@ -114,6 +114,9 @@ class LogReader:
     `accepted` stands for what `.accepted` says; the caller may add to it between two reads.
     """
 
+    chunk_bytes = CHUNK_BYTES
+    scan = staticmethod(scan)  # a stricter reader has its own
+
     def __init__(
         self,
         disk: Disk,
@@ -167,29 +170,29 @@ class LogReader:
         return []
 
     def _read_lines(self, limit: _Limit) -> list[bytes]:
-        wanted = min(limit.byte_offset - self._byte_offset, CHUNK_BYTES)
+        wanted = min(limit.byte_offset - self._byte_offset, self.chunk_bytes)
         data = self._disk.pread(self._fd, wanted, self._byte_offset)
         if not limit.is_proven and self._end() is not None:
             return self.read()  # a writer came: only its word says what is durable
-        scanned = scan(data, self.tip)
+        scanned = self.scan(data, self.tip)
         if scanned.lines:
             self._byte_offset += scanned.bytes_good
             self.tip = scanned.tip
             return scanned.lines
         if self._pass_accepted(self._segment, self._byte_offset):
             return self.read()
-        problem = scanned.problem or "is cut off"
         seq = self.tip.seq + 1
         is_damage = (
             limit.is_proven
             or limit.has_next
             or self._proven_seq() >= seq
+            or is_misplaced(data, seq)
             or evidence_after(self._disk, self._fd, self._byte_offset, limit.byte_offset, seq)
         )
         if not limit.is_proven and self._end() is not None:
             return self.read()  # a writer came meanwhile, and may have cut what was torn
         if is_damage:
-            raise corrupt(problem, self._segment, self._byte_offset, seq)
+            raise corrupt(scanned.problem or "is cut off", self._segment, self._byte_offset, seq)
         self.unread_bytes = limit.byte_offset - self._byte_offset
         return []  # torn: the next writer cuts it
 
@@ -239,8 +242,7 @@ class LogReader:
         """Goes on in the file that stands at the segment's path now, if it holds the same log."""
         if self._disk.is_at(self._fd, self._home.segment_path(self._segment)):
             return
-        tip = self.tip
-        position = self.position
+        tip, position = self.tip, self.position
         if not self._open(self._segment) or (
             tip.seq and not (self._try(position, tip.seq) and self.tip.chain == tip.chain)
         ):
@@ -307,8 +309,7 @@ class LogReader:
         return read_accepted(self._disk, self._home) if self._accepted is None else self._accepted
 
     def _stands(self, gap: Accepted) -> bool:
-        segments = list_segments(self._disk, self._home)
-        return is_unchanged(self._disk, self._home, gap, segments)
+        return is_unchanged(self._disk, self._home, gap, list_segments(self._disk, self._home))
 
     def _open(self, segment: int) -> bool:
         try:
@@ -342,10 +343,9 @@ class LogReader:
         for gap in self._gaps():
             if gap.seq_from <= after <= gap.seq_to and self._stands(gap):
                 self.tip = gap.tip
-                if self._open(gap.segment):
+                if not self._open(gap.seq_to + 1) and self._open(gap.segment):
                     self._byte_offset = gap.byte_to
-                    return True
-                return self._open(gap.seq_to + 1)
+                return self._segment > 0
         return False
 
     def _try(self, hint: Position, after: int) -> bool:
@@ -378,7 +378,9 @@ def reader_near_end(disk: Disk, home: Home, *, holds_lock: bool = False) -> LogR
         except (LogCorrupt, LogDiverged):
             pass  # it is not there: scanning the last segment will tell where the log ends
         else:
-            if reader.tip.chain == end.chain:
+            # Found before its place, it would make what stands behind it look torn. The place may
+            # also be the start of a segment: then it is the last one of the segment before.
+            if reader.tip.chain == end.chain and (reader.position >= hint or hint.byte_offset == 0):
                 return reader
             reader.close()
             raise corrupt("is not the one that was durable", *hint, end.seq)

@@ -91,7 +91,8 @@ def _reader_from(disk: Disk, home: Home, known: tuple[Tip, Position] | None) -> 
     if known is not None and known[0].seq > 0:
         tip, position = known
         reader = LogReader(disk, home, after=tip.seq, hint=position, holds_lock=True)
-        if reader.tip.chain != tip.chain:
+        was_moved = position.byte_offset > 0 and reader.position < position
+        if reader.tip.chain != tip.chain or was_moved:
             reader.close()
             raise diverged(home, tip)
         return reader

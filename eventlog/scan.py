@@ -135,6 +135,12 @@ def well_formed(line: bytes) -> bool:
     return True
 
 
+def is_misplaced(data: bytes, missing_seq: int) -> bool:
+    """Whether `data` starts with a well-formed line of another entry: no torn write leaves that."""
+    line = data[: data.find(b"\n") + 1]
+    return well_formed(line) and parse_head(line).seq != missing_seq
+
+
 def has_evidence(data: bytes, missing_seq: int, start: int = 1) -> bool:
     """Whether `data[start:]` proves that the batch holding entry `missing_seq` was durable.
 

@@ -70,7 +70,10 @@ def follow_lines(path: str, after: int, show: Callable[[list[bytes]], object]) -
 
 
 def _end(disk: Disk, home: Home) -> Tip:
-    """The last entry: by the lock's word, else as its line stands, else by scanning the tail."""
+    """The last entry: by the lock's word, else as its line stands, else by scanning the tail.
+
+    Where the end is damaged it is the last entry that can be read; reading on meets the damage.
+    """
     word = read_word(disk, home)
     segments = list_segments(disk, home)
     segment = word.end.segment if word is not None else segments[-1]
@@ -85,10 +88,14 @@ def _end(disk: Disk, home: Home) -> Tip:
             return tip
     except (BadLine, FileNotFoundError):
         pass
-    reader = reader_near_end(disk, home)
     try:
-        while reader.read():
-            pass
+        reader = reader_near_end(disk, home)
+    except LogCorrupt:
+        reader = LogReader(disk, home)
+    try:
+        with suppress(LogCorrupt):
+            while reader.read():
+                pass
         return reader.tip
     finally:
         reader.close()

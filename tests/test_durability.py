@@ -25,6 +25,7 @@ from eventlog import (
     DiskFull,
     EventLog,
     EventLogError,
+    LogCorrupt,
     LogPoisoned,
     Receipt,
 )
@@ -621,3 +622,24 @@ def test_whichever_real_call_of_the_command_fails_all_promises_hold(
             assert nth > 2
             return
     pytest.fail("there is no end of calls")
+
+
+def test_lines_that_stand_in_the_place_of_others_are_never_taken_for_a_torn_tail(
+    home: Path, tmp_path: Path
+) -> None:
+    """Only the segments were copied, and two of them swapped: nothing else tells where it ends."""
+    with EventLog(home, segment_bytes=1_000) as log:
+        log.append_many(signals(3))
+        log.append_many(signals(3, start=4))
+    first, last = segments_in(home)[0], segments_in(home)[-1]
+    copy = tmp_path / "copy"
+    (copy / "logs").mkdir(parents=True)
+    for path in segments_in(home):
+        other = {first: last, last: first}.get(path, path)
+        (copy / "logs" / other.name).write_bytes(path.read_bytes())
+    before = bytes_of(copy)
+    with EventLog(copy) as log, pytest.raises(LogCorrupt):
+        log.append(a_signal(7))
+    assert {name: data for name, data in bytes_of(copy).items() if "jsonl" in name} == {
+        name: data for name, data in before.items() if "jsonl" in name
+    }
