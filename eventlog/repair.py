@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from eventlog.accepted import Accepted
+from eventlog.builder import Backup
 from eventlog.damage import NOTHING_PROVEN, Damage, Survey, survey
 from eventlog.disk import Disk, RealDisk, write_all
 from eventlog.durable import (
@@ -38,7 +39,7 @@ from eventlog.home import Home, home_at, no_log
 from eventlog.lock import WriterLock
 from eventlog.reader import list_segments, read_watermark, read_word
 from eventlog.recovery import cut_torn_tail, settle_on_device
-from eventlog.restore import Backup, Restored, restore
+from eventlog.restore import Restored, restore
 from eventlog.segments import segment_name
 
 logger = logging.getLogger(__name__)
@@ -180,7 +181,12 @@ class _Repair:
         return survey(self._disk, self._home, self._proven)
 
     def _end(self, found: Survey) -> End:
-        """The durable end for the word: never below what was proven."""
+        """The durable end for the word: never below what was proven.
+
+        Nor beyond it while there is damage: a misnamed segment tells of entries that never were.
+        """
+        if self._proven.seq and (found.open_damages or found.halt):
+            return self._proven
         return max(found.good_end, self._proven, key=lambda end: end.seq)
 
     def _accept(self, found: Survey, records: Sequence[Accepted]) -> None:

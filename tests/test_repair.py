@@ -19,6 +19,7 @@ from eventlog.home import Home
 from eventlog.lock import WriterLock
 from eventlog.repair import Repaired
 from eventlog.repair import repair as repair_log
+from eventlog.verify import verify
 from tests.harness.faultdisk import FaultDisk
 from tests.harness.process import eventlog, jsonl
 from tests.harness.signals import a_signal, signals
@@ -293,6 +294,7 @@ def test_a_backup_puts_the_original_bytes_back(
         assert (home / "logs" / file).read_bytes() == damaged[file.removesuffix(".damaged")]
     assert not list((home / "logs").glob(".*.new"))
     assert assert_whole(home)[-1]["seq"] == len(assert_whole(original))
+    forget_the_word(home)
     with EventLog(home) as log:
         assert log.append(a_signal(5000)).seq == ENTRIES + 1
     assert_whole(home)
@@ -479,13 +481,13 @@ def test_a_file_that_is_not_of_the_log_is_named_and_not_accepted(home: Path) -> 
 def test_a_file_beyond_the_end_can_be_moved_away_or_accepted(home: Path, tmp_path: Path) -> None:
     stray = home / "logs/00000000000000000099.jsonl"
     shutil.copyfile(segments_in(home)[0], stray)
-    assert [damage.gap.seq_to for damage in repair(home).damage] == [98]
+    assert [damage.gap.seq_to for damage in repair(home).damage] == [98, 99]
     other = copy_of(home, tmp_path / "other")
     stray.unlink()
     assert repair(home) == Repaired()
     assert repair(other, accept=True).is_done
     with EventLog(other) as log:
-        assert log.append(a_signal(200)).seq == 99
+        assert log.append(a_signal(200)).seq == 100
 
 
 # -- restoring
@@ -704,3 +706,24 @@ def test_on_a_read_only_file_system_reading_goes_on_and_repair_says_why_it_canno
         assert "Traceback" not in done.err
     assert eventlog("cat", home=home, under=under).code == 3
     assert eventlog("tail", "-n", 1, home=home, under=under).code == 0
+
+
+@pytest.mark.parametrize("how", ["moved", "copied"])
+def test_a_segment_with_the_wrong_name_tells_of_no_entries(
+    home: Path, tmp_path: Path, how: str
+) -> None:
+    """Whatever repair makes of it, with the files put right by hand all is as it was."""
+    before = {path.name: path.read_bytes() for path in segments_in(home)}
+    backup = tmp_path / "the-backup"
+    shutil.copytree(home, backup, symlinks=True)
+    last = segments_in(home)[-1]
+    wrong = last.with_name(f"{99:020}.jsonl")
+    wrong.write_bytes(last.read_bytes())
+    if how == "moved":
+        last.unlink()
+    eventlog("repair", "--from", backup, home=home)
+    wrong.rename(last) if how == "moved" else wrong.unlink()
+    assert {path.name: path.read_bytes() for path in segments_in(home)} == before
+    assert verify(home).ok
+    with EventLog(home) as log:
+        log.append(a_signal(999))
