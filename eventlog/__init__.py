@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from eventlog.columns import SignalColumns
     from eventlog.errors import (
         AppendFailed,
         AppendTimeout,
@@ -36,13 +37,16 @@ if TYPE_CHECKING:
         Unsupported,
         shown,
     )
-    from eventlog.line import Entry
+    from eventlog.line import Entry, decode
     from eventlog.log import Batch, EventLog
     from eventlog.plan import Receipt
     from eventlog.plugins import COMMANDS, PROJECTIONS, load_plugin, plugin_names
+    from eventlog.progress import Progress
     from eventlog.segments import Position
     from eventlog.signal import Signal
+    from eventlog.verified import Stretch, log_bytes, read_verified
     from eventlog.views import log_status, read_entries
+    from eventlog.workers import can_fork
 
 _MODULES = {
     "COMMANDS": "plugins",
@@ -51,12 +55,19 @@ _MODULES = {
     "Entry": "line",
     "EventLog": "log",
     "Position": "segments",
+    "Progress": "progress",
     "Receipt": "plan",
     "Signal": "signal",
+    "SignalColumns": "columns",
+    "Stretch": "verified",
+    "can_fork": "workers",
+    "decode": "line",
     "load_plugin": "plugins",
+    "log_bytes": "verified",
     "log_status": "views",
     "plugin_names": "plugins",
     "read_entries": "views",
+    "read_verified": "verified",
 }
 
 __all__ = [
@@ -81,15 +92,22 @@ __all__ = [
     "LogNotFound",
     "LogPoisoned",
     "Position",
+    "Progress",
     "Receipt",
     "Signal",
+    "SignalColumns",
     "SignalConflict",
+    "Stretch",
     "UnsafePath",
     "Unsupported",
+    "can_fork",
+    "decode",
     "load_plugin",
+    "log_bytes",
     "log_status",
     "plugin_names",
     "read_entries",
+    "read_verified",
     "shown",
 ]
 

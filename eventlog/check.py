@@ -11,19 +11,14 @@ Invariant: the fast way passes nothing that the full rules refuse.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 
 import orjson
 
-from eventlog.door import parse_line
 from eventlog.errors import InvalidSignal, shown
-from eventlog.line import CHAIN_BYTES, HEAD, LINE_BYTES_MAX
+from eventlog.line import CHAIN_BYTES, HEAD, LINE_BYTES_MAX, RESERVED_KEYS
 from eventlog.scan import Tip
-from eventlog.signal import PRICES, RULES, content_sha256
-from eventlog.values import DEPTH_MAX
-
-_NUMBERS = (*PRICES, "confidence")
 
 # A string without escapes. That it holds only plain characters is asked of many at once.
 _STRING = rb'"[^"]*"'
@@ -44,11 +39,17 @@ _CANONICAL = (
     b'{"action": %b, "confidence": %b, "entry_price": %b, "signal_id": %b, "stop_price": %b, '
     b'"strategy": %b, "symbol": %b, "target_price": %b, "timestamp": %b}'
 )
+# Parts of a line, from its end.
+_BODY = slice(None, -CHAIN_BYTES)
+_TAIL = slice(-CHAIN_BYTES, None)
+_CHAIN = slice(-len(b'0"}\n') - 63, -len(b'"}\n'))
 _SIGNAL_TAIL_BYTES = len(b',"sha256":""') + 64 + CHAIN_BYTES
+_SIGNAL_TAIL = slice(-_SIGNAL_TAIL_BYTES, None)
 _RECORDED_AT = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
+_BRACKETS_MAX = 32  # no deeper than the door lets pass: it may look closer at what has more
 # Characters that Python's json writes as they are.
 _PLAIN = bytes(code for code in range(0x20, 0x7F) if code != ord("\\"))
-_TAKEN = frozenset({"v", "seq", "batch", "recorded_at", "event", "chain", "sha256", *RULES})
+_TAKEN = RESERVED_KEYS.union(re.findall(r'"(\w+)":', _LAYOUT.pattern.decode()), {"sha256"})
 
 
 def problem_within(line: bytes) -> str | None:
@@ -56,17 +57,25 @@ def problem_within(line: bytes) -> str | None:
 
     `line` starts with the head of an entry and ends in a chain.
     """
-    try:
-        fields = _read_back(line[:-1]) or parse_line(line)
-    except InvalidSignal as error:
-        return f"is not what a writer of ours wrote: {error.what}"
-    if fields.get("event") != "signal":
-        return None
+    fields = _read_back(line[:-1])
+    if fields is None:
+        from eventlog.door import parse_line  # rarely needed, and slow to import
+
+        try:
+            fields = parse_line(line)
+        except InvalidSignal as error:
+            return f"is not what a writer of ours wrote: {error.what}"
+    return None if fields.get("event") != "signal" else _problem_of_signal(fields)
+
+
+def _problem_of_signal(fields: Mapping[str, object]) -> str | None:
+    from eventlog.signal import PRICES, RULES, content_sha256  # as above
+
     for key in (*RULES, "sha256"):
         if key not in fields:
             return f"is a signal without {key}"
         # Nothing nested must come to the hash: it could be deeper than json can follow.
-        kinds = (int, float) if key in _NUMBERS else (str,)
+        kinds = (int, float) if key in PRICES or key == "confidence" else (str,)
         if type(fields[key]) not in kinds:
             return f"is a signal whose {key} is of the wrong type (got {shown(fields[key])})"
     computed = content_sha256(fields)
@@ -85,8 +94,8 @@ def follow_quickly(lines: Sequence[bytes], tip: Tip) -> Tip | None:
     others = set()  # what signals have beside the known fields; much of it repeats
     for line in lines:
         seq += 1
-        chained.append(chain + line[:-CHAIN_BYTES])
-        chain = line[-67:-3]
+        chained.append(chain + line[_BODY])
+        chain = line[_CHAIN]
         found = _LAYOUT.match(line)
         if found is not None:
             (
@@ -97,15 +106,15 @@ def follow_quickly(lines: Sequence[bytes], tip: Tip) -> Tip | None:
                 _CANONICAL
                 % (action, confidence, entry, signal_id, stop, strategy, symbol, target, timestamp)
             )
-            tails.append(line[-_SIGNAL_TAIL_BYTES:])
-            others.add(line[found.end() : -_SIGNAL_TAIL_BYTES])
+            tails.append(line[_SIGNAL_TAIL])
+            others.add(line[found.end() - 1 : -_SIGNAL_TAIL_BYTES])
         else:
             found = HEAD.match(line)
             if found is None or problem_within(line) is not None:
                 return None
             line_seq, line_batch, line_recorded_at, _ = found.groups()
             canonicals.append(b"")
-            tails.append(line[-CHAIN_BYTES:])
+            tails.append(line[_TAIL])
         if int(line_seq) != seq or (line_batch != batch and line_batch != line_seq):
             return None
         if line_recorded_at != recorded_at:
@@ -134,12 +143,15 @@ def _computed_tails(canonicals: Iterable[bytes], chained: Iterable[bytes]) -> by
     return "".join(tails).encode()
 
 
-def _is_free(members: bytes) -> bool:
-    """Whether `members`, each after a comma, can stand beside the known ones of a signal."""
-    if not members:
+def _is_free(others: bytes) -> bool:
+    """Whether these are further members of an object, under keys that are not taken.
+
+    The quote that ends the member before them comes first: it must not be part of what follows.
+    """
+    if others == b'"':
         return True
-    fields = _read_back(b"{%b}" % members[1:])
-    return fields is not None and members[:1] == b"," and _TAKEN.isdisjoint(fields)
+    fields = _read_back(b"{%b}" % others[2:])
+    return fields is not None and others[:2] == b'",' and _TAKEN.isdisjoint(fields)
 
 
 def _read_back(text: bytes) -> dict[str, object] | None:
@@ -151,7 +163,7 @@ def _read_back(text: bytes) -> dict[str, object] | None:
     try:
         fields = orjson.loads(text)
         if type(fields) is dict and orjson.dumps(fields, option=orjson.OPT_STRICT_INTEGER) == text:
-            return fields if text.count(b"{") + text.count(b"[") <= DEPTH_MAX else None
+            return fields if text.count(b"{") + text.count(b"[") <= _BRACKETS_MAX else None
     except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         pass
     return None

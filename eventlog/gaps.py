@@ -10,9 +10,38 @@ from eventlog.accepted import Accepted, decode_accepted, encode_accepted
 from eventlog.disk import Disk, write_all
 from eventlog.home import Home
 from eventlog.line import LINE_BYTES_MAX, BadLine, parse_head
+from eventlog.segments import segments_of
 
 ACCEPTED_NAME = ".accepted"
 _CHUNK_BYTES = 1 << 20
+
+
+class Gaps:
+    """The gaps of one log, for its reader. `given` stands for what the file says."""
+
+    def __init__(self, disk: Disk, home: Home, given: Sequence[Accepted] | None = None) -> None:
+        self._disk = disk
+        self._home = home
+        self._given = given
+
+    def at(self, segment: int, byte_from: int, seq: int) -> Accepted | None:
+        """The one that starts there, where a reader misses entry `seq`."""
+        return self._first(gap for gap in self._all() if gap.starts_at(segment, byte_from, seq))
+
+    def holding(self, seq: int) -> Accepted | None:
+        """The one in which entry `seq` was lost."""
+        return self._first(gap for gap in self._all() if gap.seq_from <= seq <= gap.seq_to)
+
+    def _first(self, gaps: Iterable[Accepted]) -> Accepted | None:
+        for gap in gaps:
+            segments = segments_of(self._disk.names(self._home.log_dir))
+            if is_unchanged(self._disk, self._home, gap, segments):
+                return gap
+        return None
+
+    def _all(self) -> Sequence[Accepted]:
+        # Read anew each time: only damage asks for them, and a person may just have accepted it.
+        return read_accepted(self._disk, self._home) if self._given is None else self._given
 
 
 def read_accepted(disk: Disk, home: Home) -> list[Accepted]:

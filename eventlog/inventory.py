@@ -7,6 +7,7 @@ is told of once, and its lines are verified where they belong.
 Invariant: where the durable end is known, no byte of a place lies beyond it.
 """
 
+import errno
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
@@ -52,7 +53,7 @@ class Inventory(NamedTuple):
     """What there is to verify."""
 
     places: tuple[Place, ...]  # in order
-    segments: int  # files that are named like one
+    names: tuple[int, ...]  # of all segments, also of those that are no places
     faults: tuple[Fault, ...]
     absent: dict[int, Fault]  # by the seq in the name: files that hold nothing of their own
     is_bounded: bool  # a word of this boot says how far the log is durable
@@ -95,7 +96,7 @@ def inventory(disk: Disk, home: Home) -> Inventory:
                 faults.append(_beyond(first_seq, file, word.end))
     found = Inventory(
         places=tuple(places),
-        segments=len(look.files) + len(look.absent),
+        names=tuple(sorted({*look.absent, *(file.named for file in look.files)})),
         faults=tuple(faults),
         absent=absent,
         is_bounded=word is not None,
@@ -103,7 +104,7 @@ def inventory(disk: Disk, home: Home) -> Inventory:
         marked_end=watermark.end if watermark is not None and watermark.end.seq else None,
         torn_bytes=torn_bytes,
     )
-    if not (found.segments or found.faults or found.word_end or found.marked_end):
+    if not (found.names or found.faults or found.word_end or found.marked_end):
         raise no_log(home)
     return found
 
@@ -178,10 +179,18 @@ def _look(disk: Disk, home: Home) -> _Look:
         try:
             files.append(_file(disk, fd, segment))
             if before is None and segment == segments[-1]:
-                disk.fdatasync(fd)  # what only the cache holds may still be rolled back
+                _sync(disk, fd)  # what only the cache holds may still be rolled back
         finally:
             disk.close(fd)
     return _Look(watermark, before, read_word(disk, home), files, faults, absent)
+
+
+def _sync(disk: Disk, fd: int) -> None:
+    try:
+        disk.fdatasync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EROFS):  # a CD, which has nothing to sync
+            raise
 
 
 def _file(disk: Disk, fd: int, segment: int) -> File:

@@ -20,6 +20,7 @@ from eventlog.segments import segment_name
 # What the next line can be judged by.
 _GOOD = "good"  # the line before it was good
 _DOUBTFUL = "doubtful"  # the line before it was bad, but ends in a chain
+_FRESH = "fresh"  # it starts anew: its seq is known, but not the chain before it
 _LOST = "lost"  # what was before it tells nothing
 
 
@@ -55,18 +56,19 @@ class Judge:
         """Goes on behind damage that a person accepted, as if `tip` had just been read."""
         self._accept(tip)
         if tip.chain == CHAIN_UNKNOWN:
-            self._state = _LOST
-            self._chains = ()
+            self._start_anew(self.next_seq)
 
     def enter(self, first_seq: int) -> Flaw | None:
         """Judges the step into the segment whose entries start at `first_seq`."""
         seq = self.next_seq
-        if first_seq == seq or (first_seq > self.tip.seq and self._state != _GOOD):
-            # Nobody can tell how many entries a bad line stands for: the next one will.
+        if self._state != _GOOD and first_seq > self.tip.seq:
+            # Nobody can tell how many entries a bad line stood for: no seq need be missing.
             self.next_seq = first_seq
+            self._state = _FRESH if self._state == _LOST else self._state
             return None
-        self._state = _LOST
-        self._chains = ()
+        if first_seq == seq:
+            return None
+        self._start_anew(first_seq)
         if first_seq > seq:
             return Flaw(seq, f"is missing: {segment_name(seq)} should start with it")
         # Rather read these entries twice than not at all.
@@ -83,7 +85,7 @@ class Judge:
             return self.take_broken(line, str(error))
         if any(chained(chain, line) == tip.chain for chain in self._chains):
             return self._take_chained(line, tip)
-        if self._state == _LOST:
+        if self._state in (_FRESH, _LOST):
             return self._take_first(line, tip)
         return self._take_stray(line, tip)
 
@@ -113,10 +115,16 @@ class Judge:
         return None if problem is None else Flaw(seq, problem, True)
 
     def _take_first(self, line: bytes, tip: Tip) -> Flaw | None:
-        """A line after bytes that tell nothing: its own chain cannot be checked."""
+        """A line whose chain cannot be checked: it is taken at its word."""
+        if self._state == _FRESH and tip.seq != self.next_seq:
+            flaw = Flaw(self.next_seq, f"is missing: the line says seq {tip.seq}")
+            self._doubt(line, tip.chain)
+            return flaw
         if tip.seq <= self.tip.seq or not well_formed(line):
+            is_told = self._state == _LOST
+            seq = self.next_seq
             self._doubt(line, None)
-            return None
+            return None if is_told else Flaw(seq, "is not JSON")
         self.entries += 1
         self._accept(tip)
         problem = problem_within(line)
@@ -139,6 +147,11 @@ class Judge:
         self.next_seq = tip.seq + 1
         self._state = _GOOD
         self._chains = (tip.chain,)
+
+    def _start_anew(self, seq: int) -> None:
+        self.next_seq = seq
+        self._state = _FRESH
+        self._chains = ()
 
     def _doubt(self, data: bytes, chain: str | None) -> None:
         """Remembers what the line after a bad one, which carries `chain`, may continue."""

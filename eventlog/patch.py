@@ -5,7 +5,7 @@ Lines that were lost with whole segments come back in segments of the names that
 Invariant: a plan keeps every byte of ours that is in no range of damage.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -76,13 +76,24 @@ class Plan:
             before = segment
         return runs
 
-    def damages_in(self, run: Sequence[int]) -> list[Damage]:
-        """The damages that are gone once a row was built."""
-        return [damage for damage, segments in self._touched if segments <= set(run)]
+    def damages_in(self, built: Iterable[int]) -> list[Damage]:
+        """The damages that are gone once these segments were built."""
+        return [damage for damage, segments in self._touched if segments <= set(built)]
 
     def built_of(self, run: Sequence[int]) -> dict[int, Pieces]:
         """What the segments of a row are built of."""
         return {segment: self.pieces[segment] for segment in run}
+
+    def lengthened(self, run: Sequence[int]) -> dict[int, Pieces]:
+        """The same with the row or the segment after it, to be checked as it is built."""
+        following = min((s for s in self._sizes if s > run[-1]), default=0)
+        found = self.built_of(run)
+        if following in self.pieces:
+            next_run = next(other for other in self.runs() if other[0] == following)
+            found.update(self.built_of(next_run))
+        elif following:
+            found[following] = [Ours(0, self._sizes[following])]
+        return found
 
     def widened(self, run: Sequence[int], start: int) -> dict[int, Pieces]:
         """The same, with all before the first damage from the backup too, from `start` on."""

@@ -20,7 +20,7 @@ from eventlog.judge import follow
 from eventlog.line import CHAIN_BYTES, LINE_BYTES_MAX, BadLine
 from eventlog.scan import TIP_START, Tip, tip_of
 
-CHUNK_BYTES = 128 * 1024  # what is worked on at a time stays in a core's own cache
+CHUNK_BYTES = 256 * 1024  # what is worked on at a time stays in a core's own cache
 
 
 class Piece(NamedTuple):

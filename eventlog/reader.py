@@ -27,7 +27,7 @@ from eventlog.durable import (
     decode_word,
 )
 from eventlog.errors import LogCorrupt, LogDiverged
-from eventlog.gaps import is_unchanged, read_accepted
+from eventlog.gaps import Gaps
 from eventlog.home import Home
 from eventlog.line import LINE_BYTES_MAX, BadLine, Entry, decode
 from eventlog.scan import TIP_START, has_evidence, is_misplaced, scan, tip_of
@@ -132,7 +132,7 @@ class LogReader:
         self._home = home
         self._until = until
         self._holds_lock = holds_lock
-        self._accepted = accepted
+        self._gaps = Gaps(disk, home, accepted)
         self._fd = -1
         self._segment = 0  # first seq of the open segment; 0 when none is
         self._byte_offset = 0
@@ -296,20 +296,13 @@ class LogReader:
 
     def _pass_accepted(self, segment: int, byte_from: int) -> bool:
         """Goes on behind damage that a person accepted, if it is such that starts here."""
-        for gap in self._gaps():
-            if gap.starts_at(segment, byte_from, self.tip.seq + 1) and self._stands(gap):
-                self.tip = gap.tip
-                if segment == self._segment:
-                    self._byte_offset = gap.byte_to
-                return True
-        return False
-
-    def _gaps(self) -> Sequence[Accepted]:
-        # Read anew each time: only damage asks for them, and a person may just have accepted it.
-        return read_accepted(self._disk, self._home) if self._accepted is None else self._accepted
-
-    def _stands(self, gap: Accepted) -> bool:
-        return is_unchanged(self._disk, self._home, gap, list_segments(self._disk, self._home))
+        gap = self._gaps.at(segment, byte_from, self.tip.seq + 1)
+        if gap is None:
+            return False
+        self.tip = gap.tip
+        if segment == self._segment:
+            self._byte_offset = gap.byte_to
+        return True
 
     def _open(self, segment: int) -> bool:
         try:
@@ -340,13 +333,13 @@ class LogReader:
         )
 
     def _start_in_gap(self, after: int) -> bool:
-        for gap in self._gaps():
-            if gap.seq_from <= after <= gap.seq_to and self._stands(gap):
-                self.tip = gap.tip
-                if not self._open(gap.seq_to + 1) and self._open(gap.segment):
-                    self._byte_offset = gap.byte_to
-                return self._segment > 0
-        return False
+        gap = self._gaps.holding(after)
+        if gap is None:
+            return False
+        self.tip = gap.tip
+        if not self._open(gap.seq_to + 1) and self._open(gap.segment):
+            self._byte_offset = gap.byte_to
+        return self._segment > 0
 
     def _try(self, hint: Position, after: int) -> bool:
         if hint.segment < 1 or not self._open(hint.segment):

@@ -26,6 +26,7 @@ from eventlog.line import (
     LINE_BYTES_MAX,
     BadLine,
     chained,
+    parse_head,
     stored_chain,
 )
 from eventlog.reader import CHUNK_BYTES
@@ -41,7 +42,7 @@ class _Candidate(NamedTuple):
     byte_offset: int
     line: bytes
     tip: Tip
-    chain_before: str  # the bytes where a line right before it has its chain
+    before: bytes  # the line right before it, or what is left of it
 
 
 class Place(NamedTuple):
@@ -87,22 +88,21 @@ class Place(NamedTuple):
                 continue  # from elsewhere
             if found.byte_offset == byte_from and seq == self.tip.seq + 1:
                 continue  # the bad line itself
-            before = found.chain_before if found.byte_offset > byte_from else ""
+            before = found.before if found.byte_offset > byte_from else b""
             between = self._bytes(fd, found.byte_offset)
             chain = _followed(found.line, self._chains(before, seq, between))
-            is_orphan = not before and seq > self.tip.seq + 1
-            if chain is None and is_orphan and self._is_sound(segment, found.byte_offset):
-                chain = CHAIN_UNKNOWN
+            if chain is None and self._is_orphan(before, seq):
+                chain = CHAIN_UNKNOWN if self._is_sound(segment, found.byte_offset) else None
             if chain is not None:
                 digest = hash_of(self.disk, fd, byte_from, found.byte_offset)
                 tip = found.tip._replace(seq=seq - 1, chain=chain)
                 return self._gap(*self.position, found.byte_offset, digest, tip)
-        end = self.disk.pread(fd, CHAIN_BYTES, max(0, size - CHAIN_BYTES))
+        lead = min(size, LINE_BYTES_MAX)
         return self._to_next_segment(
             *self.position,
             size,
             hash_of(self.disk, fd, byte_from, size),
-            before=_chain_in(end),
+            before=_line_before(self.disk.pread(fd, lead, size - lead), lead),
             between=self._bytes(fd, size),
         )
 
@@ -113,7 +113,7 @@ class Place(NamedTuple):
         byte_to: int,
         digest: str,
         *,
-        before: str = "",
+        before: bytes = b"",
         between: bytes = b"",
     ) -> Accepted:
         """The range up to the end of a file, or all of a missing one."""
@@ -126,7 +126,7 @@ class Place(NamedTuple):
             tip = Tip(seq_to, self.tip.batch, "", chain or CHAIN_START)
         return self._gap(segment, byte_from, byte_to, digest, tip)
 
-    def _tip_before_next_segment(self, before: str, between: bytes) -> Tip:
+    def _tip_before_next_segment(self, before: bytes, between: bytes) -> Tip:
         segment = self._next_segment
         chains = self._chains(before, segment, between)
         if segment - 1 == self.proven.seq:
@@ -138,7 +138,7 @@ class Place(NamedTuple):
             return Tip(segment - 1, segment - 1, "", (chains or [CHAIN_START])[0])
         chain = _followed(line, chains)
         if chain is None:
-            is_orphan = not before and segment not in (self.tip.seq + 1, self.proven.seq + 1)
+            is_orphan = segment != self.proven.seq + 1 and self._is_orphan(before, segment)
             if is_orphan and self._is_sound(segment, 0):
                 chain = CHAIN_UNKNOWN
             else:
@@ -165,9 +165,19 @@ class Place(NamedTuple):
         length = byte_to - byte_from
         return self.disk.pread(fd, length, byte_from) if length <= LINE_BYTES_MAX else b""
 
-    def _chains(self, chain_before: str, seq: int, between: bytes) -> list[str]:
+    def _is_orphan(self, before: bytes, seq: int) -> bool:
+        """Whether nothing tells what line `seq` follows: the line before it is gone."""
+        if seq == self.tip.seq + 1:
+            return False
+        try:
+            is_foreign = parse_head(before).seq != seq - 1
+        except BadLine:
+            is_foreign = False  # its head may be what is damaged
+        return is_foreign or not _chain_in(before)
+
+    def _chains(self, before: bytes, seq: int, between: bytes) -> list[str]:
         """What line `seq` may follow, when the bad bytes `between` stand before it."""
-        chains = [chain_before] if chain_before else []
+        chains = [chain for chain in [_chain_in(before)] if chain]
         if seq == self.tip.seq + 1:
             chains.append(self.tip.chain)
         elif seq == self.tip.seq + 2 and len(between) > CHAIN_BYTES:
@@ -180,7 +190,7 @@ class Place(NamedTuple):
         if not well_formed(line) or problem_within(line) is not None:
             return False
         tip = tip_of(line)
-        if tip.recorded_at < self.tip.recorded_at:
+        if tip.batch > tip.seq or tip.recorded_at < self.tip.recorded_at:
             return False
         if tip.seq == self.proven.seq:
             return tip.chain == self.proven.chain
@@ -206,7 +216,7 @@ class Place(NamedTuple):
 def _candidates(disk: Disk, fd: int, byte_from: int, size: int) -> Iterator[_Candidate]:
     """All that starts like a line, at any byte, in order."""
     for base in range(byte_from, size, CHUNK_BYTES):
-        lead = min(base, CHAIN_BYTES)
+        lead = min(base, LINE_BYTES_MAX)
         data = disk.pread(fd, lead + CHUNK_BYTES + LINE_BYTES_MAX, base - lead)
         for found in HEAD.finditer(data, lead):
             start = found.start()
@@ -218,8 +228,13 @@ def _candidates(disk: Disk, fd: int, byte_from: int, size: int) -> Iterator[_Can
                 tip = tip_of(line)
             except BadLine:
                 continue
-            before = _chain_in(data[max(0, start - CHAIN_BYTES) : start])
-            yield _Candidate(base - lead + start, line, tip, before)
+            yield _Candidate(base - lead + start, line, tip, _line_before(data, start))
+
+
+def _line_before(data: bytes, end: int) -> bytes:
+    """The bytes from the newline before, up to `end`."""
+    floor = max(0, end - LINE_BYTES_MAX)
+    return data[max(floor, data.rfind(b"\n", floor, end - 1) + 1) : end]
 
 
 def _chain_in(end_of_line: bytes) -> str:

@@ -60,7 +60,6 @@ class Walk:
         self._well = well
         self._absent = dict(found.absent)
         self._accepted = read_accepted(disk, home)
-        self._segments = [place.named for place in found.places]
         self.judge = Judge()
         self.torn_bytes = found.torn_bytes
         self.findings: list[Finding] = []
@@ -146,6 +145,7 @@ class Walk:
             self._found.is_bounded
             or flaw.is_chained
             or place is not self._found.places[-1]
+            or place.named < self._found.names[-1]  # made when all before it was durable
             or (marked is not None and marked.seq >= flaw.seq)
             or len(self.findings) >= FINDINGS_MAX
         ):
@@ -169,12 +169,13 @@ class Walk:
             else:
                 self._add(at if at.segment else Position(1, 0), Flaw(seq, problem))
         for end in ends:
-            if self._segments and not self.findings:  # which would be the likely reason
+            if self._found.names and not self.findings:  # which would be the likely reason
                 self._check_end(end)
 
     def _check_end(self, end: End) -> None:
         """Whether the entry that was last, once, is still the one that it was."""
-        segment = self._segments[segment_holding(self._segments, end.seq)]
+        names = self._found.names
+        segment = names[segment_holding(names, end.seq)]
         fd = self._disk.open(self._home.segment_path(segment), writable=False)
         try:
             line = find_line(self._disk, fd, end.seq)
@@ -189,7 +190,7 @@ class Walk:
         if flaw.is_chained:
             return None  # readers do not halt there
         here = (gap for gap in self._accepted if gap.starts_at(*at, flaw.seq))
-        stands = (g for g in here if is_unchanged(self._disk, self._home, g, self._segments))
+        stands = (g for g in here if is_unchanged(self._disk, self._home, g, self._found.names))
         return next(stands, None)
 
     def _add(self, at: Position, flaw: Flaw | None, gap: Accepted | None = None) -> None:

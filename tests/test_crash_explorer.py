@@ -11,6 +11,7 @@ from eventlog.disk import Disk, RealDisk
 from eventlog.writer import Settings
 from tools.crash.__main__ import main
 from tools.crash.check import Subject, simulation
+from tools.crash.damages import sweep_damages
 from tools.crash.explore import explore, explore_takeovers
 from tools.crash.explorer import Explorer, Failure
 from tools.crash.flips import sweep
@@ -95,6 +96,12 @@ def test_no_flip_of_what_was_acknowledged_goes_by() -> None:
     assert halts > 10_000
     assert counts.flips == halts + counts.torn + counts.harmless
     assert 0 < counts.torn < counts.flips / 20
+
+
+def test_nothing_that_is_cut_moved_doubled_or_gone_goes_by() -> None:
+    """Lines, sectors and whole segments, everywhere in a log that its watermark covers."""
+    counts = sweep_damages(SUBJECT)
+    assert counts.halted + counts.only_reader == counts.flips > 1000
 
 
 @pytest.mark.parametrize(

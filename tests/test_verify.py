@@ -3,6 +3,7 @@
 R3, R6 and R9 of the failure catalogue, and logs that are hostile throughout.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -21,7 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventlog import EventLog, ForeignHome, LogNotFound
+from eventlog import EventLog, ForeignHome, LogCorrupt, LogNotFound
 from eventlog.disk import RealDisk
 from eventlog.home import home_at
 from eventlog.inventory import inventory
@@ -284,6 +285,27 @@ def test_without_any_mark_it_still_never_crashes(
     shutil.rmtree(home)
 
 
+@given(damages, st.sampled_from(MARKS))
+def test_where_a_reader_halts_verify_tells_the_same_first(
+    whole: Path, memory: Path, damages: list[Damage], known: str
+) -> None:
+    home = a_copy(whole, memory)
+    forget(home, known)
+    for damage in damages:
+        damage.to(home)
+    findings = verify(home).findings
+    read = 0
+    try:
+        for entry in EventLog(home).read():
+            read = entry.seq
+    except LogCorrupt as error:
+        where = Where(error.segment, error.byte_offset, error.seq)
+        assert Where(findings[0].segment, findings[0].byte_offset, findings[0].seq) == where
+    else:
+        assert findings == () and verify(home).last_seq == read
+    shutil.rmtree(home)
+
+
 # -- segments
 
 
@@ -354,6 +376,19 @@ def test_a_segment_overwritten_with_a_copy_of_another_is_told_once(home: Path, k
     assert found(home) == [Where(name_of(7), 0, 7)]
     shutil.copy(path_of(home, 1), path_of(home, 13))
     assert found(home) == [Where(name_of(7), 0, 7), Where(name_of(13), 0, 13)]
+
+
+@pytest.mark.parametrize("known", MARKS)
+def test_a_segment_that_is_missing_does_not_hide_damage_behind_it(home: Path, known: str) -> None:
+    forget(home, known)
+    one, two = places(home)[12:14]
+    end = Where(name_of(1), path_of(home, 1).stat().st_size, 7)
+    path_of(home, 7).unlink()
+    put(home, one[0], b"#")
+    assert found(home) == [end, one[0]]
+    path = path_of(home, 13)
+    path.write_bytes(path.read_bytes()[two[0].byte_offset :])
+    assert found(home) == [end, one[0]]
 
 
 @pytest.mark.parametrize("known", MARKS)
@@ -464,6 +499,14 @@ def test_a_torn_tail_does_not_hide_damage_before_it(home: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
     assert found(home) == [where]
     assert verify(home).torn_bytes > 0
+
+
+def test_what_ends_a_segment_that_is_not_the_last_is_never_torn(home: Path) -> None:
+    forget(home, "nothing")
+    path = path_of(home, 7)
+    path.write_bytes(path.read_bytes()[:-10])
+    shutil.copy(path_of(home, 1), path_of(home, 13))
+    assert found(home) == [places(home)[11][0], Where(name_of(13), 0, 13)]
 
 
 def test_a_log_that_ends_below_its_watermark_is_told(home: Path) -> None:
@@ -833,6 +876,17 @@ def test_what_cannot_be_read_is_told(home: Path) -> None:
     assert report.last_seq == 18
 
 
+def test_a_disk_that_syncs_nothing_because_it_is_read_only_is_verified(home: Path) -> None:
+    forget(home, "watermark")
+    disk = FaultDisk()
+    disk.fail("fdatasync", error=errno.EINVAL, onwards=True)
+    assert verify(home, disk=disk).ok
+    disk = FaultDisk()
+    disk.fail("fdatasync", onwards=True)
+    with pytest.raises(OSError, match="Input/output error"):
+        verify(home, disk=disk)
+
+
 def test_damage_that_was_accepted_is_still_told_once_and_says_so(home: Path) -> None:
     for where, line in places(home)[7:9]:
         put(home, where, b"#" * (len(line) - 1))
@@ -844,6 +898,25 @@ def test_damage_that_was_accepted_is_still_told_once_and_says_so(home: Path) -> 
     assert found(home) == [places(home)[7][0]]
     assert report.findings[0].problem.endswith("(accepted on 2026-01-02)")
     assert report.last_seq == 19
+
+
+@given(damages, st.sampled_from(MARKS))
+def test_after_all_damage_was_accepted_each_finding_says_so(
+    whole: Path, memory: Path, damages: list[Damage], known: str
+) -> None:
+    home = a_copy(whole, memory)
+    forget(home, known)
+    for damage in damages:
+        damage.to(home)
+    now = "2026-01-02T03:04:05.000000Z"
+    assert repair(home, backup=None, accept=True, now=now, lock_timeout_s=1.0).is_done
+    with EventLog(home) as log:
+        log.append(a_signal(99))
+        read = [entry.seq for entry in log.read()]
+    report = verify(home)
+    assert all(finding.problem.endswith("(accepted on 2026-01-02)") for finding in report.findings)
+    assert (report.entries, report.last_seq) == (len(read), read[-1])
+    shutil.rmtree(home)
 
 
 # -- many processes
@@ -895,6 +968,23 @@ def test_pieces_leave_nothing_out(large: Path) -> None:
         pieces = [piece for group in groups for piece in group]
         assert sum(piece.stop - piece.start for piece in pieces) == sum(sizes)
         assert all(sum(p.stop - p.start for p in group) >= piece_bytes for group in groups[:-1])
+
+
+def test_what_a_killed_process_did_not_answer_is_done_by_another(large: Path) -> None:
+    script = """if True:
+        import json, os, signal, sys
+        from eventlog.verify import verify
+
+        def kill_all(done, total):
+            with open(f"/proc/self/task/{os.getpid()}/children") as children:
+                for pid in children.read().split():
+                    os.kill(int(pid), signal.SIGKILL)
+
+        print(json.dumps(verify(sys.argv[1], processes=4, progress=kill_all).to_json()))
+    """
+    done = in_fresh_process(script, large)
+    assert json.loads(done.stdout) == verify(large).to_json()
+    assert "worker_died" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_ctrl_c_ends_all_processes_without_their_tracebacks(large: Path) -> None:

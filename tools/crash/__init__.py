@@ -4,9 +4,13 @@
 
 `simdisk` is a disk in memory that knows what was synced; `states` lists what a power loss may leave
 of it; `ledger` knows what the log owes to whom; `check` recovers a state and holds it against that.
-`explore` does so at each step of small histories, `rounds` at random moments of several processes
-that die, fail to sync and lose power; `flips` damages what was durable. `mutants` are writers,
-readers and disks with one mistake each, which all of this must find.
+`explore` and `readers` do so at each step of small histories, `rounds` at random moments of several
+processes that die, fail to sync and lose power; `flips` and `damages` change what was durable.
+`mutants` are writers, readers and disks with one mistake each, which all of this must find.
+
+A projection needs no model of its own: its checkpoint is something that a reader gave out, and all
+that a reader gave out is owed after each later power loss, so any older version of a database is
+covered too.
 
 What is left out, because the log does not promise it: a flip in the last batch before the
 watermark covers it, together with a power loss (`flips` counts them); a sector that is written by
@@ -14,5 +18,5 @@ halves (here it holds its new bytes or does not); the loss of the page that hold
 while its boot goes on; a directory sync that fails and, tried again, returns 0 without having done
 anything.
 
-Invariant: nothing in here touches a real file.
+Invariant: the explorer touches no real file.
 """

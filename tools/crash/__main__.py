@@ -20,11 +20,13 @@ from itertools import count
 from secrets import randbelow
 
 from tools.crash.check import Subject, simulation
+from tools.crash.damages import sweep_damages
 from tools.crash.explore import explore, explore_takeovers
 from tools.crash.explorer import Explorer, Failure
 from tools.crash.flips import sweep
 from tools.crash.inodes import File, Link
 from tools.crash.mutants import MUTANTS
+from tools.crash.readers import explore_readers
 from tools.crash.rounds import Round
 from tools.crash.states import files_of
 
@@ -48,6 +50,7 @@ class _Run:
         explorer = self._explorer
         explore(explorer)
         explore_takeovers(explorer)
+        explore_readers(explorer)
         print(f"{explorer.states} states of small histories: all recovered")
         counts = sweep(explorer.subject, all_bits=True)
         print(
@@ -56,6 +59,7 @@ class _Run:
             f"one slot of the watermark, {counts.torn} the last batch without a watermark: torn, "
             "the accepted limit"
         )
+        print(f"{sweep_damages(explorer.subject).flips} other damages: nothing was cut or passed")
 
     def play(self, number: int) -> None:
         """One random history. Raises Failure."""

@@ -13,7 +13,7 @@ from unittest import mock
 from eventlog.errors import EventLogError
 from eventlog.home import Home
 from eventlog.plan import Group, Receipt
-from eventlog.reader import LogReader
+from eventlog.reader import LogReader, reader_near_end
 from eventlog.writer import Settings, Writer
 from tools.crash.inodes import File, Inodes, Link
 from tools.crash.ledger import Found, Ledger, Violation
@@ -79,8 +79,11 @@ def append(writer: Writer, group: Group) -> None:
 
 
 def read_all(disk: SimDisk) -> tuple[bytes, int, str]:
-    """What a reader gives out, and its tip."""
-    reader = LogReader(disk, HOME)
+    """What a new reader gives out, and its tip."""
+    return _read_on(LogReader(disk, HOME))
+
+
+def _read_on(reader: LogReader) -> tuple[bytes, int, str]:
     lines: list[bytes] = []
     try:
         for _ in range(READS_MAX):
@@ -102,10 +105,9 @@ def check(
     """Recovers the state, appends two entries, loses power and recovers again. Violation."""
     world = World(dict(state), boot=boot)
     step = _telling(world, ledger, witness) if witness is not None else None
+    ledger.check_watermark(state)
     try:
-        _, seq, chain = read_all(subject.disk(world, 2))  # before any writer of this boot
-        if seq:
-            ledger.owe(seq, chain)
+        _read_early(subject.disk(world, 2), ledger)
         writer = subject.open(subject.disk(world, 1, step))
         recover(writer)
         found = ledger.check(world.inodes)
@@ -119,6 +121,7 @@ def check(
         ledger.collect()
         if step is not None:
             writer.mark()
+            ledger.mark(group, writer)
         after = _recovered_again(world, ledger, subject)
     except (EventLogError, OSError) as error:
         raise Violation(f"a legal state is refused: {error!r}") from error
@@ -126,6 +129,17 @@ def check(
         raise Violation("a second recovery does not give what the first one gave")
     if len(after.kept) > len(found.kept):
         raise Violation("a second recovery cuts again")
+
+
+def _read_early(disk: SimDisk, ledger: Ledger) -> None:
+    """Readers come before any writer: a new one, one that goes on, one that wants the end only."""
+    _, seq, chain = read_all(disk)
+    going_on = LogReader(disk, HOME, after=max(ledger.owed, default=0))
+    for reader in (going_on, reader_near_end(disk, HOME)):
+        if _read_on(reader)[1:] != (seq, chain):
+            raise Violation(f"a reader from the start comes to {seq}, another one does not")
+    if seq:
+        ledger.owe(seq, chain)
 
 
 def _recovered_again(world: World, ledger: Ledger, subject: Subject) -> Found:

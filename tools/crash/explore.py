@@ -23,19 +23,19 @@ from tools.crash.states import (
 
 WORKLOAD = (1, 3, MARK, 1, 6, 1, REOPEN, 2, 5, MARK, 1, 4, 3)
 SHORT_WORKLOAD = (1, 2, MARK, 6, 1, 3)
-SECOND_WORKLOAD = (2, MARK, 1)
+SECOND_WORKLOAD = (1, 2, MARK, 2)  # tries again what the first one may have written
 RANDOM_STATES = 8  # at each step of a second writer, beside the two extremes
 
 Survived = Callable[[File], bytes]
 
 
-def half(file: File) -> bytes:
+def _half(file: File) -> bytes:
     contents = list(ordered_contents(file))
     return contents[len(contents) // 2]
 
 
 # What a failed sync may have brought to the device: nothing, a part, everything.
-SURVIVALS: tuple[Survived, ...] = (lambda file: file.device, half, lambda file: file.cache)
+SURVIVALS: tuple[Survived, ...] = (lambda file: file.device, _half, lambda file: file.cache)
 
 
 def explore(explorer: Explorer, workload: Iterable[int] = WORKLOAD) -> None:

@@ -11,6 +11,7 @@ from tools.crash.inodes import Inodes
 from tools.crash.ledger import Ledger, Violation
 from tools.crash.states import BOTH, State, digest, random_power_loss
 
+BOOTS_MAX = 1000  # of the histories; what is tried on the side counts from here
 NESTED_SHARE = 0.05  # of the states: there, power fails again at each step of their recovery
 NESTED_STATES = 2  # tried at each of those steps
 DEPTH_MAX = 3  # recoveries interrupted within recoveries; deeper ones are ever more alike
@@ -74,7 +75,7 @@ class Explorer:
         def witness(inodes: Inodes, owed: Ledger) -> None:
             moments.append((inodes, owed.copy()))
 
-        boot = 2 + 2 * depth
+        boot = BOOTS_MAX + 2 * depth  # and one more, when power fails after it
         try:
             check(state, ledger.copy(), self.subject, boot, witness if nests else None)
         except Violation as error:

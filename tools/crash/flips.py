@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from eventlog.errors import LogCorrupt, LogDiverged
 from eventlog.reader import LogReader
+from eventlog.verify import verify
 from eventlog.writer import Settings
 from tools.crash.check import HOME, Subject, recover
 from tools.crash.explorer import Failure
@@ -25,6 +26,7 @@ WORKLOAD = (1, 2, 1, MARK, 3, 1, 2, 1, 3, 1)
 SETTINGS = Settings(segment_bytes=1100, dedupe_entries=100, lock_timeout_s=1.0)
 SEGMENTS = 3
 BITS = 8
+VERIFY_EVERY = 16  # of the flips, when only one bit of each byte is flipped: verify takes a while
 
 
 @dataclass(slots=True)
@@ -39,16 +41,17 @@ class Counts:
 
 
 def sweep(subject: Subject, *, all_bits: bool = False) -> Counts:
-    """Flips bytes of the segments and of the watermark, then of the segments without one.
+    """Flips bytes of the segments of a log without a watermark, then of one with it, and of that.
 
     One bit of each byte, or all of them. Raises Failure.
     """
     counts = Counts()
-    with_watermark = _closed_log(subject)
-    for log in (with_watermark, _without(with_watermark, ".durable")):
+    with_watermark = closed_log(subject)
+    for log in (without(with_watermark, ".durable"), with_watermark):
         for dedupe_entries in (SETTINGS.dedupe_entries, 0):
             settings = SETTINGS._replace(dedupe_entries=dedupe_entries)
-            one = _Sweep(log, subject._replace(settings=settings), counts)
+            verify_every = 1 if all_bits else VERIFY_EVERY
+            one = Sweep(log, subject._replace(settings=settings), counts, verify_every)
             for ino, byte_offset in _places(log):
                 bits = range(BITS) if all_bits else (byte_offset % BITS,)
                 for bit in bits:
@@ -56,14 +59,16 @@ def sweep(subject: Subject, *, all_bits: bool = False) -> Counts:
     return counts
 
 
-def _closed_log(subject: Subject) -> State:
+def closed_log(subject: Subject) -> State:
+    """The log of the workload, with its watermark, after a restart of the machine."""
     world, ledger = World(), Ledger()
     subject = subject._replace(settings=SETTINGS)
     work(subject.disk(world), ledger, subject, WORKLOAD, "tick")
     return nothing(world.inodes)
 
 
-def _without(state: State, name: str) -> State:
+def without(state: State, name: str) -> State:
+    """The state in which no directory holds that name."""
     found: State = {}
     for ino, inode in state.items():
         found[ino] = inode
@@ -81,6 +86,11 @@ def _files(inodes: Inodes) -> Iterator[tuple[str, int, File]]:
             yield path, numbers[id(inode)], inode
 
 
+def segments_in(log: State) -> Iterator[tuple[str, int, File]]:
+    """Paths, inode numbers and segments, in order."""
+    return (found for found in _files(log) if found[0].endswith(".jsonl"))
+
+
 def _places(log: State) -> Iterator[tuple[int, int]]:
     """Each byte that says something: between its slots the watermark is empty."""
     for path, ino, file in _files(log):
@@ -89,14 +99,15 @@ def _places(log: State) -> Iterator[tuple[int, int]]:
                 yield ino, byte_offset
 
 
-class _Sweep:
+class Sweep:
     """Flips of one log."""
 
-    def __init__(self, log: State, subject: Subject, counts: Counts) -> None:
+    def __init__(self, log: State, subject: Subject, counts: Counts, verify_every: int = 1) -> None:
         self._log = log
+        self._verify_every = verify_every
         self._subject = subject
         self._counts = counts
-        segments = [(ino, file) for path, ino, file in _files(log) if path.endswith(".jsonl")]
+        segments = [(ino, file) for _, ino, file in segments_in(log)]
         assert len(segments) == SEGMENTS, "the workload fills them"
         self._segments = dict(segments)
         self._is_marked = len(list(_files(log))) > SEGMENTS
@@ -116,7 +127,7 @@ class _Sweep:
             if ino not in self._segments:
                 self._meet_in_watermark(state)
             elif self._is_marked or ino != self._last_ino or byte_offset < self._last_batch:
-                self._meet_in_acknowledged(state)
+                self.meet_damage(state)
             else:
                 self._meet_in_last_batch(state)
         except Violation as error:
@@ -126,9 +137,15 @@ class _Sweep:
                 f"{error} ({where}, {marked} a watermark)", self._counts.flips, state
             ) from error
 
-    def _meet_in_acknowledged(self, state: State) -> None:
+    def _verifies(self) -> bool:
+        return self._counts.flips % self._verify_every == 0
+
+    def meet_damage(self, state: State) -> None:
+        """A reader, verify and a writer meet damage to what was acknowledged. Raises Violation."""
         if self._read(state) is not None:
             raise Violation("a reader passes over damage to what was acknowledged")
+        if self._verifies() and _verified(self._subject, state):
+            raise Violation("verify passes over damage to what was acknowledged")
         after = self._recovered(state)
         if after is None:
             self._counts.halted += 1
@@ -150,6 +167,8 @@ class _Sweep:
     def _meet_in_watermark(self, state: State) -> None:
         if self._read(state) != self._whole or self._recovered(state) != self._whole:
             raise Violation("one slot of the watermark is enough to stop the log")
+        if self._verifies() and not _verified(self._subject, state):
+            raise Violation("verify complains of a watermark whose other slot is good")
         self._counts.harmless += 1
 
     def _read(self, state: State) -> bytes | None:
@@ -177,6 +196,11 @@ class _Sweep:
                 raise Violation("a writer that halts has changed the log") from None
             return None
         return _bytes_of(world.inodes)
+
+
+def _verified(subject: Subject, state: State) -> bool:
+    disk = subject.disk(World(dict(state), boot=2))
+    return verify(HOME.root, disk=disk, processes=1).ok
 
 
 def _bytes_of(inodes: Inodes) -> bytes:

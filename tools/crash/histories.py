@@ -21,20 +21,23 @@ REOPEN = -1  # close, and open anew
 def work(
     disk: SimDisk, ledger: Ledger, subject: Subject, workload: Iterable[int], name: str
 ) -> None:
-    """Does the workload as one process without faults would. Raises EventLogError."""
+    """Does the workload, and closes, as one process without faults would. Raises EventLogError."""
     writer: Writer = subject.open(disk)
-    for number, action in enumerate(workload):
-        if action == MARK:
-            writer.mark()
-        elif action == REOPEN:
-            writer.close()
-            writer = subject.open(disk)
-        else:
+    group = ledger.submit([])
+    for number, action in enumerate((*workload, REOPEN)):
+        if action > 0:
             group = ledger.submit([f"{name}-{number}-{n}" for n in range(action)])
             writer.commit([group])
             if group.error is not None:
                 raise group.error
-    writer.close()
+            continue
+        if action == MARK:
+            writer.mark()
+        else:
+            writer.close()
+        ledger.mark(group, writer)
+        if action == REOPEN:
+            writer = subject.open(disk)
 
 
 class History:
@@ -44,6 +47,7 @@ class History:
         self.explorer = explorer
         self.world = world
         self.ledger = Ledger()
+        self.name = "first"  # two processes with one name submit the same signals
         self._told = (-1, -1)
 
     def has_news(self) -> bool:
@@ -59,7 +63,7 @@ class History:
         """One process does the workload; `step` is called before each of its calls."""
         disk = self.explorer.subject.disk(self.world, process, step)
         try:
-            work(disk, self.ledger, self.explorer.subject, workload, f"process{process}")
+            work(disk, self.ledger, self.explorer.subject, workload, self.name)
         finally:
             self.world.reap(process)
 

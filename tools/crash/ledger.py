@@ -11,7 +11,9 @@ from typing import NamedTuple
 import orjson
 
 from eventlog.door import Admitted, admit
+from eventlog.durable import decode_watermark
 from eventlog.plan import Group, Receipt
+from eventlog.writer import Writer
 from tools.crash.inodes import File, Inodes
 from tools.crash.states import files_of
 
@@ -58,6 +60,7 @@ class Ledger:
     def __init__(self) -> None:
         self.submitted: set[str] = set()
         self.owed: dict[int, str] = {}  # seq -> chain
+        self.marked_seq = 0  # the watermark on the device covers at least this
         self.grown = 0  # how often anything was added
         self._open: list[Group] = []  # groups under way
         self._doubtful: set[str] = set()  # of appends whose outcome is unknown
@@ -67,6 +70,7 @@ class Ledger:
         twin = Ledger()
         twin.submitted = set(self.submitted)
         twin.owed = dict(self.owed)
+        twin.marked_seq = self.marked_seq
         return twin
 
     def submit(self, keys: Sequence[str]) -> Group:
@@ -106,6 +110,23 @@ class Ledger:
             raise Violation(f"two entries {seq} were given out")
         self.owed[seq] = chain
         self.grown += 1
+
+    def mark(self, group: Group, writer: Writer) -> None:
+        """The writer, which committed this group before, was asked to write the watermark."""
+        if not writer.needs_mark:
+            seqs = [result.seq for result in group.results if isinstance(result, Receipt)]
+            self.marked_seq = max(self.marked_seq, *seqs, 0)
+
+    def check_watermark(self, state: Inodes) -> None:
+        """What was marked is marked. Violation."""
+        data = b""
+        for path, inode in files_of(state):
+            if path.endswith("/.durable") and isinstance(inode, File):
+                data = inode.device
+        watermark = decode_watermark(data)
+        seq = watermark.end.seq if watermark is not None else 0
+        if seq < self.marked_seq:
+            raise Violation(f"the watermark covers {seq} entries, not {self.marked_seq}")
 
     def check(self, inodes: Inodes) -> Found:
         """The log on this disk, which must hold what is owed and nothing else. Violation."""

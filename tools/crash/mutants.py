@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import NamedTuple
 from unittest import mock
 
-from eventlog import reader, scan, writer
+from eventlog import reader, recovery, scan, watermark, writer
 from eventlog.disk import Disk
 from eventlog.durable import CLEAN, End
 from eventlog.home import Home
@@ -17,7 +17,7 @@ from eventlog.line import BadLine, chained, parse_head, stored_chain
 from eventlog.plan import Slice
 from eventlog.reader import LogReader
 from eventlog.writer import Writer
-from tools.crash.check import Subject
+from tools.crash.check import HOME, Subject
 from tools.crash.simdisk import SimDisk
 
 
@@ -50,11 +50,37 @@ class _CleanBeforeSync(Writer):
         super()._sync(fd)
 
 
+class _RetrySync(Writer):
+    """Takes the second sync at its word where the first one failed."""
+
+    def _sync(self, fd: int) -> None:
+        try:
+            self._disk.fdatasync(fd)
+        except OSError:
+            super()._sync(fd)
+
+
 class _NoDirectorySync(SimDisk):
     """Never syncs a directory."""
 
     def fsync_dir(self, _path: str) -> None:
         self._enter_or_fail("fsync_dir")
+
+
+class _NoParentSync(SimDisk):
+    """Syncs the log directory, but no directory above it."""
+
+    def fsync_dir(self, path: str) -> None:
+        if path == HOME.log_dir:
+            super().fsync_dir(path)
+
+
+class _NoLock(SimDisk):
+    """Gives the lock to whoever asks."""
+
+    def try_lock(self, fd: int) -> bool:
+        super().try_lock(fd)
+        return True
 
 
 class _NoDontNeed(SimDisk):
@@ -66,6 +92,16 @@ class _NoDontNeed(SimDisk):
 
 def _keep_torn_tail(disk: Disk, home: Home, end: End, torn_bytes: int) -> None:
     """Leaves the torn tail where it is."""
+
+
+def _keep_nothing(_disk: Disk, _home: Home, name: str, _data: bytes) -> str:
+    """Says that it kept the torn bytes."""
+    return name
+
+
+def _first_slot(_generation: int) -> int:
+    """Overwrites the only watermark that there is."""
+    return 0
 
 
 def _any_valid_line(data: bytes, _missing_seq: int, start: int = 1) -> bool:
@@ -136,5 +172,10 @@ MUTANTS = {
     ),
     "no-dontneed": Mutant(disk=_NoDontNeed),
     "clean-before-sync": Mutant(writer=_CleanBeforeSync),
+    "retry-sync": Mutant(writer=_RetrySync),
+    "no-parent-sync": Mutant(disk=_NoParentSync),
+    "no-lock": Mutant(disk=_NoLock),
+    "torn-tail-not-kept": Mutant(patches=((recovery, "_keep_torn", _keep_nothing),)),
+    "one-watermark-slot": Mutant(patches=((watermark, "slot_offset", _first_slot),)),
     "evidence-must-verify": Mutant(patches=((reader, "has_evidence", _verified_line),)),
 }

@@ -10,15 +10,16 @@ from random import Random
 from typing import NamedTuple
 
 from eventlog.errors import AppendFailed, EventLogError, LogPoisoned
-from eventlog.reader import LogReader
-from eventlog.writer import Settings
+from eventlog.plan import Group
+from eventlog.reader import LogReader, reader_near_end
+from eventlog.writer import Settings, Writer
 from tools.crash.actors import Actor
 from tools.crash.check import HOME
 from tools.crash.explorer import Explorer, Failure
 from tools.crash.histories import MARK, REOPEN
 from tools.crash.inodes import File
 from tools.crash.ledger import Ledger, Violation
-from tools.crash.simdisk import Fault, World
+from tools.crash.simdisk import Fault, SimDisk, World
 from tools.crash.states import random_content, random_power_loss, word_inode
 
 STEPS_MAX = 20_000  # of one boot; a round that takes longer does not end by itself
@@ -62,6 +63,7 @@ class Round:
             look=random.choice((0.02, 0.1)),
         )
         segment_bytes = random.choice((1, 1000, 3000, 10_000))
+        self._may_fail = self._odds.fault > 0 or self._odds.lose > 0
         # A window that forgets lets a retry in twice, so then nothing is retried.
         self._retries = random.random() < 0.8
         dedupe_entries = 10_000 if self._retries else random.choice((0, 3))
@@ -85,7 +87,7 @@ class Round:
             self._look()
             state = random_power_loss(self._world.inodes, self.random)
             page_bytes = self._world.page_bytes
-            self._world = World(state, boot=self._world.boot + 100, page_bytes=page_bytes)
+            self._world = World(state, boot=self._world.boot + 1, page_bytes=page_bytes)
             self.trace.append("power loss")
 
     def _cast(self) -> list[Actor]:
@@ -104,7 +106,9 @@ class Round:
                 actor = random.choice(alive)
             self._disturb()
             if random.random() < odds.kill:
-                self._note(actor, "is killed")
+                if actor.call == "pwrite":  # even in the middle of one
+                    actor.advance(Fault(taken=random.uniform(0.1, 0.9)))
+                self._note(actor, f"is killed before {actor.call}")
                 actor.kill()
                 self._world.reap(actor.number)
             else:
@@ -129,7 +133,7 @@ class Round:
         error = actor.error
         if isinstance(error, Violation):
             raise error
-        if error is not None and not (self._odds.fault and isinstance(error, OSError)):
+        if error is not None and not (self._may_fail and isinstance(error, OSError)):
             raise Violation(f"process {actor.number} ended with {error!r}") from error
 
     def _look(self) -> None:
@@ -183,41 +187,53 @@ class Round:
 
         def work(actor: Actor) -> None:
             disk = self._subject.disk(self._world, actor.number, actor.step)
-            writer = self._subject.open(disk)
+            writer, group = self._subject.open(disk), self.ledger.submit([])
+            keys: list[str] = []
             for action in plan:
                 if action > 0:
-                    keys = [self._next_key() for _ in range(action)]
-                    for _ in range(RETRIES_MAX if self._retries else 1):
-                        group = self.ledger.submit(keys)
-                        writer.commit([group])
-                        if group.error is None:
-                            break
-                        self._forgive(group.error)
-                        if isinstance(group.error, LogPoisoned):
-                            self.ledger.doubt(group)
-                            writer.drop()
-                            writer = self._subject.open(disk)
-                        else:
-                            self.ledger.withdraw(group)
+                    # Sometimes again what was acknowledged already, as a generator does.
+                    keys = keys if self._retries and action == len(keys) else self._new_keys(action)
+                    writer, group = self._append(disk, writer, keys)
                     continue
                 try:
                     writer.mark() if action == MARK else writer.close()
+                    self.ledger.mark(group, writer)
                 except EventLogError as error:
                     self._forgive(error)
+                    is_over = True
+                else:
+                    is_over = action == REOPEN
+                if is_over:
                     writer.drop()
-                writer = self._subject.open(disk)
+                    writer, group = self._subject.open(disk), self.ledger.submit([])
             writer.drop()
 
         return work
 
-    def _next_key(self) -> str:
-        self._submitted += 1
-        return f"s{self._submitted}"
+    def _new_keys(self, entries: int) -> list[str]:
+        self._submitted += entries
+        return [f"s{self._submitted - n}" for n in range(entries)]
+
+    def _append(self, disk: SimDisk, writer: Writer, keys: list[str]) -> tuple[Writer, Group]:
+        """Appends, and tries again where that fails; the writer, and what it appended."""
+        group = self.ledger.submit([])
+        for _ in range(RETRIES_MAX if self._retries else 1):
+            group = self.ledger.submit(keys)
+            writer.commit([group])
+            if group.error is None:
+                break
+            self._forgive(group.error)
+            if isinstance(group.error, LogPoisoned):
+                self.ledger.doubt(group)
+                writer.drop()
+                writer, group = self._subject.open(disk), self.ledger.submit([])
+            else:
+                self.ledger.withdraw(group)
+        return writer, group
 
     def _forgive(self, error: EventLogError) -> None:
         """Faults may make an append fail; nothing makes the log refuse its own bytes."""
-        may_fail = self._odds.fault or self._odds.lose
-        if not (may_fail and isinstance(error, AppendFailed | LogPoisoned)):
+        if not (self._may_fail and isinstance(error, AppendFailed | LogPoisoned)):
             raise Violation(f"an append failed: {error}") from error
 
     def _reading(self) -> Callable[[Actor], None]:
@@ -231,14 +247,20 @@ class Round:
                 for _ in range(reads):
                     if reader.read():
                         self.ledger.owe(reader.tip.seq, reader.tip.chain)
-                    if random.random() < REOPEN_SHARE:  # as a projector does after a restart
-                        tip, position = reader.tip, reader.position
+                    if random.random() < REOPEN_SHARE:
                         reader.close()
-                        hint = random.choice((None, position))
-                        reader = LogReader(disk, HOME, after=tip.seq, hint=hint)
-                        if reader.tip.chain != tip.chain:
-                            raise Violation("a reader that comes back finds another chain")
+                        reader = self._come_back(disk, reader, random)
             finally:
                 reader.close()
 
         return work
+
+    def _come_back(self, disk: SimDisk, old: LogReader, random: Random) -> LogReader:
+        """A reader as a projector opens it after a restart, or who wants to know the end."""
+        if random.random() < 0.3:
+            return reader_near_end(disk, HOME)
+        hint = random.choice((None, old.position))
+        reader = LogReader(disk, HOME, after=old.tip.seq, hint=hint)
+        if reader.tip.chain != old.tip.chain:
+            raise Violation("a reader that comes back finds another chain")
+        return reader

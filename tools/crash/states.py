@@ -36,9 +36,9 @@ State = Inodes  # with nothing pending
 
 
 def cuts(write: Write) -> list[int]:
-    """After how many of its bytes a write may have stopped: the ends, each line, each sector."""
+    """After how many of its bytes a write may have stopped: ends, quarters, lines, sectors."""
     offset, data = write
-    found = {0, 1, len(data) // 2, len(data) - 1, len(data)}
+    found = {0, 1, len(data) // 4, len(data) // 2, len(data) - 1, len(data)}
     newline = data.find(b"\n")
     while newline >= 0:
         found |= {newline, newline + 1, newline + 2}
