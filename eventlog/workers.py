@@ -123,15 +123,14 @@ class _Crew(Generic[T]):
             pid = os.fork()
             if pid == 0:
                 self._work(numbers, writing, parent, blocked)
+            self._workers[reading] = _Worker(pid, reading)
+            self._poll.register(reading, select.POLLIN)
         except OSError as error:
             logger.warning("worker_not_started error=%s", error)
             os.close(reading)
-            return
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             os.close(writing)
-        self._workers[reading] = _Worker(pid, reading)
-        self._poll.register(reading, select.POLLIN)
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     def collect(self, *, wait: bool) -> None:
         """Hands on the answers that have come; with `wait`, something must come first."""

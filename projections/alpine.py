@@ -1,8 +1,8 @@
 """The client of Alpine: one signal in; Accepted, Duplicate, Rejected or Unavailable out.
 
-What each answer means stands in one table below, from the wire contract. Nothing that a server
-says can hang, flood or redirect the client: a total deadline, a cap on raw bytes, no content
-encoding, no redirects (they would carry the key to another host), no proxy from the environment.
+Nothing that a server says can hang, flood or redirect it: a total deadline, a cap on raw bytes, no
+content encoding, no redirects (they would carry the key to another host), no cookies, no proxy
+from the environment.
 
 Invariant: the key is in the request's header and nowhere else.
 """
@@ -10,300 +10,268 @@ Invariant: the key is in the request's header and nowhere else.
 import asyncio
 import ipaddress
 import logging
-from collections.abc import Callable, Mapping
+import ssl
+import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from time import time
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import httpx
 import orjson
 import tenacity
 
+from projections.answers import DOWN, REFUSED, Answer, Unavailable, described, meaning
 from projections.errors import ProjectionError
-from projections.keys import KeySource
+from projections.keys import KeySource, NoKey
 
 logger = logging.getLogger(__name__)
 
 IN_FLIGHT_MAX = 10  # requests at once: what Alpine's operators agreed to
 DEADLINE_S = 10.0  # for one request, everything included
-ANSWER_BYTES_MAX = 1 << 20  # a page of the list is some 100 KiB; an answer to a signal 200 bytes
-SHOWN_CHARS_MAX = 500  # of an answer that is kept with a parked signal
+ANSWER_BYTES_MAX = 1 << 20  # an answer to a signal has 200 bytes, an error page some thousand
+PAGE_SIGNALS = 200  # of the list; with the longest rationales there can be it is 13 MB
+PAGE_BYTES_MAX = 16 << 20
 KEEPALIVE_S = 4.0  # below the server's 5 s, so that it does not close under a request
-RETRIES_MAX = 3
-RETRY_S_FIRST, RETRY_S_MAX = 0.2, 5.0
-RETRY_AFTER_S_MAX = 60.0  # what a server may ask for; more is its operator's mistake
-REASONING_CHARS_MIN = 20  # Alpine answers 500 to a shorter one, and writes its own for none
+ABANDONED_S = 0.05  # until a server has seen that nobody waits for its answer any more
 
 SYNC_PATH = "/api/v1/external-signals/sync/signal"
 HEALTH_PATH = "/api/v1/external-signals/sync/health"
 LIST_PATH = "/api/v1/signals"
 
-# Whose trouble an answer tells of.
-REFUSED = "refused"  # the key or the address is wrong: nothing passes until it is mended
-FAILING = "failing"  # 500: the server's trouble, or this signal's for ever
-DOWN = "down"  # the server's trouble, or the network's
-_REJECTED = frozenset({400, 413, 422})  # 413: this signal is too long for it
-_DOWN = frozenset({408, 425, 429})
 
-_REQUIRED = (
-    *("signal_id", "symbol", "action", "entry_price", "target_price", "stop_price"),
-    *("confidence", "strategy", "asset_type", "data_source", "timestamp", "sha256"),
-)
-_WHERE_PRESENT = ("regime", "consensus_agreement", "sources_count")
+class Alpine(Protocol):
+    """What delivery needs of a client."""
 
+    async def send(self, body: bytes) -> Answer:
+        """One try at one signal; `body` is from `answers.body_of`."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accepted:
-    """Alpine stored it."""
+    async def is_healthy(self) -> bool:
+        """Whether sync/health answers 200."""
+
+    async def close(self) -> None:
+        """Gives the connections back."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Duplicate:
-    """Alpine has it already: success too."""
+class NoAnswer(ProjectionError):
+    """There was no answer, or none that could be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rejected:
-    """Alpine will never take this signal as it is."""
+class Response:
+    """A whole answer, read and bounded."""
 
     status: int
-    body: str  # cut
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unavailable:
-    """It did not pass now; `kind` is one of REFUSED, FAILING, DOWN."""
-
-    kind: str
-    status: int | None  # None: no answer
-    detail: str
-    retry_after_s: float | None = None
-
-
-Answer = Accepted | Duplicate | Rejected | Unavailable
-
-
-class _NotYet(Exception):
-    """An answer that is worth another try."""
-
-    def __init__(self, answer: Unavailable) -> None:
-        super().__init__(answer.detail)
-        self.answer = answer
+    data: bytes
+    retry_after: str | None = None
 
 
 class AlpineClient:
     """Talks to one Alpine, with at most IN_FLIGHT_MAX requests under way. For one event loop.
 
-    Raises ProjectionError for an address that cannot be one.
+    Each of its places is a transport of its own with one connection, which is thrown away after
+    anything but a whole answer: a request that was cancelled or cut off leaves nothing behind, and
+    finding a free connection takes no time. Raises ProjectionError for an address that is none.
     """
 
     def __init__(self, url: str, key: KeySource, *, deadline_s: float = DEADLINE_S) -> None:
-        self._url = checked_url(url)
+        self.url = checked_url(url)
+        self._sync_url = httpx.URL(self.url + SYNC_PATH)
         self._key = key
         self._deadline_s = deadline_s
+        self._ssl = _ssl_context(self.url)
         self._places = asyncio.Semaphore(IN_FLIGHT_MAX)
-        self._client = httpx.AsyncClient(
-            follow_redirects=False,
-            trust_env=False,
-            timeout=deadline_s,
-            limits=httpx.Limits(
-                max_connections=IN_FLIGHT_MAX,
-                max_keepalive_connections=IN_FLIGHT_MAX,
-                keepalive_expiry=KEEPALIVE_S,
-            ),
-            headers={"Accept-Encoding": "identity", "User-Agent": "eventlog"},
-        )
+        self._idle: list[httpx.AsyncHTTPTransport] = []
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
         """Gives the connections back."""
-        await self._client.aclose()
+        idle, self._idle = self._idle, []
+        for transport in idle:
+            self._throw_away(transport)
+        if self._closing:
+            await asyncio.wait(self._closing)
 
     async def send(self, body: bytes) -> Answer:
-        """One try at one signal; `body` is from `body_of`."""
-        key = self._key.read()
-        if not key:
-            return Unavailable(kind=REFUSED, status=None, detail="there is no API key")
-        headers = {b"X-API-Key": key, b"Content-Type": b"application/json"}
-        return await self._ask("POST", SYNC_PATH, headers, body)
-
-    async def send_patiently(
-        self, body: bytes, stop: asyncio.Event, *, on_failure: Callable[[], object]
-    ) -> Answer:
-        """`send` with up to RETRIES_MAX retries, with exponential back-off and full jitter.
-
-        Not retried is what another try cannot change. `stop` ends the waiting; `on_failure` is
-        called after each try that did not pass.
-        """
-
-        async def sleep(seconds: float) -> None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await stop.wait()
-
-        async def attempt() -> Answer:
-            answer = await self.send(body)
-            if isinstance(answer, Unavailable) and answer.kind != REFUSED:
-                on_failure()
-                if not stop.is_set():
-                    raise _NotYet(answer)
-            return answer
-
-        # A new instance for each call: one that tasks share miscounts attempts.
-        retrying = tenacity.AsyncRetrying(
-            stop=tenacity.stop_after_attempt(1 + RETRIES_MAX),
-            wait=_wait,
-            retry=tenacity.retry_if_exception_type(_NotYet),
-            sleep=sleep,
-            reraise=True,
-        )
+        """One try at one signal; `body` is from `answers.body_of`."""
         try:
-            return await retrying(attempt)
-        except _NotYet as last:
-            return last.answer
+            headers = [(b"X-API-Key", self._key.read()), (b"Content-Type", b"application/json")]
+            request = httpx.Request("POST", self._sync_url, headers=headers, content=body)
+            response = await self._fetch(request, ANSWER_BYTES_MAX)
+        except NoKey as error:
+            return Unavailable(kind=REFUSED, status=None, detail=str(error))
+        except NoAnswer as error:
+            return Unavailable(kind=DOWN, status=None, detail=error.what)
+        return meaning(response.status, response.data, response.retry_after, now_s=time.time())
 
     async def is_healthy(self) -> bool:
-        """Whether sync/health answers 200; it asks for no key."""
-        answer = await self._ask("GET", HEALTH_PATH, {}, None)
-        return isinstance(answer, Accepted)
-
-    async def list_signals(
-        self, after: int, limit: int
-    ) -> tuple[list[dict[str, object]], int | None]:
-        """One page of Alpine's signals with id > `after`, and where the next one starts.
-
-        Raises ProjectionError when it does not answer, or not as the contract says.
-        """
-        key = self._key.read() or b""
-        path = f"{LIST_PATH}?limit={limit}&after={after}"
-        status, data, _ = await self._fetch("GET", path, {b"X-API-Key": key}, None)
-        if status == 200:
-            with suppress(orjson.JSONDecodeError, KeyError, TypeError):
-                page = orjson.loads(data)
-                return list(page["signals"]), page["next"]
-        raise ProjectionError(
-            f"Alpine did not list its signals: {_described(status, data)}",
-            where=self._url + LIST_PATH,
-            do="check ALPINE_API_URL and the key, and that this Alpine can list",
-        )
-
-    async def _ask(
-        self, method: str, path: str, headers: Mapping[bytes, bytes], body: bytes | None
-    ) -> Answer:
+        """Whether sync/health answers 200; it asks for no key, and gets none."""
         try:
-            status, data, retry_after = await self._fetch(method, path, headers, body)
-        except ProjectionError as error:
-            return Unavailable(kind=DOWN, status=None, detail=error.what)
-        return meaning(status, data, retry_after, is_health=method == "GET")
+            request = httpx.Request("GET", self.url + HEALTH_PATH)
+            return (await self._fetch(request, ANSWER_BYTES_MAX)).status == 200
+        except NoAnswer:
+            return False
 
-    async def _fetch(
-        self, method: str, path: str, headers: Mapping[bytes, bytes], body: bytes | None
-    ) -> tuple[int, bytes, str | None]:
-        """Status, raw body and Retry-After. Raises ProjectionError when there is no answer."""
+    async def page(self, after: int) -> Response:
+        """One page of Alpine's list: signals with an id above `after`. Raises NoAnswer, NoKey."""
+        url = f"{self.url}{LIST_PATH}?limit={PAGE_SIGNALS}&after={after}"
+        request = httpx.Request("GET", url, headers=[(b"X-API-Key", self._key.read())])
+        return await self._fetch(request, PAGE_BYTES_MAX)
+
+    async def _fetch(self, request: httpx.Request, bytes_max: int) -> Response:
+        """The whole answer. Raises NoAnswer."""
+        await self._places.acquire()
+        is_whole = False
         try:
-            async with (
-                self._places,
-                asyncio.timeout(self._deadline_s),
-                self._client.stream(
-                    method, self._url + path, headers=list(headers.items()), content=body
-                ) as response,
-            ):
-                if response.headers.get("Content-Encoding", "identity") != "identity":
-                    raise ProjectionError("the answer is encoded, which was not accepted")
-                data = b""
-                async for chunk in response.aiter_raw():
-                    data += chunk
-                    if len(data) > ANSWER_BYTES_MAX:
-                        raise ProjectionError(f"the answer is over {ANSWER_BYTES_MAX:,} bytes")
-                return response.status_code, data, response.headers.get("Retry-After")
+            async with asyncio.timeout(self._deadline_s):
+                response = await self._exchange(request, bytes_max)
+            is_whole = True
+            return response
         except TimeoutError:
             what = f"no answer within {self._deadline_s:g} s"
-            raise ProjectionError(what, where=self._url) from None
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError) as error:
+        except (httpx.HTTPError, httpx.StreamError, OSError) as error:
             what = f"no answer: {type(error).__name__}"  # its text may hold what was sent
-            raise ProjectionError(what, where=self._url) from None
+        finally:
+            # Where it was given up the server may still be at work for a moment, and the next one
+            # from this place would be one more under way than was agreed.
+            if is_whole:
+                self._places.release()
+            else:
+                asyncio.get_running_loop().call_later(ABANDONED_S, self._places.release)
+        raise NoAnswer(what, where=self.url)
 
-
-def meaning(status: int, data: bytes, retry_after: str | None, *, is_health: bool) -> Answer:
-    """What an answer means: the table of the wire contract."""
-    if status in (200, 201):
-        return Accepted() if is_health else _stored(status, data)
-    if is_health:
-        return Unavailable(kind=DOWN, status=status, detail=_described(status, data))
-    if status == 409:
-        return Duplicate()
-    if status in _REJECTED:
-        return Rejected(status=status, body=_text(data))
-    if status == 500:
-        return Unavailable(kind=FAILING, status=status, detail=_described(status, data))
-    kind = DOWN if status > 500 or status in _DOWN else REFUSED
-    return Unavailable(
-        kind=kind,
-        status=status,
-        detail=_described(status, data),
-        retry_after_s=retry_after_seconds(retry_after, now_s=time()) if kind == DOWN else None,
-    )
-
-
-def _stored(status: int, data: bytes) -> Answer:
-    said = None
-    with suppress(orjson.JSONDecodeError, AttributeError):
-        said = orjson.loads(data).get("status")
-    if status == 201 and said == "success":
-        return Accepted()
-    if said == "duplicate":
-        return Duplicate()
-    # Somebody else answers at this address, a proxy or a portal: the next try will tell.
-    detail = f"the answer is not Alpine's: {_described(status, data)}"
-    return Unavailable(kind=DOWN, status=status, detail=detail)
-
-
-def retry_after_seconds(text: str | None, *, now_s: float) -> float | None:
-    """Retry-After as seconds or as a date, from 0 to RETRY_AFTER_S_MAX; None for nonsense."""
-    if not text:
-        return None
-    try:
-        seconds = float(text)
-    except ValueError:
+    async def _exchange(self, request: httpx.Request, bytes_max: int) -> Response:
+        request.headers["Accept-Encoding"] = "identity"
+        transport = self._idle.pop() if self._idle else self._new_transport()
         try:
-            seconds = parsedate_to_datetime(text).timestamp() - now_s
-        except (ValueError, TypeError, OverflowError):
-            return None
-    if seconds != seconds:  # "nan" is a float, too
-        return None
-    return min(max(0.0, seconds), RETRY_AFTER_S_MAX)
+            response = await transport.handle_async_request(request)
+            encoding = response.headers.get("Content-Encoding", "identity")
+            if encoding.lower() != "identity":
+                raise NoAnswer("the answer is encoded, which was not accepted", where=self.url)
+            data = bytearray()
+            async for chunk in response.aiter_raw():
+                data += chunk
+                if len(data) > bytes_max:
+                    raise NoAnswer(f"the answer is over {bytes_max:,} bytes", where=self.url)
+        except BaseException:
+            self._throw_away(transport)
+            raise
+        self._idle.append(transport)
+        return Response(
+            status=response.status_code,
+            data=bytes(data),
+            retry_after=response.headers.get("Retry-After"),
+        )
+
+    def _new_transport(self) -> httpx.AsyncHTTPTransport:
+        return httpx.AsyncHTTPTransport(
+            verify=self._ssl,
+            trust_env=False,
+            limits=httpx.Limits(
+                max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEPALIVE_S
+            ),
+        )
+
+    def _throw_away(self, transport: httpx.AsyncHTTPTransport) -> None:
+        # A task of its own: whoever gave up on the request must not cut this off as well.
+        closing = asyncio.ensure_future(transport.aclose())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
 
-def body_of(payload: Mapping[str, object]) -> bytes:
-    """The request for a signal's payload. Raises KeyError for one that is no whole signal."""
-    fields = {key: payload[key] for key in _REQUIRED}
-    fields["verification_hash"] = payload["sha256"]
-    reasoning = payload.get("reasoning")
-    if isinstance(reasoning, str) and len(reasoning) >= REASONING_CHARS_MIN:
-        fields["reasoning"] = reasoning
-    for key in _WHERE_PRESENT:
-        if payload.get(key) is not None:
-            fields[key] = payload[key]
-    return orjson.dumps(fields)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How often one signal is tried in a row, and how far apart."""
+
+    retries_max: int = 3
+    first_s: float = 0.2  # the ceiling of the first pause; it doubles
+    max_s: float = 5.0
+
+
+class _NotYet(Exception):
+    """An answer that is worth another try."""
+
+
+async def patiently(
+    send: Callable[[], Awaitable[Answer]], patience: Patience, halt: asyncio.Event
+) -> Answer:
+    """`send` with a few retries: exponential back-off, full jitter. `halt` ends them.
+
+    Not retried is what another try cannot change, and what the server wants to be left alone with
+    for longer than the longest pause.
+    """
+    answer = await send()
+
+    def is_worth_it() -> bool:
+        return (
+            isinstance(answer, Unavailable)
+            and answer.kind != REFUSED
+            and answer.retry_after_s <= patience.max_s
+            and not halt.is_set()
+        )
+
+    if not is_worth_it():  # most signals pass at once, and pay for none of the below
+        return answer
+
+    async def pause(seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await halt.wait()
+
+    is_first = True
+
+    async def attempt() -> None:
+        nonlocal answer, is_first
+        if not is_first and not halt.is_set():
+            answer = await send()
+        is_first = False
+        if is_worth_it():
+            raise _NotYet
+
+    # A new instance for each call: one that tasks share miscounts attempts.
+    retrying = tenacity.AsyncRetrying(
+        stop=tenacity.stop_after_attempt(1 + patience.retries_max),
+        wait=tenacity.wait_random_exponential(multiplier=patience.first_s, max=patience.max_s),
+        retry=tenacity.retry_if_exception_type(_NotYet),
+        sleep=pause,
+        reraise=True,
+    )
+    with suppress(_NotYet):
+        await retrying(attempt)
+    return answer
 
 
 def checked_url(url: str) -> str:
-    """The address without a slash at its end. Warns of one that sends the key in the clear."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ProjectionError(
-            "ALPINE_API_URL is not an http or https address",
-            do="give it like https://alpine.example.com",
+    """The address without a slash at its end. Warns of one that sends the key in the clear.
+
+    Raises ProjectionError for one that is no http(s) address, or holds a name and a password.
+    """
+    do = "give it like https://alpine.example.com"
+    what = "ALPINE_API_URL is not an http or https address"
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname if parts.port != 0 else None
+        httpx.URL(url)
+    except (ValueError, httpx.InvalidURL):
+        raise ProjectionError(what, do=do) from None
+    is_address = parts.scheme in ("http", "https") and url.isprintable() and " " not in url
+    if not is_address or not host or parts.query or parts.fragment:
+        raise ProjectionError(what, do=do)
+    if parts.username is not None:
+        what = "ALPINE_API_URL holds a user name or password, which messages would show"
+        raise ProjectionError(what, do=do)
+    if parts.scheme == "http" and not is_loopback(host):
+        logger.warning(
+            "key_in_the_clear host=%s: the API key goes over the network unencrypted, use https",
+            host,
         )
-    if parts.scheme == "http" and not is_loopback(parts.hostname):
-        logger.warning("key_in_the_clear host=%s use https", parts.hostname)
     return url.rstrip("/")
 
 
 def is_loopback(host: str) -> bool:
     """Whether the host is this machine."""
-    if host == "localhost":
+    if host.rstrip(".").lower() == "localhost":
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -311,19 +279,21 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _wait(state: tenacity.RetryCallState) -> float:
-    """Full jitter under an exponential ceiling; never less than the server asked for."""
-    ceiling = tenacity.wait_random_exponential(multiplier=RETRY_S_FIRST, max=RETRY_S_MAX)(state)
-    error = state.outcome.exception() if state.outcome is not None else None
-    asked_s = error.answer.retry_after_s if isinstance(error, _NotYet) else None
-    return max(ceiling, asked_s or 0.0)
+def _ssl_context(url: str) -> ssl.SSLContext:
+    """One for all places: loading the certificates takes some 20 ms."""
+    if url.startswith("https:"):
+        return httpx.create_ssl_context(trust_env=False)
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # not used
 
 
-def _described(status: int, data: bytes) -> str:
-    text = _text(data)
-    return f"{status} {text}" if text else str(status)
-
-
-def _text(data: bytes) -> str:
-    text = data.decode("utf-8", "replace")[:SHOWN_CHARS_MAX]
-    return "".join(char if char.isprintable() else " " for char in text)
+def rows_of(response: Response, url: str) -> tuple[list[dict[str, object]], int | None]:
+    """The signals of a page, and the `after` of the next one. Raises NoAnswer."""
+    if response.status == 200:
+        with suppress(orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+            page = orjson.loads(response.data)
+            return [dict(row) for row in page["signals"]], page["next"]
+    raise NoAnswer(
+        f"Alpine did not list its signals: {described(response.status, response.data)}",
+        where=url + LIST_PATH,
+        do="check ALPINE_API_URL and the key, and that this Alpine can list",
+    )

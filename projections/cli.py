@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from projections.delivery import AlpineConfig, AlpineProjection
 
 EXIT_BAD_NEWS = 1
+EXIT_COULD_NOT_RUN = 3
 _PATH = click.Path(dir_okay=False, path_type=Path)
 _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -25,7 +26,12 @@ def alpine_projection() -> "AlpineProjection":
     """What the entry point `alpine` makes: delivery as the environment says."""
     from projections.delivery import AlpineProjection
 
-    return AlpineProjection(alpine_config())
+    return AlpineProjection(alpine_config(), died=_end_process)
+
+
+def _end_process(_error: BaseException) -> None:
+    """A daemon whose delivery has died must not go on as if it delivered; it was said by then."""
+    raise SystemExit(EXIT_COULD_NOT_RUN)
 
 
 def alpine_config() -> "AlpineConfig":
@@ -33,21 +39,20 @@ def alpine_config() -> "AlpineConfig":
     from projections.delivery import AlpineConfig
     from projections.keys import FileKey, FixedKey
 
-    def setting(name: str) -> str | None:
-        return os.environ.get(name) or None
+    def setting(name: str) -> str:
+        return os.environ.get(name, "").strip()
 
-    url = setting("ALPINE_API_URL")
-    key_file = setting("ALPINE_API_KEY_FILE")
-    key = setting("ALPINE_API_KEY") or setting("ARGO_API_KEY")
+    url, key_file = setting("ALPINE_API_URL"), setting("ALPINE_API_KEY_FILE")
+    key_name = "ALPINE_API_KEY" if setting("ALPINE_API_KEY") else "ARGO_API_KEY"
     disabled = None
-    if (setting("ALPINE_SYNC_ENABLED") or "true").strip().lower() in ("false", "0", "no", "off"):
+    if setting("ALPINE_SYNC_ENABLED").lower() in ("false", "0", "no", "off"):
         disabled = "ALPINE_SYNC_ENABLED is false"
-    elif url is None:
+    elif not url:
         disabled = "ALPINE_API_URL is not set"
-    elif key_file is None and key is None:
+    elif not key_file and not setting(key_name):
         disabled = "neither ALPINE_API_KEY_FILE nor ALPINE_API_KEY is set"
-    source = FileKey(Path(key_file)) if key_file is not None else FixedKey(key or "")
-    return AlpineConfig(url=url or "", key=source, disabled=disabled)
+    key = FileKey(Path(key_file)) if key_file else FixedKey(setting(key_name), key_name)
+    return AlpineConfig(url=url, key=key, disabled=disabled)
 
 
 class Context(Protocol):
@@ -116,10 +121,15 @@ def project(
       eventlog project sqlite --once && sqlite3 data/signals.db 'SELECT count(*) FROM signals'
     """
     from projections.daemon import run
+    from projections.errors import ProjectionError
     from projections.projector import Pace
     from projections.registry import projection_names
 
     chosen = projection_names() if "all" in names else list(dict.fromkeys(names))
+    if once and chosen == ["alpine"] and (reason := alpine_config().disabled):
+        # As a daemon, or beside others, it says so and stays idle; whoever asks for this alone
+        # must not think that it was done.
+        raise ProjectionError(f"nothing is delivered: {reason}", where=obj.home)
     pace = Pace(batch_entries=batch_size, batch_timeout_s=batch_timeout)
     run(Path(obj.home), chosen, pace, once=once, notify_socket=os.environ.get("NOTIFY_SOCKET"))
 
@@ -146,9 +156,11 @@ def wait(obj: Context, seq: int, stage: str, timeout_s: float | None) -> None:
     Example:
       eventlog wait 42 --for projected --timeout 5
     """
+    from eventlog import log_status
     from projections.waiting import Parked, WaitTimeout
     from projections.waiting import wait as wait_for
 
+    log_status(obj.home, count=False)  # where there is no log of ours, nothing will ever come
     try:
         wait_for(obj.home, seq, stage, timeout_s)
     except (WaitTimeout, Parked) as error:
@@ -262,6 +274,52 @@ def import_legacy(
             click.echo("  (not kept: name a file with --rejects)")
     if report.refused_count:
         sys.exit(EXIT_BAD_NEWS)
+
+
+@click.command("rebuild-database")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for machines.")
+@click.pass_obj
+def rebuild_database(obj: Context, as_json: bool) -> None:
+    """Build the signals table anew from the log, verified, and swap it in.
+
+    Every chain and every sha256 is checked. Readers and a running daemon go on: they see the old
+    table or the new one, whole. A damaged database is set aside and replaced; on a damaged log the
+    old table stays. Ends with the number of entries and rows, the digest of the new table, and how
+    many rows were added, removed and changed against the old one.
+
+    \b
+    Example:
+      eventlog rebuild-database
+      eventlog rebuild-database --json | jq .digest
+    """
+    import signal
+
+    from eventlog import Progress
+    from projections.rebuild import rebuild
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was begun is removed
+    with Progress("rebuilding") as progress:
+        rebuilt = rebuild(Path(obj.home), progress=progress)
+    if as_json:
+        print_json(rebuilt.to_json())
+    else:
+        click.echo("\n".join(rebuilt.to_text()))
+
+
+@click.command()
+@click.pass_obj
+def digest(obj: Context) -> None:
+    """Print the SHA-256 of the signals table: equal for equal tables, on any machine.
+
+    It is taken over the rows in the order of their id, each a line of compact JSON.
+
+    \b
+    Example:
+      test "$(eventlog --home a digest)" = "$(eventlog --home b digest)"
+    """
+    from projections.rebuild import digest_of
+
+    click.echo(digest_of(Path(obj.home)))
 
 
 _SHOWN = (

@@ -8,7 +8,7 @@ import logging
 import signal
 from pathlib import Path
 
-from eventlog import log_status
+from eventlog import EventLog, EventLogError, log_status
 from projections.notify import Notifier
 from projections.projection import Checkpoint
 from projections.projector import Pace, Projector
@@ -16,8 +16,8 @@ from projections.registry import make_projection
 
 logger = logging.getLogger(__name__)
 
-STOP_S_MAX = 9.0  # what is under way when asked to stop may take so long; then it is abandoned
-STATUS_S = 5.0  # between two lines of status for systemd
+STOP_S_MAX = 7.0  # what is under way when asked to stop may take so long; then it is abandoned
+STATUS_S = 5.0  # between two lines of status for systemd; WatchdogSec= must be a few times that
 
 
 def run(home: Path, names: list[str], pace: Pace, *, once: bool, notify_socket: str | None) -> None:
@@ -53,7 +53,7 @@ async def _run(home: Path, names: list[str], pace: Pace, once: bool, notifier: N
     ]
     stopping = asyncio.create_task(stop.wait())
     try:
-        await _until_one_ends(tasks, stopping, projectors, notifier)
+        await _until_one_ends(home, tasks, stopping, projectors, notifier)
     finally:
         notifier.send(STOPPING="1")
         for projector in projectors:
@@ -67,12 +67,14 @@ async def _run(home: Path, names: list[str], pace: Pace, once: bool, notifier: N
 
 
 async def _until_one_ends(
+    home: Path,
     tasks: list[asyncio.Task[None]],
     stopping: asyncio.Task[bool],
     projectors: list[Projector],
     notifier: Notifier,
 ) -> None:
     """Returns when asked to stop, when all are done, or when one fails."""
+    seen: list[Checkpoint | None] = []
     while not stopping.done():
         waited = {task for task in tasks if not task.done()} | {stopping}
         if waited == {stopping}:
@@ -85,11 +87,17 @@ async def _until_one_ends(
             )
         if failed:
             return
-        notifier.send(
-            WATCHDOG="1",
-            STATUS=", ".join(
-                f"{p.checkpoint.projection} at seq {p.checkpoint.seq}"
-                for p in projectors
-                if p.checkpoint is not None
-            ),
-        )
+        notifier.send(STATUS=", ".join(map(str, projectors)))
+        last_seq = await asyncio.to_thread(_last_seq, home)
+        now = [projector.checkpoint for projector in projectors]
+        if all(p.is_well(last_seq) or p.checkpoint not in seen for p in projectors):
+            notifier.send(WATCHDOG="1")
+        seen = now
+
+
+def _last_seq(home: Path) -> int:
+    try:
+        with EventLog(home) as log:
+            return log.last_seq
+    except EventLogError:
+        return 0  # the projectors meet the same, and say so

@@ -3,36 +3,47 @@
 Invariant: no repr, error or log line shows a key.
 """
 
+import errno
+import os
+import stat
 from pathlib import Path
 from typing import Protocol
 
-KEY_BYTES_MAX = 4096  # a larger file is no key
+from projections.errors import ProjectionError
+
+KEY_BYTES_MAX = 1024  # the reference backend takes no longer one; a larger file is no key
+
+
+class NoKey(ProjectionError):
+    """There is no key that could be sent."""
 
 
 class KeySource(Protocol):
     """Gives the key, and says when it changed."""
 
-    def read(self) -> bytes | None:
-        """The key now; None where there is none."""
+    def read(self) -> bytes:
+        """The key now. Raises NoKey."""
 
-    def stamp(self) -> object:
-        """Equal as long as the key has not changed."""
+    def has_changed(self) -> bool:
+        """Whether there may be another key than `read` gave last."""
 
 
 class FixedKey:
-    """A key from the environment."""
+    """A key from the environment, where `name` is its variable."""
 
-    def __init__(self, key: str) -> None:
-        self._key = key.encode()
+    def __init__(self, key: str, name: str = "ALPINE_API_KEY") -> None:
+        # Bytes of the environment that are no UTF-8 come as lone surrogates, and go as they came.
+        self._key = key.encode("utf-8", "surrogateescape").strip()
+        self._name = name
 
     def __repr__(self) -> str:
-        return "FixedKey(***)"
+        return f"FixedKey(***, {self._name!r})"
 
-    def read(self) -> bytes | None:
-        return self._key
+    def read(self) -> bytes:
+        return _checked(self._key, self._name)
 
-    def stamp(self) -> object:
-        return 0
+    def has_changed(self) -> bool:
+        return False
 
 
 class FileKey:
@@ -40,26 +51,53 @@ class FileKey:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._where = f"ALPINE_API_KEY_FILE {path}"
         self._stamp: object = ()
-        self._key: bytes | None = None
+        self._key = b""
+        self._problem = ""  # why it could not be read
 
     def __repr__(self) -> str:
         return f"FileKey({str(self._path)!r})"
 
-    def read(self) -> bytes | None:
-        stamp = self.stamp()
+    def read(self) -> bytes:
+        stamp = self._look()
         if stamp != self._stamp:
-            self._stamp = stamp
+            self._stamp = stamp  # of before it is read: a change during that is seen next time
+            self._key, self._problem = b"", ""
             try:
-                with self._path.open("rb") as file:
-                    self._key = file.read(KEY_BYTES_MAX).strip() or None
-            except OSError:
-                self._key = None
-        return self._key
+                self._key = _content(self._path)
+            except OSError as error:
+                self._problem = f"the key file cannot be read: {error.strerror}"
+        if self._problem:
+            raise NoKey(self._problem, where=self._where)
+        return _checked(self._key, self._where)
 
-    def stamp(self) -> object:
+    def has_changed(self) -> bool:
+        return self._look() != self._stamp
+
+    def _look(self) -> object:
         try:
             status = self._path.stat()
         except OSError:
             return None
-        return (status.st_ino, status.st_mtime_ns, status.st_size)
+        return (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+
+
+def _content(path: Path) -> bytes:
+    # O_NONBLOCK: opening a named pipe must not hang the daemon.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        return file.read(KEY_BYTES_MAX + 2).strip()
+
+
+def _checked(key: bytes, where: str) -> bytes:
+    """A key as it is sent. What no header can carry is named here, lest a library shows it."""
+    if not key:
+        raise NoKey("there is no API key", where=where)
+    if len(key) > KEY_BYTES_MAX:
+        raise NoKey(f"the API key has more than {KEY_BYTES_MAX} bytes", where=where)
+    if any(byte < 0x20 or byte == 0x7F for byte in key):
+        raise NoKey("the API key holds control characters, which no header can carry", where=where)
+    return key

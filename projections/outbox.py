@@ -11,48 +11,40 @@ no signal.
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterable
-from contextlib import closing, suppress
+import time
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
-from projections.database import make_file
+from projections.database import is_damage, look, make_file, set_aside
+from projections.errors import SchemaTooNew
 from projections.projection import CHAIN_START, Checkpoint
+from projections.sender import lock_path
 
 NAME = "alpine"
+DISABLED, STOPPED = "disabled", "stopped"  # states beside those of courier.State
 REFUSED, FAILING = "refused", "failing"  # why a signal is parked
-RETRY, REPLAY, DISCARD = "retry", "replay", "discard"  # what a command may ask of the daemon
+DISCARDED = "discarded"  # it was, and a person gave it up
+RETRY, REPLAY, DISCARD = "retry", "replay", "discard"  # what a command may ask of the sender
+STORED, DUPLICATE, PARKED, GONE = "stored", "duplicate", "parked", "gone"  # how that ended
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS checkpoint(name TEXT PRIMARY KEY, seq INTEGER NOT NULL,
-    chain TEXT NOT NULL, segment INTEGER, byte_offset INTEGER);
-CREATE TABLE IF NOT EXISTS done(seq INTEGER PRIMARY KEY);
-CREATE TABLE IF NOT EXISTS parked(seq INTEGER PRIMARY KEY, signal_id TEXT NOT NULL,
-    kind TEXT NOT NULL, status INTEGER, body TEXT NOT NULL, attempts INTEGER NOT NULL,
-    first_at REAL NOT NULL, last_at REAL NOT NULL, next_at REAL);
-CREATE TABLE IF NOT EXISTS state(name TEXT PRIMARY KEY, value);
-CREATE TABLE IF NOT EXISTS asked(id INTEGER PRIMARY KEY, what TEXT NOT NULL, seq INTEGER NOT NULL);
-"""
-
-
-def outbox_path(home: Path) -> Path:
-    """`data/alpine.db` of a home."""
-    return home / "data" / "alpine.db"
-
-
-def is_delivering(home: Path) -> bool:
-    """Whether a daemon holds the sender's lock."""
-    try:
-        fd = os.open(home / "data" / "alpine.lock", os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+SCHEMA_VERSION = 1
+BUSY_S_MAX = 10.0  # a command and the sender write for a millisecond each
+ASKED_MAX = 1_000  # taken at a time
+ANSWERED_S_MAX = 3600.0  # an answer that nobody came for, since the command was killed
+_TABLES = {
+    "checkpoint": "name TEXT PRIMARY KEY, seq INTEGER NOT NULL, chain TEXT NOT NULL,"
+    " segment INTEGER, byte_offset INTEGER",
+    "done": "seq INTEGER PRIMARY KEY",
+    "parked": "seq INTEGER PRIMARY KEY, signal_id TEXT NOT NULL, kind TEXT NOT NULL,"
+    " status INTEGER, body TEXT NOT NULL, attempts INTEGER NOT NULL, first_at REAL NOT NULL,"
+    " last_at REAL NOT NULL, next_at REAL",
+    "state": "name TEXT PRIMARY KEY, value",
+    "asked": "id INTEGER PRIMARY KEY, who TEXT NOT NULL, what TEXT NOT NULL,"
+    " seq INTEGER NOT NULL, outcome TEXT, answered_at REAL",
+}
 
 
 class Parked(NamedTuple):
@@ -60,7 +52,7 @@ class Parked(NamedTuple):
 
     seq: int
     signal_id: str
-    kind: str  # REFUSED: only retried by hand; FAILING: retried for ever, slowly
+    kind: str  # REFUSED: only retried by hand; FAILING: retried for ever, slowly; or DISCARDED
     status: int | None
     body: str  # of the answer, cut
     attempts: int
@@ -69,84 +61,130 @@ class Parked(NamedTuple):
     next_at: float | None  # when it is tried again; None: not by itself
 
 
+class Asked(NamedTuple):
+    """Work that a command handed over."""
+
+    id: int
+    what: str
+    seq: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Unsaved:
+    """What changed since the last save, beside the checkpoint and what is done."""
+
+    park: dict[int, Parked] = field(default_factory=dict)
+    unpark: set[int] = field(default_factory=set)
+    answered: dict[int, str] = field(default_factory=dict)  # outcome by Asked.id
+    delivered: int = 0
+
+    def clear(self) -> None:
+        """It was saved."""
+        self.park.clear()
+        self.unpark.clear()
+        self.answered.clear()
+        self.delivered = 0
+
+
 class Outbox:
-    """The file of one home. Not thread-safe; its transactions take some 50 us and sync nothing."""
+    """The file of one home. Not thread-safe; its transactions take some 100 us and sync nothing.
+
+    Raises sqlite3.Error, also from each of its methods; SchemaTooNew.
+    """
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
             with suppress(FileExistsError):
                 make_file(path)
-        self._db = sqlite3.connect(path, isolation_level=None, timeout=10.0)
+        self._path = path
+        self._db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_S_MAX)
         try:
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.executescript(_SCHEMA)
-            self._db.execute(
-                "INSERT OR IGNORE INTO checkpoint(name, seq, chain) VALUES (?, 0, ?)",
-                (NAME, CHAIN_START),
-            )
+            _set_up(self._db, path)
+            self._inode = _inode(path)
         except BaseException:
             self._db.close()
             raise
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """For the sender: a damaged file is set aside, and a new one made."""
+        try:
+            outbox = cls(path)
+            (found,) = outbox._db.execute("PRAGMA quick_check(1)").fetchone()
+            if found == "ok":
+                return outbox
+            outbox.close()
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise
+        set_aside(path)
+        return cls(path)
 
     def close(self) -> None:
         """Gives the file back."""
         self._db.close()
 
+    def is_in_place(self) -> bool:
+        """Whether the path still leads to this file: another one would not get what is saved."""
+        return _inode(self._path) == self._inode
+
     def checkpoint(self) -> Checkpoint:
         """All entries up to it are done."""
-        seq, chain, segment, byte_offset = self._db.execute(
-            "SELECT seq, chain, segment, byte_offset FROM checkpoint WHERE name = ?", (NAME,)
-        ).fetchone()
-        return Checkpoint(
-            projection=NAME, seq=seq, chain=chain, segment=segment, byte_offset=byte_offset
-        )
+        return _checkpoint(self._db)
 
     def done_above(self) -> set[int]:
         """Seqs above the checkpoint that are done."""
-        return {seq for (seq,) in self._db.execute("SELECT seq FROM done")}
+        return _done_above(self._db)
 
     def save(
-        self,
-        checkpoint: Checkpoint,
-        *,
-        done: Iterable[int] = (),
-        park: Iterable[Parked] = (),
-        unpark: Iterable[int] = (),
-        delivered: int = 0,
+        self, checkpoint: Checkpoint, done: Collection[int], unsaved: Unsaved, rejections: int
     ) -> None:
         """What was done since, with the checkpoint, in one transaction."""
-        self._db.execute("BEGIN IMMEDIATE")
+        now_s = time.time()
+        answered = [(outcome, now_s, number) for number, outcome in unsaved.answered.items()]
+        execute, each = self._db.execute, self._db.executemany
+        execute("BEGIN IMMEDIATE")
         try:
-            self._db.executemany("INSERT OR IGNORE INTO done VALUES (?)", [(s,) for s in done])
-            self._db.executemany("DELETE FROM parked WHERE seq = ?", [(s,) for s in unpark])
-            self._db.executemany("REPLACE INTO parked VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", park)
-            self._db.execute("DELETE FROM done WHERE seq <= ?", (checkpoint.seq,))
-            self._db.execute(
+            each("INSERT OR IGNORE INTO done VALUES (?)", [(seq,) for seq in done])
+            each("DELETE FROM parked WHERE seq = ?", [(seq,) for seq in unsaved.unpark])
+            each(
+                "REPLACE INTO parked VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                list(unsaved.park.values()),
+            )
+            each("UPDATE asked SET outcome = ?, answered_at = ? WHERE id = ?", answered)
+            execute("DELETE FROM done WHERE seq <= ?", (checkpoint.seq,))
+            execute(
                 "UPDATE checkpoint SET seq = ?, chain = ? WHERE name = ? AND seq < ?",
                 (checkpoint.seq, checkpoint.chain, NAME, checkpoint.seq),
             )
-            if delivered:
-                self._db.execute(
-                    "INSERT INTO state VALUES ('delivered', ?) ON CONFLICT(name)"
-                    " DO UPDATE SET value = value + excluded.value",
-                    (delivered,),
-                )
-            self._db.execute("COMMIT")
+            execute(
+                "UPDATE state SET value = value + ? WHERE name = 'delivered'", (unsaved.delivered,)
+            )
+            execute("UPDATE state SET value = ? WHERE name = 'rejections'", (rejections,))
+            execute("COMMIT")
         except BaseException:
             with suppress(sqlite3.Error):
-                self._db.execute("ROLLBACK")
+                execute("ROLLBACK")
             raise
 
-    def say(self, **values: object) -> None:
-        """Keeps facts for `eventlog status`: state, last_error."""
-        rows = list(values.items())
+    def say(self, *, state: str, last_error: str | None) -> None:
+        """Keeps for `eventlog status` what delivery is doing."""
+        rows = [("state", state), ("last_error", last_error)]
         self._db.executemany("REPLACE INTO state VALUES (?, ?)", rows)
 
-    def parked(self, kind: str | None = None) -> list[Parked]:
-        """All that is parked, in the order of the log."""
-        rows = self._db.execute("SELECT * FROM parked ORDER BY seq")
-        return [row for row in map(Parked._make, rows) if kind in (None, row.kind)]
+    def state(self) -> dict[str, object]:
+        """state, last_error, delivered, and rejections: in a row, without an acceptance."""
+        return _state(self._db)
+
+    def parked(self, seq: int) -> Parked | None:
+        """What is parked, or was discarded, under a seq."""
+        return _parked(self._db, seq)
+
+    def failing_count(self) -> int:
+        """How many signals are parked as failing."""
+        statement = "SELECT count(*) FROM parked WHERE kind = ?"
+        (count,) = self._db.execute(statement, (FAILING,)).fetchone()
+        return int(count)
 
     def due(self, now_s: float, count: int) -> list[Parked]:
         """The failing signals whose time has come, the longest overdue first."""
@@ -155,42 +193,201 @@ class Outbox:
         )
         return [Parked._make(row) for row in rows]
 
-    def ask(self, what: str, seqs: Iterable[int]) -> None:
-        """Hands work to the daemon that delivers, now or later."""
-        with self._db:
-            rows = [(what, seq) for seq in seqs]
-            self._db.executemany("INSERT INTO asked(what, seq) VALUES (?, ?)", rows)
+    def ask(self, who: str, what: str, seqs: Iterable[int]) -> None:
+        """Hands work to the sender, who does it now or when there is one."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            self._db.executemany(
+                "INSERT INTO asked(who, what, seq) VALUES (?, ?, ?)",
+                ((who, what, seq) for seq in seqs),
+            )
+            self._db.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+            raise
 
-    def asked(self) -> list[tuple[int, str, int]]:
-        """Work that was handed over: its number, what, and the seq."""
-        return self._db.execute("SELECT id, what, seq FROM asked ORDER BY id LIMIT 1000").fetchall()
+    def asked(self, *, after: int = 0) -> list[Asked]:
+        """Work that is not done, from the oldest on, ASKED_MAX at a time."""
+        rows = self._db.execute(
+            "SELECT id, what, seq FROM asked WHERE outcome IS NULL AND id > ? ORDER BY id LIMIT ?",
+            (after, ASKED_MAX),
+        )
+        return [Asked._make(row) for row in rows]
 
-    def answered(self, numbers: Iterable[int]) -> None:
-        """Work that is done is forgotten."""
-        rows = [(number,) for number in numbers]
-        self._db.executemany("DELETE FROM asked WHERE id = ?", rows)
+    def discard_asked(self, who: str) -> None:
+        """Does the discards that `who` asked for, where nobody else delivers."""
+        statement = "SELECT id, seq FROM asked WHERE who = ? AND outcome IS NULL"
+        for number, seq in self._db.execute(statement, (who,)).fetchall():
+            outcome = DISCARDED if self.discard(seq) else GONE
+            self._db.execute(
+                "UPDATE asked SET outcome = ?, answered_at = ? WHERE id = ?",
+                (outcome, time.time(), number),
+            )
 
-    def discard(self, seq: int) -> None:
-        """Forgets a parked signal: it stays undelivered."""
-        self._db.execute("DELETE FROM parked WHERE seq = ?", (seq,))
+    def withdraw(self, who: str) -> None:
+        """Forgets all that `who` asked for."""
+        self._db.execute("DELETE FROM asked WHERE who = ?", (who,))
+
+    def outcomes(self, who: str) -> dict[str | None, int]:
+        """How the work that `who` handed over has ended; None: it has not."""
+        statement = "SELECT outcome, count(*) FROM asked WHERE who = ? GROUP BY outcome"
+        return dict(self._db.execute(statement, (who,)).fetchall())
+
+    def forget(self, who: str) -> None:
+        """Forgets answers that were read, and those that nobody comes for. The rest stays."""
+        self._db.execute(
+            "DELETE FROM asked WHERE outcome IS NOT NULL AND (who = ? OR answered_at < ?)",
+            (who, time.time() - ANSWERED_S_MAX),
+        )
+
+    def discard(self, seq: int) -> bool:
+        """A person gives a parked signal up: it stays undelivered. False: it is not parked."""
+        statement = "UPDATE parked SET kind = ?, next_at = NULL WHERE seq = ? AND kind IN (?, ?)"
+        values = (DISCARDED, seq, REFUSED, FAILING)
+        return self._db.execute(statement, values).rowcount == 1
 
     def figures(self) -> dict[str, object]:
         """What status shows of the file."""
-        state = dict(self._db.execute("SELECT name, value FROM state").fetchall())
-        counts = dict(self._db.execute("SELECT kind, count(*) FROM parked GROUP BY kind"))
-        return {
-            "delivered": state.get("delivered", 0),
-            "parked": sum(counts.values()),
-            "failing": counts.get(FAILING, 0),
-            "state": state.get("state", "stopped"),
-            "last_error": state.get("last_error"),
-        }
+        return _figures(self._db)
 
 
-def read_outbox(path: Path) -> "tuple[Checkpoint, set[int], dict[str, object]] | None":
+def _set_up(db: sqlite3.Connection, path: Path) -> None:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    (journal,) = db.execute("PRAGMA journal_mode").fetchone()
+    if journal != "wal":
+        _go_wal(db)
+    # NORMAL: a power loss may take the last commits, never half of one; it costs requests.
+    db.execute("PRAGMA synchronous = NORMAL")
+    if version > SCHEMA_VERSION:
+        raise SchemaTooNew(
+            "a newer version of eventlog made this file", where=str(path), do="upgrade eventlog"
+        )
+    if version == SCHEMA_VERSION:
+        return
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version != SCHEMA_VERSION:  # nobody else was faster
+            for name, columns in _TABLES.items():
+                db.execute(f"DROP TABLE IF EXISTS {name}")
+                db.execute(f"CREATE TABLE {name}({columns})")
+            first = "INSERT INTO checkpoint(name, seq, chain) VALUES (?, 0, ?)"
+            db.execute(first, (NAME, CHAIN_START))
+            db.execute("INSERT INTO state VALUES ('delivered', 0), ('rejections', 0)")
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):
+            db.execute("ROLLBACK")
+        raise
+
+
+def _go_wal(db: sqlite3.Connection) -> None:
+    """Changing the journal does not wait for who else sets the file up: we do."""
+    give_up_s = time.monotonic() + BUSY_S_MAX
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not is_busy or time.monotonic() >= give_up_s:
+                raise
+        time.sleep(0.01)
+
+
+# Reading from outside
+
+
+def outbox_path(home: Path) -> Path:
+    """`data/alpine.db` of a home."""
+    return home / "data" / "alpine.db"
+
+
+def read_outbox(path: Path) -> tuple[Checkpoint, set[int], dict[str, object]] | None:
     """Checkpoint, done above it, and figures; None without a readable file. Changes nothing."""
-    if not path.exists():
+    try:
+        return look(path, lambda db: (_checkpoint(db), _done_above(db), _figures(db)))
+    except (OSError, sqlite3.Error):
         return None
-    with suppress(sqlite3.Error), closing(Outbox(path)) as outbox:
-        return outbox.checkpoint(), outbox.done_above(), outbox.figures()
-    return None
+
+
+def read_parked(path: Path) -> list[Parked]:
+    """All that is parked, in the order of the log. Raises FileNotFoundError, sqlite3.Error."""
+    statement = "SELECT * FROM parked WHERE kind IN (?, ?) ORDER BY seq"
+    rows = look(path, lambda db: db.execute(statement, (REFUSED, FAILING)).fetchall())
+    return [Parked._make(row) for row in rows]
+
+
+def read_seq(path: Path, seq: int) -> tuple[bool, Parked | None]:
+    """Whether an entry is done, and how it is parked. Raises FileNotFoundError, sqlite3.Error."""
+
+    def read(db: sqlite3.Connection) -> tuple[bool, Parked | None]:
+        db.execute("BEGIN")  # one moment of all tables
+        is_done = db.execute("SELECT 1 FROM done WHERE seq = ?", (seq,)).fetchone() is not None
+        return is_done or seq <= _checkpoint(db).seq, _parked(db, seq)
+
+    return look(path, read)
+
+
+def _checkpoint(db: sqlite3.Connection) -> Checkpoint:
+    statement = "SELECT seq, chain FROM checkpoint WHERE name = ?"
+    seq, chain = db.execute(statement, (NAME,)).fetchone()
+    return Checkpoint(projection=NAME, seq=seq, chain=chain)
+
+
+def _done_above(db: sqlite3.Connection) -> set[int]:
+    return {seq for (seq,) in db.execute("SELECT seq FROM done")}
+
+
+def _parked(db: sqlite3.Connection, seq: int) -> Parked | None:
+    row = db.execute("SELECT * FROM parked WHERE seq = ?", (seq,)).fetchone()
+    return Parked._make(row) if row is not None else None
+
+
+def _state(db: sqlite3.Connection) -> dict[str, object]:
+    return dict(db.execute("SELECT name, value FROM state").fetchall())
+
+
+def _figures(db: sqlite3.Connection) -> dict[str, object]:
+    state = _state(db)
+    counts: Mapping[str, int] = dict(
+        db.execute("SELECT kind, count(*) FROM parked GROUP BY kind").fetchall()
+    )
+    return {
+        "delivered": state.get("delivered", 0),
+        "parked": counts.get(REFUSED, 0) + counts.get(FAILING, 0),
+        "failing": counts.get(FAILING, 0),
+        "state": state.get("state", STOPPED),
+        "last_error": state.get("last_error"),
+    }
+
+
+def _inode(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return (0, 0)
+    return (status.st_dev, status.st_ino)
+
+
+def is_delivering(home: Path) -> bool:
+    """Whether a daemon stands behind the state in the file: it sends, or says that it is disabled.
+
+    One that is disabled does not hold the lock, so that another one may send.
+    """
+    try:
+        fd = os.open(lock_path(home), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except PermissionError:
+        return True  # this account cannot tell: what the file says stands
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    found = read_outbox(outbox_path(home))
+    return found is not None and found[2]["state"] == DISABLED

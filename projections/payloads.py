@@ -143,7 +143,7 @@ def read_signal(payload: dict[str, object]) -> tuple[SignalValues, str | None] |
         return values
     if len(payload) == len(SIGNAL_RULES):
         return values, None
-    extra = _json({key: payload[key] for key in payload if key not in SIGNAL_RULES})
+    extra = as_text({key: payload[key] for key in payload if key not in SIGNAL_RULES})
     return TOO_DEEP if extra is None else (values, extra)
 
 
@@ -154,7 +154,7 @@ def read_fact(event: str, payload: dict[str, object]) -> FactValues | str:
         return read
     detail = None
     if len(payload) > 1:
-        detail = _json({key: payload[key] for key in payload if key != "signal_id"})
+        detail = as_text({key: payload[key] for key in payload if key != "signal_id"})
         if detail is None:
             return TOO_DEEP
     get = read.get
@@ -217,7 +217,7 @@ def _read(payload: dict[str, object], rules: Mapping[str, Rule]) -> dict[str, An
     return read
 
 
-def _json(fields: dict[str, object]) -> str | None:
+def as_text(fields: dict[str, object]) -> str | None:
     """`fields` as JSON, in their order and with their values exactly; None where nested too deep.
 
     The text is that of the standard json, whatever wrote it, so that a database that grew over the

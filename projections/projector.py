@@ -24,7 +24,6 @@ T = TypeVar("T")
 
 BATCH_ENTRIES_DEFAULT = 1000  # a transaction of a few ms; more gains nothing (docs/measured.md)
 STALL_S_MIN, STALL_S_MAX = 0.1, 5.0  # between two tries at a batch that stalls
-STALL_ONCE_S_MAX = 10.0  # with `once` somebody waits: what stalls for longer is an error
 MOVED_MAX = 100  # times in a row from the same place: whoever moves it gets nowhere either
 
 
@@ -34,6 +33,7 @@ class Pace:
 
     batch_entries: int = BATCH_ENTRIES_DEFAULT  # at most
     batch_timeout_s: float = 0.0  # wait so long for a batch to fill; 0 commits what is there
+    once_stall_s: float = 10.0  # with `once` somebody waits: what stalls for longer is an error
 
 
 class Projector:
@@ -54,12 +54,35 @@ class Projector:
         self._stop = asyncio.Event()
         self.checkpoint: Checkpoint | None = None  # None until the projection is open
         self.stalled: str | None = None  # why the last try at a batch failed
+        self._source: _Source | None = None
 
     def stop(self) -> None:
         """Intake ends; the batch under way is committed."""
         self._stop.set()
         if isinstance(self._projection, Draining):
             self._projection.stop()
+
+    def __str__(self) -> str:
+        """A line for a person: how far it is."""
+        name = self._projection.name
+        if self.checkpoint is None:
+            return f"{name} is not open yet"
+        text = f"{name} at seq {self.checkpoint.seq}"
+        return text if self.stalled is None else f"{text}, stalled: {self.stalled}"
+
+    def is_well(self, last_seq: int) -> bool:
+        """Whether there is a reason why it does not move, the log's end being `last_seq`.
+
+        It is not open yet, has caught up, says what stalls it, or waits for a batch to fill. And
+        delivery may stand for as long as the other side does not answer.
+        """
+        return (
+            self.checkpoint is None
+            or self.checkpoint.seq >= last_seq
+            or self.stalled is not None
+            or (self._source is not None and self._source.is_filling)
+            or isinstance(self._projection, Draining)
+        )
 
     async def run(self, *, once: bool = False) -> None:
         """Projects until stopped; with `once`, up to the end that the log has at the start.
@@ -101,6 +124,7 @@ class Projector:
             self._tell()
             batches = log.tail(self.checkpoint.seq, hint=_hint(self.checkpoint))
             async with aclosing(batches), _Source(batches, self._stop) as source:
+                self._source = source
                 while not self._is_done(until_seq):
                     batch = await source.next(self._pace, until_seq)
                     if batch:
@@ -157,7 +181,7 @@ class Projector:
                 self.stalled = None
                 return found
             except ProjectionStalled as error:
-                if is_once and loop.time() - begun_s >= STALL_ONCE_S_MAX:
+                if is_once and loop.time() - begun_s >= self._pace.once_stall_s:
                     raise
                 if self.stalled is None:
                     logger.warning("stalled projection=%s %s", self._projection.name, error)
@@ -181,6 +205,7 @@ class _Source:
         self._batches = batches
         self._rest = Batch()
         self._coming: asyncio.Future[Batch] | None = None
+        self.is_filling = False  # holds a batch that is to grow
         self._stopping = asyncio.ensure_future(stop.wait())
 
     async def __aenter__(self) -> "_Source":
@@ -203,12 +228,14 @@ class _Source:
             left_s = due_s - loop.time()
             if left_s <= 0 or (until_seq is not None and self._rest[-1].seq >= until_seq):
                 break
+            self.is_filling = True
             more = await self._take(left_s)
             if more:
                 self._rest = Batch([*self._rest, *more], more.position)
         return self._cut(pace.batch_entries)
 
     def _cut(self, count: int) -> Batch:
+        self.is_filling = False
         taken, self._rest = self._rest, Batch()
         if len(taken) <= count:
             return taken
@@ -240,13 +267,16 @@ def check_same_log(log: EventLog, checkpoint: Checkpoint) -> None:
     """
     if checkpoint.seq == 0:
         return
-    entry = next(log.read(after=checkpoint.seq - 1), None)
+    try:
+        entry = next(log.read(after=checkpoint.seq - 1), None)
+    except LogDiverged:  # not even the entry before it is there
+        entry = None
     if entry is None or (entry.seq, entry.chain) != (checkpoint.seq, checkpoint.chain):
-        found = "has another entry there" if entry is not None else f"ends at seq {log.last_seq}"
+        found = "has another entry there" if entry is not None else "does not reach so far"
         raise LogDiverged(
             f"the projection {checkpoint.projection!r} was built from another log: it has applied "
             f"seq {checkpoint.seq}, and this log {found}",
             where=f"checkpoint {checkpoint.projection}, chain {checkpoint.chain[:16]}...",
-            do="find out which of the two is right: restore the log, or run "
-            "`eventlog rebuild-database` to build anew from this one",
+            do="find out which of the two is right (`eventlog verify` tells whether the log is "
+            "whole): restore the log, or run `eventlog rebuild-database` to build anew from it",
         )

@@ -127,11 +127,12 @@ class SqliteProjection:
         self._check_file()
         try:
             await db.execute("BEGIN IMMEDIATE")
+            # First, for where somebody else has been, the rows are there, and would not go in.
+            await self._move(db, before, after)
             found = await db.execute_fetchall(schema.STATES, (ids_json(signal_ids(prepared)),))
             changes = settle(prepared, states_of([tuple(row) for row in found]))
             for statement, rows in statements(changes):
                 await db.executemany(statement, rows)
-            await self._move(db, before, after)
             await db.execute("COMMIT")
         except BaseException as error:
             await self._roll_back(db)

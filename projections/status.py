@@ -7,12 +7,11 @@ said beside it.
 import os
 import sqlite3
 from collections.abc import Collection, Mapping
-from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
 from eventlog import EventLogError, log_status, read_entries
-from projections.database import connect, database_path
+from projections.database import database_path, look
 from projections.outbox import NAME as ALPINE
 from projections.outbox import is_delivering, outbox_path, read_outbox
 from projections.registry import make_projection, projection_names
@@ -37,27 +36,35 @@ def sqlite_status(home: Path) -> dict[str, object]:
     """Figures of the SQLite projection; without a database it is at seq 0."""
     path = database_path(home)
     figures: dict[str, object] = {
-        "checkpoint": 0,
-        **lag(home, 0),
-        "rows": 0,
-        "conflicts": 0,
+        **dict.fromkeys(("checkpoint", "lag_entries", "lag_seconds", "rows", "conflicts")),
         "bytes": _size(path),
         "wal_bytes": _size(Path(f"{path}-wal")),
         "latest_timestamp": None,
     }
-    if not path.exists():
-        return figures | {"problem": "there is no database yet"}
     try:
-        with closing(connect(path, readonly=True)) as database:
-            row = database.execute(READ_CHECKPOINT, (SQLITE,)).fetchone()
-            figures["checkpoint"] = row[0] if row else 0
-            (figures["rows"],) = database.execute("SELECT count(*) FROM signals").fetchone()
-            (figures["conflicts"],) = database.execute("SELECT count(*) FROM conflicts").fetchone()
-            latest = "SELECT max(timestamp) FROM signals"
-            (figures["latest_timestamp"],) = database.execute(latest).fetchone()
-    except sqlite3.Error as error:
-        return figures | {"problem": str(error)}
-    return figures | lag(home, int(row[0]) if row else 0)
+        found = look(path, _ask)
+    except FileNotFoundError:
+        found = {"checkpoint": 0, "rows": 0, "conflicts": 0, "problem": "there is no database yet"}
+    except (sqlite3.Error, OSError) as error:
+        return figures | {"problem": f"the database cannot be read: {error}"}
+    checkpoint = found["checkpoint"]
+    assert isinstance(checkpoint, int)
+    return figures | lag(home, checkpoint) | found
+
+
+def _ask(database: sqlite3.Connection) -> dict[str, object]:
+    database.execute("BEGIN")  # one moment of the tables for all figures
+    row = database.execute(READ_CHECKPOINT, (SQLITE,)).fetchone()
+    (rows,) = database.execute("SELECT count(*) FROM signals").fetchone()
+    (conflicts,) = database.execute("SELECT count(*) FROM conflicts").fetchone()
+    (latest,) = database.execute("SELECT max(timestamp) FROM signals").fetchone()
+    checkpoint = row[0] if row else 0
+    return {
+        "checkpoint": checkpoint,
+        "rows": rows,
+        "conflicts": conflicts,
+        "latest_timestamp": latest,
+    }
 
 
 def alpine_status(home: Path) -> dict[str, object]:
@@ -82,11 +89,18 @@ def lag(home: Path, seq: int, done: Collection[int] = ()) -> dict[str, object]:
     """
     last_seq = log_status(os.fspath(home), count=False)["last_seq"]
     assert isinstance(last_seq, int)
+    unknown: dict[str, object] = {"lag_entries": None, "lag_seconds": None}
+    if last_seq < seq:
+        problem = f"the log ends at seq {last_seq}: it was shortened, or is not the one projected"
+        return unknown | {"problem": problem}
     entries = max(0, last_seq - seq - len(done))
     oldest = None
-    if entries:
-        later = read_entries(os.fspath(home), after=seq)
-        oldest = next((entry for entry in later if entry.seq not in done), None)
+    try:
+        if entries:
+            later = read_entries(os.fspath(home), after=seq)
+            oldest = next((entry for entry in later if entry.seq not in done), None)
+    except EventLogError as error:
+        return unknown | {"lag_entries": entries, "problem": str(error)}
     seconds = 0.0
     if oldest is not None:
         recorded_at = datetime.fromisoformat(oldest.recorded_at)
@@ -96,7 +110,6 @@ def lag(home: Path, seq: int, done: Collection[int] = ()) -> dict[str, object]:
 
 def _other_status(name: str, home: Path) -> dict[str, object]:
     """What a projection of somebody else says of itself."""
-
     import asyncio  # only where somebody else's projection is asked
 
     async def ask() -> dict[str, object]:
@@ -110,8 +123,8 @@ def _other_status(name: str, home: Path) -> dict[str, object]:
 
     try:
         return asyncio.run(ask())
-    except (EventLogError, OSError) as error:
-        return {"checkpoint": None, "problem": str(error)}
+    except Exception as error:  # noqa: BLE001  # it is somebody else's code: anything may happen
+        return {"checkpoint": None, "problem": f"{type(error).__name__}: {error}"}
 
 
 def _size(path: Path) -> int:

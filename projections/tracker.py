@@ -11,12 +11,14 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from eventlog import EventLog
+from projections.errors import ProjectionError
 from projections.projector import Projector
 from projections.queries import SignalStore
 from projections.sqlite import SqliteProjection
@@ -27,6 +29,7 @@ LATEST_KEYS = (
     *("signal_id", "symbol", "action", "entry_price", "target_price", "stop_price"),
     *("confidence", "strategy", "timestamp", "outcome", "profit_loss_pct"),
 )
+MAY_BE_NONE = ("signal_id", "asset_type", "data_source", "timestamp")  # as good as left out
 NO_STATS: Mapping[str, object] = {
     "total_signals": 0,
     "wins": 0,
@@ -58,13 +61,13 @@ class SignalTracker:
         data_source and timestamp may be missing. Raises InvalidSignal, SignalConflict and what
         else `EventLog.append` raises.
         """
-        signal_id = self._log.append(_with_offset(signal)).signal_id
+        signal_id = self._log.append(_forgiven(signal)).signal_id
         assert signal_id is not None, "every signal has one"
         return signal_id
 
     async def log_signal_async(self, signal: Mapping[str, object]) -> str:
         """`log_signal` for asyncio; shares its sync with every other caller."""
-        receipt = await self._log.append_async(_with_offset(signal))
+        receipt = await self._log.append_async(_forgiven(signal))
         assert receipt.signal_id is not None, "every signal has one"
         return receipt.signal_id
 
@@ -128,43 +131,52 @@ class _Worker:
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
+        self._pid = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._turn: asyncio.Lock | None = None
+        self._thread: threading.Thread | None = None
+        self._turn = asyncio.Lock()
 
     def run(self, job: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Runs the job and returns its result; blocks the calling thread."""
-        return asyncio.run_coroutine_threadsafe(self._in_turn(job), self._started()).result()
+        return self._submit(job).result()
 
     async def run_async(self, job: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Runs the job and returns its result."""
-        future = asyncio.run_coroutine_threadsafe(self._in_turn(job), self._started())
-        return await asyncio.wrap_future(future)
+        return await asyncio.wrap_future(self._submit(job))
 
     def close(self) -> None:
-        """Ends the thread, after the jobs that are under way."""
+        """Ends the thread, after the jobs that were given to it."""
         with self._mutex:
             loop, self._loop = self._loop, None
-            thread, self._thread = self._thread, None
-        if loop is not None and thread is not None and self._pid == os.getpid():
-            asyncio.run_coroutine_threadsafe(_stop_after(loop, self._jobs), loop)
-            if thread is not threading.current_thread():
-                thread.join()
+            if loop is None or self._thread is None or self._pid != os.getpid():
+                return
+            asyncio.run_coroutine_threadsafe(_in_turn(self._turn, _nothing), loop).result()
+            loop.call_soon_threadsafe(loop.stop)
+            self._thread.join()
 
-    async def _in_turn(self, job: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        if self._turn is None:
-            self._turn = asyncio.Lock()
-        async with self._turn:
-            return await job()
-
-    def _started(self) -> asyncio.AbstractEventLoop:
+    def _submit(self, job: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
+        if self._pid != os.getpid():
+            raise ProjectionError(
+                "this tracker was made before the process forked",
+                do="make one in the process that uses it",
+            )
         with self._mutex:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._turn = None
-                threading.Thread(
+                self._loop, self._turn = asyncio.new_event_loop(), asyncio.Lock()
+                self._thread = threading.Thread(
                     target=_run_loop, args=(self._loop,), name="signal-tracker", daemon=True
-                ).start()
-            return self._loop
+                )
+                self._thread.start()
+            return asyncio.run_coroutine_threadsafe(_in_turn(self._turn, job), self._loop)
+
+
+async def _in_turn(turn: asyncio.Lock, job: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async with turn:
+        return await job()
+
+
+async def _nothing() -> None:
+    """A job whose turn comes when those before it have ended."""
 
 
 def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
@@ -176,9 +188,11 @@ def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
         loop.close()
 
 
-def _with_offset(signal: Mapping[str, object]) -> dict[str, object]:
-    """The signal with a timestamp that says its offset: without one it is UTC, as it ever was."""
-    fields = dict(signal)
+def _forgiven(signal: Mapping[str, object]) -> dict[str, object]:
+    """The signal as the door wants it: without an offset a timestamp is UTC, as it ever was."""
+    fields = {
+        key: value for key, value in signal.items() if value is not None or key not in MAY_BE_NONE
+    }
     timestamp = fields.get("timestamp")
     if isinstance(timestamp, str):
         try:
@@ -187,6 +201,4 @@ def _with_offset(signal: Mapping[str, object]) -> dict[str, object]:
             return fields  # the door says what is wrong with it
     if isinstance(timestamp, datetime) and timestamp.tzinfo is None:
         fields["timestamp"] = timestamp.replace(tzinfo=UTC)
-    elif timestamp is None:
-        fields.pop("timestamp", None)
     return fields

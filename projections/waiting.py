@@ -1,6 +1,6 @@
 """Waiting until an entry has reached a projection.
 
-Invariant: it returns only after the projection's own checkpoint says so.
+Invariant: it returns only after the projection's own file says so.
 """
 
 import asyncio
@@ -8,11 +8,11 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 from eventlog import EventLogError
-from projections.database import connect, database_path
+from projections.database import database_path, look
+from projections.outbox import DISCARDED, outbox_path, read_seq
 from projections.schema import READ_CHECKPOINT, SQLITE
 
 PROJECTED = "projected"
@@ -25,31 +25,57 @@ class WaitTimeout(EventLogError):
 
 
 class Parked(EventLogError):
-    """Alpine does not take the signal; it is parked, and waiting longer does not help."""
+    """Alpine does not take the signal: it is parked, and waiting longer does not help."""
 
 
 def projected_seq(home: Path) -> int:
     """Last seq in the SQLite projection; 0 without a database."""
     try:
-        with closing(connect(database_path(home), readonly=True)) as database:
-            row = database.execute(READ_CHECKPOINT, (SQLITE,)).fetchone()
-    except sqlite3.Error:  # none yet, or it is being set up
+        return look(database_path(home), _checkpoint_seq)
+    except (FileNotFoundError, sqlite3.Error):  # none yet, or it is damaged: it will be set up
         return 0
+
+
+def is_delivered(home: Path, seq: int) -> bool:
+    """Whether Alpine has the entry, or it is no signal. Raises Parked."""
+    try:
+        is_done, parked = read_seq(outbox_path(home), seq)
+    except (FileNotFoundError, sqlite3.Error):  # none yet, or it is damaged: it will be set up
+        return False
+    if parked is not None:
+        was = (
+            "was parked and is discarded"
+            if parked.kind == DISCARDED
+            else f"is parked as {parked.kind}"
+        )
+        raise Parked(
+            f"entry {seq} {was}: Alpine answered {parked.body}",
+            where=str(home),
+            do="see `eventlog parked list`; `eventlog parked retry` sends it again",
+        )
+    return is_done
+
+
+def _checkpoint_seq(database: sqlite3.Connection) -> int:
+    row = database.execute(READ_CHECKPOINT, (SQLITE,)).fetchone()
     return int(row[0]) if row is not None else 0
 
 
 def _reached(home: Path, seq: int, stage: str) -> Callable[[], bool]:
     if stage == PROJECTED:
         return lambda: projected_seq(home) >= seq
-    raise ValueError(f"stage must be {PROJECTED!r}, not {stage!r}")
+    if stage == DELIVERED:
+        return lambda: is_delivered(home, seq)
+    raise ValueError(f"stage must be {PROJECTED!r} or {DELIVERED!r}, not {stage!r}")
 
 
 def wait(
     home: str | os.PathLike[str], seq: int, stage: str, timeout_s: float | None = None
 ) -> None:
-    """Returns when entry `seq` is "projected" into SQLite.
+    """Returns when entry `seq` is "projected" into SQLite, or "delivered" to Alpine.
 
-    Waits for ever without `timeout_s`; raises WaitTimeout after it.
+    Waits for ever without `timeout_s`; raises WaitTimeout after it, and Parked at once when Alpine
+    does not take the signal.
     """
     asyncio.run(wait_async(home, seq, stage, timeout_s))
 

@@ -3,7 +3,6 @@
 import asyncio
 import shutil
 import tempfile
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from eventlog import Entry, EventLog, LogCorrupt, LogDiverged
 from projections import Checkpoint, CheckpointMoved, Pace, ProjectionStalled, Projector
 from projections.sqlite import SqliteProjection
 from tests.harness.histories import Item, histories
+from tests.harness.plugins import plugins
 from tests.harness.process import eventlog
 from tests.harness.projecting import PATIENCE_S, append, at, happens, project, running
 from tests.harness.rawlog import RawLog, swap
@@ -229,18 +229,19 @@ def test_once_on_a_log_that_has_been_projected_changes_nothing(home: Path) -> No
 
 
 def test_of_two_that_hold_one_checkpoint_only_the_first_moves_it(home: Path) -> None:
-    append(home, *signals(4))
+    executed = {"event": "executed", "signal_id": "s-1", "order_id": "o"}
+    append(home, a_signal(1), executed, closed(7), a_signal(2))
     entries = raw_entries(home)
 
     async def run() -> None:
         first, second = SqliteProjection(), SqliteProjection()
         before = await first.open(home)
         assert await second.open(home) == before
-        after = replace(before, seq=2, chain=entries[1].chain)
-        await first.apply(entries[:2], before=before, after=after)
+        after = replace(before, seq=3, chain=entries[2].chain)
+        await first.apply(entries[:3], before=before, after=after)
         tables = dump(database_of(home))
         with pytest.raises(CheckpointMoved):
-            await second.apply(entries[:2], before=before, after=after)
+            await second.apply(entries[:3], before=before, after=after)
         end = replace(before, seq=4, chain=entries[3].chain)
         with pytest.raises(CheckpointMoved):
             await second.apply(entries, before=before, after=end)
@@ -535,19 +536,6 @@ class Broken:
     async def open(self, home):
         raise RuntimeError("somebody else's mistake")
 """
-
-
-def plugins(folder: Path, **sources: str) -> dict[str, str]:
-    """Installs projections into a folder; gives the environment that finds them."""
-    info = folder / "others-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1.0\n")
-    lines = ["[eventlog.projections]"]
-    for name, source in sources.items():
-        (folder / f"others_{name}.py").write_text(textwrap.dedent(source))
-        lines.append(f"{name} = others_{name}:{name.capitalize()}")
-    (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
-    return {"PYTHONPATH": str(folder)}
 
 
 def test_a_projection_of_somebody_else_runs_by_its_name(home: Path, tmp_path: Path) -> None:

@@ -991,8 +991,8 @@ def test_ctrl_c_ends_all_processes_without_their_tracebacks(large: Path) -> None
     script = """if True:
         import sys
         from eventlog.verify import verify
-        print(flush=True)
         try:
+            print(flush=True)
             while True:
                 verify(sys.argv[1], processes=4)
         except KeyboardInterrupt:

@@ -54,7 +54,10 @@ def daemon(
     env: Mapping[str, str] | None = None,
     under: Sequence[object] = (),
 ) -> Iterator[Daemon]:
-    """A running `eventlog project WORDS`, killed at the end where it still runs."""
+    """A running `eventlog project WORDS`, killed at the end where it still runs.
+
+    It may still be starting: see `ready`.
+    """
     with tempfile.TemporaryFile() as stderr:
         process = subprocess.Popen(
             command_line(("project", *words), home, under),
@@ -70,6 +73,15 @@ def daemon(
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+@contextmanager
+def ready(home: Path, *words: object) -> Iterator[Daemon]:
+    """A daemon that has told systemd that it is ready, and so can be asked to stop."""
+    name = f"@eventlog-{os.getpid()}-{time.monotonic_ns()}"
+    with NotifySocket(name) as systemd, daemon(home, *words, env={"NOTIFY_SOCKET": name}) as d:
+        until(lambda: systemd.hears("READY=1"), "READY")
+        yield d
 
 
 def until(is_so: Callable[[], object], what: str = "what the test waits for") -> None:

@@ -44,14 +44,23 @@ def read_tables(home: Path) -> tuple[model.Tables, Point]:
     """All tables and the checkpoint, of one moment."""
     with closing(reading(database_of(home))) as db:
         db.execute("BEGIN")
-        (row,) = db.execute("SELECT seq, chain FROM checkpoint WHERE name = 'sqlite'").fetchall()
+        rows = db.execute("SELECT seq, chain FROM checkpoint WHERE name = 'sqlite'").fetchall()
         tables = model.Tables(
             signals=[list(row) for row in db.execute(SIGNALS)],
             extras=dict(db.execute("SELECT signal_id, extra FROM signal_extras")),
             lifecycle=db.execute("SELECT * FROM lifecycle ORDER BY seq").fetchall(),
             conflicts=db.execute("SELECT * FROM conflicts ORDER BY seq").fetchall(),
         )
-        return tables, Point(*row)
+        return tables, Point(*rows[0]) if rows else Point(0, "0" * 64)
+
+
+def seq_in(home: Path) -> int:
+    """The seq of the checkpoint; -1 where there is no database yet."""
+    if not database_of(home).exists():
+        return -1
+    with closing(reading(database_of(home))) as db:
+        row = db.execute("SELECT seq FROM checkpoint WHERE name = 'sqlite'").fetchone()
+        return int(row[0]) if row else 0
 
 
 def raw_entries(home: Path) -> list[Entry]:

@@ -5,7 +5,7 @@ Invariant: ids are unique; a mark is added by one row here and one function that
 
 from __future__ import annotations
 
-from tools.benchmarks import appending, commands, long_log, processes
+from tools.benchmarks import appending, commands, long_log, processes, rebuilding
 from tools.benchmarks.frame import Mark
 
 MARKS: tuple[Mark, ...] = (
@@ -70,6 +70,33 @@ MARKS: tuple[Mark, ...] = (
         run=processes.processes_against_threads,
     ),
     Mark(
+        id="B7",
+        what="rebuild-database, the whole command",
+        peer="sqlite3 shell: .import, INSERT ... SELECT by JSON operators",
+        unit="/s",
+        mark=1,
+        goal=2.5,
+        run=rebuilding.against_the_shell,
+    ),
+    Mark(
+        id="B8",
+        what="rebuild-database, the whole command",
+        peer="sqlite-utils insert --nl",
+        unit="/s",
+        mark=3,
+        goal=8,
+        run=rebuilding.against_sqlite_utils,
+    ),
+    Mark(
+        id="B9",
+        what="rebuild-database, the whole command",
+        peer="INSERT ... SELECT from typed tables",
+        unit="/s",
+        mark=0.25,
+        goal=0.7,
+        run=rebuilding.against_a_typed_copy,
+    ),
+    Mark(
         id="B10",
         what="verify, the whole command",
         peer="one process, orjson.loads and sha256 of each line",
@@ -99,6 +126,27 @@ MARKS: tuple[Mark, ...] = (
         better="lower",
         of="ours",
         run=long_log.opening,
+    ),
+    Mark(
+        id="B14",
+        what="rebuild of 2,000,000 entries",
+        peer="rebuild of 200,000",
+        unit="s",
+        mark=12,
+        goal=10.5,
+        better="lower",
+        run=rebuilding.of_a_long_log,
+    ),
+    Mark(
+        id="B14-memory",
+        what="memory of a rebuild of 2,000,000 entries, all processes",
+        peer="the limit",
+        unit="MB",
+        mark=300,
+        goal=200,
+        better="lower",
+        of="ours",
+        run=rebuilding.memory_of_a_long_log,
     ),
     Mark(
         id="B15-help",

@@ -86,7 +86,7 @@ def _fdatasync_ms(results: Sequence[Result]) -> float:
 
 def _row(result: Result) -> tuple[str, ...]:
     mark = result.mark
-    unit = " ms" if mark.of == "ours" else ""
+    unit = f" {mark.unit}" if mark.of == "ours" else ""
     span = result.ratio_half
     reached = result.verdict
     return (

@@ -1,0 +1,148 @@
+"""What is said to Alpine, and what its answers mean: the table of the wire contract. Pure.
+
+    201 success                     Accepted
+    201 duplicate, 409              Duplicate: success too
+    400, 413, 422                   Rejected: it will never take this signal as it is
+    500                             Unavailable, FAILING: its trouble, or this signal's for ever
+    429, 408, other 5xx, no answer  Unavailable, DOWN: its trouble, or the network's
+    401, 403, 404, 3xx, other 4xx   Unavailable, REFUSED: the key or the address is wrong
+
+Invariant: every status has exactly one meaning, and what is kept of an answer is short and
+printable.
+"""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+
+import orjson
+
+SHOWN_CHARS_MAX = 500  # of an answer that is kept with a parked signal
+RETRY_AFTER_S_MAX = 60.0  # what a server may ask for; more is its operator's mistake
+REASONING_CHARS_MIN = 20  # Alpine answers 500 to a shorter one, and writes its own for none
+
+# Whose trouble an answer tells of.
+REFUSED = "refused"
+FAILING = "failing"
+DOWN = "down"
+
+_REJECTED = frozenset({400, 413, 422})  # 413: this signal is too long for it
+_DOWN = frozenset({408, 425, 429})
+
+_REQUIRED = (
+    *("signal_id", "symbol", "action", "entry_price", "target_price", "stop_price"),
+    *("confidence", "strategy", "asset_type", "data_source", "timestamp", "sha256"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """Alpine stored it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duplicate:
+    """Alpine has it already: success too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """Alpine will never take this signal as it is."""
+
+    status: int
+    body: str  # cut
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unavailable:
+    """It did not pass now; `kind` is one of REFUSED, FAILING, DOWN."""
+
+    kind: str
+    status: int | None  # None: no answer
+    detail: str
+    retry_after_s: float = 0.0  # what the server asked for
+
+
+Answer = Accepted | Duplicate | Rejected | Unavailable
+
+
+def meaning(status: int, data: bytes, retry_after: str | None, *, now_s: float) -> Answer:
+    """What the answer to a signal means. `now_s`: seconds since 1970, for a Retry-After date."""
+    if 200 <= status < 300:
+        return _stored(status, data)
+    if status == 409:
+        return Duplicate()
+    if status in _REJECTED:
+        return Rejected(status=status, body=shown_body(data))
+    if status == 500:
+        return Unavailable(kind=FAILING, status=status, detail=described(status, data))
+    is_down = status > 500 or status in _DOWN
+    return Unavailable(
+        kind=DOWN if is_down else REFUSED,
+        status=status,
+        detail=described(status, data),
+        retry_after_s=retry_after_seconds(retry_after, now_s=now_s) if is_down else 0.0,
+    )
+
+
+def _stored(status: int, data: bytes) -> Answer:
+    said = None
+    with suppress(orjson.JSONDecodeError, AttributeError):
+        said = orjson.loads(data).get("status")
+    if status == 201 and said == "success":
+        return Accepted()
+    if said == "duplicate":
+        return Duplicate()
+    # Somebody else answers at this address, a proxy or a portal: the next try will tell.
+    detail = f"the answer is not Alpine's: {described(status, data)}"
+    return Unavailable(kind=DOWN, status=status, detail=detail)
+
+
+def retry_after_seconds(text: str | None, *, now_s: float) -> float:
+    """Retry-After, as seconds or as a date, from 0 to RETRY_AFTER_S_MAX; 0 for nonsense."""
+    if not text:
+        return 0.0
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(text).timestamp() - now_s
+        except (ValueError, TypeError, OverflowError):
+            return 0.0
+    if seconds != seconds:  # "nan" is a float, too
+        return 0.0
+    return min(max(0.0, seconds), RETRY_AFTER_S_MAX)
+
+
+def body_of(payload: Mapping[str, object]) -> bytes:
+    """The request for a signal's payload. Raises KeyError for one that is no whole signal."""
+    fields = {key: payload[key] for key in _REQUIRED}
+    fields["verification_hash"] = payload["sha256"]
+    # A key that Alpine does not ask for must not cost the signal: what it could only refuse (too
+    # short, of another type) is left out.
+    reasoning = payload.get("reasoning")
+    if isinstance(reasoning, str) and len(reasoning) >= REASONING_CHARS_MIN:
+        fields["reasoning"] = reasoning
+    regime = payload.get("regime")
+    if isinstance(regime, str):
+        fields["regime"] = regime
+    agreement = payload.get("consensus_agreement")
+    if isinstance(agreement, int | float) and not isinstance(agreement, bool):
+        fields["consensus_agreement"] = agreement
+    sources = payload.get("sources_count")
+    if isinstance(sources, int) and not isinstance(sources, bool):
+        fields["sources_count"] = sources
+    return orjson.dumps(fields)
+
+
+def described(status: int, data: bytes) -> str:
+    """An answer in a few words."""
+    text = shown_body(data)
+    return f"{status} {text}" if text else str(status)
+
+
+def shown_body(data: bytes) -> str:
+    """What is kept of a body: its beginning, printable."""
+    text = data[: 4 * SHOWN_CHARS_MAX].decode("utf-8", "replace")[:SHOWN_CHARS_MAX]
+    return "".join(char if char.isprintable() else " " for char in text)

@@ -1,0 +1,167 @@
+"""A new database, filled as fast as SQLite can: no journal, no sync, insert only, indexes last.
+
+A crash leaves a file that nobody will open; so nothing here is protected against one. What the
+statements change is what the live projection's change: both settle by signals_table.py.
+
+Invariant: the tables hold the fold of the log up to `checkpoint`.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import orjson
+
+from projections import database, schema
+from projections.portions import Portion
+from projections.projection import Checkpoint
+from projections.signals_table import (
+    Prepared,
+    State,
+    fact_ids,
+    ids_json,
+    settle,
+    signal_ids,
+    statements,
+    states_of,
+)
+
+# The UNIQUE index on random signal_ids is what wants a cache: 50 MB for two million of them.
+CACHE_KIB = 48 * 1024
+# While indexes are made it only limits what is sorted at a time, and small pieces sort faster.
+SORT_KIB = 4 * 1024
+
+_INSERT_ROW = (
+    f"INSERT INTO signals({', '.join(schema.COLUMNS)})"
+    f" VALUES ({', '.join('?' * len(schema.COLUMNS))})"
+)
+# One statement for all signals of a moment. Those that were not inserted have no row to be found.
+_INSERT_LIFECYCLE = """INSERT INTO lifecycle(seq, signal_id, event, recorded_at, detail)
+    SELECT id, signal_id, 'signal', ?3, NULL FROM signals WHERE id BETWEEN ?1 AND ?2"""
+_DELETE_ROWS = "DELETE FROM signals WHERE id BETWEEN ? AND ?"
+_SET_CHECKPOINT = """INSERT OR REPLACE INTO checkpoint(name, seq, chain, segment, byte_offset)
+    VALUES (?, ?, ?, ?, ?)"""
+
+
+class NewDatabase:
+    """The database that a rebuild fills. `path` must not exist yet."""
+
+    def __init__(self, path: Path, *, name: str, page_bytes: int) -> None:
+        self.checkpoint = Checkpoint(projection=name)
+        self.entries = 0  # that were added
+        self.digest: str | None = None  # of the rows, while it is that of the portions
+        database.make_file(path)
+        self._db = database.connect(path)
+        try:
+            for pragma in (
+                f"page_size = {page_bytes}",
+                "journal_mode = OFF",
+                "synchronous = OFF",
+                "locking_mode = EXCLUSIVE",
+                f"cache_size = -{CACHE_KIB}",
+            ):
+                self._db.execute(f"PRAGMA {pragma}")
+            self._db.execute("BEGIN")
+            for statement in schema.TABLES:
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+            self._db.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")
+        except BaseException:
+            self._db.close()
+            raise
+
+    def fill(self, portions: Iterable[Portion]) -> None:
+        """Adds what the portions change, from the first entry on, and then makes the indexes."""
+        self.digest = ""
+        for portion in portions:
+            self._add(portion)
+            if self.digest is not None:
+                self.digest = portion.digest
+        self._db.execute(f"PRAGMA cache_size = -{SORT_KIB}")
+        for statement in schema.INDEXES:
+            self._db.execute(statement)
+        self._commit()
+
+    def catch_up(self, portions: Iterable[Portion]) -> None:
+        """Adds what came after."""
+        self._db.execute("BEGIN")
+        for portion in portions:
+            self.digest = None
+            self._add(portion)
+        self._commit()
+
+    def close(self) -> None:
+        """Closes the file, which stays."""
+        with suppress(sqlite3.Error):
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+        self._db.close()
+
+    def _commit(self) -> None:
+        at = self.checkpoint
+        values = (at.projection, at.seq, at.chain, at.segment, at.byte_offset)
+        self._db.execute(_SET_CHECKPOINT, values)
+        self._db.execute("COMMIT")
+
+    def _add(self, portion: Portion) -> None:
+        # Each line of the digest is a JSON array, and a newline stands at its end only.
+        rows: list[schema.TableRow] = orjson.loads(b"[%b]" % portion.rows[:-1].replace(b"\n", b","))
+        if portion.facts or not self._insert(_INSERT_ROW, rows):
+            self._settle(portion, rows)
+        else:
+            self._insert_extras(rows, portion.extras)
+            self._db.executemany(_INSERT_LIFECYCLE, portion.moments)
+            self._db.executemany(schema.INSERT_CONFLICT, portion.conflicts)
+        self.entries += sum(last - first + 1 for first, last, _ in portion.moments)
+        self.checkpoint = Checkpoint(
+            projection=self.checkpoint.projection,
+            seq=portion.seq,
+            chain=portion.chain,
+            segment=portion.segment,
+            byte_offset=portion.byte_offset,
+        )
+
+    def _settle(self, portion: Portion, rows: Sequence[schema.TableRow]) -> None:
+        """Where it depends on the log before: facts, and signals that come again."""
+        signals: list[schema.SignalRow] = [(*row[:12], row[15], row[17]) for row in rows]
+        prepared = Prepared(signals, (), (), portion.facts, portion.conflicts)
+        changes = settle(prepared, self._states(fact_ids(prepared)))
+        if not self._insert(schema.INSERT_SIGNAL, changes.signals):
+            changes = settle(prepared, self._states(signal_ids(prepared)))
+            self._db.executemany(schema.INSERT_SIGNAL, changes.signals)
+        if changes.orders or changes.outcomes or len(changes.signals) != len(signals):
+            self.digest = None
+        kept = {row[0] for row in changes.signals}
+        extras = [
+            x if row[0] in kept else None for row, x in zip(rows, portion.extras, strict=True)
+        ]
+        self._insert_extras(rows, extras)
+        self._db.executemany(_INSERT_LIFECYCLE, portion.moments)
+        for statement, values in statements(changes._replace(signals=())):
+            self._db.executemany(statement, values)
+
+    def _insert(self, statement: str, rows: Sequence[Sequence[object]]) -> bool:
+        """Inserts signals; False, and none is there, where one of them has come before."""
+        try:
+            self._db.executemany(statement, rows)
+        except sqlite3.IntegrityError:
+            self._db.execute(_DELETE_ROWS, (rows[0][0], rows[-1][0]))
+            return False
+        return True
+
+    def _insert_extras(
+        self, rows: Sequence[Sequence[object]], extras: Sequence[str | None]
+    ) -> None:
+        self._db.executemany(
+            schema.INSERT_EXTRA,
+            [
+                (row[0], row[1], extra)
+                for row, extra in zip(rows, extras, strict=True)
+                if extra is not None
+            ],
+        )
+
+    def _states(self, ids: set[str]) -> dict[str, State]:
+        found = self._db.execute(schema.STATES, (ids_json(ids),)).fetchall() if ids else []
+        return states_of(found)

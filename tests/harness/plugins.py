@@ -1,0 +1,20 @@
+"""Projections of somebody else, installed for the processes that a test starts.
+
+Invariant: they are seen only where the environment that comes back is used.
+"""
+
+import textwrap
+from pathlib import Path
+
+
+def plugins(folder: Path, **sources: str) -> dict[str, str]:
+    """Installs classes Name by their sources name=...; gives the environment that finds them."""
+    info = folder / "others-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1.0\n")
+    lines = ["[eventlog.projections]"]
+    for name, source in sources.items():
+        (folder / f"others_{name}.py").write_text(textwrap.dedent(source))
+        lines.append(f"{name} = others_{name}:{name.capitalize()}")
+    (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    return {"PYTHONPATH": str(folder)}
