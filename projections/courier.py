@@ -69,6 +69,7 @@ class Timing:
     failing_s_min: float = 60.0  # between tries at a signal that is parked as failing, growing
     failing_s_max: float = 6 * 3600.0
     tick_s: float = 0.5  # between looks at what is due, or was asked for
+    once_s: float = 13.0  # `--once` waits so long while nothing passes: for two probes
 
 
 class Courier:

@@ -157,12 +157,22 @@ class Shift:
         while True:
             await self._tick()
             await courier.until_idle_or_stuck()
+            if courier.state is State.WAITING and await self._is_waiting_over():
+                continue
             self._raise_if_dead()
             self._flush()
             if courier.is_stopped:
                 return 0
             if courier.outstanding or not self._is_more_asked():
                 return courier.outstanding
+
+    async def _is_waiting_over(self) -> bool:
+        """Gives probes a chance: a short outage ends, and one signal to blame is found out."""
+        changes = self._courier.changes
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._timing.once_s):
+                await changes.until(lambda: self._courier.state is not State.WAITING)
+        return self._courier.state is not State.WAITING
 
     def _is_more_asked(self) -> bool:
         with suppress(sqlite3.Error):

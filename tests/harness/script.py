@@ -31,6 +31,7 @@ AT_ONCE = Timing(
     failing_s_min=0.005,
     failing_s_max=0.02,
     tick_s=0.002,
+    once_s=0.1,
 )
 
 
