@@ -82,6 +82,8 @@ class Walk:
         """The step into a place, from the end of the one before."""
         while (flaw := self.judge.enter(place.first_seq)) is not None:
             gap = self._gap(before, flaw) or self._gap(Position(flaw.seq, 0), flaw)
+            if gap is not None and gap.seq_to < flaw.seq:
+                gap = None  # bytes in nobody's place: they stand for no entry that is missing
             fault = self._absent.pop(flaw.seq, None)
             if fault is not None:
                 self._tell(fault)

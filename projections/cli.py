@@ -26,10 +26,10 @@ def alpine_projection() -> "AlpineProjection":
     """What the entry point `alpine` makes: delivery as the environment says."""
     from projections.delivery import AlpineProjection
 
-    return AlpineProjection(alpine_config(), died=_end_process)
+    return AlpineProjection(alpine_config(), died=end_process)
 
 
-def _end_process(_error: BaseException) -> None:
+def end_process(_error: BaseException) -> None:
     """A daemon whose delivery has died must not go on as if it delivered; it was said by then."""
     raise SystemExit(EXIT_COULD_NOT_RUN)
 
@@ -183,7 +183,10 @@ def signals(obj: Context, symbol: str | None, limit: int, as_json: bool) -> None
     """
     import asyncio
 
+    from eventlog import log_status
     from projections.queries import SignalStore
+
+    log_status(obj.home, count=False)  # refuses a home that is not ours
 
     async def ask() -> list[dict[str, object]]:
         async with SignalStore(obj.home) as store:
@@ -215,7 +218,10 @@ def stats(obj: Context, as_json: bool) -> None:
     """
     import asyncio
 
+    from eventlog import log_status
     from projections.queries import SignalStore
+
+    log_status(obj.home, count=False)  # refuses a home that is not ours
 
     async def ask() -> dict[str, object]:
         async with SignalStore(obj.home) as store:
