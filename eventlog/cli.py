@@ -365,12 +365,23 @@ def _open_standard_streams() -> None:
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
+def _run() -> int:
+    """Not by click's own main: that one ends with 1, our bad news, when nobody reads stdout."""
+    if "_EVENTLOG_COMPLETE" in os.environ:  # a shell asks what could be typed
+        cli.main(prog_name="eventlog")
+    with cli.make_context("eventlog", sys.argv[1:]) as context:
+        cli.invoke(context)
+    return 0
+
+
 def main() -> NoReturn:
     """Runs the command and exits with its code."""
     _open_standard_streams()
     try:
-        code = cli.main(prog_name="eventlog", standalone_mode=False)
+        code = _run()
         sys.stdout.flush()
+    except click.exceptions.Exit as exit_:  # --help, --version
+        code = exit_.exit_code
     except click.ClickException as error:
         error.show()
         code = error.exit_code
@@ -387,4 +398,4 @@ def main() -> NoReturn:
         code = EXIT_COULD_NOT_RUN
     except (KeyboardInterrupt, click.Abort):
         code = EXIT_INTERRUPTED
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(code)
