@@ -11,12 +11,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from typing import NamedTuple, NoReturn
 
 import click
 
 from eventlog.errors import EventLogError, NobodyReads, printable
+from eventlog.streams import explain, open_standard_streams, tell, write_out
 
 EXIT_BAD_NEWS = 1
 EXIT_COULD_NOT_RUN = 3
@@ -325,46 +325,6 @@ def progress(label: str) -> _Progress:
     return _Progress(label)
 
 
-def write_out(data: bytes) -> None:
-    """Writes to stdout, whole, at once: no buffer holds back an answer."""
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[os.write(1, view) :]
-        except BrokenPipeError:
-            raise NobodyReads from None
-
-
-def tell(text: str) -> None:
-    """A line on stderr, where anybody listens: it is a courtesy, never a reason to fail."""
-    with suppress(OSError):
-        click.echo(text, err=True)
-
-
-def explain(error: EventLogError) -> None:
-    """Tells an expected failure on stderr: what, where, do."""
-    tell(f"error: {error.what}")
-    if error.where:
-        tell(f"where: {error.where}")
-    if error.do:
-        tell(f"do:    {error.do}")
-
-
-def _open_standard_streams() -> None:
-    """Puts /dev/null where stdin, stdout or stderr was closed.
-
-    Otherwise the next file that is opened, maybe a segment, would become our stdout.
-    """
-    for fd in (0, 1, 2):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
-    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
-    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
-
-
 def _run() -> int:
     """Not by click's own main: that one ends with 1, our bad news, when nobody reads stdout."""
     if "_EVENTLOG_COMPLETE" in os.environ:  # a shell asks what could be typed
@@ -376,7 +336,7 @@ def _run() -> int:
 
 def main() -> NoReturn:
     """Runs the command and exits with its code."""
-    _open_standard_streams()
+    open_standard_streams()
     try:
         code = _run()
         sys.stdout.flush()
