@@ -186,7 +186,7 @@ class LogReader:
             limit.is_proven
             or limit.has_next
             or self._proven_seq() >= seq
-            or is_misplaced(data, seq)
+            or (self._byte_offset == 0 and is_misplaced(data, seq))
             or evidence_after(self._disk, self._fd, self._byte_offset, limit.byte_offset, seq)
         )
         if not limit.is_proven and self._end() is not None:
