@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
 import click
@@ -224,10 +223,11 @@ def verify(obj: Context, as_json: bool) -> None:
     """
     import orjson
 
+    from eventlog.progress import Progress
     from eventlog.verify import verify as verify_log
 
-    with progress("verifying") as report_progress:
-        report = verify_log(obj.home, progress=report_progress)
+    with Progress("verifying") as progress:
+        report = verify_log(obj.home, progress=progress)
     if as_json:
         write_out(orjson.dumps(report.to_json(), option=orjson.OPT_APPEND_NEWLINE))
     else:
@@ -291,38 +291,6 @@ def repair(obj: Context, backup: str | None, accept: bool, as_json: bool) -> Non
         click.echo("\n".join(report.to_text()))
     if not report.is_done:
         sys.exit(EXIT_BAD_NEWS)
-
-
-class _Progress:
-    """A progress bar on stderr where that is a terminal; nothing elsewhere."""
-
-    def __init__(self, label: str) -> None:
-        self._label = label
-        self._bar: object = None
-
-    def __enter__(self) -> Callable[[int, int], None]:
-        return self._show
-
-    def _show(self, done: int, total: int) -> None:
-        if not sys.stderr.isatty():
-            return
-        percent = 100 * done // total if total else 100
-        filled = percent * 30 // 100
-        click.echo(
-            f"\r{self._label} [{'#' * filled}{'.' * (30 - filled)}] {percent:3}%",
-            nl=False,
-            err=True,
-        )
-        self._bar = True
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            click.echo(err=True)
-
-
-def progress(label: str) -> _Progress:
-    """`with progress("verifying") as show:` and then `show(done, total)`."""
-    return _Progress(label)
 
 
 def _run() -> int:

@@ -20,22 +20,20 @@ import orjson
 from eventlog.line import CHAIN_BYTES, HEAD, LINE_BYTES_MAX, RESERVED_KEYS
 from eventlog.scan import Tip
 
-# A string without escapes. That it holds plain characters only, and so no newline, is asked of
-# many at once.
+# Loose where a whole column is looked at later, for that is cheaper: a string without escapes, if
+# it holds plain characters only, and so no newline.
 _STRING = rb'"[^"]*+"'
-# The same where nobody asks later.
-_PLAIN_STRING = rb'"[ !#-\[\]-~]*+"'
 # A number that Python writes in the same way: at most 15 digits, which a float always gives back,
 # no zero at the end, and not so small that it would be written with an exponent.
 _NUMBER = rb"(?:[1-9][0-9]{0,6}+|0(?!\.0000))\.[0-9]{1,8}+(?<![0-9]0)"
 # Each line: a signal as our writer lays it out, with a group for each column, or any other.
 _LINES = re.compile(
-    rb'((?:\{"v":1,"seq":([1-9][0-9]{0,19}),"batch":([1-9][0-9]{0,19}),"recorded_at":"([^"\n]*)",'
+    rb'((?:\{"v":1,"seq":([0-9]++),"batch":([0-9]++),"recorded_at":"([^"]*+)",'
     rb'"event":"signal","signal_id":(%(text)b),"symbol":(%(text)b),"action":(%(text)b),'
     rb'"entry_price":(%(number)b),"target_price":(%(number)b),"stop_price":(%(number)b),'
-    rb'"confidence":(%(number)b),"strategy":(%(text)b),"asset_type":(%(plain)b),'
-    rb'"data_source":(%(plain)b),"timestamp":(%(text)b)([^\n]*+)|[^\n]*+)\n)'
-    % {b"text": _STRING, b"plain": _PLAIN_STRING, b"number": _NUMBER}
+    rb'"confidence":(%(number)b),"strategy":(%(text)b),"asset_type":(%(text)b),'
+    rb'"data_source":(%(text)b),"timestamp":(%(text)b)(.*+)|.*+)\n)'
+    % {b"text": _STRING, b"number": _NUMBER}
 )
 _CANONICAL = (
     b'{"action": %b, "confidence": %b, "entry_price": %b, "signal_id": %b, "stop_price": %b, '
@@ -155,7 +153,7 @@ def _moments(
 ) -> list[Moment] | None:
     """When the lines were recorded; None where seq, batch or time is not in order."""
     first = tip.seq + 1
-    if list(map(int, seqs)) != list(range(first, first + len(seqs))):
+    if list(seqs) != list(map(b"%d".__mod__, range(first, first + len(seqs)))):
         return None
     found: list[Moment] = []
     batch, recorded_at = b"%d" % tip.batch, tip.recorded_at.encode()
@@ -179,7 +177,7 @@ def _signals(columns: Sequence[Sequence[bytes]]) -> SignalColumns | None:
     *columns, ends = columns
     # fmt: off
     (signal_id, symbol, action, entry, target, stop, confidence,
-     strategy, _, _, timestamp) = columns[4:]
+     strategy, asset_type, data_source, timestamp) = columns[4:]
     # fmt: on
     nine = (action, confidence, entry, signal_id, stop, strategy, symbol, target, timestamp)
     canonicals = list(map(_CANONICAL.__mod__, zip(*nine, strict=True)))
@@ -187,7 +185,7 @@ def _signals(columns: Sequence[Sequence[bytes]]) -> SignalColumns | None:
     members = [end[:_MEMBERS_TO] for end in ends]
     if (
         "".join(computed).encode() != b"".join([end[_MEMBERS_TO:_HASH_TO] for end in ends])
-        or b"".join(canonicals).translate(None, _PLAIN)
+        or b"".join([*canonicals, *{*asset_type, *data_source}]).translate(None, _PLAIN)
         or not all(map(_is_free, set(members)))
     ):
         return None

@@ -6,6 +6,7 @@ Invariant: where stderr is no terminal, nothing is written.
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Self
 
 WIDTH = 30  # characters of the bar; label, figures and bar fit into 80 columns
@@ -37,8 +38,7 @@ class Progress:
             return
         self._drawn_s = now_s
         line = self._line(done, total, now_s - self._started_s)
-        sys.stderr.write(f"\r{line:<{self._chars}}")
-        sys.stderr.flush()
+        self._write(f"\r{line:<{self._chars}}")
         self._chars = len(line)
 
     def _line(self, done: int, total: int, took_s: float) -> str:
@@ -55,7 +55,11 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         if self._chars:
-            sys.stderr.write("\n")
+            self._write("\n")
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError):  # the terminal is gone: the work goes on
+            sys.stderr.write(text)
             sys.stderr.flush()
 
 

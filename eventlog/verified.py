@@ -22,7 +22,6 @@ from eventlog.line import CHAIN_START, BadLine, Entry, decode
 from eventlog.reader import LogReader, corrupt, list_segments
 from eventlog.scan import CHAIN_UNKNOWN, Scanned, Tip, scan, tip_of
 from eventlog.segments import Position
-from eventlog.signal import HASHED, content_sha256
 
 CHUNK_BYTES = 256 * 1024  # the columns of so many lines stay in a core's own cache
 _HASHABLE = frozenset({str, int, float})
@@ -136,6 +135,8 @@ def _judged(lines: Sequence[bytes]) -> tuple[list[Entry], str | None]:
 
 def _computed_sha256(payload: Mapping[str, object]) -> str | None:
     """The hash of a signal; None where it is none, for want of a field or by a field's type."""
+    from eventlog.signal import HASHED, content_sha256  # slow to import, and rarely needed
+
     if any(type(payload.get(key)) not in _HASHABLE for key in HASHED):
         return None
     return content_sha256(payload)

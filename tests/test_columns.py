@@ -8,11 +8,21 @@ from pathlib import Path
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from eventlog import Entry, EventLog, LogCorrupt, LogDiverged, LogNotFound, Stretch, read_verified
+from eventlog import (
+    Entry,
+    EventLog,
+    LogCorrupt,
+    LogDiverged,
+    LogNotFound,
+    Stretch,
+    columns,
+    read_verified,
+)
 from eventlog.columns import read_columns
+from eventlog.judge import Judge
 from eventlog.line import decode
 from eventlog.scan import TIP_START, Tip, scan
 from tests.harness.histories import Item, histories
@@ -221,3 +231,56 @@ def test_a_flip_anywhere_ends_it_after_the_good_entries(home: Path) -> None:
         segments[which].write_bytes(whole[which])
         assert [entry.seq for entry in entries_of(seen)] == list(range(1, before + 1))
         assert raised.value.seq == before + 1
+
+
+# -- what an attacker would do: change the text, then make both hashes fit what the columns show
+
+PIECES = (
+    *(b'"', b"\\", b",", b":", b"{", b"}", b" ", b"\x7f", b"\x00", b"\r", b"0", b"1", b"."),
+    *(b"-", b"e5", b"00", b".0", b"0.00001", b"\xc3\xbc", b"\xff", b"\\u0041", b',"', b'":'),
+    *(b'","', b',"symbol":"X"', b',"a":1', b',"a":1,"a":2', b'"a" :1', b',"seq":9', b"null"),
+    *(b',"sha256":"', b',"chain":"', b'"}', b"9" * 20, b"[" * 40),
+)
+
+
+def hashed_as_shown(body: bytes) -> bytes:
+    """The line of a signal with the hashes that the columns compute of it, right or wrong."""
+    found = columns._LINES.findall(body + b"\n")
+    digest = b"0" * 64
+    if found[0][1]:
+        signal_id, symbol, action, entry, target, stop, confidence, strategy = found[0][4:12]
+        nine = (action, confidence, entry, signal_id, stop, strategy, symbol, target, found[0][14])
+        digest = hashlib.sha256(columns._CANONICAL % nine).hexdigest().encode()
+    return rechained([body + b',"sha256":"%b","chain":"' % digest])[0]
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 500), st.integers(0, 3), st.sampled_from(PIECES)),
+        min_size=1,
+        max_size=3,
+    )
+)
+@settings(max_examples=300)
+@example([(10_000, 0, b"")])
+def test_no_column_holds_what_the_full_rules_refuse(edits: list[tuple[int, int, bytes]]) -> None:
+    body = mixed_lines()[0].rpartition(b',"sha256"')[0]
+    for place, length, piece in edits:
+        start = place % (len(body) + 1)
+        body = body[:start] + piece + body[start + length :]
+    line = hashed_as_shown(body)
+    found = read_columns(line, TIP_START)
+    if found is not None and found.signals.line:
+        judge = Judge()
+        assert judge.take(line) is None
+        assert judge.tip == found.tip
+
+
+def test_a_quote_that_ends_one_member_and_starts_the_next_is_in_no_column() -> None:
+    body = mixed_lines()[1].rpartition(b',"sha256"')[0]
+    assert body.endswith(b'+00:00"')
+    # "timestamp":"...,"sha256":"...": to the pattern a whole string, to the tail a whole member
+    shared = hashed_as_shown(body[:-1] + b',"').replace(b',","sha256":', b',"sha256":')
+    assert shared.count(b'+00:00,"sha256":"') == 1
+    found = read_columns(rechained([shared])[0], TIP_START)
+    assert found is None or not found.signals.line
