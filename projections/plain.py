@@ -9,8 +9,8 @@ Invariant: a row from here is, to the byte, the one that the long way gives.
 
 import re
 from collections.abc import Sequence
-from datetime import date
-from functools import lru_cache
+from datetime import datetime
+from itertools import chain
 from typing import NamedTuple
 
 import orjson
@@ -19,13 +19,13 @@ from eventlog import SignalColumns
 from projections.moves import ACTIONS
 from projections.payloads import ID_CHARS_MAX, as_text
 
-_ROW = b"[%b,%b,%b,%b,%b,%b,%b,%b,%b,%b,%b,%b,null,null,null,%b,null,%b]\n"  # as in the digest
+_LINE = b"[%b,null,null,null,%b,null,%b]\n"  # of the digest
+_VALUES = b"%b,%b,%b"  # of schema.INSERT_SIGNAL
 _ACTIONS = frozenset(b'"%b"' % action.encode() for action in ACTIONS)
 _EMPTY = b'""'
 _ZERO = b"0.0"
-_TIMES = re.compile(
-    rb'(?:"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{6}\+00:00")+'
-)
+_TIME = b'"0000-00-00T00:00:00.000000+00:00"'  # with zeros for its digits
+_ZEROS = bytes.maketrans(b"123456789", b"000000000")
 # Further members of a signal that stand in its line as `as_text` writes them: without escapes, and
 # numbers as Python writes them.
 _AS_WRITTEN = re.compile(
@@ -37,12 +37,13 @@ _AS_WRITTEN = re.compile(
 class Rows(NamedTuple):
     """Rows of `signals`, in order, and what stands beside them."""
 
-    lines: Sequence[bytes]  # of the digest; each is also a JSON array
+    lines: Sequence[bytes]  # of the digest
+    values: Sequence[bytes]  # of each row, as JSON, with commas between them
     extras: Sequence[str | None]  # of each row
     left: Sequence[bytes]  # lines of the log that want the long way
 
 
-NO_ROWS = Rows((), (), ())
+NO_ROWS = Rows((), (), (), ())
 
 
 def read_rows(signals: SignalColumns) -> Rows:
@@ -51,37 +52,42 @@ def read_rows(signals: SignalColumns) -> Rows:
         return NO_ROWS
     extras = _extras(signals.members)
     if _TOO_DEEP not in extras and _are_plain(signals):
-        return Rows(_lines(signals), extras, ())
+        return Rows(*_written(signals), extras, ())
     return _one_by_one(signals)
 
 
 def _one_by_one(signals: SignalColumns) -> Rows:
     """The same where some are not plain."""
-    lines: list[bytes] = []
-    extras: list[str | None] = []
-    left: list[bytes] = []
-    for values in zip(*signals, strict=True):
-        signal = SignalColumns._make([value] for value in values)
-        (extra,) = _extras(signal.members)
-        if extra != _TOO_DEEP and _are_plain(signal):
-            lines += _lines(signal)
-            extras.append(extra)
+    each: list[Rows] = []
+    for fields in zip(*signals, strict=True):
+        signal = SignalColumns._make([field] for field in fields)
+        extras = _extras(signal.members)
+        if _TOO_DEEP in extras or not _are_plain(signal):
+            each.append(Rows((), (), (), signal.line))
         else:
-            left += signal.line
-    return Rows(lines, extras, left)
+            each.append(Rows(*_written(signal), extras, ()))
+    return Rows._make(list(chain.from_iterable(column)) for column in zip(*each, strict=True))
 
 
-def _lines(signals: SignalColumns) -> list[bytes]:
+def _written(signals: SignalColumns) -> tuple[list[bytes], list[bytes]]:
+    """Lines of the digest, and values in the order of schema.INSERT_SIGNAL."""
     created_at = {
         moment: b'"%b %b"' % (moment[:10], moment[11:19]) for moment in set(signals.recorded_at)
     }
-    columns = (
+    twelve = (
         *(signals.seq, signals.signal_id, signals.symbol, signals.action, signals.entry_price),
         *(signals.target_price, signals.stop_price, signals.confidence, signals.strategy),
-        *(signals.asset_type, signals.data_source, signals.timestamp, signals.sha256),
-        map(created_at.__getitem__, signals.recorded_at),
+        *(signals.asset_type, signals.data_source, signals.timestamp),
     )
-    return list(map(_ROW.__mod__, zip(*columns, strict=True)))
+    parts = list(
+        zip(
+            map(b",".join, zip(*twelve, strict=True)),
+            signals.sha256,
+            map(created_at.__getitem__, signals.recorded_at),
+            strict=True,
+        )
+    )
+    return list(map(_LINE.__mod__, parts)), list(map(_VALUES.__mod__, parts))
 
 
 def _are_plain(signals: SignalColumns) -> bool:
@@ -96,18 +102,17 @@ def _are_plain(signals: SignalColumns) -> bool:
         )
         and min(percents, default=100.0) > 1.0
         and max(percents, default=100.0) <= 100.0
-        and _TIMES.fullmatch(b"".join(signals.timestamp)) is not None
-        and all(map(_is_date, {timestamp[1:11] for timestamp in signals.timestamp}))
+        and b"".join(signals.timestamp).translate(_ZEROS) == _TIME * len(signals.timestamp)
+        and all(map(_is_second, {timestamp[1:20] for timestamp in signals.timestamp}))
     )
 
 
-@lru_cache(maxsize=512)
-def _is_date(text: bytes) -> bool:
+def _is_second(text: bytes) -> bool:
+    """Whether there is such a second: not the 30th of February, and none at the hour 24."""
     try:
-        date.fromisoformat(text.decode())
-    except ValueError:  # the 30th of February
+        return text[11:13] != b"24" and bool(datetime.fromisoformat(text.decode()))
+    except ValueError:
         return False
-    return True
 
 
 _TOO_DEEP = ""  # no JSON object is written like this

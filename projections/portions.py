@@ -12,9 +12,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
+import orjson
+
 from eventlog import Entry, Position, Stretch, decode, read_verified
 from projections import schema
-from projections.plain import read_rows
+from projections.plain import Rows, read_rows
 from projections.projection import Checkpoint
 from projections.signals_table import GAP, Fact, Prepared, prepare
 
@@ -26,7 +28,7 @@ class Portion(NamedTuple):
     chain: str
     segment: int
     byte_offset: int
-    rows: bytes  # of signals: the lines of the digest
+    rows: bytes  # of signals: JSON values in the order of schema.INSERT_SIGNAL, commas between
     extras: Sequence[str | None]  # of each row
     moments: Sequence[tuple[int, int, str]]  # first seq, last seq, recorded_at
     facts: Sequence[Fact]
@@ -46,9 +48,8 @@ def portions(home: Path, after: Checkpoint) -> Iterator[Portion]:
     last_seq = after.seq
     total = sha256()
     for stretch in read_verified(home, after=after.seq, chain=after.chain, hint=hint):
-        lines, extras, prepared = _prepared(stretch)
-        rows = b"".join(lines)
-        total.update(rows)
+        rows, prepared = _prepared(stretch)
+        total.update(b"".join(rows.lines))
         gap = _gap(last_seq, stretch.seq_from)
         last_seq = stretch.seq_to
         yield Portion(
@@ -56,8 +57,8 @@ def portions(home: Path, after: Checkpoint) -> Iterator[Portion]:
             stretch.chain,
             stretch.position.segment,
             stretch.position.byte_offset,
-            rows,
-            extras,
+            b",".join(rows.values),
+            rows.extras,
             [(first, last, moment) for first, last, moment in stretch.moments],
             prepared.facts,
             [*gap, *prepared.conflicts],
@@ -71,20 +72,20 @@ def _gap(last_seq: int, seq: int) -> list[schema.ConflictRow]:
     return [(last_seq + 1, None, GAP.format(first=last_seq + 1, last=seq - 1))]
 
 
-def _prepared(stretch: Stretch) -> tuple[Sequence[bytes], Sequence[str | None], Prepared]:
-    """All rows of a stretch as lines of the digest, their extras, and the rest of it."""
-    lines, extras, left = read_rows(stretch.signals)
-    if not left and not stretch.others:
-        return lines, extras, _NOTHING
-    entries = sorted([*stretch.others, *map(decode, left)])
-    rest = _prepared_apart(entries)
+def _prepared(stretch: Stretch) -> tuple[Rows, Prepared]:
+    """All rows of a stretch, and what else there is in it."""
+    rows = read_rows(stretch.signals)
+    if not rows.left and not stretch.others:
+        return rows, _NOTHING
+    rest = _prepared_apart(sorted([*stretch.others, *map(decode, rows.left)]))
     if rest.signals:
-        texts = {seq: extra for seq, _, extra in rest.extras}
-        both = [(_seq_of(line), line, extra) for line, extra in zip(lines, extras, strict=True)]
-        both += [(row[0], _line(row), texts.get(row[0])) for row in rest.signals]
+        extras = {seq: extra for seq, _, extra in rest.extras}
+        both = [(_seq_of(row[1]), *row) for row in zip(*rows[:3], strict=True)]
+        both += [(row[0], _line(row), _values(row), extras.get(row[0])) for row in rest.signals]
         both.sort()
-        lines, extras = [line for _, line, _ in both], [extra for _, _, extra in both]
-    return lines, extras, rest
+        _, *columns = zip(*both, strict=True)
+        rows = Rows._make([*columns, ()])
+    return rows, rest
 
 
 _NOTHING = Prepared((), (), (), (), ())
@@ -102,10 +103,14 @@ def _prepared_apart(entries: Sequence[Entry]) -> Prepared:
     )
 
 
-def _seq_of(line: bytes) -> int:
-    return int(line[1 : line.index(b",")])
+def _seq_of(values: bytes) -> int:
+    return int(values[: values.index(b",")])
 
 
 def _line(row: schema.SignalRow) -> bytes:
     whole = (*row[:12], None, None, None, row[12], None, row[13])
     return schema.digest_line(whole).encode()
+
+
+def _values(row: schema.SignalRow) -> bytes:
+    return orjson.dumps(row)[1:-1]

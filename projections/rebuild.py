@@ -127,10 +127,11 @@ class _Rebuild:
         """The whole of it."""
         start = Checkpoint(projection=schema.SQLITE)
         with beside(lambda: portions(self._home, start)) as items:
-            looking = _Aside(self._look)  # only now, for a process with two threads is not forked
             new = NewDatabase(self._new, name=schema.SQLITE, page_bytes=_page_bytes(self._path))
             with closing(new):
                 new.fill(_watched(items, total, progress))
+                looking = _Aside(self._look)  # now that a core is idle
+                new.make_indexes()
                 inode, found = looking.result()
                 new.catch_up(portions(self._home, new.checkpoint))
                 with write_lock(self._home).held():

@@ -54,13 +54,14 @@ def assert_same(rows: Rows, prepared: Prepared) -> None:
     expected = [
         (
             schema.digest_line((*row[:12], None, None, None, row[12], None, row[13])).encode(),
+            list(row),
             texts.get(row[0]),
         )
         for row in prepared.signals
     ]
-    assert list(zip(rows.lines, rows.extras, strict=True)) == expected
-    for line in rows.lines:
-        assert orjson.loads(line) == json.loads(line)
+    values = [json.loads(b"[%b]" % row) for row in rows.values]
+    assert list(zip(rows.lines, values, rows.extras, strict=True)) == expected
+    assert values == [orjson.loads(b"[%b]" % row) for row in rows.values]
 
 
 @settings(max_examples=150)
