@@ -264,6 +264,9 @@ def import_legacy(
 
     if log_file is None and database is None:
         raise click.UsageError("name at least one of --log and --db")
+    sources = [source for source in (log_file, database) if source is not None]
+    if rejects is not None and rejects.exists() and any(map(rejects.samefile, sources)):
+        raise click.UsageError("--rejects names a file that is read: name another")
     with rejects.open("wb") if rejects is not None else nullcontext() as rejects_file:
         report = run_import(
             Path(obj.home), log_file=log_file, database=database, rejects=rejects_file

@@ -23,11 +23,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 
-from projections.alpine import IN_FLIGHT_MAX, Alpine, Patience, patiently
+from projections.alpine import IN_FLIGHT_MAX, Alpine, patiently
 from projections.answers import (
     DOWN,
     FAILING,
@@ -41,6 +40,7 @@ from projections.answers import (
 from projections.changes import Changes
 from projections.fault import Faults
 from projections.parcels import Delivered, Errand, Kept, Outcome, Parcel, Park
+from projections.timing import Timing
 
 logger = logging.getLogger(__name__)
 
@@ -55,21 +55,6 @@ class State(StrEnum):
     WAITING = "waiting"
     REFUSED = "refused"
     REJECTING = "rejecting"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
-    """The intervals of delivery, in seconds."""
-
-    patience: Patience = field(default_factory=Patience)  # between the tries at one signal
-    probe_s_min: float = 5.0  # between probes while nothing passes, growing
-    probe_s_max: float = 60.0
-    slow_probe_s: float = 900.0  # the same while nothing can pass before somebody mends it
-    key_poll_s: float = 1.0
-    failing_s_min: float = 60.0  # between tries at a signal that is parked as failing, growing
-    failing_s_max: float = 6 * 3600.0
-    tick_s: float = 0.5  # between looks at what is due, or was asked for
-    once_s: float = 13.0  # `--once` waits so long while nothing passes: for two probes
 
 
 class Courier:

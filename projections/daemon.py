@@ -13,6 +13,7 @@ from projections.notify import Notifier
 from projections.projection import Checkpoint
 from projections.projector import Pace, Projector
 from projections.registry import make_projection
+from projections.threads import in_thread
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ async def _until_one_ends(
         if failed:
             return
         notifier.send(STATUS=", ".join(map(str, projectors)))
-        last_seq = await asyncio.to_thread(_last_seq, home)
+        last_seq = await in_thread(lambda: _last_seq(home))
         now = [projector.checkpoint for projector in projectors]
         if all(p.is_well(last_seq) or p.checkpoint not in seen for p in projectors):
             notifier.send(WATCHDOG="1")

@@ -19,13 +19,13 @@ from pathlib import Path
 
 from eventlog import Entry
 from projections.alpine import Alpine, AlpineClient
-from projections.courier import Timing
 from projections.errors import CheckpointMoved, ProjectionError, ProjectionStalled
 from projections.keys import KeySource
 from projections.outbox import DISABLED, NAME, STOPPED, Outbox, outbox_path
 from projections.projection import Checkpoint
 from projections.sender import SenderLock
 from projections.shift import Shift
+from projections.timing import Timing
 
 logger = logging.getLogger(__name__)
 

@@ -34,6 +34,7 @@ NOT_OF_THE_SIGNAL = frozenset(
     {"id", "outcome", "exit_price", "profit_loss_pct", "order_id", "created_at"}
     | {"server_timestamp", "sha256", "legacy_sha256", "legacy_recorded_at"}
 )
+ROW_ONLY = frozenset({"id", "created_at"})  # are in every row and in no line
 BATCH_SIGNALS = 500  # with their facts in one durable write
 REFUSED_MAX = 1_000  # are listed; all are counted, and all go to the rejects file
 
@@ -94,7 +95,7 @@ def import_legacy(
                 importer.add(where, raw, line, row)
             for where, row in _rows(rows):
                 if row["signal_id"] not in seen:
-                    importer.add(where, json.dumps(row).encode(), {}, row)
+                    importer.add(where, _json(row), {}, row)
         importer.flush()
     return report
 
@@ -122,7 +123,6 @@ class _Importer:
         try:
             item = _signal_item(line, row)
             Signal.from_mapping(item)
-            facts = list(_facts({**row, **line}))
         except InvalidSignal as error:
             self.refuse(where, raw, str(error))
             return
@@ -135,7 +135,7 @@ class _Importer:
         else:
             self._signals[signal_id] = item.get("legacy_sha256")
             self._batch.append((where, raw, item))
-        for fact in facts:
+        for fact in _facts(_merged(line, row)):
             key = (str(fact["event"]), signal_id)
             if key in self._facts:
                 self._report.facts_known += 1
@@ -150,8 +150,8 @@ class _Importer:
         batch, self._batch = self._batch, []
         results = self._log.append_each([item for _, _, item in batch])
         for (where, raw, item), result in zip(batch, results, strict=True):
-            if isinstance(result, InvalidSignal):
-                self.refuse(where, raw, str(result))
+            if isinstance(result, InvalidSignal):  # a fact: the signals have been looked at
+                self.refuse(where, raw, f"{item.get('event')}: {result}")
             elif isinstance(result, EventLogError):
                 raise result
             elif "event" in item:
@@ -168,11 +168,17 @@ class _Importer:
             self._rejects.write(raw.rstrip(b"\n") + b"\n")
 
 
+def _merged(line: Record, row: Record) -> Record:
+    """The line, and of the row what the line lacks."""
+    return {**row, **{key: value for key, value in line.items() if value is not None}}
+
+
 def _signal_item(line: Record, row: Record) -> Record:
     """What the door is given. Raises InvalidSignal where the old hash does not match."""
-    merged = {**row, **line}
+    merged = _merged(line, row)
     given = merged.get("sha256")
-    if given is not None and not _matches(line or row, given, is_row=not line):
+    is_row = not line or line.keys() >= ROW_ONLY  # or one that was rejected, and mended
+    if given is not None and not _matches(line or row, given, is_row=is_row):
         raise InvalidSignal(
             "does not match the nine fields as they came", field="sha256", value=given
         )
@@ -206,13 +212,18 @@ def _matches(fields: Mapping[str, object], given: object, *, is_row: bool) -> bo
                 key: int(str(value).partition(".")[0]) if key in chosen else value
                 for key, value in present.items()
             }
-            if sha256(json.dumps(tried, sort_keys=True).encode()).hexdigest() == given:
+            if sha256(_json(tried, sort_keys=True)).hexdigest() == given:
                 return True
     return False
 
 
+def _json(record: Record, *, sort_keys: bool = False) -> bytes:
+    # SQLite keeps bytes where somebody stored a number of numpy's: they are shown, and refused.
+    return json.dumps(record, sort_keys=sort_keys, default=repr).encode()
+
+
 def _facts(record: Mapping[str, object]) -> Iterator[Record]:
-    """What the row says of the signal's fate. Raises InvalidSignal for half an outcome."""
+    """What became of the signal. The door refuses half an outcome; the signal stands without."""
     signal_id = record.get("signal_id")
     if record.get("order_id"):
         yield {
@@ -221,16 +232,14 @@ def _facts(record: Mapping[str, object]) -> Iterator[Record]:
             "order_id": str(record["order_id"]),
         }
     if record.get("outcome"):
-        if record.get("exit_price") is None:
-            raise InvalidSignal("is missing beside an outcome", field="exit_price")
         fact: Record = {
             "event": "closed",
             "signal_id": signal_id,
-            "exit_price": record["exit_price"],
             "outcome": str(record["outcome"]).lower(),
         }
-        if record.get("profit_loss_pct") is not None:
-            fact["profit_loss_pct"] = record["profit_loss_pct"]
+        for key in ("exit_price", "profit_loss_pct"):
+            if record.get(key) is not None:
+                fact[key] = record[key]
         yield fact
 
 

@@ -24,6 +24,7 @@ from projections.database import connect, database_path
 from projections.moves import ACTIVE, CANCELLED, CLOSED, EXECUTED, EXPIRED, SIGNAL, SKIPPED
 from projections.projector import Projector
 from projections.sqlite import SqliteProjection
+from projections.threads import in_thread, to_the_end
 
 FACTS_AT_ONCE = 10_000  # taken over in one read: a few MiB, a few ms
 CONVERSION_DAYS_DEFAULT = 30
@@ -113,7 +114,7 @@ class LifecycleTracker:
                 if log.last_seq == 0:
                     return
             await Projector(self._home, self._projection).run(once=True)
-            await asyncio.to_thread(self._read)
+            await to_the_end(in_thread(self._read))
 
     async def follow(self) -> None:
         """Refreshes whenever the log grows, until cancelled."""

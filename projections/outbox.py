@@ -12,39 +12,29 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 from projections.database import is_damage, look, make_file, set_aside
-from projections.errors import SchemaTooNew
-from projections.projection import CHAIN_START, Checkpoint
+from projections.outbox_schema import BUSY_S_MAX, set_up
+from projections.outbox_schema import NAME as NAME
+from projections.projection import Checkpoint
 from projections.sender import lock_path
 
-NAME = "alpine"
+T = TypeVar("T")
+
 DISABLED, STOPPED = "disabled", "stopped"  # states beside those of courier.State
 REFUSED, FAILING = "refused", "failing"  # why a signal is parked
 DISCARDED = "discarded"  # it was, and a person gave it up
 RETRY, REPLAY, DISCARD = "retry", "replay", "discard"  # what a command may ask of the sender
 STORED, DUPLICATE, PARKED, GONE = "stored", "duplicate", "parked", "gone"  # how that ended
 
-SCHEMA_VERSION = 1
-BUSY_S_MAX = 10.0  # a command and the sender write for a millisecond each
-ASKED_MAX = 1_000  # taken at a time
+ASKED_MAX = 1_000  # written or taken at a time
 ANSWERED_S_MAX = 3600.0  # an answer that nobody came for, since the command was killed
-_TABLES = {
-    "checkpoint": "name TEXT PRIMARY KEY, seq INTEGER NOT NULL, chain TEXT NOT NULL,"
-    " segment INTEGER, byte_offset INTEGER",
-    "done": "seq INTEGER PRIMARY KEY",
-    "parked": "seq INTEGER PRIMARY KEY, signal_id TEXT NOT NULL, kind TEXT NOT NULL,"
-    " status INTEGER, body TEXT NOT NULL, attempts INTEGER NOT NULL, first_at REAL NOT NULL,"
-    " last_at REAL NOT NULL, next_at REAL",
-    "state": "name TEXT PRIMARY KEY, value",
-    "asked": "id INTEGER PRIMARY KEY, who TEXT NOT NULL, what TEXT NOT NULL,"
-    " seq INTEGER NOT NULL, outcome TEXT, answered_at REAL",
-}
 
 
 class Parked(NamedTuple):
@@ -99,7 +89,7 @@ class Outbox:
         self._path = path
         self._db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_S_MAX)
         try:
-            _set_up(self._db, path)
+            set_up(self._db, path)
             self._inode = _inode(path)
         except BaseException:
             self._db.close()
@@ -123,6 +113,10 @@ class Outbox:
     def close(self) -> None:
         """Gives the file back."""
         self._db.close()
+
+    def wait_at_most(self, seconds: float) -> None:
+        """For somebody else's transaction; the sender's event loop stands still meanwhile."""
+        self._db.execute(f"PRAGMA busy_timeout = {int(1_000 * seconds)}")
 
     def is_in_place(self) -> bool:
         """Whether the path still leads to this file: another one would not get what is saved."""
@@ -195,17 +189,16 @@ class Outbox:
 
     def ask(self, who: str, what: str, seqs: Iterable[int]) -> None:
         """Hands work to the sender, who does it now or when there is one."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            self._db.executemany(
-                "INSERT INTO asked(who, what, seq) VALUES (?, ?, ?)",
-                ((who, what, seq) for seq in seqs),
-            )
-            self._db.execute("COMMIT")
-        except BaseException:
-            with suppress(sqlite3.Error):
-                self._db.execute("ROLLBACK")
-            raise
+        rows = iter((who, what, seq) for seq in seqs)
+        while portion := list(islice(rows, ASKED_MAX)):  # so that the sender never waits long
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                self._db.executemany("INSERT INTO asked(who, what, seq) VALUES (?, ?, ?)", portion)
+                self._db.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    self._db.execute("ROLLBACK")
+                raise
 
     def asked(self, *, after: int = 0) -> list[Asked]:
         """Work that is not done, from the oldest on, ASKED_MAX at a time."""
@@ -252,51 +245,6 @@ class Outbox:
         return _figures(self._db)
 
 
-def _set_up(db: sqlite3.Connection, path: Path) -> None:
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    (journal,) = db.execute("PRAGMA journal_mode").fetchone()
-    if journal != "wal":
-        _go_wal(db)
-    # NORMAL: a power loss may take the last commits, never half of one; it costs requests.
-    db.execute("PRAGMA synchronous = NORMAL")
-    if version > SCHEMA_VERSION:
-        raise SchemaTooNew(
-            "a newer version of eventlog made this file", where=str(path), do="upgrade eventlog"
-        )
-    if version == SCHEMA_VERSION:
-        return
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version != SCHEMA_VERSION:  # nobody else was faster
-            for name, columns in _TABLES.items():
-                db.execute(f"DROP TABLE IF EXISTS {name}")
-                db.execute(f"CREATE TABLE {name}({columns})")
-            first = "INSERT INTO checkpoint(name, seq, chain) VALUES (?, 0, ?)"
-            db.execute(first, (NAME, CHAIN_START))
-            db.execute("INSERT INTO state VALUES ('delivered', 0), ('rejections', 0)")
-            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        db.execute("COMMIT")
-    except BaseException:
-        with suppress(sqlite3.Error):
-            db.execute("ROLLBACK")
-        raise
-
-
-def _go_wal(db: sqlite3.Connection) -> None:
-    """Changing the journal does not wait for who else sets the file up: we do."""
-    give_up_s = time.monotonic() + BUSY_S_MAX
-    while True:
-        try:
-            db.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-            if not is_busy or time.monotonic() >= give_up_s:
-                raise
-        time.sleep(0.01)
-
-
 # Reading from outside
 
 
@@ -308,7 +256,7 @@ def outbox_path(home: Path) -> Path:
 def read_outbox(path: Path) -> tuple[Checkpoint, set[int], dict[str, object]] | None:
     """Checkpoint, done above it, and figures; None without a readable file. Changes nothing."""
     try:
-        return look(path, lambda db: (_checkpoint(db), _done_above(db), _figures(db)))
+        return _look(path, lambda db: (_checkpoint(db), _done_above(db), _figures(db)))
     except (OSError, sqlite3.Error):
         return None
 
@@ -316,7 +264,7 @@ def read_outbox(path: Path) -> tuple[Checkpoint, set[int], dict[str, object]] | 
 def read_parked(path: Path) -> list[Parked]:
     """All that is parked, in the order of the log. Raises FileNotFoundError, sqlite3.Error."""
     statement = "SELECT * FROM parked WHERE kind IN (?, ?) ORDER BY seq"
-    rows = look(path, lambda db: db.execute(statement, (REFUSED, FAILING)).fetchall())
+    rows = _look(path, lambda db: db.execute(statement, (REFUSED, FAILING)).fetchall())
     return [Parked._make(row) for row in rows]
 
 
@@ -324,11 +272,23 @@ def read_seq(path: Path, seq: int) -> tuple[bool, Parked | None]:
     """Whether an entry is done, and how it is parked. Raises FileNotFoundError, sqlite3.Error."""
 
     def read(db: sqlite3.Connection) -> tuple[bool, Parked | None]:
-        db.execute("BEGIN")  # one moment of all tables
         is_done = db.execute("SELECT 1 FROM done WHERE seq = ?", (seq,)).fetchone() is not None
         return is_done or seq <= _checkpoint(db).seq, _parked(db, seq)
 
-    return look(path, read)
+    return _look(path, read)
+
+
+def _look(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
+    """What `read` finds at one moment of all tables. Raises FileNotFoundError, sqlite3.Error."""
+
+    def read_whole(db: sqlite3.Connection) -> T:
+        db.execute("BEGIN")
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            raise FileNotFoundError(f"{path} is being set up")
+        return read(db)
+
+    return look(path, read_whole)
 
 
 def _checkpoint(db: sqlite3.Connection) -> Checkpoint:

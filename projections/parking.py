@@ -4,9 +4,9 @@ Invariant: what is parked as failing has a time at which it is tried again; what
 none.
 """
 
-from projections.courier import Timing
 from projections.outbox import FAILING, Parked
 from projections.parcels import Kept, Parcel, Park
+from projections.timing import Timing
 
 
 def parked_row(

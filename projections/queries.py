@@ -24,6 +24,7 @@ import orjson
 from projections import schema
 from projections.database import FOREIGN, connect, database_path, examine, identity, refuse
 from projections.errors import ProjectionError
+from projections.threads import in_thread
 
 CONNECTIONS_MAX = 5  # more readers than this wait: reads are short, and each holds memory
 REPLACED_MAX = 20  # times in a row that the database is replaced while somebody asks
@@ -178,7 +179,8 @@ class SignalStore:
     async def _connect_sentinel(self) -> tuple[aiosqlite.Connection, tuple[int, ...]]:
         for _ in range(REPLACED_MAX):
             before = self._identity_now()
-            if await asyncio.to_thread(examine, self._path, thoroughly=False) == FOREIGN:
+            found = await in_thread(lambda: examine(self._path, thoroughly=False))
+            if found == FOREIGN:
                 refuse(self._path, FOREIGN)
             sentinel = await self._connect()
             if self._identity_now() == before:

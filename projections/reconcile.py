@@ -21,10 +21,7 @@ from projections.answers import retry_after_seconds
 from projections.errors import ProjectionError
 from projections.outbox import outbox_path, read_outbox, read_seq
 
-PAGES_PER_S_MAX = 20.0
 PAGE_TRIES_MAX = 5
-PAGE_RETRY_S = 0.5  # doubles
-LISTED_MAX = 1_000  # signals that a report names; the counts are of all
 INSERT_ROWS = 1_000
 CANNOT_LIST = frozenset({404, 405, 501})
 AWAY = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -42,6 +39,15 @@ CREATE TABLE theirs(hash TEXT PRIMARY KEY, id INTEGER, symbol TEXT, action TEXT,
 _DIFFERENT = "NOT (ours.symbol IS theirs.symbol AND ours.action IS theirs.action AND {})".format(
     " AND ".join(f"ifnull({_CLOSE.format(name)}, 0)" for name in _NUMBERS)
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How hard Alpine is asked, and how much a report holds."""
+
+    pages_per_s: float = 20.0
+    retry_s: float = 0.5  # after a page that did not come; it doubles
+    named: int = 1_000  # signals that are named of each kind; the counts are of all
 
 
 class CannotCompare(ProjectionError):
@@ -70,7 +76,7 @@ class Different:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What was found. Counts are of all; of each kind the first LISTED_MAX are named."""
+    """What was found. Counts are of all; of each kind the first `Limits.named` are named."""
 
     in_log: int
     at_alpine: int
@@ -83,29 +89,31 @@ class Comparison:
     missing_seqs: tuple[int, ...]
 
 
-async def compare(home: Path, client: AlpineClient) -> Comparison:
+async def compare(home: Path, client: AlpineClient, *, limits: Limits | None = None) -> Comparison:
     """Compares the log up to its present end with what Alpine lists.
 
     Raises CannotCompare, NoAnswer, NoKey, LogCorrupt.
     """
+    limits = limits or Limits()
     with closing(sqlite3.connect("", isolation_level=None)) as db:
         db.executescript(_SCHEMA)
         db.execute("BEGIN")
         with EventLog(home) as log:
             end_seq = log.last_seq
-            listing = _Listing(client, db)
+            listing = _Listing(client, db, limits)
             await listing.read_on()
             for rows in _ours(log):
                 db.executemany("INSERT OR IGNORE INTO ours VALUES (?,?,?,?,?,?,?,?,?)", rows)
             await listing.read_on()
-        return _found(db, home, end_seq, listing.count)
+        return _found(db, home, end_seq, listing.count, limits.named)
 
 
 class _Listing:
     """Reads Alpine's list, page after page, on from where it was."""
 
-    def __init__(self, client: AlpineClient, db: sqlite3.Connection) -> None:
+    def __init__(self, client: AlpineClient, db: sqlite3.Connection, limits: Limits) -> None:
         self._client = client
+        self._limits = limits
         self._db = db
         self._after = 0
         self.count = 0
@@ -130,10 +138,10 @@ class _Listing:
                 self._after = max(self._after, last)
                 return
             self._after = last
-            await asyncio.sleep(max(0.0, begun_s + 1 / PAGES_PER_S_MAX - time.monotonic()))
+            await asyncio.sleep(max(0.0, begun_s + 1 / self._limits.pages_per_s - time.monotonic()))
 
     async def _page(self) -> Response:
-        pause_s = PAGE_RETRY_S
+        pause_s = self._limits.retry_s
         for number in range(1, PAGE_TRIES_MAX + 1):
             is_last = number == PAGE_TRIES_MAX
             try:
@@ -201,7 +209,7 @@ def _number(value: object) -> float | None:
         return None
 
 
-def _found(db: sqlite3.Connection, home: Path, end_seq: int, count: int) -> Comparison:
+def _found(db: sqlite3.Connection, home: Path, end_seq: int, count: int, named: int) -> Comparison:
     both = "ours JOIN theirs USING (hash)"
     ours = db.execute(
         "SELECT seq, signal_id, hash FROM ours WHERE seq <= ?"
@@ -211,11 +219,11 @@ def _found(db: sqlite3.Connection, home: Path, end_seq: int, count: int) -> Comp
     pairs = ", ".join(f"ours.{name}, theirs.{name}" for name in _FIELDS)
     different = db.execute(
         f"SELECT seq, signal_id, hash, {pairs} FROM {both} WHERE {_DIFFERENT} ORDER BY seq LIMIT ?",
-        (LISTED_MAX,),
+        (named,),
     ).fetchall()
     extra_where = "FROM theirs WHERE hash NOT IN (SELECT hash FROM ours)"
     extra = db.execute(
-        f"SELECT id, hash, symbol, action, price {extra_where} ORDER BY id LIMIT ?", (LISTED_MAX,)
+        f"SELECT id, hash, symbol, action, price {extra_where} ORDER BY id LIMIT ?", (named,)
     )
     why = _Why(home)
     return Comparison(
@@ -226,7 +234,7 @@ def _found(db: sqlite3.Connection, home: Path, end_seq: int, count: int) -> Comp
         extra_count=_count(db, extra_where),
         missing=tuple(
             Missing(seq=seq, signal_id=signal_id, sha256=sha256, why=why.of(seq))
-            for seq, signal_id, sha256 in ours[:LISTED_MAX]
+            for seq, signal_id, sha256 in ours[:named]
         ),
         different=tuple(_difference(row) for row in different),
         extra=tuple(

@@ -18,7 +18,7 @@ from eventlog import Entry, EventLogError
 from projections import outbox as file
 from projections.alpine import Alpine
 from projections.answers import body_of
-from projections.courier import Courier, State, Timing
+from projections.courier import Courier, State
 from projections.database import is_damage, set_aside
 from projections.errands import Errands, read_signals
 from projections.keys import KeySource
@@ -26,6 +26,7 @@ from projections.ledger import Ledger
 from projections.outbox import Outbox, Unsaved
 from projections.parcels import Delivered, Errand, Kept, Outcome, Parcel, Park
 from projections.parking import parked_row
+from projections.timing import Timing
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ WINDOW_MAX = 1_000  # signals taken over and not done: a hundred times what is u
 SPAN_MAX = 200_000  # entries above the checkpoint: bounds memory while one signal does not pass
 FLUSH_S = 0.05  # what is done is stored so soon; a crash in between costs a repeated request
 FLUSH_FAILED_S = 1.0  # the same where it could not be stored
+BUSY_S_MAX = 0.5  # for somebody else's transaction; then what is done is stored a second later
 FAILING_MAX = 1_000  # failing signals that are parked; more are an outage, not signals
 STOP_S_MAX = 2.0  # requests under way when asked to stop; then they are abandoned
 
@@ -50,6 +52,7 @@ class Shift:
         died: Callable[[BaseException], object] | None,
     ) -> None:
         self._home = home
+        outbox.wait_at_most(BUSY_S_MAX)
         self._outbox = outbox
         self._alpine = alpine
         self._timing = timing
@@ -157,22 +160,25 @@ class Shift:
         while True:
             await self._tick()
             await courier.until_idle_or_stuck()
-            if courier.state is State.WAITING and await self._is_waiting_over():
-                continue
+            await self._wait_for_probes()
             self._raise_if_dead()
             self._flush()
             if courier.is_stopped:
                 return 0
+            if courier.outstanding and courier.is_open:
+                continue  # it passes again
             if courier.outstanding or not self._is_more_asked():
                 return courier.outstanding
 
-    async def _is_waiting_over(self) -> bool:
-        """Gives probes a chance: a short outage ends, and one signal to blame is found out."""
-        changes = self._courier.changes
+    async def _wait_for_probes(self) -> None:
+        """While nothing passes, for a time: a short outage ends, and who is to blame is found."""
+        courier = self._courier
         with suppress(TimeoutError):
             async with asyncio.timeout(self._timing.once_s):
-                await changes.until(lambda: self._courier.state is not State.WAITING)
-        return self._courier.state is not State.WAITING
+                while courier.state is State.WAITING and not courier.is_stopped:
+                    await courier.changes.until(
+                        lambda: courier.is_stopped or courier.state is not State.WAITING
+                    )
 
     def _is_more_asked(self) -> bool:
         with suppress(sqlite3.Error):
@@ -330,6 +336,7 @@ class Shift:
         self._outbox.close()
         with suppress(sqlite3.Error, OSError):
             self._outbox = Outbox.open(file.outbox_path(self._home))
+            self._outbox.wait_at_most(BUSY_S_MAX)
             self._outbox.say(state=str(self._courier.state), last_error=self._last_error)
 
 

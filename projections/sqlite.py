@@ -6,10 +6,9 @@ Invariant: checkpoint.seq is the seq of the last entry whose effect was committe
 import asyncio
 import os
 import sqlite3
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
 
 import aiosqlite
 
@@ -27,15 +26,13 @@ from projections.signals_table import (
     statements,
     states_of,
 )
+from projections.threads import in_thread, to_the_end
 
-T = TypeVar("T")
-
-NAME = "sqlite"
+NAME = schema.SQLITE
 CLOSE_S_MAX = 1.0  # a daemon that ends does not wait for a lock that somebody hangs on to
 WAL_SUFFIXES = ("-wal", "-shm")
 NO_INODE = (0, 0)
 
-schema.READ_CHECKPOINT = "SELECT seq, chain, segment, byte_offset FROM checkpoint WHERE name = ?"
 FIRST_CHECKPOINT = "INSERT OR IGNORE INTO checkpoint(name, seq, chain) VALUES (?, 0, ?)"
 # The fence: another daemon, a rebuild or a newer schema was here when no row changes.
 MOVE_CHECKPOINT = """UPDATE checkpoint SET seq = ?, chain = ?, segment = ?, byte_offset = ?
@@ -73,10 +70,9 @@ class SqliteProjection:
         async with write_lock(home):
             try:
                 # In a thread, and never left alone there: it needs the lock to its end.
-                setting_up = asyncio.to_thread(
-                    database.set_up, path, thoroughly=not self._is_examined
-                )
-                await _to_the_end(setting_up)
+                thoroughly = not self._is_examined
+                setting_up = in_thread(lambda: database.set_up(path, thoroughly=thoroughly))
+                await to_the_end(setting_up)
                 self._is_examined = True
                 self._db = await _connect(path)
                 self._pid = os.getpid()
@@ -102,7 +98,7 @@ class SqliteProjection:
         """
         prepared = prepare(entries, after=before.seq)
         async with write_lock(self._home):
-            await _to_the_end(self._apply(prepared, before, after))
+            await to_the_end(self._apply(prepared, before, after))
 
     async def status(self) -> Mapping[str, object]:
         """Figures of the table; see `projections.status` for the same without a daemon."""
@@ -193,7 +189,7 @@ class SqliteProjection:
         if database.is_damage(error):
             self._is_examined = False
             return CheckpointMoved(f"the database is damaged: {error}", where=where)
-        if (error.sqlite_errorcode & 0xFF) in _PASSING:
+        if (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _PASSING:
             return ProjectionStalled(f"SQLite cannot write now: {error}", where=where)
         return ProjectionError(
             f"the table does not take what the log says: {error}",
@@ -213,17 +209,6 @@ async def _connect(path: Path) -> aiosqlite.Connection:
         return db
     except BaseException:
         await db.close()
-        raise
-
-
-async def _to_the_end(work: Coroutine[None, None, T]) -> T:
-    """Its result; a cancelled await waits until it is done."""
-    working = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(working)
-    except asyncio.CancelledError:
-        with suppress(Exception):
-            await working
         raise
 
 

@@ -14,6 +14,7 @@ from eventlog import EventLogError
 from projections.database import database_path, look
 from projections.outbox import DISCARDED, outbox_path, read_seq
 from projections.schema import READ_CHECKPOINT, SQLITE
+from projections.threads import in_thread
 
 PROJECTED = "projected"
 DELIVERED = "delivered"
@@ -87,7 +88,7 @@ async def wait_async(
     has_reached = _reached(Path(home), seq, stage)
     give_up_s = None if timeout_s is None else time.monotonic() + timeout_s
     poll_s = POLL_S_MIN
-    while not await asyncio.to_thread(has_reached):
+    while not await in_thread(has_reached):
         if give_up_s is not None and time.monotonic() >= give_up_s:
             raise WaitTimeout(
                 f"entry {seq} was not {stage} within {timeout_s:g} s",

@@ -24,8 +24,9 @@ from projections.answers import (
     Rejected,
     Unavailable,
 )
-from projections.courier import ERRANDS_IN_FLIGHT_MAX, REJECTIONS_MAX, Courier, State, Timing
+from projections.courier import ERRANDS_IN_FLIGHT_MAX, REJECTIONS_MAX, Courier, State
 from projections.parcels import Delivered, Errand, Kept, Outcome, Parcel, Park
+from projections.timing import Timing
 from tests.harness.script import AT_ONCE, BAD, BUSY, FAILS, GONE, WRONG_KEY, Script
 
 PATIENCE_S = 60.0  # bounds a hang, and measures nothing

@@ -252,7 +252,7 @@ def lock_held(home: Path) -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 2])
-def test_asked_to_stop_it_ends_although_somebody_else_holds_the_lock(
+def test_asked_to_stop_it_ends_although_somebody_else_keeps_the_database_locked(
     home: Path, times: int
 ) -> None:
     append(home, *signals(2))

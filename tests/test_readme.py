@@ -41,7 +41,7 @@ README = CHECKOUT / "README.md"
 PAGES = (README, CHECKOUT / "CHANGELOG.md", *sorted((CHECKOUT / "docs").glob("*.md")))
 READER_LINES_MAX = 20
 # Commands of the read side: each is told of, and leaves this list, when what it serves is whole.
-COMING = frozenset({"parked", "reconcile"})
+COMING: frozenset[str] = frozenset()
 
 _BLOCK = re.compile(
     r"(?:<!-- (?P<note>.*?) -->\n)?```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE

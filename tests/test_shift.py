@@ -22,7 +22,7 @@ from eventlog import EventLog
 from projections import Checkpoint, Pace, Projector
 from projections.answers import Accepted, Answer, Duplicate
 from projections.asking import Done, carry_out
-from projections.courier import State, Timing
+from projections.courier import State
 from projections.delivery import AlpineConfig, AlpineProjection
 from projections.errors import ProjectionError, ProjectionStalled, SchemaTooNew
 from projections.keys import FixedKey
@@ -47,6 +47,7 @@ from projections.parcels import Kept, Parcel, Park
 from projections.parking import parked_row
 from projections.sender import SenderLock, lock_path
 from projections.status import alpine_status
+from projections.timing import Timing
 from projections.waiting import DELIVERED, WaitTimeout, wait_async
 from projections.waiting import Parked as IsParked
 from tests.harness.projecting import append, happens
@@ -449,8 +450,9 @@ def test_a_file_that_is_lost_under_a_running_daemon_costs_requests_and_nothing_e
         path = outbox_path(home)
         for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
             file.rename(f"{file}.away") if harm == "replaced" else file.unlink()
-        await happens(lambda: status(home)["lag_entries"] == 50)  # it tells the truth at once
-        assert status(home)["state"] == "delivering"
+        # It tells the truth at once: that it does not know.
+        await happens(lambda: status(home)["state"] == "delivering")
+        assert status(home)["lag_entries"] == 50
         append(home, a_signal(51))
         await happens(lambda: is_caught_up(home))
         await happens(lambda: parked_kinds(home) == {7: REFUSED})
@@ -485,6 +487,31 @@ def test_while_the_file_cannot_be_written_delivery_goes_on_and_stores_it_later(
     assert "delivery_stored_again" in caplog.text
     assert max(Counter(script.sent).values()) == 1
     assert status(home)["delivered"] == 330
+
+
+def test_somebody_who_keeps_the_file_locked_stops_neither_delivery_nor_its_end(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    append(home, *signals(10))
+    script = Script()
+    with closing(sqlite3.connect(":memory:")) as nothing:
+        other = nothing
+
+        async def story(_: Projector) -> None:
+            nonlocal other
+            await happens(lambda: is_caught_up(home))
+            other = sqlite3.connect(outbox_path(home), isolation_level=None)
+            other.execute("BEGIN IMMEDIATE")
+            append(home, *signals(90, start=11))
+            await happens(lambda: len(script.sent) == 100)
+            await happens(lambda: "delivery_not_stored" in caplog.text)
+
+        while_delivering(home, script, story)
+        other.close()
+    again = Script()
+    deliver(home, again)
+    assert set(again.sent) == set(range(11, 101))  # they were not stored, and cost a request
+    assert status(home)["delivered"] == 100
 
 
 def test_a_newer_file_is_refused_and_left_alone(home: Path) -> None:

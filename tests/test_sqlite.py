@@ -29,11 +29,10 @@ from projections import (
     Pace,
     ProjectionError,
     Projector,
-    SchemaTooNew,
     SignalStore,
     schema,
 )
-from projections.database import JOURNAL_BYTES_MAX, examine
+from projections.database import JOURNAL_BYTES_MAX, connect, examine
 from projections.sqlite import SqliteProjection
 from projections.status import status
 from projections.waiting import projected_seq
@@ -186,6 +185,7 @@ def test_where_the_operator_let_a_group_in_it_may_read_the_database(home: Path, 
 # -- Q1: somebody else writes, too
 
 
+@pytest.mark.slow
 def test_a_foreign_writer_is_waited_for(home: Path, caplog: pytest.LogCaptureFixture) -> None:
     append(home, *signals(5))
     project(home)
@@ -879,5 +879,11 @@ def test_looking_at_the_database_drops_no_lock_that_this_process_holds_on_it(hom
     asyncio.run(run())
 
 
-def test_schema_too_new_is_an_error_of_ours() -> None:
-    assert issubclass(SchemaTooNew, ProjectionError)
+def test_whoever_reads_can_neither_write_nor_map_the_file(home: Path) -> None:
+    path = projected(home, 1)
+    with closing(connect(path, readonly=True)) as db:
+        assert db.execute("PRAGMA query_only").fetchone() == (1,)
+        assert db.execute("PRAGMA mmap_size").fetchone() in (None, (0,))
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            db.execute("DELETE FROM signals")
+    assert_caught_up(home)

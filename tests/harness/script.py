@@ -13,7 +13,7 @@ import orjson
 
 from projections.alpine import Patience
 from projections.answers import DOWN, FAILING, REFUSED, Accepted, Answer, Rejected, Unavailable
-from projections.courier import Timing
+from projections.timing import Timing
 
 BAD = Rejected(status=400, body="Signal hash verification failed")
 FAILS = Unavailable(kind=FAILING, status=500, detail="500 Internal server error")

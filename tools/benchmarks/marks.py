@@ -5,7 +5,14 @@ Invariant: ids are unique; a mark is added by one row here and one function that
 
 from __future__ import annotations
 
-from tools.benchmarks import appending, commands, long_log, processes, rebuilding
+from tools.benchmarks import (
+    appending,
+    commands,
+    delivering,
+    long_log,
+    processes,
+    rebuilding,
+)
 from tools.benchmarks.frame import Mark
 
 MARKS: tuple[Mark, ...] = (
@@ -104,6 +111,15 @@ MARKS: tuple[Mark, ...] = (
         mark=1,
         goal=2.5,
         run=commands.verify_against_parse_and_hash,
+    ),
+    Mark(
+        id="B12",
+        what="delivery to the reference Alpine by the daemon",
+        peer="a bare httpx loop, ten in flight",
+        unit="/s",
+        mark=0.8,
+        goal=0.95,
+        run=delivering.daemon_against_bare_loop,
     ),
     Mark(
         id="B13",

@@ -1,0 +1,74 @@
+"""The tables of `data/alpine.db`, and how they are set up.
+
+Invariant: a file of a newer version is left as it is.
+"""
+
+import sqlite3
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from projections.errors import SchemaTooNew
+from projections.projection import CHAIN_START
+
+NAME = "alpine"
+SCHEMA_VERSION = 1
+BUSY_S_MAX = 10.0  # a command and the sender write for a millisecond each
+_TABLES = {
+    "checkpoint": "name TEXT PRIMARY KEY, seq INTEGER NOT NULL, chain TEXT NOT NULL,"
+    " segment INTEGER, byte_offset INTEGER",
+    "done": "seq INTEGER PRIMARY KEY",
+    "parked": "seq INTEGER PRIMARY KEY, signal_id TEXT NOT NULL, kind TEXT NOT NULL,"
+    " status INTEGER, body TEXT NOT NULL, attempts INTEGER NOT NULL, first_at REAL NOT NULL,"
+    " last_at REAL NOT NULL, next_at REAL",
+    "state": "name TEXT PRIMARY KEY, value",
+    # AUTOINCREMENT: the sender remembers how far it has read, so no id may come again.
+    "asked": "id INTEGER PRIMARY KEY AUTOINCREMENT, who TEXT NOT NULL, what TEXT NOT NULL,"
+    " seq INTEGER NOT NULL, outcome TEXT, answered_at REAL",
+}
+
+
+def set_up(db: sqlite3.Connection, path: Path) -> None:
+    """Makes the tables where there are none, or older ones. Raises SchemaTooNew, sqlite3.Error."""
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    (journal,) = db.execute("PRAGMA journal_mode").fetchone()
+    if journal != "wal":
+        _go_wal(db)
+    # NORMAL: a power loss may take the last commits, never half of one; it costs requests.
+    db.execute("PRAGMA synchronous = NORMAL")
+    if version > SCHEMA_VERSION:
+        raise SchemaTooNew(
+            "a newer version of eventlog made this file", where=str(path), do="upgrade eventlog"
+        )
+    if version == SCHEMA_VERSION:
+        return
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version != SCHEMA_VERSION:  # nobody else was faster
+            for name, columns in _TABLES.items():
+                db.execute(f"DROP TABLE IF EXISTS {name}")
+                db.execute(f"CREATE TABLE {name}({columns})")
+            first = "INSERT INTO checkpoint(name, seq, chain) VALUES (?, 0, ?)"
+            db.execute(first, (NAME, CHAIN_START))
+            db.execute("INSERT INTO state VALUES ('delivered', 0), ('rejections', 0)")
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):
+            db.execute("ROLLBACK")
+        raise
+
+
+def _go_wal(db: sqlite3.Connection) -> None:
+    """Changing the journal does not wait for who else sets the file up: we do."""
+    give_up_s = time.monotonic() + BUSY_S_MAX
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not is_busy or time.monotonic() >= give_up_s:
+                raise
+        time.sleep(0.01)

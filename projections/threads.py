@@ -1,0 +1,52 @@
+"""Work off the event loop, in a thread of its own, and work that no cancel may leave alone.
+
+`asyncio.to_thread` refuses once the main thread has ended, although the interpreter still waits
+for others: a generator that only starts its threads and returns would lose its queries.
+
+Invariant: the thread ends with its work, and nothing at exit waits for a pool.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """What `work` gives, called in a new thread. Cancelling the await does not stop the thread."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(found: T | None, error: BaseException | None) -> None:
+        if done.done():
+            return  # nobody waits any more
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(found)  # type: ignore[arg-type]  # None only where T is
+
+    def run() -> None:
+        found, error = None, None
+        try:
+            found = work()
+        except BaseException as raised:  # noqa: BLE001  # it is raised where it is awaited
+            error = raised
+        with suppress(RuntimeError):  # the loop was closed
+            loop.call_soon_threadsafe(settle, found, error)
+
+    threading.Thread(target=run, name="projections-work").start()
+    return await done
+
+
+async def to_the_end(work: Coroutine[None, None, T]) -> T:
+    """Its result; a cancelled await waits until it is done."""
+    working = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        with suppress(Exception):
+            await working
+        raise
