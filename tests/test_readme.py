@@ -1,6 +1,7 @@
 """README and docs say what is so: their examples are run, and nothing that exists is left out.
 
-The fenced blocks of README.md are one session in one scratch directory, from top to bottom:
+The fenced blocks of README.md, and then of the pages in SESSION, are one session in one scratch
+directory, from top to bottom:
 
     sh         run as it stands, says nothing and ends with 0; or saved, if it begins with `# x.sh`
     python     saved under the name in its first line, `# x.py`; a console block runs it
@@ -39,6 +40,8 @@ from tests.harness.whole import segments_in
 
 README = CHECKOUT / "README.md"
 PAGES = (README, CHECKOUT / "CHANGELOG.md", *sorted((CHECKOUT / "docs").glob("*.md")))
+SESSION = (README, *(CHECKOUT / f"docs/{name}.md" for name in ("operations", "quants")))
+SESSION += tuple(CHECKOUT / f"docs/{name}.md" for name in ("own-projection", "legacy"))
 READER_LINES_MAX = 20
 # Commands of the read side: each is told of, and leaves this list, when what it serves is whole.
 COMING: frozenset[str] = frozenset()
@@ -53,6 +56,7 @@ _TEXT_OUTSIDE_BLOCKS = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 class Block(NamedTuple):
     """A fenced block of a page."""
 
+    page: str
     line: int
     kind: str
     text: str
@@ -68,6 +72,7 @@ class Block(NamedTuple):
 class Step(NamedTuple):
     """A command of the session, and what it must print; None: whatever it does."""
 
+    page: str
     line: int
     command: str
     output: str | None
@@ -78,6 +83,7 @@ def blocks_of(page: Path) -> tuple[Block, ...]:
     text = page.read_text()
     return tuple(
         Block(
+            page.name,
             text.count("\n", 0, found.start("kind")) + 1,
             found["kind"],
             found["text"],
@@ -85,6 +91,10 @@ def blocks_of(page: Path) -> tuple[Block, ...]:
         )
         for found in _BLOCK.finditer(text)
     )
+
+
+def blocks_of_session() -> tuple[Block, ...]:
+    return tuple(block for page in SESSION for block in blocks_of(page))
 
 
 def block_named(name: str) -> str:
@@ -98,17 +108,19 @@ def steps_of(blocks: tuple[Block, ...]) -> Iterator[Step]:
             continue
         match block.kind:
             case "sh" if block.name is None:
-                yield Step(block.line, block.text, None)
+                yield Step(block.page, block.line, block.text, None)
             case "console":
                 yield from _console_steps(block)
 
 
 def _console_steps(block: Block) -> Iterator[Step]:
-    assert block.text.startswith("$ "), f"README line {block.line}: a console block begins with $"
+    assert block.text.startswith("$ "), (
+        f"{block.page} line {block.line}: a console block begins with $"
+    )
     line = block.line + 1
     for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
         command, _, output = part.partition("\n")
-        yield Step(line, command, output)
+        yield Step(block.page, line, command, output)
         line += part.count("\n")
 
 
@@ -124,7 +136,7 @@ class Session:
 
     def __init__(self, cwd: Path) -> None:
         needs_tool("jq", apt="jq")
-        blocks = blocks_of(README)
+        blocks = blocks_of_session()
         for block in blocks:
             if block.name is not None:
                 (cwd / block.name).write_text(block.text)
@@ -168,22 +180,22 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
 
 @pytest.mark.parametrize(
     "number",
-    range(len(list(steps_of(blocks_of(README))))),
-    ids=[f"line-{step.line}" for step in steps_of(blocks_of(README))],
+    range(len(list(steps_of(blocks_of_session())))),
+    ids=[f"{step.page}-line-{step.line}" for step in steps_of(blocks_of_session())],
 )
-def test_each_example_of_the_readme_does_what_it_says(session: Session, number: int) -> None:
+def test_each_example_does_what_its_page_says(session: Session, number: int) -> None:
     step, ended = session.steps[number], session.ended[number]
     assert ended.code == 0, f"{step.command}\n{ended.output}"
     wanted = step.output or ""
     assert OutputChecker().check_output(wanted, ended.output, ELLIPSIS), (
-        f"README line {step.line}: {step.command}\nsays:\n{wanted}\nprinted:\n{ended.output}"
+        f"{step.page} line {step.line}: {step.command}\nsays:\n{wanted}\nprinted:\n{ended.output}"
     )
 
 
-def test_each_block_of_the_readme_is_run() -> None:
-    commands = "\n".join(step.command for step in steps_of(blocks_of(README)))
-    for block in blocks_of(README):
-        where = f"the block in line {block.line}"
+def test_each_block_of_the_session_is_run() -> None:
+    commands = "\n".join(step.command for step in steps_of(blocks_of_session()))
+    for block in blocks_of_session():
+        where = f"{block.page}: the block in line {block.line}"
         assert block.kind in {"sh", "python", "console", "text"}, f"{where} is of no known kind"
         assert block.kind != "python" or block.name, f"{where} has no name in its first line"
         assert not block.name or block.name in commands, f"nothing runs {block.name}"
@@ -316,7 +328,7 @@ def rows_of(name: str) -> str:
 
 
 def section_of_commands() -> str:
-    return README.read_text().partition("### Commands")[2].partition("\n##")[0]
+    return README.read_text().partition("\n## Commands")[2].partition("\n##")[0]
 
 
 def options_of(command: click.Command) -> list[list[str]]:
