@@ -124,11 +124,17 @@ def _uuid_of(signal: SignalDict) -> UUID:
     return UUID(hex=str(signal["signal_id"]) * 2)
 
 
+def users_environment() -> dict[str, str]:
+    """Ours, but Python keeps what it has compiled, as it does for both sides on a user's machine."""
+    return {key: text for key, text in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+
+
 def command_s(command: Command) -> float:
     """The seconds a whole command takes, from its start to its end; it must exit 0."""
     started_s = time.perf_counter()
     done = subprocess.run(
         command,
+        env=users_environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
