@@ -125,7 +125,7 @@ def _uuid_of(signal: SignalDict) -> UUID:
 
 
 def users_environment() -> dict[str, str]:
-    """Ours, but Python keeps what it has compiled, as it does for both sides on a user's machine."""
+    """Ours, but Python keeps what it has compiled, as on a user's machine."""
     return {key: text for key, text in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
 
 
