@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from eventlog.disk import Disk, RealDisk
+from eventlog.plan import Receipt
 from eventlog.writer import Settings
 from tools.crash.__main__ import main
 from tools.crash.check import Subject, simulation
@@ -263,6 +264,18 @@ def test_the_ledger_misses_what_is_lost_and_what_nobody_wrote() -> None:
         ledger.check(world.inodes)
     with pytest.raises(Violation, match="nobody submitted"):
         Ledger().check(world.inodes)
+
+
+def test_the_ledger_takes_nothing_back_that_has_its_receipt() -> None:
+    """A repetition that fails says nothing of the entry that is there."""
+    ledger = Ledger()
+    first = ledger.submit(["s1"])
+    first.settle(0, Receipt(1, "s1", None, "0" * 64, "2025-11-18T02:00:00.000000Z", False))
+    ledger.collect()
+    again, never = ledger.submit(["s1"]), ledger.submit(["s2"])
+    ledger.withdraw(again)
+    ledger.withdraw(never)
+    assert ledger.submitted == {"s1"}
 
 
 def test_a_failed_sync_is_hidden_by_the_cache_until_that_is_dropped() -> None:

@@ -63,7 +63,9 @@ class Ledger:
         self.marked_seq = 0  # the watermark on the device covers at least this
         self.grown = 0  # how often anything was added
         self._open: list[Group] = []  # groups under way
-        self._doubtful: set[str] = set()  # of appends whose outcome is unknown
+        # Of appends whose outcome is unknown, or that have their receipt: a later failure to append
+        # them once more says nothing of what stands in the log.
+        self._may_stand: set[str] = set()
 
     def copy(self) -> "Ledger":
         """The same promises, for a disk that goes its own way from here."""
@@ -84,13 +86,13 @@ class Ledger:
         """The group's append failed, and nothing of it stays but what has a receipt."""
         self.collect()
         for one, receipt in zip(group.items, group.results, strict=True):
-            if receipt is None and one.signal_id not in self._doubtful:
+            if receipt is None and one.signal_id not in self._may_stand:
                 self.submitted.discard(one.signal_id or "")
 
     def doubt(self, group: Group) -> None:
         """The group's outcome is unknown, and stays so."""
         self.collect()
-        self._doubtful.update(one.signal_id or "" for one in group.items)
+        self._may_stand.update(one.signal_id or "" for one in group.items)
 
     def collect(self) -> None:
         """Notes each receipt the moment it is made: from then on a caller may be told."""
@@ -99,6 +101,7 @@ class Ledger:
                 if isinstance(receipt, Receipt):
                     if receipt.signal_id != group.items[index].signal_id:
                         raise Violation(f"the receipt of another signal: {receipt}")
+                    self._may_stand.add(receipt.signal_id or "")
                     self.owe(receipt.seq, receipt.chain)
         self._open = [g for g in self._open if g.left > 0 and g.error is None]
 
@@ -138,8 +141,8 @@ class Ledger:
                 raise Violation(f"entry {seq} is not the one that was acknowledged")
         if len(set(found.keys)) < len(found.keys):
             raise Violation("a signal is there twice")
-        if not self.submitted.issuperset(found.keys):
-            raise Violation("the log holds what nobody submitted")
+        if strange := sorted(set(found.keys) - self.submitted):
+            raise Violation(f"the log holds what nobody submitted: {strange}")
         return found
 
 
