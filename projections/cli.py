@@ -55,6 +55,24 @@ def alpine_config() -> "AlpineConfig":
     return AlpineConfig(url=url, key=key, disabled=disabled)
 
 
+def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    from projections.as_of import moment_of
+    from projections.errors import ProjectionError
+
+    try:
+        return None if value is None else moment_of(value)
+    except ProjectionError as error:
+        raise click.BadParameter(f"{error.what}: {error.do}", ctx, param) from None
+
+
+AS_OF = click.option(
+    "--as-of",
+    metavar="TIME",
+    callback=_moment,
+    help="What was known at TIME, such as 2025-11-18T02:00:00Z.",
+)
+
+
 class Context(Protocol):
     """What the options before the command said."""
 
@@ -171,14 +189,20 @@ def wait(obj: Context, seq: int, stage: str, timeout_s: float | None) -> None:
 @click.command()
 @click.option("--symbol", metavar="S", help="Of this symbol only.")
 @click.option("--limit", type=click.IntRange(min=1), default=10, show_default=True)
+@AS_OF
 @click.option("--json", "as_json", is_flag=True, help="A JSON array, with all columns.")
 @click.pass_obj
-def signals(obj: Context, symbol: str | None, limit: int, as_json: bool) -> None:
+def signals(obj: Context, symbol: str | None, limit: int, as_of: str | None, as_json: bool) -> None:
     """List signals, the newest first.
+
+    With --as-of, what was known at that moment: what the log had recorded by then, without the
+    outcomes and order ids that it recorded later. Signals that import-legacy brought in count from
+    their import on. The answer is always the same; a moment that is not over is refused.
 
     \b
     Example:
       eventlog signals --symbol AAPL --limit 5
+      eventlog signals --as-of 2025-11-18T02:00:00Z
       eventlog signals --json | jq '.[].confidence'
     """
     import asyncio
@@ -190,7 +214,7 @@ def signals(obj: Context, symbol: str | None, limit: int, as_json: bool) -> None
 
     async def ask() -> list[dict[str, object]]:
         async with SignalStore(obj.home) as store:
-            return await store.latest(symbol, limit)
+            return await store.latest(symbol, limit, as_of=as_of)
 
     found = asyncio.run(ask())
     if as_json:
@@ -204,13 +228,15 @@ def signals(obj: Context, symbol: str | None, limit: int, as_json: bool) -> None
 
 
 @click.command()
+@AS_OF
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for machines.")
 @click.pass_obj
-def stats(obj: Context, as_json: bool) -> None:
+def stats(obj: Context, as_of: str | None, as_json: bool) -> None:
     """Say how the signals did: wins, losses, win rate, average return.
 
     win_rate is the percentage of wins among wins and losses; average_return is the mean
-    profit_loss_pct of the signals that have an outcome.
+    profit_loss_pct of the signals that have an outcome. With --as-of, what they were at that
+    moment: see `eventlog signals --help`.
 
     \b
     Example:
@@ -225,7 +251,7 @@ def stats(obj: Context, as_json: bool) -> None:
 
     async def ask() -> dict[str, object]:
         async with SignalStore(obj.home) as store:
-            return await store.stats()
+            return await store.stats(as_of=as_of)
 
     found = asyncio.run(ask())
     if as_json:

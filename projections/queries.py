@@ -5,7 +5,11 @@ for it before each answer from the cache, so an answer is never older than the d
 that may only read the directory gets connections that take no locks while nobody writes; they are
 given up as soon as somebody does.
 
-Invariant: what comes out was the content of the table at some moment after the call began.
+`as_of` asks what was known at a moment: what the log had recorded by then, with the outcomes and
+order ids that it had by then. It is answered only once that answer is final.
+
+Invariant: what comes out was the content of the table at some moment after the call began; with
+`as_of`, it is the same whenever it is asked.
 """
 
 import asyncio
@@ -14,6 +18,7 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -21,7 +26,19 @@ from typing import NamedTuple, Self
 import aiosqlite
 import orjson
 
+from eventlog import log_status
 from projections import schema
+from projections.as_of import (
+    COUNT_THEN,
+    LATEST_OF_THEN,
+    LATEST_THEN,
+    ONE_THEN,
+    REACH,
+    STATS_THEN,
+    Reach,
+    moment_of,
+    refuse_unless_past,
+)
 from projections.database import FOREIGN, connect, database_path, examine, identity, refuse
 from projections.errors import ProjectionError
 from projections.threads import in_thread
@@ -65,6 +82,7 @@ class SignalStore:
     """
 
     def __init__(self, home: str | os.PathLike[str]) -> None:
+        self._home = os.fspath(home)
         self._path = database_path(Path(home))
         self._identity: tuple[int, ...] | None = None  # of the file that the connections are to
         self._idle: list[aiosqlite.Connection] = []
@@ -84,38 +102,64 @@ class SignalStore:
     ) -> None:
         await self.close()
 
-    async def latest(self, symbol: str | None = None, limit: int = 10) -> list[dict[str, object]]:
-        """The newest signals by timestamp, newest first, of one symbol or of all."""
+    async def latest(
+        self,
+        symbol: str | None = None,
+        limit: int = 10,
+        *,
+        as_of: str | datetime | None = None,
+    ) -> list[dict[str, object]]:
+        """The newest signals by timestamp, newest first, of one symbol or of all.
+
+        With `as_of`, RFC 3339 text or an aware datetime, those that were recorded by then, with
+        what was known of them by then. Signals that were imported count from their import on.
+        Raises ProjectionError where that may still change: for a moment to come, and where the
+        table is behind the log.
+        """
         count = max(0, min(limit, ROWS_MAX))
-        if symbol is None:
-            rows = await self._ask(LATEST, count)
+        of = () if symbol is None else (symbol.strip().upper(),)
+        if as_of is None:
+            rows = await self._ask(LATEST_OF if of else LATEST, *of, count)
         else:
-            rows = await self._ask(LATEST_OF, symbol.strip().upper(), count)
+            seq = await self._seq_then(as_of)
+            rows = await self._ask(LATEST_OF_THEN if of else LATEST_THEN, seq, count, *of)
         return [dict(zip(schema.COLUMNS, row, strict=True)) for row in rows]
 
-    async def get(self, signal_id: str) -> dict[str, object] | None:
-        """One signal, with its further keys under `extra`; None when there is none."""
-        rows = await self._ask(ONE, signal_id)
+    async def get(
+        self, signal_id: str, *, as_of: str | datetime | None = None
+    ) -> dict[str, object] | None:
+        """One signal, with its further keys under `extra`; None when there is, or was, none."""
+        if as_of is None:
+            rows = await self._ask(ONE, signal_id)
+        else:
+            rows = await self._ask(ONE_THEN, await self._seq_then(as_of), signal_id)
         if not rows:
             return None
         *columns, extra = rows[0]
         found = dict(zip(schema.COLUMNS, columns, strict=True))
         return found | {"extra": orjson.loads(extra) if isinstance(extra, str) else {}}
 
-    async def count(self) -> int:
-        """How many signals there are."""
-        ((count,),) = await self._ask(COUNT)
+    async def count(self, *, as_of: str | datetime | None = None) -> int:
+        """How many signals there are, or were."""
+        if as_of is None:
+            ((count,),) = await self._ask(COUNT)
+        else:
+            ((count,),) = await self._ask(COUNT_THEN, await self._seq_then(as_of))
         assert isinstance(count, int)
         return count
 
-    async def stats(self) -> dict[str, object]:
+    async def stats(self, *, as_of: str | datetime | None = None) -> dict[str, object]:
         """total_signals, wins, losses, win_rate, average_return and last_updated.
 
         `win_rate` is the percentage of wins among wins and losses, `average_return` the mean
         profit_loss_pct of signals with an outcome, both rounded to two digits; `last_updated` is
         the time of the last fact that applied, None when there is none.
         """
-        ((total, wins, losses, average, last_updated),) = await self._ask(STATS)
+        if as_of is None:
+            (row,) = await self._ask(STATS)
+        else:
+            (row,) = await self._ask(STATS_THEN, await self._seq_then(as_of))
+        total, wins, losses, average, last_updated = row
         assert isinstance(wins, int)
         assert isinstance(losses, int)
         ended = wins + losses
@@ -136,6 +180,15 @@ class SignalStore:
         self._cache.clear()
         for connection in (*idle, *([sentinel] if sentinel is not None else [])):
             await connection.close()
+
+    async def _seq_then(self, as_of: str | datetime) -> int:
+        """The seq of the last fact that was recorded by then; 0 where there was none."""
+        moment = moment_of(as_of)
+        (row,) = await self._ask(REACH, moment)
+        reach = Reach._make(row)
+        if reach.last_recorded_at <= moment:
+            await in_thread(lambda: refuse_unsettled(self._home, reach, moment))
+        return reach.seq
 
     async def _ask(self, statement: str, *values: object) -> Sequence[Row]:
         key = (statement, *values)
@@ -223,3 +276,22 @@ class SignalStore:
     async def _connect(self) -> aiosqlite.Connection:
         path = self._path
         return await aiosqlite.Connection(lambda: connect(path, readonly=True), 64)
+
+
+def refuse_unsettled(home: str, reach: Reach, moment: str) -> None:
+    """Raises ProjectionError where what was known at the moment may still become more.
+
+    It looks at the log only where the table holds nothing that was recorded later.
+    """
+    if reach.last_recorded_at > moment:
+        return
+    refuse_unless_past(moment, datetime.now(UTC))
+    last_seq = log_status(home, count=False)["last_seq"]
+    assert isinstance(last_seq, int)
+    if reach.checkpoint < last_seq:
+        raise ProjectionError(
+            f"the table does not reach {moment} yet: it is at entry {reach.checkpoint} of"
+            f" {last_seq}",
+            where=home,
+            do="run `eventlog project sqlite --once`, or start the daemon",
+        )
