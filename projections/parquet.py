@@ -1,0 +1,64 @@
+"""Rows as Parquet: the door to pyarrow, which comes with the extra `parquet`.
+
+Invariant: a file that was closed holds every row that was written, with the metadata in its schema.
+"""
+
+from collections.abc import Sequence
+from typing import IO
+
+import pyarrow  # type: ignore[import-untyped]  # it ships no type information
+import pyarrow.parquet  # type: ignore[import-untyped]
+
+from projections.errors import ProjectionError
+
+METADATA_KEY = b"eventlog"
+INTEGERS = frozenset({"id"})
+REALS = frozenset(
+    {"entry_price", "target_price", "stop_price", "confidence", "exit_price", "profit_loss_pct"}
+)
+TIMES = frozenset(
+    {"timestamp", "created_at", "recorded_at", "order_recorded_at", "outcome_recorded_at"}
+)
+
+
+class ParquetRows:
+    """Writes rows of `columns` to `file`, a group of rows for each call."""
+
+    def __init__(self, file: IO[bytes], columns: Sequence[str], metadata: bytes) -> None:
+        fields = [(name, _type(name)) for name in columns]
+        self._schema = pyarrow.schema(fields, metadata={METADATA_KEY: metadata})
+        self._writer = pyarrow.parquet.ParquetWriter(file, self._schema, compression="zstd")
+
+    def write(self, rows: Sequence[Sequence[object]]) -> None:
+        """Raises ProjectionError for a value that is not of its column's type."""
+        try:
+            arrays = [
+                _array(field.name, column)
+                for field, column in zip(self._schema, zip(*rows, strict=True), strict=True)
+            ]
+        except pyarrow.ArrowException as error:
+            raise ProjectionError(
+                f"the table holds what is not of its column's type: {error}",
+                do="somebody else wrote to the database: run `eventlog rebuild-database`",
+            ) from error
+        self._writer.write_batch(pyarrow.record_batch(arrays, schema=self._schema))
+
+    def close(self) -> None:
+        """Writes the end of the file."""
+        self._writer.close()
+
+
+def _type(name: str) -> pyarrow.DataType:
+    if name in TIMES:
+        return pyarrow.timestamp("us", tz="UTC")
+    if name in REALS:
+        return pyarrow.float64()
+    return pyarrow.int64() if name in INTEGERS else pyarrow.string()
+
+
+def _array(name: str, values: Sequence[object]) -> pyarrow.Array:
+    if name not in TIMES:
+        return pyarrow.array(values, _type(name))
+    # SQLite's own form, which `created_at` has, names no offset; it is UTC like all the others.
+    texts = [f"{text}Z" if isinstance(text, str) and len(text) == 19 else text for text in values]
+    return pyarrow.array(texts, pyarrow.string()).cast(_type(name))
