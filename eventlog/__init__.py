@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from eventlog.columns import SignalColumns
+    from eventlog.disk import file_system_of, is_network_file_system
     from eventlog.errors import (
         AppendFailed,
         AppendTimeout,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         SignalConflict,
         UnsafePath,
         Unsupported,
+        printable,
         shown,
     )
     from eventlog.line import Entry, decode
@@ -62,6 +64,8 @@ _MODULES = {
     "Stretch": "verified",
     "can_fork": "workers",
     "decode": "line",
+    "file_system_of": "disk",
+    "is_network_file_system": "disk",
     "load_plugin": "plugins",
     "log_bytes": "verified",
     "log_status": "views",
@@ -102,10 +106,13 @@ __all__ = [
     "Unsupported",
     "can_fork",
     "decode",
+    "file_system_of",
+    "is_network_file_system",
     "load_plugin",
     "log_bytes",
     "log_status",
     "plugin_names",
+    "printable",
     "read_entries",
     "read_verified",
     "shown",

@@ -106,12 +106,16 @@ class AlpineClient:
         return meaning(response.status, response.data, response.retry_after, now_s=time.time())
 
     async def is_healthy(self) -> bool:
-        """Whether sync/health answers 200; it asks for no key, and gets none."""
+        """Whether sync/health answers 200."""
         try:
-            request = httpx.Request("GET", self.url + HEALTH_PATH)
-            return (await self._fetch(request, ANSWER_BYTES_MAX)).status == 200
+            return (await self.health()).status == 200
         except NoAnswer:
             return False
+
+    async def health(self) -> Response:
+        """What sync/health answers; it asks for no key, and gets none. Raises NoAnswer."""
+        request = httpx.Request("GET", self.url + HEALTH_PATH)
+        return await self._fetch(request, ANSWER_BYTES_MAX)
 
     async def page(self, after: int) -> Response:
         """One page of Alpine's list: signals with an id above `after`. Raises NoAnswer, NoKey."""

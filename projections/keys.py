@@ -50,14 +50,14 @@ class FileKey:
     """A key in a file of its own, read again when the file changes."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._where = f"ALPINE_API_KEY_FILE {path}"
         self._stamp: object = ()
         self._key = b""
         self._problem = ""  # why it could not be read
 
     def __repr__(self) -> str:
-        return f"FileKey({str(self._path)!r})"
+        return f"FileKey({str(self.path)!r})"
 
     def read(self) -> bytes:
         stamp = self._look()
@@ -65,7 +65,7 @@ class FileKey:
             self._stamp = stamp  # of before it is read: a change during that is seen next time
             self._key, self._problem = b"", ""
             try:
-                self._key = _content(self._path)
+                self._key = _content(self.path)
             except OSError as error:
                 self._problem = f"the key file cannot be read: {error.strerror}"
         if self._problem:
@@ -77,7 +77,7 @@ class FileKey:
 
     def _look(self) -> object:
         try:
-            status = self._path.stat()
+            status = self.path.stat()
         except OSError:
             return None
         return (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)

@@ -19,7 +19,7 @@ LONGER: dict[str, str] = {}  # path of a module that may be longer: why
 
 # They decide; they are handed every byte and every moment, so that a property can try them all.
 PURE = {"signal", "values", "facts", "line", "scan", "segments", "durable", "accepted", "plan"}
-PURE |= {"as_of", "cells", "moves", "payloads", "schema", "signals_table"}
+PURE |= {"as_of", "cells", "findings", "moves", "payloads", "schema", "signals_table"}
 IMPURE = {"asyncio", "io", "logging", "os", "pathlib", "random", "secrets", "shutil", "socket"}
 IMPURE |= {"sqlite3", "subprocess", "tempfile", "threading", "time", "uuid"}
 IMPURE |= {"open", "datetime.now"}
