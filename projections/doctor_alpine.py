@@ -78,7 +78,7 @@ async def _try_key(client: AlpineClient) -> Finding:
     return Finding(
         check=check,
         level=NOTE,
-        found=f"whether Alpine takes it cannot be asked, for it does not list signals: {found}",
+        found=f"whether Alpine takes it cannot be told, for it did not list its signals: {found}",
         do="see `eventlog status` once something was delivered",
     )
 
@@ -86,7 +86,9 @@ async def _try_key(client: AlpineClient) -> Finding:
 def _judge_key_file(config: AlpineConfig) -> list[Finding]:
     """Who may read the key."""
     if not isinstance(config.key, FileKey):
-        if not config.url:
+        try:
+            config.key.read()
+        except NoKey:
             return []
         do = "put it into a file of mode 0600, and its path into ALPINE_API_KEY_FILE"
         found = "it is in the environment, which other programs of this account can read"

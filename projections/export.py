@@ -29,8 +29,7 @@ from projections.projection import CHAIN_START
 from projections.queries import refuse_unsettled
 
 PAGE_ROWS = 20_000  # some 20 MB of Python objects, a tenth of a second of reading
-CSV, PARQUET = "csv", "parquet"
-FORMATS = (CSV, PARQUET)
+CSV = "csv"  # the other format is parquet
 
 COLUMNS = (*schema.COLUMNS, "extra", "recorded_at", "order_recorded_at", "outcome_recorded_at")
 _SELECT = f"""SELECT {COLUMNS_THEN}, x.extra, r.recorded_at, o.recorded_at, c.recorded_at

@@ -108,7 +108,7 @@ def expected_stats(tables: model.Tables) -> dict[str, object]:
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(data=st.data(), history=histories_with_an_end())
 def test_what_was_known_then_is_the_fold_of_what_was_recorded_by_then(
     data: st.DataObject, history: list[Item]
@@ -301,6 +301,7 @@ def answer(*words: object, home: Path) -> Any:
     return json.loads(done.out)
 
 
+@pytest.mark.slow
 def test_the_commands_answer_as_of_then(home: Path) -> None:
     append(home, a_signal(1), a_signal(2, symbol="MSFT"))
     append(home, closed(1))
@@ -319,6 +320,7 @@ def test_the_commands_answer_as_of_then(home: Path) -> None:
     assert "win" not in for_people
 
 
+@pytest.mark.slow
 def test_imported_signals_count_from_their_import_on_and_the_help_says_so(
     home: Path, tmp_path: Path
 ) -> None:

@@ -409,7 +409,7 @@ def test_a_key_that_is_missing_or_in_the_environment_is_said(home: Path, tmp_pat
     assert levels(found, "alpine key") == [NOTE]
     assert "s3cr3t" not in json.dumps(found)
     found = findings(home, ALPINE_API_URL=url)
-    assert levels(found, "alpine")[0] == NOTE
+    assert (levels(found, "alpine")[0], levels(found, "alpine key")) == (NOTE, [])
     assert "nothing is delivered" in said(found, "alpine")
 
 
@@ -427,6 +427,16 @@ def test_an_alpine_that_does_not_list_leaves_the_key_to_deliveries() -> None:
     _, key, _ = answers(whole(200, b"{}"), whole(404, b'{"detail":"Not Found"}'))
     assert (key.check, key.level) == ("alpine key", NOTE)
     assert "404" in key.found
+
+
+def test_an_alpine_without_a_key_for_it_is_a_problem() -> None:
+    async def run() -> list[Finding]:
+        async with server(answering(whole(200, b"{}"))) as found:
+            return await check_alpine(AlpineConfig(url=found.url, key=FixedKey("")))
+
+    well, key = asyncio.run(run())
+    assert (well.level, key.check, key.level) == (OK, "alpine key", PROBLEM)
+    assert "there is no API key" in key.found
 
 
 def test_an_alpine_that_is_not_well_is_a_problem_and_its_words_are_harmless() -> None:

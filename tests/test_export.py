@@ -155,6 +155,7 @@ def _text_of_time(name: str, value: Any) -> object:
     return text if name == "timestamp" else text.replace("+00:00", "Z")
 
 
+@pytest.mark.slow
 def test_duckdb_reads_csv_and_parquet_alike(home: Path, tmp_path: Path) -> None:
     for kind in ("csv", "parquet"):
         done = eventlog("export", "--format", kind, "--output", tmp_path / f"x.{kind}", home=home)
@@ -260,6 +261,7 @@ def test_the_table_of_another_log_is_refused(home: Path, tmp_path: Path) -> None
         exported(other)
 
 
+@pytest.mark.slow
 def test_beside_a_csv_stands_which_data_it_is_and_on_stdout_it_goes_to_stderr(
     home: Path, tmp_path: Path
 ) -> None:
@@ -347,6 +349,7 @@ def names_in(folder: Path) -> list[str]:
     return sorted(os.listdir(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_disk_that_is_full_leaves_the_old_file_and_nothing_else(
     home: Path, tmp_path: Path, kind: str
@@ -408,6 +411,7 @@ def test_killed_at_any_moment_there_is_the_old_file_or_the_new_one(
     assert b"old" in seen
 
 
+@pytest.mark.slow
 def test_a_new_file_is_ours_alone_whatever_the_umask(home: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     for _ in range(2):  # a new one, and in the place of another
@@ -417,6 +421,7 @@ def test_a_new_file_is_ours_alone_whatever_the_umask(home: Path, tmp_path: Path)
         path.chmod(0o644)
 
 
+@pytest.mark.slow
 def test_what_is_no_regular_file_is_left_alone(home: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_text("mine")
