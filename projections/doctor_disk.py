@@ -181,10 +181,10 @@ def _try_torn(home: Path, measured: Measured, _seconds: float) -> list[Finding]:
     """Parts of a write behind the end must be put aside by the next append, and kept."""
     with EventLog(home) as log:
         heard = [_of(log.append(_signal(0)))]
-        line = (home / "logs" / "00000000000000000001.jsonl").read_bytes()
+    segment = home / "logs" / "00000000000000000001.jsonl"
+    line = segment.read_bytes()
     halves = [line[:cut] for cut in (1, 2, len(line) // 2, 511, 512, len(line) - 1)]
     for number, torn in enumerate((*halves, bytes(512), b"\xa5" * 4_096, bytes(700) + b"\n")):
-        (segment,) = (home / "logs").glob("*.jsonl")
         end = segment.stat().st_size
         with segment.open("ab") as file:
             file.write(torn)
@@ -206,10 +206,12 @@ def _try_flip(home: Path, measured: Measured, _seconds: float) -> list[Finding]:
     with EventLog(home, segment_bytes=SEGMENT_BYTES) as log:
         log.append_many([_signal(number) for number in range(100)])
     rng = random.Random(0)
-    segments = sorted((home / "logs").glob("*.jsonl"))
+    segments = [path for path in sorted((home / "logs").glob("*.jsonl")) if path.stat().st_size]
     for _ in range(FLIPS):
-        segment = rng.choice([path for path in segments if path.stat().st_size])
-        at, bit = rng.randrange(segment.stat().st_size), 1 << rng.randrange(8)
+        if not segments:
+            raise Broken("what was written is gone")
+        segment = rng.choice(segments)
+        at, bit = rng.randrange(segment.stat().st_size or 1), 1 << rng.randrange(8)
         _flip(segment, at, bit)
         try:
             for _stretch in read_verified(home):
@@ -226,8 +228,10 @@ def _try_flip(home: Path, measured: Measured, _seconds: float) -> list[Finding]:
 def _flip(path: Path, at: int, bit: int) -> None:
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        (byte,) = os.pread(fd, 1, at)
-        os.pwrite(fd, bytes([byte ^ bit]), at)
+        found = os.pread(fd, 1, at)
+        if not found:
+            raise Broken(f"byte {at} of {path.name} is gone")
+        os.pwrite(fd, bytes([found[0] ^ bit]), at)
         os.fsync(fd)
         with suppress(AttributeError):
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -314,6 +318,8 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 def _said(line: bytes) -> Said:
     found = orjson.loads(line)
+    if "seq" not in found:
+        raise Broken(f"append refused an entry: {line.decode()}")
     return found["seq"], found["chain"]
 
 
