@@ -277,7 +277,8 @@ def import_legacy(
     """Bring an old tracker's signals into the log of a new home.
 
     Line and row of one signal_id become one signal; outcomes become `closed`, order ids
-    `executed`. Running it again adds nothing twice. Exit code 1 when something was refused.
+    `executed`. Running it again adds nothing twice. For --as-of they count from this import on.
+    Exit code 1 when something was refused.
 
     \b
     Example:
