@@ -84,7 +84,7 @@ def test_the_pure_core_never_sees_a_clock_a_disk_or_the_environment(path: Path) 
 def texts_of_the_repository() -> Iterator[tuple[str, str]]:
     for folder, folders, files in os.walk(CHECKOUT):
         folders[:] = [f for f in folders if f == ".ci" or not f.startswith((".", "__pycache__"))]
-        for path in (Path(folder, name) for name in files):
+        for path in (Path(folder, name) for name in files if name != ".git"):
             if path != Path(__file__).resolve():
                 yield str(path.relative_to(CHECKOUT)), path.read_text(errors="replace")
 
