@@ -14,7 +14,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -36,6 +36,7 @@ PAGE_BYTES_MAX = 16 << 20
 KEEPALIVE_S = 4.0  # below the server's 5 s, so that it does not close under a request
 ABANDONED_S = 0.05  # until a server has seen that nobody waits for its answer any more
 
+KEY_HEADER = b"X-API-Key"
 SYNC_PATH = "/api/v1/external-signals/sync/signal"
 HEALTH_PATH = "/api/v1/external-signals/sync/health"
 LIST_PATH = "/api/v1/signals"
@@ -65,6 +66,7 @@ class Response:
     status: int
     data: bytes
     retry_after: str | None = None
+    secret: bytes = field(default=b"", repr=False)  # the key that was sent; `data` may show it
 
 
 class AlpineClient:
@@ -96,14 +98,20 @@ class AlpineClient:
     async def send(self, body: bytes) -> Answer:
         """One try at one signal; `body` is from `answers.body_of`."""
         try:
-            headers = [(b"X-API-Key", self._key.read()), (b"Content-Type", b"application/json")]
+            headers = [(KEY_HEADER, self._key.read()), (b"Content-Type", b"application/json")]
             request = httpx.Request("POST", self._sync_url, headers=headers, content=body)
             response = await self._fetch(request, ANSWER_BYTES_MAX)
         except NoKey as error:
             return Unavailable(kind=REFUSED, status=None, detail=str(error))
         except NoAnswer as error:
             return Unavailable(kind=DOWN, status=None, detail=error.what)
-        return meaning(response.status, response.data, response.retry_after, now_s=time.time())
+        return meaning(
+            response.status,
+            response.data,
+            response.retry_after,
+            now_s=time.time(),
+            secret=response.secret,
+        )
 
     async def is_healthy(self) -> bool:
         """Whether sync/health answers 200."""
@@ -120,7 +128,7 @@ class AlpineClient:
     async def page(self, after: int) -> Response:
         """One page of Alpine's list: signals with an id above `after`. Raises NoAnswer, NoKey."""
         url = f"{self.url}{LIST_PATH}?limit={PAGE_SIGNALS}&after={after}"
-        request = httpx.Request("GET", url, headers=[(b"X-API-Key", self._key.read())])
+        request = httpx.Request("GET", url, headers=[(KEY_HEADER, self._key.read())])
         return await self._fetch(request, PAGE_BYTES_MAX)
 
     async def _fetch(self, request: httpx.Request, bytes_max: int) -> Response:
@@ -134,6 +142,8 @@ class AlpineClient:
             return response
         except TimeoutError:
             what = f"no answer within {self._deadline_s:g} s"
+        except httpx.ConnectError as error:  # why: a name, a port, a certificate
+            what = f"no answer: ConnectError: {error}"
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:
             what = f"no answer: {type(error).__name__}"  # its text may hold what was sent
         finally:
@@ -166,6 +176,7 @@ class AlpineClient:
             status=response.status_code,
             data=bytes(data),
             retry_after=response.headers.get("Retry-After"),
+            secret=next((value for name, value in request.headers.raw if name == KEY_HEADER), b""),
         )
 
     def _new_transport(self) -> httpx.AsyncHTTPTransport:
@@ -260,7 +271,7 @@ def checked_url(url: str) -> str:
     except (ValueError, httpx.InvalidURL):
         raise ProjectionError(what, do=do) from None
     is_address = parts.scheme in ("http", "https") and url.isprintable() and " " not in url
-    if not is_address or not host or parts.query or parts.fragment:
+    if not is_address or not host or "?" in url or "#" in url:
         raise ProjectionError(what, do=do)
     if parts.username is not None:
         what = "ALPINE_API_URL holds a user name or password, which messages would show"
@@ -285,7 +296,7 @@ def is_loopback(host: str) -> bool:
 
 def _ssl_context(url: str) -> ssl.SSLContext:
     """One for all places: loading the certificates takes some 20 ms."""
-    if url.startswith("https:"):
+    if httpx.URL(url).scheme == "https":
         return httpx.create_ssl_context(trust_env=False)
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # not used
 
@@ -296,8 +307,9 @@ def rows_of(response: Response, url: str) -> tuple[list[dict[str, object]], int 
         with suppress(orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
             page = orjson.loads(response.data)
             return [dict(row) for row in page["signals"]], page["next"]
+    said = described(response.status, response.data, response.secret)
     raise NoAnswer(
-        f"Alpine did not list its signals: {described(response.status, response.data)}",
+        f"Alpine did not list its signals: {said}",
         where=url + LIST_PATH,
         do="check ALPINE_API_URL and the key, and that this Alpine can list",
     )

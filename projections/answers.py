@@ -7,10 +7,12 @@
     429, 408, other 5xx, no answer  Unavailable, DOWN: its trouble, or the network's
     401, 403, 404, 3xx, other 4xx   Unavailable, REFUSED: the key or the address is wrong
 
-Invariant: every status has exactly one meaning, and what is kept of an answer is short and
-printable.
+Invariant: every status has exactly one meaning, and what is kept of an answer is short, printable
+and without the key that was sent.
 """
 
+import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from email.utils import parsedate_to_datetime
 import orjson
 
 SHOWN_CHARS_MAX = 500  # of an answer that is kept with a parked signal
+SEARCHED_BYTES_MAX = 1 << 16  # a secret is taken out of so much, before it is cut to what is shown
 RETRY_AFTER_S_MAX = 60.0  # what a server may ask for; more is its operator's mistake
 REASONING_CHARS_MIN = 20  # Alpine answers 500 to a shorter one, and writes its own for none
 
@@ -67,26 +70,31 @@ class Unavailable:
 Answer = Accepted | Duplicate | Rejected | Unavailable
 
 
-def meaning(status: int, data: bytes, retry_after: str | None, *, now_s: float) -> Answer:
-    """What the answer to a signal means. `now_s`: seconds since 1970, for a Retry-After date."""
+def meaning(
+    status: int, data: bytes, retry_after: str | None, *, now_s: float, secret: bytes = b""
+) -> Answer:
+    """What the answer to a signal means.
+
+    `now_s`: seconds since 1970, for a Retry-After date. `secret` is not shown, should it be there.
+    """
     if 200 <= status < 300:
-        return _stored(status, data)
+        return _stored(status, data, secret)
     if status == 409:
         return Duplicate()
     if status in _REJECTED:
-        return Rejected(status=status, body=shown_body(data))
+        return Rejected(status=status, body=shown_body(data, secret))
     if status == 500:
-        return Unavailable(kind=FAILING, status=status, detail=described(status, data))
+        return Unavailable(kind=FAILING, status=status, detail=described(status, data, secret))
     is_down = status > 500 or status in _DOWN
     return Unavailable(
         kind=DOWN if is_down else REFUSED,
         status=status,
-        detail=described(status, data),
+        detail=described(status, data, secret),
         retry_after_s=retry_after_seconds(retry_after, now_s=now_s) if is_down else 0.0,
     )
 
 
-def _stored(status: int, data: bytes) -> Answer:
+def _stored(status: int, data: bytes, secret: bytes) -> Answer:
     said = None
     with suppress(orjson.JSONDecodeError, AttributeError):
         said = orjson.loads(data).get("status")
@@ -95,7 +103,7 @@ def _stored(status: int, data: bytes) -> Answer:
     if said == "duplicate":
         return Duplicate()
     # Somebody else answers at this address, a proxy or a portal: the next try will tell.
-    detail = f"the answer is not Alpine's: {described(status, data)}"
+    detail = f"the answer is not Alpine's: {described(status, data, secret)}"
     return Unavailable(kind=DOWN, status=status, detail=detail)
 
 
@@ -136,13 +144,25 @@ def body_of(payload: Mapping[str, object]) -> bytes:
     return orjson.dumps(fields)
 
 
-def described(status: int, data: bytes) -> str:
+def described(status: int, data: bytes, secret: bytes = b"") -> str:
     """An answer in a few words."""
-    text = shown_body(data)
+    text = shown_body(data, secret)
     return f"{status} {text}" if text else str(status)
 
 
-def shown_body(data: bytes) -> str:
-    """What is kept of a body: its beginning, printable."""
-    text = data[: 4 * SHOWN_CHARS_MAX].decode("utf-8", "replace")[:SHOWN_CHARS_MAX]
-    return "".join(char if char.isprintable() else " " for char in text)
+def shown_body(data: bytes, secret: bytes = b"") -> str:
+    """What is kept of a body: its beginning, printable, and without the secret."""
+    text = _without(secret, data[:SEARCHED_BYTES_MAX].decode("utf-8", "replace"))
+    return "".join(char if char.isprintable() else " " for char in text[:SHOWN_CHARS_MAX])
+
+
+def _without(secret: bytes, text: str) -> str:
+    """A server may show the headers that it got, as text or in JSON; headers are often latin-1."""
+    if not secret:
+        return text
+    read = {secret.decode("utf-8", "replace"), secret.decode("latin-1")}
+    escaped = {
+        json.dumps(key, ensure_ascii=to_ascii)[1:-1] for key in read for to_ascii in (False, True)
+    }
+    forms = sorted(read | escaped, key=len, reverse=True)  # the longest first: it may hold another
+    return re.sub("|".join(map(re.escape, forms)), "***", text, flags=re.IGNORECASE)

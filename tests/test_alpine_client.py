@@ -26,6 +26,7 @@ from projections.alpine import (
     ANSWER_BYTES_MAX,
     IN_FLIGHT_MAX,
     AlpineClient,
+    NoAnswer,
     Patience,
     checked_url,
     is_loopback,
@@ -157,6 +158,41 @@ def test_what_is_kept_of_an_answer_is_short_and_printable() -> None:
     assert len(answer.body) <= SHOWN_CHARS_MAX
     assert answer.body.isprintable()
     assert shown_body("ü".encode() * 10) == "ü" * 10
+
+
+@pytest.mark.parametrize("status", [201, 400, 401, 422, 500, 503])
+@pytest.mark.parametrize("key", ["geheim-123", 'Schlüssel"\\', "ß" * 500])
+@pytest.mark.parametrize("escaping", [None, True, False])
+@pytest.mark.parametrize("charset", ["latin-1", "utf-8"])
+def test_a_key_that_a_server_shows_is_not_kept(
+    status: int, key: str, escaping: bool | None, charset: str
+) -> None:
+    """S3: frameworks answer with the headers that they got; the key may stand where it is cut."""
+    text = key.encode().decode(charset)
+    for before in ("", "x" * 490):
+        shown = text if escaping is None else json.dumps(text, ensure_ascii=escaping)[1:-1]
+        data = f"{before}{shown} {shown}".encode()
+        answer = meaning(status, data, None, now_s=0.0, secret=key.encode())
+        kept = answer.body if isinstance(answer, Rejected) else getattr(answer, "detail", "")
+        assert shown[:6] not in kept.replace("xxxxx", "")
+        assert "*" in kept
+
+
+def test_a_key_that_a_server_shows_is_in_no_answer_and_no_error() -> None:
+    echo = f"you sent {KEY}".encode()
+
+    async def run() -> None:
+        async with server(answering(whole(500, echo))) as found:
+            client = client_of(found)
+            assert "you sent ***" in repr(answer := await client.send(BODY))
+            assert KEY not in repr(answer)
+            page = await client.page(0)
+            with pytest.raises(NoAnswer, match=r"you sent \*\*\*") as raised:
+                rows_of(page, found.url)
+            assert KEY not in str(raised.value)
+            await client.close()
+
+    asyncio.run(run())
 
 
 def test_a_request_is_what_the_contract_says() -> None:
@@ -641,6 +677,7 @@ def test_a_page_that_is_none_says_so() -> None:
     [
         *("", "alpine.example.com", "ftp://a.example", "http://", "https:///x", "file:///etc"),
         *("http://[::1", "http://a:port/", "http://a:99999/", "https://a/?key=1", "https://a/#x"),
+        *("https://a/?", "https://a/#"),
         "http://a b/",
     ],
 )
