@@ -12,9 +12,7 @@ from projections.ledger import Ledger
 from projections.outbox import (
     DISCARD,
     DISCARDED,
-    FAILING,
     GONE,
-    REFUSED,
     REPLAY,
     Asked,
     Outbox,
@@ -32,16 +30,20 @@ class Errands:
         self._ledger = ledger
         self._answered = answered
         self._under_way: dict[int, list[int]] = {}  # ids of who asked, by seq
+        self._begun_now: dict[int, Errand] = {}  # under way, and not handed out yet
         self._asked_after = 0
 
     def collect(self, outbox: Outbox, *, with_due: bool) -> dict[int, Errand]:
-        """What is to be sent now that is not under way yet. Raises sqlite3.Error."""
-        found: dict[int, Errand] = {}
+        """What is to be sent now that is not under way yet.
+
+        Raises sqlite3.Error; what was begun by then is handed out the next time.
+        """
+        begun = self._begun_now
         if len(self._under_way) < UNDER_WAY_MAX:
             for asked in outbox.asked(after=self._asked_after):
                 errand = self._begun(outbox, asked)
                 if errand is not None:
-                    found[asked.seq] = errand
+                    begun[asked.seq] = errand
                 self._asked_after = asked.id
                 if len(self._under_way) >= UNDER_WAY_MAX:
                     break
@@ -50,8 +52,9 @@ class Errands:
             for parked in outbox.due(time.time(), max(0, room)):
                 if parked.seq not in self._under_way:
                     self._under_way[parked.seq] = []
-                    found[parked.seq] = Errand.DUE
-        return found
+                    begun[parked.seq] = Errand.DUE
+        self._begun_now = {}
+        return begun
 
     def _begun(self, outbox: Outbox, asked: Asked) -> Errand | None:
         if asked.what == DISCARD:
@@ -61,16 +64,16 @@ class Errands:
         if asked.seq in self._under_way:
             self._under_way[asked.seq].append(asked.id)
             return None
-        if asked.what == REPLAY:
-            self._under_way[asked.seq] = [asked.id]
-            # One that is on its way as new is not sent a second time beside that.
-            return None if self._ledger.is_under_way(asked.seq) else Errand.REPLAY
         parked = outbox.parked(asked.seq)
-        if parked is None or parked.kind not in (REFUSED, FAILING):
+        if asked.what != REPLAY and (parked is None or parked.kind == DISCARDED):
             self._answered[asked.id] = GONE
             return None
         self._under_way[asked.seq] = [asked.id]
-        return Errand.RETRY
+        if parked is not None:
+            # Also in a replay: twenty that are parked say nothing about those that are not.
+            return Errand.RETRY
+        # One that is on its way as new is not sent a second time beside that.
+        return None if self._ledger.is_under_way(asked.seq) else Errand.REPLAY
 
     def ended(self, seq: int, outcome: str) -> None:
         """A signal was settled, or there is none: whoever asked for it gets to know."""

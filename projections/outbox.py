@@ -11,6 +11,7 @@ no signal.
 import fcntl
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
@@ -19,8 +20,9 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Self, TypeVar
 
+from eventlog import UnsafePath
 from projections.database import is_damage, look, make_file, set_aside
-from projections.outbox_schema import BUSY_S_MAX, set_up
+from projections.outbox_schema import BUSY_S_MAX, is_whole, set_up
 from projections.outbox_schema import NAME as NAME
 from projections.projection import Checkpoint
 from projections.sender import lock_path
@@ -79,13 +81,18 @@ class Unsaved:
 class Outbox:
     """The file of one home. Not thread-safe; its transactions take some 100 us and sync nothing.
 
-    Raises sqlite3.Error, also from each of its methods; SchemaTooNew.
+    Raises sqlite3.Error, also from each of its methods; SchemaTooNew, UnsafePath.
     """
 
     def __init__(self, path: Path) -> None:
-        if not path.exists():
-            with suppress(FileExistsError):
-                make_file(path)
+        with suppress(FileExistsError):
+            make_file(path)
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise UnsafePath(
+                "no regular file stands where the delivery state should be",
+                where=str(path),
+                do="move it",
+            )
         self._path = path
         self._db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_S_MAX)
         try:
@@ -97,11 +104,10 @@ class Outbox:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """For the sender: a damaged file is set aside, and a new one made."""
+        """For the sender: a file that is damaged or not ours is set aside, and a new one made."""
         try:
             outbox = cls(path)
-            (found,) = outbox._db.execute("PRAGMA quick_check(1)").fetchone()
-            if found == "ok":
+            if is_whole(outbox._db):
                 return outbox
             outbox.close()
         except sqlite3.DatabaseError as error:
@@ -256,9 +262,14 @@ def outbox_path(home: Path) -> Path:
 def read_outbox(path: Path) -> tuple[Checkpoint, set[int], dict[str, object]] | None:
     """Checkpoint, done above it, and figures; None without a readable file. Changes nothing."""
     try:
-        return _look(path, lambda db: (_checkpoint(db), _done_above(db), _figures(db)))
+        return load_outbox(path)
     except (OSError, sqlite3.Error):
         return None
+
+
+def load_outbox(path: Path) -> tuple[Checkpoint, set[int], dict[str, object]]:
+    """The same. Raises FileNotFoundError where there is none yet, OSError, sqlite3.Error."""
+    return _look(path, lambda db: (_checkpoint(db), _done_above(db), _figures(db)))
 
 
 def read_parked(path: Path) -> list[Parked]:
@@ -292,8 +303,10 @@ def _look(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
 
 
 def _checkpoint(db: sqlite3.Connection) -> Checkpoint:
-    statement = "SELECT seq, chain FROM checkpoint WHERE name = ?"
-    seq, chain = db.execute(statement, (NAME,)).fetchone()
+    row = db.execute("SELECT seq, chain FROM checkpoint WHERE name = ?", (NAME,)).fetchone()
+    if row is None:
+        raise sqlite3.DatabaseError("there is no checkpoint in it")
+    seq, chain = row
     return Checkpoint(projection=NAME, seq=seq, chain=chain)
 
 

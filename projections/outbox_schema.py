@@ -1,6 +1,6 @@
 """The tables of `data/alpine.db`, and how they are set up.
 
-Invariant: a file of a newer version is left as it is.
+Invariant: a file of a newer version, or with tables of somebody else, is left as it is.
 """
 
 import sqlite3
@@ -29,13 +29,15 @@ _TABLES = {
 
 
 def set_up(db: sqlite3.Connection, path: Path) -> None:
-    """Makes the tables where there are none, or older ones. Raises SchemaTooNew, sqlite3.Error."""
+    """Makes the tables where there are none. Raises SchemaTooNew, sqlite3.Error."""
+    # NORMAL: a power loss may take the last commits, never half of one; it costs requests.
+    db.execute("PRAGMA synchronous = NORMAL")
     (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version < SCHEMA_VERSION and _names(db):
+        return  # they are not ours, or somebody was faster: see is_whole
     (journal,) = db.execute("PRAGMA journal_mode").fetchone()
     if journal != "wal":
         _go_wal(db)
-    # NORMAL: a power loss may take the last commits, never half of one; it costs requests.
-    db.execute("PRAGMA synchronous = NORMAL")
     if version > SCHEMA_VERSION:
         raise SchemaTooNew(
             "a newer version of eventlog made this file", where=str(path), do="upgrade eventlog"
@@ -44,10 +46,8 @@ def set_up(db: sqlite3.Connection, path: Path) -> None:
         return
     db.execute("BEGIN IMMEDIATE")
     try:
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version != SCHEMA_VERSION:  # nobody else was faster
+        if not _names(db):  # nobody else was faster
             for name, columns in _TABLES.items():
-                db.execute(f"DROP TABLE IF EXISTS {name}")
                 db.execute(f"CREATE TABLE {name}({columns})")
             first = "INSERT INTO checkpoint(name, seq, chain) VALUES (?, 0, ?)"
             db.execute(first, (NAME, CHAIN_START))
@@ -58,6 +58,26 @@ def set_up(db: sqlite3.Connection, path: Path) -> None:
         with suppress(sqlite3.Error):
             db.execute("ROLLBACK")
         raise
+
+
+def is_whole(db: sqlite3.Connection) -> bool:
+    """Whether all our tables are there, and no page is damaged. Raises sqlite3.Error."""
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version != SCHEMA_VERSION or _names(db) != set(_TABLES):
+        return False
+    for name, columns in _TABLES.items():
+        ours = [column.split()[0] for column in columns.split(",")]
+        if ours != [row[1] for row in db.execute(f"PRAGMA table_info({name})")]:
+            return False
+    if db.execute("SELECT 1 FROM checkpoint WHERE name = ?", (NAME,)).fetchone() is None:
+        return False
+    (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    return bool(found == "ok")
+
+
+def _names(db: sqlite3.Connection) -> set[str]:
+    statement = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+    return {name for (name,) in db.execute(statement)}
 
 
 def _go_wal(db: sqlite3.Connection) -> None:

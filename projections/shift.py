@@ -229,8 +229,8 @@ class Shift:
         if self.is_file_lost:
             return
         try:
-            errands = self._errands.collect(self._outbox, with_due=self._courier.is_open)
             self._failing = self._outbox.failing_count()
+            errands = self._errands.collect(self._outbox, with_due=self._courier.is_open)
         except sqlite3.Error as error:
             logger.debug("errands_not_read error=%s", error)  # the next save says what is wrong
             return

@@ -13,7 +13,7 @@ from pathlib import Path
 from eventlog import EventLogError, log_status, read_entries
 from projections.database import database_path, look
 from projections.outbox import NAME as ALPINE
-from projections.outbox import is_delivering, outbox_path, read_outbox
+from projections.outbox import STOPPED, is_delivering, load_outbox, outbox_path
 from projections.registry import make_projection, projection_names
 from projections.schema import READ_CHECKPOINT, SQLITE
 
@@ -69,13 +69,17 @@ def _ask(database: sqlite3.Connection) -> dict[str, object]:
 
 def alpine_status(home: Path) -> dict[str, object]:
     """Figures of delivery: parked signals count as done."""
-    stored = read_outbox(outbox_path(home))
-    if stored is None:
-        figures: dict[str, object] = {"delivered": 0, "parked": 0, "failing": 0}
-        return {"checkpoint": 0, **lag(home, 0), **figures, "state": "stopped", "last_error": None}
-    checkpoint, done, figures = stored
+    counts = ("delivered", "parked", "failing")
+    rest: dict[str, object] = {"state": STOPPED, "last_error": None}
+    try:
+        checkpoint, done, figures = load_outbox(outbox_path(home))
+    except FileNotFoundError:
+        return {"checkpoint": 0, **lag(home, 0), **dict.fromkeys(counts, 0), **rest}
+    except (OSError, sqlite3.Error) as error:
+        unknown = dict.fromkeys(("checkpoint", "lag_entries", "lag_seconds", *counts))
+        return {**unknown, **rest, "problem": f"the delivery state cannot be read: {error}"}
     if not is_delivering(home):
-        figures["state"] = "stopped"
+        figures["state"] = STOPPED
     return {"checkpoint": checkpoint.seq, **lag(home, checkpoint.seq, done), **figures}
 
 

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventlog import EventLog
+from eventlog import EventLog, UnsafePath
 from projections import Checkpoint, Pace, Projector
 from projections.answers import Accepted, Answer, Duplicate
 from projections.asking import Done, carry_out
@@ -348,6 +349,44 @@ def test_a_replay_of_what_is_still_on_its_way_sends_it_once(home: Path) -> None:
     assert max(Counter(script.sent).values()) <= 2  # a probe may have begun before
 
 
+def test_an_order_that_was_read_while_the_file_was_locked_is_done_all_the_same(home: Path) -> None:
+    append(home, *signals(10))
+    script = Script(says=lambda seq: BAD if seq in (4, 5) else Accepted())
+
+    async def story(_: Projector) -> None:
+        await happens(lambda: is_caught_up(home))
+        script.says = lambda _: Accepted()
+        with closing(Outbox(outbox_path(home))) as outbox:
+            # One transaction, which lasts for longer than the sender waits to note the discard.
+            outbox._db.execute("BEGIN IMMEDIATE")
+            statement = "INSERT INTO asked(who, what, seq) VALUES ('me', ?, ?)"
+            outbox._db.executemany(statement, [(RETRY, 5), (DISCARD, 4)])
+            outbox._db.execute("COMMIT")
+            outbox._db.execute("BEGIN IMMEDIATE")
+            await asyncio.sleep(0.1)
+            outbox._db.execute("COMMIT")
+            await happens(lambda: outbox.outcomes("me") == {"stored": 1, "discarded": 1})
+
+    while_delivering(home, script, story)
+
+
+def test_a_replay_of_what_alpine_refuses_does_not_stop_the_others(home: Path) -> None:
+    """Twenty and more that are parked are refused again: that says nothing about new ones."""
+    append(home, *signals(60))
+    script = Script(says=lambda seq: BAD if seq % 2 else Accepted())
+    deliver(home, script)
+    assert len(parked_kinds(home)) == 30
+    assert order(home, script, DISCARD, 1, 3) == Done(asked=2, discarded=2)
+
+    async def story(_: Projector) -> None:
+        done = await carry_out(home, CONFIG, REPLAY, range(1, 61))
+        assert done == Done(asked=60, stored=30, parked=30)
+        assert status(home)["state"] == "delivering"
+
+    while_delivering(home, script, story, timing=replace(AT_ONCE, slow_probe_s=1e6))
+    assert len(parked_kinds(home)) == 28  # what was given up stays so
+
+
 def test_a_thousand_orders_and_more_are_done(home: Path) -> None:
     append(home, *signals(2_500))
     deliver(home, Script())
@@ -405,7 +444,13 @@ def test_what_is_no_whole_signal_is_parked_and_stops_nothing(home: Path) -> None
 # The file
 
 
-@pytest.mark.parametrize("harm", ["deleted", "truncated", "flipped", "emptied", "no database"])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        *("deleted", "truncated", "flipped", "emptied", "no database"),
+        *("foreign", "foreign of our version", "other columns", "no checkpoint"),
+    ],
+)
 def test_a_file_that_was_lost_while_down_costs_requests_and_nothing_else(
     home: Path, harm: str
 ) -> None:
@@ -413,12 +458,44 @@ def test_a_file_that_was_lost_while_down_costs_requests_and_nothing_else(
     deliver(home, Script(says=lambda seq: BAD if seq == 7 else Accepted()))
     path = outbox_path(home)
     harm_file(path, harm)
-    assert status(home)["lag_entries"] in (0, 500)
+    found = status(home)
+    assert found["lag_entries"] in (0, 500) or "cannot be read" in found["problem"]
     script = Script(says=lambda seq: BAD if seq == 7 else Duplicate())
     deliver(home, script)
     assert set(script.sent) in (set(range(1, 501)), set())  # a flip may hit what nobody reads
     assert parked_kinds(home) == {7: REFUSED}
     assert status(home)["lag_entries"] == 0
+
+
+def change(path: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        for statement in statements:
+            other.execute(statement)
+
+
+def test_a_database_of_somebody_else_is_kept_aside_with_its_tables(home: Path) -> None:
+    append(home, *signals(3))
+    change(outbox_path(home), "CREATE TABLE parked(a)", "INSERT INTO parked VALUES (7)")
+    script = Script()
+    deliver(home, script)
+    assert sorted(script.sent) == [1, 2, 3]
+    [kept] = (home / "data").glob("alpine.db.damaged-*")
+    with closing(sqlite3.connect(kept)) as theirs:
+        assert theirs.execute("SELECT a FROM parked").fetchall() == [(7,)]
+
+
+@pytest.mark.parametrize("kind", ["link", "directory"])
+def test_what_is_no_regular_file_is_refused_and_nothing_is_made(home: Path, kind: str) -> None:
+    """W13: a link may lead out of the home."""
+    append(home, a_signal(1))
+    path, elsewhere = outbox_path(home), home.parent / "elsewhere"
+    if kind == "link":
+        path.symlink_to(elsewhere)
+    else:
+        path.mkdir()
+    with pytest.raises(UnsafePath, match="no regular file stands"):
+        deliver(home, Script())
+    assert not elsewhere.exists()
 
 
 def harm_file(path: Path, harm: str) -> None:
@@ -434,6 +511,13 @@ def harm_file(path: Path, harm: str) -> None:
             path.write_bytes(data)
         case "emptied":
             os.truncate(path, 0)
+        case "no checkpoint":
+            change(path, "DELETE FROM checkpoint")
+        case "foreign" | "foreign of our version" | "other columns":
+            path.unlink()
+            table = "checkpoint" if harm == "other columns" else "theirs"
+            version = 0 if harm == "foreign" else 1
+            change(path, f"CREATE TABLE {table}(a)", f"PRAGMA user_version = {version}")
         case _:
             path.write_bytes(b"no database at all " * 1_000)
 
