@@ -267,7 +267,7 @@ def checked_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         host = parts.hostname if parts.port != 0 else None
-        httpx.URL(url)
+        httpx.URL(url).host  # noqa: B018  # a property that refuses what is no name
     except (ValueError, httpx.InvalidURL):
         raise ProjectionError(what, do=do) from None
     is_address = parts.scheme in ("http", "https") and url.isprintable() and " " not in url

@@ -10,6 +10,7 @@ first one ends.
 Invariant: no entry is below the stored checkpoint before Alpine has answered for it, or parked it.
 """
 
+import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
@@ -106,7 +107,7 @@ class AlpineProjection:
         shift = self._shift
         if shift is None:
             return
-        if shift.is_file_lost:
+        if shift.file_lost.is_set():
             raise CheckpointMoved("what was delivered is not known any more", where=str(self._home))
         if not await shift.is_there_room():
             raise ProjectionStalled(f"Alpine takes nothing: {shift.described}")
@@ -126,6 +127,11 @@ class AlpineProjection:
                 where=self._config.url,
                 do="see `eventlog status`; a daemon (`eventlog project alpine`) goes on trying",
             )
+
+    async def lost(self) -> None:
+        """Returns when the file was deleted or damaged: all is to be given again."""
+        never = asyncio.Event()
+        await (self._shift.file_lost if self._shift is not None else never).wait()
 
     def stop(self) -> None:
         """Whatever waits in here returns soon."""

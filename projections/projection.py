@@ -38,6 +38,9 @@ class Draining(Protocol):
     async def drain(self) -> None:
         """Returns when all that was taken over is done; raises when it cannot be now."""
 
+    async def lost(self) -> None:
+        """Returns when its stored checkpoint is lost, and it is to be opened anew."""
+
 
 class Projection(Protocol):
     """Derives something from the log. Registered in the entry-point group `eventlog.projections`.

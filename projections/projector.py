@@ -8,7 +8,7 @@ Invariant: `apply` gets each entry once, in order, from the checkpoint that the 
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +123,8 @@ class Projector:
             check_same_log(log, self.checkpoint)
             self._tell()
             batches = log.tail(self.checkpoint.seq, hint=_hint(self.checkpoint))
-            async with aclosing(batches), _Source(batches, self._stop) as source:
+            lost = self._projection.lost if isinstance(self._projection, Draining) else None
+            async with aclosing(batches), _Source(batches, self._stop, lost) as source:
                 self._source = source
                 while not self._is_done(until_seq):
                     batch = await source.next(self._pace, until_seq)
@@ -201,25 +202,35 @@ class Projector:
 class _Source:
     """Cuts what the tail gives into the batches that the pace asks for."""
 
-    def __init__(self, batches: AsyncGenerator[Batch, None], stop: asyncio.Event) -> None:
+    def __init__(
+        self,
+        batches: AsyncGenerator[Batch, None],
+        stop: asyncio.Event,
+        lost: Callable[[], Coroutine[None, None, None]] | None,
+    ) -> None:
         self._batches = batches
         self._rest = Batch()
         self._coming: asyncio.Future[Batch] | None = None
         self.is_filling = False  # holds a batch that is to grow
         self._stopping = asyncio.ensure_future(stop.wait())
+        # What is lost while nothing comes must not wait for what comes.
+        self._losing = asyncio.ensure_future(lost()) if lost is not None else None
 
     async def __aenter__(self) -> "_Source":
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in (self._stopping, self._coming):
+        for task in (self._stopping, self._losing, self._coming):
             if task is not None:
                 task.cancel()
                 with suppress(asyncio.CancelledError, StopAsyncIteration, EventLogError):
                     await task
 
     async def next(self, pace: Pace, until_seq: int | None) -> Batch:
-        """The next batch, not empty unless stopped; one that reaches `until_seq` is not held."""
+        """The next batch, not empty unless stopped; one that reaches `until_seq` is not held.
+
+        Raises CheckpointMoved once the projection has lost its own.
+        """
         if not self._rest:
             self._rest = await self._take(None)
         loop = asyncio.get_running_loop()
@@ -247,7 +258,11 @@ class _Source:
         if self._coming is None:
             self._coming = asyncio.ensure_future(anext(self._batches))
         waited: set[asyncio.Future[Any]] = {self._coming, self._stopping}
+        if self._losing is not None:
+            waited.add(self._losing)
         await asyncio.wait(waited, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if self._losing is not None and self._losing.done():
+            raise CheckpointMoved("what was done is not known any more")
         if self._stopping.done() or not self._coming.done():
             return Batch()
         coming, self._coming = self._coming, None
@@ -278,5 +293,6 @@ def check_same_log(log: EventLog, checkpoint: Checkpoint) -> None:
             f"seq {checkpoint.seq}, and this log {found}",
             where=f"checkpoint {checkpoint.projection}, chain {checkpoint.chain[:16]}...",
             do="find out which of the two is right (`eventlog verify` tells whether the log is "
-            "whole): restore the log, or run `eventlog rebuild-database` to build anew from it",
+            "whole): restore the log, or build anew from it (`eventlog rebuild-database`; for "
+            "`alpine`, stop the daemon and remove data/alpine.db, which costs requests)",
         )

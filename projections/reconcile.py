@@ -132,8 +132,8 @@ class _Listing:
             self._db.executemany(
                 "INSERT OR IGNORE INTO theirs VALUES (?,?,?,?,?,?,?,?)", map(_their_row, rows)
             )
-            ids = [row["id"] for row in rows if isinstance(row.get("id"), int)]
-            last = max((number for number in ids if isinstance(number, int)), default=0)
+            ids = (row.get("id") for row in rows)
+            last = max((id_ for id_ in (*ids, following) if isinstance(id_, int)), default=0)
             if following is None or last <= self._after:  # a list that does not go on has ended
                 self._after = max(self._after, last)
                 return

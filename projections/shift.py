@@ -75,7 +75,7 @@ class Shift:
         self._last_error: str | None = None
         self._is_changed = asyncio.Event()  # since the last save
         self._is_full = False  # the last save failed
-        self.is_file_lost = False  # what it said is unknown: delivery must begin anew
+        self.file_lost = asyncio.Event()  # what it said is unknown: delivery must begin anew
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -182,7 +182,7 @@ class Shift:
 
     def _is_more_asked(self) -> bool:
         with suppress(sqlite3.Error):
-            return not self.is_file_lost and self._errands.is_any_asked(self._outbox)
+            return not self.file_lost.is_set() and self._errands.is_any_asked(self._outbox)
         return False
 
     # -- the tasks
@@ -226,7 +226,7 @@ class Shift:
     async def _tick(self) -> None:
         """Looks at what is due, and at what was asked for."""
         self._flush()  # what was parked a moment ago can be asked for
-        if self.is_file_lost:
+        if self.file_lost.is_set():
             return
         try:
             self._failing = self._outbox.failing_count()
@@ -297,7 +297,7 @@ class Shift:
 
     def _flush(self) -> None:
         """Stores what was done since; while the disk is full it is kept, and tried again."""
-        if self.is_file_lost:
+        if self.file_lost.is_set():
             return
         if not self._outbox.is_in_place():
             self._begin_anew("it was deleted or replaced")
@@ -330,9 +330,9 @@ class Shift:
         self._unsaved.clear()
 
     def _begin_anew(self, why: str) -> None:
-        """Makes an empty file, so that status tells the truth; the next batch begins from seq 1."""
+        """Makes an empty file, so that status tells the truth; delivery begins from seq 1."""
         logger.warning("delivery_state_lost reason=%s: all is sent again", why)
-        self.is_file_lost = True
+        self.file_lost.set()
         self._outbox.close()
         with suppress(sqlite3.Error, OSError):
             self._outbox = Outbox.open(file.outbox_path(self._home))

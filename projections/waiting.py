@@ -44,15 +44,13 @@ def is_delivered(home: Path, seq: int) -> bool:
     except (FileNotFoundError, sqlite3.Error):  # none yet, or it is damaged: it will be set up
         return False
     if parked is not None:
-        was = (
-            "was parked and is discarded"
-            if parked.kind == DISCARDED
-            else f"is parked as {parked.kind}"
-        )
+        is_discarded = parked.kind == DISCARDED
+        was = "was parked and is discarded" if is_discarded else f"is parked as {parked.kind}"
+        command = "reconcile --replay" if is_discarded else "parked retry"
         raise Parked(
             f"entry {seq} {was}: Alpine answered {parked.body}",
             where=str(home),
-            do="see `eventlog parked list`; `eventlog parked retry` sends it again",
+            do=f"see `eventlog parked list`; `eventlog {command}` sends it again",
         )
     return is_done
 

@@ -677,7 +677,7 @@ def test_a_page_that_is_none_says_so() -> None:
     [
         *("", "alpine.example.com", "ftp://a.example", "http://", "https:///x", "file:///etc"),
         *("http://[::1", "http://a:port/", "http://a:99999/", "https://a/?key=1", "https://a/#x"),
-        *("https://a/?", "https://a/#"),
+        *("https://a/?", "https://a/#", "http://xn--/"),
         "http://a b/",
     ],
 )

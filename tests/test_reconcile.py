@@ -212,6 +212,18 @@ def test_trouble_is_waited_for_and_lasting_trouble_told(home: Path) -> None:
             compared(home, answering(answer))
 
 
+def test_a_list_that_names_no_ids_is_read_to_its_end(home: Path) -> None:
+    append(home, *signals(30))
+    rows = [{**row, "id": None} for row in rows_for(home)]
+    pages = [rows[:10], rows[10:20], rows[20:]]
+    bodies = [
+        json.dumps({"signals": page, "next": 10 * number if number < 3 else None}).encode()
+        for number, page in enumerate(pages, start=1)
+    ]
+    found, _ = compared(home, answering(*(whole(200, body) for body in bodies)))
+    assert (found.missing_count, found.extra_count) == (0, 0)
+
+
 def test_a_list_that_goes_round_in_circles_ends(home: Path) -> None:
     append(home, *signals(3))
     rows = rows_for(home)
