@@ -290,7 +290,7 @@ def test_what_is_discarded_is_not_tried_again_and_says_so(home: Path) -> None:
     assert parked_kinds(home) == {}
     assert status(home)["parked"] == 0
     deliver(home, Script())
-    with pytest.raises(IsParked, match="was parked and is discarded.*reconcile --replay"):
+    with pytest.raises(IsParked, match=r"was parked and is discarded.*reconcile --replay"):
         asyncio.run(wait_async(home, 2, DELIVERED))
     assert order(home, script, RETRY, 2) == Done(asked=1, gone=1)
     assert order(home, Script(), REPLAY, 2) == Done(asked=1, stored=1)
