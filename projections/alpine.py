@@ -297,7 +297,10 @@ def is_loopback(host: str) -> bool:
 def _ssl_context(url: str) -> ssl.SSLContext:
     """One for all places: loading the certificates takes some 20 ms."""
     if httpx.URL(url).scheme == "https":
-        return httpx.create_ssl_context(trust_env=False)
+        context = httpx.create_ssl_context(trust_env=False)
+        # Also whom this machine trusts: OpenSSL finds that, or SSL_CERT_FILE in its place.
+        context.load_default_certs()
+        return context
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # not used
 
 

@@ -73,7 +73,12 @@ class FileKey:
         return _checked(self._key, self._where)
 
     def has_changed(self) -> bool:
-        return self._look() != self._stamp
+        if self._look() == self._stamp:
+            return False
+        try:  # who only touches it, or writes the same once more, must not cost a request
+            return _content(self._path) != self._key or bool(self._problem)
+        except OSError:
+            return not self._problem
 
     def _look(self) -> object:
         try:

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import random
+import ssl
 import struct
 import traceback
 import zlib
@@ -55,6 +56,7 @@ from tests.harness.rawhttp import (
     SUCCESS,
     Handler,
     Reader,
+    Request,
     Server,
     Writer,
     a_request,
@@ -67,6 +69,7 @@ from tests.harness.signals import a_signal
 PATIENCE_S = 60.0  # bounds a hang, and measures nothing
 SOON_S = 0.3  # a deadline for what would never end
 KEY = "geheim-κλειδί-鍵"
+CERTIFICATE = Path(__file__).with_name("harness") / "localhost.pem"  # signed by nobody but itself
 BODY = b'{"signal_id":"s-1"}'
 
 
@@ -204,6 +207,29 @@ def test_a_request_is_what_the_contract_says() -> None:
     assert request.headers["accept-encoding"] == b"identity"
     assert request.headers["host"] == found.url.removeprefix("http://").encode()
     assert request.body == BODY
+
+
+def test_who_answers_https_must_be_known_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A company's own authority is named by SSL_CERT_FILE, as to every program with OpenSSL."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(CERTIFICATE)
+
+    async def run() -> tuple[Answer, list[Request]]:
+        async with server(answering(whole(201)), tls=tls) as found:
+            client = AlpineClient(found.url.replace("https", "HTTPS"), FixedKey(KEY))
+            try:
+                return await client.send(BODY), found.requests
+            finally:
+                await client.close()
+
+    answer, requests = asyncio.run(run())
+    assert requests == []
+    assert isinstance(answer, Unavailable)
+    assert "certificate verify failed" in answer.detail
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    answer, requests = asyncio.run(run())
+    assert answer == Accepted()
+    assert len(requests) == 1
 
 
 def test_a_path_before_ours_is_kept() -> None:
@@ -774,6 +800,10 @@ def test_a_key_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     assert key.has_changed()
     assert key.read() == b"one"
     assert not key.has_changed()
+    os.utime(file, ns=(1, 1))
+    (tmp_path / "same").write_bytes(b"one")
+    (tmp_path / "same").rename(file)
+    assert not key.has_changed()  # a key that is wrong stays wrong
     stamp = file.stat()
     file.write_bytes(b"two\n")
     os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # as `cp -p` would

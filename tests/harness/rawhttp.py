@@ -7,6 +7,7 @@ Invariant: they listen on this machine only, and end with their block, every con
 """
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -42,7 +43,7 @@ Handler = Callable[[Server, Reader, Writer], Awaitable[None]]
 
 
 @asynccontextmanager
-async def server(handle: Handler) -> AsyncIterator[Server]:
+async def server(handle: Handler, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
     """Runs on a free port until the end of the block; then all its connections are cut."""
     found = Server()
     writers: list[Writer] = []
@@ -53,9 +54,9 @@ async def server(handle: Handler) -> AsyncIterator[Server]:
         with suppress(OSError, asyncio.IncompleteReadError):
             await handle(found, reader, writer)
 
-    running = await asyncio.start_server(serve, "127.0.0.1", 0)
+    running = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
     port = running.sockets[0].getsockname()[1]
-    found.url = f"http://127.0.0.1:{port}"
+    found.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
     try:
         yield found
     finally:
