@@ -327,20 +327,44 @@ def test_as_long_as_nobody_has_passed_nobody_is_to_blame() -> None:
 
 
 def test_each_probe_takes_other_signals_and_one_more_each_round() -> None:
-    world = World(Script(says=lambda _: GONE))
+    others: list[int] = []
+
+    class Counting(Script):
+        async def send(self, body: bytes) -> Answer:
+            others.append(self.in_flight["now"])
+            return await super().send(body)
+
+    world = World(Counting(says=lambda _: GONE))
 
     async def story(world: World) -> None:
         world.add(*range(1, 101))
         await world.until(lambda: world.courier.state is State.WAITING)
         await world.until(lambda: not world.script.in_flight["now"])
-        del world.script.sent[:]
-        await world.until(lambda: len(world.script.sent) >= 1 + 2 + 3 + 4)
+        del world.script.sent[:], others[:]
+        await world.until(lambda: others.count(0) > 3)
 
     play(world, story)
-    probes = world.script.sent[:10]
-    assert len(set(probes)) == 10
+    begun = [number for number, beside in enumerate(others) if beside == 0]  # each a round's first
+    sizes = [after - before for before, after in pairwise(begun)][:3]
+    assert sizes == [sizes[0], sizes[0] + 1, sizes[0] + 2]
+    probes = world.script.sent[: sum(sizes)]
+    assert len(set(probes)) == sum(sizes)
     assert not set(probes) & set(range(1, 11)), "those that were never tried come first"
     assert world.script.in_flight["max"] <= IN_FLIGHT_MAX
+
+
+def test_in_a_long_outage_all_get_their_turn_again_and_again() -> None:
+    """One probe that could pass must not wait behind a dozen that cannot."""
+    world = World(Script(says=lambda _: GONE))
+
+    async def story(world: World) -> None:
+        world.add(*range(1, 31))
+        await world.until(lambda: len(set(world.script.sent)) == 30)
+        del world.script.sent[:]
+        await world.until(lambda: len(world.script.sent) >= 60)
+
+    play(world, story)
+    assert set(world.script.sent[:60]) == set(range(1, 31))
 
 
 def test_a_signal_that_comes_while_nothing_passes_is_tried_before_those_that_failed() -> None:
