@@ -346,7 +346,7 @@ class Courier:
             answers = await asyncio.gather(*tries)
             for parcel, answer in zip(parcels, answers, strict=True):
                 if self._is_wanted(answer):
-                    await self._judge_probe(parcel, answer)
+                    await self._judge_probe(parcel, answer, parcels)
         finally:
             for parcel in parcels:
                 self._put_down(parcel)
@@ -362,11 +362,14 @@ class Courier:
             parcel.round_failed_at = None
         return chosen
 
-    async def _judge_probe(self, parcel: Parcel, answer: Answer) -> None:
+    async def _judge_probe(self, parcel: Parcel, answer: Answer, probed: list[Parcel]) -> None:
         if parcel.is_parked or not isinstance(answer, Unavailable) or answer.kind == REFUSED:
             await self._judge(parcel, answer)
             return
-        is_alone = self._under_way == 1 and not self._candidates()
+        # What others overtook before a restart is no other that could pass: after a kill a few that
+        # are to blame would wait for each other until something new comes.
+        others = [other for other in (*probed, *self._candidates()) if other is not parcel]
+        is_alone = self._under_way == len(probed) and all(p.was_overtaken for p in others)
         if await self._faults.is_its_own(parcel, answer, is_alone=is_alone):
             self._settled(parcel, Park(kind=FAILING, status=answer.status, body=answer.detail))
             self._turn(State.DELIVERING, None)

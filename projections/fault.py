@@ -4,9 +4,9 @@ A signal that answers 500 through all its retries is to blame when others pass:
 
 - when another passed between its first try and its last: its request began after this one had
   failed, and was answered before this one was tried again;
-- when another passed in that way since it first failed at all, or it is the only one there is, and
-  Alpine says twice that it is healthy. A dozen such signals in a row would otherwise wait for each
-  other for ever.
+- when another passed in that way since it first failed at all, or it is the only one there is
+  beside those that others overtook before a restart, and Alpine says twice that it is healthy. A
+  dozen such signals in a row would otherwise wait for each other for ever.
 
 One that gets no answer at all is to blame after five such rounds, since that is hardly ever the
 signal's fault; 429 never is. In an outage nothing passes, so nobody is to blame.

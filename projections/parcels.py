@@ -29,6 +29,7 @@ class Parcel:
     have_others_passed: bool = False  # since it first failed
     have_others_passed_in_round: bool = False
     down_rounds: int = 0
+    was_overtaken: bool = False  # in an earlier run a later signal passed, and this one did not
 
     @property
     def is_parked(self) -> bool:

@@ -58,6 +58,8 @@ class Shift:
         self._timing = timing
         self._died = died
         self.ledger = Ledger(outbox.checkpoint(), outbox.done_above())
+        self._done_until = max(outbox.done_above(), default=0)
+        self._behind: list[Parcel] = []  # not done, and no later signal was seen that is
         self._unsaved = Unsaved()
         self._errands = Errands(self.ledger, self._unsaved.answered)
         self._failing = outbox.failing_count()
@@ -118,9 +120,16 @@ class Shift:
         for entry in entries:
             self.ledger.take(entry.seq, entry.chain)
             if self.ledger.is_done(entry.seq):
+                if entry.event == "signal" and self._behind and self._parked(entry.seq) is None:
+                    for parcel in self._behind:
+                        parcel.was_overtaken = True
+                    self._behind.clear()
                 continue
             if entry.event == "signal":
-                parcels += self._packed(entry)
+                packed = self._packed(entry)
+                parcels += packed
+                if entry.seq < self._done_until:
+                    self._behind += packed
             else:
                 self.ledger.finish(entry.seq)
         self.ledger.move_on()

@@ -349,6 +349,25 @@ def test_a_replay_of_what_is_still_on_its_way_sends_it_once(home: Path) -> None:
     assert max(Counter(script.sent).values()) <= 2  # a probe may have begun before
 
 
+def test_those_to_blame_that_were_overtaken_before_a_restart_are_parked(home: Path) -> None:
+    """H6: a kill in the middle of their retries leaves a few poisoned ones, and nothing else."""
+    append(home, *signals(10))
+    with pytest.raises(ProjectionStalled):
+        deliver(home, Script(says=lambda seq: GONE if seq in (2, 3, 10) else Accepted()))
+    poisoned = Script(says=lambda seq: FAILS if seq in (2, 3, 10) else Accepted())
+    deliver(home, poisoned, timing=replace(AT_ONCE, once_s=60.0))
+    assert parked_kinds(home) == dict.fromkeys((2, 3, 10), FAILING)
+
+
+def test_facts_that_are_done_and_what_is_parked_overtake_no_signal(home: Path) -> None:
+    append(home, *signals(6), closed(1), closed(2))
+    with pytest.raises(ProjectionStalled):
+        deliver(home, Script(says=lambda seq: BAD if seq == 6 else GONE))
+    with pytest.raises(ProjectionStalled):
+        deliver(home, Script(says=lambda _: FAILS))
+    assert FAILING not in parked_kinds(home).values()
+
+
 def test_an_order_that_was_read_while_the_file_was_locked_is_done_all_the_same(home: Path) -> None:
     append(home, *signals(10))
     script = Script(says=lambda seq: BAD if seq in (4, 5) else Accepted())
