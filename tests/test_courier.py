@@ -457,6 +457,22 @@ def test_one_poison_alone_is_parked_when_alpine_says_twice_that_it_is_well() -> 
     assert world.courier.state is State.DELIVERING
 
 
+def test_one_alone_is_not_parked_while_alpine_says_only_once_that_it_is_well() -> None:
+    class Wavering(Script):
+        async def is_healthy(self) -> bool:
+            await super().is_healthy()
+            return self.health_checks % 2 == 1
+
+    world = World(Wavering(says=lambda _: FAILS))
+
+    async def story(world: World) -> None:
+        world.add(1)
+        await world.until(lambda: world.script.health_checks >= 8)
+
+    play(world, story)
+    assert world.outcomes == {}
+
+
 def test_for_no_answer_one_alone_is_not_to_blame_however_healthy_alpine_is() -> None:
     world = World(Script(says=lambda _: GONE))
 

@@ -199,6 +199,21 @@ def test_after_a_kill_what_was_not_stored_is_sent_again_and_nothing_else(home: P
     assert status(home)["delivered"] == 30
 
 
+def test_what_was_answered_before_it_was_asked_to_stop_is_stored(home: Path) -> None:
+    append(home, *signals(10))
+    script, again = Script(), Script()
+
+    async def story(projector: Projector) -> None:
+        # At once after the last answer: before it would be stored by itself.
+        while len(script.sent) < 10:  # noqa: ASYNC110  # what is looked at tells nobody
+            await asyncio.sleep(0)
+        projector.stop()
+
+    while_delivering(home, script, story)
+    deliver(home, again)
+    assert again.sent == []
+
+
 def test_a_long_backlog_is_taken_over_in_bounded_portions(home: Path) -> None:
     append(home, *signals(4_000))
     script = Script(says=lambda _: GONE)
