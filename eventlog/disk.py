@@ -244,6 +244,15 @@ def write_all(disk: Disk, fd: int, data: bytes, offset: int) -> None:
         written += more
 
 
+def sync_for_reading(disk: Disk, fd: int) -> None:
+    """Makes durable what a reader is about to read; on a medium that takes no writes, it is."""
+    try:
+        disk.fdatasync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EROFS):  # a CD, which has nothing to sync
+            raise
+
+
 def file_system_of(path: str) -> str:
     """The type of the file system that holds `path`, such as `ext4`; empty when not known."""
     try:

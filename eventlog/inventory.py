@@ -7,12 +7,11 @@ is told of once, and its lines are verified where they belong.
 Invariant: where the durable end is known, no byte of a place lies beyond it.
 """
 
-import errno
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from eventlog.disk import Disk
+from eventlog.disk import Disk, sync_for_reading
 from eventlog.durable import End, Watermark, Word
 from eventlog.errors import LogCorrupt, UnsafePath
 from eventlog.home import Home, no_log
@@ -179,18 +178,10 @@ def _look(disk: Disk, home: Home) -> _Look:
         try:
             files.append(_file(disk, fd, segment))
             if before is None and segment == segments[-1]:
-                _sync(disk, fd)  # what only the cache holds may still be rolled back
+                sync_for_reading(disk, fd)  # what only the cache holds may still be rolled back
         finally:
             disk.close(fd)
     return _Look(watermark, before, read_word(disk, home), files, faults, absent)
-
-
-def _sync(disk: Disk, fd: int) -> None:
-    try:
-        disk.fdatasync(fd)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EROFS):  # a CD, which has nothing to sync
-            raise
 
 
 def _file(disk: Disk, fd: int, segment: int) -> File:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from eventlog.accepted import Accepted
-from eventlog.disk import Disk
+from eventlog.disk import Disk, sync_for_reading
 from eventlog.durable import (
     SLOT_BYTES,
     SLOT_STRIDE_BYTES,
@@ -219,7 +219,7 @@ class LogReader:
             if later and self._end() is not None:
                 return self._limit()  # a writer came meanwhile: the segment may have grown
             if not later:
-                self._disk.fdatasync(self._fd)
+                sync_for_reading(self._disk, self._fd)
                 if size == self._byte_offset:
                     self._check_proven(end)
             return _Limit(size, False, later)
@@ -324,8 +324,11 @@ class LogReader:
             if found is not None:
                 self._byte_offset, self.tip = found.byte_to, found.tip
                 return
-        if segments and segments[-1] > after:
-            raise corrupt("is missing or cannot be read", self._segment or segments[0], 0, after)
+            before = find_line(self._disk, self._fd, after - 1)
+            self._byte_offset = before.byte_to if before is not None else 0
+        if segments and max(segments[-1] - 1, self._proven_seq()) >= after:
+            place = (self._segment or segments[0], self._byte_offset)
+            raise corrupt("is missing or cannot be read", *place, after)
         raise LogDiverged(
             f"the log holds no entry {after}",
             where=self._home.log_dir,

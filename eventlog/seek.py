@@ -29,21 +29,29 @@ def find_line(disk: Disk, fd: int, seq: int) -> Found | None:
     low, high = 0, disk.size(fd)  # the line starts at or after low, and before high
     while high - low > _SEARCH_BYTES:
         middle = (low + high) // 2
-        data = disk.pread(fd, 2 * LINE_BYTES_MAX, middle)
-        for found in _lines_within(data, data.find(b"\n") + 1, middle):
-            if found.tip.seq == seq:
-                return found
-            if found.tip.seq < seq:
-                low = found.byte_from
-            else:
-                high = found.byte_from
-            break
+        found = _first_line(disk, fd, middle, high)
+        if found is None:
+            high = middle  # nothing but damage from here on
+        elif found.tip.seq == seq:
+            return found
+        elif found.tip.seq < seq:
+            low = found.byte_from
         else:
-            high = middle  # nothing but damage here: look before it
+            high = found.byte_from
     data = disk.pread(fd, high - low + LINE_BYTES_MAX, low)
     for found in (*_lines_within(data, 0, low), *_lines_after_damage(data, low)):
         if found.tip.seq == seq:
             return found
+    return None
+
+
+def _first_line(disk: Disk, fd: int, low: int, high: int) -> Found | None:
+    """The first line that starts in a range, however much damage stands before it."""
+    for byte_offset in range(low, high, LINE_BYTES_MAX):
+        data = disk.pread(fd, 2 * LINE_BYTES_MAX, byte_offset)
+        found = next(_lines_after_damage(data, byte_offset), None)
+        if found is not None:
+            return found if found.byte_from < high else None
     return None
 
 
@@ -56,7 +64,7 @@ def _lines_within(data: bytes, start: int, byte_offset: int) -> Iterator[Found]:
 
 
 def _lines_after_damage(data: bytes, byte_offset: int) -> Iterator[Found]:
-    """Lines that start where no newline is left before them."""
+    """Lines that start at any byte: no newline need be left before them."""
     for head in HEAD.finditer(data):
         start = head.start()
         end = data.find(b"\n", start) + 1
