@@ -8,10 +8,10 @@ from eventlog.disk import Disk
 from eventlog.durable import End
 from eventlog.errors import LogCorrupt
 from eventlog.home import Home
-from eventlog.line import LINE_BYTES_MAX
-from eventlog.reader import CHUNK_BYTES, LogReader
+from eventlog.line import CHAIN_BYTES, LINE_BYTES_MAX, BadLine, chained, stored_chain
+from eventlog.reader import CHUNK_BYTES, LogReader, corrupt
 from eventlog.recovery import diverged
-from eventlog.scan import TIP_START, Tip, scan
+from eventlog.scan import TIP_START, Tip, scan, tip_of
 from eventlog.segments import Position, segment_name
 from eventlog.window import Place, Window, key_of_line
 
@@ -75,13 +75,35 @@ class Known:
         return True
 
     def stored(self, place: Place) -> bytes:
-        """The line at a place in the window."""
+        """The line at a place in the window, as it was made durable. Raises LogCorrupt."""
+        start = max(0, place.byte_offset - CHAIN_BYTES)
         fd = self._disk.open(self._home.segment_path(place.segment), writable=False)
         try:
-            data = self._disk.pread(fd, LINE_BYTES_MAX, place.byte_offset)
-            return data[: data.find(b"\n") + 1]
+            data = self._disk.pread(fd, CHAIN_BYTES + LINE_BYTES_MAX, start)
         finally:
             self._disk.close(fd)
+        before, after = data[: place.byte_offset - start], data[place.byte_offset - start :]
+        line = after[: after.find(b"\n") + 1]
+        try:
+            # A receipt made of it is an ack: it must not tell what was damaged meanwhile.
+            tip = tip_of(line)
+            if tip.seq == place.seq and chained(stored_chain(before), line) == tip.chain:
+                return line
+        except BadLine:
+            pass
+        return self._read_again(place)
+
+    def _read_again(self, place: Place) -> bytes:
+        """The same by a reader, who knows of segments and of damage, and says where it is."""
+        hint = Position(place.segment, place.byte_offset)
+        reader = LogReader(self._disk, self._home, after=place.seq - 1, hint=hint, until=self.end)
+        try:
+            lines = reader.read()
+        finally:
+            reader.close()
+        if not lines or tip_of(lines[0]).seq != place.seq:
+            raise corrupt("is gone", *hint, place.seq)
+        return lines[0]
 
     def _load(self, end: End) -> None:
         """The first look: the end, and the keys of the last entries."""

@@ -12,10 +12,18 @@ from typing import Any
 
 import pytest
 
-from eventlog import EventLog, Receipt, Signal, SignalConflict
+from eventlog import EventLog, LogCorrupt, Receipt, Signal, SignalConflict
 from tests.harness.process import pipe
 from tests.harness.signals import a_signal, closed, signals
-from tests.harness.whole import NINE, assert_kept, assert_whole, content_sha256, ids_in, lines_in
+from tests.harness.whole import (
+    NINE,
+    assert_kept,
+    assert_whole,
+    content_sha256,
+    ids_in,
+    lines_in,
+    segments_in,
+)
 
 WINDOW = 10_000  # what the contract says
 
@@ -323,3 +331,24 @@ def test_the_hash_that_a_receipt_gives_is_that_of_the_nine_fields(log: EventLog)
     payload = next(log.read()).payload
     assert set(NINE) < set(payload)
     assert receipt.sha256 == payload["sha256"] == content_sha256(payload)
+
+
+@pytest.mark.parametrize("segment_bytes", [1, 10_000], ids=["first in its segment", "within one"])
+@pytest.mark.parametrize("what", [b'"signal_id"', b'"recorded_at"', b'"chain":"', b'"strategy"'])
+def test_no_receipt_is_made_of_a_line_that_was_damaged_meanwhile(
+    home: Path, what: bytes, segment_bytes: int
+) -> None:
+    with EventLog(home, segment_bytes=segment_bytes) as log:
+        log.append_many(signals(1))
+        first = log.append(a_signal(2))
+        log.append(a_signal(3))
+        assert log.append(a_signal(2)) == is_duplicate_of(first)
+        path = next(path for path in segments_in(home) if b'"signal_id":"s-2"' in path.read_bytes())
+        data = path.read_bytes()
+        start = data.index(b'{"v":1,"seq":2,')
+        place = data.index(what, start) + len(what) + 2
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        with pytest.raises(LogCorrupt, match="entry 2 ") as caught:
+            log.append(a_signal(2))
+        assert (caught.value.segment, caught.value.byte_offset) == (path.name, start)
+        assert log.append(a_signal(4)).seq == 4, "nothing else is held up by it"
