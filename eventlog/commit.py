@@ -106,6 +106,7 @@ class Committer:
 
     def disown(self) -> None:
         """In a forked child: nothing here is ours any more. Takes no lock: its holder is gone."""
+        self._mutex = threading.Lock()
         self._closed = "this log handle was opened before the process forked"
         self._writer.drop()
 

@@ -550,6 +550,29 @@ sys.exit(code)
     assert done.returncode == 0
 
 
+def test_a_child_that_was_forked_while_a_thread_appended_does_not_hang(home: Path) -> None:
+    """What another thread held at that moment, nobody in the child will ever give back."""
+    script = """
+import os, signal, sys
+from eventlog import EventLog, LogClosed
+log = EventLog(sys.argv[1])
+log._committer._mutex.acquire()  # as a thread in the midst of an append
+pid = os.fork()
+if pid == 0:
+    signal.alarm(5)
+    try:
+        log.append({"symbol": "A", "action": "BUY", "entry_price": 1, "target_price": 2,
+                    "stop_price": 1, "confidence": 80, "strategy": "x"})
+    except LogClosed:
+        os._exit(0)
+    os._exit(1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    command = [sys.executable, "-c", script, str(home)]
+    done = subprocess.run(command, check=False, timeout=PATIENCE_S, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0
+
+
 # -- segments
 
 
