@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import aclosing, suppress
 
 from eventlog.disk import Disk, RealDisk
+from eventlog.durable import End
 from eventlog.errors import LogCorrupt
 from eventlog.home import Home, home_at, no_log
 from eventlog.line import HEAD, BadLine, Entry
@@ -70,35 +71,45 @@ def follow_lines(path: str, after: int, show: Callable[[list[bytes]], object]) -
 
 
 def _end(disk: Disk, home: Home) -> Tip:
-    """The last entry: by the lock's word, else as its line stands, else by scanning the tail.
-
-    Where the end is damaged it is the last entry that can be read; reading on meets the damage.
+    """The last durable entry: as its line stands where the lock's word tells where, else by
+    scanning the tail. Where that meets damage, the last line as it stands or, where it is damaged
+    itself, the last entry that can be read: reading on meets the damage.
     """
     word = read_word(disk, home)
-    segments = list_segments(disk, home)
-    segment = word.end.segment if word is not None else segments[-1]
-    try:
-        fd = disk.open(home.segment_path(segment), writable=False)
-        try:
-            size = word.end.byte_offset if word is not None else disk.size(fd)
-            tip = tip_of(last_line(disk, fd, size))
-        finally:
-            disk.close(fd)
-        if word is None or tip.chain == word.end.chain:
-            return tip
-    except (BadLine, FileNotFoundError):
-        pass
+    last = _last_tip(disk, home, word.end if word is not None else None)
+    if word is not None and last is not None and last.chain == word.end.chain:
+        return last
+    reader: LogReader | None = None
     try:
         reader = reader_near_end(disk, home)
+        while reader.read():
+            pass
+        return reader.tip
     except LogCorrupt:
-        reader = LogReader(disk, home)
-    try:
+        if word is None and last is not None:
+            return last
+        reader = reader or LogReader(disk, home)
         with suppress(LogCorrupt):
             while reader.read():
                 pass
         return reader.tip
     finally:
-        reader.close()
+        if reader is not None:
+            reader.close()
+
+
+def _last_tip(disk: Disk, home: Home, end: End | None) -> Tip | None:
+    """What the line that ends at `end`, or else the last line of all, says of itself."""
+    segment = end.segment if end is not None else list_segments(disk, home)[-1]
+    try:
+        fd = disk.open(home.segment_path(segment), writable=False)
+        try:
+            size = end.byte_offset if end is not None else disk.size(fd)
+            return tip_of(last_line(disk, fd, size))
+        finally:
+            disk.close(fd)
+    except (BadLine, FileNotFoundError):
+        return None
 
 
 def read_entries(path: str, *, after: int) -> Iterator[Entry]:

@@ -448,3 +448,19 @@ def fails():
     done = eventlog("fails", env=plugins(code, fails="theirs:fails"))
     assert done.code == 3
     assert done.err == "error: what happened\nwhere: somewhere\ndo:    this\n"
+
+
+def test_lines_that_were_never_durable_are_not_the_last_ones(home: Path) -> None:
+    """R2: the first sectors of the last batch are missing, its last line is there."""
+    with EventLog(home) as log:
+        log.append_many(signals(5))
+    mark = (home / "logs" / ".durable").read_bytes()
+    with EventLog(home) as log:
+        log.append_many(signals(3, start=6))
+    (home / "logs" / ".durable").write_bytes(mark)
+    (home / "logs" / ".lock").unlink()  # a word of another boot
+    lines = lines_in(home)
+    lines[5] = bytes(len(lines[5]) - 1) + b"\n"
+    segments_in(home)[0].write_bytes(b"".join(lines))
+    assert eventlog("tail", "-n", 2, "--json", home=home).out == b"".join(lines[3:5])
+    assert eventlog("status", "--json", home=home).answers[0]["log"]["last_seq"] == 5
