@@ -225,9 +225,7 @@ def parse_line(line: bytes) -> dict[str, object]:
     """
     if len(line) > INPUT_BYTES_MAX:
         raise EntryTooLarge(
-            f"is {len(line):,} bytes long, more than {INPUT_BYTES_MAX:,}",
-            field="line",
-            value=_cut(line),
+            f"is longer than {INPUT_BYTES_MAX:,} bytes", field="line", value=_cut(line)
         )
     try:
         item = orjson.loads(line)

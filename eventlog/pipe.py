@@ -28,7 +28,6 @@ from eventlog.errors import (
 from eventlog.log import EventLog
 from eventlog.plan import Receipt
 
-_TOO_LONG = b" " * (INPUT_BYTES_MAX + 1)  # stands for a line of which only the end was kept
 LOCK_TRIES_MAX = 15  # at the log's lock_timeout_s: between two, a signal is seen
 WRITE_GRACE_S = 5.0  # how long, once asked to stop, the reader of the answers may take
 PIPE_BUF_BYTES = 4096  # what a pipe that polls as writable takes without blocking
@@ -157,20 +156,19 @@ def _append(log: EventLog, lines: list[bytes], skip_invalid: bool) -> list[Recei
 def _read_lines(fd: int, stop: Stop) -> Iterator[list[bytes]]:
     """Lists of lines without their newline: all that waits, at most about READ_BYTES."""
     rest = b""
-    skipping = False  # inside a line that was too long: its end is still to come
+    too_long = b""  # the start of a line that is: its end is still to come
     while stop.wait_for(fd):
         data = _read_waiting(fd, stop)
         if not data:
-            if rest or skipping:
-                yield [_TOO_LONG if skipping else rest]
+            if rest or too_long:
+                yield [too_long or rest]
             return
         *lines, rest = (rest + data).split(b"\n")
-        if skipping and lines:
-            lines[0] = _TOO_LONG
-            skipping = False
+        if too_long and lines:
+            lines[0], too_long = too_long, b""
         if len(rest) > INPUT_BYTES_MAX:
-            rest, skipping = b"", True
-        elif skipping:
+            too_long = too_long or rest[: INPUT_BYTES_MAX + 1]
+        if too_long:
             rest = b""
         if lines:
             yield lines
