@@ -361,7 +361,7 @@ class LogReader:
 
 
 def reader_near_end(disk: Disk, home: Home, *, holds_lock: bool = False) -> LogReader:
-    """A reader that starts at the watermark or, without one, at the last segment.
+    """A reader that starts at the watermark or, without one, right before the last segment.
 
     What it has to scan grows with the tail of the log, not with the log. Raises LogCorrupt.
     """
@@ -381,7 +381,9 @@ def reader_near_end(disk: Disk, home: Home, *, holds_lock: bool = False) -> LogR
             reader.close()
             raise corrupt("is not the one that was durable", *hint, end.seq)
     segments = list_segments(disk, home)
-    return LogReader(disk, home, after=segments[-1] - 1 if segments else 0, holds_lock=holds_lock)
+    # One entry earlier: the line that the segment follows is not taken at its word.
+    after = max(0, segments[-1] - 2) if segments else 0
+    return LogReader(disk, home, after=after, holds_lock=holds_lock)
 
 
 def entries_of(lines: list[bytes], end: Position) -> Iterator[Entry]:

@@ -115,3 +115,24 @@ def test_a_log_on_a_disk_that_cannot_sync_for_it_is_read_only_is_read(tmp_path: 
     disk.fail("fdatasync", onwards=True)
     with pytest.raises(OSError, match="Input/output error"):
         list(EventLog(home, disk=disk).read())
+
+
+@pytest.mark.parametrize("digit", [b"0", b"1"])
+def test_a_damaged_chain_before_the_last_segment_cuts_nothing_in_it(
+    tmp_path: Path, digit: bytes
+) -> None:
+    """R3, where neither word nor watermark tells how far the log was durable: a bare copy."""
+    home = tmp_path / "home"
+    with EventLog(home, segment_bytes=1) as log:
+        log.append_many(signals(5))
+        log.append(a_signal(6))
+        log.append(a_signal(7))
+    for name in (".lock", ".durable"):
+        (home / "logs" / name).unlink()
+    before, last = segments_in(home)[-2:]
+    data, kept = before.read_bytes(), last.read_bytes()
+    before.write_bytes(data[:-4] + digit + data[-3:])
+    if data[-4:-3] != digit:
+        with pytest.raises(LogCorrupt, match="entry 6 "), EventLog(home) as log:
+            log.append(a_signal(8))
+    assert last.read_bytes() == kept
