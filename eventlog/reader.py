@@ -289,10 +289,8 @@ class LogReader:
             if self._pass_accepted(seq, 0):
                 return
             later = [s for s in list_segments(self._disk, self._home) if s > self._segment]
-            place = segment_name(min(later, default=seq))
-            raise corrupt(
-                f"is missing: {place} should start with it", self._segment, self._byte_offset, seq
-            )
+            problem = f"is missing: {segment_name(min(later, default=seq))} should start with it"
+            raise corrupt(problem, self._segment, self._byte_offset, seq)
 
     def _pass_accepted(self, segment: int, byte_from: int) -> bool:
         """Goes on behind damage that a person accepted, if it is such that starts here."""
@@ -363,7 +361,7 @@ class LogReader:
 def reader_near_end(disk: Disk, home: Home, *, holds_lock: bool = False) -> LogReader:
     """A reader that starts at the watermark or, without one, right before the last segment.
 
-    What it has to scan grows with the tail of the log, not with the log. Raises LogCorrupt.
+    What it has to scan grows with the tail of a log that is whole. Raises LogCorrupt.
     """
     watermark = read_watermark(disk, home)
     if watermark is not None and watermark.end.seq > 0:
@@ -383,7 +381,10 @@ def reader_near_end(disk: Disk, home: Home, *, holds_lock: bool = False) -> LogR
     segments = list_segments(disk, home)
     # One entry earlier: the line that the segment follows is not taken at its word.
     after = max(0, segments[-1] - 2) if segments else 0
-    return LogReader(disk, home, after=after, holds_lock=holds_lock)
+    try:
+        return LogReader(disk, home, after=after, holds_lock=holds_lock)
+    except LogCorrupt:  # by a reader who comes from the start it is named for what it is
+        return LogReader(disk, home, holds_lock=holds_lock)
 
 
 def entries_of(lines: list[bytes], end: Position) -> Iterator[Entry]:

@@ -39,8 +39,12 @@ def raw_lines(path: str, *, after: int = 0, limit: int | None = None) -> Iterato
     Raises LogCorrupt at damage, after the lines before it.
     """
     disk, home = RealDisk(), existing_home(path)
-    if after and after >= _end(disk, home).seq:
-        return
+    if after:
+        end, damage = _end(disk, home)
+        if after >= end.seq:
+            if damage is not None:
+                raise damage
+            return
     left = limit
     reader = LogReader(disk, home, after=after)
     try:
@@ -53,7 +57,7 @@ def raw_lines(path: str, *, after: int = 0, limit: int | None = None) -> Iterato
 
 def end_seq(path: str) -> int:
     """Seq of the last entry, also where the log is damaged before it."""
-    return _end(RealDisk(), existing_home(path)).seq
+    return _end(RealDisk(), existing_home(path))[0].seq
 
 
 def follow_lines(path: str, after: int, show: Callable[[list[bytes]], object]) -> None:
@@ -70,29 +74,29 @@ def follow_lines(path: str, after: int, show: Callable[[list[bytes]], object]) -
     asyncio.run(run())
 
 
-def _end(disk: Disk, home: Home) -> Tip:
+def _end(disk: Disk, home: Home) -> tuple[Tip, LogCorrupt | None]:
     """The last durable entry: as its line stands where the lock's word tells where, else by
-    scanning the tail. Where that meets damage, the last line as it stands or, where it is damaged
-    itself, the last entry that can be read: reading on meets the damage.
+    scanning the tail. Where that meets damage, which comes along, it is the last line as it stands
+    or, where that is damaged itself, the last entry that can be read.
     """
     word = read_word(disk, home)
     last = _last_tip(disk, home, word.end if word is not None else None)
     if word is not None and last is not None and last.chain == word.end.chain:
-        return last
+        return last, None
     reader: LogReader | None = None
     try:
         reader = reader_near_end(disk, home)
         while reader.read():
             pass
-        return reader.tip
-    except LogCorrupt:
+        return reader.tip, None
+    except LogCorrupt as damage:
         if word is None and last is not None:
-            return last
+            return last, damage
         reader = reader or LogReader(disk, home)
         with suppress(LogCorrupt):
             while reader.read():
                 pass
-        return reader.tip
+        return reader.tip, damage
     finally:
         if reader is not None:
             reader.close()
@@ -130,7 +134,7 @@ def log_status(path: str, *, count: bool = True) -> dict[str, object]:
     disk, home = RealDisk(), existing_home(path)
     segments = list_segments(disk, home)
     size = sum(os.stat(home.segment_path(segment)).st_size for segment in segments)
-    tip = _end(disk, home)
+    tip, _ = _end(disk, home)
     signals = None
     if count and size <= COUNTED_BYTES_MAX:
         with suppress(LogCorrupt):  # signals behind damage cannot be counted

@@ -464,3 +464,25 @@ def test_lines_that_were_never_durable_are_not_the_last_ones(home: Path) -> None
     segments_in(home)[0].write_bytes(b"".join(lines))
     assert eventlog("tail", "-n", 2, "--json", home=home).out == b"".join(lines[3:5])
     assert eventlog("status", "--json", home=home).answers[0]["log"]["last_seq"] == 5
+
+
+@pytest.mark.parametrize("boot", ["the same", "another"])
+def test_cat_after_a_seq_that_damage_hides_says_so(home: Path, boot: str) -> None:
+    """R6: two segments that were swapped."""
+    with EventLog(home, segment_bytes=1000) as log:
+        log.append_many(signals(3))
+        log.append_many(signals(3, start=4))
+        log.append_many(signals(3, start=7))
+    _, one, two = segments_in(home)
+    data = one.read_bytes()
+    one.write_bytes(two.read_bytes())
+    two.write_bytes(data)
+    if boot == "another":
+        (home / "logs" / ".lock").unlink()
+    done = eventlog("cat", "--after", 4, home=home)
+    assert (done.code, done.out) == (3, b"")
+    assert f"where: {one.name} at byte 0, seq 4\n" in done.err
+    assert eventlog("cat", "--after", 20, home=home).code == 3, "nobody can tell"
+    done = eventlog("append", home=home, stdin=jsonl([a_signal(10)]))
+    assert done.code == 3
+    assert f"where: {one.name} at byte 0, seq 4\n" in done.err, "named for what it is"
