@@ -64,10 +64,8 @@ def read_word(disk: Disk, home: Home) -> Word | None:
         for _ in range(WORD_READS_MAX):
             data = disk.pread(fd, WORD_BYTES, 0)
             word = decode_word(data)
-            if word is not None:
-                return word if word.boot_id == disk.boot_id() else None
-            if not data:
-                return None
+            if word is not None or not data:
+                return word if word and word.boot_id == disk.boot_id() else None
             time.sleep(0.0002)  # it is being overwritten right now
         return None
     finally:
@@ -285,10 +283,12 @@ class LogReader:
 
     def _open_next(self) -> None:
         seq = self.tip.seq + 1
-        if seq == self._segment or not self._open(seq):  # an empty segment does not follow itself
+        later = [s for s in list_segments(self._disk, self._home) if s > self._segment]
+        if seq in later[1:]:
+            raise corrupt("stands in the segment before", later[0], 0, later[0])
+        if seq not in later or not self._open(seq):
             if self._pass_accepted(seq, 0):
                 return
-            later = [s for s in list_segments(self._disk, self._home) if s > self._segment]
             problem = f"is missing: {segment_name(min(later, default=seq))} should start with it"
             raise corrupt(problem, self._segment, self._byte_offset, seq)
 

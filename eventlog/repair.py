@@ -156,10 +156,14 @@ class _Repair:
         is_damaged = bool(found.open_damages or found.halt)
         if is_damaged and backup is None and accepted_at is None:
             return _report(done, found, ())
-        if is_damaged or found.torn_bytes or (backup is not None and found.damages):
+        # Where nothing is proven and there is damage, nobody knows the end: what would be said of
+        # it now would be taken for a proof later. Without word and watermark all start anew.
+        is_sure = self._proven.seq > 0 or not is_damaged
+        if is_sure and (is_damaged or found.torn_bytes or (backup is not None and found.damages)):
             self._lock.say(WRITING, self._end(found))
         if found.torn_bytes:
-            _rewrite_watermarks(self._disk, self._home, self._end(found))
+            if is_sure:
+                _rewrite_watermarks(self._disk, self._home, self._end(found))
             kept_in = cut_torn_tail(self._disk, self._home, found.end, found.torn_bytes)
             done = replace(done, torn_bytes_cut=found.torn_bytes, kept_in=kept_in)
         unhelpful: tuple[str, ...] = ()

@@ -398,6 +398,48 @@ def test_damage_and_a_torn_tail_are_told_apart(home: Path, original: Path) -> No
     assert_whole(home)
 
 
+@pytest.mark.parametrize("tries", [1, 2])
+def test_where_nothing_is_proven_a_doubtful_end_never_becomes_a_proof(
+    home: Path, original: Path, tmp_path: Path, tries: int
+) -> None:
+    """A bare copy whose last whole segment is another one, with a torn tail behind it."""
+    both(copy_segment(3, 2), cut(3, 100))(home)
+    forget_the_word(home)
+    (home / "logs/.durable").unlink()
+    if tries == 2:
+        with EventLog(tmp_path / "other") as log:
+            log.append_many(signals(3, start=70))
+        assert not repair(home, backup=str(tmp_path / "other")).is_done
+    assert repair(home, backup=str(original)).is_done
+    assert verify(home).ok
+    before = [path.read_bytes() for path in segments_in(original)[:3]]
+    assert [path.read_bytes() for path in segments_in(home)[:3]] == before
+    forget_the_word(home)
+    with EventLog(home) as log:
+        assert log.append(a_signal(900)).seq == len(lines_in(home)) == log.last_seq
+    assert verify(home).ok
+
+
+@pytest.mark.parametrize("named", [2, 4])
+def test_a_copy_named_for_an_entry_in_the_midst_of_a_segment_is_named(
+    home: Path, named: int
+) -> None:
+    """R6: nobody reads on past it, and no repair is done while it stands there."""
+    first, second = segments_in(home)[:2]
+    stray = first.with_name(f"{named:020d}.jsonl")
+    shutil.copyfile(second, stray)
+    with pytest.raises(LogCorrupt) as caught:
+        read_all(home)
+    assert (caught.value.segment, caught.value.seq) == (stray.name, named)
+    done = repair(home)
+    assert not done.is_done
+    assert done.halt is not None
+    assert done.halt.segment == stray.name
+    assert verify(home).findings[0].segment == stray.name
+    stray.unlink()
+    assert repair(home).is_done
+
+
 def test_a_whole_log_is_left_as_it_is(home: Path, original: Path) -> None:
     before = but_for_the_lock(home)
     assert repair(home, accept=True, backup=str(original)) == Repaired()
