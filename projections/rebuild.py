@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from eventlog import log_bytes
+from eventlog import EventLog, log_bytes
 from projections import database, schema, swap
 from projections.beside import Item, beside
 from projections.bulk import NewDatabase
@@ -224,6 +224,7 @@ def digest_of(home: Path) -> str:
         found = database.examine(path, thoroughly=False)
         database.refuse(path, found)
         if found == MISSING:
+            EventLog(home)  # a home of the old tracker is refused in its own words
             raise ProjectionError(
                 "there is no table yet",
                 where=str(path),

@@ -21,6 +21,7 @@ from tests.harness.whole import assert_whole, bytes_of, ids_in, segments_in
 
 LOOKING = (("cat",), ("tail",), ("tail", "--json"), ("verify",), ("verify", "--json"))
 COMMANDS = (("append",), *LOOKING, ("status",), ("status", "--json"))
+OF_THE_TABLE = (("digest",), ("signals",), ("stats",), ("rebuild-database",))
 
 
 @pytest.fixture
@@ -226,7 +227,7 @@ def test_every_command_refuses_a_home_of_the_old_tracker_and_touches_nothing(
 ) -> None:
     make_old(home)
     before, times = bytes_of(home), {p: p.stat().st_mtime_ns for p in home.rglob("*")}
-    for words in COMMANDS:
+    for words in (*COMMANDS, *OF_THE_TABLE):
         done = eventlog(*words, home=home, stdin=jsonl([a_signal()]))
         assert done.code == 3, words
         assert "eventlog import-legacy" in done.err
