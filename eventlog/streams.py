@@ -4,6 +4,7 @@ Invariant: nothing that is wrong with a stream becomes a traceback, or writes in
 """
 
 import os
+import select
 import sys
 from contextlib import suppress
 
@@ -16,6 +17,8 @@ def write_out(data: bytes) -> None:
     while view:
         try:
             view = view[os.write(1, view) :]
+        except BlockingIOError:  # whoever started us made it so, for its own end of it
+            select.select([], [1], [])
         except BrokenPipeError:
             raise NobodyReads from None
 

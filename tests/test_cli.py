@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -486,3 +487,19 @@ def test_cat_after_a_seq_that_damage_hides_says_so(home: Path, boot: str) -> Non
     done = eventlog("append", home=home, stdin=jsonl([a_signal(10)]))
     assert done.code == 3
     assert f"where: {one.name} at byte 0, seq 4\n" in done.err, "named for what it is"
+
+
+def test_a_stdout_that_does_not_block_gets_all_of_it(filled: Path) -> None:
+    """A pipe from a program that reads and writes by events, and reads late."""
+    with EventLog(filled) as log:
+        log.append_many([a_signal(n, note="x" * 1000) for n in range(100, 300)])
+    lines = b"".join(lines_in(filled))
+    for words in (["cat"], ["tail", "-n", 1000, "--json"]):
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        with subprocess.Popen(command_line(words, filled, ()), stdout=writer) as process:
+            os.close(writer)
+            time.sleep(0.5)  # by now the pipe is full
+            with open(reader, "rb") as file:
+                assert file.read() == lines
+        assert process.returncode == 0
