@@ -77,7 +77,14 @@ def _version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version)
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_version,
+    help="Show the version and exit.",
+)
 @click.option(
     "--home",
     metavar="DIR",
@@ -87,7 +94,12 @@ def _version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None
 )
 @click.option("-v", "--verbose", count=True, help="Say more on stderr; twice for debugging.")
 @click.option("-q", "--quiet", is_flag=True, help="Say errors only.")
-@click.option("--log-format", type=click.Choice(["text", "json"]), default="text")
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="How messages on stderr are written. Default: text.",
+)
 @click.pass_context
 def cli(ctx: click.Context, home: str, verbose: int, quiet: bool, log_format: str) -> None:
     """An append-only, hash-chained log of trading signals, and what is built from it.
@@ -113,7 +125,9 @@ def cli(ctx: click.Context, home: str, verbose: int, quiet: bool, log_format: st
 @cli.command()
 @click.argument("file", required=False, metavar="[FILE]")
 @click.option("--skip-invalid", is_flag=True, help="Answer a bad line with its error and go on.")
-@click.option("--segment-bytes", type=click.IntRange(min=1), help="Size that ends a segment.")
+@click.option(
+    "--segment-bytes", type=click.IntRange(min=1), help="Size that ends a segment. Default: 64 MiB."
+)
 @click.pass_obj
 def append(obj: Context, file: str | None, skip_invalid: bool, segment_bytes: int | None) -> None:
     """Append signals and facts: JSON Lines from FILE or stdin.
@@ -176,7 +190,9 @@ def cat(obj: Context, after: int, limit: int | None) -> None:
 
 
 @cli.command()
-@click.option("-n", "--lines", type=click.IntRange(min=0), default=10, help="How many entries.")
+@click.option(
+    "-n", "--lines", type=click.IntRange(min=0), default=10, help="How many. Default: 10."
+)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is appended, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Raw lines instead of a summary.")
 @click.pass_obj

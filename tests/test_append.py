@@ -34,6 +34,7 @@ from eventlog.disk import RealDisk
 from eventlog.door import admit
 from eventlog.home import home_at
 from eventlog.plan import SLICE_ENTRIES_MAX, Group
+from eventlog.reader import read_watermark
 from eventlog.segments import SEGMENT_BYTES_DEFAULT
 from eventlog.window import DEDUPE_ENTRIES_DEFAULT
 from eventlog.writer import Settings, Writer
@@ -574,6 +575,21 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     command = [sys.executable, "-c", script, str(home)]
     done = subprocess.run(command, check=False, timeout=PATIENCE_S, cwd=Path(__file__).parents[1])
     assert done.returncode == 0
+
+
+def test_the_watermark_follows_a_quiet_log_that_nobody_closes(home: Path) -> None:
+    """R4: a loss of power finds the last batch covered."""
+    log = EventLog(home)
+    for number in (1, 2):
+        seq = log.append(a_signal(number)).seq
+        give_up_s = time.monotonic() + PATIENCE_S
+        while True:
+            mark = read_watermark(RealDisk(), home_at(home))
+            if mark is not None and mark.end.seq == seq:
+                break
+            assert time.monotonic() < give_up_s
+            time.sleep(0.05)
+    log.close()
 
 
 # -- segments
