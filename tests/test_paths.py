@@ -2,9 +2,11 @@
 
 import errno
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -318,3 +320,30 @@ def test_a_new_segment_whose_making_fails_half_way_never_leaves_a_hole(home: Pat
             log.append(a_signal(number))
     assert_whole(home)
     assert sorted(ids_in(home)) == ["s-1", "s-2", "s-3", "s-4"]
+
+
+# -- network file systems
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p", "ext4"])
+def test_a_network_file_system_is_refused_unless_forced(home: Path, kind: str) -> None:
+    """W9. The list of mounts is not the real one: no test can mount what it names."""
+    home.mkdir()
+    mounts = home.parent / "mounts"
+    mounts.write_text(
+        f"21 1 8:1 / / rw - ext4 /dev/x rw\n22 21 0:9 / {home} rw - {kind} there rw\n"
+    )
+    script = 'mount --bind "$0" /proc/$$/mountinfo && exec "$@"'
+    under = (shutil.which("unshare") or "false", "-m", "sh", "-c", script, mounts)
+    if subprocess.run([*map(str, under), "true"], capture_output=True, check=False).returncode:
+        pytest.skip("mounting takes root and a kernel that allows it: sudo tools/test")
+    done = eventlog("append", home=home, stdin=jsonl([a_signal()]), under=under)
+    if kind == "ext4":
+        assert done.code == 0
+        return
+    assert (done.code, done.out) == (3, b"")
+    assert f"the home is on a network file system ({kind})" in done.err
+    assert bytes_of(home) == {}
+    forced = "import sys, eventlog; eventlog.EventLog(sys.argv[1], allow_network_fs=True).close()"
+    command = [*map(str, under), sys.executable, "-c", forced, str(home)]
+    assert subprocess.run(command, check=False).returncode == 0
