@@ -15,7 +15,7 @@ import pytest
 import watchfiles
 
 from eventlog import Batch, EventLog, LogCorrupt, LogDiverged
-from eventlog.tail import ALARM_S
+from eventlog.tail import ALARM_S, IDLE_S
 from tests.harness.faultdisk import FaultDisk
 from tests.harness.process import PATIENCE_S, pipe
 from tests.harness.signals import a_signal, signals
@@ -108,11 +108,14 @@ def test_without_any_file_event_the_timer_is_enough(
             log.append(a_signal(1))
             async with aclosing(log.tail()) as batches:
                 assert await take(batches, 1) == [1]
+                coming = asyncio.ensure_future(take(batches, 1))
+                await asyncio.sleep(0.2)  # so that it waits
                 log.append(a_signal(2))
-                assert await take(batches, 1) == [2]
+                assert await coming == [2]
 
     asyncio.run(run())
     ended.set()
+    assert IDLE_S <= 1.0  # what T1 promises
 
 
 def test_a_watch_that_dies_again_and_again_does_not_stop_it(
