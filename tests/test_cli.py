@@ -503,3 +503,15 @@ def test_a_stdout_that_does_not_block_gets_all_of_it(filled: Path) -> None:
             with open(reader, "rb") as file:
                 assert file.read() == lines
         assert process.returncode == 0
+
+
+def test_a_torn_tail_that_is_cut_is_said_once(filled: Path) -> None:
+    """R1."""
+    with segments_in(filled)[-1].open("ab") as file:
+        file.write(b'{"v":1,"seq":8')
+    (filled / "logs" / ".lock").unlink()
+    said = [
+        eventlog("append", home=filled, stdin=jsonl([a_signal(n)])).err.count("torn_tail_cut")
+        for n in (50, 51)
+    ]
+    assert said == [1, 0]
