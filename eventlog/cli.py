@@ -214,12 +214,13 @@ def tail(obj: Context, lines: int, follow: bool, as_json: bool) -> None:
         else:
             write_out("".join(f"{entry_line(decode(line))}\n" for line in found).encode())
 
+    if follow:  # before the first line comes out: whoever read it may ask to stop
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     end = end_seq(obj.home)
     for found in raw_lines(obj.home, after=max(0, end - lines)):
         show(found)
         end = decode(found[-1]).seq
     if follow:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         follow_lines(obj.home, end, show)
 
 
