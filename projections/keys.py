@@ -76,7 +76,7 @@ class FileKey:
         if self._look() == self._stamp:
             return False
         try:  # who only touches it, or writes the same once more, must not cost a request
-            return _content(self._path) != self._key or bool(self._problem)
+            return _content(self.path) != self._key or bool(self._problem)
         except OSError:
             return not self._problem
 
