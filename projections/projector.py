@@ -141,15 +141,22 @@ class Projector:
         stopping = asyncio.ensure_future(self._stop.wait())
         try:
             await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if opening.done():
-                return opening.result()
-            opening.cancel()
-            with suppress(asyncio.CancelledError):
-                await opening
-                await self._projection.close()  # it was opened after all
-            return None
+            if not opening.done():
+                await self._abandon(opening)
+                return None
+        except asyncio.CancelledError:
+            with suppress(Exception):
+                await self._abandon(opening)
+            raise
         finally:
             stopping.cancel()
+        return opening.result()
+
+    async def _abandon(self, opening: "asyncio.Future[Checkpoint]") -> None:
+        opening.cancel()
+        with suppress(asyncio.CancelledError):
+            await opening
+            await self._projection.close()  # it was opened after all
 
     async def _apply(self, batch: Batch, *, is_once: bool) -> None:
         before = self.checkpoint

@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from eventlog import Entry, EventLog, LogCorrupt, LogDiverged
 from projections import Checkpoint, CheckpointMoved, Pace, ProjectionStalled, Projector
 from projections.sqlite import SqliteProjection
+from tests.harness.daemon import until
 from tests.harness.histories import Item, histories
 from tests.harness.plugins import plugins
 from tests.harness.process import eventlog
@@ -481,6 +483,25 @@ def test_a_daemon_that_stalls_says_so_and_can_be_stopped(
     asyncio.run(run())
     assert "stalled projection=stalling not yet open" in caplog.text
     assert caplog.text.count("not now") == 1  # not once a try
+
+
+def test_cancelled_at_any_moment_it_leaves_no_connection_open(home: Path) -> None:
+    """One that is left has a thread, and that keeps the interpreter from ending."""
+    append(home, *signals(3))
+    before = set(threading.enumerate())
+
+    async def run() -> None:
+        for turns in range(60):
+            running = asyncio.create_task(Projector(home, SqliteProjection()).run(once=True))
+            for turn in range(turns):
+                await asyncio.sleep(0.0005 if turn % 10 == 9 else 0)
+            running.cancel()
+            await asyncio.wait([running])
+
+    asyncio.run(run())
+    until(lambda: set(threading.enumerate()) <= before, "the end of each connection's thread")
+    project(home)
+    assert_caught_up(home)
 
 
 def test_who_waits_for_the_end_is_told_what_stalls(home: Path) -> None:
