@@ -22,6 +22,7 @@ from urllib.parse import quote
 from eventlog import ForeignHome, UnsafePath
 from projections import schema
 from projections.errors import SchemaTooNew
+from projections.projection import CHAIN_START
 
 logger = logging.getLogger(__name__)
 
@@ -79,8 +80,11 @@ def _judge(database: sqlite3.Connection, thoroughly: bool) -> str:
         (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             return DAMAGED
-    database.execute("SELECT seq FROM checkpoint LIMIT 1").fetchone()
-    return OURS
+    # Our tables are all there, or SQLite says that there is no such one, and so is the checkpoint.
+    for name in ("signals", "signal_extras", "lifecycle", "conflicts"):
+        database.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone()
+    checkpoint = database.execute(schema.READ_CHECKPOINT, (schema.SQLITE,)).fetchone()
+    return OURS if checkpoint is not None else DAMAGED
 
 
 def is_damage(error: sqlite3.Error) -> bool:
@@ -224,6 +228,7 @@ def create_schema(database: sqlite3.Connection, *, replace: bool = False) -> Non
                 database.execute(f'DROP TABLE "{name}"')
         for statement in (*schema.TABLES, *schema.INDEXES):
             database.execute(statement)
+        database.execute(schema.FIRST_CHECKPOINT, (schema.SQLITE, CHAIN_START))
         database.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
         database.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")
         database.execute("COMMIT")

@@ -39,7 +39,15 @@ from projections.as_of import (
     moment_of,
     refuse_unless_past,
 )
-from projections.database import FOREIGN, connect, database_path, examine, identity, refuse
+from projections.database import (
+    DAMAGED,
+    FOREIGN,
+    connect,
+    database_path,
+    examine,
+    identity,
+    refuse,
+)
 from projections.errors import ProjectionError
 from projections.threads import in_thread
 
@@ -90,6 +98,7 @@ class SignalStore:
         self._sentinel: aiosqlite.Connection | None = None
         self._sentinel_lock = asyncio.Lock()
         self._cache: dict[tuple[object, ...], _Cached] = {}
+        self._is_closed = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -173,7 +182,12 @@ class SignalStore:
         }
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Closes the connections; a question that is not answered yet is refused. Idempotent."""
+        self._is_closed = True
+        async with self._sentinel_lock:
+            await self._let_go()
+
+    async def _let_go(self) -> None:
         self._identity = None  # those that are being asked are closed when they have answered
         idle, self._idle = self._idle, []
         sentinel, self._sentinel = self._sentinel, None
@@ -191,6 +205,7 @@ class SignalStore:
         return reach.seq
 
     async def _ask(self, statement: str, *values: object) -> Sequence[Row]:
+        """The rows. Raises ProjectionError where there is no database, and after `close`."""
         key = (statement, *values)
         for _ in range(REPLACED_MAX):
             try:
@@ -216,14 +231,16 @@ class SignalStore:
         return ProjectionError(
             f"the database cannot be read: {problem}",
             where=str(self._path),
-            do="see `eventlog status`; `eventlog rebuild-database` heals a damaged one",
+            do="see whether this account may read it; `eventlog rebuild-database` heals a damaged "
+            "one",
         )
 
     async def _state(self) -> tuple[int, ...]:
         """Changes whenever somebody commits, and when another database is put in its place."""
         async with self._sentinel_lock:
+            self._check_open()
             if self._sentinel is None or self._is_replaced():
-                await self.close()
+                await self._let_go()
                 self._sentinel, self._identity = await self._connect_sentinel()
             rows = await self._sentinel.execute_fetchall("PRAGMA data_version")
             assert self._identity is not None, "set with the sentinel"
@@ -232,14 +249,30 @@ class SignalStore:
     async def _connect_sentinel(self) -> tuple[aiosqlite.Connection, tuple[int, ...]]:
         for _ in range(REPLACED_MAX):
             before = self._identity_now()
-            found = await in_thread(lambda: examine(self._path, thoroughly=False))
-            if found == FOREIGN:
-                refuse(self._path, FOREIGN)
-            sentinel = await self._connect()
-            if self._identity_now() == before:
+            try:
+                found = await in_thread(lambda: examine(self._path, thoroughly=False))
+                if found == FOREIGN:
+                    refuse(self._path, FOREIGN)
+                sentinel = await self._connect() if found != DAMAGED else None
+                problem = "it is damaged"
+            except sqlite3.Error as error:
+                sentinel, problem = None, str(error)
+            if self._identity_now() != before:  # another file, or the WAL is there only now
+                if sentinel is not None:
+                    await sentinel.close()
+            elif sentinel is None:
+                raise self._unreadable(problem)
+            else:
                 return sentinel, before
-            await sentinel.close()  # another file, or the WAL is there only now
         raise self._unreadable("it is replaced again and again")
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ProjectionError(
+                "this store is closed",
+                where=str(self._path),
+                do="make another: `async with SignalStore(home) as store`",
+            )
 
     def _is_replaced(self) -> bool:
         return self._identity_now() != self._identity
@@ -274,8 +307,9 @@ class SignalStore:
             return [tuple(row) for row in rows]
 
     async def _connect(self) -> aiosqlite.Connection:
-        path = self._path
-        return await aiosqlite.Connection(lambda: connect(path, readonly=True), 64)
+        # Opened in a thread of its own: where that fails, aiosqlite's would outlive the event loop.
+        opened = await in_thread(lambda: connect(self._path, readonly=True))
+        return await aiosqlite.Connection(lambda: opened, 64)
 
 
 def refuse_unsettled(home: str, reach: Reach, moment: str) -> None:

@@ -230,9 +230,11 @@ def digest_of(home: Path) -> str:
                 where=str(path),
                 do="run `eventlog project sqlite --once` or `eventlog rebuild-database`",
             )
+        if found == DAMAGED:
+            raise _unreadable("it is damaged", path)
         return database.look(path, lambda db: schema.digest(db.execute(schema.SELECT_SIGNALS)))
     except sqlite3.Error as error:
-        raise _translated(error, path) from error
+        raise _unreadable(str(error), path) from error
 
 
 def _watched(items: Iterable[Item], total: int, progress: Progress | None) -> Iterator[Portion]:
@@ -286,6 +288,14 @@ def _no_gc() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+def _unreadable(problem: str, path: Path) -> ProjectionError:
+    return ProjectionError(
+        f"the table cannot be read: {problem}",
+        where=str(path),
+        do="see whether this account may read it; `eventlog rebuild-database` heals a damaged one",
+    )
 
 
 def _translated(error: sqlite3.Error, path: Path) -> ProjectionError:

@@ -65,7 +65,10 @@ OrderRow: TypeAlias = tuple[str, int]  # order_id, id of the signal
 OutcomeRow: TypeAlias = tuple[str, float, float, int]  # outcome, exit_price, pct, id of the signal
 
 SQLITE = "sqlite"  # the name of the projection that these tables are
-READ_CHECKPOINT = "SELECT seq, chain, segment, byte_offset FROM checkpoint WHERE name = ?"
+FIRST_CHECKPOINT = "INSERT INTO checkpoint(name, seq, chain) VALUES (?, 0, ?)"
+# No row where somebody else wrote what is no seq.
+READ_CHECKPOINT = """SELECT seq, chain, segment, byte_offset FROM checkpoint
+    WHERE name = ? AND typeof(seq) = 'integer' AND seq >= 0"""
 
 INSERT_SIGNAL = (
     "INSERT INTO signals(id, signal_id, symbol, action, entry_price, target_price, stop_price,"

@@ -16,7 +16,7 @@ from eventlog import Entry
 from projections import database, schema
 from projections.database import database_path, write_lock
 from projections.errors import CheckpointMoved, ProjectionError, ProjectionStalled
-from projections.projection import CHAIN_START, Checkpoint
+from projections.projection import Checkpoint
 from projections.signals_table import (
     Prepared,
     ids_json,
@@ -29,11 +29,15 @@ from projections.signals_table import (
 from projections.threads import in_thread, to_the_end
 
 NAME = schema.SQLITE
+HEAL = "run `eventlog rebuild-database`"
+MAKE_WAY = (
+    "see whether the disk is full, whether another program holds the database, and whether this "
+    "account may write there; a daemon goes on by itself once it can"
+)
 CLOSE_S_MAX = 1.0  # a daemon that ends does not wait for a lock that somebody hangs on to
 WAL_SUFFIXES = ("-wal", "-shm")
 NO_INODE = (0, 0)
 
-FIRST_CHECKPOINT = "INSERT OR IGNORE INTO checkpoint(name, seq, chain) VALUES (?, 0, ?)"
 # The fence: another daemon, a rebuild or a newer schema was here when no row changes.
 MOVE_CHECKPOINT = """UPDATE checkpoint SET seq = ?, chain = ?, segment = ?, byte_offset = ?
     WHERE name = ? AND seq = ? AND chain = ?
@@ -77,7 +81,6 @@ class SqliteProjection:
                 self._db = await _connect(path)
                 self._pid = os.getpid()
                 self._inode = _inode(path)
-                await self._db.execute(FIRST_CHECKPOINT, (NAME, CHAIN_START))
                 self._wal_inodes = _wal_inodes(path)
                 return await self._checkpoint()
             except BaseException as error:
@@ -188,9 +191,9 @@ class SqliteProjection:
         where = str(database_path(self._home))
         if database.is_damage(error):
             self._is_examined = False
-            return CheckpointMoved(f"the database is damaged: {error}", where=where)
+            return CheckpointMoved(f"the database is damaged: {error}", where=where, do=HEAL)
         if (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _PASSING:
-            return ProjectionStalled(f"SQLite cannot write now: {error}", where=where)
+            return ProjectionStalled(f"SQLite cannot write now: {error}", where=where, do=MAKE_WAY)
         return ProjectionError(
             f"the table does not take what the log says: {error}",
             where=where,

@@ -58,9 +58,10 @@ def _ask(database: sqlite3.Connection) -> dict[str, object]:
     (rows,) = database.execute("SELECT count(*) FROM signals").fetchone()
     (conflicts,) = database.execute("SELECT count(*) FROM conflicts").fetchone()
     (latest,) = database.execute("SELECT max(timestamp) FROM signals").fetchone()
-    checkpoint = row[0] if row else 0
+    if row is None:
+        raise sqlite3.DatabaseError("it has no checkpoint")
     return {
-        "checkpoint": checkpoint,
+        "checkpoint": row[0],
         "rows": rows,
         "conflicts": conflicts,
         "latest_timestamp": latest,

@@ -386,20 +386,89 @@ def test_where_there_is_no_database_it_says_so_and_makes_nothing(home: Path) -> 
     assert bytes_of(home) == before
 
 
-def test_a_damaged_database_is_told_with_what_to_do(home: Path) -> None:
+def damaged_pages(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[:4096] + b"\xa5" * (len(data) - 4096))
+
+
+def damaged_head(path: Path) -> None:
+    path.write_bytes(b"\xa5" * 100 + path.read_bytes()[100:])
+
+
+def truncated(path: Path) -> None:
+    os.truncate(path, 8192)
+
+
+def emptied(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def robbed_of_a_table(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("DROP TABLE signals")
+
+
+DAMAGE = [damaged_pages, damaged_head, truncated, emptied, robbed_of_a_table]
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
+def test_a_damaged_database_is_told_with_what_to_do(
+    home: Path, damage: Callable[[Path], None]
+) -> None:
     append(home, *signals(50))
     project(home)
-    data = database_of(home).read_bytes()
-    database_of(home).write_bytes(data[:4096] + b"\xa5" * (len(data) - 4096))
+    damage(database_of(home))
 
     async def run() -> None:
         async with SignalStore(home) as store:
             with pytest.raises(ProjectionError, match="cannot be read") as refusal:
                 await store.latest()
+            assert "again and again" not in refusal.value.what
             assert "rebuild-database" in refusal.value.do
 
     asyncio.run(run())
-    assert eventlog("signals", home=home).code == 3
+    for command in ("signals", "stats", "digest"):
+        done = eventlog(command, home=home)
+        assert (done.code, done.out) == (3, b"")
+        assert done.err.startswith("error: the ")
+        assert "cannot be read: " in done.err
+        assert len(done.err.splitlines()) == 3, "what, where, do, and no traceback"
+        assert "`eventlog rebuild-database` heals" in done.err
+
+
+def test_a_closed_store_answers_nothing_more_and_holds_up_no_interpreter(home: Path) -> None:
+    """A connection that it opened after all would keep the process from ending."""
+    append(home, *signals(3))
+    project(home)
+    program = f"""if True:
+        import asyncio
+        from projections import ProjectionError, SignalStore
+
+        async def run():
+            store = SignalStore({str(home)!r})
+            print(await store.count())
+            asking = asyncio.create_task(store.latest(limit=7))
+            await asyncio.sleep(0)
+            await store.close()
+            await store.close()
+            for question in (asking, store.count()):
+                try:
+                    await question
+                except ProjectionError as error:
+                    print(error.what)
+
+        asyncio.run(run())
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=True,
+    )
+    assert done.stdout.splitlines() == ["3", "this store is closed", "this store is closed"]
+    assert done.stderr == ""
 
 
 def test_a_database_of_the_old_tracker_is_refused(home: Path) -> None:

@@ -566,12 +566,28 @@ def text(path: Path) -> None:
     path.write_bytes(b"this is no database\n" * 100)
 
 
-def drop_a_table(path: Path) -> None:
-    with closing(writing(path)) as db:
-        db.execute("DROP TABLE checkpoint")
+def executed(statement: str) -> Callable[[Path], None]:
+    """Somebody else's hand in the tables."""
+
+    def execute(path: Path) -> None:
+        with closing(writing(path)) as db:
+            db.execute(statement)
+
+    execute.__name__ = statement
+    return execute
 
 
-DAMAGE = [empty, truncate, truncate_within_a_page, garbage, text, drop_a_table]
+DAMAGE: list[Callable[[Path], None]]
+DAMAGE = [empty, truncate, truncate_within_a_page, garbage, text]
+DAMAGE += [
+    executed(f"DROP TABLE {name}")
+    for name in ("signals", "signal_extras", "lifecycle", "conflicts", "checkpoint")
+]
+DAMAGE += [
+    executed("DELETE FROM checkpoint"),
+    executed("UPDATE checkpoint SET seq = 'seven'"),
+    executed("UPDATE checkpoint SET seq = -1"),
+]
 
 
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
