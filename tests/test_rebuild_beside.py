@@ -10,9 +10,10 @@ import random
 import signal
 import sqlite3
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from projections.beside import beside
 from projections.rebuild import digest_of, rebuild
 from projections.workplace import workplace
 from tests.harness.daemon import daemon, until
+from tests.harness.needs import CHECKOUT
 from tests.harness.process import command_line, eventlog, strace
 from tests.harness.projecting import append, project
 from tests.harness.rebuilding import OLD_SYMBOL, assert_nothing_left, assert_sound, lived, written
@@ -276,7 +278,21 @@ def test_interrupted_it_removes_what_it_began(home: Path) -> None:
 # -- the second process
 
 
-def test_what_is_done_beside_comes_in_order_and_so_do_its_errors() -> None:
+def in_a_process_of_its_own(work: Callable[[], None]) -> None:
+    """With one thread, so that it may fork: who runs tests on all cores has another one."""
+    program = f"from {__name__} import {work.__name__} as work; work()"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def pids() -> Iterator[tuple[object, ...]]:
+    while True:
+        yield (os.getpid(),)
+
+
+def comes_in_order() -> None:
     def count() -> Iterator[tuple[object, ...]]:
         for number in range(1_000):
             yield number, b"x" * number, "ü" * (number % 7), [None, 1.5, (number,)]
@@ -289,41 +305,48 @@ def test_what_is_done_beside_comes_in_order_and_so_do_its_errors() -> None:
     assert seen == list(itertools.islice(count(), 1_000))
 
 
-@pytest.mark.parametrize("alone", [False, True])
-def test_the_second_process_is_gone_when_it_is_left(alone: bool) -> None:
-    """With another thread there is no second process: forking would not be safe."""
+@pytest.mark.parametrize("run", [in_a_process_of_its_own, lambda work: work()])
+def test_what_is_done_beside_comes_in_order_and_so_do_its_errors(
+    run: Callable[[Callable[[], None]], None],
+) -> None:
+    run(comes_in_order)
+
+
+def is_gone_when_it_is_left() -> None:
+    with beside(pids) as items:
+        (pid,) = next(items)
+        assert isinstance(pid, int)
+        assert pid != os.getpid()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_the_second_process_is_gone_when_it_is_left() -> None:
+    in_a_process_of_its_own(is_gone_when_it_is_left)
+
+
+def test_with_another_thread_there_is_no_second_process() -> None:
+    """Forking would not be safe."""
     stop = threading.Event()
     thread = threading.Thread(target=stop.wait)
-    if alone:
-        thread.start()
-
-    def pids() -> Iterator[tuple[object, ...]]:
-        while True:
-            yield (os.getpid(),)
-
+    thread.start()
     try:
         with beside(pids) as items:
-            (pid,) = next(items)
-            assert isinstance(pid, int)
-            assert (pid == os.getpid()) is alone or len(os.listdir("/proc/self/task")) > 1
-        if pid != os.getpid():
-            with pytest.raises(ProcessLookupError):
-                os.kill(pid, 0)
+            assert next(items) == (os.getpid(),)
     finally:
         stop.set()
-        if alone:
-            thread.join()
+        thread.join()
+
+
+def tells_when_it_is_killed() -> None:
+    with beside(pids) as items:
+        (pid,) = next(items)
+        assert isinstance(pid, int)
+        assert pid != os.getpid()
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(ProjectionError, match="was killed"):
+            list(items)
 
 
 def test_when_the_second_process_is_killed_the_error_says_so() -> None:
-    def dies() -> Iterator[tuple[object, ...]]:
-        yield (os.getpid(),)
-        os.kill(os.getpid(), signal.SIGKILL)
-        yield ()
-
-    with beside(dies) as items:
-        (pid,) = next(items)
-        if pid == os.getpid():
-            pytest.skip("this process has other threads, so there is no second one")
-        with pytest.raises(ProjectionError, match="was killed"):
-            next(items)
+    in_a_process_of_its_own(tells_when_it_is_killed)
