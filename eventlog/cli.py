@@ -338,8 +338,9 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = EXIT_COULD_NOT_RUN
     except OSError as error:
-        where = str(error.filename or "")
-        explain(EventLogError(f"the system refused: {error.strerror or error}", where=where))
+        what, where = f"the system refused: {error.strerror or error}", str(error.filename or "")
+        do = "see whether this account may do that there, and whether the disk is well"
+        explain(EventLogError(what, where=where, do=do))
         code = EXIT_COULD_NOT_RUN
     except (KeyboardInterrupt, click.Abort):
         code = EXIT_INTERRUPTED

@@ -104,7 +104,8 @@ class Signal:
             elif known in named:
                 raise InvalidSignal("is given under both of its names", field=known, value=value)
             elif value is None:
-                raise InvalidSignal("may be left out, but not null", field=text)
+                instead = "must not be" if known in REQUIRED else "may be left out, but not"
+                raise InvalidSignal(f"{instead} null", field=text)
             else:
                 named[known] = value
         event = extra.get("event")

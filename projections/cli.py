@@ -287,6 +287,7 @@ def import_legacy(
     """
     from contextlib import nullcontext
 
+    from eventlog import Progress
     from projections.legacy import import_legacy as run_import
 
     if log_file is None and database is None:
@@ -294,9 +295,14 @@ def import_legacy(
     sources = [source for source in (log_file, database) if source is not None]
     if rejects is not None and rejects.exists() and any(map(rejects.samefile, sources)):
         raise click.UsageError("--rejects names a file that is read: name another")
-    with rejects.open("wb") if rejects is not None else nullcontext() as rejects_file:
+    keeping = rejects.open("wb") if rejects is not None else nullcontext()
+    with keeping as rejects_file, Progress("importing") as progress:
         report = run_import(
-            Path(obj.home), log_file=log_file, database=database, rejects=rejects_file
+            Path(obj.home),
+            log_file=log_file,
+            database=database,
+            rejects=rejects_file,
+            progress=progress,
         )
     if as_json:
         print_json(report.to_json())

@@ -300,6 +300,7 @@ def check_same_log(log: EventLog, checkpoint: Checkpoint) -> None:
             f"seq {checkpoint.seq}, and this log {found}",
             where=f"checkpoint {checkpoint.projection}, chain {checkpoint.chain[:16]}...",
             do="find out which of the two is right (`eventlog verify` tells whether the log is "
-            "whole): restore the log, or build anew from it (`eventlog rebuild-database`; for "
-            "`alpine`, stop the daemon and remove data/alpine.db, which costs requests)",
+            "whole): restore the log, or build anew from it: the table with `eventlog "
+            "rebuild-database`, another projection by deleting what it has built while no daemon "
+            "runs (of `alpine`, data/alpine.db: it costs requests)",
         )

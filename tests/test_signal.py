@@ -129,7 +129,7 @@ def test_a_signal_is_stored_in_one_form(
     [
         ({"symbol": ...}, "symbol is missing"),
         ({"stop_price": ...}, "stop_price is missing"),
-        ({"symbol": None}, "symbol may be left out, but not null"),
+        ({"symbol": None}, "symbol must not be null"),
         ({"timestamp": None}, "timestamp may be left out, but not null"),
         ({"sha256": None}, "sha256 may be left out, but not null"),
         ({"symbol": "A B"}, "symbol may not hold white space (got A B)"),
