@@ -237,18 +237,20 @@ def fd_is(fd: str) -> bool:
 
 
 def test_there_are_never_more_than_five_connections(home: Path) -> None:
-    append(home, *signals(500))
+    """As many answers as take long enough for all places to be taken: of some thousand rows."""
+    append(home, *signals(3_000))
     project(home)
 
     async def run() -> None:
         async with SignalStore(home) as store:
-            asking = [asyncio.create_task(store.latest(limit=n)) for n in range(1, 200)]
+            counts = range(2_960, 3_000)
+            asking = [asyncio.create_task(store.latest(limit=n)) for n in counts]
             most = 0
             while not all(task.done() for task in asking):
                 most = max(most, connections(home))
                 await asyncio.sleep(0.0005)
-            assert [len(task.result()) for task in asking] == list(range(1, 200))
-            assert 1 < max(most, connections(home)) <= 5
+            assert [len(task.result()) for task in asking] == list(counts)
+            assert max(most, connections(home)) == 5
         assert connections(home) == 0
 
     asyncio.run(run())

@@ -22,6 +22,7 @@ import pytest
 from eventlog import EventLog, LogCorrupt
 from projections import ProjectionError, schema
 from projections.beside import beside
+from projections.database import write_lock
 from projections.rebuild import digest_of, rebuild
 from projections.workplace import workplace
 from tests.harness.daemon import daemon, until
@@ -169,6 +170,28 @@ def test_a_rebuild_does_not_wait_for_the_daemon_to_end_nor_the_daemon_for_it(hom
         append(home, a_signal(100))
         until(lambda: read_tables(home)[1].seq == 41)
         assert projecting.stop() == 0
+    assert_caught_up(home)
+
+
+def waits_for_the_lock(process: subprocess.Popen[bytes]) -> bool:
+    """Whether the kernel lists it among those that wait for a flock."""
+    waiting = [line for line in Path("/proc/locks").read_text().splitlines() if "-> FLOCK" in line]
+    return any(f" {process.pid} " in line for line in waiting)
+
+
+def test_what_comes_while_it_waits_for_the_lock_is_in_the_new_table(home: Path) -> None:
+    """Else the live checkpoint would move back."""
+    lived(home)
+    project(home)
+    with write_lock(home).held():
+        process = rebuilding(home)
+        until(lambda: waits_for_the_lock(process), "its waiting before it begins")
+    with write_lock(home).held():
+        until(lambda: waits_for_the_lock(process), "its waiting before the swap")
+        append(home, a_signal(100))
+    out, err = process.communicate()
+    assert (process.returncode, err) == (0, b"")
+    assert json.loads(out)["entries"] == 41
     assert_caught_up(home)
 
 
