@@ -119,6 +119,7 @@ def test_nothing_that_is_cut_moved_doubled_or_gone_goes_by() -> None:
         ("evidence-must-verify", flips),
         ("retry-sync", two_writers),
         ("no-parent-sync", one_writer),
+        ("readers-unbounded", random_histories),  # as a projector that comes back to its database
         ("no-lock", random_histories),
         ("torn-tail-not-kept", one_writer),
         ("one-watermark-slot", one_writer),

@@ -8,9 +8,10 @@ of it; `ledger` knows what the log owes to whom; `check` recovers a state and ho
 processes that die, fail to sync and lose power; `flips` and `damages` change what was durable.
 `mutants` are writers, readers and disks with one mistake each, which all of this must find.
 
-A projection needs no model of its own: its checkpoint is something that a reader gave out, and all
-that a reader gave out is owed after each later power loss, so any older version of a database is
-covered too.
+A projection's database is a register in `rounds`: after a power loss it holds any version since its
+last synced commit, and a projector goes on from there. That its checkpoint is never beyond the log,
+nor of another one, is asked of every version at once, for all that a reader gave out is owed after
+each later power loss.
 
 What is left out, because the log does not promise it: a flip in the last batch before the
 watermark covers it, together with a power loss (`flips` counts them); a sector that is written by

@@ -12,13 +12,14 @@ from typing import NamedTuple
 from eventlog.errors import AppendFailed, EventLogError, LogPoisoned
 from eventlog.plan import Group
 from eventlog.reader import LogReader, reader_near_end
+from eventlog.segments import Position
 from eventlog.writer import Settings, Writer
 from tools.crash.actors import Actor
 from tools.crash.check import HOME
 from tools.crash.explorer import Explorer, Failure
 from tools.crash.histories import MARK, REOPEN
 from tools.crash.inodes import File
-from tools.crash.ledger import Ledger, Violation
+from tools.crash.ledger import CHAIN_BEFORE_FIRST, Ledger, Violation
 from tools.crash.simdisk import Fault, SimDisk, World
 from tools.crash.states import random_content, random_power_loss, word_inode
 
@@ -29,6 +30,7 @@ ACTIONS_MAX = 5
 BATCH_ENTRIES_MAX = 6
 READS_MAX = 30
 REOPEN_SHARE = 0.1
+SYNCED_SHARE = 0.2  # of a projection's commits: SQLite syncs when it writes its WAL back
 RETRIES_MAX = 50  # of one append, while faults are injected
 STATES_A_LOOK = 3
 TRACE_CALLS = 60  # what is told of a failure
@@ -43,6 +45,37 @@ class Odds(NamedTuple):
     lose: float  # a write in the background fails
     stay: float  # the same process goes on
     look: float  # power fails here, on the side
+
+
+class Version(NamedTuple):
+    """What a projection has committed. Its rows are the fold of all lines up to `seq`, and so is
+    `chain`: the one is right when the other is."""
+
+    seq: int = 0
+    chain: str = CHAIN_BEFORE_FIRST
+    position: Position | None = None
+
+
+class Register:
+    """A database, as far as a power loss can tell: it holds any version since the last synced one.
+
+    Several projectors share it; each goes on from the version that it finds when it is opened.
+    """
+
+    def __init__(self) -> None:
+        self._versions = [Version()]
+
+    @property
+    def latest(self) -> Version:
+        return self._versions[-1]
+
+    def commit(self, version: Version, *, is_synced: bool) -> None:
+        """Rows and checkpoint, in one transaction."""
+        self._versions = [*([] if is_synced else self._versions), version]
+
+    def lose_power(self, random: Random) -> None:
+        """Keeps one of the versions that may be left."""
+        self._versions = [random.choice(self._versions)]
 
 
 class Round:
@@ -72,6 +105,7 @@ class Round:
         explorer.subject = self._subject
         self._world = World(page_bytes=random.choice((512, 4096)))
         self._submitted = 0
+        self._register = Register()
 
     def play(self) -> None:
         """Raises Failure."""
@@ -86,6 +120,7 @@ class Round:
                     actor.kill()
             self._look()
             state = random_power_loss(self._world.inodes, self.random)
+            self._register.lose_power(self.random)
             page_bytes = self._world.page_bytes
             self._world = World(state, boot=self._world.boot + 1, page_bytes=page_bytes)
             self.trace.append("power loss")
@@ -242,11 +277,16 @@ class Round:
 
         def work(actor: Actor) -> None:
             disk = self._subject.disk(self._world, actor.number, actor.step)
-            reader = LogReader(disk, HOME)
+            at = random.choice((Version(), self._register.latest))
+            reader = LogReader(disk, HOME, after=at.seq, hint=at.position)
             try:
+                if reader.tip.chain != at.chain:
+                    raise Violation("a projection finds another log than it was built from")
                 for _ in range(reads):
                     if reader.read():
                         self.ledger.owe(reader.tip.seq, reader.tip.chain)
+                        version = Version(reader.tip.seq, reader.tip.chain, reader.position)
+                        self._register.commit(version, is_synced=random.random() < SYNCED_SHARE)
                     if random.random() < REOPEN_SHARE:
                         reader.close()
                         reader = self._come_back(disk, reader, random)
