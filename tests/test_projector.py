@@ -267,9 +267,11 @@ def test_a_checkpoint_of_another_chain_is_not_moved_on(home: Path) -> None:
         projection = SqliteProjection()
         before = await projection.open(home)
         other = replace(before, chain="f" * 64)
-        with pytest.raises(CheckpointMoved):
-            await projection.apply([last], before=other, after=replace(other, seq=3))
-        await projection.close()
+        try:
+            with pytest.raises(CheckpointMoved):
+                await projection.apply([last], before=other, after=replace(other, seq=3))
+        finally:
+            await projection.close()
 
     asyncio.run(run())
     assert dump(database_of(home)) == tables
