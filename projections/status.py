@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from eventlog import EventLogError, log_status, read_entries
+from eventlog import EventLogError, LogDiverged, log_status, read_entries
 from projections.database import database_path, look
 from projections.outbox import NAME as ALPINE
 from projections.outbox import STOPPED, is_delivering, load_outbox, outbox_path
@@ -47,9 +47,9 @@ def sqlite_status(home: Path) -> dict[str, object]:
         found = {"checkpoint": 0, "rows": 0, "conflicts": 0, "problem": "there is no database yet"}
     except (sqlite3.Error, OSError) as error:
         return figures | {"problem": f"the database cannot be read: {error}"}
-    checkpoint = found["checkpoint"]
+    checkpoint, chain = found["checkpoint"], found.pop("chain", None)
     assert isinstance(checkpoint, int)
-    return figures | lag(home, checkpoint) | found
+    return figures | (_other_log(home, checkpoint, chain) or lag(home, checkpoint)) | found
 
 
 def _ask(database: sqlite3.Connection) -> dict[str, object]:
@@ -62,6 +62,7 @@ def _ask(database: sqlite3.Connection) -> dict[str, object]:
         raise sqlite3.DatabaseError("it has no checkpoint")
     return {
         "checkpoint": row[0],
+        "chain": row[1],
         "rows": rows,
         "conflicts": conflicts,
         "latest_timestamp": latest,
@@ -111,6 +112,22 @@ def lag(home: Path, seq: int, done: Collection[int] = ()) -> dict[str, object]:
         recorded_at = datetime.fromisoformat(oldest.recorded_at)
         seconds = max(0.0, (datetime.now(UTC) - recorded_at).total_seconds())
     return {"lag_entries": entries, "lag_seconds": round(seconds, 3)}
+
+
+def _other_log(home: Path, seq: int, chain: object) -> dict[str, object] | None:
+    """The figures of a projection whose checkpoint is of another log, or of damaged bytes; None
+    where the log holds it, or does not reach so far, which `lag` tells.
+    """
+    problem = f"the log has another entry {seq}: it is not the one projected"
+    try:
+        entry = next(read_entries(os.fspath(home), after=seq - 1), None) if seq else None
+        if entry is None or (entry.seq, entry.chain) == (seq, chain):
+            return None
+    except LogDiverged:
+        return None
+    except EventLogError as error:
+        problem = str(error)
+    return {"lag_entries": None, "lag_seconds": None, "problem": problem}
 
 
 def _other_status(name: str, home: Path) -> dict[str, object]:

@@ -16,7 +16,7 @@ from projections import WaitTimeout, wait, wait_async
 from tests.harness.daemon import daemon, ready, until
 from tests.harness.process import eventlog
 from tests.harness.projecting import append, project
-from tests.harness.rawlog import RawLog
+from tests.harness.rawlog import RawLog, swap
 from tests.harness.signals import a_signal, closed, signals
 from tests.harness.tables import database_of, raw_entries, seq_in
 from tests.harness.whole import bytes_of, entries_in, lines_in
@@ -45,6 +45,22 @@ def status(home: Path) -> dict[str, Any]:
 def sqlite_figures(home: Path) -> dict[str, Any]:
     figures: dict[str, Any] = status(home)["projections"]["sqlite"]
     return figures
+
+
+@pytest.mark.parametrize("more", [0, 7])
+def test_a_log_that_is_not_the_one_projected_is_told(home: Path, tmp_path: Path, more: int) -> None:
+    """Its last entry may have the same seq, or a later one."""
+    append(home, *signals(5))
+    project(home)
+    append(tmp_path / "other", *signals(5 + more, start=100))
+    swap(home, tmp_path / "other")
+    figures = sqlite_figures(home)
+    assert (figures["checkpoint"], figures["lag_entries"], figures["lag_seconds"]) == (
+        5,
+        None,
+        None,
+    )
+    assert "not the one projected" in figures["problem"]
 
 
 def test_it_has_the_keys_of_the_contract(home: Path) -> None:
