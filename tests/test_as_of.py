@@ -66,7 +66,7 @@ def write_table(home: Path, entries: Sequence[Entry]) -> None:
         for statement, rows in statements(settle(prepared, states)):
             db.executemany(statement, rows)
         db.execute(
-            "INSERT INTO checkpoint(name, seq, chain) VALUES ('sqlite', ?, ?)",
+            "INSERT OR REPLACE INTO checkpoint(name, seq, chain) VALUES ('sqlite', ?, ?)",
             (entries[-1].seq, entries[-1].chain),
         )
         db.execute("COMMIT")
