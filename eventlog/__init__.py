@@ -15,11 +15,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from eventlog.backup import BackedUp, back_up
     from eventlog.columns import SignalColumns
     from eventlog.disk import file_system_of, is_network_file_system
     from eventlog.errors import (
         AppendFailed,
         AppendTimeout,
+        BackupUnusable,
         DiskFull,
         EntryTooLarge,
         EventLogError,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     )
     from eventlog.line import Entry, decode
     from eventlog.log import Batch, EventLog
+    from eventlog.new_home import RestoredHome, restore_home
     from eventlog.plan import Receipt
     from eventlog.plugins import COMMANDS, PROJECTIONS, load_plugin, plugin_names
     from eventlog.progress import Progress
@@ -53,15 +56,18 @@ if TYPE_CHECKING:
 _MODULES = {
     "COMMANDS": "plugins",
     "PROJECTIONS": "plugins",
+    "BackedUp": "backup",
     "Batch": "log",
     "Entry": "line",
     "EventLog": "log",
     "Position": "segments",
     "Progress": "progress",
     "Receipt": "plan",
+    "RestoredHome": "new_home",
     "Signal": "signal",
     "SignalColumns": "columns",
     "Stretch": "verified",
+    "back_up": "backup",
     "can_fork": "workers",
     "decode": "line",
     "file_system_of": "disk",
@@ -72,6 +78,7 @@ _MODULES = {
     "plugin_names": "plugins",
     "read_entries": "views",
     "read_verified": "verified",
+    "restore_home": "new_home",
 }
 
 __all__ = [
@@ -79,6 +86,8 @@ __all__ = [
     "PROJECTIONS",
     "AppendFailed",
     "AppendTimeout",
+    "BackedUp",
+    "BackupUnusable",
     "Batch",
     "DiskFull",
     "Entry",
@@ -98,12 +107,14 @@ __all__ = [
     "Position",
     "Progress",
     "Receipt",
+    "RestoredHome",
     "Signal",
     "SignalColumns",
     "SignalConflict",
     "Stretch",
     "UnsafePath",
     "Unsupported",
+    "back_up",
     "can_fork",
     "decode",
     "file_system_of",
@@ -115,6 +126,7 @@ __all__ = [
     "printable",
     "read_entries",
     "read_verified",
+    "restore_home",
     "shown",
 ]
 

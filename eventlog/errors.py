@@ -14,6 +14,7 @@
     ├── LogLocked              another process holds the writer's lock for too long
     ├── LogBusy                too many appends are waiting
     ├── LogClosed              the handle is closed, or belongs to the parent of this process
+    ├── BackupUnusable         a backup is damaged, of another log, or none at all
     ├── AppendTimeout          the outcome is unknown: retry with the same signal_id
     ├── AppendFailed           the disk refused the write; nothing of it stays
     │   └── DiskFull           ... because it, or a quota or a limit, is full
@@ -155,6 +156,10 @@ class LogCorrupt(EventLogError):
 
 class LogDiverged(EventLogError):
     """The log does not continue the one that was known: rewritten, shortened, or another log."""
+
+
+class BackupUnusable(EventLogError):
+    """A backup that is damaged, that is of another log or of a better one, or that is none."""
 
 
 class LogPoisoned(EventLogError):

@@ -59,13 +59,14 @@ def make_home(disk: Disk, home: Home) -> None:
     """Makes what is missing of home, logs/ and data/, top down, each durable before the next."""
     for path in (home.root, home.log_dir, home.data_dir):
         if not disk.is_dir(path):
-            _make_durable_dir(disk, path)
+            make_durable_dir(disk, path)
 
 
-def _make_durable_dir(disk: Disk, path: str) -> None:
+def make_durable_dir(disk: Disk, path: str) -> None:
+    """Makes a directory, and what is missing above it. Raises UnsafePath, OSError."""
     parent = os.path.dirname(path)
     if not disk.is_dir(parent):
-        _make_durable_dir(disk, parent)
+        make_durable_dir(disk, parent)
     try:
         disk.make_dir(path)
     except FileExistsError:

@@ -87,7 +87,8 @@ def status(obj: Context, as_json: bool) -> None:
     """Say what the log holds, and how far each projection is behind it.
 
     lag_entries counts entries not applied yet, lag_seconds is the age of the oldest of them; both
-    are measured against the log's real end, whether a daemon runs or not.
+    are measured against the log's real end, whether a daemon runs or not. `backup` is the last
+    one that `backup --verify` has proven, and how long ago.
 
     \b
     Example:
@@ -100,7 +101,9 @@ def status(obj: Context, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    for name, figures in {"log": found["log"], **_as_dict(found["projections"])}.items():
+    backup = found["backup"] or {"proven_seq": None}
+    sections = {"log": found["log"], **_as_dict(found["projections"]), "backup": backup}
+    for name, figures in sections.items():
         click.echo(f"{name}:")
         for key, value in _as_dict(figures).items():
             click.echo(f"  {key:<18} {'-' if value is None else value}")

@@ -14,6 +14,7 @@ from eventlog import EventLogError, LogDiverged, log_status, read_entries
 from projections.database import database_path, look
 from projections.outbox import NAME as ALPINE
 from projections.outbox import STOPPED, is_delivering, load_outbox, outbox_path
+from projections.proven import last_proof
 from projections.registry import make_projection, projection_names
 from projections.schema import READ_CHECKPOINT, SQLITE
 
@@ -29,7 +30,7 @@ def status(home: str | os.PathLike[str]) -> dict[str, object]:
     sqlite = found.get(SQLITE, {})
     if log["signals"] is None and sqlite.get("lag_entries") == 0:
         log["signals"] = sqlite.get("rows")  # counting the log would take as long as reading it
-    return {"log": log, "projections": found}
+    return {"log": log, "projections": found, "backup": last_proof(path)}
 
 
 def sqlite_status(home: Path) -> dict[str, object]:

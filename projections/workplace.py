@@ -1,4 +1,4 @@
-"""A hidden directory in `data/` for files that nobody needs once their maker is gone.
+"""A hidden directory for files that nobody needs once their maker is gone.
 
 It is locked (flock) for as long as its maker lives, so that the next one can tell what was left by
 one that was killed.
@@ -8,7 +8,9 @@ Invariant: what a killed maker left is removed by the next one, and nothing that
 
 import fcntl
 import os
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +18,7 @@ from pathlib import Path
 from projections.database import write_lock
 
 PREFIX = ".rebuild-"
+SCRATCH_PREFIX = ".eventlog-scratch-"
 TRIES_MAX = 10_000
 
 
@@ -24,7 +27,7 @@ def workplace(home: Path) -> Iterator[Path]:
     """An empty directory in the home's `data/`, which is made where it is missing."""
     # Under the lock nobody takes a directory that was just made, and is not locked yet, for dead.
     with write_lock(home).held():
-        _sweep(home / "data")
+        _sweep(home / "data", PREFIX)
         path = _make(home / "data")
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -33,6 +36,23 @@ def workplace(home: Path) -> Iterator[Path]:
     finally:
         _remove(path)
         os.close(fd)
+
+
+@contextmanager
+def scratch(parent: Path) -> Iterator[Path]:
+    """An empty directory in `parent`, for nobody but us. Raises OSError."""
+    _sweep(parent, SCRATCH_PREFIX)
+    path = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=parent))
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # Whoever swept this very moment took it for dead; then there is nothing here to use.
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield path
+        finally:
+            os.close(fd)
+    finally:
+        _remove(path)
 
 
 def _make(data: Path) -> Path:
@@ -46,8 +66,8 @@ def _make(data: Path) -> Path:
     raise FileExistsError(f"{data} is full of {PREFIX}*")
 
 
-def _sweep(data: Path) -> None:
-    for path in data.glob(f"{PREFIX}*"):
+def _sweep(parent: Path, prefix: str) -> None:
+    for path in parent.glob(f"{prefix}*"):
         try:
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
@@ -62,7 +82,5 @@ def _sweep(data: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    with suppress(FileNotFoundError):
-        for name in os.listdir(path):
-            (path / name).unlink(missing_ok=True)
-        path.rmdir()
+    # What cannot be removed now, as a thread of ours still writes there, the next one removes.
+    shutil.rmtree(path, ignore_errors=True)
