@@ -88,8 +88,6 @@ def back_up(
     """
     disk = disk or RealDisk()
     home = home_at(path)
-    if not list_segments(disk, home) and read_watermark(disk, home) is None:
-        raise no_log(home)
     place = Home(os.path.realpath(dest))  # a backup is laid out as a home
     if f"{place.root}/".startswith(f"{os.path.realpath(home.root)}/"):
         raise BackupUnusable(
@@ -98,6 +96,8 @@ def back_up(
             do="name a directory on another disk",
         )
     try:
+        if not list_segments(disk, home) and read_watermark(disk, home) is None:
+            raise no_log(home)
         with locked(disk, place):
             return _Run(disk, home, place, now, progress or _ignored).run()
     except OSError as error:

@@ -86,7 +86,7 @@ def prove(home: Path, dest: Path, *, scratch_in: Path | None, now: str, watch: W
     try:
         with scratch(scratch_in or real) as place:
             restored, rebuilt = _restored(real, place / "home", watch)
-    except (BackupUnusable, LogCorrupt, LogDiverged) as error:
+    except (BackupUnusable, LogCorrupt, LogDiverged, LogNotFound) as error:
         return replace(failed, problem=str(error))
     except OSError as error:
         raise ProjectionError(

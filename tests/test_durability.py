@@ -42,6 +42,7 @@ from tests.harness.process import (
     traced,
 )
 from tests.harness.signals import a_signal, closed, signals
+from tests.harness.smalldisk import on_small_disk
 from tests.harness.whole import assert_kept, assert_whole, bytes_of, ids_in, lines_in, segments_in
 
 PATIENCE_S = 60.0
@@ -315,18 +316,6 @@ def test_a_real_write_that_fails_leaves_only_whole_lines(home: Path, fault: str)
     assert (done.code, len(receipts)) == (3, 2), done.err
     assert "Traceback" not in done.err
     goes_on(home, receipts)
-
-
-MOUNT_SMALL = 'mount -t tmpfs -o size=$0 tmpfs "$1" && shift && exec "$@"'
-
-
-def on_small_disk(size: str, mount: Path) -> tuple[object, ...]:
-    """A prefix that runs a command with a small disk at `mount`, seen by it alone."""
-    unshare = shutil.which("unshare")
-    probe = (unshare, "-m", "sh", "-c", MOUNT_SMALL, "16k", mount, "true")
-    if unshare is None or subprocess.run(probe, capture_output=True, check=False).returncode:  # type: ignore[arg-type]
-        pytest.skip("mounting a tmpfs takes root and a kernel that allows it: sudo tools/test")
-    return (unshare, "-m", "sh", "-c", MOUNT_SMALL, size, mount)
 
 
 FILL_AND_FREE = """
