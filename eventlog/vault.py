@@ -58,7 +58,6 @@ def _make(disk: Disk, place: Home) -> None:
             do="see whether the disk is mounted, or make that directory",
         )
     disk.make_dir(place.root)
-    disk.fsync_dir(above)
 
 
 class Vault:
@@ -75,6 +74,10 @@ class Vault:
         """Reads what it holds. A new one gets an empty list before anything else."""
         found = read_manifest(self._disk, self._place.root)
         if found is None:
+            with suppress(
+                PermissionError
+            ):  # what is above it may not be ours; then we did not make it
+                self._disk.fsync_dir(self._place.root.rpartition("/")[0] or "/")
             self.list(self.manifest)
         else:
             self.manifest = found
@@ -87,7 +90,7 @@ class Vault:
             )
         if not self._disk.is_dir(log_dir):
             self._disk.make_dir(log_dir)
-            self._disk.fsync_dir(self._place.root)
+        self._disk.fsync_dir(self._place.root)  # also where a run died that made it
 
     def sweep(self, expected: Iterable[str]) -> None:
         """Removes what a run that died left, and refuses what is neither listed nor `expected`."""

@@ -586,7 +586,7 @@ def test_beside_four_writers_and_killed_again_and_again_it_is_always_what_it_say
     seq = kills = 0
     took_s = 1.0
     with four_writers(home) as feeders:
-        for number in range(25):
+        for number in range(80):
             acknowledged = max(feeder.last_seq for feeder in feeders)
             started_s = time.monotonic()
             process = subprocess.Popen(

@@ -41,7 +41,7 @@ from tests.harness.whole import segments_in
 README = CHECKOUT / "README.md"
 PAGES = (README, CHECKOUT / "CHANGELOG.md", *sorted((CHECKOUT / "docs").glob("*.md")))
 SESSION = (README, *(CHECKOUT / f"docs/{name}.md" for name in ("operations", "quants")))
-SESSION += tuple(CHECKOUT / f"docs/{name}.md" for name in ("own-projection", "legacy"))
+SESSION += tuple(CHECKOUT / f"docs/{name}.md" for name in ("own-projection", "legacy", "commands"))
 READER_LINES_MAX = 20
 # Commands of the read side: each is told of, and leaves this list, when what it serves is whole.
 COMING: frozenset[str] = frozenset()
