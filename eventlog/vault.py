@@ -110,7 +110,7 @@ class Vault:
     def is_good(self, copied: Copied) -> bool:
         """Whether a copy is as it was listed, by what the device says. In the order of the list."""
         try:
-            fd = self._disk.open(self._path(copied.name), writable=True)
+            fd = self._disk.open(self._path(copied.name), writable=False)
         except FileNotFoundError:
             return False
         digest = hashlib.sha256()
@@ -122,11 +122,10 @@ class Vault:
             feed(self._disk, fd, 0, copied.bytes, digest, self._counted)
             if digest.hexdigest() != copied.sha256:
                 return False
-            if size > copied.bytes:  # a run died before it could list that
-                self._disk.truncate(fd, copied.bytes)
-                self._disk.fdatasync(fd)
         finally:
             self._disk.close(fd)
+        if size > copied.bytes:  # a run died before it could list that
+            self._cut(copied)
         self._last = digest
         return True
 
@@ -147,6 +146,14 @@ class Vault:
         """From here on it holds this."""
         write_manifest(self._disk, self._place.root, manifest)
         self.manifest = manifest
+
+    def _cut(self, copied: Copied) -> None:
+        fd = self._disk.open(self._path(copied.name), writable=True)
+        try:
+            self._disk.truncate(fd, copied.bytes)
+            self._disk.fdatasync(fd)
+        finally:
+            self._disk.close(fd)
 
     def _path(self, name: str) -> str:
         return f"{self._place.log_dir}/{name}"
