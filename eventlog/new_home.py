@@ -185,8 +185,7 @@ def _fill(
         last = manifest.segments[-1]
         end = End(last.segment, last.bytes, manifest.last_seq, manifest.chain)
         slot = encode_slot(Watermark(1, end))
-        put(disk, work, ".durable", bytes(slot_offset(1)) + slot)
-    disk.fsync_dir(work)
+        put(disk, work, ".durable", bytes(slot_offset(1)) + slot)  # syncs the other names, too
 
 
 def _fill_segment(
