@@ -188,7 +188,7 @@ def test_only_what_is_durable_is_copied(home: Path, dest: Path) -> None:
 
 
 def test_without_a_log_there_is_no_backup(tmp_path: Path, dest: Path) -> None:
-    done = eventlog("backup", dest, home=tmp_path)
+    done = eventlog("backup", dest, home=tmp_path / "home")
     assert (done.code, dest.exists()) == (3, False)
     assert "no log" in done.err
 
