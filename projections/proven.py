@@ -13,7 +13,7 @@ from projections.database import make_file
 
 logger = logging.getLogger(__name__)
 
-_NAME = "backup.json"
+_NAME = "backup-proven.json"
 _KEYS = ("proven_seq", "proven_at", "dest")
 
 

@@ -26,7 +26,15 @@ from eventlog.verify import verify
 from projections.proof import prove
 from tests.harness.daemon import until
 from tests.harness.faultdisk import FaultDisk
-from tests.harness.process import PATIENCE_S, Pipe, command_line, eventlog, pipe
+from tests.harness.process import (
+    PATIENCE_S,
+    Pipe,
+    child_of,
+    command_line,
+    eventlog,
+    pipe,
+    strace,
+)
 from tests.harness.projecting import append
 from tests.harness.signals import a_signal, signals
 from tests.harness.smalldisk import on_small_disk
@@ -338,7 +346,8 @@ def test_a_log_that_was_rolled_back_is_refused_loudly(
     shutil.copytree(old / "logs", home / "logs", symlinks=True)
     if not has_word:
         (home / "logs" / ".lock").unlink()  # as after a reboot
-    refused(home, dest, "THE BACKUP IS AHEAD: it holds entry 50")
+    ends = ", which ends at entry 45," if has_word else ""
+    refused(home, dest, f"THE BACKUP IS AHEAD: it holds entry 50, and the log{ends} does not")
     code, found = proof_of(home, dest)
     assert (code, found["ok"], found["log"], found["last_seq"]) == (1, False, "differs", 50)
     build(home, 10, start=1000)  # and written on
@@ -535,6 +544,32 @@ def test_what_a_disk_refuses_is_told_as_what_where_and_do(
     assert "what it held before is good" in raised.value.do
 
 
+@pytest.mark.parametrize("nth", range(1, 8))
+def test_a_run_that_is_interrupted_leaves_nothing_half_done(
+    home: Path, dest: Path, nth: int
+) -> None:
+    begun(home, dest)
+    disk = FaultDisk()
+    disk.fail("pwrite", nth=nth, error=KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        back_up(home, dest, now=NOW, disk=disk)
+    assert not [p for p in dest.rglob(".*") if p.name.endswith(".new")]
+    assert_restorable(dest)
+
+
+@pytest.mark.slow
+def test_asked_to_stop_the_command_ends_and_what_it_held_is_good(home: Path, dest: Path) -> None:
+    begun(home, dest)
+    slow = strace("-e", "inject=pwrite64:delay_exit=300000")
+    with pipe(home, dest, command="backup", under=slow) as running:
+        until(lambda: list((dest / "logs").glob(".*.new")))
+        os.kill(child_of(running.process), signal.SIGTERM)
+        assert running.wait() == 130
+        assert "Traceback" not in running.err
+    assert not list((dest / "logs").glob(".*.new"))
+    assert_restorable(dest)
+
+
 class Feeder:
     """Keeps a pipe busy; notes what was acknowledged."""
 
@@ -670,7 +705,7 @@ def test_a_proof_says_up_to_where_and_status_tells_its_age(home: Path, dest: Pat
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"proven_seq":1}', '{"proven_at":1,"dest":2}'])
 def test_a_note_that_cannot_be_read_is_none(home: Path, text: str) -> None:
-    (home / "data" / "backup.json").write_text(text)
+    (home / "data" / "backup-proven.json").write_text(text)
     done = eventlog("status", "--json", home=home)
     assert (done.code, json.loads(done.out)["backup"]) == (0, None)
 
