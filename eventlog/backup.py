@@ -65,7 +65,7 @@ class BackedUp:
         new = f"{self.copied_bytes} bytes of {self.copied_segments} segments"
         return [
             f"backed up to seq {manifest.last_seq}, chain {manifest.chain}",
-            f"copied    {new if self.copied_segments else 'nothing: it was up to date'}",
+            f"copied    {new if self.copied_segments else 'nothing: there is nothing new'}",
             f"in all    {manifest.bytes} bytes in {len(manifest.segments)} segments",
             *(f"mended    {name}: its copy had been damaged" for name in self.mended),
         ]

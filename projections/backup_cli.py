@@ -39,8 +39,8 @@ def backup(obj: Context, dest: Path, is_proof: bool, scratch: Path | None, as_js
 
     \b
     Example:
-      eventlog backup /mnt/backup/eventlog
-      eventlog backup --verify /mnt/backup/eventlog
+      eventlog backup /mnt/disk/backup/eventlog
+      eventlog backup --verify /mnt/disk/backup/eventlog
       eventlog status --json | jq .backup.age_seconds
     """
     from eventlog import Progress, back_up
@@ -86,7 +86,7 @@ def restore(obj: Context, src: Path, as_json: bool) -> None:
 
     \b
     Example:
-      eventlog --home ./new-home restore /mnt/backup/eventlog
+      eventlog --home ./new-home restore /mnt/disk/backup/eventlog
       eventlog --home ./new-home rebuild-database
     """
     from eventlog import Progress, restore_home

@@ -163,7 +163,7 @@ def test_where_nothing_is_new_nothing_is_copied(home: Path, dest: Path) -> None:
     back_up(home, dest, now=NOW)
     before = {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in segments_in(dest)}
     done = eventlog("backup", dest, home=home)
-    assert b"nothing: it was up to date" in done.out
+    assert b"nothing: there is nothing new" in done.out
     assert {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in segments_in(dest)} == before
 
 
