@@ -220,6 +220,7 @@ def test_a_flipped_byte_in_it_is_found_by_the_proof_and_mended_by_the_next_run(
     assert_holds(dest, home)
 
 
+@pytest.mark.slow
 def test_damage_in_it_is_bad_news_of_the_command_and_said_when_it_is_mended(
     home: Path, dest: Path
 ) -> None:
@@ -334,6 +335,7 @@ def test_a_backup_of_another_log_is_refused_and_not_touched(
     refused(other, dest, "is not the one in the backup")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_word", [True, False])
 def test_a_log_that_was_rolled_back_is_refused_loudly(
     home: Path, dest: Path, has_word: bool
@@ -386,6 +388,7 @@ def test_a_file_is_no_place(home: Path, dest: Path) -> None:
         back_up(home, dest, now=NOW)
 
 
+@pytest.mark.slow
 def test_links_and_foreign_files_among_its_segments_are_refused(
     home: Path, dest: Path, tmp_path: Path
 ) -> None:
@@ -571,37 +574,43 @@ def test_asked_to_stop_the_command_ends_and_what_it_held_is_good(home: Path, des
 
 
 class Feeder:
-    """Keeps a pipe busy; notes what was acknowledged."""
+    """Keeps a pipe busy for a while, as often as it is told to; notes what was acknowledged."""
 
     def __init__(self, running: Pipe, name: str) -> None:
         self.last_seq = 0
         self._pipe = running
         self._name = name
-        self._stopped = threading.Event()
+        self._more = threading.Semaphore()
+        self._is_stopped = False
         self._thread = threading.Thread(target=self._feed)
         self._thread.start()
 
     def _feed(self) -> None:
         number = 0
-        while not self._stopped.is_set():
-            items = [a_signal(n, signal_id=f"{self._name}-{n}") for n in range(number, number + 8)]
+        while self._more.acquire() and not self._is_stopped:
+            items = [a_signal(n, signal_id=f"{self._name}-{n}") for n in range(number, number + 4)]
             self._pipe.say(*items)
             self.last_seq = self._pipe.hear(len(items))[-1]["seq"]
             number += len(items)
-            time.sleep(0.1)  # what is checked again and again must stay small
+            time.sleep(0.02)
+
+    def go_on(self) -> None:
+        """Some tenths of a second. So the log grows with the runs, however slow the machine is."""
+        self._more.release(12)
 
     def stop(self) -> None:
-        self._stopped.set()
+        self._is_stopped = True
+        self._more.release()
         self._thread.join()
 
 
 @contextmanager
 def four_writers(home: Path) -> Iterator[list[Feeder]]:
     with (
-        pipe(home, "--segment-bytes", 60_000) as a,
-        pipe(home, "--segment-bytes", 60_000) as b,
-        pipe(home, "--segment-bytes", 60_000) as c,
-        pipe(home, "--segment-bytes", 60_000) as d,
+        pipe(home, "--segment-bytes", 100_000) as a,
+        pipe(home, "--segment-bytes", 100_000) as b,
+        pipe(home, "--segment-bytes", 100_000) as c,
+        pipe(home, "--segment-bytes", 100_000) as d,
     ):
         feeders = [Feeder(p, f"w{i}") for i, p in enumerate((a, b, c, d))]
         try:
@@ -621,7 +630,9 @@ def test_beside_four_writers_and_killed_again_and_again_it_is_always_what_it_say
     seq = kills = 0
     took_s = 1.0
     with four_writers(home) as feeders:
-        for number in range(80):
+        for number in range(30):
+            for feeder in feeders:
+                feeder.go_on()
             acknowledged = max(feeder.last_seq for feeder in feeders)
             started_s = time.monotonic()
             process = subprocess.Popen(
@@ -666,6 +677,7 @@ def no_watch(_label: str) -> Iterator[Callable[[int, int], object]]:
     yield lambda done, total: None
 
 
+@pytest.mark.slow
 def test_a_proof_says_up_to_where_and_status_tells_its_age(home: Path, dest: Path) -> None:
     status = json.loads(eventlog("status", "--json", home=home).out)
     assert status["backup"] is None
