@@ -195,6 +195,14 @@ def test_only_what_is_durable_is_copied(home: Path, dest: Path) -> None:
     assert back_up(home, dest, now=NOW).copied_bytes == 0
 
 
+def test_writers_that_never_rest_do_not_keep_it_from_ending(home: Path, dest: Path) -> None:
+    numbers = iter(range(ENTRIES + 1, ENTRIES + 300))
+    with EventLog(home) as log:
+        done = back_up(home, dest, now=NOW, progress=lambda *_: log.append(a_signal(next(numbers))))
+    assert done.manifest.last_seq == ENTRIES
+    assert len(assert_restorable(dest)) == ENTRIES
+
+
 def test_without_a_log_there_is_no_backup(tmp_path: Path, dest: Path) -> None:
     done = eventlog("backup", dest, home=tmp_path / "home")
     assert (done.code, dest.exists()) == (3, False)
@@ -742,7 +750,8 @@ def test_a_list_that_was_edited_and_sealed_again_is_not_proven(home: Path, dest:
         replace(manifest, segments=()),
     ):
         path.write_bytes(encode_manifest(edited))
-        assert not prove(home, dest, scratch_in=None, now=NOW, watch=no_watch).ok
+        lost = home.with_name("lost")  # so that the log does not tell
+        assert not prove(lost, dest, scratch_in=None, now=NOW, watch=no_watch).ok
 
 
 def test_the_scratch_directory_goes_away_and_may_be_elsewhere(
