@@ -21,16 +21,21 @@ from projections.schema import READ_CHECKPOINT, SQLITE
 
 def status(home: str | os.PathLike[str]) -> dict[str, object]:
     """The object that `eventlog status --json` prints. Raises LogNotFound."""
-    path = Path(home)
     log = log_status(os.fspath(home))
-    found: dict[str, Mapping[str, object]] = {}
-    for name in projection_names():
-        reader = _READERS.get(name)
-        found[name] = reader(path) if reader is not None else _other_status(name, path)
+    found = projections_status(Path(home))
     sqlite = found.get(SQLITE, {})
     if log["signals"] is None and sqlite.get("lag_entries") == 0:
         log["signals"] = sqlite.get("rows")  # counting the log would take as long as reading it
     return {"log": log, "projections": found, "backup": last_proof(path)}
+
+
+def projections_status(home: Path) -> dict[str, Mapping[str, object]]:
+    """The figures of every registered projection, by name. Raises LogNotFound."""
+    found: dict[str, Mapping[str, object]] = {}
+    for name in projection_names():
+        reader = _READERS.get(name)
+        found[name] = reader(home) if reader is not None else _other_status(name, home)
+    return found
 
 
 def sqlite_status(home: Path) -> dict[str, object]:

@@ -1,0 +1,93 @@
+"""The live view on a terminal. The only module that uses rich, which the extra `top` brings.
+
+Invariant: the terminal is as it was before when `Screen` is left, however that happens; no text is
+read as markup.
+"""
+
+import sys
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
+
+from rich.cells import cell_len
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table as Grid
+from rich.text import Text
+
+from projections.top import GAP, Table, View, fitted
+
+_STYLES = {"win": "green", "loss": "red", "problem": "bold red"}
+_LINES_AROUND = 6  # title, log, two empty lines, two lines of headings
+
+
+class Screen:
+    """Draws views one over the other. `whole` takes the whole terminal and gives it back."""
+
+    def __init__(self, *, whole: bool) -> None:
+        self._console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
+        self._live = Live(
+            console=self._console,
+            screen=whole,
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            vertical_overflow="crop",
+        )
+        self._stack = ExitStack()
+
+    @property
+    def can_draw(self) -> bool:
+        """Whether stdout is a terminal that can go back and draw over what is there."""
+        return self._console.is_terminal and not self._console.is_dumb_terminal
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(self._live)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def show(self, view: View) -> None:
+        """Draws it in place of the one before."""
+        self._live.update(self._drawn(view), refresh=True)
+
+    def _drawn(self, view: View) -> Group:
+        width, height = self._console.size
+        lines = _LINES_AROUND + len(view.projections.rows) + 2 * bool(view.problem)
+        signals = fitted(view.signals, width, cell_len)
+        signals = signals._replace(rows=signals.rows[: max(0, height - lines)])
+        parts: list[Text | Grid | str] = [
+            _line(view.title, "bold"),
+            _line(view.log),
+            "",
+            _grid(view.projections),
+        ]
+        if signals.rows:
+            parts += ["", _grid(signals)]
+        if view.problem:
+            parts += ["", _line(view.problem, _STYLES["problem"])]
+        return Group(*parts)
+
+
+def _grid(table: Table) -> Grid:
+    grid = Grid(box=None, pad_edge=False, padding=(0, len(GAP), 0, 0), header_style="dim")
+    for heading in table.headings:
+        grid.add_column(
+            heading,
+            justify="right" if heading in table.numbers else "left",
+            no_wrap=True,
+            overflow="ellipsis",
+        )
+    for cells in table.rows:
+        grid.add_row(*(Text(cell, _STYLES.get(cell.partition(" ")[0], "")) for cell in cells))
+    return grid
+
+
+def _line(text: str, style: str = "") -> Text:
+    return Text(text, style, no_wrap=True, overflow="ellipsis")
