@@ -15,10 +15,11 @@ from rich.live import Live
 from rich.table import Table as Grid
 from rich.text import Text
 
-from projections.top import GAP, Table, View, fitted
+from projections.top import GAP, Table, View, fitted, widths_of
 
 _STYLES = {"win": "green", "loss": "red", "problem": "bold red"}
 _LINES_AROUND = 6  # title, log, two empty lines, two lines of headings
+_SIGNALS_BESIDE = 10  # where other text is to stay on the screen, too
 
 
 class Screen:
@@ -26,6 +27,7 @@ class Screen:
 
     def __init__(self, *, whole: bool) -> None:
         self._console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
+        self._signals_max = None if whole else _SIGNALS_BESIDE
         self._live = Live(
             console=self._console,
             screen=whole,
@@ -61,7 +63,8 @@ class Screen:
         width, height = self._console.size
         lines = _LINES_AROUND + len(view.projections.rows) + 2 * bool(view.problem)
         signals = fitted(view.signals, width, cell_len)
-        signals = signals._replace(rows=signals.rows[: max(0, height - lines)])
+        rows = signals.rows[: self._signals_max][: max(0, height - lines)]
+        signals = signals._replace(rows=rows)
         parts: list[Text | Grid | str] = [
             _line(view.title, "bold"),
             _line(view.log),
@@ -77,10 +80,12 @@ class Screen:
 
 def _grid(table: Table) -> Grid:
     grid = Grid(box=None, pad_edge=False, padding=(0, len(GAP), 0, 0), header_style="dim")
-    for heading in table.headings:
+    for heading, width in zip(table.headings, widths_of(table, cell_len), strict=True):
+        is_last = heading == table.headings[-1]  # it alone gives way where there is no room
         grid.add_column(
             heading,
             justify="right" if heading in table.numbers else "left",
+            min_width=None if is_last else width,
             no_wrap=True,
             overflow="ellipsis",
         )
