@@ -1,0 +1,107 @@
+"""A command on a terminal of its own, at whose keys somebody sits.
+
+    with terminal(COMMAND, "top", columns=80, lines=24) as t:
+        t.until("last text that is waited for")
+        t.press("\\x03")                  Ctrl-C
+        assert t.wait() == 130
+
+Invariant: no process outlives the test that started it.
+"""
+
+import fcntl
+import os
+import signal
+import struct
+import subprocess
+import termios
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tests.harness.process import PATIENCE_S
+
+CTRL_C = "\x03"
+WHOLE_SCREEN, SCREEN_BACK = "\x1b[?1049h", "\x1b[?1049l"
+CURSOR_HIDDEN, CURSOR_SHOWN = "\x1b[?25l", "\x1b[?25h"
+
+
+class Terminal:
+    """The terminal, and the process that has it."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", ours: int, theirs: int) -> None:
+        self.process = process
+        self._ours, self._theirs = ours, theirs
+        self._heard = b""
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    @property
+    def text(self) -> str:
+        """All that was written to it so far, control sequences included."""
+        return self._heard.decode(errors="replace")
+
+    @property
+    def settings(self) -> list[object]:
+        """What the terminal is set to: echo, line editing ..."""
+        return termios.tcgetattr(self._theirs)
+
+    def until(self, text: str, *, after: int = 0) -> None:
+        """Waits until `text` is written, behind the first `after` characters."""
+        give_up_s = time.monotonic() + PATIENCE_S
+        while text not in self.text[after:]:
+            assert time.monotonic() < give_up_s, f"no {text!r} came, but {self.text[-5_000:]!r}"
+            time.sleep(0.02)
+
+    def press(self, keys: str) -> None:
+        os.write(self._ours, keys.encode())
+
+    def resize(self, *, columns: int, lines: int) -> None:
+        _set_size(self._ours, columns, lines)
+
+    def wait(self) -> int:
+        """The exit code, once it has ended."""
+        return self.process.wait(PATIENCE_S)
+
+    def _listen(self) -> None:
+        with suppress(OSError):  # nobody has the other end any more
+            while data := os.read(self._ours, 1 << 16):
+                self._heard += data
+
+
+@contextmanager
+def terminal(
+    *words: object,
+    columns: int = 100,
+    lines: int = 30,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Iterator[Terminal]:
+    """The command on a new terminal, killed at the end where it still runs."""
+    ours, theirs = os.openpty()
+    _set_size(ours, columns, lines)
+    unset = ("COLUMNS", "LINES", "NO_COLOR")  # they would speak for the terminal
+    inherited = {key: value for key, value in os.environ.items() if key not in unset}
+    process = subprocess.Popen(
+        ["setsid", "--ctty", *map(str, words)],  # so that Ctrl-C becomes a signal
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**inherited, "TERM": "xterm-256color", **(env or {})},
+        cwd=cwd,
+    )
+    running = Terminal(process, ours, theirs)
+    try:
+        yield running
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+        os.close(theirs)
+        running._listener.join(PATIENCE_S)
+        os.close(ours)
+
+
+def _set_size(fd: int, columns: int, lines: int) -> None:
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
