@@ -278,20 +278,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _take_steps(demo)
         _close(demo, time.monotonic() - started_s)
         return 0
-    except Stopped:
-        with suppress(OSError):  # the terminal may be what ended
-            _tell_stopped(stop, home)
-        return EXIT_INTERRUPTED
-    except PartFailed as error:
-        code, text = error.code, str(error)
-    except (EventLogError, prices.PriceFileError) as error:
-        code, text = EXIT_COULD_NOT_RUN, str(error)
-    except OSError as error:
-        if stop.name or isinstance(error, BrokenPipeError):  # nobody reads any more
-            return EXIT_INTERRUPTED if stop.name else EXIT_COULD_NOT_RUN
-        code, text = EXIT_COULD_NOT_RUN, f"the system refused: {error}"
-    print(f"tools/demo: {text}" + (f"; the home is {home}" if home else ""), file=sys.stderr)
-    return code
+    except (Stopped, PartFailed, EventLogError, prices.PriceFileError, OSError) as error:
+        if stop.name:  # whatever else it was, it came of that
+            with suppress(OSError):  # the terminal may be what has ended
+                _tell_stopped(stop, home)
+            return EXIT_INTERRUPTED
+        if not isinstance(error, BrokenPipeError):  # then nobody reads any more
+            where = f"; the home is {home}" if home else ""
+            print(f"tools/demo: {_one_sentence(error)}{where}", file=sys.stderr)
+        return error.code if isinstance(error, PartFailed) else EXIT_COULD_NOT_RUN
+
+
+def _one_sentence(error: Exception) -> str:
+    return f"the system refused: {error}" if isinstance(error, OSError) else str(error)
 
 
 def _take_steps(demo: Demo) -> None:
