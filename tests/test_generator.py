@@ -3,6 +3,7 @@
 Invariant: prices are real ones, simulated ones, or spelled out; no test depends on when it runs.
 """
 
+import ast
 import json
 import signal
 import subprocess
@@ -23,6 +24,8 @@ from hypothesis import strategies as st
 
 from eventlog import EventLog, SignalConflict
 from tests.harness.needs import CHECKOUT, needs_shared
+from tests.harness.process import eventlog
+from tests.harness.projecting import project
 from tools.generator import (
     BARS_NEEDED,
     HOLD_DAYS_MAX,
@@ -310,6 +313,7 @@ def test_what_is_said_of_a_day_does_not_depend_on_the_future(source: Source) -> 
         known = said_of(days[:after])
         changed = said_of(with_another_future(days, after, 1.3))
         assert changed[: len(known)] == known
+        assert {"signal", "executed", "win", "loss"} <= set(kinds(known)), "closes are among it"
         assert changed != said_of(days), "the future that was changed matters to nobody"
 
 
@@ -359,6 +363,66 @@ def test_twenty_years_end_in_the_same_results_to_the_digit(
 
 
 # In a log
+
+
+def test_it_appends_by_the_public_surface_alone() -> None:
+    """It is there to be copied: what it imports of ours is what the README tells of."""
+    tree = ast.parse((CHECKOUT / "tools/generator.py").read_text())
+    imported = {
+        (node.module, alias.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    ours = {(module, name) for module, name in imported if "eventlog" in str(module)}
+    assert ours == {("eventlog", "EventLog"), ("eventlog", "EventLogError")}
+    called = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "log"
+    }
+    assert called == {"append", "append_many", "read"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("source", "stats", "sha"),
+    [
+        (
+            real_days,
+            {
+                "total_signals": 2324,
+                "wins": 868,
+                "losses": 1050,
+                "win_rate": 45.26,
+                "average_return": 0.82,
+            },
+            "a77dd42c7433988775e95aca5fd241bf3c41a98a78d294a3213e39e2990aba7f",
+        ),
+        (
+            simulated_days,
+            {
+                "total_signals": 2787,
+                "wins": 1101,
+                "losses": 1361,
+                "win_rate": 44.72,
+                "average_return": 0.59,
+            },
+            "92f40c4329699dee3be0c8231efa3dd02b4e4dea855e5e57eb1f4b4e5b3af203",
+        ),
+    ],
+    ids=["real", "simulated"],
+)
+def test_stats_reports_twenty_years_to_the_digit(
+    tmp_path: Path, source: Source, stats: dict[str, float], sha: str
+) -> None:
+    append(tmp_path, source(), by_day=True)
+    project(tmp_path)
+    (said,) = eventlog("stats", "--json", home=tmp_path).answers
+    assert said.pop("last_updated") is not None  # when the log took it: another one each time
+    assert said == stats
+    with EventLog(tmp_path) as log:
+        assert digest(dict(sorted(item.items())) for item in content(log)) == sha
 
 
 def append(home: Path, days: Iterable[Day], *, by_day: bool = False) -> Counter[str]:
