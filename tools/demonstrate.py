@@ -83,7 +83,8 @@ def start_alpine(demo: Demo) -> None:
 
 def work(demo: Demo) -> None:
     """A generator decides day by day; `eventlog project all` fills the table and delivers"""
-    script, at = CHECKOUT / "tools/generator.py", ("--home", demo.home, "--rate", RATE)
+    script = CHECKOUT / "tools/generator.py"
+    at = ("--home", demo.home, "--rate", RATE, "--batch", "day")
     print(f"  prices: {demo.source.words}")
     generator = demo.crew.start("generator", sys.executable, script, *at, *demo.source.arguments)
     while not _last_seq(demo.home):
