@@ -5,7 +5,6 @@ read as markup.
 """
 
 import sys
-from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
@@ -36,7 +35,6 @@ class Screen:
             redirect_stderr=False,
             vertical_overflow="crop",
         )
-        self._stack = ExitStack()
 
     @property
     def can_draw(self) -> bool:
@@ -44,7 +42,7 @@ class Screen:
         return self._console.is_terminal and not self._console.is_dumb_terminal
 
     def __enter__(self) -> Self:
-        self._stack.enter_context(self._live)
+        self._live.start()
         return self
 
     def __exit__(
@@ -53,7 +51,7 @@ class Screen:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._stack.close()
+        self._live.stop()
 
     def show(self, view: View) -> None:
         """Draws it in place of the one before."""

@@ -29,7 +29,7 @@ OWN_COMMANDS = ("append", "cat", "repair", "tail", "verify")
 READING = (
     *(("cat",), ("cat", "--after", "3"), ("tail",), ("tail", "-n", "0"), ("tail", "--json")),
     *(("tail", "-f"), ("verify",), ("verify", "--json"), ("status",), ("status", "--json")),
-    *(("repair",), ("repair", "--json")),
+    *(("repair",), ("repair", "--json"), ("top",), ("top", "--once")),
 )
 
 

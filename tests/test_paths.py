@@ -22,7 +22,7 @@ from tests.harness.signals import a_signal, signals
 from tests.harness.whole import assert_whole, bytes_of, ids_in, segments_in
 
 LOOKING = (("cat",), ("tail",), ("tail", "--json"), ("verify",), ("verify", "--json"))
-COMMANDS = (("append",), *LOOKING, ("status",), ("status", "--json"))
+COMMANDS = (("append",), *LOOKING, ("status",), ("status", "--json"), ("top",))
 OF_THE_TABLE = (("digest",), ("signals",), ("stats",), ("rebuild-database",))
 
 
