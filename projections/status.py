@@ -22,7 +22,8 @@ from projections.schema import READ_CHECKPOINT, SQLITE
 def status(home: str | os.PathLike[str]) -> dict[str, object]:
     """The object that `eventlog status --json` prints. Raises LogNotFound."""
     log = log_status(os.fspath(home))
-    found = projections_status(Path(home))
+    path = Path(home)
+    found = projections_status(path)
     sqlite = found.get(SQLITE, {})
     if log["signals"] is None and sqlite.get("lag_entries") == 0:
         log["signals"] = sqlite.get("rows")  # counting the log would take as long as reading it
