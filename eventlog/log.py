@@ -6,7 +6,7 @@ Invariant: what `append` returned is durable, and in every later `read`.
 import os
 import uuid
 import weakref
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime
 from types import TracebackType
@@ -164,19 +164,24 @@ class EventLog:
             reader.close()
 
     async def tail(
-        self, after: int = 0, *, hint: Position | None = None
+        self,
+        after: int = 0,
+        *,
+        hint: Position | None = None,
+        on_watch: Callable[[bool], object] | None = None,
     ) -> AsyncGenerator[Batch, None]:
         """The durable entries with seq > `after`, in order and in bounded batches, for ever.
 
         An entry comes out within milliseconds of becoming durable, within a second where the
         file system tells of no changes. `hint` is the position of an earlier batch that ended
-        with `after`: it is checked, and saves a search. Waits where there is no log yet. Close
-        the iterator (`contextlib.aclosing`) or cancel its task to stop. Raises LogCorrupt,
-        LogDiverged.
+        with `after`: it is checked, and saves a search. `on_watch` is told, at least each half
+        second while nothing comes, whether file events do: False costs that half second, no entry.
+        Waits where there is no log yet. Close the iterator (`contextlib.aclosing`) or cancel its
+        task to stop. Raises LogCorrupt, LogDiverged.
         """
         from eventlog.tail import follow  # watchfiles and asyncio: for those who wait
 
-        lines_after = follow(self._disk, self._home, after=after, hint=hint)
+        lines_after = follow(self._disk, self._home, after=after, hint=hint, on_watch=on_watch)
         async with aclosing(lines_after):
             async for lines, position in lines_after:
                 yield Batch(entries_of(lines, position), position)

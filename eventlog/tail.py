@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 
 import watchfiles
@@ -32,11 +32,17 @@ WATCH_RETRY_S_MIN, WATCH_RETRY_S_MAX = 0.1, 5.0
 
 
 async def follow(
-    disk: Disk, home: Home, *, after: int, hint: Position | None = None
+    disk: Disk,
+    home: Home,
+    *,
+    after: int,
+    hint: Position | None = None,
+    on_watch: Callable[[bool], object] | None = None,
 ) -> AsyncGenerator[tuple[list[bytes], Position], None]:
     """Lists of durable lines after a seq, for ever, each with the position behind it.
 
-    Waits where there is no log yet. Raises LogCorrupt and LogDiverged.
+    Waits where there is no log yet. `on_watch` is told, each time there is nothing to read,
+    whether a watch was alive. Raises LogCorrupt and LogDiverged.
     """
     loop = asyncio.get_running_loop()
     changed = asyncio.Event()
@@ -53,6 +59,8 @@ async def follow(
                 yield lines, reader.position
                 continue
             alarm.look(reader)
+            if on_watch is not None and watch.was_started:
+                on_watch(watch.is_alive())  # before it is started again: that may not help
             watch.keep()
             with suppress(TimeoutError):
                 async with asyncio.timeout(IDLE_S):
@@ -109,19 +117,32 @@ class _Watch:
         self._retry_s = WATCH_RETRY_S_MIN
         self._thread: threading.Thread | None = None
 
-    def keep(self) -> None:
-        """Sees to it that a watch runs on the directory that is there now."""
+    @property
+    def was_started(self) -> bool:
+        """Whether there has been a watch at all, alive or not."""
+        return self._thread is not None
+
+    def is_alive(self) -> bool:
+        """Whether it runs, and on the directory that is there now."""
+        inode = self._inode_now()
+        alive = self._thread is not None and self._thread.is_alive()
+        return alive and inode is not None and inode == self._inode
+
+    def _inode_now(self) -> tuple[int, int] | None:
         try:
             status = os.stat(self._path)
         except OSError:
+            return None
+        return (status.st_dev, status.st_ino)
+
+    def keep(self) -> None:
+        """Sees to it that a watch runs on the directory that is there now."""
+        inode = self._inode_now()
+        if inode is None:
             return  # no log yet: the timer looks again
-        inode = (status.st_dev, status.st_ino)
-        alive = self._thread is not None and self._thread.is_alive()
-        if alive and inode == self._inode:
+        if self.is_alive() or time.monotonic() < self._retry_at_s:
             return
-        if time.monotonic() < self._retry_at_s:
-            return
-        if self._thread is not None:
+        if self.was_started:
             logger.info("watch_restarted path=%s", self._path)
         self.stop()
         self._retry_at_s = time.monotonic() + self._retry_s

@@ -8,7 +8,6 @@ Invariant: the key is in the request's header and nowhere else.
 """
 
 import asyncio
-import ipaddress
 import logging
 import ssl
 import time
@@ -24,6 +23,7 @@ import tenacity
 
 from projections.answers import DOWN, REFUSED, Answer, Unavailable, described, meaning
 from projections.errors import ProjectionError
+from projections.hosts import is_loopback
 from projections.keys import KeySource, NoKey
 
 logger = logging.getLogger(__name__)
@@ -282,16 +282,6 @@ def checked_url(url: str) -> str:
             host,
         )
     return url.rstrip("/")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether the host is this machine."""
-    if host.rstrip(".").lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _ssl_context(url: str) -> ssl.SSLContext:

@@ -110,52 +110,6 @@ def status(obj: Context, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME...|all")
-@click.option("--once", is_flag=True, help="Catch up with the log and exit.")
-@click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    default=1000,
-    show_default=True,
-    help="Entries in one transaction, at most.",
-)
-@click.option(
-    "--batch-timeout",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    show_default=True,
-    help="Seconds to wait for a batch to fill; 0 commits what is there.",
-)
-@click.pass_obj
-def project(
-    obj: Context, names: tuple[str, ...], once: bool, batch_size: int, batch_timeout: float
-) -> None:
-    """Keep projections up to the log: a daemon for systemd or a terminal.
-
-    Stops cleanly on SIGTERM and Ctrl-C. `--batch-size 50 --batch-timeout 5` gives the batches of
-    the old tracker.
-
-    \b
-    Example:
-      eventlog project sqlite
-      eventlog project all
-      eventlog project sqlite --once && sqlite3 data/signals.db 'SELECT count(*) FROM signals'
-    """
-    from projections.daemon import run
-    from projections.errors import ProjectionError
-    from projections.projector import Pace
-    from projections.registry import projection_names
-
-    chosen = projection_names() if "all" in names else list(dict.fromkeys(names))
-    if once and chosen == ["alpine"] and (reason := alpine_config().disabled):
-        # As a daemon, or beside others, it says so and stays idle; whoever asks for this alone
-        # must not think that it was done.
-        raise ProjectionError(f"nothing is delivered: {reason}", where=obj.home)
-    pace = Pace(batch_entries=batch_size, batch_timeout_s=batch_timeout)
-    run(Path(obj.home), chosen, pace, once=once, notify_socket=os.environ.get("NOTIFY_SOCKET"))
-
-
-@click.command()
 @click.argument("seq", type=click.IntRange(min=0))
 @click.option(
     "--for",

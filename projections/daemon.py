@@ -13,6 +13,7 @@ from projections.notify import Notifier
 from projections.projection import Checkpoint
 from projections.projector import Pace, Projector
 from projections.registry import make_projection
+from projections.reporter import Listen, reporting
 from projections.threads import in_thread
 
 logger = logging.getLogger(__name__)
@@ -21,16 +22,32 @@ STOP_S_MAX = 7.0  # what is under way when asked to stop may take so long; then 
 STATUS_S = 5.0  # between two lines of status for systemd; WatchdogSec= must be a few times that
 
 
-def run(home: Path, names: list[str], pace: Pace, *, once: bool, notify_socket: str | None) -> None:
+def run(
+    home: Path,
+    names: list[str],
+    pace: Pace,
+    *,
+    once: bool,
+    notify_socket: str | None,
+    listen: Listen | None = None,
+) -> None:
     """Runs the projections until SIGTERM or SIGINT, or with `once` until they have caught up.
 
-    Raises LogNotFound where there is no log, and what stops a projection.
+    Raises LogNotFound where there is no log, what stops a projection, and ProjectionError where
+    nobody can be answered at `listen`.
     """
     log_status(str(home))
-    asyncio.run(_run(home, names, pace, once, Notifier(notify_socket)))
+    asyncio.run(_run(home, names, pace, once, Notifier(notify_socket), listen))
 
 
-async def _run(home: Path, names: list[str], pace: Pace, once: bool, notifier: Notifier) -> None:
+async def _run(
+    home: Path,
+    names: list[str],
+    pace: Pace,
+    once: bool,
+    notifier: Notifier,
+    listen: Listen | None,
+) -> None:
     projectors: list[Projector] = []
     is_ready = False
 
@@ -48,9 +65,16 @@ async def _run(home: Path, names: list[str], pace: Pace, once: bool, notifier: N
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    async with reporting(home, projectors, listen):
+        await _run_all(home, projectors, once, stop, notifier)
+
+
+async def _run_all(
+    home: Path, projectors: list[Projector], once: bool, stop: asyncio.Event, notifier: Notifier
+) -> None:
     tasks = [
-        asyncio.create_task(projector.run(once=once), name=name)
-        for name, projector in zip(names, projectors, strict=True)
+        asyncio.create_task(projector.run(once=once), name=projector.projection.name)
+        for projector in projectors
     ]
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -77,17 +101,18 @@ async def _until_one_ends(
     """Returns when asked to stop, when all are done, or when one fails."""
     seen: list[Checkpoint | None] = []
     while not stopping.done():
-        waited = {task for task in tasks if not task.done()} | {stopping}
-        if waited == {stopping}:
-            return
-        done, _ = await asyncio.wait(waited, timeout=STATUS_S, return_when=asyncio.FIRST_COMPLETED)
-        failed = [task for task in done if task is not stopping and task.exception() is not None]
+        failed = [task for task in tasks if task.done() and task.exception() is not None]
         for task in failed:
             logger.error(
                 "projection_stopped projection=%s error=%s", task.get_name(), task.exception()
             )
-        if failed:
+        running = {task for task in tasks if not task.done()}
+        if failed or not running:
             return
+        waited = running | {stopping}
+        done, _ = await asyncio.wait(waited, timeout=STATUS_S, return_when=asyncio.FIRST_COMPLETED)
+        if done:
+            continue
         notifier.send(STATUS=", ".join(map(str, projectors)))
         last_seq = await in_thread(lambda: _last_seq(home))
         now = [projector.checkpoint for projector in projectors]

@@ -20,12 +20,14 @@ from pathlib import Path
 
 from eventlog import Entry
 from projections.alpine import Alpine, AlpineClient
+from projections.counted import Counted
 from projections.errors import CheckpointMoved, ProjectionError, ProjectionStalled
 from projections.keys import KeySource
 from projections.outbox import DISABLED, NAME, STOPPED, Outbox, outbox_path
 from projections.projection import Checkpoint
 from projections.sender import SenderLock
 from projections.shift import Shift
+from projections.tally import Requests
 from projections.timing import Timing
 
 logger = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ class AlpineProjection:
         self._timing = timing or Timing()
         self._make_client = make_client or (lambda config: AlpineClient(config.url, config.key))
         self._died = died
+        self.requests = Requests()
         self._home = Path()
         self._lock: SenderLock | None = None
         self._shift: Shift | None = None  # None while it is closed, or disabled
@@ -80,7 +83,7 @@ class AlpineProjection:
         try:
             outbox = open_outbox(home)
             try:
-                client = self._make_client(self._config)
+                client = Counted(self._make_client(self._config), self.requests)
                 shift = Shift(home, outbox, client, self._config.key, self._timing, self._died)
             except BaseException:
                 outbox.close()

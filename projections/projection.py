@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from projections.tally import Requests
+
 if TYPE_CHECKING:
     from eventlog import Entry
 
@@ -40,6 +42,13 @@ class Draining(Protocol):
 
     async def lost(self) -> None:
         """Returns when its stored checkpoint is lost, and it is to be opened anew."""
+
+
+@runtime_checkable
+class Requesting(Protocol):
+    """What a projection also has that asks somebody else, such as delivery: how that went."""
+
+    requests: Requests
 
 
 class Projection(Protocol):

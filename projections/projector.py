@@ -8,6 +8,7 @@ Invariant: `apply` gets each entry once, in order, from the checkpoint that the 
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 from eventlog import Batch, EventLog, EventLogError, LogDiverged, Position
 from projections.errors import CheckpointMoved, ProjectionStalled
 from projections.projection import Checkpoint, Draining, Projection
+from projections.tally import Tally
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,9 @@ class Projector:
         self._stop = asyncio.Event()
         self.checkpoint: Checkpoint | None = None  # None until the projection is open
         self.stalled: str | None = None  # why the last try at a batch failed
+        self.is_watched: bool | None = None  # whether file events come; None: not known yet
+        self.has_failed = False  # it has ended by an error
+        self.tally = Tally()
         self._source: _Source | None = None
 
     def stop(self) -> None:
@@ -61,6 +66,16 @@ class Projector:
         self._stop.set()
         if isinstance(self._projection, Draining):
             self._projection.stop()
+
+    @property
+    def projection(self) -> Projection:
+        """What it keeps up."""
+        return self._projection
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stop.is_set()
 
     def __str__(self) -> str:
         """A line for a person: how far it is."""
@@ -90,6 +105,13 @@ class Projector:
         Raises LogDiverged when the log is not the one that was projected, LogCorrupt at damage,
         and what the projection raises.
         """
+        try:
+            await self._run(once=once)
+        except Exception:
+            self.has_failed = True
+            raise
+
+    async def _run(self, *, once: bool) -> None:
         moved, moved_from = 0, None
         with EventLog(self._home) as log:
             until_seq = log.last_seq if once else None
@@ -122,7 +144,9 @@ class Projector:
         try:
             check_same_log(log, self.checkpoint)
             self._tell()
-            batches = log.tail(self.checkpoint.seq, hint=_hint(self.checkpoint))
+            batches = log.tail(
+                self.checkpoint.seq, hint=_hint(self.checkpoint), on_watch=self._on_watch
+            )
             lost = self._projection.lost if isinstance(self._projection, Draining) else None
             async with aclosing(batches), _Source(batches, self._stop, lost) as source:
                 self._source = source
@@ -171,7 +195,9 @@ class Projector:
         )
 
         async def apply() -> Checkpoint:
+            begun_s = time.perf_counter()
             await self._projection.apply(batch, before=before, after=after)
+            self.tally.add(len(batch), time.perf_counter() - begun_s)
             return after
 
         if await self._patiently(apply, is_once=is_once) is not None:
@@ -200,6 +226,9 @@ class Projector:
             if self._stop.is_set():
                 return None
             stall_s = min(2 * stall_s, STALL_S_MAX)
+
+    def _on_watch(self, is_alive: bool) -> None:
+        self.is_watched = is_alive
 
     def _tell(self) -> None:
         if self._on_progress is not None and self.checkpoint is not None:

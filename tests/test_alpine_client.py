@@ -30,7 +30,6 @@ from projections.alpine import (
     NoAnswer,
     Patience,
     checked_url,
-    is_loopback,
     patiently,
     rows_of,
 )
@@ -51,6 +50,7 @@ from projections.answers import (
     shown_body,
 )
 from projections.errors import ProjectionError
+from projections.hosts import is_loopback
 from projections.keys import KEY_BYTES_MAX, FileKey, FixedKey, NoKey
 from tests.harness.rawhttp import (
     SUCCESS,

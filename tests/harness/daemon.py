@@ -51,16 +51,17 @@ class Daemon:
 def daemon(
     home: Path,
     *words: object,
+    options: Sequence[object] = (),
     env: Mapping[str, str] | None = None,
     under: Sequence[object] = (),
 ) -> Iterator[Daemon]:
-    """A running `eventlog project WORDS`, killed at the end where it still runs.
+    """A running `eventlog OPTIONS project WORDS`, killed at the end where it still runs.
 
     It may still be starting: see `ready`.
     """
     with tempfile.TemporaryFile() as stderr:
         process = subprocess.Popen(
-            command_line(("project", *words), home, under),
+            command_line((*options, "project", *words), home, under),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=stderr,
@@ -73,6 +74,22 @@ def daemon(
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+@contextmanager
+def listening(
+    home: Path,
+    *words: object,
+    host: str = "127.0.0.1",
+    env: Mapping[str, str] | None = None,
+    under: Sequence[object] = (),
+) -> Iterator[tuple[Daemon, str]]:
+    """A daemon that answers at a port that the system chose, and the URL of that."""
+    words = (*words, "--listen", f"{host}:0")
+    with daemon(home, *words, options=["-v"], env=env, under=under) as d:
+        until(lambda: d.process.poll() is not None or "listening url=" in d.err, "listening")
+        assert d.process.poll() is None, d.err
+        yield d, d.err.partition("listening url=")[2].split()[0]
 
 
 @contextmanager
