@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 OWNERS_SETTINGS = (
@@ -14,6 +15,10 @@ OWNERS_SETTINGS = (
 
 ASKED_FOR = ("ALPINE_CONTRACT_",)  # names another Alpine for tests/test_alpine_contract.py
 
+# It takes minutes whatever the machine does, and a quarter of a core: started last, all would wait
+# for it. pytest-xdist lets others steal what waits behind it.
+FIRST = "test_soak.py"
+
 # Shared machines are slow at times. With CI=true Hypothesis also takes the same inputs each time.
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -24,3 +29,8 @@ def pytest_configure() -> None:
         if name.startswith(OWNERS_SETTINGS) and not name.startswith(ASKED_FOR):
             del os.environ[name]
     settings.load_profile("house")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first; the others keep their order."""
+    items.sort(key=lambda item: item.path.name != FIRST)

@@ -1,0 +1,236 @@
+"""Who takes part in the soak: processes that live for a while, are killed, and come again.
+
+Invariant: only processes that were started here are killed, each by its own pid or session.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+
+from tools.soak.generator import COMMAND
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+STOP_S_MAX = 30.0  # a daemon ends within 10; more is a hang
+# Ten years, a day, an hour back; right; somewhat ahead (a clock that is far ahead makes all that
+# follows carry its time, for recorded_at never decreases, and hides the others).
+CLOCK_OFFSETS_S = (-315_360_000, -86_400, -3600, 0, 1, 20, 60, 300)
+
+
+class Actor:
+    """One process that is started again after each death.
+
+    `life_s` and `rest_s` are the least and the most of a life and of the pause behind it; without
+    `life_s` nobody kills it. `begin` starts a process, in a session of its own.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        random: Random,
+        *,
+        words: Callable[[], Sequence[object]],
+        env: Callable[[], Mapping[str, str]] = dict,
+        life_s: tuple[float, float] | None = None,
+        rest_s: tuple[float, float] = (0.0, 1.5),
+        end_well: bool = False,
+    ) -> None:
+        self.name = name
+        self.life_s = life_s
+        self.kills = 0
+        self.problems: list[str] = []
+        self.err = folder / f"{name}.err"
+        self._random = random
+        self._words = words
+        self._env = env
+        self._rest_s = rest_s
+        self._ends_well = end_well
+        self.process: subprocess.Popen[bytes] | None = None
+        self._due_s = 0.0  # of its next death, or of its next birth
+
+    def turn(self, now_s: float) -> None:
+        """Whatever is due."""
+        if self.process is None:
+            if now_s >= self._due_s:
+                self.start()
+        elif self.process.poll() is not None:
+            self._gone(f"ended with {self.process.returncode}")
+        elif self.life_s is not None and now_s >= self._due_s:
+            self.kill()
+
+    def start(self) -> None:
+        """A new life."""
+        with self.err.open("ab") as err:
+            self.process = subprocess.Popen(
+                [str(word) for word in self._words()],
+                cwd=CHECKOUT,
+                env={**os.environ, **self._env()},
+                stdin=subprocess.PIPE,  # those who stop at its end stop with us
+                stdout=subprocess.DEVNULL,
+                stderr=err,
+                start_new_session=True,
+            )
+        life_s = self._random.uniform(*self.life_s) if self.life_s is not None else 0.0
+        self._due_s = time.monotonic() + life_s
+
+    def kill(self) -> None:
+        """SIGKILL, for it alone or for all that it has started."""
+        assert self.process is not None
+        self.kills += 1
+        if self._random.random() < 0.5:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()
+        self._rest()
+
+    def stop(self) -> None:
+        """Asks it to end, and waits; what does not end well is a problem."""
+        if self.process is None:
+            return
+        self.process.terminate()
+        try:
+            code = self.process.wait(STOP_S_MAX)
+        except subprocess.TimeoutExpired:
+            self.problems.append(f"{self.name} does not end within {STOP_S_MAX:g} s")
+            self.process.kill()
+        else:
+            if code != 0:
+                self._gone(f"was asked to end, and ended with {code}")
+                return
+        self._rest()
+
+    def end(self) -> None:
+        """It and its session are gone afterwards."""
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self._rest()
+
+    def _gone(self, how: str) -> None:
+        last = self.err.read_text(errors="replace").splitlines()[-3:]
+        self.problems.append(f"{self.name} {how}: {' / '.join(last)}")
+        self._rest()
+
+    def _rest(self) -> None:
+        assert self.process is not None
+        self.process.wait()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process = None
+        self._due_s = time.monotonic() + self._random.uniform(*self._rest_s)
+
+
+class Backend(Actor):
+    """The reference Alpine with its PostgreSQL: either may be killed, or both."""
+
+    def __init__(self, folder: Path, data: Path, random: Random, life_s: tuple[float, float]):
+        # A socket that is bound and does not listen keeps the port for us while the server is down.
+        self._holder = socket.socket()
+        self._holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._holder.bind(("127.0.0.1", 0))
+        port = self._holder.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self.key = f"soak-{random.getrandbits(64):x}"
+        self.data = data
+        words = [sys.executable, "-m", "tools.alpine", "--stop-at-eof", "--port", port]
+        super().__init__(
+            "backend",
+            folder,
+            random,
+            words=lambda: [*words, "--data-dir", data],
+            env=lambda: {"EXTERNAL_SIGNAL_API_KEY": self.key, "DATABASE_URL": ""},
+            life_s=life_s,
+            rest_s=(0.5, 4.0),
+        )
+        self.postgres_kills = 0
+        self._outlives_s = 0.0  # the server, its database that was killed
+
+    def kill(self) -> None:
+        """The server; in half of the cases its PostgreSQL some seconds before."""
+        if not self._outlives_s and self._random.random() < 0.5 and self._kill_postgres():
+            self.postgres_kills += 1
+            self._outlives_s = self._random.uniform(0.5, 4.0)
+            self._due_s = time.monotonic() + self._outlives_s
+            return
+        self._outlives_s = 0.0
+        # Not with its session: the keeper of PostgreSQL has one of its own, and ends by itself.
+        super().kill()
+
+    def _kill_postgres(self) -> bool:
+        pid = self._postmaster()
+        if pid is None:
+            return False
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        return True
+
+    def _postmaster(self) -> int | None:
+        """The pid of our PostgreSQL; None while it is down, or just starting."""
+        with suppress(FileNotFoundError, IndexError, ValueError, ProcessLookupError):
+            pid = int((self.data / "data" / "postmaster.pid").read_text().split()[0])
+            if Path(f"/proc/{pid}/comm").read_text().strip() == "postgres":
+                return pid
+        return None
+
+    def close(self) -> None:
+        """Gives the port back, and waits for a PostgreSQL whose server was killed."""
+        self._holder.close()
+        give_up_s = time.monotonic() + STOP_S_MAX
+        while self._postmaster() is not None and time.monotonic() < give_up_s:
+            time.sleep(0.1)
+
+
+class Clock:
+    """The clock of a generator, by libfaketime: another one in each life; the machine's is not set.
+
+    Within a life it is steady: libfaketime would move the clock that never goes back with it.
+    """
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self._library = _library()
+        self.steps = 0
+
+    def env(self) -> dict[str, str]:
+        """For the next life; empty without libfaketime."""
+        if self._library is None:
+            return {}
+        self.steps += 1
+        offset_s = self._random.choice(CLOCK_OFFSETS_S)
+        return {"LD_PRELOAD": self._library, "FAKETIME": f"{offset_s:+d}", "NO_FAKE_STAT": "1"}
+
+
+def _library() -> str | None:
+    """What the command faketime would preload; None where it is not installed."""
+    try:
+        done = subprocess.run(
+            ["faketime", "-f", "+0s", "printenv", "LD_PRELOAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def daemon_words(home: Path, *names: str, options: Sequence[object] = ()) -> list[object]:
+    """A command line of `eventlog project`."""
+    return [COMMAND, "-v", "--home", home, "project", *names, *options]
+
+
+def rss_bytes(pid: int) -> int | None:
+    """The resident memory of a process; None when it is gone."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+    return None
