@@ -92,10 +92,10 @@ class Health:
                 )
             if vital.checkpoint is None:
                 yield _Trouble(f"{vital.name} is not open", detail=_stalled(vital))
-            elif state not in _IDLE and vitals.log is not None:
-                yield from self._behind(vital, vital.checkpoint, vitals.log.last_seq, now_s)
-            else:
+            elif state in _IDLE:
                 self._marks.pop(vital.name, None)
+            elif vitals.log is not None:
+                yield from self._behind(vital, vital.checkpoint, vitals.log.last_seq, now_s)
 
     def _behind(
         self, vital: Vital, checkpoint: int, last_seq: int, now_s: float

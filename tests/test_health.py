@@ -136,6 +136,13 @@ def test_a_log_that_cannot_be_read_is_unhealthy_once_it_has_lasted() -> None:
     assert story.reasons == "the log cannot be read (it is gone), for 60 s"
 
 
+def test_a_look_that_could_not_read_the_log_forgets_no_lag() -> None:
+    story = Story()
+    story.look(0, vitals(9, vital(5)))
+    story.look(AFTER_S / 2, Vitals(log=None, problem="busy", projections=(vital(5),)))
+    assert story.look(AFTER_S / 2, vitals(9, vital(5))) == UNHEALTHY
+
+
 @pytest.mark.parametrize("state", ["waiting", "refused", "rejecting"])
 def test_an_alpine_that_takes_nothing_is_a_reason_and_none_to_start_the_daemon_again(
     state: str,

@@ -112,11 +112,12 @@ def test_the_figures_are_those_of_the_log_and_of_what_was_applied(home: Path) ->
         batches = value(url, "eventlog_projection_batches_applied")
         samples = metrics(url)["eventlog_projection_commit_seconds"].samples
         counted = {s.name.rpartition("_")[2]: s.value for s in samples if "le" not in s.labels}
-        assert counted["count"] == batches == 2
+        assert counted["count"] == batches
+        assert batches is not None and batches >= 2
         assert 0 < counted["sum"] < PATIENCE_S
         buckets = [s.value for s in samples if "le" in s.labels]
         assert buckets == sorted(buckets)
-        assert buckets[-1] == 2
+        assert buckets[-1] == batches
         assert d.stop() == 0
 
 
