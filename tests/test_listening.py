@@ -118,6 +118,7 @@ def test_clients_that_say_nothing_use_up_their_places_only_and_do_not_hold_up_th
             async with asyncio.timeout(PATIENCE_S):
                 for reader, _ in silent[CONNECTIONS_MAX:]:
                     assert await reader.read() == b""
+            assert not any(reader.at_eof() for reader, _ in silent[:CONNECTIONS_MAX])
             for _, writer in silent[:3]:
                 writer.close()
             async with asyncio.timeout(PATIENCE_S):
