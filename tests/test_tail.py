@@ -145,6 +145,31 @@ def test_a_watch_that_dies_again_and_again_does_not_stop_it(
     assert deaths > 1
 
 
+async def watched(log: EventLog, count: int) -> list[bool]:
+    """What `on_watch` is told, the first `count` times."""
+    told: list[bool] = []
+    async with aclosing(log.tail(on_watch=told.append)) as batches:
+        coming = asyncio.ensure_future(take(batches, 1_000))
+        async with asyncio.timeout(PATIENCE_S):
+            while len(told) < count:  # noqa: ASYNC110  # it tells nobody else
+                await asyncio.sleep(0.01)
+        coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)
+    return told
+
+
+def test_whether_file_events_come_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with EventLog(tmp_path) as log:
+        log.append(a_signal(1))
+        assert set(asyncio.run(watched(log, 2))) == {True}
+
+        def watch(*_: Any, **__: Any) -> Iterator[set[Any]]:
+            raise OSError("the watch limit is reached")
+
+        monkeypatch.setattr(watchfiles, "watch", watch)
+        assert set(asyncio.run(watched(log, 3))) == {False}  # also right after it was started again
+
+
 def test_nothing_comes_out_before_its_sync_has_returned(tmp_path: Path) -> None:
     async def run() -> None:
         disk = FaultDisk()
