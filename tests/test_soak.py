@@ -92,7 +92,7 @@ def test_it_notices_a_bit_that_turned_and_a_row_that_is_missing(home: Path) -> N
 def test_it_notices_a_daemon_that_grows() -> None:
     steady = [30_000_000] * 10 + [36_000_000] * 100
     assert list(judge.compare_memory("steady", steady)) == []
-    growing = [36_000_000 + 150_000 * number for number in range(110)]
+    growing = [36_000_000 + 300_000 * number for number in range(110)]
     assert len(list(judge.compare_memory("growing", growing))) == 1
     assert judge.memory(growing[:5]) is None  # too short to tell
 
