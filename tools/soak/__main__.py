@@ -201,8 +201,9 @@ class Soak:
         by = ", ".join(f"{name} {count}" for name, count in kills.items() if count)
         sizes = []
         for name, samples in self.samples.items():
-            before, after = checks.memory(samples) or (0.0, 0.0)
-            sizes.append(f"{name} {before / 1e6:.1f} -> {after / 1e6:.1f} MB")
+            if (medians := checks.memory(samples)) is not None:
+                before, after = (size / 1e6 for size in medians)
+                sizes.append(f"{name} {before:.1f} -> {after:.1f} MB")
         segments = len(list((self.home / "logs").glob("0*.jsonl")))
         return (
             f"soak: seed {seed}, {seconds / 60:.1f} min: {found.entries:,} entries in {segments} "

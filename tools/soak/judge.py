@@ -22,7 +22,7 @@ ALPINE_TIMEOUT_S = 30.0
 
 # A process that has warmed up holds what it will ever hold: SQLite's page cache (2 MB), a read
 # buffer, arenas of the allocator. What it touches for the first time in an outage (retries, probes)
-# still adds some MB to the one that delivers; over twelve minutes it ended where it was, at 46.6 MB.
+# still adds some MB to the one that delivers; in twelve minutes it ended where it was, at 46.6 MB.
 # A payload kept for each entry is found in five minutes, smaller leaks by longer runs.
 RSS_GROWTH_MAX = 1.20
 RSS_SAMPLES_MIN = 20
