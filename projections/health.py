@@ -84,12 +84,9 @@ class Health:
         for vital in vitals.projections:
             state = vital.delivery.state if vital.delivery is not None else ""
             if state in _NOT_DELIVERING:
-                yield _Trouble(f"alpine is {state}: {_NOT_DELIVERING[state]}", is_ours=False)
+                yield _Trouble(f"alpine is {state} ({_NOT_DELIVERING[state]})", is_ours=False)
             if vital.is_watched is False:
-                yield _Trouble(
-                    f"{vital.name} is not told of changes: the file watch is dead, "
-                    "and only a timer finds new entries"
-                )
+                yield _Trouble(f"{vital.name} is not told of new entries: the file watch is dead")
             if vital.checkpoint is None:
                 yield _Trouble(f"{vital.name} is not open", detail=_stalled(vital))
             elif state in _IDLE:
@@ -108,7 +105,7 @@ class Health:
         if len(marks) > MARKS_MAX:
             self._marks[vital.name] = deque(list(marks)[::2])
         if marks:
-            behind = f": {last_seq - checkpoint} entries{_stalled(vital)}"
+            behind = f" by {last_seq - checkpoint} entries{_stalled(vital)}"
             what = f"{vital.name} is behind the end of the log"
             yield _Trouble(what, since_s=marks[0].at_s, detail=behind)
 

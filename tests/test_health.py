@@ -58,7 +58,9 @@ def test_a_projection_that_stands_behind_the_end_is_unhealthy_once_that_has_last
     assert story.look(5, vitals(9, vital(5))) == OK
     assert story.look(AFTER_S - 1, vitals(12, vital(5, stalled="disk full"))) == OK
     assert story.look(1, vitals(12, vital(5, stalled="disk full"))) == UNHEALTHY
-    assert story.reasons == ("sqlite is behind the end of the log: 7 entries (disk full), for 60 s")
+    assert story.reasons == (
+        "sqlite is behind the end of the log by 7 entries (disk full), for 60 s"
+    )
     assert story.look(1, vitals(13, vital(12))) == OK
 
 
@@ -106,7 +108,7 @@ def test_a_dead_watch_is_unhealthy_once_it_has_lasted_and_well_again_when_it_liv
     dead = vitals(1, vital(1, is_watched=False))
     assert story.look(0, dead) == OK
     assert story.look(AFTER_S, dead) == UNHEALTHY
-    assert "sqlite is not told of changes" in story.reasons
+    assert "sqlite is not told of new entries" in story.reasons
     assert story.look(1, vitals(1, vital(1))) == OK
     assert story.look(1, dead) == OK  # it counts anew
 
@@ -150,7 +152,7 @@ def test_an_alpine_that_takes_nothing_is_a_reason_and_none_to_start_the_daemon_a
     down = vitals(9, vital(9), alpine(state))
     assert story.look(0, down) == OK
     assert story.look(AFTER_S, down) == DEGRADED
-    assert story.reasons.startswith(f"alpine is {state}: ")
+    assert story.reasons.startswith(f"alpine is {state} (")
     assert story.look(1, vitals(9, vital(9), alpine("delivering"))) == OK
 
 

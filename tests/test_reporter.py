@@ -179,7 +179,7 @@ def test_a_lag_against_the_real_end_is_unhealthy_and_ends_when_it_ends(home: Pat
             found = health(url)
             assert found["status"] == "unhealthy"
             assert found["projections"]["sqlite"]["lag_entries"] == 7
-            assert "sqlite is behind the end of the log: 7 entries" in found["reasons"][0]
+            assert "sqlite is behind the end of the log by 7 entries" in found["reasons"][0]
             assert value(url, "eventlog_projection_lag_entries") == 7
             assert (value(url, "eventlog_projection_lag_seconds") or 0) > 0
         until(lambda: get(f"{url}/health").status == 200)
@@ -193,7 +193,7 @@ def test_a_watch_that_is_dead_is_unhealthy_and_costs_no_entry(home: Path) -> Non
     under = strace("-e", "inject=inotify_init1:error=EMFILE")
     with listening(home, "sqlite", "--unhealthy-after", 1, under=under) as (_, url):
         until(lambda: get(f"{url}/health").status == 503)
-        assert health(url)["reasons"][0].startswith("sqlite is not told of changes")
+        assert health(url)["reasons"][0].startswith("sqlite is not told of new entries")
         assert value(url, "eventlog_projection_watched") == 0
         append(home, a_signal(2))
         until(lambda: seq_in(home) == 2)
