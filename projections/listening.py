@@ -9,6 +9,7 @@ Invariant: of a request nothing but method and path is looked at, and nothing of
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from http import HTTPStatus
@@ -78,7 +79,7 @@ class Listener:
             )
         except (OSError, UnicodeError) as error:
             raise ProjectionError(
-                f"cannot listen on {address}: {getattr(error, 'strerror', None) or error}",
+                f"cannot listen on {address}: {_why(error)}",
                 do="give --listen an address of this machine, and a port that nobody else has",
             ) from None
         listener._server = server
@@ -145,6 +146,12 @@ class Listener:
             logger.exception("request_failed")
             return _plain(HTTPStatus.INTERNAL_SERVER_ERROR)
         return found if found is not None else _plain(HTTPStatus.NOT_FOUND)
+
+
+def _why(error: OSError | UnicodeError) -> str:
+    # asyncio's own text repeats the address; that of a name which is not found has no errno.
+    number = error.errno if isinstance(error, OSError) else None
+    return os.strerror(number) if number is not None and number > 0 else str(error)
 
 
 def _plain(status: HTTPStatus) -> Answer:

@@ -168,6 +168,13 @@ def test_the_check_knows_every_metric() -> None:
     assert len(KNOWN) > 15
 
 
+def test_each_metric_is_documented_and_no_other() -> None:
+    text = (CHECKOUT / "docs/operations.md").read_text()
+    documented = set(re.findall(r"`(eventlog_\w+)`", text))
+    parts = re.compile(r"_(bucket|sum|count)$")
+    assert documented == {parts.sub("", name) for name in KNOWN}
+
+
 @pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert.name)
 def test_each_metric_and_label_in_an_alert_exists(alert: Alert) -> None:
     words = set(re.findall(r"\b(?:eventlog_\w+|up)\b", re.sub(r'"[^"]*"', "", alert.expr)))
