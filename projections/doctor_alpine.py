@@ -9,11 +9,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from eventlog import shown
-from projections.alpine import AlpineClient, NoAnswer, is_loopback
+from projections.alpine import AlpineClient, NoAnswer
 from projections.answers import described
 from projections.delivery import AlpineConfig
 from projections.errors import ProjectionError
 from projections.findings import NOTE, OK, PROBLEM, WARNING, Finding
+from projections.hosts import is_loopback
 from projections.keys import FileKey, NoKey
 
 ID_MAX = 2**31 - 1  # behind every signal: the page after it is empty
