@@ -51,6 +51,9 @@ def _of_log(log: Log) -> Iterator[Metric]:
     yield _gauge("eventlog_log_last_seq", "Seq of the last durable entry", log.last_seq)
     yield _gauge("eventlog_log_bytes", "Size of all segments", log.bytes)
     yield _gauge("eventlog_log_segments", "Number of segments", log.segments)
+    if log.backup_age_seconds is not None:
+        about = "How long ago a backup was proven restorable"
+        yield _gauge("eventlog_backup_age_seconds", about, log.backup_age_seconds)
 
 
 # What may be unknown; then there is no sample.

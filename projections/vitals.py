@@ -13,6 +13,7 @@ from eventlog import EventLogError, log_status
 from projections.outbox import NAME as ALPINE
 from projections.projection import Draining, Requesting
 from projections.projector import Projector
+from projections.proven import last_proof
 from projections.status import alpine_status, lag
 from projections.tally import Requests, Tally
 from projections.threads import in_thread
@@ -25,6 +26,7 @@ class Log:
     last_seq: int
     bytes: int
     segments: int
+    backup_age_seconds: float | None = None  # since a backup was proven; None: never
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +91,7 @@ def _vital(
         is_stopping=projector.is_stopping,
         has_failed=projector.has_failed,
         tally=projector.tally,
-        delivery=_delivery(projection, figures) if name == ALPINE and figures else None,
+        delivery=_delivery(projection, figures) if figures.get("delivered") is not None else None,
     )
 
 
@@ -118,7 +120,13 @@ def _read(
     except (EventLogError, OSError, sqlite3.Error) as error:
         return None, str(error), figures
     last_seq, size, segments = (_int(found[key]) for key in ("last_seq", "bytes", "segments"))
-    return Log(last_seq=last_seq or 0, bytes=size or 0, segments=segments or 0), None, figures
+    log = Log(
+        last_seq=last_seq or 0,
+        bytes=size or 0,
+        segments=segments or 0,
+        backup_age_seconds=_float((last_proof(home) or {}).get("age_seconds")),
+    )
+    return log, None, figures
 
 
 def _int(value: object) -> int | None:

@@ -150,7 +150,7 @@ def samples() -> dict[str, dict[str, set[str]]]:
         )
         for name in ("alpine", "sqlite")
     ]
-    log = Log(last_seq=1, bytes=1, segments=1)
+    log = Log(last_seq=1, bytes=1, segments=1, backup_age_seconds=1.0)
     text = exposition(Vitals(log=log, problem=None, projections=tuple(vitals))).decode()
     found: dict[str, dict[str, set[str]]] = {}
     for name, labels in re.findall(r"^(eventlog_\w+)(?:\{(.*)\})? \S+$", text, re.MULTILINE):
@@ -208,6 +208,7 @@ def test_the_alerts_tell_of_everything_that_a_person_must_mend() -> None:
     for name in ("up", "eventlog_projection_lag_seconds", "eventlog_projection_watched"):
         assert name in exprs
     assert "eventlog_delivery_parked" in exprs
+    assert "eventlog_backup_age_seconds" in exprs
 
 
 def test_the_file_of_alerts_has_the_shape_that_prometheus_reads() -> None:
