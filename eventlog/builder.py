@@ -21,6 +21,7 @@ from eventlog.reader import CHUNK_BYTES, list_segments
 from eventlog.scan import TIP_START, Tip, problem_of, scan, tip_of
 from eventlog.seek import Found, find_line, last_line
 from eventlog.segments import segment_holding, segment_name, segments_of
+from eventlog.shelf import set_aside, standing
 
 
 class Unhelpful(Exception):
@@ -124,6 +125,9 @@ class Builder:
         for segment in self._built:
             self._disk.rename(self._path_of_new(segment), self._home.segment_path(segment))
         self._disk.fsync_dir(self._home.log_dir)
+        for segment in self._built:  # no longer what counts, and perhaps damaged
+            for place in standing(self._disk, self._home.segment_path(segment))[1:]:
+                set_aside(self._disk, place)
         return kept_in
 
     def clean_up(self) -> None:

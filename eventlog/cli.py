@@ -310,6 +310,40 @@ def repair(obj: Context, backup: str | None, accept: bool, as_json: bool) -> Non
         sys.exit(EXIT_BAD_NEWS)
 
 
+@cli.command()
+@click.option("--keep", type=click.IntRange(min=0), default=0, help="Leave so many as they are.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for machines.")
+@click.pass_obj
+def compress(obj: Context, keep: int, as_json: bool) -> None:
+    """Compress closed segments, but for the newest --keep of them. Appends go on meanwhile.
+
+    Every command reads them as before, and so does `zstd -dc`. A raw segment is removed only when
+    the compressed one was read back from the disk. Where logs/closed is a directory, or a link to
+    one on a larger disk, compressed segments are put there. Exit code 1 when one is damaged.
+
+    \b
+    Example:
+      eventlog compress
+      mkdir /archive/closed && ln -s /archive/closed home/logs/closed && eventlog compress
+    """
+    import orjson
+
+    from eventlog.compress import compress as compress_log
+    from eventlog.log import LOCK_TIMEOUT_S_DEFAULT
+    from eventlog.progress import Progress
+
+    with Progress("compressing") as progress:
+        report = compress_log(
+            obj.home, keep=keep, lock_timeout_s=LOCK_TIMEOUT_S_DEFAULT, progress=progress
+        )
+    if as_json:
+        write_out(orjson.dumps(report.to_json(), option=orjson.OPT_APPEND_NEWLINE))
+    else:
+        click.echo("\n".join(report.to_text()))
+    if report.damaged:
+        sys.exit(EXIT_BAD_NEWS)
+
+
 def _run() -> int:
     """Not by click's own main: that one ends with 1, our bad news, when nobody reads stdout."""
     if "_EVENTLOG_COMPLETE" in os.environ:  # a shell asks what could be typed

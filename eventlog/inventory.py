@@ -19,7 +19,8 @@ from eventlog.line import CHAIN_START, LINE_BYTES_MAX, BadLine, chained
 from eventlog.reader import read_watermark, read_word
 from eventlog.scan import Tip, tip_of
 from eventlog.seek import last_line
-from eventlog.segments import segment_name, segments_of
+from eventlog.segments import COMPRESSED_SUFFIX, segment_name, segments_of
+from eventlog.shelf import packaging_problem
 
 
 class Fault(NamedTuple):
@@ -177,6 +178,10 @@ def _look(disk: Disk, home: Home) -> _Look:
             continue
         try:
             files.append(_file(disk, fd, segment))
+            problem = packaging_problem(disk, home.segment_path(segment))
+            if problem is not None:
+                name = segment_name(segment) + COMPRESSED_SUFFIX
+                faults.append(Fault(name, segment, problem))
             if before is None and segment == segments[-1]:
                 sync_for_reading(disk, fd)  # what only the cache holds may still be rolled back
         finally:

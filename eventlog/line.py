@@ -28,6 +28,10 @@ _LINE_END = b'"}\n'
 CHAIN_BYTES = len(_CHAIN_KEY) + 64 + len(_LINE_END)  # what follows the body of each line
 LINE_BYTES_MIN = len(b'{"v":1,"seq":1,"batch":1,"recorded_at":"') + 27 + CHAIN_BYTES
 
+# Stands at the start of lines that a reader is given in place of damaged parts of a compressed
+# segment. No writer makes a NUL, and no write that a crash cut off leaves these bytes.
+LOST_MARK = b"\x00lost: "
+
 HEAD = re.compile(
     rb'\{"v":1,"seq":([1-9][0-9]{0,19}),"batch":([1-9][0-9]{0,19}),"recorded_at":"'
     rb'([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z)",'
@@ -92,6 +96,8 @@ def parse_head(line: bytes) -> Head:
     """The keys that stand before the payload. Raises BadLine."""
     found = HEAD.match(line)
     if found is None:
+        if line.startswith(LOST_MARK):
+            raise BadLine("cannot be unpacked: its part of the compressed segment is damaged")
         other = _OTHER_VERSION.match(line)
         if other is not None and int(other[1]) != FORMAT_VERSION:
             raise BadLine(f"is of format version {int(other[1])}; this program reads version 1")

@@ -6,6 +6,8 @@ Invariant: the word is written only while the lock is held.
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from eventlog.disk import Disk, write_all
 from eventlog.durable import WORD_BYTES, End, Word, decode_word, encode_word
@@ -17,6 +19,7 @@ from eventlog.home import Home, make_home, refuse_foreign
 # once, and one that is held for long costs little.
 POLL_S_MIN, POLL_S_MAX = 0.00005, 0.002
 POLL_FRACTION = 8
+CLOSED_POLL_S = 0.05  # whoever holds closed segments does so for a second or so
 
 
 class WriterLock:
@@ -88,3 +91,26 @@ class WriterLock:
             where=self._home.lock_path,
             do="nothing was written: see what that process waits for (a hanging disk?), then retry",
         )
+
+
+@contextmanager
+def closed_segments_held(disk: Disk, home: Home, timeout_s: float) -> Iterator[None]:
+    """Keeps out others who compress, move or repair closed segments. Raises LogLocked, OSError."""
+    path = f"{home.log_dir}/.closed.lock"
+    try:
+        fd = disk.create(path)
+    except FileExistsError:
+        fd = disk.open(path, writable=True)
+    try:
+        give_up_s = time.monotonic() + timeout_s
+        while not disk.try_lock(fd):
+            if time.monotonic() >= give_up_s:
+                raise LogLocked(
+                    f"a compress or a repair has been at work for {timeout_s:g} s",
+                    where=path,
+                    do="nothing was changed: retry when it has ended",
+                )
+            time.sleep(CLOSED_POLL_S)
+        yield
+    finally:
+        disk.close(fd)  # which gives the lock back too

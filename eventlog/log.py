@@ -21,6 +21,7 @@ from eventlog.line import Entry
 from eventlog.plan import EACH, PREFIX, Group, Receipt
 from eventlog.reader import LogReader, entries_of, read_word, reader_near_end
 from eventlog.segments import SEGMENT_BYTES_DEFAULT, Position
+from eventlog.shelf import Shelf
 from eventlog.signal import Signal
 from eventlog.window import DEDUPE_ENTRIES_DEFAULT
 from eventlog.writer import Settings, Writer
@@ -69,7 +70,7 @@ class EventLog:
     ) -> None:
         if segment_bytes < 1 or dedupe_entries < 0 or lock_timeout_s < 0:
             raise ValueError("segment_bytes must be > 0, the other limits >= 0")
-        self._disk = disk or RealDisk()
+        self._disk = Shelf(disk or RealDisk())
         self._home = home_at(home)
         if not allow_network_fs:
             _refuse_network_fs(self._home.root)

@@ -2,7 +2,8 @@
 
 Steps of a repair, in an order that each crash must find safe:
 
-    flock; sync and read the log    from the device, from its first byte
+    flock .closed.lock, .lock       nobody compresses or appends meanwhile
+    sync and read the log           from the device, from its first byte
     word := writing                 before the first change
     rewrite both watermarks, cut    only an unacknowledged tail is ever cut
     restore from the backup         each segment as it was or whole
@@ -36,11 +37,12 @@ from eventlog.durable import (
 from eventlog.errors import EventLogError, LogCorrupt
 from eventlog.gaps import write_accepted
 from eventlog.home import Home, home_at, no_log
-from eventlog.lock import WriterLock
+from eventlog.lock import WriterLock, closed_segments_held
 from eventlog.reader import list_segments, read_watermark, read_word
 from eventlog.recovery import cut_torn_tail, settle_on_device
 from eventlog.restore import Restored, restore
 from eventlog.segments import segment_name
+from eventlog.shelf import Shelf
 
 logger = logging.getLogger(__name__)
 
@@ -119,18 +121,19 @@ def repair(
     Raises LogNotFound, LogLocked, LogCorrupt (a foreign file stands among the segments) and
     EventLogError where the disk refuses; what was done until then stays, and is safe.
     """
-    disk = disk or RealDisk()
+    disk = Shelf(disk or RealDisk())
     home = home_at(path)
     try:
         if not list_segments(disk, home) and read_watermark(disk, home) is None:
             raise no_log(home)
         source = Backup(disk, backup) if backup is not None else None
         lock = WriterLock(disk, home, pid=os.getpid(), timeout_s=lock_timeout_s)
-        try:
-            lock.take()
-            return _Repair(disk, home, lock).run(source, now if accept else None)
-        finally:
-            lock.drop()
+        with closed_segments_held(disk, home, lock_timeout_s):
+            try:
+                lock.take()
+                return _Repair(disk, home, lock).run(source, now if accept else None)
+            finally:
+                lock.drop()
     except OSError as error:
         raise EventLogError(
             f"the log could not be repaired: {error.strerror or error}",

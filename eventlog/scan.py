@@ -23,6 +23,7 @@ from eventlog.line import (
     CHAIN_START,
     HEAD,
     LINE_BYTES_MAX,
+    LOST_MARK,
     BadLine,
     parse_head,
     stored_chain,
@@ -145,7 +146,10 @@ def has_evidence(data: bytes, missing_seq: int, start: int = 1) -> bool:
     """Whether `data[start:]` proves that the batch holding entry `missing_seq` was durable.
 
     `data` starts at the first bad line; its own head, at byte 0, proves nothing about itself.
+    Only durable lines are ever compressed, so what is lost of a compressed segment was durable.
     """
+    if LOST_MARK in data:
+        return True
     for found in _EVIDENCE.finditer(data, start):
         if int(found[2]) <= missing_seq:
             continue

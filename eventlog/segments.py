@@ -11,6 +11,8 @@ from typing import NamedTuple
 from eventlog.errors import LogCorrupt
 
 SEGMENT_BYTES_DEFAULT = 64 * 1024 * 1024  # a backup or a copy moves it in a second
+COMPRESSED_SUFFIX = ".zst"  # behind the name of a segment
+CLOSED_NAME = "closed"  # a directory for closed segments, perhaps a link to a larger disk
 _NAME = re.compile(r"([0-9]{20})\.jsonl")
 
 
@@ -26,17 +28,23 @@ def segment_name(first_seq: int) -> str:
     return f"{first_seq:020d}.jsonl"
 
 
+def is_segment_name(name: str) -> bool:
+    """Whether a file of that name is a segment as it was written."""
+    return _NAME.fullmatch(name) is not None
+
+
 def segments_of(names: Iterable[str]) -> list[int]:
     """First seqs of the segments among the names in a log directory, in order.
 
-    Raises LogCorrupt for a `.jsonl` file that is not named like a segment: data may be in it.
+    A compressed one has the name that it was written with: eventlog.shelf sees to that. Raises
+    LogCorrupt for a `.jsonl` file that is not named like a segment: data may be in it.
     """
     found = []
     for name in names:
         match = _NAME.fullmatch(name)
         if match is not None and int(match[1]) > 0:
             found.append(int(match[1]))
-        elif name.endswith(".jsonl"):
+        elif name.endswith((".jsonl", ".jsonl" + COMPRESSED_SUFFIX)):
             raise LogCorrupt(
                 "a file that is not named like a segment stands among the segments",
                 segment=name,

@@ -9,7 +9,6 @@ Invariant: an entry comes out only from the bytes that were verified, and none a
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
@@ -22,6 +21,7 @@ from eventlog.line import CHAIN_START, BadLine, Entry, decode
 from eventlog.reader import LogReader, corrupt, list_segments
 from eventlog.scan import CHAIN_UNKNOWN, Scanned, Tip, scan, tip_of
 from eventlog.segments import Position
+from eventlog.shelf import Shelf, sizes_of
 
 CHUNK_BYTES = 256 * 1024  # the columns of so many lines stay in a core's own cache
 _HASHABLE = frozenset({str, int, float})
@@ -52,7 +52,7 @@ def read_verified(
     at most about CHUNK_BYTES. Raises LogCorrupt at damage, after the entries before it, LogDiverged
     where entry `after` is not the one with that chain, and LogNotFound.
     """
-    disk, home = RealDisk(), home_at(path)
+    disk, home = Shelf(RealDisk()), home_at(path)
     if not list_segments(disk, home):
         raise no_log(home)
     reader = _VerifyingReader(disk, home, after=after, hint=hint)
@@ -77,15 +77,11 @@ def log_bytes(path: str | os.PathLike[str]) -> int:
 
     An estimate, for the log may grow; segments that go missing are for that reader to tell.
     """
-    disk, home = RealDisk(), home_at(path)
+    disk, home = Shelf(RealDisk()), home_at(path)
     segments = list_segments(disk, home)
     if not segments:
         raise no_log(home)
-    size = 0
-    for segment in segments:
-        with suppress(FileNotFoundError):
-            size += os.stat(home.segment_path(segment)).st_size
-    return size
+    return sizes_of(RealDisk(), map(home.segment_path, segments))[0]
 
 
 class _VerifyingReader(LogReader):

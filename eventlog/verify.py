@@ -21,6 +21,7 @@ from eventlog.home import Home, home_at
 from eventlog.inventory import Inventory, inventory
 from eventlog.pieces import Well, cut, examine
 from eventlog.segments import Position
+from eventlog.shelf import Shelf
 from eventlog.walk import Finding, Walk, WriterCame
 from eventlog.workers import TASKS_MAX, cores, run
 
@@ -74,7 +75,7 @@ def verify(
 
     Raises LogNotFound, ForeignHome, UnsafePath, and OSError where the log may not be read.
     """
-    disk = disk or RealDisk()
+    disk = Shelf(disk or RealDisk())
     at = home_at(home)
     found = inventory(disk, at)
     well = _well(disk, at, found, progress, cores() if processes is None else processes)

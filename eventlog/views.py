@@ -3,7 +3,6 @@
 Invariant: nothing is changed or made; a home without a log raises LogNotFound.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, suppress
 
@@ -21,6 +20,7 @@ from eventlog.reader import (
 )
 from eventlog.scan import Tip, tip_of
 from eventlog.seek import last_line
+from eventlog.shelf import Shelf, sizes_of
 
 COUNTED_BYTES_MAX = 16 * 1024 * 1024  # a log up to this size is counted in a few milliseconds
 
@@ -28,7 +28,7 @@ COUNTED_BYTES_MAX = 16 * 1024 * 1024  # a log up to this size is counted in a fe
 def existing_home(path: str) -> Home:
     """The home at `path`. Raises LogNotFound where there is no log."""
     home = home_at(path)
-    if not list_segments(RealDisk(), home):
+    if not list_segments(Shelf(RealDisk()), home):
         raise no_log(home)
     return home
 
@@ -38,7 +38,7 @@ def raw_lines(path: str, *, after: int = 0, limit: int | None = None) -> Iterato
 
     Raises LogCorrupt at damage, after the lines before it.
     """
-    disk, home = RealDisk(), existing_home(path)
+    disk, home = Shelf(RealDisk()), existing_home(path)
     if after:
         end, damage = _end(disk, home)
         if after >= end.seq:
@@ -57,7 +57,7 @@ def raw_lines(path: str, *, after: int = 0, limit: int | None = None) -> Iterato
 
 def end_seq(path: str) -> int:
     """Seq of the last entry, also where the log is damaged before it."""
-    return _end(RealDisk(), existing_home(path))[0].seq
+    return _end(Shelf(RealDisk()), existing_home(path))[0].seq
 
 
 def follow_lines(path: str, after: int, show: Callable[[list[bytes]], object]) -> None:
@@ -67,7 +67,7 @@ def follow_lines(path: str, after: int, show: Callable[[list[bytes]], object]) -
     from eventlog.tail import follow
 
     async def run() -> None:
-        async with aclosing(follow(RealDisk(), existing_home(path), after=after)) as batches:
+        async with aclosing(follow(Shelf(RealDisk()), existing_home(path), after=after)) as batches:
             async for lines, _ in batches:
                 show(lines)
 
@@ -118,7 +118,7 @@ def _last_tip(disk: Disk, home: Home, end: End | None) -> Tip | None:
 
 def read_entries(path: str, *, after: int) -> Iterator[Entry]:
     """The durable entries with seq > `after`. Raises LogCorrupt at damage, after those before."""
-    reader = LogReader(RealDisk(), existing_home(path), after=after)
+    reader = LogReader(Shelf(RealDisk()), existing_home(path), after=after)
     try:
         while lines := reader.read():
             yield from entries_of(lines, reader.position)
@@ -131,9 +131,9 @@ def log_status(path: str, *, count: bool = True) -> dict[str, object]:
 
     `signals` is None where counting them is slow, and where the log is damaged.
     """
-    disk, home = RealDisk(), existing_home(path)
+    disk, home = Shelf(RealDisk()), existing_home(path)
     segments = list_segments(disk, home)
-    size = sum(os.stat(home.segment_path(segment)).st_size for segment in segments)
+    size, disk_bytes = sizes_of(RealDisk(), map(home.segment_path, segments))
     tip, _ = _end(disk, home)
     signals = None
     if count and size <= COUNTED_BYTES_MAX:
@@ -149,6 +149,7 @@ def log_status(path: str, *, count: bool = True) -> dict[str, object]:
         "signals": signals,
         "segments": len(segments),
         "bytes": size,
+        "disk_bytes": disk_bytes,
         "last_recorded_at": tip.recorded_at or None,
         "chain": tip.chain,
     }

@@ -196,7 +196,10 @@ class Writer:
     def _open_active(self) -> None:
         if self._known.position.segment:
             path = self._home.segment_path(self._known.position.segment)
-            self._fd = self._disk.open(path, writable=True)
+            try:
+                self._fd = self._disk.open(path, writable=True)
+            except FileNotFoundError:
+                return  # it is compressed, so nothing is added to it: the next write rotates
             self._mend_link()
 
     def _mend_link(self) -> None:
