@@ -125,17 +125,15 @@ def compress(
     """
     disk = disk or RealDisk()
     home = home_at(path)
-    shelf = Shelf(disk)
-    segments = list_segments(shelf, home)
-    if not segments:
-        raise no_log(home)
-    chosen = _closed(shelf, home, segments)
-    chosen = chosen[: max(0, len(chosen) - keep)]
-    total = sum(sizes_of(disk, [home.segment_path(segment)])[0] for segment in chosen)
     done: list[Compressed] = []
     damaged: list[str] = []
-    progressed = _Progressed(progress, total)
     try:
+        segments = list_segments(Shelf(disk), home)
+        if not segments:
+            raise no_log(home)
+        chosen = _closed(disk, home, segments)
+        chosen = chosen[: max(0, len(chosen) - keep)]
+        progressed = _Progressed(progress, sizes_of(disk, map(home.segment_path, chosen))[0])
         for segment in chosen:
             with closed_segments_held(disk, home, lock_timeout_s):
                 try:

@@ -207,7 +207,7 @@ def forget_the_word(home: Path) -> None:
 
 
 def but_for_the_lock(home: Path) -> dict[str, bytes | str]:
-    return {name: data for name, data in bytes_of(home).items() if name != "logs/.lock"}
+    return {name: data for name, data in bytes_of(home).items() if not name.endswith(".lock")}
 
 
 @of_each_damage
