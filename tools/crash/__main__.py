@@ -20,6 +20,7 @@ from itertools import count
 from secrets import randbelow
 
 from tools.crash.check import Subject, simulation
+from tools.crash.compressing import explore_compress
 from tools.crash.damages import sweep_damages
 from tools.crash.explore import explore, explore_takeovers
 from tools.crash.explorer import Explorer, Failure
@@ -59,6 +60,9 @@ class _Run:
             f"one slot of the watermark, {counts.torn} the last batch without a watermark: torn, "
             "the accepted limit"
         )
+        before = explorer.states
+        explore_compress(explorer)
+        print(f"{explorer.states - before} states of compressing: all read, and all finished")
         print(f"{sweep_damages(explorer.subject).flips} other damages: nothing was cut or passed")
 
     def play(self, number: int) -> None:

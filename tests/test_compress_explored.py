@@ -1,0 +1,50 @@
+"""Power may fail at any step of compressing a segment; whoever skips a step is found out (W6)."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tools.crash.check import Subject, simulation
+from tools.crash.compressing import (
+    COMPRESS_MUTANTS,
+    compress_on_a_lying_disk,
+    explore_compress,
+)
+from tools.crash.explorer import Explorer, Failure
+from tools.crash.states import BOTH, ORDERED
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def simulated() -> Iterator[None]:
+    with simulation():
+        yield
+
+
+def test_power_may_fail_at_any_step_of_compressing_and_moving() -> None:
+    explorer = Explorer(Subject())
+    explore_compress(explorer)
+    assert explorer.states > 100
+
+
+def test_a_disk_that_lies_costs_no_segment() -> None:
+    compress_on_a_lying_disk(Explorer(Subject()))
+
+
+@pytest.mark.parametrize("name", ["no-file-sync", "no-directory-sync", "unlink-before-rename"])
+def test_a_step_that_is_left_out_costs_a_segment(name: str) -> None:
+    with COMPRESS_MUTANTS[name].applied() as disk, pytest.raises(Failure):
+        explore_compress(Explorer(Subject()), disk)
+
+
+def test_only_what_is_read_back_shows_that_a_disk_lies() -> None:
+    with COMPRESS_MUTANTS["no-read-back"].applied(), pytest.raises(Failure):
+        compress_on_a_lying_disk(Explorer(Subject()))
+
+
+@pytest.mark.parametrize("models", [ORDERED, BOTH], ids=["ordered", "both"])
+def test_moving_to_another_directory_needs_its_sync_in_any_model(models: tuple[str, ...]) -> None:
+    mutant = COMPRESS_MUTANTS["no-directory-sync"]
+    with mutant.applied() as disk, pytest.raises(Failure):
+        explore_compress(Explorer(Subject(), models=models), disk)

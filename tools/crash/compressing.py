@@ -1,0 +1,260 @@
+"""Compression, tried exhaustively: power fails, in every way, before each of its calls.
+
+The log is one that a writer goes on with: it appends once more in the middle of each run. The runs
+compress in place, move what was compressed to `closed`, and do both at once.
+
+Invariant: in each state a reader, verify and a writer find all that was acknowledged, and the next
+run finishes what this one began.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
+from unittest import mock
+
+from eventlog import compress as compressing
+from eventlog.compress import compress
+from eventlog.errors import EventLogError
+from eventlog.reader import LogReader
+from eventlog.segments import CLOSED_NAME
+from eventlog.shelf import Shelf
+from eventlog.verify import verify
+from eventlog.writer import Writer
+from tools.crash.check import HOME, RECORDED_AT, Subject, append
+from tools.crash.explorer import Explorer, Failure
+from tools.crash.flips import SETTINGS, closed_log
+from tools.crash.inodes import Inodes
+from tools.crash.ledger import Ledger, Violation
+from tools.crash.simdisk import Fault, SimDisk, World
+from tools.crash.states import State, digest, files_of, nothing, power_losses, random_power_loss
+
+FRAME_BYTES = 600  # a few frames in each small segment
+VERIFY_EVERY = 8  # of the states, for verify takes a while
+NESTED_SHARE = 0.05  # of the states: there, power fails again at each step of the next run
+CLOSED_DIR = f"{HOME.log_dir}/{CLOSED_NAME}"
+RUNS = ("in place", "to closed", "moved")
+
+
+class Lying(SimDisk):
+    """Keeps one byte of each larger write other than it was given."""
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+        if len(data) > FRAME_BYTES // 4:
+            data = data[:20] + bytes([data[20] ^ 4]) + data[21:]
+        return super().pwrite(fd, data, offset)
+
+
+class _NoFileSync(SimDisk):
+    """Never syncs a file."""
+
+    def fdatasync(self, fd: int) -> None:
+        self._enter("fdatasync")
+        self.size(fd)
+
+
+class _NoDirectorySync(SimDisk):
+    """Never syncs a directory."""
+
+    def fsync_dir(self, _path: str) -> None:
+        self._enter_or_fail("fsync_dir")
+
+
+def _whatever(_self: object, _place: str) -> compressing._Content:
+    """Takes what was written at its word."""
+    return _AnyContent(0, "")
+
+
+class _AnyContent(compressing._Content):
+    """Is equal to whatever was written."""
+
+    def __eq__(self, _other: object) -> bool:
+        return True
+
+    def __ne__(self, _other: object) -> bool:
+        return False
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+_make = compressing._Work._make
+
+
+def _unlink_and_make(self: compressing._Work, source: str) -> compressing._Content:
+    """Takes the raw file away before the new one has its name."""
+    rename = self._disk.rename
+
+    def rename_after_unlink(old: str, new: str) -> None:
+        self._disk.unlink(source)
+        rename(old, new)
+        self._disk.close(self._disk.create(source))  # for the real thing to unlink
+
+    with mock.patch.object(self._disk, "rename", rename_after_unlink):
+        return _make(self, source)
+
+
+class CompressMutant(NamedTuple):
+    """One mistake of who compresses."""
+
+    disk: type[SimDisk] = SimDisk
+    patches: tuple[tuple[object, str, object], ...] = ()
+
+    @contextmanager
+    def applied(self) -> Iterator[type[SimDisk]]:
+        """The disk with this mistake, for as long as the block lasts."""
+        patches = [mock.patch.object(*patch) for patch in self.patches]
+        for patch in patches:
+            patch.start()
+        try:
+            yield self.disk
+        finally:
+            for patch in patches:
+                patch.stop()
+
+
+COMPRESS_MUTANTS = {
+    "no-file-sync": CompressMutant(disk=_NoFileSync),
+    "no-directory-sync": CompressMutant(disk=_NoDirectorySync),
+    "unlink-before-rename": CompressMutant(
+        patches=((compressing._Work, "_make", _unlink_and_make),)
+    ),
+    "no-read-back": CompressMutant(patches=((compressing._Work, "_content", _whatever),)),
+}
+
+
+def explore_compress(explorer: Explorer, disk: type[SimDisk] = SimDisk) -> None:
+    """Each run, with power failing before each of its calls. Raises Failure."""
+    with mock.patch.object(compressing, "FRAME_BYTES", FRAME_BYTES):
+        log = closed_log(explorer.subject)
+        for run in RUNS:
+            _Run(explorer, log, disk, run).explore()
+
+
+def compress_on_a_lying_disk(explorer: Explorer) -> None:
+    """What is written does not read back: nothing may be taken away. Raises Failure."""
+    with mock.patch.object(compressing, "FRAME_BYTES", FRAME_BYTES):
+        log = closed_log(explorer.subject)
+        world = World(dict(log), boot=2)
+        whole = _read(SimDisk(world))
+        try:
+            with suppress(EventLogError):
+                _compress(Lying(world))
+            _expect(_read(SimDisk(world)) == whole, "a reader finds less")
+        except (Violation, EventLogError) as error:
+            raise Failure(f"a disk that lies has cost a segment: {error}", 1) from error
+
+
+class _Run:
+    """One run of compress, and a writer beside it."""
+
+    def __init__(self, explorer: Explorer, log: State, disk: type[SimDisk], name: str) -> None:
+        self._explorer = explorer
+        self._name = name
+        self._disk = disk
+        self._seen: set[int] = set()
+        self._version = -1
+        self.world = World(dict(log), boot=2)
+        plain = SimDisk(self.world)
+        if name == "moved":
+            _compress(plain)
+        if name != "in place":
+            plain.make_dir(CLOSED_DIR)
+            plain.fsync_dir(HOME.log_dir)
+        self._ledger = Ledger()
+        self._writer = _writer(explorer.subject, SimDisk(self.world, 3))
+        self._append("before")
+        self._calls = 0
+
+    def explore(self) -> None:
+        """Compresses to the end. Raises Failure."""
+        try:
+            _compress(self._disk(self.world, 2, self._step))
+        except EventLogError as error:
+            raise self._failure(f"it is refused: {error}") from error
+        self._step("the end")
+
+    def _append(self, key: str) -> None:
+        append(self._writer, self._ledger.submit([f"{self._name}-{key}"]))
+        self._owed = _read(SimDisk(World(dict(self.world.inodes), boot=2)))
+
+    def _step(self, _: str) -> Fault | None:
+        self._calls += 1
+        if self._calls == 40:
+            self._append("beside")
+        if self._version != self.world.version:
+            self._version = self.world.version
+            for state in power_losses(self.world.inodes, self._explorer.models):
+                self._try(state)
+        return None
+
+    def _try(self, state: State) -> None:
+        key = digest(state)
+        if key in self._seen or self._explorer.is_done:
+            return
+        self._seen.add(key)
+        self._explorer.states += 1
+        try:
+            moments = _survives(state, self._owed, self._explorer)
+            random = self._explorer.random
+            for inodes in moments if random.random() < NESTED_SHARE else ():
+                self._explorer.states += 1
+                later = random_power_loss(inodes, random, self._explorer.models)
+                _survives(later, self._owed, self._explorer)
+        except (Violation, EventLogError, OSError) as error:
+            raise self._failure(str(error), state) from error
+
+    def _failure(self, why: str, state: State | None = None) -> Failure:
+        return Failure(f"compressing {self._name}: {why}", self._explorer.states, state)
+
+
+def _survives(state: State, owed: bytes, explorer: Explorer) -> list[Inodes]:
+    """What a restart finds, what the next run makes of it, and what a writer does then.
+
+    Returns the moments of the next run at which power could fail again. Raises Violation.
+    """
+    moments: list[Inodes] = []
+    world = World(dict(state), boot=3)
+    _expect(_read(SimDisk(world)) == owed, "a reader does not find what was acknowledged")
+    if explorer.states % VERIFY_EVERY == 0:
+        report = verify(HOME.root, disk=SimDisk(World(dict(state), boot=3)), processes=1)
+        _expect(report.ok, f"verify finds damage: {report.findings}")
+
+    def step(_: str) -> None:
+        moments.append(dict(world.inodes))
+
+    _compress(SimDisk(world, 1, step))
+    after = World(nothing(world.inodes), boot=4)
+    _expect(_read(SimDisk(after)) == owed, "the next run has lost something")
+    left = [path for path, _ in files_of(after.inodes) if path.endswith((".zst.new", ".damaged"))]
+    _expect(not left, f"the next run left {left}")
+    raw = [path for path, _ in files_of(after.inodes) if path.endswith(".jsonl")]
+    _expect(len(raw) <= 2, f"the next run left {raw}")
+    append(_writer(explorer.subject, SimDisk(after, 3)), Ledger().submit(["after"]))
+    given = _read(SimDisk(after))
+    _expect(given.startswith(owed) and given != owed, "appends do not go on")
+    return moments
+
+
+def _expect(is_so: bool, otherwise: str) -> None:
+    if not is_so:
+        raise Violation(otherwise)
+
+
+def _compress(disk: SimDisk) -> None:
+    try:
+        compress(HOME.root, disk=disk, lock_timeout_s=0.0)
+    finally:
+        disk.world.reap(disk.process)
+
+
+def _writer(subject: Subject, disk: SimDisk) -> Writer:
+    settings = SETTINGS._replace(segment_bytes=1 << 20)  # it starts no segment of its own
+    return subject.writer(Shelf(disk), HOME, lambda: RECORDED_AT, settings, disk.process)
+
+
+def _read(disk: SimDisk) -> bytes:
+    """All that a reader gives out. EventLogError."""
+    reader = LogReader(Shelf(disk), HOME)
+    try:
+        return b"".join(iter(lambda: b"".join(reader.read()), b""))
+    finally:
+        reader.close()
