@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from eventlog.backup import BackedUp, back_up
     from eventlog.columns import SignalColumns
+    from eventlog.compress import compress_log
     from eventlog.disk import file_system_of, is_network_file_system
     from eventlog.errors import (
         AppendFailed,
@@ -69,6 +70,7 @@ _MODULES = {
     "Stretch": "verified",
     "back_up": "backup",
     "can_fork": "workers",
+    "compress_log": "compress",
     "decode": "line",
     "file_system_of": "disk",
     "is_network_file_system": "disk",
@@ -116,6 +118,7 @@ __all__ = [
     "Unsupported",
     "back_up",
     "can_fork",
+    "compress_log",
     "decode",
     "file_system_of",
     "is_network_file_system",

@@ -328,7 +328,7 @@ def compress(obj: Context, keep: int, as_json: bool) -> None:
     """
     import orjson
 
-    from eventlog.compress import compress as compress_log
+    from eventlog.compress import compress_log
     from eventlog.log import LOCK_TIMEOUT_S_DEFAULT
     from eventlog.progress import Progress
 

@@ -109,7 +109,7 @@ class _Damaged(Exception):
     """Parts of a compressed segment are lost: what is left must not become all that there is."""
 
 
-def compress(
+def compress_log(
     path: str | os.PathLike[str],
     *,
     keep: int = 0,

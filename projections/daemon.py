@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 from eventlog import EventLog, EventLogError, log_status
+from projections.compressing import compressing
 from projections.notify import Notifier
 from projections.projection import Checkpoint
 from projections.projector import Pace, Projector
@@ -30,14 +31,17 @@ def run(
     once: bool,
     notify_socket: str | None,
     listen: Listen | None = None,
+    compress: bool = False,
 ) -> None:
     """Runs the projections until SIGTERM or SIGINT, or with `once` until they have caught up.
+
+    With `compress`, closed segments are compressed meanwhile.
 
     Raises LogNotFound where there is no log, what stops a projection, and ProjectionError where
     nobody can be answered at `listen`.
     """
     log_status(str(home))
-    asyncio.run(_run(home, names, pace, once, Notifier(notify_socket), listen))
+    asyncio.run(_run(home, names, pace, once, Notifier(notify_socket), listen, compress))
 
 
 async def _run(
@@ -47,6 +51,7 @@ async def _run(
     once: bool,
     notifier: Notifier,
     listen: Listen | None,
+    compress: bool,
 ) -> None:
     projectors: list[Projector] = []
     is_ready = False
@@ -65,7 +70,10 @@ async def _run(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with reporting(home, projectors, listen):
+    async with (
+        reporting(home, projectors, listen),
+        compressing(home, is_wanted=compress, once=once, stop=stop),
+    ):
         await _run_all(home, projectors, once, stop, notifier)
 
 

@@ -36,6 +36,7 @@ UNHEALTHY_AFTER_S = 60.0
     show_default=True,
     help="Seconds to wait for a batch to fill; 0 commits what is there.",
 )
+@click.option("--compress", is_flag=True, help="Compress closed segments too, as they come.")
 @click.option("--listen", metavar="HOST:PORT", help="Answer /health and /metrics there.")
 @click.option(
     "--unhealthy-after",
@@ -51,6 +52,7 @@ def project(
     once: bool,
     batch_size: int,
     batch_timeout: float,
+    compress: bool,
     listen: str | None,
     unhealthy_after: float,
 ) -> None:
@@ -82,6 +84,7 @@ def project(
         once=once,
         notify_socket=os.environ.get("NOTIFY_SOCKET"),
         listen=_listen(listen, unhealthy_after, once=once),
+        compress=compress,
     )
 
 

@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 
 from eventlog import EventLog, EventLogError, LogCorrupt, LogDiverged, LogLocked
 from eventlog.codec import pack
-from eventlog.compress import Report
-from eventlog.compress import compress as compress_log
+from eventlog.compress import Report, compress_log
 from eventlog.disk import Disk, RealDisk
 from eventlog.frames import FRAME_BYTES, Frame, Raw, checksum_of, ending
 from eventlog.home import Home
