@@ -26,7 +26,7 @@ from typing import NamedTuple
 from eventlog.codec import pack
 from eventlog.disk import Disk, RealDisk, write_all
 from eventlog.errors import EventLogError
-from eventlog.frames import FRAME_BYTES, FRAMES_MAX, Frame, checksum_of, ending
+from eventlog.frames import FRAME_BYTES, FRAMES_MAX, Frame, ending, frame_of
 from eventlog.home import Home, home_at, no_log
 from eventlog.line import LOST_MARK
 from eventlog.lock import closed_segments_held
@@ -246,7 +246,6 @@ class _Work:
     def _write(self, source: str) -> _Content:
         digest = sha256()
         frames: list[Frame] = []
-        checksums: list[bytes] = []
         at = size = 0
         out = self._disk.create(self._new)
         try:
@@ -256,13 +255,12 @@ class _Work:
                 at += len(packed)
                 size += len(raw)
                 digest.update(raw)
-                frames.append(Frame(len(packed), len(raw)))
-                checksums.append(checksum_of(packed))
+                frames.append(frame_of(packed, len(raw)))
                 self._progressed.add(len(raw))
                 if len(frames) > FRAMES_MAX:
                     raise OSError("the segment is too large to be compressed")
             content = _Content(size, digest.hexdigest())
-            write_all(self._disk, out, ending(frames, checksums, *content), at)
+            write_all(self._disk, out, ending(frames, *content), at)
             self._disk.fdatasync(out)
         finally:
             self._disk.close(out)

@@ -17,7 +17,6 @@ Invariant: what is read is what was compressed, byte for byte, or is marked as l
 import struct
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
 from zlib import crc32
@@ -30,6 +29,7 @@ from eventlog.line import LOST_MARK
 FRAME_BYTES = 128 * 1024
 PACKED_BYTES_MAX = FRAME_BYTES + PACKED_EXTRA_BYTES
 FRAMES_MAX = 1 << 20  # 128 GiB: a table that says more is damaged, and is not read into memory
+FRAMES_KEPT = 4  # unpacked: what is read next is near by, or at the other end of a piece
 
 _SKIPPABLE = struct.Struct("<II")  # magic, length of what follows
 _PROOF_MAGIC, _TABLE_MAGIC = 0x184D2A50, 0x184D2A5E
@@ -41,7 +41,7 @@ _PROOF_TEXT = "1 {:020d} {} {:08x}"
 _PROOF_BYTES = _SKIPPABLE.size + len(_PROOF_TEXT.format(0, "0" * 64, 0)) + len(" 00000000\n")
 _LOST_LINE = LOST_MARK.ljust(63, b".") + b"\n"
 _MENDED = "though nothing of it is lost: `eventlog compress` mends it"
-_SEEK_PROBLEM = f"the seek table of the compressed segment is damaged, {_MENDED}"
+_TABLE_PROBLEM = f"the seek table of the compressed segment is damaged, {_MENDED}"
 _PROOF_PROBLEM = f"the length and hash in the compressed segment are damaged, {_MENDED}"
 _CUT_PROBLEM = "the compressed segment is cut, or damaged at its end"
 
@@ -49,10 +49,16 @@ Pread = Callable[[int, int], bytes]  # length, offset
 
 
 class Frame(NamedTuple):
-    """One frame: how many bytes it takes in the file, and how many it holds."""
+    """One frame, as the table has it."""
 
-    packed: int
-    raw: int  # negative: so many raw bytes are lost, with no frame that could hold them
+    packed_bytes: int  # in the file
+    raw_bytes: int
+    checksum: int  # with which it ends: of its raw bytes
+
+
+def frame_of(packed: bytes, raw_bytes: int) -> Frame:
+    """The table's entry for a frame that holds so many raw bytes."""
+    return Frame(len(packed), raw_bytes, int.from_bytes(packed[-_CHECKSUM_BYTES:], "little"))
 
 
 class Proof(NamedTuple):
@@ -63,23 +69,33 @@ class Proof(NamedTuple):
     table_crc: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class _Sizes(NamedTuple):
+    """Of all frames, in columns: a table is read anew for each piece of a log that is verified."""
+
+    packed: tuple[int, ...]
+    raw: tuple[int, ...]
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether a writer of ours could have made such frames."""
+        return not self.raw or (
+            max(self.packed) <= PACKED_BYTES_MAX
+            and min(self.raw) > 0
+            and max(self.raw) <= FRAME_BYTES
+        )
+
+
+class Layout(NamedTuple):
     """What a compressed segment holds."""
 
-    frames: tuple[Frame, ...]
+    frames: _Sizes
     proof: Proof | None  # None where it is damaged
     problem: str | None  # with the proof or the table
 
 
-def ending(
-    frames: Sequence[Frame], checksums: Sequence[bytes], raw_bytes: int, sha256: str
-) -> bytes:
+def ending(frames: Sequence[Frame], raw_bytes: int, sha256: str) -> bytes:
     """Proof and table of the frames."""
-    entries = b"".join(
-        _ENTRY.pack(*frame, int.from_bytes(checksum, "little"))
-        for frame, checksum in zip(frames, checksums, strict=True)
-    )
+    entries = b"".join(_ENTRY.pack(*frame) for frame in frames)
     table = entries + _FOOTER.pack(len(frames), _HAS_CHECKSUMS, _FOOTER_MAGIC)
     table = _SKIPPABLE.pack(_TABLE_MAGIC, len(table)) + table
     text = _PROOF_TEXT.format(raw_bytes, sha256, crc32(table)).encode()
@@ -87,26 +103,22 @@ def ending(
     return _SKIPPABLE.pack(_PROOF_MAGIC, len(text)) + text + table
 
 
-def checksum_of(frame: bytes) -> bytes:
-    """The checksum with which a frame ends: of its raw bytes, as the seek table wants it."""
-    return frame[-_CHECKSUM_BYTES:]
-
-
 def read_layout(pread: Pread, size: int) -> Layout:
     """The layout of a file of `size` bytes, however damaged it is. Raises OSError."""
     table = _table_at_end(pread, size)
-    table_bytes = _SKIPPABLE.size + _ENTRY.size * len(table or ()) + _FOOTER.size
-    packed_bytes = size - _PROOF_BYTES - table_bytes
-    if table is not None and sum(frame.packed for frame in table) == packed_bytes:
-        proof = _proof_in(pread(_PROOF_BYTES, packed_bytes))
-        data = pread(table_bytes, size - table_bytes)
-        raw_bytes = sum(frame.raw for frame in table)
-        if proof is not None and (proof.table_crc, proof.raw_bytes) == (crc32(data), raw_bytes):
-            return Layout(frames=table, proof=proof, problem=None)
+    if table is not None:
+        table_bytes = _SKIPPABLE.size + _ENTRY.size * len(table.raw) + _FOOTER.size
+        packed_bytes = size - _PROOF_BYTES - table_bytes
+        if sum(table.packed) == packed_bytes:
+            end = pread(_PROOF_BYTES + table_bytes, packed_bytes)
+            proof = _proof_in(end[:_PROOF_BYTES])
+            is_proven = proof is not None and proof.table_crc == crc32(end[_PROOF_BYTES:])
+            if proof is not None and is_proven and proof.raw_bytes == sum(table.raw):
+                return Layout(table, proof, None)
     return _layout_by_frames(pread, size, table)
 
 
-def _table_at_end(pread: Pread, size: int) -> tuple[Frame, ...] | None:
+def _table_at_end(pread: Pread, size: int) -> _Sizes | None:
     """What the seek table says, if one stands there that could be right."""
     least = _SKIPPABLE.size + _FOOTER.size
     if size < least:
@@ -118,9 +130,9 @@ def _table_at_end(pread: Pread, size: int) -> tuple[Frame, ...] | None:
     if size < least + length:
         return None
     data = pread(length, size - _FOOTER.size - length)
-    found = tuple(Frame(packed, raw) for packed, raw, _ in _ENTRY.iter_unpack(data))
-    is_possible = all(f.packed <= PACKED_BYTES_MAX and 0 < f.raw <= FRAME_BYTES for f in found)
-    return found if is_possible else None
+    numbers = struct.unpack(f"<{3 * count}I", data)
+    found = _Sizes(numbers[0::3], numbers[1::3])
+    return found if found.is_possible else None
 
 
 def _proof_in(data: bytes) -> Proof | None:
@@ -134,49 +146,44 @@ def _proof_in(data: bytes) -> Proof | None:
     return Proof(int(raw_bytes), sha256, int(table_crc, 16))
 
 
-def _layout_by_frames(pread: Pread, size: int, table: tuple[Frame, ...] | None) -> Layout:
+def _layout_by_frames(pread: Pread, size: int, table: _Sizes | None) -> Layout:
     """The layout as the frames themselves tell it, where proof and table do not agree."""
-    frames = list(_walk(pread, size))
-    end = sum(frame.packed for frame in frames)
-    raw_bytes = sum(frame.raw for frame in frames)
-    proof = _proof_in(pread(_PROOF_BYTES, end))
-    if proof is not None and proof.raw_bytes == raw_bytes:
-        return Layout(frames=tuple(frames), proof=proof, problem=_SEEK_PROBLEM)
-    if proof is None and table is not None and table == tuple(frames):
-        return Layout(frames=table, proof=None, problem=_PROOF_PROBLEM)
+    frames = _walk(pread, size)
+    proof = _proof_in(pread(_PROOF_BYTES, sum(frames.packed)))
+    if proof is not None and proof.raw_bytes == sum(frames.raw):
+        return Layout(frames, proof, _TABLE_PROBLEM)
+    if proof is None and table == frames:
+        return Layout(frames, None, _PROOF_PROBLEM)
     # Nothing tells how much is missing: it is marked, and the next segment says where it goes on.
-    frames.append(Frame(0, -len(_LOST_LINE)))
-    return Layout(frames=tuple(frames), proof=None, problem=_CUT_PROBLEM)
+    return Layout(_Sizes((*frames.packed, 0), (*frames.raw, len(_LOST_LINE))), None, _CUT_PROBLEM)
 
 
-def _walk(pread: Pread, size: int) -> list[Frame]:
+def _walk(pread: Pread, size: int) -> _Sizes:
     """The frames from the first byte on, as far as their headers are good."""
-    found: list[Frame] = []
+    found = _Sizes((), ())
     at = 0
-    while at < size and len(found) < FRAMES_MAX:
+    while at < size and len(found.raw) < FRAMES_MAX:
         try:
             packed, raw = frame_sizes(pread(PACKED_BYTES_MAX, at))
         except BadFrame:
             break
-        if not (packed <= PACKED_BYTES_MAX and 0 < raw <= FRAME_BYTES):
+        if not _Sizes((packed,), (raw,)).is_possible:
             break
-        found.append(Frame(packed, raw))
+        found = _Sizes((*found.packed, packed), (*found.raw, raw))
         at += packed
     return found
 
 
 class Raw:
-    """The raw bytes of a compressed segment. Holds one unpacked frame; may be used by threads."""
+    """The raw bytes of a compressed segment. Holds a few frames; may be used by threads."""
 
     def __init__(self, pread: Pread, size: int) -> None:
-        layout = read_layout(pread, size)
-        self.problem = layout.problem  # with what is not frames; all raw bytes can be read
-        self.proof = layout.proof and (layout.proof.raw_bytes, layout.proof.sha256)
+        frames, proof, self.problem = read_layout(pread, size)  # all raw bytes can be read
+        self.proof = (proof.raw_bytes, proof.sha256) if proof is not None else None
         self._pread = pread
-        self._frames = layout.frames
-        self._starts = [0, *accumulate(abs(frame.raw) for frame in layout.frames)]
-        self._packed_starts = [0, *accumulate(frame.packed for frame in layout.frames)]
-        self._last: tuple[int, bytes] = (-1, b"")
+        self._starts = list(accumulate(frames.raw, initial=0))
+        self._packed_starts = list(accumulate(frames.packed, initial=0))
+        self._kept: tuple[tuple[int, bytes], ...] = ()  # the frames that were read last
 
     @property
     def size(self) -> int:
@@ -196,17 +203,16 @@ class Raw:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _unpacked(self, number: int) -> bytes:
-        last, data = self._last  # in one step, for another thread may put its own there
-        if last == number:
-            return data
-        packed, raw = self._frames[number]
+        for kept, data in self._kept:
+            if kept == number:
+                return data
+        start, stop = self._packed_starts[number : number + 2]
+        size = self._starts[number + 1] - self._starts[number]
         try:
-            if raw < 0:
-                raise BadFrame
-            data = unpack(self._pread(packed, self._packed_starts[number]), raw)
+            data = unpack(self._pread(stop - start, start), size)
         except BadFrame:
-            data = _lost(abs(raw))
-        self._last = (number, data)
+            data = _lost(size)
+        self._kept = ((number, data), *self._kept[: FRAMES_KEPT - 1])
         return data
 
 

@@ -103,7 +103,7 @@ class Shelf:
 
     def _find(self, path: str) -> tuple[int, str]:
         for _ in range(LOOKS_MAX):
-            for place in places(path):
+            for place in (*places(path)[1:], path):
                 with suppress(FileNotFoundError, NotADirectoryError):
                     return self._disk.open(place, writable=False), place
         _refuse_unmounted(self._disk, os.path.dirname(path))

@@ -11,6 +11,9 @@ from tests.harness.signals import signals
 from tests.harness.whole import segments_in
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
