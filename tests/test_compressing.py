@@ -10,7 +10,6 @@ from tests.harness.projecting import append
 from tests.harness.signals import signals
 from tests.harness.whole import segments_in
 
-
 pytestmark = pytest.mark.slow
 
 
