@@ -69,11 +69,23 @@ class Compressed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """A segment that is left as it is, for nobody but a person may choose what stays of it."""
+
+    segment: str
+    problem: str
+
+    def to_json(self) -> dict[str, object]:
+        """As in the report of `eventlog compress --json`."""
+        return {"segment": self.segment, "problem": self.problem}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """What a run did."""
 
     compressed: tuple[Compressed, ...]
-    damaged: tuple[str, ...]  # segments that are left as they are, for parts of them are lost
+    damaged: tuple[Left, ...]
     segments: int
     raw_bytes: int  # of all segments, as they were written
     disk_bytes: int  # of all segments, as they are kept now
@@ -85,10 +97,7 @@ class Report:
             f" in {one.kept_in}"
             for one in self.compressed
         ]
-        lines += [
-            f"DAMAGED: {name} stays as it is: see `eventlog verify`, then `eventlog repair`"
-            for name in self.damaged
-        ]
+        lines += [f"DAMAGED: {left.segment} stays: {left.problem}" for left in self.damaged]
         lines.append(
             f"{self.segments} segments of {self.raw_bytes} bytes take {self.disk_bytes} on disk"
         )
@@ -98,7 +107,7 @@ class Report:
         """The report of `eventlog compress --json`."""
         return {
             "compressed": [one.to_json() for one in self.compressed],
-            "damaged": list(self.damaged),
+            "damaged": [left.to_json() for left in self.damaged],
             "segments": self.segments,
             "raw_bytes": self.raw_bytes,
             "disk_bytes": self.disk_bytes,
@@ -106,7 +115,7 @@ class Report:
 
 
 class _Damaged(Exception):
-    """Parts of a compressed segment are lost: what is left must not become all that there is."""
+    """The segment is left as it is, and the text says why."""
 
 
 def compress_log(
@@ -126,7 +135,7 @@ def compress_log(
     disk = disk or RealDisk()
     home = home_at(path)
     done: list[Compressed] = []
-    damaged: list[str] = []
+    damaged: list[Left] = []
     try:
         segments = list_segments(Shelf(disk), home)
         if not segments:
@@ -138,8 +147,8 @@ def compress_log(
             with closed_segments_held(disk, home, lock_timeout_s):
                 try:
                     one = _Work(disk, home, segment, progressed).run()
-                except _Damaged:
-                    damaged.append(segment_name(segment))
+                except _Damaged as why:
+                    damaged.append(Left(segment=segment_name(segment), problem=str(why)))
                 else:
                     done += [one] if one is not None else []
         raw_bytes, disk_bytes = sizes_of(disk, map(home.segment_path, segments))
@@ -225,8 +234,13 @@ class _Work:
     def _proven(self, source: str) -> _Content | None:
         """What both hold, where a run that died had already put the new file in its place."""
         content = self._content(source)
-        if self._content(self._goal) == content:
+        found = self._content(self._goal)
+        if content is not None and found == content:
             return content
+        if found is not None:
+            # Either may be half a copy that somebody made by hand.
+            names = f"{os.path.basename(source)} and {os.path.basename(self._goal)}"
+            raise _Damaged(f"{names} hold different bytes: move the wrong one away")
         set_aside(self._disk, self._goal)
         return None
 
@@ -273,7 +287,8 @@ class _Work:
             while at < stored.size:
                 data = stored.read(min(FRAME_BYTES, stored.size - at), at)
                 if LOST_MARK in data:
-                    raise _Damaged
+                    # What is left of it must not become all that there is.
+                    raise _Damaged("parts of it are lost: `eventlog repair --from BACKUP`")
                 data = data[: data.rfind(b"\n") + 1] or data
                 yield data
                 at += len(data)

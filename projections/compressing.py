@@ -58,7 +58,7 @@ async def _compress(home: Path, *, once: bool, stop: asyncio.Event) -> None:
             report = await in_thread(
                 lambda: compress_log(home, lock_timeout_s=LOCK_TIMEOUT_S, progress=go_on)
             )
-            problem = f"damaged segments stay: {', '.join(report.damaged)}" * bool(report.damaged)
+            problem = "; ".join(f"{left.segment} stays: {left.problem}" for left in report.damaged)
         except _Stopped:
             return
         except EventLogError as error:

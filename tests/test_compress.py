@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from random import Random
 
+import duckdb
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -159,6 +160,13 @@ def test_zstd_itself_gives_the_raw_bytes(home: Path) -> None:
     words = [zstd, "-dcq", *map(str, compressed_in(home))]
     done = subprocess.run(words, capture_output=True, check=True)
     assert done.stdout + raw_of(home) == raw
+
+
+def test_duckdb_reads_compressed_segments_beside_the_raw_one(home: Path) -> None:
+    compress(home)
+    files = [f"{home}/logs/*.jsonl", f"{home}/logs/*.jsonl.zst"]
+    found = duckdb.sql(f"SELECT count(*), sum(seq) FROM read_json({files})").fetchall()
+    assert found == [(ENTRIES, ENTRIES * (ENTRIES + 1) // 2)]
 
 
 def test_a_home_without_a_log_is_told_so(tmp_path: Path) -> None:
@@ -490,14 +498,15 @@ def test_a_disk_that_keeps_other_bytes_than_it_was_given_costs_no_segment(home: 
 
 
 def test_leftovers_of_a_run_that_died_are_taken_care_of(home: Path, original: Path) -> None:
-    """A hidden file is removed; where both files stand, the raw one counts until both agree."""
+    """A hidden file is removed; where both files stand, the raw one counts until it is proven."""
     raw = raw_of(home)
     compress(home)
     closed = segments_in(original)[:-1]
     equal, other, half = compressed_in(home)[:3]
     shutil.copy(closed[0], home / "logs")
     shutil.copy(closed[1], home / "logs")
-    other.write_bytes(equal.read_bytes())
+    flip(other, 100)
+    damaged = other.read_bytes()
     shutil.copy(closed[2], home / "logs")
     half.rename(half.with_name(f".{half.name}.new"))
     assert read(home) == raw
@@ -505,7 +514,31 @@ def test_leftovers_of_a_run_that_died_are_taken_care_of(home: Path, original: Pa
     assert read(home) == raw
     assert len(segments_in(home)) == 1
     assert not list((home / "logs").glob(".*.new"))
-    assert other.with_name(f"{other.name}.damaged").read_bytes() == equal.read_bytes()
+    assert other.with_name(f"{other.name}.damaged").read_bytes() == damaged
+    assert equal.exists()
+
+
+def test_two_whole_files_that_differ_are_both_left_for_a_person(home: Path, original: Path) -> None:
+    """One of them may be half a copy that somebody made by hand."""
+    compress(home)
+    half = home / "logs" / segments_in(original)[0].name
+    half.write_bytes(segments_in(original)[0].read_bytes()[:2000])
+    before = bytes_of(home)
+    (left,) = compress(home).damaged
+    assert left.segment == half.name
+    assert "hold different bytes" in left.problem
+    assert bytes_of(home) == before
+    half.unlink()
+    assert verify(home).ok
+
+
+def test_damage_that_was_accepted_stays_accepted(home: Path) -> None:
+    flip(segments_in(home)[1], 300)
+    assert repair(home, accept=True).is_done
+    seqs = [entry.seq for entry in EventLog(home).read()]
+    assert len(compress(home).compressed) == 4
+    assert [entry.seq for entry in EventLog(home).read()] == seqs
+    assert repair(home).is_done
 
 
 def test_a_full_disk_is_told_and_leaves_the_raw_segment(home: Path) -> None:
