@@ -70,7 +70,7 @@ class Shelf:
         except FileNotFoundError:
             if writable or not is_segment_name(os.path.basename(path)):
                 raise
-        fd, place = self._find(path)
+        fd, place = _open_first(self._disk, path)
         try:
             raw = _raw(self._disk, fd) if place.endswith(COMPRESSED_SUFFIX) else None
         except BaseException:
@@ -101,14 +101,6 @@ class Shelf:
         opened = self._opened.get(fd)
         return self._disk.is_at(fd, path if opened is None else opened.path)
 
-    def _find(self, path: str) -> tuple[int, str]:
-        for _ in range(LOOKS_MAX):
-            for place in (*places(path)[1:], path):
-                with suppress(FileNotFoundError, NotADirectoryError):
-                    return self._disk.open(place, writable=False), place
-        _refuse_unmounted(self._disk, os.path.dirname(path))
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-
 
 def places(path: str) -> tuple[str, str, str, str]:
     """Where the segment of that path may stand; the first one that does is the one that counts."""
@@ -119,7 +111,7 @@ def places(path: str) -> tuple[str, str, str, str]:
 
 def standing(disk: Disk, path: str) -> list[str]:
     """The places of a segment at which a file stands."""
-    disk = disk._disk if isinstance(disk, Shelf) else disk  # which would find it elsewhere too
+    disk = _behind(disk)
     found: list[str] = []
     for place in places(path):
         with suppress(FileNotFoundError, NotADirectoryError):
@@ -135,19 +127,17 @@ def sizes_of(disk: Disk, paths: Iterable[str]) -> tuple[int, int]:
     """
     written = kept = 0
     for path in paths:
-        for place in standing(disk, path)[:1]:
-            with reading(disk, place) as stored:
-                written += stored.size
-                kept += stored.disk_bytes
+        with suppress(FileNotFoundError), _first(disk, path) as stored:
+            written += stored.size
+            kept += stored.disk_bytes
     return written, kept
 
 
 def packaging_problem(disk: Disk, path: str) -> str | None:
     """What is wrong with a compressed segment though all of it can be read."""
-    for place in standing(disk, path)[:1]:
-        with reading(disk, place) as stored:
-            return stored.problem
-    return None
+    with suppress(FileNotFoundError), _first(disk, path) as stored:
+        return stored.problem
+    return None  # it was taken away this very moment
 
 
 class Stored(NamedTuple):
@@ -167,14 +157,43 @@ def reading(disk: Disk, place: str, *, from_device: bool = False) -> Iterator[St
     try:
         if from_device:
             disk.drop_cache(fd)
-        size = disk.size(fd)
-        if COMPRESSED_SUFFIX not in os.path.basename(place):
-            yield Stored(size, size, lambda length, at: disk.pread(fd, length, at))
-        else:
-            raw = _raw(disk, fd)
-            yield Stored(raw.size, size, raw.read, raw.proof, raw.problem)
+        yield _stored(disk, fd, place)
     finally:
         disk.close(fd)
+
+
+@contextmanager
+def _first(disk: Disk, path: str) -> Iterator[Stored]:
+    """The segment of that path, at the place that counts. FileNotFoundError, EventLogError."""
+    disk = _behind(disk)
+    fd, place = _open_first(disk, path)
+    try:
+        yield _stored(disk, fd, place)
+    finally:
+        disk.close(fd)
+
+
+def _behind(disk: Disk) -> Disk:
+    """The disk itself, where each file stands at its own path only."""
+    return disk._disk if isinstance(disk, Shelf) else disk
+
+
+def _open_first(disk: Disk, path: str) -> tuple[int, str]:
+    """Opens the segment of that path at the place that counts, though it may just be moving."""
+    for _ in range(LOOKS_MAX):
+        for place in places(path):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                return disk.open(place, writable=False), place
+    _refuse_unmounted(disk, os.path.dirname(path))
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+
+def _stored(disk: Disk, fd: int, place: str) -> Stored:
+    size = disk.size(fd)
+    if COMPRESSED_SUFFIX not in os.path.basename(place):
+        return Stored(size, size, lambda length, at: disk.pread(fd, length, at))
+    raw = _raw(disk, fd)
+    return Stored(raw.size, size, raw.read, raw.proof, raw.problem)
 
 
 def set_aside(disk: Disk, place: str) -> None:

@@ -274,6 +274,7 @@ def test_status_says_what_the_log_holds(filled: Path) -> None:
         "signals": 6,
         "segments": len(segments_in(filled)),
         "bytes": sum(path.stat().st_size for path in segments_in(filled)),
+        "disk_bytes": sum(path.stat().st_size for path in segments_in(filled)),
         "last_recorded_at": last["recorded_at"],
         "chain": last["chain"],
     }

@@ -165,7 +165,8 @@ def test_zstd_itself_gives_the_raw_bytes(home: Path) -> None:
 def test_duckdb_reads_compressed_segments_beside_the_raw_one(home: Path) -> None:
     compress(home)
     files = [f"{home}/logs/*.jsonl", f"{home}/logs/*.jsonl.zst"]
-    found = duckdb.sql(f"SELECT count(*), sum(seq) FROM read_json({files})").fetchall()
+    with duckdb.connect() as db:
+        found = db.execute(f"SELECT count(*), sum(seq) FROM read_json({files})").fetchall()
     assert found == [(ENTRIES, ENTRIES * (ENTRIES + 1) // 2)]
 
 

@@ -22,7 +22,8 @@ from tests.harness.tables import database_of, raw_entries, seq_in
 from tests.harness.whole import bytes_of, entries_in, lines_in
 
 LOG_KEYS = [
-    *("first_seq", "last_seq", "signals", "segments", "bytes", "last_recorded_at", "chain"),
+    *("first_seq", "last_seq", "signals", "segments", "bytes", "disk_bytes", "last_recorded_at"),
+    "chain",
 ]
 SQLITE_KEYS = {
     *("checkpoint", "lag_entries", "lag_seconds", "rows", "conflicts", "bytes", "wal_bytes"),
@@ -74,6 +75,7 @@ def test_it_has_the_keys_of_the_contract(home: Path) -> None:
         "signals": 3,
         "segments": len(list((home / "logs").glob("*.jsonl"))),
         "bytes": len(b"".join(lines_in(home))),
+        "disk_bytes": len(b"".join(lines_in(home))),
         "last_recorded_at": entries_in(home)[-1]["recorded_at"],
         "chain": entries_in(home)[-1]["chain"],
     }
