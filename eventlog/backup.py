@@ -28,6 +28,7 @@ from eventlog.manifest import Copied, Manifest
 from eventlog.reader import LogReader, list_segments, read_watermark, read_word
 from eventlog.scan import CHAIN_UNKNOWN, Tip
 from eventlog.segments import Position, segment_name
+from eventlog.shelf import Shelf
 from eventlog.vault import Vault, locked
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ def back_up(
     is of another log or of more of it than there is; EventLogError where a disk refuses. What was
     listed in the backup before stays good.
     """
-    disk = disk or RealDisk()
+    disk = Shelf(disk or RealDisk())
     home = home_at(path)
     place = Home(os.path.realpath(dest))  # a backup is laid out as a home
     if f"{place.root}/".startswith(f"{os.path.realpath(home.root)}/"):

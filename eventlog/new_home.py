@@ -23,6 +23,7 @@ from eventlog.errors import BackupUnusable, EventLogError
 from eventlog.gaps import ACCEPTED_NAME
 from eventlog.home import Home, home_at, make_durable_dir
 from eventlog.manifest import MANIFEST_NAME, Copied, Manifest, read_manifest
+from eventlog.shelf import Shelf
 
 WORK_NAME = ".restoring"
 _LOCK_NAME = ".lock"  # the writer's own: it is held until the log stands under its name
@@ -77,7 +78,7 @@ def restore_home(
     no backup or is damaged, and EventLogError where the home holds anything or the disk refuses;
     the home then has no log.
     """
-    disk = disk or RealDisk()
+    disk = Shelf(disk or RealDisk())
     home = home_at(path)
     backup = Home(os.path.realpath(source))
     try:

@@ -384,6 +384,24 @@ def test_a_backup_puts_back_what_is_damaged_however_either_is_kept(
     assert len(segments_in(home)) == 1
 
 
+@pytest.mark.slow
+def test_a_backup_is_of_the_raw_bytes_and_copies_no_segment_again(
+    home: Path, tmp_path: Path
+) -> None:
+    raw = raw_of(home)
+    backup = tmp_path / "backup"
+    assert eventlog("backup", backup, home=home).code == 0
+    compress(home)
+    done = eventlog("backup", backup, "--json", home=home)
+    assert done.code == 0, done.err
+    assert done.answers[0]["copied_segments"] == 0
+    assert eventlog("backup", "--verify", backup, home=home).code == 0
+    shutil.rmtree(backup)
+    assert eventlog("backup", backup, home=home).code == 0
+    assert eventlog("restore", backup, home=tmp_path / "restored").code == 0
+    assert read(tmp_path / "restored") == raw
+
+
 def test_damage_in_a_compressed_segment_can_be_accepted(home: Path) -> None:
     compress(home)
     flip(compressed_in(home)[1], 100)
