@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from eventlog.progress import Progress
     from eventlog.segments import Position
     from eventlog.signal import Signal
+    from eventlog.threads import in_thread, to_the_end
     from eventlog.verified import Stretch, log_bytes, read_verified
     from eventlog.views import log_status, read_entries
     from eventlog.workers import can_fork
@@ -73,6 +74,7 @@ _MODULES = {
     "compress_log": "compress",
     "decode": "line",
     "file_system_of": "disk",
+    "in_thread": "threads",
     "is_network_file_system": "disk",
     "load_plugin": "plugins",
     "log_bytes": "verified",
@@ -81,6 +83,7 @@ _MODULES = {
     "read_entries": "views",
     "read_verified": "verified",
     "restore_home": "new_home",
+    "to_the_end": "threads",
 }
 
 __all__ = [
@@ -121,6 +124,7 @@ __all__ = [
     "compress_log",
     "decode",
     "file_system_of",
+    "in_thread",
     "is_network_file_system",
     "load_plugin",
     "log_bytes",
@@ -131,6 +135,7 @@ __all__ = [
     "read_verified",
     "restore_home",
     "shown",
+    "to_the_end",
 ]
 
 

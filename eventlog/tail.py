@@ -20,6 +20,7 @@ from eventlog.disk import Disk
 from eventlog.home import Home
 from eventlog.reader import LogReader
 from eventlog.segments import Position
+from eventlog.threads import in_thread, to_the_end
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ async def follow(
             changed.clear()  # before the look: what changes during it is looked at again
             if reader is None:
                 reader = LogReader(disk, home, after=after, hint=hint)
-            lines = await _in_thread(loop, reader)
+            lines = await to_the_end(in_thread(reader.read))
             if lines:
                 yield lines, reader.position
                 continue
@@ -69,17 +70,6 @@ async def follow(
         watch.stop()
         if reader is not None:
             reader.close()
-
-
-async def _in_thread(loop: asyncio.AbstractEventLoop, reader: LogReader) -> list[bytes]:
-    """reader.read() off the loop; a cancelled await waits until the thread lets go of it."""
-    reading = loop.run_in_executor(None, reader.read)
-    try:
-        return await asyncio.shield(reading)
-    except asyncio.CancelledError:
-        with suppress(Exception):
-            await reading
-        raise
 
 
 class _Alarm:

@@ -11,8 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from eventlog import EventLogError, compress_log
-from projections.threads import in_thread
+from eventlog import EventLogError, compress_log, in_thread
 
 logger = logging.getLogger(__name__)
 

@@ -8,14 +8,13 @@ import logging
 import signal
 from pathlib import Path
 
-from eventlog import EventLog, EventLogError, log_status
+from eventlog import EventLog, EventLogError, in_thread, log_status
 from projections.compressing import compressing
 from projections.notify import Notifier
 from projections.projection import Checkpoint
 from projections.projector import Pace, Projector
 from projections.registry import make_projection
 from projections.reporter import Listen, reporting
-from projections.threads import in_thread
 
 logger = logging.getLogger(__name__)
 

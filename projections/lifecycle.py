@@ -19,12 +19,11 @@ from sqlite3 import Connection
 from types import MappingProxyType, TracebackType
 from typing import Self
 
-from eventlog import EventLog
+from eventlog import EventLog, in_thread, to_the_end
 from projections.database import connect, database_path
 from projections.moves import ACTIVE, CANCELLED, CLOSED, EXECUTED, EXPIRED, SIGNAL, SKIPPED
 from projections.projector import Projector
 from projections.sqlite import SqliteProjection
-from projections.threads import in_thread, to_the_end
 
 FACTS_AT_ONCE = 10_000  # taken over in one read: a few MiB, a few ms
 CONVERSION_DAYS_DEFAULT = 30

@@ -26,7 +26,7 @@ from typing import NamedTuple, Self
 import aiosqlite
 import orjson
 
-from eventlog import log_status
+from eventlog import in_thread, log_status
 from projections import schema
 from projections.as_of import (
     COUNT_THEN,
@@ -49,7 +49,6 @@ from projections.database import (
     refuse,
 )
 from projections.errors import ProjectionError
-from projections.threads import in_thread
 
 CONNECTIONS_MAX = 5  # more readers than this wait: reads are short, and each holds memory
 REPLACED_MAX = 20  # times in a row that the database is replaced while somebody asks

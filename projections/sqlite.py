@@ -12,7 +12,7 @@ from pathlib import Path
 
 import aiosqlite
 
-from eventlog import Entry
+from eventlog import Entry, in_thread, to_the_end
 from projections import database, schema
 from projections.database import database_path, write_lock
 from projections.errors import CheckpointMoved, ProjectionError, ProjectionStalled
@@ -26,7 +26,6 @@ from projections.signals_table import (
     statements,
     states_of,
 )
-from projections.threads import in_thread, to_the_end
 
 NAME = schema.SQLITE
 HEAL = "run `eventlog rebuild-database`"

@@ -9,14 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eventlog import EventLogError, log_status
+from eventlog import EventLogError, in_thread, log_status
 from projections.outbox import NAME as ALPINE
 from projections.projection import Draining, Requesting
 from projections.projector import Projector
 from projections.proven import last_proof
 from projections.status import alpine_status, lag
 from projections.tally import Requests, Tally
-from projections.threads import in_thread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,11 +10,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from eventlog import EventLogError
+from eventlog import EventLogError, in_thread
 from projections.database import database_path, look
 from projections.outbox import DISCARDED, outbox_path, read_seq
 from projections.schema import READ_CHECKPOINT, SQLITE
-from projections.threads import in_thread
 
 PROJECTED = "projected"
 DELIVERED = "delivered"

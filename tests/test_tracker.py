@@ -497,14 +497,7 @@ asyncio.run(main())
 }
 
 
-GOES_ON = pytest.mark.xfail(reason="the tail reads in a pool that ends with the main thread")
-HOWS = [
-    pytest.param(how, id=name, marks=[GOES_ON] if "goes on" in name else [])
-    for name, how in EXITS.items()
-]
-
-
-@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("how", EXITS.values(), ids=EXITS)
 def test_an_interpreter_that_ends_without_close_does_not_hang(home: Path, how: str) -> None:
     signal = old_signal()
     text = "import sys\nfrom projections import SignalTracker\ntracker = SignalTracker()\n"

@@ -37,7 +37,7 @@ async def in_thread(work: Callable[[], T]) -> T:
         with suppress(RuntimeError):  # the loop was closed
             loop.call_soon_threadsafe(settle, found, error)
 
-    threading.Thread(target=run, name="projections-work").start()
+    threading.Thread(target=run, name="eventlog-work").start()
     return await done
 
 
