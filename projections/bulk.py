@@ -29,8 +29,8 @@ from projections.signals_table import (
     states_of,
 )
 
-# The UNIQUE index on random signal_ids is what wants a cache: 50 MB for two million of them.
-CACHE_KIB = 48 * 1024
+# The UNIQUE index on random signal_ids is what wants a cache: some 100 MB for two million of them.
+CACHE_KIB = 112 * 1024
 # While indexes are made it limits what is sorted at a time: what fits into a core sorts faster.
 SORT_KIB = 2 * 1024
 
