@@ -12,6 +12,7 @@ from tools.benchmarks import (
     long_log,
     processes,
     rebuilding,
+    visibility,
 )
 from tools.benchmarks.frame import Mark
 
@@ -111,6 +112,28 @@ MARKS: tuple[Mark, ...] = (
         mark=1,
         goal=2.5,
         run=commands.verify_against_parse_and_hash,
+    ),
+    Mark(
+        id="B11-p50",
+        what="append returned -> row visible to another connection, median",
+        peer="the clock",
+        unit="ms",
+        mark=10,
+        goal=3,
+        better="lower",
+        of="ours",
+        run=visibility.median_ms,
+    ),
+    Mark(
+        id="B11-p99",
+        what="append returned -> row visible to another connection, p99",
+        peer="the clock",
+        unit="ms",
+        mark=50,
+        goal=15,
+        better="lower",
+        of="ours",
+        run=visibility.slowest_ms,
     ),
     Mark(
         id="B12",
