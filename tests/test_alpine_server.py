@@ -213,6 +213,7 @@ def test_it_counts_how_many_are_in_flight_at_once(unruly: AlpineServer) -> None:
     unruly.control(delay_s=0)
 
 
+@pytest.mark.slow
 def test_what_was_stored_outlives_the_server(unruly: AlpineServer) -> None:
     body = signal_body()
     with client_of(unruly.url, unruly.key) as client:

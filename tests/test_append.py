@@ -234,6 +234,7 @@ def test_append_many_checks_all_before_it_writes_any(
     assert log.append(a_signal(2)).seq == 2
 
 
+@pytest.mark.slow
 def test_very_many_items_take_a_few_writes_and_stay_in_order(log: EventLog, home: Path) -> None:
     count = 2 * SLICE_ENTRIES_MAX + 100
     receipts = log.append_many(signals(count))
@@ -346,6 +347,7 @@ def test_an_append_in_time_takes_no_notice_of_its_timeout(log: EventLog) -> None
     assert [log.append(s, timeout_s=PATIENCE_S).seq for s in signals(3)] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_appends_that_wait_are_bounded(home: Path) -> None:
     disk = FaultDisk()
     with EventLog(home, disk=disk) as log, ThreadPoolExecutor(1) as threads:
@@ -457,6 +459,7 @@ def test_a_cancelled_append_is_there_once_after_the_retry(home: Path, turns: int
     assert [entry["signal_id"] for entry in assert_whole(home)] == ["s-1", "s-2"]
 
 
+@pytest.mark.slow
 def test_cancelling_many_that_wait_for_room_holds_up_nobody_else(home: Path) -> None:
     disk = FaultDisk()
 

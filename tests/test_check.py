@@ -65,6 +65,7 @@ def test_a_usual_signal_takes_the_fast_way() -> None:
         assert follow_quickly(lines, TIP_START) == judged(lines) is not None
 
 
+@pytest.mark.slow
 @given(histories.histories())
 def test_the_fast_way_and_the_full_rules_agree_on_what_a_writer_wrote(
     history: list[histories.Item],

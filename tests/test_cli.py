@@ -410,6 +410,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", BROKEN.values(), ids=BROKEN)
 def test_a_broken_plugin_warns_and_takes_nothing_down(
     filled: Path, plugins: Callable[..., dict[str, str]], code: str

@@ -66,30 +66,35 @@ def states_until_death(
     return None
 
 
+@pytest.mark.slow
 def test_power_may_fail_at_any_step_of_a_writer() -> None:
     explorer = Explorer(SUBJECT)
     one_writer(explorer)
     assert explorer.states > 1000
 
 
+@pytest.mark.slow
 def test_a_writer_may_die_or_fail_to_sync_at_any_step_and_power_fail_in_the_next_one() -> None:
     explorer = Explorer(SUBJECT)
     two_writers(explorer)
     assert explorer.states > 1000
 
 
+@pytest.mark.slow
 def test_a_writer_may_pass_a_reader_at_any_call_and_die_at_any_step() -> None:
     explorer = Explorer(SUBJECT)
     explore_readers(explorer)
     assert explorer.states > 1000
 
 
+@pytest.mark.slow
 def test_processes_may_die_fail_to_sync_and_lose_power_in_any_order() -> None:
     explorer = Explorer(SUBJECT)
     random_histories(explorer)
     assert explorer.states > 1000
 
 
+@pytest.mark.slow
 def test_no_flip_of_what_was_acknowledged_goes_by() -> None:
     """The accepted limit is counted: the last batch, where no watermark covers it."""
     counts = sweep(SUBJECT)
@@ -99,12 +104,14 @@ def test_no_flip_of_what_was_acknowledged_goes_by() -> None:
     assert 0 < counts.torn < counts.flips / 20
 
 
+@pytest.mark.slow
 def test_nothing_that_is_cut_moved_doubled_or_gone_goes_by() -> None:
     """Lines, sectors and whole segments, everywhere in a log that its watermark covers."""
     counts = sweep_damages(SUBJECT)
     assert counts.halted + counts.only_reader == counts.flips > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "search"),
     [
@@ -145,6 +152,7 @@ def test_only_the_adversarial_model_kills_who_refuses_a_valid_line_behind_a_bad_
     assert states_until_death("refuse-valid-after-bad", one_writer, (ADVERSARIAL,)) is not None
 
 
+@pytest.mark.slow
 def test_only_the_flip_sweep_kills_who_cuts_at_any_bad_line() -> None:
     assert states_until_death("cut-any-bad-line", one_writer) is None
 

@@ -229,6 +229,7 @@ def test_only_the_days_that_are_asked_for_count(home: Path) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_several_who_refresh_at_once_count_nothing_twice(home: Path) -> None:
     append(home, *signals(40))
 

@@ -223,6 +223,7 @@ def old_tracker(home: Path) -> None:
 OLD_HOMES = (old_database, old_database_in_wal_mode, old_log, old_tracker)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make_old", OLD_HOMES, ids=lambda make: make.__name__)
 def test_every_command_refuses_a_home_of_the_old_tracker_and_touches_nothing(
     home: Path, make_old: Callable[[Path], None]

@@ -64,12 +64,14 @@ def assert_same(rows: Rows, prepared: Prepared) -> None:
     assert values == [orjson.loads(b"[%b]" % row) for row in rows.values]
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(st.lists(signals(), min_size=1, max_size=8))
 def test_a_row_is_to_the_byte_what_the_long_way_gives(history: list[Item]) -> None:
     assert_same(*both_ways(lines_of([payload for _, payload in history])))
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(st.data())
 def test_whatever_passes_the_door_is_the_same_both_ways(data: st.DataObject) -> None:

@@ -579,6 +579,7 @@ def test_a_projection_of_somebody_else_runs_by_its_name(home: Path, tmp_path: Pa
     }
 
 
+@pytest.mark.slow
 def test_a_projection_of_somebody_else_that_fails_is_named_and_harms_no_other(
     home: Path, tmp_path: Path
 ) -> None:

@@ -347,6 +347,7 @@ def test_whoever_asks_while_it_is_replaced_again_and_again_gets_a_whole_answer(
             db.backup(out)
 
     async def run() -> None:
+        answered = asyncio.Event()
         async with SignalStore(home) as store:
 
             async def ask() -> None:
@@ -354,6 +355,7 @@ def test_whoever_asks_while_it_is_replaced_again_and_again_gets_a_whole_answer(
                     count = await store.count()
                     assert count in (3, 6)
                     assert len(await store.latest()) in (3, 6)
+                    answered.set()
 
             asking = asyncio.gather(*(ask() for _ in range(4)))
             number = 0
@@ -363,6 +365,12 @@ def test_whoever_asks_while_it_is_replaced_again_and_again_gets_a_whole_answer(
                 (tmp_path / "next.db").replace(database_of(home))
                 remove(home, "-wal", "-shm")
                 await asyncio.sleep(0.01)
+                # However slow this machine is: a few times in a row, then an answer comes through.
+                if number % 5 == 0:
+                    answered.clear()
+                    answer = asyncio.ensure_future(answered.wait())
+                    await asyncio.wait({answer, asking}, return_when=asyncio.FIRST_COMPLETED)
+                    answer.cancel()
             await asking
 
     asyncio.run(run())

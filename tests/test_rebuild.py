@@ -75,6 +75,7 @@ def grown_live(home: Path, raw: RawLog, history: list[Item], steps: list[int]) -
         project(home, Pace(batch_entries=count % 5 + 1))
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(histories().map(hashed_anew), st.lists(st.integers(1, 12), max_size=4))
 def test_the_rebuilt_table_is_the_one_that_grew_live_and_the_models(

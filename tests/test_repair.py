@@ -317,6 +317,7 @@ def torn_home(original: Path, home: Path, size: int) -> bytes:
     return path.read_bytes()[len(before) :]
 
 
+@pytest.mark.slow
 def test_an_unacknowledged_tail_is_cut_at_every_byte_and_kept(
     original: Path, tmp_path: Path
 ) -> None:

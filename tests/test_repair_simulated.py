@@ -137,6 +137,7 @@ def home(tmp_path: Path) -> Path:
     return build(tmp_path / "home")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -318,6 +319,7 @@ def edited(files: list[bytes], edit: tuple[str, int, float, int]) -> list[bytes]
     return files
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(edits=st.lists(EDITS, min_size=1, max_size=EDITS_MAX), has_word=st.booleans())
 def test_whatever_the_damage_nothing_altered_is_read_and_a_backup_mends_it(

@@ -53,6 +53,7 @@ def starts(original: Path) -> list[int]:
     return [0, *accumulate(map(len, lines_in(original)))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fill", [b"\0", b"\n", b"x"], ids=["zeros", "newlines", "text"])
 @pytest.mark.parametrize("lost", [(1, 700), (300, 700), (480, 999), (499, 501)], ids=str)
 def test_each_line_that_is_left_is_found_however_much_is_damaged(

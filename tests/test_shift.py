@@ -608,6 +608,7 @@ def test_while_the_file_cannot_be_written_delivery_goes_on_and_stores_it_later(
     assert status(home)["delivered"] == 330
 
 
+@pytest.mark.slow
 def test_somebody_who_keeps_the_file_locked_stops_neither_delivery_nor_its_end(
     home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -137,6 +137,7 @@ def folded(*items: Item) -> model.Tables:
 # properties
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("apply", [carefully, boldly])
 @settings(max_examples=200)
 @given(
@@ -165,6 +166,7 @@ def test_the_quick_look_at_a_signal_says_what_the_rules_say(item: Item) -> None:
         assert quick == payloads._read_signal_values(entry.payload)
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(broken())
 def test_every_entry_of_a_known_event_becomes_rows_or_a_conflict_with_its_reason(
