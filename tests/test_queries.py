@@ -369,7 +369,7 @@ def test_whoever_asks_while_it_is_replaced_again_and_again_gets_a_whole_answer(
                 if number % 5 == 0:
                     answered.clear()
                     answer = asyncio.ensure_future(answered.wait())
-                    await asyncio.wait({answer, asking}, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait((answer, asking), return_when=asyncio.FIRST_COMPLETED)
                     answer.cancel()
             await asking
 
