@@ -6,7 +6,9 @@ Invariant: a projection that stops is never silent: the process exits with its e
 import asyncio
 import logging
 import signal
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 
 from eventlog import EventLog, EventLogError, in_thread, log_status
 from projections.compressing import compressing
@@ -20,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 STOP_S_MAX = 7.0  # what is under way when asked to stop may take so long; then it is abandoned
 STATUS_S = 5.0  # between two lines of status for systemd; WatchdogSec= must be a few times that
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def run(
@@ -40,7 +43,11 @@ def run(
     nobody can be answered at `listen`.
     """
     log_status(str(home))
-    asyncio.run(_run(home, names, pace, once, Notifier(notify_socket), listen, compress))
+    try:
+        asyncio.run(_run(home, names, pace, once, Notifier(notify_socket), listen, compress))
+    finally:
+        for number in _STOP_SIGNALS:  # all is closed: a second one must not change how it ends
+            signal.signal(number, signal.SIG_IGN)
 
 
 async def _run(
@@ -66,14 +73,24 @@ async def _run(
         Projector(home, make_projection(name), pace=pace, on_progress=tell) for name in names
     )
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    _stop_by_signal(stop)
     async with (
         reporting(home, projectors, listen),
         compressing(home, is_wanted=compress, once=once, stop=stop),
     ):
         await _run_all(home, projectors, once, stop, notifier)
+
+
+def _stop_by_signal(stop: asyncio.Event) -> None:
+    """Not by the loop's own handlers: those are gone before the process is."""
+    loop = asyncio.get_running_loop()
+
+    def asked(_number: int, _frame: FrameType | None) -> None:
+        with suppress(RuntimeError):  # the loop is closed already
+            loop.call_soon_threadsafe(stop.set)
+
+    for number in _STOP_SIGNALS:
+        signal.signal(number, asked)
 
 
 async def _run_all(

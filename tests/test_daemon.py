@@ -217,6 +217,20 @@ def test_asked_to_stop_it_closes_the_database_and_ends(
     assert_caught_up(home)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_until_it_is_gone_it_ends_as_if_asked_once(
+    home: Path, number: signal.Signals
+) -> None:
+    append(home, *signals(3))
+    with daemon(home, "sqlite") as d:
+        until(lambda: seq_in(home) == 3)
+        while d.process.poll() is None:
+            d.send(number)
+            time.sleep(0.001)
+        assert (ends(d), d.err) == (0, "")
+    assert_caught_up(home)
+
+
 def test_asked_to_stop_under_load_it_ends_with_a_whole_batch(home: Path) -> None:
     append(home, a_signal(0))
     with Load(home) as load, daemon(home, "sqlite", "--batch-size", 7) as d:
