@@ -32,7 +32,15 @@ from eventlog.line import LOST_MARK
 from eventlog.lock import closed_segments_held
 from eventlog.reader import list_segments, read_watermark, read_word
 from eventlog.segments import CLOSED_NAME, COMPRESSED_SUFFIX, segment_name
-from eventlog.shelf import Shelf, packaging_problem, reading, set_aside, sizes_of, standing
+from eventlog.shelf import (
+    Shelf,
+    packaging_problem,
+    reading,
+    refuse_unmounted,
+    set_aside,
+    sizes_of,
+    standing,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +138,8 @@ def compress_log(
 
     `progress` is called with the raw bytes done and those in all. It may be run beside everything
     else, and again after a crash. Raises LogNotFound, LogLocked, LogCorrupt (a foreign file stands
-    among the segments) and EventLogError where the disk refuses: what was done until then stays.
+    among the segments) and EventLogError where the disk refuses, or the one of closed segments is not
+    mounted: what was done until then stays.
     """
     disk = disk or RealDisk()
     home = home_at(path)
@@ -140,6 +149,7 @@ def compress_log(
         segments = list_segments(Shelf(disk), home)
         if not segments:
             raise no_log(home)
+        refuse_unmounted(disk, home.log_dir)  # else they would go beside the raw ones
         chosen = _closed(disk, home, segments)
         chosen = chosen[: max(0, len(chosen) - keep)]
         progressed = _Progressed(progress, sizes_of(disk, map(home.segment_path, chosen))[0])

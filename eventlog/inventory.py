@@ -20,7 +20,7 @@ from eventlog.reader import read_watermark, read_word
 from eventlog.scan import Tip, tip_of
 from eventlog.seek import last_line
 from eventlog.segments import COMPRESSED_SUFFIX, segment_name, segments_of
-from eventlog.shelf import packaging_problem
+from eventlog.shelf import packaging_problem, refuse_unmounted
 
 
 class Fault(NamedTuple):
@@ -74,7 +74,12 @@ class _Look(NamedTuple):
 
 
 def inventory(disk: Disk, home: Home) -> Inventory:
-    """Looks at names, sizes, first and last lines. Raises LogNotFound."""
+    """Looks at names, sizes, first and last lines.
+
+    Raises LogNotFound, and EventLogError where the disk of closed segments is not mounted: what
+    stands there is not missing.
+    """
+    refuse_unmounted(disk, home.log_dir)
     look = _look(disk, home)
     if look.before is None and look.after is not None:
         look = _look(disk, home)  # a writer came, and says from now on what is durable

@@ -184,7 +184,7 @@ def _open_first(disk: Disk, path: str) -> tuple[int, str]:
         for place in places(path):
             with suppress(FileNotFoundError, NotADirectoryError):
                 return disk.open(place, writable=False), place
-    _refuse_unmounted(disk, os.path.dirname(path))
+    refuse_unmounted(disk, os.path.dirname(path))
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
 
@@ -218,7 +218,7 @@ def _name_as_written(name: str) -> str:
     return written if is_segment_name(written) else name
 
 
-def _refuse_unmounted(disk: Disk, log_dir: str) -> None:
+def refuse_unmounted(disk: Disk, log_dir: str) -> None:
     """Raises EventLogError where a segment is not found because its disk is not there."""
     closed = f"{log_dir}/{CLOSED_NAME}"
     if disk.link_target(closed) is not None and not disk.is_dir(closed):

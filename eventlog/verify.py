@@ -73,7 +73,8 @@ def verify(
     work at once; None is one for each core. A program of several threads is not forked, so there
     it is always one.
 
-    Raises LogNotFound, ForeignHome, UnsafePath, and OSError where the log may not be read.
+    Raises LogNotFound, ForeignHome, UnsafePath, EventLogError where the disk of closed segments is
+    not mounted, and OSError where the log may not be read.
     """
     disk = Shelf(disk or RealDisk())
     at = home_at(home)
