@@ -138,7 +138,7 @@ def compress_log(
 
     `progress` is called with the raw bytes done and those in all. It may be run beside everything
     else, and again after a crash. Raises LogNotFound, LogLocked, LogCorrupt (a foreign file stands
-    among the segments) and EventLogError where the disk refuses, or the one of closed segments is not
+    among the segments) and EventLogError where the disk refuses, or that of closed segments is not
     mounted: what was done until then stays.
     """
     disk = disk or RealDisk()

@@ -32,12 +32,16 @@ NAMES_SHOWN_MAX = 5  # of files that share a trouble
 BYTES_LOW, BYTES_OUT = 1 << 30, 64 << 20  # 64 MiB: one segment
 INODES_LOW, INODES_OUT = 1_000, 50
 MEMORY = frozenset({"tmpfs", "ramfs"})
+CLOSED = Path("logs/closed")  # of the home: a directory, or a link to one on a larger disk
 LAYERS = frozenset({"overlay", "aufs", "fuse-overlayfs", "fuse.fuse-overlayfs"})
 
 
 def directories(home: Path) -> dict[str, Path]:
-    """Where `logs/` and `data/` are, or would be made: the next directory above that exists."""
-    return {f"{name}/": standing(home / name) for name in ("logs", "data")}
+    """Where `logs/` and `data/` are, or would be made: the next directory above that exists; and
+    `logs/closed/` where the operator has it.
+    """
+    closed = (str(CLOSED),) if (home / CLOSED).is_dir() else ()
+    return {f"{name}/": standing(home / name) for name in ("logs", "data", *closed)}
 
 
 def standing(path: Path) -> Path:
@@ -84,7 +88,7 @@ def check_table(home: Path) -> Iterator[Finding]:
 def check_file_system(home: Path) -> Iterator[Finding]:
     """What kinds of file systems hold the log and what is built from it."""
     for name, path in directories(home).items():
-        yield judged_file_system("file system", name, path, is_log=name == "logs/")
+        yield judged_file_system("file system", name, path, is_log=name != "data/")
 
 
 def judged_file_system(check: str, name: str, path: Path, *, is_log: bool = True) -> Finding:
@@ -186,7 +190,7 @@ def check_permissions(home: Path) -> Iterator[Finding]:
 
 
 def _paths(home: Path) -> Iterator[Path]:
-    """The home, its two directories, and the files in them; what cannot be listed is left out."""
+    """The home, its directories, and the files in them; what cannot be listed is left out."""
     if not home.is_dir():
         return
     yield home
@@ -195,6 +199,8 @@ def _paths(home: Path) -> Iterator[Path]:
             if (home / name).lstat():
                 yield home / name
             yield from sorted((home / name).iterdir())
+    with suppress(OSError):
+        yield from sorted((home / CLOSED).iterdir())
 
 
 def _troubles_of(path: Path, owner: int | None) -> Iterator[tuple[str, str, str]]:
@@ -202,6 +208,12 @@ def _troubles_of(path: Path, owner: int | None) -> Iterator[tuple[str, str, str]
     is_link = stat.S_ISLNK(status.st_mode)
     if is_link and path.name == "signals.log":
         return
+    if is_link and path.parts[-2:] == CLOSED.parts:
+        if not path.is_dir():
+            do = "mount the disk that the link leads to, or mend the link"
+            yield PROBLEM, "the directory of closed segments is not there", do
+            return
+        status, is_link = path.stat(), False
     if is_link or not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         yield PROBLEM, "neither file nor directory", "put what it stands for in its place"
         return

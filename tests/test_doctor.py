@@ -269,6 +269,28 @@ def test_a_link_in_the_place_of_a_file_is_found(home: Path, tmp_path: Path) -> N
     assert levels(findings(home), "table") == [PROBLEM]
 
 
+def test_a_directory_for_closed_segments_is_looked_at_as_the_log_is(
+    home: Path, tmp_path: Path
+) -> None:
+    archive = tmp_path / "large-disk"
+    archive.mkdir(mode=0o700)
+    (home / "logs/closed").symlink_to(archive)
+    found = findings(home)
+    assert levels(found, "permissions") == [OK]
+    for check in ("file system", "space"):
+        assert "logs/closed/ " in said(found, check)
+    (archive / "readable").touch()
+    (archive / "readable").chmod(0o644)
+    archive.chmod(0o777)
+    found = findings(home)
+    assert sorted(levels(found, "permissions")) == [PROBLEM, WARNING]
+    assert "logs/closed/readable" in said(found, "permissions")
+    archive.rename(tmp_path / "elsewhere")
+    found = [f for f in findings(home) if f["check"] == "permissions"]
+    assert [f["level"] for f in found] == [PROBLEM]
+    assert "mount the disk" in found[0]["do"]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="giving files away takes root: sudo tools/test")
 def test_files_of_another_account_are_found(home: Path) -> None:
     os.chown(database_of(home), 12_345, -1)
