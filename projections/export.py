@@ -90,15 +90,19 @@ def export(
     """
     cited = _cited(home, format, as_of, None if symbol is None else symbol.strip().upper())
     counted = _Counted(file)
-    writer = _writer(cited, cast(IO[bytes], counted))
     rows = 0
-    for page in _pages(home, cited, page_rows):
-        writer.write(page)
-        rows += len(page)
-        last_id = page[-1][0]
-        assert isinstance(last_id, int)
-        progress(counted.bytes, counted.bytes * cited.seq // last_id)
-    writer.close()
+    try:
+        writer = _writer(cited, cast(IO[bytes], counted))
+        for page in _pages(home, cited, page_rows):
+            writer.write(page)
+            rows += len(page)
+            last_id = page[-1][0]
+            assert isinstance(last_id, int)
+            progress(counted.bytes, counted.bytes * cited.seq // last_id)
+        writer.close()
+    except BaseException:
+        counted.cut()
+        raise
     return replace(cited, rows=rows, bytes=counted.bytes, sha256=counted.sha256.hexdigest())
 
 
@@ -239,11 +243,19 @@ class _Counted:
     closed = False  # pyarrow asks
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
+        self._file: IO[bytes] | None = file
         self.bytes = 0
         self.sha256 = sha256()
 
+    def cut(self) -> None:
+        """Nothing that comes from now on is written. A writer of Parquet that is thrown away ends
+        its file all the same, and the part would pass for the whole.
+        """
+        self._file = None
+
     def write(self, data: bytes) -> int:
+        if self._file is None:
+            return len(data)
         self._file.write(data)
         self.bytes += len(data)
         self.sha256.update(data)
@@ -253,7 +265,8 @@ class _Counted:
         return self.bytes
 
     def flush(self) -> None:
-        self._file.flush()
+        if self._file is not None:
+            self._file.flush()
 
     def close(self) -> None:
         """It is closed by whoever opened it."""

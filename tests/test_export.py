@@ -1,6 +1,7 @@
 """export: the table of one moment as a file, whole or not at all, that says which data it is."""
 
 import csv
+import gc
 import io
 import json
 import os
@@ -9,13 +10,15 @@ import signal
 import sqlite3
 import stat
 import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import duckdb
+import pyarrow  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 from hypothesis import given
@@ -386,6 +389,29 @@ def test_asked_to_stop_it_leaves_nothing(home: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_half()
     assert names_in(out) == []
+
+
+def test_parquet_that_was_begun_never_passes_for_the_whole(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unraisable: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+
+    def stop(_done: int, _total: int) -> None:
+        raise KeyboardInterrupt
+
+    def begin(file: IO[bytes]) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            export(home, file, format="parquet", page_rows=2, progress=stop)
+
+    out = io.BytesIO()
+    begin(out)
+    with (tmp_path / "x").open("wb") as file:
+        begin(file)
+    gc.collect()
+    with pytest.raises(pyarrow.ArrowInvalid):
+        pq.read_table(io.BytesIO(out.getvalue()))
+    assert unraisable == []
 
 
 @pytest.mark.slow
