@@ -43,7 +43,9 @@ _LOST_LINE = LOST_MARK.ljust(63, b".") + b"\n"
 _MENDED = "though nothing of it is lost: `eventlog compress` mends it"
 _TABLE_PROBLEM = f"the seek table of the compressed segment is damaged, {_MENDED}"
 _PROOF_PROBLEM = f"the length and hash in the compressed segment are damaged, {_MENDED}"
-_CUT_PROBLEM = "the compressed segment is cut, or damaged at its end"
+_CUT_PROBLEM = (
+    "the compressed segment is cut, damaged at its end, or was not made by `eventlog compress`"
+)
 
 Pread = Callable[[int, int], bytes]  # length, offset
 
