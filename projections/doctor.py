@@ -71,6 +71,9 @@ def examine_home(home: Path, alpine: AlpineConfig, *, now: datetime) -> Iterator
     except EventLogError as error:
         yield _told("log", PROBLEM, error)
         done.add("log")
+    except OSError as error:
+        yield _not_looked_at("log", PROBLEM, error)
+        done.add("log")
     patient = Patient(home=home.absolute(), log=log, alpine=alpine, now=now)
     for name, check in CHECKS.items():
         if name in done:
@@ -78,9 +81,7 @@ def examine_home(home: Path, alpine: AlpineConfig, *, now: datetime) -> Iterator
         try:
             yield from check(patient)
         except OSError as error:
-            found = f"cannot be looked at: {error.strerror} {error.filename or ''}".rstrip()
-            do = "run it as the account that appends"
-            yield Finding(check=name, level=WARNING, found=found, do=do)
+            yield _not_looked_at(name, WARNING, error)
         except EventLogError as error:
             yield _told(name, PROBLEM, error)
 
@@ -88,6 +89,11 @@ def examine_home(home: Path, alpine: AlpineConfig, *, now: datetime) -> Iterator
 def _told(check: str, level: str, error: EventLogError) -> Finding:
     found = f"{error.what} ({error.where})" if error.where else error.what
     return Finding(check=check, level=level, found=found, do=error.do or "see `eventlog verify`")
+
+
+def _not_looked_at(check: str, level: str, error: OSError) -> Finding:
+    found = f"cannot be looked at: {error.strerror} {error.filename or ''}".rstrip()
+    return Finding(check=check, level=level, found=found, do="run it as the account that appends")
 
 
 def _last_recorded_at(patient: Patient) -> str | None:

@@ -38,7 +38,7 @@ from projections.findings import (
 )
 from projections.keys import FixedKey
 from tests.harness.alpine import AlpineServer
-from tests.harness.process import COMMAND, PATIENCE_S, Done, eventlog
+from tests.harness.process import COMMAND, PATIENCE_S, Done, eventlog, strace
 from tests.harness.projecting import append, project
 from tests.harness.rawhttp import answering, server, whole
 from tests.harness.signals import signals
@@ -145,6 +145,16 @@ def test_damage_is_a_problem(home: Path) -> None:
     data[len(data) // 2] ^= 1
     segments_in(home)[-1].write_bytes(data)
     findings(home)  # it looks on
+
+
+def test_a_log_that_may_not_be_read_is_a_problem_and_the_rest_is_looked_at(
+    home: Path,
+) -> None:
+    segment = segments_in(home)[-1]
+    found = findings(home, under=strace("-P", segment, "-e", "inject=openat:error=EACCES"))
+    assert levels(found, "log") == [PROBLEM]
+    assert segment.name in said(found, "log")
+    assert {f["check"] for f in found} == set(CHECKS)
 
 
 def test_a_newer_table_is_a_problem(home: Path) -> None:
