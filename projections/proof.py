@@ -62,9 +62,11 @@ class Proof:
             ABSENT: "not compared: there is no log at this home",
             DIFFERS: f"BUT THE LOG DIFFERS: {self.problem}",
         }
+        lost = (self.last_seq or 0) - (self.entries or 0)
         return [
             f"proven restorable up to seq {self.last_seq}, chain {self.chain}",
             f"verified  {self.entries} entries, and built {self.rows} rows, digest {self.digest}",
+            *([f"WITHOUT   {lost} entries that were accepted as lost"] if lost else []),
             f"backed up {self.backed_up_at}",
             f"log       {compared[self.log or ABSENT]}",
         ]

@@ -309,6 +309,7 @@ def test_damage_that_was_accepted_is_backed_up_and_restored_as_such(home: Path, 
     assert len(entries) == ENTRIES - 1
     proof = prove(home, dest, scratch_in=None, now=NOW, watch=no_watch)
     assert (proof.ok, proof.entries, proof.last_seq) == (True, ENTRIES - 1, ENTRIES)
+    assert "WITHOUT   1 entries that were accepted as lost" in proof.to_text()
     restore_home(dest, dest.with_name("new"))
     with EventLog(dest.with_name("new")) as log:
         assert list(log.read()) == entries
@@ -320,7 +321,9 @@ def test_a_good_copy_stays_when_damage_of_the_log_is_accepted_later(home: Path, 
     repair(home, accept=True, now=NOW, lock_timeout_s=1)
     back_up(home, dest, now=NOW)
     assert len(assert_restorable(dest)) == ENTRIES
-    assert prove(home, dest, scratch_in=None, now=NOW, watch=no_watch).ok
+    proof = prove(home, dest, scratch_in=None, now=NOW, watch=no_watch)
+    assert proof.ok
+    assert "WITHOUT" not in "".join(proof.to_text())
 
 
 # -- of which log it is
