@@ -11,14 +11,17 @@ from contextlib import contextmanager
 
 from eventlog.disk import Disk, write_all
 from eventlog.durable import WORD_BYTES, End, Word, decode_word, encode_word
-from eventlog.errors import LogLocked
+from eventlog.errors import LogLocked, UnsafePath
 from eventlog.home import Home, make_home, refuse_foreign
+from eventlog.segments import CLOSED_NAME
 
 # flock wakes nobody in order, and cannot be given a time limit: so it is asked for again and again,
 # after an eighth of the time waited so far. A lock that is held for one sync is so found freed at
 # once, and one that is held for long costs little.
 POLL_S_MIN, POLL_S_MAX = 0.00005, 0.002
 POLL_FRACTION = 8
+_CLOSED_LOCK_NAME = ".closed.lock"
+_OF_A_LOG = frozenset({".lock", _CLOSED_LOCK_NAME})  # names that stand where a log is, only
 CLOSED_POLL_S = 0.05  # whoever holds closed segments does so for a second or so
 
 
@@ -95,8 +98,11 @@ class WriterLock:
 
 @contextmanager
 def closed_segments_held(disk: Disk, home: Home, timeout_s: float) -> Iterator[None]:
-    """Keeps out others who compress, move or repair closed segments. Raises LogLocked, OSError."""
-    path = f"{home.log_dir}/.closed.lock"
+    """Keeps out others who compress, move or repair closed segments.
+
+    Raises LogLocked, UnsafePath where `closed` leads to the directory of a log, and OSError.
+    """
+    path = f"{home.log_dir}/{_CLOSED_LOCK_NAME}"
     try:
         fd = disk.create(path)
     except FileExistsError:
@@ -111,6 +117,17 @@ def closed_segments_held(disk: Disk, home: Home, timeout_s: float) -> Iterator[N
                     do="nothing was changed: retry when it has ended",
                 )
             time.sleep(CLOSED_POLL_S)
+        _refuse_a_log(disk, f"{home.log_dir}/{CLOSED_NAME}")
         yield
     finally:
         disk.close(fd)  # which gives the lock back too
+
+
+def _refuse_a_log(disk: Disk, closed: str) -> None:
+    """A file would stand at two places there, and be taken away as what is there twice."""
+    if disk.is_dir(closed) and _OF_A_LOG & set(disk.names(closed)):
+        raise UnsafePath(
+            "the directory of closed segments is that of a log, this one or another",
+            where=closed,
+            do="nothing was changed: let the link lead to a directory that is for them alone",
+        )

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventlog import EventLog, EventLogError, LogCorrupt, LogDiverged, LogLocked
+from eventlog import EventLog, EventLogError, LogCorrupt, LogDiverged, LogLocked, UnsafePath
 from eventlog.codec import pack
 from eventlog.compress import Report, compress_log
 from eventlog.disk import Disk, RealDisk
@@ -708,6 +708,25 @@ def test_raw_segments_that_were_moved_there_by_hand_are_read_too(home: Path) -> 
     assert verify(home).ok
     compress(home)
     assert sorted(p.suffix for p in (home / "logs/closed").iterdir()) == [".zst"] * 4
+    assert read(home) == raw
+
+
+@pytest.mark.parametrize("leads_to", [".", "../logs", "../../other/logs"])
+def test_closed_segments_do_not_go_to_the_directory_of_a_log(
+    home: Path, original: Path, leads_to: str
+) -> None:
+    copy_of(original, home.with_name("other"))
+    raw = raw_of(home)
+    compress(home, keep=2)
+    (home / "logs/closed").symlink_to(leads_to)
+    there = segments_in(home), compressed_in(home), bytes_of(home.with_name("other"))
+    for _ in range(2):
+        with pytest.raises(UnsafePath, match="is that of a log"):
+            compress(home)
+        with pytest.raises(UnsafePath, match="is that of a log"):
+            repair(home, backup=original)
+    assert there == (segments_in(home), compressed_in(home), bytes_of(home.with_name("other")))
+    (home / "logs/closed").unlink()
     assert read(home) == raw
 
 
