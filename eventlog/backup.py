@@ -24,6 +24,7 @@ from eventlog.disk import Disk, RealDisk
 from eventlog.errors import BackupUnusable, EventLogError, LogDiverged
 from eventlog.gaps import ACCEPTED_NAME
 from eventlog.home import Home, home_at, no_log
+from eventlog.lock import CLOSED_LOCK_NAME
 from eventlog.manifest import Copied, Manifest
 from eventlog.reader import LogReader, list_segments, read_watermark, read_word
 from eventlog.scan import CHAIN_UNKNOWN, Tip
@@ -134,7 +135,8 @@ class _Run:
         reader = self._reader()
         try:
             segments = list_segments(self._disk, self._home)
-            vault.sweep({ACCEPTED_NAME, *map(segment_name, segments)})
+            # The lock is what `compress` of the backup leaves.
+            vault.sweep({ACCEPTED_NAME, CLOSED_LOCK_NAME, *map(segment_name, segments)})
             new = sum(map(self._size_of, segments)) - vault.manifest.bytes
             self._total = vault.manifest.bytes + 2 * max(0, new)
             for copied in vault.manifest.segments:

@@ -20,8 +20,8 @@ from eventlog.segments import CLOSED_NAME
 # once, and one that is held for long costs little.
 POLL_S_MIN, POLL_S_MAX = 0.00005, 0.002
 POLL_FRACTION = 8
-_CLOSED_LOCK_NAME = ".closed.lock"
-_OF_A_LOG = frozenset({".lock", _CLOSED_LOCK_NAME})  # names that stand where a log is, only
+CLOSED_LOCK_NAME = ".closed.lock"
+_OF_A_LOG = frozenset({".lock", CLOSED_LOCK_NAME})  # names that stand where a log is, only
 CLOSED_POLL_S = 0.05  # whoever holds closed segments does so for a second or so
 
 
@@ -102,7 +102,7 @@ def closed_segments_held(disk: Disk, home: Home, timeout_s: float) -> Iterator[N
 
     Raises LogLocked, UnsafePath where `closed` leads to the directory of a log, and OSError.
     """
-    path = f"{home.log_dir}/{_CLOSED_LOCK_NAME}"
+    path = f"{home.log_dir}/{CLOSED_LOCK_NAME}"
     try:
         fd = disk.create(path)
     except FileExistsError:

@@ -18,7 +18,15 @@ from typing import Any
 
 import pytest
 
-from eventlog import BackupUnusable, EventLog, EventLogError, LogCorrupt, back_up, restore_home
+from eventlog import (
+    BackupUnusable,
+    EventLog,
+    EventLogError,
+    LogCorrupt,
+    back_up,
+    compress_log,
+    restore_home,
+)
 from eventlog.disk import RealDisk
 from eventlog.manifest import decode_manifest, encode_manifest
 from eventlog.repair import repair
@@ -174,6 +182,19 @@ def test_backups_in_many_small_steps_end_as_the_log(tmp_path: Path, dest: Path, 
         build(home, step, start=start)
         back_up(home, dest, now=NOW)
     assert_holds(dest, home)
+
+
+def test_log_and_backup_may_be_compressed_and_the_next_run_goes_on(home: Path, dest: Path) -> None:
+    wanted = lines_in(home)
+    compress_log(home, lock_timeout_s=PATIENCE_S)
+    back_up(home, dest, now=NOW)
+    assert lines_in(dest) == wanted
+    compress_log(dest, lock_timeout_s=PATIENCE_S)
+    build(home, 20, start=ENTRIES + 1)
+    found = back_up(home, dest, now=NOW)
+    assert found.mended == ()
+    assert verify(dest).ok
+    assert verify(dest).last_seq == ENTRIES + 20
 
 
 def test_an_empty_last_segment_is_no_part_of_it_and_the_log_goes_on(home: Path, dest: Path) -> None:
