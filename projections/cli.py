@@ -6,10 +6,11 @@ when it runs, so that `eventlog --help` stays fast.
 Invariant: data goes to stdout, messages to stderr; exit codes are those of eventlog/cli.py.
 """
 
+import math
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
@@ -20,6 +21,21 @@ EXIT_BAD_NEWS = 1
 EXIT_COULD_NOT_RUN = 3
 _PATH = click.Path(dir_okay=False, path_type=Path)
 _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class _Seconds(click.FloatRange):
+    """A number of seconds. `nan` passes any range, and no duration is ever as long as it."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a number of seconds.", param, ctx)
+        return number
+
+
+SECONDS = _Seconds(min=0)
 
 
 def alpine_projection() -> "AlpineProjection":
@@ -118,9 +134,7 @@ def status(obj: Context, as_json: bool) -> None:
     default="projected",
     show_default=True,
 )
-@click.option(
-    "--timeout", "timeout_s", type=click.FloatRange(min=0), help="Seconds; default: none."
-)
+@click.option("--timeout", "timeout_s", type=SECONDS, help="Seconds; default: none.")
 @click.pass_obj
 def wait(obj: Context, seq: int, stage: str, timeout_s: float | None) -> None:
     """Return when entry SEQ is in the table, or at Alpine.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from projections.cli import Context, alpine_config
+from projections.cli import SECONDS, Context, alpine_config
 
 if TYPE_CHECKING:
     from projections.reporter import Listen
@@ -31,7 +31,7 @@ UNHEALTHY_AFTER_S = 60.0
 )
 @click.option(
     "--batch-timeout",
-    type=click.FloatRange(min=0),
+    type=SECONDS,
     default=0.0,
     show_default=True,
     help="Seconds to wait for a batch to fill; 0 commits what is there.",
@@ -40,7 +40,7 @@ UNHEALTHY_AFTER_S = 60.0
 @click.option("--listen", metavar="HOST:PORT", help="Answer /health and /metrics there.")
 @click.option(
     "--unhealthy-after",
-    type=click.FloatRange(min=0),
+    type=SECONDS,
     default=UNHEALTHY_AFTER_S,
     show_default=True,
     help="Seconds that a trouble lasts before /health calls it one.",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from projections.cli import EXIT_BAD_NEWS, Context, alpine_config, print_json
+from projections.cli import EXIT_BAD_NEWS, SECONDS, Context, alpine_config, print_json
 
 if TYPE_CHECKING:
     from projections.findings import Finding
@@ -27,9 +27,7 @@ SECONDS_DEFAULT = 20
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Try the disk that DIR is on, in a scratch directory below DIR.",
 )
-@click.option(
-    "--seconds", type=click.FloatRange(min=0), help=f"For --disk; default: {SECONDS_DEFAULT}."
-)
+@click.option("--seconds", type=SECONDS, help=f"For --disk; default: {SECONDS_DEFAULT}.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for machines.")
 @click.pass_obj
 def doctor(obj: Context, directory: Path | None, seconds: float | None, as_json: bool) -> None:

@@ -296,6 +296,22 @@ def test_an_address_that_is_none_is_wrong_usage(home: Path, words: list[str]) ->
     assert "--listen" in done.err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["project", "sqlite", "--once", "--unhealthy-after", "nan"],
+        ["project", "sqlite", "--once", "--batch-timeout", "inf"],
+        ["wait", "1", "--timeout", "nan"],
+        ["doctor", "--seconds", "nan"],
+    ],
+)
+def test_what_is_no_number_of_seconds_is_wrong_usage(home: Path, words: list[str]) -> None:
+    append(home, a_signal(1))
+    done = eventlog(*words, home=home)
+    assert done.code == 2
+    assert f"{words[-1]} is not a number of seconds" in done.err
+
+
 def test_without_the_extra_it_says_what_to_install(home: Path, tmp_path: Path) -> None:
     append(home, a_signal(1))
     hidden = "raise ModuleNotFoundError(\"it is hidden\", name='prometheus_client')"
