@@ -1,4 +1,4 @@
-"""A small HTTP server for figures: GET only, one answer a connection, everything bounded.
+"""A small HTTP server for figures: GET and HEAD only, one answer a connection, everything bounded.
 
 It is no framework: a monitor or a person asks for one of a few paths now and then. It stands beside
 the work of its process, so whatever a client does, or does not do, costs a bounded amount of time
@@ -21,6 +21,7 @@ from projections.hosts import is_loopback
 logger = logging.getLogger(__name__)
 
 REQUEST_BYTES_MAX = 8 * 1024  # a monitor sends some 300
+METHODS = ("GET", "HEAD")  # what asks, and what asks whether there is an answer: probes do
 CONNECTIONS_MAX = 16  # a monitor or two, a probe, a person
 EXCHANGE_S_MAX = 10.0  # a scrape's own time-out is 10 s: afterwards nobody waits any more
 LINGER_S_MAX = 1.0  # for a client to read its answer, before the connection is cut
@@ -114,9 +115,9 @@ class Listener:
         try:
             with suppress(TimeoutError, OSError):
                 async with asyncio.timeout(EXCHANGE_S_MAX):
-                    answer = await self._exchange(reader)
-                    if answer is not None:
-                        writer.write(_response(answer))
+                    response = await self._exchange(reader)
+                    if response is not None:
+                        writer.write(response)
                         await writer.drain()
                         writer.write_eof()
                 # What is still unread would make the system cut the connection under the answer.
@@ -126,22 +127,26 @@ class Listener:
         finally:
             writer.transport.abort()
 
-    async def _exchange(self, reader: asyncio.StreamReader) -> Answer | None:
-        """The answer to what comes; None for a client that went away."""
+    async def _exchange(self, reader: asyncio.StreamReader) -> bytes | None:
+        """The response to what comes; None for a client that went away."""
         try:
             head = await reader.readuntil(b"\r\n\r\n")
         except asyncio.IncompleteReadError:
             return None
         except asyncio.LimitOverrunError:
-            return _plain(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            return _response(_plain(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE))
         words = head.partition(b"\r\n")[0].decode("latin-1").split(" ")
         if len(words) != 3 or not words[2].startswith("HTTP/1."):
-            return _plain(HTTPStatus.BAD_REQUEST)
+            return _response(_plain(HTTPStatus.BAD_REQUEST))
         method, target, _ = words
-        if method != "GET":
-            return _plain(HTTPStatus.METHOD_NOT_ALLOWED)
+        if method not in METHODS:
+            return _response(_plain(HTTPStatus.METHOD_NOT_ALLOWED))
+        answer = await self._answer_to(target.partition("?")[0])
+        return _response(answer, with_body=method != "HEAD")
+
+    async def _answer_to(self, path: str) -> Answer:
         try:
-            found = await self._answer(target.partition("?")[0])
+            found = await self._answer(path)
         except Exception:  # the top of what a request can start: the daemon goes on
             logger.exception("request_failed")
             return _plain(HTTPStatus.INTERNAL_SERVER_ERROR)
@@ -158,12 +163,12 @@ def _plain(status: HTTPStatus) -> Answer:
     return Answer(status, f"{status.phrase}\n".encode())
 
 
-def _response(answer: Answer) -> bytes:
+def _response(answer: Answer, *, with_body: bool = True) -> bytes:
     status = HTTPStatus(answer.status)
-    allow = "Allow: GET\r\n" if status == HTTPStatus.METHOD_NOT_ALLOWED else ""
+    allow = f"Allow: {', '.join(METHODS)}\r\n" if status == HTTPStatus.METHOD_NOT_ALLOWED else ""
     head = (
         f"HTTP/1.1 {status.value} {status.phrase}\r\n{allow}"
         f"Content-Type: {answer.content_type}\r\nContent-Length: {len(answer.body)}\r\n"
         "Cache-Control: no-store\r\nConnection: close\r\n\r\n"
     )
-    return head.encode() + answer.body
+    return head.encode() + (answer.body if with_body else b"")

@@ -84,11 +84,20 @@ def test_it_answers_a_get_and_ends_the_connection(host: str) -> None:
     asyncio.run(run())
 
 
+def test_a_head_request_gets_the_head_of_the_answer_to_a_get() -> None:
+    async def run() -> None:
+        async with listener() as port:
+            head, _, _ = (await ask(port, GET)).partition(b"it is here")
+            assert await ask(port, GET.replace(b"GET", b"HEAD", 1)) == head
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     ("request_", "status"),
     [
         (b"POST /here HTTP/1.1\r\nContent-Length: 9\r\n\r\n123456789", b"405"),
-        (b"HEAD /here HTTP/1.1\r\n\r\n", b"405"),
+        (b"HEAD /there HTTP/1.1\r\n\r\n", b"404"),
         (b"GET /there HTTP/1.1\r\n\r\n", b"404"),
         (b"GET /here?a=b HTTP/1.0\r\n\r\n", b"200"),
         (b"GET /../../etc/passwd HTTP/1.1\r\n\r\n", b"404"),
