@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 REQUEST_BYTES_MAX = 8 * 1024  # a monitor sends some 300
 METHODS = ("GET", "HEAD")  # what asks, and what asks whether there is an answer: probes do
-CONNECTIONS_MAX = 16  # a monitor or two, a probe, a person
+CONNECTIONS_MAX = 16  # a monitor or two, a probe, a person; beyond, the oldest gives way
 EXCHANGE_S_MAX = 10.0  # a scrape's own time-out is 10 s: afterwards nobody waits any more
 LINGER_S_MAX = 1.0  # for a client to read its answer, before the connection is cut
 PORT_MAX = 65_535
@@ -66,7 +66,7 @@ class Listener:
     def __init__(self, answer: Callable[[str], Awaitable[Answer | None]]) -> None:
         self._answer = answer
         self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], None] = {}  # the oldest first
 
     @classmethod
     async def open(
@@ -105,27 +105,31 @@ class Listener:
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._connections) >= CONNECTIONS_MAX:
+            # Not the new one: an answer takes milliseconds, so who is old has asked nothing.
+            oldest = next(iter(self._connections))
+            del self._connections[oldest]
+            oldest.cancel()
+
+        def end(task: asyncio.Task[None]) -> None:  # also of one that was cancelled unbegun
+            self._connections.pop(task, None)
             writer.transport.abort()
-            return
+
         task = asyncio.create_task(self._serve(reader, writer))
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
+        self._connections[task] = None
+        task.add_done_callback(end)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            with suppress(TimeoutError, OSError):
-                async with asyncio.timeout(EXCHANGE_S_MAX):
-                    response = await self._exchange(reader)
-                    if response is not None:
-                        writer.write(response)
-                        await writer.drain()
-                        writer.write_eof()
-                # What is still unread would make the system cut the connection under the answer.
-                async with asyncio.timeout(LINGER_S_MAX):
-                    while await reader.read(REQUEST_BYTES_MAX):
-                        pass
-        finally:
-            writer.transport.abort()
+        with suppress(TimeoutError, OSError):
+            async with asyncio.timeout(EXCHANGE_S_MAX):
+                response = await self._exchange(reader)
+                if response is not None:
+                    writer.write(response)
+                    await writer.drain()
+                    writer.write_eof()
+            # What is still unread would make the system cut the connection under the answer.
+            async with asyncio.timeout(LINGER_S_MAX):
+                while await reader.read(REQUEST_BYTES_MAX):
+                    pass
 
     async def _exchange(self, reader: asyncio.StreamReader) -> bytes | None:
         """The response to what comes; None for a client that went away."""
