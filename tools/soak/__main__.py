@@ -201,9 +201,11 @@ class Soak:
         by = ", ".join(f"{name} {count}" for name, count in kills.items() if count)
         sizes = []
         for name, samples in self.samples.items():
-            if (medians := checks.memory(samples)) is not None:
-                before, after = (size / 1e6 for size in medians)
-                sizes.append(f"{name} {before:.1f} -> {after:.1f} MB")
+            if (medians := checks.memory(samples)) is None:
+                sizes.append(f"{name} ran too short to tell whether it grows")
+                continue
+            before, after = (size / 1e6 for size in medians)
+            sizes.append(f"{name} {before:.1f} -> {after:.1f} MB")
         segments = len(list((self.home / "logs").glob("0*.jsonl")))
         return (
             f"soak: seed {seed}, {seconds / 60:.1f} min: {found.entries:,} entries in {segments} "
