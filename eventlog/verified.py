@@ -16,9 +16,10 @@ from typing import NamedTuple
 from eventlog.columns import NO_SIGNALS, Moment, SignalColumns, read_columns
 from eventlog.disk import RealDisk
 from eventlog.errors import LogDiverged
-from eventlog.home import home_at, no_log
+from eventlog.home import home_at
 from eventlog.line import CHAIN_START, BadLine, Entry, decode
-from eventlog.reader import LogReader, corrupt, list_segments
+from eventlog.present import present_segments
+from eventlog.reader import LogReader, corrupt
 from eventlog.scan import CHAIN_UNKNOWN, Scanned, Tip, scan, tip_of
 from eventlog.segments import Position
 from eventlog.shelf import Shelf, sizes_of
@@ -53,8 +54,7 @@ def read_verified(
     where entry `after` is not the one with that chain, and LogNotFound.
     """
     disk, home = Shelf(RealDisk()), home_at(path)
-    if not list_segments(disk, home):
-        raise no_log(home)
+    present_segments(disk, home)
     reader = _VerifyingReader(disk, home, after=after, hint=hint)
     try:
         if reader.tip.chain not in (chain, CHAIN_UNKNOWN):
@@ -77,10 +77,8 @@ def log_bytes(path: str | os.PathLike[str]) -> int:
 
     An estimate, for the log may grow; segments that go missing are for that reader to tell.
     """
-    disk, home = Shelf(RealDisk()), home_at(path)
-    segments = list_segments(disk, home)
-    if not segments:
-        raise no_log(home)
+    home = home_at(path)
+    segments = present_segments(Shelf(RealDisk()), home)
     return sizes_of(RealDisk(), map(home.segment_path, segments))[0]
 
 

@@ -9,8 +9,9 @@ from contextlib import aclosing, suppress
 from eventlog.disk import Disk, RealDisk
 from eventlog.durable import End
 from eventlog.errors import LogCorrupt
-from eventlog.home import Home, home_at, no_log
+from eventlog.home import Home, home_at
 from eventlog.line import HEAD, BadLine, Entry
+from eventlog.present import present_segments
 from eventlog.reader import (
     LogReader,
     entries_of,
@@ -26,10 +27,9 @@ COUNTED_BYTES_MAX = 16 * 1024 * 1024  # a log up to this size is counted in a fe
 
 
 def existing_home(path: str) -> Home:
-    """The home at `path`. Raises LogNotFound where there is no log."""
+    """The home at `path`. Raises LogNotFound where there is no log, LogCorrupt where it is gone."""
     home = home_at(path)
-    if not list_segments(Shelf(RealDisk()), home):
-        raise no_log(home)
+    present_segments(Shelf(RealDisk()), home)
     return home
 
 

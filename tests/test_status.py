@@ -212,6 +212,18 @@ def test_a_home_without_a_log_is_told_and_nothing_is_made(home: Path, command: s
     assert not home.exists()
 
 
+@pytest.mark.parametrize("command", ["cat", "status", "signals", "rebuild-database", "tail"])
+def test_a_log_whose_segments_are_all_gone_is_not_told_as_none(home: Path, command: str) -> None:
+    """R6: word and watermark know that there was one, and to append a signal first is no advice."""
+    append(home, *signals(3))
+    project(home)
+    for segment in (home / "logs").glob("*.jsonl"):
+        segment.unlink()
+    done = eventlog(command, home=home)
+    assert done.code == 3
+    assert "entry 1 is gone: the log was durable up to entry 3" in done.err
+
+
 def test_looking_changes_and_makes_nothing(home: Path) -> None:
     append(home, *signals(3))
     project(home)
