@@ -15,7 +15,13 @@ from typing import NamedTuple, NoReturn
 import click
 
 from eventlog.errors import EventLogError, NobodyReads, printable
-from eventlog.streams import explain, open_standard_streams, tell, write_out
+from eventlog.streams import (
+    explain,
+    flush_standard_streams,
+    open_standard_streams,
+    tell,
+    write_out,
+)
 
 EXIT_BAD_NEWS = 1
 EXIT_COULD_NOT_RUN = 3
@@ -215,7 +221,8 @@ def tail(obj: Context, lines: int, follow: bool, as_json: bool) -> None:
             write_out("".join(f"{entry_line(decode(line))}\n" for line in found).encode())
 
     if follow:  # before the first line comes out: whoever read it may ask to stop
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        # As Ctrl-C, which asyncio knows to end by; an exception out of nowhere would be lost in it.
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     end = end_seq(obj.home)
     for found in raw_lines(obj.home, after=max(0, end - lines)):
         show(found)
@@ -368,9 +375,7 @@ def main() -> NoReturn:
         explain(error)
         code = EXIT_COULD_NOT_RUN
     except (NobodyReads, BrokenPipeError):
-        # Whoever read our output has gone. Nothing may be written any more, also not at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = EXIT_COULD_NOT_RUN
+        code = EXIT_COULD_NOT_RUN  # whoever read our output has gone
     except OSError as error:
         what, where = f"the system refused: {error.strerror or error}", str(error.filename or "")
         do = "see whether this account may do that there, and whether the disk is well"
@@ -378,4 +383,6 @@ def main() -> NoReturn:
         code = EXIT_COULD_NOT_RUN
     except (KeyboardInterrupt, click.Abort):
         code = EXIT_INTERRUPTED
+    finally:
+        flush_standard_streams()
     sys.exit(code)

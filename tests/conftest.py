@@ -11,6 +11,7 @@ OWNERS_SETTINGS = (
     "ARGO_API_KEY",
     "EXTERNAL_SIGNAL_API_KEY",
     "DATABASE_URL",
+    "PYTHONUNBUFFERED",  # with it Python holds back nothing that a stream might refuse at exit
 )
 
 ASKED_FOR = ("ALPINE_CONTRACT_",)  # names another Alpine for tests/test_alpine_contract.py
