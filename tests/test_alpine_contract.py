@@ -35,6 +35,8 @@ from tests.harness.backend import (
 from tests.harness.needs import needs_shared
 from tools.alpine.postgres import EmbeddedPostgres
 
+pytestmark = pytest.mark.slow  # a PostgreSQL of its own takes its time
+
 OTHER_URL = os.environ.get("ALPINE_CONTRACT_URL")
 OTHER_KEY_FILE = os.environ.get("ALPINE_CONTRACT_KEY_FILE")
 

@@ -44,6 +44,8 @@ from tests.harness.needs import CHECKOUT
 from tools.alpine.asgi import BODY_BYTES_MAX
 from tools.alpine.postgres import EmbeddedPostgres, read_line
 
+pytestmark = pytest.mark.slow  # a PostgreSQL of its own takes its time
+
 CONTROL = "/_misbehave"
 
 

@@ -66,8 +66,10 @@ def test_it_is_shown_on_a_terminal_alone(on_terminal: bool) -> None:
     )
     reading, writing = pty.openpty() if on_terminal else os.pipe()
     subprocess.run([sys.executable, "-c", code], stderr=writing, check=True)
-    os.write(writing, b".")  # so that there is something to read in any case
-    shown = os.read(reading, 10_000)
+    os.write(writing, b"@")  # the end; a terminal gives what was written in pieces
+    shown = b""
+    while not shown.endswith(b"@"):
+        shown += os.read(reading, 10_000)
     os.close(reading)
     os.close(writing)
     assert (b"100%" in shown) is on_terminal
