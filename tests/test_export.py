@@ -5,7 +5,6 @@ import gc
 import io
 import json
 import os
-import shutil
 import signal
 import sqlite3
 import stat
@@ -29,6 +28,7 @@ from projections import ProjectionError
 from projections.cells import RUN_BY_SPREADSHEETS, csv_line, text_of
 from projections.export import COLUMNS, Citation, export, whole_file
 from tests.harness import model
+from tests.harness.needs import needs_tool
 from tests.harness.process import COMMAND, PATIENCE_S, eventlog
 from tests.harness.projecting import append, project
 from tests.harness.signals import a_signal, closed, signals
@@ -500,9 +500,7 @@ def test_a_damaged_database_is_said(home: Path) -> None:
 def test_parquet_is_not_written_to_a_terminal_and_nobody_reading_is_no_traceback(
     home: Path,
 ) -> None:
-    script = shutil.which("script")
-    if script is None:
-        pytest.skip("script is not installed: it gives a terminal")
+    script = needs_tool("script", apt="bsdutils")
     words = f"{COMMAND} --home '{home}' export --format parquet"
     done = subprocess.run(
         [script, "-qec", words, "/dev/null"], capture_output=True, timeout=PATIENCE_S, check=False

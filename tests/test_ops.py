@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import shutil
 import subprocess
 from collections.abc import Iterator
 from importlib.metadata import entry_points
@@ -18,7 +17,7 @@ from projections.daemon import STATUS_S, STOP_S_MAX
 from projections.metrics import exposition
 from projections.tally import Requests, Tally
 from projections.vitals import Delivery, Log, Vital, Vitals
-from tests.harness.needs import CHECKOUT
+from tests.harness.needs import CHECKOUT, needs_tool
 
 OPS = CHECKOUT / "tools/ops"
 UNITS = sorted(OPS.glob("eventlog-*"))
@@ -95,9 +94,7 @@ def test_the_daemons_unit_fits_what_the_daemon_does() -> None:
 
 @pytest.mark.slow
 def test_systemd_itself_finds_nothing_to_complain_of(tmp_path: Path) -> None:
-    analyze = shutil.which("systemd-analyze")
-    if analyze is None:
-        pytest.skip("systemd-analyze is not installed; the other tests look at the same files")
+    analyze = needs_tool("systemd-analyze", apt="systemd")
     copies = []
     for unit in UNITS:
         copy = tmp_path / unit.name
