@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from eventlog import EventLog
+from tests.harness.daemon import until
 from tests.harness.needs import CHECKOUT, needs_tool
 from tests.harness.process import eventlog
 from tests.harness.projecting import append, project
 from tests.harness.tables import database_of
 from tests.harness.whole import segments_in
-from tools.soak import judge
+from tools.soak import clock, judge
 from tools.soak.generator import BATCH_ITEMS_MAX, item
 
 MINUTES = float(os.environ.get("SOAK_MINUTES", "5"))
@@ -108,15 +109,36 @@ def test_clocks_that_are_years_apart_leave_order_and_recorded_at_as_they_are(
     tmp_path: Path,
 ) -> None:
     """W12, with libfaketime; each process is at another time."""
-    faketime = needs_tool("faketime", apt="faketime")
+    needs_tool("faketime", apt="faketime")
     home = tmp_path / "home"
     for number, offset in enumerate(["+0s", "+2d", "-10y", "-1h", "+1d", "+3d"], 1):
         line = b'{"event":"tick","signal_id":"%d"}\n' % number
-        done = eventlog("append", home=home, stdin=line, under=[faketime, "-f", offset])
-        assert (done.code, done.answers[0]["seq"]) == (0, number)
+        done = eventlog("append", home=home, stdin=line, env=clock.shifted(offset))
+        assert (done.code, done.err) == (0, "")
+        assert done.answers[0]["seq"] == number
     with EventLog(home) as log:
         times = [entry.recorded_at for entry in log.read()]
     assert times == sorted(times)
     assert times[1] == times[2] == times[3] == times[4] < times[5]
     assert times[0][:10] < times[1][:10]
     assert list(judge.verify(home)) == []
+
+
+@pytest.mark.slow
+def test_a_killed_process_with_another_clock_leaves_nothing_that_stops_the_next(
+    tmp_path: Path,
+) -> None:
+    needs_tool("faketime", apt="faketime")
+    words = [sys.executable, "-c", "input()"]
+    env = {**os.environ, **clock.shifted("-10y")}
+
+    def left_by(process: subprocess.Popen[bytes]) -> list[Path]:
+        return list(Path("/dev/shm").glob(f"*faketime_*_{process.pid}"))
+
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, env=env)
+    until(lambda: len(left_by(process)) == 2)
+    process.kill()
+    process.communicate()
+    assert len(left_by(process)) == 2
+    clock.tidy(process.pid)
+    assert left_by(process) == []

@@ -22,7 +22,8 @@ from typing import NoReturn
 
 from tools.soak import __doc__ as about
 from tools.soak import judge as checks
-from tools.soak.cast import Actor, Backend, Clock, daemon_words, rss_bytes
+from tools.soak.cast import Actor, Backend, daemon_words, rss_bytes
+from tools.soak.clock import Clock, shifted, tidy
 from tools.soak.generator import read_receipts
 
 SEGMENT_BYTES = 32 * 1024  # a rotation every fifty entries or so
@@ -81,6 +82,7 @@ class Soak:
             words=lambda: module,
             env=self.clock.env,
             life_s=GENERATOR_LIFE_S,
+            bury=tidy,
         )
 
     def _daemon(
@@ -220,6 +222,10 @@ def main(arguments: list[str] | None = None) -> int:
     """The command; 1 when something did not hold."""
     options = _options(arguments)
     signal.signal(signal.SIGTERM, _stop)
+    try:
+        shifted("+0")
+    except FileNotFoundError as error:
+        sys.exit(str(error))
     seed = options.seed if options.seed is not None else SystemRandom().randrange(2**32)
     print(f"seed {seed}", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="soak-"))

@@ -20,16 +20,14 @@ from tools.soak.generator import COMMAND
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 STOP_S_MAX = 30.0  # a daemon ends within 10; more is a hang
-# Ten years, a day, an hour back; right; somewhat ahead (a clock that is far ahead makes all that
-# follows carry its time, for recorded_at never decreases, and hides the others).
-CLOCK_OFFSETS_S = (-315_360_000, -86_400, -3600, 0, 1, 20, 60, 300)
 
 
 class Actor:
     """One process that is started again after each death.
 
     `life_s` and `rest_s` are the least and the most of a life and of the pause behind it; without
-    `life_s` nobody kills it. `begin` starts a process, in a session of its own.
+    `life_s` nobody kills it. Each life is a process in a session of its own; `bury` is told the pid
+    of one that has ended.
     """
 
     def __init__(
@@ -42,7 +40,7 @@ class Actor:
         env: Callable[[], Mapping[str, str]] = dict,
         life_s: tuple[float, float] | None = None,
         rest_s: tuple[float, float] = (0.0, 1.5),
-        end_well: bool = False,
+        bury: Callable[[int], None] | None = None,
     ) -> None:
         self.name = name
         self.life_s = life_s
@@ -53,7 +51,7 @@ class Actor:
         self._words = words
         self._env = env
         self._rest_s = rest_s
-        self._ends_well = end_well
+        self._bury = bury
         self.process: subprocess.Popen[bytes] | None = None
         self._due_s = 0.0  # of its next death, or of its next birth
 
@@ -124,6 +122,8 @@ class Actor:
         self.process.wait()
         assert self.process.stdin is not None
         self.process.stdin.close()
+        if self._bury is not None:
+            self._bury(self.process.pid)
         self.process = None
         self._due_s = time.monotonic() + self._random.uniform(*self._rest_s)
 
@@ -186,40 +186,6 @@ class Backend(Actor):
         give_up_s = time.monotonic() + STOP_S_MAX
         while self._postmaster() is not None and time.monotonic() < give_up_s:
             time.sleep(0.1)
-
-
-class Clock:
-    """The clock of a generator, by libfaketime: another one in each life; the machine's is not set.
-
-    Within a life it is steady: libfaketime would move the clock that never goes back with it.
-    """
-
-    def __init__(self, random: Random) -> None:
-        self._random = random
-        self._library = _library()
-        self.steps = 0
-
-    def env(self) -> dict[str, str]:
-        """For the next life; empty without libfaketime."""
-        if self._library is None:
-            return {}
-        self.steps += 1
-        offset_s = self._random.choice(CLOCK_OFFSETS_S)
-        return {"LD_PRELOAD": self._library, "FAKETIME": f"{offset_s:+d}", "NO_FAKE_STAT": "1"}
-
-
-def _library() -> str | None:
-    """What the command faketime would preload; None where it is not installed."""
-    try:
-        done = subprocess.run(
-            ["faketime", "-f", "+0s", "printenv", "LD_PRELOAD"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
 
 
 def daemon_words(home: Path, *names: str, options: Sequence[object] = ()) -> list[object]:
