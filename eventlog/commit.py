@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from eventlog.errors import AppendTimeout, EventLogError, LogBusy, LogClosed
@@ -34,20 +34,35 @@ Notify = Callable[[list["Waiting"]], object]
 
 
 class Waiting:
-    """One group in the queue, and how its caller learns that it is settled.
-
-    A thread waits for `lock`; another kind of caller is told by `notify`, called once a commit,
-    from the leader's thread, with all of its groups.
+    """One group in the queue. Its caller learns that it is settled by `notify`, called once a
+    commit, from the leader's thread, with all that share it.
     """
 
-    __slots__ = ("can_lead", "group", "leads", "lock", "notify")
+    __slots__ = ("group", "notify")
 
-    def __init__(self, group: Group, *, can_lead: bool = False, notify: Notify | None = None):
+    group: Group
+    notify: Notify
+
+
+class _WaitingThread(Waiting):
+    """A thread that waits for its group until `lock` is released."""
+
+    __slots__ = ("can_lead", "leads", "lock")
+
+    def __init__(self, group: Group, *, can_lead: bool) -> None:
         self.group = group
+        self.notify = _release
         self.can_lead = can_lead
-        self.leads = can_lead and notify is None  # until it is put behind a leader
+        self.leads = False  # it was woken to lead, not because it is settled
         self.lock = threading.Lock()
-        self.notify = notify
+        self.lock.acquire()
+
+
+def _release(settled: list[Waiting]) -> None:
+    for waiting in settled:
+        assert isinstance(waiting, _WaitingThread), "only they are put there with this"
+        if not waiting.leads:  # the leader itself needs no waking
+            waiting.lock.release()
 
 
 class Committer:
@@ -65,27 +80,30 @@ class Committer:
 
     def run(self, group: Group, timeout_s: float | None = None) -> None:
         """Returns when the group is settled; AppendTimeout, LogBusy and LogClosed are raised."""
-        waiting = Waiting(group, can_lead=timeout_s is None)
+        waiting = None
         with self._mutex:
-            self._refuse_if_closed()
-            if len(self._waiting) >= WAITING_MAX:
-                raise _busy()
-            self._waiting.append(waiting)
-            if self._leading or timeout_s is not None:
-                waiting.leads = False
-                waiting.lock.acquire()
-                self._lead_by_thread_unless_led()
-            else:
+            if self._closed is not None:
+                raise _closed(self._closed)
+            if not self._leading and timeout_s is None:
                 self._leading = True
-        if not waiting.leads:
-            self._wait(waiting, timeout_s)
+            elif len(self._waiting) >= WAITING_MAX:
+                raise _busy()
+            else:
+                waiting = _WaitingThread(group, can_lead=timeout_s is None)
+                self._waiting.append(waiting)
+                self._lead_by_thread_unless_led()
+        if waiting is None:
+            self._lead(group)
+            return
+        self._wait(waiting, timeout_s)
         if waiting.leads:
             self._lead()
 
     def submit(self, waiting: Sequence[Waiting]) -> None:
         """Queues groups whose callers are woken by their own means. Raises LogClosed."""
         with self._mutex:
-            self._refuse_if_closed()
+            if self._closed is not None:
+                raise _closed(self._closed)
             self._waiting.extend(waiting)
             self._lead_by_thread_unless_led()
 
@@ -110,11 +128,7 @@ class Committer:
         self._closed = "this log handle was opened before the process forked"
         self._writer.drop()
 
-    def _refuse_if_closed(self) -> None:
-        if self._closed is not None:
-            raise LogClosed(self._closed, do="open the log anew: EventLog(home)")
-
-    def _wait(self, waiting: Waiting, timeout_s: float | None) -> None:
+    def _wait(self, waiting: _WaitingThread, timeout_s: float | None) -> None:
         """Returns when the group is settled, or is to be led by its own caller."""
         try:
             woken = waiting.lock.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s))
@@ -132,30 +146,31 @@ class Committer:
 
     # -- leading
 
-    def _lead(self) -> None:
+    def _lead(self, *own: Group) -> None:
         try:
-            self._commit_waiting()
+            self._commit_waiting(*own)
         finally:
             self._hand_over()
 
-    def _commit_waiting(self) -> None:
-        if not self._waiting:
-            return
+    def _commit_waiting(self, *own: Group) -> None:
+        """Commits the leader's own group, and all that wait by the time that the lock is held."""
         batch: list[Waiting] = []
+
+        def take() -> list[Group]:
+            with self._mutex:
+                batch.extend(self._waiting)
+                self._waiting = []
+            return [*own, *[waiting.group for waiting in batch]]
+
+        if not own and not self._waiting:
+            return
         try:
-            self._writer.commit(self._take(batch))
+            self._writer.commit(take)
         finally:
             _tell(batch)
-        if self._writer.needs_mark and not self._mark_ordered:
+        if not self._mark_ordered and self._writer.needs_mark:
             self._mark_ordered = True
             self._order(_MARK)
-
-    def _take(self, batch: list[Waiting]) -> Iterator[Group]:
-        """All that waits by the time that it is asked for; noted in `batch`."""
-        with self._mutex:
-            batch.extend(self._waiting)
-            self._waiting = []
-        yield from [waiting.group for waiting in batch]
 
     def _hand_over(self) -> None:
         with self._mutex:
@@ -163,7 +178,7 @@ class Committer:
                 self._leading = False
                 return
             for waiting in self._waiting:
-                if waiting.can_lead:
+                if isinstance(waiting, _WaitingThread) and waiting.can_lead:
                     waiting.leads = True
                     waiting.lock.release()
                     return
@@ -230,15 +245,16 @@ class Committer:
 
 
 def _tell(batch: list[Waiting]) -> None:
-    """Wakes all whose groups were settled; the leader itself needs no waking."""
+    """Wakes all whose groups were settled."""
     notified: dict[Notify, list[Waiting]] = {}
     for waiting in batch:
-        if waiting.notify is not None:
-            notified.setdefault(waiting.notify, []).append(waiting)
-        elif not waiting.leads:
-            waiting.lock.release()
+        notified.setdefault(waiting.notify, []).append(waiting)
     for notify, settled in notified.items():
         notify(settled)
+
+
+def _closed(why: str) -> LogClosed:
+    return LogClosed(why, do="open the log anew: EventLog(home)")
 
 
 def _busy() -> LogBusy:

@@ -66,8 +66,8 @@ class Disk(Protocol):
     def unlock(self, fd: int) -> None:
         """Gives the lock back."""
 
-    def is_at(self, fd: int, path: str) -> bool:
-        """Whether `path` still leads to the file that `fd` has open."""
+    def size_at(self, fd: int, path: str) -> int | None:
+        """Length of the file at `path`; None unless it is the one that `fd` has open."""
 
     def link(self, target: str, path: str) -> None:
         """Makes `path` a symbolic link to `target`, replacing a link that stands there."""
@@ -193,11 +193,12 @@ class RealDisk:
     def unlock(self, fd: int) -> None:
         self._fcntl.flock(fd, self._fcntl.LOCK_UN)
 
-    def is_at(self, fd: int, path: str) -> bool:
+    def size_at(self, fd: int, path: str) -> int | None:
         try:
-            return _inode(os.lstat(path)) == self._inodes[fd]
+            status = os.lstat(path)
         except FileNotFoundError:
-            return False
+            return None
+        return status.st_size if self._inodes[fd] == (status.st_dev, status.st_ino) else None
 
     def link(self, target: str, path: str) -> None:
         new = f"{path}.{os.getpid()}.new"

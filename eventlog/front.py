@@ -22,19 +22,27 @@ class _Append(Waiting):
     __slots__ = ("future",)
 
     def __init__(self, item: Admitted, front: "AsyncFront", future: asyncio.Future[Receipt]):
-        super().__init__(Group((item,)), notify=front.notify)
+        self.group = Group((item,))
+        self.notify = front.notify
         self.future = future
 
 
-def front_here(fronts: dict[object, "AsyncFront"], committer: Committer) -> "AsyncFront":
-    """The front of the running event loop, made where there is none; closed loops are forgotten."""
-    loop = asyncio.get_running_loop()
-    front = fronts.get(loop)
-    if front is None:
-        for known in [known for known, front in fronts.items() if front.is_closed()]:
-            del fronts[known]
-        front = fronts[loop] = AsyncFront(committer)
-    return front
+class Fronts:
+    """The fronts of the event loops that append to one log."""
+
+    def __init__(self, committer: Committer) -> None:
+        self._committer = committer
+        self._by_loop: dict[object, AsyncFront] = {}
+
+    def here(self) -> "AsyncFront":
+        """That of the running event loop, made where there is none; closed ones are forgotten."""
+        loop = asyncio.get_running_loop()
+        front = self._by_loop.get(loop)
+        if front is None:
+            fronts = list(self._by_loop.items())  # another loop's thread may add its own meanwhile
+            self._by_loop = {known: front for known, front in fronts if not front.is_closed()}
+            front = self._by_loop[loop] = AsyncFront(self._committer)
+        return front
 
 
 class AsyncFront:

@@ -1,6 +1,6 @@
 """What a writer knows of the log: where it ends, and what its last entries said.
 
-Invariant: `tip` and `position` are a durable end that this handle saw, and `window` holds the keys
+Invariant: `tip` and `end` are a durable end that this handle saw, and `window` holds the keys
 of the entries before it; bytes that do not continue it are another log's, LogDiverged.
 """
 
@@ -25,13 +25,13 @@ class Known:
         self._dedupe_entries = dedupe_entries
         self.is_loaded = False
         self.tip = TIP_START
-        self.position = Position(0, 0)
+        self.end = End(0, 0, TIP_START.seq, TIP_START.chain)
         self.window = Window(dedupe_entries)
 
     @property
-    def end(self) -> End:
-        """The durable end."""
-        return End(*self.position, self.tip.seq, self.tip.chain)
+    def position(self) -> Position:
+        """Behind the last entry."""
+        return Position(self.end.segment, self.end.byte_offset)
 
     @property
     def start(self) -> tuple[Tip, Position] | None:
@@ -57,7 +57,7 @@ class Known:
             self._read(reader)
             if (reader.tip.seq, reader.tip.chain) != (end.seq, end.chain):
                 raise diverged(self._home, Tip(end.seq, 0, "", end.chain))
-            self.tip, self.position = reader.tip, Position(end.segment, end.byte_offset)
+            self.tip, self.end = reader.tip, end
         finally:
             reader.close()
 
@@ -69,9 +69,8 @@ class Known:
         found = scan(self._disk.pread(fd, end.byte_offset - start, start), self.tip)
         if (found.tip.seq, found.tip.chain) != (end.seq, end.chain):
             return False
-        position = Position(segment, end.byte_offset)
-        self._remember(found.lines, found.tip, position)
-        self.tip, self.position = found.tip, position
+        self._remember(found.lines, found.tip, Position(segment, end.byte_offset))
+        self.tip, self.end = found.tip, end
         return True
 
     def stored(self, place: Place) -> bytes:
@@ -119,7 +118,7 @@ class Known:
                     byte_offset=end.byte_offset,
                     seq=end.seq,
                 )
-            self.tip, self.position = reader.tip, Position(end.segment, end.byte_offset)
+            self.tip, self.end = reader.tip, end
             self.is_loaded = True
         finally:
             reader.close()

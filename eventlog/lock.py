@@ -31,6 +31,7 @@ class WriterLock:
     def __init__(self, disk: Disk, home: Home, *, pid: int, timeout_s: float) -> None:
         self._disk = disk
         self._home = home
+        self._path = home.lock_path
         self._pid = pid
         self._timeout_s = timeout_s
         self._fd = -1
@@ -43,7 +44,7 @@ class WriterLock:
             if self._fd < 0:
                 self._fd = self._open()
             if self._disk.try_lock(self._fd):
-                if self._disk.is_at(self._fd, self._home.lock_path):
+                if self._disk.size_at(self._fd, self._path) is not None:
                     return
                 self.drop()  # somebody replaced the file
                 continue
@@ -71,9 +72,16 @@ class WriterLock:
         """The bytes of the word, as they stand in the file."""
         return self._disk.pread(self._fd, WORD_BYTES, 0)
 
+    def word(self, state: str, end: End) -> bytes:
+        """What this writer says when it says so, ready to be put."""
+        return encode_word(Word(self._disk.boot_id(), self._pid, state, end))
+
     def say(self, state: str, end: End) -> None:
         """Overwrites the word in place."""
-        word = encode_word(Word(self._disk.boot_id(), self._pid, state, end))
+        self.put(self.word(state, end))
+
+    def put(self, word: bytes) -> None:
+        """The same, with a word that was made before."""
         self.accepted = b""
         write_all(self._disk, self._fd, word, 0)
         self.accepted = word

@@ -8,10 +8,10 @@ import uuid
 import weakref
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from eventlog.clock import now_recorded, now_stored
 from eventlog.commit import Committer
 from eventlog.disk import Disk, RealDisk, file_system_of, is_network_file_system
 from eventlog.door import Admitted, admit
@@ -27,7 +27,7 @@ from eventlog.window import DEDUPE_ENTRIES_DEFAULT
 from eventlog.writer import Settings, Writer
 
 if TYPE_CHECKING:
-    from eventlog.front import AsyncFront
+    from eventlog.front import Fronts
 
 LOCK_TIMEOUT_S_DEFAULT = 30.0  # longer than any healthy sync, shorter than a person's patience
 
@@ -75,9 +75,9 @@ class EventLog:
         if not allow_network_fs:
             _refuse_network_fs(self._home.root)
         settings = Settings(segment_bytes, dedupe_entries, lock_timeout_s)
-        writer = Writer(self._disk, self._home, _now_recorded, settings, os.getpid())
+        writer = Writer(self._disk, self._home, now_recorded, settings, os.getpid())
         self._committer = Committer(writer)
-        self._fronts: dict[object, AsyncFront] = {}  # by event loop
+        self._fronts: Fronts | None = None
         _open_logs.add(self)
 
     def append(self, item: Item, *, timeout_s: float | None = None) -> Receipt:
@@ -145,9 +145,11 @@ class EventLog:
         raises LogBusy. Cancelling the await does not take the entry back: its outcome is unknown,
         and a retry with the same signal_id is idempotent.
         """
-        from eventlog.front import front_here  # asyncio would double the start of every command
+        if self._fronts is None:
+            from eventlog.front import Fronts  # asyncio would double the start of every command
 
-        return await front_here(self._fronts, self._committer).append(self._admit(item))
+            self._fronts = Fronts(self._committer)
+        return await self._fronts.here().append(self._admit(item))
 
     def read(self, after: int = 0) -> Iterator[Entry]:
         """The durable entries with seq > `after`, in order, up to the end of the log as it moves.
@@ -218,7 +220,7 @@ class EventLog:
         self.close()
 
     def _admit(self, item: Item) -> Admitted:
-        return admit(item, now=_now_stored, new_id=_new_signal_id)
+        return admit(item, now=now_stored, new_id=_new_signal_id)
 
     def _disown(self) -> None:
         self._committer.disown()
@@ -232,14 +234,6 @@ def _refuse_network_fs(root: str) -> None:
             where=root,
             do="use a local disk, or pass allow_network_fs=True if you know that this one does",
         )
-
-
-def _now_recorded() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")[:26] + "Z"
-
-
-def _now_stored() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def _new_signal_id() -> str:

@@ -137,7 +137,7 @@ def _workplace(disk: Disk, home: Home) -> Iterator[str]:
     except FileExistsError:
         fd = disk.open(lock_path, writable=True)
     try:
-        if not (disk.try_lock(fd) and disk.is_at(fd, lock_path)):
+        if not disk.try_lock(fd) or disk.size_at(fd, lock_path) is None:
             raise EventLogError(
                 "another restore is at work here", where=home.root, do="wait until it ends"
             )

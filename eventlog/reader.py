@@ -238,7 +238,7 @@ class LogReader:
 
     def _check_file(self) -> None:
         """Goes on in the file that stands at the segment's path now, if it holds the same log."""
-        if self._disk.is_at(self._fd, self._home.segment_path(self._segment)):
+        if self._disk.size_at(self._fd, self._home.segment_path(self._segment)) is not None:
             return
         tip, position = self.tip, self.position
         if not self._open(self._segment) or (

@@ -96,10 +96,13 @@ class Shelf:
             return self._disk.pread(fd, length, offset)
         return opened.raw.read(length, offset)
 
-    def is_at(self, fd: int, path: str) -> bool:
-        """Whether `path` still leads to the file that `fd` has open."""
+    def size_at(self, fd: int, path: str) -> int | None:
+        """Length, as it was written, of the file at `path`; None unless `fd` has it open."""
         opened = self._opened.get(fd)
-        return self._disk.is_at(fd, path if opened is None else opened.path)
+        if opened is None:
+            return self._disk.size_at(fd, path)
+        size = self._disk.size_at(fd, opened.path)
+        return size if size is None or opened.raw is None else opened.raw.size
 
 
 def places(path: str) -> tuple[str, str, str, str]:

@@ -29,7 +29,7 @@ from eventlog.lock import WriterLock
 from eventlog.plan import Group, Plan, Slice
 from eventlog.reader import list_segments
 from eventlog.recovery import cut_torn_tail, find_end, settle_on_device
-from eventlog.segments import Position, must_rotate, segment_name
+from eventlog.segments import must_rotate, segment_name
 from eventlog.watermark import write_watermark
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Writer:
         self._clock = clock
         self._settings = settings
         self._lock = WriterLock(disk, home, pid=pid, timeout_s=settings.lock_timeout_s)
-        self._fd = -1  # the active segment
+        self._fd, self._path = -1, ""  # the active segment
         self._known = Known(disk, home, settings.dedupe_entries)
         self._marked_seq = 0
         self._poison: str | None = None
@@ -66,17 +66,17 @@ class Writer:
         """Whether there are durable entries that the watermark does not cover."""
         return self._poison is None and self._known.tip.seq > self._marked_seq
 
-    def commit(self, groups: Iterable[Group]) -> None:
-        """Makes the groups durable, in order, and settles each with receipts or its error.
+    def commit(self, take: Callable[[], list[Group]]) -> None:
+        """Makes groups durable, in order, and settles each with receipts or its error.
 
-        `groups` is iterated once the lock is held: who queues up meanwhile comes along.
+        `take` is asked for them once the lock is held: who queues up meanwhile comes along.
         Raises only what is no EventLogError: an interrupt, after which this writer is poisoned.
         """
         taken: list[Group] | None = None
         try:
             self._begin()
             try:
-                taken = list(groups)
+                taken = take()
                 known = self._known
                 plan = Plan(known.tip, self._now(), known.window, known.stored)
                 for group in taken:
@@ -86,13 +86,13 @@ class Writer:
             finally:
                 self._lock.release()
         except EventLogError as error:
-            _fail(groups if taken is None else taken, error)
+            _fail(take() if taken is None else taken, error)
         except OSError as error:
             failed = self._failed("the log could not be read or written", error)
-            _fail(groups if taken is None else taken, failed)
+            _fail(take() if taken is None else taken, failed)
         except BaseException:
             poisoned = self._poisoned("an append was interrupted")
-            _fail(groups if taken is None else taken, poisoned)
+            _fail(take() if taken is None else taken, poisoned)
             raise
 
     def mark(self) -> None:
@@ -161,10 +161,12 @@ class Writer:
         self._say(CLEAN)
 
     def _is_open_to(self, end: End) -> bool:
-        """Whether the open segment is the one that stands there, and ends at `end`."""
-        if self._fd < 0 or self._disk.size(self._fd) != end.byte_offset:
-            return False
-        return self._disk.is_at(self._fd, self._home.segment_path(end.segment))
+        """Whether the open segment is that of `end`, still stands there, and ends so."""
+        return (
+            self._fd >= 0
+            and end.segment == self._known.end.segment
+            and self._disk.size_at(self._fd, self._path) == end.byte_offset
+        )
 
     def _fits(self, end: End) -> bool:
         segments = list_segments(self._disk, self._home)
@@ -194,16 +196,16 @@ class Writer:
         self._known.catch_up(end)
 
     def _open_active(self) -> None:
-        if self._known.position.segment:
-            path = self._home.segment_path(self._known.position.segment)
+        if self._known.end.segment:
+            self._path = self._home.segment_path(self._known.end.segment)
             try:
-                self._fd = self._disk.open(path, writable=True)
+                self._fd = self._disk.open(self._path, writable=True)
             except FileNotFoundError:
                 return  # it is compressed, so nothing is added to it: the next write rotates
             self._mend_link()
 
     def _mend_link(self) -> None:
-        name = segment_name(self._known.position.segment)
+        name = segment_name(self._known.end.segment)
         try:
             if self._disk.link_target(self._home.link_path) != name:
                 self._disk.link(name, self._home.link_path)
@@ -216,11 +218,13 @@ class Writer:
         return max(self._clock(), self._known.tip.recorded_at)
 
     def _write(self, piece: Slice) -> None:
-        if self._fd < 0 or must_rotate(
-            self._known.position.byte_offset, self._settings.segment_bytes
-        ):
+        if self._fd < 0 or must_rotate(self._known.end.byte_offset, self._settings.segment_bytes):
             self._rotate()
-        start = self._known.position.byte_offset
+        segment, start, _, _ = self._known.end
+        tip = piece.tip
+        end = End(segment, start + piece.bytes, tip.seq, tip.chain)
+        # Put together now: whoever waits for the sync waits for what stands behind it.
+        durable = self._lock.word(CLEAN, end)
         self._say(WRITING)
         try:
             write_all(self._disk, self._fd, b"".join(piece.lines), start)
@@ -228,10 +232,9 @@ class Writer:
             self._undo(start)
             raise self._failed("the disk refused a write", error) from error
         self._sync(self._fd)
-        self._known.position = Position(self._known.position.segment, start + piece.bytes)
-        self._known.tip = piece.tip
-        self._say_clean_or_die()
-        piece.settle(self._known.window, self._known.position.segment, start)
+        self._known.tip, self._known.end = tip, end
+        self._put_or_die(durable)
+        piece.settle(self._known.window, segment, start)
 
     def _undo(self, start: int) -> None:
         """Takes back a write that failed, so that half a line is never followed by another."""
@@ -247,8 +250,9 @@ class Writer:
         if self.needs_mark:
             self._write_watermark()
         self._say(WRITING)
+        path = self._home.segment_path(first_seq)
         try:
-            fd = self._disk.create(self._home.segment_path(first_seq))
+            fd = self._disk.create(path)
         except OSError as error:
             if first_seq in list_segments(self._disk, self._home):
                 why = f"a new segment stands there that could not be used: {error}"
@@ -259,8 +263,8 @@ class Writer:
             logger.warning("rotation_put_off segment=%s error=%s", segment_name(first_seq), error)
             return
         self._close_active()
-        self._fd = fd
-        self._known.position = Position(first_seq, 0)
+        self._fd, self._path = fd, path
+        self._known.end = self._known.end._replace(segment=first_seq, byte_offset=0)
         self._sync_names()
         self._mend_link()
 
@@ -274,7 +278,7 @@ class Writer:
             self._marked_seq = self._known.tip.seq
         except OSError as error:  # the disk is full: the next mark tries the same slot again
             logger.warning("watermark_put_off seq=%d error=%s", self._known.tip.seq, error)
-        self._say_clean_or_die()
+        self._put_or_die(self._lock.word(CLEAN, self._known.end))
 
     def _sync(self, fd: int) -> None:
         """fdatasync; where it fails, nobody can say what the device holds. Raises LogPoisoned."""
@@ -290,9 +294,9 @@ class Writer:
         except OSError as error:
             raise self._poisoned(f"the sync of a new name failed: {error}") from error
 
-    def _say_clean_or_die(self) -> None:
+    def _put_or_die(self, word: bytes) -> None:
         try:
-            self._say(CLEAN)
+            self._lock.put(word)
         except OSError as error:
             raise self._poisoned(f"the lock's word could not be written: {error}") from error
 

@@ -199,7 +199,7 @@ def history(disk: Disk, root: str) -> Iterator[object]:
     disk.close(other)
     yield disk.try_lock(fd)
     disk.rename(f"{root}/a/f", f"{root}/a/g")
-    yield disk.is_at(fd, f"{root}/a/f"), disk.is_at(fd, f"{root}/a/g")
+    yield disk.size_at(fd, f"{root}/a/f"), disk.size_at(fd, f"{root}/a/g")
     disk.link("one", f"{root}/a/link")
     disk.link("two", f"{root}/a/link")
     yield disk.link_target(f"{root}/a/link"), disk.link_target(f"{root}/a/g")

@@ -199,8 +199,8 @@ class FaultDisk:
     def unlock(self, fd: int) -> None:
         self._call("unlock", self._paths[fd], lambda: self._disk.unlock(fd))
 
-    def is_at(self, fd: int, path: str) -> bool:
-        return self._call("is_at", path, lambda: self._disk.is_at(fd, path))
+    def size_at(self, fd: int, path: str) -> int | None:
+        return self._call("size_at", path, lambda: self._disk.size_at(fd, path))
 
     def link(self, target: str, path: str) -> None:
         self._call("link", path, lambda: self._disk.link(target, path))

@@ -70,7 +70,7 @@ def recover(writer: Writer) -> None:
 
 def append(writer: Writer, group: Group) -> None:
     """Commits a group that nothing stands in the way of. Violation."""
-    writer.commit([group])
+    writer.commit([group].copy)
     if group.error is not None:
         raise Violation(f"an append failed: {group.error}")
     for result in group.results:

@@ -27,7 +27,7 @@ def work(
     for number, action in enumerate((*workload, REOPEN)):
         if action > 0:
             group = ledger.submit([f"{name}-{number}-{n}" for n in range(action)])
-            writer.commit([group])
+            writer.commit([group].copy)
             if group.error is not None:
                 raise group.error
             continue

@@ -254,7 +254,7 @@ class Round:
         group = self.ledger.submit([])
         for _ in range(RETRIES_MAX if self._retries else 1):
             group = self.ledger.submit(keys)
-            writer.commit([group])
+            writer.commit([group].copy)
             if group.error is None:
                 break
             self._forgive(group.error)

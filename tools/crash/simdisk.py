@@ -239,9 +239,10 @@ class SimDisk:
         if self.world.locks.get(ino) == fd:
             del self.world.locks[ino]
 
-    def is_at(self, fd: int, path: str) -> bool:
-        self._enter_or_fail("is_at")
-        return self.world.find(path) == self.world.fds[fd].ino
+    def size_at(self, fd: int, path: str) -> int | None:
+        self._enter_or_fail("size_at")
+        is_there = self.world.find(path) == self.world.fds[fd].ino
+        return len(self._file(fd).cache) if is_there else None
 
     def link(self, target: str, path: str) -> None:
         self._enter_or_fail("link")
