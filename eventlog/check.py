@@ -26,16 +26,16 @@ _STRING = rb'"[^"]*"'
 _PLAIN_STRING = rb'"[ !#-\[\]-~]*"'
 # A number that Python writes in the same way: at most 15 digits, which a float always gives back,
 # no zero at the end, and not so small that it would be written with an exponent.
-_NUMBER = rb"(?:[1-9][0-9]{0,6}+|0(?!\.0000))\.[0-9]{1,8}+(?<![0-9]0)"
+NUMBER = rb"(?:[1-9][0-9]{0,6}+|0(?!\.0000))\.[0-9]{1,8}+(?<![0-9]0)"
 _LAYOUT = re.compile(
     rb'\{"v":1,"seq":([1-9][0-9]{0,19}),"batch":([1-9][0-9]{0,19}),"recorded_at":"([^"]*)",'
     rb'"event":"signal","signal_id":(%(text)b),"symbol":(%(text)b),"action":(%(text)b),'
     rb'"entry_price":(%(number)b),"target_price":(%(number)b),"stop_price":(%(number)b),'
     rb'"confidence":(%(number)b),"strategy":(%(text)b),"asset_type":%(plain)b,'
     rb'"data_source":%(plain)b,"timestamp":(%(text)b)'
-    % {b"text": _STRING, b"plain": _PLAIN_STRING, b"number": _NUMBER}
+    % {b"text": _STRING, b"plain": _PLAIN_STRING, b"number": NUMBER}
 )
-_CANONICAL = (
+CANONICAL = (
     b'{"action": %b, "confidence": %b, "entry_price": %b, "signal_id": %b, "stop_price": %b, '
     b'"strategy": %b, "symbol": %b, "target_price": %b, "timestamp": %b}'
 )
@@ -45,10 +45,10 @@ _TAIL = slice(-CHAIN_BYTES, None)
 _CHAIN = slice(-len(b'0"}\n') - 63, -len(b'"}\n'))
 _SIGNAL_TAIL_BYTES = len(b',"sha256":""') + 64 + CHAIN_BYTES
 _SIGNAL_TAIL = slice(-_SIGNAL_TAIL_BYTES, None)
-_RECORDED_AT = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
+RECORDED_AT = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
 _BRACKETS_MAX = 32  # no deeper than the door lets pass: it may look closer at what has more
 # Characters that Python's json writes as they are.
-_PLAIN = bytes(code for code in range(0x20, 0x7F) if code != ord("\\"))
+PLAIN = bytes(code for code in range(0x20, 0x7F) if code != ord("\\"))
 _TAKEN = RESERVED_KEYS.union(re.findall(r'"(\w+)":', _LAYOUT.pattern.decode()), {"sha256"})
 
 
@@ -103,7 +103,7 @@ def follow_quickly(lines: Sequence[bytes], tip: Tip) -> Tip | None:
                 stop, confidence, strategy, timestamp,
             ) = found.groups()  # fmt: skip
             canonicals.append(
-                _CANONICAL
+                CANONICAL
                 % (action, confidence, entry, signal_id, stop, strategy, symbol, target, timestamp)
             )
             tails.append(line[_SIGNAL_TAIL])
@@ -118,15 +118,16 @@ def follow_quickly(lines: Sequence[bytes], tip: Tip) -> Tip | None:
         if int(line_seq) != seq or (line_batch != batch and line_batch != line_seq):
             return None
         if line_recorded_at != recorded_at:
-            if line_recorded_at < recorded_at or not _RECORDED_AT.fullmatch(line_recorded_at):
+            if line_recorded_at < recorded_at or not RECORDED_AT.fullmatch(line_recorded_at):
                 return None
             recorded_at = line_recorded_at
         batch = line_batch
     if (
         _computed_tails(canonicals, chained) != b"".join(tails)
-        or b"".join(canonicals).translate(None, _PLAIN)
+        or b"".join(canonicals).translate(None, PLAIN)
         or max(map(len, lines), default=0) > LINE_BYTES_MAX
-        or not all(map(_is_free, others))
+        # The quote that ends the member before them must not be part of what follows.
+        or not all(other[:1] == b'"' and are_free(other[1:]) for other in others)
     ):
         return None
     return Tip(seq, int(batch), recorded_at.decode(), chain.decode())
@@ -143,15 +144,12 @@ def _computed_tails(canonicals: Iterable[bytes], chained: Iterable[bytes]) -> by
     return "".join(tails).encode()
 
 
-def _is_free(others: bytes) -> bool:
-    """Whether these are further members of an object, under keys that are not taken.
-
-    The quote that ends the member before them comes first: it must not be part of what follows.
-    """
-    if others == b'"':
+def are_free(members: bytes) -> bool:
+    """Whether `members`, each after a comma, can stand beside the known ones of a signal."""
+    if not members:
         return True
-    fields = _read_back(b"{%b}" % others[2:])
-    return fields is not None and others[:2] == b'",' and _TAKEN.isdisjoint(fields)
+    fields = _read_back(b"{%b}" % members[1:])
+    return fields is not None and members[:1] == b"," and _TAKEN.isdisjoint(fields)
 
 
 def _read_back(text: bytes) -> dict[str, object] | None:

@@ -15,17 +15,13 @@ from hashlib import sha256
 from itertools import groupby
 from typing import NamedTuple
 
-import orjson
-
-from eventlog.line import CHAIN_BYTES, HEAD, LINE_BYTES_MAX, RESERVED_KEYS
+from eventlog.check import CANONICAL, NUMBER, PLAIN, RECORDED_AT, are_free
+from eventlog.line import CHAIN_BYTES, HEAD, LINE_BYTES_MAX
 from eventlog.scan import Tip
 
 # Loose where a whole column is looked at later, for that is cheaper: a string without escapes, if
 # it holds plain characters only, and so no newline.
 _STRING = rb'"[^"]*+"'
-# A number that Python writes in the same way: at most 15 digits, which a float always gives back,
-# no zero at the end, and not so small that it would be written with an exponent.
-_NUMBER = rb"(?:[1-9][0-9]{0,6}+|0(?!\.0000))\.[0-9]{1,8}+(?<![0-9]0)"
 # Each line: a signal as our writer lays it out, with a group for each column, or any other.
 _LINES = re.compile(
     rb'((?:\{"v":1,"seq":([0-9]++),"batch":([0-9]++),"recorded_at":"([^"]*+)",'
@@ -33,22 +29,13 @@ _LINES = re.compile(
     rb'"entry_price":(%(number)b),"target_price":(%(number)b),"stop_price":(%(number)b),'
     rb'"confidence":(%(number)b),"strategy":(%(text)b),"asset_type":(%(text)b),'
     rb'"data_source":(%(text)b),"timestamp":(%(text)b)(.*+)|.*+)\n)'
-    % {b"text": _STRING, b"number": _NUMBER}
-)
-_CANONICAL = (
-    b'{"action": %b, "confidence": %b, "entry_price": %b, "signal_id": %b, "stop_price": %b, '
-    b'"strategy": %b, "symbol": %b, "target_price": %b, "timestamp": %b}'
+    % {b"text": _STRING, b"number": NUMBER}
 )
 # Where things stand in what follows the timestamp of a signal, up to the newline.
 _HASH_TO = -(CHAIN_BYTES - 1)
 _HASH_FROM = _HASH_TO - 66  # with its quotes
 _MEMBERS_TO = _HASH_FROM - len(b',"sha256":')
-_RECORDED_AT = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
-# Characters that Python's json writes as they are.
-_PLAIN = bytes(code for code in range(0x20, 0x7F) if code != ord("\\"))
 _NO_GROUPS = (b"",) * (_LINES.groups - 1)  # of a line of any other kind
-_TAKEN = RESERVED_KEYS.union(re.findall(r'"(\w+)":', _LINES.pattern.decode()), {"sha256"})
-_BRACKETS_MAX = 32  # no deeper than the door lets pass: it may look closer at what has more
 
 
 class SignalColumns(NamedTuple):
@@ -161,7 +148,7 @@ def _moments(
     for (line_batch, moment), same in groupby(zip(batches, moments, strict=True)):
         if line_batch not in (batch, seqs[seq - first]):
             return None
-        if moment != recorded_at and (moment < recorded_at or not _RECORDED_AT.fullmatch(moment)):
+        if moment != recorded_at and (moment < recorded_at or not RECORDED_AT.fullmatch(moment)):
             return None
         batch, recorded_at = line_batch, moment
         count = len(list(same))
@@ -180,13 +167,13 @@ def _signals(columns: Sequence[Sequence[bytes]]) -> SignalColumns | None:
      strategy, asset_type, data_source, timestamp) = columns[4:]
     # fmt: on
     nine = (action, confidence, entry, signal_id, stop, strategy, symbol, target, timestamp)
-    canonicals = list(map(_CANONICAL.__mod__, zip(*nine, strict=True)))
+    canonicals = list(map(CANONICAL.__mod__, zip(*nine, strict=True)))
     computed = [f',"sha256":"{sha256(text).hexdigest()}"' for text in canonicals]
     members = [end[:_MEMBERS_TO] for end in ends]
     if (
         "".join(computed).encode() != b"".join([end[_MEMBERS_TO:_HASH_TO] for end in ends])
-        or b"".join([*canonicals, *{*asset_type, *data_source}]).translate(None, _PLAIN)
-        or not all(map(_is_free, set(members)))
+        or b"".join([*canonicals, *{*asset_type, *data_source}]).translate(None, PLAIN)
+        or not all(map(are_free, set(members)))
     ):
         return None
     hashes = [end[_HASH_FROM:_HASH_TO] for end in ends]
@@ -196,26 +183,4 @@ def _signals(columns: Sequence[Sequence[bytes]]) -> SignalColumns | None:
 def _is_ours(row: tuple[bytes, ...]) -> bool:
     """Whether a line that is laid out as a signal holds what its layout promises."""
     *texts, end = row[4:]
-    return not b"".join(texts).translate(None, _PLAIN) and _is_free(end[:_MEMBERS_TO])
-
-
-def _is_free(members: bytes) -> bool:
-    """Whether `members`, each after a comma, can stand beside the known ones of a signal.
-
-    What is lost in reading shows when it is written again: a key that was given twice, a space,
-    a number that was rounded. OPT_STRICT_INTEGER also stops at numbers beyond 53 bits.
-    """
-    if not members:
-        return True
-    text = b"{%b}" % members[1:]
-    try:
-        fields = orjson.loads(text)
-        is_same = orjson.dumps(fields, option=orjson.OPT_STRICT_INTEGER) == text
-    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
-        return False
-    return (
-        is_same
-        and members[:1] == b","
-        and _TAKEN.isdisjoint(fields)
-        and text.count(b"{") + text.count(b"[") <= _BRACKETS_MAX
-    )
+    return not b"".join(texts).translate(None, PLAIN) and are_free(end[:_MEMBERS_TO])

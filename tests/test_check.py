@@ -121,7 +121,7 @@ def hashed_as_seen(body: bytes) -> bytes:
         _, _, _, signal_id, symbol, action, entry, target, stop, confidence, strategy, at = (
             seen.groups()
         )
-        text = check._CANONICAL % (
+        text = check.CANONICAL % (
             *(action, confidence, entry, signal_id, stop, strategy, symbol, target, at),
         )
         digest = hashlib.sha256(text).hexdigest()
@@ -199,7 +199,7 @@ def test_a_line_may_be_as_long_as_the_limit_and_no_longer() -> None:
 
 def test_the_layout_names_all_fields_of_a_signal_and_the_hash_its_nine() -> None:
     assert set(RULES) | {"sha256"} <= check._TAKEN
-    keys = [key for key in sorted(NINE) if f'"{key}": %b'.encode() in check._CANONICAL]
+    keys = [key for key in sorted(NINE) if f'"{key}": %b'.encode() in check.CANONICAL]
     assert keys == sorted(NINE)
     assert check._BRACKETS_MAX <= DEPTH_MAX
 

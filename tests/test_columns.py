@@ -21,6 +21,7 @@ from eventlog import (
     columns,
     read_verified,
 )
+from eventlog.check import CANONICAL
 from eventlog.columns import read_columns
 from eventlog.judge import Judge
 from eventlog.line import decode
@@ -250,7 +251,7 @@ def hashed_as_shown(body: bytes) -> bytes:
     if found[0][1]:
         signal_id, symbol, action, entry, target, stop, confidence, strategy = found[0][4:12]
         nine = (action, confidence, entry, signal_id, stop, strategy, symbol, target, found[0][14])
-        digest = hashlib.sha256(columns._CANONICAL % nine).hexdigest().encode()
+        digest = hashlib.sha256(CANONICAL % nine).hexdigest().encode()
     return rechained([body + b',"sha256":"%b","chain":"' % digest])[0]
 
 

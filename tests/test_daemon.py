@@ -7,8 +7,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import pytest
 
 from eventlog import EventLog
 from tests.harness import model
-from tests.harness.daemon import Daemon, NotifySocket, daemon, ready, until
+from tests.harness.daemon import Daemon, NotifySocket, daemon, lock_held, ready, until
 from tests.harness.plugins import plugins
 from tests.harness.process import child_of, eventlog, strace
 from tests.harness.projecting import append
@@ -249,19 +248,6 @@ def test_asked_to_stop_while_a_batch_fills_it_commits_what_it_holds(home: Path) 
         d.send(signal.SIGTERM)
         assert ends(d) == 0
     assert_caught_up(home)
-
-
-@contextmanager
-def lock_held(home: Path) -> Iterator[None]:
-    """Somebody holds the lock of the database, and hangs."""
-    words = ["flock", str(home / "data" / "signals.db.lock"), "sleep", "600"]
-    holder = subprocess.Popen(words, start_new_session=True)
-    try:
-        until(lambda: subprocess.run([*words[:1], "-n", words[1], "true"], check=False).returncode)
-        yield
-    finally:
-        os.killpg(holder.pid, signal.SIGKILL)
-        holder.wait()
 
 
 @pytest.mark.slow

@@ -1,15 +1,12 @@
 """`project --listen`: /health and /metrics of a real daemon, and that it is not disturbed."""
 
 import json
-import os
 import re
 import signal
 import socket
-import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +19,7 @@ from projections.counted import OUTCOMES
 from projections.courier import State
 from projections.outbox import DISABLED, STOPPED
 from tests.harness.alpine import AlpineServer
-from tests.harness.daemon import daemon, listening, until
+from tests.harness.daemon import daemon, listening, lock_held, until
 from tests.harness.plugins import plugins
 from tests.harness.process import PATIENCE_S, eventlog, strace
 from tests.harness.projecting import append
@@ -79,19 +76,6 @@ def value(url: str, metric: str, **labels: str) -> float | None:
     samples = metrics(url)[metric].samples
     found = [s.value for s in samples if labels.items() <= s.labels.items()]
     return found[0] if found else None
-
-
-@contextmanager
-def lock_held(home: Path) -> Iterator[None]:
-    """Somebody holds the lock of the database, and hangs."""
-    words = ["flock", str(home / "data" / "signals.db.lock"), "sleep", "600"]
-    holder = subprocess.Popen(words, start_new_session=True)
-    try:
-        until(lambda: subprocess.run([*words[:1], "-n", words[1], "true"], check=False).returncode)
-        yield
-    finally:
-        os.killpg(holder.pid, signal.SIGKILL)
-        holder.wait()
 
 
 # -- /metrics

@@ -132,3 +132,16 @@ class NotifySocket:
                 self.heard += self._socket.recv(65_536).decode().split("\n")
         except TimeoutError:
             return any(line.startswith(text) for line in self.heard)
+
+
+@contextmanager
+def lock_held(home: Path) -> Iterator[None]:
+    """Somebody holds the lock of the database, and hangs."""
+    words = ["flock", str(home / "data" / "signals.db.lock"), "sleep", "600"]
+    holder = subprocess.Popen(words, start_new_session=True)
+    try:
+        until(lambda: subprocess.run([*words[:1], "-n", words[1], "true"], check=False).returncode)
+        yield
+    finally:
+        os.killpg(holder.pid, signal.SIGKILL)
+        holder.wait()
