@@ -100,6 +100,8 @@ async def _run_all(
         asyncio.create_task(projector.run(once=once), name=projector.projection.name)
         for projector in projectors
     ]
+    for task in tasks:
+        task.add_done_callback(_tell_if_failed)
     stopping = asyncio.create_task(stop.wait())
     try:
         await _until_one_ends(home, tasks, stopping, projectors, notifier)
@@ -115,6 +117,12 @@ async def _run_all(
             task.result()
 
 
+def _tell_if_failed(task: asyncio.Task[None]) -> None:
+    """Each of them: the process ends with the error of one, and several may meet the same fault."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("projection_stopped projection=%s error=%s", task.get_name(), error)
+
+
 async def _until_one_ends(
     home: Path,
     tasks: list[asyncio.Task[None]],
@@ -125,13 +133,9 @@ async def _until_one_ends(
     """Returns when asked to stop, when all are done, or when one fails."""
     seen: list[Checkpoint | None] = []
     while not stopping.done():
-        failed = [task for task in tasks if task.done() and task.exception() is not None]
-        for task in failed:
-            logger.error(
-                "projection_stopped projection=%s error=%s", task.get_name(), task.exception()
-            )
+        has_failed = any(task.done() and task.exception() is not None for task in tasks)
         running = {task for task in tasks if not task.done()}
-        if failed or not running:
+        if has_failed or not running:
             return
         waited = running | {stopping}
         done, _ = await asyncio.wait(waited, timeout=STATUS_S, return_when=asyncio.FIRST_COMPLETED)

@@ -349,6 +349,18 @@ def test_a_projection_that_fails_ends_the_process_which_says_why(
     assert_is_fold(home)
 
 
+def test_projections_that_fail_together_are_each_named_and_nothing_else_is_said(home: Path) -> None:
+    append(home, *signals(4))
+    with daemon(home, "sqlite", "alpine", env={"ALPINE_API_URL": ""}) as d:
+        until(lambda: seq_in(home) == 4)
+        (segment,) = segments_in(home)
+        os.truncate(segment, 100)
+        assert d.wait() == 3
+        assert d.err.count("projection_stopped projection=sqlite") == 1
+        assert d.err.count("projection_stopped projection=alpine") == 1
+        assert "Traceback" not in d.err
+
+
 def test_damage_to_the_log_ends_the_process_which_says_where(home: Path) -> None:
     append(home, *signals(4))
     with daemon(home, "sqlite") as d:
