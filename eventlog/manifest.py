@@ -122,8 +122,18 @@ def decode_manifest(data: bytes) -> Manifest:
         chain=fields["chain"],
         backed_up_at=fields["backed_up_at"],
     )
+    texts = [manifest.chain, manifest.backed_up_at, *(row.sha256 for row in manifest.segments)]
+    numbers = [manifest.last_seq, *(row.bytes for row in manifest.segments)]
+    if not all(isinstance(text, str) for text in texts) or not all(map(_is_count, numbers)):
+        raise TypeError("a text is no text, or a number is no number")
+    if manifest.last_seq and not manifest.segments:
+        raise ValueError("it has entries, and no segment that holds them")
     # A name leads to a file: it must be a segment's, and nothing else.
     named = [copied.segment for copied in manifest.segments]
     if named != sorted(set(named)):
         raise ValueError("its segments are in no order")
     return manifest
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0

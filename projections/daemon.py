@@ -100,8 +100,8 @@ async def _run_all(
         asyncio.create_task(projector.run(once=once), name=projector.projection.name)
         for projector in projectors
     ]
-    for task in tasks:
-        task.add_done_callback(_tell_if_failed)
+    for started in tasks:
+        started.add_done_callback(_tell_if_failed)
     stopping = asyncio.create_task(stop.wait())
     try:
         await _until_one_ends(home, tasks, stopping, projectors, notifier)

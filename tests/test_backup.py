@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from errno import EIO, ENOSPC
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -776,6 +776,29 @@ def test_a_list_that_was_edited_and_sealed_again_is_not_proven(home: Path, dest:
         path.write_bytes(encode_manifest(edited))
         lost = home.with_name("lost")  # so that the log does not tell
         assert not prove(lost, dest, scratch_in=None, now=NOW, watch=no_watch).ok
+
+
+def test_a_list_that_is_sealed_and_holds_what_cannot_be_is_called_damaged(
+    home: Path, dest: Path, tmp_path: Path
+) -> None:
+    back_up(home, dest, now=NOW)
+    path = dest / "backup.json"
+    manifest = decode_manifest(path.read_bytes())
+    first = manifest.segments[0]
+    text, number, truth = cast(tuple[Any, Any, Any], ("45", 7, True))
+    for edited in (
+        replace(manifest, last_seq=text),
+        replace(manifest, last_seq=-1),
+        replace(manifest, chain=number),
+        replace(manifest, segments=()),
+        replace(manifest, segments=(replace(first, bytes=truth),)),
+        replace(manifest, segments=(replace(first, sha256=number),)),
+    ):
+        path.write_bytes(encode_manifest(edited))
+        with pytest.raises(BackupUnusable, match="is damaged"):
+            back_up(home, dest, now=NOW)
+        with pytest.raises(BackupUnusable, match="is damaged"):
+            restore_home(dest, tmp_path / "new")
 
 
 def test_the_scratch_directory_goes_away_and_may_be_elsewhere(

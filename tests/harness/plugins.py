@@ -3,6 +3,7 @@
 Invariant: they are seen only where the environment that comes back is used.
 """
 
+import os
 import textwrap
 from pathlib import Path
 
@@ -17,4 +18,6 @@ def plugins(folder: Path, **sources: str) -> dict[str, str]:
         (folder / f"others_{name}.py").write_text(textwrap.dedent(source))
         lines.append(f"{name} = others_{name}:{name.capitalize()}")
     (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
-    return {"PYTHONPATH": str(folder)}
+    # What was on the path stays there: it may say which checkout is tested.
+    path = [str(folder), os.environ.get("PYTHONPATH", "")]
+    return {"PYTHONPATH": os.pathsep.join(filter(None, path))}
