@@ -261,9 +261,11 @@ class _Work:
             if self._content(self._new) != content:
                 raise OSError("what was written does not read back the same")
             self._disk.rename(self._new, self._goal)
-        except BaseException:
+        except BaseException as error:
             with suppress(OSError):
                 self._disk.unlink(self._new)
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = self._directory  # a write has no name, and it may be another disk
             raise
         return content
 

@@ -46,7 +46,13 @@ def parked() -> None:
 @click.option("--json", "as_json", is_flag=True, help="A JSON array, with all that is known.")
 @click.pass_obj
 def list_(obj: Context, as_json: bool) -> None:
-    """List what is parked, in the order of the log."""
+    """List what is parked, in the order of the log.
+
+    \b
+    Example:
+      eventlog parked list
+      eventlog parked list --json | jq '.[].seq'
+    """
     rows = _parked_rows(Path(obj.home))
     if as_json:
         print_json([_as_json(row) for row in rows])
@@ -68,6 +74,11 @@ def retry(obj: Context, seqs: tuple[int, ...], all_: bool, as_json: bool) -> Non
 
     The daemon that delivers does it; where none runs it is done here. Exit code 1 when some of
     them are still parked.
+
+    \b
+    Example:
+      eventlog parked retry 17 42
+      eventlog parked retry --all
     """
     from projections.outbox import RETRY
 
@@ -86,6 +97,10 @@ def discard(obj: Context, seqs: tuple[int, ...], all_: bool, as_json: bool) -> N
     """Give parked signals up: they stay in the log, and are not tried again.
 
     `eventlog reconcile` goes on naming them as missing.
+
+    \b
+    Example:
+      eventlog parked discard 17
     """
     from projections.outbox import DISCARD
 

@@ -60,9 +60,16 @@ def all_commands() -> list[str]:
     return cli.list_commands(click.Context(cli))
 
 
-@pytest.mark.parametrize("command", [None, *all_commands()])
+def below(command: str) -> list[str]:
+    found = cli.get_command(click.Context(cli), command)
+    return [f"{command} {name}" for name in getattr(found, "commands", ())]
+
+
+@pytest.mark.parametrize(
+    "command", [None, *all_commands(), *(name for top in all_commands() for name in below(top))]
+)
 def test_each_command_has_help_with_an_example(command: str | None) -> None:
-    words = [] if command is None else [command]
+    words = [] if command is None else command.split()
     for option in ("--help", "-h"):
         done = eventlog(*words, option)
         assert (done.code, done.err) == (0, "")

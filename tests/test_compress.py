@@ -32,8 +32,9 @@ from eventlog.tail import follow
 from eventlog.verify import verify
 from tests.harness.faultdisk import FaultDisk
 from tests.harness.needs import needs_tool
-from tests.harness.process import COMMAND, eventlog
+from tests.harness.process import COMMAND, command_line, eventlog
 from tests.harness.signals import a_signal, signals
+from tests.harness.smalldisk import on_small_disk
 from tests.harness.whole import bytes_of, segments_in
 
 ENTRIES = 54
@@ -569,6 +570,16 @@ def test_a_full_disk_is_told_and_leaves_the_raw_segment(home: Path) -> None:
     after = bytes_of(home)
     del after["logs/.closed.lock"]
     assert after == before
+
+
+def test_where_the_disk_of_closed_segments_is_full_that_one_is_named(home: Path) -> None:
+    closed_dir = home / "logs/closed"
+    closed_dir.mkdir()
+    words = command_line(("compress",), home, on_small_disk("4k", closed_dir))
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert "No space left" in done.stderr
+    assert f"where: {closed_dir}\n" in done.stderr
 
 
 # -- beside others

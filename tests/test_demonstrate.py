@@ -222,14 +222,31 @@ def test_a_home_that_is_not_the_demos_is_left_alone(tmp_path: Path) -> None:
     before = bytes_of(tmp_path / "home")
     done = demo(tmp_path, *FEW)
     assert done.returncode == 3
-    assert "holds a log that is not the demo's" in done.stderr
+    assert "holds something that is not the demo's" in done.stderr
     assert bytes_of(tmp_path / "home") == before
+
+
+def test_a_directory_that_holds_anything_else_does_not_become_its_home(tmp_path: Path) -> None:
+    """At the end it says `rm -r` of its home."""
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for named in (".", ""):
+        done = demo(tmp_path, "--simulate", "7", "--days", DAYS, "--home", named)
+        assert done.returncode == 3
+        assert "holds something that is not the demo's" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_days_without_a_signal_are_told_to_be_too_few(tmp_path: Path) -> None:
+    done = demo(tmp_path, "--simulate", "7", "--days", "20", "--home", "home")
+    assert done.returncode == 1
+    assert "its rule needs a hundred days" in done.stderr
 
 
 @pytest.mark.slow
 def test_a_part_that_does_not_start_is_named_with_its_log(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
+    (home / "demo-logs").mkdir(mode=0o700)
     (home / "demo-alpine.key").write_text("open to others\n")
     (home / "demo-alpine.key").chmod(0o644)
     done = demo(tmp_path, *FEW)

@@ -87,9 +87,11 @@ def work(demo: Demo) -> None:
     at = ("--home", demo.home, "--rate", RATE, "--batch", "day")
     print(f"  prices: {demo.source.words}")
     generator = demo.crew.start("generator", sys.executable, script, *at, *demo.source.arguments)
+    has_ended = False
     while not _last_seq(demo.home):
-        if generator.process.poll() is not None:
-            raise generator.failed("appended nothing")
+        if has_ended:  # before the look, which has seen all of it
+            raise generator.failed("appended nothing: its rule needs a hundred days and more")
+        has_ended = generator.process.poll() is not None
         demo.stop.sleep(INTERVAL_S)
     words = (COMMAND, "--home", demo.home, "project", "all")
     demo.daemon = demo.crew.start("projector", *words, env=demo.env)
@@ -329,14 +331,12 @@ def _home(named: Path | None) -> tuple[Path, int]:
     """The home, and how many entries a run before has left there."""
     home = (named or Path(tempfile.mkdtemp(prefix="eventlog-demo-"))).absolute()
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    entries = _last_seq(home)
-    if entries and not (home / LOGS).is_dir():
-        # Its signals would go to an Alpine that is gone in a minute, and count as delivered.
-        raise PartFailed(
-            f"{home} holds a log that is not the demo's: name another --home, or none",
-            code=EXIT_COULD_NOT_RUN,
-        )
-    return home, entries
+    if any(home.iterdir()) and not (home / LOGS).is_dir():
+        # Its signals would count as delivered, to an Alpine that is gone in a minute; and what is
+        # told at the end is to remove all of it.
+        what = f"{home} holds something that is not the demo's: name another --home, or none"
+        raise PartFailed(what, code=EXIT_COULD_NOT_RUN)
+    return home, _last_seq(home)
 
 
 def _tell_stopped(stop: Stop, home: Path | None) -> None:
@@ -385,10 +385,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be above 0")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("must be a whole number above 0")
+    return int(text)
 
 
 if __name__ == "__main__":
