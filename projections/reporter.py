@@ -47,7 +47,7 @@ async def reporting(
     except ModuleNotFoundError as error:
         raise ProjectionError(
             f"--listen needs a package that is not installed: {error.name}",
-            do="pip install 'eventlog[metrics]'",
+            do="install the extra `metrics` (`pip install '.[metrics]'` in the checkout)",
         ) from None
     reporter = Reporter(home, projectors, listen.unhealthy_after_s)
 

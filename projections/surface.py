@@ -51,5 +51,6 @@ def surface(*, whole: bool, line_s: float, say: Callable[[str], object]) -> Iter
 def _no_rich(error: ModuleNotFoundError) -> ProjectionError:
     return ProjectionError(
         f"the live view needs a package that is not installed: {error.name}",
-        do="pip install 'eventlog[top]'; without it there is `eventlog top --once`",
+        do="install the extra `top` (`pip install '.[top]'` in the checkout); without it there is"
+        " `eventlog top --once`",
     )

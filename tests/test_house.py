@@ -113,6 +113,13 @@ def required_by(name: str, extra: str) -> Iterator[tuple[str, str]]:
             yield from ((child.name, child_extra) for child_extra in ("", *child.extras))
 
 
+def test_nobody_is_told_to_install_us_by_name() -> None:
+    """In public registries that is somebody else's package: it is `.` in the checkout."""
+    by_name = re.compile(r"pip install[^`\n]*\beventlog(?!-env|/)\b")
+    found = [name for name, text in texts_of_the_repository() if by_name.search(text)]
+    assert found == []
+
+
 def test_every_package_that_we_install_is_pinned() -> None:
     """A release somewhere else must not change what our tests say today."""
     lines = (CHECKOUT / "tools/constraints.txt").read_text().splitlines()

@@ -20,7 +20,7 @@ from projections.courier import State
 from projections.outbox import DISABLED, STOPPED
 from tests.harness.alpine import AlpineServer
 from tests.harness.daemon import daemon, listening, lock_held, until
-from tests.harness.plugins import plugins
+from tests.harness.plugins import first_on_path, plugins
 from tests.harness.process import PATIENCE_S, eventlog, strace
 from tests.harness.projecting import append
 from tests.harness.signals import a_signal, closed, signals
@@ -300,10 +300,10 @@ def test_without_the_extra_it_says_what_to_install(home: Path, tmp_path: Path) -
     append(home, a_signal(1))
     hidden = "raise ModuleNotFoundError(\"it is hidden\", name='prometheus_client')"
     (tmp_path / "prometheus_client.py").write_text(hidden)
-    env = {"PYTHONPATH": str(tmp_path)}
+    env = first_on_path(tmp_path)
     done = eventlog("project", "sqlite", "--listen", "127.0.0.1:0", home=home, env=env)
     assert done.code == 3
-    assert "pip install 'eventlog[metrics]'" in done.err
+    assert "pip install '.[metrics]'" in done.err
     assert "Traceback" not in done.err
     assert eventlog("project", "sqlite", "--once", home=home, env=env).code == 0
 

@@ -20,7 +20,7 @@ from projections.watcher import ENTRIES_MAX, INTERVAL_S, Watcher, pause_s
 from tests.harness import model
 from tests.harness.daemon import ready
 from tests.harness.histories import Item, entries_of, histories
-from tests.harness.plugins import plugins
+from tests.harness.plugins import first_on_path, plugins
 from tests.harness.process import COMMAND, Done, eventlog, pipe
 from tests.harness.projecting import append, project
 from tests.harness.rawlog import RawLog
@@ -383,9 +383,9 @@ def test_without_rich_a_terminal_is_told_what_to_install_and_lines_still_work(
     (tmp_path / "no/rich/__init__.py").write_text(
         "raise ModuleNotFoundError(\"No module named 'rich'\", name='rich')"
     )
-    env = {"PYTHONPATH": str(tmp_path / "no")}
+    env = first_on_path(tmp_path / "no")
     with terminal(COMMAND, "--home", home, "top", env=env) as t:
         assert t.wait() == 3
-        t.until("pip install 'eventlog[top]'")
+        t.until("pip install '.[top]'")
         assert "Traceback" not in t.text
     assert once(home, env).code == 0

@@ -18,6 +18,10 @@ def plugins(folder: Path, **sources: str) -> dict[str, str]:
         (folder / f"others_{name}.py").write_text(textwrap.dedent(source))
         lines.append(f"{name} = others_{name}:{name.capitalize()}")
     (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
-    # What was on the path stays there: it may say which checkout is tested.
-    path = [str(folder), os.environ.get("PYTHONPATH", "")]
+    return first_on_path(folder)
+
+
+def first_on_path(folder: Path) -> dict[str, str]:
+    """The environment in which Python looks there first, and then where it would have looked."""
+    path = [str(folder), os.environ.get("PYTHONPATH", "")]  # it may say which checkout is tested
     return {"PYTHONPATH": os.pathsep.join(filter(None, path))}
