@@ -264,7 +264,7 @@ class _Work:
         except BaseException as error:
             with suppress(OSError):
                 self._disk.unlink(self._new)
-            if isinstance(error, OSError) and error.filename is None:
+            if isinstance(error, OSError) and error.errno and error.filename is None:
                 error.filename = self._directory  # a write has no name, and it may be another disk
             raise
         return content
