@@ -52,6 +52,7 @@ from projections.answers import (
 from projections.errors import ProjectionError
 from projections.hosts import is_loopback
 from projections.keys import KEY_BYTES_MAX, FileKey, FixedKey, NoKey
+from tests.harness.patience import PATIENCE_S
 from tests.harness.rawhttp import (
     SUCCESS,
     Handler,
@@ -66,7 +67,6 @@ from tests.harness.rawhttp import (
 )
 from tests.harness.signals import a_signal
 
-PATIENCE_S = 60.0  # bounds a hang, and measures nothing
 SOON_S = 0.3  # a deadline for what would never end
 KEY = "geheim-κλειδί-鍵"
 CERTIFICATE = Path(__file__).with_name("harness") / "localhost.pem"  # signed by nobody but itself

@@ -31,16 +31,15 @@ from tests.harness.backend import (
     REFUSED,
     SIGNAL,
     STORED,
-    WAIT_SECONDS_MAX,
     Backend,
     Json,
     client_of,
     is_duplicate,
     own_backend,
     signal_body,
-    until,
 )
 from tests.harness.needs import CHECKOUT
+from tests.harness.patience import PATIENCE_S, until
 from tools.alpine.asgi import BODY_BYTES_MAX
 from tools.alpine.postgres import EmbeddedPostgres, read_line
 
@@ -246,7 +245,7 @@ def test_a_stop_comes_through_beside_a_request_that_hangs(unruly: AlpineServer) 
         thread.start()
         until(lambda: unruly.counters()["in_flight"] == 1)
         assert unruly.stop() == 0
-        thread.join(WAIT_SECONDS_MAX)
+        thread.join(PATIENCE_S)
     unruly.start()
     unruly.control(delay_s=0)
 
@@ -284,7 +283,7 @@ def command(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[by
 
 def url_of(process: subprocess.Popen[bytes]) -> str:
     assert process.stdout is not None
-    line = read_line(process.stdout, WAIT_SECONDS_MAX).decode()
+    line = read_line(process.stdout, PATIENCE_S).decode()
     assert line.startswith("listening on http://127.0.0.1:"), line
     return line.removeprefix("listening on ").strip()
 
@@ -320,7 +319,7 @@ def place() -> Iterator[Path]:
 )
 def test_it_refuses_to_start_unsafely(arguments: list[str], key: str, says: str) -> None:
     with command(*arguments, EXTERNAL_SIGNAL_API_KEY=key) as process:
-        output, errors = process.communicate(timeout=WAIT_SECONDS_MAX)
+        output, errors = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 3
     assert says in errors.decode()
     assert b"Traceback" not in errors + output
@@ -329,7 +328,7 @@ def test_it_refuses_to_start_unsafely(arguments: list[str], key: str, says: str)
 def test_it_tells_nothing_of_a_database_url_that_does_not_work() -> None:
     url = "postgresql://user:pass-word@127.0.0.1:1/database"
     with command(EXTERNAL_SIGNAL_API_KEY="the-key", DATABASE_URL=url) as process:
-        _, errors = process.communicate(timeout=WAIT_SECONDS_MAX)
+        _, errors = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 3
     assert b"check DATABASE_URL" in errors
     assert b"pass-word" not in errors
@@ -351,14 +350,14 @@ def test_a_development_key_is_made_once_for_its_owner_alone(
                 assert client.get(LIST).status_code == 200
             assert stat.S_IMODE(file.stat().st_mode) == 0o600
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=WAIT_SECONDS_MAX)
+            _, errors = process.communicate(timeout=PATIENCE_S)
             assert process.returncode == 0
         assert word in errors.decode()
         assert max(keys) not in errors
     assert len(keys) == 1
     file.chmod(0o644)
     with command(*options, DATABASE_URL=postgres.url) as process:
-        assert process.wait(WAIT_SECONDS_MAX) == 3
+        assert process.wait(PATIENCE_S) == 3
 
 
 @pytest.mark.slow
@@ -369,7 +368,7 @@ def test_nothing_is_left_of_the_embedded_postgres(place: Path, number: signal.Si
         [pid_file] = place.glob("alpine-postgres-*/data/postmaster.pid")
         postmaster = int(pid_file.read_text().splitlines()[0])
         process.send_signal(number)
-        assert process.wait(WAIT_SECONDS_MAX) == (-9 if number == signal.SIGKILL else 0)
+        assert process.wait(PATIENCE_S) == (-9 if number == signal.SIGKILL else 0)
     until(lambda: is_gone(postmaster) and not list(place.iterdir()))
 
 
@@ -391,7 +390,7 @@ def test_postgres_is_never_put_into_a_home(place: Path) -> None:
     (place / "logs").mkdir()
     (place / "logs" / ".lock").touch()
     with command("--data-dir", str(place / "pg"), EXTERNAL_SIGNAL_API_KEY="k") as process:
-        _, errors = process.communicate(timeout=WAIT_SECONDS_MAX)
+        _, errors = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 3
     assert f"{place} is the home of a log" in errors.decode()
 
@@ -402,7 +401,7 @@ def test_as_root_no_private_directory_is_opened(place: Path) -> None:
     private.mkdir(mode=0o700)
     (private / "something").touch()
     with command("--data-dir", str(private / "pg"), EXTERNAL_SIGNAL_API_KEY="k") as process:
-        _, errors = process.communicate(timeout=WAIT_SECONDS_MAX)
+        _, errors = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 3
     assert f"would open {private}" in errors.decode()
     assert stat.S_IMODE(private.stat().st_mode) == 0o700

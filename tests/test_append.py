@@ -8,10 +8,10 @@ import asyncio
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,10 @@ from eventlog.segments import SEGMENT_BYTES_DEFAULT
 from eventlog.window import DEDUPE_ENTRIES_DEFAULT
 from eventlog.writer import Settings, Writer
 from tests.harness.faultdisk import FaultDisk
+from tests.harness.patience import PATIENCE_S, until
 from tests.harness.process import eventlog, jsonl, pipe
 from tests.harness.signals import a_signal, closed, signals
 from tests.harness.whole import assert_kept, assert_whole, entries_in, ids_in, segments_in
-
-PATIENCE_S = 60.0
 
 
 @pytest.fixture
@@ -59,10 +58,7 @@ def log(home: Path) -> Iterator[EventLog]:
 
 def wait_for_queue(log: EventLog, length: int) -> None:
     """Returns once `length` appends wait behind the commit under way."""
-    give_up_s = time.monotonic() + PATIENCE_S
-    while len(log._committer._waiting) < length:
-        assert time.monotonic() < give_up_s
-        time.sleep(0.001)
+    until(lambda: len(log._committer._waiting) >= length)
 
 
 # -- receipts and reading
@@ -480,7 +476,7 @@ def test_cancelling_many_that_wait_for_room_holds_up_nobody_else(home: Path) -> 
                 task.cancel()
             await asyncio.sleep(0.02)
         await asyncio.gather(*first)
-        async with asyncio.timeout(PATIENCE_S / 4):
+        async with asyncio.timeout(PATIENCE_S):
             return [(await task).seq for task in patient]
 
     with EventLog(home, disk=disk) as log:
@@ -582,16 +578,15 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 def test_the_watermark_follows_a_quiet_log_that_nobody_closes(home: Path) -> None:
     """R4: a loss of power finds the last batch covered."""
+
+    def covers(seq: int) -> bool:
+        mark = read_watermark(RealDisk(), home_at(home))
+        return mark is not None and mark.end.seq == seq
+
     log = EventLog(home)
     for number in (1, 2):
         seq = log.append(a_signal(number)).seq
-        give_up_s = time.monotonic() + PATIENCE_S
-        while True:
-            mark = read_watermark(RealDisk(), home_at(home))
-            if mark is not None and mark.end.seq == seq:
-                break
-            assert time.monotonic() < give_up_s
-            time.sleep(0.05)
+        until(partial(covers, seq))
     log.close()
 
 

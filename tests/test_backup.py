@@ -32,20 +32,12 @@ from eventlog.manifest import decode_manifest, encode_manifest
 from eventlog.repair import repair
 from eventlog.verify import verify
 from projections.proof import prove
-from tests.harness.daemon import until
 from tests.harness.faultdisk import FaultDisk
-from tests.harness.process import (
-    PATIENCE_S,
-    Pipe,
-    child_of,
-    command_line,
-    eventlog,
-    pipe,
-    strace,
-)
+from tests.harness.mounting import on_small_disk
+from tests.harness.patience import PATIENCE_S, until
+from tests.harness.process import Pipe, child_of, command_line, eventlog, pipe, strace
 from tests.harness.projecting import append
 from tests.harness.signals import a_signal, signals
-from tests.harness.smalldisk import on_small_disk
 from tests.harness.whole import assert_whole, bytes_of, entries_in, lines_in, segments_in
 
 NOW = "2025-11-19T00:00:00.000000Z"

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.daemon import daemon, until
+from tests.harness.daemon import daemon
+from tests.harness.patience import until
 from tests.harness.process import eventlog
 from tests.harness.projecting import append
 from tests.harness.signals import signals

@@ -27,9 +27,9 @@ from projections.answers import (
 from projections.courier import ERRANDS_IN_FLIGHT_MAX, REJECTIONS_MAX, Courier, State
 from projections.parcels import Delivered, Errand, Kept, Outcome, Parcel, Park
 from projections.timing import Timing
+from tests.harness.patience import PATIENCE_S, happens
 from tests.harness.script import AT_ONCE, BAD, BUSY, FAILS, GONE, WRONG_KEY, Script
 
-PATIENCE_S = 60.0  # bounds a hang, and measures nothing
 QUICK = Timing(
     patience=Patience(first_s=0.002, max_s=0.05),
     probe_s_min=0.01,
@@ -75,9 +75,7 @@ class World:
 
     async def until(self, is_so: Callable[[], object]) -> None:
         """Waits until it is so; the courier's own changes are not all there is."""
-        async with asyncio.timeout(PATIENCE_S):
-            while not is_so():  # noqa: ASYNC110  # what a story waits for has no event
-                await asyncio.sleep(0.001)
+        await happens(is_so)
 
     async def until_settled(self, seqs: Iterable[int]) -> None:
         wanted = set(seqs)

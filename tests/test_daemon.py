@@ -15,7 +15,8 @@ import pytest
 
 from eventlog import EventLog
 from tests.harness import model
-from tests.harness.daemon import Daemon, NotifySocket, daemon, lock_held, ready, until
+from tests.harness.daemon import Daemon, NotifySocket, daemon, lock_held, ready
+from tests.harness.patience import until
 from tests.harness.plugins import plugins
 from tests.harness.process import child_of, eventlog, strace
 from tests.harness.projecting import append

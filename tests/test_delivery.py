@@ -33,7 +33,8 @@ from projections.outbox import (
     read_parked,
 )
 from tests.harness.alpine import AlpineServer
-from tests.harness.daemon import Daemon, daemon, until
+from tests.harness.daemon import Daemon, daemon
+from tests.harness.patience import until
 from tests.harness.plugins import plugins
 from tests.harness.process import Done, eventlog
 from tests.harness.projecting import append

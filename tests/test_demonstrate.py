@@ -19,9 +19,8 @@ from typing import NamedTuple
 import psutil  # type: ignore[import-untyped]  # the extra `alpine` brings it; it is untyped
 import pytest
 
-from tests.harness.daemon import until
 from tests.harness.needs import CHECKOUT, needs_shared
-from tests.harness.process import PATIENCE_S
+from tests.harness.patience import PATIENCE_S, until
 from tests.harness.projecting import append
 from tests.harness.signals import signals
 from tests.harness.tables import assert_caught_up

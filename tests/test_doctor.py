@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import subprocess
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
@@ -38,7 +37,9 @@ from projections.findings import (
 )
 from projections.keys import FixedKey
 from tests.harness.alpine import AlpineServer
-from tests.harness.process import COMMAND, PATIENCE_S, Done, eventlog, strace
+from tests.harness.mounting import mounted, on_small_disk
+from tests.harness.patience import PATIENCE_S, until
+from tests.harness.process import COMMAND, Done, eventlog, strace
 from tests.harness.projecting import append, project
 from tests.harness.rawhttp import answering, server, whole
 from tests.harness.signals import signals
@@ -167,18 +168,8 @@ def test_a_newer_table_is_a_problem(home: Path) -> None:
 # -- file systems, for real where a kernel lets us mount
 
 
-def mounted(mount: str, at: Path, *words: object) -> tuple[object, ...]:
-    """A prefix that mounts with `$1` as the place, seen by the command alone; or skips."""
-    unshare = shutil.which("unshare")
-    script = f'{mount} && shift && exec "$@"'
-    under = tuple(map(str, (unshare, "-m", "sh", "-ec", script, "sh", at, *words)))
-    if unshare is None or subprocess.run((*under, "true"), capture_output=True).returncode:  # noqa: PLW1510
-        pytest.skip("mounting takes root and a kernel that allows it: sudo tools/test")
-    return under
-
-
 def test_memory_is_a_problem_for_the_log(tmp_path: Path) -> None:
-    under = mounted('mount -t tmpfs tmpfs "$1"', tmp_path)
+    under = on_small_disk("50%", tmp_path)
     found = findings(tmp_path, under=under)
     assert levels(found, "file system") == [PROBLEM, NOTE]
     assert "tmpfs" in said(found, "file system")
@@ -187,11 +178,11 @@ def test_memory_is_a_problem_for_the_log(tmp_path: Path) -> None:
 def test_the_layer_of_a_container_is_warned_of(tmp_path: Path) -> None:
     for name in ("home", "parts"):
         (tmp_path / name).mkdir()
-    parts = tmp_path / "parts"
     under = mounted(
-        f'mount -t tmpfs tmpfs "{parts}" && mkdir "{parts}/a" "{parts}/b" "{parts}/c" && mount -t'
-        f' overlay -o "lowerdir={parts}/a,upperdir={parts}/b,workdir={parts}/c" overlay "$1"',
+        'mount -t tmpfs tmpfs "$2" && mkdir "$2/a" "$2/b" "$2/c" && mount -t'
+        ' overlay -o "lowerdir=$2/a,upperdir=$2/b,workdir=$2/c" overlay "$1"',
         tmp_path / "home",
+        tmp_path / "parts",
     )
     found = findings(tmp_path / "home", under=under)
     assert levels(found, "file system") == [WARNING, WARNING]
@@ -526,7 +517,7 @@ def test_a_sound_disk_keeps_its_word_and_nothing_stays_there(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_a_disk_that_fills_up_or_cannot_be_written_is_a_problem_in_words(tmp_path: Path) -> None:
-    under = mounted('mount -t tmpfs -o size=48k tmpfs "$1"', tmp_path)
+    under = on_small_disk("48k", tmp_path)
     report = disk(tmp_path, "--seconds", 0, under=under)
     assert not report["ok"]
     assert levels(report["findings"], "disk verdict") == [PROBLEM]
@@ -542,11 +533,7 @@ def test_a_disk_that_fills_up_or_cannot_be_written_is_a_problem_in_words(tmp_pat
 def test_asked_to_stop_it_removes_what_it_made(tmp_path: Path) -> None:
     words = [*map(str, (COMMAND, "doctor", "--disk", tmp_path, "--seconds", 60))]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    give_up_s = time.monotonic() + PATIENCE_S
-    while not list(tmp_path.glob(f"{SCRATCH}*/kill/logs")):
-        assert time.monotonic() < give_up_s
-        assert process.poll() is None
-        time.sleep(0.01)
+    until(lambda: list(tmp_path.glob(f"{SCRATCH}*/kill/logs")) or process.poll() is not None)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, err) == (130, b"")

@@ -31,6 +31,8 @@ from eventlog import (
 )
 from eventlog.plan import SLICE_ENTRIES_MAX
 from tests.harness.faultdisk import ANY, Fault, FaultDisk
+from tests.harness.mounting import on_small_disk
+from tests.harness.patience import PATIENCE_S
 from tests.harness.process import (
     Call,
     Done,
@@ -42,10 +44,8 @@ from tests.harness.process import (
     traced,
 )
 from tests.harness.signals import a_signal, closed, signals
-from tests.harness.smalldisk import on_small_disk
 from tests.harness.whole import assert_kept, assert_whole, bytes_of, ids_in, lines_in, segments_in
 
-PATIENCE_S = 60.0
 FIRST = "00000000000000000001.jsonl"
 SECOND = "00000000000000000002.jsonl"
 SIGNALS = 20  # more than any of these tests appends

@@ -29,7 +29,8 @@ from projections.cells import RUN_BY_SPREADSHEETS, csv_line, text_of
 from projections.export import COLUMNS, Citation, export, whole_file
 from tests.harness import model
 from tests.harness.needs import needs_tool
-from tests.harness.process import COMMAND, PATIENCE_S, eventlog
+from tests.harness.patience import PATIENCE_S
+from tests.harness.process import COMMAND, eventlog
 from tests.harness.projecting import append, project
 from tests.harness.signals import a_signal, closed, signals
 from tests.harness.tables import database_of, raw_entries, reading

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.harness.daemon import until
 from tests.harness.needs import needs_shared
-from tests.harness.process import COMMAND, PATIENCE_S, Done, eventlog
+from tests.harness.patience import PATIENCE_S, until
+from tests.harness.process import COMMAND, Done, eventlog
 from tests.harness.projecting import append, project
 from tests.harness.signals import a_signal
 from tests.harness.tables import assert_caught_up, read_tables

@@ -16,7 +16,8 @@ from projections import ActiveSignal, LifecycleTracker
 from tests.harness import model
 from tests.harness.daemon import ready
 from tests.harness.histories import Item, histories
-from tests.harness.projecting import append, happens, project
+from tests.harness.patience import happens
+from tests.harness.projecting import append, project
 from tests.harness.rawlog import RawLog
 from tests.harness.signals import a_signal, closed, signals
 from tests.harness.tables import database_of, raw_entries

@@ -17,7 +17,7 @@ from projections.listening import (
     Listener,
     parse_address,
 )
-from tests.harness.process import PATIENCE_S
+from tests.harness.patience import PATIENCE_S
 
 GET = b"GET /here HTTP/1.1\r\nHost: x\r\n\r\n"
 

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 import sqlite3
 import stat
 import subprocess
@@ -16,6 +15,7 @@ import pytest
 from eventlog import EventLog, EventLogError, ForeignHome, LogPoisoned, UnsafePath
 from eventlog.home import APPLICATION_ID
 from tests.harness.faultdisk import FaultDisk
+from tests.harness.mounting import mounted
 from tests.harness.needs import needs_shared
 from tests.harness.process import eventlog, jsonl
 from tests.harness.signals import a_signal, signals
@@ -334,10 +334,7 @@ def test_a_network_file_system_is_refused_unless_forced(home: Path, kind: str) -
     mounts.write_text(
         f"21 1 8:1 / / rw - ext4 /dev/x rw\n22 21 0:9 / {home} rw - {kind} there rw\n"
     )
-    script = 'mount --bind "$0" /proc/$$/mountinfo && exec "$@"'
-    under = (shutil.which("unshare") or "false", "-m", "sh", "-c", script, mounts)
-    if subprocess.run([*map(str, under), "true"], capture_output=True, check=False).returncode:
-        pytest.skip("mounting takes root and a kernel that allows it: sudo tools/test")
+    under = mounted('mount --bind "$1" /proc/$$/mountinfo', mounts)
     done = eventlog("append", home=home, stdin=jsonl([a_signal()]), under=under)
     if kind == "ext4":
         assert done.code == 0
@@ -346,5 +343,5 @@ def test_a_network_file_system_is_refused_unless_forced(home: Path, kind: str) -
     assert f"the home is on a network file system ({kind})" in done.err
     assert bytes_of(home) == {}
     forced = "import sys, eventlog; eventlog.EventLog(sys.argv[1], allow_network_fs=True).close()"
-    command = [*map(str, under), sys.executable, "-c", forced, str(home)]
+    command = [*under, sys.executable, "-c", forced, str(home)]
     assert subprocess.run(command, check=False).returncode == 0

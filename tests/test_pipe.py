@@ -17,6 +17,7 @@ import pytest
 from eventlog import EventLog
 from eventlog.door import INPUT_BYTES_MAX
 from eventlog.line import PAYLOAD_BYTES_MAX
+from tests.harness.patience import until
 from tests.harness.process import (
     COMMAND,
     NO_STDIN,
@@ -198,8 +199,7 @@ def test_whatever_waits_is_committed_together(home: Path) -> None:
     with pipe(home, under=hang) as p:
         p.say(a_signal(1))
         child_of(p.process)
-        while not (home / "logs" / FIRST).exists():
-            pass  # it is about to write the first
+        until((home / "logs" / FIRST).exists)  # it is about to write the first
         p.say(*signals(49, start=2))  # they wait while it is synced
         assert [receipt["seq"] for receipt in p.hear(50)] == list(range(1, 51))
         p.close_stdin()
@@ -289,8 +289,7 @@ def test_asked_to_stop_during_a_sync_it_ends_the_batch_and_answers(home: Path) -
     with pipe(home, under=hang) as p:
         p.say(*signals(3))
         pid = child_of(p.process)
-        while not (home / "logs" / FIRST).exists() or not entries_in(home):
-            pass
+        until(lambda: (home / "logs" / FIRST).exists() and entries_in(home))
         for _ in range(2):
             os.kill(pid, signal.SIGTERM)
         receipts = p.hear_all()

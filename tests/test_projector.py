@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from eventlog import Entry, EventLog, EventLogError, LogCorrupt, LogDiverged
 from projections import Checkpoint, CheckpointMoved, Pace, ProjectionStalled, Projector
 from projections.sqlite import SqliteProjection
-from tests.harness.daemon import until
 from tests.harness.histories import Item, histories
+from tests.harness.patience import PATIENCE_S, happens, until
 from tests.harness.plugins import plugins
 from tests.harness.process import eventlog
-from tests.harness.projecting import PATIENCE_S, append, at, happens, project, running
+from tests.harness.projecting import append, at, project, running
 from tests.harness.rawlog import RawLog, swap
 from tests.harness.signals import a_signal, closed, signals
 from tests.harness.tables import (

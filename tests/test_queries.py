@@ -19,9 +19,10 @@ import pytest
 from eventlog import EventLog, ForeignHome
 from projections import ProjectionError, SignalStore
 from projections.schema import COLUMNS
-from tests.harness.daemon import daemon, until
+from tests.harness.daemon import daemon
 from tests.harness.needs import CHECKOUT
-from tests.harness.process import PATIENCE_S, eventlog
+from tests.harness.patience import PATIENCE_S, until
+from tests.harness.process import eventlog
 from tests.harness.projecting import append, project
 from tests.harness.signals import a_signal, closed, signals
 from tests.harness.tables import database_of, read_tables, reading, seq_in

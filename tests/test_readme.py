@@ -33,7 +33,7 @@ import eventlog
 from eventlog.cli import cli
 from eventlog.line import CHAIN_START, chained, decode, stored_chain
 from tests.harness.needs import CHECKOUT, needs_tool
-from tests.harness.process import PATIENCE_S
+from tests.harness.patience import PATIENCE_S
 from tests.harness.process import eventlog as run_eventlog
 from tests.harness.signals import closed, signals
 from tests.harness.whole import segments_in

@@ -25,8 +25,9 @@ from projections.beside import beside
 from projections.database import write_lock
 from projections.rebuild import digest_of, rebuild
 from projections.workplace import workplace
-from tests.harness.daemon import daemon, until
+from tests.harness.daemon import daemon
 from tests.harness.needs import CHECKOUT
+from tests.harness.patience import until
 from tests.harness.process import command_line, eventlog, strace
 from tests.harness.projecting import append, project
 from tests.harness.rebuilding import OLD_SYMBOL, assert_nothing_left, assert_sound, lived, written

@@ -19,14 +19,13 @@ from projections.keys import FixedKey
 from projections.outbox import outbox_path
 from projections.reconcile import CannotCompare, Comparison, Limits, compare
 from tests.harness.alpine import AlpineServer
+from tests.harness.patience import PATIENCE_S
 from tests.harness.process import Done, eventlog
 from tests.harness.projecting import append
 from tests.harness.rawhttp import Reader, Server, Writer, a_request, answering, server, whole
 from tests.harness.signals import a_signal, closed, signals
 from tests.harness.whole import bytes_of
 from tools.alpine.postgres import EmbeddedPostgres
-
-PATIENCE_S = 60.0
 
 
 @pytest.fixture

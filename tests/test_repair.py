@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Sequence
 from errno import EROFS
 from pathlib import Path
@@ -21,6 +20,7 @@ from eventlog.repair import Repaired
 from eventlog.repair import repair as repair_log
 from eventlog.verify import verify
 from tests.harness.faultdisk import FaultDisk
+from tests.harness.mounting import mounted
 from tests.harness.process import eventlog, jsonl
 from tests.harness.signals import a_signal, signals
 from tests.harness.whole import assert_whole, bytes_of, lines_in, segments_in
@@ -738,10 +738,7 @@ def test_on_a_read_only_file_system_reading_goes_on_and_repair_says_why_it_canno
 ) -> None:
     """R10."""
     flip_line(2, 150)(home)
-    script = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
-    under = (shutil.which("unshare") or "false", "-m", "sh", "-c", script, home)
-    if subprocess.run([*map(str, under), "true"], capture_output=True, check=False).returncode:
-        pytest.skip("mounting takes root and a kernel that allows it: sudo tools/test")
+    under = mounted('mount --bind "$1" "$1" && mount -o remount,ro,bind "$1"', home)
     for words in (("repair",), ("repair", "--accept"), ("repair", "--json")):
         done = eventlog(*words, home=home, under=under)
         assert (done.code, done.out) == (3, b"")

@@ -19,9 +19,10 @@ from projections.counted import OUTCOMES
 from projections.courier import State
 from projections.outbox import DISABLED, STOPPED
 from tests.harness.alpine import AlpineServer
-from tests.harness.daemon import daemon, listening, lock_held, until
+from tests.harness.daemon import daemon, listening, lock_held
+from tests.harness.patience import PATIENCE_S, until
 from tests.harness.plugins import first_on_path, plugins
-from tests.harness.process import PATIENCE_S, eventlog, strace
+from tests.harness.process import eventlog, strace
 from tests.harness.projecting import append
 from tests.harness.signals import a_signal, closed, signals
 from tests.harness.tables import seq_in

@@ -51,14 +51,14 @@ from projections.status import alpine_status
 from projections.timing import Timing
 from projections.waiting import DELIVERED, WaitTimeout, wait_async
 from projections.waiting import Parked as IsParked
-from tests.harness.projecting import append, happens
+from tests.harness.patience import PATIENCE_S, happens
+from tests.harness.projecting import append
 from tests.harness.script import AT_ONCE, BAD, FAILS, GONE, WRONG_KEY, Script, number_of
 from tests.harness.signals import a_signal, closed, signals
 from tests.harness.whole import bytes_of
 
 CONFIG = AlpineConfig(url="http://127.0.0.1:9", key=FixedKey("key"))
 DISABLED = AlpineConfig(url="", key=FixedKey(""), disabled="ALPINE_API_URL is not set")
-PATIENCE_S = 60.0
 
 
 @pytest.fixture

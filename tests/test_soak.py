@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from eventlog import EventLog
-from tests.harness.daemon import until
 from tests.harness.needs import CHECKOUT, needs_tool
+from tests.harness.patience import until
 from tests.harness.process import eventlog
 from tests.harness.projecting import append, project
 from tests.harness.tables import database_of

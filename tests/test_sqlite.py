@@ -9,7 +9,6 @@ import json
 import os
 import random
 import resource
-import shutil
 import sqlite3
 import stat
 import subprocess
@@ -36,10 +35,12 @@ from projections.database import JOURNAL_BYTES_MAX, connect, examine
 from projections.sqlite import SqliteProjection
 from projections.status import status
 from projections.waiting import projected_seq
-from tests.harness.daemon import daemon, until
+from tests.harness.daemon import daemon
+from tests.harness.mounting import on_small_disk
 from tests.harness.needs import CHECKOUT, needs_tool
-from tests.harness.process import COMMAND, PATIENCE_S, eventlog
-from tests.harness.projecting import append, at, happens, project, running
+from tests.harness.patience import PATIENCE_S, happens, until
+from tests.harness.process import COMMAND, eventlog
+from tests.harness.projecting import append, at, project, running
 from tests.harness.signals import a_signal, closed, signals
 from tests.harness.tables import (
     assert_caught_up,
@@ -338,15 +339,10 @@ def test_on_a_real_full_disk_nothing_is_half_done_and_it_goes_on_when_space_is_b
     home: Path, tmp_path: Path, left_bytes: int
 ) -> None:
     append(home, *signals(60))
-    unshare = shutil.which("unshare") or "false"
-    mount = f'mount -t tmpfs -o size=1500k tmpfs "{home}/data" && exec "$@"'
-    probe = (unshare, "-m", "sh", "-c", mount, "sh", "true")
-    if subprocess.run(probe, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a tmpfs takes root and a kernel that allows it: sudo tools/test")
     out = tmp_path / "out"
     python = (sys.executable, "-c", FILL_AND_FREE, home, left_bytes, out)
     done = subprocess.run(
-        [str(word) for word in (unshare, "-m", "sh", "-c", mount, "sh", *python)],
+        [str(word) for word in (*on_small_disk("1500k", home / "data"), *python)],
         capture_output=True,
         text=True,
         check=False,

@@ -13,7 +13,8 @@ import pytest
 
 from eventlog import EventLog
 from projections import WaitTimeout, wait, wait_async
-from tests.harness.daemon import daemon, ready, until
+from tests.harness.daemon import daemon, ready
+from tests.harness.patience import until
 from tests.harness.process import eventlog
 from tests.harness.projecting import append, project
 from tests.harness.rawlog import RawLog, swap

@@ -17,7 +17,8 @@ import watchfiles
 from eventlog import Batch, EventLog, LogCorrupt, LogDiverged
 from eventlog.tail import ALARM_S, IDLE_S
 from tests.harness.faultdisk import FaultDisk
-from tests.harness.process import PATIENCE_S, pipe
+from tests.harness.patience import PATIENCE_S, happens
+from tests.harness.process import pipe
 from tests.harness.signals import a_signal, signals
 from tests.harness.whole import segments_in
 
@@ -150,9 +151,7 @@ async def watched(log: EventLog, count: int) -> list[bool]:
     told: list[bool] = []
     async with aclosing(log.tail(on_watch=told.append)) as batches:
         coming = asyncio.ensure_future(take(batches, 1_000))
-        async with asyncio.timeout(PATIENCE_S):
-            while len(told) < count:  # noqa: ASYNC110  # it tells nobody else
-                await asyncio.sleep(0.01)
+        await happens(lambda: len(told) >= count)
         coming.cancel()
         await asyncio.gather(coming, return_exceptions=True)
     return told

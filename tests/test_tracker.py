@@ -16,9 +16,9 @@ import pytest
 
 from eventlog import EventLog, ForeignHome, HashMismatch, InvalidSignal, LogClosed, SignalConflict
 from projections import SignalTracker
-from tests.harness.daemon import ready, until
+from tests.harness.daemon import ready
 from tests.harness.needs import CHECKOUT
-from tests.harness.process import PATIENCE_S
+from tests.harness.patience import PATIENCE_S, until
 from tests.harness.projecting import append
 from tests.harness.signals import a_signal, closed, signals
 from tests.harness.tables import assert_caught_up, assert_is_fold, database_of, read_tables, seq_in

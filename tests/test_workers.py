@@ -11,8 +11,7 @@ import threading
 import pytest
 
 from eventlog import workers
-
-PATIENCE_S = 120.0
+from tests.harness.patience import PATIENCE_S
 
 PREAMBLE = """if True:
     import json, os, signal, sys, time

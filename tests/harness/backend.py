@@ -5,9 +5,8 @@ Invariant: a body's hash is computed here, by nothing of the packages.
 
 import hashlib
 import json
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +14,13 @@ from typing import Any
 import httpx
 
 from tests.harness.alpine import AlpineServer
+from tests.harness.patience import PATIENCE_S
 from tools.alpine.postgres import EmbeddedPostgres
 
 SIGNAL = "/api/v1/external-signals/sync/signal"
 HEALTH = "/api/v1/external-signals/sync/health"
 LIST = "/api/v1/signals"
 STORED = 201
-WAIT_SECONDS_MAX = 60.0  # bounds a hang; nothing here measures time
 KEY = "schlüssel-κλειδί-鍵".encode()  # S2: a key need not be ASCII
 REFUSED = {"detail": "Signal hash verification failed"}
 HOSTILE = (
@@ -69,7 +68,7 @@ def signal_body(hashed: Json | None = None, **sent: object) -> Json:
 
 def client_of(url: str, key: bytes) -> httpx.Client:
     headers = {b"X-API-Key": key}
-    return httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=WAIT_SECONDS_MAX)
+    return httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=PATIENCE_S)
 
 
 @contextmanager
@@ -86,10 +85,3 @@ def is_duplicate(answer: httpx.Response) -> bool:
     return answer.status_code == 409 or (
         answer.status_code == STORED and answer.json()["status"] == "duplicate"
     )
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS_MAX
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.02)

@@ -13,12 +13,13 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from tests.harness.process import PATIENCE_S, command_line
+from tests.harness.patience import PATIENCE_S, until
+from tests.harness.process import command_line
 
 
 class Daemon:
@@ -99,14 +100,6 @@ def ready(home: Path, *words: object) -> Iterator[Daemon]:
     with NotifySocket(name) as systemd, daemon(home, *words, env={"NOTIFY_SOCKET": name}) as d:
         until(lambda: systemd.hears("READY=1"), "READY")
         yield d
-
-
-def until(is_so: Callable[[], object], what: str = "what the test waits for") -> None:
-    """Waits until it is so; fails when that takes absurdly long."""
-    give_up_s = time.monotonic() + PATIENCE_S
-    while not is_so():
-        assert time.monotonic() < give_up_s, f"{what} did not happen within {PATIENCE_S:g} s"
-        time.sleep(0.005)
 
 
 class NotifySocket:

@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.harness.needs import needs_tool
+from tests.harness.patience import PATIENCE_S, until
 
 COMMAND = Path(sys.executable).with_name("eventlog")
-PATIENCE_S = 120.0  # a process that is not done by then hangs; shared machines are slow at times
 NO_STDIN = ("sh", "-c", 'exec "$@" <&-', "sh")  # prefixes for `under`
 NO_STDOUT = ("sh", "-c", 'exec "$@" >&-', "sh")
 NO_STREAMS = ("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh")
@@ -209,15 +209,18 @@ def child_of(process: subprocess.Popen[bytes]) -> int:
     """Pid of the program that strace runs; waits until it does."""
     proc = Path("/proc")
     strace_exe = (proc / str(process.pid) / "exe").resolve()
-    give_up_s = time.monotonic() + PATIENCE_S
-    while time.monotonic() < give_up_s:
-        children = proc / str(process.pid) / "task" / str(process.pid) / "children"
+    children = proc / str(process.pid) / "task" / str(process.pid) / "children"
+    found: list[int] = []
+
+    def has_started() -> bool:
         for pid in children.read_text().split():
             with suppress(OSError):  # strace tries things out in children that end at once
                 if (proc / pid / "exe").resolve(strict=True) != strace_exe:
-                    return int(pid)
-        time.sleep(0.002)
-    raise AssertionError("it starts no child")
+                    found.append(int(pid))
+        return bool(found)
+
+    until(has_started, "the start of a child")
+    return found[0]
 
 
 def strace(*options: object, out: Path | str = "/dev/null") -> tuple[object, ...]:

@@ -9,15 +9,14 @@ Invariant: they go by the public surface alone.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from eventlog import EventLog, EventLogError
 from projections import Pace, Projector
 from projections.sqlite import SqliteProjection
-
-PATIENCE_S = 60.0  # what has not happened by then does not happen
+from tests.harness.patience import PATIENCE_S
 
 
 def append(home: Path, *items: Mapping[str, object], segment_bytes: int = 1 << 20) -> None:
@@ -29,13 +28,6 @@ def append(home: Path, *items: Mapping[str, object], segment_bytes: int = 1 << 2
 def project(home: Path, pace: Pace | None = None) -> None:
     """Brings the SQLite table up to the end of the log."""
     asyncio.run(Projector(home, SqliteProjection(), pace=pace).run(once=True))
-
-
-async def happens(is_so: Callable[[], object]) -> None:
-    """Waits until it is so; fails when that takes absurdly long."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not is_so():  # noqa: ASYNC110  # what is looked at tells nobody
-            await asyncio.sleep(0.002)
 
 
 @asynccontextmanager

@@ -15,12 +15,11 @@ import struct
 import subprocess
 import termios
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.harness.process import PATIENCE_S
+from tests.harness.patience import PATIENCE_S, until
 
 CTRL_C = "\x03"
 WHOLE_SCREEN, SCREEN_BACK = "\x1b[?1049h", "\x1b[?1049l"
@@ -49,10 +48,7 @@ class Terminal:
 
     def until(self, text: str, *, after: int = 0) -> None:
         """Waits until `text` is written, behind the first `after` characters."""
-        give_up_s = time.monotonic() + PATIENCE_S
-        while text not in self.text[after:]:
-            assert time.monotonic() < give_up_s, f"no {text!r} came, but {self.text[-5_000:]!r}"
-            time.sleep(0.02)
+        until(lambda: text in self.text[after:], lambda: f"{text!r} after {self.text[-5_000:]!r}")
 
     def press(self, keys: str) -> None:
         os.write(self._ours, keys.encode())
