@@ -35,7 +35,6 @@ from tests.harness.mounting import on_small_disk
 from tests.harness.needs import needs_tool
 from tests.harness.process import COMMAND, command_line, eventlog
 from tests.harness.signals import a_signal, signals
-from tests.harness.smalldisk import on_small_disk
 from tests.harness.whole import bytes_of, segments_in
 
 ENTRIES = 54

@@ -147,6 +147,7 @@ def test_every_mutant_has_its_test() -> None:
     assert {name for name, _ in mark.args[1]} == set(MUTANTS)
 
 
+@pytest.mark.slow
 def test_only_the_adversarial_model_kills_who_refuses_a_valid_line_behind_a_bad_one() -> None:
     assert states_until_death("refuse-valid-after-bad", one_writer, (ORDERED,)) is None
     assert states_until_death("refuse-valid-after-bad", one_writer, (ADVERSARIAL,)) is not None

@@ -476,6 +476,7 @@ def test_it_says_how_far_it_is_and_is_not_ready_before_all_its_projections_are(
             assert ends(d) == 0
 
 
+@pytest.mark.slow
 def test_a_listener_that_does_not_read_or_is_not_there_holds_up_nothing(
     home: Path, tmp_path: Path
 ) -> None:

@@ -195,6 +195,7 @@ def append_for_ever(log: EventLog) -> NoReturn:
         log.append(a_signal(1))
 
 
+@pytest.mark.slow
 def test_while_a_real_sync_hangs_nothing_is_acknowledged_and_the_holder_is_named(
     home: Path,
 ) -> None:

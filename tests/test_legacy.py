@@ -360,6 +360,20 @@ REFUSED: dict[str, tuple[Any, str]] = {
 }
 
 
+def test_all_that_cannot_pass_goes_to_the_rejects_at_once(home: Path, old: Old) -> None:
+    bads, whys = zip(*REFUSED.values(), strict=True)
+    found = brought(old.lines(line(8), *bads, line(9)), home)
+    assert found["signals"]["imported"] == 2
+    told = zip(found["refused"], whys, strict=True)
+    for number, (refused, why) in enumerate(told, start=2):
+        assert refused["where"] == f"line {number}"
+        assert why in refused["reason"]
+    wanted = [bad if isinstance(bad, bytes) else json.dumps(bad).encode() for bad in bads]
+    assert rejected(old) == wanted
+    assert [payload["signal_id"] for _, payload in payloads(home)] == ["old-8", "old-9"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("bad", "why"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_pass_goes_to_the_rejects_as_it_was_and_harms_no_other(
     home: Path, old: Old, bad: Any, why: str

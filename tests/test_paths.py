@@ -38,7 +38,10 @@ def mode(path: Path) -> int:
 # -- modes
 
 
-@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o777], ids=oct)
+MASKS = [0o000, 0o777, *(pytest.param(umask, marks=pytest.mark.slow) for umask in (0o022, 0o077))]
+
+
+@pytest.mark.parametrize("umask", MASKS, ids=oct)
 def test_new_files_are_ours_alone_whatever_the_umask(tmp_path: Path, umask: int) -> None:
     home = tmp_path / "a/b/home"
     words = ("append", "--segment-bytes", 1)

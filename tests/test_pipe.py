@@ -321,6 +321,7 @@ def test_asked_to_stop_it_ends_although_nobody_reads_its_answers(home: Path) -> 
     assert_kept(home, heard)
 
 
+@pytest.mark.slow
 def test_asked_to_stop_it_ends_although_somebody_else_holds_the_lock(home: Path) -> None:
     eventlog("append", home=home, stdin=jsonl([a_signal(1)]))
     with (home / "logs/.lock").open("rb") as lock, pipe(home) as p:

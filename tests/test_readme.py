@@ -178,6 +178,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     return Session(tmp_path_factory.mktemp("readme"))
 
 
+@pytest.mark.slow  # its first pays for the whole session
 @pytest.mark.parametrize(
     "number",
     range(len(list(steps_of(blocks_of_session())))),

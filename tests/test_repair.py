@@ -227,7 +227,9 @@ def test_damage_is_listed_and_nothing_is_changed(home: Path, name: str, boot: st
 
 
 @of_each_damage
-@pytest.mark.parametrize("boot", ["this boot", "another boot"])
+@pytest.mark.parametrize(
+    "boot", ["this boot", pytest.param("another boot", marks=pytest.mark.slow)]
+)
 def test_what_is_accepted_is_a_gap_and_all_else_stays(
     home: Path, original: Path, name: str, boot: str
 ) -> None:

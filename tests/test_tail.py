@@ -119,6 +119,7 @@ def test_without_any_file_event_the_timer_is_enough(
     assert IDLE_S <= 1.0  # what T1 promises
 
 
+@pytest.mark.slow
 def test_a_watch_that_dies_again_and_again_does_not_stop_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +158,7 @@ async def watched(log: EventLog, count: int) -> list[bool]:
     return told
 
 
+@pytest.mark.slow
 def test_whether_file_events_come_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with EventLog(tmp_path) as log:
         log.append(a_signal(1))

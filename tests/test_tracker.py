@@ -19,6 +19,7 @@ from projections import SignalTracker
 from tests.harness.daemon import ready
 from tests.harness.needs import CHECKOUT
 from tests.harness.patience import PATIENCE_S, until
+from tests.harness.process import python_dev
 from tests.harness.projecting import append
 from tests.harness.signals import a_signal, closed, signals
 from tests.harness.tables import assert_caught_up, assert_is_fold, database_of, read_tables, seq_in
@@ -405,7 +406,7 @@ def test_after_close_nothing_is_logged(home: Path) -> None:
 
 def script(text: str, home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", text, *words],
+        python_dev(text, *words),
         cwd=CHECKOUT,
         env={**os.environ, "EVENTLOG_HOME": str(home)},
         capture_output=True,

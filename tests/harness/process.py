@@ -34,6 +34,13 @@ NO_STDOUT = ("sh", "-c", 'exec "$@" >&-', "sh")
 NO_STREAMS = ("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh")
 
 
+# It is told when a step of an event loop took a tenth of a second: on a slow machine any step does.
+_NOT_OF_SLOWNESS = """\
+import logging
+logging.getLogger("asyncio").addFilter(lambda record: not record.msg.startswith("Executing "))
+"""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
     """How a command ended."""
@@ -71,6 +78,11 @@ def jsonl(items: Iterable[object]) -> bytes:
 def command_line(words: Sequence[object], home: object, under: Sequence[object]) -> list[str]:
     where = [] if home is None else ["--home", home]
     return [str(word) for word in (*under, COMMAND, *where, *words)]
+
+
+def python_dev(program: str, *words: str) -> list[str]:
+    """Runs a program in Python's development mode, which tells of whatever is not cleaned up."""
+    return [sys.executable, "-X", "dev", "-W", "error", "-c", _NOT_OF_SLOWNESS + program, *words]
 
 
 def eventlog(
