@@ -62,6 +62,7 @@ class Shift:
         self._behind: list[Parcel] = []  # not done, and no later signal was seen that is
         self._unsaved = Unsaved()
         self._errands = Errands(self.ledger, self._unsaved.answered)
+        self._looking = asyncio.Lock()  # what a look has begun is on its way when it ends
         self._failing = outbox.failing_count()
         rejections = outbox.state()["rejections"]
         assert isinstance(rejections, int)
@@ -176,7 +177,7 @@ class Shift:
                 return 0
             if courier.outstanding and courier.is_open:
                 continue  # it passes again
-            if courier.outstanding or not self._is_more_asked():
+            if courier.outstanding or not (self._looking.locked() or self._is_more_asked()):
                 return courier.outstanding
 
     async def _wait_for_probes(self) -> None:
@@ -234,6 +235,10 @@ class Shift:
 
     async def _tick(self) -> None:
         """Looks at what is due, and at what was asked for."""
+        async with self._looking:
+            await self._look()
+
+    async def _look(self) -> None:
         self._flush()  # what was parked a moment ago can be asked for
         if self.file_lost.is_set():
             return

@@ -347,6 +347,18 @@ def test_an_order_outlives_the_sender_and_is_done_by_the_next(home: Path) -> Non
     assert set(again.sent) == {1, 2, 3}
 
 
+def test_orders_that_were_begun_a_moment_ago_are_waited_for(home: Path) -> None:
+    """While the signals of one look are read from the log, the look of who wants the end finds no
+    more: what was asked for is then neither waiting nor on its way."""
+    append(home, *signals(5))
+    deliver(home, Script())
+    for _ in range(5):
+        order(home, Script(says=lambda _: GONE), REPLAY, 1, 2, 3)
+        again = Script()
+        deliver(home, again, timing=replace(AT_ONCE, tick_s=0.0))
+        assert set(again.sent) == {1, 2, 3}
+
+
 def test_a_replay_of_what_is_still_on_its_way_sends_it_once(home: Path) -> None:
     append(home, *signals(5))
     script = Script(says=lambda _: GONE)
