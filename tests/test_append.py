@@ -562,7 +562,7 @@ log = EventLog(sys.argv[1])
 log._committer._mutex.acquire()  # as a thread in the midst of an append
 pid = os.fork()
 if pid == 0:
-    signal.alarm(5)
+    signal.alarm(60)
     try:
         log.append({"symbol": "A", "action": "BUY", "entry_price": 1, "target_price": 2,
                     "stop_price": 1, "confidence": 80, "strategy": "x"})

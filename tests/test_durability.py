@@ -201,7 +201,7 @@ def test_while_a_real_sync_hangs_nothing_is_acknowledged_and_the_holder_is_named
 ) -> None:
     with EventLog(home) as log:
         log.append(a_signal(1))
-    hang = strace("-P", home / "logs" / FIRST, "-e", "inject=fdatasync:delay_enter=2000000:when=1")
+    hang = strace("-P", home / "logs" / FIRST, "-e", "inject=fdatasync:delay_enter=4000000:when=1")
     with EventLog(home, lock_timeout_s=0.05) as log, pipe(home, under=hang) as slow:
         slow.say(a_signal(2))
         pid = child_of(slow.process)

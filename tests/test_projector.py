@@ -168,7 +168,7 @@ def test_with_a_time_out_a_batch_that_does_not_fill_is_committed_after_it(home: 
         with EventLog(home) as log:
             await log.append_async(a_signal(1))
             seen: list[Checkpoint] = []
-            pace = Pace(batch_entries=50, batch_timeout_s=0.3)
+            pace = Pace(batch_entries=50, batch_timeout_s=1.0)
             projector = Projector(home, SqliteProjection(), pace=pace, on_progress=seen.append)
             async with running(projector):
                 await happens(lambda: at(projector) == 1)

@@ -291,7 +291,8 @@ def test_what_a_killed_one_left_is_removed_by_the_next_and_what_is_in_use_is_not
 def test_interrupted_it_removes_what_it_began(home: Path) -> None:
     lived(home, 400)
     process = rebuilding(home)
-    until(lambda: any((home / "data").glob(".rebuild-*/signals.db")))
+    there = (home / "data").glob
+    until(lambda: any(there(".rebuild-*/signals.db")) or process.poll() is not None)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate()
     assert b"Traceback" not in err

@@ -279,12 +279,8 @@ def test_closing_it_leaves_no_descriptor_and_ends_its_watch(tmp_path: Path) -> N
             for thread in threading.enumerate():
                 if thread.name == "eventlog-watch":
                     await asyncio.to_thread(thread.join, PATIENCE_S)
-            for _ in range(100):  # what a watch held is closed a moment after its thread
-                if len(os.listdir("/proc/self/fd")) <= before:
-                    break
-                await asyncio.sleep(0.05)
-            else:
-                pytest.fail("descriptors are left")
+            # What a watch held is closed a moment after its thread.
+            await happens(lambda: len(os.listdir("/proc/self/fd")) <= before, "closing them all")
 
     asyncio.run(run())
 

@@ -22,6 +22,16 @@ PREAMBLE = """if True:
             return [os.waitpid(-1, os.WNOHANG)[0]]
         except ChildProcessError:
             return []
+
+    parent = os.getpid()
+    heard, told = os.pipe()
+
+    def here(): # tells the parent that a worker has come so far
+        os.write(told, b"x")
+
+    def wait_for(workers): # a busy machine may let one process do all before another begins
+        while workers:
+            workers -= len(os.read(heard, workers))
 """
 
 
@@ -48,9 +58,23 @@ def test_each_task_is_done_once(tasks: int, processes: int) -> None:
 def test_several_processes_take_part() -> None:
     script = """
     pids = set()
-    job = lambda number: time.sleep(0.01) or os.getpid()
+    known = []
+    gate, opening = os.pipe()
+
+    def job(number):
+        if known:
+            return os.getpid()
+        known.append(number)
+        if os.getpid() == parent:
+            wait_for(2)
+            os.write(opening, b"xx")
+        else:
+            here()
+            os.read(gate, 1)
+        return os.getpid()
+
     workers.run(60, job, lambda n, pid: pids.add(pid), processes=3)
-    print(len(pids), os.getpid() in pids)
+    print(len(pids), parent in pids)
     """
     assert in_fresh_process(script).stdout == "3 True\n"
 
@@ -67,13 +91,14 @@ def test_an_answer_of_many_bytes_comes_whole() -> None:
 
 def test_a_worker_that_is_killed_leaves_out_its_answer_only_and_is_told() -> None:
     script = """
-    parent = os.getpid()
     answered = []
 
     def job(number):
-        time.sleep(0.01)
         if os.getpid() != parent and number > 2:
+            here()
             os.kill(os.getpid(), signal.SIGKILL)
+        if os.getpid() == parent and not answered:
+            wait_for(1)
         return number
 
     workers.run(40, job, lambda n, answer: answered.append(n), processes=2)
@@ -87,13 +112,14 @@ def test_a_worker_that_is_killed_leaves_out_its_answer_only_and_is_told() -> Non
 
 def test_what_a_worker_raises_is_as_its_death() -> None:
     script = """
-    parent = os.getpid()
     answered = []
 
     def job(number):
-        time.sleep(0.01)
         if os.getpid() != parent:
+            here()
             raise RuntimeError("in a worker")
+        if not answered:
+            wait_for(2)
         return number
 
     workers.run(40, job, lambda n, answer: answered.append(n), processes=3)
@@ -108,8 +134,6 @@ def test_what_a_worker_raises_is_as_its_death() -> None:
 @pytest.mark.parametrize("where", ["job", "answered"])
 def test_what_is_raised_here_ends_all(where: str) -> None:
     script = f"""
-    parent = os.getpid()
-
     def job(number):
         time.sleep(0.001)
         if os.getpid() == parent and number > 20 and "{where}" == "job":
@@ -148,13 +172,16 @@ def test_a_worker_ends_when_its_parent_was_killed() -> None:
 def test_handlers_of_the_program_are_not_run_in_a_worker() -> None:
     script = """
     signal.signal(signal.SIGTERM, lambda *_: print("handled by", os.getpid(), flush=True))
-    parent = os.getpid()
+    known = []
 
     def job(number):
-        time.sleep(0.01)
         if os.getpid() != parent:
+            here()
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(10)
+        if not known:
+            known.append(number)
+            wait_for(1)
         return number
 
     workers.run(20, job, lambda n, answer: None, processes=2)

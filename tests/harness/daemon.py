@@ -36,6 +36,12 @@ class Daemon:
         """Its exit code. Fails where it does not end at all."""
         return self.process.wait(PATIENCE_S)
 
+    def catches(self, number: signal.Signals) -> bool:
+        """Whether it has come so far that a signal is its own affair; before, it is just killed."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        (mask,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
+        return bool(int(mask, 16) >> (number - 1) & 1)
+
     def stop(self) -> int:
         """Asks it to end, and waits for that."""
         self.send(signal.SIGTERM)
@@ -93,13 +99,33 @@ def listening(
         yield d, d.err.partition("listening url=")[2].split()[0]
 
 
+def abstract_name() -> str:
+    """An address of the whole machine's that nobody else has: no directory keeps tests apart."""
+    return f"@eventlog-{os.getpid()}-{time.monotonic_ns()}"
+
+
 @contextmanager
 def ready(home: Path, *words: object) -> Iterator[Daemon]:
     """A daemon that has told systemd that it is ready, and so can be asked to stop."""
-    name = f"@eventlog-{os.getpid()}-{time.monotonic_ns()}"
+    name = abstract_name()
     with NotifySocket(name) as systemd, daemon(home, *words, env={"NOTIFY_SOCKET": name}) as d:
         until(lambda: systemd.hears("READY=1"), "READY")
         yield d
+
+
+@contextmanager
+def lock_held(home: Path) -> Iterator[None]:
+    """Somebody holds the lock of the database, and hangs."""
+    lock = str(home / "data" / "signals.db.lock")
+    words = ["flock", lock, "sh", "-c", "echo held; exec sleep 600"]
+    holder = subprocess.Popen(words, stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        yield
+    finally:
+        os.killpg(holder.pid, signal.SIGKILL)
+        holder.communicate()
 
 
 class NotifySocket:
@@ -125,16 +151,3 @@ class NotifySocket:
                 self.heard += self._socket.recv(65_536).decode().split("\n")
         except TimeoutError:
             return any(line.startswith(text) for line in self.heard)
-
-
-@contextmanager
-def lock_held(home: Path) -> Iterator[None]:
-    """Somebody holds the lock of the database, and hangs."""
-    words = ["flock", str(home / "data" / "signals.db.lock"), "sleep", "600"]
-    holder = subprocess.Popen(words, start_new_session=True)
-    try:
-        until(lambda: subprocess.run([*words[:1], "-n", words[1], "true"], check=False).returncode)
-        yield
-    finally:
-        os.killpg(holder.pid, signal.SIGKILL)
-        holder.wait()
