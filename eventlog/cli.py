@@ -223,6 +223,8 @@ def tail(obj: Context, lines: int, follow: bool, as_json: bool) -> None:
     if follow:  # before the first line comes out: whoever read it may ask to stop
         # As Ctrl-C, which asyncio knows to end by; an exception out of nowhere would be lost in it.
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        # Which it does not know where a script started us behind itself: there SIGINT is ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     end = end_seq(obj.home)
     for found in raw_lines(obj.home, after=max(0, end - lines)):
         show(found)

@@ -1,6 +1,7 @@
 """What holds for every test: neither its owner's settings nor the machine's speed decide it."""
 
 import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -30,6 +31,8 @@ def pytest_configure() -> None:
         if name.startswith(OWNERS_SETTINGS) and not name.startswith(ASKED_FOR):
             del os.environ[name]
     settings.load_profile("house")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for what a shell runs behind it
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # else what we start ignores it
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

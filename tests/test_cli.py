@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from eventlog import EventLog
 from eventlog.cli import cli
-from tests.harness.process import Done, command_line, eventlog, jsonl
+from tests.harness.process import Done, command_line, eventlog, jsonl, pipe
 from tests.harness.signals import a_signal, closed, signals
 from tests.harness.whole import (
     assert_kept,
@@ -224,6 +224,16 @@ def test_tail_f_goes_on_with_what_comes_until_it_is_told_to_end(
         assert process.stdout.read() == b""
         assert b"Traceback" not in process.stderr.read()
         assert process.wait(60) in (0, 130)
+
+
+def test_tail_f_in_the_background_of_a_script_ends_when_told_to(filled: Path) -> None:
+    """A shell lets what it starts there ignore Ctrl-C."""
+    under = ("sh", "-c", 'trap "" INT && exec "$@"', "sh")
+    with pipe(filled, "-n", 1, "-f", "--json", command="tail", under=under) as tail:
+        assert tail.hear()[0]["seq"] == 7
+        tail.send(signal.SIGTERM)
+        assert (tail.hear_all(), tail.wait()) == ([], 130)
+        assert tail.err == ""
 
 
 # -- verify and status

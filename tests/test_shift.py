@@ -373,7 +373,8 @@ def test_a_replay_of_what_is_still_on_its_way_sends_it_once(home: Path) -> None:
             await happens(lambda: outbox.outcomes("me") == {"stored": 2})
 
     while_delivering(home, script, story)
-    assert max(Counter(script.sent).values()) <= 2  # a probe may have begun before
+    sent = Counter(script.sent)  # nothing, where the requests that passed had begun before
+    assert max(sent.values(), default=0) <= 2  # a probe may have begun before
 
 
 def test_those_to_blame_that_were_overtaken_before_a_restart_are_parked(home: Path) -> None:
