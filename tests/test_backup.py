@@ -885,7 +885,8 @@ def test_empty_directories_of_a_home_are_no_home(home: Path, dest: Path, tmp_pat
     back_up(home, dest, now=NOW)
     new = tmp_path / "new"
     (new / "logs").mkdir(parents=True)
-    (new / "data").mkdir(mode=0o750)
+    (new / "data").mkdir()
+    (new / "data").chmod(0o750)  # whatever the umask
     restore_home(dest, new)
     assert_whole(new)
     assert (new / "data").stat().st_mode & 0o777 == 0o750
