@@ -13,7 +13,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 from eventlog.errors import AppendTimeout, EventLogError, LogBusy, LogClosed
 from eventlog.plan import Group
@@ -61,7 +60,8 @@ class _WaitingThread(Waiting):
 def _release(settled: list[Waiting]) -> None:
     for waiting in settled:
         assert isinstance(waiting, _WaitingThread), "only they are put there with this"
-        if not waiting.leads:  # the leader itself needs no waking
+        # The leader itself needs no waking; the others may be told twice.
+        if not waiting.leads and waiting.lock.locked():
             waiting.lock.release()
 
 
@@ -72,7 +72,7 @@ class Committer:
         self._writer = writer
         self._mutex = threading.Lock()
         self._waiting: list[Waiting] = []
-        self._leading = False
+        self._leader: object = None  # the group of the thread that leads, or one of the orders
         self._closed: str | None = None
         self._thread: threading.Thread | None = None
         self._orders: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -81,31 +81,45 @@ class Committer:
     def run(self, group: Group, timeout_s: float | None = None) -> None:
         """Returns when the group is settled; AppendTimeout, LogBusy and LogClosed are raised."""
         waiting = None
-        with self._mutex:
-            if self._closed is not None:
-                raise _closed(self._closed)
-            if not self._leading and timeout_s is None:
-                self._leading = True
-            elif len(self._waiting) >= WAITING_MAX:
-                raise _busy()
+        try:
+            with self._mutex:
+                if self._closed is not None:
+                    raise _closed(self._closed)
+                if self._leader is None and timeout_s is None:
+                    self._leader = group
+                elif len(self._waiting) >= WAITING_MAX:
+                    raise _busy()
+                else:
+                    if timeout_s is not None:
+                        self._lead_by_thread_unless_led()
+                    waiting = _WaitingThread(group, can_lead=timeout_s is None)
+                    self._waiting.append(waiting)
+            if waiting is None:
+                self._commit_waiting(group)
             else:
-                waiting = _WaitingThread(group, can_lead=timeout_s is None)
-                self._waiting.append(waiting)
-                self._lead_by_thread_unless_led()
-        if waiting is None:
-            self._lead(group)
-            return
-        self._wait(waiting, timeout_s)
-        if waiting.leads:
-            self._lead()
+                self._wait(waiting, timeout_s)
+                if waiting.leads:
+                    self._commit_waiting()
+        except BaseException:
+            if waiting is not None:
+                with self._mutex:
+                    waiting.can_lead = False
+            raise
+        finally:
+            if self._leader is group:
+                try:
+                    self._hand_over(group)
+                except BaseException:  # an interrupt, anywhere in it
+                    self._hand_over(group)
+                    raise
 
     def submit(self, waiting: Sequence[Waiting]) -> None:
         """Queues groups whose callers are woken by their own means. Raises LogClosed."""
         with self._mutex:
             if self._closed is not None:
                 raise _closed(self._closed)
-            self._waiting.extend(waiting)
             self._lead_by_thread_unless_led()
+            self._waiting.extend(waiting)
 
     def close(self) -> None:
         """Ends after all that waits is settled; then the watermark is current. Idempotent."""
@@ -130,14 +144,8 @@ class Committer:
 
     def _wait(self, waiting: _WaitingThread, timeout_s: float | None) -> None:
         """Returns when the group is settled, or is to be led by its own caller."""
-        try:
-            woken = waiting.lock.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s))
-        except BaseException:
-            with self._mutex:
-                must_hand_over, waiting.can_lead = waiting.leads, False
-            if must_hand_over:
-                self._hand_over()
-            raise
+        limit_s = -1 if timeout_s is None else min(max(0.0, timeout_s), threading.TIMEOUT_MAX)
+        woken = waiting.lock.acquire(timeout=limit_s)
         if not woken:
             raise AppendTimeout(
                 f"the append did not end within {timeout_s:g} s: its outcome is unknown",
@@ -146,20 +154,14 @@ class Committer:
 
     # -- leading
 
-    def _lead(self, *own: Group) -> None:
-        try:
-            self._commit_waiting(*own)
-        finally:
-            self._hand_over()
-
     def _commit_waiting(self, *own: Group) -> None:
         """Commits the leader's own group, and all that wait by the time that the lock is held."""
         batch: list[Waiting] = []
 
         def take() -> list[Group]:
             with self._mutex:
-                batch.extend(self._waiting)
-                self._waiting = []
+                taken, self._waiting = self._waiting, []
+                batch.extend(taken)
             return [*own, *[waiting.group for waiting in batch]]
 
         if not own and not self._waiting:
@@ -167,44 +169,69 @@ class Committer:
         try:
             self._writer.commit(take)
         finally:
-            _tell(batch)
+            try:
+                _tell(batch)
+            except BaseException:  # an interrupt, anywhere in it
+                _tell(batch)
+                raise
         if not self._mark_ordered and self._writer.needs_mark:
             self._mark_ordered = True
-            self._order(_MARK)
+            try:
+                self._order(_MARK)
+            except LogBusy as error:  # close() writes it
+                logger.warning("watermark_put_off error=%s", error)
 
-    def _hand_over(self) -> None:
+    def _hand_over(self, leader: object) -> None:
+        """Ends the lead of `leader`, if it still has it: may be called again after an interrupt."""
         with self._mutex:
+            if self._leader is not leader:
+                return
             if not self._waiting:
-                self._leading = False
+                self._leader = None
                 return
             for waiting in self._waiting:
                 if isinstance(waiting, _WaitingThread) and waiting.can_lead:
                     waiting.leads = True
+                    self._leader = waiting.group
                     waiting.lock.release()
                     return
             self._order(_LEAD)
+            self._leader = _LEAD
 
     def _lead_by_thread_unless_led(self) -> None:
-        if not self._leading:
-            self._leading = True
+        self._start_thread()  # also where somebody leads: they may have to hand over to it
+        if self._leader is None:
             self._order(_LEAD)
+            self._leader = _LEAD
 
     def _take_over(self) -> None:
         """Waits for the leadership."""
         while True:
             with self._mutex:
-                if not self._leading:
-                    self._leading = True
+                if self._leader is None:
+                    self._leader = _STOP
                     return
             time.sleep(0.0005)
 
     # -- the thread
 
     def _order(self, order: str) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="eventlog", daemon=True)
-            self._thread.start()
+        self._start_thread()
         self._orders.put(order)
+
+    def _start_thread(self) -> None:
+        if self._thread is not None:
+            return
+        thread = threading.Thread(target=self._work, name="eventlog", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise LogBusy(
+                f"no thread could be started: {error}",
+                do="nothing was written: see the limits of this account, or append without a "
+                "timeout and not by asyncio",
+            ) from error
+        self._thread = thread
 
     def _work(self) -> None:
         mark_at_s: float | None = None
@@ -217,22 +244,31 @@ class Committer:
                 mark_at_s = None if retry_s is None else time.monotonic() + retry_s
                 continue
             if order == _LEAD:
-                # What went wrong is in each group; a bug in here has poisoned the writer.
-                with suppress(EventLogError):
-                    self._lead()
+                self._lead()
             elif order == _MARK:
                 mark_at_s = time.monotonic() + MARK_AFTER_S
             else:
                 return
+
+    def _lead(self) -> None:
+        with self._mutex:
+            if self._leader is not _LEAD:
+                return  # ordered twice, because of an interrupt
+        try:
+            self._commit_waiting()
+        except Exception:  # what went wrong is in each group, and a bug has poisoned the writer
+            logger.exception("commit_failed")
+        finally:
+            self._hand_over(_LEAD)
 
     def _mark(self) -> float | None:
         """Writes the watermark if nobody leads; returns in how many seconds to try again."""
         with self._mutex:
             if self._closed is not None:
                 return None  # close() writes it
-            if self._leading:
+            if self._leader is not None:
                 return MARK_RETRY_S
-            self._leading = True
+            self._leader = _MARK
         try:
             self._mark_ordered = False
             self._writer.mark()
@@ -240,8 +276,11 @@ class Committer:
         except EventLogError as error:
             logger.warning("watermark_put_off error=%s", error)
             return MARK_AFTER_S
+        except Exception:  # a bug: the thread is needed by those who append
+            logger.exception("watermark_failed")
+            return None
         finally:
-            self._hand_over()
+            self._hand_over(_MARK)
 
 
 def _tell(batch: list[Waiting]) -> None:

@@ -93,6 +93,8 @@ class Writer:
         except BaseException:
             poisoned = self._poisoned("an append was interrupted")
             _fail(take() if taken is None else taken, poisoned)
+            with suppress(OSError):
+                self._lock.drop()  # the interrupt may have come just before it was given back
             raise
 
     def mark(self) -> None:
@@ -131,11 +133,11 @@ class Writer:
         """Takes the lock and knows the durable end. Raises EventLogError and OSError."""
         if self._poison is not None:
             raise self._poisoned(self._poison)
-        self._lock.take()
         try:
+            self._lock.take()
             self._accept_word()
         except BaseException:
-            self._lock.release()
+            self._lock.drop()  # and with it the lock, if we have it
             raise
 
     # -- catching up and recovering
