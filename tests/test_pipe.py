@@ -325,6 +325,8 @@ def test_asked_to_stop_it_ends_although_nobody_reads_its_answers(home: Path) -> 
 def test_asked_to_stop_it_ends_although_somebody_else_holds_the_lock(home: Path) -> None:
     eventlog("append", home=home, stdin=jsonl([a_signal(1)]))
     with (home / "logs/.lock").open("rb") as lock, pipe(home) as p:
+        p.say(a_signal(1))
+        assert p.hear()[0]["duplicate"]  # it runs, and knows what SIGTERM is to do
         fcntl.flock(lock, fcntl.LOCK_EX)
         p.say(a_signal(2))
         assert p.is_silent(for_s=0.5)
