@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from eventlog.disk import Disk, write_all
-from eventlog.durable import WORD_BYTES, End, Word, decode_word, encode_word
+from eventlog.durable import WORD_BYTES, WRITING, End, Word, decode_word, encode_word
 from eventlog.errors import LogLocked, UnsafePath
 from eventlog.home import Home, make_home, refuse_foreign
 from eventlog.segments import CLOSED_NAME
@@ -96,7 +96,9 @@ class WriterLock:
 
     def _locked_out(self) -> LogLocked:
         word = decode_word(self.read())
-        holder = f"process {word.pid}" if word is not None else "another process"
+        holder = "another process"
+        if word is not None and word.state == WRITING:  # a clean one is of who held it before
+            holder = f"process {word.pid}"
         return LogLocked(
             f"{holder} has held the log's lock for {self._timeout_s:g} s",
             where=self._home.lock_path,

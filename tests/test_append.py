@@ -5,6 +5,7 @@ test_idempotence.py, and whose files it touches in test_paths.py.
 """
 
 import asyncio
+import fcntl
 import os
 import subprocess
 import sys
@@ -384,6 +385,15 @@ def test_whoever_waits_too_long_for_the_lock_learns_who_holds_it(home: Path) -> 
             assert "nothing was written" in raised.value.do
         assert hanging.result(PATIENCE_S).seq == 2
         assert log.append(a_signal(3)).seq == 3
+
+
+def test_who_holds_the_lock_is_named_only_if_it_has_said_so(home: Path) -> None:
+    with EventLog(home, lock_timeout_s=0) as log:
+        log.append(a_signal(1))
+        with (home / "logs" / ".lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with pytest.raises(LogLocked, match=r"^another process has held"):
+                log.append(a_signal(2))  # the word is of who held it before
 
 
 # -- asyncio (W10)

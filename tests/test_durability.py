@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -32,7 +32,7 @@ from eventlog import (
 from eventlog.plan import SLICE_ENTRIES_MAX
 from tests.harness.faultdisk import ANY, Fault, FaultDisk
 from tests.harness.mounting import on_small_disk
-from tests.harness.patience import PATIENCE_S
+from tests.harness.patience import PATIENCE_S, until
 from tests.harness.process import (
     Call,
     Done,
@@ -190,11 +190,6 @@ def test_the_real_command_acknowledges_nothing_when_the_real_sync_fails(home: Pa
 # -- W2: a sync hangs
 
 
-def append_for_ever(log: EventLog) -> NoReturn:
-    while True:
-        log.append(a_signal(1))
-
-
 @pytest.mark.slow
 def test_while_a_real_sync_hangs_nothing_is_acknowledged_and_the_holder_is_named(
     home: Path,
@@ -205,8 +200,10 @@ def test_while_a_real_sync_hangs_nothing_is_acknowledged_and_the_holder_is_named
     with EventLog(home, lock_timeout_s=0.05) as log, pipe(home, under=hang) as slow:
         slow.say(a_signal(2))
         pid = child_of(slow.process)
+        said = b" %d writing " % pid
+        until(lambda: said in (home / "logs" / ".lock").read_bytes())
         with pytest.raises(EventLogError, match=rf"process {pid} has held") as raised:
-            append_for_ever(log)  # until the other has come so far
+            log.append(a_signal(3))
         assert "see what that process waits for" in raised.value.do
         assert slow.is_silent(for_s=0)
         (receipt,) = slow.hear()  # the disk came back: as if nothing had been
