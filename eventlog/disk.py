@@ -6,6 +6,7 @@ fail each call in turn and an explorer can enumerate every state that a power lo
 
 import errno
 import os
+import re
 import stat
 import sys
 from typing import Protocol
@@ -16,6 +17,8 @@ _NETWORK_FILE_SYSTEMS = frozenset(
     {"9p", "afs", "ceph", "cifs", "fuse.glusterfs", "fuse.sshfs", "gfs2", "glusterfs", "lustre"}
     | {"ncpfs", "nfs", "nfs4", "smb3", "smbfs"}
 )
+# How /proc/self/mountinfo writes what would break its lines: blank, tab, newline and backslash.
+_MOUNT_ESCAPE = re.compile(r"\\(040|011|012|134)")
 
 
 class Disk(Protocol):
@@ -257,15 +260,16 @@ def sync_for_reading(disk: Disk, fd: int) -> None:
 def file_system_of(path: str) -> str:
     """The type of the file system that holds `path`, such as `ext4`; empty when not known."""
     try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
-            lines = mounts.read().splitlines()
+        with open("/proc/self/mountinfo", "rb") as mounts:
+            # Nothing else ends a line of it, not even what Python takes for the end of one.
+            lines = os.fsdecode(mounts.read()).split("\n")[:-1]
     except OSError:
         return ""
     best, kind = "", ""
     real = os.path.realpath(path)
     for line in lines:
         before, _, after = line.partition(" - ")
-        point = before.split(" ")[4].replace("\\040", " ")
+        point = _MOUNT_ESCAPE.sub(lambda found: chr(int(found[1], 8)), before.split(" ")[4])
         inside = real == point or real.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best):
             best, kind = point, after.split(" ")[0]

@@ -348,3 +348,22 @@ def test_a_network_file_system_is_refused_unless_forced(home: Path, kind: str) -
     forced = "import sys, eventlog; eventlog.EventLog(sys.argv[1], allow_network_fs=True).close()"
     command = [*under, sys.executable, "-c", forced, str(home)]
     assert subprocess.run(command, check=False).returncode == 0
+
+
+ODD_MOUNT_POINTS = ["a b", "a\tb", "a\nb", "a\\b", "a\\040b", "a\rb", "a\x0bb", "a\u2028b"]
+
+
+@pytest.mark.parametrize("name", ODD_MOUNT_POINTS, ids=ascii)
+def test_the_file_system_is_known_whatever_its_mount_point_is_called(
+    tmp_path: Path, name: str
+) -> None:
+    """W9: the kernel writes four characters of a name as octal numbers, and the others as such."""
+    at = tmp_path / name
+    (at / "home").mkdir(parents=True)
+    script = 'mount -t tmpfs tmpfs "$0" && mkdir "$0/home" && exec "$@"'
+    under = [shutil.which("unshare") or "false", "-m", "sh", "-c", script, str(at)]
+    if subprocess.run([*under, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("mounting takes root and a kernel that allows it: sudo tools/test")
+    ask = "import sys, eventlog; print(eventlog.file_system_of(sys.argv[1]))"
+    command = [*under, sys.executable, "-c", ask, str(at / "home")]
+    assert subprocess.run(command, capture_output=True, check=False).stdout == b"tmpfs\n"
