@@ -276,15 +276,10 @@ class WriteLock:
     async def __aenter__(self) -> None:
         import asyncio  # not at the top: `eventlog status` must not wait for it
 
-        fd = self._open()
-        try:
-            poll_s = LOCK_POLL_S_MIN
-            while not _try(fd):
-                await asyncio.sleep(poll_s)
-                poll_s = min(2 * poll_s, LOCK_POLL_S_MAX)
-        except BaseException:
-            os.close(fd)
-            raise
+        poll_s = LOCK_POLL_S_MIN
+        while (fd := self._open_locked(fcntl.LOCK_NB)) is None:
+            await asyncio.sleep(poll_s)
+            poll_s = min(2 * poll_s, LOCK_POLL_S_MAX)
         self._fd = fd
 
     async def __aexit__(
@@ -299,27 +294,31 @@ class WriteLock:
     @contextmanager
     def held(self) -> Iterator[None]:
         """The same for code that has no event loop."""
-        fd = self._open()
+        while (fd := self._open_locked()) is None:
+            pass
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
             yield
         finally:
             os.close(fd)
 
-    def _open(self) -> int:
+    def _open_locked(self, flags: int = 0) -> int | None:
+        """Opens and locks it; None where it is locked, or was deleted or replaced meanwhile."""
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        flags = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.open(self._path, flags, 0o600)
+        how = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(self._path, how, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | flags)
+            if os.path.samestat(os.stat(self._path, follow_symlinks=False), os.fstat(fd)):
+                return fd
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+        return None
 
 
 def write_lock(home: Path) -> WriteLock:
     """The lock that whoever writes the database of this home must hold."""
     return WriteLock(home / "data" / "signals.db.lock")
-
-
-def _try(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -8,8 +8,6 @@ Invariant: an entry is below the checkpoint or in `done` only if it was delivere
 no signal.
 """
 
-import fcntl
-import os
 import sqlite3
 import stat
 import time
@@ -25,7 +23,7 @@ from projections.database import is_damage, look, make_file, set_aside
 from projections.outbox_schema import BUSY_S_MAX, is_whole, set_up
 from projections.outbox_schema import NAME as NAME
 from projections.projection import Checkpoint
-from projections.sender import lock_path
+from projections.sender import is_held
 
 T = TypeVar("T")
 
@@ -350,17 +348,7 @@ def is_delivering(home: Path) -> bool:
 
     One that is disabled does not hold the lock, so that another one may send.
     """
-    try:
-        fd = os.open(lock_path(home), os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    except PermissionError:
-        return True  # this account cannot tell: what the file says stands
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
+    if is_held(home):
+        return True  # also where this account cannot tell: what the file says stands
     found = read_outbox(outbox_path(home))
     return found is not None and found[2]["state"] == DISABLED

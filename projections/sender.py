@@ -1,8 +1,13 @@
 """Who may send to Alpine: one sender a home, by flock on `data/alpine.lock`.
 
-Invariant: who holds it holds the lock of the file that stands at the path.
+Where somebody deletes that file under a running sender, the next one would lock a file of its own.
+So the directory `data/` is locked too, which cannot be deleted under what stands in it.
+
+Invariant: who holds it holds the lock of the file that stood at the path when it was taken, and
+that of the directory.
 """
 
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -19,8 +24,9 @@ def lock_path(home: Path) -> Path:
 class SenderLock:
     """Held from `take` to `release`, or to the end of the process."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, directory_fd: int) -> None:
         self._fd = fd
+        self._directory_fd = directory_fd
 
     @classmethod
     def take(cls, home: Path) -> Self | None:
@@ -32,7 +38,7 @@ class SenderLock:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _stands_at(path, fd):
-                    return cls(fd)
+                    return cls(fd, _locked(path.parent))
             except BlockingIOError:
                 os.close(fd)
                 return None
@@ -44,7 +50,14 @@ class SenderLock:
 
     def release(self) -> None:
         """Lets another one send."""
+        os.close(self._directory_fd)
         os.close(self._fd)
+
+
+def is_held(home: Path) -> bool:
+    """Whether somebody sends; True also where this account cannot tell."""
+    path = lock_path(home)
+    return _is_locked(path) or _is_locked(path.parent)
 
 
 def _stands_at(path: Path, fd: int) -> bool:
@@ -52,3 +65,31 @@ def _stands_at(path: Path, fd: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(fd))
     except FileNotFoundError:
         return False
+
+
+def _locked(directory: Path) -> int:
+    """The descriptor that holds the directory's lock. Raises BlockingIOError."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno != errno.EBADF:  # NFS locks only what is open for writing: the file must do
+            os.close(fd)
+            raise
+    return fd
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except PermissionError:
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False

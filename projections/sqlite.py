@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import quote
 
 import aiosqlite
 
@@ -201,8 +202,13 @@ class SqliteProjection:
 
 
 async def _connect(path: Path) -> aiosqlite.Connection:
+    # rw: a file that was deleted since it was set up must not be made, empty and open to all.
     db = await aiosqlite.connect(
-        path, isolation_level=None, timeout=database.BUSY_TIMEOUT_S, cached_statements=64
+        f"file:{quote(str(path))}?mode=rw",
+        uri=True,
+        isolation_level=None,
+        timeout=database.BUSY_TIMEOUT_S,
+        cached_statements=64,
     )
     try:
         # NORMAL: a power loss may take the last commits, never half of one; the log has them.

@@ -716,17 +716,20 @@ def test_a_second_sender_stands_by_and_takes_over(home: Path) -> None:
     assert (first.sent, second.sent) == ([1, 2, 3, 4, 5, 6], [7])
 
 
-def test_a_lock_that_was_replaced_locks_nobody_in(home: Path) -> None:
-    """W9: who holds a file that no path leads to holds nothing."""
+def test_whoever_deletes_the_lock_file_lets_no_second_sender_in(home: Path) -> None:
+    """W9: the one that runs goes on alone, and status sees it."""
     append(home, a_signal(1))
     old = SenderLock.take(home)
     assert old is not None
     assert SenderLock.take(home) is None
-    assert is_delivering(home)
     lock_path(home).unlink()
+    assert is_delivering(home)
+    assert SenderLock.take(home) is None
+    assert is_delivering(home)
+    old.release()
+    assert not is_delivering(home)
     new = SenderLock.take(home)
     assert new is not None
-    old.release()
     assert SenderLock.take(home) is None
     new.release()
     assert not is_delivering(home)

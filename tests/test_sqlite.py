@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from projections import (
     SignalStore,
     schema,
 )
-from projections.database import JOURNAL_BYTES_MAX, connect, examine
+from projections.database import JOURNAL_BYTES_MAX, connect, examine, write_lock
 from projections.sqlite import SqliteProjection
 from projections.status import status
 from projections.waiting import projected_seq
@@ -838,6 +838,70 @@ def held(home: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def test_who_waits_for_a_lock_file_that_is_deleted_meanwhile_waits_for_the_new_one(
+    home: Path,
+) -> None:
+    """W9: two that hold the locks of two files would write at once."""
+    projected(home, 1)
+    entered: list[str] = []
+
+    def wait_in_a_thread() -> None:
+        with write_lock(home).held():
+            entered.append("thread")
+
+    async def wait_in_a_task() -> None:
+        async with write_lock(home):
+            entered.append("task")
+
+    async def run() -> None:
+        thread = threading.Thread(target=wait_in_a_thread)
+        with ExitStack() as stack:
+            with held(home):
+                thread.start()
+                task = asyncio.create_task(wait_in_a_task())
+                await asyncio.sleep(0.1)
+                (home / "data" / "signals.db.lock").unlink()
+                stack.enter_context(held(home))
+            await asyncio.sleep(0.1)
+            assert entered == []
+        await task
+        await asyncio.to_thread(thread.join)
+
+    asyncio.run(run())
+    assert sorted(entered) == ["task", "thread"]
+
+
+# Deletes the database when SQLite is about to open it for writing.
+DELETING = """
+import asyncio, sys
+from pathlib import Path
+from projections.errors import ProjectionStalled
+from projections.sqlite import SqliteProjection
+home = Path(sys.argv[1])
+def hook(event, words):
+    if event == "sqlite3.connect" and "mode=ro" not in str(words[0]):
+        (home / "data" / "signals.db").unlink()
+sys.addaudithook(hook)
+try:
+    asyncio.run(SqliteProjection().open(home))
+except ProjectionStalled:
+    print("stalled")
+"""
+
+
+def test_a_database_that_is_deleted_before_it_is_opened_is_not_made_open_to_all(
+    home: Path,
+) -> None:
+    """Contract 1: SQLite would make an empty file with the mode that the umask leaves."""
+    path = projected(home, 1)
+    script = [sys.executable, "-c", DELETING, str(home)]
+    done = subprocess.run(script, capture_output=True, text=True, cwd=CHECKOUT, check=False)
+    assert (done.stdout, done.stderr) == ("stalled\n", "")
+    assert not path.exists()
+    assert eventlog("project", "sqlite", "--once", home=home).code == 0
+    assert_is_fold(home)
 
 
 def test_a_row_that_somebody_else_put_in_is_told(home: Path) -> None:
