@@ -121,6 +121,7 @@ async def _deliver(home: Path, projection: AlpineProjection) -> bool:
     try:
         await projection.open(home)
     except ProjectionStalled:
+        await asyncio.sleep(POLL_S)
         return True  # somebody else has begun to deliver
     try:
         await projection.drain()

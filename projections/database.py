@@ -37,6 +37,13 @@ LOCK_POLL_S_MIN, LOCK_POLL_S_MAX = 0.0005, 0.01
 IMMUTABLE = "mode=ro&immutable=1"  # takes no lock and makes no file: only while nobody writes
 MISSING, OURS, FOREIGN, DAMAGED = "missing", "ours", "foreign", "damaged"
 OLDER, NEWER = "older", "newer"  # ours, of another schema
+# A full disk, a file limit, a failed read or write, or a lock that somebody else holds.
+_PASSING = frozenset(
+    {
+        *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED),
+        *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM),
+    }
+)
 _OUR_TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
 
 
@@ -93,6 +100,11 @@ def is_damage(error: sqlite3.Error) -> bool:
     broken = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
     # "no such table": ours by its header, but the schema is gone.
     return code is not None and (code & 0xFF in broken or "no such table" in str(error))
+
+
+def may_pass(error: sqlite3.Error) -> bool:
+    """Whether SQLite could not do it now, and may be able to later, with nothing changed."""
+    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _PASSING
 
 
 def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:

@@ -21,6 +21,7 @@ from pathlib import Path
 from eventlog import Entry
 from projections.alpine import Alpine, AlpineClient
 from projections.counted import Counted
+from projections.database import may_pass
 from projections.errors import CheckpointMoved, ProjectionError, ProjectionStalled
 from projections.keys import KeySource
 from projections.outbox import DISABLED, NAME, STOPPED, Outbox, outbox_path
@@ -65,17 +66,21 @@ class AlpineProjection:
         self._died = died
         self.requests = Requests()
         self._home = Path()
+        self._has_warned = False  # that it is disabled
         self._lock: SenderLock | None = None
         self._shift: Shift | None = None  # None while it is closed, or disabled
 
     async def open(self, home: Path) -> Checkpoint:
         """The checkpoint below which all is done.
 
-        Raises ProjectionStalled while another daemon sends, ProjectionError for a wrong address.
+        Raises ProjectionStalled while another daemon sends, or the file cannot be opened for now,
+        ProjectionError for a wrong address.
         """
         self._home = home
         if self._config.disabled is not None:
-            logger.warning("delivery_disabled reason=%s", self._config.disabled)
+            if not self._has_warned:  # also where it stalls, and is opened again and again
+                logger.warning("delivery_disabled reason=%s", self._config.disabled)
+            self._has_warned = True
             return self._tell_disabled(DISABLED, self._config.disabled)
         lock = SenderLock.take(home)
         if lock is None:
@@ -155,7 +160,8 @@ class AlpineProjection:
             if shift is not None:
                 await shift.end()
             else:
-                self._tell_disabled(STOPPED, None)
+                with suppress(ProjectionStalled):  # a full disk: for a word it stops nobody
+                    self._tell_disabled(STOPPED, None)
         finally:
             if lock is not None:
                 lock.release()
@@ -179,12 +185,17 @@ class AlpineProjection:
 
 
 def open_outbox(home: Path) -> Outbox:
-    """`data/alpine.db`, made or set up anew where that is needed. Raises ProjectionError."""
+    """`data/alpine.db`, made or set up anew where that is needed.
+
+    Raises ProjectionStalled while the disk is full or the like, ProjectionError.
+    """
     path = outbox_path(home)
     try:
         return Outbox.open(path)
     except (sqlite3.Error, OSError) as error:
-        raise ProjectionError(
+        is_passing = isinstance(error, sqlite3.Error) and may_pass(error)
+        kind = ProjectionStalled if is_passing else ProjectionError
+        raise kind(
             f"the delivery state cannot be opened: {error}",
             where=str(path),
             do="make room, or mend the permissions of its directory; "

@@ -42,13 +42,6 @@ NO_INODE = (0, 0)
 MOVE_CHECKPOINT = """UPDATE checkpoint SET seq = ?, chain = ?, segment = ?, byte_offset = ?
     WHERE name = ? AND seq = ? AND chain = ?
     AND (SELECT user_version FROM pragma_user_version) = ?"""
-# A full disk, a file limit, a failed read or write, or a lock that somebody else holds.
-_PASSING = frozenset(
-    {
-        *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED),
-        *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM),
-    }
-)
 
 
 class SqliteProjection:
@@ -192,7 +185,7 @@ class SqliteProjection:
         if database.is_damage(error):
             self._is_examined = False
             return CheckpointMoved(f"the database is damaged: {error}", where=where, do=HEAL)
-        if (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _PASSING:
+        if database.may_pass(error):
             return ProjectionStalled(f"SQLite cannot write now: {error}", where=where, do=MAKE_WAY)
         return ProjectionError(
             f"the table does not take what the log says: {error}",

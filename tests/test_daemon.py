@@ -21,6 +21,7 @@ from tests.harness.plugins import plugins
 from tests.harness.process import child_of, eventlog, strace
 from tests.harness.projecting import append
 from tests.harness.signals import a_signal, closed, signals
+from tests.harness.smalldisk import on_small_disk
 from tests.harness.tables import (
     assert_caught_up,
     assert_is_fold,
@@ -536,3 +537,37 @@ def test_all_means_every_projection_that_is_registered(home: Path, tmp_path: Pat
     done = eventlog("project", "all", "--once", home=home, env=env)
     assert done.code != 0
     assert "projection=failing" in done.err
+
+
+# -- a full disk
+
+
+@pytest.mark.parametrize("state", ["disabled", "waiting"])
+def test_started_on_a_full_disk_it_waits_and_goes_on_when_space_is_back(
+    home: Path, state: str
+) -> None:
+    """Q3, and no projection takes the others down: a supervisor gives up after a few starts."""
+    append(home, *signals(30))
+    mounted = on_small_disk("2m", home / "data")
+    script = 'dd if=/dev/zero of="$0/data/filler" bs=4096 2>/dev/null; exec "$@"'
+    env = {"ALPINE_API_URL": "http://127.0.0.1:9", "ALPINE_API_KEY": "k"}  # where nobody listens
+    with daemon(
+        home,
+        "all",
+        env=env if state == "waiting" else {},
+        under=(*mounted, "sh", "-c", script, home),
+    ) as d:
+        until(lambda: "stalled projection=sqlite" in d.err or d.process.poll() is not None)
+        inside = Path(f"/proc/{d.process.pid}/root{home}")
+        assert d.process.poll() is None, d.err
+        (inside / "data" / "filler").unlink()
+        until(lambda: seen_from_within(d, home)["sqlite"]["checkpoint"] == 30)
+        until(lambda: seen_from_within(d, home)["alpine"]["state"] == state)
+        assert d.stop() == 0
+        assert "the delivery state cannot be opened" in d.err
+
+
+def seen_from_within(d: Daemon, home: Path) -> Any:
+    """What status says to one who sees the disks that the daemon sees."""
+    under = ("nsenter", "-t", d.process.pid, "-m")
+    return eventlog("status", "--json", home=home, under=under).answers[0]["projections"]
