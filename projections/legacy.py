@@ -195,6 +195,8 @@ def _signal_item(line: Record, row: Record) -> Record:
     recorded_at = _recorded_at(merged)
     if recorded_at is not None:
         item["legacy_recorded_at"] = recorded_at
+        if _is_moment(recorded_at):
+            item.setdefault("timestamp", recorded_at)  # else it were decided when it is imported
     return item
 
 
@@ -250,6 +252,14 @@ def _with_offset(text: str) -> str:
     except ValueError:
         return text  # the door says what is wrong with it
     return moment.replace(tzinfo=UTC).isoformat() if moment.tzinfo is None else text
+
+
+def _is_moment(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _recorded_at(record: Mapping[str, object]) -> str | None:

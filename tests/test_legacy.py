@@ -275,6 +275,22 @@ def test_what_a_line_lacks_is_left_out_of_its_hash_and_filled_in(
     assert ("legacy_recorded_at" in payload) == (left_out != "server_timestamp")
 
 
+@pytest.mark.parametrize(
+    ("created_at", "timestamp"),
+    [("2025-11-18 02:00:03", "2025-11-18T02:00:03.000000+00:00"), ("once", None)],
+)
+def test_a_signal_without_timestamp_was_decided_when_the_old_tracker_took_it(
+    home: Path, old: Old, created_at: str, timestamp: str | None
+) -> None:
+    """Not when it is imported, years later, unless nothing else is known."""
+    took = line(1, timestamp=...)
+    came = line(2, timestamp=..., server_timestamp=..., created_at=created_at)
+    brought(old.lines(took, came), home)
+    (_, first), (_, second) = payloads(home)
+    assert first["timestamp"] == "2025-11-18T02:00:01.250000+00:00"
+    assert timestamp in (second["timestamp"], None)
+
+
 def test_the_row_fills_what_the_line_lacks(home: Path, old: Old) -> None:
     came = line(1, asset_type=..., server_timestamp=...)
     there = row(1, asset_type="crypto", outcome="win", exit_price=111.0, profit_loss_pct=11.0)
