@@ -11,12 +11,14 @@ Invariant: every status has exactly one meaning, and what is kept of an answer i
 and without the key that was sent.
 """
 
+import html
 import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from urllib.parse import quote
 
 import orjson
 
@@ -157,12 +159,19 @@ def shown_body(data: bytes, secret: bytes = b"") -> str:
 
 
 def _without(secret: bytes, text: str) -> str:
-    """A server may show the headers that it got, as text or in JSON; headers are often latin-1."""
+    """A server may show the headers that it got: as text, in JSON, HTML, a URL, or as Python does.
+
+    Headers are often read as latin-1.
+    """
     if not secret:
         return text
     read = {secret.decode("utf-8", "replace"), secret.decode("latin-1")}
     escaped = {
         json.dumps(key, ensure_ascii=to_ascii)[1:-1] for key in read for to_ascii in (False, True)
     }
-    forms = sorted(read | escaped, key=len, reverse=True)  # the longest first: it may hold another
-    return re.sub("|".join(map(re.escape, forms)), "***", text, flags=re.IGNORECASE)
+    in_html = {html.escape(key, quote=quotes) for key in read for quotes in (False, True)}
+    in_html |= {key.replace("&#x27;", "&#39;").replace("&quot;", "&#34;") for key in in_html}
+    as_bytes = {quote(secret, safe=""), quote(secret), repr(secret)[2:-1]}
+    forms = read | escaped | in_html | as_bytes
+    longest_first = sorted(forms, key=len, reverse=True)  # one may hold another
+    return re.sub("|".join(map(re.escape, longest_first)), "***", text, flags=re.IGNORECASE)

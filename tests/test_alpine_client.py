@@ -181,6 +181,20 @@ def test_a_key_that_a_server_shows_is_not_kept(
         assert "*" in kept
 
 
+@pytest.mark.parametrize(
+    "shown",
+    [
+        *("a+b/c&lt;d&amp;e&quot;f&#x27;g=ß", "a+b/c&lt;d&amp;e&#34;f&#39;g=ß"),
+        *("a%2Bb%2Fc%3Cd%26e%22f%27g%3D%C3%9F", "a%2Bb/c%3Cd%26e%22f%27g%3D%C3%9F"),
+        "a+b/c<d&e\"f\\'g=\\xc3\\x9f",
+    ],
+)
+def test_a_key_that_is_shown_as_html_in_a_url_or_as_python_does_is_not_kept(shown: str) -> None:
+    """S3: what a debug page makes of it."""
+    key = "a+b/c<d&e\"f'g=ß".encode()
+    assert shown_body(f"X-API-Key: {shown}!".encode(), key) == "X-API-Key: ***!"
+
+
 def test_a_key_that_a_server_shows_is_in_no_answer_and_no_error() -> None:
     echo = f"you sent {KEY}".encode()
 
