@@ -16,12 +16,12 @@ import pytest
 from eventlog import EventLog
 from tests.harness import model
 from tests.harness.daemon import Daemon, NotifySocket, abstract_name, daemon, lock_held, ready
+from tests.harness.mounting import on_small_disk
 from tests.harness.patience import until
 from tests.harness.plugins import plugins
 from tests.harness.process import child_of, eventlog, strace
 from tests.harness.projecting import append
 from tests.harness.signals import a_signal, closed, signals
-from tests.harness.smalldisk import on_small_disk
 from tests.harness.tables import (
     assert_caught_up,
     assert_is_fold,
@@ -548,14 +548,14 @@ def test_started_on_a_full_disk_it_waits_and_goes_on_when_space_is_back(
 ) -> None:
     """Q3, and no projection takes the others down: a supervisor gives up after a few starts."""
     append(home, *signals(30))
-    mounted = on_small_disk("2m", home / "data")
+    small = on_small_disk("2m", home / "data")
     script = 'dd if=/dev/zero of="$0/data/filler" bs=4096 2>/dev/null; exec "$@"'
     env = {"ALPINE_API_URL": "http://127.0.0.1:9", "ALPINE_API_KEY": "k"}  # where nobody listens
     with daemon(
         home,
         "all",
         env=env if state == "waiting" else {},
-        under=(*mounted, "sh", "-c", script, home),
+        under=(*small, "sh", "-c", script, home),
     ) as d:
         until(lambda: "stalled projection=sqlite" in d.err or d.process.poll() is not None)
         inside = Path(f"/proc/{d.process.pid}/root{home}")
