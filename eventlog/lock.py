@@ -113,24 +113,36 @@ def closed_segments_held(disk: Disk, home: Home, timeout_s: float) -> Iterator[N
     Raises LogLocked, UnsafePath where `closed` leads to the directory of a log, and OSError.
     """
     path = f"{home.log_dir}/{CLOSED_LOCK_NAME}"
+    give_up_s = time.monotonic() + timeout_s
+    while (fd := _open_locked(disk, path)) is None:
+        if time.monotonic() >= give_up_s:
+            raise LogLocked(
+                f"a compress or a repair has been at work for {timeout_s:g} s",
+                where=path,
+                do="nothing was changed: retry when it has ended",
+            )
+        time.sleep(CLOSED_POLL_S)
+    try:
+        _refuse_a_log(disk, f"{home.log_dir}/{CLOSED_NAME}")
+        yield
+    finally:
+        disk.close(fd)  # which gives the lock back too
+
+
+def _open_locked(disk: Disk, path: str) -> int | None:
+    """The descriptor of a lock file that we hold. None while somebody else does, or replaces it."""
     try:
         fd = disk.create(path)
     except FileExistsError:
         fd = disk.open(path, writable=True)
     try:
-        give_up_s = time.monotonic() + timeout_s
-        while not disk.try_lock(fd):
-            if time.monotonic() >= give_up_s:
-                raise LogLocked(
-                    f"a compress or a repair has been at work for {timeout_s:g} s",
-                    where=path,
-                    do="nothing was changed: retry when it has ended",
-                )
-            time.sleep(CLOSED_POLL_S)
-        _refuse_a_log(disk, f"{home.log_dir}/{CLOSED_NAME}")
-        yield
-    finally:
-        disk.close(fd)  # which gives the lock back too
+        if disk.try_lock(fd) and disk.size_at(fd, path) is not None:
+            return fd
+    except BaseException:
+        disk.close(fd)
+        raise
+    disk.close(fd)
+    return None
 
 
 def _refuse_a_log(disk: Disk, closed: str) -> None:

@@ -130,7 +130,8 @@ def sha256_hex(field: str, value: object) -> str:
 def number(field: str, value: object) -> float:
     """A finite number as a float: never -0.0, and no int that the float would alter."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidSignal("must be a number", field=field, value=value)
+        instead = ", not text" if isinstance(value, str) else ""
+        raise InvalidSignal(f"must be a number{instead}", field=field, value=value)
     if isinstance(value, int) and not (INT_MIN <= value <= INT_MAX and float(value) == value):
         raise InvalidSignal(
             "cannot be stored exactly as a floating-point number", field=field, value=value

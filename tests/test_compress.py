@@ -1,6 +1,7 @@
 """Closed segments, compressed: the same log, byte for byte, however it is kept (W6, T4, R6)."""
 
 import asyncio
+import fcntl
 import os
 import shutil
 import subprocess
@@ -23,7 +24,7 @@ from eventlog.compress import Report, compress_log
 from eventlog.disk import Disk, RealDisk
 from eventlog.frames import FRAME_BYTES, Raw, ending, frame_of
 from eventlog.home import Home
-from eventlog.lock import closed_segments_held
+from eventlog.lock import CLOSED_LOCK_NAME, closed_segments_held
 from eventlog.reader import LogReader
 from eventlog.repair import Repaired
 from eventlog.repair import repair as repair_log
@@ -804,3 +805,26 @@ def test_large_segments_are_read_in_frames_from_anywhere(tmp_path: Path) -> None
     repair(home, accept=True)
     entries = sum(1 for _ in EventLog(home).read())
     assert 12_000 - 2 * FRAME_BYTES // 300 < entries < 12_000
+
+
+def test_the_lock_of_closed_segments_is_that_of_the_file_which_stands_there(home: Path) -> None:
+    path = home / "logs" / CLOSED_LOCK_NAME
+    path.touch()
+
+    class Replaced(RealDisk):
+        """Somebody deletes the file and makes another one, just before the first lock."""
+
+        def try_lock(self, fd: int) -> bool:
+            if not replaced:
+                replaced.append(fd)
+                path.unlink()
+                path.touch()
+            return super().try_lock(fd)
+
+    replaced: list[int] = []
+    with (
+        closed_segments_held(Replaced(), Home(str(home)), 5),
+        path.open("rb") as other,
+        pytest.raises(BlockingIOError),
+    ):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -61,7 +61,7 @@ def test_a_fact_is_stored_with_its_signal_id_first_and_the_rest_sorted(
         ("expired", {"reason": ""}, "reason must have 1 to 1000 characters"),
         ("cancelled", {"reason": 5}, "reason must be text (got 5)"),
         ("closed", {}, "exit_price is missing"),
-        ("closed", {"exit_price": "1"}, "exit_price must be a number (got 1)"),
+        ("closed", {"exit_price": "1"}, "exit_price must be a number, not text (got 1)"),
         ("closed", {"exit_price": -1}, "exit_price must be > 0 (got -1)"),
         ("closed", {"exit_price": 1, "outcome": "draw"}, "outcome must be one of win, loss"),
         ("closed", {"exit_price": 1, "outcome": ["win"]}, "outcome must be one of win, loss"),

@@ -135,7 +135,7 @@ def test_a_signal_is_stored_in_one_form(
         ({"symbol": "A B"}, "symbol may not hold white space (got A B)"),
         ({"action": "HOLD"}, "action must be BUY or SELL (got HOLD)"),
         ({"target_price": -1}, "target_price must be > 0 (got -1)"),
-        ({"entry_price": "150"}, "entry_price must be a number (got 150)"),
+        ({"entry_price": "150"}, "entry_price must be a number, not text (got 150)"),
         ({"entry_price": True}, "entry_price must be a number (got True)"),
         ({"confidence": 0.85}, "confidence looks like a fraction; did you mean 85.0? (got 0.85)"),
         ({"strategy": ""}, "strategy must have 1 to 100 characters"),
