@@ -97,7 +97,7 @@ def test_what_fits_is_stored_in_one_form(
         (values.price, -1, "must be > 0 (got -1)"),
         (values.price, 0, "must be > 0 (got 0)"),
         (values.price, True, "must be a number (got True)"),
-        (values.price, "150", "must be a number (got 150)"),
+        (values.price, "150", "must be a number, not text (got 150)"),
         (values.price, Decimal("1.5"), "must be a number"),
         (values.price, float("nan"), "must be a finite number (got nan)"),
         (values.price, float("inf"), "must be a finite number (got inf)"),
