@@ -8,6 +8,7 @@ Invariant: nothing is imported from a plug-in before somebody asks for it.
 
 import logging
 from collections.abc import Callable
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
 COMMANDS = "eventlog.commands"
@@ -15,15 +16,17 @@ PROJECTIONS = "eventlog.projections"
 
 logger = logging.getLogger(__name__)
 
+_points = cache(entry_points)  # it looks at each package that is installed
+
 
 def plugin_names(group: str) -> list[str]:
     """Names that are registered in `group`, sorted."""
-    return sorted({point.name for point in entry_points(group=group)})
+    return sorted({point.name for point in _points().select(group=group)})
 
 
 def load_plugin(group: str, name: str) -> object | None:
     """What is registered under `name`, or None, with a warning, when it cannot be loaded."""
-    for point in entry_points(group=group, name=name):
+    for point in _points().select(group=group, name=name):
         found = _load(point)
         if found is not None:
             return found

@@ -10,7 +10,7 @@ from eventlog.disk import Disk, RealDisk
 from eventlog.durable import End
 from eventlog.errors import LogCorrupt
 from eventlog.home import Home, home_at
-from eventlog.line import HEAD, BadLine, Entry
+from eventlog.line import HEAD, LINE_BYTES_MAX, BadLine, Entry
 from eventlog.present import present_segments
 from eventlog.reader import (
     LogReader,
@@ -116,9 +116,14 @@ def _last_tip(disk: Disk, home: Home, end: End | None) -> Tip | None:
         return None
 
 
-def read_entries(path: str, *, after: int) -> Iterator[Entry]:
-    """The durable entries with seq > `after`. Raises LogCorrupt at damage, after those before."""
+def read_entries(path: str, *, after: int, few: bool = False) -> Iterator[Entry]:
+    """The durable entries with seq > `after`. Raises LogCorrupt at damage, after those before.
+
+    `few`: only the first ones are wanted, so no more than a line may need is read at a time.
+    """
     reader = LogReader(Shelf(RealDisk()), existing_home(path), after=after)
+    if few:
+        reader.chunk_bytes = LINE_BYTES_MAX
     try:
         while lines := reader.read():
             yield from entries_of(lines, reader.position)

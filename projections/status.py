@@ -110,7 +110,7 @@ def lag(home: Path, seq: int, done: Collection[int] = ()) -> dict[str, object]:
     oldest = None
     try:
         if entries:
-            later = read_entries(os.fspath(home), after=seq)
+            later = read_entries(os.fspath(home), after=seq, few=True)
             oldest = next((entry for entry in later if entry.seq not in done), None)
     except EventLogError as error:
         return unknown | {"lag_entries": entries, "problem": str(error)}
@@ -127,7 +127,8 @@ def _other_log(home: Path, seq: int, chain: object) -> dict[str, object] | None:
     """
     problem = f"the log has another entry {seq}: it is not the one projected"
     try:
-        entry = next(read_entries(os.fspath(home), after=seq - 1), None) if seq else None
+        before = read_entries(os.fspath(home), after=seq - 1, few=True)
+        entry = next(before, None) if seq else None
         if entry is None or (entry.seq, entry.chain) == (seq, chain):
             return None
     except LogDiverged:
