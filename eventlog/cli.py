@@ -297,10 +297,9 @@ def repair(obj: Context, backup: str | None, accept: bool, as_json: bool) -> Non
       eventlog repair --from /backups/home
       eventlog repair --from /backups/home --accept
     """
-    from datetime import UTC, datetime
-
     import orjson
 
+    from eventlog.clock import now_recorded
     from eventlog.log import LOCK_TIMEOUT_S_DEFAULT
     from eventlog.repair import repair as repair_log
 
@@ -308,7 +307,7 @@ def repair(obj: Context, backup: str | None, accept: bool, as_json: bool) -> Non
         obj.home,
         backup=backup,
         accept=accept,
-        now=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        now=now_recorded(),
         lock_timeout_s=LOCK_TIMEOUT_S_DEFAULT,
     )
     if as_json:

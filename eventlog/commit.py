@@ -46,13 +46,12 @@ class Waiting:
 class _WaitingThread(Waiting):
     """A thread that waits for its group until `lock` is released."""
 
-    __slots__ = ("can_lead", "leads", "lock")
+    __slots__ = ("can_lead", "lock")
 
     def __init__(self, group: Group, *, can_lead: bool) -> None:
         self.group = group
         self.notify = _release
         self.can_lead = can_lead
-        self.leads = False  # it was woken to lead, not because it is settled
         self.lock = threading.Lock()
         self.lock.acquire()
 
@@ -60,8 +59,7 @@ class _WaitingThread(Waiting):
 def _release(settled: list[Waiting]) -> None:
     for waiting in settled:
         assert isinstance(waiting, _WaitingThread), "only they are put there with this"
-        # The leader itself needs no waking; the others may be told twice.
-        if not waiting.leads and waiting.lock.locked():
+        if waiting.lock.locked():  # else it was woken to lead, or is told for the second time
             waiting.lock.release()
 
 
@@ -98,7 +96,7 @@ class Committer:
                 self._commit_waiting(group)
             else:
                 self._wait(waiting, timeout_s)
-                if waiting.leads:
+                if self._leader is group:  # woken to lead, not because it is settled
                     self._commit_waiting()
         except BaseException:
             if waiting is not None:
@@ -191,7 +189,6 @@ class Committer:
                 return
             for waiting in self._waiting:
                 if isinstance(waiting, _WaitingThread) and waiting.can_lead:
-                    waiting.leads = True
                     self._leader = waiting.group
                     waiting.lock.release()
                     return

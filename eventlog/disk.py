@@ -201,7 +201,7 @@ class RealDisk:
             status = os.lstat(path)
         except FileNotFoundError:
             return None
-        return status.st_size if self._inodes[fd] == (status.st_dev, status.st_ino) else None
+        return status.st_size if _inode(status) == self._inodes[fd] else None
 
     def link(self, target: str, path: str) -> None:
         new = f"{path}.{os.getpid()}.new"

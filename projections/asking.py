@@ -122,7 +122,7 @@ async def _deliver(home: Path, projection: AlpineProjection) -> bool:
         await projection.open(home)
     except ProjectionStalled:
         await asyncio.sleep(POLL_S)
-        return True  # somebody else has begun to deliver
+        return True  # somebody else has begun to deliver, or there is no room for now
     try:
         await projection.drain()
         return True

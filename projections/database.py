@@ -289,10 +289,13 @@ class WriteLock:
         import asyncio  # not at the top: `eventlog status` must not wait for it
 
         poll_s = LOCK_POLL_S_MIN
-        while (fd := self._open_locked(fcntl.LOCK_NB)) is None:
+        while True:
+            with suppress(BlockingIOError):
+                if (fd := open_locked(self._path, fcntl.LOCK_NB)) is not None:
+                    self._fd = fd
+                    return
             await asyncio.sleep(poll_s)
             poll_s = min(2 * poll_s, LOCK_POLL_S_MAX)
-        self._fd = fd
 
     async def __aexit__(
         self,
@@ -306,29 +309,31 @@ class WriteLock:
     @contextmanager
     def held(self) -> Iterator[None]:
         """The same for code that has no event loop."""
-        while (fd := self._open_locked()) is None:
+        while (fd := open_locked(self._path)) is None:
             pass
         try:
             yield
         finally:
             os.close(fd)
 
-    def _open_locked(self, flags: int = 0) -> int | None:
-        """Opens and locks it; None where it is locked, or was deleted or replaced meanwhile."""
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        how = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(self._path, how, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | flags)
-            if os.path.samestat(os.stat(self._path, follow_symlinks=False), os.fstat(fd)):
+
+def open_locked(path: Path, flags: int = 0) -> int | None:
+    """The descriptor of a lock file that we hold; None where it was replaced or deleted meanwhile.
+
+    Waits for who holds it; with fcntl.LOCK_NB it raises BlockingIOError instead.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | flags)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(fd)):
                 return fd
-        except (BlockingIOError, FileNotFoundError):
-            pass
-        except BaseException:
-            os.close(fd)
-            raise
+    except BaseException:
         os.close(fd)
-        return None
+        raise
+    os.close(fd)
+    return None
 
 
 def write_lock(home: Path) -> WriteLock:

@@ -195,8 +195,9 @@ def _signal_item(line: Record, row: Record) -> Record:
     recorded_at = _recorded_at(merged)
     if recorded_at is not None:
         item["legacy_recorded_at"] = recorded_at
-        if _is_moment(recorded_at):
-            item.setdefault("timestamp", recorded_at)  # else it were decided when it is imported
+        moment = _stored_moment(recorded_at)
+        if moment is not None:
+            item.setdefault("timestamp", moment)  # else it were decided when it is imported
     return item
 
 
@@ -254,12 +255,13 @@ def _with_offset(text: str) -> str:
     return moment.replace(tzinfo=UTC).isoformat() if moment.tzinfo is None else text
 
 
-def _is_moment(text: str) -> bool:
+def _stored_moment(text: str) -> str | None:
+    """It as the door stores a time; None where it is none that the door would take."""
     try:
-        datetime.fromisoformat(text)
-    except ValueError:
-        return False
-    return True
+        moment = datetime.fromisoformat(_with_offset(text)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return moment.isoformat(timespec="microseconds")
 
 
 def _recorded_at(record: Mapping[str, object]) -> str | None:

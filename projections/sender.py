@@ -10,8 +10,11 @@ that of the directory.
 import errno
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
+
+from projections.database import open_locked
 
 TRIES_MAX = 10  # somebody replaces the lock file again and again
 
@@ -32,20 +35,16 @@ class SenderLock:
     def take(cls, home: Path) -> Self | None:
         """Takes it; None while somebody else has it."""
         path = lock_path(home)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for _ in range(TRIES_MAX):
-            fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _stands_at(path, fd):
+        with suppress(BlockingIOError):
+            for _ in range(TRIES_MAX):
+                fd = open_locked(path, fcntl.LOCK_NB)
+                if fd is None:
+                    continue
+                try:
                     return cls(fd, _locked(path.parent))
-            except BlockingIOError:
-                os.close(fd)
-                return None
-            except BaseException:
-                os.close(fd)
-                raise
-            os.close(fd)
+                except BaseException:
+                    os.close(fd)
+                    raise
         return None
 
     def release(self) -> None:
@@ -58,13 +57,6 @@ def is_held(home: Path) -> bool:
     """Whether somebody sends; True also where this account cannot tell."""
     path = lock_path(home)
     return _is_locked(path) or _is_locked(path.parent)
-
-
-def _stands_at(path: Path, fd: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(fd))
-    except FileNotFoundError:
-        return False
 
 
 def _locked(directory: Path) -> int:

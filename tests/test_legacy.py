@@ -277,7 +277,13 @@ def test_what_a_line_lacks_is_left_out_of_its_hash_and_filled_in(
 
 @pytest.mark.parametrize(
     ("created_at", "timestamp"),
-    [("2025-11-18 02:00:03", "2025-11-18T02:00:03.000000+00:00"), ("once", None)],
+    [
+        ("2025-11-18 02:00:03", "2025-11-18T02:00:03.000000+00:00"),
+        ("2025-11-18T02:00+00:00", "2025-11-18T02:00:00.000000+00:00"),  # the door wants seconds
+        ("2025-11-18T02:00:03.123456789Z", "2025-11-18T02:00:03.123456+00:00"),  # and six digits
+        ("0001-01-01T00:00:00+05:00", None),  # no year in UTC
+        ("once", None),
+    ],
 )
 def test_a_signal_without_timestamp_was_decided_when_the_old_tracker_took_it(
     home: Path, old: Old, created_at: str, timestamp: str | None
