@@ -35,10 +35,6 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-class NobodyReads(Exception):
-    """Whoever read our output has gone. No OSError, for click answers to those by itself."""
-
-
 class EventLogError(Exception):
     """Base of all our errors: `what` happened, `where`, and what to `do`."""
 

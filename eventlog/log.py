@@ -11,23 +11,25 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from eventlog.append.batch import EACH, PREFIX, Group, Receipt
+from eventlog.append.dedupe import DEDUPE_ENTRIES_DEFAULT
+from eventlog.append.group_commit import Committer
+from eventlog.append.writer import Settings, Writer
 from eventlog.clock import now_recorded, now_stored
-from eventlog.commit import Committer
-from eventlog.disk import Disk, RealDisk, file_system_of, is_network_file_system
-from eventlog.door import Admitted, admit
 from eventlog.errors import EventLogError, InvalidSignal, Unsupported
-from eventlog.home import home_at
-from eventlog.line import Entry
-from eventlog.plan import EACH, PREFIX, Group, Receipt
-from eventlog.reader import LogReader, entries_of, read_word, reader_near_end
-from eventlog.segments import SEGMENT_BYTES_DEFAULT, Position
-from eventlog.shelf import Shelf
-from eventlog.signal import Signal
-from eventlog.window import DEDUPE_ENTRIES_DEFAULT
-from eventlog.writer import Settings, Writer
+from eventlog.format.line import Entry
+from eventlog.format.segment import SEGMENT_BYTES_DEFAULT, Position
+from eventlog.read.reader import LogReader, entries_of, reader_near_end
+from eventlog.schema.signal import Signal
+from eventlog.schema.validation import Admitted, admit
+from eventlog.storage.disk import Disk, RealDisk
+from eventlog.storage.durable_state import read_word
+from eventlog.storage.filesystem import file_system_of, is_network_file_system
+from eventlog.storage.home import home_at
+from eventlog.storage.segment_disk import Shelf
 
 if TYPE_CHECKING:
-    from eventlog.front import Fronts
+    from eventlog.append.async_append import Fronts
 
 LOCK_TIMEOUT_S_DEFAULT = 30.0  # longer than any healthy sync, shorter than a person's patience
 
@@ -146,7 +148,9 @@ class EventLog:
         and a retry with the same signal_id is idempotent.
         """
         if self._fronts is None:
-            from eventlog.front import Fronts  # asyncio would double the start of every command
+            from eventlog.append.async_append import (
+                Fronts,  # asyncio would double the start of every command
+            )
 
             self._fronts = Fronts(self._committer)
         return await self._fronts.here().append(self._admit(item))
@@ -182,7 +186,7 @@ class EventLog:
         Waits where there is no log yet. Close the iterator (`contextlib.aclosing`) or cancel its
         task to stop. Raises LogCorrupt, LogDiverged.
         """
-        from eventlog.tail import follow  # watchfiles and asyncio: for those who wait
+        from eventlog.read.tail import follow  # watchfiles and asyncio: for those who wait
 
         lines_after = follow(self._disk, self._home, after=after, hint=hint, on_watch=on_watch)
         async with aclosing(lines_after):

@@ -11,31 +11,32 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from projections.errors import CheckpointMoved, ProjectionError, ProjectionStalled, SchemaTooNew
-    from projections.lifecycle import ActiveSignal, Conversion, LifecycleTracker
+    from projections.legacy.tracker import SignalTracker
     from projections.projection import Checkpoint, Projection
-    from projections.projector import Pace, Projector
-    from projections.queries import SignalStore
-    from projections.tracker import SignalTracker
-    from projections.waiting import Parked, WaitTimeout, wait, wait_async
+    from projections.queries.active_signals import ActiveSignal, Conversion, LifecycleTracker
+    from projections.queries.store import SignalStore
+    from projections.queries.wait import Parked, WaitTimeout, wait, wait_async
+    from projections.runtime.batcher import Pace
+    from projections.runtime.projector import Projector
 
 _MODULES = {
-    "ActiveSignal": "lifecycle",
+    "ActiveSignal": "queries.active_signals",
     "Checkpoint": "projection",
     "CheckpointMoved": "errors",
-    "Conversion": "lifecycle",
-    "LifecycleTracker": "lifecycle",
-    "Pace": "projector",
-    "Parked": "waiting",
+    "Conversion": "queries.active_signals",
+    "LifecycleTracker": "queries.active_signals",
+    "Pace": "runtime.batcher",
+    "Parked": "queries.wait",
     "Projection": "projection",
     "ProjectionError": "errors",
     "ProjectionStalled": "errors",
-    "Projector": "projector",
+    "Projector": "runtime.projector",
     "SchemaTooNew": "errors",
-    "SignalStore": "queries",
-    "SignalTracker": "tracker",
-    "WaitTimeout": "waiting",
-    "wait": "waiting",
-    "wait_async": "waiting",
+    "SignalStore": "queries.store",
+    "SignalTracker": "legacy.tracker",
+    "WaitTimeout": "queries.wait",
+    "wait": "queries.wait",
+    "wait_async": "queries.wait",
 }
 
 __all__ = [

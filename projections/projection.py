@@ -3,15 +3,23 @@
 Invariant: a checkpoint changes in the same transaction as the effect of the entries before it.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from projections.tally import Requests
-
 if TYPE_CHECKING:
     from eventlog import Entry
+
+
+@dataclass(slots=True)
+class Requests:
+    """What was asked of somebody else."""
+
+    in_flight: int = 0
+    by_outcome: Counter[str] = field(default_factory=Counter)
+
 
 CHAIN_START = "0" * 64  # the chain before the first entry
 

@@ -1,1 +1,1 @@
-"""Tests: one module for each module of the packages, test_<module>.py, and what they share."""
+"""Tests. The tree mirrors the packages and tools; a test module is named after what it tests."""

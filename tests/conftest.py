@@ -15,7 +15,7 @@ OWNERS_SETTINGS = (
     "PYTHONUNBUFFERED",  # with it Python holds back nothing that a stream might refuse at exit
 )
 
-ASKED_FOR = ("ALPINE_CONTRACT_",)  # names another Alpine for tests/test_alpine_contract.py
+ASKED_FOR = ("ALPINE_CONTRACT_",)  # names another Alpine for tests/tools/alpine/test_contract.py
 
 # It takes minutes whatever the machine does, and a quarter of a core: started last, all would wait
 # for it. pytest-xdist lets others steal what waits behind it.

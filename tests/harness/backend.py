@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 
-from tests.harness.alpine import AlpineServer
-from tests.harness.patience import PATIENCE_S
+from tests.harness.alpine_server import AlpineServer
+from tests.harness.deadline import PATIENCE_S
 from tools.alpine.postgres import EmbeddedPostgres
 
 SIGNAL = "/api/v1/external-signals/sync/signal"

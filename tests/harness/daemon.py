@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from tests.harness.patience import PATIENCE_S, until
-from tests.harness.process import command_line
+from tests.harness.command import command_line
+from tests.harness.deadline import PATIENCE_S, until
 
 
 class Daemon:

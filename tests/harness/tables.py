@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from eventlog import Entry
 from tests.harness import model
-from tests.harness.whole import lines_in
+from tests.harness.log_checks import lines_in
 
 SIGNALS = (
     "SELECT id, signal_id, symbol, action, entry_price, target_price, stop_price, confidence,"

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.harness.patience import PATIENCE_S, until
+from tests.harness.deadline import PATIENCE_S, until
 
 CTRL_C = "\x03"
 WHOLE_SCREEN, SCREEN_BACK = "\x1b[?1049h", "\x1b[?1049l"

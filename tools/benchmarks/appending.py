@@ -8,9 +8,9 @@ from __future__ import annotations
 from contextlib import closing
 
 from tools.benchmarks import jetstream
-from tools.benchmarks.frame import Bench, Rounds
 from tools.benchmarks.ours import CALL_ENTRIES, Appender
 from tools.benchmarks.peers import BareFile, RecorderFull, SqliteFull
+from tools.benchmarks.runner import Bench, Rounds
 
 
 def one_thread_against_the_disk(bench: Bench) -> Rounds:

@@ -17,8 +17,8 @@ from types import FrameType
 from typing import NoReturn
 
 from tools.benchmarks import machine, report
-from tools.benchmarks.frame import Bench, Mark, Result, measure
-from tools.benchmarks.marks import MARKS, chosen
+from tools.benchmarks.runner import Bench, Mark, Result, measure
+from tools.benchmarks.targets import MARKS, chosen
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 

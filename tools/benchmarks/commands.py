@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import sys
 
-from tools.benchmarks.frame import Bench, Rounds
 from tools.benchmarks.ours import build_log, command, long_log
 from tools.benchmarks.peers import Command, command_s
+from tools.benchmarks.runner import Bench, Rounds
 
 VERIFY_ENTRIES = 200_000
 VERIFY_QUICK_ENTRIES = 20_000

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 import httpx
 
 from eventlog import EventLog
-from tools.benchmarks.frame import Bench, NotMeasured, Rounds
 from tools.benchmarks.ours import command
+from tools.benchmarks.runner import Bench, NotMeasured, Rounds
 from tools.benchmarks.signals import SignalDict, Signals, sha256_of
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class BareLoop:
         self._client = self._runner.run(_client())
 
     def work(self, count: int) -> float:
-        from projections.answers import body_of
+        from projections.alpine.contract import body_of
 
         bodies = [body_of(_payload(signal)) for signal in self._signals.take(count)]
         return self._runner.run(self._post_all(bodies))
@@ -229,7 +229,7 @@ class Daemon:
             raise NotMeasured(f"the daemon does not deliver: {error}") from None
 
     def _wait_for_first(self) -> None:
-        from projections.outbox import outbox_path, read_outbox
+        from projections.delivery.outbox import outbox_path, read_outbox
 
         before: object = None
         stop_s = time.monotonic() + DELIVERY_TIMEOUT_S

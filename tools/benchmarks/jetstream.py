@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tools.benchmarks.frame import NotMeasured
+from tools.benchmarks.runner import NotMeasured
 from tools.benchmarks.signals import Signals, ready_body
 
 if TYPE_CHECKING:

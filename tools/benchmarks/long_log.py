@@ -11,8 +11,8 @@ from pathlib import Path
 from statistics import median
 
 from eventlog import EventLog
-from tools.benchmarks.frame import Bench, Rounds
 from tools.benchmarks.ours import Appender, build_log, long_log
+from tools.benchmarks.runner import Bench, Rounds
 from tools.benchmarks.signals import Signals
 
 SHORT_LOG_ENTRIES = 2_000

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 from eventlog import EventLog
-from tools.benchmarks.frame import Bench, NotMeasured
 from tools.benchmarks.peers import Command
+from tools.benchmarks.runner import Bench, NotMeasured
 from tools.benchmarks.signals import SignalDict, Signals
 
 PRODUCERS = 64

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID
 
-from tools.benchmarks.frame import NotMeasured
+from tools.benchmarks.runner import NotMeasured
 from tools.benchmarks.signals import SignalDict, Signals, ready_body, ready_lines, ready_row
 
 # A command that hangs should end the benchmark, not the day.

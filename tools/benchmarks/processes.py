@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from eventlog import EventLog
-from tools.benchmarks.frame import Bench, NotMeasured, Rounds
+from tools.benchmarks.runner import Bench, NotMeasured, Rounds
 from tools.benchmarks.signals import SignalDict, Signals
 
 PROCESSES = 4

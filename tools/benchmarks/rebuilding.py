@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from projections import schema
-from tools.benchmarks.frame import ROUNDS_MIN, Bench, NotMeasured, Rounds
+from projections.signals import schema
 from tools.benchmarks.ours import build_log, command, long_log
 from tools.benchmarks.peers import COMMAND_TIMEOUT_S, Command, command_s
+from tools.benchmarks.runner import ROUNDS_MIN, Bench, NotMeasured, Rounds
 
 ENTRIES = 200_000
 QUICK_ENTRIES = 20_000

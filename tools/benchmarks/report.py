@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tools.benchmarks.frame import FDATASYNC_MIN_MS, Result
+from tools.benchmarks.runner import FDATASYNC_MIN_MS, Result
 
 HEADINGS = (
     "name",

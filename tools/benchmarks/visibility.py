@@ -18,8 +18,8 @@ from pathlib import Path
 from statistics import quantiles
 
 from eventlog import EventLog
-from tools.benchmarks.frame import ROUNDS_MIN, Bench, NotMeasured, Rounds
 from tools.benchmarks.ours import command
+from tools.benchmarks.runner import ROUNDS_MIN, Bench, NotMeasured, Rounds
 from tools.benchmarks.signals import Signals
 
 PACE_S = 0.01  # 100 signals a second

@@ -22,13 +22,13 @@ from secrets import randbelow
 from tools.crash.check import Subject, simulation
 from tools.crash.compressing import explore_compress
 from tools.crash.damages import sweep_damages
-from tools.crash.explore import explore, explore_takeovers
+from tools.crash.exhaustive import explore, explore_takeovers
 from tools.crash.explorer import Explorer, Failure
 from tools.crash.flips import sweep
 from tools.crash.inodes import File, Link
 from tools.crash.mutants import MUTANTS
+from tools.crash.random_histories import Round
 from tools.crash.readers import explore_readers
-from tools.crash.rounds import Round
 from tools.crash.states import files_of
 
 STATES_DEFAULT = 100_000

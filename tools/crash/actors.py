@@ -6,7 +6,7 @@ Invariant: at any moment at most one of them, or the scheduler, runs; so a seed 
 import threading
 from collections.abc import Callable
 
-from tools.crash.simdisk import Fault
+from tools.crash.simulated_disk import Fault
 
 
 class Killed(BaseException):

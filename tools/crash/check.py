@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from typing import NamedTuple
 from unittest import mock
 
+from eventlog.append.batch import Group, Receipt
+from eventlog.append.writer import Settings, Writer
 from eventlog.errors import EventLogError
-from eventlog.home import Home
-from eventlog.plan import Group, Receipt
-from eventlog.reader import LogReader, reader_near_end
-from eventlog.writer import Settings, Writer
+from eventlog.read.reader import LogReader, reader_near_end
+from eventlog.storage.home import Home
+from tools.crash.expected_log import Found, Ledger, Violation
 from tools.crash.inodes import File, Inodes, Link
-from tools.crash.ledger import Found, Ledger, Violation
-from tools.crash.simdisk import SimDisk, Step, World
+from tools.crash.simulated_disk import SimDisk, Step, World
 from tools.crash.states import State, files_of, nothing
 
 HOME = Home("/simulated")
@@ -56,7 +56,10 @@ def simulation() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
     try:
-        with mock.patch("eventlog.lock.time", _Time), mock.patch("eventlog.reader.time", _Time):
+        with (
+            mock.patch("eventlog.storage.locks.time", _Time),
+            mock.patch("eventlog.storage.durable_state.time", _Time),
+        ):
             yield
     finally:
         logger.setLevel(level)

@@ -12,20 +12,20 @@ from contextlib import contextmanager, suppress
 from typing import NamedTuple
 from unittest import mock
 
-from eventlog import compress as compressing
-from eventlog.compress import compress_log
+from eventlog.append.writer import Writer
+from eventlog.archive import compress as compressing
+from eventlog.archive.compress import compress_log
 from eventlog.errors import EventLogError
-from eventlog.reader import LogReader
-from eventlog.segments import CLOSED_NAME
-from eventlog.shelf import Shelf
-from eventlog.verify import verify
-from eventlog.writer import Writer
+from eventlog.format.segment import CLOSED_NAME
+from eventlog.read.reader import LogReader
+from eventlog.storage.segment_disk import Shelf
+from eventlog.verify.verify import verify
 from tools.crash.check import HOME, RECORDED_AT, Subject, append
+from tools.crash.expected_log import Ledger, Violation
 from tools.crash.explorer import Explorer, Failure
 from tools.crash.flips import SETTINGS, closed_log
 from tools.crash.inodes import Inodes
-from tools.crash.ledger import Ledger, Violation
-from tools.crash.simdisk import Fault, SimDisk, World
+from tools.crash.simulated_disk import Fault, SimDisk, World
 from tools.crash.states import State, digest, files_of, nothing, power_losses, random_power_loss
 
 FRAME_BYTES = 600  # a few frames in each small segment

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from itertools import combinations, pairwise
 
 from tools.crash.check import Subject
+from tools.crash.expected_log import Violation
 from tools.crash.explorer import Failure
 from tools.crash.flips import SETTINGS, Counts, Sweep, closed_log, segments_in, without
 from tools.crash.inodes import SECTOR_BYTES, File
-from tools.crash.ledger import Violation
 from tools.crash.states import GARBAGE, State
 
 CUT_EVERY_BYTES = 7  # a prime: cuts fall everywhere in a line

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from random import Random
 
 from tools.crash.check import Subject, check
+from tools.crash.expected_log import Ledger, Violation
 from tools.crash.inodes import Inodes
-from tools.crash.ledger import Ledger, Violation
 from tools.crash.states import BOTH, State, digest, random_power_loss
 
 BOOTS_MAX = 1000  # of the histories; what is tried on the side counts from here

@@ -9,16 +9,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from eventlog.append.writer import Settings
 from eventlog.errors import LogCorrupt, LogDiverged
-from eventlog.reader import LogReader
-from eventlog.verify import verify
-from eventlog.writer import Settings
+from eventlog.read.reader import LogReader
+from eventlog.verify.verify import verify
 from tools.crash.check import HOME, Subject, recover
+from tools.crash.expected_log import Ledger, Violation
 from tools.crash.explorer import Failure
 from tools.crash.histories import MARK, work
 from tools.crash.inodes import File, Folder, Inodes
-from tools.crash.ledger import Ledger, Violation
-from tools.crash.simdisk import World
+from tools.crash.simulated_disk import World
 from tools.crash.states import State, files_of, nothing
 
 # With SETTINGS three segments. The last batch has one line: nothing behind it to verify it by.

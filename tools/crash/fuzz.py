@@ -18,10 +18,11 @@ import time
 from pathlib import Path
 
 from eventlog import EventLog, EventLogError, InvalidSignal
-from eventlog.door import admit, parse_line
-from eventlog.line import CHAIN_START, LINE_BYTES_MAX, decode, encode
-from eventlog.scan import TIP_START, scan
-from eventlog.verify import verify
+from eventlog.format.line import CHAIN_START, LINE_BYTES_MAX, decode, encode
+from eventlog.format.scan import TIP_START, scan
+from eventlog.schema.json_input import parse_line
+from eventlog.schema.validation import admit
+from eventlog.verify.verify import verify
 
 NOW = "2025-11-18T02:00:00.000000+00:00"
 GOOD = (

@@ -5,12 +5,12 @@ Invariant: a look is taken only where bytes, names or promises have changed.
 
 from collections.abc import Callable, Iterable
 
+from eventlog.append.writer import Writer
 from eventlog.errors import EventLogError
-from eventlog.writer import Writer
 from tools.crash.check import Subject, read_all
+from tools.crash.expected_log import Ledger, Violation
 from tools.crash.explorer import Explorer, Failure
-from tools.crash.ledger import Ledger, Violation
-from tools.crash.simdisk import Fault, SimDisk, World
+from tools.crash.simulated_disk import Fault, SimDisk, World
 from tools.crash.states import State
 
 # A workload says how many entries each append brings, or else:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from eventlog import EventLog
-from eventlog.verify import verify
+from eventlog.verify.verify import verify
 
 COMMAND = Path(sys.executable).with_name("eventlog")
 UNHEARD_MAX = 64  # lines on their way into one pipe

@@ -9,16 +9,19 @@ from itertools import pairwise
 from typing import NamedTuple
 from unittest import mock
 
-from eventlog import reader, recovery, scan, watermark, writer
-from eventlog.disk import Disk
-from eventlog.durable import CLEAN, End
-from eventlog.home import Home
-from eventlog.line import BadLine, chained, parse_head, stored_chain
-from eventlog.plan import Slice
-from eventlog.reader import LogReader
-from eventlog.writer import Writer
+from eventlog.append import recovery, writer
+from eventlog.append.batch import Slice
+from eventlog.append.writer import Writer
+from eventlog.format import scan
+from eventlog.format.durability import CLEAN, End
+from eventlog.format.line import BadLine, chained, parse_head, stored_chain
+from eventlog.read import reader
+from eventlog.read.reader import LogReader
+from eventlog.storage import durable_state as watermark
+from eventlog.storage.disk import Disk
+from eventlog.storage.home import Home, list_segments
 from tools.crash.check import HOME, Subject
-from tools.crash.simdisk import SimDisk
+from tools.crash.simulated_disk import SimDisk
 
 
 class _AckBeforeSync(Writer):
@@ -141,7 +144,7 @@ def _limit_by_size(self: LogReader) -> reader._Limit:
     """Reads as far as the file goes, unless it reads for a writer."""
     if self._until is not None or self._holds_lock:
         return _limit(self)
-    later = any(s > self._segment for s in reader.list_segments(self._disk, self._home))
+    later = any(s > self._segment for s in list_segments(self._disk, self._home))
     return reader._Limit(self._disk.size(self._fd), False, later)
 
 

@@ -11,11 +11,11 @@ from itertools import count
 from eventlog.errors import EventLogError
 from tools.crash.actors import Killed
 from tools.crash.check import read_all
+from tools.crash.expected_log import Ledger, Violation
 from tools.crash.explorer import Explorer, Failure
 from tools.crash.histories import History
 from tools.crash.inodes import File, Inodes
-from tools.crash.ledger import Ledger, Violation
-from tools.crash.simdisk import World
+from tools.crash.simulated_disk import World
 from tools.crash.states import State, files_of, nothing, ordered_contents, random_power_loss
 
 OLD_WORKLOAD = (1, 2)

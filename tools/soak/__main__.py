@@ -21,8 +21,8 @@ from random import Random, SystemRandom
 from typing import NoReturn
 
 from tools.soak import __doc__ as about
-from tools.soak import judge as checks
-from tools.soak.cast import Actor, Backend, daemon_words, rss_bytes
+from tools.soak import checks
+from tools.soak.actors import Actor, Backend, daemon_words, rss_bytes
 from tools.soak.clock import Clock, shifted, tidy
 from tools.soak.generator import read_receipts
 

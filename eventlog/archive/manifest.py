@@ -1,0 +1,139 @@
+"""What a backup holds, as its `backup.json` says: one line of JSON under a hash of itself.
+
+    {"v":1,"last_seq":45,"chain":"...","backed_up_at":"...",
+     "segments":[{"name":"00000000000000000001.jsonl","bytes":5070,"sha256":"..."}],"sha256":"..."}
+
+A backup is laid out as a home: its segments stand in `logs/`. A segment counts up to the length
+that is listed here, and one that is not listed does not count.
+
+Invariant: what is listed was synced, and read back, before it was listed.
+"""
+
+from dataclasses import dataclass
+from hashlib import sha256
+
+import orjson
+
+from eventlog.errors import BackupUnusable, LogCorrupt, Unsupported
+from eventlog.format.line import CHAIN_START
+from eventlog.format.segment import segments_of
+from eventlog.storage.atomic import put
+from eventlog.storage.disk import Disk
+
+MANIFEST_NAME = "backup.json"
+_VERSION = 1
+_SEAL = b',"sha256":"'
+_SEAL_BYTES = len(_SEAL) + 64 + len(b'"}\n')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copied:
+    """A segment in a backup."""
+
+    name: str
+    bytes: int
+    sha256: str  # of these bytes
+
+    @property
+    def segment(self) -> int:
+        """First seq, by its name."""
+        (segment,) = segments_of([self.name])
+        return segment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a backup holds: the log up to entry `last_seq`, which has `chain`."""
+
+    segments: tuple[Copied, ...] = ()  # in order
+    last_seq: int = 0
+    chain: str = CHAIN_START
+    backed_up_at: str = ""
+
+    @property
+    def bytes(self) -> int:
+        """Size of all segments."""
+        return sum(copied.bytes for copied in self.segments)
+
+
+def read_manifest(disk: Disk, root: str) -> Manifest | None:
+    """The manifest of the backup at `root`; None where there is none.
+
+    Raises BackupUnusable where it is damaged, Unsupported where it is of a newer version, OSError.
+    """
+    path = f"{root}/{MANIFEST_NAME}"
+    try:
+        fd = disk.open(path, writable=False)
+    except FileNotFoundError:
+        return None
+    try:
+        data = disk.pread(fd, disk.size(fd), 0)
+    finally:
+        disk.close(fd)
+    try:
+        return decode_manifest(data)
+    except (ValueError, KeyError, TypeError, LogCorrupt):  # orjson's error is a ValueError
+        raise BackupUnusable(
+            "the list of what the backup holds is damaged",
+            where=path,
+            do="make a new backup in an empty directory; where the log is lost, copy the segments "
+            "from logs/ into a new home's logs/ and run `eventlog verify`: they prove themselves",
+        ) from None
+
+
+def write_manifest(disk: Disk, root: str, manifest: Manifest) -> None:
+    """Replaces the manifest, durably, in one step. Raises OSError."""
+    put(disk, root, MANIFEST_NAME, encode_manifest(manifest))
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The file's bytes."""
+    fields = {
+        "v": _VERSION,
+        "last_seq": manifest.last_seq,
+        "chain": manifest.chain,
+        "backed_up_at": manifest.backed_up_at,
+        "segments": [
+            {"name": copied.name, "bytes": copied.bytes, "sha256": copied.sha256}
+            for copied in manifest.segments
+        ],
+    }
+    body = orjson.dumps(fields)[:-1]
+    return body + _SEAL + sha256(body).hexdigest().encode() + b'"}\n'
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """The manifest. Raises ValueError, KeyError, TypeError or LogCorrupt where it is damaged."""
+    body = data[:-_SEAL_BYTES]
+    if data[len(body) :] != _SEAL + sha256(body).hexdigest().encode() + b'"}\n':
+        raise ValueError("its hash is another")
+    fields = orjson.loads(data)
+    if fields["v"] != _VERSION:
+        raise Unsupported(
+            f"the backup has format version {fields['v']}, which this program does not know",
+            do="use the version of this program that made it, or a newer one",
+        )
+    manifest = Manifest(
+        segments=tuple(
+            Copied(name=row["name"], bytes=row["bytes"], sha256=row["sha256"])
+            for row in fields["segments"]
+        ),
+        last_seq=fields["last_seq"],
+        chain=fields["chain"],
+        backed_up_at=fields["backed_up_at"],
+    )
+    texts = [manifest.chain, manifest.backed_up_at, *(row.sha256 for row in manifest.segments)]
+    numbers = [manifest.last_seq, *(row.bytes for row in manifest.segments)]
+    if not all(isinstance(text, str) for text in texts) or not all(map(_is_count, numbers)):
+        raise TypeError("a text is no text, or a number is no number")
+    if manifest.last_seq and not manifest.segments:
+        raise ValueError("it has entries, and no segment that holds them")
+    # A name leads to a file: it must be a segment's, and nothing else.
+    named = [copied.segment for copied in manifest.segments]
+    if named != sorted(set(named)):
+        raise ValueError("its segments are in no order")
+    return manifest
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0

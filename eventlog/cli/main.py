@@ -1,0 +1,173 @@
+"""The `eventlog` command. The one module of this package that reads the environment.
+
+Data goes to stdout, messages to stderr. Exit codes: 0 done; 1 the answer is bad news; 2 usage;
+3 could not run. Further commands join by the entry-point group `eventlog.commands`.
+
+Invariant: an expected failure is told as what, where and what to do, never as a traceback.
+"""
+
+import logging
+import os
+import sys
+from importlib import import_module
+from typing import NamedTuple, NoReturn
+
+import click
+
+from eventlog.cli.streams import (
+    NobodyReads,
+    explain,
+    flush_standard_streams,
+    open_standard_streams,
+)
+from eventlog.errors import EventLogError
+
+EXIT_BAD_NEWS = 1
+EXIT_COULD_NOT_RUN = 3
+EXIT_INTERRUPTED = 130  # what a shell expects of a program that ended by Ctrl-C
+
+_QUIET_LOGGERS = ("httpx", "httpcore", "watchfiles", "aiosqlite", "asyncio")
+
+
+class Context(NamedTuple):
+    """What the options before the command said."""
+
+    home: str
+
+
+BUILT_IN = {  # command: the module of this package that defines it
+    "append": "log_commands",
+    "cat": "log_commands",
+    "compress": "maintenance",
+    "repair": "maintenance",
+    "tail": "log_commands",
+    "verify": "maintenance",
+}
+
+
+class Commands(click.Group):
+    """The commands of this package and those of plug-ins. Each is imported when it is called."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        from eventlog.plugins import COMMANDS, plugin_names
+
+        return sorted({*BUILT_IN, *plugin_names(COMMANDS)})
+
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found: object
+        if cmd_name in BUILT_IN:
+            module = import_module(f"eventlog.cli.{BUILT_IN[cmd_name]}")
+            found = getattr(module, cmd_name)
+        else:
+            from eventlog.plugins import COMMANDS, load_plugin
+
+            found = load_plugin(COMMANDS, cmd_name)
+        return found if isinstance(found, click.Command) else None
+
+
+class _JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        import orjson
+
+        fields = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return orjson.dumps(fields).decode()
+
+
+def _version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        click.echo(f"eventlog {version('eventlog')}")
+        ctx.exit()
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_version,
+    help="Show the version and exit.",
+)
+@click.option(
+    "--home",
+    metavar="DIR",
+    envvar="EVENTLOG_HOME",
+    default=".",
+    help="Where the log and its projections live. Default: EVENTLOG_HOME, else this directory.",
+)
+@click.option("-v", "--verbose", count=True, help="Say more on stderr; twice for debugging.")
+@click.option("-q", "--quiet", is_flag=True, help="Say errors only.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="How messages on stderr are written. Default: text.",
+)
+@click.pass_context
+def cli(ctx: click.Context, home: str, verbose: int, quiet: bool, log_format: str) -> None:
+    """An append-only, hash-chained log of trading signals, and what is built from it.
+
+    \b
+    Example:
+      echo '{"symbol":"AAPL","action":"BUY","entry_price":150.5,"target_price":158.25,
+             "stop_price":147,"confidence":85.5,"strategy":"demo"}' | tr -d '\\n' |
+        eventlog --home ./home append
+      eventlog --home ./home tail -n 5
+      eventlog --home ./home verify
+    """
+    ctx.obj = Context(home or ".")
+    level = logging.ERROR if quiet else max(logging.DEBUG, logging.WARNING - 10 * verbose)
+    handler = logging.StreamHandler()
+    plain = logging.Formatter("%(levelname)s %(name)s %(message)s")
+    handler.setFormatter(_JsonFormatter() if log_format == "json" else plain)
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    for name in _QUIET_LOGGERS:
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
+
+
+def _run() -> int:
+    """Not by click's own main: that one ends with 1, our bad news, when nobody reads stdout."""
+    if "_EVENTLOG_COMPLETE" in os.environ:  # a shell asks what could be typed
+        cli.main(prog_name="eventlog")
+    with cli.make_context("eventlog", sys.argv[1:]) as context:
+        cli.invoke(context)
+    return 0
+
+
+def main() -> NoReturn:
+    """Runs the command and exits with its code."""
+    open_standard_streams()
+    try:
+        code = _run()
+        sys.stdout.flush()
+    except click.exceptions.Exit as exit_:  # --help, --version
+        code = exit_.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except EventLogError as error:
+        explain(error)
+        code = EXIT_COULD_NOT_RUN
+    except (NobodyReads, BrokenPipeError):
+        code = EXIT_COULD_NOT_RUN  # whoever read our output has gone
+    except OSError as error:
+        what, where = f"the system refused: {error.strerror or error}", str(error.filename or "")
+        do = "see whether this account may do that there, and whether the disk is well"
+        explain(EventLogError(what, where=where, do=do))
+        code = EXIT_COULD_NOT_RUN
+    except (KeyboardInterrupt, click.Abort):
+        code = EXIT_INTERRUPTED
+    finally:
+        flush_standard_streams()
+    sys.exit(code)

@@ -1,0 +1,131 @@
+"""The commands that check and maintain the log: verify, repair, compress.
+
+Invariant: `verify` changes nothing; `repair` cuts nothing but an unacknowledged tail.
+"""
+
+import sys
+
+import click
+
+from eventlog.cli.main import EXIT_BAD_NEWS, Context
+from eventlog.cli.streams import write_out
+from eventlog.errors import printable
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="The whole report as JSON.")
+@click.pass_obj
+def verify(obj: Context, as_json: bool) -> None:
+    """Re-hash every line and every signal. Reads only; takes no lock.
+
+    Exit code 1 when something is wrong. An unacknowledged tail, left by a crash, is nothing wrong:
+    the next append cuts it.
+
+    \b
+    Example:
+      eventlog verify
+      eventlog verify --json | jq .findings
+    """
+    import orjson
+
+    from eventlog.cli.progress import Progress
+    from eventlog.verify.verify import verify as verify_log
+
+    with Progress("verifying") as progress:
+        report = verify_log(obj.home, progress=progress)
+    if as_json:
+        write_out(orjson.dumps(report.to_json(), option=orjson.OPT_APPEND_NEWLINE))
+    else:
+        for finding in report.findings:
+            click.echo(
+                printable(
+                    f"{finding.segment} at byte {finding.byte_offset}, seq {finding.seq}:"
+                    f" {finding.problem}"
+                )
+            )
+        what = "whole" if report.ok else f"DAMAGED: {len(report.findings)} findings"
+        click.echo(f"{what}: {report.entries} entries in {report.segments} segments")
+        click.echo(f"head: seq {report.last_seq}, chain {report.chain}")
+        if report.torn_bytes:
+            click.echo(f"{report.torn_bytes} unacknowledged bytes at the end: nothing is lost")
+    if not report.ok:
+        sys.exit(EXIT_BAD_NEWS)
+
+
+@click.command()
+@click.option(
+    "--from",
+    "backup",
+    metavar="BACKUP",
+    type=click.Path(exists=True, file_okay=False),
+    help="Put original bytes back from there: a home, its logs directory, or a copy of it.",
+)
+@click.option("--accept", is_flag=True, help="Record what stays damaged as lost, and go on.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for machines.")
+@click.pass_obj
+def repair(obj: Context, backup: str | None, accept: bool, as_json: bool) -> None:
+    """Mend the log, while writers wait. Only an unacknowledged tail is ever cut, and it is kept.
+
+    Damage before it is listed, with exit code 1, and nothing is changed. Put the original bytes
+    back with --from. Where no backup has them, --accept records what is lost in logs/.accepted:
+    readers go on behind it, and verify goes on reporting it.
+
+    \b
+    Example:
+      eventlog repair
+      eventlog repair --from /backups/home
+      eventlog repair --from /backups/home --accept
+    """
+    import orjson
+
+    from eventlog.clock import now_recorded
+    from eventlog.log import LOCK_TIMEOUT_S_DEFAULT
+    from eventlog.repair.repair import repair as repair_log
+
+    report = repair_log(
+        obj.home,
+        backup=backup,
+        accept=accept,
+        now=now_recorded(),
+        lock_timeout_s=LOCK_TIMEOUT_S_DEFAULT,
+    )
+    if as_json:
+        write_out(orjson.dumps(report.to_json(), option=orjson.OPT_APPEND_NEWLINE))
+    else:
+        click.echo("\n".join(report.to_text()))
+    if not report.is_done:
+        sys.exit(EXIT_BAD_NEWS)
+
+
+@click.command()
+@click.option("--keep", type=click.IntRange(min=0), default=0, help="Leave so many as they are.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for machines.")
+@click.pass_obj
+def compress(obj: Context, keep: int, as_json: bool) -> None:
+    """Compress closed segments, but for the newest --keep of them. Appends go on meanwhile.
+
+    Every command reads them as before, and so does `zstd -dc`. A raw segment is removed only when
+    the compressed one was read back from the disk. Where logs/closed is a directory, or a link to
+    one on a larger disk, compressed segments are put there. Exit code 1 when one is damaged.
+
+    \b
+    Example:
+      eventlog compress
+      mkdir /archive/closed && ln -s /archive/closed home/logs/closed && eventlog compress
+    """
+    import orjson
+
+    from eventlog.archive.compress import compress_log
+    from eventlog.cli.progress import Progress
+    from eventlog.log import LOCK_TIMEOUT_S_DEFAULT
+
+    with Progress("compressing") as progress:
+        report = compress_log(
+            obj.home, keep=keep, lock_timeout_s=LOCK_TIMEOUT_S_DEFAULT, progress=progress
+        )
+    if as_json:
+        write_out(orjson.dumps(report.to_json(), option=orjson.OPT_APPEND_NEWLINE))
+    else:
+        click.echo("\n".join(report.to_text()))
+    if report.damaged:
+        sys.exit(EXIT_BAD_NEWS)

@@ -1,0 +1,181 @@
+"""`eventlog append` as a long-lived pipe: a line in, a line out, in order.
+
+Whatever waits on the input is committed together, so a generator that writes many lines at once
+pays for one sync, and one that waits for each answer gets it as soon as its line is durable.
+
+Invariant: an answer that is a receipt leaves only after its entry is durable, and each line that
+is taken from the input gets exactly one answer, in order.
+"""
+
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import NamedTuple
+
+import orjson
+
+from eventlog.append.batch import Receipt
+from eventlog.cli.streams import NobodyReads
+from eventlog.errors import EventLogError, InvalidSignal, LogLocked, SignalConflict
+from eventlog.log import EventLog
+from eventlog.schema.json_input import INPUT_BYTES_MAX, parse_line
+
+LOCK_TRIES_MAX = 15  # at the log's lock_timeout_s: between two, a signal is seen
+WRITE_GRACE_S = 5.0  # how long, once asked to stop, the reader of the answers may take
+PIPE_BUF_BYTES = 4096  # what a pipe that polls as writable takes without blocking
+READ_BYTES = 1 << 20  # taken from the input for one commit: a few thousand lines
+
+
+class Answer(NamedTuple):
+    """What came of one line of input."""
+
+    line: int  # 1 is the first
+    result: Receipt | EventLogError
+
+    def to_json(self) -> bytes:
+        """The line of output, newline included."""
+        if isinstance(self.result, Receipt):
+            return orjson.dumps(self.result._asdict(), option=orjson.OPT_APPEND_NEWLINE)
+        found: dict[str, object] = {"line": self.line, "error": str(self.result)}
+        field = getattr(self.result, "field", None)
+        if field:
+            found["field"] = field
+        return orjson.dumps(found, option=orjson.OPT_APPEND_NEWLINE)
+
+
+class Stop:
+    """SIGTERM and SIGINT ask to stop: intake ends, what was taken is committed and answered."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._asked)
+
+    def _asked(self, number: int, _frame: FrameType | None) -> None:
+        self.signal = number
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was Ctrl-C."""
+        return self.signal == signal.SIGINT
+
+    def wait_for(self, fd: int, timeout_s: float | None = None) -> bool:
+        """Waits until `fd` can be read; False when asked to stop, or after `timeout_s`."""
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        poll.register(self._reader, select.POLLIN)
+        ready = poll.poll(None if timeout_s is None else timeout_s * 1000)
+        return self.signal is None and any(found == fd for found, _ in ready)
+
+    def write(self, fd: int, data: bytes) -> None:
+        """Writes all of it. Raises NobodyReads, also when, asked to stop, nobody takes it."""
+        view = memoryview(data)
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT)
+        give_up_s: float | None = None
+        while view:
+            if self.signal is not None:
+                give_up_s = give_up_s or time.monotonic() + WRITE_GRACE_S
+                if time.monotonic() >= give_up_s:
+                    raise NobodyReads
+            if poll.poll(200):
+                try:
+                    view = view[os.write(fd, view[:PIPE_BUF_BYTES]) :]
+                except BrokenPipeError:
+                    raise NobodyReads from None
+
+
+def append_lines(
+    log: EventLog,
+    fd: int,
+    stop: Stop,
+    *,
+    skip_invalid: bool,
+    answer: Callable[[list[Answer]], object],
+) -> bool:
+    """Appends the lines that come from `fd` until it ends, or `stop`; True if all were valid.
+
+    Without `skip_invalid` it ends after the first bad line: those before it are durable, none
+    after it is written. Raises EventLogError when the log takes no more, after answering.
+    """
+    all_valid = True
+    number = 0
+    for lines in _read_lines(fd, stop):
+        results = _append(log, lines, skip_invalid)
+        for _ in range(LOCK_TRIES_MAX):
+            locked = any(isinstance(result, LogLocked) for result in results)
+            if not locked or stop.signal is not None:
+                break
+            results = _append(log, lines, skip_invalid)  # nothing of it was written
+        answer([Answer(number + i, result) for i, result in enumerate(results, 1)])
+        number += len(lines)
+        for result in results:
+            if isinstance(result, EventLogError):
+                if not isinstance(result, InvalidSignal | SignalConflict):
+                    raise result
+                all_valid = False
+        if not (all_valid or skip_invalid):
+            break
+    return all_valid
+
+
+def _append(log: EventLog, lines: list[bytes], skip_invalid: bool) -> list[Receipt | EventLogError]:
+    """What came of each line; without `skip_invalid`, up to and including the first bad one."""
+    items: list[dict[str, object]] = []
+    refused: dict[int, EventLogError] = {}
+    for index, line in enumerate(lines):
+        try:
+            items.append(parse_line(line))
+        except InvalidSignal as error:
+            refused[index] = error
+            if not skip_invalid:
+                break
+    taken = iter(log.append_each(items, stop_at_refusal=not skip_invalid))
+    results: list[Receipt | EventLogError] = []
+    for index in range(len(items) + len(refused)):
+        result = refused.get(index) or next(taken, None)
+        if result is None:
+            break  # an item was refused after the parse: nothing after it was tried
+        results.append(result)
+        if isinstance(result, EventLogError) and not skip_invalid:
+            break
+    return results
+
+
+def _read_lines(fd: int, stop: Stop) -> Iterator[list[bytes]]:
+    """Lists of lines without their newline: all that waits, at most about READ_BYTES."""
+    rest = b""
+    too_long = b""  # the start of a line that is: its end is still to come
+    while stop.wait_for(fd):
+        data = _read_waiting(fd, stop)
+        if not data:
+            if rest or too_long:
+                yield [too_long or rest]
+            return
+        *lines, rest = (rest + data).split(b"\n")
+        if too_long and lines:
+            lines[0], too_long = too_long, b""
+        if len(rest) > INPUT_BYTES_MAX:
+            too_long = too_long or rest[: INPUT_BYTES_MAX + 1]
+        if too_long:
+            rest = b""
+        if lines:
+            yield lines
+
+
+def _read_waiting(fd: int, stop: Stop) -> bytes:
+    """What waits on the input, a pipe's buffer at a time; empty at its end."""
+    data = os.read(fd, READ_BYTES)
+    parts = [data]
+    size = len(data)
+    while data and size < READ_BYTES and stop.wait_for(fd, 0):
+        data = os.read(fd, READ_BYTES - size)
+        parts.append(data)
+        size += len(data)
+    return b"".join(parts)

@@ -1,0 +1,119 @@
+"""Damage that a person accepted: ranges of the log that readers pass over, as JSON Lines.
+
+    {"segment":"00000000000000000001.jsonl","byte_from":612,"byte_to":918,"seq_from":3,"seq_to":3,
+     "sha256":"...","chain":"...","batch":4,"recorded_at":"...","accepted_at":"..."}
+
+`eventlog repair --accept` adds records to `.accepted`; nothing ever takes one out. A reader that
+meets bad bytes where a record says so goes on at `byte_to` as if entry `seq_to` had just been
+read: the next line must follow `chain`, and `batch` and `recorded_at` keep the other rules of a
+line. A missing segment is an empty range of its name. Where nothing tells the chain, it is empty
+and the next line is taken at its word: the one line of a log whose bytes no chain protects.
+
+Invariant: a record speaks of the very bytes that were seen when it was made, and only of them:
+once they change, it says nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from eventlog.errors import LogCorrupt
+from eventlog.format.scan import Tip
+from eventlog.format.segment import segment_name, segments_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """One range of damage, and how the log goes on behind it."""
+
+    segment: int  # first seq, by name
+    byte_from: int
+    byte_to: int  # equal to byte_from where lines, or the whole segment, are missing
+    seq_from: int
+    seq_to: int  # seq_from - 1 where the bytes stand in nobody's place
+    sha256: str  # of the bad bytes
+    chain: str  # that the next good line follows; CHAIN_UNKNOWN where nothing tells
+    batch: int
+    recorded_at: str  # of the last entry before
+    accepted_at: str  # empty until a person accepts it
+
+    @property
+    def tip(self) -> Tip:
+        """What the next line must follow."""
+        return Tip(self.seq_to, self.batch, self.recorded_at, self.chain)
+
+    def starts_at(self, segment: int, byte_offset: int, seq: int) -> bool:
+        """Whether a reader that misses entry `seq` there stands before this range."""
+        return (self.segment, self.byte_from, self.seq_from) == (segment, byte_offset, seq)
+
+    def fits_between(self, segments: Sequence[int]) -> bool:
+        """Whether no segment stands there, by its name, that holds what should be missing."""
+        return not any(self.seq_from < segment <= self.seq_to for segment in segments)
+
+    def to_json(self) -> dict[str, object]:
+        """The record as it stands in the file."""
+        return {
+            "segment": segment_name(self.segment),
+            "byte_from": self.byte_from,
+            "byte_to": self.byte_to,
+            "seq_from": self.seq_from,
+            "seq_to": self.seq_to,
+            "sha256": self.sha256,
+            "chain": self.chain,
+            "batch": self.batch,
+            "recorded_at": self.recorded_at,
+            "accepted_at": self.accepted_at,
+        }
+
+
+def encode_accepted(accepted: Accepted) -> bytes:
+    """One line of the file, newline included."""
+    return orjson.dumps(accepted.to_json(), option=orjson.OPT_APPEND_NEWLINE)
+
+
+def decode_accepted(data: bytes) -> list[Accepted]:
+    """The records of the file, the newest first, for bytes may be damaged and accepted again.
+
+    A line that is no record (half of it was written when power was lost, a bit of it flipped) says
+    nothing: what it spoke of is damage that nobody accepted.
+    """
+    found = [_record(line) for line in reversed(data.split(b"\n"))]
+    return [accepted for accepted in found if accepted is not None]
+
+
+def _record(line: bytes) -> Accepted | None:
+    try:
+        fields = orjson.loads(line)
+        (segment,) = segments_of([fields["segment"]])
+        accepted = Accepted(
+            segment=segment,
+            byte_from=_number(fields["byte_from"]),
+            byte_to=_number(fields["byte_to"]),
+            seq_from=_number(fields["seq_from"]),
+            seq_to=_number(fields["seq_to"]),
+            sha256=_text(fields["sha256"]),
+            chain=_text(fields["chain"]),
+            batch=_number(fields["batch"]),
+            recorded_at=_text(fields["recorded_at"]),
+            accepted_at=_text(fields["accepted_at"]),
+        )
+    except (orjson.JSONDecodeError, LogCorrupt, KeyError, TypeError, ValueError):
+        return None
+    bytes_bad = accepted.byte_to - accepted.byte_from
+    seqs_lost = accepted.seq_to - accepted.seq_from + 1
+    # A record that leads nowhere would hold a reader at one place for ever.
+    leads_on = min(bytes_bad, seqs_lost) >= 0 and max(bytes_bad, seqs_lost) > 0
+    return accepted if leads_on else None
+
+
+def _number(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value

@@ -1,0 +1,65 @@
+"""Segments: the files of a log, named by the seq of their first entry.
+
+Invariant: names sort as the seqs they hold, so the file of any seq is found without opening one.
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from eventlog.errors import LogCorrupt
+
+SEGMENT_BYTES_DEFAULT = 64 * 1024 * 1024  # a backup or a copy moves it in a second
+COMPRESSED_SUFFIX = ".zst"  # behind the name of a segment
+CLOSED_NAME = "closed"  # a directory for closed segments, perhaps a link to a larger disk
+_NAME = re.compile(r"([0-9]{20})\.jsonl")
+
+
+class Position(NamedTuple):
+    """Where a line starts: a hint for seeking, re-checked on use, never the truth."""
+
+    segment: int  # first seq of the segment
+    byte_offset: int  # bytes from its start
+
+
+def segment_name(first_seq: int) -> str:
+    """`00000000000000000042.jsonl` for 42."""
+    return f"{first_seq:020d}.jsonl"
+
+
+def is_segment_name(name: str) -> bool:
+    """Whether a file of that name is a segment as it was written."""
+    return _NAME.fullmatch(name) is not None
+
+
+def segments_of(names: Iterable[str]) -> list[int]:
+    """First seqs of the segments among the names in a log directory, in order.
+
+    A compressed one has the name that it was written with: eventlog.storage.segment_disk sees to
+    that. Raises LogCorrupt for a `.jsonl` file that is not named like a segment: data may be in it.
+    """
+    found = []
+    for name in names:
+        match = _NAME.fullmatch(name)
+        if match is not None and int(match[1]) > 0:
+            found.append(int(match[1]))
+        elif name.endswith((".jsonl", ".jsonl" + COMPRESSED_SUFFIX)):
+            raise LogCorrupt(
+                "a file that is not named like a segment stands among the segments",
+                segment=name,
+                byte_offset=0,
+                seq=0,
+                do="move it out of the log directory, or give it its 20-digit name back",
+            )
+    return sorted(found)
+
+
+def segment_holding(segments: Sequence[int], seq: int) -> int:
+    """Index of the segment whose seqs include `seq`, by name; 0 when `seq` is before all."""
+    return max(0, bisect_right(segments, seq) - 1)
+
+
+def must_rotate(active_bytes: int, segment_bytes: int) -> bool:
+    """Whether the next batch starts a new segment."""
+    return active_bytes >= segment_bytes

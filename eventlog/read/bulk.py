@@ -1,0 +1,143 @@
+"""A whole log for those who build something from all of it: read once, verified, by the hundred.
+
+Between a reader, which trusts what is chained, and `verify`, which judges every byte: what comes
+out here continues the chain, and each signal has its own sha256. An entry that another program
+wrote and that is not a whole signal comes out as it is; whoever builds from it decides on it.
+
+Invariant: an entry comes out only from the bytes that were verified, and none after damage.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
+from typing import NamedTuple
+
+from eventlog.errors import LogDiverged
+from eventlog.format.line import CHAIN_START, BadLine, Entry, decode
+from eventlog.format.scan import CHAIN_UNKNOWN, Scanned, Tip, scan, tip_of
+from eventlog.format.segment import Position
+from eventlog.read.columns import NO_SIGNALS, Moment, SignalColumns, read_columns
+from eventlog.read.reader import LogReader, corrupt, present_segments
+from eventlog.storage.disk import RealDisk
+from eventlog.storage.home import home_at
+from eventlog.storage.segment_disk import Shelf, sizes_of
+
+CHUNK_BYTES = 256 * 1024  # the columns of so many lines stay in a core's own cache
+_HASHABLE = frozenset({str, int, float})
+
+
+class Stretch(NamedTuple):
+    """Entries in a row. Between two stretches there may be a gap that a person accepted."""
+
+    seq_from: int
+    seq_to: int
+    chain: str  # of entry seq_to
+    position: Position  # where the next line starts
+    moments: Sequence[Moment]
+    signals: SignalColumns  # signals as our writer lays them out, column by column
+    others: Sequence[Entry]
+
+
+def read_verified(
+    path: str | os.PathLike[str],
+    *,
+    after: int = 0,
+    chain: str = CHAIN_START,
+    hint: Position | None = None,
+) -> Iterator[Stretch]:
+    """The durable entries with seq > `after`, in order, up to the end of the log as it moves.
+
+    `chain` is that of entry `after`, `hint` the position behind it. Takes no lock; a stretch holds
+    at most about CHUNK_BYTES. Raises LogCorrupt at damage, after the entries before it, LogDiverged
+    where entry `after` is not the one with that chain, and LogNotFound.
+    """
+    disk, home = Shelf(RealDisk()), home_at(path)
+    present_segments(disk, home)
+    reader = _VerifyingReader(disk, home, after=after, hint=hint)
+    try:
+        if reader.tip.chain not in (chain, CHAIN_UNKNOWN):
+            raise LogDiverged(
+                f"entry {after} is not the one that was read before",
+                where=home.log_dir,
+                do="find out who replaced the log, then start again",
+            )
+        while reader.read():
+            moments, signals, others = reader.found
+            seq_from, seq_to = moments[0].seq_from, moments[-1].seq_to
+            chain = reader.tip.chain
+            yield Stretch(seq_from, seq_to, chain, reader.position, moments, signals, others)
+    finally:
+        reader.close()
+
+
+def log_bytes(path: str | os.PathLike[str]) -> int:
+    """Size of all segments: what a reader of the whole log has before it. Raises LogNotFound.
+
+    An estimate, for the log may grow; segments that go missing are for that reader to tell.
+    """
+    home = home_at(path)
+    segments = present_segments(Shelf(RealDisk()), home)
+    return sizes_of(RealDisk(), map(home.segment_path, segments))[0]
+
+
+class _VerifyingReader(LogReader):
+    """A reader that looks into each line, and keeps what it found there."""
+
+    chunk_bytes = CHUNK_BYTES
+    found: tuple[Sequence[Moment], SignalColumns, Sequence[Entry]] = ((), NO_SIGNALS, ())
+
+    def scan(self, data: bytes, tip: Tip) -> Scanned:
+        """What is good at the start of `data`; many lines may come out as one piece."""
+        whole = data[: data.rfind(b"\n") + 1]
+        columns = read_columns(whole, tip) if whole else None
+        if columns is not None:
+            entries, problem = _judged(columns.others)
+            if problem is None:
+                self.found = (columns.moments, columns.signals, entries)
+                return Scanned([whole], len(whole), columns.tip, None)
+        scanned = scan(data, tip)
+        entries, problem = _judged(scanned.lines)
+        self.found = (_moments(entries), NO_SIGNALS, entries)
+        if problem is None:
+            return scanned
+        if not entries:
+            # No torn write explains it, for the chain is right: somebody wrote it like this.
+            raise corrupt(problem, *self.position, tip.seq + 1)
+        good = scanned.lines[: len(entries)]
+        return Scanned(good, sum(map(len, good)), tip_of(good[-1]), None)
+
+
+def _judged(lines: Sequence[bytes]) -> tuple[list[Entry], str | None]:
+    """The entries of chained lines up to the first that is not as it should be, and why it is not,
+    in words that continue "entry 42 ...".
+    """
+    entries: list[Entry] = []
+    for line in lines:
+        try:
+            entry = decode(line)
+        except BadLine as error:
+            return entries, str(error)
+        if entry.event == "signal":
+            computed = _computed_sha256(entry.payload)
+            if computed is not None and entry.payload.get("sha256", computed) != computed:
+                return entries, f"does not match its sha256: its nine fields give {computed}"
+        entries.append(entry)
+    return entries, None
+
+
+def _computed_sha256(payload: Mapping[str, object]) -> str | None:
+    """The hash of a signal; None where it is none, for want of a field or by a field's type."""
+    from eventlog.schema.signal import HASHED, content_sha256  # slow to import, and rarely needed
+
+    if any(type(payload.get(key)) not in _HASHABLE for key in HASHED):
+        return None
+    return content_sha256(payload)
+
+
+def _moments(entries: Sequence[Entry]) -> list[Moment]:
+    found = []
+    for recorded_at, same in groupby(entries, key=attrgetter("recorded_at")):
+        seqs = [entry.seq for entry in same]
+        found.append(Moment(seqs[0], seqs[-1], recorded_at))
+    return found

@@ -1,0 +1,186 @@
+"""Lines by the hundred: what signals laid out by our writer hold, column by column, and verified.
+
+A loop in Python around each line costs as much as its hashing. So one regular expression takes
+many lines apart, and what is asked of each is asked of whole columns. The canonical form is put
+together from a line's raw bytes: where that gives the stored sha256, neither the numbers nor the
+texts need to be parsed. What is laid out in any other way is handed back as it is.
+
+Invariant: what `read_columns` gives follows the chain, in order, and each signal in it has its own
+hash; where any of that is not so, it gives nothing and the full rules decide.
+"""
+
+import re
+from collections.abc import Sequence
+from hashlib import sha256
+from itertools import groupby
+from typing import NamedTuple
+
+from eventlog.format.line import CHAIN_BYTES, HEAD, LINE_BYTES_MAX
+from eventlog.format.scan import Tip
+from eventlog.schema.stored import CANONICAL, NUMBER, PLAIN, RECORDED_AT, are_free
+
+# Loose where a whole column is looked at later, for that is cheaper: a string without escapes, if
+# it holds plain characters only, and so no newline.
+_STRING = rb'"[^"]*+"'
+# Each line: a signal as our writer lays it out, with a group for each column, or any other.
+_LINES = re.compile(
+    rb'((?:\{"v":1,"seq":([0-9]++),"batch":([0-9]++),"recorded_at":"([^"]*+)",'
+    rb'"event":"signal","signal_id":(%(text)b),"symbol":(%(text)b),"action":(%(text)b),'
+    rb'"entry_price":(%(number)b),"target_price":(%(number)b),"stop_price":(%(number)b),'
+    rb'"confidence":(%(number)b),"strategy":(%(text)b),"asset_type":(%(text)b),'
+    rb'"data_source":(%(text)b),"timestamp":(%(text)b)(.*+)|.*+)\n)'
+    % {b"text": _STRING, b"number": NUMBER}
+)
+# Where things stand in what follows the timestamp of a signal, up to the newline.
+_HASH_TO = -(CHAIN_BYTES - 1)
+_HASH_FROM = _HASH_TO - 66  # with its quotes
+_MEMBERS_TO = _HASH_FROM - len(b',"sha256":')
+_NO_GROUPS = (b"",) * (_LINES.groups - 1)  # of a line of any other kind
+
+
+class SignalColumns(NamedTuple):
+    """Signals column by column; each value is the JSON text that stands in its line."""
+
+    line: Sequence[bytes]  # whole, newline included
+    seq: Sequence[bytes]
+    batch: Sequence[bytes]
+    recorded_at: Sequence[bytes]  # without quotes
+    signal_id: Sequence[bytes]
+    symbol: Sequence[bytes]
+    action: Sequence[bytes]
+    entry_price: Sequence[bytes]
+    target_price: Sequence[bytes]
+    stop_price: Sequence[bytes]
+    confidence: Sequence[bytes]
+    strategy: Sequence[bytes]
+    asset_type: Sequence[bytes]
+    data_source: Sequence[bytes]
+    timestamp: Sequence[bytes]
+    members: Sequence[bytes]  # the other keys with their values, each after a comma
+    sha256: Sequence[bytes]
+
+
+NO_SIGNALS = SignalColumns(*[()] * len(SignalColumns._fields))
+
+
+class Moment(NamedTuple):
+    """Entries in a row that were recorded at the same time."""
+
+    seq_from: int
+    seq_to: int
+    recorded_at: str
+
+
+class Columns(NamedTuple):
+    """Lines that follow what they should."""
+
+    tip: Tip
+    moments: Sequence[Moment]
+    signals: SignalColumns  # those that our writer laid out: all is well with them
+    others: Sequence[bytes]  # the other lines: what is within them is still to be judged
+
+
+def read_columns(data: bytes, tip: Tip) -> Columns | None:
+    """What `data`, at least one whole line, holds if it follows `tip`. None: let the full rules
+    decide.
+    """
+    found = _LINES.findall(data)
+    columns = _columns(found, tip)
+    if columns is None:
+        # Texts beyond ASCII and the like want a closer look, but not the lines around them.
+        laid_out = [row if _is_ours(row) else (row[0], *_NO_GROUPS) for row in found]
+        if laid_out != found:
+            columns = _columns(laid_out, tip)
+    return columns
+
+
+def _columns(found: Sequence[tuple[bytes, ...]], tip: Tip) -> Columns | None:
+    columns = list(zip(*found, strict=True))
+    lines, seqs, batches, moments = columns[:4]
+    others: list[bytes] = []
+    if b"" in seqs:
+        others = [row[0] for row in found if not row[1]]
+        heads = [row[1:4] if row[1] else _head(row[0]) for row in found]
+        seqs, batches, moments = zip(*heads, strict=True)
+        columns = list(zip(*[row for row in found if row[1]], strict=True))
+    chain = _chain(lines, tip.chain)
+    signals = _signals(columns)
+    in_order = _moments(seqs, batches, moments, tip)
+    if (
+        chain is None
+        or signals is None
+        or in_order is None
+        or max(map(len, lines)) > LINE_BYTES_MAX
+    ):
+        return None
+    tip = Tip(in_order[-1].seq_to, int(batches[-1]), in_order[-1].recorded_at, chain)
+    return Columns(tip, in_order, signals, others)
+
+
+def _head(line: bytes) -> tuple[bytes, ...]:
+    """Its seq, batch and recorded_at, or what no line can follow."""
+    found = HEAD.match(line)
+    return found.groups()[:3] if found is not None else (b"0", b"0", b"")
+
+
+def _chain(lines: Sequence[bytes], chain: str) -> str | None:
+    """The chain of the last line, if each continues the one before it."""
+    before = [chain.encode(), *[line[-67:-3] for line in lines]]
+    ends = [
+        f',"chain":"{sha256(stored + line[:-CHAIN_BYTES]).hexdigest()}"}}\n'
+        for stored, line in zip(before, lines, strict=False)
+    ]
+    if "".join(ends).encode() != b"".join([line[-CHAIN_BYTES:] for line in lines]):
+        return None
+    return before[-1].decode()
+
+
+def _moments(
+    seqs: Sequence[bytes], batches: Sequence[bytes], moments: Sequence[bytes], tip: Tip
+) -> list[Moment] | None:
+    """When the lines were recorded; None where seq, batch or time is not in order."""
+    first = tip.seq + 1
+    if list(seqs) != list(map(b"%d".__mod__, range(first, first + len(seqs)))):
+        return None
+    found: list[Moment] = []
+    batch, recorded_at = b"%d" % tip.batch, tip.recorded_at.encode()
+    seq = first
+    for (line_batch, moment), same in groupby(zip(batches, moments, strict=True)):
+        if line_batch not in (batch, seqs[seq - first]):
+            return None
+        if moment != recorded_at and (moment < recorded_at or not RECORDED_AT.fullmatch(moment)):
+            return None
+        batch, recorded_at = line_batch, moment
+        count = len(list(same))
+        found.append(Moment(seq, seq + count - 1, moment.decode()))
+        seq += count
+    return found
+
+
+def _signals(columns: Sequence[Sequence[bytes]]) -> SignalColumns | None:
+    """Lines that are laid out as signals; None where one is not as it should be."""
+    if not columns:
+        return NO_SIGNALS
+    *columns, ends = columns
+    # fmt: off
+    (signal_id, symbol, action, entry, target, stop, confidence,
+     strategy, asset_type, data_source, timestamp) = columns[4:]
+    # fmt: on
+    nine = (action, confidence, entry, signal_id, stop, strategy, symbol, target, timestamp)
+    canonicals = list(map(CANONICAL.__mod__, zip(*nine, strict=True)))
+    computed = [f',"sha256":"{sha256(text).hexdigest()}"' for text in canonicals]
+    members = [end[:_MEMBERS_TO] for end in ends]
+    if (
+        "".join(computed).encode() != b"".join([end[_MEMBERS_TO:_HASH_TO] for end in ends])
+        or b"".join([*canonicals, *{*asset_type, *data_source}]).translate(None, PLAIN)
+        or not all(map(are_free, set(members)))
+    ):
+        return None
+    hashes = [end[_HASH_FROM:_HASH_TO] for end in ends]
+    return SignalColumns._make([*columns, members, hashes])
+
+
+def _is_ours(row: tuple[bytes, ...]) -> bool:
+    """Whether a line that is laid out as a signal holds what its layout promises."""
+    *texts, end = row[4:]
+    return not b"".join(texts).translate(None, PLAIN) and are_free(end[:_MEMBERS_TO])

@@ -1,0 +1,169 @@
+"""A reader that waits: the file watch is a hint that something changed, a timer is the truth.
+
+A watch may see nothing (network file systems, containers), lose events, or die with its directory,
+so the log is looked at every IDLE_S whatever the watch says.
+
+Invariant: what comes out is what a LogReader gives: durable, chained, in order, nothing twice.
+"""
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
+
+import watchfiles
+
+from eventlog.format.segment import Position
+from eventlog.read.reader import LogReader
+from eventlog.storage.disk import Disk
+from eventlog.storage.home import Home
+from eventlog.threads import in_thread, to_the_end
+
+logger = logging.getLogger(__name__)
+
+IDLE_S = 0.5  # the longest that a line stays unseen when no file event comes; at most 1 s
+ALARM_S = 10.0  # an unfinished line that stands for so long is worth a word
+WATCH_STEP_MS = 1  # a batch of file events ends after so long without another
+WATCH_DEBOUNCE_MS = 10  # or, while events keep coming, after this
+WATCH_TIMEOUT_MS = 1000  # how long the watching thread may outlive its tail
+WATCH_RETRY_S_MIN, WATCH_RETRY_S_MAX = 0.1, 5.0
+
+
+async def follow(
+    disk: Disk,
+    home: Home,
+    *,
+    after: int,
+    hint: Position | None = None,
+    on_watch: Callable[[bool], object] | None = None,
+) -> AsyncGenerator[tuple[list[bytes], Position], None]:
+    """Lists of durable lines after a seq, for ever, each with the position behind it.
+
+    Waits where there is no log yet. `on_watch` is told, each time there is nothing to read,
+    whether a watch was alive. Raises LogCorrupt and LogDiverged.
+    """
+    loop = asyncio.get_running_loop()
+    changed = asyncio.Event()
+    watch = _Watch(home.log_dir, loop, changed)
+    reader: LogReader | None = None
+    alarm = _Alarm()
+    try:
+        while True:
+            changed.clear()  # before the look: what changes during it is looked at again
+            if reader is None:
+                reader = LogReader(disk, home, after=after, hint=hint)
+            lines = await to_the_end(in_thread(reader.read))
+            if lines:
+                yield lines, reader.position
+                continue
+            alarm.look(reader)
+            if on_watch is not None and watch.was_started:
+                on_watch(watch.is_alive())  # before it is started again: that may not help
+            watch.keep()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(IDLE_S):
+                    await changed.wait()
+    finally:
+        watch.stop()
+        if reader is not None:
+            reader.close()
+
+
+class _Alarm:
+    """Says once that bytes at the end of the log neither end a line nor go away."""
+
+    def __init__(self) -> None:
+        self._since_s: float | None = None
+        self._at = Position(0, 0)
+        self._said = False
+
+    def look(self, reader: LogReader) -> None:
+        if not reader.unread_bytes or reader.position != self._at:
+            self._since_s, self._at, self._said = None, reader.position, False
+        if reader.unread_bytes:
+            self._since_s = self._since_s or time.monotonic()
+            if not self._said and time.monotonic() - self._since_s >= ALARM_S:
+                self._said = True
+                logger.warning(
+                    "unfinished_line segment=%d byte_offset=%d bytes=%d",
+                    *self._at,
+                    reader.unread_bytes,
+                )
+
+
+class _Watch:
+    """Sets an event when something changes in a directory; started again when it died."""
+
+    def __init__(self, path: str, loop: asyncio.AbstractEventLoop, changed: asyncio.Event) -> None:
+        self._path = path
+        self._loop = loop
+        self._changed = changed
+        self._stopped = threading.Event()
+        self._inode: tuple[int, int] | None = None
+        self._retry_at_s = 0.0
+        self._retry_s = WATCH_RETRY_S_MIN
+        self._thread: threading.Thread | None = None
+
+    @property
+    def was_started(self) -> bool:
+        """Whether there has been a watch at all, alive or not."""
+        return self._thread is not None
+
+    def is_alive(self) -> bool:
+        """Whether it runs, and on the directory that is there now."""
+        inode = self._inode_now()
+        alive = self._thread is not None and self._thread.is_alive()
+        return alive and inode is not None and inode == self._inode
+
+    def _inode_now(self) -> tuple[int, int] | None:
+        try:
+            status = os.stat(self._path)
+        except OSError:
+            return None
+        return (status.st_dev, status.st_ino)
+
+    def keep(self) -> None:
+        """Sees to it that a watch runs on the directory that is there now."""
+        inode = self._inode_now()
+        if inode is None:
+            return  # no log yet: the timer looks again
+        if self.is_alive() or time.monotonic() < self._retry_at_s:
+            return
+        if self.was_started:
+            logger.info("watch_restarted path=%s", self._path)
+        self.stop()
+        self._retry_at_s = time.monotonic() + self._retry_s
+        self._retry_s = min(2 * self._retry_s, WATCH_RETRY_S_MAX)
+        self._inode = inode
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(
+            target=self._watch, args=(self._stopped,), name="eventlog-watch", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """The thread ends by itself within WATCH_TIMEOUT_MS."""
+        self._stopped.set()
+
+    def _watch(self, stopped: threading.Event) -> None:
+        try:
+            for _ in watchfiles.watch(
+                self._path,
+                watch_filter=None,  # the default hides everything below .git, .venv ...
+                step=WATCH_STEP_MS,
+                debounce=WATCH_DEBOUNCE_MS,
+                rust_timeout=WATCH_TIMEOUT_MS,
+                yield_on_timeout=True,
+                stop_event=stopped,
+                recursive=False,
+                raise_interrupt=False,
+            ):
+                self._retry_s = WATCH_RETRY_S_MIN
+                self._loop.call_soon_threadsafe(self._changed.set)
+        except RuntimeError:
+            pass  # the loop was closed
+        except OSError as error:
+            logger.warning("watch_failed path=%s error=%s", self._path, error)

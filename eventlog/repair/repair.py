@@ -1,0 +1,263 @@
+"""What a person may do about damage: recover now, put bytes back from a backup, or accept a loss.
+
+Steps of a repair, in an order that each crash must find safe:
+
+    flock .closed.lock, .lock       nobody compresses or appends meanwhile
+    sync and read the log           from the device, from its first byte
+    word := writing                 before the first change
+    rewrite both watermarks, cut    only an unacknowledged tail is ever cut
+    restore from the backup         each segment as it was or whole
+    create the next segment         where the log ends in bad bytes; its name is durable first
+    record what is accepted         durable before anybody goes by it
+    word := clean                   when no damage is left that nobody accepted
+
+Invariant: no acknowledged byte is ever removed: bad ones stay where they are, or in `.damaged`.
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from eventlog.append.recovery import cut_torn_tail, settle_on_device
+from eventlog.errors import EventLogError, LogCorrupt
+from eventlog.format.durability import (
+    CLEAN,
+    NOTHING_PROVEN,
+    WRITING,
+    End,
+)
+from eventlog.format.gap import Accepted
+from eventlog.format.segment import segment_name
+from eventlog.repair.from_backup import Restored, restore
+from eventlog.repair.segment_builder import Backup
+from eventlog.repair.survey import Damage, Survey, survey
+from eventlog.storage.disk import Disk, RealDisk
+from eventlog.storage.durable_state import (
+    _proven_end,
+    _rewrite_watermarks,
+    read_watermark,
+)
+from eventlog.storage.gap_file import write_accepted
+from eventlog.storage.home import Home, home_at, list_segments, no_log
+from eventlog.storage.locks import WriterLock, closed_segments_held
+from eventlog.storage.segment_disk import Shelf
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repaired:
+    """What a repair did, and what is left to do."""
+
+    torn_bytes_cut: int = 0
+    kept_in: str | None = None  # the name of the file that has them
+    restored: tuple[Restored, ...] = ()
+    accepted: tuple[Accepted, ...] = ()  # by this repair
+    damage: tuple[Damage, ...] = ()  # that stays, and that nobody accepted
+    gaps: tuple[Damage, ...] = ()  # that were accepted before
+    halt: LogCorrupt | None = None  # what stays and can be neither accepted nor passed over
+    advice: tuple[str, ...] = ()  # what the backup could not do, and what a person can
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to do."""
+        return not self.damage and self.halt is None
+
+    def to_text(self) -> list[str]:
+        """Lines for a person."""
+        lines = []
+        if self.torn_bytes_cut:
+            lines.append(
+                f"cut {self.torn_bytes_cut} unacknowledged bytes at the end; kept in {self.kept_in}"
+            )
+        for restored in self.restored:
+            name = segment_name(restored.segment)
+            kept = f"; the damaged file is now {restored.kept_in}" if restored.kept_in else ""
+            lines.append(f"restored {name}, {_seqs(restored.seq_from, restored.seq_to)}{kept}")
+        lines += [f"accepted as lost: {_told(accepted)}" for accepted in self.accepted]
+        lines += [
+            f"accepted before, on {damage.gap.accepted_at[:10]}: {_told(damage.gap)}"
+            for damage in self.gaps
+        ]
+        lines += [f"DAMAGED: {_told(damage.gap)}: {damage.problem}" for damage in self.damage]
+        if self.halt is not None:
+            lines.append(f"DAMAGED: {self.halt.where}: {self.halt.problem}")
+        lines += [f"what to do: {advice}" for advice in self.advice]
+        return lines or ["nothing to repair: the log is whole"]
+
+    def to_json(self) -> dict[str, object]:
+        """For machines."""
+        return {
+            "torn_bytes_cut": self.torn_bytes_cut,
+            "kept_in": self.kept_in,
+            "restored": [restored.to_json() for restored in self.restored],
+            "accepted": [accepted.to_json() for accepted in self.accepted],
+            "damage": [
+                *(damage.to_json() for damage in self.damage),
+                *([_halt_to_json(self.halt)] if self.halt is not None else []),
+            ],
+            "gaps": [damage.to_json() for damage in self.gaps],
+            "advice": list(self.advice),
+        }
+
+
+def repair(
+    path: str | os.PathLike[str],
+    *,
+    backup: str | None = None,
+    accept: bool = False,
+    now: str,
+    lock_timeout_s: float,
+    disk: Disk | None = None,
+) -> Repaired:
+    """Repairs the log at `path`, with writers kept out.
+
+    An unacknowledged tail is kept aside and cut. Damage before it is only listed; `backup`, a
+    directory with segments, puts back what it has of it, and with `accept` the rest is recorded as
+    lost at `now`, so that readers go on behind it.
+
+    Raises LogNotFound, LogLocked, LogCorrupt (a foreign file stands among the segments) and
+    EventLogError where the disk refuses; what was done until then stays, and is safe.
+    """
+    disk = Shelf(disk or RealDisk())
+    home = home_at(path)
+    try:
+        if not list_segments(disk, home) and read_watermark(disk, home) is None:
+            raise no_log(home)
+        source = Backup(disk, backup) if backup is not None else None
+        lock = WriterLock(disk, home, pid=os.getpid(), timeout_s=lock_timeout_s)
+        with closed_segments_held(disk, home, lock_timeout_s):
+            try:
+                lock.take()
+                return _Repair(disk, home, lock).run(source, now if accept else None)
+            finally:
+                lock.drop()
+    except OSError as error:
+        raise EventLogError(
+            f"the log could not be repaired: {error.strerror or error}",
+            where=error.filename or home.log_dir,
+            do="nothing is lost by it: see to the disk, then repair again",
+        ) from error
+
+
+class _Repair:
+    """One repair, under the lock."""
+
+    def __init__(self, disk: Disk, home: Home, lock: WriterLock) -> None:
+        self._disk = disk
+        self._home = home
+        self._lock = lock
+        self._proven = NOTHING_PROVEN
+
+    def run(self, backup: Backup | None, accepted_at: str | None) -> Repaired:
+        settle_on_device(self._disk, self._home)
+        self._proven = _proven_end(self._disk, self._home)
+        found = self._survey()
+        done = Repaired()
+        is_damaged = bool(found.open_damages or found.halt)
+        if is_damaged and backup is None and accepted_at is None:
+            return _report(done, found, ())
+        # Where nothing is proven and there is damage, nobody knows the end: what would be said of
+        # it now would be taken for a proof later. Without word and watermark all start anew.
+        is_sure = self._proven.seq > 0 or not is_damaged
+        if is_sure and (is_damaged or found.torn_bytes or (backup is not None and found.damages)):
+            self._lock.say(WRITING, self._end(found))
+        if found.torn_bytes:
+            if is_sure:
+                _rewrite_watermarks(self._disk, self._home, self._end(found))
+            kept_in = cut_torn_tail(self._disk, self._home, found.end, found.torn_bytes)
+            done = replace(done, torn_bytes_cut=found.torn_bytes, kept_in=kept_in)
+        unhelpful: tuple[str, ...] = ()
+        if backup is not None and found.damages:
+            outcome = restore(self._disk, self._home, backup, found.damages, self._proven)
+            done = replace(done, restored=outcome.restored)
+            unhelpful = outcome.unhelpful
+            found = self._survey()
+        if accepted_at is not None and found.open_damages and not found.halt:
+            records = [replace(d.gap, accepted_at=accepted_at) for d in found.open_damages]
+            self._accept(found, records)
+            done = replace(done, accepted=tuple(records))
+            found = self._survey()
+        if not found.open_damages and not found.halt:
+            self._lock.say(CLEAN, found.end)
+        return _report(done, found, unhelpful)
+
+    def _survey(self) -> Survey:
+        return survey(self._disk, self._home, self._proven)
+
+    def _end(self, found: Survey) -> End:
+        """The durable end for the word: never below what was proven.
+
+        Nor beyond it while there is damage: a misnamed segment tells of entries that never were.
+        """
+        if self._proven.seq and (found.open_damages or found.halt):
+            return self._proven
+        return max(found.good_end, self._proven, key=lambda end: end.seq)
+
+    def _accept(self, found: Survey, records: Sequence[Accepted]) -> None:
+        if found.needs_segment:
+            # Before the record: without the segment the record would let a writer append to
+            # bad bytes, while the segment without the record only halts everybody as before.
+            self._disk.close(self._disk.create(self._home.segment_path(found.end.segment)))
+            self._disk.fsync_dir(self._home.log_dir)
+        write_accepted(self._disk, self._home, records)
+        _rewrite_watermarks(self._disk, self._home, found.end)
+        for record in records:
+            logger.warning(
+                "damage_accepted segment=%d byte_from=%d byte_to=%d seq_from=%d seq_to=%d",
+                *(record.segment, record.byte_from, record.byte_to),
+                *(record.seq_from, record.seq_to),
+            )
+
+
+def _report(done: Repaired, found: Survey, unhelpful: tuple[str, ...]) -> Repaired:
+    advice = [f"find another backup, for this one does not help: {why}" for why in unhelpful]
+    if found.open_damages:
+        advice.append(
+            "put the original bytes back with `eventlog repair --from BACKUP`, or, where there is "
+            "no backup, record what is lost with `eventlog repair --accept`"
+        )
+    if found.halt is not None:
+        advice.append(
+            "what is wrong there can be neither put back nor accepted: if that file is not of this "
+            "log, move it away; else restore the whole log directory from a backup"
+        )
+    return replace(
+        done,
+        damage=found.open_damages,
+        gaps=tuple(
+            damage
+            for damage in found.damages
+            if damage.is_accepted and damage.gap not in done.accepted
+        ),
+        halt=found.halt,
+        advice=tuple(advice),
+    )
+
+
+def _told(gap: Accepted) -> str:
+    """Where, and which entries, for a person."""
+    name = segment_name(gap.segment)
+    seqs = _seqs(gap.seq_from, gap.seq_to)
+    if gap.byte_from == gap.byte_to:
+        return f"{name} at byte {gap.byte_from}, {seqs} missing"
+    return f"{name}, bytes {gap.byte_from} to {gap.byte_to}, {seqs}"
+
+
+def _seqs(seq_from: int, seq_to: int) -> str:
+    if seq_to > seq_from:
+        return f"entries {seq_from} to {seq_to}"
+    return f"entry {seq_from}" if seq_to == seq_from else "no entry"
+
+
+def _halt_to_json(halt: LogCorrupt) -> dict[str, object]:
+    return {
+        "segment": halt.segment,
+        "byte_from": halt.byte_offset,
+        "byte_to": halt.byte_offset,
+        "seq_from": halt.seq,
+        "seq_to": halt.seq,
+        "problem": halt.problem,
+        "accepted_at": None,
+    }

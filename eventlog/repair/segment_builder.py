@@ -1,0 +1,256 @@
+"""Builds segments anew, of our good lines and a backup's, and puts them in their place.
+
+A new segment is written beside the old one under a hidden name. It takes the old one's place only
+when every line of it continues the chain, from the line before it to the line after it, or to the
+end that is known to be durable. The old file is kept as `<segment>.damaged`.
+
+Invariant: a crash at any step leaves each segment as it was or whole.
+"""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from itertools import pairwise
+
+from eventlog.errors import EventLogError
+from eventlog.format.durability import End
+from eventlog.format.line import LINE_BYTES_MAX, BadLine, stored_chain
+from eventlog.format.scan import TIP_START, Tip, problem_of, scan, tip_of
+from eventlog.format.segment import segment_holding, segment_name, segments_of
+from eventlog.read.reader import CHUNK_BYTES
+from eventlog.read.seek import Found, find_line, last_line
+from eventlog.repair.rebuild_plan import Ours, Pieces, Theirs
+from eventlog.storage.atomic import set_aside
+from eventlog.storage.disk import Disk, write_all
+from eventlog.storage.home import Home, list_segments
+from eventlog.storage.segment_disk import standing
+
+
+class Unhelpful(Exception):
+    """The backup does not give what is needed. The text says why."""
+
+
+class Backup:
+    """Segments in another directory: a home, its logs/, or a copy of it. Raises EventLogError."""
+
+    def __init__(self, disk: Disk, path: str) -> None:
+        logs = f"{path.rstrip('/')}/logs"
+        self._disk = disk
+        self._path = logs if disk.is_dir(logs) else path
+        try:
+            self.segments = segments_of(disk.names(self._path))
+        except OSError as error:
+            raise self._unusable(f"cannot be read: {error.strerror}") from None
+        if not self.segments:
+            raise self._unusable("holds no segment")
+
+    def _unusable(self, why: str) -> EventLogError:
+        return EventLogError(
+            f"the backup {why}",
+            where=self._path,
+            do="nothing was changed: name a home, its logs directory, or a copy of it",
+        )
+
+    def open_at(self, seq: int) -> tuple[int, Found]:
+        """A descriptor of the segment that holds entry `seq`, and its line."""
+        segment = self.segments[segment_holding(self.segments, seq)]
+        fd = self._disk.open(f"{self._path}/{segment_name(segment)}", writable=False)
+        found = find_line(self._disk, fd, seq)
+        if found is None:
+            self._disk.close(fd)
+            raise Unhelpful(f"entry {seq} is not in the backup, or is damaged there too")
+        return fd, found
+
+    def line(self, tip: Tip) -> bytes:
+        """The line that follows `tip`."""
+        fd, found = self.open_at(tip.seq + 1)
+        try:
+            line = self._disk.pread(fd, found.byte_to - found.byte_from, found.byte_from)
+        finally:
+            self._disk.close(fd)
+        problem = problem_of(line, tip)
+        if problem is not None:
+            raise Unhelpful(f"the backup's entry {tip.seq + 1} {problem}")
+        return line
+
+    def chain_of(self, seq: int) -> str:
+        """The chain of an entry, as its line says."""
+        fd, found = self.open_at(seq)
+        self._disk.close(fd)
+        return found.tip.chain
+
+
+class Builder:
+    """Builds some segments in a row beside the old ones, and puts them in their place."""
+
+    def __init__(self, disk: Disk, home: Home, backup: Backup, proven: End) -> None:
+        self._disk = disk
+        self._home = home
+        self._backup = backup
+        self._proven = proven
+        self._tip = TIP_START
+        self._ends_ours = False  # the last line is ours, and by its chain proves all before it
+        self._built: list[int] = []
+
+    def build(self, segments: Mapping[int, Pieces]) -> None:
+        """Writes and syncs the new files. Raises Unhelpful where the chain breaks."""
+        ours = list_segments(self._disk, self._home)
+        first, last = min(segments), max(segments)
+        self._tip = self._tip_before(max((s for s in ours if s < first), default=0))
+        self._ends_ours = False
+        for segment, pieces in segments.items():
+            self._built.append(segment)
+            out = self._create(self._path_of_new(segment))
+            try:
+                self._check_name(segment)
+                for piece in pieces:
+                    self._add(segment, piece, out)
+                self._disk.fdatasync(out)
+            finally:
+                self._disk.close(out)
+        if not self._ends_ours:
+            self._check_joint(min((s for s in ours if s > last), default=0))
+
+    def common_start(self, segment: int) -> int:
+        """The last of our segments, up to `segment`, before which we and the backup agree."""
+        ours = [s for s in list_segments(self._disk, self._home) if s <= segment]
+        for before, start in reversed(list(pairwise([0, *ours]))):
+            if not before or self._backup.chain_of(start - 1) == self._tip_before(before).chain:
+                return start
+        return segment
+
+    def install(self) -> dict[int, str | None]:
+        """Puts what was built in its place. Gives, by segment, where the old file is kept."""
+        ours = list_segments(self._disk, self._home)
+        kept_in = {s: self._keep(s) if s in ours else None for s in self._built}
+        self._disk.fsync_dir(self._home.log_dir)
+        for segment in self._built:
+            self._disk.rename(self._path_of_new(segment), self._home.segment_path(segment))
+        self._disk.fsync_dir(self._home.log_dir)
+        for segment in self._built:  # no longer what counts, and perhaps damaged
+            for place in standing(self._disk, self._home.segment_path(segment))[1:]:
+                set_aside(self._disk, place)
+        return kept_in
+
+    def clean_up(self) -> None:
+        """Removes what was built and not installed."""
+        for segment in self._built:
+            with suppress(FileNotFoundError):
+                self._disk.unlink(self._path_of_new(segment))
+        self._built.clear()
+
+    def _path_of_new(self, segment: int) -> str:
+        return f"{self._home.log_dir}/.{segment_name(segment)}.new"
+
+    def _create(self, path: str) -> int:
+        try:
+            return self._disk.create(path)
+        except FileExistsError:  # from a run that died
+            self._disk.unlink(path)
+            return self._disk.create(path)
+
+    def _keep(self, segment: int) -> str:
+        """A copy and not a rename: a crash between two renames would leave no segment at all."""
+        name = segment_name(segment)
+        new = f"{self._home.log_dir}/.{name}.kept"
+        old = self._disk.open(self._home.segment_path(segment), writable=False)
+        try:
+            out = self._create(new)
+            try:
+                size = self._disk.size(old)
+                for at in range(0, size, CHUNK_BYTES):
+                    write_all(self._disk, out, self._disk.pread(old, CHUNK_BYTES, at), at)
+                self._disk.fdatasync(out)
+            finally:
+                self._disk.close(out)
+        finally:
+            self._disk.close(old)
+        taken = set(self._disk.names(self._home.log_dir))
+        kept, number = f"{name}.damaged", 0
+        while kept in taken:
+            number += 1
+            kept = f"{name}.damaged.{number}"
+        self._disk.rename(new, f"{self._home.log_dir}/{kept}")
+        return kept
+
+    def _tip_before(self, segment: int) -> Tip:
+        if not segment:
+            return TIP_START
+        fd = self._disk.open(self._home.segment_path(segment), writable=False)
+        try:
+            return tip_of(last_line(self._disk, fd, self._disk.size(fd)))
+        except BadLine as error:
+            raise Unhelpful(f"the last line of {segment_name(segment)} {error}") from None
+        finally:
+            self._disk.close(fd)
+
+    def _check_name(self, segment: int) -> None:
+        if segment != self._tip.seq + 1:
+            raise Unhelpful(f"{segment_name(segment)} would have to start with another entry")
+
+    def _check_joint(self, following: int) -> None:
+        """Whether what follows the new segments continues them."""
+        if following:
+            self._check_name(following)
+            fd = self._disk.open(self._home.segment_path(following), writable=False)
+            try:
+                data = self._disk.pread(fd, LINE_BYTES_MAX, 0)
+            finally:
+                self._disk.close(fd)
+            line = data[: data.find(b"\n") + 1]
+            problem = problem_of(line, self._tip) if line else None
+            if problem is not None:
+                raise Unhelpful(f"behind it our entry {self._tip.seq + 1} {problem}")
+        elif self._tip.seq < self._proven.seq:
+            raise Unhelpful(f"the log was durable up to entry {self._proven.seq}")
+
+    def _add(self, segment: int, piece: Ours | Theirs, out: int) -> None:
+        match piece:
+            case Ours(byte_from, byte_to) if byte_from < byte_to:
+                fd = self._disk.open(self._home.segment_path(segment), writable=False)
+                try:
+                    self._take(fd, Ours(byte_from, byte_to), None, out)
+                finally:
+                    self._disk.close(fd)
+            case Theirs(_, seq_to):
+                while self._tip.seq < seq_to:
+                    fd, found = self._backup.open_at(self._tip.seq + 1)
+                    try:
+                        span = Ours(found.byte_from, self._disk.size(fd))
+                        self._take(fd, span, seq_to, out)
+                    finally:
+                        self._disk.close(fd)
+
+    def _take(self, fd: int, span: Ours, seq_to: int | None, out: int) -> None:
+        """Copies lines up to a byte, or to an entry if that comes first."""
+        at, byte_to = span
+        whose = "our" if seq_to is None else "the backup's"
+        while at < byte_to and (seq_to is None or self._tip.seq < seq_to):
+            data = self._disk.pread(fd, min(CHUNK_BYTES, byte_to - at), at)
+            scanned = scan(data, self._tip)
+            left = len(scanned.lines) if seq_to is None else seq_to - self._tip.seq
+            lines = scanned.lines[:left]
+            if lines:
+                at += sum(map(len, lines))
+                self._ends_ours = seq_to is None
+            elif seq_to is None and self._is_next(line := data[: data.find(b"\n") + 1]):
+                # It was taken at its word, for nothing told the chain before it. Now it is told.
+                lines = [self._backup.line(self._tip)]
+                at += len(line)
+                self._ends_ours = False
+            else:
+                problem = scanned.problem or "is cut off"
+                raise Unhelpful(f"{whose} entry {self._tip.seq + 1} {problem}")
+            self._check_proven(lines)
+            write_all(self._disk, out, b"".join(lines), self._disk.size(out))
+            self._tip = tip_of(lines[-1])
+
+    def _is_next(self, line: bytes) -> bool:
+        try:
+            return tip_of(line).seq == self._tip.seq + 1
+        except BadLine:
+            return False
+
+    def _check_proven(self, lines: list[bytes]) -> None:
+        index = self._proven.seq - self._tip.seq - 1
+        if 0 <= index < len(lines) and stored_chain(lines[index]) != self._proven.chain:
+            raise Unhelpful(f"entry {self._proven.seq} is not the one that was durable")

@@ -1,0 +1,91 @@
+"""The facts that follow a signal: executed, skipped, expired, cancelled, closed; and any other.
+
+The door checks the required keys and their types for these five. An event that it does not know
+needs only a name; further keys are kept as they are.
+
+Invariant: equal facts have equal bodies. Known numbers are floats, times are in stored form, and
+the keys are sorted, for the bytes of the body are what a retry is compared by.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import orjson
+
+from eventlog.errors import InvalidSignal
+from eventlog.format.line import RESERVED_KEYS
+from eventlog.schema import fields as values
+from eventlog.schema.signal import text_key
+
+
+class Key(NamedTuple):
+    """What a key of a fact must be."""
+
+    rule: values.Rule
+    required: bool = False
+
+
+FACTS: Mapping[str, Mapping[str, Key]] = {
+    "executed": {
+        "order_id": Key(values.order_id, required=True),
+        "fill_price": Key(values.price),
+        "executed_at": Key(values.timestamp),
+    },
+    "skipped": {"reason": Key(values.reason, required=True)},
+    "expired": {"reason": Key(values.reason)},
+    "cancelled": {"reason": Key(values.reason)},
+    "closed": {
+        "exit_price": Key(values.price, required=True),
+        "outcome": Key(values.outcome),
+        "profit_loss_pct": Key(values.number),
+        "closed_at": Key(values.timestamp),
+    },
+}
+
+_EVENT = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
+_SIGNAL_ID = Key(values.signal_id, required=True)
+_SIGNAL_ID_OPTIONAL = Key(values.signal_id)
+
+
+def event_name(event: object) -> str:
+    """The name of an event, known or not. Raises InvalidSignal."""
+    if not isinstance(event, str):
+        raise InvalidSignal("must be text", field="event", value=event)
+    if _EVENT.fullmatch(event) is None:
+        raise InvalidSignal(
+            "must be 1 to 64 of a-z 0-9 _ . - and start with a letter", field="event", value=event
+        )
+    return str.__str__(event)
+
+
+def payload(event: str, item: Mapping[str, object]) -> dict[str, object]:
+    """The payload of a fact, normalised, without "event". Raises InvalidSignal."""
+    given = {text_key(key): value for key, value in item.items()}
+    given.pop("event", None)
+    for key, value in given.items():
+        if key in RESERVED_KEYS:
+            raise InvalidSignal("is a key of the log's own", field=key, value=value)
+    stored: dict[str, object] = {}
+    for key, (rule, required) in _rules(event).items():
+        if key in given:
+            stored[key] = rule(key, given.pop(key))
+        elif required:
+            raise InvalidSignal("is missing", field=key)
+    values.check_json(given)
+    return stored | given
+
+
+def body(payload: Mapping[str, object]) -> bytes:
+    """The JSON text of a payload without its braces: signal_id first, the other keys sorted."""
+    rest = dict(payload)
+    first = {"signal_id": rest.pop("signal_id")} if "signal_id" in rest else {}
+    parts = (orjson.dumps(first), orjson.dumps(rest, option=orjson.OPT_SORT_KEYS))
+    return b",".join(part[1:-1] for part in parts if part != b"{}")
+
+
+def _rules(event: str) -> dict[str, Key]:
+    known = FACTS.get(event)
+    if known is None:
+        return {"signal_id": _SIGNAL_ID_OPTIONAL}
+    return {"signal_id": _SIGNAL_ID, **known}

@@ -1,0 +1,115 @@
+"""Strict parser for input lines: one JSON object, no duplicate keys, bounded depth and numbers.
+
+Invariant: what is refused here would read back differently, or not at all.
+"""
+
+import json
+import re
+
+import orjson
+
+from eventlog.errors import EntryTooLarge, InvalidSignal
+from eventlog.format.line import PAYLOAD_BYTES_MAX
+from eventlog.schema import fields as values
+
+# A byte of payload takes at most six in a line of ASCII escapes; what is longer would be refused.
+INPUT_BYTES_MAX = 6 * PAYLOAD_BYTES_MAX
+
+_SPACED_COLON = re.compile(rb'"[ \t\r\n]+:')
+# A string that does not end runs to the end of the line: each byte is looked at once.
+_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
+
+
+def parse_line(line: bytes) -> dict[str, object]:
+    """The JSON object in one line of input, read strictly. Raises InvalidSignal, nothing else.
+
+    Refused are keys that are given twice, at any depth, what JSON does not have (NaN, half a
+    character), and numbers that a float would alter: orjson takes these in silence.
+    """
+    if len(line) > INPUT_BYTES_MAX:
+        raise EntryTooLarge(
+            f"is longer than {INPUT_BYTES_MAX:,} bytes", field="line", value=_cut(line)
+        )
+    try:
+        item = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return _parse_strictly(line)
+    if (
+        type(item) is dict
+        # Each key shows as `":`, so where there are as many as keys, none was given twice.
+        and line.count(b'":') == len(item)
+        and _SPACED_COLON.search(line) is None
+        and _is_flat(item)
+    ):
+        return item
+    return _parse_strictly(line)
+
+
+def _is_flat(item: dict[str, object]) -> bool:
+    """Whether nothing is nested, and no number so large that it may have been altered."""
+    for value in item.values():
+        if type(value) is str:
+            continue
+        if type(value) is float or type(value) is int:
+            if not values.INT_MIN < value < values.INT_MAX:
+                return False
+        elif value is not None and type(value) is not bool:
+            return False
+    return True
+
+
+def _parse_strictly(line: bytes) -> dict[str, object]:
+    """The full rules."""
+    if line.count(b"[") + line.count(b"{") > values.DEPTH_MAX:
+        _refuse_depth(line)  # before json, whose recursion it bounds
+    try:
+        text = line.decode()
+        item = json.loads(text, object_pairs_hook=_unique_keys, parse_int=_bounded_int)
+    except UnicodeDecodeError as error:
+        raise InvalidSignal(
+            f"is not UTF-8 at byte {error.start + 1}", field="line", value=_cut(line)
+        ) from None
+    except json.JSONDecodeError as error:
+        raise InvalidSignal(
+            f"is not JSON: {error.msg} at character {error.pos + 1}",
+            field="line",
+            value=error.doc[max(0, error.pos - 40) :][:80],
+        ) from None
+    if type(item) is not dict:
+        raise InvalidSignal("must be a JSON object", field="line", value=_cut(line))
+    values.check_json(item)
+    return item
+
+
+def _refuse_depth(line: bytes) -> None:
+    depth = 0
+    for token in _STRING_OR_BRACKET.finditer(line):
+        if token[0] in (b"[", b"{"):
+            depth += 1
+        elif token[0] in (b"]", b"}"):
+            depth -= 1
+        if depth > values.DEPTH_MAX:
+            raise InvalidSignal(
+                f"is nested deeper than {values.DEPTH_MAX}", field="line", value=_cut(line)
+            )
+
+
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        for key, value in pairs:
+            if key in seen:
+                raise InvalidSignal("is given twice in one object", field=key, value=value)
+            seen.add(key)
+    return found
+
+
+def _bounded_int(digits: str) -> int:
+    # Python refuses, and is slow at, thousands of digits. A hundred are out of range as well, and
+    # a refusal shows no more of them.
+    return int(digits[:100])
+
+
+def _cut(line: bytes) -> str:
+    return line[:200].decode(errors="backslashreplace")

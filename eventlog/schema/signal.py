@@ -1,0 +1,250 @@
+"""A signal: the caller's trading decision, parsed at the door and frozen; its hash.
+
+`sha256` is what Alpine recomputes: the SHA-256 of nine fields as Python's standard json writes
+them with sorted keys. It is not the log's chain.
+
+Invariant: a Signal is in stored form. `Signal.from_mapping(signal.payload()) == signal`, and
+`sha256`, where there is one, is that of its nine fields.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import sha256 as _sha256
+from json.encoder import encode_basestring_ascii as _quoted
+from math import isfinite
+from typing import Any, Self
+
+import orjson
+
+from eventlog.errors import HashMismatch, InvalidSignal, shown
+from eventlog.format.line import RESERVED_KEYS
+from eventlog.schema import fields as values
+
+# The fields in the order in which they stand on disk, each with its rule.
+RULES: Mapping[str, values.Rule] = {
+    "signal_id": values.signal_id,
+    "symbol": values.symbol,
+    "action": values.action,
+    "entry_price": values.price,
+    "target_price": values.price,
+    "stop_price": values.price,
+    "confidence": values.confidence,
+    "strategy": values.name,
+    "asset_type": values.label,
+    "data_source": values.label,
+    "timestamp": values.timestamp,
+}
+ASSET_TYPE_DEFAULT = "unknown"
+DATA_SOURCE_DEFAULT = "weighted_consensus"
+ALIASES = {"take_profit": "target_price", "stop_loss": "stop_price"}
+PRICES = ("entry_price", "target_price", "stop_price")
+REQUIRED = ("symbol", "action", *PRICES, "confidence", "strategy")
+HASHED = (*REQUIRED, "signal_id", "timestamp")  # the nine of the content hash
+NOT_EXTRA = RESERVED_KEYS.union(RULES, ALIASES, {"sha256"})
+
+_LEFT_OUT = ("signal_id", "timestamp")  # what the log fills in when the caller did not say
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signal:
+    """One trading decision, normalised and checked by the rules of the door.
+
+    A signal made without a `signal_id` gets one when it is appended, and so it cannot be retried
+    idempotently: after a timeout nobody could tell a retry from a second, equal decision. Prices
+    are in the currency of the symbol, `confidence` in percent. `timestamp`, the time of the
+    decision, is UTC text once stored; left out it becomes the time of the append. `sha256` may be
+    given to be checked, by callers who have the stored form already.
+
+    Raises InvalidSignal, naming field, problem and value; HashMismatch.
+    """
+
+    symbol: str
+    action: str
+    entry_price: float
+    target_price: float
+    stop_price: float
+    confidence: float
+    strategy: str
+    signal_id: str | None = None
+    asset_type: str = ASSET_TYPE_DEFAULT
+    data_source: str = DATA_SOURCE_DEFAULT
+    timestamp: str | datetime | None = None
+    sha256: str | None = None
+    extra: Mapping[str, object] = field(default_factory=dict, hash=False)  # any further JSON keys
+
+    def __post_init__(self) -> None:
+        given = {key: getattr(self, key) for key in RULES}
+        stored = {
+            key: rule(key, given[key])
+            for key, rule in RULES.items()
+            if given[key] is not None or key not in _LEFT_OUT
+        }
+        check_extra(self.extra)
+        sha256 = None
+        if self.sha256 is not None:
+            sha256 = values.sha256_hex("sha256", self.sha256)
+            _check_sha256(sha256, given, stored)
+        elif len(stored) == len(RULES):
+            sha256 = content_sha256(stored)
+        for key, value in (*stored.items(), ("sha256", sha256), ("extra", _copied(self.extra))):
+            object.__setattr__(self, key, value)
+
+    @classmethod
+    def from_mapping(cls, fields: Mapping[str, object]) -> Self:
+        """The signal in a dict of fields, aliases and further keys. Raises InvalidSignal."""
+        named: dict[str, object] = {}
+        extra: dict[str, object] = {}
+        for key, value in fields.items():
+            text = text_key(key)
+            known = ALIASES.get(text, text)
+            if known not in RULES and known != "sha256":
+                extra[text] = value
+            elif known in named:
+                raise InvalidSignal("is given under both of its names", field=known, value=value)
+            elif value is None:
+                instead = "must not be" if known in REQUIRED else "may be left out, but not"
+                raise InvalidSignal(f"{instead} null", field=text)
+            else:
+                named[known] = value
+        event = extra.get("event")
+        if isinstance(event, str) and event == "signal":
+            del extra["event"]
+        for key in REQUIRED:
+            if key not in named:
+                raise InvalidSignal("is missing", field=key)
+        if "sha256" in named:
+            _refuse_aliases(fields)
+        return cls(**named, extra=extra)  # type: ignore[arg-type]  # __post_init__ checks each
+
+    def payload(self) -> dict[str, object]:
+        """The payload as the log stores it, in the order on disk, less what is not known yet."""
+        fields = {key: getattr(self, key) for key in RULES}
+        for key in _LEFT_OUT:
+            if fields[key] is None:
+                del fields[key]
+        fields.update(_copied(self.extra))
+        if self.sha256 is not None:
+            fields["sha256"] = self.sha256
+        return fields
+
+
+def canonical(fields: Mapping[str, object]) -> str:
+    """The text that is hashed: `json.dumps` of the nine fields with sorted keys, to the byte.
+
+    Raises KeyError where one of the nine is not there.
+    """
+    nine: dict[str, Any] = {key: fields[key] for key in HASHED}
+    symbol, action, entry, target, stop, confidence, strategy, signal_id, timestamp = nine.values()
+    if (
+        type(entry) is type(target) is type(stop) is type(confidence) is float
+        and type(symbol) is type(action) is type(strategy) is str
+        and type(signal_id) is type(timestamp) is str
+        # A sum is finite only where each part is; `repr` and json differ on infinity.
+        and isfinite(entry + target + stop + confidence)
+    ):
+        return canonical_form(
+            signal_id, symbol, action, entry, target, stop, confidence, strategy, timestamp
+        )
+    return json.dumps(nine, sort_keys=True)
+
+
+def canonical_form(
+    signal_id: str,
+    symbol: str,
+    action: str,
+    entry_price: float,
+    target_price: float,
+    stop_price: float,
+    confidence: float,
+    strategy: str,
+    timestamp: str,
+) -> str:
+    """The same for exact types and finite numbers, in a third of the time of `json.dumps`."""
+    return (
+        f'{{"action": {_quoted(action)}, "confidence": {confidence!r}'
+        f', "entry_price": {entry_price!r}, "signal_id": {_quoted(signal_id)}'
+        f', "stop_price": {stop_price!r}, "strategy": {_quoted(strategy)}'
+        f', "symbol": {_quoted(symbol)}, "target_price": {target_price!r}'
+        f', "timestamp": {_quoted(timestamp)}}}'
+    )
+
+
+def content_sha256(fields: Mapping[str, object]) -> str:
+    """SHA-256, in hex, of the canonical form. Raises KeyError where one of the nine is missing."""
+    return _sha256(canonical(fields).encode()).hexdigest()
+
+
+def text_key(key: object) -> str:
+    """A key of an item as plain text. Raises InvalidSignal where it is not text."""
+    if not isinstance(key, str):
+        raise InvalidSignal("must be text", field="key", value=key)
+    return str.__str__(key)
+
+
+def check_extra(extra: object) -> None:
+    """Refuse further keys of a signal that are not free, and values that are not JSON."""
+    if not isinstance(extra, Mapping):
+        raise InvalidSignal("must be a mapping", field="extra", value=extra)
+    for key in extra:
+        if key in ALIASES:
+            raise InvalidSignal(f"is another name of {ALIASES[key]}", field=key, value=extra[key])
+        if key in RESERVED_KEYS:
+            raise InvalidSignal("is a key of the log's own", field=key, value=extra[key])
+        if key in NOT_EXTRA:
+            raise InvalidSignal("is a field, not an extra", field=key, value=extra[key])
+    values.check_json(extra)
+
+
+def _check_sha256(
+    sha256: str, given: Mapping[str, object], stored: Mapping[str, str | float]
+) -> None:
+    """Refuse a hash that is not that of fields in stored form."""
+    for key in _LEFT_OUT:
+        if key not in stored:
+            raise InvalidSignal("is missing: a signal with its own sha256 brings it", field=key)
+    for key, value in stored.items():
+        if not _same(given[key], value):
+            raise _not_stored_form(key, given[key], value)
+    computed = content_sha256(stored)
+    if computed != sha256:
+        raise HashMismatch(
+            f"is not that of the nine fields, {computed}",
+            field="sha256",
+            value=sha256,
+            do="leave sha256 out, or bring the fields that were hashed",
+        )
+
+
+def _same(given: object, stored: str | float) -> bool:
+    # 150 == 150.0 and -0.0 == 0.0, but their texts, and so their hashes, differ.
+    if isinstance(stored, float):
+        return isinstance(given, float) and repr(float(given)) == repr(stored)
+    return given == stored
+
+
+def _not_stored_form(key: str, given: object, stored: object) -> InvalidSignal:
+    return InvalidSignal(
+        f"is not in stored form, which is {shown(stored)}",
+        field=key,
+        value=given,
+        do="bring the stored form, or leave sha256 out",
+    )
+
+
+def _refuse_aliases(fields: Mapping[str, object]) -> None:
+    """What is hashed has the stored name already."""
+    for alias, key in ALIASES.items():
+        if alias in fields:
+            raise InvalidSignal(
+                f"is stored as {key}; a signal with its own sha256 says so itself",
+                field=alias,
+                value=fields[alias],
+            )
+
+
+def _copied(extra: Mapping[str, object]) -> dict[str, object]:
+    """A copy that nobody else can change, tuples become lists. `extra` was checked."""
+    copy: dict[str, object] = orjson.loads(orjson.dumps(dict(extra))) if extra else {}
+    return copy

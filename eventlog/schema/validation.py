@@ -1,0 +1,210 @@
+"""The door: whatever an append is given becomes the body of a line, or is refused.
+
+`admit` takes a mapping or a Signal, `parse_line` one JSON line of a pipe. Both have a fast way for
+what is usual and well formed, and the full rules for everything else.
+
+Invariant: the fast ways accept nothing that the full rules refuse, and give the same bytes. What
+is refused is refused by an InvalidSignal that names field, problem and value, before a byte of it
+is written.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from hashlib import sha256 as _sha256
+from math import inf
+from typing import NamedTuple
+
+import orjson
+
+from eventlog.errors import EntryTooLarge, InvalidSignal
+from eventlog.format.line import PAYLOAD_BYTES_MAX
+from eventlog.schema import facts
+from eventlog.schema import fields as values
+from eventlog.schema.signal import (
+    ASSET_TYPE_DEFAULT,
+    DATA_SOURCE_DEFAULT,
+    NOT_EXTRA,
+    RULES,
+    Signal,
+    canonical_form,
+    check_extra,
+    content_sha256,
+)
+
+TEXTS_CACHED = 4_096  # a generator repeats its symbols and names; bounded, for some invent them
+
+
+class Admitted(NamedTuple):
+    """An item that may be written. A NamedTuple: one is made for each append."""
+
+    event: str
+    signal_id: str | None  # None only for an unknown event that has none
+    body: bytes  # the payload's JSON text without its braces, keys in the order on disk
+    sha256: str | None  # None for a fact
+    timestamp_given: bool  # False: a retry may bring any timestamp. True for a fact
+
+
+def admit(
+    item: Mapping[str, object] | Signal,
+    *,
+    now: Callable[[], str],
+    new_id: Callable[[], str],
+) -> Admitted:
+    """The body of the entry that `item` becomes. Raises InvalidSignal.
+
+    `now` gives a timestamp in stored form and `new_id` a signal_id; each is called only where the
+    item has none.
+    """
+    if type(item) is dict:
+        admitted = _admit_quickly(item, now, new_id)
+        if admitted is not None:
+            return admitted
+    return _admit_fully(item, now, new_id)
+
+
+def _admit_fully(item: object, now: Callable[[], str], new_id: Callable[[], str]) -> Admitted:
+    """The full rules."""
+    if isinstance(item, Signal):
+        return _admit_signal(item, now, new_id)
+    if not isinstance(item, Mapping):
+        raise InvalidSignal("must be a mapping or a Signal", field="item", value=item)
+    event = facts.event_name(item.get("event", "signal"))
+    if event == "signal":
+        return _admit_signal(Signal.from_mapping(item), now, new_id)
+    payload = facts.payload(event, item)
+    signal_id = payload.get("signal_id")
+    assert signal_id is None or isinstance(signal_id, str)  # its rule gives text
+    return Admitted(event, signal_id, _fitting(facts.body(payload), payload), None, True)
+
+
+def _admit_signal(signal: Signal, now: Callable[[], str], new_id: Callable[[], str]) -> Admitted:
+    # Frozen says nothing of the dict within: a key slipped in later could break the line.
+    check_extra(signal.extra)
+    payload = signal.payload()
+    signal_id, sha256 = signal.signal_id, signal.sha256
+    timestamp_given = signal.timestamp is not None
+    if sha256 is None:
+        payload["signal_id"] = signal_id = signal_id or new_id()
+        payload["timestamp"] = signal.timestamp or now()
+        payload = {key: payload[key] for key in (*RULES, *signal.extra)}
+        payload["sha256"] = sha256 = content_sha256(payload)
+    body = _fitting(orjson.dumps(payload)[1:-1], payload)
+    return Admitted("signal", signal_id, body, sha256, timestamp_given)
+
+
+def _admit_quickly(
+    item: dict[str, object], now: Callable[[], str], new_id: Callable[[], str]
+) -> Admitted | None:
+    """The fast way for a signal without a sha256 of its own. None: let the full rules decide."""
+    try:
+        symbol, action, strategy, asset_type, data_source = _stored_texts(
+            item.get("symbol"),
+            item.get("action"),
+            item.get("strategy"),
+            item.get("asset_type", ASSET_TYPE_DEFAULT),
+            item.get("data_source", DATA_SOURCE_DEFAULT),
+        )
+        entry, target, stop, confidence = _stored_numbers(item)
+        signal_id, timestamp, extra = (
+            item.get("signal_id"),
+            item.get("timestamp"),
+            _further_keys(item),
+        )
+        if type(timestamp) is not str or not values.is_stored_timestamp(timestamp):
+            timestamp = values.timestamp("timestamp", timestamp) if "timestamp" in item else None
+        if type(signal_id) is not str or not values.is_signal_id(signal_id):
+            signal_id = values.signal_id("signal_id", signal_id) if "signal_id" in item else None
+    except (InvalidSignal, TypeError):  # TypeError: a list as a symbol cannot be looked up
+        return None
+    if extra is None:
+        return None
+    timestamp_given = timestamp is not None
+    if timestamp is None:
+        timestamp = now()
+    if signal_id is None:
+        signal_id = new_id()
+    text = canonical_form(
+        signal_id, symbol, action, entry, target, stop, confidence, strategy, timestamp
+    )
+    sha256 = _sha256(text.encode()).hexdigest()
+    payload = {
+        "signal_id": signal_id,
+        "symbol": symbol,
+        "action": action,
+        "entry_price": entry,
+        "target_price": target,
+        "stop_price": stop,
+        "confidence": confidence,
+        "strategy": strategy,
+        "asset_type": asset_type,
+        "data_source": data_source,
+        "timestamp": timestamp,
+        **extra,
+        "sha256": sha256,
+    }
+    body = _fitting(orjson.dumps(payload)[1:-1], payload)
+    return Admitted("signal", signal_id, body, sha256, timestamp_given)
+
+
+def _stored_numbers(item: dict[str, object]) -> tuple[float, float, float, float]:
+    """Entry, target and stop price and the confidence, in stored form. Raises InvalidSignal."""
+    get = item.get
+    entry, target, stop = get("entry_price"), get("target_price"), get("stop_price")
+    confidence = get("confidence")
+    if not (
+        type(entry) is type(target) is type(stop) is float
+        and 0.0 < entry < inf
+        and 0.0 < target < inf
+        and 0.0 < stop < inf
+    ):
+        entry = values.price("entry_price", entry)
+        target = values.price("target_price", target)
+        stop = values.price("stop_price", stop)
+    if type(confidence) is not float or not 1.0 < confidence <= 100.0:
+        confidence = values.confidence("confidence", confidence)
+    return entry, target, stop, confidence
+
+
+@lru_cache(maxsize=TEXTS_CACHED, typed=True)  # typed: something else may equal a text
+def _stored_texts(
+    symbol: object, action: object, strategy: object, asset_type: object, data_source: object
+) -> tuple[str, str, str, str, str]:
+    """The five texts that a generator repeats, in stored form. Raises InvalidSignal."""
+    if isinstance(symbol, str) and len(symbol) > values.NAME_CHARS_MAX:
+        raise InvalidSignal("is too long to be remembered here", field="symbol")
+    return (
+        values.symbol("symbol", symbol),
+        values.action("action", action),
+        values.name("strategy", strategy),
+        values.label("asset_type", asset_type),
+        values.label("data_source", data_source),
+    )
+
+
+def _further_keys(item: dict[str, object]) -> dict[str, object] | None:
+    """The keys of a signal that have no rule. None where the full rules must look at one."""
+    extra: dict[str, object] = {}
+    for key, value in item.items():
+        if key in RULES:
+            continue
+        if key in NOT_EXTRA or type(key) is not str:
+            if key == "event" and type(value) is str and value == "signal":
+                continue
+            return None
+        if type(value) is not str or not value.isascii() or not key.isascii():
+            values.check_json({key: value})
+        extra[key] = value
+    return extra
+
+
+def _fitting(body: bytes, payload: Mapping[str, object]) -> bytes:
+    """`body`, unless its line would be too long."""
+    if len(body) + 2 <= PAYLOAD_BYTES_MAX:
+        return body
+    sizes = {key: len(orjson.dumps(value)) for key, value in payload.items()}
+    longest = max(sizes, key=sizes.__getitem__)
+    raise EntryTooLarge(
+        f"makes the payload {len(body) + 2:,} bytes of JSON, more than {PAYLOAD_BYTES_MAX:,}",
+        field=longest,
+        value=payload[longest],
+    )

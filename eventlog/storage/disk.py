@@ -1,0 +1,267 @@
+"""The seam between our rules and the operating system: every call that can fail or be lost.
+
+Invariant: nothing else in this package changes a file, syncs one, or takes a lock, so a test can
+fail each call in turn and an explorer can enumerate every state that a power loss may leave.
+"""
+
+import errno
+import os
+import stat
+import sys
+from typing import Protocol
+
+from eventlog.errors import UnsafePath, Unsupported
+
+
+class Disk(Protocol):
+    """What the log asks of a disk. Offsets and sizes are bytes; errors are OSError."""
+
+    def names(self, path: str) -> list[str]:
+        """Names in a directory, in no order. FileNotFoundError when there is none."""
+
+    def is_dir(self, path: str) -> bool:
+        """Whether `path` leads to a directory."""
+
+    def make_dir(self, path: str) -> None:
+        """Makes one directory, mode 0700 whatever the umask. FileExistsError."""
+
+    def create(self, path: str) -> int:
+        """A new file, mode 0600 whatever the umask, open for reading and writing."""
+
+    def open(self, path: str, *, writable: bool) -> int:
+        """An existing regular file; a link is not followed (UnsafePath)."""
+
+    def close(self, fd: int) -> None:
+        """Gives the descriptor back."""
+
+    def size(self, fd: int) -> int:
+        """The file's length now."""
+
+    def pread(self, fd: int, length: int, offset: int) -> bytes:
+        """`length` bytes at `offset`; fewer only where the file ends."""
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+        """Writes at `offset`; returns how many bytes went, which may be fewer."""
+
+    def truncate(self, fd: int, length: int) -> None:
+        """Cuts the file to `length`."""
+
+    def fdatasync(self, fd: int) -> None:
+        """Returns when the file's bytes and length are on the device."""
+
+    def fsync_dir(self, path: str) -> None:
+        """Returns when the names in the directory are on the device."""
+
+    def drop_cache(self, fd: int) -> None:
+        """Asks that the next read comes from the device."""
+
+    def try_lock(self, fd: int) -> bool:
+        """Takes the exclusive lock if it is free; does not wait."""
+
+    def unlock(self, fd: int) -> None:
+        """Gives the lock back."""
+
+    def size_at(self, fd: int, path: str) -> int | None:
+        """Length of the file at `path`; None unless it is the one that `fd` has open."""
+
+    def link(self, target: str, path: str) -> None:
+        """Makes `path` a symbolic link to `target`, replacing a link that stands there."""
+
+    def link_target(self, path: str) -> str | None:
+        """Where the symbolic link at `path` leads; None when there is none."""
+
+    def rename(self, old: str, new: str) -> None:
+        """Gives `old` the name `new`, replacing what is there, in one step."""
+
+    def unlink(self, path: str) -> None:
+        """Takes a name away."""
+
+    def boot_id(self) -> str:
+        """Names this boot of the machine: what a page cache can have survived."""
+
+
+class RealDisk:
+    """The disk of this machine."""
+
+    def __init__(self) -> None:
+        if sys.platform == "win32":
+            raise Unsupported(
+                "Windows is not supported", do="run it on Linux or macOS, or under WSL 2"
+            )
+        import fcntl  # not at the top: it is missing on Windows, which is refused in words
+
+        self._fcntl = fcntl
+        self._full_fsync = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: fsync stops at its cache
+        self._boot_id = _read_boot_id()
+        self._inodes: dict[int, tuple[int, int]] = {}  # (device, inode) of what is open
+
+    def names(self, path: str) -> list[str]:
+        return os.listdir(path)
+
+    def is_dir(self, path: str) -> bool:
+        return os.path.isdir(path)
+
+    def make_dir(self, path: str) -> None:
+        os.mkdir(path, 0o700)
+        os.chmod(path, 0o700)
+
+    def create(self, path: str) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(path, flags, 0o600)
+        try:
+            os.fchmod(fd, 0o600)
+        except OSError:
+            os.close(fd)
+            os.unlink(path)  # a caller that is told of a failure must find nothing made
+            raise
+        self._inodes[fd] = _inode(os.fstat(fd))
+        return fd
+
+    def open(self, path: str, *, writable: bool) -> int:
+        access = os.O_RDWR if writable else os.O_RDONLY
+        try:
+            # O_NONBLOCK: opening a pipe that somebody put there must not hang.
+            fd = os.open(path, access | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise _unsafe(path, "a symbolic link") from None
+            if error.errno in (errno.ENXIO, errno.EISDIR):
+                raise _unsafe(path, "no regular file") from None
+            raise
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(fd)
+            raise _unsafe(path, "no regular file")
+        self._inodes[fd] = _inode(status)
+        return fd
+
+    def close(self, fd: int) -> None:
+        self._inodes.pop(fd, None)
+        os.close(fd)
+
+    def size(self, fd: int) -> int:
+        return os.fstat(fd).st_size
+
+    def pread(self, fd: int, length: int, offset: int) -> bytes:
+        data = os.pread(fd, length, offset)
+        while len(data) < length:
+            more = os.pread(fd, length - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+        return os.pwrite(fd, data, offset)
+
+    def truncate(self, fd: int, length: int) -> None:
+        os.ftruncate(fd, length)
+
+    def fdatasync(self, fd: int) -> None:
+        if self._full_fsync is not None:
+            self._fcntl.fcntl(fd, self._full_fsync)
+        else:
+            os.fdatasync(fd)
+
+    def fsync_dir(self, path: str) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if self._full_fsync is not None:
+                self._fcntl.fcntl(fd, self._full_fsync)
+            else:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def drop_cache(self, fd: int) -> None:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def try_lock(self, fd: int) -> bool:
+        # flock, not fcntl locks: those vanish when any descriptor of the file is closed.
+        try:
+            self._fcntl.flock(fd, self._fcntl.LOCK_EX | self._fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def unlock(self, fd: int) -> None:
+        self._fcntl.flock(fd, self._fcntl.LOCK_UN)
+
+    def size_at(self, fd: int, path: str) -> int | None:
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            return None
+        return status.st_size if _inode(status) == self._inodes[fd] else None
+
+    def link(self, target: str, path: str) -> None:
+        new = f"{path}.{os.getpid()}.new"
+        try:
+            os.symlink(target, new)
+        except FileExistsError:  # a process with our pid died right here
+            os.unlink(new)
+            os.symlink(target, new)
+        try:
+            if os.path.lexists(path) and not os.path.islink(path):
+                raise FileExistsError(errno.EEXIST, "no link stands there", path)
+            os.rename(new, path)
+        except OSError:
+            os.unlink(new)
+            raise
+
+    def link_target(self, path: str) -> str | None:
+        try:
+            return os.readlink(path)
+        except OSError:
+            return None
+
+    def rename(self, old: str, new: str) -> None:
+        os.rename(old, new)
+
+    def unlink(self, path: str) -> None:
+        os.unlink(path)
+
+    def boot_id(self) -> str:
+        return self._boot_id
+
+
+def _inode(status: os.stat_result) -> tuple[int, int]:
+    return (status.st_dev, status.st_ino)
+
+
+def write_all(disk: Disk, fd: int, data: bytes, offset: int) -> None:
+    """Writes all of `data`; a short write is followed by the next, which then says why."""
+    written = disk.pwrite(fd, data, offset)
+    while written < len(data):
+        more = disk.pwrite(fd, data[written:], offset + written)
+        if more <= 0:
+            raise OSError(errno.EIO, "the write made no progress")
+        written += more
+
+
+def sync_for_reading(disk: Disk, fd: int) -> None:
+    """Makes durable what a reader is about to read; on a medium that takes no writes, it is."""
+    try:
+        disk.fdatasync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EROFS):  # a CD, which has nothing to sync
+            raise
+
+
+def _unsafe(path: str, kind: str) -> UnsafePath:
+    return UnsafePath(
+        f"{kind} stands where a file of the log should be",
+        where=path,
+        do="move it away, or use another home",
+    )
+
+
+def _read_boot_id() -> str:
+    if sys.platform == "darwin":
+        import subprocess  # macOS only; there is no file that tells
+
+        words = ["sysctl", "-n", "kern.bootsessionuuid"]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()

@@ -1,0 +1,222 @@
+"""Segments as they were written, wherever and however they are kept.
+
+A closed segment may stand compressed beside the others, or raw or compressed in `logs/closed`,
+which may be a link to a directory on a larger disk. Through a Shelf each of them has the name, the
+size and the bytes with which it was written; everything else is as on the disk behind it.
+
+Places are looked at in the order in which segments move, so one that moves meanwhile is found.
+
+Invariant: what is read at a raw byte offset does not depend on how the segment is kept.
+"""
+
+import errno
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from eventlog.errors import EventLogError
+from eventlog.format.segment import CLOSED_NAME, COMPRESSED_SUFFIX, is_segment_name
+from eventlog.storage.disk import Disk
+
+if TYPE_CHECKING:
+    from eventlog.format.compressed import Raw
+
+
+LOOKS_MAX = 3  # at all places, for a segment that is put back to its first one while we look
+
+
+class _Opened(NamedTuple):
+    """A file that was not found where it was asked for."""
+
+    path: str
+    raw: "Raw | None"  # None where it is not compressed
+
+
+class Shelf:
+    """Implements Disk, in front of another one. It is used by threads as that one may be."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._opened: dict[int, _Opened] = {}
+        self.is_dir = disk.is_dir
+        self.make_dir = disk.make_dir
+        self.create = disk.create
+        self.pwrite = disk.pwrite
+        self.truncate = disk.truncate
+        self.fdatasync = disk.fdatasync
+        self.fsync_dir = disk.fsync_dir
+        self.drop_cache = disk.drop_cache
+        self.try_lock = disk.try_lock
+        self.unlock = disk.unlock
+        self.link = disk.link
+        self.link_target = disk.link_target
+        self.rename = disk.rename
+        self.unlink = disk.unlink
+        self.boot_id = disk.boot_id
+
+    def names(self, path: str) -> list[str]:
+        """Names in a directory; segments by the names with which they were written."""
+        names = self._disk.names(path)
+        found = dict.fromkeys(map(_name_as_written, names))
+        if CLOSED_NAME in names and self._disk.is_dir(closed := f"{path}/{CLOSED_NAME}"):
+            kept = map(_name_as_written, self._disk.names(closed))
+            found.update(dict.fromkeys(name for name in kept if ".jsonl" in name[-10:]))
+        return list(found)
+
+    def open(self, path: str, *, writable: bool) -> int:
+        """An existing file. A segment that is kept elsewhere opens for reading only."""
+        try:
+            return self._disk.open(path, writable=writable)
+        except FileNotFoundError:
+            if writable or not is_segment_name(os.path.basename(path)):
+                raise
+        fd, place = _open_first(self._disk, path)
+        try:
+            raw = _raw(self._disk, fd) if place.endswith(COMPRESSED_SUFFIX) else None
+        except BaseException:
+            self._disk.close(fd)
+            raise
+        self._opened[fd] = _Opened(place, raw)
+        return fd
+
+    def close(self, fd: int) -> None:
+        """Gives the descriptor back."""
+        self._opened.pop(fd, None)
+        self._disk.close(fd)
+
+    def size(self, fd: int) -> int:
+        """The file's length now, as it was written."""
+        opened = self._opened.get(fd)
+        return self._disk.size(fd) if opened is None or opened.raw is None else opened.raw.size
+
+    def pread(self, fd: int, length: int, offset: int) -> bytes:
+        """`length` bytes at `offset`, as they were written; fewer only where they end."""
+        opened = self._opened.get(fd)
+        if opened is None or opened.raw is None:
+            return self._disk.pread(fd, length, offset)
+        return opened.raw.read(length, offset)
+
+    def size_at(self, fd: int, path: str) -> int | None:
+        """Length, as it was written, of the file at `path`; None unless `fd` has it open."""
+        opened = self._opened.get(fd)
+        if opened is None:
+            return self._disk.size_at(fd, path)
+        size = self._disk.size_at(fd, opened.path)
+        return size if size is None or opened.raw is None else opened.raw.size
+
+
+def places(path: str) -> tuple[str, str, str, str]:
+    """Where the segment of that path may stand; the first one that does is the one that counts."""
+    directory, name = os.path.split(path)
+    closed = f"{directory}/{CLOSED_NAME}/{name}"
+    return path, path + COMPRESSED_SUFFIX, closed, closed + COMPRESSED_SUFFIX
+
+
+def standing(disk: Disk, path: str) -> list[str]:
+    """The places of a segment at which a file stands."""
+    disk = _behind(disk)
+    found: list[str] = []
+    for place in places(path):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            disk.close(disk.open(place, writable=False))
+            found.append(place)
+    return found
+
+
+def sizes_of(disk: Disk, paths: Iterable[str]) -> tuple[int, int]:
+    """Bytes of segments as they were written, and as they stand on the disk behind a shelf.
+
+    Those that are missing are left out.
+    """
+    written = kept = 0
+    for path in paths:
+        with suppress(FileNotFoundError), _first(disk, path) as stored:
+            written += stored.size
+            kept += stored.disk_bytes
+    return written, kept
+
+
+def packaging_problem(disk: Disk, path: str) -> str | None:
+    """What is wrong with a compressed segment though all of it can be read."""
+    with suppress(FileNotFoundError), _first(disk, path) as stored:
+        return stored.problem
+    return None  # it was taken away this very moment
+
+
+class Stored(NamedTuple):
+    """A segment as one file keeps it."""
+
+    size: int  # raw bytes
+    disk_bytes: int
+    read: Callable[[int, int], bytes]  # length, offset, in raw bytes
+    proof: tuple[int, str] | None = None  # of a compressed one: length and SHA-256 that it gives
+    problem: str | None = None  # with what is not raw bytes in it, though all of them can be read
+
+
+@contextmanager
+def reading(disk: Disk, place: str, *, from_device: bool = False) -> Iterator[Stored]:
+    """One file, raw or compressed by its name, for as long as the block lasts. Raises OSError."""
+    fd = disk.open(place, writable=False)
+    try:
+        if from_device:
+            disk.drop_cache(fd)
+        yield _stored(disk, fd, place)
+    finally:
+        disk.close(fd)
+
+
+@contextmanager
+def _first(disk: Disk, path: str) -> Iterator[Stored]:
+    """The segment of that path, at the place that counts. FileNotFoundError, EventLogError."""
+    disk = _behind(disk)
+    fd, place = _open_first(disk, path)
+    try:
+        yield _stored(disk, fd, place)
+    finally:
+        disk.close(fd)
+
+
+def _behind(disk: Disk) -> Disk:
+    """The disk itself, where each file stands at its own path only."""
+    return disk._disk if isinstance(disk, Shelf) else disk
+
+
+def _open_first(disk: Disk, path: str) -> tuple[int, str]:
+    """Opens the segment of that path at the place that counts, though it may just be moving."""
+    for _ in range(LOOKS_MAX):
+        for place in places(path):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                return disk.open(place, writable=False), place
+    refuse_unmounted(disk, os.path.dirname(path))
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+
+def _stored(disk: Disk, fd: int, place: str) -> Stored:
+    size = disk.size(fd)
+    if COMPRESSED_SUFFIX not in os.path.basename(place):
+        return Stored(size, size, lambda length, at: disk.pread(fd, length, at))
+    raw = _raw(disk, fd)
+    return Stored(raw.size, size, raw.read, raw.proof, raw.problem)
+
+
+def _raw(disk: Disk, fd: int) -> "Raw":
+    from eventlog.format.compressed import Raw  # with zstd behind it, which most logs never need
+
+    return Raw(lambda length, offset: disk.pread(fd, length, offset), disk.size(fd))
+
+
+def _name_as_written(name: str) -> str:
+    written = name.removesuffix(COMPRESSED_SUFFIX)
+    return written if is_segment_name(written) else name
+
+
+def refuse_unmounted(disk: Disk, log_dir: str) -> None:
+    """Raises EventLogError where a segment is not found because its disk is not there."""
+    closed = f"{log_dir}/{CLOSED_NAME}"
+    if disk.link_target(closed) is not None and not disk.is_dir(closed):
+        raise EventLogError(
+            "the directory of closed segments is not there",
+            where=closed,
+            do="mount the disk that the link leads to, or mend the link",
+        )

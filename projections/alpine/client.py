@@ -1,0 +1,244 @@
+"""The client of Alpine: one signal in; Accepted, Duplicate, Rejected or Unavailable out.
+
+Nothing that a server says can hang, flood or redirect it: a total deadline, a cap on raw bytes, no
+content encoding, no redirects (they would carry the key to another host), no cookies, no proxy
+from the environment.
+
+Invariant: the key is in the request's header and nowhere else.
+"""
+
+import asyncio
+import logging
+import ssl
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import httpx
+import orjson
+
+from projections.alpine.contract import DOWN, REFUSED, Answer, Unavailable, described, meaning
+from projections.alpine.credentials import KeySource, NoKey
+from projections.errors import ProjectionError
+from projections.hosts import is_loopback
+
+logger = logging.getLogger(__name__)
+
+IN_FLIGHT_MAX = 10  # requests at once: what Alpine's operators agreed to
+DEADLINE_S = 10.0  # for one request, everything included
+ANSWER_BYTES_MAX = 1 << 20  # an answer to a signal has 200 bytes, an error page some thousand
+PAGE_SIGNALS = 200  # of the list; with the longest rationales there can be it is 13 MB
+PAGE_BYTES_MAX = 16 << 20
+KEEPALIVE_S = 4.0  # below the server's 5 s, so that it does not close under a request
+ABANDONED_S = 0.05  # until a server has seen that nobody waits for its answer any more
+
+KEY_HEADER = b"X-API-Key"
+SYNC_PATH = "/api/v1/external-signals/sync/signal"
+HEALTH_PATH = "/api/v1/external-signals/sync/health"
+LIST_PATH = "/api/v1/signals"
+
+
+class Alpine(Protocol):
+    """What delivery needs of a client."""
+
+    async def send(self, body: bytes) -> Answer:
+        """One try at one signal; `body` is from `answers.body_of`."""
+
+    async def is_healthy(self) -> bool:
+        """Whether sync/health answers 200."""
+
+    async def close(self) -> None:
+        """Gives the connections back."""
+
+
+class NoAnswer(ProjectionError):
+    """There was no answer, or none that could be read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """A whole answer, read and bounded."""
+
+    status: int
+    data: bytes
+    retry_after: str | None = None
+    secret: bytes = field(default=b"", repr=False)  # the key that was sent; `data` may show it
+
+
+class AlpineClient:
+    """Talks to one Alpine, with at most IN_FLIGHT_MAX requests under way. For one event loop.
+
+    Each of its places is a transport of its own with one connection, which is thrown away after
+    anything but a whole answer: a request that was cancelled or cut off leaves nothing behind, and
+    finding a free connection takes no time. Raises ProjectionError for an address that is none.
+    """
+
+    def __init__(self, url: str, key: KeySource, *, deadline_s: float = DEADLINE_S) -> None:
+        self.url = checked_url(url)
+        self._sync_url = httpx.URL(self.url + SYNC_PATH)
+        self._key = key
+        self._deadline_s = deadline_s
+        self._ssl = _ssl_context(self.url)
+        self._places = asyncio.Semaphore(IN_FLIGHT_MAX)
+        self._idle: list[httpx.AsyncHTTPTransport] = []
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Gives the connections back."""
+        idle, self._idle = self._idle, []
+        for transport in idle:
+            self._throw_away(transport)
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    async def send(self, body: bytes) -> Answer:
+        """One try at one signal; `body` is from `answers.body_of`."""
+        try:
+            headers = [(KEY_HEADER, self._key.read()), (b"Content-Type", b"application/json")]
+            request = httpx.Request("POST", self._sync_url, headers=headers, content=body)
+            response = await self._fetch(request, ANSWER_BYTES_MAX)
+        except NoKey as error:
+            return Unavailable(kind=REFUSED, status=None, detail=str(error))
+        except NoAnswer as error:
+            return Unavailable(kind=DOWN, status=None, detail=error.what)
+        return meaning(
+            response.status,
+            response.data,
+            response.retry_after,
+            now_s=time.time(),
+            secret=response.secret,
+        )
+
+    async def is_healthy(self) -> bool:
+        """Whether sync/health answers 200."""
+        try:
+            return (await self.health()).status == 200
+        except NoAnswer:
+            return False
+
+    async def health(self) -> Response:
+        """What sync/health answers; it asks for no key, and gets none. Raises NoAnswer."""
+        request = httpx.Request("GET", self.url + HEALTH_PATH)
+        return await self._fetch(request, ANSWER_BYTES_MAX)
+
+    async def page(self, after: int) -> Response:
+        """One page of Alpine's list: signals with an id above `after`. Raises NoAnswer, NoKey."""
+        url = f"{self.url}{LIST_PATH}?limit={PAGE_SIGNALS}&after={after}"
+        request = httpx.Request("GET", url, headers=[(KEY_HEADER, self._key.read())])
+        return await self._fetch(request, PAGE_BYTES_MAX)
+
+    async def _fetch(self, request: httpx.Request, bytes_max: int) -> Response:
+        """The whole answer. Raises NoAnswer."""
+        await self._places.acquire()
+        is_whole = False
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                response = await self._exchange(request, bytes_max)
+            is_whole = True
+            return response
+        except TimeoutError:
+            what = f"no answer within {self._deadline_s:g} s"
+        except httpx.ConnectError as error:  # why: a name, a port, a certificate
+            what = f"no answer: ConnectError: {error}"
+        except (httpx.HTTPError, httpx.StreamError, OSError) as error:
+            what = f"no answer: {type(error).__name__}"  # its text may hold what was sent
+        finally:
+            # Where it was given up the server may still be at work for a moment, and the next one
+            # from this place would be one more under way than was agreed.
+            if is_whole:
+                self._places.release()
+            else:
+                asyncio.get_running_loop().call_later(ABANDONED_S, self._places.release)
+        raise NoAnswer(what, where=self.url)
+
+    async def _exchange(self, request: httpx.Request, bytes_max: int) -> Response:
+        request.headers["Accept-Encoding"] = "identity"
+        transport = self._idle.pop() if self._idle else self._new_transport()
+        try:
+            response = await transport.handle_async_request(request)
+            encoding = response.headers.get("Content-Encoding", "identity")
+            if encoding.lower() != "identity":
+                raise NoAnswer("the answer is encoded, which was not accepted", where=self.url)
+            data = bytearray()
+            async for chunk in response.aiter_raw():
+                data += chunk
+                if len(data) > bytes_max:
+                    raise NoAnswer(f"the answer is over {bytes_max:,} bytes", where=self.url)
+        except BaseException:
+            self._throw_away(transport)
+            raise
+        self._idle.append(transport)
+        return Response(
+            status=response.status_code,
+            data=bytes(data),
+            retry_after=response.headers.get("Retry-After"),
+            secret=next((value for name, value in request.headers.raw if name == KEY_HEADER), b""),
+        )
+
+    def _new_transport(self) -> httpx.AsyncHTTPTransport:
+        return httpx.AsyncHTTPTransport(
+            verify=self._ssl,
+            trust_env=False,
+            limits=httpx.Limits(
+                max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEPALIVE_S
+            ),
+        )
+
+    def _throw_away(self, transport: httpx.AsyncHTTPTransport) -> None:
+        # A task of its own: whoever gave up on the request must not cut this off as well.
+        closing = asyncio.ensure_future(transport.aclose())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+
+def checked_url(url: str) -> str:
+    """The address without a slash at its end. Warns of one that sends the key in the clear.
+
+    Raises ProjectionError for one that is no http(s) address, or holds a name and a password.
+    """
+    do = "give it like https://alpine.example.com"
+    what = "ALPINE_API_URL is not an http or https address"
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname if parts.port != 0 else None
+        httpx.URL(url).host  # noqa: B018  # a property that refuses what is no name
+    except (ValueError, httpx.InvalidURL):
+        raise ProjectionError(what, do=do) from None
+    is_address = parts.scheme in ("http", "https") and url.isprintable() and " " not in url
+    if not is_address or not host or "?" in url or "#" in url:
+        raise ProjectionError(what, do=do)
+    if parts.username is not None:
+        what = "ALPINE_API_URL holds a user name or password, which messages would show"
+        raise ProjectionError(what, do=do)
+    if parts.scheme == "http" and not is_loopback(host):
+        logger.warning(
+            "key_in_the_clear host=%s: the API key goes over the network unencrypted, use https",
+            host,
+        )
+    return url.rstrip("/")
+
+
+def _ssl_context(url: str) -> ssl.SSLContext:
+    """One for all places: loading the certificates takes some 20 ms."""
+    if httpx.URL(url).scheme == "https":
+        context = httpx.create_ssl_context(trust_env=False)
+        # Also whom this machine trusts: OpenSSL finds that, or SSL_CERT_FILE in its place.
+        context.load_default_certs()
+        return context
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # not used
+
+
+def rows_of(response: Response, url: str) -> tuple[list[dict[str, object]], int | None]:
+    """The signals of a page, and the `after` of the next one. Raises NoAnswer."""
+    if response.status == 200:
+        with suppress(orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+            page = orjson.loads(response.data)
+            return [dict(row) for row in page["signals"]], page["next"]
+    said = described(response.status, response.data, response.secret)
+    raise NoAnswer(
+        f"Alpine did not list its signals: {said}",
+        where=url + LIST_PATH,
+        do="check ALPINE_API_URL and the key, and that this Alpine can list",
+    )

@@ -1,0 +1,90 @@
+"""The intervals of delivery: one home for each default.
+
+Invariant: none of them decides what is sent in the end, only when.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import tenacity
+
+from projections.alpine.contract import REFUSED, Answer, Unavailable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How often one signal is tried in a row, and how far apart."""
+
+    retries_max: int = 3
+    first_s: float = 0.2  # the ceiling of the first pause; it doubles
+    max_s: float = 5.0
+
+
+class _NotYet(Exception):
+    """An answer that is worth another try."""
+
+
+async def patiently(
+    send: Callable[[], Awaitable[Answer]], patience: Patience, halt: asyncio.Event
+) -> Answer:
+    """`send` with a few retries: exponential back-off, full jitter. `halt` ends them.
+
+    Not retried is what another try cannot change, and what the server wants to be left alone with
+    for longer than the longest pause.
+    """
+    answer = await send()
+
+    def is_worth_it() -> bool:
+        return (
+            isinstance(answer, Unavailable)
+            and answer.kind != REFUSED
+            and answer.retry_after_s <= patience.max_s
+            and not halt.is_set()
+        )
+
+    if not is_worth_it():  # most signals pass at once, and pay for none of the below
+        return answer
+
+    async def pause(seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await halt.wait()
+
+    is_first = True
+
+    async def attempt() -> None:
+        nonlocal answer, is_first
+        if not is_first and not halt.is_set():
+            answer = await send()
+        is_first = False
+        if is_worth_it():
+            raise _NotYet
+
+    # A new instance for each call: one that tasks share miscounts attempts.
+    retrying = tenacity.AsyncRetrying(
+        stop=tenacity.stop_after_attempt(1 + patience.retries_max),
+        wait=tenacity.wait_random_exponential(multiplier=patience.first_s, max=patience.max_s),
+        retry=tenacity.retry_if_exception_type(_NotYet),
+        sleep=pause,
+        reraise=True,
+    )
+    with suppress(_NotYet):
+        await retrying(attempt)
+    return answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """The intervals of delivery, in seconds."""
+
+    patience: Patience = field(default_factory=Patience)  # between the tries at one signal
+    probe_s_min: float = 5.0  # between probes while nothing passes, growing
+    probe_s_max: float = 60.0
+    slow_probe_s: float = 900.0  # the same while nothing can pass before somebody mends it
+    key_poll_s: float = 1.0
+    failing_s_min: float = 60.0  # between tries at a signal that is parked as failing, growing
+    failing_s_max: float = 6 * 3600.0
+    tick_s: float = 0.5  # between looks at what is due, or was asked for
+    once_s: float = 13.0  # `--once` waits so long while nothing passes: for two probes

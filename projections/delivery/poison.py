@@ -1,0 +1,75 @@
+"""Whose fault is it that a signal does not pass: its own, or the server's?
+
+A signal that answers 500 through all its retries is to blame when others pass:
+
+- when another passed between its first try and its last: its request began after this one had
+  failed, and was answered before this one was tried again;
+- when another passed in that way since it first failed at all, or it is the only one there is
+  beside those that others overtook before a restart, and Alpine says twice that it is healthy. A
+  dozen such signals in a row would otherwise wait for each other for ever.
+
+One that gets no answer at all is to blame after five such rounds, since that is hardly ever the
+signal's fault; 429 never is. In an outage nothing passes, so nobody is to blame.
+
+Invariant: without an answer that shows that the server was there meanwhile, no signal is to blame.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from projections.alpine.client import Alpine
+from projections.alpine.contract import DOWN, FAILING, Accepted, Answer, Duplicate, Unavailable
+from projections.delivery.job import Parcel
+
+DOWN_ROUNDS_MAX = 5
+TOO_MANY_REQUESTS = 429
+
+
+class Try(NamedTuple):
+    """A request under way, in ticks of our clock: one a request, and one an answer."""
+
+    begun: int
+    newest_pass: int  # when the newest request began that had passed by then
+
+
+class Faults:
+    """Notes every request and answer. `may_park`: whether one more signal may be blamed."""
+
+    def __init__(self, alpine: Alpine, may_park: Callable[[], bool]) -> None:
+        self._alpine = alpine
+        self._may_park = may_park
+        self._now = 0
+        self._newest_pass = -1
+
+    def begins(self) -> Try:
+        """A request begins."""
+        self._now += 1
+        return Try(self._now, self._newest_pass)
+
+    def ended(self, parcel: Parcel, tried: Try, answer: Answer) -> None:
+        """It was answered."""
+        self._now += 1
+        match answer:
+            case Accepted() | Duplicate():
+                self._newest_pass = max(self._newest_pass, tried.begun)
+            case Unavailable():
+                if parcel.failed_at is None:
+                    parcel.failed_at = self._now
+                if parcel.round_failed_at is None:
+                    parcel.round_failed_at = self._now
+                parcel.have_others_passed = tried.newest_pass > parcel.failed_at
+                parcel.have_others_passed_in_round = tried.newest_pass > parcel.round_failed_at
+
+    async def is_its_own(self, parcel: Parcel, answer: Unavailable, *, is_alone: bool) -> bool:
+        """Whether this signal is to blame. `is_alone`: no other is there that could pass."""
+        if not self._may_park() or answer.status == TOO_MANY_REQUESTS:
+            return False
+        if not parcel.have_others_passed_in_round:
+            is_suspect = parcel.have_others_passed or (is_alone and answer.kind == FAILING)
+            if not is_suspect or not await self._is_healthy():
+                return False
+        parcel.down_rounds += answer.kind == DOWN
+        return answer.kind == FAILING or parcel.down_rounds >= DOWN_ROUNDS_MAX
+
+    async def _is_healthy(self) -> bool:
+        return await self._alpine.is_healthy() and await self._alpine.is_healthy()

@@ -1,0 +1,281 @@
+"""Log against Alpine, by hash: what is missing there, what differs, what is there besides.
+
+Both sides go into a private temporary database on disk, so that neither needs to fit into memory.
+Alpine is asked for one page at a time, a few a second. What came to Alpine while the log was read
+is asked for at the end, so that a daemon at work makes nothing look missing.
+
+Invariant: nothing is sent, and nothing of the log or of the delivery state changes.
+"""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from eventlog import EventLog
+from projections.alpine.client import AlpineClient, NoAnswer, Response, rows_of
+from projections.alpine.contract import retry_after_seconds
+from projections.delivery.outbox import outbox_path, read_outbox, read_seq
+from projections.errors import ProjectionError
+
+PAGE_TRIES_MAX = 5
+INSERT_ROWS = 1_000
+CANNOT_LIST = frozenset({404, 405, 501})
+AWAY = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+# Python and PostgreSQL divide and print the same floats; another Alpine may round.
+_CLOSE = "abs(ours.{0} - theirs.{0}) <= 1e-9 * max(abs(ours.{0}), abs(theirs.{0}))"
+_NUMBERS = ("price", "target", "stop", "confidence")
+_FIELDS = ("symbol", "action", *_NUMBERS)
+_SCHEMA = """
+CREATE TABLE ours(hash TEXT PRIMARY KEY, seq INTEGER, signal_id TEXT, symbol TEXT, action TEXT,
+    price REAL, target REAL, stop REAL, confidence REAL) WITHOUT ROWID;
+CREATE TABLE theirs(hash TEXT PRIMARY KEY, id INTEGER, symbol TEXT, action TEXT,
+    price REAL, target REAL, stop REAL, confidence REAL) WITHOUT ROWID;
+"""
+_DIFFERENT = "NOT (ours.symbol IS theirs.symbol AND ours.action IS theirs.action AND {})".format(
+    " AND ".join(f"ifnull({_CLOSE.format(name)}, 0)" for name in _NUMBERS)
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How hard Alpine is asked, and how much a report holds."""
+
+    pages_per_s: float = 20.0
+    retry_s: float = 0.5  # after a page that did not come; it doubles
+    named: int = 1_000  # signals that are named of each kind; the counts are of all
+
+
+class CannotCompare(ProjectionError):
+    """This Alpine's list does not tell which signals it has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """A signal that Alpine does not have, and why as far as is known."""
+
+    seq: int
+    signal_id: str
+    sha256: str
+    why: str  # undelivered; refused, failing, discarded; lost: it was delivered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Different:
+    """A signal that Alpine has with other values; `fields` names them: (ours, theirs)."""
+
+    seq: int
+    signal_id: str
+    sha256: str
+    fields: dict[str, tuple[object, object]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What was found. Counts are of all; of each kind the first `Limits.named` are named."""
+
+    in_log: int
+    at_alpine: int
+    missing_count: int
+    different_count: int
+    extra_count: int
+    missing: tuple[Missing, ...]
+    different: tuple[Different, ...]
+    extra: tuple[dict[str, object], ...]
+    missing_seqs: tuple[int, ...]
+
+
+async def compare(home: Path, client: AlpineClient, *, limits: Limits | None = None) -> Comparison:
+    """Compares the log up to its present end with what Alpine lists.
+
+    Raises CannotCompare, NoAnswer, NoKey, LogCorrupt.
+    """
+    limits = limits or Limits()
+    with closing(sqlite3.connect("", isolation_level=None)) as db:
+        db.executescript(_SCHEMA)
+        db.execute("BEGIN")
+        with EventLog(home) as log:
+            end_seq = log.last_seq
+            listing = _Listing(client, db, limits)
+            await listing.read_on()
+            for rows in _ours(log):
+                db.executemany("INSERT OR IGNORE INTO ours VALUES (?,?,?,?,?,?,?,?,?)", rows)
+            await listing.read_on()
+        return _found(db, home, end_seq, listing.count, limits.named)
+
+
+class _Listing:
+    """Reads Alpine's list, page after page, on from where it was."""
+
+    def __init__(self, client: AlpineClient, db: sqlite3.Connection, limits: Limits) -> None:
+        self._client = client
+        self._limits = limits
+        self._db = db
+        self._after = 0
+        self.count = 0
+
+    async def read_on(self) -> None:
+        """To the end that the list has now."""
+        while True:
+            begun_s = time.monotonic()
+            response = await self._page()
+            if response.status in CANNOT_LIST:
+                raise _cannot_compare(f"it answers {response.status} to the request for its list")
+            rows, following = rows_of(response, self._client.url)
+            if rows and not any("verification_hash" in row for row in rows):
+                raise _cannot_compare("its list has no verification_hash")
+            self.count += len(rows)
+            self._db.executemany(
+                "INSERT OR IGNORE INTO theirs VALUES (?,?,?,?,?,?,?,?)", map(_their_row, rows)
+            )
+            ids = (row.get("id") for row in rows)
+            last = max((id_ for id_ in (*ids, following) if isinstance(id_, int)), default=0)
+            if following is None or last <= self._after:  # a list that does not go on has ended
+                self._after = max(self._after, last)
+                return
+            self._after = last
+            await asyncio.sleep(max(0.0, begun_s + 1 / self._limits.pages_per_s - time.monotonic()))
+
+    async def _page(self) -> Response:
+        pause_s = self._limits.retry_s
+        for number in range(1, PAGE_TRIES_MAX + 1):
+            is_last = number == PAGE_TRIES_MAX
+            try:
+                response = await self._client.page(self._after)
+                if response.status not in AWAY or is_last:
+                    return response
+                asked_s = retry_after_seconds(response.retry_after, now_s=time.time())
+            except NoAnswer:
+                if is_last:
+                    raise
+                asked_s = 0.0
+            await asyncio.sleep(max(pause_s, asked_s))
+            pause_s *= 2
+        raise AssertionError("the last try returns or raises")
+
+
+def _cannot_compare(why: str) -> CannotCompare:
+    return CannotCompare(
+        f"this Alpine cannot be compared with the log: {why}",
+        do="`eventlog reconcile --replay` sends all signals again; it answers duplicate to those "
+        "that it has",
+    )
+
+
+def all_signal_seqs(home: Path) -> list[int]:
+    """The seqs of all signals in the log."""
+    with EventLog(home) as log:
+        return [entry.seq for entry in log.read() if entry.event == "signal"]
+
+
+def _ours(log: EventLog) -> Iterator[list[tuple[object, ...]]]:
+    rows: list[tuple[object, ...]] = []
+    for entry in log.read():
+        if entry.event != "signal":
+            continue
+        signal = entry.payload
+        confidence = signal.get("confidence")
+        fraction = confidence / 100 if isinstance(confidence, int | float) else None
+        values = (signal.get(key) for key in ("signal_id", "symbol", "action"))
+        prices = (signal.get(key) for key in ("entry_price", "target_price", "stop_price"))
+        rows.append((signal.get("sha256"), entry.seq, *values, *prices, fraction))
+        if len(rows) == INSERT_ROWS:
+            yield rows
+            rows = []
+    yield rows
+
+
+def _their_row(row: dict[str, object]) -> tuple[object, ...]:
+    numbers = (row.get(key) for key in ("price", "target_price", "stop_loss", "confidence"))
+    texts = (_text(row.get(key)) for key in ("symbol", "action"))
+    # What has no hash came from elsewhere, and is told apart by its id.
+    name = _text(row.get("verification_hash")) or f"id {row.get('id')}"
+    return (name, _number(row.get("id")), *texts, *map(_number, numbers))
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _number(value: object) -> float | None:
+    """A number, also one that is written as text: some services write decimals so."""
+    try:
+        return float(value) if isinstance(value, int | float | str) else None
+    except ValueError:
+        return None
+
+
+def _found(db: sqlite3.Connection, home: Path, end_seq: int, count: int, named: int) -> Comparison:
+    both = "ours JOIN theirs USING (hash)"
+    ours = db.execute(
+        "SELECT seq, signal_id, hash FROM ours WHERE seq <= ?"
+        " AND hash NOT IN (SELECT hash FROM theirs) ORDER BY seq",
+        (end_seq,),
+    ).fetchall()
+    pairs = ", ".join(f"ours.{name}, theirs.{name}" for name in _FIELDS)
+    different = db.execute(
+        f"SELECT seq, signal_id, hash, {pairs} FROM {both} WHERE {_DIFFERENT} ORDER BY seq LIMIT ?",
+        (named,),
+    ).fetchall()
+    extra_where = "FROM theirs WHERE hash NOT IN (SELECT hash FROM ours)"
+    extra = db.execute(
+        f"SELECT id, hash, symbol, action, price {extra_where} ORDER BY id LIMIT ?", (named,)
+    )
+    why = _Why(home)
+    return Comparison(
+        in_log=_count(db, "FROM ours"),
+        at_alpine=count,
+        missing_count=len(ours),
+        different_count=_count(db, f"FROM {both} WHERE {_DIFFERENT}"),
+        extra_count=_count(db, extra_where),
+        missing=tuple(
+            Missing(seq=seq, signal_id=signal_id, sha256=sha256, why=why.of(seq))
+            for seq, signal_id, sha256 in ours[:named]
+        ),
+        different=tuple(_difference(row) for row in different),
+        extra=tuple(
+            dict(zip(("id", "verification_hash", "symbol", "action", "price"), row, strict=True))
+            for row in extra
+        ),
+        missing_seqs=tuple(seq for seq, _, _ in ours),
+    )
+
+
+def _difference(row: tuple[object, ...]) -> Different:
+    seq, signal_id, sha256, *values = row
+    pairs = zip(_FIELDS, values[::2], values[1::2], strict=True)
+    assert isinstance(seq, int), "a column of integers"
+    return Different(
+        seq=seq,
+        signal_id=str(signal_id),
+        sha256=str(sha256),
+        fields={name: (mine, theirs) for name, mine, theirs in pairs if mine != theirs},
+    )
+
+
+def _count(db: sqlite3.Connection, of: str) -> int:
+    (count,) = db.execute(f"SELECT count(*) {of}").fetchone()
+    return int(count)
+
+
+class _Why:
+    """What is known here of a signal that Alpine does not have."""
+
+    def __init__(self, home: Path) -> None:
+        self._path = outbox_path(home)
+        self._is_known = read_outbox(self._path) is not None
+
+    def of(self, seq: int) -> str:
+        if not self._is_known:
+            return "undelivered"
+        try:
+            is_done, parked = read_seq(self._path, seq)
+        except (OSError, sqlite3.Error):
+            return "unknown"
+        if parked is not None:
+            return parked.kind
+        return "lost" if is_done else "undelivered"

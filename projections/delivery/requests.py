@@ -1,0 +1,140 @@
+"""Work that a person orders: retries, replays and discards, done by whoever delivers.
+
+It is written into `data/alpine.db`, where the daemon that delivers finds it; where there is none,
+it is done here, under the sender's lock. So there is one sender, whoever asks.
+
+Invariant: what was asked for and has no outcome stays asked for.
+"""
+
+import asyncio
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from projections.delivery.dispatcher import State
+from projections.delivery.lease import SenderLock
+from projections.delivery.outbox import DISCARD, DISCARDED, DUPLICATE, GONE, PARKED, STORED, Outbox
+from projections.delivery.projection import AlpineConfig, AlpineProjection, open_outbox
+from projections.errors import ProjectionError, ProjectionStalled
+
+POLL_S = 0.05
+STUCK_S = 3.0  # the daemon's probe, which our asking sets off, has ended by then
+PROGRESS_S_MAX = 60.0  # a daemon that delivers does something within this
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """How it ended: counts of signals."""
+
+    asked: int
+    stored: int = 0  # at Alpine now
+    duplicate: int = 0  # at Alpine, and were there before
+    parked: int = 0  # tried, and Alpine does not take them
+    discarded: int = 0
+    gone: int = 0  # not parked, or no signals
+    left: int = 0  # not done yet: a daemon will do it when it can
+
+
+async def carry_out(
+    home: Path,
+    config: AlpineConfig,
+    what: str,
+    seqs: Iterable[int],
+    *,
+    make_projection: Callable[[AlpineConfig], AlpineProjection] = AlpineProjection,
+) -> Done:
+    """Asks for `what` with these signals, and returns when it is done or cannot be done now.
+
+    Raises ProjectionError where nobody delivers and we cannot.
+    """
+    who = secrets.token_hex(8)
+    with closing(open_outbox(home)) as outbox:
+        try:
+            outbox.ask(who, what, seqs)
+            await _see_to_it(home, config, what, who, outbox, make_projection)
+            counts = outbox.outcomes(who)
+            outbox.forget(who)
+        except sqlite3.Error as error:
+            raise ProjectionError(
+                f"the delivery state cannot be used: {error}", where=str(home / "data")
+            ) from error
+    return Done(
+        asked=sum(counts.values()),
+        stored=counts.get(STORED, 0),
+        duplicate=counts.get(DUPLICATE, 0),
+        parked=counts.get(PARKED, 0),
+        discarded=counts.get(DISCARDED, 0),
+        gone=counts.get(GONE, 0),
+        left=counts.get(None, 0),
+    )
+
+
+async def _see_to_it(
+    home: Path,
+    config: AlpineConfig,
+    what: str,
+    who: str,
+    outbox: Outbox,
+    make_projection: Callable[[AlpineConfig], AlpineProjection],
+) -> None:
+    patience = _Patience()
+    while left := outbox.outcomes(who).get(None, 0):
+        lock = SenderLock.take(home)
+        if lock is None:  # a daemon delivers
+            if patience.is_over(left, str(outbox.state().get("state"))):
+                return
+            await asyncio.sleep(POLL_S)
+            continue
+        if what == DISCARD:
+            try:
+                outbox.discard_asked(who)
+            finally:
+                lock.release()
+            continue
+        lock.release()
+        if config.disabled is not None:
+            outbox.withdraw(who)
+            raise ProjectionError(
+                f"nothing is delivered: {config.disabled}",
+                where=str(home),
+                do="set ALPINE_API_URL and ALPINE_API_KEY_FILE, or start the daemon "
+                "(`eventlog project alpine`) with them",
+            )
+        if not await _deliver(home, make_projection(config)):
+            return
+
+
+async def _deliver(home: Path, projection: AlpineProjection) -> bool:
+    """Does what is asked for here; False when Alpine does not let it pass now."""
+    try:
+        await projection.open(home)
+    except ProjectionStalled:
+        await asyncio.sleep(POLL_S)
+        return True  # somebody else has begun to deliver, or there is no room for now
+    try:
+        await projection.drain()
+        return True
+    except ProjectionStalled:
+        return False
+    finally:
+        await projection.close()
+
+
+class _Patience:
+    """How long to wait for a daemon that has our work."""
+
+    def __init__(self) -> None:
+        self._left = -1
+        self._since_s = self._delivering_s = time.monotonic()
+
+    def is_over(self, left: int, state: str) -> bool:
+        now_s = time.monotonic()
+        if left != self._left:
+            self._left, self._since_s = left, now_s
+        if state == State.DELIVERING:
+            self._delivering_s = now_s
+        return now_s - self._since_s > PROGRESS_S_MAX or now_s - self._delivering_s > STUCK_S

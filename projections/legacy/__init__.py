@@ -1,0 +1,6 @@
+"""The old tracker: its interface on top of the log, and the import of its files.
+
+Invariant: the files of the old tracker are only read.
+
+May import: everything below it, queries included; eventlog.
+"""

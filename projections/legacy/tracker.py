@@ -1,0 +1,204 @@
+"""SignalTracker: the old interface on the new machine. Code written for it changes one import.
+
+What it logs is durable when the call returns; there is no queue to flush. `flush_pending` and the
+queries bring the table up to the log first, in this process and fenced, so a caller reads its own
+writes with or without a daemon.
+
+Invariant: a signal_id that was returned names a durable entry of the log.
+"""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from eventlog import EventLog
+from projections.errors import ProjectionError
+from projections.queries.store import SignalStore
+from projections.runtime.projector import Projector
+from projections.sqlite.projection import SqliteProjection
+
+T = TypeVar("T")
+
+LATEST_KEYS = (
+    *("signal_id", "symbol", "action", "entry_price", "target_price", "stop_price"),
+    *("confidence", "strategy", "timestamp", "outcome", "profit_loss_pct"),
+)
+MAY_BE_NONE = ("signal_id", "asset_type", "data_source", "timestamp")  # as good as left out
+NO_STATS: Mapping[str, object] = {
+    "total_signals": 0,
+    "wins": 0,
+    "losses": 0,
+    "win_rate": 0.0,
+    "average_return": 0.0,
+    "last_updated": None,
+}
+
+
+class SignalTracker:
+    """Logs signals and answers for them; usable from threads and from asyncio.
+
+    `home` is the directory of log and database: without it EVENTLOG_HOME, else the current
+    directory. Raises ForeignHome for a home of the old tracker: bring its signals over with
+    `eventlog import-legacy`.
+    """
+
+    def __init__(self, home: str | os.PathLike[str] | None = None) -> None:
+        self._home = Path(home or os.environ.get("EVENTLOG_HOME") or ".").absolute()
+        self._log = EventLog(self._home)
+        self._projection = SqliteProjection()
+        self._worker = _Worker()
+
+    def log_signal(self, signal: Mapping[str, object]) -> str:
+        """Appends a signal and returns its signal_id when it is durable.
+
+        As forgiving as ever: a timestamp without an offset is UTC, and signal_id, asset_type,
+        data_source and timestamp may be missing. Raises InvalidSignal, SignalConflict and what
+        else `EventLog.append` raises.
+        """
+        signal_id = self._log.append(_forgiven(signal)).signal_id
+        assert signal_id is not None, "every signal has one"
+        return signal_id
+
+    async def log_signal_async(self, signal: Mapping[str, object]) -> str:
+        """`log_signal` for asyncio; shares its sync with every other caller."""
+        receipt = await self._log.append_async(_forgiven(signal))
+        assert receipt.signal_id is not None, "every signal has one"
+        return receipt.signal_id
+
+    def flush_pending(self) -> None:
+        """Brings the table up to the end of the log. What was logged is durable without it."""
+        self._worker.run(self._catch_up)
+
+    async def flush_pending_async(self) -> None:
+        """`flush_pending` for asyncio."""
+        await self._worker.run_async(self._catch_up)
+
+    def get_latest_signals(
+        self, symbol: str | None = None, limit: int = 10
+    ) -> list[dict[str, object]]:
+        """The newest signals, newest first, as dicts with the keys of LATEST_KEYS."""
+        return self._worker.run(lambda: self._latest(symbol, limit))
+
+    def get_stats(self) -> dict[str, object]:
+        """Totals, wins, losses and returns: the figures of `SignalStore.stats`."""
+        return self._worker.run(self._stats)
+
+    def close(self) -> None:
+        """Gives everything back. What was logged is durable already. Idempotent."""
+        self._log.close()
+        self._worker.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def _catch_up(self) -> bool:
+        """Whether there is anything to read."""
+        if self._log.last_seq == 0:
+            return False
+        await Projector(self._home, self._projection).run(once=True)
+        return True
+
+    async def _latest(self, symbol: str | None, limit: int) -> list[dict[str, object]]:
+        if not await self._catch_up():
+            return []
+        async with SignalStore(self._home) as store:
+            rows = await store.latest(symbol, limit)
+        return [{key: row[key] for key in LATEST_KEYS} for row in rows]
+
+    async def _stats(self) -> dict[str, object]:
+        if not await self._catch_up():
+            return dict(NO_STATS)
+        async with SignalStore(self._home) as store:
+            return await store.stats()
+
+
+class _Worker:
+    """An event loop in a thread of its own, one job at a time, for callers with and without one."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._pid = os.getpid()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._turn = asyncio.Lock()
+
+    def run(self, job: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Runs the job and returns its result; blocks the calling thread."""
+        return self._submit(job).result()
+
+    async def run_async(self, job: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Runs the job and returns its result."""
+        return await asyncio.wrap_future(self._submit(job))
+
+    def close(self) -> None:
+        """Ends the thread, after the jobs that were given to it."""
+        with self._mutex:
+            loop, self._loop = self._loop, None
+            if loop is None or self._thread is None or self._pid != os.getpid():
+                return
+            asyncio.run_coroutine_threadsafe(_in_turn(self._turn, _nothing), loop).result()
+            loop.call_soon_threadsafe(loop.stop)
+            self._thread.join()
+
+    def _submit(self, job: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
+        if self._pid != os.getpid():
+            raise ProjectionError(
+                "this tracker was made before the process forked",
+                do="make one in the process that uses it",
+            )
+        with self._mutex:
+            if self._loop is None:
+                self._loop, self._turn = asyncio.new_event_loop(), asyncio.Lock()
+                self._thread = threading.Thread(
+                    target=_run_loop, args=(self._loop,), name="signal-tracker", daemon=True
+                )
+                self._thread.start()
+            return asyncio.run_coroutine_threadsafe(_in_turn(self._turn, job), self._loop)
+
+
+async def _in_turn(turn: asyncio.Lock, job: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async with turn:
+        return await job()
+
+
+async def _nothing() -> None:
+    """A job whose turn comes when those before it have ended."""
+
+
+def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+
+def _forgiven(signal: Mapping[str, object]) -> dict[str, object]:
+    """The signal as the door wants it: without an offset a timestamp is UTC, as it ever was."""
+    fields = {
+        key: value for key, value in signal.items() if value is not None or key not in MAY_BE_NONE
+    }
+    timestamp = fields.get("timestamp")
+    if isinstance(timestamp, str):
+        try:
+            timestamp = datetime.fromisoformat(timestamp)
+        except ValueError:
+            return fields  # the door says what is wrong with it
+    if isinstance(timestamp, datetime) and timestamp.tzinfo is None:
+        fields["timestamp"] = timestamp.replace(tzinfo=UTC)
+    return fields

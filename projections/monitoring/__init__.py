@@ -1,0 +1,7 @@
+"""Reports how the log and its projections are doing: status, health, metrics, restore drills.
+
+Invariant: measuring does not disturb what is measured.
+
+May import: everything below it: rebuild, queries, delivery, sqlite, alpine, runtime, signals;
+eventlog.
+"""

@@ -1,0 +1,148 @@
+"""The door to prometheus-client: the vitals of a daemon in Prometheus's exposition format.
+
+Units are seconds, bytes and counts; labels are names of registered projections and words of tables
+below, so their number is bounded.
+
+Invariant: nothing here comes from a payload, a key, or an answer of Alpine.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import accumulate
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from projections.monitoring.snapshot import Delivery, Log, Vital, Vitals
+from projections.runtime.projector import COMMIT_S_BUCKETS
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+
+def exposition(vitals: Vitals) -> bytes:
+    """The text that a scrape gets."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(vitals))
+    return generate_latest(registry)
+
+
+class _Collector(Collector):
+    """What prometheus-client asks for the figures."""
+
+    def __init__(self, vitals: Vitals) -> None:
+        self._vitals = vitals
+
+    def collect(self) -> Iterator[Metric]:
+        """Each metric with its samples."""
+        if self._vitals.log is not None:
+            yield from _of_log(self._vitals.log)
+        yield from _of_projections(self._vitals.projections)
+        for vital in self._vitals.projections:
+            if vital.delivery is not None:
+                yield from _of_delivery(vital.delivery)
+
+
+def _of_log(log: Log) -> Iterator[Metric]:
+    yield _gauge("eventlog_log_last_seq", "Seq of the last durable entry", log.last_seq)
+    yield _gauge("eventlog_log_bytes", "Size of all segments", log.bytes)
+    yield _gauge("eventlog_log_segments", "Number of segments", log.segments)
+    if log.backup_age_seconds is not None:
+        about = "How long ago a backup was proven restorable"
+        yield _gauge("eventlog_backup_age_seconds", about, log.backup_age_seconds)
+
+
+# What may be unknown; then there is no sample.
+_GAUGES: dict[str, tuple[str, Callable[[Vital], float | None]]] = {
+    "eventlog_projection_checkpoint_seq": (
+        "Seq of the last entry applied",
+        lambda vital: vital.checkpoint,
+    ),
+    "eventlog_projection_lag_entries": (
+        "Entries of the log that are not applied, against the log's real end",
+        lambda vital: vital.lag_entries,
+    ),
+    "eventlog_projection_lag_seconds": (
+        "Age of the oldest entry that is not applied",
+        lambda vital: vital.lag_seconds,
+    ),
+    "eventlog_projection_watched": (
+        "1 while file events tell of new entries, 0 while only a timer does",
+        lambda vital: vital.is_watched,
+    ),
+}
+
+
+def _of_projections(vitals: tuple[Vital, ...]) -> Iterator[Metric]:
+    label = ["projection"]
+    for metric, (about, value_of) in _GAUGES.items():
+        gauge = GaugeMetricFamily(metric, about, labels=label)
+        for vital in vitals:
+            value = value_of(vital)
+            if value is not None:
+                gauge.add_metric([vital.name], float(value))
+        yield gauge
+    stalled = GaugeMetricFamily(
+        "eventlog_projection_stalled", "1 while the last try at a batch has failed", labels=label
+    )
+    batches = CounterMetricFamily(
+        "eventlog_projection_batches_applied", "Batches applied by this process", labels=label
+    )
+    entries = CounterMetricFamily(
+        "eventlog_projection_entries_applied", "Entries applied by this process", labels=label
+    )
+    commits = HistogramMetricFamily(
+        "eventlog_projection_commit_seconds", "How long a batch took to apply", labels=label
+    )
+    ends = [*map(str, COMMIT_S_BUCKETS), "+Inf"]
+    for vital in vitals:
+        name, tally = [vital.name], vital.tally
+        stalled.add_metric(name, float(vital.stalled is not None))
+        batches.add_metric(name, tally.batches)
+        entries.add_metric(name, tally.entries)
+        buckets = zip(ends, map(float, accumulate(tally.buckets)), strict=True)
+        commits.add_metric(name, buckets=list(buckets), sum_value=tally.commit_s)
+    yield from (stalled, batches, entries, commits)
+
+
+def _of_delivery(delivery: Delivery) -> Iterator[Metric]:
+    from projections.alpine.metered_client import (
+        OUTCOMES,  # with what sends: only where that is loaded anyway
+    )
+    from projections.delivery.dispatcher import State
+    from projections.delivery.outbox import DISABLED, STOPPED
+
+    yield CounterMetricFamily(
+        "eventlog_delivery_delivered",
+        "Signals that Alpine has, over all processes",
+        value=delivery.delivered,
+    )
+    parked = GaugeMetricFamily(
+        "eventlog_delivery_parked", "Signals that Alpine does not take", labels=["kind"]
+    )
+    parked.add_metric(["refused"], delivery.refused)
+    parked.add_metric(["failing"], delivery.failing)
+    state = GaugeMetricFamily(
+        "eventlog_delivery_state", "1 for the state that delivery is in", labels=["state"]
+    )
+    for name in (*map(str, State), DISABLED, STOPPED):
+        state.add_metric([name], float(name == delivery.state))
+    requests = CounterMetricFamily(
+        "eventlog_delivery_requests", "Requests of this process, by outcome", labels=["outcome"]
+    )
+    for outcome in OUTCOMES:
+        requests.add_metric([outcome], delivery.requests.by_outcome[outcome])
+    yield from (parked, state, requests)
+    yield _gauge(
+        "eventlog_delivery_requests_in_flight",
+        "Requests under way",
+        delivery.requests.in_flight,
+    )
+
+
+def _gauge(name: str, about: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, about, value=value)

@@ -1,0 +1,148 @@
+"""Whether a backup can be restored, proven by restoring it.
+
+It is restored into a scratch directory, every chain and every sha256 of it is checked while a
+database is built from it, and its last entry is looked up in the log that it is of.
+
+Invariant: a proof is given only of what was restored, verified and built a moment ago.
+"""
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from eventlog import (
+    BackupUnusable,
+    LogCorrupt,
+    LogDiverged,
+    LogNotFound,
+    RestoredHome,
+    restore_home,
+)
+from eventlog.plumbing import log_status, read_verified
+from projections.errors import ProjectionError
+from projections.monitoring.drill_record import note
+from projections.rebuild.rebuild import Rebuilt, rebuild
+from projections.signals import schema
+from projections.sqlite import database, file
+from projections.sqlite.scratch import scratch
+
+SAME, DIFFERS, ABSENT = "same", "differs", "absent"
+
+Watch = Callable[[str], AbstractContextManager[Callable[[int, int], object]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """What came of it. Figures are None where it did not come so far."""
+
+    ok: bool
+    dest: str
+    last_seq: int | None = None
+    chain: str | None = None
+    entries: int | None = None  # that were verified
+    rows: int | None = None  # of the table that was built
+    digest: str | None = None
+    backed_up_at: str | None = None
+    proven_at: str | None = None
+    log: str | None = None  # against the log itself: SAME, DIFFERS or ABSENT
+    problem: str | None = None  # why it is not ok
+
+    def to_json(self) -> dict[str, object]:
+        """What `eventlog backup --verify --json` prints."""
+        return asdict(self)
+
+    def to_text(self) -> list[str]:
+        """The same for a person."""
+        if self.proven_at is None:
+            return [f"NOT RESTORABLE: {self.problem}"]
+        compared = {
+            SAME: "the log has the same entry there",
+            ABSENT: "not compared: there is no log at this home",
+            DIFFERS: f"BUT THE LOG DIFFERS: {self.problem}",
+        }
+        lost = (self.last_seq or 0) - (self.entries or 0)
+        return [
+            f"proven restorable up to seq {self.last_seq}, chain {self.chain}",
+            f"verified  {self.entries} entries, and built {self.rows} rows, digest {self.digest}",
+            *([f"WITHOUT   {lost} entries that were accepted as lost"] if lost else []),
+            f"backed up {self.backed_up_at}",
+            f"log       {compared[self.log or ABSENT]}",
+        ]
+
+
+def prove(home: Path, dest: Path, *, scratch_in: Path | None, now: str, watch: Watch) -> Proof:
+    """Restores the backup `dest` into a scratch directory, there or in `scratch_in`, verifies it,
+    and compares it with the log of `home`. A proof is noted in that home, at `now`.
+
+    Raises EventLogError where the directories cannot be used.
+    """
+    is_absent = False
+    try:
+        log_status(os.fspath(home), count=False)
+    except LogNotFound:
+        is_absent = True
+    real = Path(os.path.realpath(dest))
+    failed = Proof(ok=False, dest=str(real))
+    try:
+        with scratch(scratch_in or real) as place:
+            restored, rebuilt = _restored(real, place / "home", watch)
+    except (BackupUnusable, LogCorrupt, LogDiverged, LogNotFound) as error:
+        return replace(failed, problem=str(error))
+    except OSError as error:
+        raise ProjectionError(
+            f"there is no place to restore it to: {error.strerror or error}",
+            where=str(error.filename or scratch_in or real),
+            do="name the directory of a backup, and, where that is read-only, one with room for "
+            "twice the log by --scratch",
+        ) from error
+    manifest = restored.manifest
+    proof = replace(
+        failed,
+        last_seq=manifest.last_seq,
+        chain=manifest.chain,
+        entries=rebuilt.entries,
+        rows=rebuilt.rows,
+        digest=rebuilt.digest,
+        backed_up_at=manifest.backed_up_at,
+        proven_at=now,
+    )
+    if is_absent:
+        return replace(proof, ok=True, log=ABSENT)
+    problem = _difference(home, manifest.last_seq, manifest.chain)
+    if problem is not None:
+        return replace(proof, log=DIFFERS, problem=problem)
+    proof = replace(proof, ok=True, log=SAME)
+    note(home, seq=manifest.last_seq, chain=manifest.chain, at=now, dest=proof.dest)
+    return proof
+
+
+def _restored(dest: Path, home: Path, watch: Watch) -> tuple[RestoredHome, Rebuilt]:
+    with watch("restoring") as progress:
+        restored = restore_home(dest, home, progress=progress)
+    end = (restored.manifest.last_seq, restored.manifest.chain)
+    if not end[0]:
+        raise BackupUnusable("the backup holds no entry", where=str(dest))
+    with watch("verifying") as progress:
+        rebuilt = rebuild(home, progress=progress)
+    found = file.look(
+        database.database_path(home),
+        lambda db: db.execute(schema.READ_CHECKPOINT, (schema.SQLITE,)).fetchone(),
+    )
+    if tuple(found[:2]) != end:
+        raise BackupUnusable(
+            f"its log ends with entry {found[0]}, chain {found[1]}, and not as it is listed",
+            where=str(dest),
+            do="make a new backup in an empty directory",
+        )
+    return restored, rebuilt
+
+
+def _difference(home: Path, seq: int, chain: str) -> str | None:
+    """Why the log is not the one that was backed up; None where it is."""
+    try:
+        next(read_verified(home, after=seq, chain=chain), None)
+    except (LogDiverged, LogCorrupt, LogNotFound) as error:
+        return str(error)
+    return None

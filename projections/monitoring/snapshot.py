@@ -1,0 +1,136 @@
+"""How the log and the projections of one daemon are at one moment.
+
+Invariant: a lag is against the log's real end, read from its files, never against what a tail saw.
+"""
+
+import os
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from eventlog import EventLogError
+from eventlog.plumbing import in_thread, log_status
+from projections.delivery.outbox import NAME as ALPINE
+from projections.monitoring.drill_record import last_proof
+from projections.monitoring.status import alpine_status, lag
+from projections.projection import Draining, Requesting, Requests
+from projections.runtime.projector import Projector, Tally
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    """The log on disk."""
+
+    last_seq: int
+    bytes: int
+    segments: int
+    backup_age_seconds: float | None = None  # since a backup was proven; None: never
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """What `data/alpine.db` says, whoever delivers, and what this process has sent."""
+
+    delivered: int
+    refused: int  # parked as such
+    failing: int
+    state: str
+    requests: Requests
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vital:
+    """One projection. None: it is not known (yet)."""
+
+    name: str
+    checkpoint: int | None
+    lag_entries: int | None
+    lag_seconds: float | None
+    is_watched: bool | None  # whether file events tell it of new entries
+    stalled: str | None  # why the last try at a batch failed
+    waits_for_others: bool  # its effect is in somebody else's hands: see Draining
+    is_stopping: bool
+    has_failed: bool
+    tally: Tally
+    delivery: Delivery | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vitals:
+    """All of it. Without a log, `problem` says why."""
+
+    log: Log | None
+    problem: str | None
+    projections: tuple[Vital, ...]
+
+
+async def take(home: Path, projectors: Sequence[Projector]) -> Vitals:
+    """Looks at everything now. Files are read in a thread."""
+    # First, so that an entry that comes meanwhile makes a lag, and never a negative one.
+    seqs = {p.projection.name: p.checkpoint.seq if p.checkpoint else None for p in projectors}
+    log, problem, figures = await in_thread(lambda: _read(home, seqs))
+    vitals = tuple(_vital(p, seqs, figures.get(p.projection.name, {})) for p in projectors)
+    return Vitals(log=log, problem=problem, projections=vitals)
+
+
+def _vital(
+    projector: Projector, seqs: Mapping[str, int | None], figures: Mapping[str, object]
+) -> Vital:
+    projection = projector.projection
+    name = projection.name
+    return Vital(
+        name=name,
+        checkpoint=_int(figures.get("checkpoint", seqs[name])),
+        lag_entries=_int(figures.get("lag_entries")),
+        lag_seconds=_float(figures.get("lag_seconds")),
+        is_watched=projector.is_watched,
+        stalled=projector.stalled,
+        waits_for_others=isinstance(projection, Draining),
+        is_stopping=projector.is_stopping,
+        has_failed=projector.has_failed,
+        tally=projector.tally,
+        delivery=_delivery(projection, figures) if figures.get("delivered") is not None else None,
+    )
+
+
+def _delivery(projection: object, figures: Mapping[str, object]) -> Delivery:
+    parked, failing = _int(figures["parked"]) or 0, _int(figures["failing"]) or 0
+    return Delivery(
+        delivered=_int(figures["delivered"]) or 0,
+        refused=parked - failing,
+        failing=failing,
+        state=str(figures["state"]),
+        requests=projection.requests if isinstance(projection, Requesting) else Requests(),
+    )
+
+
+def _read(
+    home: Path, seqs: Mapping[str, int | None]
+) -> tuple[Log | None, str | None, dict[str, Mapping[str, object]]]:
+    figures: dict[str, Mapping[str, object]] = {}
+    try:
+        for name, seq in seqs.items():
+            if name == ALPINE:  # what it has taken over is not done yet: its file knows
+                figures[name] = alpine_status(home)
+            elif seq is not None:
+                figures[name] = lag(home, seq)
+        found = log_status(os.fspath(home), count=False)
+    except (EventLogError, OSError, sqlite3.Error) as error:
+        return None, str(error), figures
+    last_seq, size, segments = (_int(found[key]) for key in ("last_seq", "bytes", "segments"))
+    log = Log(
+        last_seq=last_seq or 0,
+        bytes=size or 0,
+        segments=segments or 0,
+        backup_age_seconds=_float((last_proof(home) or {}).get("age_seconds")),
+    )
+    return log, None, figures
+
+
+def _int(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _float(value: object) -> float | None:
+    return value if isinstance(value, float) else None

@@ -1,0 +1,166 @@
+"""How far the log and each projection are, read from outside, beside running daemons.
+
+Invariant: nothing is made or changed, and a figure that cannot be had is None, with the problem
+said beside it.
+"""
+
+import os
+import sqlite3
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from eventlog import EventLogError, LogDiverged
+from eventlog.plumbing import log_status, read_entries
+from projections.delivery.outbox import NAME as ALPINE
+from projections.delivery.outbox import STOPPED, is_delivering, load_outbox, outbox_path
+from projections.monitoring.drill_record import last_proof
+from projections.runtime.registry import make_projection, projection_names
+from projections.signals.schema import READ_CHECKPOINT, SQLITE
+from projections.sqlite.database import database_path
+from projections.sqlite.file import look
+
+
+def status(home: str | os.PathLike[str]) -> dict[str, object]:
+    """The object that `eventlog status --json` prints. Raises LogNotFound."""
+    log = log_status(os.fspath(home))
+    path = Path(home)
+    found = projections_status(path)
+    sqlite = found.get(SQLITE, {})
+    if log["signals"] is None and sqlite.get("lag_entries") == 0:
+        log["signals"] = sqlite.get("rows")  # counting the log would take as long as reading it
+    return {"log": log, "projections": found, "backup": last_proof(path)}
+
+
+def projections_status(home: Path) -> dict[str, Mapping[str, object]]:
+    """The figures of every registered projection, by name. Raises LogNotFound."""
+    found: dict[str, Mapping[str, object]] = {}
+    for name in projection_names():
+        reader = _READERS.get(name)
+        found[name] = reader(home) if reader is not None else _other_status(name, home)
+    return found
+
+
+def sqlite_status(home: Path) -> dict[str, object]:
+    """Figures of the SQLite projection; without a database it is at seq 0."""
+    path = database_path(home)
+    figures: dict[str, object] = {
+        **dict.fromkeys(("checkpoint", "lag_entries", "lag_seconds", "rows", "conflicts")),
+        "bytes": _size(path),
+        "wal_bytes": _size(Path(f"{path}-wal")),
+        "latest_timestamp": None,
+    }
+    try:
+        found = look(path, _ask)
+    except FileNotFoundError:
+        found = {"checkpoint": 0, "rows": 0, "conflicts": 0, "problem": "there is no database yet"}
+    except (sqlite3.Error, OSError) as error:
+        return figures | {"problem": f"the database cannot be read: {error}"}
+    checkpoint, chain = found["checkpoint"], found.pop("chain", None)
+    assert isinstance(checkpoint, int)
+    return figures | (_other_log(home, checkpoint, chain) or lag(home, checkpoint)) | found
+
+
+def _ask(database: sqlite3.Connection) -> dict[str, object]:
+    database.execute("BEGIN")  # one moment of the tables for all figures
+    row = database.execute(READ_CHECKPOINT, (SQLITE,)).fetchone()
+    (rows,) = database.execute("SELECT count(*) FROM signals").fetchone()
+    (conflicts,) = database.execute("SELECT count(*) FROM conflicts").fetchone()
+    (latest,) = database.execute("SELECT max(timestamp) FROM signals").fetchone()
+    if row is None:
+        raise sqlite3.DatabaseError("it has no checkpoint")
+    return {
+        "checkpoint": row[0],
+        "chain": row[1],
+        "rows": rows,
+        "conflicts": conflicts,
+        "latest_timestamp": latest,
+    }
+
+
+def alpine_status(home: Path) -> dict[str, object]:
+    """Figures of delivery: parked signals count as done."""
+    counts = ("delivered", "parked", "failing")
+    rest: dict[str, object] = {"state": STOPPED, "last_error": None}
+    try:
+        checkpoint, done, figures = load_outbox(outbox_path(home))
+    except FileNotFoundError:
+        return {"checkpoint": 0, **lag(home, 0), **dict.fromkeys(counts, 0), **rest}
+    except (OSError, sqlite3.Error) as error:
+        unknown = dict.fromkeys(("checkpoint", "lag_entries", "lag_seconds", *counts))
+        return {**unknown, **rest, "problem": f"the delivery state cannot be read: {error}"}
+    if not is_delivering(home):
+        figures["state"] = STOPPED
+    return {"checkpoint": checkpoint.seq, **lag(home, checkpoint.seq, done), **figures}
+
+
+_READERS = {SQLITE: sqlite_status, ALPINE: alpine_status}
+
+
+def lag(home: Path, seq: int, done: Collection[int] = ()) -> dict[str, object]:
+    """`lag_entries` and `lag_seconds` of a projection that is at `seq`, against the log's end.
+
+    `done` are entries above `seq` that are done already.
+    """
+    last_seq = log_status(os.fspath(home), count=False)["last_seq"]
+    assert isinstance(last_seq, int)
+    unknown: dict[str, object] = {"lag_entries": None, "lag_seconds": None}
+    if last_seq < seq:
+        problem = f"the log ends at seq {last_seq}: it was shortened, or is not the one projected"
+        return unknown | {"problem": problem}
+    entries = max(0, last_seq - seq - len(done))
+    oldest = None
+    try:
+        if entries:
+            later = read_entries(os.fspath(home), after=seq, few=True)
+            oldest = next((entry for entry in later if entry.seq not in done), None)
+    except EventLogError as error:
+        return unknown | {"lag_entries": entries, "problem": str(error)}
+    seconds = 0.0
+    if oldest is not None:
+        recorded_at = datetime.fromisoformat(oldest.recorded_at)
+        seconds = max(0.0, (datetime.now(UTC) - recorded_at).total_seconds())
+    return {"lag_entries": entries, "lag_seconds": round(seconds, 3)}
+
+
+def _other_log(home: Path, seq: int, chain: object) -> dict[str, object] | None:
+    """The figures of a projection whose checkpoint is of another log, or of damaged bytes; None
+    where the log holds it, or does not reach so far, which `lag` tells.
+    """
+    problem = f"the log has another entry {seq}: it is not the one projected"
+    try:
+        before = read_entries(os.fspath(home), after=seq - 1, few=True)
+        entry = next(before, None) if seq else None
+        if entry is None or (entry.seq, entry.chain) == (seq, chain):
+            return None
+    except LogDiverged:
+        return None
+    except EventLogError as error:
+        problem = str(error)
+    return {"lag_entries": None, "lag_seconds": None, "problem": problem}
+
+
+def _other_status(name: str, home: Path) -> dict[str, object]:
+    """What a projection of somebody else says of itself."""
+    import asyncio  # only where somebody else's projection is asked
+
+    async def ask() -> dict[str, object]:
+        projection = make_projection(name)
+        checkpoint = await projection.open(home)
+        try:
+            own = dict(await projection.status())
+        finally:
+            await projection.close()
+        return {"checkpoint": checkpoint.seq, **lag(home, checkpoint.seq), **own}
+
+    try:
+        return asyncio.run(ask())
+    except Exception as error:  # noqa: BLE001  # it is somebody else's code: anything may happen
+        return {"checkpoint": None, "problem": f"{type(error).__name__}: {error}"}
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

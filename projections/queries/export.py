@@ -1,0 +1,302 @@
+"""The table as a file for a study elsewhere, with the position of the log that it is from.
+
+It is read in pages, each in a short transaction, as of one seq: what a fact did after it is masked,
+so all pages are of one moment, and no reader pins the WAL.
+
+Invariant: the rows are the fold of the log up to `seq`, and `chain` is that of its entry `seq`.
+"""
+
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from sqlite3 import Connection, Error
+from typing import IO, Protocol, TypeVar, cast
+
+import orjson
+
+from eventlog import UnsafePath
+from eventlog.plumbing import log_status, read_entries
+from projections.errors import ProjectionError
+from projections.projection import CHAIN_START
+from projections.queries.as_of import COLUMNS_THEN, FROM_THEN, REACH, Reach
+from projections.queries.store import refuse_unsettled
+from projections.signals import schema
+from projections.sqlite.database import database_path
+from projections.sqlite.file import look
+
+PAGE_ROWS = 20_000  # some 20 MB of Python objects, a tenth of a second of reading
+CSV = "csv"  # the other format is parquet
+
+COLUMNS = (*schema.COLUMNS, "extra", "recorded_at", "order_recorded_at", "outcome_recorded_at")
+_SELECT = f"""SELECT {COLUMNS_THEN}, x.extra, r.recorded_at, o.recorded_at, c.recorded_at
+    {FROM_THEN}
+    LEFT JOIN signal_extras AS x ON x.signal_id = s.signal_id
+    LEFT JOIN lifecycle AS r ON r.seq = s.id
+    WHERE s.id > ?2 AND s.id <= ?1"""
+_PAGE = f"{_SELECT} ORDER BY s.id LIMIT ?3"
+_PAGE_OF = f"{_SELECT} AND s.symbol = ?4 ORDER BY s.id LIMIT ?3"
+
+T = TypeVar("T")
+Row = Sequence[object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Citation:
+    """Which data it is, and what became of it."""
+
+    format: str
+    rows: int = 0
+    seq: int  # of the last entry that was taken into account; 0 where there is none
+    chain: str  # of that entry
+    recorded_at: str | None  # of that entry
+    as_of: str | None
+    symbol: str | None
+    columns: tuple[str, ...] = COLUMNS
+    bytes: int = 0
+    sha256: str = ""
+
+    def to_json(self, *, is_done: bool = True) -> dict[str, object]:
+        """The object that `eventlog export --json` prints; less before it is written."""
+        found = asdict(self)
+        return found if is_done else {k: found[k] for k in found if k not in _KNOWN_AT_THE_END}
+
+
+_KNOWN_AT_THE_END = ("rows", "bytes", "sha256")
+
+
+class _Rows(Protocol):
+    def write(self, rows: Sequence[Row]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def export(
+    home: Path,
+    file: IO[bytes],
+    *,
+    format: str = CSV,  # noqa: A002  # the option's name
+    as_of: str | None = None,
+    symbol: str | None = None,
+    page_rows: int = PAGE_ROWS,
+    progress: Callable[[int, int], object] = lambda _done, _total: None,
+) -> Citation:
+    """Writes the signals to `file` and says which they are.
+
+    `as_of` is in the form of `as_of.moment_of`. Raises ProjectionError, LogNotFound, OSError.
+    """
+    cited = _cited(home, format, as_of, None if symbol is None else symbol.strip().upper())
+    counted = _Counted(file)
+    rows = 0
+    try:
+        writer = _writer(cited, cast(IO[bytes], counted))
+        for page in _pages(home, cited, page_rows):
+            writer.write(page)
+            rows += len(page)
+            last_id = page[-1][0]
+            assert isinstance(last_id, int)
+            progress(counted.bytes, counted.bytes * cited.seq // last_id)
+        writer.close()
+    except BaseException:
+        counted.cut()
+        raise
+    return replace(cited, rows=rows, bytes=counted.bytes, sha256=counted.sha256.hexdigest())
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file that gets its name when it is whole and synced; mode 0600. Raises UnsafePath."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise UnsafePath(
+                "something that is no regular file stands there",
+                where=str(path),
+                do="name another file",
+            )
+    # Beside its place, for a rename does not cross file systems.
+    fd, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(part, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(part)
+        raise
+    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_citation(path: Path, cited: Citation) -> Path:
+    """`FILE.meta.json` beside the file."""
+    beside = path.with_name(f"{path.name}.meta.json")
+    with whole_file(beside) as file:
+        file.write(orjson.dumps(cited.to_json(), option=orjson.OPT_APPEND_NEWLINE))
+    return beside
+
+
+def _cited(home: Path, format_: str, as_of: str | None, symbol: str | None) -> Citation:
+    """Where the export stands, before its first row."""
+    log_status(os.fspath(home), count=False)  # refuses a home that is not ours
+    reach, checkpoint = _look(home, lambda database: _reach(database, as_of or ""))
+    if as_of is not None:
+        refuse_unsettled(os.fspath(home), reach, as_of)
+    first_seq = reach.seq if as_of is not None else checkpoint[0]
+    seq, chain, recorded_at = 0, CHAIN_START, None
+    for entry in read_entries(os.fspath(home), after=max(0, first_seq - 1)):
+        if entry.seq > checkpoint[0] or (as_of is not None and entry.recorded_at > as_of):
+            break
+        seq, chain, recorded_at = entry.seq, entry.chain, entry.recorded_at
+    if seq < first_seq or (seq == checkpoint[0] and chain != checkpoint[1]):
+        raise ProjectionError(
+            f"the table is not of this log: they differ at entry {first_seq}",
+            where=os.fspath(home),
+            do="run `eventlog verify`, then `eventlog rebuild-database`",
+        )
+    return Citation(
+        format=format_, seq=seq, chain=chain, recorded_at=recorded_at, as_of=as_of, symbol=symbol
+    )
+
+
+def _reach(database: Connection, moment: str) -> tuple[Reach, tuple[int, str]]:
+    database.execute("BEGIN")  # one moment for both
+    reach = Reach._make(database.execute(REACH, (moment,)).fetchone())
+    row = database.execute(schema.READ_CHECKPOINT, (schema.SQLITE,)).fetchone()
+    return reach, (row[0], row[1]) if row else (0, CHAIN_START)
+
+
+def _pages(home: Path, cited: Citation, page_rows: int) -> Iterator[list[Row]]:
+    last_id = 0
+    statement, of = (_PAGE, ()) if cited.symbol is None else (_PAGE_OF, (cited.symbol,))
+
+    def read(database: Connection) -> list[Row]:
+        database.execute("BEGIN")
+        row = database.execute(schema.READ_CHECKPOINT, (schema.SQLITE,)).fetchone()
+        if row is None or row[0] < cited.seq:
+            raise ProjectionError(
+                "the table was set up anew meanwhile, and is not where it was",
+                where=str(database_path(home)),
+                do="export again when it has caught up: see `eventlog status`",
+            )
+        return database.execute(statement, (cited.seq, last_id, page_rows, *of)).fetchall()
+
+    while page := _look(home, read):
+        yield page
+        last_id = cast(int, page[-1][0])
+
+
+def _look(home: Path, read: Callable[[Connection], T]) -> T:
+    path = database_path(home)
+    try:
+        return look(path, read)
+    except FileNotFoundError:
+        raise ProjectionError(
+            "there is no database yet",
+            where=str(path),
+            do="run `eventlog project sqlite`, or `eventlog rebuild-database`",
+        ) from None
+    except Error as error:
+        raise ProjectionError(
+            f"the database cannot be read: {error}",
+            where=str(path),
+            do="see `eventlog status`; `eventlog rebuild-database` heals a damaged one",
+        ) from error
+
+
+def _writer(cited: Citation, file: IO[bytes]) -> _Rows:
+    if cited.format == CSV:
+        return _CsvRows(file)
+    try:
+        from projections.queries.parquet import (
+            ParquetRows,  # only where it is wanted: it takes a while
+        )
+    except ImportError as error:
+        raise ProjectionError(
+            f"Parquet needs pyarrow: {error}",
+            do="install the extra `parquet` (`pip install '.[parquet]'` in the checkout), or"
+            " export CSV",
+        ) from error
+    return ParquetRows(file, COLUMNS, orjson.dumps(cited.to_json(is_done=False)))
+
+
+class _CsvRows:
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        file.write((",".join(COLUMNS) + "\n").encode())
+
+    def write(self, rows: Sequence[Row]) -> None:
+        self._file.write("".join(map(csv_line, rows)).encode())
+
+    def close(self) -> None:
+        """There is no end of the file to write."""
+
+
+class _Counted:
+    """A file that is only written, with what went into it."""
+
+    closed = False  # pyarrow asks
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file: IO[bytes] | None = file
+        self.bytes = 0
+        self.sha256 = sha256()
+
+    def cut(self) -> None:
+        """Nothing that comes from now on is written. A writer of Parquet that is thrown away ends
+        its file all the same, and the part would pass for the whole.
+        """
+        self._file = None
+
+    def write(self, data: bytes) -> int:
+        if self._file is None:
+            return len(data)
+        self._file.write(data)
+        self.bytes += len(data)
+        self.sha256.update(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self.bytes
+
+    def flush(self) -> None:
+        if self._file is not None:
+            self._file.flush()
+
+    def close(self) -> None:
+        """It is closed by whoever opened it."""
+
+
+# What OWASP lists for "CSV injection", with the full-width forms that some spreadsheets read alike.
+RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
+MARK = "'"
+_MARKED = (*RUN_BY_SPREADSHEETS, MARK)
+
+
+def csv_line(row: Sequence[object]) -> str:
+    """A line of CSV: text in quotes, numbers without, nothing for None."""
+    return ",".join(map(_cell, row)) + "\n"
+
+
+def text_of(cell: str) -> str:
+    """The way back, for a cell of text as a CSV reader gives it."""
+    return cell.removeprefix(MARK)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, int | float):
+        return repr(value)
+    text = str(value)
+    if text.startswith(_MARKED):
+        text = MARK + text
+    return '"' + text.replace('"', '""') + '"'

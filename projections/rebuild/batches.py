@@ -1,0 +1,118 @@
+"""The log as what is to be inserted, portion by portion: read, verified and prepared.
+
+A portion is plain tuples, lists, bytes and text, so that marshal carries it from the process that
+verifies to the one that inserts.
+
+Invariant: portions follow each other without a gap but those that a person accepted; each of those
+is a conflict at its first seq.
+"""
+
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+import orjson
+
+from eventlog import Entry, Position
+from eventlog.plumbing import Stretch, decode, read_verified
+from projections.projection import Checkpoint
+from projections.rebuild.columnar import Rows, read_rows
+from projections.signals import schema
+from projections.signals.digest import digest_line
+from projections.signals.fold import GAP, Fact, Prepared, prepare
+
+
+class Portion(NamedTuple):
+    """Entries up to `seq`, as far as each alone can tell what they change."""
+
+    seq: int
+    chain: str
+    segment: int
+    byte_offset: int
+    rows: bytes  # of signals: JSON values in the order of schema.INSERT_SIGNAL, commas between
+    extras: Sequence[str | None]  # of each row
+    moments: Sequence[tuple[int, int, str]]  # first seq, last seq, recorded_at
+    facts: Sequence[Fact]
+    conflicts: Sequence[schema.ConflictRow]
+    digest: str  # of the rows of this portion and all before it
+
+
+def portions(home: Path, after: Checkpoint) -> Iterator[Portion]:
+    """The log after a checkpoint, up to its durable end as that moves.
+
+    Raises LogCorrupt at damage and where a signal does not have its own sha256, LogDiverged where
+    the log does not hold the checkpoint's entry, and LogNotFound.
+    """
+    hint = None
+    if after.segment is not None and after.byte_offset is not None:
+        hint = Position(after.segment, after.byte_offset)
+    last_seq = after.seq
+    total = sha256()
+    for stretch in read_verified(home, after=after.seq, chain=after.chain, hint=hint):
+        rows, prepared = _prepared(stretch)
+        total.update(b"".join(rows.lines))
+        gap = _gap(last_seq, stretch.seq_from)
+        last_seq = stretch.seq_to
+        yield Portion(
+            stretch.seq_to,
+            stretch.chain,
+            stretch.position.segment,
+            stretch.position.byte_offset,
+            b",".join(rows.values),
+            rows.extras,
+            [(first, last, moment) for first, last, moment in stretch.moments],
+            prepared.facts,
+            [*gap, *prepared.conflicts],
+            total.hexdigest(),
+        )
+
+
+def _gap(last_seq: int, seq: int) -> list[schema.ConflictRow]:
+    if seq == last_seq + 1:
+        return []
+    return [(last_seq + 1, None, GAP.format(first=last_seq + 1, last=seq - 1))]
+
+
+def _prepared(stretch: Stretch) -> tuple[Rows, Prepared]:
+    """All rows of a stretch, and what else there is in it."""
+    rows = read_rows(stretch.signals)
+    if not rows.left and not stretch.others:
+        return rows, _NOTHING
+    rest = _prepared_apart(sorted([*stretch.others, *map(decode, rows.left)]))
+    if rest.signals:
+        extras = {seq: extra for seq, _, extra in rest.extras}
+        both = [(_seq_of(row[1]), *row) for row in zip(*rows[:3], strict=True)]
+        both += [(row[0], _line(row), _values(row), extras.get(row[0])) for row in rest.signals]
+        both.sort()
+        _, *columns = zip(*both, strict=True)
+        rows = Rows._make([*columns, ()])
+    return rows, rest
+
+
+_NOTHING = Prepared((), (), (), (), ())
+
+
+def _prepared_apart(entries: Sequence[Entry]) -> Prepared:
+    """The entries prepared each for itself: between them stand others, which are no gap."""
+    parts = [prepare([entry], after=entry.seq - 1) for entry in entries]
+    return Prepared(
+        [row for part in parts for row in part.signals],
+        [row for part in parts for row in part.extras],
+        [row for part in parts for row in part.lifecycle],
+        [fact for part in parts for fact in part.facts],
+        [row for part in parts for row in part.conflicts],
+    )
+
+
+def _seq_of(values: bytes) -> int:
+    return int(values[: values.index(b",")])
+
+
+def _line(row: schema.SignalRow) -> bytes:
+    whole = (*row[:12], None, None, None, row[12], None, row[13])
+    return digest_line(whole).encode()
+
+
+def _values(row: schema.SignalRow) -> bytes:
+    return orjson.dumps(row)[1:-1]

@@ -1,0 +1,190 @@
+"""A new database, filled as fast as SQLite can: no journal, no sync, insert only, indexes last.
+
+A crash leaves a file that nobody will open; so nothing here is protected against one. What the
+statements change is what the live projection's change: both settle by signals_table.py.
+
+Invariant: the tables hold the fold of the log up to `checkpoint`.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from projections.projection import Checkpoint
+from projections.rebuild.batches import Portion
+from projections.signals import schema
+from projections.signals.fold import (
+    Prepared,
+    State,
+    fact_ids,
+    ids_json,
+    settle,
+    signal_ids,
+    statements,
+    states_of,
+)
+from projections.sqlite import file
+
+# The UNIQUE index on random signal_ids is what wants a cache: some 100 MB for two million of them.
+CACHE_KIB = 112 * 1024
+# While indexes are made it limits what is sorted at a time: what fits into a core sorts faster.
+SORT_KIB = 2 * 1024
+
+# More rows in a statement gain nothing, and 64 of them stay below any limit of parameters.
+STATEMENT_ROWS = 64
+
+# One statement for all signals of a moment. Those that were not inserted have no row to be found.
+_INSERT_LIFECYCLE = """INSERT INTO lifecycle(seq, signal_id, event, recorded_at, detail)
+    SELECT id, signal_id, 'signal', ?3, NULL FROM signals WHERE id BETWEEN ?1 AND ?2"""
+_DELETE_ROWS = "DELETE FROM signals WHERE id BETWEEN ? AND ?"
+_SET_CHECKPOINT = """INSERT OR REPLACE INTO checkpoint(name, seq, chain, segment, byte_offset)
+    VALUES (?, ?, ?, ?, ?)"""
+
+
+class NewDatabase:
+    """The database that a rebuild fills. `path` must not exist yet."""
+
+    def __init__(self, path: Path, *, name: str, page_bytes: int) -> None:
+        self.checkpoint = Checkpoint(projection=name)
+        self.entries = 0  # that were added
+        self.digest: str | None = None  # of the rows, while it is that of the portions
+        file.make_file(path)
+        self._db = file.connect(path)
+        try:
+            for pragma in (
+                f"page_size = {page_bytes}",
+                "journal_mode = OFF",
+                "synchronous = OFF",
+                "locking_mode = EXCLUSIVE",
+                f"cache_size = -{CACHE_KIB}",
+            ):
+                self._db.execute(f"PRAGMA {pragma}")
+            self._db.execute("BEGIN")
+            for statement in schema.TABLES:
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+            self._db.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")
+        except BaseException:
+            self._db.close()
+            raise
+
+    def fill(self, portions: Iterable[Portion]) -> None:
+        """Adds what the portions change, from the first entry on."""
+        self.digest = ""
+        for portion in portions:
+            self._add(portion)
+            if self.digest is not None:
+                self.digest = portion.digest
+
+    def make_indexes(self) -> None:
+        """Once, when it is filled."""
+        self._db.execute(f"PRAGMA cache_size = -{SORT_KIB}")
+        for statement in schema.INDEXES:
+            self._db.execute(statement)
+        self._commit()
+
+    def catch_up(self, portions: Iterable[Portion]) -> None:
+        """Adds what came after that."""
+        self._db.execute("BEGIN")
+        for portion in portions:
+            self.digest = None
+            self._add(portion)
+        self._commit()
+
+    def close(self) -> None:
+        """Closes the file, which stays."""
+        with suppress(sqlite3.Error):
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+        self._db.close()
+
+    def _commit(self) -> None:
+        at = self.checkpoint
+        values = (at.projection, at.seq, at.chain, at.segment, at.byte_offset)
+        self._db.execute(_SET_CHECKPOINT, values)
+        self._db.execute("COMMIT")
+
+    def _add(self, portion: Portion) -> None:
+        values: list[Any] = orjson.loads(b"[%b]" % portion.rows)
+        if portion.facts or not self._insert(values):
+            self._settle(portion, values)
+        else:
+            self._insert_extras(values, portion.extras)
+            self._db.executemany(_INSERT_LIFECYCLE, portion.moments)
+            self._db.executemany(schema.INSERT_CONFLICT, portion.conflicts)
+        self.entries += sum(last - first + 1 for first, last, _ in portion.moments)
+        self.checkpoint = Checkpoint(
+            projection=self.checkpoint.projection,
+            seq=portion.seq,
+            chain=portion.chain,
+            segment=portion.segment,
+            byte_offset=portion.byte_offset,
+        )
+
+    def _settle(self, portion: Portion, values: list[Any]) -> None:
+        """Where it depends on the log before: facts, and signals that come again."""
+        width = _SIGNALS.width
+        rows = [tuple(values[at : at + width]) for at in range(0, len(values), width)]
+        prepared = Prepared(rows, (), (), portion.facts, portion.conflicts)
+        changes = settle(prepared, self._states(fact_ids(prepared)))
+        if not self._insert(list(chain.from_iterable(changes.signals))):
+            changes = settle(prepared, self._states(signal_ids(prepared)))
+            self._insert(list(chain.from_iterable(changes.signals)))
+        if changes.orders or changes.outcomes or len(changes.signals) != len(rows):
+            self.digest = None
+        kept = {row[0] for row in changes.signals}
+        extras = [
+            x if row[0] in kept else None for row, x in zip(rows, portion.extras, strict=True)
+        ]
+        self._insert_extras(values, extras)
+        self._db.executemany(_INSERT_LIFECYCLE, portion.moments)
+        for statement, changed in statements(changes._replace(signals=())):
+            self._db.executemany(statement, changed)
+
+    def _insert(self, values: list[Any]) -> bool:
+        """Inserts signals; False, and none is there, where one of them has come before."""
+        try:
+            _SIGNALS.insert(self._db, values)
+        except sqlite3.IntegrityError:
+            self._db.execute(_DELETE_ROWS, (values[0], values[-_SIGNALS.width]))
+            return False
+        return True
+
+    def _insert_extras(self, values: list[Any], extras: Sequence[str | None]) -> None:
+        columns = (values[:: _SIGNALS.width], values[1 :: _SIGNALS.width], extras)
+        rows = [row for row in zip(*columns, strict=True) if row[2] is not None]
+        _EXTRAS.insert(self._db, list(chain.from_iterable(rows)))
+
+    def _states(self, ids: set[str]) -> dict[str, State]:
+        found = self._db.execute(schema.STATES, (ids_json(ids),)).fetchall() if ids else []
+        return states_of(found)
+
+
+class _Insert:
+    """An INSERT of many rows in one statement: that halves what Python and SQLite do for a row."""
+
+    def __init__(self, one: str) -> None:
+        # FAIL lets the rows stay that stand before the one that fails, where the usual ABORT would
+        # take them back from a journal, and there is none.
+        head, _, row = one.replace("INSERT", "INSERT OR FAIL", 1).partition(" VALUES ")
+        self.width = row.count("?")
+        self._one = f"{head} VALUES {row}"
+        self._many = f"{head} VALUES {', '.join([row] * STATEMENT_ROWS)}"
+
+    def insert(self, db: sqlite3.Connection, values: list[Any]) -> None:
+        """`values` are those of all rows, one after the other."""
+        step = self.width * STATEMENT_ROWS
+        rest = len(values) - len(values) % step
+        for at in range(0, rest, step):
+            db.execute(self._many, values[at : at + step])
+        rows = [values[at : at + self.width] for at in range(rest, len(values), self.width)]
+        db.executemany(self._one, rows)
+
+
+_SIGNALS = _Insert(schema.INSERT_SIGNAL)
+_EXTRAS = _Insert(schema.INSERT_EXTRA)

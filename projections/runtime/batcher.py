@@ -1,0 +1,94 @@
+"""When a batch is full: by entries, by time, or because the log's end is reached.
+
+Invariant: no entry waits longer than the batch timeout.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from eventlog import Batch, EventLogError
+from projections.errors import CheckpointMoved
+
+BATCH_ENTRIES_DEFAULT = 1000  # a transaction of a few ms; more gains nothing (docs/measured.md)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How batches are cut."""
+
+    batch_entries: int = BATCH_ENTRIES_DEFAULT  # at most
+    batch_timeout_s: float = 0.0  # wait so long for a batch to fill; 0 commits what is there
+    once_stall_s: float = 10.0  # with `once` somebody waits: what stalls for longer is an error
+
+
+class _Source:
+    """Cuts what the tail gives into the batches that the pace asks for."""
+
+    def __init__(
+        self,
+        batches: AsyncGenerator[Batch, None],
+        stop: asyncio.Event,
+        lost: Callable[[], Coroutine[None, None, None]] | None,
+    ) -> None:
+        self._batches = batches
+        self._rest = Batch()
+        self._coming: asyncio.Future[Batch] | None = None
+        self.is_filling = False  # holds a batch that is to grow
+        self._stopping = asyncio.ensure_future(stop.wait())
+        # What is lost while nothing comes must not wait for what comes.
+        self._losing = asyncio.ensure_future(lost()) if lost is not None else None
+
+    async def __aenter__(self) -> "_Source":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in (self._stopping, self._losing, self._coming):
+            if task is not None:
+                task.cancel()
+                with suppress(asyncio.CancelledError, StopAsyncIteration, EventLogError):
+                    await task
+
+    async def next(self, pace: Pace, until_seq: int | None) -> Batch:
+        """The next batch, not empty unless stopped; one that reaches `until_seq` is not held.
+
+        Raises CheckpointMoved once the projection has lost its own.
+        """
+        if not self._rest:
+            self._rest = await self._take(None)
+        loop = asyncio.get_running_loop()
+        due_s = loop.time() + pace.batch_timeout_s
+        while 0 < len(self._rest) < pace.batch_entries and not self._stopping.done():
+            left_s = due_s - loop.time()
+            if left_s <= 0 or (until_seq is not None and self._rest[-1].seq >= until_seq):
+                break
+            self.is_filling = True
+            more = await self._take(left_s)
+            if more:
+                self._rest = Batch([*self._rest, *more], more.position)
+        return self._cut(pace.batch_entries)
+
+    def _cut(self, count: int) -> Batch:
+        self.is_filling = False
+        taken, self._rest = self._rest, Batch()
+        if len(taken) <= count:
+            return taken
+        self._rest = Batch(taken[count:], taken.position)
+        return Batch(taken[:count])  # where it ends in the segment is not known, and only a hint
+
+    async def _take(self, timeout_s: float | None) -> Batch:
+        """What the tail gives next; empty when stopped, or after the time-out."""
+        if self._coming is None:
+            self._coming = asyncio.ensure_future(anext(self._batches))
+        waited: set[asyncio.Future[Any]] = {self._coming, self._stopping}
+        if self._losing is not None:
+            waited.add(self._losing)
+        await asyncio.wait(waited, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if self._losing is not None and self._losing.done():
+            raise CheckpointMoved("what was done is not known any more")
+        if self._stopping.done() or not self._coming.done():
+            return Batch()
+        coming, self._coming = self._coming, None
+        return coming.result()

@@ -1,0 +1,68 @@
+"""Closed segments are compressed beside the projections, where the operator wants it.
+
+It goes on in a thread: zstd and SHA-256 work there while the projections go on.
+
+Invariant: what goes wrong here is said once, and stops no projection.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from eventlog import EventLogError, compress_log
+from eventlog.plumbing import in_thread
+
+logger = logging.getLogger(__name__)
+
+EVERY_S = 60.0  # a segment of 64 MiB takes longer than that to fill
+LOCK_TIMEOUT_S = 5.0  # then somebody repairs; the next round comes soon
+STOP_S_MAX = 5.0  # a segment is given up within its next frame, or read back to its end
+
+
+class _Stopped(Exception):
+    """The daemon was asked to stop."""
+
+
+@asynccontextmanager
+async def compressing(home: Path, *, once: bool, stop: asyncio.Event) -> AsyncIterator[None]:
+    """Compresses for as long as the block lasts; with `once` to the end of one round."""
+    task = asyncio.create_task(_compress(home, once=once, stop=stop), name="compress")
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        yield
+        if once:
+            await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stop.set()
+        await asyncio.wait({task}, timeout=STOP_S_MAX)
+        for one in (task, stopping):
+            one.cancel()
+
+
+async def _compress(home: Path, *, once: bool, stop: asyncio.Event) -> None:
+    def go_on(_done: int, _total: int) -> None:
+        if stop.is_set():
+            raise _Stopped
+
+    told = ""
+    while not stop.is_set():
+        problem = ""
+        try:
+            report = await in_thread(
+                lambda: compress_log(home, lock_timeout_s=LOCK_TIMEOUT_S, progress=go_on)
+            )
+            problem = "; ".join(f"{left.segment} stays: {left.problem}" for left in report.damaged)
+        except _Stopped:
+            return
+        except EventLogError as error:
+            problem = str(error)
+        if problem and problem != told:
+            logger.error("not_compressed problem=%s", problem)
+        told = problem
+        if once:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(EVERY_S):
+                await stop.wait()

@@ -1,0 +1,157 @@
+"""One process that keeps one or more projections up, and ends as a whole when one of them fails.
+
+Invariant: a projection that stops is never silent: the process exits with its error.
+"""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from pathlib import Path
+from types import FrameType
+
+from eventlog import EventLog, EventLogError
+from eventlog.plumbing import in_thread, log_status
+from projections.projection import Checkpoint
+from projections.runtime.batcher import Pace
+from projections.runtime.projector import Projector
+from projections.runtime.registry import make_projection
+from projections.runtime.systemd import Notifier
+
+logger = logging.getLogger(__name__)
+
+STOP_S_MAX = 7.0  # what is under way when asked to stop may take so long; then it is abandoned
+STATUS_S = 5.0  # between two lines of status for systemd; WatchdogSec= must be a few times that
+# What runs beside the projections of a daemon, for as long as its context lasts.
+Service = Callable[[Sequence[Projector], asyncio.Event], AbstractAsyncContextManager[None]]
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def run(
+    home: Path,
+    names: list[str],
+    pace: Pace,
+    *,
+    once: bool,
+    notify_socket: str | None,
+    services: Sequence[Service] = (),
+) -> None:
+    """Runs the projections until SIGTERM or SIGINT, or with `once` until they have caught up.
+
+    `services` run beside the projections, and end before `run` returns.
+
+    Raises LogNotFound where there is no log, what stops a projection, and what a service raises.
+    """
+    log_status(str(home))
+    try:
+        asyncio.run(_run(home, names, pace, once, Notifier(notify_socket), services))
+    finally:
+        for number in _STOP_SIGNALS:  # all is closed: a second one must not change how it ends
+            signal.signal(number, signal.SIG_IGN)
+
+
+async def _run(
+    home: Path,
+    names: list[str],
+    pace: Pace,
+    once: bool,
+    notifier: Notifier,
+    services: Sequence[Service],
+) -> None:
+    projectors: list[Projector] = []
+    is_ready = False
+
+    def tell(_checkpoint: Checkpoint) -> None:
+        nonlocal is_ready
+        notifier.send(WATCHDOG="1")
+        if not is_ready and all(projector.checkpoint for projector in projectors):
+            is_ready = True
+            notifier.send(READY="1")
+
+    projectors.extend(
+        Projector(home, make_projection(name), pace=pace, on_progress=tell) for name in names
+    )
+    stop = asyncio.Event()
+    _stop_by_signal(stop)
+    async with AsyncExitStack() as running:
+        for service in services:
+            await running.enter_async_context(service(projectors, stop))
+        await _run_all(home, projectors, once, stop, notifier)
+
+
+def _stop_by_signal(stop: asyncio.Event) -> None:
+    """Not by the loop's own handlers: those are gone before the process is."""
+    loop = asyncio.get_running_loop()
+
+    def asked(_number: int, _frame: FrameType | None) -> None:
+        with suppress(RuntimeError):  # the loop is closed already
+            loop.call_soon_threadsafe(stop.set)
+
+    for number in _STOP_SIGNALS:
+        signal.signal(number, asked)
+
+
+async def _run_all(
+    home: Path, projectors: list[Projector], once: bool, stop: asyncio.Event, notifier: Notifier
+) -> None:
+    tasks = [
+        asyncio.create_task(projector.run(once=once), name=projector.projection.name)
+        for projector in projectors
+    ]
+    for started in tasks:
+        started.add_done_callback(_tell_if_failed)
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await _until_one_ends(home, tasks, stopping, projectors, notifier)
+    finally:
+        notifier.send(STOPPING="1")
+        for projector in projectors:
+            projector.stop()
+        _, late = await asyncio.wait(tasks, timeout=STOP_S_MAX)
+        for task in (*late, stopping):
+            task.cancel()
+    for task in tasks:
+        if task.done() and not task.cancelled():
+            task.result()
+
+
+def _tell_if_failed(task: asyncio.Task[None]) -> None:
+    """Each of them: the process ends with the error of one, and several may meet the same fault."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("projection_stopped projection=%s error=%s", task.get_name(), error)
+
+
+async def _until_one_ends(
+    home: Path,
+    tasks: list[asyncio.Task[None]],
+    stopping: asyncio.Task[bool],
+    projectors: list[Projector],
+    notifier: Notifier,
+) -> None:
+    """Returns when asked to stop, when all are done, or when one fails."""
+    seen: list[Checkpoint | None] = []
+    while not stopping.done():
+        has_failed = any(task.done() and task.exception() is not None for task in tasks)
+        running = {task for task in tasks if not task.done()}
+        if has_failed or not running:
+            return
+        waited = running | {stopping}
+        done, _ = await asyncio.wait(waited, timeout=STATUS_S, return_when=asyncio.FIRST_COMPLETED)
+        if done:
+            continue
+        notifier.send(STATUS=", ".join(map(str, projectors)))
+        last_seq = await in_thread(lambda: _last_seq(home))
+        now = [projector.checkpoint for projector in projectors]
+        if all(p.is_well(last_seq) or p.checkpoint not in seen for p in projectors):
+            notifier.send(WATCHDOG="1")
+        seen = now
+
+
+def _last_seq(home: Path) -> int:
+    try:
+        with EventLog(home) as log:
+            return log.last_seq
+    except EventLogError:
+        return 0  # the projectors meet the same, and say so

@@ -1,0 +1,278 @@
+"""The daemon loop: tail the log, apply a batch, commit it with its checkpoint.
+
+A projector commits what is there as soon as it has caught up, so a lone signal is projected within
+milliseconds, and under load it fills its batches.
+
+Invariant: `apply` gets each entry once, in order, from the checkpoint that the projection stored.
+"""
+
+import asyncio
+import logging
+import time
+from bisect import bisect_left
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from eventlog import Batch, EventLog, LogDiverged, Position
+from projections.errors import CheckpointMoved, ProjectionStalled
+from projections.projection import Checkpoint, Draining, Projection
+from projections.runtime.batcher import Pace, _Source
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+STALL_S_MIN, STALL_S_MAX = 0.1, 5.0  # between two tries at a batch that stalls
+MOVED_MAX = 100  # times in a row from the same place: whoever moves it gets nowhere either
+
+
+class Projector:
+    """Keeps one projection up to one log, until it is stopped or the log is damaged."""
+
+    def __init__(
+        self,
+        home: Path,
+        projection: Projection,
+        *,
+        pace: Pace | None = None,
+        on_progress: Callable[[Checkpoint], object] | None = None,
+    ) -> None:
+        self._home = home
+        self._projection = projection
+        self._pace = pace or Pace()
+        self._on_progress = on_progress
+        self._stop = asyncio.Event()
+        self.checkpoint: Checkpoint | None = None  # None until the projection is open
+        self.stalled: str | None = None  # why the last try at a batch failed
+        self.is_watched: bool | None = None  # whether file events come; None: not known yet
+        self.has_failed = False  # it has ended by an error
+        self.tally = Tally()
+        self._source: _Source | None = None
+
+    def stop(self) -> None:
+        """Intake ends; the batch under way is committed."""
+        self._stop.set()
+        if isinstance(self._projection, Draining):
+            self._projection.stop()
+
+    @property
+    def projection(self) -> Projection:
+        """What it keeps up."""
+        return self._projection
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stop.is_set()
+
+    def __str__(self) -> str:
+        """A line for a person: how far it is."""
+        name = self._projection.name
+        if self.checkpoint is None:
+            return f"{name} is not open yet"
+        text = f"{name} at seq {self.checkpoint.seq}"
+        return text if self.stalled is None else f"{text}, stalled: {self.stalled}"
+
+    def is_well(self, last_seq: int) -> bool:
+        """Whether there is a reason why it does not move, the log's end being `last_seq`.
+
+        It is not open yet, has caught up, says what stalls it, or waits for a batch to fill. And
+        delivery may stand for as long as the other side does not answer.
+        """
+        return (
+            self.checkpoint is None
+            or self.checkpoint.seq >= last_seq
+            or self.stalled is not None
+            or (self._source is not None and self._source.is_filling)
+            or isinstance(self._projection, Draining)
+        )
+
+    async def run(self, *, once: bool = False) -> None:
+        """Projects until stopped; with `once`, up to the end that the log has at the start.
+
+        Raises LogDiverged when the log is not the one that was projected, LogCorrupt at damage,
+        and what the projection raises.
+        """
+        try:
+            await self._run(once=once)
+        except Exception:
+            self.has_failed = True
+            raise
+
+    async def _run(self, *, once: bool) -> None:
+        moved, moved_from = 0, None
+        with EventLog(self._home) as log:
+            until_seq = log.last_seq if once else None
+            while not self._is_done(until_seq):
+                try:
+                    await self._follow(log, until_seq)
+                except CheckpointMoved as error:
+                    # Beside somebody who keeps the table up as well this is how each batch ends.
+                    moved = moved + 1 if self.checkpoint == moved_from else 1
+                    moved_from = self.checkpoint
+                    if moved > MOVED_MAX:
+                        raise
+                    logger.info("checkpoint_moved projection=%s %s", self._projection.name, error)
+                    await asyncio.sleep(0.001 * moved)
+
+    def _is_done(self, until_seq: int | None) -> bool:
+        if self._stop.is_set():
+            return True
+        if until_seq is None or self.checkpoint is None:
+            return False
+        return self.checkpoint.seq >= until_seq
+
+    async def _follow(self, log: EventLog, until_seq: int | None) -> None:
+        """Opens the projection and applies batches until done. It is closed in any case."""
+        is_once = until_seq is not None
+        opened = await self._patiently(self._open, is_once=is_once)
+        if opened is None:
+            return
+        self.checkpoint = opened
+        try:
+            check_same_log(log, self.checkpoint)
+            self._tell()
+            batches = log.tail(
+                self.checkpoint.seq, hint=_hint(self.checkpoint), on_watch=self._on_watch
+            )
+            lost = self._projection.lost if isinstance(self._projection, Draining) else None
+            async with aclosing(batches), _Source(batches, self._stop, lost) as source:
+                self._source = source
+                while not self._is_done(until_seq):
+                    batch = await source.next(self._pace, until_seq)
+                    if batch:
+                        await self._apply(batch, is_once=is_once)
+            if until_seq is not None and isinstance(self._projection, Draining):
+                await self._projection.drain()
+        finally:
+            await self._projection.close()
+
+    async def _open(self) -> Checkpoint | None:
+        """The stored checkpoint; None when stopped before the projection could be opened."""
+        opening = asyncio.ensure_future(self._projection.open(self._home))
+        stopping = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not opening.done():
+                await self._abandon(opening)
+                return None
+        except asyncio.CancelledError:
+            with suppress(Exception):
+                await self._abandon(opening)
+            raise
+        finally:
+            stopping.cancel()
+        return opening.result()
+
+    async def _abandon(self, opening: "asyncio.Future[Checkpoint]") -> None:
+        opening.cancel()
+        with suppress(asyncio.CancelledError):
+            await opening
+            await self._projection.close()  # it was opened after all
+
+    async def _apply(self, batch: Batch, *, is_once: bool) -> None:
+        before = self.checkpoint
+        assert before is not None, "set when the projection was opened"
+        last = batch[-1]
+        after = Checkpoint(
+            projection=before.projection,
+            seq=last.seq,
+            chain=last.chain,
+            segment=batch.position.segment if batch.position else None,
+            byte_offset=batch.position.byte_offset if batch.position else None,
+        )
+
+        async def apply() -> Checkpoint:
+            begun_s = time.perf_counter()
+            await self._projection.apply(batch, before=before, after=after)
+            self.tally.add(len(batch), time.perf_counter() - begun_s)
+            return after
+
+        if await self._patiently(apply, is_once=is_once) is not None:
+            self.checkpoint = after
+            self._tell()
+
+    async def _patiently(self, work: Callable[[], Awaitable[T]], *, is_once: bool) -> T | None:
+        """What `work` gives, tried again for as long as it stalls; None when stopped meanwhile."""
+        loop = asyncio.get_running_loop()
+        begun_s = loop.time()
+        stall_s = STALL_S_MIN
+        while True:
+            try:
+                found = await work()
+                self.stalled = None
+                return found
+            except ProjectionStalled as error:
+                if is_once and loop.time() - begun_s >= self._pace.once_stall_s:
+                    raise
+                if self.stalled is None:
+                    logger.warning("stalled projection=%s %s", self._projection.name, error)
+                self.stalled = str(error)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(stall_s):
+                    await self._stop.wait()
+            if self._stop.is_set():
+                return None
+            stall_s = min(2 * stall_s, STALL_S_MAX)
+
+    def _on_watch(self, is_alive: bool) -> None:
+        self.is_watched = is_alive
+
+    def _tell(self) -> None:
+        if self._on_progress is not None and self.checkpoint is not None:
+            self._on_progress(self.checkpoint)
+
+
+def _hint(checkpoint: Checkpoint) -> Position | None:
+    if checkpoint.segment is None or checkpoint.byte_offset is None:
+        return None
+    return Position(checkpoint.segment, checkpoint.byte_offset)
+
+
+def check_same_log(log: EventLog, checkpoint: Checkpoint) -> None:
+    """Raises LogDiverged unless the log holds the checkpoint's entry with the checkpoint's chain.
+
+    A log that was shortened, rewritten or put in the place of another must not be built upon.
+    """
+    if checkpoint.seq == 0:
+        return
+    try:
+        entry = next(log.read(after=checkpoint.seq - 1), None)
+    except LogDiverged:  # not even the entry before it is there
+        entry = None
+    if entry is None or (entry.seq, entry.chain) != (checkpoint.seq, checkpoint.chain):
+        found = "has another entry there" if entry is not None else "does not reach so far"
+        raise LogDiverged(
+            f"the projection {checkpoint.projection!r} was built from another log: it has applied "
+            f"seq {checkpoint.seq}, and this log {found}",
+            where=f"checkpoint {checkpoint.projection}, chain {checkpoint.chain[:16]}...",
+            do="find out which of the two is right (`eventlog verify` tells whether the log is "
+            "whole): restore the log, or build anew from it: the table with `eventlog "
+            "rebuild-database`, another projection by deleting what it has built while no daemon "
+            "runs (of `alpine`, data/alpine.db: it costs requests)",
+        )
+
+
+# Upper ends of the buckets, in seconds. A commit takes a few ms; a slow disk takes 100 times that,
+# and from 10 s on a projection is stalled rather than slow.
+COMMIT_S_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+@dataclass(slots=True)
+class Tally:
+    """The batches that a projection has applied."""
+
+    batches: int = 0
+    entries: int = 0
+    commit_s: float = 0.0  # all of them together
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(COMMIT_S_BUCKETS) + 1))
+
+    def add(self, entries: int, commit_s: float) -> None:
+        """A batch of so many entries was committed, and that took so long."""
+        self.batches += 1
+        self.entries += entries
+        self.commit_s += commit_s
+        self.buckets[bisect_left(COMMIT_S_BUCKETS, commit_s)] += 1

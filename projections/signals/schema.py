@@ -1,0 +1,86 @@
+"""The SQLite tables of the read side: schema, the statements that fill it, digest. Pure.
+
+Invariant: the live projection and a rebuild execute the same statements, so equal changes make
+equal tables; `digest` of equal `signals` tables is equal, on every machine and Python.
+"""
+
+from typing import TypeAlias
+
+APPLICATION_ID = 0x53474C47  # "SGLG": a database without it is not ours
+SCHEMA_VERSION = 1  # PRAGMA user_version; the old tracker's databases have 0
+
+# The old tracker's table, unchanged: its readers go on as before. What is ours stands beside it.
+TABLES = (
+    """CREATE TABLE signals (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, signal_id TEXT UNIQUE NOT NULL, symbol TEXT NOT NULL, action TEXT NOT NULL,
+    entry_price REAL NOT NULL, target_price REAL NOT NULL, stop_price REAL NOT NULL, confidence REAL NOT NULL,
+    strategy TEXT NOT NULL, asset_type TEXT NOT NULL, data_source TEXT DEFAULT 'weighted_consensus', timestamp TEXT NOT NULL,
+    outcome TEXT DEFAULT NULL, exit_price REAL DEFAULT NULL, profit_loss_pct REAL DEFAULT NULL, sha256 TEXT NOT NULL,
+    order_id TEXT DEFAULT NULL, created_at TEXT DEFAULT CURRENT_TIMESTAMP)""",  # noqa: E501 - the old text, to the letter
+    "CREATE TABLE signal_extras(signal_id TEXT PRIMARY KEY, extra TEXT NOT NULL)",
+    "CREATE TABLE lifecycle(seq INTEGER PRIMARY KEY, signal_id TEXT NOT NULL, event TEXT NOT NULL,"
+    " recorded_at TEXT NOT NULL, detail TEXT)",
+    "CREATE TABLE conflicts(seq INTEGER PRIMARY KEY, signal_id TEXT, reason TEXT NOT NULL)",
+    "CREATE TABLE checkpoint(name TEXT PRIMARY KEY, seq INTEGER NOT NULL, chain TEXT NOT NULL,"
+    " segment INTEGER, byte_offset INTEGER)",
+    # STATES looks here for where a signal stands, in a rebuild too: it cannot wait with the others.
+    # The signals themselves are left out, for they are most of the table and in no need of it.
+    "CREATE INDEX lifecycle_signal_id ON lifecycle(signal_id) WHERE event <> 'signal'",
+)
+
+# Each costs on every insert, so there are few, each for a query; a rebuild makes them last. Those
+# on times end in the rowid, which is SQLite's doing: newest first by (timestamp, id) sorts nothing.
+INDEXES = (
+    "CREATE INDEX signals_symbol_timestamp ON signals(symbol, timestamp)",  # latest of a symbol
+    "CREATE INDEX signals_timestamp ON signals(timestamp)",  # latest of all
+    "CREATE INDEX signals_confidence ON signals(confidence)",
+    # Wins, losses and the mean return, without a look at the rows, and only for trades that ended.
+    "CREATE INDEX signals_outcome ON signals(outcome, profit_loss_pct) WHERE outcome IS NOT NULL",
+)
+
+COLUMNS = (
+    *("id", "signal_id", "symbol", "action", "entry_price", "target_price", "stop_price"),
+    *("confidence", "strategy", "asset_type", "data_source", "timestamp", "outcome", "exit_price"),
+    *("profit_loss_pct", "sha256", "order_id", "created_at"),
+)
+SELECT_SIGNALS = f"SELECT {', '.join(COLUMNS)} FROM signals ORDER BY id"  # what `digest` takes
+
+# Plain tuples, so that a batch may cross to another process by marshal.
+SignalRow: TypeAlias = tuple[
+    *tuple[int, str, str, str],  # id, signal_id, symbol, action
+    *tuple[float, float, float, float],  # entry_price, target_price, stop_price, confidence
+    *tuple[str, str, str, str],  # strategy, asset_type, data_source, timestamp
+    *tuple[str, str],  # sha256, created_at
+]
+ExtraRow: TypeAlias = tuple[int, str, str]  # seq, signal_id, JSON
+LifecycleRow: TypeAlias = tuple[int, str, str, str, str | None]
+ConflictRow: TypeAlias = tuple[int, str | None, str]
+OrderRow: TypeAlias = tuple[str, int]  # order_id, id of the signal
+OutcomeRow: TypeAlias = tuple[str, float, float, int]  # outcome, exit_price, pct, id of the signal
+
+SQLITE = "sqlite"  # the name of the projection that these tables are
+FIRST_CHECKPOINT = "INSERT INTO checkpoint(name, seq, chain) VALUES (?, 0, ?)"
+# No row where somebody else wrote what is no seq.
+READ_CHECKPOINT = """SELECT seq, chain, segment, byte_offset FROM checkpoint
+    WHERE name = ? AND typeof(seq) = 'integer' AND seq >= 0"""
+
+INSERT_SIGNAL = (
+    "INSERT INTO signals(id, signal_id, symbol, action, entry_price, target_price, stop_price,"
+    " confidence, strategy, asset_type, data_source, timestamp, sha256, created_at)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+SET_ORDER = "UPDATE signals SET order_id = ? WHERE id = ?"
+SET_OUTCOME = "UPDATE signals SET outcome = ?, exit_price = ?, profit_loss_pct = ? WHERE id = ?"
+# The row's own number is the seq of its signal, as in every table here: a rebuild repeats it.
+INSERT_EXTRA = "INSERT INTO signal_extras(rowid, signal_id, extra) VALUES (?, ?, ?)"
+INSERT_LIFECYCLE = (
+    "INSERT INTO lifecycle(seq, signal_id, event, recorded_at, detail) VALUES (?, ?, ?, ?, ?)"
+)
+INSERT_CONFLICT = "INSERT INTO conflicts(seq, signal_id, reason) VALUES (?, ?, ?)"
+
+# The signals among the ids of a JSON array, and the last event that applied to each.
+STATES = """SELECT s.signal_id, s.id, coalesce(
+        (SELECT l.event FROM lifecycle AS l WHERE l.signal_id = s.signal_id AND l.event <> 'signal'
+         ORDER BY l.seq DESC LIMIT 1), 'signal'),
+    s.action, s.entry_price, s.target_price, s.stop_price, s.sha256
+    FROM json_each(?) AS given CROSS JOIN signals AS s ON s.signal_id = given.value"""

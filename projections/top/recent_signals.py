@@ -1,0 +1,65 @@
+"""The last signals of a log and what became of them, in memory, fed by its entries. Pure.
+
+It decides by the fold that fills the table (signals_table.py), so both say the same of a signal.
+Facts about signals from before the first entry that it was given are passed over.
+
+Invariant: what it holds is bounded, whatever the log holds.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from eventlog import Entry
+from projections.signals.fold import State, prepare, settle
+from projections.signals.transitions import CLOSED, SIGNAL
+
+SIGNALS_MAX = 200  # more than a terminal has lines
+
+
+class RecentSignal(NamedTuple):
+    """A signal as it was decided, and its last event."""
+
+    seq: int
+    symbol: str
+    action: str
+    entry_price: float
+    target_price: float
+    stop_price: float
+    confidence: float  # percent
+    strategy: str
+    timestamp: str  # UTC, in stored form
+    event: str = SIGNAL  # the last that applied
+    outcome: str | None = None  # once it is closed
+    profit_loss_pct: float | None = None
+
+
+class RecentSignals:
+    """Give it entries in order, by `take`; `newest` are the signals that came last."""
+
+    def __init__(self) -> None:
+        self._signals: dict[str, RecentSignal] = {}  # by signal_id, in the order of the log
+        self._states: dict[str, State] = {}  # of the same signals
+
+    def take(self, entries: Sequence[Entry], *, after: int) -> None:
+        """Takes over a batch; `after` is the seq of the entry before it."""
+        changes = settle(prepare(entries, after=after), self._states)
+        for row in changes.signals:
+            seq, signal_id, symbol, action, entry, target, stop, confidence, strategy = row[:9]
+            self._signals[signal_id] = RecentSignal(
+                seq, symbol, action, entry, target, stop, confidence, strategy, timestamp=row[11]
+            )
+            self._states[signal_id] = State(seq, SIGNAL, action, entry, target, stop, row[12])
+        ends = {id_: (outcome, pct) for outcome, _, pct, id_ in changes.outcomes}
+        for _, signal_id, event, *_ in changes.lifecycle:
+            state, shown = self._states[signal_id], self._signals[signal_id]
+            outcome, pct = ends[state.id] if event == CLOSED else (None, None)
+            self._states[signal_id] = state._replace(event=event)
+            self._signals[signal_id] = shown._replace(
+                event=event, outcome=outcome, profit_loss_pct=pct
+            )
+        for signal_id in list(self._signals)[:-SIGNALS_MAX]:
+            del self._signals[signal_id], self._states[signal_id]
+
+    def newest(self) -> tuple[RecentSignal, ...]:
+        """The last SIGNALS_MAX signals, the newest first."""
+        return tuple(reversed(self._signals.values()))

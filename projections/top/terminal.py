@@ -1,0 +1,96 @@
+"""The live view on a terminal. The only module that uses rich, which the extra `top` brings.
+
+Invariant: the terminal is as it was before when `Screen` is left, however that happens; no text is
+read as markup.
+"""
+
+import sys
+from types import TracebackType
+from typing import Self
+
+from rich.cells import cell_len
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table as Grid
+from rich.text import Text
+
+from projections.top.view import GAP, Table, View, fitted, widths_of
+
+_STYLES = {"win": "green", "loss": "red", "problem": "bold red"}
+_LINES_AROUND = 6  # title, log, two empty lines, two lines of headings
+_SIGNALS_BESIDE = 10  # where other text is to stay on the screen, too
+
+
+class Screen:
+    """Draws views one over the other. `whole` takes the whole terminal and gives it back."""
+
+    def __init__(self, *, whole: bool) -> None:
+        self._console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
+        self._signals_max = None if whole else _SIGNALS_BESIDE
+        self._live = Live(
+            console=self._console,
+            screen=whole,
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            vertical_overflow="crop",
+        )
+
+    @property
+    def can_draw(self) -> bool:
+        """Whether stdout is a terminal that can go back and draw over what is there."""
+        return self._console.is_terminal and not self._console.is_dumb_terminal
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def show(self, view: View) -> None:
+        """Draws it in place of the one before."""
+        self._live.update(self._drawn(view), refresh=True)
+
+    def _drawn(self, view: View) -> Group:
+        width, height = self._console.size
+        lines = _LINES_AROUND + len(view.projections.rows) + 2 * bool(view.problem)
+        signals = fitted(view.signals, width, cell_len)
+        rows = signals.rows[: self._signals_max][: max(0, height - lines)]
+        signals = signals._replace(rows=rows)
+        parts: list[Text | Grid | str] = [
+            _line(view.title, "bold"),
+            _line(view.log),
+            "",
+            _grid(view.projections),
+        ]
+        if signals.rows:
+            parts += ["", _grid(signals)]
+        if view.problem:
+            parts += ["", _line(view.problem, _STYLES["problem"])]
+        return Group(*parts)
+
+
+def _grid(table: Table) -> Grid:
+    grid = Grid(box=None, pad_edge=False, padding=(0, len(GAP), 0, 0), header_style="dim")
+    for heading, width in zip(table.headings, widths_of(table, cell_len), strict=True):
+        is_last = heading == table.headings[-1]  # it alone gives way where there is no room
+        grid.add_column(
+            heading,
+            justify="right" if heading in table.numbers else "left",
+            min_width=None if is_last else width,
+            no_wrap=True,
+            overflow="ellipsis",
+        )
+    for cells in table.rows:
+        grid.add_row(*(Text(cell, _STYLES.get(cell.partition(" ")[0], "")) for cell in cells))
+    return grid
+
+
+def _line(text: str, style: str = "") -> Text:
+    return Text(text, style, no_wrap=True, overflow="ellipsis")

@@ -1,0 +1,1 @@
+"""Tests of `eventlog`; the tree mirrors the packages."""

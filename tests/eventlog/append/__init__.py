@@ -1,0 +1,1 @@
+"""Tests of `eventlog/append`; the tree mirrors the packages."""

@@ -1,0 +1,170 @@
+"""Who is left waiting when an append is interrupted, or its thread cannot run: nobody."""
+
+import asyncio
+import errno
+import math
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from eventlog import AppendFailed, EventLog, EventLogError, LogBusy, LogClosed, LogPoisoned
+from eventlog.append import group_commit as commit
+from eventlog.append import writer
+from eventlog.storage import locks as lock
+from tests.harness.fault_disk import FaultDisk
+from tests.harness.interrupt import Interrupt
+from tests.harness.log_checks import assert_whole
+from tests.harness.signals import a_signal
+
+PATIENCE_S = 30.0
+POINTS_MAX = 400
+MODULES = (commit, writer, lock)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def no_threads() -> Iterator[None]:
+    """Stacks that no machine has room for: the system starts no further thread."""
+    before = threading.stack_size(2**46)
+    yield
+    threading.stack_size(before)
+
+
+def ends(log: EventLog) -> bool:
+    """Whether the handle can be closed."""
+
+    def close() -> None:
+        with suppress(EventLogError):
+            log.close()
+
+    closing = threading.Thread(target=close, daemon=True)
+    closing.start()
+    closing.join(PATIENCE_S)
+    return not closing.is_alive()
+
+
+@pytest.mark.parametrize("is_new", [True, False], ids=["first append", "later append"])
+def test_whoever_comes_after_an_interrupt_at_any_point_goes_on(
+    tmp_path: Path, is_new: bool
+) -> None:
+    for nth in range(1, POINTS_MAX):
+        home = tmp_path / str(nth)
+        log = EventLog(home)
+        if not is_new:
+            log.append(a_signal(1))
+        with Interrupt(nth, MODULES) as point, suppress(KeyboardInterrupt):
+            log.append(a_signal(2))
+        # The interrupted handle is still there, and keeps neither the lock nor the lead.
+        with EventLog(home, lock_timeout_s=0) as other:
+            other.append(a_signal(3))
+        assert ends(log), f"interrupted at {point.at}"
+        assert_whole(home)
+        if point.at is None:
+            return
+    raise AssertionError("the append never came to its end")
+
+
+class Meeting(FaultDisk):
+    """A disk on which others come to append while one already does: at `meet`, once."""
+
+    def __init__(self, kind: str, others: list[threading.Thread]) -> None:
+        super().__init__()
+        self._kind = kind
+        self._others = others
+
+    def meet(self, kind: str) -> None:
+        if kind == self._kind and self._others and self._others[0].ident is None:
+            for other in self._others:
+                other.start()
+            time.sleep(0.01)  # they queue up meanwhile; where one is late, less is tested
+
+    def try_lock(self, fd: int) -> bool:
+        self.meet("try_lock")
+        return super().try_lock(fd)
+
+    def unlock(self, fd: int) -> None:
+        self.meet("unlock")
+        super().unlock(fd)
+
+
+@pytest.mark.parametrize("kind", ["try_lock", "unlock"])
+@pytest.mark.parametrize("follows", [False, True], ids=["a leader", "a follower"])
+def test_an_interrupt_at_any_point_leaves_no_other_thread_waiting(
+    tmp_path: Path, kind: str, follows: bool
+) -> None:
+    """Those who meet a leader before it takes the batch come along; after it, one of them leads."""
+    for nth in range(1, POINTS_MAX):
+        others: list[threading.Thread] = []
+        log = EventLog(tmp_path / str(nth), disk=Meeting(kind, others if not follows else []))
+        log.append(a_signal(1))
+
+        def append(number: int, log: EventLog = log) -> None:
+            with suppress(LogPoisoned, LogClosed):
+                log.append(a_signal(number), timeout_s=PATIENCE_S if number == 3 else None)
+
+        others += [threading.Thread(target=append, args=[n], daemon=True) for n in (2, 3, 4)]
+        if follows:
+            for other in others:
+                other.start()
+        with Interrupt(nth, MODULES) as point, suppress(KeyboardInterrupt, LogPoisoned):
+            log.append(a_signal(5))
+        for other in others:
+            if other.ident is not None:
+                other.join(PATIENCE_S)
+        assert not any(other.is_alive() for other in others), f"interrupted at {point.at}"
+        assert ends(log), f"interrupted at {point.at}"
+        if point.at is None:
+            return
+    raise AssertionError("the append never came to its end")
+
+
+def test_an_append_needs_no_thread_and_says_so_where_it_does(home: Path, no_threads: None) -> None:
+    with EventLog(home) as log:
+        assert log.append(a_signal(1)).seq == 1
+        with pytest.raises(LogBusy, match="no thread"):
+            log.append(a_signal(2), timeout_s=PATIENCE_S)
+        with pytest.raises(LogBusy, match="no thread"):
+            asyncio.run(log.append_async(a_signal(2)))
+        assert log.append(a_signal(3)).seq == 2
+        threading.stack_size(0)
+        assert log.append(a_signal(4), timeout_s=PATIENCE_S).seq == 3
+        assert asyncio.run(log.append_async(a_signal(5))).seq == 4
+    assert_whole(home)
+
+
+def test_a_timeout_may_be_as_long_as_one_likes(home: Path) -> None:
+    with EventLog(home) as log:
+        assert log.append(a_signal(1), timeout_s=math.inf).seq == 1
+
+
+def test_what_goes_wrong_in_the_thread_is_told_and_ends_no_later_append(home: Path) -> None:
+    disk = FaultDisk()
+
+    async def two(log: EventLog) -> None:
+        for number in (1, 2):
+            with pytest.raises(LogPoisoned):
+                await asyncio.wait_for(log.append_async(a_signal(number)), PATIENCE_S)
+
+    with EventLog(home, disk=disk) as log:
+        disk.fail("pwrite", path=".jsonl", error=MemoryError())
+        asyncio.run(two(log))
+        with pytest.raises(LogPoisoned):
+            log.append(a_signal(3))
+
+
+def test_a_lock_that_was_taken_is_given_back_whatever_fails_next(home: Path) -> None:
+    disk = FaultDisk()
+    with EventLog(home, disk=disk) as log, EventLog(home, lock_timeout_s=0) as other:
+        disk.fail("size_at", path=".lock", error=errno.EACCES)
+        with pytest.raises(AppendFailed):
+            log.append(a_signal(1))
+        assert other.append(a_signal(1)).seq == 1
+        assert log.append(a_signal(2)).seq == 2

@@ -1,0 +1,1 @@
+"""Tests of `eventlog/archive`; the tree mirrors the packages."""

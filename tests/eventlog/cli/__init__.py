@@ -1,0 +1,1 @@
+"""Tests of `eventlog/cli`; the tree mirrors the packages."""

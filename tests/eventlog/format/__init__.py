@@ -1,0 +1,1 @@
+"""Tests of `eventlog/format`; the tree mirrors the packages."""

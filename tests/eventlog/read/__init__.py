@@ -1,0 +1,1 @@
+"""Tests of `eventlog/read`; the tree mirrors the packages."""

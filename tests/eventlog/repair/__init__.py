@@ -1,0 +1,1 @@
+"""Tests of `eventlog/repair`; the tree mirrors the packages."""

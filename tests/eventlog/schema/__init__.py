@@ -1,0 +1,1 @@
+"""Tests of `eventlog/schema`; the tree mirrors the packages."""

@@ -1,0 +1,1 @@
+"""Tests of `eventlog/storage`; the tree mirrors the packages."""

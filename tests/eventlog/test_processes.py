@@ -1,0 +1,225 @@
+"""Workers: each task is done once, a worker's death is no hang, and nothing outlives the call.
+
+They fork only in a process of one thread, so each test that wants them starts such a process.
+"""
+
+import json
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from eventlog import processes as workers
+from tests.harness.deadline import PATIENCE_S
+
+PREAMBLE = """if True:
+    import json, os, signal, sys, time
+    from eventlog import processes as workers
+
+    def left():  # children of this process that nobody has waited for
+        try:
+            return [os.waitpid(-1, os.WNOHANG)[0]]
+        except ChildProcessError:
+            return []
+
+    parent = os.getpid()
+    heard, told = os.pipe()
+
+    def here(): # tells the parent that a worker has come so far
+        os.write(told, b"x")
+
+    def wait_for(workers): # a busy machine may let one process do all before another begins
+        while workers:
+            workers -= len(os.read(heard, workers))
+"""
+
+
+def in_fresh_process(script: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", PREAMBLE + script]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "processes"), [(0, 4), (1, 4), (2, 2), (50, 1), (50, 3), (1000, 5)]
+)
+def test_each_task_is_done_once(tasks: int, processes: int) -> None:
+    script = f"""
+    answers = []
+    job = lambda number: (number, "x" * number)
+    workers.run({tasks}, job, lambda n, answer: answers.append((n, answer)), processes={processes})
+    assert sorted(answers) == [(n, (n, "x" * n)) for n in range({tasks})]
+    assert left() == []
+    """
+    done = in_fresh_process(script)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_several_processes_take_part() -> None:
+    script = """
+    pids = set()
+    known = []
+    gate, opening = os.pipe()
+
+    def job(number):
+        if known:
+            return os.getpid()
+        known.append(number)
+        if os.getpid() == parent:
+            wait_for(2)
+            os.write(opening, b"xx")
+        else:
+            here()
+            os.read(gate, 1)
+        return os.getpid()
+
+    workers.run(60, job, lambda n, pid: pids.add(pid), processes=3)
+    print(len(pids), parent in pids)
+    """
+    assert in_fresh_process(script).stdout == "3 True\n"
+
+
+def test_an_answer_of_many_bytes_comes_whole() -> None:
+    script = """
+    sizes = []
+    job = lambda number: bytes([number]) * 3_000_000
+    workers.run(9, job, lambda n, answer: sizes.append(len(answer)), processes=3)
+    print(sizes == [3_000_000] * 9)
+    """
+    assert in_fresh_process(script).stdout == "True\n"
+
+
+def test_a_worker_that_is_killed_leaves_out_its_answer_only_and_is_told() -> None:
+    script = """
+    answered = []
+
+    def job(number):
+        if os.getpid() != parent and number > 2:
+            here()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if os.getpid() == parent and not answered:
+            wait_for(1)
+        return number
+
+    workers.run(40, job, lambda n, answer: answered.append(n), processes=2)
+    print(json.dumps([len(answered), len(set(answered)), left()]))
+    """
+    done = in_fresh_process(script)
+    assert json.loads(done.stdout) == [39, 39, []]
+    assert "worker_died" in done.stderr and "exit_code=-9" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_a_worker_raises_is_as_its_death() -> None:
+    script = """
+    answered = []
+
+    def job(number):
+        if os.getpid() != parent:
+            here()
+            raise RuntimeError("in a worker")
+        if not answered:
+            wait_for(2)
+        return number
+
+    workers.run(40, job, lambda n, answer: answered.append(n), processes=3)
+    print(len(answered))
+    """
+    done = in_fresh_process(script)
+    assert done.stdout == "38\n"
+    assert done.stderr.count("exit_code=1") == 2
+    assert "in a worker" not in done.stderr
+
+
+@pytest.mark.parametrize("where", ["job", "answered"])
+def test_what_is_raised_here_ends_all(where: str) -> None:
+    script = f"""
+    def job(number):
+        time.sleep(0.001)
+        if os.getpid() == parent and number > 20 and "{where}" == "job":
+            raise RuntimeError("here")
+        return number
+
+    def answered(number, answer):
+        if number > 20:
+            raise RuntimeError("here")
+
+    try:
+        workers.run(900, job, answered, processes=4)
+    except RuntimeError as error:
+        print(error, left(), len(os.listdir("/proc/self/fd")))
+    """
+    done = in_fresh_process(script)
+    assert done.stdout.startswith("here [] ")
+    assert done.stderr == ""
+
+
+def test_a_worker_ends_when_its_parent_was_killed() -> None:
+    script = """
+    def job(number):
+        time.sleep(0.05)
+        return number
+
+    def answered(number, answer):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    workers.run(900, job, answered, processes=3)
+    """
+    # The output ends when the last process that holds it does.
+    assert in_fresh_process(script).returncode == -9
+
+
+def test_handlers_of_the_program_are_not_run_in_a_worker() -> None:
+    script = """
+    signal.signal(signal.SIGTERM, lambda *_: print("handled by", os.getpid(), flush=True))
+    known = []
+
+    def job(number):
+        if os.getpid() != parent:
+            here()
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        if not known:
+            known.append(number)
+            wait_for(1)
+        return number
+
+    workers.run(20, job, lambda n, answer: None, processes=2)
+    os.kill(parent, signal.SIGTERM)
+    print(parent)
+    """
+    done = in_fresh_process(script)
+    handled, pid = done.stdout.splitlines()
+    assert handled == f"handled by {pid}"
+    assert "exit_code=-15" in done.stderr
+
+
+def test_a_process_of_several_threads_is_not_forked() -> None:
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait)
+    thread.start()
+    try:
+        assert not workers.can_fork()
+        seen: list[int] = []
+        workers.run(5, lambda number: number, lambda n, _: seen.append(n), processes=4)
+        assert seen == [0, 1, 2, 3, 4]
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_where_the_system_forks_no_more_one_process_does_all() -> None:
+    script = """
+    import resource
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+    try:
+        pid = os.fork()
+    except OSError:
+        pass
+    else:  # this user is above the limit
+        os._exit(0) if pid == 0 else None
+    answered = []
+    workers.run(20, lambda number: number, lambda n, answer: answered.append(n), processes=3)
+    print(sorted(answered) == list(range(20)))
+    """
+    assert in_fresh_process(script).stdout == "True\n"

@@ -1,0 +1,1 @@
+"""Tests of `eventlog/verify`; the tree mirrors the packages."""

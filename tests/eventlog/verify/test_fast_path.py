@@ -1,0 +1,211 @@
+"""The fast way of verifying passes what is usual, and nothing that the full rules refuse."""
+
+import hashlib
+import json
+import random
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from eventlog.format.line import CHAIN_BYTES, CHAIN_START, LINE_BYTES_MAX, encode
+from eventlog.format.scan import TIP_START, Tip
+from eventlog.schema import stored as check
+from eventlog.schema.fields import DEPTH_MAX
+from eventlog.schema.signal import RULES
+from eventlog.schema.stored import problem_within
+from eventlog.verify.fast_path import follow_quickly
+from eventlog.verify.line_verifier import Judge, follow
+from tests.harness import histories
+from tests.harness.log_checks import NINE, content_sha256
+
+AT = "2025-11-18T02:00:00.123456Z"
+FIELDS: dict[str, Any] = {
+    "signal_id": "s-1",
+    "symbol": "AAPL",
+    "action": "BUY",
+    "entry_price": 150.5,
+    "target_price": 158.25,
+    "stop_price": 0.5,
+    "confidence": 85.0,
+    "strategy": "momentum",
+    "asset_type": "stock",
+    "data_source": "x",
+    "timestamp": "2025-11-18T02:00:00.000000+00:00",
+}
+
+
+def body_of(**changes: Any) -> bytes:
+    fields = {**FIELDS, **changes}
+    fields["sha256"] = content_sha256(fields)
+    return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()[1:-1]
+
+
+def a_line(
+    body: bytes, *, seq: int = 1, batch: int = 1, chain: str = CHAIN_START, at: str = AT
+) -> bytes:
+    line, _ = encode("signal", body, seq=seq, batch=batch, recorded_at=at, prev_chain=chain)
+    return line
+
+
+def judged(lines: list[bytes], tip: Tip = TIP_START) -> Tip | None:
+    """What the full rules say."""
+    judge = Judge(tip)
+    return None if any(judge.take(line) is not None for line in lines) else judge.tip
+
+
+def test_a_usual_signal_takes_the_fast_way() -> None:
+    for changes in (
+        {},
+        {"reasoning": "Momentum and volume confirm.", "regime": "QUIET", "sources_count": 4},
+        {"reasoning": 'a "quote", a \n newline, an ümlaut', "sources": ["a", "b"], "x": {"y": 1}},
+        {"confidence": 0.0, "entry_price": 1234567.12345678, "stop_price": 0.0001},
+    ):
+        lines = [a_line(body_of(**changes))]
+        assert follow_quickly(lines, TIP_START) == judged(lines) is not None
+
+
+@pytest.mark.slow
+@given(histories.histories())
+def test_the_fast_way_and_the_full_rules_agree_on_what_a_writer_wrote(
+    history: list[histories.Item],
+) -> None:
+    tip = TIP_START
+    lines = []
+    for event, payload in history:
+        body = json.dumps(payload, separators=(",", ":"), ensure_ascii=False).encode()[1:-1]
+        line, chain = encode(
+            event, body, seq=tip.seq + 1, batch=tip.seq + 1, recorded_at=AT, prev_chain=tip.chain
+        )
+        tip = Tip(tip.seq + 1, tip.seq + 1, AT, chain)
+        lines.append(line)
+    told = judged(lines)
+    assert follow_quickly(lines, TIP_START) in (told, None)
+    assert follow(lines, TIP_START) == told
+
+
+# What an attacker would do: change the text, then make both hashes fit what the fast way sees.
+
+PIECES = [
+    *(b'"', b"\\", b",", b":", b"{", b"}", b"[", b"]", b" ", b"\t", b"\x7f", b"\x00", b"\r"),
+    *(
+        b"0",
+        b"1",
+        b".",
+        b"-",
+        b"e5",
+        b"E",
+        b"00",
+        b".0",
+        b"0.00001",
+        b"\xc3\xbc",
+        b"\xff",
+        b"\\u0041",
+    ),
+    *(b',"', b'":', b'","', b',"symbol":"X"', b',"a":1', b',"a":1,"a":2', b'"a" :1', b',"seq":9'),
+    *(b',"sha256":"', b',"chain":"', b'"}', b"null", b"true", b"NaN", b"9" * 20, b"[" * 40),
+]
+edits = st.lists(
+    st.tuples(st.integers(0, 400), st.integers(0, 3), st.sampled_from(PIECES)),
+    min_size=1,
+    max_size=3,
+)
+
+
+def hashed_as_seen(body: bytes) -> bytes:
+    """The body with the sha256 that the fast way computes of it, right or wrong."""
+    head = a_line(b"")[:-CHAIN_BYTES] + b","
+    seen = check._LAYOUT.match(head + body)
+    digest = "0" * 64
+    if seen is not None:
+        _, _, _, signal_id, symbol, action, entry, target, stop, confidence, strategy, at = (
+            seen.groups()
+        )
+        text = check.CANONICAL % (
+            *(action, confidence, entry, signal_id, stop, strategy, symbol, target, at),
+        )
+        digest = hashlib.sha256(text).hexdigest()
+    return body + b',"sha256":"%b"' % digest.encode()
+
+
+@given(edits, st.booleans())
+@example([(0, 0, b"")], False)
+def test_what_the_fast_way_passes_the_full_rules_pass(
+    edits: list[tuple[int, int, bytes]], has_more: bool
+) -> None:
+    more = {"regime": "QUIET", "reasoning": "because, as ever", "n": 7} if has_more else {}
+    body = body_of(**more).rpartition(b',"sha256"')[0]
+    for place, length, piece in edits:
+        start = place % (len(body) + 1)
+        body = body[:start] + piece + body[start + length :]
+    lines = [a_line(hashed_as_seen(body.replace(b"\n", b"")))]
+    quickly = follow_quickly(lines, TIP_START)
+    assert quickly is None or quickly == judged(lines)
+
+
+@pytest.mark.slow
+def test_what_the_fast_way_passes_the_full_rules_pass_for_many_edits() -> None:
+    rng = random.Random(1)
+    passed = 0
+    whole = body_of(regime="QUIET", reasoning="because, as ever").rpartition(b',"sha256"')[0]
+    for _ in range(100_000):
+        body = whole
+        for _ in range(rng.randint(1, 3)):
+            start = rng.randrange(len(body) + 1)
+            body = body[:start] + rng.choice(PIECES) + body[start + rng.randrange(3) :]
+        lines = [a_line(hashed_as_seen(body))]
+        quickly = follow_quickly(lines, TIP_START)
+        if quickly is not None:
+            passed += 1
+            assert quickly == judged(lines), lines
+    assert passed > 1000
+
+
+def test_a_quote_that_ends_one_member_and_starts_the_next_is_refused() -> None:
+    body = body_of().rpartition(b',"sha256"')[0]
+    assert body.endswith(b'+00:00"')
+    # "timestamp":"...,"sha256":"...": to the pattern a whole string, to the tail a whole member
+    shared = hashed_as_seen(body[:-1] + b',"').replace(b',","sha256":', b',"sha256":')
+    assert shared.count(b'+00:00,"sha256":"') == 1
+    lines = [a_line(shared)]
+    assert follow_quickly(lines, TIP_START) is None
+    assert judged(lines) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "changes"),
+    [
+        (TIP_START, {"seq": 2, "batch": 2}),
+        (TIP_START, {"batch": 2}),
+        (TIP_START, {"at": "2025-11-18T02:00:00Z"}),
+        (TIP_START, {"chain": "1" * 64}),
+        (Tip(4, 3, AT, CHAIN_START), {"seq": 5, "batch": 4}),
+        (Tip(4, 3, "2026-01-01T00:00:00.000000Z", CHAIN_START), {"seq": 5, "batch": 5}),
+    ],
+)
+def test_a_line_that_cannot_follow_is_refused(before: Tip, changes: dict[str, Any]) -> None:
+    lines = [a_line(body_of(), **changes)]
+    assert follow_quickly(lines, before) is None
+    assert follow(lines, before) is None
+
+
+def test_a_line_may_be_as_long_as_the_limit_and_no_longer() -> None:
+    short = len(a_line(body_of(x="")))
+    for length, is_good in ((LINE_BYTES_MAX, True), (LINE_BYTES_MAX + 1, False)):
+        lines = [a_line(body_of(x="y" * (length - short)))]
+        assert len(lines[0]) == length
+        assert (follow(lines, TIP_START) is not None) == is_good
+
+
+def test_the_layout_names_all_fields_of_a_signal_and_the_hash_its_nine() -> None:
+    assert set(RULES) | {"sha256"} <= check._TAKEN
+    keys = [key for key in sorted(NINE) if f'"{key}": %b'.encode() in check.CANONICAL]
+    assert keys == sorted(NINE)
+    assert check._BRACKETS_MAX <= DEPTH_MAX
+
+
+def test_no_problem_is_told_of_a_fact_or_an_unknown_event() -> None:
+    for event in ("closed", "tick"):
+        line, _ = encode(event, b"", seq=1, batch=1, recorded_at=AT, prev_chain=CHAIN_START)
+        assert problem_within(line) is None

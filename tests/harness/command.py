@@ -1,0 +1,276 @@
+"""Starts the real `eventlog` command: to its end, as a long-lived pipe, under strace or limits.
+
+    eventlog("cat", home=home).out              what it printed
+    with pipe(home) as p:                       a long-lived `append`
+        p.say(a_signal(1))
+        (receipt,) = p.hear()
+    done, calls = traced("append", home=home)   its system calls, in order
+
+Invariant: no process outlives the test that started it.
+"""
+
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.harness.deadline import PATIENCE_S, until
+from tests.harness.requirements import needs_tool
+
+COMMAND = Path(sys.executable).with_name("eventlog")
+NO_STDIN = ("sh", "-c", 'exec "$@" <&-', "sh")  # prefixes for `under`
+NO_STDOUT = ("sh", "-c", 'exec "$@" >&-', "sh")
+NO_STREAMS = ("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh")
+
+
+# It is told when a step of an event loop took a tenth of a second: on a slow machine any step does.
+_NOT_OF_SLOWNESS = """\
+import logging
+logging.getLogger("asyncio").addFilter(lambda record: not record.msg.startswith("Executing "))
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: bytes
+    err: str
+
+    @property
+    def answers(self) -> list[dict[str, Any]]:
+        """Its output lines as JSON."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+class Call(NamedTuple):
+    """A system call that returned."""
+
+    name: str
+    args: str  # as strace -y writes them: descriptors carry their paths
+    result: str
+
+    @property
+    def path(self) -> str:
+        """The path of the descriptor that it was called with, or that it gave."""
+        found = re.match(r"-?\d+<([^>]*)>", self.result if "open" in self.name else self.args)
+        return found[1] if found else ""
+
+
+def jsonl(items: Iterable[object]) -> bytes:
+    """Items as JSON Lines; bytes stand for a line as it is."""
+    lines = (item if isinstance(item, bytes) else json.dumps(item).encode() for item in items)
+    return b"".join(line + b"\n" for line in lines)
+
+
+def command_line(words: Sequence[object], home: object, under: Sequence[object]) -> list[str]:
+    where = [] if home is None else ["--home", home]
+    return [str(word) for word in (*under, COMMAND, *where, *words)]
+
+
+def python_dev(program: str, *words: str) -> list[str]:
+    """Runs a program in Python's development mode, which tells of whatever is not cleaned up."""
+    return [sys.executable, "-X", "dev", "-W", "error", "-c", _NOT_OF_SLOWNESS + program, *words]
+
+
+def eventlog(
+    *words: object,
+    home: object = None,
+    stdin: bytes = b"",
+    env: Mapping[str, str] | None = None,
+    under: Sequence[object] = (),
+    umask: int = -1,
+    cwd: Path | None = None,
+    stdout: int | None = None,
+) -> Done:
+    """Runs the command to its end; `under` are words before it, such as strace's or prlimit's."""
+    done = subprocess.run(
+        command_line(words, home, under),
+        input=stdin,
+        stdout=subprocess.PIPE if stdout is None else stdout,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **(env or {})},
+        umask=umask,
+        cwd=cwd,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    return Done(code=done.returncode, out=done.stdout or b"", err=done.stderr.decode())
+
+
+class Pipe:
+    """A running `eventlog append`."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        self._heard = b""
+        self._complaints: list[bytes] = []
+        self._listener = threading.Thread(target=self._listen_to_stderr)
+        self._listener.start()
+
+    def say(self, *items: object) -> None:
+        """Writes lines to its stdin. BrokenPipeError when it has gone."""
+        self.say_bytes(jsonl(items))
+
+    def say_bytes(self, data: bytes) -> None:
+        assert self.process.stdin is not None
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self.process.stdin.fileno(), view) :]
+
+    def hear(self, count: int = 1) -> list[dict[str, Any]]:
+        """The next `count` answers; fewer only where its output ends."""
+        give_up_s = time.monotonic() + PATIENCE_S
+        while self._heard.count(b"\n") < count and self._listen(give_up_s):
+            pass
+        *lines, rest = self._heard.split(b"\n", count)
+        self._heard = rest if len(lines) == count else b""
+        return [json.loads(line) for line in lines]
+
+    def hear_all(self) -> list[dict[str, Any]]:
+        """All answers to the end of its output; of a last one that is cut off, nothing."""
+        give_up_s = time.monotonic() + PATIENCE_S
+        while self._listen(give_up_s):
+            pass
+        *lines, self._heard = self._heard.split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def is_silent(self, for_s: float = 0.2) -> bool:
+        """Whether no answer waits, nor comes within `for_s`."""
+        assert self.process.stdout is not None
+        return not self._heard and not select.select([self.process.stdout], [], [], for_s)[0]
+
+    def _listen(self, give_up_s: float) -> bool:
+        assert self.process.stdout is not None
+        ready, _, _ = select.select([self.process.stdout], [], [], give_up_s - time.monotonic())
+        assert ready, f"no answer within {PATIENCE_S:g} s"
+        data = os.read(self.process.stdout.fileno(), 1 << 20)
+        self._heard += data
+        return bool(data)
+
+    def close_stdin(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+    def close_stdout(self) -> None:
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, timeout_s: float = PATIENCE_S) -> int:
+        """Its exit code. Fails where it does not end in time."""
+        return self.process.wait(timeout_s)
+
+    @property
+    def err(self) -> str:
+        """What it said on stderr, once it has ended."""
+        self._listener.join()
+        return b"".join(self._complaints).decode()
+
+    def _listen_to_stderr(self) -> None:
+        assert self.process.stderr is not None
+        self._complaints.extend(self.process.stderr)
+
+
+@contextmanager
+def pipe(
+    home: object,
+    *words: object,
+    command: str = "append",
+    under: Sequence[object] = (),
+    env: Mapping[str, str] | None = None,
+) -> Iterator[Pipe]:
+    """A running `eventlog append`, or another command, killed at the end where it still runs."""
+    process = subprocess.Popen(
+        command_line((command, *words), home, under),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **(env or {})},
+        bufsize=0,
+        start_new_session=True,  # what it starts, as strace does, is killed with it
+    )
+    running = Pipe(process)
+    try:
+        yield running
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert running.err is not None
+        for stream in (process.stdin, process.stdout, process.stderr):
+            assert stream is not None
+            stream.close()
+
+
+def child_of(process: subprocess.Popen[bytes]) -> int:
+    """Pid of the program that strace runs; waits until it does."""
+    proc = Path("/proc")
+    strace_exe = (proc / str(process.pid) / "exe").resolve()
+    children = proc / str(process.pid) / "task" / str(process.pid) / "children"
+    found: list[int] = []
+
+    def has_started() -> bool:
+        for pid in children.read_text().split():
+            with suppress(OSError):  # strace tries things out in children that end at once
+                if (proc / pid / "exe").resolve(strict=True) != strace_exe:
+                    found.append(int(pid))
+        return bool(found)
+
+    until(has_started, "the start of a child")
+    return found[0]
+
+
+def strace(*options: object, out: Path | str = "/dev/null") -> tuple[object, ...]:
+    """A prefix for `under` that traces, or makes calls fail: `-e inject=...`."""
+    return (needs_tool("strace", apt="strace"), "-f", "-qq", "-o", out, *options)
+
+
+def traced(
+    *words: object, home: object, trace: str, stdin: bytes = b"", options: Sequence[object] = ()
+) -> tuple[Done, list[Call]]:
+    """Runs the command and gives its calls, named in `trace`, in the order of their return.
+
+    A write is listed when it begins: what it says may be read from then on.
+    """
+    with tempfile.NamedTemporaryFile() as out:
+        under = strace("-y", "-s", 1_000_000, "-e", f"trace={trace}", *options, out=out.name)
+        done = eventlog(*words, home=home, stdin=stdin, under=under)
+        text = Path(out.name).read_text()
+    return done, list(_calls(text))
+
+
+_WHOLE = re.compile(r"(\d+) +(\w+)\((.*)\) += (.*)")
+_BEGUN = re.compile(r"(\d+) +(\w+)\((.*) <unfinished \.\.\.>")
+_RESUMED = re.compile(r"(\d+) +<\.\.\. (\w+) resumed>(.*)\) += (.*)")
+
+
+def _calls(text: str) -> Iterator[Call]:
+    begun: dict[str, str] = {}
+    for line in text.splitlines():
+        if found := _WHOLE.match(line):
+            _, name, args, result = found.groups()
+            yield Call(name, args, result)
+        elif found := _BEGUN.match(line):
+            pid, name, args = found.groups()
+            begun[pid] = args
+            if name == "write":
+                yield Call(name, args, "")
+        elif found := _RESUMED.match(line):
+            pid, name, args, result = found.groups()
+            if name != "write":
+                yield Call(name, begun.pop(pid) + args, result)

@@ -1,0 +1,65 @@
+"""Homes for tests of `rebuild-database`, and what must hold of them.
+
+    path = lived(home)            a log whose tables all hold something
+    written(path, OLD_SYMBOL)     makes the old table tell itself from the new one
+    assert_nothing_left(home)     no file of a rebuild is left
+
+Invariant: what is looked at is read by nothing but sqlite3.
+"""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from projections.signals import schema
+from tests.harness.read_side import append
+from tests.harness.signals import a_signal, closed
+from tests.harness.tables import database_of, reading
+
+OLD_SYMBOL = "UPDATE signals SET symbol = 'OLD' WHERE id = 1"
+
+
+def a_life(number: int) -> list[dict[str, Any]]:
+    """A signal with further keys, and what became of it."""
+    executed = {"event": "executed", "signal_id": f"s-{number}", "order_id": f"o-{number}"}
+    end = closed(number)
+    return [a_signal(number, note=f"n-{number}"), executed, end, {**end, "exit_price": 1.0}]
+
+
+def lived(home: Path, count: int = 10) -> Path:
+    """A home with a log whose tables all hold something; gives where the database is."""
+    append(home, *(item for number in range(1, count + 1) for item in a_life(number)))
+    return database_of(home)
+
+
+def written(path: Path, *statements: str) -> None:
+    """Somebody writes to the database."""
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as db:
+        for statement in statements:
+            db.execute(statement)
+
+
+def kept(home: Path) -> list[Path]:
+    """Damaged databases that were set aside."""
+    found = (home / "data").glob("signals.db.damaged-*")
+    return sorted(path for path in found if not path.name.endswith(("-wal", "-shm")))
+
+
+def names_in(home: Path) -> set[str]:
+    return {path.name for path in (home / "data").iterdir()}
+
+
+def assert_nothing_left(home: Path) -> None:
+    assert names_in(home) - {path.name for path in kept(home)} <= {
+        *("signals.db", "signals.db-wal", "signals.db-shm", "signals.db.lock"),
+    }
+
+
+def assert_sound(path: Path) -> None:
+    """A whole database of ours, in the mode that it should have."""
+    with closing(reading(path)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert db.execute("PRAGMA application_id").fetchone() == (schema.APPLICATION_ID,)
+        assert db.execute("PRAGMA user_version").fetchone() == (schema.SCHEMA_VERSION,)
+        assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)

@@ -1,0 +1,1 @@
+"""Tests of `projections/delivery`; the tree mirrors the packages."""

@@ -1,0 +1,1 @@
+"""Tests of `projections/doctor`; the tree mirrors the packages."""

@@ -1,0 +1,1 @@
+"""Tests of `projections/legacy`; the tree mirrors the packages."""

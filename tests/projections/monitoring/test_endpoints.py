@@ -1,0 +1,368 @@
+"""`project --listen`: /health and /metrics of a real daemon, and that it is not disturbed."""
+
+import json
+import re
+import signal
+import socket
+import urllib.error
+import urllib.request
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from projections.alpine.metered_client import OUTCOMES
+from projections.delivery.dispatcher import State
+from projections.delivery.outbox import DISABLED, STOPPED
+from tests.harness.alpine_server import AlpineServer
+from tests.harness.command import eventlog, strace
+from tests.harness.daemon import daemon, listening, lock_held
+from tests.harness.deadline import PATIENCE_S, until
+from tests.harness.log_checks import bytes_of, segments_in
+from tests.harness.plugins import first_on_path, plugins
+from tests.harness.read_side import append
+from tests.harness.signals import a_signal, closed, signals
+from tests.harness.tables import seq_in
+
+EXIT_S = 10.0  # what is promised for SIGTERM; below, twice as long for a machine that is busy
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+class Got(NamedTuple):
+    """An answer."""
+
+    status: int
+    body: bytes
+    content_type: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def get(url: str) -> Got:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=PATIENCE_S) as answer:
+            return Got(answer.status, answer.read(), answer.headers["Content-Type"])
+    except urllib.error.HTTPError as error:
+        with error:
+            return Got(error.code, error.read(), error.headers["Content-Type"])
+
+
+def health(url: str) -> Any:
+    return get(f"{url}/health").json
+
+
+def is_healthy(url: str) -> bool:
+    return get(f"{url}/health").status == 200
+
+
+def is_at(url: str, seq: int) -> bool:
+    checkpoint: object = health(url)["projections"]["sqlite"]["checkpoint"]
+    return checkpoint == seq
+
+
+def metrics(url: str) -> dict[str, Metric]:
+    text = get(f"{url}/metrics").body.decode()
+    return {metric.name: metric for metric in text_string_to_metric_families(text)}
+
+
+def value(url: str, metric: str, **labels: str) -> float | None:
+    """One sample, None where there is none."""
+    samples = metrics(url)[metric].samples
+    found = [s.value for s in samples if labels.items() <= s.labels.items()]
+    return found[0] if found else None
+
+
+# -- /metrics
+
+
+def test_the_figures_are_those_of_the_log_and_of_what_was_applied(home: Path) -> None:
+    append(home, *signals(4), closed(1), segment_bytes=1_000)
+    with listening(home, "sqlite") as (d, url):
+        until(lambda: value(url, "eventlog_projection_checkpoint_seq") == 5)
+        append(home, *signals(2, start=5), segment_bytes=1_000)
+        until(lambda: value(url, "eventlog_projection_checkpoint_seq") == 7)
+        segments = segments_in(home)
+        assert value(url, "eventlog_log_segments") == len(segments) > 1
+        assert value(url, "eventlog_log_bytes") == sum(s.stat().st_size for s in segments)
+        assert value(url, "eventlog_projection_lag_entries", projection="sqlite") == 0
+        assert value(url, "eventlog_projection_lag_seconds", projection="sqlite") == 0
+        assert value(url, "eventlog_projection_entries_applied") == 7
+        batches = value(url, "eventlog_projection_batches_applied")
+        samples = metrics(url)["eventlog_projection_commit_seconds"].samples
+        counted = {s.name.rpartition("_")[2]: s.value for s in samples if "le" not in s.labels}
+        assert counted["count"] == batches
+        assert counted["count"] >= 2
+        assert 0 < counted["sum"] < PATIENCE_S
+        buckets = [s.value for s in samples if "le" in s.labels]
+        assert buckets == sorted(buckets)
+        assert buckets[-1] == counted["count"]
+        assert d.stop() == 0
+
+
+def test_names_units_and_labels_are_prometheus_own_and_bounded(home: Path) -> None:
+    append(home, a_signal(1))
+    env = {"ALPINE_SYNC_ENABLED": "false"}
+    states = {*map(str, State), DISABLED, STOPPED}
+    labels = {
+        "projection": {"sqlite", "alpine"},
+        "state": states,
+        "kind": {"refused", "failing"},
+        "outcome": set(OUTCOMES),
+    }
+    with listening(home, "all", env=env) as (_, url):
+        until(lambda: value(url, "eventlog_delivery_state", state=DISABLED) == 1)
+        answer = get(f"{url}/metrics")
+        assert answer.content_type.startswith("text/plain; version=")
+        found = metrics(url)
+        assert len(found) > 12
+        for name, metric in found.items():
+            assert re.fullmatch(r"eventlog_(log|projection|delivery)_[a-z_]+", name)
+            assert metric.documentation
+            assert not re.search(r"(milli|micro|_ms|_kb|percent)", name)
+            for sample in metric.samples:
+                for label, text in sample.labels.items():
+                    assert label == "le" or text in labels[label]
+        one_hot = {s.labels["state"]: s.value for s in found["eventlog_delivery_state"].samples}
+        assert one_hot == {state: float(state == DISABLED) for state in states}
+
+
+# -- /health
+
+
+def test_a_daemon_that_keeps_up_is_healthy_on_either_internet_protocol(home: Path) -> None:
+    append(home, *signals(3))
+    for host in ("127.0.0.1", "[::1]"):
+        with listening(home, "sqlite", "--unhealthy-after", 0.5, host=host) as (d, url):
+            assert url.startswith(f"http://{host}:")
+            until(partial(is_at, url, 3))
+            until(partial(is_healthy, url))  # its start may have taken longer than it bears
+            found = get(f"{url}/health")
+            assert (found.status, found.content_type) == (200, "application/json")
+            assert found.json["status"] == "ok"
+            assert found.json["reasons"] == []
+            assert found.json["log"]["last_seq"] == 3
+            assert found.json["projections"]["sqlite"]["lag_entries"] == 0
+            assert get(f"{url}/").status == 404
+            assert d.stop() == 0
+
+
+def test_a_lag_against_the_real_end_is_unhealthy_and_ends_when_it_ends(home: Path) -> None:
+    """The projector hangs in a batch, so its tail sees nothing of what comes after."""
+    append(home, *signals(3))
+    with listening(home, "sqlite", "--unhealthy-after", 0.3) as (_, url):
+        until(lambda: seq_in(home) == 3)
+        with lock_held(home):
+            append(home, *signals(2, start=4))
+            append(home, *signals(5, start=6))
+            until(lambda: get(f"{url}/health").status == 503)
+            found = health(url)
+            assert found["status"] == "unhealthy"
+            assert found["projections"]["sqlite"]["lag_entries"] == 7
+            assert "sqlite is behind the end of the log by 7 entries" in found["reasons"][0]
+            assert value(url, "eventlog_projection_lag_entries") == 7
+            assert (value(url, "eventlog_projection_lag_seconds") or 0) > 0
+        until(lambda: seq_in(home) == 10)
+        until(partial(is_healthy, url))
+
+
+@pytest.mark.slow
+def test_a_watch_that_is_dead_is_unhealthy_and_costs_no_entry(home: Path) -> None:
+    """No inotify instance is to be had, as where others have used up the account's."""
+    append(home, a_signal(1))
+    under = strace("-e", "inject=inotify_init1:error=EMFILE")
+    with listening(home, "sqlite", "--unhealthy-after", 1, under=under) as (_, url):
+        until(lambda: "sqlite is not told of new entries" in str(health(url)["reasons"]))
+        assert get(f"{url}/health").status == 503
+        assert value(url, "eventlog_projection_watched") == 0
+        append(home, a_signal(2))
+        until(lambda: seq_in(home) == 2)
+
+
+STUBBORN = """
+from asyncio import sleep
+
+from projections import Checkpoint
+
+
+class {name}:
+    name = "{lower}"
+
+    async def open(self, home):
+        return Checkpoint(projection=self.name)
+
+    async def apply(self, entries, *, before, after):
+        if self.name == "failing" and after.seq >= 2:
+            raise RuntimeError("geheim")
+
+    async def status(self):
+        return {{}}
+
+    async def close(self):
+        if self.name == "slow":
+            await sleep(4)
+"""
+
+
+@pytest.mark.slow
+def test_while_a_daemon_ends_because_a_projection_has_stopped_it_says_which(
+    home: Path, tmp_path: Path
+) -> None:
+    sources = {n: STUBBORN.format(name=n.capitalize(), lower=n) for n in ("failing", "slow")}
+    env = plugins(tmp_path / "site", **sources)
+    append(home, a_signal(1))
+    with listening(home, "failing", "slow", env=env) as (d, url):
+        until(lambda: value(url, "eventlog_projection_entries_applied", projection="slow") == 1)
+        append(home, a_signal(2))
+        until(lambda: "projection_stopped" in d.err)
+        until(lambda: get(f"{url}/health").status == 503)
+        found = get(f"{url}/health")
+        assert "failing has stopped" in found.json["reasons"][0]
+        assert "geheim" not in found.body.decode()
+        assert d.wait() != 0
+
+
+# -- that nothing is disturbed
+
+
+def test_clients_that_hang_hold_up_neither_the_table_nor_the_end(home: Path) -> None:
+    append(home, a_signal(1))
+    with ExitStack() as stack, listening(home, "sqlite") as (d, url):
+        port = int(url.rpartition(":")[2])
+        for number in range(30):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            client.sendall(b"GET /metrics HTTP/1.1\r\n"[: number % 20])
+        append(home, *signals(5, start=2))
+        until(lambda: seq_in(home) == 6)
+        d.send(signal.SIGTERM)
+        assert d.process.wait(2 * EXIT_S) == 0
+        assert "Traceback" not in d.err
+
+
+def test_asking_again_and_again_changes_nothing_on_disk(home: Path) -> None:
+    append(home, *signals(3))
+    with listening(home, "sqlite") as (_, url):
+        until(lambda: seq_in(home) == 3)
+        before = bytes_of(home)
+        for _ in range(20):
+            assert get(f"{url}/health").status == 200
+            assert get(f"{url}/metrics").status == 200
+        assert bytes_of(home) == before
+
+
+# -- what it cannot do is told
+
+
+def test_a_port_that_is_taken_ends_it_before_anything_is_projected(home: Path) -> None:
+    append(home, a_signal(1))
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        done = eventlog("project", "sqlite", "--listen", address, home=home)
+    assert done.code == 3
+    assert f"cannot listen on {address}" in done.err
+    assert "do: " in done.err
+    assert seq_in(home) == -1
+
+
+@pytest.mark.parametrize(
+    "words", [["--listen", "9464"], ["--listen", "::1:1"], ["--once", "--listen", "127.0.0.1:0"]]
+)
+def test_an_address_that_is_none_is_wrong_usage(home: Path, words: list[str]) -> None:
+    append(home, a_signal(1))
+    done = eventlog("project", "sqlite", *words, home=home)
+    assert done.code == 2
+    assert "--listen" in done.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["project", "sqlite", "--once", "--unhealthy-after", "nan"],
+        ["project", "sqlite", "--once", "--batch-timeout", "inf"],
+        ["wait", "1", "--timeout", "nan"],
+        ["doctor", "--seconds", "nan"],
+    ],
+)
+def test_what_is_no_number_of_seconds_is_wrong_usage(home: Path, words: list[str]) -> None:
+    append(home, a_signal(1))
+    done = eventlog(*words, home=home)
+    assert done.code == 2
+    assert f"{words[-1]} is not a number of seconds" in done.err
+
+
+def test_without_the_extra_it_says_what_to_install(home: Path, tmp_path: Path) -> None:
+    append(home, a_signal(1))
+    hidden = "raise ModuleNotFoundError(\"it is hidden\", name='prometheus_client')"
+    (tmp_path / "prometheus_client.py").write_text(hidden)
+    env = first_on_path(tmp_path)
+    done = eventlog("project", "sqlite", "--listen", "127.0.0.1:0", home=home, env=env)
+    assert done.code == 3
+    assert "pip install '.[metrics]'" in done.err
+    assert "Traceback" not in done.err
+    assert eventlog("project", "sqlite", "--once", home=home, env=env).code == 0
+
+
+def test_an_address_that_others_can_reach_is_warned_of_at_the_start(home: Path) -> None:
+    append(home, a_signal(1))
+    with daemon(home, "sqlite", "--listen", "0.0.0.0:0") as d:
+        until(lambda: "listening_unauthenticated address=0.0.0.0:0" in d.err)
+        until(lambda: seq_in(home) == 1)
+        assert d.stop() == 0
+
+
+# -- delivery
+
+
+@pytest.mark.slow
+def test_delivery_is_counted_and_neither_key_nor_payload_is_shown(home: Path) -> None:
+    """S3. Also where the answers of the backend repeat what it was sent."""
+    with AlpineServer() as server:
+        env = {"ALPINE_API_URL": server.url, "ALPINE_API_KEY_FILE": str(server.key_file)}
+        secret = {"symbol": "GEHEIM", "strategy": "geheim", "reasoning": "geheim" * 10}
+        append(home, *(a_signal(n, **secret) for n in range(8)), closed(1))
+        with listening(home, "all", env=env) as (d, url):
+            until(lambda: value(url, "eventlog_delivery_delivered") == 8)
+            assert value(url, "eventlog_delivery_state", state="delivering") == 1
+            assert value(url, "eventlog_delivery_requests", outcome="accepted") == 8
+            assert value(url, "eventlog_delivery_requests_in_flight") == 0
+            server.control(fail={"count": 3, "status": 422, "detail": "geheim"})
+            append(home, *(a_signal(n, **secret) for n in range(100, 103)))
+            until(lambda: value(url, "eventlog_delivery_parked", kind="refused") == 3)
+            assert value(url, "eventlog_delivery_requests", outcome="rejected") == 3
+            server.kill()
+            append(home, a_signal(200, **secret))
+            until(lambda: value(url, "eventlog_delivery_state", state="waiting") == 1)
+            assert (value(url, "eventlog_delivery_requests", outcome="down") or 0) > 0
+            said = get(f"{url}/metrics").body + get(f"{url}/health").body
+            assert b"geheim" not in said.lower()
+            assert server.key not in said
+            assert d.stop() == 0
+
+
+@pytest.mark.slow
+def test_one_that_stands_by_while_another_delivers_is_healthy(home: Path) -> None:
+    with AlpineServer() as server:
+        env = {"ALPINE_API_URL": server.url, "ALPINE_API_KEY_FILE": str(server.key_file)}
+        append(home, *signals(3))
+        words = ("alpine", "--unhealthy-after", 0.3)
+        with listening(home, *words, env=env) as (_, first):
+            until(lambda: value(first, "eventlog_delivery_delivered") == 3)
+            with listening(home, *words, env=env) as (d, second):
+                until(lambda: value(second, "eventlog_projection_stalled") == 1)
+                append(home, *signals(3, start=4))
+                until(lambda: value(second, "eventlog_delivery_delivered") == 6)
+                until(lambda: health(second)["projections"]["alpine"]["lag_entries"] == 0)
+                assert get(f"{second}/health").status == 200
+                assert d.stop() == 0

@@ -1,0 +1,192 @@
+"""The small HTTP server: GET and HEAD only, and whatever a client does costs a bounded amount."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from projections import ProjectionError
+from projections.monitoring.http_server import (
+    CONNECTIONS_MAX,
+    EXCHANGE_S_MAX,
+    REQUEST_BYTES_MAX,
+    Address,
+    Answer,
+    Listener,
+    parse_address,
+)
+from tests.harness.deadline import PATIENCE_S
+
+GET = b"GET /here HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+async def here(path: str) -> Answer | None:
+    if path == "/broken":
+        raise RuntimeError("a bug")
+    return Answer(200, b"it is here\n") if path == "/here" else None
+
+
+@asynccontextmanager
+async def listener(host: str = "127.0.0.1") -> AsyncIterator[int]:
+    """A listener; its port."""
+    listener = await Listener.open(Address(host, 0), here)
+    assert listener._server is not None
+    try:
+        yield listener._server.sockets[0].getsockname()[1]
+    finally:
+        async with asyncio.timeout(5):
+            await listener.close()
+
+
+async def ask(port: int, request: bytes, host: str = "127.0.0.1") -> bytes:
+    """All that comes back; empty where the connection was cut."""
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        writer.write(request)
+        async with asyncio.timeout(PATIENCE_S):
+            return await reader.read()
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+def test_an_address_is_a_host_and_a_port() -> None:
+    assert parse_address("127.0.0.1:9464") == Address("127.0.0.1", 9464)
+    assert parse_address("localhost:0") == Address("localhost", 0)
+    assert parse_address("[::1]:9464") == Address("::1", 9464)
+    assert str(parse_address("[::1]:9464")) == "[::1]:9464"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "9464", ":9464", "host:", "host:x", "host:-1", "host:65536", "host:1e3", "::1:9464"),
+        *("[::1:1", "[x]:1", "http://x:1", "a b:1", "a\x1bb:1", "host:\uff19"),
+    ],
+)
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_address(text)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_it_answers_a_get_and_ends_the_connection(host: str) -> None:
+    async def run() -> None:
+        async with listener(host) as port:
+            answer = await ask(port, GET, host)
+            assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert answer.endswith(b"\r\n\r\nit is here\n")
+            assert b"\r\nContent-Length: 11\r\n" in answer
+
+    asyncio.run(run())
+
+
+def test_a_head_request_gets_the_head_of_the_answer_to_a_get() -> None:
+    async def run() -> None:
+        async with listener() as port:
+            head, _, _ = (await ask(port, GET)).partition(b"it is here")
+            assert await ask(port, GET.replace(b"GET", b"HEAD", 1)) == head
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"POST /here HTTP/1.1\r\nContent-Length: 9\r\n\r\n123456789", b"405"),
+        (b"HEAD /there HTTP/1.1\r\n\r\n", b"404"),
+        (b"GET /there HTTP/1.1\r\n\r\n", b"404"),
+        (b"GET /here?a=b HTTP/1.0\r\n\r\n", b"200"),
+        (b"GET /../../etc/passwd HTTP/1.1\r\n\r\n", b"404"),
+        (b"GET /here\r\n\r\n", b"400"),
+        (b"GET /here HTTP/2\r\n\r\n", b"400"),
+        (b"\xff\x00 \xfe \x16\x03\r\n\r\n", b"400"),
+        (b"GET /broken HTTP/1.1\r\n\r\n", b"500"),
+        (b"GET /here HTTP/1.1\r\nX: " + REQUEST_BYTES_MAX * b"x" + b"\r\n\r\n", b"431"),
+    ],
+)
+def test_each_request_gets_the_status_that_it_earns(request_: bytes, status: bytes) -> None:
+    async def run() -> None:
+        async with listener() as port:
+            answer = await ask(port, request_)
+            assert answer.split(b" ")[1] == status
+            assert b"passwd" not in answer
+            assert b"bug" not in answer
+            assert (await ask(port, GET)).endswith(b"it is here\n")
+
+    asyncio.run(run())
+
+
+def test_clients_that_say_nothing_give_way_to_who_asks_and_do_not_hold_up_the_end() -> None:
+    async def run() -> None:
+        async with listener() as port:
+            silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(40)]
+            async with asyncio.timeout(PATIENCE_S):
+                for reader, _ in silent[:-CONNECTIONS_MAX]:
+                    assert await reader.read() == b""
+            assert not any(reader.at_eof() for reader, _ in silent[-CONNECTIONS_MAX:])
+            assert (await ask(port, GET)).endswith(b"here\n")
+        for _, writer in silent:
+            writer.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("request_", [b"GET /here HT", GET + b"more"])
+def test_a_client_that_neither_ends_nor_goes_away_is_cut_off(request_: bytes) -> None:
+    async def run() -> None:
+        async with listener() as port, asyncio.timeout(PATIENCE_S):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(request_)
+            try:
+                while await reader.read(100):
+                    pass
+                while True:  # its end has come; this fails once the connection is gone
+                    writer.write(b"drip")
+                    await writer.drain()
+                    await asyncio.sleep(EXCHANGE_S_MAX / 20)
+            except ConnectionError:
+                pass
+            finally:
+                writer.close()
+
+    asyncio.run(run())
+
+
+async def open_and_close(host: str, port: int) -> None:
+    await (await Listener.open(Address(host, port), here)).close()
+
+
+def refused(open_: Callable[[], Awaitable[None]]) -> str:
+    async def run() -> None:
+        await open_()
+
+    with pytest.raises(ProjectionError) as raised:
+        asyncio.run(run())
+    return str(raised.value)
+
+
+def test_a_port_that_somebody_else_has_is_told() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        said = refused(lambda: open_and_close("127.0.0.1", port))
+    assert f"cannot listen on 127.0.0.1:{port}" in said
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid", "x" * 300])
+def test_an_address_that_is_not_of_this_machine_is_told(host: str) -> None:
+    assert f"cannot listen on {host}:0" in refused(lambda: open_and_close(host, 0))
+
+
+@pytest.mark.parametrize(("host", "warns"), [("0.0.0.0", True), ("127.0.0.1", False)])
+def test_an_address_that_others_can_reach_is_warned_of(
+    host: str, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    asyncio.run(open_and_close(host, 0))
+    assert ("listening_unauthenticated" in caplog.text) == warns

@@ -1,0 +1,322 @@
+"""status and wait: how far each projection is, with and without a daemon, told against the log."""
+
+import asyncio
+import sqlite3
+import threading
+import time
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eventlog import EventLog
+from projections import WaitTimeout, wait, wait_async
+from tests.harness.command import eventlog
+from tests.harness.daemon import daemon, ready
+from tests.harness.deadline import until
+from tests.harness.log_checks import bytes_of, entries_in, lines_in
+from tests.harness.raw_log import RawLog, swap
+from tests.harness.read_side import append, project
+from tests.harness.signals import a_signal, closed, signals
+from tests.harness.tables import database_of, raw_entries, seq_in
+
+LOG_KEYS = [
+    *("first_seq", "last_seq", "signals", "segments", "bytes", "disk_bytes", "last_recorded_at"),
+    "chain",
+]
+SQLITE_KEYS = {
+    *("checkpoint", "lag_entries", "lag_seconds", "rows", "conflicts", "bytes", "wal_bytes"),
+    "latest_timestamp",
+}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+def status(home: Path) -> dict[str, Any]:
+    done = eventlog("status", "--json", home=home)
+    assert (done.code, done.err) == (0, "")
+    (found,) = done.answers
+    return found
+
+
+def sqlite_figures(home: Path) -> dict[str, Any]:
+    figures: dict[str, Any] = status(home)["projections"]["sqlite"]
+    return figures
+
+
+@pytest.mark.parametrize("more", [0, 7])
+def test_a_log_that_is_not_the_one_projected_is_told(home: Path, tmp_path: Path, more: int) -> None:
+    """Its last entry may have the same seq, or a later one."""
+    append(home, *signals(5))
+    project(home)
+    append(tmp_path / "other", *signals(5 + more, start=100))
+    swap(home, tmp_path / "other")
+    figures = sqlite_figures(home)
+    assert (figures["checkpoint"], figures["lag_entries"], figures["lag_seconds"]) == (
+        5,
+        None,
+        None,
+    )
+    assert "not the one projected" in figures["problem"]
+
+
+def test_it_has_the_keys_of_the_contract(home: Path) -> None:
+    append(home, *signals(3), closed(1), closed(9), segment_bytes=1000)
+    project(home)
+    found = status(home)
+    assert list(found["log"]) == LOG_KEYS
+    assert found["log"] == {
+        "first_seq": 1,
+        "last_seq": 5,
+        "signals": 3,
+        "segments": len(list((home / "logs").glob("*.jsonl"))),
+        "bytes": len(b"".join(lines_in(home))),
+        "disk_bytes": len(b"".join(lines_in(home))),
+        "last_recorded_at": entries_in(home)[-1]["recorded_at"],
+        "chain": entries_in(home)[-1]["chain"],
+    }
+    figures = found["projections"]["sqlite"]
+    assert figures.keys() == SQLITE_KEYS
+    assert figures == {
+        "checkpoint": 5,
+        "lag_entries": 0,
+        "lag_seconds": 0.0,
+        "rows": 3,
+        "conflicts": 1,
+        "bytes": database_of(home).stat().st_size,
+        "wal_bytes": 0,
+        "latest_timestamp": "2025-11-18T02:00:00.000000+00:00",
+    }
+
+
+def test_a_person_reads_the_same_figures(home: Path) -> None:
+    append(home, *signals(3))
+    project(home)
+    text = eventlog("status", home=home).out.decode()
+    assert text.startswith("log:\n")
+    sqlite = text[text.index("sqlite:") :].splitlines()
+    assert ["checkpoint", "3"] in [line.split() for line in sqlite]
+    assert ["wal_bytes", "0"] in [line.split() for line in sqlite]
+
+
+def test_the_lag_is_measured_against_the_end_of_the_log_while_the_daemon_is_down(
+    home: Path,
+) -> None:
+    append(home, *signals(3))
+    project(home)
+    append(home, *signals(4, start=4))
+    append(home, *signals(2, start=8))
+    figures = sqlite_figures(home)
+    assert (figures["checkpoint"], figures["lag_entries"], figures["rows"]) == (3, 6, 3)
+    oldest = datetime.fromisoformat(entries_in(home)[3]["recorded_at"])
+    older_s = (datetime.now(UTC) - oldest).total_seconds()
+    assert 0 < figures["lag_seconds"] <= older_s
+    assert sqlite_figures(home)["lag_seconds"] > figures["lag_seconds"]  # it grows
+
+
+def test_the_lag_in_seconds_is_the_age_of_the_oldest_entry_that_is_not_applied(home: Path) -> None:
+    source = home.with_name("source")
+    append(source, *signals(5))
+    RawLog(home).add([(entry.event, entry.payload) for entry in raw_entries(source)])
+    figures = sqlite_figures(home)  # recorded at EPOCH, by that log
+    age_s = (
+        datetime.now(UTC) - datetime.fromisoformat(entries_in(home)[0]["recorded_at"])
+    ).total_seconds()
+    assert abs(figures["lag_seconds"] - age_s) < 3600
+    assert figures["lag_entries"] == 5
+
+
+@pytest.mark.slow
+def test_beside_a_running_daemon_it_catches_it_in_the_act_and_at_rest(home: Path) -> None:
+    append(home, a_signal(0))
+    with ready(home, "sqlite") as d:
+        for number in range(1, 30):
+            append(home, a_signal(number))
+            figures = sqlite_figures(home) if number % 5 == 0 else None
+            if figures is not None:
+                assert figures["rows"] == figures["checkpoint"] <= number + 1
+                assert figures["lag_entries"] <= number + 1 - figures["checkpoint"]
+        until(lambda: sqlite_figures(home)["lag_entries"] == 0)
+        figures = sqlite_figures(home)
+        assert (figures["checkpoint"], figures["lag_seconds"]) == (30, 0.0)
+        assert figures["wal_bytes"] == (home / "data" / "signals.db-wal").stat().st_size > 0
+        assert (d.stop(), d.err) == (0, "")
+
+
+def test_without_a_database_all_of_the_log_is_to_be_done(home: Path) -> None:
+    append(home, *signals(3))
+    before = bytes_of(home)
+    figures = sqlite_figures(home)
+    assert (figures["checkpoint"], figures["lag_entries"], figures["rows"]) == (0, 3, 0)
+    assert figures["lag_seconds"] > 0
+    assert figures["bytes"] == 0
+    assert "no database" in figures["problem"]
+    assert bytes_of(home) == before
+
+
+def test_what_cannot_be_read_of_a_damaged_database_is_null_and_the_problem_is_said(
+    home: Path,
+) -> None:
+    append(home, *signals(30))
+    project(home)
+    data = database_of(home).read_bytes()
+    for bad in (b"no database at all" * 500, data[:4096] + b"\xa5" * (len(data) - 4096), b""):
+        database_of(home).write_bytes(bad)
+        before = bytes_of(home)
+        found = status(home)
+        figures = found["projections"]["sqlite"]
+        assert figures["checkpoint"] is figures["rows"] is figures["lag_entries"] is None
+        assert figures["problem"].startswith("the database cannot be read: ")
+        assert figures["bytes"] == len(bad)
+        assert found["log"]["last_seq"] == 30
+        assert bytes_of(home) == before
+
+
+def test_a_log_that_is_shorter_than_the_checkpoint_is_no_lag_of_zero(home: Path) -> None:
+    source = home.with_name("source")
+    append(source, *signals(8))
+    raw = RawLog(home)
+    raw.add([(entry.event, entry.payload) for entry in raw_entries(source)])
+    project(home)
+    raw.cut(5)
+    figures = sqlite_figures(home)
+    assert figures["lag_entries"] is figures["lag_seconds"] is None
+    assert "the log ends at seq 5" in figures["problem"]
+    assert figures["checkpoint"] == 8
+
+
+def test_a_damaged_log_is_told_and_the_rest_is_measured(home: Path) -> None:
+    append(home, *signals(4))
+    project(home)
+    append(home, *signals(4, start=5))
+    (segment,) = (home / "logs").glob("*.jsonl")
+    segment.write_bytes(segment.read_bytes().replace(b'"s-5"', b'"s-0"'))
+    found = status(home)
+    figures = found["projections"]["sqlite"]
+    assert (figures["checkpoint"], figures["rows"], figures["lag_entries"]) == (4, 4, 4)
+    assert figures["lag_seconds"] is None
+    assert "seq 5" in figures["problem"]
+    assert (found["log"]["last_seq"], found["log"]["signals"]) == (8, None)
+
+
+@pytest.mark.parametrize("command", ["status", "wait 1", "signals", "stats"])
+def test_a_home_without_a_log_is_told_and_nothing_is_made(home: Path, command: str) -> None:
+    done = eventlog(*command.split(), home=home)
+    assert done.code == 3
+    assert "error: " in done.err
+    assert "do: " in done.err
+    assert not home.exists()
+
+
+@pytest.mark.parametrize("command", ["cat", "status", "signals", "rebuild-database", "tail"])
+def test_a_log_whose_segments_are_all_gone_is_not_told_as_none(home: Path, command: str) -> None:
+    """R6: word and watermark know that there was one, and to append a signal first is no advice."""
+    append(home, *signals(3))
+    project(home)
+    for segment in (home / "logs").glob("*.jsonl"):
+        segment.unlink()
+    done = eventlog(command, home=home)
+    assert done.code == 3
+    assert "entry 1 is gone: the log was durable up to entry 3" in done.err
+
+
+def test_looking_changes_and_makes_nothing(home: Path) -> None:
+    append(home, *signals(3))
+    project(home)
+    before = bytes_of(home)
+    for words in (["status"], ["status", "--json"], ["wait", "3"]):
+        assert eventlog(*words, home=home).code == 0
+    assert bytes_of(home) == before
+
+
+# -- wait
+
+
+def test_wait_returns_when_the_entry_is_in_the_table(home: Path) -> None:
+    append(home, *signals(2))
+    done: list[int] = []
+
+    def waiting() -> None:
+        wait(home, 2, "projected")
+        done.append(seq_in(home))
+
+    thread = threading.Thread(target=waiting)
+    thread.start()
+    time.sleep(0.1)
+    assert not done
+    project(home)
+    thread.join(60)
+    assert done == [2]
+    wait(home, 2, "projected", timeout_s=0)  # it is so already
+
+
+def test_wait_async_holds_up_nobody_else(home: Path) -> None:
+    append(home, a_signal(1))
+
+    async def run() -> None:
+        with daemon(home, "sqlite"), EventLog(home) as log:
+            for number in range(2, 12):
+                receipt = await log.append_async(a_signal(number))
+                waits = (wait_async(home, receipt.seq, "projected", timeout_s=60) for _ in range(5))
+                await asyncio.gather(*waits)
+                assert seq_in(home) >= receipt.seq
+            cancelled = asyncio.create_task(wait_async(home, 10**6, "projected"))
+            await asyncio.sleep(0.05)
+            cancelled.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await cancelled
+
+    asyncio.run(run())
+
+
+def test_what_does_not_come_in_time_is_an_error_that_says_where_to_look(home: Path) -> None:
+    append(home, *signals(2))
+    project(home)
+    wait(home, 2, "projected", timeout_s=0.05)
+    with pytest.raises(WaitTimeout, match=r"entry 3 was not projected within 0\.05 s") as refusal:
+        wait(home, 3, "projected", timeout_s=0.05)
+    assert "eventlog status" in refusal.value.do
+
+
+def test_a_stage_that_is_none_is_a_mistake_of_the_caller(home: Path) -> None:
+    with pytest.raises(ValueError, match="stage"):
+        wait(home, 1, "sent")
+
+
+def test_the_command_waits_and_its_exit_code_is_the_answer(home: Path) -> None:
+    append(home, *signals(2))
+    done = eventlog("wait", 2, "--for", "projected", "--timeout", 0.1, home=home)
+    assert (done.code, done.out) == (1, b"")
+    assert "entry 2 was not projected within 0.1 s" in done.err
+    with daemon(home, "sqlite"):
+        done = eventlog("wait", 2, "--for", "projected", "--timeout", 60, home=home)
+        assert (done.code, done.out, done.err) == (0, b"", "")
+    assert eventlog("wait", 2, home=home).code == 0
+    assert eventlog("wait", 2, "--for", "somewhere", home=home).code == 2
+    assert eventlog("wait", "two", home=home).code == 2
+
+
+def test_waiting_goes_on_while_the_database_is_made_anew(home: Path) -> None:
+    append(home, *signals(2))
+    project(home)
+    database_of(home).write_bytes(b"damaged")
+    done: list[int] = []
+
+    def waiting() -> None:
+        wait(home, 3, "projected")
+        done.append(seq_in(home))
+
+    thread = threading.Thread(target=waiting)
+    thread.start()
+    append(home, a_signal(3))
+    time.sleep(0.1)
+    project(home)
+    thread.join(60)
+    assert done == [3]
+    with closing(sqlite3.connect(database_of(home))) as db:
+        assert db.execute("SELECT count(*) FROM signals").fetchone() == (3,)

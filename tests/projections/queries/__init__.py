@@ -1,0 +1,1 @@
+"""Tests of `projections/queries`; the tree mirrors the packages."""

@@ -1,0 +1,356 @@
+"""As of then: what was known at a moment is the fold of what the log had recorded by it."""
+
+import asyncio
+import json
+import os
+import sqlite3
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import event as note
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eventlog import Entry
+from projections import ProjectionError, SignalStore
+from projections.queries.as_of import (
+    LATEST_OF_THEN,
+    LATEST_THEN,
+    ONE_THEN,
+    moment_of,
+    refuse_unless_past,
+)
+from projections.signals import schema
+from projections.signals.fold import ids_json, prepare, settle, signal_ids, statements, states_of
+from projections.sqlite.database import database_path, set_up
+from tests.harness import model
+from tests.harness.command import eventlog
+from tests.harness.histories import FACTS, Item, entries_of, histories
+from tests.harness.histories import signals as random_signals
+from tests.harness.read_side import append, project
+from tests.harness.signals import a_signal, closed, signals
+from tests.harness.tables import database_of, raw_entries, reading
+
+T = TypeVar("T")
+
+FIRST = datetime(2025, 11, 18, 2, tzinfo=UTC)  # of the histories; all are over long since
+MICROSECOND = timedelta(microseconds=1)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+def ask(home: Path, question: Callable[[SignalStore], Awaitable[T]]) -> T:
+    async def run() -> T:
+        async with SignalStore(home) as store:
+            return await question(store)
+
+    return asyncio.run(run())
+
+
+def write_table(home: Path, entries: Sequence[Entry]) -> None:
+    """The table of these entries, by the statements of the live projection."""
+    path = database_path(home)
+    set_up(path, thoroughly=False)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("BEGIN")
+        prepared = prepare(entries, after=0)
+        states = states_of(db.execute(schema.STATES, (ids_json(signal_ids(prepared)),)).fetchall())
+        for statement, rows in statements(settle(prepared, states)):
+            db.executemany(statement, rows)
+        db.execute(
+            "INSERT OR REPLACE INTO checkpoint(name, seq, chain) VALUES ('sqlite', ?, ?)",
+            (entries[-1].seq, entries[-1].chain),
+        )
+        db.execute("COMMIT")
+
+
+def text_of(moment: datetime) -> str:
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+# -- the promise
+
+
+@st.composite
+def histories_with_an_end(draw: st.DrawFn) -> list[Item]:
+    """Histories whose last entry applies, later than all others: what was before it is settled."""
+    history = draw(histories())
+    name, payload = draw(random_signals())
+    return [*history, ("note", {}), ("note", {}), (name, {**payload, "signal_id": "the end"})]
+
+
+@st.composite
+def moments_near(draw: st.DrawFn, entries: Sequence[Entry]) -> datetime:
+    """Moments at, just before and just after an entry, but before the last."""
+    at = draw(st.sampled_from(sorted({entry.recorded_at for entry in entries})))
+    moment = datetime.fromisoformat(at) + draw(st.sampled_from([-1, 0, 0, 1])) * MICROSECOND
+    return min(moment, datetime.fromisoformat(entries[-1].recorded_at) - MICROSECOND)
+
+
+def expected_stats(tables: model.Tables) -> dict[str, object]:
+    outcomes = [row[12] for row in tables.signals if row[12] is not None]
+    wins, losses = outcomes.count("win"), outcomes.count("loss")
+    return {
+        "total_signals": len(tables.signals),
+        "wins": wins,
+        "losses": losses,
+        "win_rate": round(100 * wins / (wins + losses), 2) if wins + losses else 0.0,
+        "last_updated": tables.lifecycle[-1][3] if tables.lifecycle else None,
+    }
+
+
+@pytest.mark.slow
+@settings(max_examples=80, deadline=None)
+@given(data=st.data(), history=histories_with_an_end())
+def test_what_was_known_then_is_the_fold_of_what_was_recorded_by_then(
+    data: st.DataObject, history: list[Item]
+) -> None:
+    entries = entries_of(history)
+    moment = data.draw(moments_near(entries))
+    expected = model.fold(e for e in entries if datetime.fromisoformat(e.recorded_at) <= moment)
+    now = model.fold(entries)
+    has_changed = expected.signals != now.signals[: len(expected.signals)]
+    note(f"rows have changed since: {has_changed}")
+    with tempfile.TemporaryDirectory() as folder:
+        write_table(Path(folder), entries)
+
+        async def check() -> None:
+            async with SignalStore(folder) as store:
+                rows = await store.latest(limit=1_000, as_of=moment)
+                assert sorted(map(list, map(dict.values, rows))) == expected.signals
+                assert rows == sorted(rows, key=lambda r: (r["timestamp"], r["id"]), reverse=True)
+                of_one = await store.latest("aapl", 1_000, as_of=text_of(moment))
+                assert of_one == [row for row in rows if row["symbol"] == "AAPL"]
+                assert await store.latest(limit=2, as_of=moment) == rows[:2]
+                assert await store.count(as_of=moment) == len(expected.signals)
+                for _, signal_id, *_ in now.signals:
+                    found = await store.get(signal_id, as_of=moment)
+                    wanted = next((r for r in rows if r["signal_id"] == signal_id), None)
+                    extra = json.loads(expected.extras.get(signal_id, "{}"))
+                    assert found == (wanted and {**wanted, "extra": extra})
+                stats = await store.stats(as_of=moment)
+                assert expected_stats(expected).items() <= stats.items()
+
+        asyncio.run(check())
+
+
+def test_a_fact_of_each_kind_is_known_from_the_microsecond_that_it_was_recorded(
+    home: Path,
+) -> None:
+    for number, fact in enumerate(FACTS):
+        more = {"order_id": "o-1", "reason": "r", "exit_price": 161.0}
+        append(home, a_signal(number))
+        append(home, {"event": fact, "signal_id": f"s-{number}", **more})
+    append(home, a_signal(99))
+    project(home)
+    by_event = {entry.event: entry for entry in raw_entries(home)}
+    columns = {"executed": ("order_id",), "closed": ("outcome", "exit_price", "profit_loss_pct")}
+
+    async def run(store: SignalStore) -> None:
+        for event in FACTS:
+            entry = by_event[event]
+            signal_id = str(entry.payload["signal_id"])
+            at = datetime.fromisoformat(entry.recorded_at)
+            before = await store.get(signal_id, as_of=at - MICROSECOND)
+            after = await store.get(signal_id, as_of=at)
+            now = await store.get(signal_id)
+            assert after == now
+            assert before is not None
+            assert now is not None
+            changed = {key for key in now if before[key] != now[key]}
+            assert changed == set(columns.get(event, ()))
+            assert all(before[key] is None for key in changed)
+
+    ask(home, run)
+
+
+def test_a_signal_is_known_from_the_microsecond_that_it_was_recorded(home: Path) -> None:
+    for number in (1, 2):
+        append(home, a_signal(number))
+    project(home)
+    first, second = raw_entries(home)
+    at = datetime.fromisoformat(first.recorded_at)
+
+    async def run(store: SignalStore) -> None:
+        assert await store.count(as_of=at - MICROSECOND) == 0
+        assert await store.latest(as_of=at - MICROSECOND) == []
+        assert await store.get("s-1", as_of=at - MICROSECOND) is None
+        assert (await store.stats(as_of=at - MICROSECOND))["last_updated"] is None
+        assert await store.count(as_of=at) == 1
+        assert await store.count(as_of=second.recorded_at) == 2
+        elsewhere = at.astimezone(timezone(timedelta(hours=-5, minutes=-30)))
+        assert await store.count(as_of=elsewhere.isoformat()) == 1
+
+    ask(home, run)
+
+
+def test_an_answer_stays_the_same_while_outcomes_come_and_the_table_is_built_anew(
+    home: Path,
+) -> None:
+    append(home, *signals(5))
+    append(home, {"event": "executed", "signal_id": "s-1", "order_id": "o"})
+    project(home)
+    then = raw_entries(home)[-1].recorded_at
+
+    async def run() -> None:
+        async with SignalStore(home) as store:
+            first = await store.latest(as_of=then), await store.stats(as_of=then)
+            assert [row["outcome"] for row in first[0]] == [None] * 5
+            for number in range(1, 6):
+                append(home, closed(number, exit_price=200.0))
+                await asyncio.to_thread(project, home)
+                assert (await store.stats())["wins"] == number
+                assert (await store.latest(as_of=then), await store.stats(as_of=then)) == first
+            os.unlink(database_of(home))
+            await asyncio.to_thread(eventlog, "rebuild-database", home=home)
+            assert (await store.stats())["wins"] == 5
+            assert (await store.latest(as_of=then), await store.stats(as_of=then)) == first
+
+    asyncio.run(run())
+
+
+# -- what may still change is refused
+
+
+def test_a_table_that_is_behind_the_moment_is_refused_until_it_has_caught_up(home: Path) -> None:
+    append(home, *signals(2))
+    project(home)
+    append(home, closed(1))
+    then = text_of(datetime.now(UTC))
+
+    async def run() -> None:
+        async with SignalStore(home) as store:
+            early = raw_entries(home)[0].recorded_at
+            with pytest.raises(ProjectionError, match=r"at entry 2 of 3"):
+                await store.latest(as_of=then)
+            with pytest.raises(ProjectionError, match="project sqlite"):
+                await store.count(as_of=early)  # of a batch: the next may share its moment
+            await asyncio.to_thread(project, home)
+            assert (await store.stats(as_of=then))["wins"] == 1
+            assert (await store.stats(as_of=early))["wins"] == 0
+
+    asyncio.run(run())
+
+
+def test_a_moment_to_come_is_refused(home: Path) -> None:
+    append(home, a_signal(1))
+    project(home)
+    later = datetime.now(UTC) + timedelta(minutes=5)
+    with pytest.raises(ProjectionError, match="has not come yet"):
+        ask(home, lambda store: store.latest(as_of=later))
+    done = eventlog("stats", "--as-of", text_of(later), home=home)
+    assert (done.code, done.out) == (3, b"")
+    with pytest.raises(ProjectionError):
+        refuse_unless_past(text_of(FIRST), FIRST)
+    refuse_unless_past(text_of(FIRST), FIRST + MICROSECOND)
+
+
+@pytest.mark.parametrize(
+    ("given_", "stored"),
+    [
+        ("2025-11-18T02:00:00Z", "2025-11-18T02:00:00.000000Z"),
+        ("2025-11-18t02:00:00.1z", "2025-11-18T02:00:00.100000Z"),
+        ("2025-11-18 02:00:00.000001+00:00", "2025-11-18T02:00:00.000001Z"),
+        ("2025-11-18T00:30:00.123456+01:00", "2025-11-17T23:30:00.123456Z"),
+        (datetime(2025, 11, 18, 2, tzinfo=UTC), "2025-11-18T02:00:00.000000Z"),
+        ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00.000000Z"),
+    ],
+)
+def test_a_moment_has_one_form(given_: str | datetime, stored: str) -> None:
+    assert moment_of(given_) == stored
+
+
+@pytest.mark.parametrize(
+    "no_moment",
+    [
+        *("", "now", "2025-11-18T02:00:00", "2025-11-18T02:00Z", "2025-02-30T00:00:00Z"),
+        *("2025-11-18T24:00:00Z", "2025-11-18T23:59:60Z", "2025-11-18T02:00:00.1234567Z"),
+        *("2025-11-18T02:00:00+05:99", "2025-11-18T02:00:00+24:00"),
+        *("0001-01-01T00:00:00+01:00", "20251118T020000Z", "x" * 500, "\x1b[31m2025"),
+        FIRST.replace(tzinfo=None),
+    ],
+)
+def test_what_is_no_moment_is_refused_with_one_that_is(no_moment: str | datetime) -> None:
+    with pytest.raises(ProjectionError, match="give it like 2025-11-18T02:00:00Z") as raised:
+        moment_of(no_moment)
+    assert len(raised.value.what) < 200
+    assert raised.value.what.isprintable()
+
+
+def test_a_date_alone_is_refused_and_its_beginning_named(home: Path) -> None:
+    append(home, a_signal(1))
+    for command in ("signals", "stats"):
+        done = eventlog(command, "--as-of", "2025-11-18", home=home)
+        assert (done.code, done.out) == (2, b"")
+        assert "2025-11-18T00:00:00Z is its beginning in UTC" in done.err
+
+
+# -- the commands
+
+
+def answer(*words: object, home: Path) -> Any:
+    done = eventlog(*words, "--json", home=home)
+    assert done.code == 0, done.err
+    return json.loads(done.out)
+
+
+@pytest.mark.slow
+def test_the_commands_answer_as_of_then(home: Path) -> None:
+    append(home, a_signal(1), a_signal(2, symbol="MSFT"))
+    append(home, closed(1))
+    append(home, a_signal(3))
+    project(home)
+    then = raw_entries(home)[1].recorded_at
+    found = answer("signals", "--as-of", then, home=home)
+    assert [(row["signal_id"], row["outcome"]) for row in found] == [("s-2", None), ("s-1", None)]
+    assert [row["outcome"] for row in answer("signals", home=home)] == [None, None, "win"]
+    of_one = answer("signals", "--as-of", then, "--symbol", "msft", "--limit", 5, home=home)
+    assert of_one == found[:1]
+    stats = answer("stats", "--as-of", then, home=home)
+    assert (stats["total_signals"], stats["wins"], stats["last_updated"]) == (2, 0, then)
+    for_people = eventlog("signals", "--as-of", then, home=home).out.decode()
+    assert "s-1" in for_people
+    assert "win" not in for_people
+
+
+@pytest.mark.slow
+def test_imported_signals_count_from_their_import_on_and_the_help_says_so(
+    home: Path, tmp_path: Path
+) -> None:
+    old = {**a_signal(1, timestamp="2024-03-01T02:00:00"), "server_timestamp": 1709258400.0}
+    (tmp_path / "signals.log").write_text(json.dumps(old) + "\n")
+    before = text_of(datetime.now(UTC))
+    done = eventlog("import-legacy", "--log", tmp_path / "signals.log", home=home)
+    assert done.code == 0, done.err
+    project(home)
+    assert answer("signals", "--as-of", "2024-04-01T00:00:00Z", home=home) == []
+    assert answer("signals", "--as-of", before, home=home) == []
+    then = raw_entries(home)[-1].recorded_at
+    (found,) = answer("signals", "--as-of", then, home=home)
+    assert found["timestamp"] == "2024-03-01T02:00:00.000000+00:00"
+    said = " ".join(eventlog("signals", "--help").out.decode().split())
+    assert "import-legacy brought in count from their import on" in said
+
+
+def test_no_query_of_then_looks_at_each_row_or_sorts(home: Path) -> None:
+    append(home, *signals(3))
+    project(home)
+    with closing(reading(database_of(home))) as db:
+        for statement, values in (
+            (LATEST_THEN, (3, 10)),
+            (LATEST_OF_THEN, (3, 10, "AAPL")),
+            (ONE_THEN, (3, "s-1")),
+        ):
+            plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
+            assert not [step for step in plan if "TEMP B-TREE" in step], plan
+            facts = [step for step in plan if step.startswith(("SEARCH o", "SEARCH c"))]
+            assert len(facts) == 2, plan
+            assert all("lifecycle_signal_id" in step for step in facts), plan

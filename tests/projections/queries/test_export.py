@@ -1,0 +1,522 @@
+"""export: the table of one moment as a file, whole or not at all, that says which data it is."""
+
+import csv
+import gc
+import io
+import json
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, Any
+
+import duckdb
+import pyarrow  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventlog import LogNotFound, UnsafePath
+from projections import ProjectionError
+from projections.queries.export import (
+    COLUMNS,
+    RUN_BY_SPREADSHEETS,
+    Citation,
+    csv_line,
+    export,
+    text_of,
+    whole_file,
+)
+from tests.harness import model
+from tests.harness.command import COMMAND, eventlog
+from tests.harness.deadline import PATIENCE_S
+from tests.harness.read_side import append, project
+from tests.harness.requirements import needs_tool
+from tests.harness.signals import a_signal, closed, signals
+from tests.harness.tables import database_of, raw_entries, reading
+
+HOSTILE = (
+    *("=1+1", "+1", "-1", "@SUM(A1)", "'quoted", "''=1", '=HYPERLINK("http://x","y")', "\uff1d1"),
+    *('"', ",", "a,b", "x" * 90, "ü漢\U0001f600", "<script>", "'; DROP TABLE signals;--", "%s"),
+)
+NUMBERS = {*("id", "entry_price", "target_price", "stop_price", "confidence")} | {
+    *("exit_price", "profit_loss_pct"),
+}
+Row = list[Any]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Signals with all that may stand in a cell, some traded, some with further keys."""
+    home = tmp_path / "home"
+    for number, text in enumerate(HOSTILE):
+        append(
+            home,
+            a_signal(
+                number,
+                signal_id=f"{text} {number}",
+                symbol=text.replace(" ", "")[:20],
+                strategy=text,
+                asset_type=text if number % 2 else "",
+                **({text: {"note": [text, "\t\r\n=1", 0.1, None]}} if number % 3 else {}),
+            ),
+        )
+    for number, text in enumerate(HOSTILE[:10]):
+        name = f"{text} {number}"
+        append(home, {"event": "executed", "signal_id": name, "order_id": f"{text} x"})
+        if number % 2:
+            append(home, {"event": "closed", "signal_id": name, "exit_price": 100.1 + number})
+    append(home, {"event": "closed", "signal_id": "unknown", "exit_price": 1.0})
+    project(home)
+    return home
+
+
+def expected(home: Path, *, seq: int | None = None) -> list[Row]:
+    """The rows by the model, up to entry `seq`."""
+    entries = [e for e in raw_entries(home) if seq is None or e.seq <= seq]
+    tables = model.fold(entries)
+    when = {(fact[1], fact[2]): fact[3] for fact in tables.lifecycle}
+    return [
+        [
+            *row,
+            tables.extras.get(row[1]),
+            *(when.get((row[1], event)) for event in ("signal", "executed", "closed")),
+        ]
+        for row in tables.signals
+    ]
+
+
+def exported(home: Path, **options: Any) -> tuple[bytes, Citation]:
+    out = io.BytesIO()
+    cited = export(home, out, **options)
+    return out.getvalue(), cited
+
+
+def rows_of_csv(data: bytes) -> list[Row]:
+    """What a reader of CSV makes of it that knows the columns and the way back."""
+    heading, *lines = csv.reader(io.StringIO(data.decode(), newline=""))
+    assert heading == list(COLUMNS)
+    return [
+        [_value(name, cell) for name, cell in zip(heading, line, strict=True)] for line in lines
+    ]
+
+
+def _value(name: str, cell: str) -> object:
+    if name in NUMBERS:
+        return None if cell == "" else int(cell) if name == "id" else float(cell)
+    # csv tells no empty text from none; the two columns that may be empty are never none.
+    return None if cell == "" and name not in ("asset_type", "data_source") else text_of(cell)
+
+
+def rows_of_duckdb(query: str) -> list[tuple[Any, ...]]:
+    found = duckdb.sql(query)
+    assert found is not None
+    return found.fetchall()
+
+
+# -- what is in it
+
+
+def test_the_csv_holds_the_table_and_all_of_it_comes_back(home: Path) -> None:
+    data, cited = exported(home)
+    assert rows_of_csv(data) == expected(home)
+    assert cited.rows == len(HOSTILE)
+    assert (cited.bytes, cited.sha256) == (len(data), sha256(data).hexdigest())
+
+
+def test_parquet_holds_the_same_rows_with_types_and_says_which_they_are(
+    home: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "signals.parquet"
+    done = eventlog("export", "--format", "parquet", "--output", path, "--json", home=home)
+    assert done.code == 0, done.err
+    table = pq.read_table(path)
+    types = {field.name: str(field.type) for field in table.schema}
+    assert types["id"] == "int64"
+    assert types["signal_id"] == types["order_id"] == types["extra"] == "string"
+    assert {types[name] for name in NUMBERS - {"id"}} == {"double"}
+    times = {name for name, kind in types.items() if kind == "timestamp[us, tz=UTC]"}
+    assert times == {
+        *("timestamp", "created_at"),
+        *("recorded_at", "order_recorded_at", "outcome_recorded_at"),
+    }
+    rows = [
+        [_text_of_time(name, value) for name, value in row.items()] for row in table.to_pylist()
+    ]
+    assert rows == expected(home)
+    said = json.loads(done.out)
+    inside = json.loads(table.schema.metadata[b"eventlog"])
+    assert inside == {k: v for k, v in said.items() if k not in ("rows", "bytes", "sha256")}
+    assert said["sha256"] == sha256(path.read_bytes()).hexdigest()
+
+
+def _text_of_time(name: str, value: Any) -> object:
+    if value is None or not hasattr(value, "isoformat"):
+        return value
+    if name == "created_at":
+        return value.strftime("%Y-%m-%d %H:%M:%S")
+    text = value.isoformat(timespec="microseconds")
+    return text if name == "timestamp" else text.replace("+00:00", "Z")
+
+
+@pytest.mark.slow
+def test_duckdb_reads_csv_and_parquet_alike(home: Path, tmp_path: Path) -> None:
+    for kind in ("csv", "parquet"):
+        done = eventlog("export", "--format", kind, "--output", tmp_path / f"x.{kind}", home=home)
+        assert done.code == 0, done.err
+    columns = "id, symbol, confidence, outcome, exit_price, profit_loss_pct, epoch_us(timestamp)"
+    found = [
+        rows_of_duckdb(f"SELECT {columns} FROM '{tmp_path}/x.{kind}' ORDER BY id")
+        for kind in ("csv", "parquet")
+    ]
+    of_csv = [(row[0], text_of(row[1]), *row[2:]) for row in found[0]]
+    assert of_csv == found[1]
+    wanted = [(row[0], row[2], row[13]) for row in expected(home)]
+    assert [(row[0], row[1], row[4]) for row in found[1]] == wanted
+
+
+def test_duckdb_reads_the_log_itself_as_the_page_for_quants_says(home: Path) -> None:
+    found = rows_of_duckdb(
+        f"SELECT count(*), avg(confidence) FROM read_json('{home}/logs/*.jsonl')"
+        " WHERE event = 'signal'"
+    )
+    assert found == [(len(HOSTILE), 85.5)]
+
+
+def test_of_one_symbol_only_its_signals_are_written(home: Path) -> None:
+    append(home, a_signal(900, symbol="MSFT"), a_signal(901, symbol="MSFT"))
+    project(home)
+    data, cited = exported(home, symbol=" msft ", page_rows=1)
+    assert [row[1] for row in rows_of_csv(data)] == ["s-900", "s-901"]
+    assert (cited.symbol, cited.rows) == ("MSFT", 2)
+
+
+# -- S1: spreadsheets
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=8) | st.sampled_from(HOSTILE))
+def test_any_text_in_a_cell_comes_back_and_is_never_run(text: str) -> None:
+    line = csv_line(["a", text, -1.5])
+    ((_, cell, number),) = csv.reader(io.StringIO(line, newline=""))
+    assert text_of(cell) == text
+    assert number == "-1.5"
+    assert not cell.startswith(RUN_BY_SPREADSHEETS)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**63), 2**63 - 1))
+def test_numbers_are_never_changed(number: float) -> None:
+    assert type(number)(csv_line([number])[:-1]) == number
+
+
+def test_no_text_that_a_spreadsheet_would_run_is_written(home: Path) -> None:
+    data, _ = exported(home)
+    for line in csv.DictReader(io.StringIO(data.decode(), newline="")):
+        for name, cell in line.items():
+            assert name in NUMBERS or not cell.startswith(RUN_BY_SPREADSHEETS), (name, cell)
+
+
+# -- which data it is
+
+
+def chain_of(home: Path, seq: int) -> str:
+    return raw_entries(home)[seq - 1].chain if seq else "0" * 64
+
+
+def test_the_citation_names_the_last_entry_that_was_taken_into_account(home: Path) -> None:
+    entries = raw_entries(home)
+    _, cited = exported(home)
+    last = entries[-1]
+    assert (cited.seq, cited.chain, cited.recorded_at) == (last.seq, last.chain, last.recorded_at)
+    line = eventlog("cat", "--after", cited.seq - 1, "--limit", 1, home=home).answers[0]
+    assert line["chain"] == cited.chain
+    append(home, *signals(3))  # not in the table yet
+    assert exported(home)[1] == cited
+
+
+def test_as_of_then_it_is_the_fold_of_what_was_recorded_by_then(home: Path) -> None:
+    entries = raw_entries(home)
+    for entry in entries[:-1]:
+        data, cited = exported(home, as_of=entry.recorded_at)
+        assert (cited.seq, cited.chain) == (entry.seq, entry.chain)
+        assert rows_of_csv(data) == expected(home, seq=entry.seq)
+    _, cited = exported(home, as_of="2001-01-01T00:00:00.000000Z")
+    assert (cited.rows, cited.seq, cited.chain, cited.recorded_at) == (0, 0, "0" * 64, None)
+
+
+def test_a_table_that_is_behind_the_moment_is_refused(home: Path, tmp_path: Path) -> None:
+    append(home, *signals(3))
+    now = raw_entries(home)[-1].recorded_at
+    done = eventlog("export", "--as-of", now, "--output", tmp_path / "x.csv", home=home)
+    assert done.code == 3
+    assert "does not reach" in done.err
+    assert not (tmp_path / "x.csv").exists()
+
+
+def test_the_table_of_another_log_is_refused(home: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    append(other, *signals(len(raw_entries(home))))
+    (other / "data").mkdir(exist_ok=True)
+    with (
+        closing(reading(database_of(home))) as db,
+        closing(sqlite3.connect(database_of(other))) as copy,
+    ):
+        db.backup(copy)
+    with pytest.raises(ProjectionError, match="not of this log"):
+        exported(other)
+
+
+@pytest.mark.slow
+def test_beside_a_csv_stands_which_data_it_is_and_on_stdout_it_goes_to_stderr(
+    home: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.csv"
+    done = eventlog("export", "--output", path, home=home)
+    assert (done.code, done.err) == (0, "")
+    beside = json.loads((tmp_path / "a.csv.meta.json").read_text())
+    assert beside["sha256"] == sha256(path.read_bytes()).hexdigest()
+    assert beside["chain"] == chain_of(home, beside["seq"])
+    assert f"seq {beside['seq']}, chain {beside['chain']}" in done.out.decode()
+    piped = eventlog("export", "--json", home=home)
+    assert piped.out == path.read_bytes()
+    assert json.loads(piped.err) == beside
+    binary = eventlog("export", "--format", "parquet", home=home)
+    assert pq.read_table(io.BytesIO(binary.out)).num_rows == len(HOSTILE)
+
+
+# -- one moment, in short transactions
+
+
+class Meddling(io.BytesIO):
+    """A file during whose writes something happens, a few times."""
+
+    def __init__(self, happens: Callable[[int], object]) -> None:
+        super().__init__()
+        self._happens = happens
+        self._writes = 0
+
+    def write(self, data: Any) -> int:
+        self._writes += 1
+        if self._writes < 6:
+            self._happens(self._writes)
+        return super().write(data)
+
+
+def test_whatever_is_written_meanwhile_it_is_of_one_moment_and_holds_no_transaction(
+    tmp_path: Path,
+) -> None:
+    home = tmp_path / "home"
+    append(home, *signals(12))
+    append(home, closed(11))
+    project(home)
+    wanted = expected(home)
+
+    def meddle(times: int) -> None:
+        append(home, *signals(5, start=100 * times), closed(12 - 2 * times))
+        append(home, {"event": "executed", "signal_id": f"s-{13 - 2 * times}", "order_id": "o"})
+        project(home)
+        with closing(sqlite3.connect(database_of(home))) as db:
+            busy, *_ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        assert not busy, "a reader pins the WAL"
+
+    out = Meddling(meddle)
+    cited = export(home, out, page_rows=2)
+    assert rows_of_csv(out.getvalue()) == wanted
+    assert (cited.seq, cited.rows) == (13, 12)
+    assert len(rows_of_csv(exported(home)[0])) == 37
+
+
+def test_a_rebuild_meanwhile_changes_nothing_and_a_table_begun_anew_is_noticed(
+    tmp_path: Path,
+) -> None:
+    home = tmp_path / "home"
+    append(home, *signals(12))
+    project(home)
+    wanted = expected(home)
+    out = Meddling(lambda times: times == 3 and eventlog("rebuild-database", home=home))
+    export(home, out, page_rows=2)
+    assert rows_of_csv(out.getvalue()) == wanted
+
+    def begin_anew(times: int) -> None:
+        if times == 3:
+            with closing(sqlite3.connect(database_of(home))) as db:
+                db.execute("UPDATE checkpoint SET seq = 3")
+                db.commit()
+
+    with pytest.raises(ProjectionError, match="set up anew meanwhile"):
+        export(home, Meddling(begin_anew), page_rows=2)
+
+
+# -- a file is whole or not there
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_disk_that_is_full_leaves_the_old_file_and_nothing_else(
+    home: Path, tmp_path: Path, kind: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "x").write_text("old")
+    limit = ("prlimit", "--fsize=1000")
+    words = ("export", "--format", kind, "--output", out / "x")
+    done = eventlog(*words, home=home, under=limit)
+    assert done.code == 3, done.err
+    assert "Traceback" not in done.err
+    assert (names_in(out), (out / "x").read_text()) == (["x"], "old")
+    full = os.open("/dev/full", os.O_WRONLY)
+    done = eventlog("export", "--format", kind, home=home, stdout=full)
+    os.close(full)
+    assert done.code == 3
+    assert "Traceback" not in done.err
+    assert "No space left" in done.err
+
+
+def test_asked_to_stop_it_leaves_nothing(home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+
+    def stop(_times: int) -> None:
+        raise KeyboardInterrupt
+
+    def write_half() -> None:
+        with whole_file(out / "x") as file:
+            file.write(b"half")
+            export(home, Meddling(stop))
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert names_in(out) == []
+
+
+def test_parquet_that_was_begun_never_passes_for_the_whole(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unraisable: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+
+    def stop(_done: int, _total: int) -> None:
+        raise KeyboardInterrupt
+
+    def begin(file: IO[bytes]) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            export(home, file, format="parquet", page_rows=2, progress=stop)
+
+    out = io.BytesIO()
+    begin(out)
+    with (tmp_path / "x").open("wb") as file:
+        begin(file)
+    gc.collect()
+    with pytest.raises(pyarrow.ArrowInvalid):
+        pq.read_table(io.BytesIO(out.getvalue()))
+    assert unraisable == []
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_there_is_the_old_file_or_the_new_one(
+    home: Path, tmp_path: Path
+) -> None:
+    append(home, *signals(3_000, start=1_000))
+    project(home)
+    whole = eventlog("export", home=home).out
+    path = tmp_path / "x.csv"
+    words = [*map(str, (COMMAND, "--home", home, "export", "--output", path))]
+    seen = set()
+    for delay_ms in range(0, 1_500, 100):
+        path.write_bytes(b"old")
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(delay_ms / 1_000)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait(PATIENCE_S)
+        assert path.read_bytes() in (b"old", whole)
+        seen.add(path.read_bytes())
+    assert b"old" in seen
+
+
+@pytest.mark.slow
+def test_a_new_file_is_ours_alone_whatever_the_umask(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    for _ in range(2):  # a new one, and in the place of another
+        assert eventlog("export", "--output", path, home=home, umask=0).code == 0
+        for name in ("x.csv", "x.csv.meta.json"):
+            assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+        path.chmod(0o644)
+
+
+@pytest.mark.slow
+def test_what_is_no_regular_file_is_left_alone(home: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_text("mine")
+    (tmp_path / "link").symlink_to(target)
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("link", "pipe", "home"):
+        with pytest.raises(UnsafePath), whole_file(tmp_path / name):
+            raise AssertionError("it is open")
+        done = eventlog("export", "--output", tmp_path / name, home=home)
+        assert (done.code, done.out) == (3, b"")
+    assert target.read_text() == "mine"
+    assert names_in(tmp_path) == ["home", "link", "pipe", "target"]
+
+
+# -- what it cannot do is said
+
+
+def test_without_pyarrow_the_extra_is_named_and_csv_works(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without/pyarrow.py").write_text("raise ImportError('No module named pyarrow')")
+    env = {"PYTHONPATH": str(tmp_path / "without")}
+    out = tmp_path / "x.parquet"
+    done = eventlog("export", "--format", "parquet", "--output", out, home=home, env=env)
+    assert done.code == 3
+    assert "extra `parquet`" in done.err
+    assert "Traceback" not in done.err
+    assert names_in(tmp_path) == ["home", "without"]
+    assert eventlog("export", home=home, env=env).code == 0
+
+
+def test_a_home_without_a_log_or_a_table_is_said_and_nothing_made(tmp_path: Path) -> None:
+    out = tmp_path / "x.csv"
+    with pytest.raises(LogNotFound):
+        exported(tmp_path / "none")
+    append(tmp_path / "home", a_signal(1))
+    done = eventlog("export", "--output", out, home=tmp_path / "home")
+    assert done.code == 3
+    assert "there is no database yet" in done.err
+    assert names_in(tmp_path) == ["home"]
+
+
+def test_a_damaged_database_is_said(home: Path) -> None:
+    database_of(home).write_bytes(b"SQLite format 3\0" + b"x" * 5_000)
+    done = eventlog("export", home=home)
+    assert done.code == 3
+    assert "rebuild-database" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_parquet_is_not_written_to_a_terminal_and_nobody_reading_is_no_traceback(
+    home: Path,
+) -> None:
+    script = needs_tool("script", apt="bsdutils")
+    words = f"{COMMAND} --home '{home}' export --format parquet"
+    done = subprocess.run(
+        [script, "-qec", words, "/dev/null"], capture_output=True, timeout=PATIENCE_S, check=False
+    )
+    assert done.returncode == 2
+    assert b"name a file with --output" in done.stdout
+    read, write = os.pipe()
+    os.close(read)
+    done_ = eventlog("export", home=home, stdout=write)
+    os.close(write)
+    assert (done_.code, "Traceback" in done_.err) == (3, False)

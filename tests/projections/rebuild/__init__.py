@@ -1,0 +1,1 @@
+"""Tests of `projections/rebuild`; the tree mirrors the packages."""

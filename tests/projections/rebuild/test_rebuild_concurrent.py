@@ -1,0 +1,379 @@
+"""`rebuild-database` beside readers, daemons, writers and others like it, and killed.
+
+The letters are those of the failure catalogue: T9 of the projector.
+"""
+
+import itertools
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from eventlog import EventLog, LogCorrupt
+from projections import ProjectionError
+from projections.rebuild.prefetch import beside
+from projections.rebuild.rebuild import digest_of, rebuild
+from projections.signals import schema
+from projections.signals.digest import digest
+from projections.sqlite.lock import write_lock
+from projections.sqlite.scratch import workplace
+from tests.harness.command import command_line, eventlog, strace
+from tests.harness.daemon import daemon
+from tests.harness.deadline import until
+from tests.harness.read_side import append, project
+from tests.harness.rebuilds import OLD_SYMBOL, assert_nothing_left, assert_sound, lived, written
+from tests.harness.requirements import CHECKOUT
+from tests.harness.signals import a_signal, closed
+from tests.harness.tables import (
+    assert_caught_up,
+    raw_entries,
+    read_tables,
+    reading,
+)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+# -- beside others
+
+
+def rebuilding(home: Path) -> subprocess.Popen[bytes]:
+    """A `rebuild-database` that has just been started."""
+    return subprocess.Popen(
+        command_line(("rebuild-database", "--json"), home, ()),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def killed(process: subprocess.Popen[bytes]) -> None:
+    """Ends it, with the process beside it, by SIGKILL."""
+    if process.poll() is None:
+        os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    for stream in (process.stdout, process.stderr):
+        assert stream is not None
+        stream.close()
+
+
+@contextmanager
+def readers(path: Path, known: set[str], count: int = 2) -> Iterator[list[str]]:
+    """Readers that poll; gives what they complain of. `known` are digests that may be seen."""
+    problems: list[str] = []
+    done = threading.Event()
+
+    def poll() -> None:
+        highest = 0
+        with closing(reading(path)) as db:
+            while not done.is_set():
+                try:
+                    db.execute("BEGIN")
+                    rows = db.execute(schema.SELECT_SIGNALS).fetchall()
+                    (last,) = db.execute("SELECT max(id) FROM signals").fetchone()
+                    (seq,) = db.execute("SELECT seq FROM checkpoint").fetchone()
+                    db.execute("COMMIT")
+                except sqlite3.Error as error:
+                    problems.append(f"an error: {error}")
+                    return
+                if last is None or last < highest or last > seq:
+                    problems.append(f"max(id) fell from {highest} to {last}, at seq {seq}")
+                highest = last or 0
+                if known and digest(rows) not in known:
+                    problems.append(f"{len(rows)} rows are neither the old table nor the new one")
+
+    threads = [threading.Thread(target=poll) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield problems
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_readers_see_the_old_table_or_the_new_one_and_never_an_error(home: Path) -> None:
+    path = lived(home, 200)
+    project(home)
+    new = digest_of(home)
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as db:
+        db.execute(OLD_SYMBOL)
+        old = digest_of(home)
+        with readers(path, {old, new}) as problems:
+            for _ in range(4):
+                assert rebuild(home).digest == new
+                db.execute(OLD_SYMBOL)
+    assert problems == []
+    assert_nothing_left(home)
+
+
+def test_a_reader_in_a_long_transaction_keeps_what_it_saw(home: Path) -> None:
+    path = lived(home)
+    project(home)
+    written(path, OLD_SYMBOL)
+    with closing(reading(path)) as db:
+        db.execute("BEGIN")
+        before = db.execute(schema.SELECT_SIGNALS).fetchall()
+        rebuild(home)
+        assert db.execute(schema.SELECT_SIGNALS).fetchall() == before
+        db.execute("COMMIT")
+        assert db.execute(schema.SELECT_SIGNALS).fetchall() != before
+    assert_caught_up(home)
+
+
+@pytest.mark.slow
+def test_a_daemon_writers_readers_and_two_rebuilds_at_once_end_with_the_right_table(
+    home: Path,
+) -> None:
+    """T9: nobody crashes, and the checkpoint never moves back."""
+    path = lived(home, 100)
+    project(home)
+    with daemon(home, "sqlite") as projecting, readers(path, set()) as problems:
+        with EventLog(home) as log:
+            for turn in range(6):
+                both = [rebuilding(home) for _ in range(2)]
+                number = 1_000 * (turn + 1)
+                while any(process.poll() is None for process in both):
+                    number += 1
+                    log.append(a_signal(number))
+                    log.append(closed(number))
+                for process in both:
+                    out, err = process.communicate()
+                    assert (process.returncode, err) == (0, b"")
+                    assert json.loads(out)["removed"] == 0
+        until(lambda: read_tables(home)[1].seq == len(raw_entries(home)))
+        assert projecting.process.poll() is None
+        assert projecting.stop() == 0
+    assert problems == []
+    assert_caught_up(home)
+    assert_sound(path)
+    assert_nothing_left(home)
+
+
+def test_a_rebuild_does_not_wait_for_the_daemon_to_end_nor_the_daemon_for_it(home: Path) -> None:
+    path = lived(home)
+    with daemon(home, "sqlite") as projecting:
+        until(lambda: path.exists() and read_tables(home)[1].seq == 40)
+        assert eventlog("rebuild-database", home=home).code == 0
+        append(home, a_signal(100))
+        until(lambda: read_tables(home)[1].seq == 41)
+        assert projecting.stop() == 0
+    assert_caught_up(home)
+
+
+def waits_for_the_lock(process: subprocess.Popen[bytes]) -> bool:
+    """Whether the kernel lists it among those that wait for a flock."""
+    waiting = [line for line in Path("/proc/locks").read_text().splitlines() if "-> FLOCK" in line]
+    return any(f" {process.pid} " in line for line in waiting)
+
+
+def test_what_comes_while_it_waits_for_the_lock_is_in_the_new_table(home: Path) -> None:
+    """Else the live checkpoint would move back."""
+    lived(home)
+    project(home)
+    with write_lock(home).held():
+        process = rebuilding(home)
+        until(lambda: waits_for_the_lock(process), "its waiting before it begins")
+    with write_lock(home).held():
+        until(lambda: waits_for_the_lock(process), "its waiting before the swap")
+        append(home, a_signal(100))
+    out, err = process.communicate()
+    assert (process.returncode, err) == (0, b"")
+    assert json.loads(out)["entries"] == 41
+    assert_caught_up(home)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["deleted", "empty", "garbage"])
+def test_a_daemon_that_had_the_bad_file_open_goes_on_in_the_new_one(home: Path, how: str) -> None:
+    path = lived(home)
+    with daemon(home, "sqlite") as projecting:
+        until(lambda: path.exists() and read_tables(home)[1].seq == 40)
+        if how == "deleted":
+            path.unlink()
+        else:
+            path.write_bytes(b"" if how == "empty" else os.urandom(20_000))
+        assert eventlog("rebuild-database", home=home).code == 0
+        append(home, a_signal(100))
+        until(lambda: read_tables(home)[1].seq == 41)
+        assert projecting.process.poll() is None
+        assert projecting.stop() == 0
+    assert_caught_up(home)
+    assert_sound(path)
+
+
+# -- killed
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_leaves_the_old_table_or_the_new_one(home: Path) -> None:
+    path = lived(home, 800)
+    project(home)
+    new = digest_of(home)
+    written(path, OLD_SYMBOL)
+    old = digest_of(home)
+    saved = path.read_bytes()
+    started_s = time.monotonic()
+    with rebuilding(home) as process:
+        process.communicate()
+    whole_s = time.monotonic() - started_s
+    seen = set()
+    rng = random.Random(11)
+    for _ in range(12):
+        for name in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+            name.unlink(missing_ok=True)
+        path.write_bytes(saved)
+        process = rebuilding(home)
+        time.sleep(rng.uniform(0, whole_s))
+        killed(process)
+        with closing(reading(path)) as db:
+            found = digest(db.execute(schema.SELECT_SIGNALS))
+            assert found in {old, new}
+            assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        seen.add(found)
+        project(home)
+    assert old in seen
+    assert rebuild(home).digest == new
+    assert_nothing_left(home)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("file", "when"), [("-wal", 1), ("-wal", 15), ("", 1), ("", 15)])
+def test_killed_in_the_swap_it_leaves_the_old_table_or_the_new_one(
+    home: Path, file: str, when: int
+) -> None:
+    """At a write to the WAL, where the backup is under way, and to the database, behind it."""
+    path = lived(home, 200)
+    project(home)
+    new = digest_of(home)
+    written(path, OLD_SYMBOL)
+    old = digest_of(home)
+    with closing(reading(path)) as db:  # makes the WAL, so that its name stands for it
+        db.execute(schema.SELECT_SIGNALS).fetchone()
+        inject = f"inject=pwrite64:signal=SIGKILL:when={when}"
+        only = ("-P", f"{path}{file}", "-e", "trace=pwrite64", "-e", inject)
+        assert eventlog("rebuild-database", home=home, under=strace(*only)).code in (-9, 137)
+        found = digest(db.execute(schema.SELECT_SIGNALS))
+        assert found == (old if file else new)
+    assert_sound(path)
+    assert rebuild(home).digest == new
+    assert_nothing_left(home)
+
+
+def test_what_a_killed_one_left_is_removed_by_the_next_and_what_is_in_use_is_not(
+    home: Path,
+) -> None:
+    lived(home)
+    left = home / "data" / ".rebuild-1-0"
+    left.mkdir(parents=True)
+    (left / "signals.db").write_bytes(b"half of it")
+    with workplace(home) as place:
+        assert not left.exists()
+        (place / "signals.db").write_bytes(b"somebody's")
+        rebuild(home)
+        assert (place / "signals.db").read_bytes() == b"somebody's"
+    assert_nothing_left(home)
+
+
+def test_interrupted_it_removes_what_it_began(home: Path) -> None:
+    lived(home, 400)
+    process = rebuilding(home)
+    there = (home / "data").glob
+    until(lambda: any(there(".rebuild-*/signals.db")) or process.poll() is not None)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate()
+    assert b"Traceback" not in err
+    assert process.returncode in (130, 0)
+    assert_nothing_left(home)
+
+
+# -- the second process
+
+
+def in_a_process_of_its_own(work: Callable[[], None]) -> None:
+    """With one thread, so that it may fork: who runs tests on all cores has another one."""
+    program = f"from {__name__} import {work.__name__} as work; work()"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def pids() -> Iterator[tuple[object, ...]]:
+    while True:
+        yield (os.getpid(),)
+
+
+def comes_in_order() -> None:
+    def count() -> Iterator[tuple[object, ...]]:
+        for number in range(1_000):
+            yield number, b"x" * number, "ü" * (number % 7), [None, 1.5, (number,)]
+        raise LogCorrupt("entry 7 is gone", segment="1", byte_offset=3, seq=7)
+
+    seen: list[tuple[object, ...]] = []
+    with beside(count) as items, pytest.raises(LogCorrupt, match="entry 7 is gone") as raised:
+        seen.extend(items)  # what came before the error stays in it
+    assert (raised.value.seq, raised.value.byte_offset) == (7, 3)
+    assert seen == list(itertools.islice(count(), 1_000))
+
+
+@pytest.mark.parametrize("run", [in_a_process_of_its_own, lambda work: work()])
+def test_what_is_done_beside_comes_in_order_and_so_do_its_errors(
+    run: Callable[[Callable[[], None]], None],
+) -> None:
+    run(comes_in_order)
+
+
+def is_gone_when_it_is_left() -> None:
+    with beside(pids) as items:
+        (pid,) = next(items)
+        assert isinstance(pid, int)
+        assert pid != os.getpid()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_the_second_process_is_gone_when_it_is_left() -> None:
+    in_a_process_of_its_own(is_gone_when_it_is_left)
+
+
+def test_with_another_thread_there_is_no_second_process() -> None:
+    """Forking would not be safe."""
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait)
+    thread.start()
+    try:
+        with beside(pids) as items:
+            assert next(items) == (os.getpid(),)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def tells_when_it_is_killed() -> None:
+    with beside(pids) as items:
+        (pid,) = next(items)
+        assert isinstance(pid, int)
+        assert pid != os.getpid()
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(ProjectionError, match="was killed"):
+            list(items)
+
+
+def test_when_the_second_process_is_killed_the_error_says_so() -> None:
+    in_a_process_of_its_own(tells_when_it_is_killed)

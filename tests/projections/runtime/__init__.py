@@ -1,0 +1,1 @@
+"""Tests of `projections/runtime`; the tree mirrors the packages."""

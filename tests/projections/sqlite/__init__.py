@@ -1,0 +1,1 @@
+"""Tests of `projections/sqlite`; the tree mirrors the packages."""

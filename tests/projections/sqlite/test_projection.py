@@ -1,0 +1,968 @@
+"""data/signals.db: rows and checkpoint change together or not at all, whatever happens to the file.
+
+The letters are those of the failure catalogue: Q of SQLite, T10 of a damaged database.
+"""
+
+import asyncio
+import fcntl
+import json
+import os
+import random
+import resource
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eventlog import EventLog, ForeignHome
+from projections import CheckpointMoved, Pace, ProjectionError, Projector, SignalStore
+from projections.monitoring.status import status
+from projections.queries.wait import projected_seq
+from projections.signals import schema
+from projections.sqlite.database import examine
+from projections.sqlite.file import JOURNAL_BYTES_MAX, connect
+from projections.sqlite.lock import write_lock
+from projections.sqlite.projection import SqliteProjection
+from tests.harness.command import COMMAND, eventlog
+from tests.harness.daemon import daemon
+from tests.harness.deadline import PATIENCE_S, happens, until
+from tests.harness.log_checks import bytes_of
+from tests.harness.mounts import on_small_disk
+from tests.harness.read_side import append, at, project, running
+from tests.harness.requirements import CHECKOUT, needs_tool
+from tests.harness.signals import a_signal, closed, signals
+from tests.harness.tables import (
+    assert_caught_up,
+    assert_is_fold,
+    database_of,
+    dump,
+    raw_entries,
+    reading,
+    seq_in,
+)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+def a_life(number: int) -> list[dict[str, Any]]:
+    """A signal with further keys, and what became of it."""
+    executed = {"event": "executed", "signal_id": f"s-{number}", "order_id": f"o-{number}"}
+    end = closed(number)
+    return [a_signal(number, note=f"n-{number}"), executed, end, {**end, "exit_price": 1.0}]
+
+
+def projected(home: Path, count: int = 20) -> Path:
+    """A home whose tables all hold something; gives the database."""
+    append(home, *(item for number in range(1, count + 1) for item in a_life(number)))
+    project(home)
+    return database_of(home)
+
+
+def set_aside(home: Path) -> list[Path]:
+    """Damaged databases that were kept."""
+    found = (home / "data").glob("signals.db.damaged-*")
+    return sorted(path for path in found if not path.name.endswith(("-wal", "-shm")))
+
+
+def writing(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, isolation_level=None, timeout=30)
+
+
+# -- the schema of the contract
+
+SCHEMA = """
+CREATE TABLE signals (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, signal_id TEXT UNIQUE NOT NULL, symbol TEXT NOT NULL,
+    action TEXT NOT NULL, entry_price REAL NOT NULL, target_price REAL NOT NULL,
+    stop_price REAL NOT NULL, confidence REAL NOT NULL, strategy TEXT NOT NULL,
+    asset_type TEXT NOT NULL, data_source TEXT DEFAULT 'weighted_consensus',
+    timestamp TEXT NOT NULL, outcome TEXT DEFAULT NULL, exit_price REAL DEFAULT NULL,
+    profit_loss_pct REAL DEFAULT NULL, sha256 TEXT NOT NULL, order_id TEXT DEFAULT NULL,
+    created_at TEXT DEFAULT CURRENT_TIMESTAMP);
+CREATE TABLE signal_extras(signal_id TEXT PRIMARY KEY, extra TEXT NOT NULL);
+CREATE TABLE lifecycle(seq INTEGER PRIMARY KEY, signal_id TEXT NOT NULL, event TEXT NOT NULL,
+    recorded_at TEXT NOT NULL, detail TEXT);
+CREATE TABLE conflicts(seq INTEGER PRIMARY KEY, signal_id TEXT, reason TEXT NOT NULL);
+CREATE TABLE checkpoint(name TEXT PRIMARY KEY, seq INTEGER NOT NULL, chain TEXT NOT NULL,
+    segment INTEGER, byte_offset INTEGER);
+"""
+
+
+def shell(path: Path, question: str) -> str:
+    words = [needs_tool("sqlite3", apt="sqlite3"), "-readonly", str(path), question]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
+    return done.stdout.strip()
+
+
+def one_line_each(text: str) -> list[str]:
+    return [" ".join(part.split()) for part in text.split(";") if part.strip()]
+
+
+def test_the_sqlite3_shell_shows_the_tables_of_the_contract(home: Path) -> None:
+    path = projected(home)
+    shown = [
+        statement
+        for statement in one_line_each(shell(path, ".schema"))
+        if statement.startswith("CREATE TABLE") and "sqlite_sequence" not in statement
+    ]
+    assert shown == one_line_each(SCHEMA)
+    assert int(shell(path, "PRAGMA application_id")) == 0x53474C47
+    assert int(shell(path, "PRAGMA user_version")) == schema.SCHEMA_VERSION
+    assert shell(path, "PRAGMA journal_mode") == "wal"
+    assert shell(path, "PRAGMA integrity_check") == "ok"
+
+
+def test_indexes_serve_symbol_timestamp_and_confidence(home: Path) -> None:
+    path = projected(home)
+    for column in ("symbol", "timestamp", "confidence", "signal_id"):
+        question = f"EXPLAIN QUERY PLAN SELECT id FROM signals WHERE {column} = 1"
+        assert "USING" in shell(path, question), column
+
+
+def test_a_row_is_named_by_its_seq_and_the_second_of_its_recording(home: Path) -> None:
+    path = projected(home, 3)
+    for entry in raw_entries(home):
+        if entry.event == "signal":
+            at_s = f"{entry.recorded_at[:10]} {entry.recorded_at[11:19]}"
+            question = f"SELECT id, created_at FROM signals WHERE id = {entry.seq}"
+            assert shell(path, question) == f"{entry.seq}|{at_s}"
+    assert shell(path, "SELECT datetime(created_at) = created_at FROM signals LIMIT 1") == "1"
+
+
+# -- modes
+
+
+def modes_in(folder: Path) -> dict[str, int]:
+    return {path.name: stat.S_IMODE(path.lstat().st_mode) for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o077])
+def test_files_are_ours_alone_whatever_the_umask(home: Path, umask: int) -> None:
+    append(home, a_signal(1))
+    before = os.umask(umask)
+    try:
+        with daemon(home, "sqlite"):
+            until(lambda: seq_in(home) == 1)
+            modes = modes_in(home / "data")
+    finally:
+        os.umask(before)
+    names = {"signals.db", "signals.db-wal", "signals.db-shm", "signals.db.lock"}
+    assert modes == dict.fromkeys(names, 0o600)
+
+
+@pytest.mark.parametrize("mode", [0o2750, 0o750, 0o2770])
+def test_where_the_operator_let_a_group_in_it_may_read_the_database(home: Path, mode: int) -> None:
+    append(home, a_signal(1))
+    data = home / "data"
+    group = next(iter(set(os.getgroups()) - {os.getgid()}), 4242 if os.getuid() == 0 else -1)
+    os.chown(data, -1, group)
+    data.chmod(mode)
+    with daemon(home, "sqlite"):
+        until(lambda: seq_in(home) == 1)
+        modes = modes_in(data)
+        groups = {path.stat().st_gid for path in data.glob("signals.db*")}
+    assert stat.S_IMODE(data.stat().st_mode) == mode
+    for name in ("signals.db", "signals.db-wal", "signals.db-shm"):
+        assert modes[name] == 0o640
+    if mode & stat.S_ISGID and group >= 0:
+        assert groups == {group}
+
+
+# -- Q1: somebody else writes, too
+
+
+@pytest.mark.slow
+def test_a_foreign_writer_is_waited_for(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    append(home, *signals(5))
+    project(home)
+    done = threading.Event()
+    problems: list[BaseException] = []
+
+    def scribble() -> None:
+        try:
+            with closing(writing(database_of(home))) as db:
+                db.execute("CREATE TABLE notes(text)")
+                while not done.wait(0.001):
+                    db.execute("BEGIN IMMEDIATE")
+                    db.execute("INSERT INTO notes VALUES ('x')")
+                    done.wait(0.01)
+                    db.execute("COMMIT")
+        except BaseException as error:  # noqa: BLE001  # told by the test
+            problems.append(error)
+
+    async def run() -> None:
+        projector = Projector(home, SqliteProjection(), pace=Pace(batch_entries=2))
+        async with running(projector):
+            for number in range(6, 40):
+                await asyncio.to_thread(append, home, a_signal(number))
+            await happens(lambda: at(projector) == 39)
+
+    scribbling = threading.Thread(target=scribble)
+    scribbling.start()
+    try:
+        asyncio.run(run())
+    finally:
+        done.set()
+        scribbling.join()
+    assert not problems
+    assert "stalled" not in caplog.text  # a deferred transaction would have been refused at once
+    assert_caught_up(home)
+
+
+@pytest.mark.slow
+def test_a_foreign_writer_that_does_not_let_go_stalls_it_and_loses_nothing(home: Path) -> None:
+    append(home, a_signal(1))
+    project(home)
+    with daemon(home, "sqlite") as d, closing(writing(database_of(home))) as db:
+        db.execute("BEGIN IMMEDIATE")
+        append(home, a_signal(2))
+        until(lambda: "stalled projection=sqlite" in d.err)
+        assert "database is locked" in d.err
+        db.execute("ROLLBACK")
+        until(lambda: seq_in(home) == 2)
+        assert d.stop() == 0
+    assert_caught_up(home)
+
+
+# -- Q2: a long reader
+
+
+@pytest.mark.slow
+def test_after_a_long_reader_the_wal_is_cut_back_to_its_limit(home: Path) -> None:
+    append(home, a_signal(0))
+    wal = home / "data" / "signals.db-wal"
+
+    def batch(start: int, count: int) -> None:
+        append(home, *(a_signal(n, note="x" * 60_000) for n in range(start, start + count)))
+
+    async def run() -> None:
+        projector = Projector(home, SqliteProjection(), pace=Pace(batch_entries=100))
+        async with running(projector):
+            await happens(lambda: at(projector) == 1)
+            with closing(reading(database_of(home))) as reader:
+                reader.execute("BEGIN")
+                assert reader.execute("SELECT count(*) FROM signals").fetchone() == (1,)
+                for start in range(1, 1300, 200):
+                    batch(start, 200)
+                await happens(lambda: at(projector) == 1401)
+                assert wal.stat().st_size > JOURNAL_BYTES_MAX, "the reader did not pin it"
+                (found,) = eventlog("status", "--json", home=home).answers
+                figures = found["projections"]["sqlite"]
+                assert figures["wal_bytes"] == wal.stat().st_size
+                assert reader.execute("SELECT count(*) FROM signals").fetchone() == (1,)
+            for number in (2000, 2001, 2002):  # the first writes all back, the next begins anew
+                batch(number, 1)
+                await happens(lambda n=number: at(projector) == n - 598)  # type: ignore[misc]
+            assert wal.stat().st_size <= JOURNAL_BYTES_MAX
+
+    asyncio.run(run())
+    assert not wal.exists()
+
+
+# -- Q3: no space
+
+
+def limit_files(pid: int, size: int) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, hard))
+
+
+def test_a_commit_that_finds_no_space_is_rolled_back_whole_and_tried_again(home: Path) -> None:
+    append(home, *signals(5))
+    with daemon(home, "sqlite", "--batch-size", 10) as d:
+        until(lambda: seq_in(home) == 5)
+        limit_files(d.process.pid, (home / "data" / "signals.db-wal").stat().st_size + 10_000)
+        append(home, *(a_signal(n, note="x" * 2000) for n in range(6, 100)))
+        until(lambda: "stalled projection=sqlite" in d.err)
+        seq = assert_is_fold(home).seq
+        assert 5 <= seq < 99
+        assert "SQLite cannot write now" in d.err
+        limit_files(d.process.pid, -1)
+        until(lambda: seq_in(home) == 99)
+        assert d.stop() == 0
+    assert_caught_up(home)
+
+
+FILL_AND_FREE = """
+import asyncio, json, os, shutil, sys
+from pathlib import Path
+from projections import Pace, Projector, ProjectionStalled
+from projections.sqlite.projection import SqliteProjection
+from projections.monitoring.status import status
+from projections.queries.wait import projected_seq
+home, left_bytes = Path(sys.argv[1]), int(sys.argv[2])
+
+def fill():
+    with open(home / "data" / "filler", "wb", buffering=0) as filler:
+        try:
+            while True:
+                filler.write(bytes(4096))
+        except OSError:
+            filler.truncate(max(0, filler.tell() - left_bytes))
+
+def run():
+    pace = Pace(batch_entries=3, once_stall_s=0.0)
+    projector = Projector(home, SqliteProjection(), pace=pace)
+    try:
+        asyncio.run(projector.run(once=True))
+    except ProjectionStalled as error:
+        return [projector.checkpoint.seq if projector.checkpoint else 0, str(error)]
+    return [projector.checkpoint.seq, None]
+
+fill()
+found = [run()]
+os.unlink(home / "data" / "filler")
+shutil.copytree(home, sys.argv[3] + "/full", symlinks=True)
+found.append(run())
+shutil.copytree(home, sys.argv[3] + "/free", symlinks=True)
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("left_bytes", [0, 50_000, 100_000, 150_000, 200_000, 400_000])
+def test_on_a_real_full_disk_nothing_is_half_done_and_it_goes_on_when_space_is_back(
+    home: Path, tmp_path: Path, left_bytes: int
+) -> None:
+    append(home, *signals(60))
+    out = tmp_path / "out"
+    python = (sys.executable, "-c", FILL_AND_FREE, home, left_bytes, out)
+    done = subprocess.run(
+        [str(word) for word in (*on_small_disk("1500k", home / "data"), *python)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+        cwd=CHECKOUT,
+    )
+    assert done.returncode == 0, done.stderr
+    (full_seq, problem), (free_seq, no_problem) = json.loads(done.stdout)
+    assert (free_seq, no_problem) == (60, None)
+    if problem is None:
+        assert left_bytes >= 200_000
+    else:
+        assert "disk is full" in problem or "disk I/O error" in problem
+        assert full_seq < 60
+    if database_of(out / "full").exists():
+        assert assert_is_fold(out / "full").seq == full_seq
+    assert_caught_up(out / "free")
+
+
+# -- Q6: fork
+
+FORK = """
+import asyncio, os, sys
+from dataclasses import replace
+from pathlib import Path
+from eventlog import EventLog
+from projections import ProjectionError
+from projections.sqlite.projection import SqliteProjection
+from projections.monitoring.status import status
+from projections.queries.wait import projected_seq
+
+async def main(home):
+    projection = SqliteProjection()
+    before = await projection.open(home)
+    pid = os.fork()
+    if pid == 0:
+        entries = list(EventLog(home).read())
+        after = replace(before, seq=entries[-1].seq, chain=entries[-1].chain)
+        async def in_child():
+            try:
+                await projection.apply(entries, before=before, after=after)
+            except ProjectionError as error:
+                return 0 if "forked" in str(error) else 1
+            return 2
+        asyncio._set_running_loop(None)
+        os._exit(asyncio.new_event_loop().run_until_complete(in_child()))
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    await projection.close()
+    return code
+
+sys.exit(asyncio.run(main(Path(sys.argv[1]))))
+"""
+
+
+def test_a_forked_child_is_refused_the_connection_of_its_parent(home: Path) -> None:
+    append(home, *signals(3))
+    words = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, str(home)]
+    done = subprocess.run(words, cwd=CHECKOUT, timeout=PATIENCE_S, check=False)
+    assert done.returncode == 0
+    assert seq_in(home) == 0
+
+
+# -- Q7: the file goes away under a running projector
+
+
+async def grow(home: Path, projector: Projector, start: int, count: int = 3, **more: Any) -> None:
+    """Appends one by one, and waits until they are applied."""
+    for number in range(start, start + count):
+        await asyncio.to_thread(append, home, a_signal(number, **more))
+        await happens(lambda n=number: at(projector) == n)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("readers", [0, 1])
+@pytest.mark.parametrize("with_wal", [False, True])
+def test_a_database_that_is_deleted_under_a_projector_is_made_anew(
+    home: Path, readers: int, with_wal: bool
+) -> None:
+    """A reader that still has the old one open keeps its -shm alive, which must not mislead."""
+
+    async def run() -> None:
+        projector = Projector(home, SqliteProjection(), pace=Pace(batch_entries=2))
+        append(home, a_signal(1))
+        async with running(projector):
+            await grow(home, projector, 2)
+            for start in (5, 8):
+                held = [reading(database_of(home)) for _ in range(readers)]
+                for db in held:
+                    assert db.execute("SELECT max(id) FROM signals").fetchone() == (start - 1,)
+                database_of(home).unlink()
+                if with_wal:
+                    (home / "data" / "signals.db-wal").unlink()
+                    (home / "data" / "signals.db-shm").unlink()
+                await grow(home, projector, start)
+                assert_caught_up(home)
+                for db in held:  # they go on seeing what they had
+                    assert db.execute("SELECT max(id) FROM signals").fetchone() == (start - 1,)
+                    db.close()
+                assert_caught_up(home)
+
+    asyncio.run(run())
+    assert_caught_up(home)
+    with closing(reading(database_of(home))) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert not set_aside(home)
+
+
+def test_two_projectors_agree_on_the_new_one_when_a_database_is_deleted(home: Path) -> None:
+    async def run() -> None:
+        append(home, a_signal(1))
+        one, two = (Projector(home, SqliteProjection()) for _ in range(2))
+        async with running(one), running(two):
+            for start in (2, 5, 8):
+                await grow(home, one, start)
+                await grow(home, two, start + 3, 0)
+                await happens(lambda s=start: at(two) == s + 2)  # type: ignore[misc]
+                assert_caught_up(home)
+                database_of(home).unlink()
+
+    asyncio.run(run())
+    project(home)
+    assert_caught_up(home)
+
+
+def test_an_older_copy_put_in_its_place_under_a_projector_is_brought_up(
+    home: Path, tmp_path: Path
+) -> None:
+    """The WAL beside it is of the database that was there: its pages must not get in."""
+    copy = tmp_path / "copy.db"
+
+    async def run() -> None:
+        append(home, *signals(3))
+        projector = Projector(home, SqliteProjection())
+        async with running(projector):
+            await happens(lambda: at(projector) == 3)
+            with closing(reading(database_of(home))) as db, closing(writing(copy)) as out:
+                db.backup(out)
+            await grow(home, projector, 4, note="x" * 20_000)
+            with closing(writing(database_of(home))) as db:
+                db.execute("PRAGMA wal_checkpoint(RESTART)")
+            await grow(home, projector, 7, note="y" * 20_000)
+            copy.replace(database_of(home))
+            await grow(home, projector, 10)
+
+    asyncio.run(run())
+    assert_caught_up(home)
+    with closing(reading(database_of(home))) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert not set_aside(home)
+
+
+def test_a_foreign_database_put_in_its_place_under_a_daemon_ends_it(home: Path) -> None:
+    with EventLog(home) as log:  # opened before, so that it goes on
+        log.append(a_signal(1))
+        with daemon(home, "sqlite") as d:
+            until(lambda: seq_in(home) == 1)
+            foreign(home / "data" / "other.db")
+            before = (home / "data" / "other.db").read_bytes()
+            (home / "data" / "other.db").replace(database_of(home))
+            log.append(a_signal(2))
+            assert d.wait() == 3
+            assert "old tracker" in d.err
+    assert database_of(home).read_bytes() == before
+
+
+# -- Q8: two start at once
+
+
+@pytest.mark.slow
+def test_daemons_that_start_at_once_on_a_new_database_all_come_up(tmp_path: Path) -> None:
+    for number in range(4):
+        home = tmp_path / f"home-{number}"
+        append(home, *signals(20))
+        words = [str(COMMAND), "--home", str(home), "project", "sqlite", "--once"]
+        started = [subprocess.Popen(words, stderr=subprocess.PIPE) for _ in range(3)]
+        for process in started:
+            _, err = process.communicate(timeout=PATIENCE_S)
+            assert (process.returncode, err) == (0, b"")
+        assert_caught_up(home)
+        assert not set_aside(home)
+
+
+def test_a_setting_up_that_was_killed_is_no_damage(home: Path) -> None:
+    append(home, *signals(2))
+    data = home / "data"
+    (data / "signals.db.new").write_bytes(b"half of it")
+    (data / "signals.db.new-wal").write_bytes(b"half of it")
+    (data / "signals.db-wal").write_bytes(b"of a database that is gone")
+    project(home)
+    assert modes_in(data).keys() == {"signals.db", "signals.db.lock"}
+    assert_caught_up(home)
+
+
+# -- T10: damage while nobody looks
+
+
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def truncate_within_a_page(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1000)
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(random.Random(1).randbytes(path.stat().st_size))
+
+
+def text(path: Path) -> None:
+    path.write_bytes(b"this is no database\n" * 100)
+
+
+def executed(statement: str) -> Callable[[Path], None]:
+    """Somebody else's hand in the tables."""
+
+    def execute(path: Path) -> None:
+        with closing(writing(path)) as db:
+            db.execute(statement)
+
+    execute.__name__ = statement
+    return execute
+
+
+DAMAGE: list[Callable[[Path], None]]
+DAMAGE = [empty, truncate, truncate_within_a_page, garbage, text]
+DAMAGE += [
+    executed(f"DROP TABLE {name}")
+    for name in ("signals", "signal_extras", "lifecycle", "conflicts", "checkpoint")
+]
+DAMAGE += [
+    executed("DELETE FROM checkpoint"),
+    executed("UPDATE checkpoint SET seq = 'seven'"),
+    executed("UPDATE checkpoint SET seq = -1"),
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
+def test_a_database_that_was_damaged_is_set_aside_and_built_anew(
+    home: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = projected(home)
+    damage(path)
+    bad = path.read_bytes()
+    append(home, a_signal(100))
+    project(home)
+    assert_caught_up(home)
+    (kept,) = set_aside(home)
+    assert kept.read_bytes() == bad
+    assert "database_damaged" in caplog.text
+
+
+def test_a_database_that_was_deleted_is_built_anew(home: Path) -> None:
+    projected(home).unlink()
+    project(home)
+    assert_caught_up(home)
+    assert not set_aside(home)
+
+
+def test_whichever_page_was_overwritten_it_is_found_at_the_start(home: Path) -> None:
+    path = projected(home)
+    whole = path.read_bytes()
+    with closing(reading(path)) as db:
+        ((page_bytes,),) = db.execute("PRAGMA page_size").fetchall()
+    for number in range(len(whole) // page_bytes):
+        data = bytearray(whole)
+        data[number * page_bytes : (number + 1) * page_bytes] = b"\xa5" * page_bytes
+        path.write_bytes(data)
+        project(home)
+        assert_caught_up(home)
+        (kept,) = set_aside(home)
+        assert kept.read_bytes() == data
+        kept.unlink()
+
+
+def test_the_wal_of_a_damaged_database_is_kept_with_it(home: Path) -> None:
+    append(home, *signals(3))
+    with daemon(home, "sqlite") as d:
+        until(lambda: seq_in(home) == 3)
+        d.process.kill()
+        d.wait()
+    wal = (home / "data" / "signals.db-wal").read_bytes()
+    assert wal
+    text(database_of(home))
+    project(home)
+    assert_caught_up(home)
+    (kept,) = set_aside(home)
+    assert Path(f"{kept}-wal").read_bytes() == wal
+
+
+def test_each_damaged_database_is_kept_under_a_name_of_its_own(home: Path) -> None:
+    for count in (1, 2, 3):
+        projected(home, count) if count == 1 else project(home)
+        text(database_of(home))
+        project(home)
+        assert len(set_aside(home)) == count
+        assert_caught_up(home)
+
+
+def test_what_is_no_file_at_all_is_refused(home: Path) -> None:
+    append(home, a_signal(1))
+    database_of(home).symlink_to(home / "elsewhere.db")
+    done = eventlog("project", "sqlite", "--once", home=home)
+    assert done.code == 3
+    assert "no regular file" in done.err
+    assert not (home / "elsewhere.db").exists()
+
+
+# -- databases that are not ours, or not of our schema
+
+
+def foreign(path: Path, *, wal: bool = False) -> None:
+    """A database as the old tracker has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(writing(path)) as db:
+        if wal:
+            db.execute("PRAGMA journal_mode = WAL")
+        db.execute("CREATE TABLE signals (id INTEGER PRIMARY KEY, signal_id TEXT, symbol TEXT)")
+        db.execute("INSERT INTO signals VALUES (1, 'old', 'AAPL')")
+
+
+COMMANDS = [
+    ("project", "sqlite", "--once"),
+    ("project", "all", "--once"),
+    ("status",),
+    ("signals",),
+    ("signals", "--json"),
+    ("stats",),
+    ("wait", "1", "--timeout", "0"),
+]
+
+
+@pytest.mark.parametrize("wal", [False, True])
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_database_of_the_old_tracker_is_refused_and_left_alone(
+    home: Path, words: tuple[str, ...], wal: bool
+) -> None:
+    append(home, a_signal(1))
+    foreign(database_of(home), wal=wal)
+    before = bytes_of(home)
+    done = eventlog(*words, home=home)
+    assert done.code == 3
+    assert "old tracker" in done.err
+    assert "import-legacy" in done.err
+    assert done.out == b""
+    assert bytes_of(home) == before
+
+
+def test_the_projection_itself_refuses_a_database_of_the_old_tracker(home: Path) -> None:
+    foreign(database_of(home), wal=True)
+    before = bytes_of(home)
+    with pytest.raises(ForeignHome):
+        asyncio.run(SqliteProjection().open(home))
+    assert bytes_of(home).keys() - before.keys() == {"data/signals.db.lock"}
+    assert database_of(home).read_bytes() == before["data/signals.db"]
+
+
+def test_a_database_of_a_newer_schema_is_refused_and_left_alone(home: Path) -> None:
+    path = projected(home, 2)
+    with closing(writing(path)) as db:
+        db.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION + 1}")
+    append(home, a_signal(9))
+    before = dump(path)
+    done = eventlog("project", "sqlite", "--once", home=home)
+    assert done.code == 3
+    assert "newer version" in done.err
+    assert "upgrade" in done.err
+    assert dump(path) == before
+
+
+def test_a_newer_schema_that_comes_under_a_running_daemon_ends_it(home: Path) -> None:
+    path = projected(home, 2)
+    with daemon(home, "sqlite") as d:
+        append(home, a_signal(8))
+        until(lambda: seq_in(home) == 9)
+        with closing(writing(path)) as db:
+            db.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION + 1}")
+        before = dump(path)
+        append(home, a_signal(9))
+        assert d.wait() == 3
+        assert "newer version" in d.err
+    assert dump(path) == before
+
+
+def test_a_database_of_an_older_schema_of_ours_is_filled_again_from_the_log(home: Path) -> None:
+    path = projected(home, 3)
+    with closing(writing(path)) as db:
+        for table in ("signals", "lifecycle", "conflicts", "signal_extras"):
+            db.execute(f"DROP TABLE {table}")
+        db.execute("CREATE TABLE signals (id INTEGER PRIMARY KEY, old TEXT)")
+        db.execute("INSERT INTO signals VALUES (1, 'x')")
+        db.execute("CREATE TABLE lifecycles(seq)")
+        db.execute("PRAGMA user_version = 0")
+    inode = path.stat().st_ino
+    with closing(reading(path)) as db:
+        assert db.execute("SELECT old FROM signals").fetchone() == ("x",)
+        project(home)
+        assert db.execute("SELECT count(*) FROM signals").fetchone() == (3,)  # readers go on
+    assert path.stat().st_ino == inode
+    assert_caught_up(home)
+    assert not set_aside(home)
+    with closing(reading(path)) as db:
+        assert (
+            db.execute("SELECT name FROM sqlite_master WHERE name = 'lifecycles'").fetchall() == []
+        )
+
+
+def test_an_older_database_that_is_damaged_is_set_aside(home: Path) -> None:
+    path = projected(home)
+    with closing(writing(path)) as db:
+        db.execute("PRAGMA user_version = 0")
+    data = bytearray(path.read_bytes())
+    data[4096:] = b"\xa5" * (len(data) - 4096)
+    path.write_bytes(data)
+    project(home)
+    assert_caught_up(home)
+    assert len(set_aside(home)) == 1
+
+
+# -- a batch is applied wholly or not at all
+
+
+def test_cancelling_at_any_moment_leaves_a_whole_batch_or_none(home: Path) -> None:
+    lives = [item for number in range(1, 30) for item in a_life(number)]
+    append(home, *lives)
+    entries = raw_entries(home)
+
+    async def run() -> None:
+        projection = SqliteProjection()
+        checkpoint = await projection.open(home)
+        cancelled = 0
+        while checkpoint.seq < len(entries):
+            batch = entries[checkpoint.seq : checkpoint.seq + 4]
+            after = replace(checkpoint, seq=batch[-1].seq, chain=batch[-1].chain)
+            turns = cancelled % 40
+            applying = asyncio.create_task(projection.apply(batch, before=checkpoint, after=after))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            applying.cancel()
+            with suppress(asyncio.CancelledError):
+                await applying
+            cancelled += applying.cancelled()
+            found = await asyncio.to_thread(assert_is_fold, home)
+            assert found.seq in (checkpoint.seq, after.seq)
+            checkpoint = checkpoint if found.seq == checkpoint.seq else after
+            if cancelled > 80:  # the rest without
+                break
+        await projection.close()
+        assert cancelled > 20
+
+    asyncio.run(run())
+    project(home)
+    assert_caught_up(home)
+
+
+def test_cancelling_while_somebody_holds_the_lock_does_not_wait_for_it(home: Path) -> None:
+    append(home, *signals(2))
+    project(home)
+    append(home, a_signal(3))
+
+    async def run() -> None:
+        projection = SqliteProjection()
+        before = await projection.open(home)
+        entries = raw_entries(home)
+        with held(home):
+            after = replace(before, seq=3, chain=entries[2].chain)
+            applying = asyncio.create_task(
+                projection.apply(entries[2:], before=before, after=after)
+            )
+            await asyncio.sleep(0.05)
+            assert not applying.done()
+            applying.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await applying
+            await projection.close()
+
+    asyncio.run(run())
+    assert assert_is_fold(home).seq == 2
+
+
+@contextmanager
+def held(home: Path) -> Iterator[None]:
+    """Holds the lock of the database as a process that hangs would."""
+    fd = os.open(home / "data" / "signals.db.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def test_who_waits_for_a_lock_file_that_is_deleted_meanwhile_waits_for_the_new_one(
+    home: Path,
+) -> None:
+    """W9: two that hold the locks of two files would write at once."""
+    projected(home, 1)
+    entered: list[str] = []
+
+    def wait_in_a_thread() -> None:
+        with write_lock(home).held():
+            entered.append("thread")
+
+    async def wait_in_a_task() -> None:
+        async with write_lock(home):
+            entered.append("task")
+
+    async def run() -> None:
+        thread = threading.Thread(target=wait_in_a_thread)
+        with ExitStack() as stack:
+            with held(home):
+                thread.start()
+                task = asyncio.create_task(wait_in_a_task())
+                await asyncio.sleep(0.1)
+                (home / "data" / "signals.db.lock").unlink()
+                stack.enter_context(held(home))
+            await asyncio.sleep(0.1)
+            assert entered == []
+        await task
+        await asyncio.to_thread(thread.join)
+
+    asyncio.run(run())
+    assert sorted(entered) == ["task", "thread"]
+
+
+# Deletes the database when SQLite is about to open it for writing.
+DELETING = """
+import asyncio, sys
+from pathlib import Path
+from projections.errors import ProjectionStalled
+from projections.sqlite.projection import SqliteProjection
+home, told = Path(sys.argv[1]), []
+def hook(event, words):
+    if event == "sqlite3.connect" and "mode=ro" not in str(words[0]) and not told:
+        (home / "data" / "signals.db").unlink()
+sys.addaudithook(hook)
+async def run():
+    projection = SqliteProjection()
+    try:
+        await projection.open(home)
+    except ProjectionStalled:
+        told.append("stalled")
+    await projection.open(home)  # as a daemon does, a moment later
+    await projection.close()
+asyncio.run(run())
+print(*told)
+"""
+
+
+def test_a_database_that_is_deleted_before_it_is_opened_is_not_made_open_to_all(
+    home: Path,
+) -> None:
+    """Contract 1: SQLite would make an empty file with the mode that the umask leaves."""
+    path = projected(home, 1)
+    script = [sys.executable, "-c", DELETING, str(home)]
+    done = subprocess.run(script, capture_output=True, text=True, cwd=CHECKOUT, check=False)
+    assert (done.stdout, done.stderr) == ("stalled\n", "")
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [*path.parent.glob("*damaged*")] == []
+    assert eventlog("project", "sqlite", "--once", home=home).code == 0
+    assert_is_fold(home)
+
+
+def test_a_row_that_somebody_else_put_in_is_told(home: Path) -> None:
+    path = projected(home, 1)
+    with closing(writing(path)) as db:
+        db.execute(
+            "INSERT INTO signals(id, signal_id, symbol, action, entry_price, target_price,"
+            " stop_price, confidence, strategy, asset_type, timestamp, sha256)"
+            " VALUES (5, 'mine', 'X', 'BUY', 1, 2, 0.5, 50, 's', 't', 't', 'h')"
+        )
+    append(home, a_signal(2))
+    done = eventlog("project", "sqlite", "--once", home=home)
+    assert done.code == 3
+    assert "somebody else wrote to the database" in done.err
+    assert "rebuild-database" in done.err
+
+
+def test_a_projection_that_was_not_opened_is_refused() -> None:
+    async def run() -> None:
+        with pytest.raises((CheckpointMoved, ProjectionError)):
+            await SqliteProjection().status()
+
+    asyncio.run(run())
+
+
+def locks_on(path: Path) -> list[str]:
+    """The POSIX locks that this process holds on a file."""
+    pid, inode = os.getpid(), path.stat().st_ino
+    lines = Path("/proc/locks").read_text().splitlines()
+    return [line for line in lines if f" {pid} " in line and f":{inode} " in line]
+
+
+def test_looking_at_the_database_drops_no_lock_that_this_process_holds_on_it(home: Path) -> None:
+    """Closing any other descriptor of the file would drop them all (Q4)."""
+    path = projected(home, 2)
+
+    async def run() -> None:
+        projection = SqliteProjection()
+        await projection.open(home)
+        held_before = locks_on(path)
+        assert held_before
+        for question in (status, projected_seq, EventLog):
+            await asyncio.to_thread(question, home)
+            assert len(locks_on(path)) == len(held_before), question
+        async with SignalStore(home) as store:
+            assert await store.count() == 2
+        examine(path, thoroughly=True)
+        assert len(locks_on(path)) == len(held_before)
+        await projection.close()
+
+    asyncio.run(run())
+
+
+def test_whoever_reads_can_neither_write_nor_map_the_file(home: Path) -> None:
+    path = projected(home, 1)
+    with closing(connect(path, readonly=True)) as db:
+        assert db.execute("PRAGMA query_only").fetchone() == (1,)
+        assert db.execute("PRAGMA mmap_size").fetchone() in (None, (0,))
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            db.execute("DELETE FROM signals")
+    assert_caught_up(home)

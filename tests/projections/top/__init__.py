@@ -1,0 +1,1 @@
+"""Tests of `projections/top`; the tree mirrors the packages."""

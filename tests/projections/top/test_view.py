@@ -1,0 +1,400 @@
+"""eventlog top: what it shows is what the log and the table say, on a terminal and without one."""
+
+import json
+import os
+import re
+import signal
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eventlog import LogNotFound
+from projections.top.recent_signals import SIGNALS_MAX, RecentSignal, RecentSignals
+from projections.top.sampler import ENTRIES_MAX, INTERVAL_S, Watcher, pause_s
+from projections.top.view import (
+    Figures,
+    Table,
+    fitted,
+    line_of,
+    lines_of,
+    page_of,
+    view_of,
+    widths_of,
+)
+from tests.harness import model
+from tests.harness.command import COMMAND, Done, eventlog, pipe
+from tests.harness.daemon import ready
+from tests.harness.histories import Item, entries_of, histories
+from tests.harness.log_checks import bytes_of, segments_in
+from tests.harness.plugins import first_on_path, plugins
+from tests.harness.raw_log import RawLog
+from tests.harness.read_side import append, project
+from tests.harness.signals import a_signal, closed, signals
+from tests.harness.terminal import (
+    CTRL_C,
+    CURSOR_HIDDEN,
+    CURSOR_SHOWN,
+    SCREEN_BACK,
+    WHOLE_SCREEN,
+    terminal,
+)
+
+EXECUTED = {"event": "executed", "signal_id": "s-1", "order_id": "A-1"}
+HOSTILE = {
+    "symbol": "[RED]",
+    "strategy": "[bold]\u202e\x9b2J[/bold]<b>\u2028=1+1",
+}
+SIGNAL = RecentSignal(
+    7, "AAPL", "BUY", 150.5, 158.25, 147.0, 85.5, "s", "2025-11-18T02:00:00.000000+00:00"
+)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+def once(home: Path, env: dict[str, str] | None = None) -> Done:
+    return eventlog("top", "--once", home=home, env=env)
+
+
+def rows_below(heading: str, text: str) -> list[list[str]]:
+    """The words of each line of the table that begins with `heading`."""
+    _, _, table = text.partition(f"\n{heading} ")
+    return [line.split() for line in table.partition("\n\n")[0].splitlines()[1:]]
+
+
+def figures(**changes: Any) -> Figures:
+    log: dict[str, object] = {"last_seq": 7, "segments": 1, "bytes": 2_048}
+    at = "2025-11-18 02:00:00Z"
+    return Figures("home", at, log, 1.5, {}, (SIGNAL,))._replace(**changes)
+
+
+# What became of the last signals
+
+
+@pytest.mark.slow
+@given(history=histories(), cuts=st.sets(st.integers(1, 29)))
+@settings(max_examples=50)
+def test_it_says_of_a_signal_what_the_table_says(history: Sequence[Item], cuts: set[int]) -> None:
+    """Whatever the log holds, and wherever one look ended and the next began."""
+    entries = entries_of(history)
+    recent = RecentSignals()
+    places = [0, *sorted(cut for cut in cuts if cut < len(entries)), len(entries)]
+    for first, last in pairwise(places):
+        recent.take(entries[first:last], after=first)
+    tables = model.fold(entries)
+    last_event = {row[1]: row[2] for row in tables.lifecycle}
+    # of a row: id, symbol ... strategy, timestamp; then outcome and profit_loss_pct
+    expected = [
+        (row[0], *row[2:9], row[11], last_event[row[1]], row[12], row[14]) for row in tables.signals
+    ]
+    assert [tuple(signal) for signal in reversed(recent.newest())] == expected
+
+
+def test_what_it_remembers_is_bounded() -> None:
+    recent = RecentSignals()
+    history = [("signal", item) for item in signals(SIGNALS_MAX + 50)]
+    complete = {"asset_type": "stock", "data_source": "x", "sha256": "0" * 64}
+    when = "2025-11-18T02:00:00.000000+00:00"
+    entries = entries_of([(e, {**item, **complete, "timestamp": when}) for e, item in history])
+    recent.take(entries, after=0)
+    assert [signal.seq for signal in recent.newest()] == list(range(250, 50, -1))
+
+
+def test_a_log_that_grew_by_more_than_one_look_reads_is_read_at_its_end(home: Path) -> None:
+    """What became meanwhile of the signals before is not known, so they are not shown."""
+    watcher = Watcher(home)
+    append(home, *signals(5))
+    assert [signal.seq for signal in watcher.look().signals] == [5, 4, 3, 2, 1]
+    append(home, closed(5), *({"event": "note", "n": n} for n in range(ENTRIES_MAX)))
+    assert watcher.look().signals == ()
+    append(home, a_signal(6), closed(6))
+    (newest,) = watcher.look().signals
+    assert (newest.seq, newest.event) == (ENTRIES_MAX + 7, "closed")
+
+
+# Figures as text
+
+
+def test_what_is_not_known_is_a_dash() -> None:
+    unknown = {"checkpoint": None, "lag_entries": None, "lag_seconds": None, "problem": "gone"}
+    view = view_of(figures(rate=None, projections={"mine": unknown}))
+    assert view.projections.rows == (("mine", "-", "-", "-", "gone"),)
+    assert "seq 7  - entries/s" in view.log
+
+
+def test_a_projection_of_somebody_else_tells_what_it_tells() -> None:
+    found = {"checkpoint": 3, "lag_entries": 4, "lag_seconds": 7_300.0, "AAPL": 1_234, "x": "y\n"}
+    view = view_of(figures(projections={"mine": found}))
+    assert view.projections.rows == (("mine", "3", "4", "2 h", r"AAPL 1,234, x y\n"),)
+
+
+@pytest.mark.parametrize(
+    ("changes", "became"),
+    [
+        ({}, "open"),
+        ({"event": "executed"}, "executed"),
+        ({"event": "skipped"}, "skipped"),
+        ({"event": "closed", "outcome": "win", "profit_loss_pct": 5.149}, "win +5.15 %"),
+        ({"event": "closed", "outcome": "loss", "profit_loss_pct": -2.0}, "loss -2.00 %"),
+    ],
+)
+def test_what_became_of_a_signal_is_a_word_or_two(changes: dict[str, Any], became: str) -> None:
+    view = view_of(figures(signals=[SIGNAL._replace(**changes)]))
+    assert view.signals.rows[0][-1] == became
+
+
+@given(text=st.text(max_size=200))
+def test_no_text_from_outside_can_steer_a_terminal(text: str) -> None:
+    hostile = figures(
+        home=text,
+        problem=text,
+        projections={text: {text: text, "state": text}},
+        signals=[SIGNAL._replace(symbol=text, strategy=text)],
+    )
+    assert page_of(view_of(hostile)).replace("\n", "").isprintable()
+    assert line_of(hostile).isprintable()
+
+
+@given(
+    rows=st.lists(st.tuples(*[st.text("abc", max_size=12)] * 4), max_size=5),
+    width=st.integers(0, 60),
+)
+def test_where_it_is_narrow_spare_columns_go_in_order_and_the_others_stay(
+    rows: list[tuple[str, str, str, str]], width: int
+) -> None:
+    table = Table(("one", "two", "three", "four"), tuple(rows), spare=("three", "one"))
+    found = fitted(table, width)
+    assert found.headings in (
+        ("one", "two", "three", "four"),
+        ("one", "two", "four"),
+        ("two", "four"),
+    )
+    if len(found.headings) > 2:
+        assert max(map(len, lines_of(found))) <= width
+    wider = sum(widths_of(table)) + 6
+    assert fitted(table, wider) == table
+
+
+def test_a_look_that_takes_long_is_followed_by_a_long_rest() -> None:
+    """So that a home of any size costs a tenth of a core at most."""
+    assert pause_s(0.01, INTERVAL_S) == INTERVAL_S
+    assert pause_s(3.0, INTERVAL_S) == pytest.approx(30.0)
+
+
+# The command, without a terminal
+
+
+def test_once_shows_the_log_every_projection_and_what_became_of_the_signals(home: Path) -> None:
+    append(home, *signals(3), EXECUTED, closed(2))
+    project(home)
+    append(home, a_signal(4, symbol="MSFT"))
+    done = once(home)
+    assert (done.code, done.err) == (0, "")
+    text = done.out.decode()
+    assert "log: seq 6  0.0 entries/s" in text
+    assert [row[:3] for row in rows_below("projection", text)] == [
+        ["alpine", "0", "6"],
+        ["sqlite", "5", "1"],
+    ]
+    assert "stopped, delivered 0, parked 0, failing 0" in text
+    rows = rows_below("seq", text)
+    assert [(row[0], row[3]) for row in rows] == [
+        *(("6", "MSFT"), ("3", "AAPL"), ("2", "AAPL"), ("1", "AAPL")),
+    ]
+    assert [row[10:] for row in rows] == [
+        ["open"],
+        ["open"],
+        ["expired", "+5.92", "%"],
+        ["executed"],
+    ]
+
+
+def test_a_home_without_a_database_shows_and_nothing_is_made_in_it(home: Path) -> None:
+    append(home, *signals(2))
+    before = bytes_of(home)
+    done = once(home)
+    assert done.code == 0
+    assert "there is no database yet" in done.out.decode()
+    assert bytes_of(home) == before
+
+
+@pytest.mark.slow
+def test_beside_a_running_daemon_the_lag_is_gone(home: Path) -> None:
+    append(home, *signals(2))
+    with ready(home, "sqlite") as d:
+        assert eventlog("wait", 2, "--timeout", 60, home=home).code == 0
+        text = once(home).out.decode()
+        assert rows_below("projection", text)[1][:3] == ["sqlite", "2", "0"]
+        assert d.stop() == 0
+
+
+def test_a_home_without_a_log_is_an_error_that_says_so(home: Path) -> None:
+    for words in (("top", "--once"), ("top",)):
+        done = eventlog(*words, home=home)
+        assert (done.code, done.out) == (3, b"")
+        assert done.err.startswith("error: ")
+    with pytest.raises(LogNotFound):
+        Watcher(home).look()
+    assert not home.exists()
+
+
+def test_of_a_damaged_log_it_shows_what_can_be_read_and_the_damage(home: Path) -> None:
+    append(home, *signals(3))
+    segment = segments_in(home)[0]
+    data = segment.read_bytes()
+    segment.write_bytes(data.replace(b'"s-2"', b'"s-X"'))
+    done = once(home)
+    assert done.code == 0
+    assert "entry 2 does not match its chain" in done.out.decode()
+
+
+def test_a_projection_that_cannot_be_asked_is_shown_with_its_problem(
+    home: Path, tmp_path: Path
+) -> None:
+    append(home, *signals(2))
+    env = plugins(tmp_path / "others", broken="raise RuntimeError('\\x1b[2Jnot today')")
+    text = once(home, env).out.decode()
+    (row,) = (row for row in rows_below("projection", text) if row[0] == "broken")
+    assert row[1:4] == ["-", "-", "-"]
+    assert "cannot be loaded" in " ".join(row)
+    assert "\x1b" not in text
+
+
+@pytest.mark.slow
+def test_hostile_text_is_shown_as_it_is_and_steers_nothing(home: Path) -> None:
+    """Written by another program: our door would refuse the control characters."""
+    raw = RawLog(home)
+    complete = {"asset_type": "stock", "data_source": "x", "sha256": "0" * 64}
+    when = "2025-11-18T02:00:00.000000+00:00"
+    raw.add([("signal", {**a_signal(1), **complete, "timestamp": when, **HOSTILE})])
+    for words in (("top", "--once"), ("top",)):
+        with pipe(home, *words[1:], command=words[0]) as p:
+            shown = os.read(p.process.stdout.fileno(), 1 << 16).decode()  # type: ignore[union-attr]
+        assert "[RED]" in shown
+        assert shown.replace("\n", "").isprintable()
+    assert r"[bold]\u202e\x9b2J[/bold]<b>\u2028=1+1" in once(home).out.decode()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_without_a_terminal_it_says_a_line_and_ends_when_told_to(
+    home: Path, number: signal.Signals, code: int
+) -> None:
+    append(home, *signals(2))
+    with pipe(home, command="top") as p:
+        assert p.process.stdout is not None
+        line = p.process.stdout.readline().decode()
+        p.send(number)
+        assert p.wait() == code
+        assert p.err == ""
+    assert re.match(
+        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ  seq 2, - entries/s \| alpine lag 2 \(.*\), stopped.*"
+        r" \| sqlite lag 2 \(.*\), rows 0, .* \| last: AAPL BUY at 152\n",
+        line,
+    )
+
+
+def test_what_a_machine_wants_is_in_status_and_signals(home: Path) -> None:
+    """`top` has no --json: its help leads to the commands that have."""
+    text = eventlog("top", "--help").out.decode()
+    assert "status --json" in text and "signals --json" in text
+    append(home, *signals(1))
+    assert json.loads(eventlog("status", "--json", home=home).out)["log"]["last_seq"] == 1
+
+
+# On a terminal
+
+
+@pytest.mark.parametrize("way", ["Ctrl-C", "SIGTERM"])
+def test_on_a_terminal_it_lives_and_gives_the_terminal_back(home: Path, way: str) -> None:
+    append(home, *signals(2))
+    with terminal(COMMAND, "--home", home, "top") as t:
+        settings_before = t.settings
+        t.until("seq 2")
+        t.until("open")
+        append(home, a_signal(3, symbol="GROWN"), closed(3))
+        t.until("GROWN")
+        t.until("seq 4")
+        if way == "Ctrl-C":
+            t.press(CTRL_C)
+        else:
+            t.process.send_signal(signal.SIGTERM)
+        assert t.wait() == (130 if way == "Ctrl-C" else 0)
+        t.until(SCREEN_BACK)
+        text = t.text
+        assert t.settings == settings_before
+    assert text.count(WHOLE_SCREEN) == text.count(SCREEN_BACK) == 1
+    assert text.rindex(CURSOR_SHOWN) > text.rindex(CURSOR_HIDDEN)
+    assert "Traceback" not in text
+
+
+def test_on_a_terminal_hostile_text_is_no_markup_and_no_escape(home: Path) -> None:
+    hostile = {"symbol": "[RED]X[/RED]", "strategy": "[link=x]y[/] :smile:\u202e"}
+    raw = RawLog(home)
+    complete = {"asset_type": "stock", "data_source": "x", "sha256": "0" * 64}
+    when = "2025-11-18T02:00:00.000000+00:00"
+    raw.add([("signal", {**a_signal(1), **complete, "timestamp": when, **hostile})])
+    with terminal(COMMAND, "--home", home, "top", columns=160) as t:
+        t.until(r"[link=x]y[/] :smile:\u202e")
+        assert "[RED]X[/RED]" in t.text
+        t.press(CTRL_C)
+        assert t.wait() == 130
+
+
+@pytest.mark.slow
+def test_a_terminal_of_any_size_breaks_nothing(home: Path) -> None:
+    append(home, *signals(30))
+    project(home)
+    with terminal(COMMAND, "--home", home, "top", columns=1, lines=1) as t:
+        t.until(WHOLE_SCREEN)
+        for columns, lines, seen in ((40, 5, "log: seq 30"), (200, 60, "momentum"), (2, 3, "\x1b")):
+            before = len(t.text)
+            t.resize(columns=columns, lines=lines)
+            t.until(seen, after=before)
+        t.press(CTRL_C)
+        assert t.wait() == 130
+    assert "Traceback" not in t.text
+
+
+def test_warnings_do_not_write_into_the_view(home: Path, tmp_path: Path) -> None:
+    append(home, *signals(1))
+    env = plugins(tmp_path / "others", broken="raise RuntimeError('not today')")
+    with terminal(COMMAND, "--home", home, "top", env=env, columns=200) as t:
+        t.until("cannot be loaded")
+        view = len(t.text)
+        t.until("seq 1", after=view)
+        t.press(CTRL_C)
+        assert t.wait() == 130
+        assert "plugin_broken" not in t.text[t.text.index(WHOLE_SCREEN) :]
+
+
+def test_a_terminal_that_cannot_draw_gets_lines(home: Path) -> None:
+    append(home, *signals(1))
+    with terminal(COMMAND, "--home", home, "top", env={"TERM": "dumb"}) as t:
+        t.until("| sqlite lag 1")
+        t.press(CTRL_C)
+        assert t.wait() == 130
+        assert "\x1b" not in t.text
+
+
+@pytest.mark.slow
+def test_without_rich_a_terminal_is_told_what_to_install_and_lines_still_work(
+    home: Path, tmp_path: Path
+) -> None:
+    append(home, *signals(1))
+    (tmp_path / "no/rich").mkdir(parents=True)
+    (tmp_path / "no/rich/__init__.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'rich'\", name='rich')"
+    )
+    env = first_on_path(tmp_path / "no")
+    with terminal(COMMAND, "--home", home, "top", env=env) as t:
+        assert t.wait() == 3
+        t.until("pip install '.[top]'")
+        assert "Traceback" not in t.text
+    assert once(home, env).code == 0

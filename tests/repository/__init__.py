@@ -1,0 +1,1 @@
+"""Tests of `repository`; the tree mirrors the packages."""

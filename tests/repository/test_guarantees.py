@@ -1,0 +1,40 @@
+"""docs/guarantees.md names a test for each promise, and each is there."""
+
+import ast
+import re
+from functools import cache
+
+import pytest
+
+from tests.harness.requirements import CHECKOUT
+
+GUARANTEES = (CHECKOUT / "docs/guarantees.md").read_text()
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in GUARANTEES.splitlines()
+    if line.startswith("| ") and not line.startswith(("| id ", "| --- "))
+]
+NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", GUARANTEES)))
+# What the log must survive, by the failure catalogue; the rest is held by later rows.
+IDS = {f"W{number}" for number in range(1, 16)} | {f"T{number}" for number in range(1, 7)}
+IDS |= {"R1", "R2", "R3", "R4", "R6", "R7", "R8", "R9", "R10", "P1", "P3", "S1", "S3"}
+
+
+@cache
+def functions_in(path: str) -> frozenset[str]:
+    """Names of all functions of a module."""
+    tree = ast.parse((CHECKOUT / path).read_text())
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return frozenset(node.name for node in ast.walk(tree) if isinstance(node, functions))
+
+
+@pytest.mark.parametrize(("path", "name"), NAMED, ids=[name for _, name in NAMED])
+def test_each_test_that_proves_a_promise_exists(path: str, name: str) -> None:
+    assert name in functions_in(path)
+
+
+def test_each_promise_has_a_test_and_each_fault_a_promise() -> None:
+    for row in ROWS:
+        assert len(row) == 3, f"not a row of three cells: {row}"
+        assert re.search(r"`tests/[\w/]+\.py::test_\w+`", row[2]), f"nothing proves: {row[1]}"
+    assert {row[0] for row in ROWS} >= IDS

@@ -1,0 +1,154 @@
+"""Rules of the house that no linter knows; pyproject.toml has those that one does."""
+
+import ast
+import os
+import re
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.harness.requirements import CHECKOUT, needs_tool
+
+MODULE_LINES_MAX = 400  # about 300 is what we want; beyond this a module surely holds two jobs
+FUNCTION_LINES_MAX = 60  # about 40 is what we want, docstring included
+LONGER: dict[str, str] = {}  # path of a module that may be longer: why
+
+# They decide; they are handed every byte and every moment, so that a property can try them all.
+PURE = (
+    "eventlog/format",
+    "eventlog/schema",
+    "eventlog/append/batch.py",
+    "projections/signals",
+    "projections/queries/as_of.py",
+    "projections/doctor/finding.py",
+)
+IMPURE = {"asyncio", "io", "logging", "os", "pathlib", "random", "secrets", "shutil", "socket"}
+IMPURE |= {"sqlite3", "subprocess", "tempfile", "threading", "time", "uuid"}
+IMPURE |= {"open", "datetime.now"}
+
+# Only a package's front may import late, by PEP 562: commands must not wait for what they need not.
+FORBIDDEN_HOOKS = {"__getattr__", "__getattribute__", "__setattr__"}
+
+MODULES = sorted(p for d in ("eventlog", "projections") for p in (CHECKOUT / d).rglob("*.py"))
+
+
+def of_each_module() -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(CHECKOUT)))
+
+
+def names_used(tree: ast.Module) -> Iterator[str]:
+    """Top names of what is imported, builtins that are called, and `a.b` of calls."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from (alias.name.split(".")[0] for alias in names)
+            case ast.ImportFrom(module=str(module)):
+                yield module.split(".")[0]
+            case ast.Call(func=ast.Name(id=name)):
+                yield name
+            case ast.Call(func=ast.Attribute(value=ast.Name(id=owner), attr=attr)):
+                yield f"{owner}.{attr}"
+
+
+@of_each_module()
+def test_a_module_opens_with_what_it_is_and_its_invariant(path: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+    assert re.search(r"^Invariant: \S", docstring, re.MULTILINE), f"{path.name} names no Invariant:"
+
+
+@of_each_module()
+def test_a_module_has_one_job_and_a_function_does_one_thing(path: Path) -> None:
+    text = path.read_text()
+    name = str(path.relative_to(CHECKOUT))
+    lines = text.count("\n")
+    assert lines <= MODULE_LINES_MAX or name in LONGER, f"{name} has {lines} lines"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert lines <= FUNCTION_LINES_MAX, f"{name}: {node.name} has {lines} lines"
+
+
+@of_each_module()
+def test_no_attribute_is_conjured_up_and_no_class_has_a_metaclass(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.FunctionDef(name=name):
+                assert name not in FORBIDDEN_HOOKS or path.name in ("__init__.py", "plumbing.py")
+            case ast.ClassDef(keywords=keywords):
+                assert all(keyword.arg != "metaclass" for keyword in keywords), path.name
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in MODULES if str(p.relative_to(CHECKOUT)).startswith(PURE)],
+    ids=lambda p: str(p.relative_to(CHECKOUT)),
+)
+def test_the_pure_core_never_sees_a_clock_a_disk_or_the_environment(path: Path) -> None:
+    assert set(names_used(ast.parse(path.read_text()))) & IMPURE == set()
+
+
+def texts_of_the_repository() -> Iterator[tuple[str, str]]:
+    for folder, folders, files in os.walk(CHECKOUT):
+        folders[:] = [f for f in folders if f == ".ci" or not f.startswith((".", "__pycache__"))]
+        for path in (Path(folder, name) for name in files if name != ".git"):
+            if path != Path(__file__).resolve():
+                yield str(path.relative_to(CHECKOUT)), path.read_text(errors="replace")
+
+
+def test_the_repository_names_no_machine_and_no_registry() -> None:
+    """It must work for whoever clones it, wherever that is."""
+    alien = re.compile(
+        r"/(?:work|root|workspace)/|pypi\.org|pythonhosted|registry\.npmjs|deb\.debian"
+    )
+    found = [
+        f"{name}: {text[: match.start()].count(chr(10)) + 1}: {match[0]}"
+        for name, text in texts_of_the_repository()
+        for match in alien.finditer(text)
+    ]
+    assert found == []
+
+
+def required_by(name: str, extra: str) -> Iterator[tuple[str, str]]:
+    """Packages, each with an extra or "", that an installed package pulls in on this machine."""
+    try:
+        requirements = [Requirement(line) for line in requires(name) or []]
+    except PackageNotFoundError:  # bench is not installed everywhere; its own pins are checked
+        return
+    for child in requirements:
+        if child.marker is None or child.marker.evaluate({"extra": extra}):
+            yield from ((child.name, child_extra) for child_extra in ("", *child.extras))
+
+
+def test_nobody_is_told_to_install_us_by_name() -> None:
+    """In public registries that is somebody else's package: it is `.` in the checkout."""
+    by_name = re.compile(r"pip install[^`\n]*\beventlog(?!-env|/)\b")
+    found = [name for name, text in texts_of_the_repository() if by_name.search(text)]
+    assert found == []
+
+
+def test_every_package_that_we_install_is_pinned() -> None:
+    """A release somewhere else must not change what our tests say today."""
+    lines = (CHECKOUT / "tools/constraints.txt").read_text().splitlines()
+    pinned = {canonicalize_name(line.split("==")[0]) for line in lines if "==" in line}
+    found: set[tuple[str, str]] = set()
+    todo = {("eventlog", "dev"), ("eventlog", "bench")}
+    while todo:
+        found |= todo
+        todo = {child for name, extra in todo for child in required_by(name, extra)} - found
+    names = {canonicalize_name(name) for name, _ in found}
+    assert names - pinned - {"eventlog", "pip"} == set()  # pip comes with .venv
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("true", "Failed"), ("", "Skipped")])
+def test_a_missing_tool_skips_by_name_and_fails_in_ci(
+    monkeypatch: pytest.MonkeyPatch, ci: str, outcome: str
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(BaseException, match="apt-get install strace") as raised:
+        needs_tool("strace", apt="strace")
+    assert raised.typename == outcome

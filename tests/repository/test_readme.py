@@ -1,0 +1,397 @@
+"""README and docs say what is so: their examples are run, and nothing that exists is left out.
+
+The fenced blocks of README.md, and then of the pages in SESSION, are one session in one scratch
+directory, from top to bottom:
+
+    sh         run as it stands, says nothing and ends with 0; or saved, if it begins with `# x.sh`
+    python     saved under the name in its first line, `# x.py`; a console block runs it
+    console    `$ ` begins a command; the lines below it are what it prints, `...` being anything
+    text       a picture, not run
+
+A comment `<!-- not run by ...: tests/test_x.py ... -->` above a block names the test that does it.
+
+Invariant: a block that cannot be run, or that nothing runs, fails.
+"""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from doctest import ELLIPSIS, OutputChecker
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import pytest
+
+import eventlog
+from eventlog.cli.main import BUILT_IN, cli
+from eventlog.format.line import CHAIN_START, chained, decode, stored_chain
+from tests.harness.command import eventlog as run_eventlog
+from tests.harness.deadline import PATIENCE_S
+from tests.harness.log_checks import segments_in
+from tests.harness.requirements import CHECKOUT, needs_tool
+from tests.harness.signals import closed, signals
+
+README = CHECKOUT / "README.md"
+PAGES = (README, CHECKOUT / "CHANGELOG.md", *sorted((CHECKOUT / "docs").glob("*.md")))
+SESSION = (README, *(CHECKOUT / f"docs/{name}.md" for name in ("operations", "quants")))
+SESSION += tuple(CHECKOUT / f"docs/{name}.md" for name in ("own-projection", "legacy", "commands"))
+READER_LINES_MAX = 20
+# Commands of the read side: each is told of, and leaves this list, when what it serves is whole.
+COMING: frozenset[str] = frozenset()
+
+_BLOCK = re.compile(
+    r"(?:<!-- (?P<note>.*?) -->\n)?```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
+)
+_NAMED = re.compile(r"# ([a-z_]+\.(?:sh|py))\n")
+_TEXT_OUTSIDE_BLOCKS = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+
+
+class Block(NamedTuple):
+    """A fenced block of a page."""
+
+    page: str
+    line: int
+    kind: str
+    text: str
+    note: str  # the comment above it
+
+    @property
+    def name(self) -> str | None:
+        """The file that its first line names."""
+        found = _NAMED.match(self.text)
+        return found[1] if found else None
+
+
+class Step(NamedTuple):
+    """A command of the session, and what it must print; None: whatever it does."""
+
+    page: str
+    line: int
+    command: str
+    output: str | None
+
+
+@cache
+def blocks_of(page: Path) -> tuple[Block, ...]:
+    text = page.read_text()
+    return tuple(
+        Block(
+            page.name,
+            text.count("\n", 0, found.start("kind")) + 1,
+            found["kind"],
+            found["text"],
+            found["note"] or "",
+        )
+        for found in _BLOCK.finditer(text)
+    )
+
+
+def blocks_of_session() -> tuple[Block, ...]:
+    return tuple(block for page in SESSION for block in blocks_of(page))
+
+
+def block_named(name: str) -> str:
+    (found,) = (block.text for block in blocks_of(README) if block.name == name)
+    return found
+
+
+def steps_of(blocks: tuple[Block, ...]) -> Iterator[Step]:
+    for block in blocks:
+        if block.note.startswith("not run"):
+            continue
+        match block.kind:
+            case "sh" if block.name is None:
+                yield Step(block.page, block.line, block.text, None)
+            case "console":
+                yield from _console_steps(block)
+
+
+def _console_steps(block: Block) -> Iterator[Step]:
+    assert block.text.startswith("$ "), (
+        f"{block.page} line {block.line}: a console block begins with $"
+    )
+    line = block.line + 1
+    for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
+        command, _, output = part.partition("\n")
+        yield Step(block.page, line, command, output)
+        line += part.count("\n")
+
+
+class Ended(NamedTuple):
+    """How a step ended."""
+
+    code: int
+    output: str
+
+
+class Session:
+    """The README's session, run once in a directory, as a reader would who types it all."""
+
+    def __init__(self, cwd: Path) -> None:
+        needs_tool("jq", apt="jq")
+        blocks = blocks_of_session()
+        for block in blocks:
+            if block.name is not None:
+                (cwd / block.name).write_text(block.text)
+        self.steps = list(steps_of(blocks))
+        self.cwd = cwd
+        self.ended = self._run()
+
+    def _run(self) -> list[Ended]:
+        outputs = self.cwd / "outputs"
+        outputs.mkdir()
+        script = "".join(
+            f"{{\n{step.command}\n}} </dev/null >{outputs}/{number}.out 2>&1\n"
+            f"echo $? >{outputs}/{number}.code\n"
+            for number, step in enumerate(self.steps)
+        )
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            ["bash", "-c", script],
+            cwd=self.cwd,
+            env={**os.environ, "PATH": path},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return [
+            Ended(
+                int((outputs / f"{number}.code").read_text()),
+                (outputs / f"{number}.out").read_text(),
+            )
+            for number in range(len(self.steps))
+        ]
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    return Session(tmp_path_factory.mktemp("readme"))
+
+
+@pytest.mark.slow  # its first pays for the whole session
+@pytest.mark.parametrize(
+    "number",
+    range(len(list(steps_of(blocks_of_session())))),
+    ids=[f"{step.page}-line-{step.line}" for step in steps_of(blocks_of_session())],
+)
+def test_each_example_does_what_its_page_says(session: Session, number: int) -> None:
+    step, ended = session.steps[number], session.ended[number]
+    assert ended.code == 0, f"{step.command}\n{ended.output}"
+    wanted = step.output or ""
+    assert OutputChecker().check_output(wanted, ended.output, ELLIPSIS), (
+        f"{step.page} line {step.line}: {step.command}\nsays:\n{wanted}\nprinted:\n{ended.output}"
+    )
+
+
+def test_each_block_of_the_session_is_run() -> None:
+    commands = "\n".join(step.command for step in steps_of(blocks_of_session()))
+    for block in blocks_of_session():
+        where = f"{block.page}: the block in line {block.line}"
+        assert block.kind in {"sh", "python", "console", "text"}, f"{where} is of no known kind"
+        assert block.kind != "python" or block.name, f"{where} has no name in its first line"
+        assert not block.name or block.name in commands, f"nothing runs {block.name}"
+        if block.note:
+            who = re.search(r"tests/(?:\w+/)*test_(?!readme)\w+\.py", block.note)
+            assert who and (CHECKOUT / who[0]).exists(), f"{where}: who runs it instead?"
+
+
+# The reader
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A log of 40 entries in several segments, with text that is easy to get wrong."""
+    odd = {"reasoning": 'a "quote", a \\, \n\u2028 ü 漢 \x7f', "nested": {"a": 1, "chain": "no"}}
+    home = tmp_path / "a home"
+    with eventlog.EventLog(home, segment_bytes=4_000) as log:
+        for signal in signals(20):
+            log.append({**signal, **odd})
+        log.append_many(closed(number) for number in range(1, 21))
+    assert len(segments_in(home)) > 2
+    return home
+
+
+def read_by(script: str, home: Path) -> "subprocess.CompletedProcess[str]":
+    """Runs the README's reader, with nothing of ours within its reach."""
+    return subprocess.run(
+        [sys.executable, "-I", "-S", "-c", script, str(home)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
+def check_by_shell(home: Path) -> "subprocess.CompletedProcess[str]":
+    needs_tool("jq", apt="jq")
+    return subprocess.run(
+        ["sh", "-c", block_named("check.sh"), "check.sh", str(home)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
+def test_the_reader_has_20_lines_of_standard_python() -> None:
+    text = block_named("reader.py")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert len(lines) <= READER_LINES_MAX
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.Import(names=names):
+                assert {alias.name.split(".")[0] for alias in names} <= sys.stdlib_module_names
+            case ast.ImportFrom(module=str(module)):
+                assert module.split(".")[0] in sys.stdlib_module_names
+
+
+def test_the_reader_reads_what_the_log_reads(home: Path) -> None:
+    done = read_by(block_named("reader.py"), home)
+    *lines, head = done.stdout.splitlines()
+    with eventlog.EventLog(home) as log:
+        entries = list(log.read())
+    assert lines == [f"{e.seq} {e.event} {e.payload['signal_id']}" for e in entries]
+    assert head == f"40 entries, head chain {entries[-1].chain}"
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_shell_check_finds_the_same_head(home: Path) -> None:
+    done = check_by_shell(home)
+    status = json.loads(run_eventlog("status", "--json", home=home).out)["log"]
+    assert done.stdout == f"whole, head chain {status['chain']}\n"
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("place", [0.0, 0.2, 0.5, 0.99])
+def test_reader_and_shell_find_a_flipped_bit(home: Path, place: float) -> None:
+    segment = segments_in(home)[1]
+    data = bytearray(segment.read_bytes())
+    data[int(len(data) * place)] ^= 1
+    segment.write_bytes(data)
+    assert "damaged" in read_by(block_named("reader.py"), home).stderr
+    shell = check_by_shell(home)
+    assert shell.returncode == 1
+    assert shell.stdout.startswith("damaged")
+
+
+def test_the_reader_finds_a_missing_segment(home: Path) -> None:
+    segments_in(home)[1].unlink()
+    done = read_by(block_named("reader.py"), home)
+    assert done.returncode == 1
+    assert "does not follow entry" in done.stderr
+
+
+def test_the_reader_takes_no_unfinished_line_for_an_entry(home: Path) -> None:
+    segment = segments_in(home)[-1]
+    segment.write_bytes(segment.read_bytes()[:-10])
+    done = read_by(block_named("reader.py"), home)
+    assert done.returncode == 1
+    assert "was never finished" in done.stderr
+
+
+def test_the_lines_in_the_format_document_are_a_log() -> None:
+    """Its worked example can be copied and hashed by hand."""
+    (example,) = (b for b in blocks_of(CHECKOUT / "docs/format.md") if b.kind == "json")
+    chain = CHAIN_START
+    for seq, line in enumerate(example.text.encode().splitlines(keepends=True), 1):
+        chain = chained(chain, line)
+        assert stored_chain(line) == chain
+        assert decode(line).seq == seq
+
+
+# Nothing that exists is left out, and nothing is told that does not exist
+
+
+def commands() -> dict[str, click.Command]:
+    """Our commands, those that our other package adds included, but for those to come."""
+    context = click.Context(cli)
+    found = {name: command for name in BUILT_IN if (command := cli.get_command(context, name))}
+    for point in entry_points(group="eventlog.commands"):
+        ours = point.dist is not None and point.dist.name == "eventlog"
+        if ours and point.name not in COMING:
+            found[point.name] = point.load()
+    return found
+
+
+def rows_of(name: str) -> str:
+    """The rows, on any page, of the tables whose first column names a command."""
+    pattern = re.compile(rf"^\| `{re.escape(name)}(?: [^`|]*(?:\\\|[^`|]*)*)?` \|.*$", re.MULTILINE)
+    return "\n".join(row for page in PAGES for row in pattern.findall(page.read_text()))
+
+
+def section_of_commands() -> str:
+    return README.read_text().partition("\n## Commands")[2].partition("\n##")[0]
+
+
+def options_of(command: click.Command) -> list[list[str]]:
+    """The names of each option."""
+    return [list(p.opts) for p in command.params if isinstance(p, click.Option)]
+
+
+def test_each_command_and_each_option_is_documented() -> None:
+    missing = []
+    for name, command in {"eventlog": cli, **commands()}.items():
+        row = rows_of(name) if command is not cli else section_of_commands()
+        missing += [] if row else [name]
+        missing += [
+            f"{name} {option}"
+            for names in options_of(command)
+            for option in names
+            if not re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", row)
+        ]
+    assert missing == []
+
+
+def test_no_command_and_no_option_is_documented_that_does_not_exist() -> None:
+    documented = re.findall(r"^\| `([a-z-]+)", section_of_commands(), re.MULTILINE)
+    assert set(documented) == set(commands())
+    for name, command in commands().items():
+        known = {name for names in options_of(command) for name in names}
+        assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", rows_of(name))) <= known
+
+
+def test_each_public_name_is_documented() -> None:
+    text = "".join(page.read_text() for page in PAGES)
+    assert [name for name in eventlog.__all__ if not re.search(rf"\b{name}\b", text)] == []
+
+
+def heading_links(page: Path) -> set[str]:
+    """The anchors that a page offers, made from its headings as GitHub makes them."""
+    text = _TEXT_OUTSIDE_BLOCKS.sub("", page.read_text())
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_link_leads_somewhere(page: Path) -> None:
+    text = _TEXT_OUTSIDE_BLOCKS.sub("", page.read_text())
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        path, _, anchor = target.partition("#")
+        if not path.startswith("http"):
+            found = page.parent / path if path else page
+            assert found.exists(), f"{page.name} links to {target}"
+            assert not anchor or anchor in heading_links(found), f"{page.name} links to {target}"
+
+
+def test_the_changelog_begins_with_what_is_not_released_yet() -> None:
+    """https://keepachangelog.com: versions newest first, each with its kinds of change."""
+    text = (CHECKOUT / "CHANGELOG.md").read_text()
+    assert re.findall(r"^## \[(.*?)\]", text, re.MULTILINE)[0] == "Unreleased"
+    kinds = set(re.findall(r"^### (.*)$", text, re.MULTILINE))
+    assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
+def test_the_demo_and_the_tests_are_commands_of_the_checkout() -> None:
+    text = README.read_text().partition("## Two commands")[2].partition("\n## ")[0]
+    for name in set(re.findall(r"`(tools/[a-z]+)", text)):
+        assert os.access(CHECKOUT / name, os.X_OK), f"{name} cannot be run"

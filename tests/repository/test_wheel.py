@@ -1,0 +1,71 @@
+"""What is published: the wheel, made from the source distribution, in an empty environment."""
+
+import os
+import subprocess
+import sys
+import tarfile
+import tomllib
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+from tests.harness.requirements import CHECKOUT
+
+pytestmark = pytest.mark.slow
+PACKAGES = {"eventlog", "projections"}
+VERSION = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the source distribution and the wheel that was made from it."""
+    out = tmp_path_factory.mktemp("dist")
+    # Without isolation the backend is the pinned one of this environment: nothing is fetched.
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, CHECKOUT, cwd=out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def bin_dir(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`bin` of an environment that holds the wheel and its dependencies, nothing else."""
+    venv = tmp_path_factory.mktemp("empty") / "venv"
+    run(sys.executable, "-m", "venv", "--without-pip", venv, cwd=dist)
+    pip = (sys.executable, "-m", "pip", "--python", venv / "bin/python", "install", "--quiet")
+    constraints = CHECKOUT / "tools/constraints.txt"
+    (wheel,) = dist.glob("*.whl")
+    run(*pip, "--disable-pip-version-check", "--constraint", constraints, wheel, cwd=dist)
+    return venv / "bin"
+
+
+def test_the_wheel_holds_the_two_packages_whole_and_nothing_else(dist: Path) -> None:
+    (wheel,) = dist.glob("*.whl")
+    names = set(ZipFile(wheel).namelist())
+    assert {name.split("/")[0] for name in names} == PACKAGES | {f"eventlog-{VERSION}.dist-info"}
+    modules = {str(p.relative_to(CHECKOUT)) for d in PACKAGES for p in (CHECKOUT / d).rglob("*.py")}
+    typed = {f"{package}/py.typed" for package in PACKAGES}
+    assert {name for name in names if name.split("/")[0] in PACKAGES} == modules | typed
+
+
+def test_the_source_distribution_holds_no_tools_and_no_tests(dist: Path) -> None:
+    (sdist,) = dist.glob("*.tar.gz")
+    with tarfile.open(sdist) as tar:
+        names = {name.split("/")[1] for name in tar.getnames()}
+    papers = {"LICENSE", "PKG-INFO", "README.md", "pyproject.toml", ".gitignore"}
+    assert names == PACKAGES | papers
+
+
+def test_the_command_runs_in_an_empty_environment(bin_dir: Path, tmp_path: Path) -> None:
+    assert VERSION in run(bin_dir / "eventlog", "--version", cwd=tmp_path)
+    assert "append" in run(bin_dir / "eventlog", "--help", cwd=tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_both_packages_import_in_an_empty_environment(bin_dir: Path, tmp_path: Path) -> None:
+    run(bin_dir / "python", "-W", "error", "-c", "import eventlog, projections", cwd=tmp_path)

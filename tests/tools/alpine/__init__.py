@@ -1,0 +1,1 @@
+"""Tests of `tools/alpine`; the tree mirrors the packages."""

@@ -1,0 +1,1 @@
+"""Tests of `tools/crash`; the tree mirrors the packages."""

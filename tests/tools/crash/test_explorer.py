@@ -1,0 +1,328 @@
+"""The crash-state explorer: the log survives every state it knows, no mutant of the log does."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from eventlog.append.batch import Receipt
+from eventlog.append.writer import Settings
+from eventlog.storage.disk import Disk, RealDisk
+from tools.crash.__main__ import main
+from tools.crash.check import Subject, simulation
+from tools.crash.damages import sweep_damages
+from tools.crash.exhaustive import explore, explore_takeovers
+from tools.crash.expected_log import Ledger, Violation
+from tools.crash.explorer import Explorer, Failure
+from tools.crash.flips import sweep
+from tools.crash.histories import work
+from tools.crash.inodes import SECTOR_BYTES, File
+from tools.crash.mutants import MUTANTS
+from tools.crash.random_histories import Round
+from tools.crash.readers import explore_readers
+from tools.crash.simulated_disk import Fault, SimDisk, World
+from tools.crash.states import ADVERSARIAL, BOTH, ORDERED, power_losses
+
+SUBJECT = Subject(settings=Settings(segment_bytes=2500, dedupe_entries=100, lock_timeout_s=1.0))
+WORKLOAD = (1, 3, 0, 5, 1, -1, 2, 1)  # three segments, a mark, and another process
+TAKEN_OVER = (1, 0, 4, 1)
+ROUNDS = 12
+
+
+@pytest.fixture(autouse=True)
+def simulated() -> Iterator[None]:
+    with simulation():
+        yield
+
+
+def flips(explorer: Explorer) -> None:
+    sweep(explorer.subject)
+
+
+def one_writer(explorer: Explorer) -> None:
+    explore(explorer, WORKLOAD)
+
+
+def two_writers(explorer: Explorer) -> None:
+    explore_takeovers(explorer, TAKEN_OVER)
+
+
+def random_histories(explorer: Explorer) -> None:
+    for number in range(ROUNDS):
+        Round(explorer, f"tests-{number}").play()
+
+
+def states_until_death(
+    name: str, search: Callable[[Explorer], None], models: tuple[str, ...] = BOTH
+) -> int | None:
+    """How many states it took; None when the mutant survives."""
+    with MUTANTS[name].applied(SUBJECT) as mutant:
+        try:
+            search(Explorer(mutant, models=models))
+        except Failure as failure:
+            return failure.states
+    return None
+
+
+@pytest.mark.slow
+def test_power_may_fail_at_any_step_of_a_writer() -> None:
+    explorer = Explorer(SUBJECT)
+    one_writer(explorer)
+    assert explorer.states > 1000
+
+
+@pytest.mark.slow
+def test_a_writer_may_die_or_fail_to_sync_at_any_step_and_power_fail_in_the_next_one() -> None:
+    explorer = Explorer(SUBJECT)
+    two_writers(explorer)
+    assert explorer.states > 1000
+
+
+@pytest.mark.slow
+def test_a_writer_may_pass_a_reader_at_any_call_and_die_at_any_step() -> None:
+    explorer = Explorer(SUBJECT)
+    explore_readers(explorer)
+    assert explorer.states > 1000
+
+
+@pytest.mark.slow
+def test_processes_may_die_fail_to_sync_and_lose_power_in_any_order() -> None:
+    explorer = Explorer(SUBJECT)
+    random_histories(explorer)
+    assert explorer.states > 1000
+
+
+@pytest.mark.slow
+def test_no_flip_of_what_was_acknowledged_goes_by() -> None:
+    """The accepted limit is counted: the last batch, where no watermark covers it."""
+    counts = sweep(SUBJECT)
+    halts = counts.halted + counts.only_reader
+    assert halts > 10_000
+    assert counts.flips == halts + counts.torn + counts.harmless
+    assert 0 < counts.torn < counts.flips / 20
+
+
+@pytest.mark.slow
+def test_nothing_that_is_cut_moved_doubled_or_gone_goes_by() -> None:
+    """Lines, sectors and whole segments, everywhere in a log that its watermark covers."""
+    counts = sweep_damages(SUBJECT)
+    assert counts.halted + counts.only_reader == counts.flips > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "search"),
+    [
+        ("ack-before-sync", one_writer),
+        ("no-directory-sync", one_writer),
+        ("torn-tail-not-cut", one_writer),
+        ("refuse-valid-after-bad", one_writer),
+        ("cut-any-bad-line", flips),
+        ("readers-unbounded", one_writer),
+        ("no-dontneed", two_writers),
+        ("clean-before-sync", one_writer),
+        ("evidence-must-verify", flips),
+        ("retry-sync", two_writers),
+        ("no-parent-sync", one_writer),
+        ("readers-unbounded", random_histories),  # as a projector that comes back to its database
+        ("no-lock", random_histories),
+        ("torn-tail-not-kept", one_writer),
+        ("one-watermark-slot", one_writer),
+    ],
+)
+def test_a_mutant_dies(
+    name: str,
+    search: Callable[[Explorer], None],
+    record_property: Callable[[str, object], None],
+) -> None:
+    states = states_until_death(name, search)
+    assert states is not None, f"{name} survives"
+    record_property("states_until_death", states)
+
+
+def test_every_mutant_has_its_test() -> None:
+    (mark,) = (m for m in test_a_mutant_dies.pytestmark if m.name == "parametrize")  # type: ignore[attr-defined]
+    assert {name for name, _ in mark.args[1]} == set(MUTANTS)
+
+
+@pytest.mark.slow
+def test_only_the_adversarial_model_kills_who_refuses_a_valid_line_behind_a_bad_one() -> None:
+    assert states_until_death("refuse-valid-after-bad", one_writer, (ORDERED,)) is None
+    assert states_until_death("refuse-valid-after-bad", one_writer, (ADVERSARIAL,)) is not None
+
+
+@pytest.mark.slow
+def test_only_the_flip_sweep_kills_who_cuts_at_any_bad_line() -> None:
+    assert states_until_death("cut-any-bad-line", one_writer) is None
+
+
+# -- the explorer's own parts
+
+
+def disks(tmp_path: Path) -> Iterator[tuple[Disk, str]]:
+    sim = SimDisk(World())
+    sim.make_dir("/home")
+    yield sim, "/home"
+    yield RealDisk(), str(tmp_path)
+
+
+def told(call: Callable[[], object]) -> object:
+    """What a call returns, or the number of its error."""
+    try:
+        return call()
+    except OSError as error:
+        return f"OSError {error.errno}"
+
+
+def history(disk: Disk, root: str) -> Iterator[object]:
+    """What a disk answers to a few calls of each kind."""
+    yield told(lambda: disk.names(f"{root}/a"))
+    disk.make_dir(f"{root}/a")
+    yield told(lambda: disk.make_dir(f"{root}/a"))
+    yield disk.is_dir(f"{root}/a"), disk.is_dir(f"{root}/b")
+    yield told(lambda: disk.open(f"{root}/a/f", writable=True))
+    fd = disk.create(f"{root}/a/f")
+    yield told(lambda: disk.create(f"{root}/a/f"))
+    yield disk.pwrite(fd, b"hello", 3), disk.size(fd), disk.pread(fd, 99, 1)
+    disk.truncate(fd, 6)
+    disk.fdatasync(fd)
+    disk.fsync_dir(f"{root}/a")
+    yield disk.pread(fd, 2, 5), disk.pread(fd, 2, 6)
+    disk.truncate(fd, 9)
+    disk.drop_cache(fd)
+    other = disk.open(f"{root}/a/f", writable=False)
+    yield disk.pread(other, 99, 0)
+    yield disk.try_lock(fd), disk.try_lock(other), disk.try_lock(fd)
+    disk.unlock(fd)
+    yield disk.try_lock(other), disk.try_lock(fd)
+    disk.close(other)
+    yield disk.try_lock(fd)
+    disk.rename(f"{root}/a/f", f"{root}/a/g")
+    yield disk.size_at(fd, f"{root}/a/f"), disk.size_at(fd, f"{root}/a/g")
+    disk.link("one", f"{root}/a/link")
+    disk.link("two", f"{root}/a/link")
+    yield disk.link_target(f"{root}/a/link"), disk.link_target(f"{root}/a/g")
+    yield sorted(disk.names(f"{root}/a"))
+    disk.unlink(f"{root}/a/g")
+    yield sorted(disk.names(f"{root}/a")), disk.pread(fd, 4, 3)
+    disk.close(fd)
+
+
+def test_the_simulated_disk_answers_as_the_real_one(tmp_path: Path) -> None:
+    sim, real = (list(history(disk, root)) for disk, root in disks(tmp_path))
+    assert sim == real
+
+
+def synced_file(data: bytes) -> tuple[SimDisk, int]:
+    disk = SimDisk(World())
+    fd = disk.create("/f")
+    disk.pwrite(fd, data, 0)
+    disk.fdatasync(fd)
+    disk.fsync_dir("/")
+    return disk, fd
+
+
+def contents(disk: SimDisk, model: str) -> set[bytes]:
+    """What the file may hold after a power loss."""
+    files = (
+        state[disk.world.find("/f") or 0] for state in power_losses(disk.world.inodes, [model])
+    )
+    return {file.cache for file in files if isinstance(file, File)}
+
+
+def test_a_power_loss_cuts_a_write_at_its_ends_its_lines_and_its_sectors() -> None:
+    disk, fd = synced_file(b"1\n")
+    disk.pwrite(fd, b"ab\ncd\n" + bytes(600), 2)
+    lengths = {len(data) for data in contents(disk, ORDERED)}
+    sector_end = SECTOR_BYTES
+    assert lengths >= {2, 3, 2 + 303, 2 + 605, 2 + 606, sector_end} | {4, 5, 6, 7, 8, 9}
+
+
+def test_a_power_loss_may_take_any_two_sectors_of_what_was_not_synced() -> None:
+    disk, fd = synced_file(b"1\n")
+    disk.pwrite(fd, b"x" * 4 * SECTOR_BYTES, 2)
+    found = contents(disk, ADVERSARIAL)
+    assert {data[:2] for data in found} == {b"1\n"}
+    assert {len(data) for data in found} == {2 + 4 * SECTOR_BYTES}
+    # 5 sectors hold new bytes: one, or two, or all of them missing, as zeros or as garbage.
+    assert len(found) == 2 * (5 + 10 + 1)
+
+
+def test_a_power_loss_takes_any_names_that_were_not_synced_and_no_others() -> None:
+    disk, _ = synced_file(b"")
+    for name in "abc":
+        disk.close(disk.create(f"/{name}"))
+
+    def names(model: str) -> set[str]:
+        states = power_losses(disk.world.inodes, [model])
+        return {"".join(sorted(SimDisk(World(dict(state))).names("/"))) for state in states}
+
+    assert names(ORDERED) == {"f", "af", "abf", "abcf"}
+    assert names(ADVERSARIAL) == names(ORDERED) | {"bf", "cf", "acf", "bcf"}
+
+
+def test_the_ledger_misses_what_is_lost_and_what_nobody_wrote() -> None:
+    world, ledger = World(), Ledger()
+    work(SimDisk(world), ledger, SUBJECT, (2, 1), "w")
+    ledger.collect()
+    assert ledger.owed.keys() == {1, 2, 3}
+    ledger.check(world.inodes)
+    ledger.owe(4, "0" * 64)
+    with pytest.raises(Violation, match="entry 4 is lost"):
+        ledger.check(world.inodes)
+    with pytest.raises(Violation, match="nobody submitted"):
+        Ledger().check(world.inodes)
+
+
+def test_the_ledger_takes_nothing_back_that_has_its_receipt() -> None:
+    """A repetition that fails says nothing of the entry that is there."""
+    ledger = Ledger()
+    first = ledger.submit(["s1"])
+    first.settle(0, Receipt(1, "s1", None, "0" * 64, "2025-11-18T02:00:00.000000Z", False))
+    ledger.collect()
+    again, never = ledger.submit(["s1"]), ledger.submit(["s2"])
+    ledger.withdraw(again)
+    ledger.withdraw(never)
+    assert ledger.submitted == {"s1"}
+
+
+def test_a_failed_sync_is_hidden_by_the_cache_until_that_is_dropped() -> None:
+    faults = iter([None, Fault(), None, None, None, None])
+    disk, fd = synced_file(b"durable ")
+    disk.step = lambda _: next(faults)
+    disk.pwrite(fd, b"lost", 8)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        disk.fdatasync(fd)
+    disk.fdatasync(fd)
+    assert disk.pread(fd, 99, 0) == b"durable lost"
+    disk.drop_cache(fd)
+    assert disk.pread(fd, 99, 0) == b"durable \0\0\0\0"
+
+
+def test_a_sync_error_is_told_once_to_each_descriptor_that_was_open() -> None:
+    disk, fd = synced_file(b"")
+    other = disk.open("/f", writable=False)
+    disk.world.lose(disk.world.fds[fd].ino, b"", is_reported_later=True)
+    for told_fd in (fd, other):
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            disk.fdatasync(told_fd)
+        disk.fdatasync(told_fd)
+    disk.fdatasync(disk.open("/f", writable=False))
+
+
+def test_a_long_run_says_its_seed_and_how_fast_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--seed", "7", "--round", "1"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("seed 7\n")
+    assert "/s, seed 7: no failure" in said
+
+
+def test_a_failure_of_a_long_run_can_be_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--seed", "7", "--round", "3", "--mutant", "ack-before-sync"]
+    assert main(arguments) == 1
+    first = capsys.readouterr().out
+    assert f"to repeat: python -m tools.crash {' '.join(arguments)}\n" in first
+    assert main(arguments) == 1
+    assert capsys.readouterr().out == first

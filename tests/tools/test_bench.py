@@ -1,0 +1,250 @@
+"""tools/bench: the frame is right and a mark runs. What is fast is for the benchmark to say."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eventlog.format.line import CHAIN_START, chained, decode, parse_head, stored_chain
+from tests.harness.requirements import CHECKOUT, needs_shared
+from tools.benchmarks import report, targets
+from tools.benchmarks.runner import (
+    FDATASYNC_MIN_MS,
+    SLICE_COUNT_MAX,
+    SLICE_COUNT_MIN,
+    Bench,
+    Mark,
+    NotMeasured,
+    Result,
+    Rounds,
+    count_for,
+    measure,
+)
+from tools.benchmarks.signals import Signals, ready_lines
+
+FAST_DISK_MS = FDATASYNC_MIN_MS / 2
+USUAL_DISK_MS = FDATASYNC_MIN_MS * 2
+
+
+def a_mark(**changed: object) -> Mark:
+    given: dict[str, object] = {
+        "id": "B0",
+        "what": "this",
+        "peer": "that",
+        "unit": "/s",
+        "mark": 0.7,
+        "goal": 0.85,
+        "run": lambda bench: Rounds(ours=(1.0,) * 5, peer=(2.0,) * 5),
+    }
+    return Mark(**(given | changed))  # type: ignore[arg-type]
+
+
+def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tools.benchmarks", *arguments],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_both_sides_run_in_each_round_and_take_turns_at_being_first(tmp_path: Path) -> None:
+    order: list[str] = []
+    figures = iter(range(1, 100))
+
+    def ours() -> float:
+        order.append("ours")
+        return next(figures)
+
+    def peer() -> float:
+        order.append("peer")
+        return next(figures)
+
+    rounds = Bench(dir=tmp_path).alternate(ours, peer, rounds=3)
+    assert order == ["ours", "peer", "peer", "ours", "ours", "peer"]
+    assert rounds == Rounds(ours=(1, 4, 5), peer=(2, 3, 6))
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_run_has_at_least_five_rounds(tmp_path: Path, quick: bool) -> None:
+    rounds = Bench(dir=tmp_path, quick=quick).alternate(lambda: 1.0, lambda: 1.0)
+    assert len(rounds.ours) == len(rounds.peer) >= 5
+
+
+def test_a_side_against_itself_is_measured_as_often_as_any(tmp_path: Path) -> None:
+    def side() -> float:
+        return 1.0
+
+    assert Bench(dir=tmp_path).alternate(side, side, rounds=5).ours == (1.0,) * 5
+
+
+def test_a_slice_counts_as_many_operations_as_fill_its_time(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def work(count: int) -> float:
+        asked.append(count)
+        return count / 10_000  # a side that does 10,000 a second
+
+    bench = Bench(dir=tmp_path)
+    rate = bench.rate(work)
+    assert rate() == pytest.approx(10_000)
+    assert asked[-1] == pytest.approx(10_000 * bench.slice_s, rel=0.01)
+    assert bench.rate(work, step=1_000)() == pytest.approx(10_000)
+    assert asked[-1] % 1_000 == 0
+
+
+def test_a_slice_does_less_where_the_machine_became_slower(tmp_path: Path) -> None:
+    speed, took_s = 100_000.0, 0.0
+
+    def work(count: int) -> float:
+        nonlocal took_s
+        took_s = count / speed
+        return took_s
+
+    bench = Bench(dir=tmp_path)
+    rate = bench.rate(work)
+    speed = 1_000.0
+    rate()
+    assert took_s > 10 * bench.slice_s
+    rate()
+    assert took_s == pytest.approx(bench.slice_s, rel=0.01)
+
+
+def test_a_slice_is_never_so_short_or_so_long_that_it_says_nothing() -> None:
+    assert count_for(1, 60.0, 0.5) == SLICE_COUNT_MIN
+    assert count_for(1_000, 0.0, 0.5) == SLICE_COUNT_MAX
+
+
+def test_a_result_is_the_median_of_ratios_of_sides_that_saw_the_same_machine() -> None:
+    # The machine was ten times slower in two rounds, and one side was disturbed in another.
+    rounds = Rounds(ours=(80, 8, 7, 1, 90), peer=(100, 10, 10, 90, 100))
+    result = Result(mark=a_mark(), rounds=rounds)
+    assert (result.ours, result.peer, result.ratio) == (8, 90, 0.8)
+    assert result.ratio_half == (0.7, 0.8)
+    assert result.verdict == "mark"
+
+
+@pytest.mark.parametrize(
+    ("better", "of", "ours", "verdict"),
+    [
+        ("higher", "ratio", 17.0, "goal"),
+        ("higher", "ratio", 14.0, "mark"),
+        ("higher", "ratio", 13.9, "missed"),
+        ("lower", "ratio", 13.9, "goal"),
+        ("lower", "ratio", 17.1, "missed"),
+        ("higher", "ours", 0.8, "mark"),
+        ("lower", "ours", 0.8, "goal"),
+    ],
+)
+def test_a_bound_holds_a_ratio_or_a_figure_from_above_or_below(
+    better: str, of: str, ours: float, verdict: str
+) -> None:
+    bounds = {"mark": 0.7, "goal": 0.85} if better == "higher" else {"mark": 0.85, "goal": 0.8}
+    mark = a_mark(better=better, of=of, **bounds)
+    rounds = Rounds(ours=(ours,) * 5, peer=(20.0,) * 5)
+    assert Result(mark=mark, rounds=rounds).verdict == verdict
+
+
+def test_what_cannot_be_measured_is_a_row_that_says_why(tmp_path: Path) -> None:
+    def missing(_: Bench) -> Rounds:
+        raise NotMeasured("nats-server is not installed")
+
+    result = measure(a_mark(run=missing), Bench(dir=tmp_path), lambda: USUAL_DISK_MS)
+    assert result.verdict == "not measured"
+    assert "B0: nats-server is not installed" in report.table([result], {})
+
+
+def test_the_disk_is_judged_by_the_lower_of_its_times_before_and_after(tmp_path: Path) -> None:
+    times_ms = iter([0.4, 0.1])
+    assert measure(a_mark(), Bench(dir=tmp_path), lambda: next(times_ms)).fdatasync_ms == 0.1
+
+
+def test_marks_about_appends_are_informative_where_the_disk_hardly_waits() -> None:
+    rounds = Rounds(ours=(1.0,) * 5, peer=(1.0,) * 5)
+    appends = a_mark(about_appends=True)
+    fast = Result(mark=appends, rounds=rounds, fdatasync_ms=FAST_DISK_MS)
+    usual = Result(mark=appends, rounds=rounds, fdatasync_ms=USUAL_DISK_MS)
+    other = Result(mark=a_mark(), rounds=rounds, fdatasync_ms=FAST_DISK_MS)
+    assert "(goal) informative" in report.table([fast], {})
+    assert "informative" not in report.table([usual], {})
+    assert "(goal)" not in report.table([other], {})
+
+
+def test_the_table_of_marks_names_each_once_and_a_goal_is_beyond_its_mark() -> None:
+    names = [mark.id for mark in targets.MARKS]
+    assert len(names) == len(set(names))
+    for mark in targets.MARKS:
+        assert mark.reaches(mark.goal, mark.mark), mark.id
+
+
+def test_marks_and_goals_are_those_that_were_agreed() -> None:
+    agreed: dict[str, tuple[str, str]] = {}
+    for line in needs_shared("measure.md").read_text().splitlines():
+        if re.match(r"\| B\d+ ", line):
+            name, _, _, mark, goal = (cell.strip() for cell in line.strip("|").split("|"))
+            agreed[name] = mark, goal
+    for row in targets.MARKS:
+        mark, goal = agreed[row.id.partition("-")[0]]
+        assert f"{row.mark:g}" in re.findall(r"\d+(?:\.\d+)?", mark), row.id
+        assert f"{row.goal:g}" in re.findall(r"\d+(?:\.\d+)?", goal), row.id
+
+
+def test_only_chooses_marks_by_name_or_by_the_name_of_their_row() -> None:
+    assert [mark.id for mark in targets.chosen("b5, B1")] == ["B1", "B5"]
+    assert [mark.id for mark in targets.chosen("B13")] == ["B13", "B13-open"]
+    assert targets.chosen("") == targets.MARKS
+    with pytest.raises(ValueError, match="no mark B99"):
+        targets.chosen("B1,B99")
+
+
+def test_signals_are_realistic_and_the_same_for_both_sides() -> None:
+    signals = Signals(seed=3).take(100)
+    assert signals == Signals(seed=3).take(100)
+    assert signals != Signals(seed=4).take(100)
+    assert len({signal["signal_id"] for signal in signals}) == 100
+    assert {len(signal) for signal in signals} == {13}
+
+
+def test_the_lines_that_a_bare_file_takes_are_lines_of_the_log() -> None:
+    chain = CHAIN_START
+    for seq, line in enumerate(ready_lines(Signals().take(20)), start=1):
+        assert parse_head(line).seq == seq
+        chain = chained(chain, line)
+        assert decode(line).chain == stored_chain(line) == chain
+        assert 550 <= len(line) <= 700
+
+
+def test_help_names_the_options_and_shows_an_example() -> None:
+    done = bench("--help")
+    assert done.returncode == 0
+    for text in ("--only", "--quick", "--json", "--dir", "tools/bench --only B1,B5 --quick"):
+        assert text in done.stdout
+
+
+def test_an_unknown_mark_is_refused_with_the_names_there_are(tmp_path: Path) -> None:
+    done = bench("--only", "B99", "--dir", tmp_path)
+    assert done.returncode == 2
+    assert "there are B1, B2" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_mark_runs_end_to_end_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    files = tmp_path / "files"
+    done = bench("--only", "B1", "--quick", "--dir", files, "--json", tmp_path / "found.json")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[2].startswith("B1 ")
+    assert "\x1b" not in done.stdout + done.stderr
+    assert list(files.iterdir()) == []
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert {"marks", "versions", "fdatasync_ms"} <= found.keys()
+    assert {"python", "orjson", "file_system"} <= found["versions"].keys()
+    [mark] = found["marks"]
+    assert {"name", "ours", "peer", "ratio", "mark", "goal"} <= mark.keys()
+    assert mark["ratio"] > 0
+    assert len(mark["rounds"]["ours"]) >= 5

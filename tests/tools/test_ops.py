@@ -1,0 +1,228 @@
+"""tools/ops names nothing that does not exist: commands, options, units, metrics and labels."""
+
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import pytest
+
+from eventlog.cli.main import cli
+from projections.alpine.metered_client import OUTCOMES
+from projections.monitoring.metrics import exposition
+from projections.monitoring.snapshot import Delivery, Log, Vital, Vitals
+from projections.projection import Requests
+from projections.runtime.daemon import STATUS_S, STOP_S_MAX
+from projections.runtime.projector import Tally
+from tests.harness.requirements import CHECKOUT, needs_tool
+
+OPS = CHECKOUT / "tools/ops"
+UNITS = sorted(OPS.glob("eventlog-*"))
+ALERTS = OPS / "prometheus-alerts.yml"
+PROMETHEUS_OWN = {"up"}  # and the labels that a scrape adds
+LABELS_OF_A_SCRAPE = {"job", "instance"}
+ENVIRONMENT = {"EVENTLOG_HOME"}
+
+
+def settings_of(unit: Path) -> list[tuple[str, str]]:
+    lines = [line for line in unit.read_text().splitlines() if line and line[0] not in "#;["]
+    assert all("=" in line for line in lines), f"{unit.name}: a line is no setting"
+    return [(key, value) for key, _, value in (line.partition("=") for line in lines)]
+
+
+def values(unit: Path, key: str) -> list[str]:
+    return [value for name, value in settings_of(unit) if name == key]
+
+
+def commands_of(unit: Path) -> Iterator[list[str]]:
+    """The words behind `eventlog` in each command line of it."""
+    for line in values(unit, "ExecStart"):
+        program, *words = shlex.split(line)
+        if Path(program).name == "eventlog":
+            yield words
+
+
+def command_named(name: str) -> click.Command:
+    for point in entry_points(group="eventlog.commands"):
+        if point.name == name:
+            command: click.Command = point.load()
+            return command
+    found = cli.get_command(click.Context(cli), name)
+    assert found is not None
+    return found
+
+
+# -- units
+
+
+def test_there_are_units_for_the_daemon_and_for_verify() -> None:
+    names = [words[0] for unit in UNITS for words in commands_of(unit)]
+    assert {"project", "verify"} <= set(names)
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_each_command_and_option_in_a_unit_exists(unit: Path) -> None:
+    for words in commands_of(unit):
+        command = command_named(words[0])
+        context = click.Context(command)
+        command.parse_args(context, words[1:])  # raises for what it does not know
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_each_unit_that_a_unit_names_exists(unit: Path) -> None:
+    text = " ".join(value for key, value in settings_of(unit) if key in ("OnFailure", "Unit"))
+    for name in re.findall(r"[\w@%.-]+\.(?:service|timer)", text):
+        if name.startswith("eventlog"):
+            assert (OPS / re.sub(r"@.+\.service", "@.service", name)).exists(), name
+    if unit.suffix == ".timer":
+        assert unit.with_suffix(".service").exists()
+
+
+def test_the_daemons_unit_fits_what_the_daemon_does() -> None:
+    unit = OPS / "eventlog-project.service"
+    (kind,), (watchdog,), (stop,) = (
+        values(unit, key) for key in ("Type", "WatchdogSec", "TimeoutStopSec")
+    )
+    assert kind == "notify"
+    assert int(watchdog) >= 3 * STATUS_S
+    assert int(stop) > STOP_S_MAX + 3
+    # The lock's word names the boot, which is read below /proc/sys.
+    assert not values(unit, "ProcSubset")
+    assert {name.partition("=")[0] for name in values(unit, "Environment")} <= ENVIRONMENT
+
+
+@pytest.mark.slow
+def test_systemd_itself_finds_nothing_to_complain_of(tmp_path: Path) -> None:
+    analyze = needs_tool("systemd-analyze", apt="systemd")
+    copies = []
+    for unit in UNITS:
+        copy = tmp_path / unit.name
+        copy.write_text(unit.read_text().replace("/opt/eventlog/bin/eventlog", "/bin/true"))
+        copies.append(str(copy))
+    done = subprocess.run(
+        [analyze, "verify", *copies], capture_output=True, text=True, timeout=60, check=False
+    )
+    lines = [line for line in done.stderr.splitlines() if "eventlog-" in line]
+    assert lines == []
+
+
+# -- alerts
+
+
+class Alert(NamedTuple):
+    """One rule."""
+
+    name: str
+    expr: str
+    text: str
+
+
+def alerts() -> list[Alert]:
+    """The rules, of the few forms of YAML that the file uses."""
+    found = []
+    for part in re.split(r"^      - alert: ", ALERTS.read_text(), flags=re.MULTILINE)[1:]:
+        expr = re.findall(r"^        expr: (.*)$", part, re.MULTILINE)
+        assert len(expr) == 1, f"one line of expr each: {part}"
+        found.append(Alert(part.split("\n", 1)[0], expr[0], part))
+    return found
+
+
+def samples() -> dict[str, dict[str, set[str]]]:
+    """The values of each label, by the name of each sample that /metrics can give."""
+    delivery = Delivery(delivered=1, refused=1, failing=1, state="waiting", requests=Requests())
+    vitals = [
+        Vital(
+            name=name,
+            checkpoint=1,
+            lag_entries=1,
+            lag_seconds=1.0,
+            is_watched=True,
+            stalled=None,
+            waits_for_others=False,
+            is_stopping=False,
+            has_failed=False,
+            tally=Tally(),
+            delivery=delivery if name == "alpine" else None,
+        )
+        for name in ("alpine", "sqlite")
+    ]
+    log = Log(last_seq=1, bytes=1, segments=1, backup_age_seconds=1.0)
+    text = exposition(Vitals(log=log, problem=None, projections=tuple(vitals))).decode()
+    found: dict[str, dict[str, set[str]]] = {}
+    for name, labels in re.findall(r"^(eventlog_\w+)(?:\{(.*)\})? \S+$", text, re.MULTILINE):
+        mine = found.setdefault(name, {})
+        for label, value in re.findall(r'(\w+)="([^"]*)"', labels):
+            mine.setdefault(label, set()).add(value)
+    return found
+
+
+KNOWN = samples()
+
+
+def test_the_check_knows_every_metric() -> None:
+    assert set(OUTCOMES) == KNOWN["eventlog_delivery_requests_total"]["outcome"]
+    assert len(KNOWN) > 15
+
+
+def test_each_metric_is_documented_and_no_other() -> None:
+    text = (CHECKOUT / "docs/operations.md").read_text()
+    documented = set(re.findall(r"`(eventlog_\w+)`", text))
+    parts = re.compile(r"_(bucket|sum|count)$")
+    assert documented == {parts.sub("", name) for name in KNOWN}
+
+
+@pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert.name)
+def test_each_metric_and_label_in_an_alert_exists(alert: Alert) -> None:
+    words = set(re.findall(r"\b(?:eventlog_\w+|up)\b", re.sub(r'"[^"]*"', "", alert.expr)))
+    assert words, "it looks at no metric"
+    assert words <= set(KNOWN) | PROMETHEUS_OWN
+    for name, selector in re.findall(r"(\w+)\{([^}]*)\}", alert.expr):
+        labels = KNOWN.get(name, {"job": {"eventlog"}})
+        for label, value in re.findall(r'(\w+)!?="([^"]*)"', selector):
+            assert value in labels[label], f"{name} has no {label} {value}"
+    used = re.findall(r"(?:\bby|\bon) \(([^)]*)\)", alert.expr)
+    used += re.findall(r"\$labels\.(\w+)", alert.text)
+    names = {label for name in words for label in KNOWN.get(name, {})} | LABELS_OF_A_SCRAPE
+    assert {label.strip() for text in used for label in text.split(",")} <= names
+    assert not re.findall(r"(\w+)\s+\{", alert.expr)
+
+
+@pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert.name)
+def test_each_alert_says_how_bad_it_is_and_what_to_do(alert: Alert) -> None:
+    assert re.search(r"^          severity: (page|ticket)$", alert.text, re.MULTILINE)
+    assert re.search(r"^          summary: \S", alert.text, re.MULTILINE)
+    assert re.search(r"^          do: \S", alert.text, re.MULTILINE)
+    assert alert.expr.count("(") == alert.expr.count(")")
+    for words in re.findall(r"`eventlog ([a-z-]+)", alert.text):
+        command_named(words)  # raises for one that does not exist
+
+
+def test_the_alerts_tell_of_everything_that_a_person_must_mend() -> None:
+    exprs = " ".join(alert.expr for alert in alerts())
+    for state in ("waiting", "refused", "rejecting", "stopped"):
+        assert f'eventlog_delivery_state{{state="{state}"}}' in exprs
+    for name in ("up", "eventlog_projection_lag_seconds", "eventlog_projection_watched"):
+        assert name in exprs
+    assert "eventlog_delivery_parked" in exprs
+    assert "eventlog_backup_age_seconds" in exprs
+
+
+def test_the_file_of_alerts_has_the_shape_that_prometheus_reads() -> None:
+    """Only mappings and lists of plain scalars, quoted where YAML asks for it."""
+    text = ALERTS.read_text()
+    for line in text.splitlines():
+        if not line or line.lstrip().startswith("#"):
+            continue
+        assert "\t" not in line
+        found = re.fullmatch(r"( *)(?:- )?([a-z]+):(?: (.+))?", line)
+        assert found, line
+        indent, key, scalar = found.groups()
+        assert len(indent) % 2 == 0
+        if scalar is not None and not (scalar[0] == scalar[-1] == '"'):
+            assert scalar[0] not in "`{[&*!|>%@'\"", f"{key} must be quoted: {line}"
+            assert ": " not in scalar, f"{key} must be quoted: {line}"
+            assert " #" not in scalar, f"{key} must be quoted: {line}"

@@ -1,0 +1,306 @@
+"""Random histories: writers and readers that die, fail to sync and lose power, again and again.
+
+Invariant: a round depends on its seed alone, so a failure is repeated by naming the seed.
+"""
+
+import errno
+from collections import deque
+from collections.abc import Callable
+from random import Random
+from typing import NamedTuple
+
+from eventlog.append.batch import Group
+from eventlog.append.writer import Settings, Writer
+from eventlog.errors import AppendFailed, EventLogError, LogPoisoned
+from eventlog.format.segment import Position
+from eventlog.read.reader import LogReader, reader_near_end
+from tools.crash.actors import Actor
+from tools.crash.check import HOME
+from tools.crash.expected_log import CHAIN_BEFORE_FIRST, Ledger, Violation
+from tools.crash.explorer import Explorer, Failure
+from tools.crash.histories import MARK, REOPEN
+from tools.crash.inodes import File
+from tools.crash.simulated_disk import Fault, SimDisk, World
+from tools.crash.states import random_content, random_power_loss, word_inode
+
+STEPS_MAX = 20_000  # of one boot; a round that takes longer does not end by itself
+POWER_LOSSES_MAX = 4
+WRITERS_MAX, READERS_MAX = 4, 2
+ACTIONS_MAX = 5
+BATCH_ENTRIES_MAX = 6
+READS_MAX = 30
+REOPEN_SHARE = 0.1
+SYNCED_SHARE = 0.2  # of a projection's commits: SQLite syncs when it writes its WAL back
+RETRIES_MAX = 50  # of one append, while faults are injected
+STATES_A_LOOK = 3
+TRACE_CALLS = 60  # what is told of a failure
+
+
+class Odds(NamedTuple):
+    """How likely things are at each step of a round."""
+
+    fault: float
+    kill: float
+    evict: float  # the kernel drops clean pages of a file
+    lose: float  # a write in the background fails
+    stay: float  # the same process goes on
+    look: float  # power fails here, on the side
+
+
+class Version(NamedTuple):
+    """What a projection has committed. Its rows are the fold of all lines up to `seq`, and so is
+    `chain`: the one is right when the other is."""
+
+    seq: int = 0
+    chain: str = CHAIN_BEFORE_FIRST
+    position: Position | None = None
+
+
+class Register:
+    """A database, as far as a power loss can tell: it holds any version since the last synced one.
+
+    Several projectors share it; each goes on from the version that it finds when it is opened.
+    """
+
+    def __init__(self) -> None:
+        self._versions = [Version()]
+
+    @property
+    def latest(self) -> Version:
+        return self._versions[-1]
+
+    def commit(self, version: Version, *, is_synced: bool) -> None:
+        """Rows and checkpoint, in one transaction."""
+        self._versions = [*([] if is_synced else self._versions), version]
+
+    def lose_power(self, random: Random) -> None:
+        """Keeps one of the versions that may be left."""
+        self._versions = [random.choice(self._versions)]
+
+
+class Round:
+    """One history, from an empty disk to its last power loss."""
+
+    def __init__(self, explorer: Explorer, seed: str) -> None:
+        self.random = random = Random(seed)
+        explorer.begin(f"{seed}/recoveries")
+        self.explorer = explorer
+        self.ledger = Ledger()
+        self.trace: deque[str] = deque(maxlen=TRACE_CALLS)
+        self._odds = Odds(
+            fault=random.choice((0.0, 0.01, 0.05, 0.2)),
+            kill=random.choice((0.0, 0.002, 0.02)),
+            evict=random.choice((0.0, 0.02, 0.2)),
+            lose=random.choice((0.0, 0.0, 0.02)),
+            stay=random.choice((0.5, 0.9, 0.99)),
+            look=random.choice((0.02, 0.1)),
+        )
+        segment_bytes = random.choice((1, 1000, 3000, 10_000))
+        self._may_fail = self._odds.fault > 0 or self._odds.lose > 0
+        # A window that forgets lets a retry in twice, so then nothing is retried.
+        self._retries = random.random() < 0.8
+        dedupe_entries = 10_000 if self._retries else random.choice((0, 3))
+        settings = Settings(segment_bytes, dedupe_entries, 1.0)
+        self._subject = explorer.subject._replace(settings=settings)
+        explorer.subject = self._subject
+        self._world = World(page_bytes=random.choice((512, 4096)))
+        self._submitted = 0
+        self._register = Register()
+
+    def play(self) -> None:
+        """Raises Failure."""
+        for _ in range(self.random.randint(1, POWER_LOSSES_MAX)):
+            cast = self._cast()
+            try:
+                self._run(cast)
+            except Violation as error:
+                raise Failure(str(error), self.explorer.states) from error
+            finally:
+                for actor in cast:
+                    actor.kill()
+            self._look()
+            state = random_power_loss(self._world.inodes, self.random)
+            self._register.lose_power(self.random)
+            page_bytes = self._world.page_bytes
+            self._world = World(state, boot=self._world.boot + 1, page_bytes=page_bytes)
+            self.trace.append("power loss")
+
+    def _cast(self) -> list[Actor]:
+        random = self.random
+        writers = random.randint(1, WRITERS_MAX)
+        cast = [Actor(n + 1, self._writing()) for n in range(writers)]
+        readers = random.randint(0, READERS_MAX)
+        return cast + [Actor(writers + n + 1, self._reading()) for n in range(readers)]
+
+    def _run(self, cast: list[Actor]) -> None:
+        odds, random = self._odds, self.random
+        alive = list(cast)
+        actor = alive[0]
+        for _ in range(STEPS_MAX):
+            if random.random() > odds.stay or actor.is_done:
+                actor = random.choice(alive)
+            self._disturb()
+            if random.random() < odds.kill:
+                if actor.call == "pwrite":  # even in the middle of one
+                    actor.advance(Fault(taken=random.uniform(0.1, 0.9)))
+                self._note(actor, f"is killed before {actor.call}")
+                actor.kill()
+                self._world.reap(actor.number)
+            else:
+                fault = self._fault(actor.call) if random.random() < odds.fault else None
+                self._note(actor, f"{actor.call}{' fails' if fault else ''}")
+                actor.advance(fault)
+            self.ledger.collect()
+            if actor.is_done:
+                self._world.reap(actor.number)
+                alive.remove(actor)
+                self._judge(actor)
+            if random.random() < odds.look:
+                self._look()
+            if not alive:
+                return
+        raise Violation(f"after {STEPS_MAX} calls {len(alive)} processes have not come to an end")
+
+    def _note(self, actor: Actor, what: str) -> None:
+        self.trace.append(f"process {actor.number} {what}")
+
+    def _judge(self, actor: Actor) -> None:
+        error = actor.error
+        if isinstance(error, Violation):
+            raise error
+        if error is not None and not (self._may_fail and isinstance(error, OSError)):
+            raise Violation(f"process {actor.number} ended with {error!r}") from error
+
+    def _look(self) -> None:
+        """Power fails here, in a few ways, on disks of their own."""
+        for _ in range(STATES_A_LOOK):
+            if not self.explorer.is_done:
+                state = random_power_loss(self._world.inodes, self.random)
+                self.explorer.try_one(state, self.ledger)
+
+    # -- what goes wrong
+
+    def _fault(self, call: str) -> Fault | None:
+        random = self.random
+        match call:
+            case "fdatasync":
+                return Fault(survived=lambda file: random_content(file, random))
+            case "pwrite":
+                return Fault(errno.ENOSPC, taken=random.choice((0.0, 0.0, random.random())))
+            case "create" | "make_dir" | "link":
+                return Fault(errno.ENOSPC)
+            case "fsync_dir" | "truncate":
+                return Fault()
+            case _:
+                return None
+
+    def _disturb(self) -> None:
+        """What the kernel does by itself."""
+        random, world = self.random, self._world
+        evicts, loses = random.random() < self._odds.evict, random.random() < self._odds.lose
+        if not (evicts or loses):
+            return
+        word = word_inode(world.inodes)  # no promise holds where that page itself is lost
+        files = [n for n, inode in world.inodes.items() if isinstance(inode, File) and n != word]
+        if files and evicts:
+            world.evict(random.choice(files))
+        if files and loses:
+            ino = random.choice(files)
+            file = world.inodes[ino]
+            if isinstance(file, File) and file.pending:
+                self.trace.append("the kernel fails to write a file in the background")
+                survived = random_content(file, random)
+                world.lose(ino, survived, is_reported_later=random.random() < 0.5)
+
+    # -- what processes do
+
+    def _writing(self) -> Callable[[Actor], None]:
+        plan = [
+            self.random.choice((MARK, REOPEN, 1, 1, self.random.randint(2, BATCH_ENTRIES_MAX)))
+            for _ in range(self.random.randint(1, ACTIONS_MAX))
+        ]
+
+        def work(actor: Actor) -> None:
+            disk = self._subject.disk(self._world, actor.number, actor.step)
+            writer, group = self._subject.open(disk), self.ledger.submit([])
+            keys: list[str] = []
+            for action in plan:
+                if action > 0:
+                    # Sometimes again what was acknowledged already, as a generator does.
+                    keys = keys if self._retries and action == len(keys) else self._new_keys(action)
+                    writer, group = self._append(disk, writer, keys)
+                    continue
+                try:
+                    writer.mark() if action == MARK else writer.close()
+                    self.ledger.mark(group, writer)
+                except EventLogError as error:
+                    self._forgive(error)
+                    is_over = True
+                else:
+                    is_over = action == REOPEN
+                if is_over:
+                    writer.drop()
+                    writer, group = self._subject.open(disk), self.ledger.submit([])
+            writer.drop()
+
+        return work
+
+    def _new_keys(self, entries: int) -> list[str]:
+        self._submitted += entries
+        return [f"s{self._submitted - n}" for n in range(entries)]
+
+    def _append(self, disk: SimDisk, writer: Writer, keys: list[str]) -> tuple[Writer, Group]:
+        """Appends, and tries again where that fails; the writer, and what it appended."""
+        group = self.ledger.submit([])
+        for _ in range(RETRIES_MAX if self._retries else 1):
+            group = self.ledger.submit(keys)
+            writer.commit([group].copy)
+            if group.error is None:
+                break
+            self._forgive(group.error)
+            if isinstance(group.error, LogPoisoned):
+                self.ledger.doubt(group)
+                writer.drop()
+                writer, group = self._subject.open(disk), self.ledger.submit([])
+            else:
+                self.ledger.withdraw(group)
+        return writer, group
+
+    def _forgive(self, error: EventLogError) -> None:
+        """Faults may make an append fail; nothing makes the log refuse its own bytes."""
+        if not (self._may_fail and isinstance(error, AppendFailed | LogPoisoned)):
+            raise Violation(f"an append failed: {error}") from error
+
+    def _reading(self) -> Callable[[Actor], None]:
+        reads = self.random.randint(1, READS_MAX)
+        random = Random(self.random.random())
+
+        def work(actor: Actor) -> None:
+            disk = self._subject.disk(self._world, actor.number, actor.step)
+            at = random.choice((Version(), self._register.latest))
+            reader = LogReader(disk, HOME, after=at.seq, hint=at.position)
+            try:
+                if reader.tip.chain != at.chain:
+                    raise Violation("a projection finds another log than it was built from")
+                for _ in range(reads):
+                    if reader.read():
+                        self.ledger.owe(reader.tip.seq, reader.tip.chain)
+                        version = Version(reader.tip.seq, reader.tip.chain, reader.position)
+                        self._register.commit(version, is_synced=random.random() < SYNCED_SHARE)
+                    if random.random() < REOPEN_SHARE:
+                        reader.close()
+                        reader = self._come_back(disk, reader, random)
+            finally:
+                reader.close()
+
+        return work
+
+    def _come_back(self, disk: SimDisk, old: LogReader, random: Random) -> LogReader:
+        """A reader as a projector opens it after a restart, or who wants to know the end."""
+        if random.random() < 0.3:
+            return reader_near_end(disk, HOME)
+        hint = random.choice((None, old.position))
+        reader = LogReader(disk, HOME, after=old.tip.seq, hint=hint)
+        if reader.tip.chain != old.tip.chain:
+            raise Violation("a reader that comes back finds another chain")
+        return reader

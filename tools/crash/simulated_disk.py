@@ -1,0 +1,302 @@
+"""A disk in memory that several simulated processes share, and that may lose what was not synced.
+
+It implements the `Disk` protocol of eventlog.storage.disk, one SimDisk a process, over one World.
+
+Invariant: bytes and names reach the device only by fdatasync and fsync_dir; what a failed fdatasync
+dropped is gone from the device though the cache shows it, and the next fdatasync returns 0.
+"""
+
+import errno
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tools.crash.inodes import (
+    ROOT,
+    File,
+    Folder,
+    Inode,
+    Inodes,
+    Link,
+    Rename,
+    Resize,
+    applied,
+    evicted,
+    lost,
+    renamed,
+    synced,
+    written,
+)
+
+PAGE_BYTES = 4096
+
+
+class Fault(NamedTuple):
+    """What a call is to suffer instead of succeeding."""
+
+    errno: int = errno.EIO
+    taken: float = 0.0  # of a write: the part that goes; above 0 it is short, and no error
+    survived: Callable[[File], bytes] | None = None  # a failed sync: what reached the device
+
+
+Step = Callable[[str], Fault | None]  # is told each call before it happens
+
+
+class _OpenFile:
+    """A descriptor: whose it is, and how many errors of its file it has been told."""
+
+    __slots__ = ("errors_seen", "ino", "process")
+
+    def __init__(self, process: int, ino: int, errors_seen: int) -> None:
+        self.process = process
+        self.ino = ino
+        self.errors_seen = errors_seen
+
+
+class World:
+    """One machine: page cache, device, descriptors and locks of all processes."""
+
+    def __init__(
+        self, inodes: Inodes | None = None, *, boot: int = 1, page_bytes: int = PAGE_BYTES
+    ) -> None:
+        self.inodes: Inodes = inodes if inodes is not None else {ROOT: Folder({}, {})}
+        self.boot = boot
+        self.page_bytes = page_bytes
+        self.version = 0  # grows with each change, so an observer sees whether there is news
+        self.fds: dict[int, _OpenFile] = {}
+        self.locks: dict[int, int] = {}  # inode -> the descriptor that holds its flock
+        self._ino_last = max(self.inodes)
+        self._fd_last = 2
+
+    def put(self, ino: int, inode: Inode) -> None:
+        """Replaces an inode."""
+        self.inodes[ino] = inode
+        self.version += 1
+
+    def add(self, inode: Inode) -> int:
+        """A new inode, with no name yet; its number."""
+        self._ino_last += 1
+        self.inodes[self._ino_last] = inode
+        return self._ino_last
+
+    def open(self, process: int, ino: int) -> int:
+        """A new descriptor."""
+        file = self.inodes[ino]
+        assert isinstance(file, File), "the log opens regular files only"
+        self._fd_last += 1
+        seen = file.errors - file.is_error_unseen
+        self.fds[self._fd_last] = _OpenFile(process, ino, seen)
+        return self._fd_last
+
+    def close(self, fd: int) -> None:
+        """Closes a descriptor, which gives its lock back."""
+        ino = self.fds.pop(fd).ino
+        if self.locks.get(ino) == fd:
+            del self.locks[ino]
+
+    def reap(self, process: int) -> None:
+        """What the kernel does when a process dies: the cache survives, its locks do not."""
+        for fd in [fd for fd, opened in self.fds.items() if opened.process == process]:
+            self.close(fd)
+
+    def lose(self, ino: int, survived: bytes, *, is_reported_later: bool) -> None:
+        """A background write fails: pages are clean, and the device lacks them."""
+        file = self.inodes[ino]
+        assert isinstance(file, File)
+        after = lost(file, survived)
+        if not is_reported_later:  # the kernel forgot the inode, and the error with it
+            for opened in self.fds.values():
+                if opened.ino == ino:
+                    return
+            after = after._replace(is_error_unseen=False)
+        else:
+            after = after._replace(is_error_unseen=True)
+        self.put(ino, after)
+
+    def evict(self, ino: int) -> None:
+        """Drops the clean pages of a file, as memory pressure does at any time."""
+        file = self.inodes[ino]
+        if isinstance(file, File):
+            self.put(ino, evicted(file))
+
+    def find(self, path: str) -> int | None:
+        """The inode at a path as processes see it."""
+        ino: int | None = ROOT
+        for name in path.split("/")[1:]:
+            if not name:
+                continue
+            folder = self.inodes[ino] if ino is not None else None
+            ino = folder.names.get(name) if isinstance(folder, Folder) else None
+        return ino
+
+
+class SimDisk:
+    """The disk as one process sees it. `step` is called before each call, and may end it."""
+
+    def __init__(self, world: World, process: int = 1, step: Step | None = None) -> None:
+        self.world = world
+        self.process = process
+        self.step = step
+
+    def _enter(self, call: str) -> Fault | None:
+        return self.step(call) if self.step is not None else None
+
+    def _enter_or_fail(self, call: str) -> None:
+        fault = self._enter(call)
+        if fault is not None:
+            raise _os_error(fault.errno)
+
+    def names(self, path: str) -> list[str]:
+        self._enter_or_fail("names")
+        return list(self._folder(path)[1].names)
+
+    def is_dir(self, path: str) -> bool:
+        self._enter_or_fail("is_dir")
+        ino = self.world.find(path)
+        return ino is not None and isinstance(self.world.inodes[ino], Folder)
+
+    def make_dir(self, path: str) -> None:
+        self._enter_or_fail("make_dir")
+        self._refuse_existing(path)
+        self._rename(path, "", os.path.basename(path), self.world.add(Folder({}, {})))
+
+    def create(self, path: str) -> int:
+        self._enter_or_fail("create")
+        self._refuse_existing(path)
+        ino = self.world.add(File())
+        self._rename(path, "", os.path.basename(path), ino)
+        return self.world.open(self.process, ino)
+
+    def open(self, path: str, *, writable: bool) -> int:
+        self._enter_or_fail("open")
+        assert isinstance(writable, bool)  # anybody may write here
+        ino = self.world.find(path)
+        if ino is None:
+            raise _os_error(errno.ENOENT)
+        return self.world.open(self.process, ino)
+
+    def close(self, fd: int) -> None:
+        self._enter("close")
+        self.world.close(fd)
+
+    def size(self, fd: int) -> int:
+        self._enter_or_fail("size")
+        return len(self._file(fd).cache)
+
+    def pread(self, fd: int, length: int, offset: int) -> bytes:
+        self._enter_or_fail("pread")
+        return self._file(fd).cache[offset : offset + length]
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+        fault = self._enter("pwrite")
+        if fault is not None:
+            data = data[: int(len(data) * fault.taken)]
+            if not data:
+                raise _os_error(fault.errno)
+        file = self._file(fd)
+        self.world.put(self.world.fds[fd].ino, written(file, offset, data, self.world.page_bytes))
+        return len(data)
+
+    def truncate(self, fd: int, length: int) -> None:
+        self._enter_or_fail("truncate")
+        file = self._file(fd)
+        change = Resize(length)
+        file = file._replace(cache=applied(file.cache, change), pending=(*file.pending, change))
+        self.world.put(self.world.fds[fd].ino, file)
+
+    def fdatasync(self, fd: int) -> None:
+        fault = self._enter("fdatasync")
+        file = self._file(fd)
+        opened = self.world.fds[fd]
+        if fault is not None:
+            survived = fault.survived(file) if fault.survived is not None else file.device
+            file = lost(file, survived)
+        else:
+            file = synced(file)
+        if file.errors > opened.errors_seen:
+            # Each descriptor that was open when pages were lost is told once; nobody else is.
+            opened.errors_seen = file.errors
+            self.world.put(opened.ino, file._replace(is_error_unseen=False))
+            raise _os_error(errno.EIO)
+        self.world.put(opened.ino, file)
+
+    def fsync_dir(self, path: str) -> None:
+        self._enter_or_fail("fsync_dir")
+        ino, folder = self._folder(path)
+        self.world.put(ino, Folder(folder.names, folder.names))
+
+    def drop_cache(self, fd: int) -> None:
+        self._enter("drop_cache")
+        self.world.evict(self.world.fds[fd].ino)
+
+    def try_lock(self, fd: int) -> bool:
+        self._enter("try_lock")
+        return self.world.locks.setdefault(self.world.fds[fd].ino, fd) == fd
+
+    def unlock(self, fd: int) -> None:
+        self._enter("unlock")
+        ino = self.world.fds[fd].ino
+        if self.world.locks.get(ino) == fd:
+            del self.world.locks[ino]
+
+    def size_at(self, fd: int, path: str) -> int | None:
+        self._enter_or_fail("size_at")
+        is_there = self.world.find(path) == self.world.fds[fd].ino
+        return len(self._file(fd).cache) if is_there else None
+
+    def link(self, target: str, path: str) -> None:
+        self._enter_or_fail("link")
+        ino = self.world.add(Link(target))
+        new = f"{os.path.basename(path)}.{self.process}.new"
+        self._rename(path, "", new, ino)
+        self._rename(path, new, os.path.basename(path), ino)
+
+    def link_target(self, path: str) -> str | None:
+        self._enter_or_fail("link_target")
+        ino = self.world.find(path)
+        link = self.world.inodes[ino] if ino is not None else None
+        return link.target if isinstance(link, Link) else None
+
+    def rename(self, old: str, new: str) -> None:
+        self._enter_or_fail("rename")
+        ino = self.world.find(old)
+        if ino is None:
+            raise _os_error(errno.ENOENT)
+        self._rename(new, os.path.basename(old), os.path.basename(new), ino)
+
+    def unlink(self, path: str) -> None:
+        self._enter_or_fail("unlink")
+        ino = self.world.find(path)
+        if ino is None:
+            raise _os_error(errno.ENOENT)
+        self._rename(path, os.path.basename(path), "", ino)
+
+    def boot_id(self) -> str:
+        return f"boot-{self.world.boot}"
+
+    def _file(self, fd: int) -> File:
+        file = self.world.inodes[self.world.fds[fd].ino]
+        assert isinstance(file, File)
+        return file
+
+    def _folder(self, path: str) -> tuple[int, Folder]:
+        ino = self.world.find(path)
+        folder = self.world.inodes[ino] if ino is not None else None
+        if ino is None or not isinstance(folder, Folder):
+            raise _os_error(errno.ENOENT)
+        return ino, folder
+
+    def _refuse_existing(self, path: str) -> None:
+        if self.world.find(path) is not None:
+            raise _os_error(errno.EEXIST)
+
+    def _rename(self, path: str, old: str, new: str, ino: int) -> None:
+        """Changes the names in the directory of `path`."""
+        parent, folder = self._folder(os.path.dirname(path))
+        change = Rename(old, new, ino)
+        pending = (*folder.pending, change)
+        self.world.put(parent, Folder(renamed(folder.names, change), folder.device, pending))
+
+
+def _os_error(code: int) -> OSError:
+    return OSError(code, os.strerror(code))
