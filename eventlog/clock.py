@@ -12,7 +12,7 @@ _SECOND_US = 1_000_000
 def now_recorded() -> str:
     """`2025-11-18T02:00:00.123456Z`, as the log's own clock says it."""
     seconds, us = divmod(time.time_ns() // 1_000, _SECOND_US)
-    return f"{_to_the_second(seconds)}.{us:06d}Z"
+    return f"{_format_second(seconds)}.{us:06d}Z"
 
 
 def now_stored() -> str:
@@ -21,5 +21,5 @@ def now_stored() -> str:
 
 
 @lru_cache(maxsize=1)  # thousands of appends share a second, and taking a time apart is slow
-def _to_the_second(seconds: int) -> str:
+def _format_second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))

@@ -48,14 +48,14 @@ class EventLogError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Subclasses take keywords, which neither pickle nor copy would pass.
-        return _remade, (type(self), self.args, self.__dict__)
+        return _restore_error, (type(self), self.args, self.__dict__)
 
     def __str__(self) -> str:
         text = f"{self.what} ({self.where})" if self.where else self.what
         return f"{text}; {self.do}" if self.do else text
 
 
-def _remade(
+def _restore_error(
     kind: type[EventLogError], args: tuple[object, ...], state: dict[str, object]
 ) -> EventLogError:
     error = kind.__new__(kind, *args)
@@ -63,23 +63,30 @@ def _remade(
     return error
 
 
-class _Nothing:
+class _NoValue:
     """Marks a refusal that has no value to show."""
 
 
-_NOTHING = _Nothing()
+_NO_VALUE = _NoValue()
 
 
-_bounded = Repr()  # lists that hold one another many times over must not hang a refusal
-_bounded.maxlevel, _bounded.maxlist, _bounded.maxdict, _bounded.maxtuple = 4, 8, 8, 8
-_bounded.maxstring = _bounded.maxother = _bounded.maxlong = 2 * VALUE_CHARS_MAX
+_bounded_repr = Repr()  # lists that hold one another many times over must not hang a refusal
+_bounded_repr.maxlevel, _bounded_repr.maxlist, _bounded_repr.maxdict, _bounded_repr.maxtuple = (
+    4,
+    8,
+    8,
+    8,
+)
+_bounded_repr.maxstring = _bounded_repr.maxother = _bounded_repr.maxlong = 2 * VALUE_CHARS_MAX
 
 
 def _repr(value: object) -> str:
-    return repr(value) if isinstance(value, float | int | bool | None) else _bounded.repr(value)
+    return (
+        repr(value) if isinstance(value, float | int | bool | None) else _bounded_repr.repr(value)
+    )
 
 
-def shown(value: object) -> str:
+def printable_value(value: object) -> str:
     """`value` for a message: text as it is, others as Python writes them, cut, all printable."""
     try:
         text = value if isinstance(value, str) else _repr(value)
@@ -94,10 +101,10 @@ def shown(value: object) -> str:
 class InvalidSignal(EventLogError):
     """An item that the door refuses: `field`, what is wrong with it, and the value."""
 
-    def __init__(self, what: str, *, field: str, value: object = _NOTHING, do: str = "") -> None:
-        text = f"{shown(field)} {what}" if field else what
-        if value is not _NOTHING:
-            text += f" (got {shown(value)})"
+    def __init__(self, what: str, *, field: str, value: object = _NO_VALUE, do: str = "") -> None:
+        text = f"{printable_value(field)} {what}" if field else what
+        if value is not _NO_VALUE:
+            text += f" (got {printable_value(value)})"
         super().__init__(text, do=do)
         self.field = field
 

@@ -11,25 +11,25 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from eventlog.append.batch import EACH, PREFIX, Group, Receipt
+from eventlog.append.batch import EACH, PREFIX, AppendRequest, Receipt
 from eventlog.append.dedupe import DEDUPE_ENTRIES_DEFAULT
-from eventlog.append.group_commit import Committer
-from eventlog.append.writer import Settings, Writer
+from eventlog.append.group_commit import GroupCommit
+from eventlog.append.writer import Writer, WriterSettings
 from eventlog.clock import now_recorded, now_stored
 from eventlog.errors import EventLogError, InvalidSignal, Unsupported
 from eventlog.format.line import Entry
 from eventlog.format.segment import SEGMENT_BYTES_DEFAULT, Position
-from eventlog.read.reader import LogReader, entries_of, reader_near_end
+from eventlog.read.reader import LogReader, decode_lines, reader_near_end
 from eventlog.schema.signal import Signal
-from eventlog.schema.validation import Admitted, admit
+from eventlog.schema.validation import ValidatedItem, validate
 from eventlog.storage.disk import Disk, RealDisk
-from eventlog.storage.durable_state import read_word
-from eventlog.storage.filesystem import file_system_of, is_network_file_system
+from eventlog.storage.durable_state import read_lock_record
+from eventlog.storage.filesystem import filesystem_type, is_network_filesystem
 from eventlog.storage.home import home_at
-from eventlog.storage.segment_disk import Shelf
+from eventlog.storage.segment_disk import SegmentDisk
 
 if TYPE_CHECKING:
-    from eventlog.append.async_append import Fronts
+    from eventlog.append.async_append import AsyncAppenders
 
 LOCK_TIMEOUT_S_DEFAULT = 30.0  # longer than any healthy sync, shorter than a person's patience
 
@@ -72,14 +72,14 @@ class EventLog:
     ) -> None:
         if segment_bytes < 1 or dedupe_entries < 0 or lock_timeout_s < 0:
             raise ValueError("segment_bytes must be > 0, the other limits >= 0")
-        self._disk = Shelf(disk or RealDisk())
+        self._disk = SegmentDisk(disk or RealDisk())
         self._home = home_at(home)
         if not allow_network_fs:
             _refuse_network_fs(self._home.root)
-        settings = Settings(segment_bytes, dedupe_entries, lock_timeout_s)
+        settings = WriterSettings(segment_bytes, dedupe_entries, lock_timeout_s)
         writer = Writer(self._disk, self._home, now_recorded, settings, os.getpid())
-        self._committer = Committer(writer)
-        self._fronts: Fronts | None = None
+        self._committer = GroupCommit(writer)
+        self._async_appenders: AsyncAppenders | None = None
         _open_logs.add(self)
 
     def append(self, item: Item, *, timeout_s: float | None = None) -> Receipt:
@@ -94,9 +94,9 @@ class EventLog:
         failed: open the log anew and retry); AppendTimeout after `timeout_s` seconds: the outcome
         is unknown, retry with the same signal_id; LogCorrupt, LogDiverged: see `eventlog verify`.
         """
-        group = Group((self._admit(item),))
-        self._committer.run(group, timeout_s)
-        return group.receipts()[0]
+        request = AppendRequest((self._validate(item),))
+        self._committer.run(request, timeout_s)
+        return request.receipts()[0]
 
     def append_many(
         self, items: Iterable[Item], *, timeout_s: float | None = None
@@ -106,10 +106,10 @@ class EventLog:
         All are checked before any is written: a refused item or a conflict refuses the call. A
         crash may leave the first of them, never a gap. Raises what `append` raises.
         """
-        group = Group([self._admit(item) for item in items])
-        if group.items:
-            self._committer.run(group, timeout_s)
-        return group.receipts()
+        request = AppendRequest([self._validate(item) for item in items])
+        if request.items:
+            self._committer.run(request, timeout_s)
+        return request.receipts()
 
     def append_each(
         self, items: Iterable[Item], *, stop_at_refusal: bool = False
@@ -121,21 +121,21 @@ class EventLog:
         full) is given to every item that it hit. Raises LogBusy and LogClosed.
         """
         results: list[Receipt | EventLogError] = []
-        admitted: list[Admitted] = []
+        validated: list[ValidatedItem] = []
         refused: dict[int, EventLogError] = {}
         for index, item in enumerate(items):
             try:
-                admitted.append(self._admit(item))
+                validated.append(self._validate(item))
             except InvalidSignal as error:
                 refused[index] = error
                 if stop_at_refusal:
                     break
-        group = Group(admitted, PREFIX if stop_at_refusal else EACH)
-        if admitted:
-            self._committer.run(group)
-        taken = iter(group.results)
-        for index in range(len(admitted) + len(refused)):
-            result = refused.get(index) or next(taken) or group.error
+        request = AppendRequest(validated, PREFIX if stop_at_refusal else EACH)
+        if validated:
+            self._committer.run(request)
+        settled = iter(request.results)
+        for index in range(len(validated) + len(refused)):
+            result = refused.get(index) or next(settled) or request.error
             assert result is not None, "a commit settles each item or fails its group"
             results.append(result)
             if stop_at_refusal and isinstance(result, EventLogError):
@@ -147,13 +147,13 @@ class EventLog:
         raises LogBusy. Cancelling the await does not take the entry back: its outcome is unknown,
         and a retry with the same signal_id is idempotent.
         """
-        if self._fronts is None:
+        if self._async_appenders is None:
             from eventlog.append.async_append import (
-                Fronts,  # asyncio would double the start of every command
+                AsyncAppenders,  # asyncio would double the start of every command
             )
 
-            self._fronts = Fronts(self._committer)
-        return await self._fronts.here().append(self._admit(item))
+            self._async_appenders = AsyncAppenders(self._committer)
+        return await self._async_appenders.for_running_loop().append(self._validate(item))
 
     def read(self, after: int = 0) -> Iterator[Entry]:
         """The durable entries with seq > `after`, in order, up to the end of the log as it moves.
@@ -166,7 +166,7 @@ class EventLog:
         reader = LogReader(self._disk, self._home, after=after)
         try:
             while lines := reader.read():
-                yield from entries_of(lines, reader.position)
+                yield from decode_lines(lines, reader.position)
         finally:
             reader.close()
 
@@ -186,19 +186,21 @@ class EventLog:
         Waits where there is no log yet. Close the iterator (`contextlib.aclosing`) or cancel its
         task to stop. Raises LogCorrupt, LogDiverged.
         """
-        from eventlog.read.tail import follow  # watchfiles and asyncio: for those who wait
+        from eventlog.read.tail import tail_batches  # watchfiles and asyncio: for those who wait
 
-        lines_after = follow(self._disk, self._home, after=after, hint=hint, on_watch=on_watch)
+        lines_after = tail_batches(
+            self._disk, self._home, after=after, hint=hint, on_watch=on_watch
+        )
         async with aclosing(lines_after):
             async for lines, position in lines_after:
-                yield Batch(entries_of(lines, position), position)
+                yield Batch(decode_lines(lines, position), position)
 
     @property
     def last_seq(self) -> int:
         """Seq of the last durable entry; 0 when there is none."""
-        word = read_word(self._disk, self._home)
-        if word is not None:
-            return word.end.seq
+        lock_record = read_lock_record(self._disk, self._home)
+        if lock_record is not None:
+            return lock_record.end.seq
         reader = reader_near_end(self._disk, self._home)
         try:
             while reader.read():
@@ -223,16 +225,16 @@ class EventLog:
     ) -> None:
         self.close()
 
-    def _admit(self, item: Item) -> Admitted:
-        return admit(item, now=now_stored, new_id=_new_signal_id)
+    def _validate(self, item: Item) -> ValidatedItem:
+        return validate(item, now=now_stored, new_id=_new_signal_id)
 
-    def _disown(self) -> None:
-        self._committer.disown()
+    def _after_fork(self) -> None:
+        self._committer.after_fork()
 
 
 def _refuse_network_fs(root: str) -> None:
-    kind = file_system_of(root)
-    if is_network_file_system(kind):
+    kind = filesystem_type(root)
+    if is_network_filesystem(kind):
         raise Unsupported(
             f"the home is on a network file system ({kind}), which may not keep locks and syncs",
             where=root,
@@ -251,11 +253,11 @@ def _new_signal_id() -> str:
 _open_logs: "weakref.WeakSet[EventLog]" = weakref.WeakSet()
 
 
-def _disown_all() -> None:
+def _after_fork_in_child() -> None:
     for log in list(_open_logs):
-        log._disown()
+        log._after_fork()
     _open_logs.clear()
 
 
 # flock is shared across fork: a child that kept the descriptor would keep a dead parent's lock.
-os.register_at_fork(after_in_child=_disown_all)
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -16,24 +16,24 @@ PROJECTIONS = "eventlog.projections"
 
 logger = logging.getLogger(__name__)
 
-_points = cache(entry_points)  # it looks at each package that is installed
+_entry_points = cache(entry_points)  # it looks at each package that is installed
 
 
 def plugin_names(group: str) -> list[str]:
     """Names that are registered in `group`, sorted."""
-    return sorted({point.name for point in _points().select(group=group)})
+    return sorted({point.name for point in _entry_points().select(group=group)})
 
 
 def load_plugin(group: str, name: str) -> object | None:
     """What is registered under `name`, or None, with a warning, when it cannot be loaded."""
-    for point in _points().select(group=group, name=name):
-        found = _load(point)
+    for point in _entry_points().select(group=group, name=name):
+        found = _load_entry_point(point)
         if found is not None:
             return found
     return None
 
 
-def _load(point: EntryPoint) -> object | None:
+def _load_entry_point(point: EntryPoint) -> object | None:
     load: Callable[[], object] = point.load
     try:
         return load()

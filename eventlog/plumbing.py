@@ -11,27 +11,27 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from eventlog.cli.progress import Progress
-    from eventlog.errors import printable, shown
+    from eventlog.errors import printable, printable_value
     from eventlog.format.line import decode
     from eventlog.plugins import COMMANDS, PROJECTIONS, load_plugin, plugin_names
     from eventlog.processes import can_fork
-    from eventlog.read.bulk import Stretch, log_bytes, read_verified
+    from eventlog.read.bulk import VerifiedChunk, log_bytes, read_verified
     from eventlog.read.columns import SignalColumns
     from eventlog.read.inspect import log_status, read_entries
-    from eventlog.storage.filesystem import file_system_of, is_network_file_system
-    from eventlog.threads import in_thread, to_the_end
+    from eventlog.storage.filesystem import filesystem_type, is_network_filesystem
+    from eventlog.threads import run_in_thread, uncancelled
 
 _MODULES = {
     "COMMANDS": "plugins",
     "PROJECTIONS": "plugins",
     "Progress": "cli.progress",
     "SignalColumns": "read.columns",
-    "Stretch": "read.bulk",
+    "VerifiedChunk": "read.bulk",
     "can_fork": "processes",
     "decode": "format.line",
-    "file_system_of": "storage.filesystem",
-    "in_thread": "threads",
-    "is_network_file_system": "storage.filesystem",
+    "filesystem_type": "storage.filesystem",
+    "run_in_thread": "threads",
+    "is_network_filesystem": "storage.filesystem",
     "load_plugin": "plugins",
     "log_bytes": "read.bulk",
     "log_status": "read.inspect",
@@ -39,8 +39,8 @@ _MODULES = {
     "printable": "errors",
     "read_entries": "read.inspect",
     "read_verified": "read.bulk",
-    "shown": "errors",
-    "to_the_end": "threads",
+    "printable_value": "errors",
+    "uncancelled": "threads",
 }
 
 __all__ = [
@@ -48,21 +48,21 @@ __all__ = [
     "PROJECTIONS",
     "Progress",
     "SignalColumns",
-    "Stretch",
+    "VerifiedChunk",
     "can_fork",
     "decode",
-    "file_system_of",
-    "in_thread",
-    "is_network_file_system",
+    "filesystem_type",
+    "is_network_filesystem",
     "load_plugin",
     "log_bytes",
     "log_status",
     "plugin_names",
     "printable",
+    "printable_value",
     "read_entries",
     "read_verified",
-    "shown",
-    "to_the_end",
+    "run_in_thread",
+    "uncancelled",
 ]
 
 

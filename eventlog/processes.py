@@ -32,7 +32,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 T = TypeVar("T")
 
 
-def cores() -> int:
+def usable_cores() -> int:
     """How many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -48,34 +48,38 @@ def can_fork() -> bool:
 
 
 def run(
-    tasks: int, job: Callable[[int], T], answered: Callable[[int, T], object], *, processes: int
+    tasks: int,
+    function: Callable[[int], T],
+    on_result: Callable[[int, T], object],
+    *,
+    processes: int,
 ) -> None:
-    """Does `job` for each number below `tasks`, and gives each answer to `answered`, here.
+    """Does `function` for each number below `tasks`, and gives each answer to `on_result`, here.
 
-    Answers come in no order. Those of a worker that dies, also of what `job` raises there, do not
+    Answers come in no order. Those of a worker that dies, also of what `function` raises there, do not
     come; what it raises here is raised. `tasks` is at most TASKS_MAX where processes > 1.
     """
     if min(processes, tasks) <= 1 or not can_fork():
         for number in range(tasks):
-            answered(number, job(number))
+            on_result(number, function(number))
         return
     assert tasks <= TASKS_MAX, "their numbers would not fit into the pipe"
-    numbers = _pipe_of_numbers(tasks)
-    crew = _Crew(job, answered)
+    task_pipe = _task_pipe(tasks)
+    pool = _WorkerPool(function, on_result)
     try:
         for _ in range(min(processes, tasks, PROCESSES_MAX) - 1):
-            crew.start(numbers)
-        while (mine := _next_number(numbers)) is not None:
-            answered(mine, job(mine))
-            crew.collect(wait=False)
-        while crew.is_working:
-            crew.collect(wait=True)
+            pool.start(task_pipe)
+        while (own_task := _next_task(task_pipe)) is not None:
+            on_result(own_task, function(own_task))
+            pool.collect(wait=False)
+        while pool.has_workers:
+            pool.collect(wait=True)
     finally:
-        os.close(numbers)
-        crew.end()
+        os.close(task_pipe)
+        pool.end()
 
 
-def _pipe_of_numbers(count: int) -> int:
+def _task_pipe(count: int) -> int:
     """A pipe from which each read of _NUMBER_BYTES takes the next number, whoever reads."""
     reading, writing = os.pipe()
     os.write(writing, b"".join(n.to_bytes(_NUMBER_BYTES, "little") for n in range(count)))
@@ -83,12 +87,12 @@ def _pipe_of_numbers(count: int) -> int:
     return reading
 
 
-def _next_number(numbers: int) -> int | None:
-    data = os.read(numbers, _NUMBER_BYTES)
+def _next_task(task_pipe: int) -> int | None:
+    data = os.read(task_pipe, _NUMBER_BYTES)
     return int.from_bytes(data, "little") if data else None
 
 
-class _Worker:
+class _WorkerProcess:
     """A forked process, and the bytes of an answer that is still to become whole."""
 
     __slots__ = ("data", "fd", "pid")
@@ -99,38 +103,40 @@ class _Worker:
         self.data = b""
 
 
-class _Crew(Generic[T]):
+class _WorkerPool(Generic[T]):
     """The forked processes."""
 
-    def __init__(self, job: Callable[[int], T], answered: Callable[[int, T], object]) -> None:
-        self._job = job
-        self._answered = answered
-        self._workers: dict[int, _Worker] = {}  # by the descriptor that their answers come from
+    def __init__(self, function: Callable[[int], T], on_result: Callable[[int, T], object]) -> None:
+        self._function = function
+        self._on_result = on_result
+        self._workers: dict[
+            int, _WorkerProcess
+        ] = {}  # by the descriptor that their answers come from
         self._poll = select.poll()
 
     @property
-    def is_working(self) -> bool:
+    def has_workers(self) -> bool:
         """Whether answers may still come."""
         return bool(self._workers)
 
-    def start(self, numbers: int) -> None:
+    def start(self, task_pipe: int) -> None:
         """Forks one more; where the system gives no more, fewer must do."""
         reading, writing = os.pipe()
         parent = os.getpid()
         # A Ctrl-C in the child before it has let go of our handlers would run them a second time.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        previous_mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             pid = os.fork()
             if pid == 0:
-                self._work(numbers, writing, parent, blocked)
-            self._workers[reading] = _Worker(pid, reading)
+                self._work(task_pipe, writing, parent, previous_mask)
+            self._workers[reading] = _WorkerProcess(pid, reading)
             self._poll.register(reading, select.POLLIN)
         except OSError as error:
             logger.warning("worker_not_started error=%s", error)
             os.close(reading)
         finally:
             os.close(writing)
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            signal.pthread_sigmask(signal.SIG_SETMASK, previous_mask)
 
     def collect(self, *, wait: bool) -> None:
         """Hands on the answers that have come; with `wait`, something must come first."""
@@ -138,25 +144,25 @@ class _Crew(Generic[T]):
             worker = self._workers[fd]
             data = os.read(fd, _READ_BYTES)
             if not data:
-                self._bury(worker)
+                self._reap(worker)
                 continue
             worker.data += data
             while len(worker.data) >= _NUMBER_BYTES:
                 size = int.from_bytes(worker.data[:_NUMBER_BYTES], "little")
-                answer = worker.data[_NUMBER_BYTES : _NUMBER_BYTES + size]
-                if len(answer) < size:
+                result = worker.data[_NUMBER_BYTES : _NUMBER_BYTES + size]
+                if len(result) < size:
                     break
                 worker.data = worker.data[_NUMBER_BYTES + size :]
-                self._answered(*pickle.loads(answer))
+                self._on_result(*pickle.loads(result))
 
     def end(self) -> None:
         """Stops those that still work."""
         for worker in list(self._workers.values()):
             with suppress(ProcessLookupError):
                 os.kill(worker.pid, signal.SIGKILL)
-            self._bury(worker, was_killed=True)
+            self._reap(worker, was_killed=True)
 
-    def _bury(self, worker: _Worker, *, was_killed: bool = False) -> None:
+    def _reap(self, worker: _WorkerProcess, *, was_killed: bool = False) -> None:
         del self._workers[worker.fd]
         self._poll.unregister(worker.fd)
         os.close(worker.fd)
@@ -168,17 +174,19 @@ class _Crew(Generic[T]):
             code = os.waitstatus_to_exitcode(status)
             logger.warning("worker_died pid=%d exit_code=%d", worker.pid, code)
 
-    def _work(self, numbers: int, writing: int, parent: int, blocked: Iterable[int]) -> NoReturn:
+    def _work(
+        self, task_pipe: int, writing: int, parent: int, previous_mask: Iterable[int]
+    ) -> NoReturn:
         """A worker's whole life. It must not come back into what its parent was doing."""
         code = 1
         try:
             # Ctrl-C goes to all of us: the parent answers for it, this one ends in silence.
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-            while os.getppid() == parent and (task := _next_number(numbers)) is not None:
-                answer = pickle.dumps((task, self._job(task)))
-                data = len(answer).to_bytes(_NUMBER_BYTES, "little") + answer
+            signal.pthread_sigmask(signal.SIG_SETMASK, previous_mask)
+            while os.getppid() == parent and (task := _next_task(task_pipe)) is not None:
+                result = pickle.dumps((task, self._function(task)))
+                data = len(result).to_bytes(_NUMBER_BYTES, "little") + result
                 while data:
                     data = data[os.write(writing, data) :]
             code = 0

@@ -15,38 +15,38 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def in_thread(work: Callable[[], T]) -> T:
+async def run_in_thread(work: Callable[[], T]) -> T:
     """What `work` gives, called in a new thread. Cancelling the await does not stop the thread."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
-    def settle(found: T | None, error: BaseException | None) -> None:
+    def settle(result: T | None, error: BaseException | None) -> None:
         if done.done():
             return  # nobody waits any more
         if error is not None:
             done.set_exception(error)
         else:
-            done.set_result(found)  # type: ignore[arg-type]  # None only where T is
+            done.set_result(result)  # type: ignore[arg-type]  # None only where T is
 
     def run() -> None:
-        found, error = None, None
+        result, error = None, None
         try:
-            found = work()
+            result = work()
         except BaseException as raised:  # noqa: BLE001  # it is raised where it is awaited
             error = raised
         with suppress(RuntimeError):  # the loop was closed
-            loop.call_soon_threadsafe(settle, found, error)
+            loop.call_soon_threadsafe(settle, result, error)
 
     threading.Thread(target=run, name="eventlog-work").start()
     return await done
 
 
-async def to_the_end(work: Coroutine[None, None, T]) -> T:
+async def uncancelled(work: Coroutine[None, None, T]) -> T:
     """Its result; a cancelled await waits until it is done."""
-    working = asyncio.ensure_future(work)
+    task = asyncio.ensure_future(work)
     try:
-        return await asyncio.shield(working)
+        return await asyncio.shield(task)
     except asyncio.CancelledError:
         with suppress(Exception):
-            await working
+            await task
         raise

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from projections.projection import Checkpoint, Projection
     from projections.queries.active_signals import ActiveSignal, Conversion, LifecycleTracker
     from projections.queries.store import SignalStore
-    from projections.queries.wait import Parked, WaitTimeout, wait, wait_async
+    from projections.queries.wait import SignalParked, WaitTimeout, wait, wait_async
     from projections.runtime.batcher import Pace
     from projections.runtime.projector import Projector
 
@@ -26,7 +26,7 @@ _MODULES = {
     "Conversion": "queries.active_signals",
     "LifecycleTracker": "queries.active_signals",
     "Pace": "runtime.batcher",
-    "Parked": "queries.wait",
+    "SignalSignalParked": "queries.wait",
     "Projection": "projection",
     "ProjectionError": "errors",
     "ProjectionStalled": "errors",
@@ -46,12 +46,12 @@ __all__ = [
     "Conversion",
     "LifecycleTracker",
     "Pace",
-    "Parked",
     "Projection",
     "ProjectionError",
     "ProjectionStalled",
     "Projector",
     "SchemaTooNew",
+    "SignalSignalParked",
     "SignalStore",
     "SignalTracker",
     "WaitTimeout",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Requests:
+class RequestCounters:
     """What was asked of somebody else."""
 
     in_flight: int = 0
@@ -39,7 +39,7 @@ class Checkpoint:
 
 
 @runtime_checkable
-class Draining(Protocol):
+class Drainable(Protocol):
     """What a projection also has whose effect takes longer than `apply`, such as delivery."""
 
     def stop(self) -> None:
@@ -48,15 +48,15 @@ class Draining(Protocol):
     async def drain(self) -> None:
         """Returns when all that was taken over is done; raises when it cannot be now."""
 
-    async def lost(self) -> None:
+    async def wait_until_lost(self) -> None:
         """Returns when its stored checkpoint is lost, and it is to be opened anew."""
 
 
 @runtime_checkable
-class Requesting(Protocol):
+class RequestMetered(Protocol):
     """What a projection also has that asks somebody else, such as delivery: how that went."""
 
-    requests: Requests
+    requests: RequestCounters
 
 
 class Projection(Protocol):

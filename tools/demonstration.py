@@ -30,11 +30,19 @@ from itertools import islice
 from pathlib import Path
 
 from eventlog import Entry, EventLog, EventLogError, SignalConflict
-from projections.top.output import surface
-from projections.top.sampler import INTERVAL_S, Watcher
-from projections.top.view import Figures, line_of
+from projections.top.output import open_output
+from projections.top.sampler import INTERVAL_S, Sampler
+from projections.top.view import HomeSample, format_line
 from tools import prices
-from tools.processes import CHECKOUT, Crew, Ended, Member, PartFailed, Stop, Stopped
+from tools.processes import (
+    CHECKOUT,
+    Ended,
+    ManagedProcess,
+    ProcessFailed,
+    ProcessGroup,
+    Stopped,
+    StopRequest,
+)
 
 PRICES = CHECKOUT.parent / "shared/data/prices"
 COMMAND = Path(sys.executable).with_name("eventlog")
@@ -60,11 +68,11 @@ class Demo:
 
     home: Path
     source: Source
-    crew: Crew
-    stop: Stop
+    processes: ProcessGroup
+    stop: StopRequest
     entries_before: int  # of a run before, in the same home
-    alpine: Member | None = None
-    daemon: Member | None = None
+    alpine: ManagedProcess | None = None
+    daemon: ManagedProcess | None = None
     env: dict[str, str] = field(default_factory=dict)  # what leads to the backend
     entries: int = 0
     signals: int = 0
@@ -75,8 +83,8 @@ def start_alpine(demo: Demo) -> None:
     """The reference Alpine starts, on a PostgreSQL of its own"""
     key_file = demo.home / "demo-alpine.key"
     words = ("--development", "--key-file", key_file, "--port", 0, "--stop-at-eof")
-    demo.alpine = demo.crew.start("alpine", sys.executable, "-m", "tools.alpine", *words)
-    found = demo.crew.wait_for(demo.alpine, _url)
+    demo.alpine = demo.processes.start("alpine", sys.executable, "-m", "tools.alpine", *words)
+    found = demo.processes.wait_for(demo.alpine, _url)
     demo.env = {"ALPINE_API_URL": found, "ALPINE_API_KEY_FILE": str(key_file)}
     print(f"  it listens on {found}")
 
@@ -86,7 +94,9 @@ def work(demo: Demo) -> None:
     script = CHECKOUT / "tools/generator.py"
     at = ("--home", demo.home, "--rate", RATE, "--batch", "day")
     print(f"  prices: {demo.source.words}")
-    generator = demo.crew.start("generator", sys.executable, script, *at, *demo.source.arguments)
+    generator = demo.processes.start(
+        "generator", sys.executable, script, *at, *demo.source.arguments
+    )
     has_ended = False
     while not _last_seq(demo.home):
         if has_ended:  # before the look, which has seen all of it
@@ -94,13 +104,13 @@ def work(demo: Demo) -> None:
         has_ended = generator.process.poll() is not None
         demo.stop.sleep(INTERVAL_S)
     words = (COMMAND, "--home", demo.home, "project", "all")
-    demo.daemon = demo.crew.start("projector", *words, env=demo.env)
+    demo.daemon = demo.processes.start("projector", *words, env=demo.env)
     figures = _watch(demo, generator)
     print(f"  {generator.words.strip()}")
-    print(f"  {line_of(figures)}")
+    print(f"  {format_line(figures)}")
 
 
-def agree(demo: Demo) -> None:
+def compare_all(demo: Demo) -> None:
     """Log, SQLite and Alpine hold the same signals"""
     if demo.entries_before:
         # The home is from a run before, and that run's Alpine is gone with what it had.
@@ -116,12 +126,12 @@ def agree(demo: Demo) -> None:
     print(f"  Alpine: {found['at_alpine']:,} signals; {wrong}")
     is_same = sorted(rows) == sorted(in_log) and found["at_alpine"] == len(in_log)
     if not is_same or any(wrong.values()):
-        raise PartFailed("log, SQLite and Alpine do not agree", code=EXIT_FAILED)
+        raise ProcessFailed("log, SQLite and Alpine do not agree", code=EXIT_FAILED)
     print("  three times the same set of hashes")
     _eventlog(demo, "stats")
 
 
-def say_one_again(demo: Demo) -> None:
+def append_duplicate(demo: Demo) -> None:
     """A generator that was cut off says its last signal again: nothing is written twice"""
     with EventLog(demo.home) as log:
         last = _last_signal(log)
@@ -137,15 +147,15 @@ def say_one_again(demo: Demo) -> None:
         except SignalConflict as error:
             print(f"  with another confidence: {error}")
         else:
-            raise PartFailed("a signal_id was taken twice", code=EXIT_FAILED)
+            raise ProcessFailed("a signal_id was taken twice", code=EXIT_FAILED)
         if not receipt.duplicate or log.last_seq != demo.entries:
-            raise PartFailed("a repeated signal was written again", code=EXIT_FAILED)
+            raise ProcessFailed("a repeated signal was written again", code=EXIT_FAILED)
 
 
 def rebuild(demo: Demo) -> None:
     """The table is deleted, and built again from the log"""
     assert demo.daemon is not None
-    demo.crew.end(demo.daemon)  # it would build it anew before we could
+    demo.processes.end(demo.daemon)  # it would build it anew before we could
     before = _eventlog(demo, "digest").output
     table = demo.home / "data/signals.db"  # and nothing beside it: the daemon closed it cleanly
     print(f"  $ rm {table}")
@@ -153,7 +163,7 @@ def rebuild(demo: Demo) -> None:
     _eventlog(demo, "rebuild-database")
     demo.digest = _eventlog(demo, "digest").output.strip()
     if demo.digest != before.strip():
-        raise PartFailed("the table that was built again is another one", code=EXIT_FAILED)
+        raise ProcessFailed("the table that was built again is another one", code=EXIT_FAILED)
     print("  the same digest as before")
 
 
@@ -173,14 +183,14 @@ def damage_a_copy(demo: Demo) -> None:
         print(f"  bit 0 of byte {len(data) // 2} of {segment.name}")
         said = _eventlog(demo, "verify", home=Path(copy), code=EXIT_FAILED).output
         if segment.name not in said:
-            raise PartFailed("verify did not name the damaged segment", code=EXIT_FAILED)
+            raise ProcessFailed("verify did not name the damaged segment", code=EXIT_FAILED)
 
 
 STEPS: tuple[Callable[[Demo], None], ...] = (
     start_alpine,
     work,
-    agree,
-    say_one_again,
+    compare_all,
+    append_duplicate,
     rebuild,
     verify,
     damage_a_copy,
@@ -192,33 +202,33 @@ def _url(words: str) -> str | None:
     return found[1] if found else None
 
 
-def _watch(demo: Demo, generator: Member) -> Figures:
+def _watch(demo: Demo, generator: ManagedProcess) -> HomeSample:
     """Shows what happens until the generator has ended and nothing is behind; the last figures."""
     assert demo.alpine is not None
     assert demo.daemon is not None
-    watcher = Watcher(demo.home)
+    sampler = Sampler(demo.home)
     moved_s, seen = time.monotonic(), None
-    with surface(whole=False, line_s=LINE_S, say=_say) as shown:
+    with open_output(full_screen=False, line_interval_s=LINE_S, write_line=_print_line) as shown:
         while True:
             has_ended = generator.process.poll() is not None  # before the look, which sees it all
-            figures = watcher.look()
+            figures = sampler.sample()
             shown.show(figures)
             lags = [found.get("lag_entries") for found in figures.projections.values()]
             if has_ended and generator.process.returncode != 0:
                 raise generator.failed("stopped")
             if has_ended and not any(lag is None or lag for lag in lags):
                 return figures
-            demo.crew.check(demo.alpine)
-            demo.crew.check(demo.daemon)
+            demo.processes.check(demo.alpine)
+            demo.processes.check(demo.daemon)
             now = (figures.log["last_seq"], *lags)
             if now != seen:
                 moved_s, seen = time.monotonic(), now
             elif time.monotonic() - moved_s > STUCK_S:
-                raise demo.daemon.failed(f"makes no progress: {line_of(figures)}")
+                raise demo.daemon.failed(f"makes no progress: {format_line(figures)}")
             demo.stop.sleep(INTERVAL_S)
 
 
-def _say(text: str) -> None:
+def _print_line(text: str) -> None:
     print(f"  {text}")
 
 
@@ -252,12 +262,12 @@ def _eventlog(demo: Demo, *words: str, home: Path | None = None, code: int = 0) 
     """
     line = ("--home", str(home or demo.home), *words)
     print(f"  $ eventlog {shlex.join(line)}")
-    ended = demo.crew.run(words[0], COMMAND, *line, env=demo.env)
+    ended = demo.processes.run(words[0], COMMAND, *line, env=demo.env)
     for text in ended.output.splitlines():
         print(f"    {text}")
     if ended.code != code:
         what = f"eventlog {words[0]} ended with exit code {ended.code}, not {code}"
-        raise PartFailed(what, code=EXIT_FAILED, log=demo.home / LOGS / f"{words[0]}.log")
+        raise ProcessFailed(what, code=EXIT_FAILED, log=demo.home / LOGS / f"{words[0]}.log")
     return ended
 
 
@@ -266,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # whoever reads a pipe sees it live, too
-    stop = Stop()
+    stop = StopRequest()
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, stop)
     home: Path | None = None
@@ -274,29 +284,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         source = _source(options)
         home, entries_before = _home(options.home)
         started_s = time.monotonic()
-        with Crew(home / LOGS, stop) as crew:
+        with ProcessGroup(home / LOGS, stop) as processes:
             demo = Demo(
-                home=home, source=source, crew=crew, stop=stop, entries_before=entries_before
+                home=home,
+                source=source,
+                processes=processes,
+                stop=stop,
+                entries_before=entries_before,
             )
-            _take_steps(demo)
+            _run_steps(demo)
         _close(demo, time.monotonic() - started_s)
         return 0
-    except (Stopped, PartFailed, EventLogError, prices.PriceFileError, OSError) as error:
+    except (Stopped, ProcessFailed, EventLogError, prices.PriceFileError, OSError) as error:
         if stop.name:  # whatever else it was, it came of that
             with suppress(OSError):  # the terminal may be what has ended
-                _tell_stopped(stop, home)
+                _print_stopped(stop, home)
             return EXIT_INTERRUPTED
         if not isinstance(error, BrokenPipeError):  # then nobody reads any more
             where = f"; the home is {home}" if home else ""
             print(f"tools/demo: {_one_sentence(error)}{where}", file=sys.stderr)
-        return error.code if isinstance(error, PartFailed) else EXIT_COULD_NOT_RUN
+        return error.code if isinstance(error, ProcessFailed) else EXIT_COULD_NOT_RUN
 
 
 def _one_sentence(error: Exception) -> str:
     return f"the system refused: {error}" if isinstance(error, OSError) else str(error)
 
 
-def _take_steps(demo: Demo) -> None:
+def _run_steps(demo: Demo) -> None:
     for number, step in enumerate(STEPS, 1):
         demo.stop.check()
         print(f"\n{number}. {step.__doc__}.")
@@ -335,11 +349,11 @@ def _home(named: Path | None) -> tuple[Path, int]:
         # Its signals would count as delivered, to an Alpine that is gone in a minute; and what is
         # told at the end is to remove all of it.
         what = f"{home} holds something that is not the demo's: name another --home, or none"
-        raise PartFailed(what, code=EXIT_COULD_NOT_RUN)
+        raise ProcessFailed(what, code=EXIT_COULD_NOT_RUN)
     return home, _last_seq(home)
 
 
-def _tell_stopped(stop: Stop, home: Path | None) -> None:
+def _print_stopped(stop: StopRequest, home: Path | None) -> None:
     entries = _last_seq(home) if home is not None else 0
     print(f"\nStopped by {stop.name}. What was appended is durable; nothing runs any more.")
     print(f"demo: stopped with {entries:,} entries" + (f" in {home}" if home else ""))

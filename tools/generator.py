@@ -222,7 +222,7 @@ def run(
 
     `by_day` makes one durable write of a day's entries instead of one of each.
     """
-    said = said_before(log, book.strategy)
+    said = appended_before(log, book.strategy)
     counts: Counter[str] = Counter()
     started = time.monotonic()
     for _, bars in days:
@@ -242,7 +242,7 @@ def run(
     return counts
 
 
-def said_before(log: EventLog, strategy: str) -> set[bytes]:
+def appended_before(log: EventLog, strategy: str) -> set[bytes]:
     """What earlier runs left in the log, which itself knows only its last 10,000 entries again."""
     return {
         fingerprint({"event": entry.event, **entry.payload})

@@ -4,7 +4,7 @@ Each runs in a session of its own, so that a Ctrl-C in the terminal reaches the 
 then ends them in order; what it says goes to a file. All that they start in turn inherits a mark
 in the environment, and is waited for by it: PostgreSQL is a daemon, and nobody's child.
 
-Invariant: when a `Crew` is left, however that happens, nothing that it started runs.
+Invariant: when a `ProcessGroup` is left, however that happens, nothing that it started runs.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 STEP_S = 0.05  # how long Ctrl-C may wait to be seen
 START_S_MAX = 90.0  # a start takes one or two seconds; a machine under load may need much longer
 END_S_MAX = 40.0  # the daemon promises ten, and the backend gives its PostgreSQL thirty
-LAST_WORDS_BYTES = 4_000  # of a file, to tell why a process ended
-MARK = "EVENTLOG_DEMO"
+ERROR_TAIL_BYTES = 4_000  # of a file, to tell why a process ended
+PROCESS_MARK = "EVENTLOG_DEMO"
 
 # What would lead a process of ours to somebody's log, backend or supervisor.
 _NOT_INHERITED = re.compile(
@@ -39,7 +39,7 @@ class Stopped(Exception):
     """Somebody wants the demo to end."""
 
 
-class PartFailed(Exception):
+class ProcessFailed(Exception):
     """A part of the demo did not do what it is there for. `code` is the exit code."""
 
     def __init__(self, what: str, *, code: int, log: Path | None = None) -> None:
@@ -47,7 +47,7 @@ class PartFailed(Exception):
         self.code = code
 
 
-class Stop:
+class StopRequest:
     """Called by Ctrl-C and SIGTERM. It only takes note: the demo looks at points of its own."""
 
     name = ""
@@ -76,7 +76,7 @@ class Ended(NamedTuple):
     output: str  # stdout and stderr
 
 
-class Member(NamedTuple):
+class ManagedProcess(NamedTuple):
     """A process that runs, or ran."""
 
     name: str
@@ -88,24 +88,24 @@ class Member(NamedTuple):
         """What it has said."""
         return self.log.read_text(errors="replace")
 
-    def failed(self, what: str) -> PartFailed:
+    def failed(self, what: str) -> ProcessFailed:
         """The error of it, with what it said last."""
-        lines = self.words[-LAST_WORDS_BYTES:].strip().splitlines()
+        lines = self.words[-ERROR_TAIL_BYTES:].strip().splitlines()
         code = self.process.poll()
         said = f" ({lines[-1].strip()})" if lines else ""
-        return PartFailed(
+        return ProcessFailed(
             f"{self.name} {what}{said}", code=code if code in (1, 3) else 1, log=self.log
         )
 
 
-class Crew:
+class ProcessGroup:
     """What runs for the demo. A context manager."""
 
-    def __init__(self, logs: Path, stop: Stop) -> None:
+    def __init__(self, logs: Path, stop: StopRequest) -> None:
         self._logs = logs
         self._stop = stop
         self._token = secrets.token_hex(8)
-        self._members: list[Member] = []
+        self._members: list[ManagedProcess] = []
 
     def __enter__(self) -> Self:
         self._logs.mkdir(mode=0o700, exist_ok=True)
@@ -119,9 +119,11 @@ class Crew:
     ) -> None:
         for member in reversed(self._members):
             _end(member.process)
-        self._until_nothing_runs()
+        self._wait_until_all_ended()
 
-    def start(self, name: str, *words: object, env: Mapping[str, str] | None = None) -> Member:
+    def start(
+        self, name: str, *words: object, env: Mapping[str, str] | None = None
+    ) -> ManagedProcess:
         """Starts a process that runs beside the demo."""
         log = self._logs / f"{name}.log"
         inherited = {k: v for k, v in os.environ.items() if not _NOT_INHERITED.fullmatch(k)}
@@ -129,13 +131,13 @@ class Crew:
             process = subprocess.Popen(
                 list(map(str, words)),
                 cwd=CHECKOUT,
-                env={**inherited, **(env or {}), MARK: self._token},
+                env={**inherited, **(env or {}), PROCESS_MARK: self._token},
                 stdin=subprocess.PIPE,  # it ends with the demo, and who listens to it ends too
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        member = Member(name, process, log)
+        member = ManagedProcess(name, process, log)
         self._members.append(member)
         return member
 
@@ -148,7 +150,7 @@ class Crew:
         _end(member.process)
         return Ended(member.process.returncode, member.words)
 
-    def wait_for(self, member: Member, said: Callable[[str], str | None]) -> str:
+    def wait_for(self, member: ManagedProcess, said: Callable[[str], str | None]) -> str:
         """What `said` makes of its words, once that is something.
 
         Raises PartFailed where it ends before, or says nothing for too long; Stopped.
@@ -162,19 +164,19 @@ class Crew:
             self._stop.sleep(STEP_S)
         return found
 
-    def check(self, member: Member) -> None:
+    def check(self, member: ManagedProcess) -> None:
         """Raises PartFailed where it does not run any more."""
         if (code := member.process.poll()) is not None:
             raise member.failed(f"ended with exit code {code}")
 
-    def end(self, member: Member) -> None:
+    def end(self, member: ManagedProcess) -> None:
         """Asks it to end, and waits. Raises PartFailed unless it ends well."""
         self._members.remove(member)
         _end(member.process)
         if member.process.returncode != 0:
             raise member.failed(f"did not end well ({member.process.returncode})")
 
-    def _until_nothing_runs(self) -> None:
+    def _wait_until_all_ended(self) -> None:
         """Waits for what outlives its parent for a moment; kills what does so for longer."""
         end_s = time.monotonic() + END_S_MAX
         while left := [process for process in psutil.process_iter() if self._is_ours(process)]:
@@ -187,7 +189,7 @@ class Crew:
     def _is_ours(self, process: psutil.Process) -> bool:
         try:
             return bool(
-                process.environ().get(MARK) == self._token
+                process.environ().get(PROCESS_MARK) == self._token
                 and process.status() != psutil.STATUS_ZOMBIE
             )
         except (psutil.Error, OSError):  # it is gone, or somebody else's

@@ -10,109 +10,117 @@ import asyncio
 from collections import deque
 from contextlib import suppress
 
-from eventlog.append.batch import Group, Receipt
-from eventlog.append.group_commit import WAITING_MAX, Committer, Waiting
+from eventlog.append.batch import AppendRequest, Receipt
+from eventlog.append.group_commit import QUEUED_APPENDS_MAX, GroupCommit, QueuedRequest
 from eventlog.errors import EventLogError
-from eventlog.schema.validation import Admitted
+from eventlog.schema.validation import ValidatedItem
 
 
-class _Append(Waiting):
+class _LoopRequest(QueuedRequest):
     """One append of this loop."""
 
     __slots__ = ("future",)
 
-    def __init__(self, item: Admitted, front: "AsyncFront", future: asyncio.Future[Receipt]):
-        self.group = Group((item,))
-        self.notify = front.notify
+    def __init__(
+        self, item: ValidatedItem, appender: "AsyncAppender", future: asyncio.Future[Receipt]
+    ):
+        self.request = AppendRequest((item,))
+        self.notify = appender.notify
         self.future = future
 
 
-class Fronts:
+class AsyncAppenders:
     """The fronts of the event loops that append to one log."""
 
-    def __init__(self, committer: Committer) -> None:
+    def __init__(self, committer: GroupCommit) -> None:
         self._committer = committer
-        self._by_loop: dict[object, AsyncFront] = {}
+        self._by_loop: dict[object, AsyncAppender] = {}
 
-    def here(self) -> "AsyncFront":
+    def for_running_loop(self) -> "AsyncAppender":
         """That of the running event loop, made where there is none; closed ones are forgotten."""
         loop = asyncio.get_running_loop()
-        front = self._by_loop.get(loop)
-        if front is None:
-            fronts = list(self._by_loop.items())  # another loop's thread may add its own meanwhile
-            self._by_loop = {known: front for known, front in fronts if not front.is_closed()}
-            front = self._by_loop[loop] = AsyncFront(self._committer)
-        return front
+        appender = self._by_loop.get(loop)
+        if appender is None:
+            appenders = list(
+                self._by_loop.items()
+            )  # another loop's thread may add its own meanwhile
+            self._by_loop = {
+                other_loop: appender
+                for other_loop, appender in appenders
+                if not appender.is_closed()
+            }
+            appender = self._by_loop[loop] = AsyncAppender(self._committer)
+        return appender
 
 
-class AsyncFront:
+class AsyncAppender:
     """The way in for one event loop; used only from its thread, but for `notify`."""
 
-    def __init__(self, committer: Committer) -> None:
+    def __init__(self, committer: GroupCommit) -> None:
         self._committer = committer
         self._loop = asyncio.get_running_loop()
         self.notify = self._notify  # bound once: it is the key by which a commit groups its callers
-        self._turn: list[Waiting] = []  # appends of this turn of the loop
-        self._outstanding = 0
-        self._wanting_room: deque[asyncio.Future[None]] = deque()
+        self._pending: list[QueuedRequest] = []  # appends of this turn of the loop
+        self._in_flight = 0
+        self._slot_waiters: deque[asyncio.Future[None]] = deque()
 
     def is_closed(self) -> bool:
         """Whether its event loop has ended."""
         return self._loop.is_closed()
 
-    async def append(self, item: Admitted) -> Receipt:
+    async def append(self, item: ValidatedItem) -> Receipt:
         """Returns when the item is durable; waits where too many appends are under way."""
-        while self._outstanding >= WAITING_MAX:
-            room: asyncio.Future[None] = self._loop.create_future()
-            self._wanting_room.append(room)
+        while self._in_flight >= QUEUED_APPENDS_MAX:
+            slot: asyncio.Future[None] = self._loop.create_future()
+            self._slot_waiters.append(slot)
             try:
-                await room
+                await slot
             except asyncio.CancelledError:
-                self._give_room()  # it may have been given to this one
+                self._release_slots()  # it may have been given to this one
                 raise
         future: asyncio.Future[Receipt] = self._loop.create_future()
-        if not self._turn:
+        if not self._pending:
             self._loop.call_soon(self._submit)
-        self._turn.append(_Append(item, self, future))
-        self._outstanding += 1
+        self._pending.append(_LoopRequest(item, self, future))
+        self._in_flight += 1
         return await future
 
     def _submit(self) -> None:
-        turn, self._turn = self._turn, []
+        pending, self._pending = self._pending, []
         try:
-            self._committer.submit(turn)
+            self._committer.submit(pending)
         except EventLogError as error:
-            for waiting in turn:
-                waiting.group.fail(error)
-            self._resolve(turn)
+            for queued in pending:
+                queued.request.fail(error)
+            self._resolve(pending)
 
-    def _notify(self, settled: list[Waiting]) -> None:
+    def _notify(self, settled: list[QueuedRequest]) -> None:
         with suppress(RuntimeError):  # the loop was closed: nobody is there to be told
             self._loop.call_soon_threadsafe(self._resolve, settled)
 
-    def _resolve(self, settled: list[Waiting]) -> None:
-        self._outstanding -= len(settled)
-        for waiting in settled:
-            assert isinstance(waiting, _Append), "only this front puts them there"
-            future = waiting.future
+    def _resolve(self, settled: list[QueuedRequest]) -> None:
+        self._in_flight -= len(settled)
+        for queued in settled:
+            assert isinstance(queued, _LoopRequest), "only this front puts them there"
+            future = queued.future
             if future.done():
                 continue  # its await was cancelled
-            group = waiting.group
-            receipt = group.results[0]
+            request = queued.request
+            receipt = request.results[0]
             if isinstance(receipt, Receipt):
                 future.set_result(receipt)
             else:
-                future.set_exception(group.error or _unsettled())
-        self._give_room()
+                future.set_exception(request.error or _not_settled_error())
+        self._release_slots()
 
-    def _give_room(self) -> None:
-        free = WAITING_MAX - self._outstanding
-        while free > 0 and self._wanting_room:
-            room = self._wanting_room.popleft()
-            if not room.done():  # else its await was cancelled
-                room.set_result(None)
+    def _release_slots(self) -> None:
+        free = QUEUED_APPENDS_MAX - self._in_flight
+        while free > 0 and self._slot_waiters:
+            slot = self._slot_waiters.popleft()
+            if not slot.done():  # else its await was cancelled
+                slot.set_result(None)
                 free -= 1
 
 
-def _unsettled() -> BaseException:
+def _not_settled_error() -> BaseException:
     return AssertionError("a commit ended without settling this append")

@@ -10,7 +10,7 @@ import re
 from hashlib import sha256
 from typing import NamedTuple
 
-from eventlog.format.line import HEAD, decode
+from eventlog.format.line import HEADER_PATTERN, decode
 from eventlog.schema import facts
 
 DEDUPE_ENTRIES_DEFAULT = 10_000  # a generator that retries does so within minutes
@@ -19,7 +19,7 @@ _SIGNAL_ID = re.compile(rb'"signal_id":"([^"\\]*)"')
 Key = str | bytes  # a signal's signal_id, or the digest of a fact
 
 
-class Place(NamedTuple):
+class LinePosition(NamedTuple):
     """Where a line stands."""
 
     seq: int
@@ -34,7 +34,7 @@ def fact_key(event: str, body: bytes) -> bytes:
 
 def key_of_line(line: bytes) -> Key | None:
     """The key of a line that `scan` passed; None for an entry that is never a duplicate."""
-    head = HEAD.match(line)
+    head = HEADER_PATTERN.match(line)
     assert head is not None, "scan passes no line without a head"
     start = head.end() + 1
     found = _SIGNAL_ID.match(line, start)
@@ -48,27 +48,27 @@ def key_of_line(line: bytes) -> Key | None:
     return signal_id if isinstance(signal_id, str) else None
 
 
-class Window:
+class DedupeWindow:
     """Keys of the last entries. Not thread-safe: used under the writer's lock."""
 
     def __init__(self, entries: int) -> None:
         self.entries = entries
-        self._young: dict[Key, Place] = {}
-        self._old: dict[Key, Place] = {}
-        self._young_from_seq = 0
+        self._recent: dict[Key, LinePosition] = {}
+        self._previous: dict[Key, LinePosition] = {}
+        self._recent_from_seq = 0
 
-    def find(self, key: Key, last_seq: int) -> Place | None:
+    def find(self, key: Key, last_seq: int) -> LinePosition | None:
         """The first place of `key` among the entries with seq > last_seq - entries."""
-        place = self._old.get(key)
-        if place is None or place.seq <= last_seq - self.entries:
-            place = self._young.get(key)
-            if place is None or place.seq <= last_seq - self.entries:
+        line_position = self._previous.get(key)
+        if line_position is None or line_position.seq <= last_seq - self.entries:
+            line_position = self._recent.get(key)
+            if line_position is None or line_position.seq <= last_seq - self.entries:
                 return None
-        return place
+        return line_position
 
-    def add(self, key: Key, place: Place) -> None:
+    def add(self, key: Key, line_position: LinePosition) -> None:
         """Remembers an entry that is durable. Places come in the order of their seq."""
-        if place.seq - self._young_from_seq >= self.entries:
-            self._old, self._young = self._young, {}
-            self._young_from_seq = place.seq
-        self._young[key] = place
+        if line_position.seq - self._recent_from_seq >= self.entries:
+            self._previous, self._recent = self._recent, {}
+            self._recent_from_seq = line_position.seq
+        self._recent[key] = line_position

@@ -12,7 +12,7 @@ import os
 from typing import NamedTuple
 
 from eventlog.errors import LogDiverged
-from eventlog.format.durability import End
+from eventlog.format.durability import LogEnd
 from eventlog.format.scan import Tip
 from eventlog.format.segment import Position, segment_name
 from eventlog.read.reader import LogReader, reader_near_end
@@ -22,7 +22,9 @@ from eventlog.storage.home import Home, list_segments
 logger = logging.getLogger(__name__)
 
 # Of a directory above the home: it is not ours to sync, or its file system knows no such thing.
-_NOT_OURS = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL, errno.EROFS, errno.ENOTSUP})
+_SYNC_REFUSED_ERRNOS = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EINVAL, errno.EROFS, errno.ENOTSUP}
+)
 TORN_NAMES_MAX = 1000  # of torn tails at one and the same byte of one segment
 
 
@@ -34,7 +36,7 @@ class Recovered(NamedTuple):
     torn_bytes: int  # still there beyond the position: to be kept aside and cut
 
 
-def settle_on_device(disk: Disk, home: Home) -> None:
+def sync_to_device(disk: Disk, home: Home) -> None:
     """Brings names and bytes of the last segment to the device, and forgets what was cached.
 
     After a failed sync the cache holds pages that the device lacks, and the next sync succeeds
@@ -47,16 +49,16 @@ def settle_on_device(disk: Disk, home: Home) -> None:
         try:
             disk.fsync_dir(path)
         except OSError as error:
-            if error.errno not in _NOT_OURS or path == home.root:
+            if error.errno not in _SYNC_REFUSED_ERRNOS or path == home.root:
                 raise
             break
     segments = list_segments(disk, home)
     for name in [home.segment_path(segments[-1])] if segments else []:
-        _settle_file(disk, name)
-    _settle_file(disk, home.durable_path)
+        _sync_file(disk, name)
+    _sync_file(disk, home.durable_path)
 
 
-def _settle_file(disk: Disk, path: str) -> None:
+def _sync_file(disk: Disk, path: str) -> None:
     try:
         fd = disk.open(path, writable=True)
     except FileNotFoundError:
@@ -68,13 +70,13 @@ def _settle_file(disk: Disk, path: str) -> None:
         disk.close(fd)
 
 
-def find_end(disk: Disk, home: Home, known: tuple[Tip, Position] | None) -> Recovered:
+def find_end(disk: Disk, home: Home, last_seen: tuple[Tip, Position] | None) -> Recovered:
     """Where the log ends, scanning from what is known to be durable. Raises LogCorrupt.
 
-    `known` is what this handle itself saw durable: bytes that do not continue it are another
+    `last_seen` is what this handle itself saw durable: bytes that do not continue it are another
     log's, LogDiverged.
     """
-    reader = _reader_from(disk, home, known)
+    reader = _reader_from(disk, home, last_seen)
     try:
         while reader.read():
             pass
@@ -87,19 +89,19 @@ def find_end(disk: Disk, home: Home, known: tuple[Tip, Position] | None) -> Reco
         reader.close()
 
 
-def _reader_from(disk: Disk, home: Home, known: tuple[Tip, Position] | None) -> LogReader:
-    if known is not None and known[0].seq > 0:
-        tip, position = known
+def _reader_from(disk: Disk, home: Home, last_seen: tuple[Tip, Position] | None) -> LogReader:
+    if last_seen is not None and last_seen[0].seq > 0:
+        tip, position = last_seen
         reader = LogReader(disk, home, after=tip.seq, hint=position, holds_lock=True)
         was_moved = position.byte_offset > 0 and reader.position < position
         if reader.tip.chain != tip.chain or was_moved:
             reader.close()
-            raise diverged(home, tip)
+            raise diverged_error(home, tip)
         return reader
     return reader_near_end(disk, home, holds_lock=True)
 
 
-def diverged(home: Home, tip: Tip) -> LogDiverged:
+def diverged_error(home: Home, tip: Tip) -> LogDiverged:
     """The error for a log that does not continue the one that this handle knows."""
     return LogDiverged(
         f"the log no longer holds entry {tip.seq} as this process knew it",
@@ -116,7 +118,7 @@ def _size(disk: Disk, home: Home, segment: int) -> int:
         disk.close(fd)
 
 
-def cut_torn_tail(disk: Disk, home: Home, end: End, torn_bytes: int) -> str:
+def cut_torn_tail(disk: Disk, home: Home, end: LogEnd, torn_bytes: int) -> str:
     """Keeps the bytes after `end` in a `.torn` file, durably, then cuts them off, durably.
 
     Returns the name of that file.
@@ -125,7 +127,9 @@ def cut_torn_tail(disk: Disk, home: Home, end: End, torn_bytes: int) -> str:
     fd = disk.open(path, writable=True)
     try:
         data = disk.pread(fd, torn_bytes, end.byte_offset)
-        kept = _keep_torn(disk, home, f"{segment_name(end.segment)}.{end.byte_offset}.torn", data)
+        kept = _save_torn_bytes(
+            disk, home, f"{segment_name(end.segment)}.{end.byte_offset}.torn", data
+        )
         disk.truncate(fd, end.byte_offset)
         disk.fdatasync(fd)
     finally:
@@ -140,7 +144,7 @@ def cut_torn_tail(disk: Disk, home: Home, end: End, torn_bytes: int) -> str:
     return kept
 
 
-def _keep_torn(disk: Disk, home: Home, name: str, data: bytes) -> str:
+def _save_torn_bytes(disk: Disk, home: Home, name: str, data: bytes) -> str:
     """Writes `data` to a new file, or goes on with one that an interrupted recovery began."""
     for number in range(TORN_NAMES_MAX):
         kept = name if number == 0 else f"{name}.{number}"

@@ -20,11 +20,11 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
-from eventlog.append.batch import Group, Plan, Slice
-from eventlog.append.recovery import cut_torn_tail, find_end, settle_on_device
-from eventlog.append.writer_state import Known
+from eventlog.append.batch import AppendRequest, BatchBuilder, WriteBatch
+from eventlog.append.recovery import cut_torn_tail, find_end, sync_to_device
+from eventlog.append.writer_state import WriterState
 from eventlog.errors import AppendFailed, DiskFull, EventLogError, LogPoisoned
-from eventlog.format.durability import CLEAN, WRITING, End, Word, decode_word
+from eventlog.format.durability import CLEAN, WRITING, LockRecord, LogEnd, decode_lock_record
 from eventlog.format.segment import must_rotate, segment_name
 from eventlog.storage.disk import Disk, write_all
 from eventlog.storage.durable_state import write_watermark
@@ -33,10 +33,10 @@ from eventlog.storage.locks import WriterLock
 
 logger = logging.getLogger(__name__)
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_SPACE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
-class Settings(NamedTuple):
+class WriterSettings(NamedTuple):
     """What may differ between logs."""
 
     segment_bytes: int
@@ -48,7 +48,7 @@ class Writer:
     """Writes one log for one process. Not thread-safe: the committer sees to that."""
 
     def __init__(
-        self, disk: Disk, home: Home, clock: Callable[[], str], settings: Settings, pid: int
+        self, disk: Disk, home: Home, clock: Callable[[], str], settings: WriterSettings, pid: int
     ) -> None:
         self._disk = disk
         self._home = home
@@ -56,63 +56,63 @@ class Writer:
         self._settings = settings
         self._lock = WriterLock(disk, home, pid=pid, timeout_s=settings.lock_timeout_s)
         self._fd, self._path = -1, ""  # the active segment
-        self._known = Known(disk, home, settings.dedupe_entries)
-        self._marked_seq = 0
+        self._state = WriterState(disk, home, settings.dedupe_entries)
+        self._watermark_seq = 0
         self._poison: str | None = None
 
     @property
-    def needs_mark(self) -> bool:
+    def needs_watermark(self) -> bool:
         """Whether there are durable entries that the watermark does not cover."""
-        return self._poison is None and self._known.tip.seq > self._marked_seq
+        return self._poison is None and self._state.tip.seq > self._watermark_seq
 
-    def commit(self, take: Callable[[], list[Group]]) -> None:
+    def commit(self, take_requests: Callable[[], list[AppendRequest]]) -> None:
         """Makes groups durable, in order, and settles each with receipts or its error.
 
-        `take` is asked for them once the lock is held: who queues up meanwhile comes along.
+        `take_requests` is asked for them once the lock is held: who queues up meanwhile comes along.
         Raises only what is no EventLogError: an interrupt, after which this writer is poisoned.
         """
-        taken: list[Group] | None = None
+        taken_requests: list[AppendRequest] | None = None
         try:
-            self._begin()
+            self._lock_and_catch_up()
             try:
-                taken = take()
-                known = self._known
-                plan = Plan(known.tip, self._now(), known.window, known.stored)
-                for group in taken:
-                    plan.add(group)
-                for piece in plan.slices:
-                    self._write(piece)
+                taken_requests = take_requests()
+                state = self._state
+                plan = BatchBuilder(state.tip, self._now(), state.dedupe_window, state.read_stored)
+                for request in taken_requests:
+                    plan.add(request)
+                for write_batch in plan.batches:
+                    self._write(write_batch)
             finally:
                 self._lock.release()
         except EventLogError as error:
-            _fail(take() if taken is None else taken, error)
+            _fail_requests(take_requests() if taken_requests is None else taken_requests, error)
         except OSError as error:
-            failed = self._failed("the log could not be read or written", error)
-            _fail(take() if taken is None else taken, failed)
+            failed = self._append_failed("the log could not be read or written", error)
+            _fail_requests(take_requests() if taken_requests is None else taken_requests, failed)
         except BaseException:
             poisoned = self._poisoned("an append was interrupted")
-            _fail(take() if taken is None else taken, poisoned)
+            _fail_requests(take_requests() if taken_requests is None else taken_requests, poisoned)
             with suppress(OSError):
                 self._lock.drop()  # the interrupt may have come just before it was given back
             raise
 
-    def mark(self) -> None:
+    def flush_watermark(self) -> None:
         """Writes the durable watermark, if it lags. Raises EventLogError."""
-        if not self.needs_mark:
+        if not self.needs_watermark:
             return
         try:
-            self._begin()
+            self._lock_and_catch_up()
             try:
                 self._write_watermark()
             finally:
                 self._lock.release()
         except OSError as error:
-            raise self._failed("could not write the watermark", error) from error
+            raise self._append_failed("could not write the watermark", error) from error
 
     def close(self) -> None:
         """Marks what is durable and gives the descriptors back. Raises EventLogError."""
         try:
-            self.mark()
+            self.flush_watermark()
         finally:
             self.drop()
 
@@ -128,48 +128,54 @@ class Writer:
             with suppress(OSError):  # what matters was synced
                 self._disk.close(fd)
 
-    def _begin(self) -> None:
+    def _lock_and_catch_up(self) -> None:
         """Takes the lock and knows the durable end. Raises EventLogError and OSError."""
         if self._poison is not None:
             raise self._poisoned(self._poison)
         try:
             self._lock.take()
-            self._accept_word()
+            self._sync_with_lock_record()
         except BaseException:
             self._lock.drop()  # and with it the lock, if we have it
             raise
 
     # -- catching up and recovering
 
-    def _accept_word(self) -> None:
+    def _sync_with_lock_record(self) -> None:
         data = self._lock.read()
-        if data == self._lock.accepted and data and self._is_open_to(self._known.end):
+        if data == self._lock.known_record and data and self._is_open_at(self._state.end):
             return
-        word = decode_word(data)
-        if word is not None and word.state == CLEAN and word.boot_id == self._disk.boot_id():
-            if self._is_open_to(word.end) and self._known.catch_up_in(self._fd, word.end):
-                self._lock.accepted = data
+        lock_record = decode_lock_record(data)
+        if (
+            lock_record is not None
+            and lock_record.state == CLEAN
+            and lock_record.boot_id == self._disk.boot_id()
+        ):
+            if self._is_open_at(lock_record.end) and self._state.catch_up_in_segment(
+                self._fd, lock_record.end
+            ):
+                self._lock.known_record = data
                 return
             self._close_active()
-            if self._fits(word.end):
-                self._known.catch_up(word.end)
+            if self._matches_segments(lock_record.end):
+                self._state.catch_up(lock_record.end)
                 self._open_active()
-                self._lock.accepted = data
+                self._lock.known_record = data
                 return
         self._close_active()
-        self._start_from_device(word)
+        self._start_from_device(lock_record)
         self._open_active()
-        self._say(CLEAN)
+        self._write_lock_state(CLEAN)
 
-    def _is_open_to(self, end: End) -> bool:
+    def _is_open_at(self, end: LogEnd) -> bool:
         """Whether the open segment is that of `end`, still stands there, and ends so."""
         return (
             self._fd >= 0
-            and end.segment == self._known.end.segment
+            and end.segment == self._state.end.segment
             and self._disk.size_at(self._fd, self._path) == end.byte_offset
         )
 
-    def _fits(self, end: End) -> bool:
+    def _matches_segments(self, end: LogEnd) -> bool:
         segments = list_segments(self._disk, self._home)
         if not segments:
             return end.segment == 0
@@ -181,76 +187,78 @@ class Writer:
         finally:
             self._disk.close(fd)
 
-    def _say(self, state: str) -> None:
-        self._lock.say(state, self._known.end)
+    def _write_lock_state(self, state: str) -> None:
+        self._lock.write_state(state, self._state.end)
 
-    def _start_from_device(self, word: Word | None) -> None:
-        if word is not None and word.boot_id == self._disk.boot_id():
-            self._lock.say(WRITING, word.end)  # under our pid: who waits for us is told it
-        settle_on_device(self._disk, self._home)
-        found = find_end(self._disk, self._home, self._known.start)
-        end = End(*found.position, found.tip.seq, found.tip.chain)
+    def _start_from_device(self, lock_record: LockRecord | None) -> None:
+        if lock_record is not None and lock_record.boot_id == self._disk.boot_id():
+            self._lock.write_state(
+                WRITING, lock_record.end
+            )  # under our pid: who waits for us is told it
+        sync_to_device(self._disk, self._home)
+        found = find_end(self._disk, self._home, self._state.start)
+        end = LogEnd(*found.position, found.tip.seq, found.tip.chain)
         if found.torn_bytes:
             # Whoever comes after a crash in here must start from the device again.
-            self._lock.say(WRITING, end)
+            self._lock.write_state(WRITING, end)
             cut_torn_tail(self._disk, self._home, end, found.torn_bytes)
-        self._known.catch_up(end)
+        self._state.catch_up(end)
 
     def _open_active(self) -> None:
-        if self._known.end.segment:
-            self._path = self._home.segment_path(self._known.end.segment)
+        if self._state.end.segment:
+            self._path = self._home.segment_path(self._state.end.segment)
             try:
                 self._fd = self._disk.open(self._path, writable=True)
             except FileNotFoundError:
                 return  # it is compressed, so nothing is added to it: the next write rotates
-            self._mend_link()
+            self._repair_link()
 
-    def _mend_link(self) -> None:
-        name = segment_name(self._known.end.segment)
+    def _repair_link(self) -> None:
+        name = segment_name(self._state.end.segment)
         try:
             if self._disk.link_target(self._home.link_path) != name:
                 self._disk.link(name, self._home.link_path)
         except OSError as error:  # a convenience: never a reason not to append
-            logger.warning("link_not_mended path=%s error=%s", self._home.link_path, error)
+            logger.warning("link_not_repaired path=%s error=%s", self._home.link_path, error)
 
     # -- writing
 
     def _now(self) -> str:
-        return max(self._clock(), self._known.tip.recorded_at)
+        return max(self._clock(), self._state.tip.recorded_at)
 
-    def _write(self, piece: Slice) -> None:
-        if self._fd < 0 or must_rotate(self._known.end.byte_offset, self._settings.segment_bytes):
+    def _write(self, write_batch: WriteBatch) -> None:
+        if self._fd < 0 or must_rotate(self._state.end.byte_offset, self._settings.segment_bytes):
             self._rotate()
-        segment, start, _, _ = self._known.end
-        tip = piece.tip
-        end = End(segment, start + piece.bytes, tip.seq, tip.chain)
+        segment, start, _, _ = self._state.end
+        tip = write_batch.tip
+        end = LogEnd(segment, start + write_batch.bytes, tip.seq, tip.chain)
         # Put together now: whoever waits for the sync waits for what stands behind it.
-        durable = self._lock.word(CLEAN, end)
-        self._say(WRITING)
+        clean_record = self._lock.lock_record(CLEAN, end)
+        self._write_lock_state(WRITING)
         try:
-            write_all(self._disk, self._fd, b"".join(piece.lines), start)
+            write_all(self._disk, self._fd, b"".join(write_batch.lines), start)
         except OSError as error:
-            self._undo(start)
-            raise self._failed("the disk refused a write", error) from error
+            self._undo_write(start)
+            raise self._append_failed("the disk refused a write", error) from error
         self._sync(self._fd)
-        self._known.tip, self._known.end = tip, end
-        self._put_or_die(durable)
-        piece.settle(self._known.window, segment, start)
+        self._state.tip, self._state.end = tip, end
+        self._write_lock_record(clean_record)
+        write_batch.settle(self._state.dedupe_window, segment, start)
 
-    def _undo(self, start: int) -> None:
+    def _undo_write(self, start: int) -> None:
         """Takes back a write that failed, so that half a line is never followed by another."""
         try:
             self._disk.truncate(self._fd, start)
             self._disk.fdatasync(self._fd)
-            self._say(CLEAN)
+            self._write_lock_state(CLEAN)
         except OSError as error:
             raise self._poisoned(f"a failed write could not be taken back: {error}") from error
 
     def _rotate(self) -> None:
-        first_seq = self._known.tip.seq + 1
-        if self.needs_mark:
+        first_seq = self._state.tip.seq + 1
+        if self.needs_watermark:
             self._write_watermark()
-        self._say(WRITING)
+        self._write_lock_state(WRITING)
         path = self._home.segment_path(first_seq)
         try:
             fd = self._disk.create(path)
@@ -258,28 +266,32 @@ class Writer:
             if first_seq in list_segments(self._disk, self._home):
                 why = f"a new segment stands there that could not be used: {error}"
                 raise self._poisoned(why) from error
-            self._say(CLEAN)
+            self._write_lock_state(CLEAN)
             if self._fd < 0:
-                raise self._failed("could not create the first segment", error) from error
-            logger.warning("rotation_put_off segment=%s error=%s", segment_name(first_seq), error)
+                raise self._append_failed("could not create the first segment", error) from error
+            logger.warning("rotation_deferred segment=%s error=%s", segment_name(first_seq), error)
             return
         self._close_active()
         self._fd, self._path = fd, path
-        self._known.end = self._known.end._replace(segment=first_seq, byte_offset=0)
-        self._sync_names()
-        self._mend_link()
+        self._state.end = self._state.end._replace(segment=first_seq, byte_offset=0)
+        self._sync_log_dir()
+        self._repair_link()
 
     def _write_watermark(self) -> None:
         """The word says `writing` meanwhile: whoever finds it so syncs the watermark too."""
-        self._say(WRITING)
+        self._write_lock_state(WRITING)
         try:
             write_watermark(
-                self._disk, self._home, self._known.end, sync=self._sync, sync_dir=self._sync_names
+                self._disk,
+                self._home,
+                self._state.end,
+                sync=self._sync,
+                sync_dir=self._sync_log_dir,
             )
-            self._marked_seq = self._known.tip.seq
+            self._watermark_seq = self._state.tip.seq
         except OSError as error:  # the disk is full: the next mark tries the same slot again
-            logger.warning("watermark_put_off seq=%d error=%s", self._known.tip.seq, error)
-        self._put_or_die(self._lock.word(CLEAN, self._known.end))
+            logger.warning("watermark_deferred seq=%d error=%s", self._state.tip.seq, error)
+        self._write_lock_record(self._lock.lock_record(CLEAN, self._state.end))
 
     def _sync(self, fd: int) -> None:
         """fdatasync; where it fails, nobody can say what the device holds. Raises LogPoisoned."""
@@ -288,16 +300,16 @@ class Writer:
         except OSError as error:
             raise self._poisoned(f"a sync failed: {error}") from error
 
-    def _sync_names(self) -> None:
+    def _sync_log_dir(self) -> None:
         """The same for the names in the log directory."""
         try:
             self._disk.fsync_dir(self._home.log_dir)
         except OSError as error:
             raise self._poisoned(f"the sync of a new name failed: {error}") from error
 
-    def _put_or_die(self, word: bytes) -> None:
+    def _write_lock_record(self, lock_record: bytes) -> None:
         try:
-            self._lock.put(word)
+            self._lock.write_record(lock_record)
         except OSError as error:
             raise self._poisoned(f"the lock's word could not be written: {error}") from error
 
@@ -313,8 +325,8 @@ class Writer:
             "signal_id",
         )
 
-    def _failed(self, what: str, error: OSError) -> AppendFailed:
-        if error.errno in _FULL:
+    def _append_failed(self, what: str, error: OSError) -> AppendFailed:
+        if error.errno in _NO_SPACE_ERRNOS:
             return DiskFull(
                 f"{what}: {error.strerror}",
                 where=self._home.log_dir,
@@ -327,6 +339,6 @@ class Writer:
         )
 
 
-def _fail(groups: Iterable[Group], error: EventLogError) -> None:
-    for group in groups:
-        group.fail(error)
+def _fail_requests(requests: Iterable[AppendRequest], error: EventLogError) -> None:
+    for request in requests:
+        request.fail(error)

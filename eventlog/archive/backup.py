@@ -19,23 +19,23 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from eventlog.archive.backup_dir import Vault, locked
-from eventlog.archive.manifest import Copied, Manifest
+from eventlog.archive.backup_dir import BackupDir, backup_lock
+from eventlog.archive.manifest import Manifest, SegmentCopy
 from eventlog.errors import BackupUnusable, EventLogError, LogDiverged
 from eventlog.format.scan import CHAIN_UNKNOWN, Tip
 from eventlog.format.segment import Position, segment_name
 from eventlog.read.reader import LogReader
-from eventlog.storage.atomic import put
+from eventlog.storage.atomic import replace_file
 from eventlog.storage.disk import Disk, RealDisk
-from eventlog.storage.durable_state import read_watermark, read_word
-from eventlog.storage.gap_file import ACCEPTED_NAME
-from eventlog.storage.home import Home, home_at, list_segments, no_log
+from eventlog.storage.durable_state import read_lock_record, read_watermark
+from eventlog.storage.gap_file import GAP_FILE_NAME
+from eventlog.storage.home import Home, home_at, list_segments, log_not_found
 from eventlog.storage.locks import CLOSED_LOCK_NAME
-from eventlog.storage.segment_disk import Shelf
+from eventlog.storage.segment_disk import SegmentDisk
 
 logger = logging.getLogger(__name__)
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_SPACE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class BackedUp:
     manifest: Manifest
     copied_segments: int  # wholly or in part
     copied_bytes: int
-    mended: tuple[str, ...]  # segments whose copies had been damaged
+    repaired: tuple[str, ...]  # segments whose copies had been damaged
 
     def to_json(self) -> dict[str, object]:
         """What `eventlog backup --json` prints."""
@@ -58,7 +58,7 @@ class BackedUp:
             "bytes": self.manifest.bytes,
             "copied_segments": self.copied_segments,
             "copied_bytes": self.copied_bytes,
-            "mended": list(self.mended),
+            "mended": list(self.repaired),
             "backed_up_at": self.manifest.backed_up_at,
         }
 
@@ -70,7 +70,7 @@ class BackedUp:
             f"backed up to seq {manifest.last_seq}, chain {manifest.chain}",
             f"copied    {new if self.copied_segments else 'nothing: there is nothing new'}",
             f"in all    {manifest.bytes} bytes in {len(manifest.segments)} segments",
-            *(f"mended    {name}: its copy had been damaged" for name in self.mended),
+            *(f"mended    {name}: its copy had been damaged" for name in self.repaired),
         ]
 
 
@@ -89,135 +89,143 @@ def back_up(
     is of another log or of more of it than there is; EventLogError where a disk refuses. What was
     listed in the backup before stays good.
     """
-    disk = Shelf(disk or RealDisk())
+    disk = SegmentDisk(disk or RealDisk())
     home = home_at(path)
-    place = Home(os.path.realpath(dest))  # a backup is laid out as a home
-    if f"{place.root}/".startswith(f"{os.path.realpath(home.root)}/"):
+    dest_home = Home(os.path.realpath(dest))  # a backup is laid out as a home
+    if f"{dest_home.root}/".startswith(f"{os.path.realpath(home.root)}/"):
         raise BackupUnusable(
             "a backup inside the home is lost with it",
-            where=place.root,
+            where=dest_home.root,
             do="name a directory on another disk",
         )
     try:
         if not list_segments(disk, home) and read_watermark(disk, home) is None:
-            raise no_log(home)
-        with locked(disk, place):
-            return _Run(disk, home, place, now, progress or _ignored).run()
+            raise log_not_found(home)
+        with backup_lock(disk, dest_home):
+            return _BackupRun(disk, home, dest_home, now, progress or _no_progress).run()
     except OSError as error:
-        raise _refused(error, place) from error
+        raise _backup_failed(error, dest_home) from error
 
 
-class _Run:
+class _BackupRun:
     """One run, under the lock of the backup."""
 
     def __init__(
         self,
         disk: Disk,
         home: Home,
-        place: Home,
+        dest_home: Home,
         now: str,
         progress: Callable[[int, int], object],
     ) -> None:
         self._disk = disk
         self._home = home
-        self._place = place
-        self._vault = Vault(disk, place, self._count)
+        self._dest_home = dest_home
+        self._backup_dir = BackupDir(disk, dest_home, self._count)
         self._now = now
         self._progress = progress
         self._copied: dict[str, int] = {}  # bytes, by segment
-        self._mended: list[str] = []
+        self._repaired: list[str] = []
         self._done = 0  # bytes hashed, verified and copied
         self._total = 0
 
     def run(self) -> BackedUp:
         """The whole of it."""
-        vault = self._vault
-        vault.open()
+        backup_dir = self._backup_dir
+        backup_dir.open()
         reader = self._reader()
         try:
             segments = list_segments(self._disk, self._home)
             # The lock is what `compress` of the backup leaves.
-            vault.sweep({ACCEPTED_NAME, CLOSED_LOCK_NAME, *map(segment_name, segments)})
-            new = sum(map(self._size_of, segments)) - vault.manifest.bytes
-            self._total = vault.manifest.bytes + 2 * max(0, new)
-            for copied in vault.manifest.segments:
-                if not vault.is_good(copied):
-                    self._mend(copied)
+            backup_dir.remove_leftovers(
+                {GAP_FILE_NAME, CLOSED_LOCK_NAME, *map(segment_name, segments)}
+            )
+            new = sum(map(self._size_of, segments)) - backup_dir.manifest.bytes
+            self._total = backup_dir.manifest.bytes + 2 * max(0, new)
+            for segment_copy in backup_dir.manifest.segments:
+                if not backup_dir.is_intact(segment_copy):
+                    self._repair_copy(segment_copy)
             self._copy_accepted()
-            self._follow(reader)
+            self._copy_verified(reader)
         finally:
             reader.close()
-        vault.list(replace(vault.manifest, backed_up_at=self._now))
+        backup_dir.list(replace(backup_dir.manifest, backed_up_at=self._now))
         return BackedUp(
-            dest=self._place.root,
-            manifest=vault.manifest,
+            dest=self._dest_home.root,
+            manifest=backup_dir.manifest,
             copied_segments=len(self._copied),
             copied_bytes=sum(self._copied.values()),
-            mended=tuple(self._mended),
+            repaired=tuple(self._repaired),
         )
 
     def _reader(self) -> LogReader:
         """A reader behind what the backup holds. Raises where that is not in the log."""
-        held = self._vault.manifest
-        word = read_word(self._disk, self._home)
-        until = word.end if word is not None else None
-        if until is not None and until.seq < held.last_seq:
-            raise self._ahead(f", which ends at entry {until.seq},")
-        last = held.segments[-1] if held.segments else None
+        backed_up = self._backup_dir.manifest
+        lock_record = read_lock_record(self._disk, self._home)
+        until = lock_record.end if lock_record is not None else None
+        if until is not None and until.seq < backed_up.last_seq:
+            raise self._backup_ahead(f", which ends at entry {until.seq},")
+        last = backed_up.segments[-1] if backed_up.segments else None
         hint = Position(last.segment, last.bytes) if last is not None else None
         try:
-            reader = LogReader(self._disk, self._home, after=held.last_seq, hint=hint, until=until)
+            reader = LogReader(
+                self._disk, self._home, after=backed_up.last_seq, hint=hint, until=until
+            )
         except LogDiverged:
-            raise self._ahead("") from None
-        if reader.tip.chain not in (held.chain, CHAIN_UNKNOWN):
+            raise self._backup_ahead("") from None
+        if reader.tip.chain not in (backed_up.chain, CHAIN_UNKNOWN):
             reader.close()
             raise BackupUnusable(
-                f"entry {held.last_seq} of the log is not the one in the backup",
-                where=self._place.root,
+                f"entry {backed_up.last_seq} of the log is not the one in the backup",
+                where=self._dest_home.root,
                 do="nothing was changed: it is the backup of another log, or the log was rolled "
                 "back and written on; then stop the writers and find out which of the two is right",
             )
         return reader
 
-    def _ahead(self, ends: str) -> BackupUnusable:
+    def _backup_ahead(self, ends: str) -> BackupUnusable:
         return BackupUnusable(
-            f"THE BACKUP IS AHEAD: it holds entry {self._vault.manifest.last_seq}, and the "
+            f"THE BACKUP IS AHEAD: it holds entry {self._backup_dir.manifest.last_seq}, and the "
             f"log{ends} does not",
-            where=self._place.root,
+            where=self._dest_home.root,
             do="nothing was changed. Stop the writers: the log was rolled back, or this is another "
             "log's backup. What is missing may be in the backup alone: `eventlog restore` brings "
             "it into a new home",
         )
 
-    def _mend(self, copied: Copied) -> None:
+    def _repair_copy(self, segment_copy: SegmentCopy) -> None:
         """Makes a damaged copy anew."""
-        logger.warning("backup_copy_damaged segment=%s dest=%s", copied.name, self._place.root)
+        logger.warning(
+            "backup_copy_damaged segment=%s dest=%s", segment_copy.name, self._dest_home.root
+        )
         try:
-            source = self._disk.open(self._home.segment_path(copied.segment), writable=False)
+            source = self._disk.open(self._home.segment_path(segment_copy.segment), writable=False)
         except FileNotFoundError:
-            raise self._lost(copied) from None
+            raise self._copy_lost(segment_copy) from None
         try:
-            if self._disk.size(source) < copied.bytes or not self._vault.copy_anew(source, copied):
-                raise self._lost(copied)
+            if self._disk.size(source) < segment_copy.bytes or not self._backup_dir.replace_copy(
+                source, segment_copy
+            ):
+                raise self._copy_lost(segment_copy)
         finally:
             self._disk.close(source)
-        self._mended.append(copied.name)
+        self._repaired.append(segment_copy.name)
 
-    def _lost(self, copied: Copied) -> BackupUnusable:
+    def _copy_lost(self, segment_copy: SegmentCopy) -> BackupUnusable:
         return BackupUnusable(
-            f"{copied.name} is damaged in the backup, and the log's own is not what was copied",
-            where=self._place.segment_path(copied.segment),
+            f"{segment_copy.name} is damaged in the backup, and the log's own is not what was copied",
+            where=self._dest_home.segment_path(segment_copy.segment),
             do="nothing was changed: run `eventlog verify` on the log; if that is whole, make a "
             "new backup in an empty directory",
         )
 
     def _copy_accepted(self) -> None:
         """Which damage was accepted. Its records say nothing but of the bytes that they name."""
-        found = self._bytes_of(f"{self._home.log_dir}/{ACCEPTED_NAME}")
-        if found and found != self._bytes_of(f"{self._place.log_dir}/{ACCEPTED_NAME}"):
-            put(self._disk, self._place.log_dir, ACCEPTED_NAME, found)
+        found = self._bytes_of(f"{self._home.log_dir}/{GAP_FILE_NAME}")
+        if found and found != self._bytes_of(f"{self._dest_home.log_dir}/{GAP_FILE_NAME}"):
+            replace_file(self._disk, self._dest_home.log_dir, GAP_FILE_NAME, found)
 
-    def _follow(self, reader: LogReader) -> None:
+    def _copy_verified(self, reader: LogReader) -> None:
         """Copies what the reader finds good, each segment when it is through with it."""
         tip, at = reader.tip, reader.position
         while lines := reader.read():
@@ -230,7 +238,7 @@ class _Run:
 
     def _copy_closed(self, below: int, tip: Tip) -> None:
         """The segments before `below`, which end with `tip`. They do not change any more."""
-        listed = self._vault.manifest.segments
+        listed = self._backup_dir.manifest.segments
         first = listed[-1].segment if listed else 0
         for segment in list_segments(self._disk, self._home):
             if first <= segment < below:
@@ -238,20 +246,23 @@ class _Run:
 
     def _copy(self, segment: int, byte_to: int, tip: Tip) -> None:
         """Makes the backup hold the segment up to there, and lists it."""
-        held = {copied.segment: copied for copied in self._vault.manifest.segments}
-        before = held[segment].bytes if segment in held else 0
+        backed_up = {
+            segment_copy.segment: segment_copy
+            for segment_copy in self._backup_dir.manifest.segments
+        }
+        before = backed_up[segment].bytes if segment in backed_up else 0
         if before >= byte_to:
             return
         name = segment_name(segment)
         source = self._disk.open(self._home.segment_path(segment), writable=False)
         try:
-            held[segment] = self._vault.copy(source, name, byte_to)
+            backed_up[segment] = self._backup_dir.copy(source, name, byte_to)
         finally:
             self._disk.close(source)
         self._copied[name] = self._copied.get(name, 0) + byte_to - before
-        self._vault.list(
+        self._backup_dir.list(
             Manifest(
-                segments=tuple(held.values()),
+                segments=tuple(backed_up.values()),
                 last_seq=tip.seq,
                 chain=tip.chain,
                 backed_up_at=self._now,
@@ -280,19 +291,19 @@ class _Run:
         self._progress(self._done, max(self._done, self._total))
 
 
-def _ignored(_done: int, _total: int) -> None:
+def _no_progress(_done: int, _total: int) -> None:
     """Nobody watches."""
 
 
-def _refused(error: OSError, place: Home) -> EventLogError:
-    if error.errno in _FULL:
+def _backup_failed(error: OSError, dest_home: Home) -> EventLogError:
+    if error.errno in _NO_SPACE_ERRNOS:
         return EventLogError(
             f"no room for the backup: {error.strerror}",
-            where=place.root,
+            where=dest_home.root,
             do="what it held before is good: make room there, then run it again",
         )
     return EventLogError(
         f"the backup could not be made: {error.strerror or error}",
-        where=error.filename or place.root,
+        where=error.filename or dest_home.root,
         do="what it held before is good: see to that disk, then run it again",
     )

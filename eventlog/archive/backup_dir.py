@@ -9,31 +9,46 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
-from eventlog.archive.manifest import MANIFEST_NAME, Copied, Manifest, read_manifest, write_manifest
+from eventlog.archive.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    SegmentCopy,
+    read_manifest,
+    write_manifest,
+)
 from eventlog.errors import BackupUnusable, EventLogError, UnsafePath
-from eventlog.storage.atomic import Counted, copy, create, feed, is_new_name, new_name
+from eventlog.storage.atomic import (
+    OnBytes,
+    copy,
+    create_replacing,
+    hash_range,
+    is_temporary_name,
+    temporary_name,
+)
 from eventlog.storage.disk import Disk
 from eventlog.storage.home import Home
 
 LOCK_NAME = "backup.lock"
-_EMPTY = frozenset({LOCK_NAME, new_name(MANIFEST_NAME), "lost+found"})  # nothing is in there yet
+_NAMES_IN_EMPTY_DIR = frozenset(
+    {LOCK_NAME, temporary_name(MANIFEST_NAME), "lost+found"}
+)  # nothing is in there yet
 
 
 @contextmanager
-def locked(disk: Disk, place: Home) -> Iterator[None]:
+def backup_lock(disk: Disk, dest_home: Home) -> Iterator[None]:
     """Holds the backup's lock. The directory is made where it is missing."""
     try:
-        names = set(disk.names(place.root))
+        names = set(disk.names(dest_home.root))
     except FileNotFoundError:
-        _make(disk, place)
+        _make_dir(disk, dest_home)
         names = set()
-    if MANIFEST_NAME not in names and names - _EMPTY:
+    if MANIFEST_NAME not in names and names - _NAMES_IN_EMPTY_DIR:
         raise BackupUnusable(
             f"the directory is not empty, and no backup: it has no {MANIFEST_NAME}",
-            where=place.root,
+            where=dest_home.root,
             do="name an empty directory, or one that is not there yet",
         )
-    path = f"{place.root}/{LOCK_NAME}"
+    path = f"{dest_home.root}/{LOCK_NAME}"
     try:
         fd = disk.create(path)
     except FileExistsError:
@@ -41,47 +56,49 @@ def locked(disk: Disk, place: Home) -> Iterator[None]:
     try:
         if not disk.try_lock(fd):
             raise EventLogError(
-                "another run is at work on this backup", where=place.root, do="wait until it ends"
+                "another run is at work on this backup",
+                where=dest_home.root,
+                do="wait until it ends",
             )
         yield
     finally:
         disk.close(fd)
 
 
-def _make(disk: Disk, place: Home) -> None:
+def _make_dir(disk: Disk, dest_home: Home) -> None:
     """Not what is above it: a disk that is not mounted must not become a directory."""
-    above = place.root.rpartition("/")[0] or "/"
+    above = dest_home.root.rpartition("/")[0] or "/"
     if not disk.is_dir(above):
         raise BackupUnusable(
             "there is no directory for the backup to be in",
             where=above,
             do="see whether the disk is mounted, or make that directory",
         )
-    disk.make_dir(place.root)
+    disk.make_dir(dest_home.root)
 
 
-class Vault:
-    """What one run knows of the backup at `place`. The caller holds the lock."""
+class BackupDir:
+    """What one run knows of the backup at `dest_home`. The caller holds the lock."""
 
-    def __init__(self, disk: Disk, place: Home, counted: Counted) -> None:
+    def __init__(self, disk: Disk, dest_home: Home, on_bytes: OnBytes) -> None:
         self.manifest = Manifest()
         self._disk = disk
-        self._place = place
-        self._counted = counted
-        self._last = hashlib.sha256()  # of the last listed segment, as far as it is listed
+        self._dest_home = dest_home
+        self._on_bytes = on_bytes
+        self._last_digest = hashlib.sha256()  # of the last listed segment, as far as it is listed
 
     def open(self) -> None:
         """Reads what it holds. A new one gets an empty list before anything else."""
-        found = read_manifest(self._disk, self._place.root)
+        found = read_manifest(self._disk, self._dest_home.root)
         if found is None:
             with suppress(
                 PermissionError
             ):  # what is above it may not be ours; then we did not make it
-                self._disk.fsync_dir(self._place.root.rpartition("/")[0] or "/")
+                self._disk.fsync_dir(self._dest_home.root.rpartition("/")[0] or "/")
             self.list(self.manifest)
         else:
             self.manifest = found
-        log_dir = self._place.log_dir
+        log_dir = self._dest_home.log_dir
         if self._disk.link_target(log_dir) is not None:
             raise UnsafePath(
                 "a symbolic link stands where the backup has its segments",
@@ -90,16 +107,19 @@ class Vault:
             )
         if not self._disk.is_dir(log_dir):
             self._disk.make_dir(log_dir)
-        self._disk.fsync_dir(self._place.root)  # also where a run died that made it
+        self._disk.fsync_dir(self._dest_home.root)  # also where a run died that made it
 
-    def sweep(self, expected: Iterable[str]) -> None:
+    def remove_leftovers(self, expected: Iterable[str]) -> None:
         """Removes what a run that died left, and refuses what is neither listed nor `expected`."""
-        known = {*expected, *(copied.name for copied in self.manifest.segments)}
-        for name in sorted(self._disk.names(self._place.log_dir)):
-            path = f"{self._place.log_dir}/{name}"
-            if is_new_name(name):
+        expected_names = {
+            *expected,
+            *(segment_copy.name for segment_copy in self.manifest.segments),
+        }
+        for name in sorted(self._disk.names(self._dest_home.log_dir)):
+            path = f"{self._dest_home.log_dir}/{name}"
+            if is_temporary_name(name):
                 self._disk.unlink(path)
-            elif name not in known:
+            elif name not in expected_names:
                 raise BackupUnusable(
                     "a foreign file stands among the segments of the backup",
                     where=path,
@@ -107,67 +127,70 @@ class Vault:
                     "make a new backup in an empty directory",
                 )
 
-    def is_good(self, copied: Copied) -> bool:
+    def is_intact(self, segment_copy: SegmentCopy) -> bool:
         """Whether a copy is as it was listed, by what the device says. In the order of the list."""
         try:
-            fd = self._disk.open(self._path(copied.name), writable=False)
+            fd = self._disk.open(self._path(segment_copy.name), writable=False)
         except FileNotFoundError:
             return False
         digest = hashlib.sha256()
         try:
             size = self._disk.size(fd)
-            if size < copied.bytes:
+            if size < segment_copy.bytes:
                 return False
             self._disk.drop_cache(fd)
-            feed(self._disk, fd, 0, copied.bytes, digest, self._counted)
-            if digest.hexdigest() != copied.sha256:
+            hash_range(self._disk, fd, 0, segment_copy.bytes, digest, self._on_bytes)
+            if digest.hexdigest() != segment_copy.sha256:
                 return False
         finally:
             self._disk.close(fd)
-        if size > copied.bytes:  # a run died before it could list that
-            self._cut(copied)
-        self._last = digest
+        if size > segment_copy.bytes:  # a run died before it could list that
+            self._truncate(segment_copy)
+        self._last_digest = digest
         return True
 
-    def copy_anew(self, source: int, copied: Copied) -> bool:
+    def replace_copy(self, source: int, segment_copy: SegmentCopy) -> bool:
         """Puts a new copy in the place of a damaged one, if `source` still has the same bytes."""
-        return self._copy_whole(source, copied.name, copied.bytes, copied.sha256) is not None
+        return (
+            self._copy_whole(source, segment_copy.name, segment_copy.bytes, segment_copy.sha256)
+            is not None
+        )
 
-    def copy(self, source: int, name: str, byte_to: int) -> Copied:
+    def copy(self, source: int, name: str, byte_to: int) -> SegmentCopy:
         """Makes it hold a segment up to there: the last one that it lists, or the next."""
         listed = self.manifest.segments
         if listed and listed[-1].name == name:
-            return self._copy_behind(source, listed[-1], byte_to)
-        copied = self._copy_whole(source, name, byte_to, None)
-        assert copied is not None, "nothing was expected of it"
-        return copied
+            return self._copy_appended(source, listed[-1], byte_to)
+        segment_copy = self._copy_whole(source, name, byte_to, None)
+        assert segment_copy is not None, "nothing was expected of it"
+        return segment_copy
 
     def list(self, manifest: Manifest) -> None:
         """From here on it holds this."""
-        write_manifest(self._disk, self._place.root, manifest)
+        write_manifest(self._disk, self._dest_home.root, manifest)
         self.manifest = manifest
 
-    def _cut(self, copied: Copied) -> None:
-        fd = self._disk.open(self._path(copied.name), writable=True)
+    def _truncate(self, segment_copy: SegmentCopy) -> None:
+        fd = self._disk.open(self._path(segment_copy.name), writable=True)
         try:
-            self._disk.truncate(fd, copied.bytes)
+            self._disk.truncate(fd, segment_copy.bytes)
             self._disk.fdatasync(fd)
         finally:
             self._disk.close(fd)
 
     def _path(self, name: str) -> str:
-        return f"{self._place.log_dir}/{name}"
+        return f"{self._dest_home.log_dir}/{name}"
 
     def _copy_whole(
         self, source: int, name: str, byte_to: int, expected: str | None
-    ) -> Copied | None:
+    ) -> SegmentCopy | None:
         """Under its name once it is whole; None where its hash is not as expected."""
-        new = self._path(new_name(name))
+        new = self._path(temporary_name(name))
         digest = hashlib.sha256()
         try:
-            out = create(self._disk, new)
+            out = create_replacing(self._disk, new)
             try:
-                copy(self._disk, source, out, 0, byte_to, digest, self._counted)
+                copy(self._disk, source, out, 0, byte_to, digest, self._on_bytes)
             finally:
                 self._disk.close(out)
             found = digest.hexdigest()
@@ -179,19 +202,19 @@ class Vault:
             with suppress(OSError):
                 self._disk.unlink(new)
             raise
-        self._disk.fsync_dir(self._place.log_dir)
-        self._last = digest
-        return Copied(name=name, bytes=byte_to, sha256=found)
+        self._disk.fsync_dir(self._dest_home.log_dir)
+        self._last_digest = digest
+        return SegmentCopy(name=name, bytes=byte_to, sha256=found)
 
-    def _copy_behind(self, source: int, listed: Copied, byte_to: int) -> Copied:
+    def _copy_appended(self, source: int, listed: SegmentCopy, byte_to: int) -> SegmentCopy:
         """What was appended to the last segment, in place: it counts once it is listed."""
         out = self._disk.open(self._path(listed.name), writable=True)
         try:
-            copy(self._disk, source, out, listed.bytes, byte_to, self._last, self._counted)
+            copy(self._disk, source, out, listed.bytes, byte_to, self._last_digest, self._on_bytes)
         except BaseException:
             with suppress(OSError):  # the next run does it, too
                 self._disk.truncate(out, listed.bytes)
             raise
         finally:
             self._disk.close(out)
-        return replace(listed, bytes=byte_to, sha256=self._last.hexdigest())
+        return replace(listed, bytes=byte_to, sha256=self._last_digest.hexdigest())

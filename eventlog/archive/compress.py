@@ -24,21 +24,28 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from eventlog.errors import EventLogError
-from eventlog.format.compressed import FRAME_BYTES, FRAMES_MAX, Frame, ending, frame_of, pack
-from eventlog.format.line import LOST_MARK
+from eventlog.format.compressed import (
+    FRAME_BYTES,
+    FRAMES_MAX,
+    Frame,
+    compress_frame,
+    encode_trailer,
+    table_entry,
+)
+from eventlog.format.line import LOST_PREFIX
 from eventlog.format.segment import CLOSED_NAME, COMPRESSED_SUFFIX, segment_name
 from eventlog.storage.atomic import set_aside
 from eventlog.storage.disk import Disk, RealDisk, write_all
-from eventlog.storage.durable_state import read_watermark, read_word
-from eventlog.storage.home import Home, home_at, list_segments, no_log
-from eventlog.storage.locks import closed_segments_held
+from eventlog.storage.durable_state import read_lock_record, read_watermark
+from eventlog.storage.home import Home, home_at, list_segments, log_not_found
+from eventlog.storage.locks import closed_segments_lock
 from eventlog.storage.segment_disk import (
-    Shelf,
-    packaging_problem,
-    reading,
+    SegmentDisk,
+    compression_problem,
+    existing_paths,
+    opened_segment,
     refuse_unmounted,
-    sizes_of,
-    standing,
+    segment_sizes,
 )
 
 logger = logging.getLogger(__name__)
@@ -55,7 +62,7 @@ class _Content(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Compressed:
+class CompressedSegment:
     """One segment that was compressed, or moved."""
 
     segment: str  # the name with which it was written
@@ -76,7 +83,7 @@ class Compressed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Left:
+class SkippedSegment:
     """A segment that is left as it is, for nobody but a person may choose what stays of it."""
 
     segment: str
@@ -88,11 +95,11 @@ class Left:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class CompressReport:
     """What a run did."""
 
-    compressed: tuple[Compressed, ...]
-    damaged: tuple[Left, ...]
+    compressed: tuple[CompressedSegment, ...]
+    damaged: tuple[SkippedSegment, ...]
     segments: int
     raw_bytes: int  # of all segments, as they were written
     disk_bytes: int  # of all segments, as they are kept now
@@ -100,11 +107,13 @@ class Report:
     def to_text(self) -> list[str]:
         """Lines for a person."""
         lines = [
-            f"compressed {one.segment}: {one.raw_bytes} bytes are now {one.disk_bytes}"
-            f" in {one.kept_in}"
-            for one in self.compressed
+            f"compressed {compressed_segment.segment}: {compressed_segment.raw_bytes} bytes are now {compressed_segment.disk_bytes}"
+            f" in {compressed_segment.kept_in}"
+            for compressed_segment in self.compressed
         ]
-        lines += [f"DAMAGED: {left.segment} stays: {left.problem}" for left in self.damaged]
+        lines += [
+            f"DAMAGED: {skipped.segment} stays: {skipped.problem}" for skipped in self.damaged
+        ]
         lines.append(
             f"{self.segments} segments of {self.raw_bytes} bytes take {self.disk_bytes} on disk"
         )
@@ -113,8 +122,8 @@ class Report:
     def to_json(self) -> dict[str, object]:
         """The report of `eventlog compress --json`."""
         return {
-            "compressed": [one.to_json() for one in self.compressed],
-            "damaged": [left.to_json() for left in self.damaged],
+            "compressed": [compressed_segment.to_json() for compressed_segment in self.compressed],
+            "damaged": [skipped.to_json() for skipped in self.damaged],
             "segments": self.segments,
             "raw_bytes": self.raw_bytes,
             "disk_bytes": self.disk_bytes,
@@ -132,7 +141,7 @@ def compress_log(
     disk: Disk | None = None,
     lock_timeout_s: float,
     progress: Callable[[int, int], object] | None = None,
-) -> Report:
+) -> CompressReport:
     """Compresses the closed segments of the log at `path`, but for the newest `keep`.
 
     `progress` is called with the raw bytes done and those in all. It may be run beside everything
@@ -142,32 +151,36 @@ def compress_log(
     """
     disk = disk or RealDisk()
     home = home_at(path)
-    done: list[Compressed] = []
-    damaged: list[Left] = []
+    done: list[CompressedSegment] = []
+    damaged: list[SkippedSegment] = []
     try:
-        segments = list_segments(Shelf(disk), home)
+        segments = list_segments(SegmentDisk(disk), home)
         if not segments:
-            raise no_log(home)
+            raise log_not_found(home)
         refuse_unmounted(disk, home.log_dir)  # else they would go beside the raw ones
-        chosen = _closed(disk, home, segments)
+        chosen = _closed_segments(disk, home, segments)
         chosen = chosen[: max(0, len(chosen) - keep)]
-        progressed = _Progressed(progress, sizes_of(disk, map(home.segment_path, chosen))[0])
+        progress_sum = _ProgressSum(
+            progress, segment_sizes(disk, map(home.segment_path, chosen))[0]
+        )
         for segment in chosen:
-            with closed_segments_held(disk, home, lock_timeout_s):
+            with closed_segments_lock(disk, home, lock_timeout_s):
                 try:
-                    one = _Work(disk, home, segment, progressed).run()
+                    compressed_segment = _SegmentCompression(
+                        disk, home, segment, progress_sum
+                    ).run()
                 except _Damaged as why:
-                    damaged.append(Left(segment=segment_name(segment), problem=str(why)))
+                    damaged.append(SkippedSegment(segment=segment_name(segment), problem=str(why)))
                 else:
-                    done += [one] if one is not None else []
-        raw_bytes, disk_bytes = sizes_of(disk, map(home.segment_path, segments))
+                    done += [compressed_segment] if compressed_segment is not None else []
+        raw_bytes, disk_bytes = segment_sizes(disk, map(home.segment_path, segments))
     except OSError as error:
         raise EventLogError(
             f"a segment could not be compressed: {error.strerror or error}",
             where=error.filename or home.log_dir,
             do="nothing is lost, for it stays as it was: see to the disk, then run it again",
         ) from error
-    return Report(
+    return CompressReport(
         compressed=tuple(done),
         damaged=tuple(damaged),
         segments=len(segments),
@@ -176,93 +189,98 @@ def compress_log(
     )
 
 
-def _closed(disk: Disk, home: Home, segments: list[int]) -> list[int]:
+def _closed_segments(disk: Disk, home: Home, segments: list[int]) -> list[int]:
     """Those that are closed and durable: behind them stands something that is durable."""
-    said = (read_word(disk, home), read_watermark(disk, home))
-    ends = [source.end.segment for source in said if source is not None]
+    durable_records = (read_lock_record(disk, home), read_watermark(disk, home))
+    ends = [source.end.segment for source in durable_records if source is not None]
     last = min(segments[-1], max(ends, default=segments[-1]))
     return [segment for segment in segments if segment < last]
 
 
-class _Progressed:
+class _ProgressSum:
     """Adds up what was done of all segments."""
 
-    def __init__(self, tell: Callable[[int, int], object] | None, total: int) -> None:
-        self._tell = tell
+    def __init__(self, on_progress: Callable[[int, int], object] | None, total: int) -> None:
+        self._on_progress = on_progress
         self._total = total
         self._done = 0
 
     def add(self, raw_bytes: int) -> None:
         self._done += raw_bytes
-        if self._tell is not None:
-            self._tell(min(self._done, self._total), self._total)
+        if self._on_progress is not None:
+            self._on_progress(min(self._done, self._total), self._total)
 
 
-class _Work:
+class _SegmentCompression:
     """The work on one segment, under the lock."""
 
-    def __init__(self, disk: Disk, home: Home, segment: int, progressed: _Progressed) -> None:
+    def __init__(self, disk: Disk, home: Home, segment: int, progress_sum: _ProgressSum) -> None:
         self._disk = disk
         self._home = home
         self._path = home.segment_path(segment)
         self._name = segment_name(segment)
-        self._progressed = progressed
+        self._progress_sum = progress_sum
         closed = f"{home.log_dir}/{CLOSED_NAME}"
         self._directory = closed if disk.is_dir(closed) else home.log_dir
-        self._goal = f"{self._directory}/{self._name}{COMPRESSED_SUFFIX}"
-        self._new = f"{self._directory}/.{self._name}{COMPRESSED_SUFFIX}{_NEW_SUFFIX}"
+        self._target_path = f"{self._directory}/{self._name}{COMPRESSED_SUFFIX}"
+        self._new_path = f"{self._directory}/.{self._name}{COMPRESSED_SUFFIX}{_NEW_SUFFIX}"
 
-    def run(self) -> Compressed | None:
+    def run(self) -> CompressedSegment | None:
         """Returns None where nothing was to do. Raises _Damaged and OSError."""
         with suppress(FileNotFoundError):
-            self._disk.unlink(self._new)  # of a run that died
-        stand = standing(self._disk, self._path)
-        if stand == [self._goal] and packaging_problem(self._disk, self._path) is None:
+            self._disk.unlink(self._new_path)  # of a run that died
+        found_paths = existing_paths(self._disk, self._path)
+        if (
+            found_paths == [self._target_path]
+            and compression_problem(self._disk, self._path) is None
+        ):
             return None
         self._disk.fsync_dir(self._home.log_dir)
         if self._disk.link_target(self._directory) is not None:
             with suppress(PermissionError):  # not ours to sync
                 self._disk.fsync_dir(f"{self._directory}/..")
-        source = stand[0]
-        content = (self._proven(source) if self._goal in stand[1:] else None) or self._make(source)
+        source = found_paths[0]
+        content = (
+            self._verify_existing(source) if self._target_path in found_paths[1:] else None
+        ) or self._write_verified(source)
         self._disk.fsync_dir(self._directory)
-        for place in reversed(stand):  # the one that counts goes last
-            if place != self._goal:
-                self._remove(place, content, is_source=place == source)
+        for file_path in reversed(found_paths):  # the one that counts goes last
+            if file_path != self._target_path:
+                self._remove(file_path, content, is_source=file_path == source)
         self._disk.fsync_dir(self._directory)
         self._disk.fsync_dir(self._home.log_dir)
-        logger.info("segment_compressed segment=%s kept_in=%s", self._name, self._goal)
-        return Compressed(
+        logger.info("segment_compressed segment=%s kept_in=%s", self._name, self._target_path)
+        return CompressedSegment(
             segment=self._name,
             raw_bytes=content.raw_bytes,
-            disk_bytes=sizes_of(self._disk, [self._path])[1],
+            disk_bytes=segment_sizes(self._disk, [self._path])[1],
             sha256=content.sha256,
-            kept_in=os.path.relpath(self._goal, self._home.log_dir),
+            kept_in=os.path.relpath(self._target_path, self._home.log_dir),
         )
 
-    def _proven(self, source: str) -> _Content | None:
+    def _verify_existing(self, source: str) -> _Content | None:
         """What both hold, where a run that died had already put the new file in its place."""
         content = self._content(source)
-        found = self._content(self._goal)
+        found = self._content(self._target_path)
         if content is not None and found == content:
             return content
         if found is not None:
             # Either may be half a copy that somebody made by hand.
-            names = f"{os.path.basename(source)} and {os.path.basename(self._goal)}"
+            names = f"{os.path.basename(source)} and {os.path.basename(self._target_path)}"
             raise _Damaged(f"{names} hold different bytes: move the wrong one away")
-        set_aside(self._disk, self._goal)
+        set_aside(self._disk, self._target_path)
         return None
 
-    def _make(self, source: str) -> _Content:
+    def _write_verified(self, source: str) -> _Content:
         """Writes the new file, reads it back, and puts it in its place."""
         try:
             content = self._write(source)
-            if self._content(self._new) != content:
+            if self._content(self._new_path) != content:
                 raise OSError("what was written does not read back the same")
-            self._disk.rename(self._new, self._goal)
+            self._disk.rename(self._new_path, self._target_path)
         except BaseException as error:
             with suppress(OSError):
-                self._disk.unlink(self._new)
+                self._disk.unlink(self._new_path)
             if isinstance(error, OSError) and error.errno and error.filename is None:
                 error.filename = self._directory  # a write has no name, and it may be another disk
             raise
@@ -272,20 +290,20 @@ class _Work:
         digest = sha256()
         frames: list[Frame] = []
         at = size = 0
-        out = self._disk.create(self._new)
+        out = self._disk.create(self._new_path)
         try:
             for raw in self._read(source):
-                packed = pack(raw)
+                packed = compress_frame(raw)
                 write_all(self._disk, out, packed, at)
                 at += len(packed)
                 size += len(raw)
                 digest.update(raw)
-                frames.append(frame_of(packed, len(raw)))
-                self._progressed.add(len(raw))
+                frames.append(table_entry(packed, len(raw)))
+                self._progress_sum.add(len(raw))
                 if len(frames) > FRAMES_MAX:
                     raise OSError("the segment is too large to be compressed")
             content = _Content(size, digest.hexdigest())
-            write_all(self._disk, out, ending(frames, *content), at)
+            write_all(self._disk, out, encode_trailer(frames, *content), at)
             self._disk.fdatasync(out)
         finally:
             self._disk.close(out)
@@ -293,30 +311,30 @@ class _Work:
 
     def _read(self, source: str) -> Iterator[bytes]:
         """The raw bytes in pieces that become frames, cut behind the last newline in each."""
-        with reading(self._disk, source) as stored:
+        with opened_segment(self._disk, source) as stored:
             at = 0
             while at < stored.size:
                 data = stored.read(min(FRAME_BYTES, stored.size - at), at)
-                if LOST_MARK in data:
+                if LOST_PREFIX in data:
                     # What is left of it must not become all that there is.
                     raise _Damaged("parts of it are lost: `eventlog repair --from BACKUP`")
                 data = data[: data.rfind(b"\n") + 1] or data
                 yield data
                 at += len(data)
 
-    def _content(self, place: str) -> _Content | None:
+    def _content(self, file_path: str) -> _Content | None:
         """What a file holds, from the device; None where it is not wholly as it was made."""
         digest = sha256()
-        with reading(self._disk, place, from_device=True) as stored:
+        with opened_segment(self._disk, file_path, from_device=True) as stored:
             for at in range(0, stored.size, _READ_BYTES):
                 digest.update(stored.read(_READ_BYTES, at))
             content = _Content(stored.size, digest.hexdigest())
-            proof = stored.proof
-        return content if proof is None or proof == content else None
+            content_checksum = stored.content_checksum
+        return content if content_checksum is None or content_checksum == content else None
 
-    def _remove(self, place: str, content: _Content, *, is_source: bool) -> None:
+    def _remove(self, file_path: str, content: _Content, *, is_source: bool) -> None:
         """Takes a file away that holds the same; one that does not is kept under another name."""
-        if is_source or self._content(place) == content:
-            self._disk.unlink(place)
+        if is_source or self._content(file_path) == content:
+            self._disk.unlink(file_path)
         else:
-            set_aside(self._disk, place)
+            set_aside(self._disk, file_path)

@@ -16,18 +16,18 @@ import orjson
 
 from eventlog.errors import BackupUnusable, LogCorrupt, Unsupported
 from eventlog.format.line import CHAIN_START
-from eventlog.format.segment import segments_of
-from eventlog.storage.atomic import put
+from eventlog.format.segment import segment_seqs
+from eventlog.storage.atomic import replace_file
 from eventlog.storage.disk import Disk
 
 MANIFEST_NAME = "backup.json"
 _VERSION = 1
-_SEAL = b',"sha256":"'
-_SEAL_BYTES = len(_SEAL) + 64 + len(b'"}\n')
+_HASH_FIELD = b',"sha256":"'
+_HASH_FIELD_BYTES = len(_HASH_FIELD) + 64 + len(b'"}\n')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Copied:
+class SegmentCopy:
     """A segment in a backup."""
 
     name: str
@@ -37,7 +37,7 @@ class Copied:
     @property
     def segment(self) -> int:
         """First seq, by its name."""
-        (segment,) = segments_of([self.name])
+        (segment,) = segment_seqs([self.name])
         return segment
 
 
@@ -45,7 +45,7 @@ class Copied:
 class Manifest:
     """What a backup holds: the log up to entry `last_seq`, which has `chain`."""
 
-    segments: tuple[Copied, ...] = ()  # in order
+    segments: tuple[SegmentCopy, ...] = ()  # in order
     last_seq: int = 0
     chain: str = CHAIN_START
     backed_up_at: str = ""
@@ -53,7 +53,7 @@ class Manifest:
     @property
     def bytes(self) -> int:
         """Size of all segments."""
-        return sum(copied.bytes for copied in self.segments)
+        return sum(segment_copy.bytes for segment_copy in self.segments)
 
 
 def read_manifest(disk: Disk, root: str) -> Manifest | None:
@@ -83,7 +83,7 @@ def read_manifest(disk: Disk, root: str) -> Manifest | None:
 
 def write_manifest(disk: Disk, root: str, manifest: Manifest) -> None:
     """Replaces the manifest, durably, in one step. Raises OSError."""
-    put(disk, root, MANIFEST_NAME, encode_manifest(manifest))
+    replace_file(disk, root, MANIFEST_NAME, encode_manifest(manifest))
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -94,18 +94,18 @@ def encode_manifest(manifest: Manifest) -> bytes:
         "chain": manifest.chain,
         "backed_up_at": manifest.backed_up_at,
         "segments": [
-            {"name": copied.name, "bytes": copied.bytes, "sha256": copied.sha256}
-            for copied in manifest.segments
+            {"name": segment_copy.name, "bytes": segment_copy.bytes, "sha256": segment_copy.sha256}
+            for segment_copy in manifest.segments
         ],
     }
     body = orjson.dumps(fields)[:-1]
-    return body + _SEAL + sha256(body).hexdigest().encode() + b'"}\n'
+    return body + _HASH_FIELD + sha256(body).hexdigest().encode() + b'"}\n'
 
 
 def decode_manifest(data: bytes) -> Manifest:
     """The manifest. Raises ValueError, KeyError, TypeError or LogCorrupt where it is damaged."""
-    body = data[:-_SEAL_BYTES]
-    if data[len(body) :] != _SEAL + sha256(body).hexdigest().encode() + b'"}\n':
+    body = data[:-_HASH_FIELD_BYTES]
+    if data[len(body) :] != _HASH_FIELD + sha256(body).hexdigest().encode() + b'"}\n':
         raise ValueError("its hash is another")
     fields = orjson.loads(data)
     if fields["v"] != _VERSION:
@@ -115,7 +115,7 @@ def decode_manifest(data: bytes) -> Manifest:
         )
     manifest = Manifest(
         segments=tuple(
-            Copied(name=row["name"], bytes=row["bytes"], sha256=row["sha256"])
+            SegmentCopy(name=row["name"], bytes=row["bytes"], sha256=row["sha256"])
             for row in fields["segments"]
         ),
         last_seq=fields["last_seq"],
@@ -124,16 +124,18 @@ def decode_manifest(data: bytes) -> Manifest:
     )
     texts = [manifest.chain, manifest.backed_up_at, *(row.sha256 for row in manifest.segments)]
     numbers = [manifest.last_seq, *(row.bytes for row in manifest.segments)]
-    if not all(isinstance(text, str) for text in texts) or not all(map(_is_count, numbers)):
+    if not all(isinstance(text, str) for text in texts) or not all(
+        map(_is_non_negative_int, numbers)
+    ):
         raise TypeError("a text is no text, or a number is no number")
     if manifest.last_seq and not manifest.segments:
         raise ValueError("it has entries, and no segment that holds them")
     # A name leads to a file: it must be a segment's, and nothing else.
-    named = [copied.segment for copied in manifest.segments]
+    named = [segment_copy.segment for segment_copy in manifest.segments]
     if named != sorted(set(named)):
         raise ValueError("its segments are in no order")
     return manifest
 
 
-def _is_count(value: object) -> bool:
+def _is_non_negative_int(value: object) -> bool:
     return type(value) is int and value >= 0

@@ -16,18 +16,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from eventlog.archive.manifest import MANIFEST_NAME, Copied, Manifest, read_manifest
+from eventlog.archive.manifest import MANIFEST_NAME, Manifest, SegmentCopy, read_manifest
 from eventlog.errors import BackupUnusable, EventLogError
-from eventlog.format.durability import End, Watermark, encode_slot, slot_offset
-from eventlog.storage.atomic import copy, put
+from eventlog.format.durability import LogEnd, Watermark, encode_slot, slot_offset
+from eventlog.storage.atomic import copy, replace_file
 from eventlog.storage.disk import Disk, RealDisk
-from eventlog.storage.gap_file import ACCEPTED_NAME
+from eventlog.storage.gap_file import GAP_FILE_NAME
 from eventlog.storage.home import Home, home_at, make_durable_dir
-from eventlog.storage.segment_disk import Shelf
+from eventlog.storage.segment_disk import SegmentDisk
 
-WORK_NAME = ".restoring"
+SCRATCH_NAME = ".restoring"
 _LOCK_NAME = ".lock"  # the writer's own: it is held until the log stands under its name
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_SPACE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +78,7 @@ def restore_home(
     no backup or is damaged, and EventLogError where the home holds anything or the disk refuses;
     the home then has no log.
     """
-    disk = Shelf(disk or RealDisk())
+    disk = SegmentDisk(disk or RealDisk())
     home = home_at(path)
     backup = Home(os.path.realpath(source))
     try:
@@ -93,12 +93,12 @@ def restore_home(
         refuse_non_empty(disk, home)
         if not disk.is_dir(home.root):
             make_durable_dir(disk, home.root)
-        with _workplace(disk, home) as work:
-            _fill(disk, backup, work, manifest, progress)
-            disk.rename(work, home.log_dir)
+        with _scratch_dir(disk, home) as scratch_dir:
+            _restore_files(disk, backup, scratch_dir, manifest, progress)
+            disk.rename(scratch_dir, home.log_dir)
             disk.fsync_dir(home.root)
     except OSError as error:
-        raise _refused(error, home) from error
+        raise _restore_failed(error, home) from error
     return RestoredHome(home=os.fspath(path), manifest=manifest)
 
 
@@ -116,7 +116,7 @@ def refuse_non_empty(disk: Disk, home: Home) -> None:
             and disk.is_dir(path)
             and not disk.names(path)
         )
-        if name != WORK_NAME and not is_empty_dir:
+        if name != SCRATCH_NAME and not is_empty_dir:
             raise EventLogError(
                 f"the home is not empty: it holds {name}",
                 where=home.root,
@@ -126,12 +126,12 @@ def refuse_non_empty(disk: Disk, home: Home) -> None:
 
 
 @contextmanager
-def _workplace(disk: Disk, home: Home) -> Iterator[str]:
+def _scratch_dir(disk: Disk, home: Home) -> Iterator[str]:
     """The directory in which the log is put together, under the lock that it will have."""
-    work = f"{home.root}/{WORK_NAME}"
+    scratch_dir = f"{home.root}/{SCRATCH_NAME}"
     with suppress(FileExistsError):
-        disk.make_dir(work)
-    lock_path = f"{work}/{_LOCK_NAME}"
+        disk.make_dir(scratch_dir)
+    lock_path = f"{scratch_dir}/{_LOCK_NAME}"
     try:
         fd = disk.create(lock_path)
     except FileExistsError:
@@ -141,78 +141,84 @@ def _workplace(disk: Disk, home: Home) -> Iterator[str]:
             raise EventLogError(
                 "another restore is at work here", where=home.root, do="wait until it ends"
             )
-        _clear(disk, work)  # of a run that died
+        _clear_scratch_dir(disk, scratch_dir)  # of a run that died
         try:
-            yield work
+            yield scratch_dir
         except BaseException:
             with suppress(OSError):
-                _clear(disk, work)
+                _clear_scratch_dir(disk, scratch_dir)
             raise
     finally:
         disk.close(fd)
 
 
-def _clear(disk: Disk, work: str) -> None:
-    for name in disk.names(work):
+def _clear_scratch_dir(disk: Disk, scratch_dir: str) -> None:
+    for name in disk.names(scratch_dir):
         if name != _LOCK_NAME:
-            disk.unlink(f"{work}/{name}")
+            disk.unlink(f"{scratch_dir}/{name}")
 
 
-def _fill(
+def _restore_files(
     disk: Disk,
     backup: Home,
-    work: str,
+    scratch_dir: str,
     manifest: Manifest,
     progress: Callable[[int, int], object] | None,
 ) -> None:
     """All that a log has, durably."""
     done = 0
 
-    def count(more: int) -> None:
+    def count(byte_count: int) -> None:
         nonlocal done
-        done += more
+        done += byte_count
         if progress is not None:
             progress(done, manifest.bytes)
 
-    for copied in manifest.segments:
-        _fill_segment(disk, backup, work, copied, count)
+    for segment_copy in manifest.segments:
+        _restore_segment(disk, backup, scratch_dir, segment_copy, count)
     with suppress(FileNotFoundError):
-        fd = disk.open(f"{backup.log_dir}/{ACCEPTED_NAME}", writable=False)
+        fd = disk.open(f"{backup.log_dir}/{GAP_FILE_NAME}", writable=False)
         try:
-            put(disk, work, ACCEPTED_NAME, disk.pread(fd, disk.size(fd), 0))
+            replace_file(disk, scratch_dir, GAP_FILE_NAME, disk.pread(fd, disk.size(fd), 0))
         finally:
             disk.close(fd)
     if manifest.segments:
         last = manifest.segments[-1]
-        end = End(last.segment, last.bytes, manifest.last_seq, manifest.chain)
+        end = LogEnd(last.segment, last.bytes, manifest.last_seq, manifest.chain)
         slot = encode_slot(Watermark(1, end))
-        put(disk, work, ".durable", bytes(slot_offset(1)) + slot)  # syncs the other names, too
+        replace_file(
+            disk, scratch_dir, ".durable", bytes(slot_offset(1)) + slot
+        )  # syncs the other names, too
 
 
-def _fill_segment(
-    disk: Disk, backup: Home, work: str, copied: Copied, count: Callable[[int], object]
+def _restore_segment(
+    disk: Disk,
+    backup: Home,
+    scratch_dir: str,
+    segment_copy: SegmentCopy,
+    count: Callable[[int], object],
 ) -> None:
-    path = f"{backup.log_dir}/{copied.name}"
+    path = f"{backup.log_dir}/{segment_copy.name}"
     digest = hashlib.sha256()
     try:
         source = disk.open(path, writable=False)
     except FileNotFoundError:
-        raise _damaged(path, "is missing in the backup") from None
+        raise _damaged_backup(path, "is missing in the backup") from None
     try:
-        if disk.size(source) < copied.bytes:
-            raise _damaged(path, "is cut in the backup")
-        out = disk.create(f"{work}/{copied.name}")
+        if disk.size(source) < segment_copy.bytes:
+            raise _damaged_backup(path, "is cut in the backup")
+        out = disk.create(f"{scratch_dir}/{segment_copy.name}")
         try:
-            copy(disk, source, out, 0, copied.bytes, digest, count)
+            copy(disk, source, out, 0, segment_copy.bytes, digest, count)
         finally:
             disk.close(out)
     finally:
         disk.close(source)
-    if digest.hexdigest() != copied.sha256:
-        raise _damaged(path, "is damaged in the backup: its hash is another")
+    if digest.hexdigest() != segment_copy.sha256:
+        raise _damaged_backup(path, "is damaged in the backup: its hash is another")
 
 
-def _damaged(path: str, how: str) -> BackupUnusable:
+def _damaged_backup(path: str, how: str) -> BackupUnusable:
     name = os.path.basename(path)
     return BackupUnusable(
         f"{name} {how}",
@@ -222,8 +228,8 @@ def _damaged(path: str, how: str) -> BackupUnusable:
     )
 
 
-def _refused(error: OSError, home: Home) -> EventLogError:
-    if error.errno in _FULL:
+def _restore_failed(error: OSError, home: Home) -> EventLogError:
+    if error.errno in _NO_SPACE_ERRNOS:
         return EventLogError(
             f"no room for the log: {error.strerror}",
             where=home.root,

@@ -9,12 +9,12 @@ import sys
 
 import click
 
-from eventlog.cli.main import EXIT_BAD_NEWS, EXIT_INTERRUPTED, Context
+from eventlog.cli.main import EXIT_INTERRUPTED, EXIT_PROBLEM, CommandContext
 from eventlog.cli.streams import (
-    tell,
-    write_out,
+    print_message,
+    write_stdout,
 )
-from eventlog.errors import EventLogError, printable, shown
+from eventlog.errors import EventLogError, printable, printable_value
 from eventlog.format.line import Entry
 
 LOCK_TIMEOUT_S = 2.0  # of `append`, which tries again and sees a signal in between
@@ -27,7 +27,9 @@ LOCK_TIMEOUT_S = 2.0  # of `append`, which tries again and sees a signal in betw
     "--segment-bytes", type=click.IntRange(min=1), help="Size that ends a segment. Default: 64 MiB."
 )
 @click.pass_obj
-def append(obj: Context, file: str | None, skip_invalid: bool, segment_bytes: int | None) -> None:
+def append(
+    obj: CommandContext, file: str | None, skip_invalid: bool, segment_bytes: int | None
+) -> None:
     """Append signals and facts: JSON Lines from FILE or stdin.
 
     Each line of input gets exactly one line on stdout, in order: a receipt, once it is durable, or
@@ -40,15 +42,15 @@ def append(obj: Context, file: str | None, skip_invalid: bool, segment_bytes: in
       eventlog append signals.jsonl
       my-generator | eventlog append --skip-invalid > receipts.jsonl
     """
-    from eventlog.cli.pipe import Answer, Stop, append_lines
+    from eventlog.cli.pipe import LineResult, StopSignal, append_lines
     from eventlog.format.segment import SEGMENT_BYTES_DEFAULT
     from eventlog.log import EventLog
 
-    def answer(answers: list[Answer]) -> None:
-        stop.write(1, b"".join(found.to_json() for found in answers))
-        for number, result in answers:
+    def on_results(results: list[LineResult]) -> None:
+        stop.write(1, b"".join(found.to_json() for found in results))
+        for number, result in results:
             if isinstance(result, EventLogError):
-                tell(f"line {number}: {result}")
+                print_message(f"line {number}: {result}")
 
     fd = 0
     if file is not None and file != "-":
@@ -57,24 +59,24 @@ def append(obj: Context, file: str | None, skip_invalid: bool, segment_bytes: in
             os.read(fd, 0)  # a directory opens, but does not read
         except OSError as error:
             raise click.UsageError(printable(f"cannot read {file}: {error.strerror}")) from None
-    stop = Stop()
+    stop = StopSignal()
     with EventLog(
         obj.home,
         segment_bytes=segment_bytes or SEGMENT_BYTES_DEFAULT,
         lock_timeout_s=LOCK_TIMEOUT_S,
     ) as log:
-        all_valid = append_lines(log, fd, stop, skip_invalid=skip_invalid, answer=answer)
+        all_valid = append_lines(log, fd, stop, skip_invalid=skip_invalid, on_results=on_results)
     if stop.interrupted:
         sys.exit(EXIT_INTERRUPTED)
     if not all_valid:
-        sys.exit(EXIT_BAD_NEWS)
+        sys.exit(EXIT_PROBLEM)
 
 
 @click.command()
 @click.option("--after", type=click.IntRange(min=0), default=0, help="Start after this seq.")
 @click.option("--limit", type=click.IntRange(min=0), help="At most so many lines.")
 @click.pass_obj
-def cat(obj: Context, after: int, limit: int | None) -> None:
+def cat(obj: CommandContext, after: int, limit: int | None) -> None:
     """Print raw lines of the log.
 
     \b
@@ -84,7 +86,7 @@ def cat(obj: Context, after: int, limit: int | None) -> None:
     from eventlog.read.inspect import raw_lines
 
     for lines in raw_lines(obj.home, after=after, limit=limit):
-        write_out(b"".join(lines))
+        write_stdout(b"".join(lines))
 
 
 @click.command()
@@ -94,7 +96,7 @@ def cat(obj: Context, after: int, limit: int | None) -> None:
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is appended, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Raw lines instead of a summary.")
 @click.pass_obj
-def tail(obj: Context, lines: int, follow: bool, as_json: bool) -> None:
+def tail(obj: CommandContext, lines: int, follow: bool, as_json: bool) -> None:
     """Show the last entries, and with -f those that come.
 
     \b
@@ -103,13 +105,13 @@ def tail(obj: Context, lines: int, follow: bool, as_json: bool) -> None:
       eventlog tail -f --json | jq .confidence
     """
     from eventlog.format.line import decode
-    from eventlog.read.inspect import end_seq, follow_lines, raw_lines
+    from eventlog.read.inspect import end_seq, raw_lines, tail_raw_lines
 
     def show(found: list[bytes]) -> None:
         if as_json:
-            write_out(b"".join(found))
+            write_stdout(b"".join(found))
         else:
-            write_out("".join(f"{entry_line(decode(line))}\n" for line in found).encode())
+            write_stdout("".join(f"{entry_line(decode(line))}\n" for line in found).encode())
 
     if follow:  # before the first line comes out: whoever read it may ask to stop
         # As Ctrl-C, which asyncio knows to end by; an exception out of nowhere would be lost in it.
@@ -121,7 +123,7 @@ def tail(obj: Context, lines: int, follow: bool, as_json: bool) -> None:
         show(found)
         end = decode(found[-1]).seq
     if follow:
-        follow_lines(obj.home, end, show)
+        tail_raw_lines(obj.home, end, show)
 
 
 _FACT_KEYS_MAX = 6  # a fact with more is cut: `--json` shows all
@@ -130,18 +132,20 @@ _FACT_KEYS_MAX = 6  # a fact with more is cut: `--json` shows all
 def entry_line(entry: Entry) -> str:
     """`42  2025-11-18 02:00:00.123Z  signal    AAPL BUY 150.5 ...`, without a newline."""
     when = entry.recorded_at[:23].replace("T", " ") + "Z"
-    return f"{entry.seq:>8}  {when}  {shown(entry.event):<9}  {_details(entry)}"
+    return f"{entry.seq:>8}  {when}  {printable_value(entry.event):<9}  {_details(entry)}"
 
 
 def _details(entry: Entry) -> str:
     get = entry.payload.get
-    signal_id = shown(get("signal_id", "-"))
+    signal_id = printable_value(get("signal_id", "-"))
     if entry.event == "signal":
         return (
-            f"{shown(get('symbol'))} {shown(get('action'))} at {shown(get('entry_price'))}"
-            f" target {shown(get('target_price'))} stop {shown(get('stop_price'))}"
-            f" confidence {shown(get('confidence'))} {shown(get('strategy'))}  {signal_id}"
+            f"{printable_value(get('symbol'))} {printable_value(get('action'))} at {printable_value(get('entry_price'))}"
+            f" target {printable_value(get('target_price'))} stop {printable_value(get('stop_price'))}"
+            f" confidence {printable_value(get('confidence'))} {printable_value(get('strategy'))}  {signal_id}"
         )
     pairs = [(key, value) for key, value in entry.payload.items() if key != "signal_id"]
-    said = " ".join(f"{shown(key)}={shown(value)}" for key, value in pairs[:_FACT_KEYS_MAX])
-    return f"{said}  {signal_id}" if said else signal_id
+    details = " ".join(
+        f"{printable_value(key)}={printable_value(value)}" for key, value in pairs[:_FACT_KEYS_MAX]
+    )
+    return f"{details}  {signal_id}" if details else signal_id

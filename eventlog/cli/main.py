@@ -15,21 +15,21 @@ from typing import NamedTuple, NoReturn
 import click
 
 from eventlog.cli.streams import (
-    NobodyReads,
-    explain,
+    NoReader,
     flush_standard_streams,
     open_standard_streams,
+    print_error,
 )
 from eventlog.errors import EventLogError
 
-EXIT_BAD_NEWS = 1
+EXIT_PROBLEM = 1
 EXIT_COULD_NOT_RUN = 3
 EXIT_INTERRUPTED = 130  # what a shell expects of a program that ended by Ctrl-C
 
 _QUIET_LOGGERS = ("httpx", "httpcore", "watchfiles", "aiosqlite", "asyncio")
 
 
-class Context(NamedTuple):
+class CommandContext(NamedTuple):
     """What the options before the command said."""
 
     home: str
@@ -45,7 +45,7 @@ BUILT_IN = {  # command: the module of this package that defines it
 }
 
 
-class Commands(click.Group):
+class CommandGroup(click.Group):
     """The commands of this package and those of plug-ins. Each is imported when it is called."""
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
@@ -90,7 +90,7 @@ def _version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None
         ctx.exit()
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--version",
     is_flag=True,
@@ -126,7 +126,7 @@ def cli(ctx: click.Context, home: str, verbose: int, quiet: bool, log_format: st
       eventlog --home ./home tail -n 5
       eventlog --home ./home verify
     """
-    ctx.obj = Context(home or ".")
+    ctx.obj = CommandContext(home or ".")
     level = logging.ERROR if quiet else max(logging.DEBUG, logging.WARNING - 10 * verbose)
     handler = logging.StreamHandler()
     plain = logging.Formatter("%(levelname)s %(name)s %(message)s")
@@ -136,7 +136,7 @@ def cli(ctx: click.Context, home: str, verbose: int, quiet: bool, log_format: st
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
 
 
-def _run() -> int:
+def _invoke() -> int:
     """Not by click's own main: that one ends with 1, our bad news, when nobody reads stdout."""
     if "_EVENTLOG_COMPLETE" in os.environ:  # a shell asks what could be typed
         cli.main(prog_name="eventlog")
@@ -149,7 +149,7 @@ def main() -> NoReturn:
     """Runs the command and exits with its code."""
     open_standard_streams()
     try:
-        code = _run()
+        code = _invoke()
         sys.stdout.flush()
     except click.exceptions.Exit as exit_:  # --help, --version
         code = exit_.exit_code
@@ -157,14 +157,14 @@ def main() -> NoReturn:
         error.show()
         code = error.exit_code
     except EventLogError as error:
-        explain(error)
+        print_error(error)
         code = EXIT_COULD_NOT_RUN
-    except (NobodyReads, BrokenPipeError):
+    except (NoReader, BrokenPipeError):
         code = EXIT_COULD_NOT_RUN  # whoever read our output has gone
     except OSError as error:
         what, where = f"the system refused: {error.strerror or error}", str(error.filename or "")
         do = "see whether this account may do that there, and whether the disk is well"
-        explain(EventLogError(what, where=where, do=do))
+        print_error(EventLogError(what, where=where, do=do))
         code = EXIT_COULD_NOT_RUN
     except (KeyboardInterrupt, click.Abort):
         code = EXIT_INTERRUPTED

@@ -7,15 +7,15 @@ import sys
 
 import click
 
-from eventlog.cli.main import EXIT_BAD_NEWS, Context
-from eventlog.cli.streams import write_out
+from eventlog.cli.main import EXIT_PROBLEM, CommandContext
+from eventlog.cli.streams import write_stdout
 from eventlog.errors import printable
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="The whole report as JSON.")
 @click.pass_obj
-def verify(obj: Context, as_json: bool) -> None:
+def verify(obj: CommandContext, as_json: bool) -> None:
     """Re-hash every line and every signal. Reads only; takes no lock.
 
     Exit code 1 when something is wrong. An unacknowledged tail, left by a crash, is nothing wrong:
@@ -34,7 +34,7 @@ def verify(obj: Context, as_json: bool) -> None:
     with Progress("verifying") as progress:
         report = verify_log(obj.home, progress=progress)
     if as_json:
-        write_out(orjson.dumps(report.to_json(), option=orjson.OPT_APPEND_NEWLINE))
+        write_stdout(orjson.dumps(report.to_json(), option=orjson.OPT_APPEND_NEWLINE))
     else:
         for finding in report.findings:
             click.echo(
@@ -49,7 +49,7 @@ def verify(obj: Context, as_json: bool) -> None:
         if report.torn_bytes:
             click.echo(f"{report.torn_bytes} unacknowledged bytes at the end: nothing is lost")
     if not report.ok:
-        sys.exit(EXIT_BAD_NEWS)
+        sys.exit(EXIT_PROBLEM)
 
 
 @click.command()
@@ -63,7 +63,7 @@ def verify(obj: Context, as_json: bool) -> None:
 @click.option("--accept", is_flag=True, help="Record what stays damaged as lost, and go on.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for machines.")
 @click.pass_obj
-def repair(obj: Context, backup: str | None, accept: bool, as_json: bool) -> None:
+def repair(obj: CommandContext, backup: str | None, accept: bool, as_json: bool) -> None:
     """Mend the log, while writers wait. Only an unacknowledged tail is ever cut, and it is kept.
 
     Damage before it is listed, with exit code 1, and nothing is changed. Put the original bytes
@@ -90,18 +90,18 @@ def repair(obj: Context, backup: str | None, accept: bool, as_json: bool) -> Non
         lock_timeout_s=LOCK_TIMEOUT_S_DEFAULT,
     )
     if as_json:
-        write_out(orjson.dumps(report.to_json(), option=orjson.OPT_APPEND_NEWLINE))
+        write_stdout(orjson.dumps(report.to_json(), option=orjson.OPT_APPEND_NEWLINE))
     else:
         click.echo("\n".join(report.to_text()))
     if not report.is_done:
-        sys.exit(EXIT_BAD_NEWS)
+        sys.exit(EXIT_PROBLEM)
 
 
 @click.command()
 @click.option("--keep", type=click.IntRange(min=0), default=0, help="Leave so many as they are.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for machines.")
 @click.pass_obj
-def compress(obj: Context, keep: int, as_json: bool) -> None:
+def compress(obj: CommandContext, keep: int, as_json: bool) -> None:
     """Compress closed segments, but for the newest --keep of them. Appends go on meanwhile.
 
     Every command reads them as before, and so does `zstd -dc`. A raw segment is removed only when
@@ -124,8 +124,8 @@ def compress(obj: Context, keep: int, as_json: bool) -> None:
             obj.home, keep=keep, lock_timeout_s=LOCK_TIMEOUT_S_DEFAULT, progress=progress
         )
     if as_json:
-        write_out(orjson.dumps(report.to_json(), option=orjson.OPT_APPEND_NEWLINE))
+        write_stdout(orjson.dumps(report.to_json(), option=orjson.OPT_APPEND_NEWLINE))
     else:
         click.echo("\n".join(report.to_text()))
     if report.damaged:
-        sys.exit(EXIT_BAD_NEWS)
+        sys.exit(EXIT_PROBLEM)

@@ -18,10 +18,10 @@ from typing import NamedTuple
 import orjson
 
 from eventlog.append.batch import Receipt
-from eventlog.cli.streams import NobodyReads
+from eventlog.cli.streams import NoReader
 from eventlog.errors import EventLogError, InvalidSignal, LogLocked, SignalConflict
 from eventlog.log import EventLog
-from eventlog.schema.json_input import INPUT_BYTES_MAX, parse_line
+from eventlog.schema.json_input import INPUT_BYTES_MAX, parse_json_line
 
 LOCK_TRIES_MAX = 15  # at the log's lock_timeout_s: between two, a signal is seen
 WRITE_GRACE_S = 5.0  # how long, once asked to stop, the reader of the answers may take
@@ -29,7 +29,7 @@ PIPE_BUF_BYTES = 4096  # what a pipe that polls as writable takes without blocki
 READ_BYTES = 1 << 20  # taken from the input for one commit: a few thousand lines
 
 
-class Answer(NamedTuple):
+class LineResult(NamedTuple):
     """What came of one line of input."""
 
     line: int  # 1 is the first
@@ -46,7 +46,7 @@ class Answer(NamedTuple):
         return orjson.dumps(found, option=orjson.OPT_APPEND_NEWLINE)
 
 
-class Stop:
+class StopSignal:
     """SIGTERM and SIGINT ask to stop: intake ends, what was taken is committed and answered."""
 
     def __init__(self) -> None:
@@ -55,9 +55,9 @@ class Stop:
         os.set_blocking(self._writer, False)
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._asked)
+            signal.signal(number, self._on_signal)
 
-    def _asked(self, number: int, _frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self.signal = number
 
     @property
@@ -74,7 +74,7 @@ class Stop:
         return self.signal is None and any(found == fd for found, _ in ready)
 
     def write(self, fd: int, data: bytes) -> None:
-        """Writes all of it. Raises NobodyReads, also when, asked to stop, nobody takes it."""
+        """Writes all of it. Raises NoReader, also when, asked to stop, nobody takes it."""
         view = memoryview(data)
         poll = select.poll()
         poll.register(fd, select.POLLOUT)
@@ -83,21 +83,21 @@ class Stop:
             if self.signal is not None:
                 give_up_s = give_up_s or time.monotonic() + WRITE_GRACE_S
                 if time.monotonic() >= give_up_s:
-                    raise NobodyReads
+                    raise NoReader
             if poll.poll(200):
                 try:
                     view = view[os.write(fd, view[:PIPE_BUF_BYTES]) :]
                 except BrokenPipeError:
-                    raise NobodyReads from None
+                    raise NoReader from None
 
 
 def append_lines(
     log: EventLog,
     fd: int,
-    stop: Stop,
+    stop: StopSignal,
     *,
     skip_invalid: bool,
-    answer: Callable[[list[Answer]], object],
+    on_results: Callable[[list[LineResult]], object],
 ) -> bool:
     """Appends the lines that come from `fd` until it ends, or `stop`; True if all were valid.
 
@@ -113,7 +113,7 @@ def append_lines(
             if not locked or stop.signal is not None:
                 break
             results = _append(log, lines, skip_invalid)  # nothing of it was written
-        answer([Answer(number + i, result) for i, result in enumerate(results, 1)])
+        on_results([LineResult(number + i, result) for i, result in enumerate(results, 1)])
         number += len(lines)
         for result in results:
             if isinstance(result, EventLogError):
@@ -128,18 +128,18 @@ def append_lines(
 def _append(log: EventLog, lines: list[bytes], skip_invalid: bool) -> list[Receipt | EventLogError]:
     """What came of each line; without `skip_invalid`, up to and including the first bad one."""
     items: list[dict[str, object]] = []
-    refused: dict[int, EventLogError] = {}
+    invalid: dict[int, EventLogError] = {}
     for index, line in enumerate(lines):
         try:
-            items.append(parse_line(line))
+            items.append(parse_json_line(line))
         except InvalidSignal as error:
-            refused[index] = error
+            invalid[index] = error
             if not skip_invalid:
                 break
     taken = iter(log.append_each(items, stop_at_refusal=not skip_invalid))
     results: list[Receipt | EventLogError] = []
-    for index in range(len(items) + len(refused)):
-        result = refused.get(index) or next(taken, None)
+    for index in range(len(items) + len(invalid)):
+        result = invalid.get(index) or next(taken, None)
         if result is None:
             break  # an item was refused after the parse: nothing after it was tried
         results.append(result)
@@ -148,12 +148,12 @@ def _append(log: EventLog, lines: list[bytes], skip_invalid: bool) -> list[Recei
     return results
 
 
-def _read_lines(fd: int, stop: Stop) -> Iterator[list[bytes]]:
+def _read_lines(fd: int, stop: StopSignal) -> Iterator[list[bytes]]:
     """Lists of lines without their newline: all that waits, at most about READ_BYTES."""
     rest = b""
     too_long = b""  # the start of a line that is: its end is still to come
     while stop.wait_for(fd):
-        data = _read_waiting(fd, stop)
+        data = _read_available(fd, stop)
         if not data:
             if rest or too_long:
                 yield [too_long or rest]
@@ -169,7 +169,7 @@ def _read_lines(fd: int, stop: Stop) -> Iterator[list[bytes]]:
             yield lines
 
 
-def _read_waiting(fd: int, stop: Stop) -> bytes:
+def _read_available(fd: int, stop: StopSignal) -> bytes:
     """What waits on the input, a pipe's buffer at a time; empty at its end."""
     data = os.read(fd, READ_BYTES)
     parts = [data]

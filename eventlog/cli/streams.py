@@ -11,7 +11,7 @@ from contextlib import suppress
 from eventlog.errors import EventLogError
 
 
-def write_out(data: bytes) -> None:
+def write_stdout(data: bytes) -> None:
     """Writes to stdout, whole, at once: no buffer holds back an answer."""
     view = memoryview(data)
     while view:
@@ -20,22 +20,22 @@ def write_out(data: bytes) -> None:
         except BlockingIOError:  # whoever started us made it so, for its own end of it
             select.select([], [1], [])
         except BrokenPipeError:
-            raise NobodyReads from None
+            raise NoReader from None
 
 
-def tell(text: str) -> None:
+def print_message(text: str) -> None:
     """A line on stderr, where anybody listens: it is a courtesy, never a reason to fail."""
     with suppress(OSError):
         print(text, file=sys.stderr)  # noqa: T201  # what this module is for
 
 
-def explain(error: EventLogError) -> None:
+def print_error(error: EventLogError) -> None:
     """Tells an expected failure on stderr: what, where, do."""
-    tell(f"error: {error.what}")
+    print_message(f"error: {error.what}")
     if error.where:
-        tell(f"where: {error.where}")
+        print_message(f"where: {error.where}")
     if error.do:
-        tell(f"do:    {error.do}")
+        print_message(f"do:    {error.do}")
 
 
 def open_standard_streams() -> None:
@@ -65,5 +65,5 @@ def flush_standard_streams() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
 
 
-class NobodyReads(Exception):
+class NoReader(Exception):
     """Whoever read our output has gone. No OSError, for click answers to those by itself."""

@@ -7,7 +7,7 @@
 
 So `zstd -dc` gives the raw bytes, and a reader starts at any raw byte with the frame that holds it.
 
-Where a frame is damaged, its raw bytes are replaced by lines of LOST_MARK in the same number: all
+Where a frame is damaged, its raw bytes are replaced by lines of LOST_PREFIX in the same number: all
 positions stay, and whoever reads them meets bytes that are no line, and that no crash can leave.
 Where the table or the proof is damaged, the frames themselves tell what it said.
 
@@ -22,7 +22,7 @@ from itertools import accumulate
 from typing import NamedTuple
 from zlib import crc32
 
-from eventlog.format.line import LOST_MARK
+from eventlog.format.line import LOST_PREFIX
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -40,19 +40,19 @@ _OPTIONS: dict[int, int] = {
 # 8 MiB: no frame of ours needs more, and no damaged header can ask for more.
 _LIMITS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 23}
 _CHECKSUM_FLAG = 0x04  # in byte 4 of a frame, RFC 8878 section 3.1.1.1.1
-PACKED_EXTRA_BYTES = 1024  # what zstd may add at most to 128 KiB that do not compress
+FRAME_OVERHEAD_BYTES_MAX = 1024  # what zstd may add at most to 128 KiB that do not compress
 
 
 class BadFrame(Exception):
     """The bytes are no frame of ours, or are damaged."""
 
 
-def pack(data: bytes) -> bytes:
+def compress_frame(data: bytes) -> bytes:
     """One frame with its content size and a checksum of the content."""
     return zstd.compress(data, options=_OPTIONS)
 
 
-def unpack(frame: bytes, size: int) -> bytes:
+def decompress_frame(frame: bytes, size: int) -> bytes:
     """The content of a frame, which must be `size` bytes. Raises BadFrame."""
     if len(frame) < 5 or not frame[4] & _CHECKSUM_FLAG:
         raise BadFrame
@@ -83,43 +83,45 @@ def frame_sizes(data: bytes) -> tuple[int, int]:
 # Small, for a reader unpacks a whole frame for the one line that it wants; twice as much would
 # save a hundredth of the space.
 FRAME_BYTES = 128 * 1024
-PACKED_BYTES_MAX = FRAME_BYTES + PACKED_EXTRA_BYTES
+COMPRESSED_FRAME_BYTES_MAX = FRAME_BYTES + FRAME_OVERHEAD_BYTES_MAX
 FRAMES_MAX = 1 << 20  # 128 GiB: a table that says more is damaged, and is not read into memory
-FRAMES_KEPT = 4  # unpacked: what is read next is near by, or at the other end of a piece
+FRAMES_CACHED_MAX = 4  # unpacked: what is read next is near by, or at the other end of a piece
 
 _SKIPPABLE = struct.Struct("<II")  # magic, length of what follows
-_PROOF_MAGIC, _TABLE_MAGIC = 0x184D2A50, 0x184D2A5E
+_CONTENT_MAGIC, _TABLE_MAGIC = 0x184D2A50, 0x184D2A5E
 _ENTRY = struct.Struct("<III")  # bytes in the file, raw bytes, checksum of the raw bytes
 _FOOTER = struct.Struct("<IBI")  # number of frames, descriptor, magic
 _HAS_CHECKSUMS, _FOOTER_MAGIC = 0x80, 0x8F92EAB1
 _CHECKSUM_BYTES = 4  # with which a frame ends
-_PROOF_TEXT = "1 {:020d} {} {:08x}"
-_PROOF_BYTES = _SKIPPABLE.size + len(_PROOF_TEXT.format(0, "0" * 64, 0)) + len(" 00000000\n")
-_LOST_LINE = LOST_MARK.ljust(63, b".") + b"\n"
-_MENDED = "though nothing of it is lost: `eventlog compress` mends it"
-_TABLE_PROBLEM = f"the seek table of the compressed segment is damaged, {_MENDED}"
-_PROOF_PROBLEM = f"the length and hash in the compressed segment are damaged, {_MENDED}"
-_CUT_PROBLEM = (
+_CONTENT_TEXT = "1 {:020d} {} {:08x}"
+_CONTENT_BYTES = _SKIPPABLE.size + len(_CONTENT_TEXT.format(0, "0" * 64, 0)) + len(" 00000000\n")
+_LOST_LINE = LOST_PREFIX.ljust(63, b".") + b"\n"
+_REPAIR_HINT = "though nothing of it is lost: `eventlog compress` mends it"
+_TABLE_PROBLEM = f"the seek table of the compressed segment is damaged, {_REPAIR_HINT}"
+_CONTENT_PROBLEM = f"the length and hash in the compressed segment are damaged, {_REPAIR_HINT}"
+_TRUNCATED_PROBLEM = (
     "the compressed segment is cut, damaged at its end, or was not made by `eventlog compress`"
 )
 
-Pread = Callable[[int, int], bytes]  # length, offset
+ReadAt = Callable[[int, int], bytes]  # length, offset
 
 
 class Frame(NamedTuple):
     """One frame, as the table has it."""
 
-    packed_bytes: int  # in the file
+    compressed_bytes: int  # in the file
     raw_bytes: int
     checksum: int  # with which it ends: of its raw bytes
 
 
-def frame_of(packed: bytes, raw_bytes: int) -> Frame:
+def table_entry(compressed: bytes, raw_bytes: int) -> Frame:
     """The table's entry for a frame that holds so many raw bytes."""
-    return Frame(len(packed), raw_bytes, int.from_bytes(packed[-_CHECKSUM_BYTES:], "little"))
+    return Frame(
+        len(compressed), raw_bytes, int.from_bytes(compressed[-_CHECKSUM_BYTES:], "little")
+    )
 
 
-class Proof(NamedTuple):
+class ContentChecksum(NamedTuple):
     """What the raw bytes were when they were compressed."""
 
     raw_bytes: int
@@ -127,121 +129,137 @@ class Proof(NamedTuple):
     table_crc: int
 
 
-class _Sizes(NamedTuple):
+class _FrameSizes(NamedTuple):
     """Of all frames, in columns: a table is read anew for each piece of a log that is verified."""
 
-    packed: tuple[int, ...]
+    compressed: tuple[int, ...]
     raw: tuple[int, ...]
 
     @property
     def is_possible(self) -> bool:
         """Whether a writer of ours could have made such frames."""
         return not self.raw or (
-            max(self.packed) <= PACKED_BYTES_MAX
+            max(self.compressed) <= COMPRESSED_FRAME_BYTES_MAX
             and min(self.raw) > 0
             and max(self.raw) <= FRAME_BYTES
         )
 
 
-class Layout(NamedTuple):
+class CompressedLayout(NamedTuple):
     """What a compressed segment holds."""
 
-    frames: _Sizes
-    proof: Proof | None  # None where it is damaged
+    frames: _FrameSizes
+    content_checksum: ContentChecksum | None  # None where it is damaged
     problem: str | None  # with the proof or the table
 
 
-def ending(frames: Sequence[Frame], raw_bytes: int, sha256: str) -> bytes:
+def encode_trailer(frames: Sequence[Frame], raw_bytes: int, sha256: str) -> bytes:
     """Proof and table of the frames."""
     entries = b"".join(_ENTRY.pack(*frame) for frame in frames)
     table = entries + _FOOTER.pack(len(frames), _HAS_CHECKSUMS, _FOOTER_MAGIC)
     table = _SKIPPABLE.pack(_TABLE_MAGIC, len(table)) + table
-    text = _PROOF_TEXT.format(raw_bytes, sha256, crc32(table)).encode()
+    text = _CONTENT_TEXT.format(raw_bytes, sha256, crc32(table)).encode()
     text += b" %08x\n" % crc32(text)
-    return _SKIPPABLE.pack(_PROOF_MAGIC, len(text)) + text + table
+    return _SKIPPABLE.pack(_CONTENT_MAGIC, len(text)) + text + table
 
 
-def read_layout(pread: Pread, size: int) -> Layout:
+def read_layout(pread: ReadAt, size: int) -> CompressedLayout:
     """The layout of a file of `size` bytes, however damaged it is. Raises OSError."""
-    table = _table_at_end(pread, size)
+    table = _read_seek_table(pread, size)
     if table is not None:
         table_bytes = _SKIPPABLE.size + _ENTRY.size * len(table.raw) + _FOOTER.size
-        packed_bytes = size - _PROOF_BYTES - table_bytes
-        if sum(table.packed) == packed_bytes:
-            end = pread(_PROOF_BYTES + table_bytes, packed_bytes)
-            proof = _proof_in(end[:_PROOF_BYTES])
-            is_proven = proof is not None and proof.table_crc == crc32(end[_PROOF_BYTES:])
-            if proof is not None and is_proven and proof.raw_bytes == sum(table.raw):
-                return Layout(table, proof, None)
+        compressed_bytes = size - _CONTENT_BYTES - table_bytes
+        if sum(table.compressed) == compressed_bytes:
+            end = pread(_CONTENT_BYTES + table_bytes, compressed_bytes)
+            content_checksum = _parse_content_checksum(end[:_CONTENT_BYTES])
+            is_consistent = content_checksum is not None and content_checksum.table_crc == crc32(
+                end[_CONTENT_BYTES:]
+            )
+            if (
+                content_checksum is not None
+                and is_consistent
+                and content_checksum.raw_bytes == sum(table.raw)
+            ):
+                return CompressedLayout(table, content_checksum, None)
     return _layout_by_frames(pread, size, table)
 
 
-def _table_at_end(pread: Pread, size: int) -> _Sizes | None:
+def _read_seek_table(pread: ReadAt, size: int) -> _FrameSizes | None:
     """What the seek table says, if one stands there that could be right."""
-    least = _SKIPPABLE.size + _FOOTER.size
-    if size < least:
+    bytes_min = _SKIPPABLE.size + _FOOTER.size
+    if size < bytes_min:
         return None
     count, descriptor, magic = _FOOTER.unpack(pread(_FOOTER.size, size - _FOOTER.size))
     if (descriptor, magic) != (_HAS_CHECKSUMS, _FOOTER_MAGIC) or not count <= FRAMES_MAX:
         return None
     length = count * _ENTRY.size
-    if size < least + length:
+    if size < bytes_min + length:
         return None
     data = pread(length, size - _FOOTER.size - length)
     numbers = struct.unpack(f"<{3 * count}I", data)
-    found = _Sizes(numbers[0::3], numbers[1::3])
+    found = _FrameSizes(numbers[0::3], numbers[1::3])
     return found if found.is_possible else None
 
 
-def _proof_in(data: bytes) -> Proof | None:
+def _parse_content_checksum(data: bytes) -> ContentChecksum | None:
     """The proof that these bytes hold, if they are one and undamaged."""
     head, text = data[: _SKIPPABLE.size], data[_SKIPPABLE.size :]
-    if len(data) != _PROOF_BYTES or head != _SKIPPABLE.pack(_PROOF_MAGIC, len(text)):
+    if len(data) != _CONTENT_BYTES or head != _SKIPPABLE.pack(_CONTENT_MAGIC, len(text)):
         return None
     if text[-10:] != b" %08x\n" % crc32(text[:-10]):
         return None
     _, raw_bytes, sha256, table_crc, _ = text.decode("ascii").split(" ")
-    return Proof(int(raw_bytes), sha256, int(table_crc, 16))
+    return ContentChecksum(int(raw_bytes), sha256, int(table_crc, 16))
 
 
-def _layout_by_frames(pread: Pread, size: int, table: _Sizes | None) -> Layout:
+def _layout_by_frames(pread: ReadAt, size: int, table: _FrameSizes | None) -> CompressedLayout:
     """The layout as the frames themselves tell it, where proof and table do not agree."""
-    frames = _walk(pread, size)
-    proof = _proof_in(pread(_PROOF_BYTES, sum(frames.packed)))
-    if proof is not None and proof.raw_bytes == sum(frames.raw):
-        return Layout(frames, proof, _TABLE_PROBLEM)
-    if proof is None and table == frames:
-        return Layout(frames, None, _PROOF_PROBLEM)
+    frames = _scan_frames(pread, size)
+    content_checksum = _parse_content_checksum(pread(_CONTENT_BYTES, sum(frames.compressed)))
+    if content_checksum is not None and content_checksum.raw_bytes == sum(frames.raw):
+        return CompressedLayout(frames, content_checksum, _TABLE_PROBLEM)
+    if content_checksum is None and table == frames:
+        return CompressedLayout(frames, None, _CONTENT_PROBLEM)
     # Nothing tells how much is missing: it is marked, and the next segment says where it goes on.
-    return Layout(_Sizes((*frames.packed, 0), (*frames.raw, len(_LOST_LINE))), None, _CUT_PROBLEM)
+    return CompressedLayout(
+        _FrameSizes((*frames.compressed, 0), (*frames.raw, len(_LOST_LINE))),
+        None,
+        _TRUNCATED_PROBLEM,
+    )
 
 
-def _walk(pread: Pread, size: int) -> _Sizes:
+def _scan_frames(pread: ReadAt, size: int) -> _FrameSizes:
     """The frames from the first byte on, as far as their headers are good."""
-    found = _Sizes((), ())
+    found = _FrameSizes((), ())
     at = 0
     while at < size and len(found.raw) < FRAMES_MAX:
         try:
-            packed, raw = frame_sizes(pread(PACKED_BYTES_MAX, at))
+            compressed, raw = frame_sizes(pread(COMPRESSED_FRAME_BYTES_MAX, at))
         except BadFrame:
             break
-        if not _Sizes((packed,), (raw,)).is_possible:
+        if not _FrameSizes((compressed,), (raw,)).is_possible:
             break
-        found = _Sizes((*found.packed, packed), (*found.raw, raw))
-        at += packed
+        found = _FrameSizes((*found.compressed, compressed), (*found.raw, raw))
+        at += compressed
     return found
 
 
-class Raw:
+class CompressedReader:
     """The raw bytes of a compressed segment. Holds a few frames; may be used by threads."""
 
-    def __init__(self, pread: Pread, size: int) -> None:
-        frames, proof, self.problem = read_layout(pread, size)  # all raw bytes can be read
-        self.proof = (proof.raw_bytes, proof.sha256) if proof is not None else None
+    def __init__(self, pread: ReadAt, size: int) -> None:
+        frames, content_checksum, self.problem = read_layout(
+            pread, size
+        )  # all raw bytes can be read
+        self.content_checksum = (
+            (content_checksum.raw_bytes, content_checksum.sha256)
+            if content_checksum is not None
+            else None
+        )
         self._pread = pread
         self._starts = list(accumulate(frames.raw, initial=0))
-        self._packed_starts = list(accumulate(frames.packed, initial=0))
-        self._kept: tuple[tuple[int, bytes], ...] = ()  # the frames that were read last
+        self._compressed_starts = list(accumulate(frames.compressed, initial=0))
+        self._cached: tuple[tuple[int, bytes], ...] = ()  # the frames that were read last
 
     @property
     def size(self) -> int:
@@ -255,27 +273,27 @@ class Raw:
         while offset < end:
             number = bisect_right(self._starts, offset) - 1
             start = self._starts[number]
-            part = self._unpacked(number)[offset - start : end - start]
+            part = self._frame_content(number)[offset - start : end - start]
             parts.append(part)
             offset += len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _unpacked(self, number: int) -> bytes:
-        for kept, data in self._kept:
-            if kept == number:
+    def _frame_content(self, number: int) -> bytes:
+        for cached_number, data in self._cached:
+            if cached_number == number:
                 return data
-        start, stop = self._packed_starts[number : number + 2]
+        start, stop = self._compressed_starts[number : number + 2]
         size = self._starts[number + 1] - self._starts[number]
         try:
-            data = unpack(self._pread(stop - start, start), size)
+            data = decompress_frame(self._pread(stop - start, start), size)
         except BadFrame:
-            data = _lost(size)
-        self._kept = ((number, data), *self._kept[: FRAMES_KEPT - 1])
+            data = _lost_lines(size)
+        self._cached = ((number, data), *self._cached[: FRAMES_CACHED_MAX - 1])
         return data
 
 
-def _lost(size: int) -> bytes:
+def _lost_lines(size: int) -> bytes:
     """What is read in place of `size` lost bytes: no writer makes such lines."""
     lines = max(0, size // len(_LOST_LINE) - 1)
     first = size - lines * len(_LOST_LINE)
-    return LOST_MARK[: first - 1].ljust(first - 1, b".") + b"\n" + _LOST_LINE * lines
+    return LOST_PREFIX[: first - 1].ljust(first - 1, b".") + b"\n" + _LOST_LINE * lines

@@ -17,15 +17,15 @@ from zlib import crc32
 
 from eventlog.format.line import CHAIN_START
 
-WORD_BYTES = 256  # fixed, so that one pwrite replaces it whole
+LOCK_RECORD_BYTES = 256  # fixed, so that one pwrite replaces it whole
 SLOT_BYTES = 256
 SLOT_STRIDE_BYTES = 4096
 CLEAN = "clean"
 WRITING = "writing"
-_VERSION = "1"
+_RECORD_VERSION = "1"
 
 
-class End(NamedTuple):
+class LogEnd(NamedTuple):
     """The durable end: after the line of entry `seq`, which has `chain`."""
 
     segment: int  # first seq of the segment
@@ -34,60 +34,62 @@ class End(NamedTuple):
     chain: str
 
 
-class Word(NamedTuple):
+class LockRecord(NamedTuple):
     """What the holder of the lock, or the last one who held it, said."""
 
     boot_id: str  # of the boot in which it was said
     pid: int
     state: str  # CLEAN or WRITING
-    end: End
+    end: LogEnd
 
 
 class Watermark(NamedTuple):
     """The log was durable up to `end`."""
 
     generation: int
-    end: End
+    end: LogEnd
 
 
-def _sealed(fields: str, size_bytes: int) -> bytes:
+def _with_checksum(fields: str, size_bytes: int) -> bytes:
     text = fields.encode()
     return (b"%b %08x" % (text, crc32(text))).ljust(size_bytes - 1) + b"\n"
 
 
-def _opened(data: bytes, fields_count: int) -> list[str] | None:
+def _checked_fields(data: bytes, fields_count: int) -> list[str] | None:
     """The fields under a valid checksum, or None."""
     text, _, checksum = data.rstrip(b" \n").rpartition(b" ")
     if checksum != b"%08x" % crc32(text):
         return None
     fields = text.decode("ascii", "replace").split(" ")
-    return fields if len(fields) == fields_count and fields[0] == _VERSION else None
+    return fields if len(fields) == fields_count and fields[0] == _RECORD_VERSION else None
 
 
-def encode_word(word: Word) -> bytes:
-    """WORD_BYTES bytes of printable text."""
-    end = word.end
-    return _sealed(
-        f"{_VERSION} {word.boot_id} {word.pid} {word.state} "
+def encode_lock_record(lock_record: LockRecord) -> bytes:
+    """LOCK_RECORD_BYTES bytes of printable text."""
+    end = lock_record.end
+    return _with_checksum(
+        f"{_RECORD_VERSION} {lock_record.boot_id} {lock_record.pid} {lock_record.state} "
         f"{end.segment} {end.byte_offset} {end.seq} {end.chain}",
-        WORD_BYTES,
+        LOCK_RECORD_BYTES,
     )
 
 
-def decode_word(data: bytes) -> Word | None:
+def decode_lock_record(data: bytes) -> LockRecord | None:
     """The word, or None when there is none or it was read while it was being written."""
-    fields = _opened(data, 8)
+    fields = _checked_fields(data, 8)
     if fields is None:
         return None
     _, boot_id, pid, state, segment, byte_offset, seq, chain = fields
-    return Word(boot_id, int(pid), state, End(int(segment), int(byte_offset), int(seq), chain))
+    return LockRecord(
+        boot_id, int(pid), state, LogEnd(int(segment), int(byte_offset), int(seq), chain)
+    )
 
 
 def encode_slot(watermark: Watermark) -> bytes:
     """SLOT_BYTES bytes of printable text."""
     end = watermark.end
-    return _sealed(
-        f"{_VERSION} {watermark.generation} {end.segment} {end.byte_offset} {end.seq} {end.chain}",
+    return _with_checksum(
+        f"{_RECORD_VERSION} {watermark.generation} {end.segment} {end.byte_offset} {end.seq} {end.chain}",
         SLOT_BYTES,
     )
 
@@ -101,14 +103,14 @@ def decode_watermark(data: bytes) -> Watermark | None:
     """The newest valid slot of a `.durable` file, or None."""
     found = None
     for offset in (0, SLOT_STRIDE_BYTES):
-        fields = _opened(data[offset : offset + SLOT_BYTES], 6)
+        fields = _checked_fields(data[offset : offset + SLOT_BYTES], 6)
         if fields is None:
             continue
         _, generation, segment, byte_offset, seq, chain = fields
-        slot = Watermark(int(generation), End(int(segment), int(byte_offset), int(seq), chain))
+        slot = Watermark(int(generation), LogEnd(int(segment), int(byte_offset), int(seq), chain))
         if found is None or slot.generation > found.generation:
             found = slot
     return found
 
 
-NOTHING_PROVEN = End(0, 0, 0, CHAIN_START)
+NOTHING_DURABLE = LogEnd(0, 0, 0, CHAIN_START)

@@ -20,11 +20,11 @@ import orjson
 
 from eventlog.errors import LogCorrupt
 from eventlog.format.scan import Tip
-from eventlog.format.segment import segment_name, segments_of
+from eventlog.format.segment import segment_name, segment_seqs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Accepted:
+class AcceptedGap:
     """One range of damage, and how the log goes on behind it."""
 
     segment: int  # first seq, by name
@@ -67,53 +67,53 @@ class Accepted:
         }
 
 
-def encode_accepted(accepted: Accepted) -> bytes:
+def encode_gap(gap: AcceptedGap) -> bytes:
     """One line of the file, newline included."""
-    return orjson.dumps(accepted.to_json(), option=orjson.OPT_APPEND_NEWLINE)
+    return orjson.dumps(gap.to_json(), option=orjson.OPT_APPEND_NEWLINE)
 
 
-def decode_accepted(data: bytes) -> list[Accepted]:
+def decode_gaps(data: bytes) -> list[AcceptedGap]:
     """The records of the file, the newest first, for bytes may be damaged and accepted again.
 
     A line that is no record (half of it was written when power was lost, a bit of it flipped) says
     nothing: what it spoke of is damage that nobody accepted.
     """
-    found = [_record(line) for line in reversed(data.split(b"\n"))]
-    return [accepted for accepted in found if accepted is not None]
+    found = [_decode_gap(line) for line in reversed(data.split(b"\n"))]
+    return [gap for gap in found if gap is not None]
 
 
-def _record(line: bytes) -> Accepted | None:
+def _decode_gap(line: bytes) -> AcceptedGap | None:
     try:
         fields = orjson.loads(line)
-        (segment,) = segments_of([fields["segment"]])
-        accepted = Accepted(
+        (segment,) = segment_seqs([fields["segment"]])
+        gap = AcceptedGap(
             segment=segment,
-            byte_from=_number(fields["byte_from"]),
-            byte_to=_number(fields["byte_to"]),
-            seq_from=_number(fields["seq_from"]),
-            seq_to=_number(fields["seq_to"]),
-            sha256=_text(fields["sha256"]),
-            chain=_text(fields["chain"]),
-            batch=_number(fields["batch"]),
-            recorded_at=_text(fields["recorded_at"]),
-            accepted_at=_text(fields["accepted_at"]),
+            byte_from=_parse_number(fields["byte_from"]),
+            byte_to=_parse_number(fields["byte_to"]),
+            seq_from=_parse_number(fields["seq_from"]),
+            seq_to=_parse_number(fields["seq_to"]),
+            sha256=_parse_text(fields["sha256"]),
+            chain=_parse_text(fields["chain"]),
+            batch=_parse_number(fields["batch"]),
+            recorded_at=_parse_text(fields["recorded_at"]),
+            accepted_at=_parse_text(fields["accepted_at"]),
         )
     except (orjson.JSONDecodeError, LogCorrupt, KeyError, TypeError, ValueError):
         return None
-    bytes_bad = accepted.byte_to - accepted.byte_from
-    seqs_lost = accepted.seq_to - accepted.seq_from + 1
+    bytes_bad = gap.byte_to - gap.byte_from
+    seqs_lost = gap.seq_to - gap.seq_from + 1
     # A record that leads nowhere would hold a reader at one place for ever.
-    leads_on = min(bytes_bad, seqs_lost) >= 0 and max(bytes_bad, seqs_lost) > 0
-    return accepted if leads_on else None
+    makes_progress = min(bytes_bad, seqs_lost) >= 0 and max(bytes_bad, seqs_lost) > 0
+    return gap if makes_progress else None
 
 
-def _number(value: object) -> int:
+def _parse_number(value: object) -> int:
     if type(value) is not int or value < 0:
         raise ValueError
     return value
 
 
-def _text(value: object) -> str:
+def _parse_text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError
     return value

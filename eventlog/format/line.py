@@ -30,15 +30,15 @@ LINE_BYTES_MIN = len(b'{"v":1,"seq":1,"batch":1,"recorded_at":"') + 27 + CHAIN_B
 
 # Stands at the start of lines that a reader is given in place of damaged parts of a compressed
 # segment. No writer makes a NUL, and no write that a crash cut off leaves these bytes.
-LOST_MARK = b"\x00lost: "
+LOST_PREFIX = b"\x00lost: "
 
-HEAD = re.compile(
+HEADER_PATTERN = re.compile(
     rb'\{"v":1,"seq":([1-9][0-9]{0,19}),"batch":([1-9][0-9]{0,19}),"recorded_at":"'
     rb'([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z)",'
     rb'"event":"([a-z][a-z0-9_.-]{0,63})"'
 )
-_END = re.compile(rb',"chain":"([0-9a-f]{64})"\}\n')
-_OTHER_VERSION = re.compile(rb'\{"v":([0-9]{1,9}),')
+_CHAIN_PATTERN = re.compile(rb',"chain":"([0-9a-f]{64})"\}\n')
+_VERSION_PATTERN = re.compile(rb'\{"v":([0-9]{1,9}),')
 
 
 class Entry(NamedTuple):
@@ -52,7 +52,7 @@ class Entry(NamedTuple):
     chain: str  # binds this line to all lines before it
 
 
-class Head(NamedTuple):
+class LineHeader(NamedTuple):
     """What the first bytes of a line say."""
 
     seq: int
@@ -86,27 +86,27 @@ def encode(
 
 def stored_chain(line: bytes) -> str:
     """The chain that a line carries in its last bytes. Raises BadLine where there is none."""
-    found = _END.fullmatch(line, max(0, len(line) - CHAIN_BYTES))
+    found = _CHAIN_PATTERN.fullmatch(line, max(0, len(line) - CHAIN_BYTES))
     if found is None:
         raise BadLine('does not end in `,"chain":"<64 hex digits>"}`')
     return found[1].decode()
 
 
-def parse_head(line: bytes) -> Head:
+def parse_header(line: bytes) -> LineHeader:
     """The keys that stand before the payload. Raises BadLine."""
-    found = HEAD.match(line)
+    found = HEADER_PATTERN.match(line)
     if found is None:
-        if line.startswith(LOST_MARK):
+        if line.startswith(LOST_PREFIX):
             raise BadLine("cannot be unpacked: its part of the compressed segment is damaged")
-        other = _OTHER_VERSION.match(line)
+        other = _VERSION_PATTERN.match(line)
         if other is not None and int(other[1]) != FORMAT_VERSION:
             raise BadLine(f"is of format version {int(other[1])}; this program reads version 1")
         raise BadLine("does not start like an entry")
     seq, batch, recorded_at, event = found.groups()
-    return Head(int(seq), int(batch), recorded_at.decode(), event.decode())
+    return LineHeader(int(seq), int(batch), recorded_at.decode(), event.decode())
 
 
-def chained(prev_chain: str, line: bytes) -> str:
+def next_chain(prev_chain: str, line: bytes) -> str:
     """The chain that `line` must carry when it follows a line with `prev_chain`."""
     return sha256(prev_chain.encode() + line[:-CHAIN_BYTES]).hexdigest()
 
@@ -115,10 +115,10 @@ def decode(line: bytes) -> Entry:
     """The entry of a line that `scan` passed. Raises BadLine when it is not such a JSON object."""
     try:
         fields = orjson.loads(line)
-        take = fields.pop
-        take("v")
-        seq, batch, recorded_at = take("seq"), take("batch"), take("recorded_at")
-        event, chain = take("event"), take("chain")
+        pop = fields.pop
+        pop("v")
+        seq, batch, recorded_at = pop("seq"), pop("batch"), pop("recorded_at")
+        event, chain = pop("event"), pop("chain")
         # A key that a foreign writer gave twice would put its second value in the head's place.
         if line.startswith(
             b'{"v":1,"seq":%d,"batch":%d,"recorded_at":"%b","event":"%b"'

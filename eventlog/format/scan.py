@@ -21,17 +21,17 @@ import orjson
 from eventlog.format.line import (
     CHAIN_BYTES,
     CHAIN_START,
-    HEAD,
+    HEADER_PATTERN,
     LINE_BYTES_MAX,
-    LOST_MARK,
+    LOST_PREFIX,
     BadLine,
-    parse_head,
+    parse_header,
     stored_chain,
 )
 
 CHAIN_UNKNOWN = ""  # after a range of damage that a person accepted: the next line starts anew
 
-_EVIDENCE = re.compile(rb'\{"v":1,"seq":([1-9][0-9]{0,19}),"batch":([1-9][0-9]{0,19}),')
+_EVIDENCE_PATTERN = re.compile(rb'\{"v":1,"seq":([1-9][0-9]{0,19}),"batch":([1-9][0-9]{0,19}),')
 _LINE_HEAD_BYTES_MAX = 64  # longer than any match of _EVIDENCE
 
 
@@ -47,7 +47,7 @@ class Tip(NamedTuple):
 TIP_START = Tip(0, 0, "", CHAIN_START)
 
 
-class Scanned(NamedTuple):
+class ScanResult(NamedTuple):
     """What `scan` found. Without a `problem`, bytes beyond `bytes_good` are an unfinished line."""
 
     lines: list[bytes]  # newline included
@@ -58,11 +58,11 @@ class Scanned(NamedTuple):
 
 def tip_of(line: bytes) -> Tip:
     """The tip after `line`, taken at its word. Raises BadLine."""
-    head = parse_head(line)
+    head = parse_header(line)
     return Tip(head.seq, head.batch, head.recorded_at, stored_chain(line))
 
 
-def scan(data: bytes, tip: Tip) -> Scanned:
+def scan(data: bytes, tip: Tip) -> ScanResult:
     """The whole lines at the start of `data` that continue the log after `tip`."""
     lines: list[bytes] = []
     seq, batch = tip.seq, tip.batch
@@ -78,7 +78,7 @@ def scan(data: bytes, tip: Tip) -> Scanned:
             break
         line = data[start:end]
         stored = line[-67:-3]
-        found = HEAD.match(line)
+        found = HEADER_PATTERN.match(line)
         if (
             found is None
             or int(found[1]) != seq + 1
@@ -91,7 +91,7 @@ def scan(data: bytes, tip: Tip) -> Scanned:
             problem = problem_of(line, Tip(seq, batch, "", chain.decode()))
             if problem is not None:
                 break
-            found = HEAD.match(line)
+            found = HEADER_PATTERN.match(line)
             assert found is not None
         head = found
         seq += 1
@@ -101,7 +101,7 @@ def scan(data: bytes, tip: Tip) -> Scanned:
         start = end
     if head is not None:
         tip = Tip(seq, batch, head[3].decode(), chain.decode())
-    return Scanned(lines, start, tip, problem)
+    return ScanResult(lines, start, tip, problem)
 
 
 def problem_of(line: bytes, tip: Tip) -> str | None:
@@ -109,7 +109,7 @@ def problem_of(line: bytes, tip: Tip) -> str | None:
     if len(line) > LINE_BYTES_MAX:
         return f"is longer than {LINE_BYTES_MAX} bytes"
     try:
-        head = parse_head(line)
+        head = parse_header(line)
         chain = stored_chain(line)
     except BadLine as error:
         return str(error)
@@ -124,9 +124,9 @@ def problem_of(line: bytes, tip: Tip) -> str | None:
     return None
 
 
-def well_formed(line: bytes) -> bool:
+def is_well_formed(line: bytes) -> bool:
     """Whether `line` is one of ours but for its chain, which is not checked."""
-    if len(line) > LINE_BYTES_MAX or HEAD.match(line) is None:
+    if len(line) > LINE_BYTES_MAX or HEADER_PATTERN.match(line) is None:
         return False
     try:
         stored_chain(line)
@@ -139,7 +139,7 @@ def well_formed(line: bytes) -> bool:
 def is_misplaced(data: bytes, missing_seq: int) -> bool:
     """Whether `data` starts with a well-formed line of another entry: no torn write leaves that."""
     line = data[: data.find(b"\n") + 1]
-    return well_formed(line) and parse_head(line).seq != missing_seq
+    return is_well_formed(line) and parse_header(line).seq != missing_seq
 
 
 def has_evidence(data: bytes, missing_seq: int, start: int = 1) -> bool:
@@ -148,12 +148,12 @@ def has_evidence(data: bytes, missing_seq: int, start: int = 1) -> bool:
     `data` starts at the first bad line; its own head, at byte 0, proves nothing about itself.
     Only durable lines are ever compressed, so what is lost of a compressed segment was durable.
     """
-    if LOST_MARK in data:
+    if LOST_PREFIX in data:
         return True
-    for found in _EVIDENCE.finditer(data, start):
+    for found in _EVIDENCE_PATTERN.finditer(data, start):
         if int(found[2]) <= missing_seq:
             continue
         end = data.find(b"\n", found.end(), found.start() + LINE_BYTES_MAX) + 1
-        if end and well_formed(data[found.start() : end]):
+        if end and is_well_formed(data[found.start() : end]):
             return True
     return False

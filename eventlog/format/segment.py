@@ -13,7 +13,7 @@ from eventlog.errors import LogCorrupt
 SEGMENT_BYTES_DEFAULT = 64 * 1024 * 1024  # a backup or a copy moves it in a second
 COMPRESSED_SUFFIX = ".zst"  # behind the name of a segment
 CLOSED_NAME = "closed"  # a directory for closed segments, perhaps a link to a larger disk
-_NAME = re.compile(r"([0-9]{20})\.jsonl")
+_SEGMENT_NAME_PATTERN = re.compile(r"([0-9]{20})\.jsonl")
 
 
 class Position(NamedTuple):
@@ -30,10 +30,10 @@ def segment_name(first_seq: int) -> str:
 
 def is_segment_name(name: str) -> bool:
     """Whether a file of that name is a segment as it was written."""
-    return _NAME.fullmatch(name) is not None
+    return _SEGMENT_NAME_PATTERN.fullmatch(name) is not None
 
 
-def segments_of(names: Iterable[str]) -> list[int]:
+def segment_seqs(names: Iterable[str]) -> list[int]:
     """First seqs of the segments among the names in a log directory, in order.
 
     A compressed one has the name that it was written with: eventlog.storage.segment_disk sees to
@@ -41,7 +41,7 @@ def segments_of(names: Iterable[str]) -> list[int]:
     """
     found = []
     for name in names:
-        match = _NAME.fullmatch(name)
+        match = _SEGMENT_NAME_PATTERN.fullmatch(name)
         if match is not None and int(match[1]) > 0:
             found.append(int(match[1]))
         elif name.endswith((".jsonl", ".jsonl" + COMPRESSED_SUFFIX)):
@@ -55,7 +55,7 @@ def segments_of(names: Iterable[str]) -> list[int]:
     return sorted(found)
 
 
-def segment_holding(segments: Sequence[int], seq: int) -> int:
+def segment_index(segments: Sequence[int], seq: int) -> int:
     """Index of the segment whose seqs include `seq`, by name; 0 when `seq` is before all."""
     return max(0, bisect_right(segments, seq) - 1)
 

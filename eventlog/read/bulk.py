@@ -15,26 +15,26 @@ from typing import NamedTuple
 
 from eventlog.errors import LogDiverged
 from eventlog.format.line import CHAIN_START, BadLine, Entry, decode
-from eventlog.format.scan import CHAIN_UNKNOWN, Scanned, Tip, scan, tip_of
+from eventlog.format.scan import CHAIN_UNKNOWN, ScanResult, Tip, scan, tip_of
 from eventlog.format.segment import Position
-from eventlog.read.columns import NO_SIGNALS, Moment, SignalColumns, read_columns
-from eventlog.read.reader import LogReader, corrupt, present_segments
+from eventlog.read.columns import NO_SIGNALS, RecordedAtRun, SignalColumns, read_columns
+from eventlog.read.reader import LogReader, corrupt_error, require_segments
 from eventlog.storage.disk import RealDisk
 from eventlog.storage.home import home_at
-from eventlog.storage.segment_disk import Shelf, sizes_of
+from eventlog.storage.segment_disk import SegmentDisk, segment_sizes
 
 CHUNK_BYTES = 256 * 1024  # the columns of so many lines stay in a core's own cache
 _HASHABLE = frozenset({str, int, float})
 
 
-class Stretch(NamedTuple):
+class VerifiedChunk(NamedTuple):
     """Entries in a row. Between two stretches there may be a gap that a person accepted."""
 
     seq_from: int
     seq_to: int
     chain: str  # of entry seq_to
     position: Position  # where the next line starts
-    moments: Sequence[Moment]
+    recorded_times: Sequence[RecordedAtRun]
     signals: SignalColumns  # signals as our writer lays them out, column by column
     others: Sequence[Entry]
 
@@ -45,15 +45,15 @@ def read_verified(
     after: int = 0,
     chain: str = CHAIN_START,
     hint: Position | None = None,
-) -> Iterator[Stretch]:
+) -> Iterator[VerifiedChunk]:
     """The durable entries with seq > `after`, in order, up to the end of the log as it moves.
 
     `chain` is that of entry `after`, `hint` the position behind it. Takes no lock; a stretch holds
     at most about CHUNK_BYTES. Raises LogCorrupt at damage, after the entries before it, LogDiverged
     where entry `after` is not the one with that chain, and LogNotFound.
     """
-    disk, home = Shelf(RealDisk()), home_at(path)
-    present_segments(disk, home)
+    disk, home = SegmentDisk(RealDisk()), home_at(path)
+    require_segments(disk, home)
     reader = _VerifyingReader(disk, home, after=after, hint=hint)
     try:
         if reader.tip.chain not in (chain, CHAIN_UNKNOWN):
@@ -63,10 +63,12 @@ def read_verified(
                 do="find out who replaced the log, then start again",
             )
         while reader.read():
-            moments, signals, others = reader.found
-            seq_from, seq_to = moments[0].seq_from, moments[-1].seq_to
+            recorded_times, signals, others = reader.found
+            seq_from, seq_to = recorded_times[0].seq_from, recorded_times[-1].seq_to
             chain = reader.tip.chain
-            yield Stretch(seq_from, seq_to, chain, reader.position, moments, signals, others)
+            yield VerifiedChunk(
+                seq_from, seq_to, chain, reader.position, recorded_times, signals, others
+            )
     finally:
         reader.close()
 
@@ -77,38 +79,38 @@ def log_bytes(path: str | os.PathLike[str]) -> int:
     An estimate, for the log may grow; segments that go missing are for that reader to tell.
     """
     home = home_at(path)
-    segments = present_segments(Shelf(RealDisk()), home)
-    return sizes_of(RealDisk(), map(home.segment_path, segments))[0]
+    segments = require_segments(SegmentDisk(RealDisk()), home)
+    return segment_sizes(RealDisk(), map(home.segment_path, segments))[0]
 
 
 class _VerifyingReader(LogReader):
     """A reader that looks into each line, and keeps what it found there."""
 
     chunk_bytes = CHUNK_BYTES
-    found: tuple[Sequence[Moment], SignalColumns, Sequence[Entry]] = ((), NO_SIGNALS, ())
+    found: tuple[Sequence[RecordedAtRun], SignalColumns, Sequence[Entry]] = ((), NO_SIGNALS, ())
 
-    def scan(self, data: bytes, tip: Tip) -> Scanned:
+    def scan(self, data: bytes, tip: Tip) -> ScanResult:
         """What is good at the start of `data`; many lines may come out as one piece."""
         whole = data[: data.rfind(b"\n") + 1]
         columns = read_columns(whole, tip) if whole else None
         if columns is not None:
-            entries, problem = _judged(columns.others)
+            entries, problem = _verified_entries(columns.others)
             if problem is None:
-                self.found = (columns.moments, columns.signals, entries)
-                return Scanned([whole], len(whole), columns.tip, None)
+                self.found = (columns.recorded_times, columns.signals, entries)
+                return ScanResult([whole], len(whole), columns.tip, None)
         scanned = scan(data, tip)
-        entries, problem = _judged(scanned.lines)
-        self.found = (_moments(entries), NO_SIGNALS, entries)
+        entries, problem = _verified_entries(scanned.lines)
+        self.found = (_recorded_at_runs(entries), NO_SIGNALS, entries)
         if problem is None:
             return scanned
         if not entries:
             # No torn write explains it, for the chain is right: somebody wrote it like this.
-            raise corrupt(problem, *self.position, tip.seq + 1)
+            raise corrupt_error(problem, *self.position, tip.seq + 1)
         good = scanned.lines[: len(entries)]
-        return Scanned(good, sum(map(len, good)), tip_of(good[-1]), None)
+        return ScanResult(good, sum(map(len, good)), tip_of(good[-1]), None)
 
 
-def _judged(lines: Sequence[bytes]) -> tuple[list[Entry], str | None]:
+def _verified_entries(lines: Sequence[bytes]) -> tuple[list[Entry], str | None]:
     """The entries of chained lines up to the first that is not as it should be, and why it is not,
     in words that continue "entry 42 ...".
     """
@@ -128,16 +130,19 @@ def _judged(lines: Sequence[bytes]) -> tuple[list[Entry], str | None]:
 
 def _computed_sha256(payload: Mapping[str, object]) -> str | None:
     """The hash of a signal; None where it is none, for want of a field or by a field's type."""
-    from eventlog.schema.signal import HASHED, content_sha256  # slow to import, and rarely needed
+    from eventlog.schema.signal import (  # slow to import, and rarely needed
+        HASHED_FIELDS,
+        content_sha256,
+    )
 
-    if any(type(payload.get(key)) not in _HASHABLE for key in HASHED):
+    if any(type(payload.get(key)) not in _HASHABLE for key in HASHED_FIELDS):
         return None
     return content_sha256(payload)
 
 
-def _moments(entries: Sequence[Entry]) -> list[Moment]:
+def _recorded_at_runs(entries: Sequence[Entry]) -> list[RecordedAtRun]:
     found = []
     for recorded_at, same in groupby(entries, key=attrgetter("recorded_at")):
         seqs = [entry.seq for entry in same]
-        found.append(Moment(seqs[0], seqs[-1], recorded_at))
+        found.append(RecordedAtRun(seqs[0], seqs[-1], recorded_at))
     return found

@@ -15,27 +15,33 @@ from hashlib import sha256
 from itertools import groupby
 from typing import NamedTuple
 
-from eventlog.format.line import CHAIN_BYTES, HEAD, LINE_BYTES_MAX
+from eventlog.format.line import CHAIN_BYTES, HEADER_PATTERN, LINE_BYTES_MAX
 from eventlog.format.scan import Tip
-from eventlog.schema.stored import CANONICAL, NUMBER, PLAIN, RECORDED_AT, are_free
+from eventlog.schema.stored import (
+    CANONICAL_FORMAT,
+    NUMBER_PATTERN,
+    PLAIN_ASCII,
+    RECORDED_AT_PATTERN,
+    are_extra_members,
+)
 
 # Loose where a whole column is looked at later, for that is cheaper: a string without escapes, if
 # it holds plain characters only, and so no newline.
-_STRING = rb'"[^"]*+"'
+_STRING_PATTERN = rb'"[^"]*+"'
 # Each line: a signal as our writer lays it out, with a group for each column, or any other.
-_LINES = re.compile(
+_LINES_PATTERN = re.compile(
     rb'((?:\{"v":1,"seq":([0-9]++),"batch":([0-9]++),"recorded_at":"([^"]*+)",'
     rb'"event":"signal","signal_id":(%(text)b),"symbol":(%(text)b),"action":(%(text)b),'
     rb'"entry_price":(%(number)b),"target_price":(%(number)b),"stop_price":(%(number)b),'
     rb'"confidence":(%(number)b),"strategy":(%(text)b),"asset_type":(%(text)b),'
     rb'"data_source":(%(text)b),"timestamp":(%(text)b)(.*+)|.*+)\n)'
-    % {b"text": _STRING, b"number": NUMBER}
+    % {b"text": _STRING_PATTERN, b"number": NUMBER_PATTERN}
 )
 # Where things stand in what follows the timestamp of a signal, up to the newline.
 _HASH_TO = -(CHAIN_BYTES - 1)
 _HASH_FROM = _HASH_TO - 66  # with its quotes
 _MEMBERS_TO = _HASH_FROM - len(b',"sha256":')
-_NO_GROUPS = (b"",) * (_LINES.groups - 1)  # of a line of any other kind
+_NO_GROUPS = (b"",) * (_LINES_PATTERN.groups - 1)  # of a line of any other kind
 
 
 class SignalColumns(NamedTuple):
@@ -63,7 +69,7 @@ class SignalColumns(NamedTuple):
 NO_SIGNALS = SignalColumns(*[()] * len(SignalColumns._fields))
 
 
-class Moment(NamedTuple):
+class RecordedAtRun(NamedTuple):
     """Entries in a row that were recorded at the same time."""
 
     seq_from: int
@@ -71,41 +77,41 @@ class Moment(NamedTuple):
     recorded_at: str
 
 
-class Columns(NamedTuple):
+class ParsedLines(NamedTuple):
     """Lines that follow what they should."""
 
     tip: Tip
-    moments: Sequence[Moment]
+    recorded_times: Sequence[RecordedAtRun]
     signals: SignalColumns  # those that our writer laid out: all is well with them
     others: Sequence[bytes]  # the other lines: what is within them is still to be judged
 
 
-def read_columns(data: bytes, tip: Tip) -> Columns | None:
+def read_columns(data: bytes, tip: Tip) -> ParsedLines | None:
     """What `data`, at least one whole line, holds if it follows `tip`. None: let the full rules
     decide.
     """
-    found = _LINES.findall(data)
-    columns = _columns(found, tip)
+    found = _LINES_PATTERN.findall(data)
+    columns = _parse_columns(found, tip)
     if columns is None:
         # Texts beyond ASCII and the like want a closer look, but not the lines around them.
-        laid_out = [row if _is_ours(row) else (row[0], *_NO_GROUPS) for row in found]
+        laid_out = [row if _has_our_layout(row) else (row[0], *_NO_GROUPS) for row in found]
         if laid_out != found:
-            columns = _columns(laid_out, tip)
+            columns = _parse_columns(laid_out, tip)
     return columns
 
 
-def _columns(found: Sequence[tuple[bytes, ...]], tip: Tip) -> Columns | None:
+def _parse_columns(found: Sequence[tuple[bytes, ...]], tip: Tip) -> ParsedLines | None:
     columns = list(zip(*found, strict=True))
-    lines, seqs, batches, moments = columns[:4]
+    lines, seqs, batches, recorded_times = columns[:4]
     others: list[bytes] = []
     if b"" in seqs:
         others = [row[0] for row in found if not row[1]]
         heads = [row[1:4] if row[1] else _head(row[0]) for row in found]
-        seqs, batches, moments = zip(*heads, strict=True)
+        seqs, batches, recorded_times = zip(*heads, strict=True)
         columns = list(zip(*[row for row in found if row[1]], strict=True))
     chain = _chain(lines, tip.chain)
     signals = _signals(columns)
-    in_order = _moments(seqs, batches, moments, tip)
+    in_order = _recorded_at_runs(seqs, batches, recorded_times, tip)
     if (
         chain is None
         or signals is None
@@ -114,12 +120,12 @@ def _columns(found: Sequence[tuple[bytes, ...]], tip: Tip) -> Columns | None:
     ):
         return None
     tip = Tip(in_order[-1].seq_to, int(batches[-1]), in_order[-1].recorded_at, chain)
-    return Columns(tip, in_order, signals, others)
+    return ParsedLines(tip, in_order, signals, others)
 
 
 def _head(line: bytes) -> tuple[bytes, ...]:
     """Its seq, batch and recorded_at, or what no line can follow."""
-    found = HEAD.match(line)
+    found = HEADER_PATTERN.match(line)
     return found.groups()[:3] if found is not None else (b"0", b"0", b"")
 
 
@@ -135,24 +141,26 @@ def _chain(lines: Sequence[bytes], chain: str) -> str | None:
     return before[-1].decode()
 
 
-def _moments(
-    seqs: Sequence[bytes], batches: Sequence[bytes], moments: Sequence[bytes], tip: Tip
-) -> list[Moment] | None:
+def _recorded_at_runs(
+    seqs: Sequence[bytes], batches: Sequence[bytes], recorded_times: Sequence[bytes], tip: Tip
+) -> list[RecordedAtRun] | None:
     """When the lines were recorded; None where seq, batch or time is not in order."""
     first = tip.seq + 1
     if list(seqs) != list(map(b"%d".__mod__, range(first, first + len(seqs)))):
         return None
-    found: list[Moment] = []
+    found: list[RecordedAtRun] = []
     batch, recorded_at = b"%d" % tip.batch, tip.recorded_at.encode()
     seq = first
-    for (line_batch, moment), same in groupby(zip(batches, moments, strict=True)):
+    for (line_batch, recorded_at_bytes), same in groupby(zip(batches, recorded_times, strict=True)):
         if line_batch not in (batch, seqs[seq - first]):
             return None
-        if moment != recorded_at and (moment < recorded_at or not RECORDED_AT.fullmatch(moment)):
+        if recorded_at_bytes != recorded_at and (
+            recorded_at_bytes < recorded_at or not RECORDED_AT_PATTERN.fullmatch(recorded_at_bytes)
+        ):
             return None
-        batch, recorded_at = line_batch, moment
+        batch, recorded_at = line_batch, recorded_at_bytes
         count = len(list(same))
-        found.append(Moment(seq, seq + count - 1, moment.decode()))
+        found.append(RecordedAtRun(seq, seq + count - 1, recorded_at_bytes.decode()))
         seq += count
     return found
 
@@ -166,21 +174,31 @@ def _signals(columns: Sequence[Sequence[bytes]]) -> SignalColumns | None:
     (signal_id, symbol, action, entry, target, stop, confidence,
      strategy, asset_type, data_source, timestamp) = columns[4:]
     # fmt: on
-    nine = (action, confidence, entry, signal_id, stop, strategy, symbol, target, timestamp)
-    canonicals = list(map(CANONICAL.__mod__, zip(*nine, strict=True)))
+    hashed_columns = (
+        action,
+        confidence,
+        entry,
+        signal_id,
+        stop,
+        strategy,
+        symbol,
+        target,
+        timestamp,
+    )
+    canonicals = list(map(CANONICAL_FORMAT.__mod__, zip(*hashed_columns, strict=True)))
     computed = [f',"sha256":"{sha256(text).hexdigest()}"' for text in canonicals]
     members = [end[:_MEMBERS_TO] for end in ends]
     if (
         "".join(computed).encode() != b"".join([end[_MEMBERS_TO:_HASH_TO] for end in ends])
-        or b"".join([*canonicals, *{*asset_type, *data_source}]).translate(None, PLAIN)
-        or not all(map(are_free, set(members)))
+        or b"".join([*canonicals, *{*asset_type, *data_source}]).translate(None, PLAIN_ASCII)
+        or not all(map(are_extra_members, set(members)))
     ):
         return None
     hashes = [end[_HASH_FROM:_HASH_TO] for end in ends]
     return SignalColumns._make([*columns, members, hashes])
 
 
-def _is_ours(row: tuple[bytes, ...]) -> bool:
+def _has_our_layout(row: tuple[bytes, ...]) -> bool:
     """Whether a line that is laid out as a signal holds what its layout promises."""
     *texts, end = row[4:]
-    return not b"".join(texts).translate(None, PLAIN) and are_free(end[:_MEMBERS_TO])
+    return not b"".join(texts).translate(None, PLAIN_ASCII) and are_extra_members(end[:_MEMBERS_TO])

@@ -7,23 +7,23 @@ from collections.abc import Callable, Iterator
 from contextlib import aclosing, suppress
 
 from eventlog.errors import LogCorrupt
-from eventlog.format.durability import End
-from eventlog.format.line import HEAD, LINE_BYTES_MAX, BadLine, Entry
+from eventlog.format.durability import LogEnd
+from eventlog.format.line import HEADER_PATTERN, LINE_BYTES_MAX, BadLine, Entry
 from eventlog.format.scan import Tip, tip_of
-from eventlog.read.reader import LogReader, entries_of, present_segments, reader_near_end
+from eventlog.read.reader import LogReader, decode_lines, reader_near_end, require_segments
 from eventlog.read.seek import last_line
 from eventlog.storage.disk import Disk, RealDisk
-from eventlog.storage.durable_state import read_word
+from eventlog.storage.durable_state import read_lock_record
 from eventlog.storage.home import Home, home_at, list_segments
-from eventlog.storage.segment_disk import Shelf, sizes_of
+from eventlog.storage.segment_disk import SegmentDisk, segment_sizes
 
-COUNTED_BYTES_MAX = 16 * 1024 * 1024  # a log up to this size is counted in a few milliseconds
+COUNT_BYTES_MAX = 16 * 1024 * 1024  # a log up to this size is counted in a few milliseconds
 
 
-def existing_home(path: str) -> Home:
+def require_home(path: str) -> Home:
     """The home at `path`. Raises LogNotFound where there is no log, LogCorrupt where it is gone."""
     home = home_at(path)
-    present_segments(Shelf(RealDisk()), home)
+    require_segments(SegmentDisk(RealDisk()), home)
     return home
 
 
@@ -32,38 +32,40 @@ def raw_lines(path: str, *, after: int = 0, limit: int | None = None) -> Iterato
 
     Raises LogCorrupt at damage, after the lines before it.
     """
-    disk, home = Shelf(RealDisk()), existing_home(path)
+    disk, home = SegmentDisk(RealDisk()), require_home(path)
     if after:
         end, damage = _end(disk, home)
         if after >= end.seq:
             if damage is not None:
                 raise damage
             return
-    left = limit
+    remaining = limit
     reader = LogReader(disk, home, after=after)
     try:
-        while (left is None or left > 0) and (lines := reader.read()):
-            yield lines[:left]
-            left = left if left is None else left - len(lines)
+        while (remaining is None or remaining > 0) and (lines := reader.read()):
+            yield lines[:remaining]
+            remaining = remaining if remaining is None else remaining - len(lines)
     finally:
         reader.close()
 
 
 def end_seq(path: str) -> int:
     """Seq of the last entry, also where the log is damaged before it."""
-    return _end(Shelf(RealDisk()), existing_home(path))[0].seq
+    return _end(SegmentDisk(RealDisk()), require_home(path))[0].seq
 
 
-def follow_lines(path: str, after: int, show: Callable[[list[bytes]], object]) -> None:
-    """Hands lists of lines with seq > `after` to `show` for ever, as they become durable."""
+def tail_raw_lines(path: str, after: int, on_lines: Callable[[list[bytes]], object]) -> None:
+    """Hands lists of lines with seq > `after` to `on_lines` for ever, as they become durable."""
     import asyncio
 
-    from eventlog.read.tail import follow
+    from eventlog.read.tail import tail_batches
 
     async def run() -> None:
-        async with aclosing(follow(Shelf(RealDisk()), existing_home(path), after=after)) as batches:
+        async with aclosing(
+            tail_batches(SegmentDisk(RealDisk()), require_home(path), after=after)
+        ) as batches:
             async for lines, _ in batches:
-                show(lines)
+                on_lines(lines)
 
     asyncio.run(run())
 
@@ -73,9 +75,9 @@ def _end(disk: Disk, home: Home) -> tuple[Tip, LogCorrupt | None]:
     scanning the tail. Where that meets damage, which comes along, it is the last line as it stands
     or, where that is damaged itself, the last entry that can be read.
     """
-    word = read_word(disk, home)
-    last = _last_tip(disk, home, word.end if word is not None else None)
-    if word is not None and last is not None and last.chain == word.end.chain:
+    lock_record = read_lock_record(disk, home)
+    last = _tip_at_end(disk, home, lock_record.end if lock_record is not None else None)
+    if lock_record is not None and last is not None and last.chain == lock_record.end.chain:
         return last, None
     reader: LogReader | None = None
     try:
@@ -84,7 +86,7 @@ def _end(disk: Disk, home: Home) -> tuple[Tip, LogCorrupt | None]:
             pass
         return reader.tip, None
     except LogCorrupt as damage:
-        if word is None and last is not None:
+        if lock_record is None and last is not None:
             return last, damage
         reader = reader or LogReader(disk, home)
         with suppress(LogCorrupt):
@@ -96,7 +98,7 @@ def _end(disk: Disk, home: Home) -> tuple[Tip, LogCorrupt | None]:
             reader.close()
 
 
-def _last_tip(disk: Disk, home: Home, end: End | None) -> Tip | None:
+def _tip_at_end(disk: Disk, home: Home, end: LogEnd | None) -> Tip | None:
     """What the line that ends at `end`, or else the last line of all, says of itself."""
     segment = end.segment if end is not None else list_segments(disk, home)[-1]
     try:
@@ -110,17 +112,17 @@ def _last_tip(disk: Disk, home: Home, end: End | None) -> Tip | None:
         return None
 
 
-def read_entries(path: str, *, after: int, few: bool = False) -> Iterator[Entry]:
+def read_entries(path: str, *, after: int, first_only: bool = False) -> Iterator[Entry]:
     """The durable entries with seq > `after`. Raises LogCorrupt at damage, after those before.
 
-    `few`: only the first ones are wanted, so no more than a line may need is read at a time.
+    `first_only`: only the first ones are wanted, so no more than a line may need is read at a time.
     """
-    reader = LogReader(Shelf(RealDisk()), existing_home(path), after=after)
-    if few:
+    reader = LogReader(SegmentDisk(RealDisk()), require_home(path), after=after)
+    if first_only:
         reader.chunk_bytes = LINE_BYTES_MAX
     try:
         while lines := reader.read():
-            yield from entries_of(lines, reader.position)
+            yield from decode_lines(lines, reader.position)
     finally:
         reader.close()
 
@@ -130,15 +132,15 @@ def log_status(path: str, *, count: bool = True) -> dict[str, object]:
 
     `signals` is None where counting them is slow, and where the log is damaged.
     """
-    disk, home = Shelf(RealDisk()), existing_home(path)
+    disk, home = SegmentDisk(RealDisk()), require_home(path)
     segments = list_segments(disk, home)
-    size, disk_bytes = sizes_of(RealDisk(), map(home.segment_path, segments))
+    size, disk_bytes = segment_sizes(RealDisk(), map(home.segment_path, segments))
     tip, _ = _end(disk, home)
     signals = None
-    if count and size <= COUNTED_BYTES_MAX:
+    if count and size <= COUNT_BYTES_MAX:
         with suppress(LogCorrupt):  # signals behind damage cannot be counted
             signals = sum(
-                (head := HEAD.match(line)) is not None and head[4] == b"signal"
+                (head := HEADER_PATTERN.match(line)) is not None and head[4] == b"signal"
                 for lines in raw_lines(path)
                 for line in lines
             )

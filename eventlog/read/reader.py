@@ -15,29 +15,29 @@ from contextlib import closing
 from typing import NamedTuple
 
 from eventlog.errors import LogCorrupt, LogDiverged
-from eventlog.format.durability import End
-from eventlog.format.gap import Accepted
+from eventlog.format.durability import LogEnd
+from eventlog.format.gap import AcceptedGap
 from eventlog.format.line import LINE_BYTES_MAX, BadLine, Entry, decode
 from eventlog.format.scan import TIP_START, has_evidence, is_misplaced, scan, tip_of
-from eventlog.format.segment import Position, segment_holding, segment_name
+from eventlog.format.segment import Position, segment_index, segment_name
 from eventlog.read.seek import find_line
 from eventlog.storage.disk import Disk, sync_for_reading
-from eventlog.storage.durable_state import read_watermark, read_word
-from eventlog.storage.gap_file import Gaps
-from eventlog.storage.home import Home, list_segments, no_log
+from eventlog.storage.durable_state import read_lock_record, read_watermark
+from eventlog.storage.gap_file import AcceptedGaps
+from eventlog.storage.home import Home, list_segments, log_not_found
 
 CHUNK_BYTES = 1 << 20  # read at a time: large enough to be fast, small enough for any machine
 
 
-class _Limit(NamedTuple):
+class _ReadLimit(NamedTuple):
     """How far the current segment may be read."""
 
     byte_offset: int
-    is_proven: bool  # the word says so: whatever is wrong before it is damage
+    is_durable: bool  # the word says so: whatever is wrong before it is damage
     has_next: bool  # a later segment exists
 
 
-def corrupt(problem: str, segment: int, byte_offset: int, seq: int) -> LogCorrupt:
+def corrupt_error(problem: str, segment: int, byte_offset: int, seq: int) -> LogCorrupt:
     """The error for damage to acknowledged data; `problem` continues "entry 42 ..."."""
     return LogCorrupt(
         f"entry {seq} {problem}", segment=segment_name(segment), byte_offset=byte_offset, seq=seq
@@ -62,7 +62,7 @@ class LogReader:
     It follows the durable end as that moves, so that reading again after an empty answer goes on.
     With `until`, a durable end that the caller knows, it stops there. With `holds_lock`, the
     caller is the writer that recovers: the word bounds nothing, it only proves what was durable.
-    `accepted` stands for what `.accepted` says; the caller may add to it between two reads.
+    `accepted_gaps` stands for what `.accepted` says; the caller may add to it between two reads.
     """
 
     chunk_bytes = CHUNK_BYTES
@@ -75,15 +75,15 @@ class LogReader:
         *,
         after: int = 0,
         hint: Position | None = None,
-        until: End | None = None,
+        until: LogEnd | None = None,
         holds_lock: bool = False,
-        accepted: Sequence[Accepted] | None = None,
+        accepted_gaps: Sequence[AcceptedGap] | None = None,
     ) -> None:
         self._disk = disk
         self._home = home
         self._until = until
         self._holds_lock = holds_lock
-        self._gaps = Gaps(disk, home, accepted)
+        self._gaps = AcceptedGaps(disk, home, accepted_gaps)
         self._fd = -1
         self._segment = 0  # first seq of the open segment; 0 when none is
         self._byte_offset = 0
@@ -120,51 +120,53 @@ class LogReader:
             self._open_next()
         return []
 
-    def _read_lines(self, limit: _Limit) -> list[bytes]:
-        wanted = min(limit.byte_offset - self._byte_offset, self.chunk_bytes)
-        data = self._disk.pread(self._fd, wanted, self._byte_offset)
-        if not limit.is_proven and self._end() is not None:
+    def _read_lines(self, limit: _ReadLimit) -> list[bytes]:
+        length = min(limit.byte_offset - self._byte_offset, self.chunk_bytes)
+        data = self._disk.pread(self._fd, length, self._byte_offset)
+        if not limit.is_durable and self._end() is not None:
             return self.read()  # a writer came: only its word says what is durable
         scanned = self.scan(data, self.tip)
         if scanned.lines:
             self._byte_offset += scanned.bytes_good
             self.tip = scanned.tip
             return scanned.lines
-        if self._pass_accepted(self._segment, self._byte_offset):
+        if self._skip_gap(self._segment, self._byte_offset):
             return self.read()
         seq = self.tip.seq + 1
         is_damage = (
-            limit.is_proven
+            limit.is_durable
             or limit.has_next
-            or self._proven_seq() >= seq
+            or self._durable_seq() >= seq
             or (self._byte_offset == 0 and is_misplaced(data, seq))
             or evidence_after(self._disk, self._fd, self._byte_offset, limit.byte_offset, seq)
         )
-        if not limit.is_proven and self._end() is not None:
+        if not limit.is_durable and self._end() is not None:
             return self.read()  # a writer came meanwhile, and may have cut what was torn
         if is_damage:
-            raise corrupt(scanned.problem or "is cut off", self._segment, self._byte_offset, seq)
+            raise corrupt_error(
+                scanned.problem or "is cut off", self._segment, self._byte_offset, seq
+            )
         self.unread_bytes = limit.byte_offset - self._byte_offset
         return []  # torn: the next writer cuts it
 
-    def _end(self) -> End | None:
+    def _end(self) -> LogEnd | None:
         """The durable end that bounds this reader, if anything gives one."""
         if self._until is not None or self._holds_lock:
             return self._until
-        word = read_word(self._disk, self._home)
-        return word.end if word is not None else None
+        lock_record = read_lock_record(self._disk, self._home)
+        return lock_record.end if lock_record is not None else None
 
-    def _proven_seq(self) -> int:
+    def _durable_seq(self) -> int:
         """The last seq that the watermark, or a word of this boot, says was durable."""
         watermark = read_watermark(self._disk, self._home)
-        word = read_word(self._disk, self._home)
-        return max(watermark.end.seq if watermark else 0, word.end.seq if word else 0)
+        lock_record = read_lock_record(self._disk, self._home)
+        return max(watermark.end.seq if watermark else 0, lock_record.end.seq if lock_record else 0)
 
-    def _limit(self) -> _Limit:
+    def _limit(self) -> _ReadLimit:
         end = self._end()
         size = self._disk.size(self._fd)
         if size < self._byte_offset:
-            raise self._shortened(f"{segment_name(self._segment)} now ends at byte {size}")
+            raise self._shortened_error(f"{segment_name(self._segment)} now ends at byte {size}")
         if end is None:
             later = any(s > self._segment for s in list_segments(self._disk, self._home))
             if later and self._end() is not None:
@@ -172,22 +174,22 @@ class LogReader:
             if not later:
                 sync_for_reading(self._disk, self._fd)
                 if size == self._byte_offset:
-                    self._check_proven(end)
-            return _Limit(size, False, later)
+                    self._check_durable(end)
+            return _ReadLimit(size, False, later)
         if end.segment > self._segment:
-            return _Limit(size, True, True)
+            return _ReadLimit(size, True, True)
         if end.seq < self.tip.seq:
-            raise self._shortened(f"its durable end is now seq {end.seq}")
+            raise self._shortened_error(f"its durable end is now seq {end.seq}")
         if end.segment < self._segment:  # this segment was made just now, and holds nothing yet
-            return _Limit(self._byte_offset, True, False)
+            return _ReadLimit(self._byte_offset, True, False)
         if end.byte_offset < self._byte_offset:
-            raise self._shortened(f"its durable end is now seq {end.seq}")
+            raise self._shortened_error(f"its durable end is now seq {end.seq}")
         if size < end.byte_offset and size == self._byte_offset:
             self._check_file()
             if self._disk.size(self._fd) > size:
                 return self._limit()  # the segment was replaced by a copy that has grown
-            raise corrupt("is gone: the file is cut", self._segment, size, self.tip.seq + 1)
-        return _Limit(end.byte_offset, True, False)
+            raise corrupt_error("is gone: the file is cut", self._segment, size, self.tip.seq + 1)
+        return _ReadLimit(end.byte_offset, True, False)
 
     def _check_file(self) -> None:
         """Goes on in the file that stands at the segment's path now, if it holds the same log."""
@@ -195,26 +197,26 @@ class LogReader:
             return
         tip, position = self.tip, self.position
         if not self._open(self._segment) or (
-            tip.seq and not (self._try(position, tip.seq) and self.tip.chain == tip.chain)
+            tip.seq and not (self._start_at_hint(position, tip.seq) and self.tip.chain == tip.chain)
         ):
             self.tip = tip
-            raise self._shortened(f"{segment_name(self._segment)} was replaced or removed")
+            raise self._shortened_error(f"{segment_name(self._segment)} was replaced or removed")
 
-    def _check_proven(self, end: End | None) -> None:
+    def _check_durable(self, end: LogEnd | None) -> None:
         """Raises LogCorrupt when the log ends here, but was durable beyond.
 
         `end` is what bounded this reader when it saw that the log ends here.
         """
-        proven_seq = end.seq if end is not None else self._proven_seq()
+        durable_seq = end.seq if end is not None else self._durable_seq()
         seq = self.tip.seq + 1
-        if self._until is not None or proven_seq < seq or self._pass_accepted(seq, 0):
+        if self._until is not None or durable_seq < seq or self._skip_gap(seq, 0):
             return
         if end is None and self._end() is not None:
             return  # a writer came meanwhile, and went on: the next look goes by its word
-        problem = f"is gone: the log was durable up to entry {proven_seq}"
-        raise corrupt(problem, self._segment or 1, self._byte_offset, seq)
+        problem = f"is gone: the log was durable up to entry {durable_seq}"
+        raise corrupt_error(problem, self._segment or 1, self._byte_offset, seq)
 
-    def _shortened(self, how: str) -> LogDiverged:
+    def _shortened_error(self, how: str) -> LogDiverged:
         return LogDiverged(
             f"the log was shortened behind entry {self.tip.seq}, which was read: {how}",
             where=self._home.log_dir,
@@ -227,25 +229,25 @@ class LogReader:
         end = self._end()
         segments = list_segments(self._disk, self._home)
         if not segments:
-            self._check_proven(end)
+            self._check_durable(end)
             return False
         seq = self.tip.seq + 1  # 1, or what follows a gap at the start
-        if not self._open(seq) and not self._pass_accepted(seq, 0):
-            raise corrupt("is missing: so is its segment", segments[0], 0, seq)
+        if not self._open(seq) and not self._skip_gap(seq, 0):
+            raise corrupt_error("is missing: so is its segment", segments[0], 0, seq)
         return self._segment > 0 or self._open_first()
 
     def _open_next(self) -> None:
         seq = self.tip.seq + 1
         later = [s for s in list_segments(self._disk, self._home) if s > self._segment]
         if seq in later[1:]:
-            raise corrupt("stands in the segment before", later[0], 0, later[0])
+            raise corrupt_error("stands in the segment before", later[0], 0, later[0])
         if seq not in later or not self._open(seq):
-            if self._pass_accepted(seq, 0):
+            if self._skip_gap(seq, 0):
                 return
             problem = f"is missing: {segment_name(min(later, default=seq))} should start with it"
-            raise corrupt(problem, self._segment, self._byte_offset, seq)
+            raise corrupt_error(problem, self._segment, self._byte_offset, seq)
 
-    def _pass_accepted(self, segment: int, byte_from: int) -> bool:
+    def _skip_gap(self, segment: int, byte_from: int) -> bool:
         """Goes on behind damage that a person accepted, if it is such that starts here."""
         gap = self._gaps.at(segment, byte_from, self.tip.seq + 1)
         if gap is None:
@@ -266,20 +268,20 @@ class LogReader:
 
     def _start_after(self, after: int, hint: Position | None) -> None:
         # First, for the bytes there may still look like the line that they were.
-        if self._start_in_gap(after) or (hint is not None and self._try(hint, after)):
+        if self._start_in_gap(after) or (hint is not None and self._start_at_hint(hint, after)):
             return
         segments = list_segments(self._disk, self._home)
         if segments and after >= segments[0]:
-            self._open(segments[segment_holding(segments, after)])
+            self._open(segments[segment_index(segments, after)])
             found = find_line(self._disk, self._fd, after)
             if found is not None:
                 self._byte_offset, self.tip = found.byte_to, found.tip
                 return
             before = find_line(self._disk, self._fd, after - 1)
             self._byte_offset = before.byte_to if before is not None else 0
-        if segments and max(segments[-1] - 1, self._proven_seq()) >= after:
+        if segments and max(segments[-1] - 1, self._durable_seq()) >= after:
             place = (self._segment or segments[0], self._byte_offset)
-            raise corrupt("is missing or cannot be read", *place, after)
+            raise corrupt_error("is missing or cannot be read", *place, after)
         raise LogDiverged(
             f"the log holds no entry {after}",
             where=self._home.log_dir,
@@ -287,7 +289,7 @@ class LogReader:
         )
 
     def _start_in_gap(self, after: int) -> bool:
-        gap = self._gaps.holding(after)
+        gap = self._gaps.containing(after)
         if gap is None:
             return False
         self.tip = gap.tip
@@ -295,7 +297,7 @@ class LogReader:
             self._byte_offset = gap.byte_to
         return self._segment > 0
 
-    def _try(self, hint: Position, after: int) -> bool:
+    def _start_at_hint(self, hint: Position, after: int) -> bool:
         if hint.segment < 1 or not self._open(hint.segment):
             return False
         start = max(0, hint.byte_offset - LINE_BYTES_MAX)
@@ -330,7 +332,7 @@ def reader_near_end(disk: Disk, home: Home, *, holds_lock: bool = False) -> LogR
             if reader.tip.chain == end.chain and (reader.position >= hint or hint.byte_offset == 0):
                 return reader
             reader.close()
-            raise corrupt("is not the one that was durable", *hint, end.seq)
+            raise corrupt_error("is not the one that was durable", *hint, end.seq)
     segments = list_segments(disk, home)
     # One entry earlier: the line that the segment follows is not taken at its word.
     after = max(0, segments[-1] - 2) if segments else 0
@@ -340,7 +342,7 @@ def reader_near_end(disk: Disk, home: Home, *, holds_lock: bool = False) -> LogR
         return LogReader(disk, home, holds_lock=holds_lock)
 
 
-def entries_of(lines: list[bytes], end: Position) -> Iterator[Entry]:
+def decode_lines(lines: list[bytes], end: Position) -> Iterator[Entry]:
     """The entries of lines that a LogReader gave, which end at `end`.
 
     Raises LogCorrupt for a line that is chained but is no JSON: no writer of ours made it.
@@ -350,10 +352,10 @@ def entries_of(lines: list[bytes], end: Position) -> Iterator[Entry]:
             yield decode(line)
         except BadLine as error:
             byte_offset = end.byte_offset - sum(map(len, lines[index:]))
-            raise corrupt(str(error), end.segment, byte_offset, tip_of(line).seq) from None
+            raise corrupt_error(str(error), end.segment, byte_offset, tip_of(line).seq) from None
 
 
-def present_segments(disk: Disk, home: Home) -> list[int]:
+def require_segments(disk: Disk, home: Home) -> list[int]:
     """First seqs of all segments, in order, at least one.
 
     Raises LogNotFound where there is no log, LogCorrupt where its segments are gone.
@@ -364,5 +366,5 @@ def present_segments(disk: Disk, home: Home) -> list[int]:
             reader.read()  # it knows whether there was one
         segments = list_segments(disk, home)  # a writer may have come meanwhile
     if not segments:
-        raise no_log(home)
+        raise log_not_found(home)
     return segments

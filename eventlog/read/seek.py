@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from eventlog.format.line import HEAD, LINE_BYTES_MAX, BadLine
-from eventlog.format.scan import Tip, tip_of, well_formed
+from eventlog.format.line import HEADER_PATTERN, LINE_BYTES_MAX, BadLine
+from eventlog.format.scan import Tip, is_well_formed, tip_of
 from eventlog.storage.disk import Disk
 
-_SEARCH_BYTES = 4 * LINE_BYTES_MAX  # below this a segment is searched line by line
+_LINEAR_SEARCH_BYTES = 4 * LINE_BYTES_MAX  # below this a segment is searched line by line
 
 
-class Found(NamedTuple):
+class FoundLine(NamedTuple):
     """A line in a segment."""
 
     byte_from: int
@@ -24,10 +24,10 @@ class Found(NamedTuple):
     tip: Tip  # after it
 
 
-def find_line(disk: Disk, fd: int, seq: int) -> Found | None:
+def find_line(disk: Disk, fd: int, seq: int) -> FoundLine | None:
     """The line of entry `seq` in an open segment, by bisection; None where it cannot be found."""
     low, high = 0, disk.size(fd)  # the line starts at or after low, and before high
-    while high - low > _SEARCH_BYTES:
+    while high - low > _LINEAR_SEARCH_BYTES:
         middle = (low + high) // 2
         found = _first_line(disk, fd, middle, high)
         if found is None:
@@ -45,7 +45,7 @@ def find_line(disk: Disk, fd: int, seq: int) -> Found | None:
     return None
 
 
-def _first_line(disk: Disk, fd: int, low: int, high: int) -> Found | None:
+def _first_line(disk: Disk, fd: int, low: int, high: int) -> FoundLine | None:
     """The first line that starts in a range, however much damage stands before it."""
     for byte_offset in range(low, high, LINE_BYTES_MAX):
         data = disk.pread(fd, 2 * LINE_BYTES_MAX, byte_offset)
@@ -55,21 +55,21 @@ def _first_line(disk: Disk, fd: int, low: int, high: int) -> Found | None:
     return None
 
 
-def _lines_within(data: bytes, start: int, byte_offset: int) -> Iterator[Found]:
+def _lines_within(data: bytes, start: int, byte_offset: int) -> Iterator[FoundLine]:
     """The lines of `data`, which stands at `byte_offset`, from `start` on; damage is left out."""
     while end := data.find(b"\n", start) + 1:
         with suppress(BadLine):  # damage: its neighbour will do
-            yield Found(byte_offset + start, byte_offset + end, tip_of(data[start:end]))
+            yield FoundLine(byte_offset + start, byte_offset + end, tip_of(data[start:end]))
         start = end
 
 
-def _lines_after_damage(data: bytes, byte_offset: int) -> Iterator[Found]:
+def _lines_after_damage(data: bytes, byte_offset: int) -> Iterator[FoundLine]:
     """Lines that start at any byte: no newline need be left before them."""
-    for head in HEAD.finditer(data):
+    for head in HEADER_PATTERN.finditer(data):
         start = head.start()
         end = data.find(b"\n", start) + 1
-        if end and well_formed(data[start:end]):
-            yield Found(byte_offset + start, byte_offset + end, tip_of(data[start:end]))
+        if end and is_well_formed(data[start:end]):
+            yield FoundLine(byte_offset + start, byte_offset + end, tip_of(data[start:end]))
 
 
 def last_line(disk: Disk, fd: int, size: int) -> bytes:

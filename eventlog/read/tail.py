@@ -1,7 +1,7 @@
 """A reader that waits: the file watch is a hint that something changed, a timer is the truth.
 
 A watch may see nothing (network file systems, containers), lose events, or die with its directory,
-so the log is looked at every IDLE_S whatever the watch says.
+so the log is looked at every POLL_S whatever the watch says.
 
 Invariant: what comes out is what a LogReader gives: durable, chained, in order, nothing twice.
 """
@@ -20,19 +20,19 @@ from eventlog.format.segment import Position
 from eventlog.read.reader import LogReader
 from eventlog.storage.disk import Disk
 from eventlog.storage.home import Home
-from eventlog.threads import in_thread, to_the_end
+from eventlog.threads import run_in_thread, uncancelled
 
 logger = logging.getLogger(__name__)
 
-IDLE_S = 0.5  # the longest that a line stays unseen when no file event comes; at most 1 s
-ALARM_S = 10.0  # an unfinished line that stands for so long is worth a word
+POLL_S = 0.5  # the longest that a line stays unseen when no file event comes; at most 1 s
+UNFINISHED_LINE_WARN_S = 10.0  # an unfinished line that stands for so long is worth a word
 WATCH_STEP_MS = 1  # a batch of file events ends after so long without another
 WATCH_DEBOUNCE_MS = 10  # or, while events keep coming, after this
 WATCH_TIMEOUT_MS = 1000  # how long the watching thread may outlive its tail
 WATCH_RETRY_S_MIN, WATCH_RETRY_S_MAX = 0.1, 5.0
 
 
-async def follow(
+async def tail_batches(
     disk: Disk,
     home: Home,
     *,
@@ -47,24 +47,24 @@ async def follow(
     """
     loop = asyncio.get_running_loop()
     changed = asyncio.Event()
-    watch = _Watch(home.log_dir, loop, changed)
+    watch = _DirectoryWatch(home.log_dir, loop, changed)
     reader: LogReader | None = None
-    alarm = _Alarm()
+    unfinished = _UnfinishedLineWarning()
     try:
         while True:
             changed.clear()  # before the look: what changes during it is looked at again
             if reader is None:
                 reader = LogReader(disk, home, after=after, hint=hint)
-            lines = await to_the_end(in_thread(reader.read))
+            lines = await uncancelled(run_in_thread(reader.read))
             if lines:
                 yield lines, reader.position
                 continue
-            alarm.look(reader)
+            unfinished.check(reader)
             if on_watch is not None and watch.was_started:
                 on_watch(watch.is_alive())  # before it is started again: that may not help
-            watch.keep()
+            watch.ensure_running()
             with suppress(TimeoutError):
-                async with asyncio.timeout(IDLE_S):
+                async with asyncio.timeout(POLL_S):
                     await changed.wait()
     finally:
         watch.stop()
@@ -72,29 +72,29 @@ async def follow(
             reader.close()
 
 
-class _Alarm:
+class _UnfinishedLineWarning:
     """Says once that bytes at the end of the log neither end a line nor go away."""
 
     def __init__(self) -> None:
         self._since_s: float | None = None
-        self._at = Position(0, 0)
-        self._said = False
+        self._position = Position(0, 0)
+        self._was_logged = False
 
-    def look(self, reader: LogReader) -> None:
-        if not reader.unread_bytes or reader.position != self._at:
-            self._since_s, self._at, self._said = None, reader.position, False
+    def check(self, reader: LogReader) -> None:
+        if not reader.unread_bytes or reader.position != self._position:
+            self._since_s, self._position, self._was_logged = None, reader.position, False
         if reader.unread_bytes:
             self._since_s = self._since_s or time.monotonic()
-            if not self._said and time.monotonic() - self._since_s >= ALARM_S:
-                self._said = True
+            if not self._was_logged and time.monotonic() - self._since_s >= UNFINISHED_LINE_WARN_S:
+                self._was_logged = True
                 logger.warning(
                     "unfinished_line segment=%d byte_offset=%d bytes=%d",
-                    *self._at,
+                    *self._position,
                     reader.unread_bytes,
                 )
 
 
-class _Watch:
+class _DirectoryWatch:
     """Sets an event when something changes in a directory; started again when it died."""
 
     def __init__(self, path: str, loop: asyncio.AbstractEventLoop, changed: asyncio.Event) -> None:
@@ -125,7 +125,7 @@ class _Watch:
             return None
         return (status.st_dev, status.st_ino)
 
-    def keep(self) -> None:
+    def ensure_running(self) -> None:
         """Sees to it that a watch runs on the directory that is there now."""
         inode = self._inode_now()
         if inode is None:

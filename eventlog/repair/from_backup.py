@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from eventlog.format.durability import End
+from eventlog.format.durability import LogEnd
 from eventlog.format.segment import segment_name
-from eventlog.repair.rebuild_plan import Plan, Theirs
+from eventlog.repair.rebuild_plan import BackupLines, RebuildPlan
 from eventlog.repair.resync import size_of
-from eventlog.repair.segment_builder import Backup, Builder, Unhelpful
+from eventlog.repair.segment_builder import BackupInsufficient, BackupSegments, SegmentBuilder
 from eventlog.repair.survey import Damage
 from eventlog.storage.disk import Disk
 from eventlog.storage.home import Home, list_segments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Restored:
+class RestoredRange:
     """A range that holds its original bytes again."""
 
     segment: int
@@ -45,66 +45,68 @@ class Restored:
         }
 
 
-class Outcome(NamedTuple):
+class BackupRepair(NamedTuple):
     """What a backup could do."""
 
-    restored: tuple[Restored, ...]
-    unhelpful: tuple[str, ...]  # where it could not help, and why
+    restored: tuple[RestoredRange, ...]
+    insufficiencies: tuple[str, ...]  # where it could not help, and why
 
 
-def restore(
-    disk: Disk, home: Home, backup: Backup, damages: Sequence[Damage], proven: End
-) -> Outcome:
+def repair_from_backup(
+    disk: Disk, home: Home, backup: BackupSegments, damages: Sequence[Damage], durable_end: LogEnd
+) -> BackupRepair:
     """Puts back what the backup has of `damages`. The caller holds the lock. Raises OSError."""
     sizes = {segment: size_of(disk, home, segment) for segment in list_segments(disk, home)}
-    plan = Plan(sizes)
+    plan = RebuildPlan(sizes)
     for damage in damages:
         plan.add(damage, backup.segments)
-    restored: list[Restored] = []
-    unhelpful: list[str] = []
+    restored: list[RestoredRange] = []
+    insufficiencies: list[str] = []
     done: set[int] = set()
     for run in plan.runs():
         if run[0] in done:
             continue  # together with the one before
-        builder = Builder(disk, home, backup, proven)
+        builder = SegmentBuilder(disk, home, backup, durable_end)
         try:
-            not_ours = _build(builder, plan, run)
+            altered = _build(builder, plan, run)
             kept_in = builder.install()
-        except Unhelpful as why:
-            unhelpful.append(f"{segment_name(run[0])}: {why}")
+        except BackupInsufficient as why:
+            insufficiencies.append(f"{segment_name(run[0])}: {why}")
         else:
-            restored += [_not_ours(entries, kept_in) for entries in not_ours]
-            restored += [_restored(damage, kept_in) for damage in plan.damages_in(kept_in)]
+            restored += [_altered_range(entries, kept_in) for entries in altered]
+            restored += [
+                _restored_range(damage, kept_in) for damage in plan.damages_fixed_by(kept_in)
+            ]
             done.update(kept_in)
         finally:
             builder.clean_up()
-    return Outcome(tuple(restored), tuple(unhelpful))
+    return BackupRepair(tuple(restored), tuple(insufficiencies))
 
 
-def _build(builder: Builder, plan: Plan, run: list[int]) -> list[Theirs]:
+def _build(builder: SegmentBuilder, plan: RebuildPlan, run: list[int]) -> list[BackupLines]:
     """Builds a row. Gives the entries, by segment, that looked good and were not."""
     try:
-        builder.build(plan.built_of(run))
+        builder.build(plan.parts_of_run(run))
         return []
-    except Unhelpful as why:
+    except BackupInsufficient as why:
         builder.clean_up()
         # The first line of the next segment was taken at its word; now its chain is told.
-        with suppress(Unhelpful):
-            pieces = plan.lengthened(run)
-            builder.build(pieces)
-            return [Theirs(s, s) for s in pieces if s not in plan.pieces]
+        with suppress(BackupInsufficient):
+            parts = plan.with_following(run)
+            builder.build(parts)
+            return [BackupLines(s, s) for s in parts if s not in plan.parts]
         builder.clean_up()
         # Lines before the damage may be somebody's, who edited some and chained them anew: then
         # the first original line is the one that looks bad.
-        with suppress(Unhelpful):
-            pieces = plan.widened(run, builder.common_start(run[0]))
-            builder.build(pieces)
-            return [Theirs(s, end - 1) for s, end in pairwise(s for s in pieces if s <= run[0])]
+        with suppress(BackupInsufficient):
+            parts = plan.from_common_start(run, builder.common_start(run[0]))
+            builder.build(parts)
+            return [BackupLines(s, end - 1) for s, end in pairwise(s for s in parts if s <= run[0])]
         raise why
 
 
-def _not_ours(entries: Theirs, kept_in: Mapping[int, str | None]) -> Restored:
-    return Restored(
+def _altered_range(entries: BackupLines, kept_in: Mapping[int, str | None]) -> RestoredRange:
+    return RestoredRange(
         segment=entries.seq_from,
         seq_from=entries.seq_from,
         seq_to=entries.seq_to,
@@ -114,9 +116,9 @@ def _not_ours(entries: Theirs, kept_in: Mapping[int, str | None]) -> Restored:
     )
 
 
-def _restored(damage: Damage, kept_in: Mapping[int, str | None]) -> Restored:
+def _restored_range(damage: Damage, kept_in: Mapping[int, str | None]) -> RestoredRange:
     gap = damage.gap
-    return Restored(
+    return RestoredRange(
         segment=gap.segment,
         seq_from=gap.seq_from,
         seq_to=gap.seq_to,

@@ -12,107 +12,115 @@ from typing import NamedTuple
 from eventlog.repair.survey import Damage
 
 
-class Ours(NamedTuple):
+class OwnBytes(NamedTuple):
     """Bytes of our own segment."""
 
     byte_from: int
     byte_to: int
 
 
-class Theirs(NamedTuple):
+class BackupLines(NamedTuple):
     """Lines of the backup."""
 
     seq_from: int
     seq_to: int
 
 
-Pieces = list[Ours | Theirs]  # what a segment is built of
+SegmentParts = list[OwnBytes | BackupLines]  # what a segment is built of
 
 
-class Plan:
+class RebuildPlan:
     """What the segments with damage are to be built of. `sizes`: bytes of each of our segments."""
 
     def __init__(self, sizes: Mapping[int, int]) -> None:
         self._sizes = sizes
-        self._touched: list[tuple[Damage, set[int]]] = []  # segments that a damage is in
-        self.pieces: dict[int, Pieces] = {}
+        self._affected: list[tuple[Damage, set[int]]] = []  # segments that a damage is in
+        self.parts: dict[int, SegmentParts] = {}
 
     def add(self, damage: Damage, backup_segments: Sequence[int]) -> None:
         """Plans for one damage. They come in the order of the log."""
         gap = damage.gap
         exists = gap.segment in self._sizes
-        host = gap.segment if exists else damage.after.segment
+        target = gap.segment if exists else damage.after.segment
         to_end = not exists or gap.byte_to == self._sizes[gap.segment]
         starts = [
-            s for s in backup_segments if to_end and s > host and gap.seq_from <= s <= gap.seq_to
+            s for s in backup_segments if to_end and s > target and gap.seq_from <= s <= gap.seq_to
         ]
-        here = Theirs(gap.seq_from, min(starts, default=gap.seq_to + 1) - 1)
-        touched = set(starts)
+        backup_lines = BackupLines(gap.seq_from, min(starts, default=gap.seq_to + 1) - 1)
+        affected_segments = set(starts)
         if exists:
-            pieces = self._pieces_of(host)
-            rest = pieces.pop()
-            assert isinstance(rest, Ours), "damages come in the order of the log"
-            pieces += [Ours(rest.byte_from, gap.byte_from), here, Ours(gap.byte_to, rest.byte_to)]
-            touched.add(host)
-        elif here.seq_from <= here.seq_to:
-            segment = host or gap.seq_from
-            self._pieces_of(segment).append(here)
-            touched.add(segment)
+            parts = self._parts_of(target)
+            rest = parts.pop()
+            assert isinstance(rest, OwnBytes), "damages come in the order of the log"
+            parts += [
+                OwnBytes(rest.byte_from, gap.byte_from),
+                backup_lines,
+                OwnBytes(gap.byte_to, rest.byte_to),
+            ]
+            affected_segments.add(target)
+        elif backup_lines.seq_from <= backup_lines.seq_to:
+            segment = target or gap.seq_from
+            self._parts_of(segment).append(backup_lines)
+            affected_segments.add(segment)
         for start, end in pairwise([*starts, gap.seq_to + 1]):
-            self.pieces[start] = [Theirs(start, end - 1)]
-        self._touched.append((damage, touched))
+            self.parts[start] = [BackupLines(start, end - 1)]
+        self._affected.append((damage, affected_segments))
 
     def runs(self) -> list[list[int]]:
         """The segments to build, in rows between which good lines of ours tell the chain."""
         runs: list[list[int]] = []
         before = 0
-        for segment in sorted({*self._sizes, *self.pieces}):
-            if segment in self.pieces:
-                is_tied = before in self.pieces
-                if is_tied and not (_is_ours(self.pieces[before][-1], self.pieces[segment][0])):
+        for segment in sorted({*self._sizes, *self.parts}):
+            if segment in self.parts:
+                is_adjacent = before in self.parts
+                if is_adjacent and not (
+                    _are_own_bytes(self.parts[before][-1], self.parts[segment][0])
+                ):
                     runs[-1].append(segment)
                 else:
                     runs.append([segment])
             before = segment
         return runs
 
-    def damages_in(self, built: Iterable[int]) -> list[Damage]:
+    def damages_fixed_by(self, built: Iterable[int]) -> list[Damage]:
         """The damages that are gone once these segments were built."""
-        return [damage for damage, segments in self._touched if segments <= set(built)]
+        return [damage for damage, segments in self._affected if segments <= set(built)]
 
-    def built_of(self, run: Sequence[int]) -> dict[int, Pieces]:
+    def parts_of_run(self, run: Sequence[int]) -> dict[int, SegmentParts]:
         """What the segments of a row are built of."""
-        return {segment: self.pieces[segment] for segment in run}
+        return {segment: self.parts[segment] for segment in run}
 
-    def lengthened(self, run: Sequence[int]) -> dict[int, Pieces]:
+    def with_following(self, run: Sequence[int]) -> dict[int, SegmentParts]:
         """The same with the row or the segment after it, to be checked as it is built."""
         following = min((s for s in self._sizes if s > run[-1]), default=0)
-        found = self.built_of(run)
-        if following in self.pieces:
+        found = self.parts_of_run(run)
+        if following in self.parts:
             next_run = next(other for other in self.runs() if other[0] == following)
-            found.update(self.built_of(next_run))
+            found.update(self.parts_of_run(next_run))
         elif following:
-            found[following] = [Ours(0, self._sizes[following])]
+            found[following] = [OwnBytes(0, self._sizes[following])]
         return found
 
-    def widened(self, run: Sequence[int], start: int) -> dict[int, Pieces]:
+    def from_common_start(self, run: Sequence[int], start: int) -> dict[int, SegmentParts]:
         """The same, with all before the first damage from the backup too, from `start` on."""
-        found: dict[int, Pieces] = {}
+        found: dict[int, SegmentParts] = {}
         before = [s for s in self._sizes if start <= s < run[0]]
         for segment, following in pairwise([*sorted(before), run[0]]):
-            found[segment] = [Theirs(segment, following - 1)]
-        found.update(self.built_of(run))
-        index = next(i for i, piece in enumerate(found[run[0]]) if isinstance(piece, Theirs))
+            found[segment] = [BackupLines(segment, following - 1)]
+        found.update(self.parts_of_run(run))
+        index = next(i for i, part in enumerate(found[run[0]]) if isinstance(part, BackupLines))
         first = found[run[0]][index]
-        assert isinstance(first, Theirs), "a segment is in the plan for what it lacks"
-        found[run[0]] = [Theirs(run[0], first.seq_to), *found[run[0]][index + 1 :]]
+        assert isinstance(first, BackupLines), "a segment is in the plan for what it lacks"
+        found[run[0]] = [BackupLines(run[0], first.seq_to), *found[run[0]][index + 1 :]]
         return found
 
-    def _pieces_of(self, segment: int) -> Pieces:
-        if segment not in self.pieces:
-            self.pieces[segment] = [Ours(0, self._sizes[segment])] if segment in self._sizes else []
-        return self.pieces[segment]
+    def _parts_of(self, segment: int) -> SegmentParts:
+        if segment not in self.parts:
+            self.parts[segment] = (
+                [OwnBytes(0, self._sizes[segment])] if segment in self._sizes else []
+            )
+        return self.parts[segment]
 
 
-def _is_ours(*pieces: Ours | Theirs) -> bool:
-    return all(isinstance(piece, Ours) and piece.byte_from < piece.byte_to for piece in pieces)
+def _are_own_bytes(*parts: OwnBytes | BackupLines) -> bool:
+    return all(isinstance(part, OwnBytes) and part.byte_from < part.byte_to for part in parts)

@@ -19,29 +19,29 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from eventlog.append.recovery import cut_torn_tail, settle_on_device
+from eventlog.append.recovery import cut_torn_tail, sync_to_device
 from eventlog.errors import EventLogError, LogCorrupt
 from eventlog.format.durability import (
     CLEAN,
-    NOTHING_PROVEN,
+    NOTHING_DURABLE,
     WRITING,
-    End,
+    LogEnd,
 )
-from eventlog.format.gap import Accepted
+from eventlog.format.gap import AcceptedGap
 from eventlog.format.segment import segment_name
-from eventlog.repair.from_backup import Restored, restore
-from eventlog.repair.segment_builder import Backup
+from eventlog.repair.from_backup import RestoredRange, repair_from_backup
+from eventlog.repair.segment_builder import BackupSegments
 from eventlog.repair.survey import Damage, Survey, survey
 from eventlog.storage.disk import Disk, RealDisk
 from eventlog.storage.durable_state import (
-    _proven_end,
-    _rewrite_watermarks,
+    known_durable_end,
     read_watermark,
+    rewrite_watermarks,
 )
-from eventlog.storage.gap_file import write_accepted
-from eventlog.storage.home import Home, home_at, list_segments, no_log
-from eventlog.storage.locks import WriterLock, closed_segments_held
-from eventlog.storage.segment_disk import Shelf
+from eventlog.storage.gap_file import append_gaps
+from eventlog.storage.home import Home, home_at, list_segments, log_not_found
+from eventlog.storage.locks import WriterLock, closed_segments_lock
+from eventlog.storage.segment_disk import SegmentDisk
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +52,8 @@ class Repaired:
 
     torn_bytes_cut: int = 0
     kept_in: str | None = None  # the name of the file that has them
-    restored: tuple[Restored, ...] = ()
-    accepted: tuple[Accepted, ...] = ()  # by this repair
+    restored: tuple[RestoredRange, ...] = ()
+    accepted: tuple[AcceptedGap, ...] = ()  # by this repair
     damage: tuple[Damage, ...] = ()  # that stays, and that nobody accepted
     gaps: tuple[Damage, ...] = ()  # that were accepted before
     halt: LogCorrupt | None = None  # what stays and can be neither accepted nor passed over
@@ -75,12 +75,14 @@ class Repaired:
             name = segment_name(restored.segment)
             kept = f"; the damaged file is now {restored.kept_in}" if restored.kept_in else ""
             lines.append(f"restored {name}, {_seqs(restored.seq_from, restored.seq_to)}{kept}")
-        lines += [f"accepted as lost: {_told(accepted)}" for accepted in self.accepted]
+        lines += [f"accepted as lost: {_describe_gap(accepted)}" for accepted in self.accepted]
         lines += [
-            f"accepted before, on {damage.gap.accepted_at[:10]}: {_told(damage.gap)}"
+            f"accepted before, on {damage.gap.accepted_at[:10]}: {_describe_gap(damage.gap)}"
             for damage in self.gaps
         ]
-        lines += [f"DAMAGED: {_told(damage.gap)}: {damage.problem}" for damage in self.damage]
+        lines += [
+            f"DAMAGED: {_describe_gap(damage.gap)}: {damage.problem}" for damage in self.damage
+        ]
         if self.halt is not None:
             lines.append(f"DAMAGED: {self.halt.where}: {self.halt.problem}")
         lines += [f"what to do: {advice}" for advice in self.advice]
@@ -120,14 +122,14 @@ def repair(
     Raises LogNotFound, LogLocked, LogCorrupt (a foreign file stands among the segments) and
     EventLogError where the disk refuses; what was done until then stays, and is safe.
     """
-    disk = Shelf(disk or RealDisk())
+    disk = SegmentDisk(disk or RealDisk())
     home = home_at(path)
     try:
         if not list_segments(disk, home) and read_watermark(disk, home) is None:
-            raise no_log(home)
-        source = Backup(disk, backup) if backup is not None else None
+            raise log_not_found(home)
+        source = BackupSegments(disk, backup) if backup is not None else None
         lock = WriterLock(disk, home, pid=os.getpid(), timeout_s=lock_timeout_s)
-        with closed_segments_held(disk, home, lock_timeout_s):
+        with closed_segments_lock(disk, home, lock_timeout_s):
             try:
                 lock.take()
                 return _Repair(disk, home, lock).run(source, now if accept else None)
@@ -148,61 +150,65 @@ class _Repair:
         self._disk = disk
         self._home = home
         self._lock = lock
-        self._proven = NOTHING_PROVEN
+        self._durable_end = NOTHING_DURABLE
 
-    def run(self, backup: Backup | None, accepted_at: str | None) -> Repaired:
-        settle_on_device(self._disk, self._home)
-        self._proven = _proven_end(self._disk, self._home)
+    def run(self, backup: BackupSegments | None, accepted_at: str | None) -> Repaired:
+        sync_to_device(self._disk, self._home)
+        self._durable_end = known_durable_end(self._disk, self._home)
         found = self._survey()
         done = Repaired()
-        is_damaged = bool(found.open_damages or found.halt)
+        is_damaged = bool(found.unaccepted_damages or found.halt)
         if is_damaged and backup is None and accepted_at is None:
-            return _report(done, found, ())
+            return _final_report(done, found, ())
         # Where nothing is proven and there is damage, nobody knows the end: what would be said of
         # it now would be taken for a proof later. Without word and watermark all start anew.
-        is_sure = self._proven.seq > 0 or not is_damaged
-        if is_sure and (is_damaged or found.torn_bytes or (backup is not None and found.damages)):
-            self._lock.say(WRITING, self._end(found))
+        is_end_known = self._durable_end.seq > 0 or not is_damaged
+        if is_end_known and (
+            is_damaged or found.torn_bytes or (backup is not None and found.damages)
+        ):
+            self._lock.write_state(WRITING, self._record_end(found))
         if found.torn_bytes:
-            if is_sure:
-                _rewrite_watermarks(self._disk, self._home, self._end(found))
+            if is_end_known:
+                rewrite_watermarks(self._disk, self._home, self._record_end(found))
             kept_in = cut_torn_tail(self._disk, self._home, found.end, found.torn_bytes)
             done = replace(done, torn_bytes_cut=found.torn_bytes, kept_in=kept_in)
-        unhelpful: tuple[str, ...] = ()
+        insufficiencies: tuple[str, ...] = ()
         if backup is not None and found.damages:
-            outcome = restore(self._disk, self._home, backup, found.damages, self._proven)
+            outcome = repair_from_backup(
+                self._disk, self._home, backup, found.damages, self._durable_end
+            )
             done = replace(done, restored=outcome.restored)
-            unhelpful = outcome.unhelpful
+            insufficiencies = outcome.insufficiencies
             found = self._survey()
-        if accepted_at is not None and found.open_damages and not found.halt:
-            records = [replace(d.gap, accepted_at=accepted_at) for d in found.open_damages]
+        if accepted_at is not None and found.unaccepted_damages and not found.halt:
+            records = [replace(d.gap, accepted_at=accepted_at) for d in found.unaccepted_damages]
             self._accept(found, records)
             done = replace(done, accepted=tuple(records))
             found = self._survey()
-        if not found.open_damages and not found.halt:
-            self._lock.say(CLEAN, found.end)
-        return _report(done, found, unhelpful)
+        if not found.unaccepted_damages and not found.halt:
+            self._lock.write_state(CLEAN, found.end)
+        return _final_report(done, found, insufficiencies)
 
     def _survey(self) -> Survey:
-        return survey(self._disk, self._home, self._proven)
+        return survey(self._disk, self._home, self._durable_end)
 
-    def _end(self, found: Survey) -> End:
+    def _record_end(self, found: Survey) -> LogEnd:
         """The durable end for the word: never below what was proven.
 
         Nor beyond it while there is damage: a misnamed segment tells of entries that never were.
         """
-        if self._proven.seq and (found.open_damages or found.halt):
-            return self._proven
-        return max(found.good_end, self._proven, key=lambda end: end.seq)
+        if self._durable_end.seq and (found.unaccepted_damages or found.halt):
+            return self._durable_end
+        return max(found.good_end, self._durable_end, key=lambda end: end.seq)
 
-    def _accept(self, found: Survey, records: Sequence[Accepted]) -> None:
-        if found.needs_segment:
+    def _accept(self, found: Survey, records: Sequence[AcceptedGap]) -> None:
+        if found.needs_new_segment:
             # Before the record: without the segment the record would let a writer append to
             # bad bytes, while the segment without the record only halts everybody as before.
             self._disk.close(self._disk.create(self._home.segment_path(found.end.segment)))
             self._disk.fsync_dir(self._home.log_dir)
-        write_accepted(self._disk, self._home, records)
-        _rewrite_watermarks(self._disk, self._home, found.end)
+        append_gaps(self._disk, self._home, records)
+        rewrite_watermarks(self._disk, self._home, found.end)
         for record in records:
             logger.warning(
                 "damage_accepted segment=%d byte_from=%d byte_to=%d seq_from=%d seq_to=%d",
@@ -211,9 +217,9 @@ class _Repair:
             )
 
 
-def _report(done: Repaired, found: Survey, unhelpful: tuple[str, ...]) -> Repaired:
-    advice = [f"find another backup, for this one does not help: {why}" for why in unhelpful]
-    if found.open_damages:
+def _final_report(done: Repaired, found: Survey, insufficiencies: tuple[str, ...]) -> Repaired:
+    advice = [f"find another backup, for this one does not help: {why}" for why in insufficiencies]
+    if found.unaccepted_damages:
         advice.append(
             "put the original bytes back with `eventlog repair --from BACKUP`, or, where there is "
             "no backup, record what is lost with `eventlog repair --accept`"
@@ -225,7 +231,7 @@ def _report(done: Repaired, found: Survey, unhelpful: tuple[str, ...]) -> Repair
         )
     return replace(
         done,
-        damage=found.open_damages,
+        damage=found.unaccepted_damages,
         gaps=tuple(
             damage
             for damage in found.damages
@@ -236,7 +242,7 @@ def _report(done: Repaired, found: Survey, unhelpful: tuple[str, ...]) -> Repair
     )
 
 
-def _told(gap: Accepted) -> str:
+def _describe_gap(gap: AcceptedGap) -> str:
     """Where, and which entries, for a person."""
     name = segment_name(gap.segment)
     seqs = _seqs(gap.seq_from, gap.seq_to)

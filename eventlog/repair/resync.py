@@ -13,27 +13,27 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from typing import NamedTuple
 
-from eventlog.format.durability import End
-from eventlog.format.gap import Accepted
+from eventlog.format.durability import LogEnd
+from eventlog.format.gap import AcceptedGap
 from eventlog.format.line import (
     CHAIN_BYTES,
     CHAIN_START,
-    HEAD,
+    HEADER_PATTERN,
     LINE_BYTES_MAX,
     BadLine,
-    chained,
-    parse_head,
+    next_chain,
+    parse_header,
     stored_chain,
 )
-from eventlog.format.scan import CHAIN_UNKNOWN, Tip, problem_of, tip_of, well_formed
+from eventlog.format.scan import CHAIN_UNKNOWN, Tip, is_well_formed, problem_of, tip_of
 from eventlog.format.segment import Position
 from eventlog.read.reader import CHUNK_BYTES
-from eventlog.schema.stored import problem_within
+from eventlog.schema.stored import problem_in_line
 from eventlog.storage.disk import Disk
-from eventlog.storage.gap_file import hash_of
+from eventlog.storage.gap_file import range_sha256
 from eventlog.storage.home import Home
 
-_HASH_OF_NOTHING = sha256().hexdigest()
+_SHA256_OF_EMPTY = sha256().hexdigest()
 
 
 class _Candidate(NamedTuple):
@@ -45,7 +45,7 @@ class _Candidate(NamedTuple):
     before: bytes  # the line right before it, or what is left of it
 
 
-class Place(NamedTuple):
+class ResyncPoint(NamedTuple):
     """Where a reader halted."""
 
     disk: Disk
@@ -53,7 +53,7 @@ class Place(NamedTuple):
     tip: Tip  # the last good entry
     position: Position  # where the bad bytes start, if there are any
     segments: Sequence[int]
-    proven: End  # known to be durable
+    durable_end: LogEnd  # known to be durable
 
     def start(self) -> Position:
         """Where the range starts: what is missing without a bad byte should have a segment."""
@@ -62,11 +62,11 @@ class Place(NamedTuple):
             return self.position
         return Position(self.tip.seq + 1, 0)
 
-    def gap(self) -> Accepted:
+    def gap(self) -> AcceptedGap:
         """The range that starts here. It may be empty, where nothing is known to be missing."""
         start = self.start()
         if start != self.position:
-            return self._to_next_segment(*start, 0, _HASH_OF_NOTHING)
+            return self._to_next_segment(*start, 0, _SHA256_OF_EMPTY)
         fd = self.disk.open(self.home.segment_path(start.segment), writable=False)
         try:
             return self._in_file(fd, self.disk.size(fd))
@@ -76,34 +76,38 @@ class Place(NamedTuple):
     @property
     def _next_segment(self) -> int:
         """The next file in which the log may go on; 0 when there is none."""
-        behind = (s for s in self.segments if s > self.position.segment and s > self.tip.seq)
-        return min(behind, default=0)
+        later_segments = (
+            s for s in self.segments if s > self.position.segment and s > self.tip.seq
+        )
+        return min(later_segments, default=0)
 
-    def _in_file(self, fd: int, size: int) -> Accepted:
+    def _in_file(self, fd: int, size: int) -> AcceptedGap:
         segment, byte_from = self.position
-        below = self._next_segment
+        next_segment = self._next_segment
         for found in _candidates(self.disk, fd, byte_from, size):
             seq = found.tip.seq
-            if seq <= self.tip.seq or 0 < below <= seq:
+            if seq <= self.tip.seq or 0 < next_segment <= seq:
                 continue  # from elsewhere
             if found.byte_offset == byte_from and seq == self.tip.seq + 1:
                 continue  # the bad line itself
             before = found.before if found.byte_offset > byte_from else b""
-            between = self._bytes(fd, found.byte_offset)
-            chain = _followed(found.line, self._chains(before, seq, between))
-            if chain is None and self._is_orphan(before, seq):
-                chain = CHAIN_UNKNOWN if self._is_sound(segment, found.byte_offset) else None
+            bad_bytes = self._bad_bytes(fd, found.byte_offset)
+            chain = _matching_chain(found.line, self._chains(before, seq, bad_bytes))
+            if chain is None and self._is_predecessor_lost(before, seq):
+                chain = CHAIN_UNKNOWN if self._is_plausible(segment, found.byte_offset) else None
             if chain is not None:
-                digest = hash_of(self.disk, fd, byte_from, found.byte_offset)
+                digest = range_sha256(self.disk, fd, byte_from, found.byte_offset)
                 tip = found.tip._replace(seq=seq - 1, chain=chain)
                 return self._gap(*self.position, found.byte_offset, digest, tip)
-        lead = min(size, LINE_BYTES_MAX)
+        lookbehind_bytes = min(size, LINE_BYTES_MAX)
         return self._to_next_segment(
             *self.position,
             size,
-            hash_of(self.disk, fd, byte_from, size),
-            before=_line_before(self.disk.pread(fd, lead, size - lead), lead),
-            between=self._bytes(fd, size),
+            range_sha256(self.disk, fd, byte_from, size),
+            before=_line_before(
+                self.disk.pread(fd, lookbehind_bytes, size - lookbehind_bytes), lookbehind_bytes
+            ),
+            bad_bytes=self._bad_bytes(fd, size),
         )
 
     def _to_next_segment(
@@ -114,39 +118,43 @@ class Place(NamedTuple):
         digest: str,
         *,
         before: bytes = b"",
-        between: bytes = b"",
-    ) -> Accepted:
+        bad_bytes: bytes = b"",
+    ) -> AcceptedGap:
         """The range up to the end of a file, or all of a missing one."""
         if self._next_segment:
-            tip = self._tip_before_next_segment(before, between)
+            tip = self._tip_before_next_segment(before, bad_bytes)
         else:
             # A new segment will follow, so its name must not be taken by the one that is bad.
-            seq_to = max(self.proven.seq, self.tip.seq, segment if byte_to else 0)
-            chain = self.proven.chain if seq_to == self.proven.seq else self.tip.chain
+            seq_to = max(self.durable_end.seq, self.tip.seq, segment if byte_to else 0)
+            chain = self.durable_end.chain if seq_to == self.durable_end.seq else self.tip.chain
             tip = Tip(seq_to, self.tip.batch, "", chain or CHAIN_START)
         return self._gap(segment, byte_from, byte_to, digest, tip)
 
-    def _tip_before_next_segment(self, before: bytes, between: bytes) -> Tip:
+    def _tip_before_next_segment(self, before: bytes, bad_bytes: bytes) -> Tip:
         segment = self._next_segment
-        chains = self._chains(before, segment, between)
-        if segment - 1 == self.proven.seq:
-            chains.insert(0, self.proven.chain)
+        chains = self._chains(before, segment, bad_bytes)
+        if segment - 1 == self.durable_end.seq:
+            chains.insert(0, self.durable_end.chain)
         line = self._line_at(segment, 0)
         try:
             batch = tip_of(line).batch
         except BadLine:  # it will be the next damage
             return Tip(segment - 1, segment - 1, "", (chains or [CHAIN_START])[0])
-        chain = _followed(line, chains)
+        chain = _matching_chain(line, chains)
         if chain is None:
-            is_orphan = segment != self.proven.seq + 1 and self._is_orphan(before, segment)
-            if is_orphan and self._is_sound(segment, 0):
+            is_predecessor_lost = segment != self.durable_end.seq + 1 and self._is_predecessor_lost(
+                before, segment
+            )
+            if is_predecessor_lost and self._is_plausible(segment, 0):
                 chain = CHAIN_UNKNOWN
             else:
                 chain = (chains or [CHAIN_START])[0]  # which it does not follow
         return Tip(segment - 1, batch, "", chain)
 
-    def _gap(self, segment: int, byte_from: int, byte_to: int, digest: str, tip: Tip) -> Accepted:
-        return Accepted(
+    def _gap(
+        self, segment: int, byte_from: int, byte_to: int, digest: str, tip: Tip
+    ) -> AcceptedGap:
+        return AcceptedGap(
             segment=segment,
             byte_from=byte_from,
             byte_to=byte_to,
@@ -159,41 +167,41 @@ class Place(NamedTuple):
             accepted_at="",
         )
 
-    def _bytes(self, fd: int, byte_to: int) -> bytes:
+    def _bad_bytes(self, fd: int, byte_to: int) -> bytes:
         """The bad bytes up to there, where they can be one line; else nothing."""
         byte_from = self.position.byte_offset
         length = byte_to - byte_from
         return self.disk.pread(fd, length, byte_from) if length <= LINE_BYTES_MAX else b""
 
-    def _is_orphan(self, before: bytes, seq: int) -> bool:
+    def _is_predecessor_lost(self, before: bytes, seq: int) -> bool:
         """Whether nothing tells what line `seq` follows: the line before it is gone."""
         if seq == self.tip.seq + 1:
             return False
         try:
-            is_foreign = parse_head(before).seq != seq - 1
+            is_foreign = parse_header(before).seq != seq - 1
         except BadLine:
             is_foreign = False  # its head may be what is damaged
-        return is_foreign or not _chain_in(before)
+        return is_foreign or not _trailing_chain(before)
 
-    def _chains(self, before: bytes, seq: int, between: bytes) -> list[str]:
-        """What line `seq` may follow, when the bad bytes `between` stand before it."""
-        chains = [chain for chain in [_chain_in(before)] if chain]
+    def _chains(self, before: bytes, seq: int, bad_bytes: bytes) -> list[str]:
+        """What line `seq` may follow, when the bad bytes `bad_bytes` stand before it."""
+        chains = [chain for chain in [_trailing_chain(before)] if chain]
         if seq == self.tip.seq + 1:
             chains.append(self.tip.chain)
-        elif seq == self.tip.seq + 2 and len(between) > CHAIN_BYTES:
-            chains.append(chained(self.tip.chain, between))
+        elif seq == self.tip.seq + 2 and len(bad_bytes) > CHAIN_BYTES:
+            chains.append(next_chain(self.tip.chain, bad_bytes))
         return [chain for chain in chains if chain != CHAIN_UNKNOWN]
 
-    def _is_sound(self, segment: int, byte_offset: int) -> bool:
+    def _is_plausible(self, segment: int, byte_offset: int) -> bool:
         """Whether a line can be taken at its word, where nothing tells which chain it follows."""
         line = self._line_at(segment, byte_offset)
-        if not well_formed(line) or problem_within(line) is not None:
+        if not is_well_formed(line) or problem_in_line(line) is not None:
             return False
         tip = tip_of(line)
         if tip.batch > tip.seq or tip.recorded_at < self.tip.recorded_at:
             return False
-        if tip.seq == self.proven.seq:
-            return tip.chain == self.proven.chain
+        if tip.seq == self.durable_end.seq:
+            return tip.chain == self.durable_end.chain
         following = self._line_at(segment, byte_offset + len(line))
         if not following and tip.seq + 1 in self.segments:
             following = self._line_at(tip.seq + 1, 0)
@@ -201,7 +209,7 @@ class Place(NamedTuple):
             follows = problem_of(following, tip) is None
             return follows and tip.recorded_at <= tip_of(following).recorded_at
         # The last line of all, which nothing confirms: taken if it proves itself to be durable.
-        return tip.seq > self.proven.seq and tip.batch > self.tip.seq + 1
+        return tip.seq > self.durable_end.seq and tip.batch > self.tip.seq + 1
 
     def _line_at(self, segment: int, byte_offset: int) -> bytes:
         """The bytes there up to a newline; empty where there is none."""
@@ -216,11 +224,13 @@ class Place(NamedTuple):
 def _candidates(disk: Disk, fd: int, byte_from: int, size: int) -> Iterator[_Candidate]:
     """All that starts like a line, at any byte, in order."""
     for base in range(byte_from, size, CHUNK_BYTES):
-        lead = min(base, LINE_BYTES_MAX)
-        data = disk.pread(fd, lead + CHUNK_BYTES + LINE_BYTES_MAX, base - lead)
-        for found in HEAD.finditer(data, lead):
+        lookbehind_bytes = min(base, LINE_BYTES_MAX)
+        data = disk.pread(
+            fd, lookbehind_bytes + CHUNK_BYTES + LINE_BYTES_MAX, base - lookbehind_bytes
+        )
+        for found in HEADER_PATTERN.finditer(data, lookbehind_bytes):
             start = found.start()
-            if start >= lead + CHUNK_BYTES:
+            if start >= lookbehind_bytes + CHUNK_BYTES:
                 break
             end = data.find(b"\n", start, start + LINE_BYTES_MAX) + 1
             line = data[start:end]
@@ -228,26 +238,26 @@ def _candidates(disk: Disk, fd: int, byte_from: int, size: int) -> Iterator[_Can
                 tip = tip_of(line)
             except BadLine:
                 continue
-            yield _Candidate(base - lead + start, line, tip, _line_before(data, start))
+            yield _Candidate(base - lookbehind_bytes + start, line, tip, _line_before(data, start))
 
 
 def _line_before(data: bytes, end: int) -> bytes:
     """The bytes from the newline before, up to `end`."""
-    floor = max(0, end - LINE_BYTES_MAX)
-    return data[max(floor, data.rfind(b"\n", floor, end - 1) + 1) : end]
+    start_min = max(0, end - LINE_BYTES_MAX)
+    return data[max(start_min, data.rfind(b"\n", start_min, end - 1) + 1) : end]
 
 
-def _chain_in(end_of_line: bytes) -> str:
+def _trailing_chain(end_of_line: bytes) -> str:
     """The chain in the last bytes of a line that may be damaged; empty where there is none."""
     digits = end_of_line[-67:-3]
     is_chain = len(digits) == 64 and set(digits) <= set(b"0123456789abcdef")
     return digits.decode() if is_chain else ""
 
 
-def _followed(line: bytes, chains: list[str]) -> str | None:
+def _matching_chain(line: bytes, chains: list[str]) -> str | None:
     """The one of `chains` that `line` follows."""
     stored = stored_chain(line)
-    return next((chain for chain in chains if chained(chain, line) == stored), None)
+    return next((chain for chain in chains if next_chain(chain, line) == stored), None)
 
 
 def size_of(disk: Disk, home: Home, segment: int) -> int:

@@ -12,24 +12,24 @@ from contextlib import suppress
 from itertools import pairwise
 
 from eventlog.errors import EventLogError
-from eventlog.format.durability import End
+from eventlog.format.durability import LogEnd
 from eventlog.format.line import LINE_BYTES_MAX, BadLine, stored_chain
 from eventlog.format.scan import TIP_START, Tip, problem_of, scan, tip_of
-from eventlog.format.segment import segment_holding, segment_name, segments_of
+from eventlog.format.segment import segment_index, segment_name, segment_seqs
 from eventlog.read.reader import CHUNK_BYTES
-from eventlog.read.seek import Found, find_line, last_line
-from eventlog.repair.rebuild_plan import Ours, Pieces, Theirs
+from eventlog.read.seek import FoundLine, find_line, last_line
+from eventlog.repair.rebuild_plan import BackupLines, OwnBytes, SegmentParts
 from eventlog.storage.atomic import set_aside
 from eventlog.storage.disk import Disk, write_all
 from eventlog.storage.home import Home, list_segments
-from eventlog.storage.segment_disk import standing
+from eventlog.storage.segment_disk import existing_paths
 
 
-class Unhelpful(Exception):
+class BackupInsufficient(Exception):
     """The backup does not give what is needed. The text says why."""
 
 
-class Backup:
+class BackupSegments:
     """Segments in another directory: a home, its logs/, or a copy of it. Raises EventLogError."""
 
     def __init__(self, disk: Disk, path: str) -> None:
@@ -37,7 +37,7 @@ class Backup:
         self._disk = disk
         self._path = logs if disk.is_dir(logs) else path
         try:
-            self.segments = segments_of(disk.names(self._path))
+            self.segments = segment_seqs(disk.names(self._path))
         except OSError as error:
             raise self._unusable(f"cannot be read: {error.strerror}") from None
         if not self.segments:
@@ -50,14 +50,14 @@ class Backup:
             do="nothing was changed: name a home, its logs directory, or a copy of it",
         )
 
-    def open_at(self, seq: int) -> tuple[int, Found]:
+    def open_at(self, seq: int) -> tuple[int, FoundLine]:
         """A descriptor of the segment that holds entry `seq`, and its line."""
-        segment = self.segments[segment_holding(self.segments, seq)]
+        segment = self.segments[segment_index(self.segments, seq)]
         fd = self._disk.open(f"{self._path}/{segment_name(segment)}", writable=False)
         found = find_line(self._disk, fd, seq)
         if found is None:
             self._disk.close(fd)
-            raise Unhelpful(f"entry {seq} is not in the backup, or is damaged there too")
+            raise BackupInsufficient(f"entry {seq} is not in the backup, or is damaged there too")
         return fd, found
 
     def line(self, tip: Tip) -> bytes:
@@ -69,7 +69,7 @@ class Backup:
             self._disk.close(fd)
         problem = problem_of(line, tip)
         if problem is not None:
-            raise Unhelpful(f"the backup's entry {tip.seq + 1} {problem}")
+            raise BackupInsufficient(f"the backup's entry {tip.seq + 1} {problem}")
         return line
 
     def chain_of(self, seq: int) -> str:
@@ -79,66 +79,68 @@ class Backup:
         return found.tip.chain
 
 
-class Builder:
+class SegmentBuilder:
     """Builds some segments in a row beside the old ones, and puts them in their place."""
 
-    def __init__(self, disk: Disk, home: Home, backup: Backup, proven: End) -> None:
+    def __init__(self, disk: Disk, home: Home, backup: BackupSegments, durable_end: LogEnd) -> None:
         self._disk = disk
         self._home = home
         self._backup = backup
-        self._proven = proven
+        self._durable_end = durable_end
         self._tip = TIP_START
-        self._ends_ours = False  # the last line is ours, and by its chain proves all before it
+        self._ends_with_own_line = (
+            False  # the last line is ours, and by its chain proves all before it
+        )
         self._built: list[int] = []
 
-    def build(self, segments: Mapping[int, Pieces]) -> None:
+    def build(self, segments: Mapping[int, SegmentParts]) -> None:
         """Writes and syncs the new files. Raises Unhelpful where the chain breaks."""
-        ours = list_segments(self._disk, self._home)
+        own_segments = list_segments(self._disk, self._home)
         first, last = min(segments), max(segments)
-        self._tip = self._tip_before(max((s for s in ours if s < first), default=0))
-        self._ends_ours = False
-        for segment, pieces in segments.items():
+        self._tip = self._tip_before(max((s for s in own_segments if s < first), default=0))
+        self._ends_with_own_line = False
+        for segment, parts in segments.items():
             self._built.append(segment)
-            out = self._create(self._path_of_new(segment))
+            out_fd = self._create(self._new_path(segment))
             try:
                 self._check_name(segment)
-                for piece in pieces:
-                    self._add(segment, piece, out)
-                self._disk.fdatasync(out)
+                for part in parts:
+                    self._add_part(segment, part, out_fd)
+                self._disk.fdatasync(out_fd)
             finally:
-                self._disk.close(out)
-        if not self._ends_ours:
-            self._check_joint(min((s for s in ours if s > last), default=0))
+                self._disk.close(out_fd)
+        if not self._ends_with_own_line:
+            self._check_following(min((s for s in own_segments if s > last), default=0))
 
     def common_start(self, segment: int) -> int:
         """The last of our segments, up to `segment`, before which we and the backup agree."""
-        ours = [s for s in list_segments(self._disk, self._home) if s <= segment]
-        for before, start in reversed(list(pairwise([0, *ours]))):
+        own_segments = [s for s in list_segments(self._disk, self._home) if s <= segment]
+        for before, start in reversed(list(pairwise([0, *own_segments]))):
             if not before or self._backup.chain_of(start - 1) == self._tip_before(before).chain:
                 return start
         return segment
 
     def install(self) -> dict[int, str | None]:
         """Puts what was built in its place. Gives, by segment, where the old file is kept."""
-        ours = list_segments(self._disk, self._home)
-        kept_in = {s: self._keep(s) if s in ours else None for s in self._built}
+        own_segments = list_segments(self._disk, self._home)
+        kept_in = {s: self._keep_damaged(s) if s in own_segments else None for s in self._built}
         self._disk.fsync_dir(self._home.log_dir)
         for segment in self._built:
-            self._disk.rename(self._path_of_new(segment), self._home.segment_path(segment))
+            self._disk.rename(self._new_path(segment), self._home.segment_path(segment))
         self._disk.fsync_dir(self._home.log_dir)
         for segment in self._built:  # no longer what counts, and perhaps damaged
-            for place in standing(self._disk, self._home.segment_path(segment))[1:]:
-                set_aside(self._disk, place)
+            for resync_point in existing_paths(self._disk, self._home.segment_path(segment))[1:]:
+                set_aside(self._disk, resync_point)
         return kept_in
 
     def clean_up(self) -> None:
         """Removes what was built and not installed."""
         for segment in self._built:
             with suppress(FileNotFoundError):
-                self._disk.unlink(self._path_of_new(segment))
+                self._disk.unlink(self._new_path(segment))
         self._built.clear()
 
-    def _path_of_new(self, segment: int) -> str:
+    def _new_path(self, segment: int) -> str:
         return f"{self._home.log_dir}/.{segment_name(segment)}.new"
 
     def _create(self, path: str) -> int:
@@ -148,20 +150,20 @@ class Builder:
             self._disk.unlink(path)
             return self._disk.create(path)
 
-    def _keep(self, segment: int) -> str:
+    def _keep_damaged(self, segment: int) -> str:
         """A copy and not a rename: a crash between two renames would leave no segment at all."""
         name = segment_name(segment)
         new = f"{self._home.log_dir}/.{name}.kept"
         old = self._disk.open(self._home.segment_path(segment), writable=False)
         try:
-            out = self._create(new)
+            out_fd = self._create(new)
             try:
                 size = self._disk.size(old)
                 for at in range(0, size, CHUNK_BYTES):
-                    write_all(self._disk, out, self._disk.pread(old, CHUNK_BYTES, at), at)
-                self._disk.fdatasync(out)
+                    write_all(self._disk, out_fd, self._disk.pread(old, CHUNK_BYTES, at), at)
+                self._disk.fdatasync(out_fd)
             finally:
-                self._disk.close(out)
+                self._disk.close(out_fd)
         finally:
             self._disk.close(old)
         taken = set(self._disk.names(self._home.log_dir))
@@ -179,15 +181,17 @@ class Builder:
         try:
             return tip_of(last_line(self._disk, fd, self._disk.size(fd)))
         except BadLine as error:
-            raise Unhelpful(f"the last line of {segment_name(segment)} {error}") from None
+            raise BackupInsufficient(f"the last line of {segment_name(segment)} {error}") from None
         finally:
             self._disk.close(fd)
 
     def _check_name(self, segment: int) -> None:
         if segment != self._tip.seq + 1:
-            raise Unhelpful(f"{segment_name(segment)} would have to start with another entry")
+            raise BackupInsufficient(
+                f"{segment_name(segment)} would have to start with another entry"
+            )
 
-    def _check_joint(self, following: int) -> None:
+    def _check_following(self, following: int) -> None:
         """Whether what follows the new segments continues them."""
         if following:
             self._check_name(following)
@@ -199,31 +203,31 @@ class Builder:
             line = data[: data.find(b"\n") + 1]
             problem = problem_of(line, self._tip) if line else None
             if problem is not None:
-                raise Unhelpful(f"behind it our entry {self._tip.seq + 1} {problem}")
-        elif self._tip.seq < self._proven.seq:
-            raise Unhelpful(f"the log was durable up to entry {self._proven.seq}")
+                raise BackupInsufficient(f"behind it our entry {self._tip.seq + 1} {problem}")
+        elif self._tip.seq < self._durable_end.seq:
+            raise BackupInsufficient(f"the log was durable up to entry {self._durable_end.seq}")
 
-    def _add(self, segment: int, piece: Ours | Theirs, out: int) -> None:
-        match piece:
-            case Ours(byte_from, byte_to) if byte_from < byte_to:
+    def _add_part(self, segment: int, part: OwnBytes | BackupLines, out_fd: int) -> None:
+        match part:
+            case OwnBytes(byte_from, byte_to) if byte_from < byte_to:
                 fd = self._disk.open(self._home.segment_path(segment), writable=False)
                 try:
-                    self._take(fd, Ours(byte_from, byte_to), None, out)
+                    self._copy_lines(fd, OwnBytes(byte_from, byte_to), None, out_fd)
                 finally:
                     self._disk.close(fd)
-            case Theirs(_, seq_to):
+            case BackupLines(_, seq_to):
                 while self._tip.seq < seq_to:
                     fd, found = self._backup.open_at(self._tip.seq + 1)
                     try:
-                        span = Ours(found.byte_from, self._disk.size(fd))
-                        self._take(fd, span, seq_to, out)
+                        span = OwnBytes(found.byte_from, self._disk.size(fd))
+                        self._copy_lines(fd, span, seq_to, out_fd)
                     finally:
                         self._disk.close(fd)
 
-    def _take(self, fd: int, span: Ours, seq_to: int | None, out: int) -> None:
+    def _copy_lines(self, fd: int, span: OwnBytes, seq_to: int | None, out_fd: int) -> None:
         """Copies lines up to a byte, or to an entry if that comes first."""
         at, byte_to = span
-        whose = "our" if seq_to is None else "the backup's"
+        source = "our" if seq_to is None else "the backup's"
         while at < byte_to and (seq_to is None or self._tip.seq < seq_to):
             data = self._disk.pread(fd, min(CHUNK_BYTES, byte_to - at), at)
             scanned = scan(data, self._tip)
@@ -231,17 +235,17 @@ class Builder:
             lines = scanned.lines[:left]
             if lines:
                 at += sum(map(len, lines))
-                self._ends_ours = seq_to is None
+                self._ends_with_own_line = seq_to is None
             elif seq_to is None and self._is_next(line := data[: data.find(b"\n") + 1]):
                 # It was taken at its word, for nothing told the chain before it. Now it is told.
                 lines = [self._backup.line(self._tip)]
                 at += len(line)
-                self._ends_ours = False
+                self._ends_with_own_line = False
             else:
                 problem = scanned.problem or "is cut off"
-                raise Unhelpful(f"{whose} entry {self._tip.seq + 1} {problem}")
-            self._check_proven(lines)
-            write_all(self._disk, out, b"".join(lines), self._disk.size(out))
+                raise BackupInsufficient(f"{source} entry {self._tip.seq + 1} {problem}")
+            self._check_durable_entry(lines)
+            write_all(self._disk, out_fd, b"".join(lines), self._disk.size(out_fd))
             self._tip = tip_of(lines[-1])
 
     def _is_next(self, line: bytes) -> bool:
@@ -250,7 +254,9 @@ class Builder:
         except BadLine:
             return False
 
-    def _check_proven(self, lines: list[bytes]) -> None:
-        index = self._proven.seq - self._tip.seq - 1
-        if 0 <= index < len(lines) and stored_chain(lines[index]) != self._proven.chain:
-            raise Unhelpful(f"entry {self._proven.seq} is not the one that was durable")
+    def _check_durable_entry(self, lines: list[bytes]) -> None:
+        index = self._durable_end.seq - self._tip.seq - 1
+        if 0 <= index < len(lines) and stored_chain(lines[index]) != self._durable_end.chain:
+            raise BackupInsufficient(
+                f"entry {self._durable_end.seq} is not the one that was durable"
+            )

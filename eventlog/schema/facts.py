@@ -19,40 +19,40 @@ from eventlog.schema import fields as values
 from eventlog.schema.signal import text_key
 
 
-class Key(NamedTuple):
+class FactKey(NamedTuple):
     """What a key of a fact must be."""
 
-    rule: values.Rule
+    rule: values.FieldRule
     required: bool = False
 
 
-FACTS: Mapping[str, Mapping[str, Key]] = {
+FACT_KEYS: Mapping[str, Mapping[str, FactKey]] = {
     "executed": {
-        "order_id": Key(values.order_id, required=True),
-        "fill_price": Key(values.price),
-        "executed_at": Key(values.timestamp),
+        "order_id": FactKey(values.order_id, required=True),
+        "fill_price": FactKey(values.price),
+        "executed_at": FactKey(values.timestamp),
     },
-    "skipped": {"reason": Key(values.reason, required=True)},
-    "expired": {"reason": Key(values.reason)},
-    "cancelled": {"reason": Key(values.reason)},
+    "skipped": {"reason": FactKey(values.reason, required=True)},
+    "expired": {"reason": FactKey(values.reason)},
+    "cancelled": {"reason": FactKey(values.reason)},
     "closed": {
-        "exit_price": Key(values.price, required=True),
-        "outcome": Key(values.outcome),
-        "profit_loss_pct": Key(values.number),
-        "closed_at": Key(values.timestamp),
+        "exit_price": FactKey(values.price, required=True),
+        "outcome": FactKey(values.outcome),
+        "profit_loss_pct": FactKey(values.number),
+        "closed_at": FactKey(values.timestamp),
     },
 }
 
-_EVENT = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
-_SIGNAL_ID = Key(values.signal_id, required=True)
-_SIGNAL_ID_OPTIONAL = Key(values.signal_id)
+_EVENT_PATTERN = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
+_SIGNAL_ID = FactKey(values.signal_id, required=True)
+_SIGNAL_ID_OPTIONAL = FactKey(values.signal_id)
 
 
 def event_name(event: object) -> str:
     """The name of an event, known or not. Raises InvalidSignal."""
     if not isinstance(event, str):
         raise InvalidSignal("must be text", field="event", value=event)
-    if _EVENT.fullmatch(event) is None:
+    if _EVENT_PATTERN.fullmatch(event) is None:
         raise InvalidSignal(
             "must be 1 to 64 of a-z 0-9 _ . - and start with a letter", field="event", value=event
         )
@@ -67,7 +67,7 @@ def payload(event: str, item: Mapping[str, object]) -> dict[str, object]:
         if key in RESERVED_KEYS:
             raise InvalidSignal("is a key of the log's own", field=key, value=value)
     stored: dict[str, object] = {}
-    for key, (rule, required) in _rules(event).items():
+    for key, (rule, required) in _key_rules(event).items():
         if key in given:
             stored[key] = rule(key, given.pop(key))
         elif required:
@@ -84,8 +84,8 @@ def body(payload: Mapping[str, object]) -> bytes:
     return b",".join(part[1:-1] for part in parts if part != b"{}")
 
 
-def _rules(event: str) -> dict[str, Key]:
-    known = FACTS.get(event)
-    if known is None:
+def _key_rules(event: str) -> dict[str, FactKey]:
+    keys = FACT_KEYS.get(event)
+    if keys is None:
         return {"signal_id": _SIGNAL_ID_OPTIONAL}
-    return {"signal_id": _SIGNAL_ID, **known}
+    return {"signal_id": _SIGNAL_ID, **keys}

@@ -14,7 +14,7 @@ from types import NoneType
 
 from eventlog.errors import EntryTooLarge, InvalidSignal
 
-Rule = Callable[[str, object], str | float]
+FieldRule = Callable[[str, object], str | float]
 
 INT_MIN, INT_MAX = -(2**63), 2**63 - 1  # what SQLite, DuckDB and most languages hold exactly
 DEPTH_MAX = 32  # the payload's own object is 1; every JSON reader there is goes that deep
@@ -166,13 +166,13 @@ def confidence(field: str, value: object) -> float:
 def timestamp(field: str, value: object) -> str:
     """RFC 3339 text or an aware datetime, as UTC text with six digits of a second."""
     if isinstance(value, datetime):
-        moment = _aware(field, value)
+        time = _check_aware(field, value)
     elif isinstance(value, str):
-        moment = _parsed_timestamp(field, value)
+        time = _parse_timestamp(field, value)
     else:
         raise InvalidSignal("must be RFC 3339 text or an aware datetime", field=field, value=value)
     try:
-        return moment.astimezone(UTC).isoformat(timespec="microseconds")
+        return time.astimezone(UTC).isoformat(timespec="microseconds")
     except OverflowError:
         raise InvalidSignal(
             "is outside the years 1 to 9999 once in UTC", field=field, value=value
@@ -206,17 +206,17 @@ def check_json(fields: Mapping[str, object]) -> None:
             _refuse_size_and_depth(field, count, depth)
             for key in value:
                 _check_key(field, key)
-                values.append((f"{_stem(field)}.{key}", value[key], depth + 1))
+                values.append((f"{_short_field(field)}.{key}", value[key], depth + 1))
         elif type(value) is list or type(value) is tuple:
             count += len(value)
             _refuse_size_and_depth(field, count, depth)
-            stem = _stem(field)
+            stem = _short_field(field)
             values.extend((f"{stem}[{i}]", inner, depth + 1) for i, inner in enumerate(value))
         else:
             _check_scalar(field, value)
 
 
-def _stem(field: str) -> str:
+def _short_field(field: str) -> str:
     # A key of 60,000 characters above a list as long would otherwise be written 60,000 times.
     return field if len(field) <= NAME_CHARS_MAX else field[:NAME_CHARS_MAX] + "..."
 
@@ -262,7 +262,7 @@ def _refuse_surrogates(field: str, value: str) -> None:
         )
 
 
-def _aware(field: str, value: datetime) -> datetime:
+def _check_aware(field: str, value: datetime) -> datetime:
     try:
         offset = value.utcoffset()
     except ValueError:  # pandas' NaT is a datetime without a time
@@ -272,11 +272,11 @@ def _aware(field: str, value: datetime) -> datetime:
             "has no time zone", field=field, value=value, do="use an aware datetime"
         )
     if getattr(value, "nanosecond", 0):  # pandas' Timestamp is a datetime that is finer
-        raise _too_fine(field, value)
+        raise _too_precise(field, value)
     return value
 
 
-def _parsed_timestamp(field: str, value: str) -> datetime:
+def _parse_timestamp(field: str, value: str) -> datetime:
     found = _RFC3339.fullmatch(value)
     if found is None:
         raise InvalidSignal(
@@ -294,7 +294,7 @@ def _parsed_timestamp(field: str, value: str) -> datetime:
             "has no offset", field=field, value=value, do="add Z for UTC, or one such as -05:00"
         )
     if len(fraction) > 6:
-        raise _too_fine(field, value)
+        raise _too_precise(field, value)
     if found[6] == "60":
         raise InvalidSignal("is a leap second, which has no stored form", field=field, value=value)
     year, month, day, hour, minute, second = (int(found[i]) for i in range(1, 7))
@@ -305,5 +305,5 @@ def _parsed_timestamp(field: str, value: str) -> datetime:
         raise InvalidSignal(f"does not exist: {error}", field=field, value=value) from None
 
 
-def _too_fine(field: str, value: object) -> InvalidSignal:
+def _too_precise(field: str, value: object) -> InvalidSignal:
     return InvalidSignal("has more than six digits of a second", field=field, value=value)

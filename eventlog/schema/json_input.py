@@ -15,12 +15,12 @@ from eventlog.schema import fields as values
 # A byte of payload takes at most six in a line of ASCII escapes; what is longer would be refused.
 INPUT_BYTES_MAX = 6 * PAYLOAD_BYTES_MAX
 
-_SPACED_COLON = re.compile(rb'"[ \t\r\n]+:')
+_SPACED_COLON_PATTERN = re.compile(rb'"[ \t\r\n]+:')
 # A string that does not end runs to the end of the line: each byte is looked at once.
-_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
+_STRING_OR_BRACKET_PATTERN = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 
-def parse_line(line: bytes) -> dict[str, object]:
+def parse_json_line(line: bytes) -> dict[str, object]:
     """The JSON object in one line of input, read strictly. Raises InvalidSignal, nothing else.
 
     Refused are keys that are given twice, at any depth, what JSON does not have (NaN, half a
@@ -28,7 +28,7 @@ def parse_line(line: bytes) -> dict[str, object]:
     """
     if len(line) > INPUT_BYTES_MAX:
         raise EntryTooLarge(
-            f"is longer than {INPUT_BYTES_MAX:,} bytes", field="line", value=_cut(line)
+            f"is longer than {INPUT_BYTES_MAX:,} bytes", field="line", value=_excerpt(line)
         )
     try:
         item = orjson.loads(line)
@@ -38,7 +38,7 @@ def parse_line(line: bytes) -> dict[str, object]:
         type(item) is dict
         # Each key shows as `":`, so where there are as many as keys, none was given twice.
         and line.count(b'":') == len(item)
-        and _SPACED_COLON.search(line) is None
+        and _SPACED_COLON_PATTERN.search(line) is None
         and _is_flat(item)
     ):
         return item
@@ -64,10 +64,10 @@ def _parse_strictly(line: bytes) -> dict[str, object]:
         _refuse_depth(line)  # before json, whose recursion it bounds
     try:
         text = line.decode()
-        item = json.loads(text, object_pairs_hook=_unique_keys, parse_int=_bounded_int)
+        item = json.loads(text, object_pairs_hook=_refuse_duplicate_keys, parse_int=_bounded_int)
     except UnicodeDecodeError as error:
         raise InvalidSignal(
-            f"is not UTF-8 at byte {error.start + 1}", field="line", value=_cut(line)
+            f"is not UTF-8 at byte {error.start + 1}", field="line", value=_excerpt(line)
         ) from None
     except json.JSONDecodeError as error:
         raise InvalidSignal(
@@ -76,25 +76,25 @@ def _parse_strictly(line: bytes) -> dict[str, object]:
             value=error.doc[max(0, error.pos - 40) :][:80],
         ) from None
     if type(item) is not dict:
-        raise InvalidSignal("must be a JSON object", field="line", value=_cut(line))
+        raise InvalidSignal("must be a JSON object", field="line", value=_excerpt(line))
     values.check_json(item)
     return item
 
 
 def _refuse_depth(line: bytes) -> None:
     depth = 0
-    for token in _STRING_OR_BRACKET.finditer(line):
+    for token in _STRING_OR_BRACKET_PATTERN.finditer(line):
         if token[0] in (b"[", b"{"):
             depth += 1
         elif token[0] in (b"]", b"}"):
             depth -= 1
         if depth > values.DEPTH_MAX:
             raise InvalidSignal(
-                f"is nested deeper than {values.DEPTH_MAX}", field="line", value=_cut(line)
+                f"is nested deeper than {values.DEPTH_MAX}", field="line", value=_excerpt(line)
             )
 
 
-def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def _refuse_duplicate_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()
@@ -111,5 +111,5 @@ def _bounded_int(digits: str) -> int:
     return int(digits[:100])
 
 
-def _cut(line: bytes) -> str:
+def _excerpt(line: bytes) -> str:
     return line[:200].decode(errors="backslashreplace")

@@ -12,18 +12,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256 as _sha256
-from json.encoder import encode_basestring_ascii as _quoted
+from json.encoder import encode_basestring_ascii as _json_string
 from math import isfinite
 from typing import Any, Self
 
 import orjson
 
-from eventlog.errors import HashMismatch, InvalidSignal, shown
+from eventlog.errors import HashMismatch, InvalidSignal, printable_value
 from eventlog.format.line import RESERVED_KEYS
 from eventlog.schema import fields as values
 
 # The fields in the order in which they stand on disk, each with its rule.
-RULES: Mapping[str, values.Rule] = {
+FIELD_RULES: Mapping[str, values.FieldRule] = {
     "signal_id": values.signal_id,
     "symbol": values.symbol,
     "action": values.action,
@@ -39,12 +39,12 @@ RULES: Mapping[str, values.Rule] = {
 ASSET_TYPE_DEFAULT = "unknown"
 DATA_SOURCE_DEFAULT = "weighted_consensus"
 ALIASES = {"take_profit": "target_price", "stop_loss": "stop_price"}
-PRICES = ("entry_price", "target_price", "stop_price")
-REQUIRED = ("symbol", "action", *PRICES, "confidence", "strategy")
-HASHED = (*REQUIRED, "signal_id", "timestamp")  # the nine of the content hash
-NOT_EXTRA = RESERVED_KEYS.union(RULES, ALIASES, {"sha256"})
+PRICE_FIELDS = ("entry_price", "target_price", "stop_price")
+REQUIRED_FIELDS = ("symbol", "action", *PRICE_FIELDS, "confidence", "strategy")
+HASHED_FIELDS = (*REQUIRED_FIELDS, "signal_id", "timestamp")  # the nine of the content hash
+RESERVED_FIELDS = RESERVED_KEYS.union(FIELD_RULES, ALIASES, {"sha256"})
 
-_LEFT_OUT = ("signal_id", "timestamp")  # what the log fills in when the caller did not say
+_DEFAULTED_FIELDS = ("signal_id", "timestamp")  # what the log fills in when the caller did not say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,20 +75,20 @@ class Signal:
     extra: Mapping[str, object] = field(default_factory=dict, hash=False)  # any further JSON keys
 
     def __post_init__(self) -> None:
-        given = {key: getattr(self, key) for key in RULES}
+        given = {key: getattr(self, key) for key in FIELD_RULES}
         stored = {
             key: rule(key, given[key])
-            for key, rule in RULES.items()
-            if given[key] is not None or key not in _LEFT_OUT
+            for key, rule in FIELD_RULES.items()
+            if given[key] is not None or key not in _DEFAULTED_FIELDS
         }
         check_extra(self.extra)
         sha256 = None
         if self.sha256 is not None:
             sha256 = values.sha256_hex("sha256", self.sha256)
             _check_sha256(sha256, given, stored)
-        elif len(stored) == len(RULES):
+        elif len(stored) == len(FIELD_RULES):
             sha256 = content_sha256(stored)
-        for key, value in (*stored.items(), ("sha256", sha256), ("extra", _copied(self.extra))):
+        for key, value in (*stored.items(), ("sha256", sha256), ("extra", _deep_copy(self.extra))):
             object.__setattr__(self, key, value)
 
     @classmethod
@@ -98,20 +98,24 @@ class Signal:
         extra: dict[str, object] = {}
         for key, value in fields.items():
             text = text_key(key)
-            known = ALIASES.get(text, text)
-            if known not in RULES and known != "sha256":
+            stored_name = ALIASES.get(text, text)
+            if stored_name not in FIELD_RULES and stored_name != "sha256":
                 extra[text] = value
-            elif known in named:
-                raise InvalidSignal("is given under both of its names", field=known, value=value)
+            elif stored_name in named:
+                raise InvalidSignal(
+                    "is given under both of its names", field=stored_name, value=value
+                )
             elif value is None:
-                instead = "must not be" if known in REQUIRED else "may be left out, but not"
-                raise InvalidSignal(f"{instead} null", field=text)
+                problem = (
+                    "must not be" if stored_name in REQUIRED_FIELDS else "may be left out, but not"
+                )
+                raise InvalidSignal(f"{problem} null", field=text)
             else:
-                named[known] = value
+                named[stored_name] = value
         event = extra.get("event")
         if isinstance(event, str) and event == "signal":
             del extra["event"]
-        for key in REQUIRED:
+        for key in REQUIRED_FIELDS:
             if key not in named:
                 raise InvalidSignal("is missing", field=key)
         if "sha256" in named:
@@ -120,11 +124,11 @@ class Signal:
 
     def payload(self) -> dict[str, object]:
         """The payload as the log stores it, in the order on disk, less what is not known yet."""
-        fields = {key: getattr(self, key) for key in RULES}
-        for key in _LEFT_OUT:
+        fields = {key: getattr(self, key) for key in FIELD_RULES}
+        for key in _DEFAULTED_FIELDS:
             if fields[key] is None:
                 del fields[key]
-        fields.update(_copied(self.extra))
+        fields.update(_deep_copy(self.extra))
         if self.sha256 is not None:
             fields["sha256"] = self.sha256
         return fields
@@ -135,7 +139,7 @@ def canonical(fields: Mapping[str, object]) -> str:
 
     Raises KeyError where one of the nine is not there.
     """
-    nine: dict[str, Any] = {key: fields[key] for key in HASHED}
+    nine: dict[str, Any] = {key: fields[key] for key in HASHED_FIELDS}
     symbol, action, entry, target, stop, confidence, strategy, signal_id, timestamp = nine.values()
     if (
         type(entry) is type(target) is type(stop) is type(confidence) is float
@@ -163,11 +167,11 @@ def canonical_form(
 ) -> str:
     """The same for exact types and finite numbers, in a third of the time of `json.dumps`."""
     return (
-        f'{{"action": {_quoted(action)}, "confidence": {confidence!r}'
-        f', "entry_price": {entry_price!r}, "signal_id": {_quoted(signal_id)}'
-        f', "stop_price": {stop_price!r}, "strategy": {_quoted(strategy)}'
-        f', "symbol": {_quoted(symbol)}, "target_price": {target_price!r}'
-        f', "timestamp": {_quoted(timestamp)}}}'
+        f'{{"action": {_json_string(action)}, "confidence": {confidence!r}'
+        f', "entry_price": {entry_price!r}, "signal_id": {_json_string(signal_id)}'
+        f', "stop_price": {stop_price!r}, "strategy": {_json_string(strategy)}'
+        f', "symbol": {_json_string(symbol)}, "target_price": {target_price!r}'
+        f', "timestamp": {_json_string(timestamp)}}}'
     )
 
 
@@ -192,7 +196,7 @@ def check_extra(extra: object) -> None:
             raise InvalidSignal(f"is another name of {ALIASES[key]}", field=key, value=extra[key])
         if key in RESERVED_KEYS:
             raise InvalidSignal("is a key of the log's own", field=key, value=extra[key])
-        if key in NOT_EXTRA:
+        if key in RESERVED_FIELDS:
             raise InvalidSignal("is a field, not an extra", field=key, value=extra[key])
     values.check_json(extra)
 
@@ -201,11 +205,11 @@ def _check_sha256(
     sha256: str, given: Mapping[str, object], stored: Mapping[str, str | float]
 ) -> None:
     """Refuse a hash that is not that of fields in stored form."""
-    for key in _LEFT_OUT:
+    for key in _DEFAULTED_FIELDS:
         if key not in stored:
             raise InvalidSignal("is missing: a signal with its own sha256 brings it", field=key)
     for key, value in stored.items():
-        if not _same(given[key], value):
+        if not _is_stored_form(given[key], value):
             raise _not_stored_form(key, given[key], value)
     computed = content_sha256(stored)
     if computed != sha256:
@@ -217,7 +221,7 @@ def _check_sha256(
         )
 
 
-def _same(given: object, stored: str | float) -> bool:
+def _is_stored_form(given: object, stored: str | float) -> bool:
     # 150 == 150.0 and -0.0 == 0.0, but their texts, and so their hashes, differ.
     if isinstance(stored, float):
         return isinstance(given, float) and repr(float(given)) == repr(stored)
@@ -226,7 +230,7 @@ def _same(given: object, stored: str | float) -> bool:
 
 def _not_stored_form(key: str, given: object, stored: object) -> InvalidSignal:
     return InvalidSignal(
-        f"is not in stored form, which is {shown(stored)}",
+        f"is not in stored form, which is {printable_value(stored)}",
         field=key,
         value=given,
         do="bring the stored form, or leave sha256 out",
@@ -244,7 +248,7 @@ def _refuse_aliases(fields: Mapping[str, object]) -> None:
             )
 
 
-def _copied(extra: Mapping[str, object]) -> dict[str, object]:
+def _deep_copy(extra: Mapping[str, object]) -> dict[str, object]:
     """A copy that nobody else can change, tuples become lists. `extra` was checked."""
     copy: dict[str, object] = orjson.loads(orjson.dumps(dict(extra))) if extra else {}
     return copy

@@ -16,77 +16,83 @@ from collections.abc import Mapping
 
 import orjson
 
-from eventlog.errors import InvalidSignal, shown
+from eventlog.errors import InvalidSignal, printable_value
 from eventlog.format.line import RESERVED_KEYS
 
 # A string without escapes. That it holds only plain characters is asked of many at once.
-_STRING = rb'"[^"]*"'
+_STRING_PATTERN = rb'"[^"]*"'
 # The same where nobody asks later.
-_PLAIN_STRING = rb'"[ !#-\[\]-~]*"'
+_PLAIN_STRING_PATTERN = rb'"[ !#-\[\]-~]*"'
 # A number that Python writes in the same way: at most 15 digits, which a float always gives back,
 # no zero at the end, and not so small that it would be written with an exponent.
-NUMBER = rb"(?:[1-9][0-9]{0,6}+|0(?!\.0000))\.[0-9]{1,8}+(?<![0-9]0)"
-_LAYOUT = re.compile(
+NUMBER_PATTERN = rb"(?:[1-9][0-9]{0,6}+|0(?!\.0000))\.[0-9]{1,8}+(?<![0-9]0)"
+SIGNAL_LINE_PATTERN = re.compile(
     rb'\{"v":1,"seq":([1-9][0-9]{0,19}),"batch":([1-9][0-9]{0,19}),"recorded_at":"([^"]*)",'
     rb'"event":"signal","signal_id":(%(text)b),"symbol":(%(text)b),"action":(%(text)b),'
     rb'"entry_price":(%(number)b),"target_price":(%(number)b),"stop_price":(%(number)b),'
     rb'"confidence":(%(number)b),"strategy":(%(text)b),"asset_type":%(plain)b,'
     rb'"data_source":%(plain)b,"timestamp":(%(text)b)'
-    % {b"text": _STRING, b"plain": _PLAIN_STRING, b"number": NUMBER}
+    % {b"text": _STRING_PATTERN, b"plain": _PLAIN_STRING_PATTERN, b"number": NUMBER_PATTERN}
 )
-CANONICAL = (
+CANONICAL_FORMAT = (
     b'{"action": %b, "confidence": %b, "entry_price": %b, "signal_id": %b, "stop_price": %b, '
     b'"strategy": %b, "symbol": %b, "target_price": %b, "timestamp": %b}'
 )
 
-RECORDED_AT = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
+RECORDED_AT_PATTERN = re.compile(
+    rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z"
+)
 _BRACKETS_MAX = 32  # no deeper than the door lets pass: it may look closer at what has more
 # Characters that Python's json writes as they are.
-PLAIN = bytes(code for code in range(0x20, 0x7F) if code != ord("\\"))
-_TAKEN = RESERVED_KEYS.union(re.findall(r'"(\w+)":', _LAYOUT.pattern.decode()), {"sha256"})
+PLAIN_ASCII = bytes(code for code in range(0x20, 0x7F) if code != ord("\\"))
+_KNOWN_KEYS = RESERVED_KEYS.union(
+    re.findall(r'"(\w+)":', SIGNAL_LINE_PATTERN.pattern.decode()), {"sha256"}
+)
 
 
-def problem_within(line: bytes) -> str | None:
+def problem_in_line(line: bytes) -> str | None:
     """What is wrong with a line, its place in the log aside, in words that continue "entry 42 ...".
 
     `line` starts with the head of an entry and ends in a chain.
     """
-    fields = _read_back(line[:-1])
+    fields = _round_trip(line[:-1])
     if fields is None:
-        from eventlog.schema.json_input import parse_line  # rarely needed, and slow to import
+        from eventlog.schema.json_input import parse_json_line  # rarely needed, and slow to import
 
         try:
-            fields = parse_line(line)
+            fields = parse_json_line(line)
         except InvalidSignal as error:
             return f"is not what a writer of ours wrote: {error.what}"
     return None if fields.get("event") != "signal" else _problem_of_signal(fields)
 
 
 def _problem_of_signal(fields: Mapping[str, object]) -> str | None:
-    from eventlog.schema.signal import PRICES, RULES, content_sha256  # as above
+    from eventlog.schema.signal import FIELD_RULES, PRICE_FIELDS, content_sha256  # as above
 
-    for key in (*RULES, "sha256"):
+    for key in (*FIELD_RULES, "sha256"):
         if key not in fields:
             return f"is a signal without {key}"
         # Nothing nested must come to the hash: it could be deeper than json can follow.
-        kinds = (int, float) if key in PRICES or key == "confidence" else (str,)
+        kinds = (int, float) if key in PRICE_FIELDS or key == "confidence" else (str,)
         if type(fields[key]) not in kinds:
-            return f"is a signal whose {key} is of the wrong type (got {shown(fields[key])})"
+            return (
+                f"is a signal whose {key} is of the wrong type (got {printable_value(fields[key])})"
+            )
     computed = content_sha256(fields)
     if fields["sha256"] != computed:
         return f"does not match its sha256: its nine fields give {computed}"
     return None
 
 
-def are_free(members: bytes) -> bool:
+def are_extra_members(members: bytes) -> bool:
     """Whether `members`, each after a comma, can stand beside the known ones of a signal."""
     if not members:
         return True
-    fields = _read_back(b"{%b}" % members[1:])
-    return fields is not None and members[:1] == b"," and _TAKEN.isdisjoint(fields)
+    fields = _round_trip(b"{%b}" % members[1:])
+    return fields is not None and members[:1] == b"," and _KNOWN_KEYS.isdisjoint(fields)
 
 
-def _read_back(text: bytes) -> dict[str, object] | None:
+def _round_trip(text: bytes) -> dict[str, object] | None:
     """The JSON object in `text`, if it is exactly what our writer would write; else None.
 
     What is lost in reading shows when it is written again: a key that was given twice, a space,

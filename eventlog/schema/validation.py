@@ -1,6 +1,6 @@
 """The door: whatever an append is given becomes the body of a line, or is refused.
 
-`admit` takes a mapping or a Signal, `parse_line` one JSON line of a pipe. Both have a fast way for
+`validate` takes a mapping or a Signal, `parse_json_line` one JSON line of a pipe. Both have a fast way for
 what is usual and well formed, and the full rules for everything else.
 
 Invariant: the fast ways accept nothing that the full rules refuse, and give the same bytes. What
@@ -23,18 +23,18 @@ from eventlog.schema import fields as values
 from eventlog.schema.signal import (
     ASSET_TYPE_DEFAULT,
     DATA_SOURCE_DEFAULT,
-    NOT_EXTRA,
-    RULES,
+    FIELD_RULES,
+    RESERVED_FIELDS,
     Signal,
     canonical_form,
     check_extra,
     content_sha256,
 )
 
-TEXTS_CACHED = 4_096  # a generator repeats its symbols and names; bounded, for some invent them
+TEXTS_CACHED_MAX = 4_096  # a generator repeats its symbols and names; bounded, for some invent them
 
 
-class Admitted(NamedTuple):
+class ValidatedItem(NamedTuple):
     """An item that may be written. A NamedTuple: one is made for each append."""
 
     event: str
@@ -44,40 +44,44 @@ class Admitted(NamedTuple):
     timestamp_given: bool  # False: a retry may bring any timestamp. True for a fact
 
 
-def admit(
+def validate(
     item: Mapping[str, object] | Signal,
     *,
     now: Callable[[], str],
     new_id: Callable[[], str],
-) -> Admitted:
+) -> ValidatedItem:
     """The body of the entry that `item` becomes. Raises InvalidSignal.
 
     `now` gives a timestamp in stored form and `new_id` a signal_id; each is called only where the
     item has none.
     """
     if type(item) is dict:
-        admitted = _admit_quickly(item, now, new_id)
-        if admitted is not None:
-            return admitted
-    return _admit_fully(item, now, new_id)
+        validated = _validate_fast(item, now, new_id)
+        if validated is not None:
+            return validated
+    return _validate_fully(item, now, new_id)
 
 
-def _admit_fully(item: object, now: Callable[[], str], new_id: Callable[[], str]) -> Admitted:
+def _validate_fully(
+    item: object, now: Callable[[], str], new_id: Callable[[], str]
+) -> ValidatedItem:
     """The full rules."""
     if isinstance(item, Signal):
-        return _admit_signal(item, now, new_id)
+        return _validate_signal(item, now, new_id)
     if not isinstance(item, Mapping):
         raise InvalidSignal("must be a mapping or a Signal", field="item", value=item)
     event = facts.event_name(item.get("event", "signal"))
     if event == "signal":
-        return _admit_signal(Signal.from_mapping(item), now, new_id)
+        return _validate_signal(Signal.from_mapping(item), now, new_id)
     payload = facts.payload(event, item)
     signal_id = payload.get("signal_id")
     assert signal_id is None or isinstance(signal_id, str)  # its rule gives text
-    return Admitted(event, signal_id, _fitting(facts.body(payload), payload), None, True)
+    return ValidatedItem(event, signal_id, _check_size(facts.body(payload), payload), None, True)
 
 
-def _admit_signal(signal: Signal, now: Callable[[], str], new_id: Callable[[], str]) -> Admitted:
+def _validate_signal(
+    signal: Signal, now: Callable[[], str], new_id: Callable[[], str]
+) -> ValidatedItem:
     # Frozen says nothing of the dict within: a key slipped in later could break the line.
     check_extra(signal.extra)
     payload = signal.payload()
@@ -86,15 +90,15 @@ def _admit_signal(signal: Signal, now: Callable[[], str], new_id: Callable[[], s
     if sha256 is None:
         payload["signal_id"] = signal_id = signal_id or new_id()
         payload["timestamp"] = signal.timestamp or now()
-        payload = {key: payload[key] for key in (*RULES, *signal.extra)}
+        payload = {key: payload[key] for key in (*FIELD_RULES, *signal.extra)}
         payload["sha256"] = sha256 = content_sha256(payload)
-    body = _fitting(orjson.dumps(payload)[1:-1], payload)
-    return Admitted("signal", signal_id, body, sha256, timestamp_given)
+    body = _check_size(orjson.dumps(payload)[1:-1], payload)
+    return ValidatedItem("signal", signal_id, body, sha256, timestamp_given)
 
 
-def _admit_quickly(
+def _validate_fast(
     item: dict[str, object], now: Callable[[], str], new_id: Callable[[], str]
-) -> Admitted | None:
+) -> ValidatedItem | None:
     """The fast way for a signal without a sha256 of its own. None: let the full rules decide."""
     try:
         symbol, action, strategy, asset_type, data_source = _stored_texts(
@@ -108,7 +112,7 @@ def _admit_quickly(
         signal_id, timestamp, extra = (
             item.get("signal_id"),
             item.get("timestamp"),
-            _further_keys(item),
+            _extra_fields(item),
         )
         if type(timestamp) is not str or not values.is_stored_timestamp(timestamp):
             timestamp = values.timestamp("timestamp", timestamp) if "timestamp" in item else None
@@ -142,8 +146,8 @@ def _admit_quickly(
         **extra,
         "sha256": sha256,
     }
-    body = _fitting(orjson.dumps(payload)[1:-1], payload)
-    return Admitted("signal", signal_id, body, sha256, timestamp_given)
+    body = _check_size(orjson.dumps(payload)[1:-1], payload)
+    return ValidatedItem("signal", signal_id, body, sha256, timestamp_given)
 
 
 def _stored_numbers(item: dict[str, object]) -> tuple[float, float, float, float]:
@@ -165,7 +169,7 @@ def _stored_numbers(item: dict[str, object]) -> tuple[float, float, float, float
     return entry, target, stop, confidence
 
 
-@lru_cache(maxsize=TEXTS_CACHED, typed=True)  # typed: something else may equal a text
+@lru_cache(maxsize=TEXTS_CACHED_MAX, typed=True)  # typed: something else may equal a text
 def _stored_texts(
     symbol: object, action: object, strategy: object, asset_type: object, data_source: object
 ) -> tuple[str, str, str, str, str]:
@@ -181,13 +185,13 @@ def _stored_texts(
     )
 
 
-def _further_keys(item: dict[str, object]) -> dict[str, object] | None:
+def _extra_fields(item: dict[str, object]) -> dict[str, object] | None:
     """The keys of a signal that have no rule. None where the full rules must look at one."""
     extra: dict[str, object] = {}
     for key, value in item.items():
-        if key in RULES:
+        if key in FIELD_RULES:
             continue
-        if key in NOT_EXTRA or type(key) is not str:
+        if key in RESERVED_FIELDS or type(key) is not str:
             if key == "event" and type(value) is str and value == "signal":
                 continue
             return None
@@ -197,7 +201,7 @@ def _further_keys(item: dict[str, object]) -> dict[str, object] | None:
     return extra
 
 
-def _fitting(body: bytes, payload: Mapping[str, object]) -> bytes:
+def _check_size(body: bytes, payload: Mapping[str, object]) -> bytes:
     """`body`, unless its line would be too long."""
     if len(body) + 2 <= PAYLOAD_BYTES_MAX:
         return body

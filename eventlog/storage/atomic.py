@@ -1,6 +1,6 @@
 """Bytes from one file into another, durable and proven: what was written is read back.
 
-Invariant: a copy that returns is on the device and equals its source, and a file that `put` gives
+Invariant: a copy that returns is on the device and equals its source, and a file that `replace_file` gives
 a name is whole.
 """
 
@@ -20,34 +20,34 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 1 << 20  # at a time: large enough to be fast, small enough for any machine
 
-Counted = Callable[[int], object]  # bytes that were just done
+OnBytes = Callable[[int], object]  # bytes that were just done
 
 
-class Digest(Protocol):
+class Hasher(Protocol):
     """One of hashlib's."""
 
     def update(self, data: bytes, /) -> None: ...
     def hexdigest(self) -> str: ...
 
 
-def new_name(name: str) -> str:
+def temporary_name(name: str) -> str:
     """The hidden name that a file has until it is whole."""
     return f".{name}.new"
 
 
-def is_new_name(name: str) -> bool:
+def is_temporary_name(name: str) -> bool:
     """Whether a name is one of those, left by a run that died."""
     return name.startswith(".") and name.endswith(".new")
 
 
-def feed(
-    disk: Disk, fd: int, byte_from: int, byte_to: int, digest: Digest, counted: Counted
+def hash_range(
+    disk: Disk, fd: int, byte_from: int, byte_to: int, digest: Hasher, on_bytes: OnBytes
 ) -> None:
     """Adds a range of a file to a digest. Raises OSError where the file ends before it."""
     for at in range(byte_from, byte_to, CHUNK_BYTES):
         data = _read(disk, fd, at, byte_to)
         digest.update(data)
-        counted(len(data))
+        on_bytes(len(data))
 
 
 def copy(
@@ -56,8 +56,8 @@ def copy(
     out: int,
     byte_from: int,
     byte_to: int,
-    digest: Digest,
-    counted: Counted,
+    digest: Hasher,
+    on_bytes: OnBytes,
 ) -> None:
     """Copies a range of `source` to the same place of `out`, syncs it, and reads it back.
 
@@ -69,7 +69,7 @@ def copy(
         data = _read(disk, source, at, byte_to)
         write_all(disk, out, data, at)
         written.update(data)
-        counted(len(data))
+        on_bytes(len(data))
     disk.fdatasync(out)
     disk.drop_cache(out)  # the device is to say what it holds, not the cache
     for at in range(byte_from, byte_to, CHUNK_BYTES):
@@ -83,7 +83,7 @@ def copy(
         )
 
 
-def create(disk: Disk, path: str) -> int:
+def create_replacing(disk: Disk, path: str) -> int:
     """A new file, also where a run that died has left one."""
     try:
         return disk.create(path)
@@ -92,10 +92,10 @@ def create(disk: Disk, path: str) -> int:
         return disk.create(path)
 
 
-def put(disk: Disk, directory: str, name: str, data: bytes) -> None:
+def replace_file(disk: Disk, directory: str, name: str, data: bytes) -> None:
     """A file with these bytes, durably, in the place of the one of that name. Raises OSError."""
-    new = f"{directory}/{new_name(name)}"
-    fd = create(disk, new)
+    new = f"{directory}/{temporary_name(name)}"
+    fd = create_replacing(disk, new)
     try:
         try:
             write_all(disk, fd, data, 0)
@@ -118,12 +118,12 @@ def _read(disk: Disk, fd: int, at: int, byte_to: int) -> bytes:
     return data
 
 
-def set_aside(disk: Disk, place: str) -> None:
+def set_aside(disk: Disk, stored_path: str) -> None:
     """Gives a file that is not what it should be the name `.damaged`, as repair does."""
-    directory, name = os.path.split(place)
-    taken = set(disk.names(directory))
+    directory, name = os.path.split(stored_path)
+    existing_names = set(disk.names(directory))
     kept, number = f"{name}.damaged", 0
-    while kept in taken:
+    while kept in existing_names:
         number += 1
         kept = f"{name}.damaged.{number}"
-    disk.rename(place, f"{directory}/{kept}")
+    disk.rename(stored_path, f"{directory}/{kept}")

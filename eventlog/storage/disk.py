@@ -8,6 +8,8 @@ import errno
 import os
 import stat
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from eventlog.errors import UnsafePath, Unsupported
@@ -114,7 +116,7 @@ class RealDisk:
             os.close(fd)
             os.unlink(path)  # a caller that is told of a failure must find nothing made
             raise
-        self._inodes[fd] = _inode(os.fstat(fd))
+        self._inodes[fd] = _inode_of(os.fstat(fd))
         return fd
 
     def open(self, path: str, *, writable: bool) -> int:
@@ -124,15 +126,15 @@ class RealDisk:
             fd = os.open(path, access | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise _unsafe(path, "a symbolic link") from None
+                raise _unsafe_path_error(path, "a symbolic link") from None
             if error.errno in (errno.ENXIO, errno.EISDIR):
-                raise _unsafe(path, "no regular file") from None
+                raise _unsafe_path_error(path, "no regular file") from None
             raise
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             os.close(fd)
-            raise _unsafe(path, "no regular file")
-        self._inodes[fd] = _inode(status)
+            raise _unsafe_path_error(path, "no regular file")
+        self._inodes[fd] = _inode_of(status)
         return fd
 
     def close(self, fd: int) -> None:
@@ -193,7 +195,7 @@ class RealDisk:
             status = os.lstat(path)
         except FileNotFoundError:
             return None
-        return status.st_size if _inode(status) == self._inodes[fd] else None
+        return status.st_size if _inode_of(status) == self._inodes[fd] else None
 
     def link(self, target: str, path: str) -> None:
         new = f"{path}.{os.getpid()}.new"
@@ -226,8 +228,30 @@ class RealDisk:
         return self._boot_id
 
 
-def _inode(status: os.stat_result) -> tuple[int, int]:
+def _inode_of(status: os.stat_result) -> tuple[int, int]:
     return (status.st_dev, status.st_ino)
+
+
+@contextmanager
+def opened(disk: Disk, path: str, *, writable: bool = False) -> Iterator[int]:
+    """Opens an existing file for the length of a block. Raises what `Disk.open` raises."""
+    fd = disk.open(path, writable=writable)
+    try:
+        yield fd
+    finally:
+        disk.close(fd)
+
+
+def size_of(disk: Disk, path: str) -> int:
+    """Length of an existing file, in bytes."""
+    with opened(disk, path) as fd:
+        return disk.size(fd)
+
+
+def read_file(disk: Disk, path: str, bytes_max: int) -> bytes:
+    """The first `bytes_max` bytes of an existing file; all of it where it is shorter."""
+    with opened(disk, path) as fd:
+        return disk.pread(fd, bytes_max, 0)
 
 
 def write_all(disk: Disk, fd: int, data: bytes, offset: int) -> None:
@@ -249,7 +273,7 @@ def sync_for_reading(disk: Disk, fd: int) -> None:
             raise
 
 
-def _unsafe(path: str, kind: str) -> UnsafePath:
+def _unsafe_path_error(path: str, kind: str) -> UnsafePath:
     return UnsafePath(
         f"{kind} stands where a file of the log should be",
         where=path,

@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable
 
 from eventlog.format.durability import (
-    NOTHING_PROVEN,
+    LOCK_RECORD_BYTES,
+    NOTHING_DURABLE,
     SLOT_BYTES,
     SLOT_STRIDE_BYTES,
-    WORD_BYTES,
-    End,
+    LockRecord,
+    LogEnd,
     Watermark,
-    Word,
+    decode_lock_record,
     decode_watermark,
-    decode_word,
     encode_slot,
     slot_offset,
 )
@@ -26,7 +26,7 @@ from eventlog.storage.home import Home
 def write_watermark(
     disk: Disk,
     home: Home,
-    end: End,
+    end: LogEnd,
     *,
     sync: Callable[[int], None],
     sync_dir: Callable[[], None],
@@ -54,21 +54,23 @@ def write_watermark(
         disk.close(fd)
 
 
-WORD_READS_MAX = 50  # a word read while it is written is read again; a broken one is no word
+LOCK_RECORD_READS_MAX = 50  # a word read while it is written is read again; a broken one is no word
 
 
-def read_word(disk: Disk, home: Home) -> Word | None:
+def read_lock_record(disk: Disk, home: Home) -> LockRecord | None:
     """The lock's word, if it is of this boot."""
     try:
         fd = disk.open(home.lock_path, writable=False)
     except FileNotFoundError:
         return None
     try:
-        for _ in range(WORD_READS_MAX):
-            data = disk.pread(fd, WORD_BYTES, 0)
-            word = decode_word(data)
-            if word is not None or not data:
-                return word if word and word.boot_id == disk.boot_id() else None
+        for _ in range(LOCK_RECORD_READS_MAX):
+            data = disk.pread(fd, LOCK_RECORD_BYTES, 0)
+            lock_record = decode_lock_record(data)
+            if lock_record is not None or not data:
+                return (
+                    lock_record if lock_record and lock_record.boot_id == disk.boot_id() else None
+                )
             time.sleep(0.0002)  # it is being overwritten right now
         return None
     finally:
@@ -87,14 +89,14 @@ def read_watermark(disk: Disk, home: Home) -> Watermark | None:
         disk.close(fd)
 
 
-def _proven_end(disk: Disk, home: Home) -> End:
+def known_durable_end(disk: Disk, home: Home) -> LogEnd:
     """The end that the watermark, or a word of this boot, proves to have been durable."""
-    said = (read_watermark(disk, home), read_word(disk, home))
-    ends = [source.end for source in said if source is not None]
-    return max(ends, key=lambda end: end.seq, default=NOTHING_PROVEN)
+    durable_records = (read_watermark(disk, home), read_lock_record(disk, home))
+    ends = [source.end for source in durable_records if source is not None]
+    return max(ends, key=lambda end: end.seq, default=NOTHING_DURABLE)
 
 
-def _rewrite_watermarks(disk: Disk, home: Home, end: End) -> None:
+def rewrite_watermarks(disk: Disk, home: Home, end: LogEnd) -> None:
     """Says durably, in both slots one after the other, that the log is durable up to `end`."""
     try:
         fd = disk.open(home.durable_path, writable=True)

@@ -6,15 +6,15 @@ Invariant: reads /proc only; an unknown mount is no network file system.
 import os
 import re
 
-_NETWORK_FILE_SYSTEMS = frozenset(
+_NETWORK_FILESYSTEMS = frozenset(
     {"9p", "afs", "ceph", "cifs", "fuse.glusterfs", "fuse.sshfs", "gfs2", "glusterfs", "lustre"}
     | {"ncpfs", "nfs", "nfs4", "smb3", "smbfs"}
 )
 # How /proc/self/mountinfo writes what would break its lines: blank, tab, newline and backslash.
-_MOUNT_ESCAPE = re.compile(r"\\(040|011|012|134)")
+_MOUNT_ESCAPE_PATTERN = re.compile(r"\\(040|011|012|134)")
 
 
-def file_system_of(path: str) -> str:
+def filesystem_type(path: str) -> str:
     """The type of the file system that holds `path`, such as `ext4`; empty when not known."""
     try:
         with open("/proc/self/mountinfo", "rb") as mounts:
@@ -26,13 +26,13 @@ def file_system_of(path: str) -> str:
     real = os.path.realpath(path)
     for line in lines:
         before, _, after = line.partition(" - ")
-        point = _MOUNT_ESCAPE.sub(lambda found: chr(int(found[1], 8)), before.split(" ")[4])
+        point = _MOUNT_ESCAPE_PATTERN.sub(lambda found: chr(int(found[1], 8)), before.split(" ")[4])
         inside = real == point or real.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best):
             best, kind = point, after.split(" ")[0]
     return kind
 
 
-def is_network_file_system(kind: str) -> bool:
+def is_network_filesystem(kind: str) -> bool:
     """Whether locks and syncs on this type of file system are somebody else's to keep."""
-    return kind in _NETWORK_FILE_SYSTEMS
+    return kind in _NETWORK_FILESYSTEMS

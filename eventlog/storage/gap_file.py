@@ -6,66 +6,66 @@ Invariant: a record is found only while what it speaks of is as it was when it w
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
-from eventlog.format.gap import Accepted, decode_accepted, encode_accepted
-from eventlog.format.line import LINE_BYTES_MAX, BadLine, parse_head
-from eventlog.format.segment import segments_of
+from eventlog.format.gap import AcceptedGap, decode_gaps, encode_gap
+from eventlog.format.line import LINE_BYTES_MAX, BadLine, parse_header
+from eventlog.format.segment import segment_seqs
 from eventlog.storage.disk import Disk, write_all
 from eventlog.storage.home import Home
 
-ACCEPTED_NAME = ".accepted"
+GAP_FILE_NAME = ".accepted"
 _CHUNK_BYTES = 1 << 20
 
 
-class Gaps:
+class AcceptedGaps:
     """The gaps of one log, for its reader. `given` stands for what the file says."""
 
-    def __init__(self, disk: Disk, home: Home, given: Sequence[Accepted] | None = None) -> None:
+    def __init__(self, disk: Disk, home: Home, given: Sequence[AcceptedGap] | None = None) -> None:
         self._disk = disk
         self._home = home
         self._given = given
 
-    def at(self, segment: int, byte_from: int, seq: int) -> Accepted | None:
+    def at(self, segment: int, byte_from: int, seq: int) -> AcceptedGap | None:
         """The one that starts there, where a reader misses entry `seq`."""
         return self._first(gap for gap in self._all() if gap.starts_at(segment, byte_from, seq))
 
-    def holding(self, seq: int) -> Accepted | None:
+    def containing(self, seq: int) -> AcceptedGap | None:
         """The one in which entry `seq` was lost."""
         return self._first(gap for gap in self._all() if gap.seq_from <= seq <= gap.seq_to)
 
-    def _first(self, gaps: Iterable[Accepted]) -> Accepted | None:
+    def _first(self, gaps: Iterable[AcceptedGap]) -> AcceptedGap | None:
         for gap in gaps:
-            segments = segments_of(self._disk.names(self._home.log_dir))
+            segments = segment_seqs(self._disk.names(self._home.log_dir))
             if is_unchanged(self._disk, self._home, gap, segments):
                 return gap
         return None
 
-    def _all(self) -> Sequence[Accepted]:
+    def _all(self) -> Sequence[AcceptedGap]:
         # Read anew each time: only damage asks for them, and a person may just have accepted it.
-        return read_accepted(self._disk, self._home) if self._given is None else self._given
+        return read_gaps(self._disk, self._home) if self._given is None else self._given
 
 
-def read_accepted(disk: Disk, home: Home) -> list[Accepted]:
+def read_gaps(disk: Disk, home: Home) -> list[AcceptedGap]:
     """All records, the newest first; none where nothing was ever accepted."""
     try:
-        fd = disk.open(f"{home.log_dir}/{ACCEPTED_NAME}", writable=False)
+        fd = disk.open(f"{home.log_dir}/{GAP_FILE_NAME}", writable=False)
     except FileNotFoundError:
         return []
     try:
-        return decode_accepted(disk.pread(fd, disk.size(fd), 0))
+        return decode_gaps(disk.pread(fd, disk.size(fd), 0))
     finally:
         disk.close(fd)
 
 
-def write_accepted(disk: Disk, home: Home, records: Iterable[Accepted]) -> None:
+def append_gaps(disk: Disk, home: Home, records: Iterable[AcceptedGap]) -> None:
     """Adds records, durably. Raises OSError."""
-    path = f"{home.log_dir}/{ACCEPTED_NAME}"
+    path = f"{home.log_dir}/{GAP_FILE_NAME}"
     try:
         fd = disk.create(path)
     except FileExistsError:
         fd = disk.open(path, writable=True)
     try:
         size = disk.size(fd)
-        data = b"".join(encode_accepted(record) for record in records)
+        data = b"".join(encode_gap(record) for record in records)
         if size and disk.pread(fd, 1, size - 1) != b"\n":
             data = b"\n" + data  # half a record, left by a loss of power, must not take ours along
         write_all(disk, fd, data, size)
@@ -75,31 +75,31 @@ def write_accepted(disk: Disk, home: Home, records: Iterable[Accepted]) -> None:
         disk.close(fd)
 
 
-def is_unchanged(disk: Disk, home: Home, accepted: Accepted, segments: Sequence[int]) -> bool:
+def is_unchanged(disk: Disk, home: Home, gap: AcceptedGap, segments: Sequence[int]) -> bool:
     """Whether what was accepted is still what stands there, so that nothing else is skipped."""
-    if not accepted.fits_between(segments):
+    if not gap.fits_between(segments):
         return False
     try:
-        fd = disk.open(home.segment_path(accepted.segment), writable=False)
+        fd = disk.open(home.segment_path(gap.segment), writable=False)
     except FileNotFoundError:
-        return accepted.byte_to == 0  # the segment itself is what was missing
+        return gap.byte_to == 0  # the segment itself is what was missing
     try:
-        if accepted.byte_from == accepted.byte_to:
-            return not _holds(disk, fd, accepted.byte_from, accepted.seq_from)
-        return hash_of(disk, fd, accepted.byte_from, accepted.byte_to) == accepted.sha256
+        if gap.byte_from == gap.byte_to:
+            return not _starts_entry(disk, fd, gap.byte_from, gap.seq_from)
+        return range_sha256(disk, fd, gap.byte_from, gap.byte_to) == gap.sha256
     finally:
         disk.close(fd)
 
 
-def _holds(disk: Disk, fd: int, byte_offset: int, seq: int) -> bool:
+def _starts_entry(disk: Disk, fd: int, byte_offset: int, seq: int) -> bool:
     """Whether a line that says it is entry `seq` starts there."""
     try:
-        return parse_head(disk.pread(fd, LINE_BYTES_MAX, byte_offset)).seq == seq
+        return parse_header(disk.pread(fd, LINE_BYTES_MAX, byte_offset)).seq == seq
     except BadLine:
         return False
 
 
-def hash_of(disk: Disk, fd: int, byte_from: int, byte_to: int) -> str:
+def range_sha256(disk: Disk, fd: int, byte_from: int, byte_to: int) -> str:
     """SHA-256, in hex, of a range of a file, as far as the file goes."""
     digest = sha256()
     for at in range(byte_from, byte_to, _CHUNK_BYTES):

@@ -8,7 +8,7 @@ import stat
 from dataclasses import dataclass
 
 from eventlog.errors import ForeignHome, LogNotFound, UnsafePath
-from eventlog.format.segment import segment_name, segments_of
+from eventlog.format.segment import segment_name, segment_seqs
 from eventlog.storage.disk import Disk
 
 APPLICATION_ID = 0x53474C47  # "SGLG": marks a SQLite database as ours (PRAGMA application_id)
@@ -77,7 +77,7 @@ def make_durable_dir(disk: Disk, path: str) -> None:
     disk.fsync_dir(parent)
 
 
-def no_log(home: Home) -> LogNotFound:
+def log_not_found(home: Home) -> LogNotFound:
     """The error for a command that needs a log where there is none."""
     return LogNotFound(
         "there is no log at this home",
@@ -90,7 +90,7 @@ def refuse_foreign(home: Home) -> None:
     """Raises ForeignHome for a home of the old tracker, UnsafePath where it is no directory."""
     try:
         if stat.S_ISREG(os.lstat(home.link_path).st_mode):
-            raise _foreign(home.link_path)
+            raise _foreign_home_error(home.link_path)
     except FileNotFoundError:
         pass
     except NotADirectoryError:
@@ -98,10 +98,10 @@ def refuse_foreign(home: Home) -> None:
             "the home is not a directory", where=home.root, do="name a directory with --home"
         ) from None
     if is_foreign_database(home.database_path):
-        raise _foreign(home.database_path)
+        raise _foreign_home_error(home.database_path)
 
 
-def _foreign(path: str) -> ForeignHome:
+def _foreign_home_error(path: str) -> ForeignHome:
     return ForeignHome(
         "this home belongs to the old tracker",
         where=path,
@@ -139,6 +139,6 @@ def is_foreign_database(path: str) -> bool:
 def list_segments(disk: Disk, home: Home) -> list[int]:
     """First seqs of all segments, in order; empty when there is no log. Raises LogCorrupt."""
     try:
-        return segments_of(disk.names(home.log_dir))
+        return segment_seqs(disk.names(home.log_dir))
     except FileNotFoundError:
         return []

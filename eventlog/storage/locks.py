@@ -10,7 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from eventlog.errors import LogLocked, UnsafePath
-from eventlog.format.durability import WORD_BYTES, WRITING, End, Word, decode_word, encode_word
+from eventlog.format.durability import (
+    LOCK_RECORD_BYTES,
+    WRITING,
+    LockRecord,
+    LogEnd,
+    decode_lock_record,
+    encode_lock_record,
+)
 from eventlog.format.segment import CLOSED_NAME
 from eventlog.storage.disk import Disk, write_all
 from eventlog.storage.home import Home, make_home, refuse_foreign
@@ -19,10 +26,10 @@ from eventlog.storage.home import Home, make_home, refuse_foreign
 # after an eighth of the time waited so far. A lock that is held for one sync is so found freed at
 # once, and one that is held for long costs little.
 POLL_S_MIN, POLL_S_MAX = 0.00005, 0.002
-POLL_FRACTION = 8
+POLL_WAITED_FRACTION = 8
 CLOSED_LOCK_NAME = ".closed.lock"
-_OF_A_LOG = frozenset({".lock", CLOSED_LOCK_NAME})  # names that stand where a log is, only
-CLOSED_POLL_S = 0.05  # whoever holds closed segments does so for a second or so
+_LOG_FILE_NAMES = frozenset({".lock", CLOSED_LOCK_NAME})  # names that stand where a log is, only
+CLOSED_LOCK_POLL_S = 0.05  # whoever holds closed segments does so for a second or so
 
 
 class WriterLock:
@@ -35,11 +42,13 @@ class WriterLock:
         self._pid = pid
         self._timeout_s = timeout_s
         self._fd = -1
-        self.accepted = b""  # the word as we last wrote or accepted it; anything else means news
+        self.known_record = (
+            b""  # the word as we last wrote or accepted it; anything else means news
+        )
 
     def take(self) -> None:
         """Takes the lock, making the home where there is none. Raises LogLocked, OSError."""
-        begun_s = None
+        started_s = None
         while True:
             if self._fd < 0:
                 self._fd = self._open()
@@ -49,11 +58,11 @@ class WriterLock:
                 self.drop()  # somebody replaced the file
                 continue
             now_s = time.monotonic()
-            begun_s = begun_s or now_s
-            waited_s = now_s - begun_s
+            started_s = started_s or now_s
+            waited_s = now_s - started_s
             if waited_s >= self._timeout_s:
-                raise self._locked_out()
-            time.sleep(min(max(POLL_S_MIN, waited_s / POLL_FRACTION), POLL_S_MAX))
+                raise self._timeout_error()
+            time.sleep(min(max(POLL_S_MIN, waited_s / POLL_WAITED_FRACTION), POLL_S_MAX))
 
     def release(self) -> None:
         """Gives the lock back; with the descriptor, where it goes no other way."""
@@ -70,21 +79,21 @@ class WriterLock:
 
     def read(self) -> bytes:
         """The bytes of the word, as they stand in the file."""
-        return self._disk.pread(self._fd, WORD_BYTES, 0)
+        return self._disk.pread(self._fd, LOCK_RECORD_BYTES, 0)
 
-    def word(self, state: str, end: End) -> bytes:
+    def lock_record(self, state: str, end: LogEnd) -> bytes:
         """What this writer says when it says so, ready to be put."""
-        return encode_word(Word(self._disk.boot_id(), self._pid, state, end))
+        return encode_lock_record(LockRecord(self._disk.boot_id(), self._pid, state, end))
 
-    def say(self, state: str, end: End) -> None:
+    def write_state(self, state: str, end: LogEnd) -> None:
         """Overwrites the word in place."""
-        self.put(self.word(state, end))
+        self.write_record(self.lock_record(state, end))
 
-    def put(self, word: bytes) -> None:
+    def write_record(self, lock_record: bytes) -> None:
         """The same, with a word that was made before."""
-        self.accepted = b""
-        write_all(self._disk, self._fd, word, 0)
-        self.accepted = word
+        self.known_record = b""
+        write_all(self._disk, self._fd, lock_record, 0)
+        self.known_record = lock_record
 
     def _open(self) -> int:
         refuse_foreign(self._home)
@@ -94,11 +103,13 @@ class WriterLock:
         except FileExistsError:
             return self._disk.open(self._home.lock_path, writable=True)
 
-    def _locked_out(self) -> LogLocked:
-        word = decode_word(self.read())
+    def _timeout_error(self) -> LogLocked:
+        lock_record = decode_lock_record(self.read())
         holder = "another process"
-        if word is not None and word.state == WRITING:  # a clean one is of who held it before
-            holder = f"process {word.pid}"
+        if (
+            lock_record is not None and lock_record.state == WRITING
+        ):  # a clean one is of who held it before
+            holder = f"process {lock_record.pid}"
         return LogLocked(
             f"{holder} has held the log's lock for {self._timeout_s:g} s",
             where=self._home.lock_path,
@@ -107,23 +118,23 @@ class WriterLock:
 
 
 @contextmanager
-def closed_segments_held(disk: Disk, home: Home, timeout_s: float) -> Iterator[None]:
+def closed_segments_lock(disk: Disk, home: Home, timeout_s: float) -> Iterator[None]:
     """Keeps out others who compress, move or repair closed segments.
 
     Raises LogLocked, UnsafePath where `closed` leads to the directory of a log, and OSError.
     """
     path = f"{home.log_dir}/{CLOSED_LOCK_NAME}"
-    give_up_s = time.monotonic() + timeout_s
+    deadline_s = time.monotonic() + timeout_s
     while (fd := _open_locked(disk, path)) is None:
-        if time.monotonic() >= give_up_s:
+        if time.monotonic() >= deadline_s:
             raise LogLocked(
                 f"a compress or a repair has been at work for {timeout_s:g} s",
                 where=path,
                 do="nothing was changed: retry when it has ended",
             )
-        time.sleep(CLOSED_POLL_S)
+        time.sleep(CLOSED_LOCK_POLL_S)
     try:
-        _refuse_a_log(disk, f"{home.log_dir}/{CLOSED_NAME}")
+        _refuse_log_dir(disk, f"{home.log_dir}/{CLOSED_NAME}")
         yield
     finally:
         disk.close(fd)  # which gives the lock back too
@@ -145,9 +156,9 @@ def _open_locked(disk: Disk, path: str) -> int | None:
     return None
 
 
-def _refuse_a_log(disk: Disk, closed: str) -> None:
+def _refuse_log_dir(disk: Disk, closed: str) -> None:
     """A file would stand at two places there, and be taken away as what is there twice."""
-    if disk.is_dir(closed) and _OF_A_LOG & set(disk.names(closed)):
+    if disk.is_dir(closed) and _LOG_FILE_NAMES & set(disk.names(closed)):
         raise UnsafePath(
             "the directory of closed segments is that of a log, this one or another",
             where=closed,

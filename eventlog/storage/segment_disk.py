@@ -1,7 +1,7 @@
 """Segments as they were written, wherever and however they are kept.
 
 A closed segment may stand compressed beside the others, or raw or compressed in `logs/closed`,
-which may be a link to a directory on a larger disk. Through a Shelf each of them has the name, the
+which may be a link to a directory on a larger disk. Through a SegmentDisk each of them has the name, the
 size and the bytes with which it was written; everything else is as on the disk behind it.
 
 Places are looked at in the order in which segments move, so one that moves meanwhile is found.
@@ -20,25 +20,27 @@ from eventlog.format.segment import CLOSED_NAME, COMPRESSED_SUFFIX, is_segment_n
 from eventlog.storage.disk import Disk
 
 if TYPE_CHECKING:
-    from eventlog.format.compressed import Raw
+    from eventlog.format.compressed import CompressedReader
 
 
-LOOKS_MAX = 3  # at all places, for a segment that is put back to its first one while we look
+OPEN_ATTEMPTS_MAX = (
+    3  # at all places, for a segment that is put back to its first one while we look
+)
 
 
-class _Opened(NamedTuple):
+class _OpenSegment(NamedTuple):
     """A file that was not found where it was asked for."""
 
     path: str
-    raw: "Raw | None"  # None where it is not compressed
+    raw: "CompressedReader | None"  # None where it is not compressed
 
 
-class Shelf:
+class SegmentDisk:
     """Implements Disk, in front of another one. It is used by threads as that one may be."""
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
-        self._opened: dict[int, _Opened] = {}
+        self._opened: dict[int, _OpenSegment] = {}
         self.is_dir = disk.is_dir
         self.make_dir = disk.make_dir
         self.create = disk.create
@@ -58,9 +60,9 @@ class Shelf:
     def names(self, path: str) -> list[str]:
         """Names in a directory; segments by the names with which they were written."""
         names = self._disk.names(path)
-        found = dict.fromkeys(map(_name_as_written, names))
+        found = dict.fromkeys(map(_raw_name, names))
         if CLOSED_NAME in names and self._disk.is_dir(closed := f"{path}/{CLOSED_NAME}"):
-            kept = map(_name_as_written, self._disk.names(closed))
+            kept = map(_raw_name, self._disk.names(closed))
             found.update(dict.fromkeys(name for name in kept if ".jsonl" in name[-10:]))
         return list(found)
 
@@ -71,13 +73,17 @@ class Shelf:
         except FileNotFoundError:
             if writable or not is_segment_name(os.path.basename(path)):
                 raise
-        fd, place = _open_first(self._disk, path)
+        fd, stored_path = _open_first_existing(self._disk, path)
         try:
-            raw = _raw(self._disk, fd) if place.endswith(COMPRESSED_SUFFIX) else None
+            raw = (
+                _compressed_reader(self._disk, fd)
+                if stored_path.endswith(COMPRESSED_SUFFIX)
+                else None
+            )
         except BaseException:
             self._disk.close(fd)
             raise
-        self._opened[fd] = _Opened(place, raw)
+        self._opened[fd] = _OpenSegment(stored_path, raw)
         return fd
 
     def close(self, fd: int) -> None:
@@ -106,107 +112,113 @@ class Shelf:
         return size if size is None or opened.raw is None else opened.raw.size
 
 
-def places(path: str) -> tuple[str, str, str, str]:
+def candidate_paths(path: str) -> tuple[str, str, str, str]:
     """Where the segment of that path may stand; the first one that does is the one that counts."""
     directory, name = os.path.split(path)
     closed = f"{directory}/{CLOSED_NAME}/{name}"
     return path, path + COMPRESSED_SUFFIX, closed, closed + COMPRESSED_SUFFIX
 
 
-def standing(disk: Disk, path: str) -> list[str]:
+def existing_paths(disk: Disk, path: str) -> list[str]:
     """The places of a segment at which a file stands."""
-    disk = _behind(disk)
+    disk = _underlying_disk(disk)
     found: list[str] = []
-    for place in places(path):
+    for stored_path in candidate_paths(path):
         with suppress(FileNotFoundError, NotADirectoryError):
-            disk.close(disk.open(place, writable=False))
-            found.append(place)
+            disk.close(disk.open(stored_path, writable=False))
+            found.append(stored_path)
     return found
 
 
-def sizes_of(disk: Disk, paths: Iterable[str]) -> tuple[int, int]:
+def segment_sizes(disk: Disk, paths: Iterable[str]) -> tuple[int, int]:
     """Bytes of segments as they were written, and as they stand on the disk behind a shelf.
 
     Those that are missing are left out.
     """
     written = kept = 0
     for path in paths:
-        with suppress(FileNotFoundError), _first(disk, path) as stored:
+        with suppress(FileNotFoundError), _opened_first(disk, path) as stored:
             written += stored.size
             kept += stored.disk_bytes
     return written, kept
 
 
-def packaging_problem(disk: Disk, path: str) -> str | None:
+def compression_problem(disk: Disk, path: str) -> str | None:
     """What is wrong with a compressed segment though all of it can be read."""
-    with suppress(FileNotFoundError), _first(disk, path) as stored:
+    with suppress(FileNotFoundError), _opened_first(disk, path) as stored:
         return stored.problem
     return None  # it was taken away this very moment
 
 
-class Stored(NamedTuple):
+class StoredSegment(NamedTuple):
     """A segment as one file keeps it."""
 
     size: int  # raw bytes
     disk_bytes: int
     read: Callable[[int, int], bytes]  # length, offset, in raw bytes
-    proof: tuple[int, str] | None = None  # of a compressed one: length and SHA-256 that it gives
+    content_checksum: tuple[int, str] | None = (
+        None  # of a compressed one: length and SHA-256 that it gives
+    )
     problem: str | None = None  # with what is not raw bytes in it, though all of them can be read
 
 
 @contextmanager
-def reading(disk: Disk, place: str, *, from_device: bool = False) -> Iterator[Stored]:
+def opened_segment(
+    disk: Disk, stored_path: str, *, from_device: bool = False
+) -> Iterator[StoredSegment]:
     """One file, raw or compressed by its name, for as long as the block lasts. Raises OSError."""
-    fd = disk.open(place, writable=False)
+    fd = disk.open(stored_path, writable=False)
     try:
         if from_device:
             disk.drop_cache(fd)
-        yield _stored(disk, fd, place)
+        yield _stored_segment(disk, fd, stored_path)
     finally:
         disk.close(fd)
 
 
 @contextmanager
-def _first(disk: Disk, path: str) -> Iterator[Stored]:
+def _opened_first(disk: Disk, path: str) -> Iterator[StoredSegment]:
     """The segment of that path, at the place that counts. FileNotFoundError, EventLogError."""
-    disk = _behind(disk)
-    fd, place = _open_first(disk, path)
+    disk = _underlying_disk(disk)
+    fd, stored_path = _open_first_existing(disk, path)
     try:
-        yield _stored(disk, fd, place)
+        yield _stored_segment(disk, fd, stored_path)
     finally:
         disk.close(fd)
 
 
-def _behind(disk: Disk) -> Disk:
+def _underlying_disk(disk: Disk) -> Disk:
     """The disk itself, where each file stands at its own path only."""
-    return disk._disk if isinstance(disk, Shelf) else disk
+    return disk._disk if isinstance(disk, SegmentDisk) else disk
 
 
-def _open_first(disk: Disk, path: str) -> tuple[int, str]:
+def _open_first_existing(disk: Disk, path: str) -> tuple[int, str]:
     """Opens the segment of that path at the place that counts, though it may just be moving."""
-    for _ in range(LOOKS_MAX):
-        for place in places(path):
+    for _ in range(OPEN_ATTEMPTS_MAX):
+        for stored_path in candidate_paths(path):
             with suppress(FileNotFoundError, NotADirectoryError):
-                return disk.open(place, writable=False), place
+                return disk.open(stored_path, writable=False), stored_path
     refuse_unmounted(disk, os.path.dirname(path))
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
 
-def _stored(disk: Disk, fd: int, place: str) -> Stored:
+def _stored_segment(disk: Disk, fd: int, stored_path: str) -> StoredSegment:
     size = disk.size(fd)
-    if COMPRESSED_SUFFIX not in os.path.basename(place):
-        return Stored(size, size, lambda length, at: disk.pread(fd, length, at))
-    raw = _raw(disk, fd)
-    return Stored(raw.size, size, raw.read, raw.proof, raw.problem)
+    if COMPRESSED_SUFFIX not in os.path.basename(stored_path):
+        return StoredSegment(size, size, lambda length, at: disk.pread(fd, length, at))
+    raw = _compressed_reader(disk, fd)
+    return StoredSegment(raw.size, size, raw.read, raw.content_checksum, raw.problem)
 
 
-def _raw(disk: Disk, fd: int) -> "Raw":
-    from eventlog.format.compressed import Raw  # with zstd behind it, which most logs never need
+def _compressed_reader(disk: Disk, fd: int) -> "CompressedReader":
+    from eventlog.format.compressed import (
+        CompressedReader,  # with zstd behind it, which most logs never need
+    )
 
-    return Raw(lambda length, offset: disk.pread(fd, length, offset), disk.size(fd))
+    return CompressedReader(lambda length, offset: disk.pread(fd, length, offset), disk.size(fd))
 
 
-def _name_as_written(name: str) -> str:
+def _raw_name(name: str) -> str:
     written = name.removesuffix(COMPRESSED_SUFFIX)
     return written if is_segment_name(written) else name
 

@@ -12,18 +12,18 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from eventlog.errors import LogCorrupt, UnsafePath
-from eventlog.format.durability import End, Watermark, Word
-from eventlog.format.line import CHAIN_START, LINE_BYTES_MAX, BadLine, chained
+from eventlog.format.durability import LockRecord, LogEnd, Watermark
+from eventlog.format.line import CHAIN_START, LINE_BYTES_MAX, BadLine, next_chain
 from eventlog.format.scan import Tip, tip_of
-from eventlog.format.segment import COMPRESSED_SUFFIX, segment_name, segments_of
+from eventlog.format.segment import COMPRESSED_SUFFIX, segment_name, segment_seqs
 from eventlog.read.seek import last_line
 from eventlog.storage.disk import Disk, sync_for_reading
-from eventlog.storage.durable_state import read_watermark, read_word
-from eventlog.storage.home import Home, no_log
-from eventlog.storage.segment_disk import packaging_problem, refuse_unmounted
+from eventlog.storage.durable_state import read_lock_record, read_watermark
+from eventlog.storage.home import Home, log_not_found
+from eventlog.storage.segment_disk import compression_problem, refuse_unmounted
 
 
-class Fault(NamedTuple):
+class FileProblem(NamedTuple):
     """What is wrong with a file as a whole."""
 
     segment: str  # the file's name
@@ -31,7 +31,7 @@ class Fault(NamedTuple):
     problem: str
 
 
-class File(NamedTuple):
+class SegmentFile(NamedTuple):
     """A segment as it was found."""
 
     named: int  # the first seq that its name says
@@ -40,7 +40,7 @@ class File(NamedTuple):
     last_line: bytes  # the last whole one
 
 
-class Place(NamedTuple):
+class SegmentSpan(NamedTuple):
     """A segment to be verified."""
 
     named: int
@@ -52,25 +52,27 @@ class Place(NamedTuple):
 class Inventory(NamedTuple):
     """What there is to verify."""
 
-    places: tuple[Place, ...]  # in order
+    spans: tuple[SegmentSpan, ...]  # in order
     names: tuple[int, ...]  # of all segments, also of those that are no places
-    faults: tuple[Fault, ...]
-    absent: dict[int, Fault]  # by the seq in the name: files that hold nothing of their own
-    is_bounded: bool  # a word of this boot says how far the log is durable
-    word_end: End | None  # how far the log is durable, if a word of this boot says so
-    marked_end: End | None  # how far it was durable when the watermark was written
+    file_problems: tuple[FileProblem, ...]
+    unusable_files: dict[
+        int, FileProblem
+    ]  # by the seq in the name: files that hold nothing of their own
+    is_end_known: bool  # a word of this boot says how far the log is durable
+    lock_record_end: LogEnd | None  # how far the log is durable, if a word of this boot says so
+    watermark_end: LogEnd | None  # how far it was durable when the watermark was written
     torn_bytes: int  # beyond the word's end
 
 
-class _Look(NamedTuple):
+class _DirSnapshot(NamedTuple):
     """Names and files, the watermark, and the word before and after they were looked at."""
 
     watermark: Watermark | None
-    before: Word | None
-    after: Word | None
-    files: list[File]
-    faults: list[Fault]
-    absent: dict[int, Fault]
+    before: LockRecord | None
+    after: LockRecord | None
+    files: list[SegmentFile]
+    file_problems: list[FileProblem]
+    unusable_files: dict[int, FileProblem]
 
 
 def inventory(disk: Disk, home: Home) -> Inventory:
@@ -80,138 +82,148 @@ def inventory(disk: Disk, home: Home) -> Inventory:
     stands there is not missing.
     """
     refuse_unmounted(disk, home.log_dir)
-    look = _look(disk, home)
-    if look.before is None and look.after is not None:
-        look = _look(disk, home)  # a writer came, and says from now on what is durable
-    word = look.before
-    watermark = look.watermark
-    ordered, misplaced, copies = arranged(look.files)
-    faults = [*look.faults, *misplaced]
-    absent = {**look.absent, **copies}
+    snapshot = _read_snapshot(disk, home)
+    if snapshot.before is None and snapshot.after is not None:
+        snapshot = _read_snapshot(disk, home)  # a writer came, and says from now on what is durable
+    lock_record = snapshot.before
+    watermark = snapshot.watermark
+    ordered, misplaced, duplicates = order_by_content(snapshot.files)
+    file_problems = [*snapshot.file_problems, *misplaced]
+    unusable_files = {**snapshot.unusable_files, **duplicates}
     torn_bytes = 0
-    places = []
+    spans = []
     for first_seq, file in ordered:
-        limit = file.size if word is None else _limit(first_seq, file.size, word.end)
-        if word is None or first_seq <= word.end.segment:
-            places.append(Place(file.named, first_seq, limit, _tip_or_none(file.last_line)))
-        if word is not None and word == look.after:  # otherwise what was beyond may be durable now
+        limit = (
+            file.size
+            if lock_record is None
+            else _durable_bytes(first_seq, file.size, lock_record.end)
+        )
+        if lock_record is None or first_seq <= lock_record.end.segment:
+            spans.append(SegmentSpan(file.named, first_seq, limit, _tip_or_none(file.last_line)))
+        if (
+            lock_record is not None and lock_record == snapshot.after
+        ):  # otherwise what was beyond may be durable now
             torn_bytes += file.size - limit
             # The one exception is the segment that a writer has just made.
-            if word.end.segment < first_seq != word.end.seq + 1:
-                faults.append(_beyond(first_seq, file, word.end))
+            if lock_record.end.segment < first_seq != lock_record.end.seq + 1:
+                file_problems.append(_beyond_durable_end(first_seq, file, lock_record.end))
     found = Inventory(
-        places=tuple(places),
-        names=tuple(sorted({*look.absent, *(file.named for file in look.files)})),
-        faults=tuple(faults),
-        absent=absent,
-        is_bounded=word is not None,
-        word_end=word.end if word is not None and word.end.seq else None,
-        marked_end=watermark.end if watermark is not None and watermark.end.seq else None,
+        spans=tuple(spans),
+        names=tuple(sorted({*snapshot.unusable_files, *(file.named for file in snapshot.files)})),
+        file_problems=tuple(file_problems),
+        unusable_files=unusable_files,
+        is_end_known=lock_record is not None,
+        lock_record_end=lock_record.end
+        if lock_record is not None and lock_record.end.seq
+        else None,
+        watermark_end=watermark.end if watermark is not None and watermark.end.seq else None,
         torn_bytes=torn_bytes,
     )
-    if not (found.names or found.faults or found.word_end or found.marked_end):
-        raise no_log(home)
+    if not (found.names or found.file_problems or found.lock_record_end or found.watermark_end):
+        raise log_not_found(home)
     return found
 
 
-def arranged(
-    files: Sequence[File],
-) -> tuple[list[tuple[int, File]], list[Fault], dict[int, Fault]]:
+def order_by_content(
+    files: Sequence[SegmentFile],
+) -> tuple[list[tuple[int, SegmentFile]], list[FileProblem], dict[int, FileProblem]]:
     """The files in the order of their contents, each with the seq that it starts with; what is in
     the wrong place; and, by the seq in their names, those that repeat what another file holds.
     """
-    moved = _moved(files)
-    order = {file.named: file for file in files if file.named not in moved}
-    faults = []
-    copies = {}
+    misnamed = _misnamed_files(files)
+    order = {file.named: file for file in files if file.named not in misnamed}
+    file_problems = []
+    duplicates = {}
     for file in files:
-        if file.named not in moved:
+        if file.named not in misnamed:
             continue
-        first_seq = moved[file.named]
+        first_seq = misnamed[file.named]
         name = segment_name(file.named)
         if first_seq in order:
             problem = f"the segment repeats {segment_name(order[first_seq].named)}"
-            copies[file.named] = Fault(name, file.named, problem)
+            duplicates[file.named] = FileProblem(name, file.named, problem)
         else:
             problem = f"entry {first_seq} stands in a segment that is named for {file.named}"
-            faults.append(Fault(name, first_seq, problem))
+            file_problems.append(FileProblem(name, first_seq, problem))
             order[first_seq] = file
-    return sorted(order.items()), faults, copies
+    return sorted(order.items()), file_problems, duplicates
 
 
-def _moved(files: Sequence[File]) -> dict[int, int]:
+def _misnamed_files(files: Sequence[SegmentFile]) -> dict[int, int]:
     """With which seq files start, by the other seq that their names say."""
     chains = {0: CHAIN_START}
     for file in files:
         tip = _tip_or_none(file.last_line)
         if tip is not None:
             chains.setdefault(tip.seq, tip.chain)
-    moved = {}
+    misnamed = {}
     for file in files:
         tip = _tip_or_none(file.first_line)
         if tip is None or tip.seq == file.named or tip.seq - 1 not in chains:
             continue
         # Only the chain tells a file in the wrong place from a line whose seq is damaged.
-        if chained(chains[tip.seq - 1], file.first_line) == tip.chain:
-            moved[file.named] = tip.seq
-    return moved
+        if next_chain(chains[tip.seq - 1], file.first_line) == tip.chain:
+            misnamed[file.named] = tip.seq
+    return misnamed
 
 
-def _look(disk: Disk, home: Home) -> _Look:
+def _read_snapshot(disk: Disk, home: Home) -> _DirSnapshot:
     watermark = read_watermark(disk, home)  # first: it must not be ahead of the word
-    before = read_word(disk, home)
+    before = read_lock_record(disk, home)
     try:
         names = sorted(disk.names(home.log_dir))
     except (FileNotFoundError, NotADirectoryError):
-        raise no_log(home) from None
+        raise log_not_found(home) from None
     segments: list[int] = []
-    faults = []
+    file_problems = []
     for name in names:
         try:
-            segments += segments_of([name])
+            segments += segment_seqs([name])
         except LogCorrupt as error:
-            faults.append(Fault(name, error.seq, error.problem))
+            file_problems.append(FileProblem(name, error.seq, error.problem))
     files = []
-    absent = {}
+    unusable_files = {}
     for segment in segments:
         try:
             fd = disk.open(home.segment_path(segment), writable=False)
         except FileNotFoundError:
             continue  # taken away this very moment: it will show as missing
         except UnsafePath as error:
-            absent[segment] = Fault(segment_name(segment), segment, error.what)
+            unusable_files[segment] = FileProblem(segment_name(segment), segment, error.what)
             continue
         try:
             files.append(_file(disk, fd, segment))
-            problem = packaging_problem(disk, home.segment_path(segment))
+            problem = compression_problem(disk, home.segment_path(segment))
             if problem is not None:
                 name = segment_name(segment) + COMPRESSED_SUFFIX
-                faults.append(Fault(name, segment, problem))
+                file_problems.append(FileProblem(name, segment, problem))
             if before is None and segment == segments[-1]:
                 sync_for_reading(disk, fd)  # what only the cache holds may still be rolled back
         finally:
             disk.close(fd)
-    return _Look(watermark, before, read_word(disk, home), files, faults, absent)
+    return _DirSnapshot(
+        watermark, before, read_lock_record(disk, home), files, file_problems, unusable_files
+    )
 
 
-def _file(disk: Disk, fd: int, segment: int) -> File:
+def _file(disk: Disk, fd: int, segment: int) -> SegmentFile:
     size = disk.size(fd)
     first = last = b""
     with suppress(OSError):  # a bad sector will be met again, and told
         first = disk.pread(fd, min(size, LINE_BYTES_MAX), 0)
         last = last_line(disk, fd, size)
-    return File(segment, size, first[: first.find(b"\n") + 1], last)
+    return SegmentFile(segment, size, first[: first.find(b"\n") + 1], last)
 
 
-def _limit(first_seq: int, size: int, end: End) -> int:
+def _durable_bytes(first_seq: int, size: int, end: LogEnd) -> int:
     if first_seq == end.segment:
         return min(size, end.byte_offset)
     return size if first_seq < end.segment else 0
 
 
-def _beyond(first_seq: int, file: File, end: End) -> Fault:
+def _beyond_durable_end(first_seq: int, file: SegmentFile, end: LogEnd) -> FileProblem:
     problem = f"entry {first_seq} starts a segment, but the log ends with entry {end.seq}"
-    return Fault(segment_name(file.named), first_seq, problem)
+    return FileProblem(segment_name(file.named), first_seq, problem)
 
 
 def _tip_or_none(line: bytes) -> Tip | None:

@@ -12,20 +12,20 @@ continues the chain of a line before it.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from eventlog.format.line import CHAIN_BYTES, LINE_BYTES_MAX, BadLine, chained, stored_chain
-from eventlog.format.scan import CHAIN_UNKNOWN, TIP_START, Tip, problem_of, tip_of, well_formed
+from eventlog.format.line import CHAIN_BYTES, LINE_BYTES_MAX, BadLine, next_chain, stored_chain
+from eventlog.format.scan import CHAIN_UNKNOWN, TIP_START, Tip, is_well_formed, problem_of, tip_of
 from eventlog.format.segment import segment_name
-from eventlog.schema.stored import problem_within
-from eventlog.verify.fast_path import follow_quickly
+from eventlog.schema.stored import problem_in_line
+from eventlog.verify.fast_path import verify_lines_fast
 
 # What the next line can be judged by.
-_GOOD = "good"  # the line before it was good
-_DOUBTFUL = "doubtful"  # the line before it was bad, but ends in a chain
-_FRESH = "fresh"  # it starts anew: its seq is known, but not the chain before it
-_LOST = "lost"  # what was before it tells nothing
+_IN_SYNC = "good"  # the line before it was good
+_AFTER_BAD_LINE = "doubtful"  # the line before it was bad, but ends in a chain
+_CHAIN_UNCHECKED = "fresh"  # it starts anew: its seq is known, but not the chain before it
+_NO_CHAIN = "lost"  # what was before it tells nothing
 
 
-class Flaw(NamedTuple):
+class Defect(NamedTuple):
     """One thing that is wrong."""
 
     seq: int  # of the entry that should be here
@@ -33,149 +33,149 @@ class Flaw(NamedTuple):
     is_chained: bool = False  # the line is where it was written: no torn write explains it
 
 
-class Judge:
+class LineVerifier:
     """Judges the lines of a log, in order, from after `tip` on."""
 
     def __init__(self, tip: Tip = TIP_START) -> None:
         self.tip = tip  # the last line that was good
         self.entries = 0  # good lines
         self.next_seq = tip.seq + 1  # of the entry that should come next
-        self._state = _GOOD
+        self._state = _IN_SYNC
         self._chains: tuple[str, ...] = (tip.chain,)  # what the next line may continue
 
     @property
-    def is_sure(self) -> bool:
+    def is_in_sync(self) -> bool:
         """Whether the line before was good: then `tip` is where the log stands."""
-        return self._state == _GOOD
+        return self._state == _IN_SYNC
 
-    def skip(self, tip: Tip) -> None:
+    def skip_verified(self, tip: Tip) -> None:
         """Takes note of lines that were found good by other means, up to `tip`."""
         self.entries += tip.seq - self.tip.seq
         self._accept(tip)
 
-    def resume(self, tip: Tip) -> None:
+    def resume_after_gap(self, tip: Tip) -> None:
         """Goes on behind damage that a person accepted, as if `tip` had just been read."""
         self._accept(tip)
         if tip.chain == CHAIN_UNKNOWN:
-            self._start_anew(self.next_seq)
+            self._restart_at(self.next_seq)
 
-    def enter(self, first_seq: int) -> Flaw | None:
+    def enter_segment(self, first_seq: int) -> Defect | None:
         """Judges the step into the segment whose entries start at `first_seq`."""
         seq = self.next_seq
-        if self._state != _GOOD and first_seq > self.tip.seq:
+        if self._state != _IN_SYNC and first_seq > self.tip.seq:
             # Nobody can tell how many entries a bad line stood for: no seq need be missing.
             self.next_seq = first_seq
-            self._state = _FRESH if self._state == _LOST else self._state
+            self._state = _CHAIN_UNCHECKED if self._state == _NO_CHAIN else self._state
             return None
         if first_seq == seq:
             return None
-        self._start_anew(first_seq)
+        self._restart_at(first_seq)
         if first_seq > seq:
-            return Flaw(seq, f"is missing: {segment_name(seq)} should start with it")
+            return Defect(seq, f"is missing: {segment_name(seq)} should start with it")
         # Rather read these entries twice than not at all.
         self.tip = self.tip._replace(seq=first_seq - 1)
-        return Flaw(seq, f"is missing: the next segment starts with entry {first_seq}")
+        return Defect(seq, f"is missing: the next segment starts with entry {first_seq}")
 
-    def take(self, line: bytes) -> Flaw | None:
+    def check(self, line: bytes) -> Defect | None:
         """Judges a line, newline included. None for a good one, or more of a damage told before."""
         if len(line) > LINE_BYTES_MAX:
-            return self.take_broken(line, f"is longer than {LINE_BYTES_MAX} bytes")
+            return self.check_malformed(line, f"is longer than {LINE_BYTES_MAX} bytes")
         try:
             tip = tip_of(line)
         except BadLine as error:
-            return self.take_broken(line, str(error))
-        if any(chained(chain, line) == tip.chain for chain in self._chains):
-            return self._take_chained(line, tip)
-        if self._state in (_FRESH, _LOST):
-            return self._take_first(line, tip)
-        return self._take_stray(line, tip)
+            return self.check_malformed(line, str(error))
+        if any(next_chain(chain, line) == tip.chain for chain in self._chains):
+            return self._check_chained(line, tip)
+        if self._state in (_CHAIN_UNCHECKED, _NO_CHAIN):
+            return self._check_unanchored(line, tip)
+        return self._check_unlinked(line, tip)
 
-    def take_broken(self, data: bytes, problem: str) -> Flaw | None:
+    def check_malformed(self, data: bytes, problem: str) -> Defect | None:
         """Judges what is no line. `data` may be its end alone."""
-        flaw = None if self._state == _LOST else Flaw(self.next_seq, problem)
+        defect = None if self._state == _NO_CHAIN else Defect(self.next_seq, problem)
         try:
-            self._doubt(data, stored_chain(data))
+            self._mark_bad(data, stored_chain(data))
         except BadLine:
-            self._doubt(data, None)
-        return flaw
+            self._mark_bad(data, None)
+        return defect
 
-    def _take_chained(self, line: bytes, tip: Tip) -> Flaw | None:
+    def _check_chained(self, line: bytes, tip: Tip) -> Defect | None:
         """A line that continues a chain: it is what was written, but perhaps not by us."""
         before = self.tip
         seq, problem = tip.seq, None
-        if tip.seq <= before.seq or (self._state == _GOOD and tip.seq != self.next_seq):
+        if tip.seq <= before.seq or (self._state == _IN_SYNC and tip.seq != self.next_seq):
             seq, problem = self.next_seq, f"is missing: the line says seq {tip.seq}"
-        elif self._state == _GOOD:
+        elif self._state == _IN_SYNC:
             if tip.batch not in (tip.seq, before.batch):
                 problem = f"says batch {tip.batch}, which no durable write can have had"
             elif tip.recorded_at < before.recorded_at:
                 problem = "was recorded before the entry before it"
         self.entries += 1
         self._accept(tip)
-        problem = problem or problem_within(line)
-        return None if problem is None else Flaw(seq, problem, True)
+        problem = problem or problem_in_line(line)
+        return None if problem is None else Defect(seq, problem, True)
 
-    def _take_first(self, line: bytes, tip: Tip) -> Flaw | None:
+    def _check_unanchored(self, line: bytes, tip: Tip) -> Defect | None:
         """A line whose chain cannot be checked: it is taken at its word."""
-        if self._state == _FRESH and tip.seq != self.next_seq:
-            flaw = Flaw(self.next_seq, f"is missing: the line says seq {tip.seq}")
-            self._doubt(line, tip.chain)
-            return flaw
-        if tip.seq <= self.tip.seq or not well_formed(line):
-            is_told = self._state == _LOST
+        if self._state == _CHAIN_UNCHECKED and tip.seq != self.next_seq:
+            defect = Defect(self.next_seq, f"is missing: the line says seq {tip.seq}")
+            self._mark_bad(line, tip.chain)
+            return defect
+        if tip.seq <= self.tip.seq or not is_well_formed(line):
+            is_reported = self._state == _NO_CHAIN
             seq = self.next_seq
-            self._doubt(line, None)
-            return None if is_told else Flaw(seq, "is not JSON")
+            self._mark_bad(line, None)
+            return None if is_reported else Defect(seq, "is not JSON")
         self.entries += 1
         self._accept(tip)
-        problem = problem_within(line)
-        return None if problem is None else Flaw(tip.seq, problem, True)
+        problem = problem_in_line(line)
+        return None if problem is None else Defect(tip.seq, problem, True)
 
-    def _take_stray(self, line: bytes, tip: Tip) -> Flaw:
+    def _check_unlinked(self, line: bytes, tip: Tip) -> Defect:
         """A line that continues nothing."""
-        if self._state == _GOOD:
+        if self._state == _IN_SYNC:
             problem = problem_of(line, self.tip)
             assert problem is not None, "its chain is wrong, if nothing else"
-            flaw = Flaw(self.next_seq, problem)
+            defect = Defect(self.next_seq, problem)
         else:
             problem = "does not match the chain of the line before it, which is damaged too"
-            flaw = Flaw(tip.seq if tip.seq > self.tip.seq else self.next_seq, problem)
-        self._doubt(line, tip.chain)
-        return flaw
+            defect = Defect(tip.seq if tip.seq > self.tip.seq else self.next_seq, problem)
+        self._mark_bad(line, tip.chain)
+        return defect
 
     def _accept(self, tip: Tip) -> None:
         self.tip = tip
         self.next_seq = tip.seq + 1
-        self._state = _GOOD
+        self._state = _IN_SYNC
         self._chains = (tip.chain,)
 
-    def _start_anew(self, seq: int) -> None:
+    def _restart_at(self, seq: int) -> None:
         self.next_seq = seq
-        self._state = _FRESH
+        self._state = _CHAIN_UNCHECKED
         self._chains = ()
 
-    def _doubt(self, data: bytes, chain: str | None) -> None:
+    def _mark_bad(self, data: bytes, chain: str | None) -> None:
         """Remembers what the line after a bad one, which carries `chain`, may continue."""
         chains = [chain] if chain is not None else []
         if self._chains and len(data) > CHAIN_BYTES:
-            chains.append(chained(self._chains[0], data))  # if only its own chain is damaged
+            chains.append(next_chain(self._chains[0], data))  # if only its own chain is damaged
         if self._chains:
             chains.append(self._chains[-1])  # if it does not belong here at all
         self._chains = tuple(chains)
         if chain is None:
-            self._state = _LOST
+            self._state = _NO_CHAIN
         else:
-            if self._state != _LOST:
+            if self._state != _NO_CHAIN:
                 self.next_seq += 1
-            self._state = _DOUBTFUL
+            self._state = _AFTER_BAD_LINE
 
 
-def follow(lines: Sequence[bytes], tip: Tip) -> Tip | None:
+def verify_lines(lines: Sequence[bytes], tip: Tip) -> Tip | None:
     """The tip after `lines` if they follow `tip` and nothing is wrong with any; None otherwise."""
-    quickly = follow_quickly(lines, tip)
-    if quickly is not None:
-        return quickly
-    judge = Judge(tip)
-    if any(judge.take(line) is not None for line in lines):
+    fast_path_tip = verify_lines_fast(lines, tip)
+    if fast_path_tip is not None:
+        return fast_path_tip
+    line_verifier = LineVerifier(tip)
+    if any(line_verifier.check(line) is not None for line in lines):
         return None
-    return judge.tip
+    return line_verifier.tip

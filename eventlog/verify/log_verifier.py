@@ -9,25 +9,25 @@ Invariant: nothing is left unjudged up to the durable end, but what readers pass
 from dataclasses import dataclass
 
 from eventlog.errors import UnsafePath
-from eventlog.format.durability import End
-from eventlog.format.gap import Accepted
+from eventlog.format.durability import LogEnd
+from eventlog.format.gap import AcceptedGap
 from eventlog.format.line import LINE_BYTES_MAX
-from eventlog.format.segment import Position, segment_holding, segment_name
+from eventlog.format.segment import Position, segment_index, segment_name
 from eventlog.read.reader import evidence_after
 from eventlog.read.seek import find_line
 from eventlog.storage.disk import Disk
-from eventlog.storage.durable_state import read_word
-from eventlog.storage.gap_file import is_unchanged, read_accepted
+from eventlog.storage.durable_state import read_lock_record
+from eventlog.storage.gap_file import is_unchanged, read_gaps
 from eventlog.storage.home import Home
-from eventlog.verify.inventory import Fault, Inventory, Place
-from eventlog.verify.line_verifier import Flaw, Judge
-from eventlog.verify.ranges import Lines, Well
+from eventlog.verify.inventory import FileProblem, Inventory, SegmentSpan
+from eventlog.verify.line_verifier import Defect, LineVerifier
+from eventlog.verify.ranges import RawLines, VerifiedRange
 
 FINDINGS_MAX = 1000  # nobody reads more, and a log of garbage must not fill the memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class Finding:
+class VerifyFinding:
     """One thing that is wrong."""
 
     segment: str  # name of the file
@@ -45,140 +45,156 @@ class Finding:
         }
 
 
-class WriterCame(Exception):
+class WriterStarted(Exception):
     """A writer says by now what is durable; what was seen without its word counts no more."""
 
 
-class Walk:
-    """One walk. `well`: lines that were found good already, by where they start."""
+class LogVerifier:
+    """One walk. `verified`: lines that were found good already, by where they start."""
 
     def __init__(
-        self, disk: Disk, home: Home, found: Inventory, well: dict[Position, Well]
+        self, disk: Disk, home: Home, found: Inventory, verified: dict[Position, VerifiedRange]
     ) -> None:
         self._disk = disk
         self._home = home
-        self._found = found
-        self._well = well
-        self._absent = dict(found.absent)
-        self._accepted = read_accepted(disk, home)
-        self.judge = Judge()
+        self._inventory = found
+        self._verified_ranges = verified
+        self._unusable_files = dict(found.unusable_files)
+        self._accepted = read_gaps(disk, home)
+        self.line_verifier = LineVerifier()
         self.torn_bytes = found.torn_bytes
-        self.findings: list[Finding] = []
+        self.findings: list[VerifyFinding] = []
         self.findings_left_out = 0
 
-    def through(self) -> None:
-        """Walks from the first byte to the durable end. Raises WriterCame."""
-        for fault in self._found.faults:
-            self._tell(fault)
+    def verify_all(self) -> None:
+        """Walks from the first byte to the durable end. Raises WriterStarted."""
+        for file_problem in self._inventory.file_problems:
+            self._report(file_problem)
         at = Position(0, 0)
-        for place in self._found.places:
-            self._enter(place, at)
-            self._walk(place)
-            at = Position(place.named, place.limit)
-        self._check_reach(at)
-        for fault in self._absent.values():
-            self._tell(fault)
+        for span in self._inventory.spans:
+            self._enter_segment(span, at)
+            self._verify_segment(span)
+            at = Position(span.named, span.limit)
+        self._check_durable_end(at)
+        for file_problem in self._unusable_files.values():
+            self._report(file_problem)
 
-    def _enter(self, place: Place, before: Position) -> None:
+    def _enter_segment(self, span: SegmentSpan, before: Position) -> None:
         """The step into a place, from the end of the one before."""
-        while (flaw := self.judge.enter(place.first_seq)) is not None:
-            gap = self._gap(before, flaw) or self._gap(Position(flaw.seq, 0), flaw)
-            if gap is not None and gap.seq_to < flaw.seq:
+        while (defect := self.line_verifier.enter_segment(span.first_seq)) is not None:
+            gap = self._accepted_gap(before, defect) or self._accepted_gap(
+                Position(defect.seq, 0), defect
+            )
+            if gap is not None and gap.seq_to < defect.seq:
                 gap = None  # bytes in nobody's place: they stand for no entry that is missing
-            fault = self._absent.pop(flaw.seq, None)
-            if fault is not None:
-                self._tell(fault)
+            file_problem = self._unusable_files.pop(defect.seq, None)
+            if file_problem is not None:
+                self._report(file_problem)
             else:
-                self._add(before if before.segment else Position(place.named, 0), flaw, gap)
+                self._add_defect(before if before.segment else Position(span.named, 0), defect, gap)
             if gap is None:
                 return
-            self.judge.resume(gap.tip)
+            self.line_verifier.resume_after_gap(gap.tip)
 
-    def _walk(self, place: Place) -> None:
+    def _verify_segment(self, span: SegmentSpan) -> None:
         try:
-            fd = self._disk.open(self._home.segment_path(place.named), writable=False)
+            fd = self._disk.open(self._home.segment_path(span.named), writable=False)
         except (FileNotFoundError, UnsafePath):  # it was another one a moment ago
-            at = Position(place.named, 0)
-            self._add(at, self.judge.take_broken(b"", "is gone: its segment was taken away"))
+            at = Position(span.named, 0)
+            self._add_defect(
+                at, self.line_verifier.check_malformed(b"", "is gone: its segment was taken away")
+            )
             return
         try:
-            lines = Lines(self._disk, fd, place.limit)
+            lines = RawLines(self._disk, fd, span.limit)
             byte_offset = 0
-            while byte_offset < place.limit:
-                well = self._well.get(Position(place.named, byte_offset))
-                if well is not None and self.judge.is_sure and self.judge.tip == well.before:
-                    self.judge.skip(well.after)
-                    byte_offset = well.byte_to
+            while byte_offset < span.limit:
+                verified = self._verified_ranges.get(Position(span.named, byte_offset))
+                if (
+                    verified is not None
+                    and self.line_verifier.is_in_sync
+                    and self.line_verifier.tip == verified.before
+                ):
+                    self.line_verifier.skip_verified(verified.after)
+                    byte_offset = verified.byte_to
                 else:
-                    byte_offset = self._step(place, fd, lines, byte_offset)
+                    byte_offset = self._verify_line(span, fd, lines, byte_offset)
         finally:
             self._disk.close(fd)
 
-    def _step(self, place: Place, fd: int, lines: Lines, byte_offset: int) -> int:
+    def _verify_line(self, span: SegmentSpan, fd: int, lines: RawLines, byte_offset: int) -> int:
         """Judges the line that starts there; returns where to go on."""
-        at = Position(place.named, byte_offset)
+        at = Position(span.named, byte_offset)
         try:
             data, byte_to = lines.at(byte_offset)
         except OSError as error:
-            self._add(at, self.judge.take_broken(b"", f"cannot be read: {error.strerror}"))
-            return place.limit
+            self._add_defect(
+                at, self.line_verifier.check_malformed(b"", f"cannot be read: {error.strerror}")
+            )
+            return span.limit
         if len(data) < byte_to - byte_offset:
-            flaw = self.judge.take_broken(data, f"is longer than {LINE_BYTES_MAX} bytes")
+            defect = self.line_verifier.check_malformed(
+                data, f"is longer than {LINE_BYTES_MAX} bytes"
+            )
         elif data.endswith(b"\n"):
-            flaw = self.judge.take(data)
+            defect = self.line_verifier.check(data)
         else:
-            flaw = self.judge.take_broken(data, "is cut off")
-            byte_to = place.limit
-        if flaw is None:
+            defect = self.line_verifier.check_malformed(data, "is cut off")
+            byte_to = span.limit
+        if defect is None:
             return byte_to
-        if self._is_torn(place, fd, byte_offset, flaw):
-            self.torn_bytes = place.limit - byte_offset
-            return place.limit
-        gap = self._gap(at, flaw)
-        self._add(at, flaw, gap)
+        if self._is_torn(span, fd, byte_offset, defect):
+            self.torn_bytes = span.limit - byte_offset
+            return span.limit
+        gap = self._accepted_gap(at, defect)
+        self._add_defect(at, defect, gap)
         if gap is None:
             return byte_to
-        self.judge.resume(gap.tip)
+        self.line_verifier.resume_after_gap(gap.tip)
         return gap.byte_to
 
-    def _is_torn(self, place: Place, fd: int, byte_offset: int, flaw: Flaw) -> bool:
-        """Whether what starts there need not have been durable. Raises WriterCame."""
-        marked = self._found.marked_end
+    def _is_torn(self, span: SegmentSpan, fd: int, byte_offset: int, defect: Defect) -> bool:
+        """Whether what starts there need not have been durable. Raises WriterStarted."""
+        watermark_end = self._inventory.watermark_end
         if (
-            self._found.is_bounded
-            or flaw.is_chained
-            or place is not self._found.places[-1]
-            or place.named < self._found.names[-1]  # made when all before it was durable
-            or (marked is not None and marked.seq >= flaw.seq)
+            self._inventory.is_end_known
+            or defect.is_chained
+            or span is not self._inventory.spans[-1]
+            or span.named < self._inventory.names[-1]  # made when all before it was durable
+            or (watermark_end is not None and watermark_end.seq >= defect.seq)
             or len(self.findings) >= FINDINGS_MAX
         ):
             return False
-        found = evidence_after(self._disk, fd, byte_offset, place.limit, flaw.seq)
-        if read_word(self._disk, self._home) is not None:
-            raise WriterCame
+        found = evidence_after(self._disk, fd, byte_offset, span.limit, defect.seq)
+        if read_lock_record(self._disk, self._home) is not None:
+            raise WriterStarted
         return not found
 
-    def _check_reach(self, at: Position) -> None:
+    def _check_durable_end(self, at: Position) -> None:
         """Whether the log, which ends `at`, holds what is known to have been durable."""
-        tip = self.judge.tip
-        ends = [end for end in (self._found.word_end, self._found.marked_end) if end is not None]
+        tip = self.line_verifier.tip
+        ends = [
+            end
+            for end in (self._inventory.lock_record_end, self._inventory.watermark_end)
+            if end is not None
+        ]
         durable_seq = max((end.seq for end in ends), default=0)
-        if self.judge.is_sure and tip.seq < durable_seq:
+        if self.line_verifier.is_in_sync and tip.seq < durable_seq:
             seq = tip.seq + 1
-            fault = self._absent.pop(seq, None)
+            file_problem = self._unusable_files.pop(seq, None)
             problem = f"is gone: the log was durable up to entry {durable_seq}"
-            if fault is not None:
-                self._tell(fault)
+            if file_problem is not None:
+                self._report(file_problem)
             else:
-                self._add(at if at.segment else Position(1, 0), Flaw(seq, problem))
+                self._add_defect(at if at.segment else Position(1, 0), Defect(seq, problem))
         for end in ends:
-            if self._found.names and not self.findings:  # which would be the likely reason
-                self._check_end(end)
+            if self._inventory.names and not self.findings:  # which would be the likely reason
+                self._check_durable_entry(end)
 
-    def _check_end(self, end: End) -> None:
+    def _check_durable_entry(self, end: LogEnd) -> None:
         """Whether the entry that was last, once, is still the one that it was."""
-        names = self._found.names
-        segment = names[segment_holding(names, end.seq)]
+        names = self._inventory.names
+        segment = names[segment_index(names, end.seq)]
         fd = self._disk.open(self._home.segment_path(segment), writable=False)
         try:
             line = find_line(self._disk, fd, end.seq)
@@ -186,31 +202,33 @@ class Walk:
             self._disk.close(fd)
         if line is None or line.tip.chain != end.chain:
             at = Position(segment, line.byte_from if line is not None else 0)
-            self._add(at, Flaw(end.seq, "is not the one that was durable"))
+            self._add_defect(at, Defect(end.seq, "is not the one that was durable"))
 
-    def _gap(self, at: Position, flaw: Flaw) -> Accepted | None:
+    def _accepted_gap(self, at: Position, defect: Defect) -> AcceptedGap | None:
         """What a person accepted there, if that is still what stands there."""
-        if flaw.is_chained:
+        if defect.is_chained:
             return None  # readers do not halt there
-        here = (gap for gap in self._accepted if gap.starts_at(*at, flaw.seq))
-        stands = (g for g in here if is_unchanged(self._disk, self._home, g, self._found.names))
+        here = (gap for gap in self._accepted if gap.starts_at(*at, defect.seq))
+        stands = (g for g in here if is_unchanged(self._disk, self._home, g, self._inventory.names))
         return next(stands, None)
 
-    def _add(self, at: Position, flaw: Flaw | None, gap: Accepted | None = None) -> None:
-        if flaw is None:
+    def _add_defect(
+        self, at: Position, defect: Defect | None, gap: AcceptedGap | None = None
+    ) -> None:
+        if defect is None:
             return  # more of a damage that was told before
-        problem = f"entry {flaw.seq} {flaw.problem}"
+        problem = f"entry {defect.seq} {defect.problem}"
         if gap is not None:
             problem += f" (accepted on {gap.accepted_at[:10]})"
-        self._tell(Fault(segment_name(at.segment), flaw.seq, problem), at.byte_offset)
+        self._report(FileProblem(segment_name(at.segment), defect.seq, problem), at.byte_offset)
 
-    def _tell(self, fault: Fault, byte_offset: int = 0) -> None:
+    def _report(self, file_problem: FileProblem, byte_offset: int = 0) -> None:
         if len(self.findings) < FINDINGS_MAX:
-            finding = Finding(
-                segment=fault.segment,
+            finding = VerifyFinding(
+                segment=file_problem.segment,
                 byte_offset=byte_offset,
-                seq=fault.seq,
-                problem=fault.problem,
+                seq=file_problem.seq,
+                problem=file_problem.problem,
             )
             self.findings.append(finding)
         else:

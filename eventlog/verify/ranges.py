@@ -4,7 +4,7 @@ A line is judged by the chain in the line before it, so a piece may start at any
 lines start and end is found by looking for newlines, in the same way by both neighbours: the
 pieces of a segment leave nothing out, whatever its bytes are.
 
-Invariant: a piece that is `Well` follows the line before it, as that line stands, and ends where
+Invariant: a piece that is `VerifiedRange` follows the line before it, as that line stands, and ends where
 the next line starts.
 """
 
@@ -17,13 +17,13 @@ from eventlog.format.line import CHAIN_BYTES, LINE_BYTES_MAX, BadLine
 from eventlog.format.scan import TIP_START, Tip, tip_of
 from eventlog.storage.disk import Disk
 from eventlog.storage.home import Home
-from eventlog.verify.inventory import Place
-from eventlog.verify.line_verifier import follow
+from eventlog.verify.inventory import SegmentSpan
+from eventlog.verify.line_verifier import verify_lines
 
 CHUNK_BYTES = 256 * 1024  # what is worked on at a time stays in a core's own cache
 
 
-class Piece(NamedTuple):
+class LineRange(NamedTuple):
     """The lines that start in a range of a segment."""
 
     segment: int  # by its name
@@ -33,7 +33,7 @@ class Piece(NamedTuple):
     before: Tip | None  # what the first line follows, if it is the segment's first
 
 
-class Well(NamedTuple):
+class VerifiedRange(NamedTuple):
     """Lines with which nothing is wrong."""
 
     segment: int
@@ -43,60 +43,62 @@ class Well(NamedTuple):
     after: Tip
 
 
-class Raw(NamedTuple):
+class RawLine(NamedTuple):
     """Bytes up to a newline, or up to where there are no more."""
 
     data: bytes  # no more than the end of what is longer than any line
     byte_to: int
 
 
-def cut(places: Iterable[Place], piece_bytes: int) -> list[list[Piece]]:
-    """Pieces of all places, in groups of at least `piece_bytes` but for the last."""
-    groups: list[list[Piece]] = [[]]
+def split_ranges(spans: Iterable[SegmentSpan], range_bytes: int) -> list[list[LineRange]]:
+    """Pieces of all places, in groups of at least `range_bytes` but for the last."""
+    tasks: list[list[LineRange]] = [[]]
     size = 0
     before: Tip | None = TIP_START
-    for place in places:
-        for start in range(0, place.limit, piece_bytes):
-            if size >= piece_bytes:
-                groups.append([])
+    for span in spans:
+        for start in range(0, span.limit, range_bytes):
+            if size >= range_bytes:
+                tasks.append([])
                 size = 0
-            stop = min(start + piece_bytes, place.limit)
-            groups[-1].append(Piece(place.named, start, stop, place.limit, before))
+            stop = min(start + range_bytes, span.limit)
+            tasks[-1].append(LineRange(span.named, start, stop, span.limit, before))
             size += stop - start
-        if place.limit:
-            before = place.last_tip
-    return groups
+        if span.limit:
+            before = span.last_tip
+    return tasks
 
 
-def examine(disk: Disk, home: Home, piece: Piece) -> Well | None:
+def verify_range(disk: Disk, home: Home, line_range: LineRange) -> VerifiedRange | None:
     """The lines of a piece, if all is well with them; None where somebody must look closer."""
     try:
-        fd = disk.open(home.segment_path(piece.segment), writable=False)
+        fd = disk.open(home.segment_path(line_range.segment), writable=False)
     except (OSError, EventLogError):
         return None
     try:
-        byte_from = _line_start(disk, fd, piece.start, piece.limit)
-        byte_to = _line_start(disk, fd, piece.stop, piece.limit)
+        byte_from = _line_start(disk, fd, line_range.start, line_range.limit)
+        byte_to = _line_start(disk, fd, line_range.stop, line_range.limit)
         if byte_from is None or byte_to is None or byte_from >= byte_to:
             return None
-        before = _tip_at(disk, fd, byte_from) if byte_from else piece.before
-        after = _followed(disk, fd, byte_from, byte_to, before) if before is not None else None
+        before = _tip_at(disk, fd, byte_from) if byte_from else line_range.before
+        after = (
+            _tip_after_range(disk, fd, byte_from, byte_to, before) if before is not None else None
+        )
         if before is None or after is None:
             return None
-        return Well(piece.segment, byte_from, byte_to, before, after)
+        return VerifiedRange(line_range.segment, byte_from, byte_to, before, after)
     except OSError:
         return None
     finally:
         disk.close(fd)
 
 
-def _followed(disk: Disk, fd: int, byte_from: int, byte_to: int, tip: Tip) -> Tip | None:
+def _tip_after_range(disk: Disk, fd: int, byte_from: int, byte_to: int, tip: Tip) -> Tip | None:
     """The tip after the lines of a range, if nothing is wrong with any."""
     at = byte_from
     while at < byte_to:
         data = disk.pread(fd, min(CHUNK_BYTES, byte_to - at), at)
         data = data[: data.rfind(b"\n") + 1]
-        after = follow(BytesIO(data).readlines(), tip) if data else None
+        after = verify_lines(BytesIO(data).readlines(), tip) if data else None
         if after is None:
             return None
         tip = after
@@ -122,7 +124,7 @@ def _tip_at(disk: Disk, fd: int, byte_offset: int) -> Tip | None:
         return None
 
 
-class Lines:
+class RawLines:
     """The raw lines of an open segment. A line is anything up to a newline."""
 
     def __init__(self, disk: Disk, fd: int, limit: int) -> None:
@@ -132,7 +134,7 @@ class Lines:
         self._data = b""
         self._data_at = 0
 
-    def at(self, byte_offset: int) -> Raw:
+    def at(self, byte_offset: int) -> RawLine:
         """The line that starts there; empty where the file does not reach so far. OSError."""
         start = byte_offset - self._data_at
         end = self._data.find(b"\n", start) + 1 if 0 <= start < len(self._data) else 0
@@ -141,12 +143,12 @@ class Lines:
             self._data = self._read(byte_offset)
             end = self._data.find(b"\n") + 1
         if end:
-            return Raw(self._data[start:end], self._data_at + end)
+            return RawLine(self._data[start:end], self._data_at + end)
         if len(self._data) <= LINE_BYTES_MAX:
-            return Raw(self._data, byte_offset + len(self._data))
+            return RawLine(self._data, byte_offset + len(self._data))
         return self._end_of_long(byte_offset)
 
-    def _end_of_long(self, byte_offset: int) -> Raw:
+    def _end_of_long(self, byte_offset: int) -> RawLine:
         end = b""
         while data := self._read(byte_offset):
             newline = data.find(b"\n") + 1
@@ -155,7 +157,7 @@ class Lines:
             end = (end + data)[-CHAIN_BYTES:]
             if newline:
                 break
-        return Raw(end, byte_offset)
+        return RawLine(end, byte_offset)
 
     def _read(self, byte_offset: int) -> bytes:
         return self._disk.pread(self._fd, min(CHUNK_BYTES, self._limit - byte_offset), byte_offset)

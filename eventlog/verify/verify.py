@@ -17,20 +17,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from eventlog.format.segment import Position
-from eventlog.processes import TASKS_MAX, cores, run
+from eventlog.processes import TASKS_MAX, run, usable_cores
 from eventlog.storage.disk import Disk, RealDisk
 from eventlog.storage.home import Home, home_at
-from eventlog.storage.segment_disk import Shelf
+from eventlog.storage.segment_disk import SegmentDisk
 from eventlog.verify.inventory import Inventory, inventory
-from eventlog.verify.log_verifier import Finding, Walk, WriterCame
-from eventlog.verify.ranges import Well, cut, examine
+from eventlog.verify.log_verifier import LogVerifier, VerifyFinding, WriterStarted
+from eventlog.verify.ranges import VerifiedRange, split_ranges, verify_range
 
-PIECE_BYTES = 1024 * 1024  # about 5 ms of work: so all cores end at about the same time
+RANGE_BYTES = 1024 * 1024  # about 5 ms of work: so all cores end at about the same time
 PARALLEL_BYTES_MIN = 8 * 1024 * 1024  # less is done before a second process would be of use
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class VerifyReport:
     """What verify found."""
 
     entries: int  # good ones, up to the durable end
@@ -38,7 +38,7 @@ class Report:
     last_seq: int
     chain: str  # of entry last_seq: the head of the log
     torn_bytes: int  # at the end, and never acknowledged
-    findings: tuple[Finding, ...]  # by segment and byte
+    findings: tuple[VerifyFinding, ...]  # by segment and byte
     findings_left_out: int  # how many more there are
 
     @property
@@ -66,7 +66,7 @@ def verify(
     disk: Disk | None = None,
     progress: Callable[[int, int], object] | None = None,
     processes: int | None = None,
-) -> Report:
+) -> VerifyReport:
     """Re-hashes every line and every signal of the log at `home`, up to its durable end.
 
     `progress` is called with the bytes done and the bytes in all. `processes`: at most so many
@@ -76,50 +76,52 @@ def verify(
     Raises LogNotFound, ForeignHome, UnsafePath, EventLogError where the disk of closed segments is
     not mounted, and OSError where the log may not be read.
     """
-    disk = Shelf(disk or RealDisk())
+    disk = SegmentDisk(disk or RealDisk())
     at = home_at(home)
     found = inventory(disk, at)
-    well = _well(disk, at, found, progress, cores() if processes is None else processes)
-    walk = Walk(disk, at, found, well)
+    verified = _verified_ranges(
+        disk, at, found, progress, usable_cores() if processes is None else processes
+    )
+    log_verifier = LogVerifier(disk, at, found, verified)
     try:
-        walk.through()
-    except WriterCame:
+        log_verifier.verify_all()
+    except WriterStarted:
         # It says what is durable, and may have cut what looked torn.
         return verify(home, disk=disk, progress=progress, processes=processes)
-    return Report(
-        entries=walk.judge.entries,
+    return VerifyReport(
+        entries=log_verifier.line_verifier.entries,
         segments=len(found.names),
-        last_seq=walk.judge.tip.seq,
-        chain=walk.judge.tip.chain,
-        torn_bytes=walk.torn_bytes,
-        findings=tuple(sorted(walk.findings)),
-        findings_left_out=walk.findings_left_out,
+        last_seq=log_verifier.line_verifier.tip.seq,
+        chain=log_verifier.line_verifier.tip.chain,
+        torn_bytes=log_verifier.torn_bytes,
+        findings=tuple(sorted(log_verifier.findings)),
+        findings_left_out=log_verifier.findings_left_out,
     )
 
 
-def _well(
+def _verified_ranges(
     disk: Disk,
     home: Home,
     found: Inventory,
     progress: Callable[[int, int], object] | None,
     processes: int,
-) -> dict[Position, Well]:
+) -> dict[Position, VerifiedRange]:
     """The first pass: the pieces with which all is well, by where they start."""
-    total = sum(place.limit for place in found.places)
-    groups = cut(found.places, max(PIECE_BYTES, total // (TASKS_MAX - 1) + 1))
-    pieces: list[Well] = []
+    total = sum(span.limit for span in found.spans)
+    tasks = split_ranges(found.spans, max(RANGE_BYTES, total // (TASKS_MAX - 1) + 1))
+    ranges: list[VerifiedRange] = []
     done = 0
 
-    def job(number: int) -> list[Well]:
-        examined = [examine(disk, home, piece) for piece in groups[number]]
-        return [well for well in examined if well is not None]
+    def job(number: int) -> list[VerifiedRange]:
+        examined = [verify_range(disk, home, line_range) for line_range in tasks[number]]
+        return [verified for verified in examined if verified is not None]
 
-    def answered(number: int, answer: list[Well]) -> None:
+    def on_result(number: int, result: list[VerifiedRange]) -> None:
         nonlocal done
-        pieces.extend(answer)
-        done += sum(piece.stop - piece.start for piece in groups[number])
+        ranges.extend(result)
+        done += sum(line_range.stop - line_range.start for line_range in tasks[number])
         if progress is not None:
             progress(done, total)
 
-    run(len(groups), job, answered, processes=processes if total >= PARALLEL_BYTES_MIN else 1)
-    return {Position(well.segment, well.byte_from): well for well in pieces}
+    run(len(tasks), job, on_result, processes=processes if total >= PARALLEL_BYTES_MIN else 1)
+    return {Position(verified.segment, verified.byte_from): verified for verified in ranges}

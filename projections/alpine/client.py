@@ -1,4 +1,4 @@
-"""The client of Alpine: one signal in; Accepted, Duplicate, Rejected or Unavailable out.
+"""The client of Alpine: one signal in; Stored, Duplicate, Rejected or Unavailable out.
 
 Nothing that a server says can hang, flood or redirect it: a total deadline, a cap on raw bytes, no
 content encoding, no redirects (they would carry the key to another host), no cookies, no proxy
@@ -19,8 +19,15 @@ from urllib.parse import urlsplit
 import httpx
 import orjson
 
-from projections.alpine.contract import DOWN, REFUSED, Answer, Unavailable, described, meaning
-from projections.alpine.credentials import KeySource, NoKey
+from projections.alpine.contract import (
+    DOWN,
+    REFUSED,
+    SendResult,
+    Unavailable,
+    classify_response,
+    describe_response,
+)
+from projections.alpine.credentials import KeySource, KeyUnavailable
 from projections.errors import ProjectionError
 from projections.hosts import is_loopback
 
@@ -28,11 +35,11 @@ logger = logging.getLogger(__name__)
 
 IN_FLIGHT_MAX = 10  # requests at once: what Alpine's operators agreed to
 DEADLINE_S = 10.0  # for one request, everything included
-ANSWER_BYTES_MAX = 1 << 20  # an answer to a signal has 200 bytes, an error page some thousand
+RESPONSE_BYTES_MAX = 1 << 20  # an answer to a signal has 200 bytes, an error page some thousand
 PAGE_SIGNALS = 200  # of the list; with the longest rationales there can be it is 13 MB
 PAGE_BYTES_MAX = 16 << 20
 KEEPALIVE_S = 4.0  # below the server's 5 s, so that it does not close under a request
-ABANDONED_S = 0.05  # until a server has seen that nobody waits for its answer any more
+ABANDONED_SLOT_S = 0.05  # until a server has seen that nobody waits for its answer any more
 
 KEY_HEADER = b"X-API-Key"
 SYNC_PATH = "/api/v1/external-signals/sync/signal"
@@ -43,7 +50,7 @@ LIST_PATH = "/api/v1/signals"
 class Alpine(Protocol):
     """What delivery needs of a client."""
 
-    async def send(self, body: bytes) -> Answer:
+    async def send(self, body: bytes) -> SendResult:
         """One try at one signal; `body` is from `answers.body_of`."""
 
     async def is_healthy(self) -> bool:
@@ -53,7 +60,7 @@ class Alpine(Protocol):
         """Gives the connections back."""
 
 
-class NoAnswer(ProjectionError):
+class NoResponse(ProjectionError):
     """There was no answer, or none that could be read."""
 
 
@@ -76,12 +83,12 @@ class AlpineClient:
     """
 
     def __init__(self, url: str, key: KeySource, *, deadline_s: float = DEADLINE_S) -> None:
-        self.url = checked_url(url)
+        self.url = validated_url(url)
         self._sync_url = httpx.URL(self.url + SYNC_PATH)
         self._key = key
         self._deadline_s = deadline_s
         self._ssl = _ssl_context(self.url)
-        self._places = asyncio.Semaphore(IN_FLIGHT_MAX)
+        self._slots = asyncio.Semaphore(IN_FLIGHT_MAX)
         self._idle: list[httpx.AsyncHTTPTransport] = []
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -89,21 +96,21 @@ class AlpineClient:
         """Gives the connections back."""
         idle, self._idle = self._idle, []
         for transport in idle:
-            self._throw_away(transport)
+            self._discard_transport(transport)
         if self._closing:
             await asyncio.wait(self._closing)
 
-    async def send(self, body: bytes) -> Answer:
+    async def send(self, body: bytes) -> SendResult:
         """One try at one signal; `body` is from `answers.body_of`."""
         try:
             headers = [(KEY_HEADER, self._key.read()), (b"Content-Type", b"application/json")]
             request = httpx.Request("POST", self._sync_url, headers=headers, content=body)
-            response = await self._fetch(request, ANSWER_BYTES_MAX)
-        except NoKey as error:
+            response = await self._fetch(request, RESPONSE_BYTES_MAX)
+        except KeyUnavailable as error:
             return Unavailable(kind=REFUSED, status=None, detail=str(error))
-        except NoAnswer as error:
+        except NoResponse as error:
             return Unavailable(kind=DOWN, status=None, detail=error.what)
-        return meaning(
+        return classify_response(
             response.status,
             response.data,
             response.retry_after,
@@ -115,23 +122,23 @@ class AlpineClient:
         """Whether sync/health answers 200."""
         try:
             return (await self.health()).status == 200
-        except NoAnswer:
+        except NoResponse:
             return False
 
     async def health(self) -> Response:
-        """What sync/health answers; it asks for no key, and gets none. Raises NoAnswer."""
+        """What sync/health answers; it asks for no key, and gets none. Raises NoResponse."""
         request = httpx.Request("GET", self.url + HEALTH_PATH)
-        return await self._fetch(request, ANSWER_BYTES_MAX)
+        return await self._fetch(request, RESPONSE_BYTES_MAX)
 
     async def page(self, after: int) -> Response:
-        """One page of Alpine's list: signals with an id above `after`. Raises NoAnswer, NoKey."""
+        """One page of Alpine's list: signals with an id above `after`. Raises NoResponse, KeyUnavailable."""
         url = f"{self.url}{LIST_PATH}?limit={PAGE_SIGNALS}&after={after}"
         request = httpx.Request("GET", url, headers=[(KEY_HEADER, self._key.read())])
         return await self._fetch(request, PAGE_BYTES_MAX)
 
     async def _fetch(self, request: httpx.Request, bytes_max: int) -> Response:
-        """The whole answer. Raises NoAnswer."""
-        await self._places.acquire()
+        """The whole answer. Raises NoResponse."""
+        await self._slots.acquire()
         is_whole = False
         try:
             async with asyncio.timeout(self._deadline_s):
@@ -148,10 +155,10 @@ class AlpineClient:
             # Where it was given up the server may still be at work for a moment, and the next one
             # from this place would be one more under way than was agreed.
             if is_whole:
-                self._places.release()
+                self._slots.release()
             else:
-                asyncio.get_running_loop().call_later(ABANDONED_S, self._places.release)
-        raise NoAnswer(what, where=self.url)
+                asyncio.get_running_loop().call_later(ABANDONED_SLOT_S, self._slots.release)
+        raise NoResponse(what, where=self.url)
 
     async def _exchange(self, request: httpx.Request, bytes_max: int) -> Response:
         request.headers["Accept-Encoding"] = "identity"
@@ -160,14 +167,14 @@ class AlpineClient:
             response = await transport.handle_async_request(request)
             encoding = response.headers.get("Content-Encoding", "identity")
             if encoding.lower() != "identity":
-                raise NoAnswer("the answer is encoded, which was not accepted", where=self.url)
+                raise NoResponse("the answer is encoded, which was not accepted", where=self.url)
             data = bytearray()
             async for chunk in response.aiter_raw():
                 data += chunk
                 if len(data) > bytes_max:
-                    raise NoAnswer(f"the answer is over {bytes_max:,} bytes", where=self.url)
+                    raise NoResponse(f"the answer is over {bytes_max:,} bytes", where=self.url)
         except BaseException:
-            self._throw_away(transport)
+            self._discard_transport(transport)
             raise
         self._idle.append(transport)
         return Response(
@@ -186,14 +193,14 @@ class AlpineClient:
             ),
         )
 
-    def _throw_away(self, transport: httpx.AsyncHTTPTransport) -> None:
+    def _discard_transport(self, transport: httpx.AsyncHTTPTransport) -> None:
         # A task of its own: whoever gave up on the request must not cut this off as well.
         closing = asyncio.ensure_future(transport.aclose())
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
 
 
-def checked_url(url: str) -> str:
+def validated_url(url: str) -> str:
     """The address without a slash at its end. Warns of one that sends the key in the clear.
 
     Raises ProjectionError for one that is no http(s) address, or holds a name and a password.
@@ -230,15 +237,15 @@ def _ssl_context(url: str) -> ssl.SSLContext:
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # not used
 
 
-def rows_of(response: Response, url: str) -> tuple[list[dict[str, object]], int | None]:
-    """The signals of a page, and the `after` of the next one. Raises NoAnswer."""
+def parse_page(response: Response, url: str) -> tuple[list[dict[str, object]], int | None]:
+    """The signals of a page, and the `after` of the next one. Raises NoResponse."""
     if response.status == 200:
         with suppress(orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
             page = orjson.loads(response.data)
             return [dict(row) for row in page["signals"]], page["next"]
-    said = described(response.status, response.data, response.secret)
-    raise NoAnswer(
-        f"Alpine did not list its signals: {said}",
+    description = describe_response(response.status, response.data, response.secret)
+    raise NoResponse(
+        f"Alpine did not list its signals: {description}",
         where=url + LIST_PATH,
         do="check ALPINE_API_URL and the key, and that this Alpine can list",
     )

@@ -1,6 +1,6 @@
 """What is said to Alpine, and what its answers mean: the table of the wire contract. Pure.
 
-    201 success                     Accepted
+    201 success                     Stored
     201 duplicate, 409              Duplicate: success too
     400, 413, 422                   Rejected: it will never take this signal as it is
     500                             Unavailable, FAILING: its trouble, or this signal's for ever
@@ -22,8 +22,8 @@ from urllib.parse import quote
 
 import orjson
 
-SHOWN_CHARS_MAX = 500  # of an answer that is kept with a parked signal
-SEARCHED_BYTES_MAX = 1 << 16  # a secret is taken out of so much, before it is cut to what is shown
+BODY_CHARS_MAX = 500  # of an answer that is kept with a parked signal
+REDACTED_BYTES_MAX = 1 << 16  # a secret is taken out of so much, before it is cut to what is shown
 RETRY_AFTER_S_MAX = 60.0  # what a server may ask for; more is its operator's mistake
 REASONING_CHARS_MIN = 20  # Alpine answers 500 to a shorter one, and writes its own for none
 
@@ -32,8 +32,8 @@ REFUSED = "refused"
 FAILING = "failing"
 DOWN = "down"
 
-_REJECTED = frozenset({400, 413, 422})  # 413: this signal is too long for it
-_DOWN = frozenset({408, 425, 429})
+_REJECTED_STATUSES = frozenset({400, 413, 422})  # 413: this signal is too long for it
+_DOWN_STATUSES = frozenset({408, 425, 429})
 
 _REQUIRED = (
     *("signal_id", "symbol", "action", "entry_price", "target_price", "stop_price"),
@@ -42,7 +42,7 @@ _REQUIRED = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Accepted:
+class Stored:
     """Alpine stored it."""
 
 
@@ -69,43 +69,45 @@ class Unavailable:
     retry_after_s: float = 0.0  # what the server asked for
 
 
-Answer = Accepted | Duplicate | Rejected | Unavailable
+SendResult = Stored | Duplicate | Rejected | Unavailable
 
 
-def meaning(
+def classify_response(
     status: int, data: bytes, retry_after: str | None, *, now_s: float, secret: bytes = b""
-) -> Answer:
+) -> SendResult:
     """What the answer to a signal means.
 
     `now_s`: seconds since 1970, for a Retry-After date. `secret` is not shown, should it be there.
     """
     if 200 <= status < 300:
-        return _stored(status, data, secret)
+        return _classify_success(status, data, secret)
     if status == 409:
         return Duplicate()
-    if status in _REJECTED:
-        return Rejected(status=status, body=shown_body(data, secret))
+    if status in _REJECTED_STATUSES:
+        return Rejected(status=status, body=printable_body(data, secret))
     if status == 500:
-        return Unavailable(kind=FAILING, status=status, detail=described(status, data, secret))
-    is_down = status > 500 or status in _DOWN
+        return Unavailable(
+            kind=FAILING, status=status, detail=describe_response(status, data, secret)
+        )
+    is_down = status > 500 or status in _DOWN_STATUSES
     return Unavailable(
         kind=DOWN if is_down else REFUSED,
         status=status,
-        detail=described(status, data, secret),
+        detail=describe_response(status, data, secret),
         retry_after_s=retry_after_seconds(retry_after, now_s=now_s) if is_down else 0.0,
     )
 
 
-def _stored(status: int, data: bytes, secret: bytes) -> Answer:
-    said = None
+def _classify_success(status: int, data: bytes, secret: bytes) -> SendResult:
+    reply_status = None
     with suppress(orjson.JSONDecodeError, AttributeError):
-        said = orjson.loads(data).get("status")
-    if status == 201 and said == "success":
-        return Accepted()
-    if said == "duplicate":
+        reply_status = orjson.loads(data).get("status")
+    if status == 201 and reply_status == "success":
+        return Stored()
+    if reply_status == "duplicate":
         return Duplicate()
     # Somebody else answers at this address, a proxy or a portal: the next try will tell.
-    detail = f"the answer is not Alpine's: {described(status, data, secret)}"
+    detail = f"the answer is not Alpine's: {describe_response(status, data, secret)}"
     return Unavailable(kind=DOWN, status=status, detail=detail)
 
 
@@ -146,19 +148,19 @@ def body_of(payload: Mapping[str, object]) -> bytes:
     return orjson.dumps(fields)
 
 
-def described(status: int, data: bytes, secret: bytes = b"") -> str:
+def describe_response(status: int, data: bytes, secret: bytes = b"") -> str:
     """An answer in a few words."""
-    text = shown_body(data, secret)
+    text = printable_body(data, secret)
     return f"{status} {text}" if text else str(status)
 
 
-def shown_body(data: bytes, secret: bytes = b"") -> str:
+def printable_body(data: bytes, secret: bytes = b"") -> str:
     """What is kept of a body: its beginning, printable, and without the secret."""
-    text = _without(secret, data[:SEARCHED_BYTES_MAX].decode("utf-8", "replace"))
-    return "".join(char if char.isprintable() else " " for char in text[:SHOWN_CHARS_MAX])
+    text = _redact(secret, data[:REDACTED_BYTES_MAX].decode("utf-8", "replace"))
+    return "".join(char if char.isprintable() else " " for char in text[:BODY_CHARS_MAX])
 
 
-def _without(secret: bytes, text: str) -> str:
+def _redact(secret: bytes, text: str) -> str:
     """A server may show the headers that it got: as text, in JSON, HTML, a URL, or as Python does.
 
     Headers are often read as latin-1.

@@ -14,7 +14,7 @@ from projections.errors import ProjectionError
 KEY_BYTES_MAX = 1024  # the reference backend takes no longer one; a larger file is no key
 
 
-class NoKey(ProjectionError):
+class KeyUnavailable(ProjectionError):
     """There is no key that could be sent."""
 
 
@@ -22,7 +22,7 @@ class KeySource(Protocol):
     """Gives the key, and says when it changed."""
 
     def read(self) -> bytes:
-        """The key now. Raises NoKey."""
+        """The key now. Raises KeyUnavailable."""
 
     def has_changed(self) -> bool:
         """Whether there may be another key than `read` gave last."""
@@ -40,7 +40,7 @@ class FixedKey:
         return f"FixedKey(***, {self._name!r})"
 
     def read(self) -> bytes:
-        return _checked(self._key, self._name)
+        return _validated(self._key, self._name)
 
     def has_changed(self) -> bool:
         return False
@@ -60,27 +60,27 @@ class FileKey:
         return f"FileKey({str(self.path)!r})"
 
     def read(self) -> bytes:
-        stamp = self._look()
+        stamp = self._read_stamp()
         if stamp != self._stamp:
             self._stamp = stamp  # of before it is read: a change during that is seen next time
             self._key, self._problem = b"", ""
             try:
-                self._key = _content(self.path)
+                self._key = _read_key_file(self.path)
             except OSError as error:
                 self._problem = f"the key file cannot be read: {error.strerror}"
         if self._problem:
-            raise NoKey(self._problem, where=self._where)
-        return _checked(self._key, self._where)
+            raise KeyUnavailable(self._problem, where=self._where)
+        return _validated(self._key, self._where)
 
     def has_changed(self) -> bool:
-        if self._look() == self._stamp:
+        if self._read_stamp() == self._stamp:
             return False
         try:  # who only touches it, or writes the same once more, must not cost a request
-            return _content(self.path) != self._key or bool(self._problem)
+            return _read_key_file(self.path) != self._key or bool(self._problem)
         except OSError:
             return not self._problem
 
-    def _look(self) -> object:
+    def _read_stamp(self) -> object:
         try:
             status = self.path.stat()
         except OSError:
@@ -88,7 +88,7 @@ class FileKey:
         return (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
 
 
-def _content(path: Path) -> bytes:
+def _read_key_file(path: Path) -> bytes:
     # O_NONBLOCK: opening a named pipe must not hang the daemon.
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with open(fd, "rb") as file:
@@ -97,12 +97,14 @@ def _content(path: Path) -> bytes:
         return file.read(KEY_BYTES_MAX + 2).strip()
 
 
-def _checked(key: bytes, where: str) -> bytes:
+def _validated(key: bytes, where: str) -> bytes:
     """A key as it is sent. What no header can carry is named here, lest a library shows it."""
     if not key:
-        raise NoKey("there is no API key", where=where)
+        raise KeyUnavailable("there is no API key", where=where)
     if len(key) > KEY_BYTES_MAX:
-        raise NoKey(f"the API key has more than {KEY_BYTES_MAX} bytes", where=where)
+        raise KeyUnavailable(f"the API key has more than {KEY_BYTES_MAX} bytes", where=where)
     if any(byte < 0x20 or byte == 0x7F for byte in key):
-        raise NoKey("the API key holds control characters, which no header can carry", where=where)
+        raise KeyUnavailable(
+            "the API key holds control characters, which no header can carry", where=where
+        )
     return key

@@ -8,33 +8,33 @@ from projections.alpine.contract import (
     DOWN,
     FAILING,
     REFUSED,
-    Accepted,
-    Answer,
     Duplicate,
     Rejected,
+    SendResult,
+    Stored,
     Unavailable,
 )
-from projections.projection import Requests
+from projections.projection import RequestCounters
 
 # The answers of the wire contract (answers.py), and what was given up before there was one.
 ACCEPTED, DUPLICATE, REJECTED, CANCELLED = "accepted", "duplicate", "rejected", "cancelled"
 OUTCOMES = (ACCEPTED, DUPLICATE, REJECTED, FAILING, DOWN, REFUSED, CANCELLED)
 
 
-class Counted:
+class MeteredClient:
     """Passes everything on to another client."""
 
-    def __init__(self, alpine: Alpine, requests: Requests) -> None:
+    def __init__(self, alpine: Alpine, requests: RequestCounters) -> None:
         self._alpine = alpine
         self._requests = requests
 
-    async def send(self, body: bytes) -> Answer:
+    async def send(self, body: bytes) -> SendResult:
         """One try at one signal, counted."""
         outcome = CANCELLED
         self._requests.in_flight += 1
         try:
             answer = await self._alpine.send(body)
-            outcome = outcome_of(answer)
+            outcome = outcome_label(answer)
             return answer
         finally:
             self._requests.in_flight -= 1
@@ -49,10 +49,10 @@ class Counted:
         await self._alpine.close()
 
 
-def outcome_of(answer: Answer) -> str:
+def outcome_label(answer: SendResult) -> str:
     """What an answer is counted as."""
     match answer:
-        case Accepted():
+        case Stored():
             return ACCEPTED
         case Duplicate():
             return DUPLICATE

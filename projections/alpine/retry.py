@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 import tenacity
 
-from projections.alpine.contract import REFUSED, Answer, Unavailable
+from projections.alpine.contract import REFUSED, SendResult, Unavailable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class RetryPolicy:
     """How often one signal is tried in a row, and how far apart."""
 
     retries_max: int = 3
@@ -22,13 +22,13 @@ class Patience:
     max_s: float = 5.0
 
 
-class _NotYet(Exception):
+class _RetryNeeded(Exception):
     """An answer that is worth another try."""
 
 
-async def patiently(
-    send: Callable[[], Awaitable[Answer]], patience: Patience, halt: asyncio.Event
-) -> Answer:
+async def send_with_retries(
+    send: Callable[[], Awaitable[SendResult]], retry_policy: RetryPolicy, halt: asyncio.Event
+) -> SendResult:
     """`send` with a few retries: exponential back-off, full jitter. `halt` ends them.
 
     Not retried is what another try cannot change, and what the server wants to be left alone with
@@ -36,15 +36,15 @@ async def patiently(
     """
     answer = await send()
 
-    def is_worth_it() -> bool:
+    def is_retryable() -> bool:
         return (
             isinstance(answer, Unavailable)
             and answer.kind != REFUSED
-            and answer.retry_after_s <= patience.max_s
+            and answer.retry_after_s <= retry_policy.max_s
             and not halt.is_set()
         )
 
-    if not is_worth_it():  # most signals pass at once, and pay for none of the below
+    if not is_retryable():  # most signals pass at once, and pay for none of the below
         return answer
 
     async def pause(seconds: float) -> None:
@@ -59,27 +59,31 @@ async def patiently(
         if not is_first and not halt.is_set():
             answer = await send()
         is_first = False
-        if is_worth_it():
-            raise _NotYet
+        if is_retryable():
+            raise _RetryNeeded
 
     # A new instance for each call: one that tasks share miscounts attempts.
     retrying = tenacity.AsyncRetrying(
-        stop=tenacity.stop_after_attempt(1 + patience.retries_max),
-        wait=tenacity.wait_random_exponential(multiplier=patience.first_s, max=patience.max_s),
-        retry=tenacity.retry_if_exception_type(_NotYet),
+        stop=tenacity.stop_after_attempt(1 + retry_policy.retries_max),
+        wait=tenacity.wait_random_exponential(
+            multiplier=retry_policy.first_s, max=retry_policy.max_s
+        ),
+        retry=tenacity.retry_if_exception_type(_RetryNeeded),
         sleep=pause,
         reraise=True,
     )
-    with suppress(_NotYet):
+    with suppress(_RetryNeeded):
         await retrying(attempt)
     return answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
+class DeliveryTiming:
     """The intervals of delivery, in seconds."""
 
-    patience: Patience = field(default_factory=Patience)  # between the tries at one signal
+    retry_policy: RetryPolicy = field(
+        default_factory=RetryPolicy
+    )  # between the tries at one signal
     probe_s_min: float = 5.0  # between probes while nothing passes, growing
     probe_s_max: float = 60.0
     slow_probe_s: float = 900.0  # the same while nothing can pass before somebody mends it

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import click
 
-from projections.cli.common import EXIT_BAD_NEWS, Context, print_json
+from projections.cli.common import EXIT_BAD_NEWS, GlobalOptions, print_json
 
 _DIRECTORY = click.Path(path_type=Path, file_okay=False)
 
 
 @click.command()
 @click.argument("dest", type=_DIRECTORY)
-@click.option("--verify", "is_proof", is_flag=True, help="Prove that DEST can be restored.")
+@click.option("--verify", "is_drill", is_flag=True, help="Prove that DEST can be restored.")
 @click.option(
     "--scratch",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
@@ -25,7 +25,9 @@ _DIRECTORY = click.Path(path_type=Path, file_okay=False)
 )
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for machines.")
 @click.pass_obj
-def backup(obj: Context, dest: Path, is_proof: bool, scratch: Path | None, as_json: bool) -> None:
+def backup(
+    obj: GlobalOptions, dest: Path, is_drill: bool, scratch: Path | None, as_json: bool
+) -> None:
     """Bring the backup in the directory DEST up to the log, while writers go on.
 
     Only the log is copied, for all else is built from it. What DEST holds already is hashed again
@@ -46,11 +48,11 @@ def backup(obj: Context, dest: Path, is_proof: bool, scratch: Path | None, as_js
     from eventlog import back_up
     from eventlog.plumbing import Progress
 
-    if scratch is not None and not is_proof:
+    if scratch is not None and not is_drill:
         raise click.UsageError("--scratch goes with --verify")
-    _end_cleanly()
-    if is_proof:
-        _prove(obj, dest, scratch, as_json)
+    _interrupt_on_sigterm()
+    if is_drill:
+        _run_drill(obj, dest, scratch, as_json)
         return
     with Progress("backing up") as progress:
         done = back_up(obj.home, dest, now=_now(), progress=progress)
@@ -60,16 +62,18 @@ def backup(obj: Context, dest: Path, is_proof: bool, scratch: Path | None, as_js
         click.echo("\n".join(done.to_text()))
 
 
-def _prove(obj: Context, dest: Path, scratch: Path | None, as_json: bool) -> None:
+def _run_drill(obj: GlobalOptions, dest: Path, scratch: Path | None, as_json: bool) -> None:
     from eventlog.plumbing import Progress
-    from projections.monitoring.restore_drill import prove
+    from projections.monitoring.restore_drill import run_restore_drill
 
-    proof = prove(Path(obj.home), dest, scratch_in=scratch, now=_now(), watch=Progress)
+    result = run_restore_drill(
+        Path(obj.home), dest, scratch_parent=scratch, now=_now(), progress_factory=Progress
+    )
     if as_json:
-        print_json(proof.to_json())
+        print_json(result.to_json())
     else:
-        click.echo("\n".join(proof.to_text()))
-    if not proof.ok:
+        click.echo("\n".join(result.to_text()))
+    if not result.ok:
         sys.exit(EXIT_BAD_NEWS)
 
 
@@ -77,7 +81,7 @@ def _prove(obj: Context, dest: Path, scratch: Path | None, as_json: bool) -> Non
 @click.argument("src", type=_DIRECTORY)
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for machines.")
 @click.pass_obj
-def restore(obj: Context, src: Path, as_json: bool) -> None:
+def restore(obj: GlobalOptions, src: Path, as_json: bool) -> None:
     """Restore the log of the backup in SRC into a new home.
 
     The home that --home names must be new or empty: one that holds anything is refused, and not
@@ -93,7 +97,7 @@ def restore(obj: Context, src: Path, as_json: bool) -> None:
     from eventlog import restore_home
     from eventlog.plumbing import Progress
 
-    _end_cleanly()
+    _interrupt_on_sigterm()
     with Progress("restoring") as progress:
         restored = restore_home(src, obj.home, progress=progress)
     if as_json:
@@ -102,7 +106,7 @@ def restore(obj: Context, src: Path, as_json: bool) -> None:
         click.echo("\n".join(restored.to_text()))
 
 
-def _end_cleanly() -> None:
+def _interrupt_on_sigterm() -> None:
     """SIGTERM ends it as Ctrl-C does: what was begun is removed."""
     import signal
 

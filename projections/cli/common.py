@@ -34,12 +34,12 @@ class _Seconds(click.FloatRange):
 SECONDS = _Seconds(min=0)
 
 
-def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+def _parse_as_of(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     from projections.errors import ProjectionError
-    from projections.queries.as_of import moment_of
+    from projections.queries.as_of import parse_as_of
 
     try:
-        return None if value is None else moment_of(value)
+        return None if value is None else parse_as_of(value)
     except ProjectionError as error:
         raise click.BadParameter(f"{error.what}: {error.do}", ctx, param) from None
 
@@ -47,12 +47,12 @@ def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> st
 AS_OF = click.option(
     "--as-of",
     metavar="TIME",
-    callback=_moment,
+    callback=_parse_as_of,
     help="What was known at TIME, such as 2025-11-18T02:00:00Z.",
 )
 
 
-class Context(Protocol):
+class GlobalOptions(Protocol):
     """What the options before the command said."""
 
     @property

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from projections.cli.common import EXIT_BAD_NEWS, Context, print_json
+from projections.cli.common import EXIT_BAD_NEWS, GlobalOptions, print_json
 from projections.cli.settings import alpine_config
 
 if TYPE_CHECKING:
-    from projections.delivery.outbox import Parked
+    from projections.delivery.outbox import ParkedSignal
     from projections.delivery.projection import AlpineConfig
-    from projections.delivery.reconcile import Comparison
-    from projections.delivery.requests import Done
+    from projections.delivery.reconcile import ReconcileReport
+    from projections.delivery.requests import RequestCounts
 
 
 _HEADINGS = ("seq", "kind", "status", "attempts", "last", "next", "signal_id", "answer")
@@ -47,7 +47,7 @@ def parked() -> None:
 @parked.command("list")
 @click.option("--json", "as_json", is_flag=True, help="A JSON array, with all that is known.")
 @click.pass_obj
-def list_(obj: Context, as_json: bool) -> None:
+def list_(obj: GlobalOptions, as_json: bool) -> None:
     """List what is parked, in the order of the log.
 
     \b
@@ -71,7 +71,7 @@ def list_(obj: Context, as_json: bool) -> None:
 @click.option("--all", "all_", is_flag=True, help="All that are parked.")
 @click.option("--json", "as_json", is_flag=True, help="The counts as JSON.")
 @click.pass_obj
-def retry(obj: Context, seqs: tuple[int, ...], all_: bool, as_json: bool) -> None:
+def retry(obj: GlobalOptions, seqs: tuple[int, ...], all_: bool, as_json: bool) -> None:
     """Send parked signals again, now.
 
     The daemon that delivers does it; where none runs it is done here. Exit code 1 when some of
@@ -84,8 +84,8 @@ def retry(obj: Context, seqs: tuple[int, ...], all_: bool, as_json: bool) -> Non
     """
     from projections.delivery.outbox import RETRY
 
-    done = _carry_out(obj, RETRY, _chosen(obj, seqs, all_))
-    _tell(done, as_json)
+    done = _execute(obj, RETRY, _chosen(obj, seqs, all_))
+    _print_counts(done, as_json)
     if done.parked or done.left:
         sys.exit(EXIT_BAD_NEWS)
 
@@ -95,7 +95,7 @@ def retry(obj: Context, seqs: tuple[int, ...], all_: bool, as_json: bool) -> Non
 @click.option("--all", "all_", is_flag=True, help="All that are parked.")
 @click.option("--json", "as_json", is_flag=True, help="The counts as JSON.")
 @click.pass_obj
-def discard(obj: Context, seqs: tuple[int, ...], all_: bool, as_json: bool) -> None:
+def discard(obj: GlobalOptions, seqs: tuple[int, ...], all_: bool, as_json: bool) -> None:
     """Give parked signals up: they stay in the log, and are not tried again.
 
     `eventlog reconcile` goes on naming them as missing.
@@ -106,8 +106,8 @@ def discard(obj: Context, seqs: tuple[int, ...], all_: bool, as_json: bool) -> N
     """
     from projections.delivery.outbox import DISCARD
 
-    done = _carry_out(obj, DISCARD, _chosen(obj, seqs, all_))
-    _tell(done, as_json)
+    done = _execute(obj, DISCARD, _chosen(obj, seqs, all_))
+    _print_counts(done, as_json)
     if done.left:
         sys.exit(EXIT_BAD_NEWS)
 
@@ -117,7 +117,7 @@ def discard(obj: Context, seqs: tuple[int, ...], all_: bool, as_json: bool) -> N
 @click.option("--exclusive", is_flag=True, help="Nobody else feeds this Alpine: extra is wrong.")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
 @click.pass_obj
-def reconcile(obj: Context, replay: bool, exclusive: bool, as_json: bool) -> None:
+def reconcile(obj: GlobalOptions, replay: bool, exclusive: bool, as_json: bool) -> None:
     """Compare the log with what Alpine has, by hash.
 
     missing: in the log, not at Alpine. different: the same hash with another symbol, action,
@@ -131,19 +131,19 @@ def reconcile(obj: Context, replay: bool, exclusive: bool, as_json: bool) -> Non
       eventlog reconcile --json | jq '.missing_signals[].seq'
     """
     from projections.delivery.outbox import REPLAY
-    from projections.delivery.reconcile import CannotCompare, all_signal_seqs
+    from projections.delivery.reconcile import ComparisonUnsupported, all_signal_seqs
 
     home, config = _home(obj), alpine_config()
-    found: Comparison | None = None
+    found: ReconcileReport | None = None
     try:
         found = _compare(home, config)
         seqs = list(found.missing_seqs)
-    except CannotCompare as error:
+    except ComparisonUnsupported as error:
         if not replay:
             raise
         click.echo(f"{error.what}: all signals are sent again", err=True)
         seqs = all_signal_seqs(home)
-    done = _carry_out(obj, REPLAY, seqs) if replay and seqs else None
+    done = _execute(obj, REPLAY, seqs) if replay and seqs else None
     undelivered = len(seqs) if done is None else done.asked - done.stored - done.duplicate
     is_ok = not undelivered and (
         found is None or not (found.different_count or (exclusive and found.extra_count))
@@ -154,14 +154,14 @@ def reconcile(obj: Context, replay: bool, exclusive: bool, as_json: bool) -> Non
         print_json(report | {"replayed": asdict(done) if done is not None else None})
     else:
         if found is not None:
-            _tell_comparison(found)
+            _print_comparison(found)
         if done is not None:
-            _tell(done, as_json=False)
+            _print_counts(done, as_json=False)
     if not is_ok:
         sys.exit(EXIT_BAD_NEWS)
 
 
-def _home(obj: Context) -> Path:
+def _home(obj: GlobalOptions) -> Path:
     """The home, which must hold a log."""
     from eventlog.plumbing import log_status
 
@@ -169,7 +169,7 @@ def _home(obj: Context) -> Path:
     return Path(obj.home)
 
 
-def _parked_rows(home: Path) -> "list[Parked]":
+def _parked_rows(home: Path) -> "list[ParkedSignal]":
     import sqlite3
 
     from eventlog.plumbing import log_status
@@ -190,28 +190,28 @@ def _parked_rows(home: Path) -> "list[Parked]":
         ) from error
 
 
-def _chosen(obj: Context, seqs: tuple[int, ...], all_: bool) -> list[int]:
+def _chosen(obj: GlobalOptions, seqs: tuple[int, ...], all_: bool) -> list[int]:
     if bool(seqs) == all_:
         raise click.UsageError("name the seqs, as `eventlog parked list` shows them, or --all")
     return [row.seq for row in _parked_rows(Path(obj.home))] if all_ else list(dict.fromkeys(seqs))
 
 
-def _carry_out(obj: Context, what: str, seqs: list[int]) -> "Done":
+def _execute(obj: GlobalOptions, what: str, seqs: list[int]) -> "RequestCounts":
     import asyncio
 
-    from projections.delivery.requests import Done, carry_out
+    from projections.delivery.requests import RequestCounts, execute_request
 
     home = _home(obj)
     if not seqs:
-        return Done(asked=0)
-    return asyncio.run(carry_out(home, alpine_config(), what, seqs))
+        return RequestCounts(asked=0)
+    return asyncio.run(execute_request(home, alpine_config(), what, seqs))
 
 
-def _compare(home: Path, config: "AlpineConfig") -> "Comparison":
+def _compare(home: Path, config: "AlpineConfig") -> "ReconcileReport":
     import asyncio
 
     from projections.alpine.client import AlpineClient
-    from projections.delivery.reconcile import compare
+    from projections.delivery.reconcile import compare_with_alpine
     from projections.errors import ProjectionError
 
     if not config.url:
@@ -219,22 +219,22 @@ def _compare(home: Path, config: "AlpineConfig") -> "Comparison":
             "ALPINE_API_URL is not set", do="set it, and ALPINE_API_KEY_FILE to a file with the key"
         )
 
-    async def run() -> "Comparison":
+    async def run() -> "ReconcileReport":
         client = AlpineClient(config.url, config.key)
         try:
-            return await compare(home, client)
+            return await compare_with_alpine(home, client)
         finally:
             await client.close()
 
     return asyncio.run(run())
 
 
-def _tell(done: "Done", as_json: bool) -> None:
+def _print_counts(done: "RequestCounts", as_json: bool) -> None:
     counts: Mapping[str, int] = asdict(done)
     if as_json:
         print_json(counts)
         return
-    says = {
+    labels = {
         "stored": "delivered now",
         "duplicate": "were at Alpine already",
         "parked": "still parked",
@@ -242,28 +242,28 @@ def _tell(done: "Done", as_json: bool) -> None:
         "gone": "not parked",
         "left": "left to be done when Alpine lets them pass",
     }
-    parts = [f"{counts[name]} {text}" for name, text in says.items() if counts[name]]
+    parts = [f"{counts[name]} {text}" for name, text in labels.items() if counts[name]]
     click.echo(f"{done.asked} signals: {', '.join(parts) or 'nothing to do'}")
 
 
-def _tell_comparison(found: "Comparison") -> None:
-    from eventlog.plumbing import shown
+def _print_comparison(found: "ReconcileReport") -> None:
+    from eventlog.plumbing import printable_value
 
     click.echo(f"{found.in_log} signals in the log, {found.at_alpine} at Alpine")
     click.echo(f"missing:   {found.missing_count}")
     for missing in found.missing[:_SHOWN_MAX]:
-        click.echo(f"  seq {missing.seq}  {missing.why}  {shown(missing.signal_id)}")
+        click.echo(f"  seq {missing.seq}  {missing.why}  {printable_value(missing.signal_id)}")
     click.echo(f"different: {found.different_count}")
     for row in found.different[:_SHOWN_MAX]:
         fields = ", ".join(
-            f"{name} {shown(mine)} here, {shown(theirs)} there"
+            f"{name} {printable_value(mine)} here, {printable_value(theirs)} there"
             for name, (mine, theirs) in row.fields.items()
         )
-        click.echo(f"  seq {row.seq}  {fields}  {shown(row.signal_id)}")
+        click.echo(f"  seq {row.seq}  {fields}  {printable_value(row.signal_id)}")
     click.echo(f"extra:     {found.extra_count}")
 
 
-def _comparison_json(found: "Comparison") -> dict[str, object]:
+def _comparison_json(found: "ReconcileReport") -> dict[str, object]:
     return {
         "signals": found.in_log,
         "at_alpine": found.at_alpine,
@@ -276,10 +276,10 @@ def _comparison_json(found: "Comparison") -> dict[str, object]:
     }
 
 
-def _cells(row: "Parked") -> tuple[str, ...]:
-    from eventlog.plumbing import shown
+def _cells(row: "ParkedSignal") -> tuple[str, ...]:
+    from eventlog.plumbing import printable_value
 
-    answer = shown(row.body)
+    body_text = printable_value(row.body)
     return (
         str(row.seq),
         row.kind,
@@ -287,12 +287,12 @@ def _cells(row: "Parked") -> tuple[str, ...]:
         str(row.attempts),
         str(_time(row.last_at)),
         str(_time(row.next_at) or "-"),
-        shown(row.signal_id),
-        answer if len(answer) <= _ANSWER_CHARS else answer[: _ANSWER_CHARS - 3] + "...",
+        printable_value(row.signal_id),
+        body_text if len(body_text) <= _ANSWER_CHARS else body_text[: _ANSWER_CHARS - 3] + "...",
     )
 
 
-def _as_json(row: "Parked") -> dict[str, object]:
+def _as_json(row: "ParkedSignal") -> dict[str, object]:
     times = {name: _time(value) for name, value in row._asdict().items() if name.endswith("_at")}
     return {**row._asdict(), **times}
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from projections.cli.common import EXIT_BAD_NEWS, SECONDS, Context, print_json
+from projections.cli.common import EXIT_BAD_NEWS, SECONDS, GlobalOptions, print_json
 from projections.cli.settings import alpine_config
 
 if TYPE_CHECKING:
-    from projections.doctor.finding import Finding
+    from projections.doctor.finding import DoctorFinding
 
 
 SECONDS_DEFAULT = 20
@@ -32,7 +32,9 @@ SECONDS_DEFAULT = 20
 @click.option("--seconds", type=SECONDS, help=f"For --disk; default: {SECONDS_DEFAULT}.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for machines.")
 @click.pass_obj
-def doctor(obj: Context, directory: Path | None, seconds: float | None, as_json: bool) -> None:
+def doctor(
+    obj: GlobalOptions, directory: Path | None, seconds: float | None, as_json: bool
+) -> None:
     """Say what could keep this home from holding its promises, and what to do about it.
 
     It looks at Python and SQLite, file systems, the time of a sync, file events, permissions, the
@@ -60,18 +62,18 @@ def doctor(obj: Context, directory: Path | None, seconds: float | None, as_json:
         for finding in examine_home(Path(obj.home), alpine_config(), now=datetime.now(UTC)):
             findings.append(finding)
             if not as_json:
-                _tell(finding)
+                _print_finding(finding)
     else:
         findings, more = _try_disk(directory, SECONDS_DEFAULT if seconds is None else seconds)
         for finding in () if as_json else findings:
-            _tell(finding)
+            _print_finding(finding)
     if as_json:
         print_json({"ok": is_ok(findings), "findings": [f.to_json() for f in findings], **more})
     if not is_ok(findings):
         sys.exit(EXIT_BAD_NEWS)
 
 
-def _try_disk(directory: Path, seconds: float) -> "tuple[list[Finding], dict[str, object]]":
+def _try_disk(directory: Path, seconds: float) -> "tuple[list[DoctorFinding], dict[str, object]]":
     import logging
     import signal
 
@@ -81,15 +83,15 @@ def _try_disk(directory: Path, seconds: float) -> "tuple[list[Finding], dict[str
     logging.getLogger("eventlog").setLevel(logging.ERROR)  # it warns of each tear that we make
     is_terminal = sys.stderr.isatty()
 
-    def say(words: str) -> None:
+    def report_step(step: str) -> None:
         if is_terminal:
-            click.echo(f"{words} ...", err=True)
+            click.echo(f"{step} ...", err=True)
 
-    measured = examine_disk(directory, seconds=seconds, say=say)
-    return measured.findings, {"measured": measured.to_json()}
+    result = examine_disk(directory, seconds=seconds, report_step=report_step)
+    return result.findings, {"measured": result.to_json()}
 
 
-def _tell(finding: "Finding") -> None:
+def _print_finding(finding: "DoctorFinding") -> None:
     from eventlog.plumbing import printable
 
     click.echo(printable(f"{finding.level:<8} {finding.check:<12} {finding.found}"))

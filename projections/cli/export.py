@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from projections.cli.common import AS_OF, Context
+from projections.cli.common import AS_OF, GlobalOptions
 
 STDOUT = "-"
 
@@ -23,7 +23,7 @@ STDOUT = "-"
 @click.option("--json", "as_json", is_flag=True, help="Say as JSON which data it is.")
 @click.pass_obj
 def export(
-    obj: Context,
+    obj: GlobalOptions,
     format_: str,
     as_of: str | None,
     symbol: str | None,
@@ -48,8 +48,8 @@ def export(
 
     import orjson
 
-    from eventlog.plumbing import Progress, shown
-    from projections.queries.export import CSV, whole_file, write_citation
+    from eventlog.plumbing import Progress, printable_value
+    from projections.queries.export import CSV, atomic_file, write_metadata
     from projections.queries.export import export as export_to
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was begun is removed
@@ -59,13 +59,13 @@ def export(
     write = partial(export_to, Path(obj.home), format=format_, as_of=as_of, symbol=symbol)
     with Progress("exporting") as progress:
         if is_stdout:
-            cited = write(sys.stdout.buffer, progress=progress)
+            metadata = write(sys.stdout.buffer, progress=progress)
             sys.stdout.buffer.flush()
         else:
-            with whole_file(Path(output)) as file:
-                cited = write(file, progress=progress)
+            with atomic_file(Path(output)) as file:
+                metadata = write(file, progress=progress)
     if not is_stdout and format_ == CSV:
-        write_citation(Path(output), cited)
-    to = "" if is_stdout else f" to {shown(output)}"
-    said = f"{cited.rows} signals{to}: seq {cited.seq}, chain {cited.chain}"
-    click.echo(orjson.dumps(cited.to_json()).decode() if as_json else said, err=is_stdout)
+        write_metadata(Path(output), metadata)
+    to = "" if is_stdout else f" to {printable_value(output)}"
+    summary = f"{metadata.rows} signals{to}: seq {metadata.seq}, chain {metadata.chain}"
+    click.echo(orjson.dumps(metadata.to_json()).decode() if as_json else summary, err=is_stdout)

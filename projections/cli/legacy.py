@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     pass
-from projections.cli.common import EXIT_BAD_NEWS, Context, print_json
+from projections.cli.common import EXIT_BAD_NEWS, GlobalOptions, print_json
 
 _PATH = click.Path(dir_okay=False, path_type=Path)
 _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -24,7 +24,7 @@ _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
 @click.pass_obj
 def import_legacy(
-    obj: Context,
+    obj: GlobalOptions,
     log_file: Path | None,
     database: Path | None,
     rejects: Path | None,
@@ -51,8 +51,8 @@ def import_legacy(
     sources = [source for source in (log_file, database) if source is not None]
     if rejects is not None and rejects.exists() and any(map(rejects.samefile, sources)):
         raise click.UsageError("--rejects names a file that is read: name another")
-    keeping = rejects.open("wb") if rejects is not None else nullcontext()
-    with keeping as rejects_file, Progress("importing") as progress:
+    opened = rejects.open("wb") if rejects is not None else nullcontext()
+    with opened as rejects_file, Progress("importing") as progress:
         report = run_import(
             Path(obj.home),
             log_file=log_file,

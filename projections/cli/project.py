@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from projections.cli.common import SECONDS, Context
+from projections.cli.common import SECONDS, GlobalOptions
 from projections.cli.settings import alpine_config
 
 if TYPE_CHECKING:
-    from projections.monitoring.endpoints import Listen
+    from projections.monitoring.endpoints import ListenConfig
 
 
 # Longer than a rebuild's swap or a restart of Alpine takes; shorter than it takes a person to
@@ -49,7 +49,7 @@ UNHEALTHY_AFTER_S = 60.0
 )
 @click.pass_obj
 def project(
-    obj: Context,
+    obj: GlobalOptions,
     names: tuple[str, ...],
     once: bool,
     batch_size: int,
@@ -81,14 +81,16 @@ def project(
         raise ProjectionError(f"nothing is delivered: {reason}", where=obj.home)
     home = Path(obj.home)
     services: list[Service] = []
-    if (address := _listen(listen, unhealthy_after, once=once)) is not None:
-        from projections.monitoring.endpoints import reporting
+    if (address := _listen_config(listen, unhealthy_after, once=once)) is not None:
+        from projections.monitoring.endpoints import serving_endpoints
 
-        services.append(lambda projectors, _stop: reporting(home, projectors, address))
+        services.append(lambda projectors, _stop: serving_endpoints(home, projectors, address))
     if compress:
-        from projections.runtime.compaction import compressing
+        from projections.runtime.compaction import compress_in_background
 
-        services.append(lambda _projectors, stop: compressing(home, once=once, stop=stop))
+        services.append(
+            lambda _projectors, stop: compress_in_background(home, once=once, stop=stop)
+        )
     run(
         home,
         chosen,
@@ -99,8 +101,10 @@ def project(
     )
 
 
-def _listen(text: str | None, unhealthy_after_s: float, *, once: bool) -> "Listen | None":
-    from projections.monitoring.endpoints import Listen
+def _listen_config(
+    text: str | None, unhealthy_after_s: float, *, once: bool
+) -> "ListenConfig | None":
+    from projections.monitoring.endpoints import ListenConfig
     from projections.monitoring.http_server import parse_address
 
     if text is None:
@@ -108,6 +112,6 @@ def _listen(text: str | None, unhealthy_after_s: float, *, once: bool) -> "Liste
     if once:
         raise click.UsageError("--listen is for the daemon, and --once ends by itself")
     try:
-        return Listen(parse_address(text), unhealthy_after_s)
+        return ListenConfig(parse_address(text), unhealthy_after_s)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--listen") from None

@@ -11,13 +11,13 @@ import click
 
 if TYPE_CHECKING:
     pass
-from projections.cli.common import AS_OF, EXIT_BAD_NEWS, SECONDS, Context, print_json
+from projections.cli.common import AS_OF, EXIT_BAD_NEWS, SECONDS, GlobalOptions, print_json
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for machines.")
 @click.pass_obj
-def status(obj: Context, as_json: bool) -> None:
+def status(obj: GlobalOptions, as_json: bool) -> None:
     """Say what the log holds, and how far each projection is behind it.
 
     lag_entries counts entries not applied yet, lag_seconds is the age of the oldest of them; both
@@ -54,7 +54,7 @@ def status(obj: Context, as_json: bool) -> None:
 )
 @click.option("--timeout", "timeout_s", type=SECONDS, help="Seconds; default: none.")
 @click.pass_obj
-def wait(obj: Context, seq: int, stage: str, timeout_s: float | None) -> None:
+def wait(obj: GlobalOptions, seq: int, stage: str, timeout_s: float | None) -> None:
     """Return when entry SEQ is in the table, or at Alpine.
 
     Exit code 1 when it is not there in time, or never will be.
@@ -64,13 +64,13 @@ def wait(obj: Context, seq: int, stage: str, timeout_s: float | None) -> None:
       eventlog wait 42 --for projected --timeout 5
     """
     from eventlog.plumbing import log_status
-    from projections.queries.wait import Parked, WaitTimeout
+    from projections.queries.wait import SignalParked, WaitTimeout
     from projections.queries.wait import wait as wait_for
 
     log_status(obj.home, count=False)  # where there is no log of ours, nothing will ever come
     try:
         wait_for(obj.home, seq, stage, timeout_s)
-    except (WaitTimeout, Parked) as error:
+    except (WaitTimeout, SignalParked) as error:
         click.echo(str(error), err=True)
         sys.exit(EXIT_BAD_NEWS)
 
@@ -81,7 +81,9 @@ def wait(obj: Context, seq: int, stage: str, timeout_s: float | None) -> None:
 @AS_OF
 @click.option("--json", "as_json", is_flag=True, help="A JSON array, with all columns.")
 @click.pass_obj
-def signals(obj: Context, symbol: str | None, limit: int, as_of: str | None, as_json: bool) -> None:
+def signals(
+    obj: GlobalOptions, symbol: str | None, limit: int, as_of: str | None, as_json: bool
+) -> None:
     """List signals, the newest first.
 
     With --as-of, what was known at that moment: what the log had recorded by then, without the
@@ -101,17 +103,17 @@ def signals(obj: Context, symbol: str | None, limit: int, as_of: str | None, as_
 
     log_status(obj.home, count=False)  # refuses a home that is not ours
 
-    async def ask() -> list[dict[str, object]]:
+    async def query() -> list[dict[str, object]]:
         async with SignalStore(obj.home) as store:
             return await store.latest(symbol, limit, as_of=as_of)
 
-    found = asyncio.run(ask())
+    found = asyncio.run(query())
     if as_json:
         print_json(found)
         return
-    shown = [[_cell(row[column]) for column in _SHOWN] for row in found]
-    widths = [max(map(len, cells)) for cells in zip(_SHOWN, *shown, strict=True)]
-    for cells in (_SHOWN, *shown):
+    printable_value = [[_cell(row[column]) for column in _SIGNAL_COLUMNS] for row in found]
+    widths = [max(map(len, cells)) for cells in zip(_SIGNAL_COLUMNS, *printable_value, strict=True)]
+    for cells in (_SIGNAL_COLUMNS, *printable_value):
         pairs = zip(cells, widths, strict=True)
         click.echo("  ".join(cell.ljust(width) for cell, width in pairs).rstrip())
 
@@ -120,7 +122,7 @@ def signals(obj: Context, symbol: str | None, limit: int, as_of: str | None, as_
 @AS_OF
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for machines.")
 @click.pass_obj
-def stats(obj: Context, as_of: str | None, as_json: bool) -> None:
+def stats(obj: GlobalOptions, as_of: str | None, as_json: bool) -> None:
     """Say how the signals did: wins, losses, win rate, average return.
 
     win_rate is the percentage of wins among wins and losses; average_return is the mean
@@ -138,11 +140,11 @@ def stats(obj: Context, as_of: str | None, as_json: bool) -> None:
 
     log_status(obj.home, count=False)  # refuses a home that is not ours
 
-    async def ask() -> dict[str, object]:
+    async def query() -> dict[str, object]:
         async with SignalStore(obj.home) as store:
             return await store.stats(as_of=as_of)
 
-    found = asyncio.run(ask())
+    found = asyncio.run(query())
     if as_json:
         print_json(found)
         return
@@ -152,7 +154,7 @@ def stats(obj: Context, as_of: str | None, as_json: bool) -> None:
 
 @click.command()
 @click.pass_obj
-def digest(obj: Context) -> None:
+def digest(obj: GlobalOptions) -> None:
     """Print the SHA-256 of the signals table: equal for equal tables, on any machine.
 
     It is taken over the rows in the order of their id, each a line of compact JSON.
@@ -166,16 +168,16 @@ def digest(obj: Context) -> None:
     click.echo(digest_of(Path(obj.home)))
 
 
-_SHOWN = (
+_SIGNAL_COLUMNS = (
     *("timestamp", "symbol", "action", "entry_price", "target_price", "stop_price", "confidence"),
     *("strategy", "outcome", "profit_loss_pct", "signal_id"),
 )
 
 
 def _cell(value: object) -> str:
-    from eventlog.plumbing import shown
+    from eventlog.plumbing import printable_value
 
-    return "-" if value is None else shown(value)
+    return "-" if value is None else printable_value(value)
 
 
 def _as_dict(value: object) -> dict[str, object]:

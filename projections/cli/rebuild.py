@@ -10,13 +10,13 @@ import click
 
 if TYPE_CHECKING:
     pass
-from projections.cli.common import Context, print_json
+from projections.cli.common import GlobalOptions, print_json
 
 
 @click.command("rebuild-database")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for machines.")
 @click.pass_obj
-def rebuild_database(obj: Context, as_json: bool) -> None:
+def rebuild_database(obj: GlobalOptions, as_json: bool) -> None:
     """Build the signals table anew from the log, verified, and swap it in.
 
     Every chain and every sha256 is checked. Readers and a running daemon go on: they see the old

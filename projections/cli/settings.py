@@ -16,7 +16,7 @@ def alpine_projection() -> "AlpineProjection":
     """What the entry point `alpine` makes: delivery as the environment says."""
     from projections.delivery.projection import AlpineProjection
 
-    return AlpineProjection(alpine_config(), died=end_process)
+    return AlpineProjection(alpine_config(), on_failure=end_process)
 
 
 def end_process(_error: BaseException) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from projections.cli.common import Context
+from projections.cli.common import GlobalOptions
 
 LINE_S = 5.0  # between two lines where there is no terminal: a file of them stays readable
 
@@ -20,7 +20,7 @@ LINE_S = 5.0  # between two lines where there is no terminal: a file of them sta
 @click.command()
 @click.option("--once", is_flag=True, help="Show it once, as plain text, and end.")
 @click.pass_obj
-def top(obj: Context, once: bool) -> None:
+def top(obj: GlobalOptions, once: bool) -> None:
     """Watch a home live: the log's rate, each projection's lag, and the last signals.
 
     On a terminal it is drawn anew twice a second; elsewhere it is a line every five seconds. It
@@ -32,24 +32,24 @@ def top(obj: Context, once: bool) -> None:
       eventlog top
       eventlog top --once
     """
-    from projections.top.output import surface
-    from projections.top.sampler import INTERVAL_S, Stop, Watcher, pause_s
-    from projections.top.view import page_of, view_of
+    from projections.top.output import open_output
+    from projections.top.sampler import INTERVAL_S, Sampler, StopRequest, pause_s
+    from projections.top.view import build_view, format_page
 
-    stop, watcher = Stop(), Watcher(Path(obj.home))
-    figures = watcher.look()  # says what is wrong with the home before a screen is taken
+    stop, sampler = StopRequest(), Sampler(Path(obj.home))
+    sample = sampler.sample()  # says what is wrong with the home before a screen is taken
     if once:
         if stop.sleep(INTERVAL_S):  # a rate takes two looks
-            click.echo(page_of(view_of(watcher.look())))
+            click.echo(format_page(build_view(sampler.sample())))
     else:
-        with surface(whole=True, line_s=LINE_S, say=click.echo) as shown:
-            if shown.interval_s == INTERVAL_S:
+        with open_output(full_screen=True, line_interval_s=LINE_S, write_line=click.echo) as output:
+            if output.interval_s == INTERVAL_S:
                 logging.disable()  # a warning would be written into the view, which has it anyway
             took_s = 0.0
-            shown.show(figures)
-            while stop.sleep(pause_s(took_s, shown.interval_s)):
+            output.show(sample)
+            while stop.sleep(pause_s(took_s, output.interval_s)):
                 started_s = time.monotonic()
-                shown.show(watcher.look())
+                output.show(sampler.sample())
                 took_s = time.monotonic() - started_s
     if stop.number == signal.SIGINT:
         raise KeyboardInterrupt  # the exit code is then that of every command

@@ -11,45 +11,45 @@ from collections.abc import Iterable
 from projections.projection import Checkpoint
 
 
-class Ledger:
+class AckTracker:
     """Entries from the checkpoint on, of one run. `done`: seqs above it from an earlier run."""
 
     def __init__(self, checkpoint: Checkpoint, done: Iterable[int] = ()) -> None:
         self.checkpoint = checkpoint
         self.unsaved: set[int] = set()  # done above the checkpoint, and not stored yet
         self._done = set(done)
-        self._taken: deque[tuple[int, str]] = deque()  # seq and chain, from the checkpoint on
+        self._tracked: deque[tuple[int, str]] = deque()  # seq and chain, from the checkpoint on
 
     @property
-    def span(self) -> int:
+    def entries_tracked(self) -> int:
         """How many entries are taken from the checkpoint on."""
-        return len(self._taken)
+        return len(self._tracked)
 
     def is_done(self, seq: int) -> bool:
         """Whether the entry is done."""
         return seq <= self.checkpoint.seq or seq in self._done
 
-    def is_under_way(self, seq: int) -> bool:
+    def is_in_flight(self, seq: int) -> bool:
         """Whether the entry was taken and is not done."""
-        return bool(self._taken) and seq <= self._taken[-1][0] and not self.is_done(seq)
+        return bool(self._tracked) and seq <= self._tracked[-1][0] and not self.is_done(seq)
 
     def take(self, seq: int, chain: str) -> None:
         """The next entry of the log is taken over."""
-        self._taken.append((seq, chain))
+        self._tracked.append((seq, chain))
 
-    def finish(self, seq: int) -> bool:
-        """An entry is done; False when it was before. See `move_on`."""
+    def mark_done(self, seq: int) -> bool:
+        """An entry is done; False when it was before. See `advance`."""
         if self.is_done(seq):
             return False
         self._done.add(seq)
         self.unsaved.add(seq)
         return True
 
-    def move_on(self) -> None:
+    def advance(self) -> None:
         """Moves the checkpoint over what is done without a gap."""
         last = None
-        while self._taken and self._taken[0][0] in self._done:
-            last = self._taken.popleft()
+        while self._tracked and self._tracked[0][0] in self._done:
+            last = self._tracked.popleft()
             self._done.discard(last[0])
             self.unsaved.discard(last[0])
         if last is not None:

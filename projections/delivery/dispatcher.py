@@ -13,7 +13,7 @@ States, and what leads from one to the next:
 A signal that Alpine calls invalid is parked as `refused`; one that is itself to blame for not
 passing (fault.py) as `failing`. In an outage nothing is parked.
 
-Invariant: each parcel that was taken ends in exactly one call of `settled`, however often it was
+Invariant: each parcel that was taken ends in exactly one call of `on_done`, however often it was
 sent, unless delivery is stopped before.
 """
 
@@ -31,24 +31,24 @@ from projections.alpine.contract import (
     DOWN,
     FAILING,
     REFUSED,
-    Accepted,
-    Answer,
     Duplicate,
     Rejected,
+    SendResult,
+    Stored,
     Unavailable,
 )
-from projections.alpine.retry import Timing, patiently
-from projections.delivery.job import Delivered, Errand, Kept, Outcome, Parcel, Park
-from projections.delivery.poison import Faults
-from projections.runtime.condition import Changes
+from projections.alpine.retry import DeliveryTiming, send_with_retries
+from projections.delivery.job import Delivered, Job, KeepParked, Outcome, Park, ResendReason
+from projections.delivery.poison import PoisonDetector
+from projections.runtime.condition import Condition
 
 logger = logging.getLogger(__name__)
 
 REJECTIONS_MAX = 20  # in a row: then it is not the signals
-ERRANDS_IN_FLIGHT_MAX = 3  # of the ten places: what is sent again holds up nothing new
+RESENDS_IN_FLIGHT_MAX = 3  # of the ten places: what is sent again holds up nothing new
 
 
-class State(StrEnum):
+class DeliveryState(StrEnum):
     """What delivery is doing; the words of `eventlog status`."""
 
     DELIVERING = "delivering"
@@ -57,10 +57,10 @@ class State(StrEnum):
     REJECTING = "rejecting"
 
 
-class Courier:
+class Dispatcher:
     """Sends parcels through one client. For one event loop.
 
-    `settled` is called for each parcel that is done; `said` when the state or the last error
+    `on_done` is called for each parcel that is done; `on_state` when the state or the last error
     changes. `may_park` says whether one more failing signal may be parked. `rejections`: how many
     in a row an earlier courier has seen.
     """
@@ -69,42 +69,42 @@ class Courier:
         self,
         alpine: Alpine,
         *,
-        settled: Callable[[Parcel, Outcome], object],
-        said: Callable[[State, str | None], object],
+        on_done: Callable[[Job, Outcome], object],
+        on_state: Callable[[DeliveryState, str | None], object],
         may_park: Callable[[], bool],
         key_has_changed: Callable[[], bool],
-        timing: Timing | None = None,
+        timing: DeliveryTiming | None = None,
         rejections: int = 0,
     ) -> None:
         self._alpine = alpine
-        self._settled = settled
-        self._said = said
-        self._faults = Faults(alpine, may_park)
+        self._on_done = on_done
+        self._on_state = on_state
+        self._poison_detector = PoisonDetector(alpine, may_park)
         self._key_has_changed = key_has_changed
-        self._timing = timing or Timing()
-        self._pending: deque[Parcel] = deque()
-        self._errands: deque[Parcel] = deque()
-        self._under_way = 0
-        self._errands_under_way = 0
-        self._places = 1  # until one answer shows that the key is not refused
+        self._timing = timing or DeliveryTiming()
+        self._pending: deque[Job] = deque()
+        self._resends: deque[Job] = deque()
+        self._in_flight = 0
+        self._resends_in_flight = 0
+        self._window_size = 1  # until one answer shows that the key is not refused
         self._stopped = False
-        self._is_nudged = False
+        self._is_woken = False
         self._halt = asyncio.Event()  # set while nothing may be sent but probes
-        self._hold_until_s = 0.0  # the server asked to be left alone so long
-        self._last_said: tuple[State, str | None] | None = None
-        self.changes = Changes()
+        self._retry_after_until_s = 0.0  # the server asked to be left alone so long
+        self._last_reported: tuple[DeliveryState, str | None] | None = None
+        self.condition = Condition()
         self.rejections = rejections
-        self.state = State.DELIVERING
+        self.state = DeliveryState.DELIVERING
 
     @property
     def outstanding(self) -> int:
         """Parcels that are not settled."""
-        return len(self._errands) + self.backlog
+        return len(self._resends) + self.backlog
 
     @property
     def backlog(self) -> int:
         """The same without errands that have not begun."""
-        return len(self._pending) + self._under_way
+        return len(self._pending) + self._in_flight
 
     @property
     def is_stopped(self) -> bool:
@@ -114,271 +114,275 @@ class Courier:
     @property
     def is_open(self) -> bool:
         """Whether more than probes is sent."""
-        return self.state is State.DELIVERING
+        return self.state is DeliveryState.DELIVERING
 
-    def add(self, parcels: Iterable[Parcel]) -> None:
+    def add(self, jobs: Iterable[Job]) -> None:
         """Takes parcels, in their order."""
-        for parcel in parcels:
-            (self._pending if parcel.errand is None else self._errands).append(parcel)
-        self.changes.happened()
+        for job in jobs:
+            (self._pending if job.resend is None else self._resends).append(job)
+        self.condition.notify()
 
-    def nudge(self) -> None:
+    def wake(self) -> None:
         """Probes now, if nothing but probes is sent: a person has mended something."""
-        self._is_nudged = not self.is_open
-        self.changes.happened()
+        self._is_woken = not self.is_open
+        self.condition.notify()
 
     def stop(self) -> None:
         """Ends `run`: nothing more is sent, and answers under way are waited for."""
         self._stopped = True
         self._halt.set()
-        self.changes.happened()
+        self.condition.notify()
 
     async def run(self) -> None:
         """Delivers until stopped. To abandon requests under way, cancel it."""
-        self._say(self.state, None)
+        self._report_state(self.state, None)
         async with asyncio.TaskGroup() as group:
             for _ in range(IN_FLIGHT_MAX):
-                group.create_task(self._work())
+                group.create_task(self._send_loop())
             group.create_task(self._probe_while_closed())
 
     async def until_idle_or_stuck(self) -> None:
         """Returns when nothing is outstanding, when nothing but probes is sent, or when stopped."""
-        await self.changes.until(lambda: self._stopped or not self.outstanding or not self.is_open)
+        await self.condition.until(
+            lambda: self._stopped or not self.outstanding or not self.is_open
+        )
 
     # -- one signal
 
-    async def _work(self) -> None:
+    async def _send_loop(self) -> None:
         while not self._stopped:
-            parcel = self._take()
-            if parcel is None:
-                await self.changes.until(lambda: self._stopped or self._has_work())
+            job = self._take()
+            if job is None:
+                await self.condition.until(lambda: self._stopped or self._has_work())
                 continue
             try:
-                answer = await self._send(parcel)
+                answer = await self._send(job)
                 if self._is_wanted(answer):
-                    await self._judge(parcel, answer)
+                    await self._handle_result(job, answer)
             finally:
-                self._put_down(parcel)
+                self._release(job)
 
-    def _is_wanted(self, answer: Answer) -> bool:
+    def _is_wanted(self, answer: SendResult) -> bool:
         """Once stopped, only what passed counts: the rest is sent again after the next start."""
-        return not self._stopped or isinstance(answer, Accepted | Duplicate)
+        return not self._stopped or isinstance(answer, Stored | Duplicate)
 
     def _has_work(self) -> bool:
-        if not self.is_open or self._under_way >= self._places:
+        if not self.is_open or self._in_flight >= self._window_size:
             return False
-        return bool(self._pending) or self._may_run_errand()
+        return bool(self._pending) or self._may_run_resend()
 
-    def _may_run_errand(self) -> bool:
-        return bool(self._errands) and self._errands_under_way < ERRANDS_IN_FLIGHT_MAX
+    def _may_run_resend(self) -> bool:
+        return bool(self._resends) and self._resends_in_flight < RESENDS_IN_FLIGHT_MAX
 
-    def _take(self) -> Parcel | None:
+    def _take(self) -> Job | None:
         if not self._has_work():
             return None
-        from_errands = self._may_run_errand()
-        return self._pick_up((self._errands if from_errands else self._pending).popleft())
+        from_resends = self._may_run_resend()
+        return self._acquire((self._resends if from_resends else self._pending).popleft())
 
-    def _pick_up(self, parcel: Parcel) -> Parcel:
-        self._under_way += 1
-        self._errands_under_way += parcel.errand is not None
-        return parcel
+    def _acquire(self, job: Job) -> Job:
+        self._in_flight += 1
+        self._resends_in_flight += job.resend is not None
+        return job
 
-    def _put_down(self, parcel: Parcel) -> None:
-        self._under_way -= 1
-        self._errands_under_way -= parcel.errand is not None
-        self.changes.happened()
+    def _release(self, job: Job) -> None:
+        self._in_flight -= 1
+        self._resends_in_flight -= job.resend is not None
+        self.condition.notify()
 
-    async def _send(self, parcel: Parcel) -> Answer:
-        parcel.round_failed_at = None
-        if parcel.errand is Errand.DUE:  # it has failed so often that one try is enough
-            return await self._try(parcel)
-        return await patiently(partial(self._try, parcel), self._timing.patience, self._halt)
+    async def _send(self, job: Job) -> SendResult:
+        job.round_failed_at = None
+        if job.resend is ResendReason.DUE:  # it has failed so often that one try is enough
+            return await self._try(job)
+        return await send_with_retries(
+            partial(self._try, job), self._timing.retry_policy, self._halt
+        )
 
-    async def _try(self, parcel: Parcel, *, is_probe: bool = False) -> Answer:
+    async def _try(self, job: Job, *, is_probe: bool = False) -> SendResult:
         """One try, and what it tells about whose fault a failure is."""
-        if self._hold_until_s:
-            await self._hold()
+        if self._retry_after_until_s:
+            await self._wait_retry_after()
             if self._stopped or not (self.is_open or is_probe):
                 return Unavailable(kind=DOWN, status=None, detail="it was not its turn any more")
-        parcel.attempts += 1
-        tried = self._faults.begins()
-        answer = await self._alpine.send(parcel.body)
-        self._faults.ended(parcel, tried, answer)
+        job.attempts += 1
+        attempt = self._poison_detector.attempt_started()
+        answer = await self._alpine.send(job.body)
+        self._poison_detector.attempt_ended(job, attempt, answer)
         if isinstance(answer, Unavailable) and answer.retry_after_s:
             until_s = time.monotonic() + answer.retry_after_s
-            self._hold_until_s = max(self._hold_until_s, until_s)
+            self._retry_after_until_s = max(self._retry_after_until_s, until_s)
         is_refused = isinstance(answer, Unavailable) and answer.kind == REFUSED
-        if self._places != IN_FLIGHT_MAX and not is_refused:
-            self._places = IN_FLIGHT_MAX
-            self.changes.happened()
+        if self._window_size != IN_FLIGHT_MAX and not is_refused:
+            self._window_size = IN_FLIGHT_MAX
+            self.condition.notify()
         return answer
 
-    async def _hold(self) -> None:
+    async def _wait_retry_after(self) -> None:
         while not self._stopped:
-            left_s = self._hold_until_s - time.monotonic()
+            left_s = self._retry_after_until_s - time.monotonic()
             if left_s <= 0:
-                self._hold_until_s = 0.0
+                self._retry_after_until_s = 0.0
                 return
             await self._pause(left_s)
 
     # -- what an answer leads to
 
-    async def _judge(self, parcel: Parcel, answer: Answer) -> None:
+    async def _handle_result(self, job: Job, answer: SendResult) -> None:
         match answer:
-            case Accepted() | Duplicate():
-                self._passes(parcel, answer)
-            case _ if parcel.is_parked:
-                self._stays_parked(parcel, answer)
+            case Stored() | Duplicate():
+                self._handle_delivered(job, answer)
+            case _ if job.is_parked:
+                self._handle_parked_result(job, answer)
             case Rejected():
-                self._rejects(parcel, answer)
+                self._handle_rejected(job, answer)
             case Unavailable(kind=kind) if kind == REFUSED:
-                self._put_back(parcel)
-                self._places = 1
-                self._turn(State.REFUSED, answer.detail)
+                self._requeue(job)
+                self._window_size = 1
+                self._set_state(DeliveryState.REFUSED, answer.detail)
             case Unavailable():
-                await self._does_not_pass(parcel, answer)
+                await self._handle_unavailable(job, answer)
 
-    def _passes(self, parcel: Parcel, answer: Accepted | Duplicate) -> None:
+    def _handle_delivered(self, job: Job, answer: Stored | Duplicate) -> None:
         self.rejections = 0
-        self._settled(parcel, Delivered(is_duplicate=isinstance(answer, Duplicate)))
-        self._turn(State.DELIVERING, None)
+        self._on_done(job, Delivered(is_duplicate=isinstance(answer, Duplicate)))
+        self._set_state(DeliveryState.DELIVERING, None)
 
-    def _rejects(self, parcel: Parcel, answer: Rejected) -> None:
+    def _handle_rejected(self, job: Job, answer: Rejected) -> None:
         detail = f"{REJECTIONS_MAX} rejections in a row: {answer.status} {answer.body}"
         if self.rejections >= REJECTIONS_MAX:
-            self._put_back(parcel, behind=True)
-            self._turn(State.REJECTING, detail)
+            self._requeue(job, behind=True)
+            self._set_state(DeliveryState.REJECTING, detail)
             return
         self.rejections += 1
-        self._settled(parcel, Park(kind=REFUSED, status=answer.status, body=answer.body))
+        self._on_done(job, Park(kind=REFUSED, status=answer.status, body=answer.body))
         if self.rejections >= REJECTIONS_MAX:
-            self._turn(State.REJECTING, detail)
+            self._set_state(DeliveryState.REJECTING, detail)
         else:
-            self._turn(State.DELIVERING, None)  # it answers, and judges: it is there
+            self._set_state(DeliveryState.DELIVERING, None)  # it answers, and judges: it is there
 
-    def _stays_parked(self, parcel: Parcel, answer: Rejected | Unavailable) -> None:
+    def _handle_parked_result(self, job: Job, answer: Rejected | Unavailable) -> None:
         """Nothing that is parked decides about the others, but for what says that none can pass."""
         match answer:
             case Rejected(status=status, body=body):
-                self._settled(parcel, Park(kind=REFUSED, status=status, body=body))
-                if self.state in (State.WAITING, State.REFUSED):
-                    self._turn(State.DELIVERING, None)
+                self._on_done(job, Park(kind=REFUSED, status=status, body=body))
+                if self.state in (DeliveryState.WAITING, DeliveryState.REFUSED):
+                    self._set_state(DeliveryState.DELIVERING, None)
             case Unavailable(kind=kind, status=status, detail=detail) if kind == FAILING:
-                self._settled(parcel, Park(kind=FAILING, status=status, body=detail))
+                self._on_done(job, Park(kind=FAILING, status=status, body=detail))
             case Unavailable(kind=kind, status=status, detail=detail):
-                self._settled(parcel, Kept(kind=FAILING, status=status, body=detail))
+                self._on_done(job, KeepParked(kind=FAILING, status=status, body=detail))
                 if kind == REFUSED:
-                    self._places = 1
-                    self._turn(State.REFUSED, detail)
+                    self._window_size = 1
+                    self._set_state(DeliveryState.REFUSED, detail)
 
-    async def _does_not_pass(self, parcel: Parcel, answer: Unavailable) -> None:
+    async def _handle_unavailable(self, job: Job, answer: Unavailable) -> None:
         if not self.is_open:  # others have found out meanwhile; its retries were cut short
-            self._put_back(parcel)
-        elif await self._faults.is_its_own(parcel, answer, is_alone=False):
-            self._settled(parcel, Park(kind=FAILING, status=answer.status, body=answer.detail))
-        elif parcel.have_others_passed_in_round:
-            self._put_back(parcel, behind=True)
+            self._requeue(job)
+        elif await self._poison_detector.is_poison(job, answer, is_alone=False):
+            self._on_done(job, Park(kind=FAILING, status=answer.status, body=answer.detail))
+        elif job.have_others_passed_in_round:
+            self._requeue(job, behind=True)
         else:
-            self._put_back(parcel)
+            self._requeue(job)
             if self.is_open:
-                self._turn(State.WAITING, answer.detail)
+                self._set_state(DeliveryState.WAITING, answer.detail)
 
-    def _put_back(self, parcel: Parcel, *, behind: bool = False) -> None:
-        queue = self._pending if parcel.errand is None else self._errands
-        (queue.append if behind else queue.appendleft)(parcel)
+    def _requeue(self, job: Job, *, behind: bool = False) -> None:
+        queue = self._pending if job.resend is None else self._resends
+        (queue.append if behind else queue.appendleft)(job)
 
-    def _turn(self, state: State, error: str | None) -> None:
+    def _set_state(self, state: DeliveryState, error: str | None) -> None:
         if state is not self.state:
-            level = logging.INFO if state is State.DELIVERING else logging.WARNING
+            level = logging.INFO if state is DeliveryState.DELIVERING else logging.WARNING
             logger.log(level, "delivery_state state=%s error=%s", state, error)
         self.state = state
         if self.is_open and not self._stopped:
             self._halt.clear()
         else:
             self._halt.set()
-        self._say(state, error)
-        self.changes.happened()
+        self._report_state(state, error)
+        self.condition.notify()
 
-    def _say(self, state: State, error: str | None) -> None:
-        if (state, error) != self._last_said:
-            self._last_said = (state, error)
-            self._said(state, error)
+    def _report_state(self, state: DeliveryState, error: str | None) -> None:
+        if (state, error) != self._last_reported:
+            self._last_reported = (state, error)
+            self._on_state(state, error)
 
     # -- probes
 
     async def _probe_while_closed(self) -> None:
         while not self._stopped:
-            await self.changes.until(lambda: self._stopped or not self.is_open)
-            if self.state is State.WAITING:
+            await self.condition.until(lambda: self._stopped or not self.is_open)
+            if self.state is DeliveryState.WAITING:
                 await self._probe_until_it_passes()
             elif not self.is_open:
                 await self._probe_slowly(self.state)
 
     async def _probe_until_it_passes(self) -> None:
         interval_s, count = self._timing.probe_s_min, 1
-        while await self._pause_in(State.WAITING, interval_s):
+        while await self._pause_in(DeliveryState.WAITING, interval_s):
             await self._probe(count)
             interval_s = min(1.5 * interval_s, self._timing.probe_s_max)
             count = min(count + 1, IN_FLIGHT_MAX)
 
-    async def _probe_slowly(self, state: State) -> None:
+    async def _probe_slowly(self, state: DeliveryState) -> None:
         due_s = time.monotonic() + self._timing.slow_probe_s
         while await self._pause_in(state, self._timing.key_poll_s):
-            if self._is_nudged or self._key_has_changed() or time.monotonic() >= due_s:
+            if self._is_woken or self._key_has_changed() or time.monotonic() >= due_s:
                 await self._probe(1)
                 return
 
-    async def _pause_in(self, state: State, seconds: float) -> bool:
+    async def _pause_in(self, state: DeliveryState, seconds: float) -> bool:
         """Waits, or until nudged; False when the state is another one by then."""
-        await self._pause(seconds, lambda: self._is_nudged or self.state is not state)
+        await self._pause(seconds, lambda: self._is_woken or self.state is not state)
         return self.state is state and not self._stopped
 
     async def _probe(self, count: int) -> None:
         """One try each at `count` signals; those that were never tried before come first."""
-        self._is_nudged = False
-        parcels = [self._pick_up(parcel) for parcel in self._choose(count)]
-        if not parcels:
-            if not self._under_way:
-                self._turn(State.DELIVERING, None)  # nothing is left that did not pass
+        self._is_woken = False
+        jobs = [self._acquire(job) for job in self._choose(count)]
+        if not jobs:
+            if not self._in_flight:
+                self._set_state(DeliveryState.DELIVERING, None)  # nothing is left that did not pass
             return
         try:
-            tries = (self._try(parcel, is_probe=True) for parcel in parcels)
+            tries = (self._try(job, is_probe=True) for job in jobs)
             answers = await asyncio.gather(*tries)
-            for parcel, answer in zip(parcels, answers, strict=True):
+            for job, answer in zip(jobs, answers, strict=True):
                 if self._is_wanted(answer):
-                    await self._judge_probe(parcel, answer, parcels)
+                    await self._handle_probe_result(job, answer, jobs)
         finally:
-            for parcel in parcels:
-                self._put_down(parcel)
+            for job in jobs:
+                self._release(job)
 
-    def _candidates(self) -> list[Parcel]:
-        return [*self._pending, *(parcel for parcel in self._errands if not parcel.is_parked)]
+    def _candidates(self) -> list[Job]:
+        return [*self._pending, *(job for job in self._resends if not job.is_parked)]
 
-    def _choose(self, count: int) -> list[Parcel]:
-        candidates = self._candidates() or list(self._errands)
-        chosen = sorted(candidates, key=lambda parcel: parcel.attempts > 0)[:count]
-        for parcel in chosen:
-            (self._pending if parcel.errand is None else self._errands).remove(parcel)
-            parcel.round_failed_at = None
+    def _choose(self, count: int) -> list[Job]:
+        candidates = self._candidates() or list(self._resends)
+        chosen = sorted(candidates, key=lambda job: job.attempts > 0)[:count]
+        for job in chosen:
+            (self._pending if job.resend is None else self._resends).remove(job)
+            job.round_failed_at = None
         return chosen
 
-    async def _judge_probe(self, parcel: Parcel, answer: Answer, probed: list[Parcel]) -> None:
-        if parcel.is_parked or not isinstance(answer, Unavailable) or answer.kind == REFUSED:
-            await self._judge(parcel, answer)
+    async def _handle_probe_result(self, job: Job, answer: SendResult, probed: list[Job]) -> None:
+        if job.is_parked or not isinstance(answer, Unavailable) or answer.kind == REFUSED:
+            await self._handle_result(job, answer)
             return
         # What others overtook before a restart is no other that could pass: after a kill a few that
         # are to blame would wait for each other until something new comes.
-        others = [other for other in (*probed, *self._candidates()) if other is not parcel]
-        is_alone = self._under_way == len(probed) and all(p.was_overtaken for p in others)
-        if await self._faults.is_its_own(parcel, answer, is_alone=is_alone):
-            self._settled(parcel, Park(kind=FAILING, status=answer.status, body=answer.detail))
-            self._turn(State.DELIVERING, None)
+        others = [other for other in (*probed, *self._candidates()) if other is not job]
+        is_alone = self._in_flight == len(probed) and all(p.was_overtaken for p in others)
+        if await self._poison_detector.is_poison(job, answer, is_alone=is_alone):
+            self._on_done(job, Park(kind=FAILING, status=answer.status, body=answer.detail))
+            self._set_state(DeliveryState.DELIVERING, None)
             return
-        self._put_back(parcel, behind=True)
+        self._requeue(job, behind=True)
         if not self.is_open:
-            self._turn(State.WAITING, answer.detail)
+            self._set_state(DeliveryState.WAITING, answer.detail)
 
     async def _pause(self, seconds: float, is_over: Callable[[], bool] = lambda: False) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self.changes.until(lambda: self._stopped or is_over())
+                await self.condition.until(lambda: self._stopped or is_over())

@@ -6,11 +6,11 @@ Invariant: a parcel knows one signal, by its seq, from the log to Alpine's answe
 from dataclasses import dataclass
 from enum import StrEnum
 
-from projections.alpine.retry import Timing
-from projections.delivery.outbox import FAILING, Parked
+from projections.alpine.retry import DeliveryTiming
+from projections.delivery.outbox import FAILING, ParkedSignal
 
 
-class Errand(StrEnum):
+class ResendReason(StrEnum):
     """Why a signal is sent that is not new."""
 
     REPLAY = "replay"  # it was done, and Alpine does not have it
@@ -19,13 +19,13 @@ class Errand(StrEnum):
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Parcel:
+class Job:
     """One signal on its way. Moments are ticks of the clock in fault.py."""
 
     seq: int
     signal_id: str
     body: bytes
-    errand: Errand | None = None  # None: it is new
+    resend: ResendReason | None = None  # None: it is new
     attempts: int = 0
     failed_at: int | None = None  # when it first failed
     round_failed_at: int | None = None  # the same since its last retries began
@@ -37,7 +37,7 @@ class Parcel:
     @property
     def is_parked(self) -> bool:
         """Whether it is parked for as long as it has not passed."""
-        return self.errand in (Errand.RETRY, Errand.DUE)
+        return self.resend in (ResendReason.RETRY, ResendReason.DUE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ class Park:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class KeepParked:
     """It was parked, and stays so: this try told nothing about it."""
 
     kind: str
@@ -65,34 +65,39 @@ class Kept:
     body: str
 
 
-Outcome = Delivered | Park | Kept
+Outcome = Delivered | Park | KeepParked
 
 
 def parked_row(
-    parcel: Parcel, outcome: Park | Kept, old: Parked | None, *, now_s: float, timing: Timing
-) -> Parked:
-    """What is kept of it. `old`: what was kept of it before.
+    job: Job,
+    outcome: Park | KeepParked,
+    previous: ParkedSignal | None,
+    *,
+    now_s: float,
+    timing: DeliveryTiming,
+) -> ParkedSignal:
+    """What is kept of it. `previous`: what was kept of it before.
 
     The interval doubles with each try that tells something about the signal.
     """
     kind, status, body = outcome.kind, outcome.status, outcome.body
-    if isinstance(outcome, Kept) and old is not None:
-        kind, status, body = old.kind, old.status, old.body
+    if isinstance(outcome, KeepParked) and previous is not None:
+        kind, status, body = previous.kind, previous.status, previous.body
     next_at = None
     if kind == FAILING:
         interval_s = timing.failing_s_min
-        if old is not None and old.next_at is not None:
-            growth = 1 if isinstance(outcome, Kept) else 2
-            interval_s = max(interval_s, growth * (old.next_at - old.last_at))
+        if previous is not None and previous.next_at is not None:
+            growth = 1 if isinstance(outcome, KeepParked) else 2
+            interval_s = max(interval_s, growth * (previous.next_at - previous.last_at))
         next_at = now_s + min(interval_s, timing.failing_s_max)
-    return Parked(
-        seq=parcel.seq,
-        signal_id=parcel.signal_id,
+    return ParkedSignal(
+        seq=job.seq,
+        signal_id=job.signal_id,
         kind=kind,
         status=status,
         body=body,
-        attempts=parcel.attempts + (old.attempts if old is not None else 0),
-        first_at=old.first_at if old is not None else now_s,
+        attempts=job.attempts + (previous.attempts if previous is not None else 0),
+        first_at=previous.first_at if previous is not None else now_s,
         last_at=now_s,
         next_at=next_at,
     )

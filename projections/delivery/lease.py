@@ -24,7 +24,7 @@ def lock_path(home: Path) -> Path:
     return home / "data" / "alpine.lock"
 
 
-class SenderLock:
+class DeliveryLease:
     """Held from `take` to `release`, or to the end of the process."""
 
     def __init__(self, fd: int, directory_fd: int) -> None:

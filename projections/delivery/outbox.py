@@ -20,24 +20,24 @@ from typing import NamedTuple, Self, TypeVar
 
 from eventlog import UnsafePath
 from projections.delivery.lease import is_held
-from projections.delivery.outbox_schema import BUSY_S_MAX, is_whole, set_up
+from projections.delivery.outbox_schema import BUSY_S_MAX, is_intact, set_up
 from projections.delivery.outbox_schema import NAME as NAME
 from projections.projection import Checkpoint
-from projections.sqlite.file import is_damage, look, make_file, set_aside
+from projections.sqlite.file import create_private_file, is_damage, read_database, set_aside
 
 T = TypeVar("T")
 
-DISABLED, STOPPED = "disabled", "stopped"  # states beside those of courier.State
+DISABLED, STOPPED = "disabled", "stopped"  # states beside those of dispatcher.DeliveryState
 REFUSED, FAILING = "refused", "failing"  # why a signal is parked
 DISCARDED = "discarded"  # it was, and a person gave it up
 RETRY, REPLAY, DISCARD = "retry", "replay", "discard"  # what a command may ask of the sender
 STORED, DUPLICATE, PARKED, GONE = "stored", "duplicate", "parked", "gone"  # how that ended
 
-ASKED_MAX = 1_000  # written or taken at a time
-ANSWERED_S_MAX = 3600.0  # an answer that nobody came for, since the command was killed
+REQUESTS_MAX = 1_000  # written or taken at a time
+OUTCOME_KEPT_S_MAX = 3600.0  # an answer that nobody came for, since the command was killed
 
 
-class Parked(NamedTuple):
+class ParkedSignal(NamedTuple):
     """A signal that Alpine does not take."""
 
     seq: int
@@ -51,7 +51,7 @@ class Parked(NamedTuple):
     next_at: float | None  # when it is tried again; None: not by itself
 
 
-class Asked(NamedTuple):
+class OperatorRequest(NamedTuple):
     """Work that a command handed over."""
 
     id: int
@@ -60,19 +60,19 @@ class Asked(NamedTuple):
 
 
 @dataclass(slots=True, kw_only=True)
-class Unsaved:
+class UnsavedChanges:
     """What changed since the last save, beside the checkpoint and what is done."""
 
-    park: dict[int, Parked] = field(default_factory=dict)
+    park: dict[int, ParkedSignal] = field(default_factory=dict)
     unpark: set[int] = field(default_factory=set)
-    answered: dict[int, str] = field(default_factory=dict)  # outcome by Asked.id
+    request_outcomes: dict[int, str] = field(default_factory=dict)  # outcome by OperatorRequest.id
     delivered: int = 0
 
     def clear(self) -> None:
         """It was saved."""
         self.park.clear()
         self.unpark.clear()
-        self.answered.clear()
+        self.request_outcomes.clear()
         self.delivered = 0
 
 
@@ -84,7 +84,7 @@ class Outbox:
 
     def __init__(self, path: Path) -> None:
         with suppress(FileExistsError):
-            make_file(path)
+            create_private_file(path)
         if not stat.S_ISREG(path.lstat().st_mode):
             raise UnsafePath(
                 "no regular file stands where the delivery state should be",
@@ -105,7 +105,7 @@ class Outbox:
         """For the sender: a file that is damaged or not ours is set aside, and a new one made."""
         try:
             outbox = cls(path)
-            if is_whole(outbox._db):
+            if is_intact(outbox._db):
                 return outbox
             outbox.close()
         except sqlite3.DatabaseError as error:
@@ -118,7 +118,7 @@ class Outbox:
         """Gives the file back."""
         self._db.close()
 
-    def wait_at_most(self, seconds: float) -> None:
+    def set_busy_timeout(self, seconds: float) -> None:
         """For somebody else's transaction; the sender's event loop stands still meanwhile."""
         self._db.execute(f"PRAGMA busy_timeout = {int(1_000 * seconds)}")
 
@@ -135,11 +135,17 @@ class Outbox:
         return _done_above(self._db)
 
     def save(
-        self, checkpoint: Checkpoint, done: Collection[int], unsaved: Unsaved, rejections: int
+        self,
+        checkpoint: Checkpoint,
+        done: Collection[int],
+        unsaved: UnsavedChanges,
+        rejections: int,
     ) -> None:
         """What was done since, with the checkpoint, in one transaction."""
         now_s = time.time()
-        answered = [(outcome, now_s, number) for number, outcome in unsaved.answered.items()]
+        request_outcomes = [
+            (outcome, now_s, request_id) for request_id, outcome in unsaved.request_outcomes.items()
+        ]
         execute, each = self._db.execute, self._db.executemany
         execute("BEGIN IMMEDIATE")
         try:
@@ -149,7 +155,7 @@ class Outbox:
                 "REPLACE INTO parked VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 list(unsaved.park.values()),
             )
-            each("UPDATE asked SET outcome = ?, answered_at = ? WHERE id = ?", answered)
+            each("UPDATE asked SET outcome = ?, answered_at = ? WHERE id = ?", request_outcomes)
             execute("DELETE FROM done WHERE seq <= ?", (checkpoint.seq,))
             execute(
                 "UPDATE checkpoint SET seq = ?, chain = ? WHERE name = ? AND seq < ?",
@@ -165,7 +171,7 @@ class Outbox:
                 execute("ROLLBACK")
             raise
 
-    def say(self, *, state: str, last_error: str | None) -> None:
+    def write_state(self, *, state: str, last_error: str | None) -> None:
         """Keeps for `eventlog status` what delivery is doing."""
         rows = [("state", state), ("last_error", last_error)]
         self._db.executemany("REPLACE INTO state VALUES (?, ?)", rows)
@@ -174,7 +180,7 @@ class Outbox:
         """state, last_error, delivered, and rejections: in a row, without an acceptance."""
         return _state(self._db)
 
-    def parked(self, seq: int) -> Parked | None:
+    def parked(self, seq: int) -> ParkedSignal | None:
         """What is parked, or was discarded, under a seq."""
         return _parked(self._db, seq)
 
@@ -184,58 +190,58 @@ class Outbox:
         (count,) = self._db.execute(statement, (FAILING,)).fetchone()
         return int(count)
 
-    def due(self, now_s: float, count: int) -> list[Parked]:
+    def due(self, now_s: float, count: int) -> list[ParkedSignal]:
         """The failing signals whose time has come, the longest overdue first."""
         rows = self._db.execute(
             "SELECT * FROM parked WHERE next_at <= ? ORDER BY next_at LIMIT ?", (now_s, count)
         )
-        return [Parked._make(row) for row in rows]
+        return [ParkedSignal._make(row) for row in rows]
 
-    def ask(self, who: str, what: str, seqs: Iterable[int]) -> None:
+    def request(self, requester: str, what: str, seqs: Iterable[int]) -> None:
         """Hands work to the sender, who does it now or when there is one."""
-        rows = iter((who, what, seq) for seq in seqs)
-        while portion := list(islice(rows, ASKED_MAX)):  # so that the sender never waits long
+        rows = iter((requester, what, seq) for seq in seqs)
+        while batch := list(islice(rows, REQUESTS_MAX)):  # so that the sender never waits long
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                self._db.executemany("INSERT INTO asked(who, what, seq) VALUES (?, ?, ?)", portion)
+                self._db.executemany("INSERT INTO asked(who, what, seq) VALUES (?, ?, ?)", batch)
                 self._db.execute("COMMIT")
             except BaseException:
                 with suppress(sqlite3.Error):
                     self._db.execute("ROLLBACK")
                 raise
 
-    def asked(self, *, after: int = 0) -> list[Asked]:
-        """Work that is not done, from the oldest on, ASKED_MAX at a time."""
+    def asked(self, *, after: int = 0) -> list[OperatorRequest]:
+        """Work that is not done, from the oldest on, REQUESTS_MAX at a time."""
         rows = self._db.execute(
             "SELECT id, what, seq FROM asked WHERE outcome IS NULL AND id > ? ORDER BY id LIMIT ?",
-            (after, ASKED_MAX),
+            (after, REQUESTS_MAX),
         )
-        return [Asked._make(row) for row in rows]
+        return [OperatorRequest._make(row) for row in rows]
 
-    def discard_asked(self, who: str) -> None:
-        """Does the discards that `who` asked for, where nobody else delivers."""
+    def execute_discards(self, requester: str) -> None:
+        """Does the discards that `requester` asked for, where nobody else delivers."""
         statement = "SELECT id, seq FROM asked WHERE who = ? AND outcome IS NULL"
-        for number, seq in self._db.execute(statement, (who,)).fetchall():
+        for request_id, seq in self._db.execute(statement, (requester,)).fetchall():
             outcome = DISCARDED if self.discard(seq) else GONE
             self._db.execute(
                 "UPDATE asked SET outcome = ?, answered_at = ? WHERE id = ?",
-                (outcome, time.time(), number),
+                (outcome, time.time(), request_id),
             )
 
-    def withdraw(self, who: str) -> None:
-        """Forgets all that `who` asked for."""
-        self._db.execute("DELETE FROM asked WHERE who = ?", (who,))
+    def cancel_requests(self, requester: str) -> None:
+        """Forgets all that `requester` asked for."""
+        self._db.execute("DELETE FROM asked WHERE who = ?", (requester,))
 
-    def outcomes(self, who: str) -> dict[str | None, int]:
-        """How the work that `who` handed over has ended; None: it has not."""
+    def outcomes(self, requester: str) -> dict[str | None, int]:
+        """How the work that `requester` handed over has ended; None: it has not."""
         statement = "SELECT outcome, count(*) FROM asked WHERE who = ? GROUP BY outcome"
-        return dict(self._db.execute(statement, (who,)).fetchall())
+        return dict(self._db.execute(statement, (requester,)).fetchall())
 
-    def forget(self, who: str) -> None:
+    def delete_answered(self, requester: str) -> None:
         """Forgets answers that were read, and those that nobody comes for. The rest stays."""
         self._db.execute(
             "DELETE FROM asked WHERE outcome IS NOT NULL AND (who = ? OR answered_at < ?)",
-            (who, time.time() - ANSWERED_S_MAX),
+            (requester, time.time() - OUTCOME_KEPT_S_MAX),
         )
 
     def discard(self, seq: int) -> bool:
@@ -264,27 +270,27 @@ def read_outbox(path: Path) -> tuple[Checkpoint, set[int], dict[str, object]] | 
 
 def load_outbox(path: Path) -> tuple[Checkpoint, set[int], dict[str, object]]:
     """The same. Raises FileNotFoundError where there is none yet, OSError, sqlite3.Error."""
-    return _look(path, lambda db: (_checkpoint(db), _done_above(db), _figures(db)))
+    return _read_snapshot(path, lambda db: (_checkpoint(db), _done_above(db), _figures(db)))
 
 
-def read_parked(path: Path) -> list[Parked]:
+def read_parked(path: Path) -> list[ParkedSignal]:
     """All that is parked, in the order of the log. Raises FileNotFoundError, sqlite3.Error."""
     statement = "SELECT * FROM parked WHERE kind IN (?, ?) ORDER BY seq"
-    rows = _look(path, lambda db: db.execute(statement, (REFUSED, FAILING)).fetchall())
-    return [Parked._make(row) for row in rows]
+    rows = _read_snapshot(path, lambda db: db.execute(statement, (REFUSED, FAILING)).fetchall())
+    return [ParkedSignal._make(row) for row in rows]
 
 
-def read_seq(path: Path, seq: int) -> tuple[bool, Parked | None]:
+def read_seq(path: Path, seq: int) -> tuple[bool, ParkedSignal | None]:
     """Whether an entry is done, and how it is parked. Raises FileNotFoundError, sqlite3.Error."""
 
-    def read(db: sqlite3.Connection) -> tuple[bool, Parked | None]:
+    def read(db: sqlite3.Connection) -> tuple[bool, ParkedSignal | None]:
         is_done = db.execute("SELECT 1 FROM done WHERE seq = ?", (seq,)).fetchone() is not None
         return is_done or seq <= _checkpoint(db).seq, _parked(db, seq)
 
-    return _look(path, read)
+    return _read_snapshot(path, read)
 
 
-def _look(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
+def _read_snapshot(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
     """What `read` finds at one moment of all tables. Raises FileNotFoundError, sqlite3.Error."""
 
     def read_whole(db: sqlite3.Connection) -> T:
@@ -294,7 +300,7 @@ def _look(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
             raise FileNotFoundError(f"{path} is being set up")
         return read(db)
 
-    return look(path, read_whole)
+    return read_database(path, read_whole)
 
 
 def _checkpoint(db: sqlite3.Connection) -> Checkpoint:
@@ -309,9 +315,9 @@ def _done_above(db: sqlite3.Connection) -> set[int]:
     return {seq for (seq,) in db.execute("SELECT seq FROM done")}
 
 
-def _parked(db: sqlite3.Connection, seq: int) -> Parked | None:
+def _parked(db: sqlite3.Connection, seq: int) -> ParkedSignal | None:
     row = db.execute("SELECT * FROM parked WHERE seq = ?", (seq,)).fetchone()
-    return Parked._make(row) if row is not None else None
+    return ParkedSignal._make(row) if row is not None else None
 
 
 def _state(db: sqlite3.Connection) -> dict[str, object]:

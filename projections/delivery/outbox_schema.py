@@ -34,10 +34,10 @@ def set_up(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA synchronous = NORMAL")
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if version < SCHEMA_VERSION and _names(db):
-        return  # they are not ours, or somebody was faster: see is_whole
+        return  # they are not ours, or somebody was faster: see is_intact
     (journal,) = db.execute("PRAGMA journal_mode").fetchone()
     if journal != "wal":
-        _go_wal(db)
+        _enable_wal(db)
     if version > SCHEMA_VERSION:
         raise SchemaTooNew(
             "a newer version of eventlog made this file", where=str(path), do="upgrade eventlog"
@@ -60,7 +60,7 @@ def set_up(db: sqlite3.Connection, path: Path) -> None:
         raise
 
 
-def is_whole(db: sqlite3.Connection) -> bool:
+def is_intact(db: sqlite3.Connection) -> bool:
     """Whether all our tables are there, and no page is damaged. Raises sqlite3.Error."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if version != SCHEMA_VERSION or _names(db) != set(_TABLES):
@@ -80,15 +80,15 @@ def _names(db: sqlite3.Connection) -> set[str]:
     return {name for (name,) in db.execute(statement)}
 
 
-def _go_wal(db: sqlite3.Connection) -> None:
+def _enable_wal(db: sqlite3.Connection) -> None:
     """Changing the journal does not wait for who else sets the file up: we do."""
-    give_up_s = time.monotonic() + BUSY_S_MAX
+    deadline_s = time.monotonic() + BUSY_S_MAX
     while True:
         try:
             db.execute("PRAGMA journal_mode = WAL")
             return
         except sqlite3.OperationalError as error:
             is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-            if not is_busy or time.monotonic() >= give_up_s:
+            if not is_busy or time.monotonic() >= deadline_s:
                 raise
         time.sleep(0.01)

@@ -18,21 +18,21 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from projections.alpine.client import Alpine
-from projections.alpine.contract import DOWN, FAILING, Accepted, Answer, Duplicate, Unavailable
-from projections.delivery.job import Parcel
+from projections.alpine.contract import DOWN, FAILING, Duplicate, SendResult, Stored, Unavailable
+from projections.delivery.job import Job
 
 DOWN_ROUNDS_MAX = 5
 TOO_MANY_REQUESTS = 429
 
 
-class Try(NamedTuple):
+class Attempt(NamedTuple):
     """A request under way, in ticks of our clock: one a request, and one an answer."""
 
-    begun: int
+    started: int
     newest_pass: int  # when the newest request began that had passed by then
 
 
-class Faults:
+class PoisonDetector:
     """Notes every request and answer. `may_park`: whether one more signal may be blamed."""
 
     def __init__(self, alpine: Alpine, may_park: Callable[[], bool]) -> None:
@@ -41,35 +41,35 @@ class Faults:
         self._now = 0
         self._newest_pass = -1
 
-    def begins(self) -> Try:
+    def attempt_started(self) -> Attempt:
         """A request begins."""
         self._now += 1
-        return Try(self._now, self._newest_pass)
+        return Attempt(self._now, self._newest_pass)
 
-    def ended(self, parcel: Parcel, tried: Try, answer: Answer) -> None:
+    def attempt_ended(self, job: Job, attempt: Attempt, answer: SendResult) -> None:
         """It was answered."""
         self._now += 1
         match answer:
-            case Accepted() | Duplicate():
-                self._newest_pass = max(self._newest_pass, tried.begun)
+            case Stored() | Duplicate():
+                self._newest_pass = max(self._newest_pass, attempt.started)
             case Unavailable():
-                if parcel.failed_at is None:
-                    parcel.failed_at = self._now
-                if parcel.round_failed_at is None:
-                    parcel.round_failed_at = self._now
-                parcel.have_others_passed = tried.newest_pass > parcel.failed_at
-                parcel.have_others_passed_in_round = tried.newest_pass > parcel.round_failed_at
+                if job.failed_at is None:
+                    job.failed_at = self._now
+                if job.round_failed_at is None:
+                    job.round_failed_at = self._now
+                job.have_others_passed = attempt.newest_pass > job.failed_at
+                job.have_others_passed_in_round = attempt.newest_pass > job.round_failed_at
 
-    async def is_its_own(self, parcel: Parcel, answer: Unavailable, *, is_alone: bool) -> bool:
+    async def is_poison(self, job: Job, answer: Unavailable, *, is_alone: bool) -> bool:
         """Whether this signal is to blame. `is_alone`: no other is there that could pass."""
         if not self._may_park() or answer.status == TOO_MANY_REQUESTS:
             return False
-        if not parcel.have_others_passed_in_round:
-            is_suspect = parcel.have_others_passed or (is_alone and answer.kind == FAILING)
+        if not job.have_others_passed_in_round:
+            is_suspect = job.have_others_passed or (is_alone and answer.kind == FAILING)
             if not is_suspect or not await self._is_healthy():
                 return False
-        parcel.down_rounds += answer.kind == DOWN
-        return answer.kind == FAILING or parcel.down_rounds >= DOWN_ROUNDS_MAX
+        job.down_rounds += answer.kind == DOWN
+        return answer.kind == FAILING or job.down_rounds >= DOWN_ROUNDS_MAX
 
     async def _is_healthy(self) -> bool:
         return await self._alpine.is_healthy() and await self._alpine.is_healthy()

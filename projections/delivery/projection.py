@@ -21,14 +21,14 @@ from pathlib import Path
 from eventlog import Entry
 from projections.alpine.client import Alpine, AlpineClient
 from projections.alpine.credentials import KeySource
-from projections.alpine.metered_client import Counted
-from projections.alpine.retry import Timing
-from projections.delivery.lease import SenderLock
+from projections.alpine.metered_client import MeteredClient
+from projections.alpine.retry import DeliveryTiming
+from projections.delivery.lease import DeliveryLease
 from projections.delivery.outbox import DISABLED, NAME, STOPPED, Outbox, outbox_path
-from projections.delivery.worker import Shift
+from projections.delivery.worker import DeliveryWorker
 from projections.errors import CheckpointMoved, ProjectionError, ProjectionStalled
-from projections.projection import Checkpoint, Requests
-from projections.sqlite.file import may_pass
+from projections.projection import Checkpoint, RequestCounters
+from projections.sqlite.file import is_transient
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class AlpineConfig:
 class AlpineProjection:
     """Delivers the signals of one home.
 
-    `make_client` makes what talks to Alpine. `died` is told when delivery ends by an error while
+    `make_client` makes what talks to Alpine. `on_failure` is told when delivery ends by an error while
     nobody waits for it; without it the next call of a method raises that error.
     """
 
@@ -55,19 +55,19 @@ class AlpineProjection:
         self,
         config: AlpineConfig,
         *,
-        timing: Timing | None = None,
+        timing: DeliveryTiming | None = None,
         make_client: Callable[[AlpineConfig], Alpine] | None = None,
-        died: Callable[[BaseException], object] | None = None,
+        on_failure: Callable[[BaseException], object] | None = None,
     ) -> None:
         self._config = config
-        self._timing = timing or Timing()
+        self._timing = timing or DeliveryTiming()
         self._make_client = make_client or (lambda config: AlpineClient(config.url, config.key))
-        self._died = died
-        self.requests = Requests()
+        self._on_failure = on_failure
+        self.requests = RequestCounters()
         self._home = Path()
         self._has_warned = False  # that it is disabled
-        self._lock: SenderLock | None = None
-        self._shift: Shift | None = None  # None while it is closed, or disabled
+        self._lock: DeliveryLease | None = None
+        self._worker: DeliveryWorker | None = None  # None while it is closed, or disabled
 
     async def open(self, home: Path) -> Checkpoint:
         """The checkpoint below which all is done.
@@ -80,24 +80,26 @@ class AlpineProjection:
             if not self._has_warned:  # also where it stalls, and is opened again and again
                 logger.warning("delivery_disabled reason=%s", self._config.disabled)
             self._has_warned = True
-            return self._tell_disabled(DISABLED, self._config.disabled)
-        lock = SenderLock.take(home)
+            return self._store_disabled(DISABLED, self._config.disabled)
+        lock = DeliveryLease.take(home)
         if lock is None:
             raise ProjectionStalled("another process delivers; this one stands by", where=str(home))
         try:
             outbox = open_outbox(home)
             try:
-                client = Counted(self._make_client(self._config), self.requests)
-                shift = Shift(home, outbox, client, self._config.key, self._timing, self._died)
+                client = MeteredClient(self._make_client(self._config), self.requests)
+                worker = DeliveryWorker(
+                    home, outbox, client, self._config.key, self._timing, self._on_failure
+                )
             except BaseException:
                 outbox.close()
                 raise
         except BaseException:
             lock.release()
             raise
-        self._lock, self._shift = lock, shift
-        shift.start()
-        return shift.ledger.checkpoint
+        self._lock, self._worker = lock, worker
+        worker.start()
+        return worker.ack_tracker.checkpoint
 
     async def apply(
         self,
@@ -111,63 +113,63 @@ class AlpineProjection:
         Raises ProjectionStalled where that is so and nothing passes, CheckpointMoved when the file
         was lost. Disabled, it only passes the batch by.
         """
-        shift = self._shift
-        if shift is None:
+        worker = self._worker
+        if worker is None:
             return
-        if shift.file_lost.is_set():
+        if worker.file_lost.is_set():
             raise CheckpointMoved("what was delivered is not known any more", where=str(self._home))
-        if not await shift.is_there_room():
-            raise ProjectionStalled(f"Alpine takes nothing: {shift.described}")
-        shift.take(entries)
+        if not await worker.wait_for_room():
+            raise ProjectionStalled(f"Alpine takes nothing: {worker.description}")
+        worker.take(entries)
 
     async def drain(self) -> None:
         """Returns when all that was taken or asked for is done; ProjectionStalled if it cannot be.
 
         Disabled, it returns at once: who runs all projections wants the others caught up.
         """
-        if self._shift is None:
+        if self._worker is None:
             return
-        left = await self._shift.drain()
+        left = await self._worker.drain()
         if left:
             raise ProjectionStalled(
-                f"{left} signals are not delivered: {self._shift.described}",
+                f"{left} signals are not delivered: {self._worker.description}",
                 where=self._config.url,
                 do="see `eventlog status`; a daemon (`eventlog project alpine`) goes on trying",
             )
 
-    async def lost(self) -> None:
+    async def wait_until_lost(self) -> None:
         """Returns when the file was deleted or damaged: all is to be given again."""
         never = asyncio.Event()
-        await (self._shift.file_lost if self._shift is not None else never).wait()
+        await (self._worker.file_lost if self._worker is not None else never).wait()
 
     def stop(self) -> None:
         """Whatever waits in here returns soon."""
-        if self._shift is not None:
-            self._shift.stop()
+        if self._worker is not None:
+            self._worker.stop()
 
     async def status(self) -> Mapping[str, object]:
         """What the file says; lags are added by `eventlog status`."""
-        if self._shift is None:
+        if self._worker is None:
             return {"state": DISABLED, "last_error": self._config.disabled}
-        return self._shift.figures()
+        return self._worker.figures()
 
     async def close(self) -> None:
         """Ends or abandons what is under way, stores what is done, lets another daemon send."""
-        shift, self._shift = self._shift, None
+        worker, self._worker = self._worker, None
         lock, self._lock = self._lock, None
         try:
-            if shift is not None:
-                await shift.end()
+            if worker is not None:
+                await worker.end()
             else:
                 with suppress(ProjectionStalled):  # a full disk: for a word it stops nobody
-                    self._tell_disabled(STOPPED, None)
+                    self._store_disabled(STOPPED, None)
         finally:
             if lock is not None:
                 lock.release()
 
-    def _tell_disabled(self, state: str, reason: str | None) -> Checkpoint:
+    def _store_disabled(self, state: str, reason: str | None) -> Checkpoint:
         """Keeps for `eventlog status` that nothing is sent, unless somebody else sends."""
-        lock = SenderLock.take(self._home)
+        lock = DeliveryLease.take(self._home)
         if lock is None:
             return Checkpoint(projection=NAME)
         try:
@@ -175,7 +177,7 @@ class AlpineProjection:
             try:
                 with suppress(sqlite3.Error):
                     if state == DISABLED or outbox.state().get("state") == DISABLED:
-                        outbox.say(state=state, last_error=reason)
+                        outbox.write_state(state=state, last_error=reason)
                 return outbox.checkpoint()
             finally:
                 outbox.close()
@@ -192,7 +194,7 @@ def open_outbox(home: Path) -> Outbox:
     try:
         return Outbox.open(path)
     except (sqlite3.Error, OSError) as error:
-        is_passing = isinstance(error, sqlite3.Error) and may_pass(error)
+        is_passing = isinstance(error, sqlite3.Error) and is_transient(error)
         kind = ProjectionStalled if is_passing else ProjectionError
         raise kind(
             f"the delivery state cannot be opened: {error}",

@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eventlog import EventLog
-from projections.alpine.client import AlpineClient, NoAnswer, Response, rows_of
+from projections.alpine.client import AlpineClient, NoResponse, Response, parse_page
 from projections.alpine.contract import retry_after_seconds
 from projections.delivery.outbox import outbox_path, read_outbox, read_seq
 from projections.errors import ProjectionError
 
 PAGE_TRIES_MAX = 5
 INSERT_ROWS = 1_000
-CANNOT_LIST = frozenset({404, 405, 501})
-AWAY = frozenset({408, 425, 429, 500, 502, 503, 504})
+UNSUPPORTED_STATUSES = frozenset({404, 405, 501})
+RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 # Python and PostgreSQL divide and print the same floats; another Alpine may round.
 _CLOSE = "abs(ours.{0} - theirs.{0}) <= 1e-9 * max(abs(ours.{0}), abs(theirs.{0}))"
@@ -42,15 +42,15 @@ _DIFFERENT = "NOT (ours.symbol IS theirs.symbol AND ours.action IS theirs.action
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class ReconcileLimits:
     """How hard Alpine is asked, and how much a report holds."""
 
     pages_per_s: float = 20.0
     retry_s: float = 0.5  # after a page that did not come; it doubles
-    named: int = 1_000  # signals that are named of each kind; the counts are of all
+    listed_max: int = 1_000  # signals that are named of each kind; the counts are of all
 
 
-class CannotCompare(ProjectionError):
+class ComparisonUnsupported(ProjectionError):
     """This Alpine's list does not tell which signals it has."""
 
 
@@ -75,8 +75,8 @@ class Different:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """What was found. Counts are of all; of each kind the first `Limits.named` are named."""
+class ReconcileReport:
+    """What was found. Counts are of all; of each kind the first `ReconcileLimits.listed_max` are named."""
 
     in_log: int
     at_alpine: int
@@ -89,45 +89,49 @@ class Comparison:
     missing_seqs: tuple[int, ...]
 
 
-async def compare(home: Path, client: AlpineClient, *, limits: Limits | None = None) -> Comparison:
+async def compare_with_alpine(
+    home: Path, client: AlpineClient, *, limits: ReconcileLimits | None = None
+) -> ReconcileReport:
     """Compares the log up to its present end with what Alpine lists.
 
-    Raises CannotCompare, NoAnswer, NoKey, LogCorrupt.
+    Raises ComparisonUnsupported, NoResponse, KeyUnavailable, LogCorrupt.
     """
-    limits = limits or Limits()
+    limits = limits or ReconcileLimits()
     with closing(sqlite3.connect("", isolation_level=None)) as db:
         db.executescript(_SCHEMA)
         db.execute("BEGIN")
         with EventLog(home) as log:
             end_seq = log.last_seq
             listing = _Listing(client, db, limits)
-            await listing.read_on()
+            await listing.read_to_end()
             for rows in _ours(log):
                 db.executemany("INSERT OR IGNORE INTO ours VALUES (?,?,?,?,?,?,?,?,?)", rows)
-            await listing.read_on()
-        return _found(db, home, end_seq, listing.count, limits.named)
+            await listing.read_to_end()
+        return _build_report(db, home, end_seq, listing.count, limits.listed_max)
 
 
 class _Listing:
     """Reads Alpine's list, page after page, on from where it was."""
 
-    def __init__(self, client: AlpineClient, db: sqlite3.Connection, limits: Limits) -> None:
+    def __init__(
+        self, client: AlpineClient, db: sqlite3.Connection, limits: ReconcileLimits
+    ) -> None:
         self._client = client
         self._limits = limits
         self._db = db
         self._after = 0
         self.count = 0
 
-    async def read_on(self) -> None:
+    async def read_to_end(self) -> None:
         """To the end that the list has now."""
         while True:
             begun_s = time.monotonic()
             response = await self._page()
-            if response.status in CANNOT_LIST:
-                raise _cannot_compare(f"it answers {response.status} to the request for its list")
-            rows, following = rows_of(response, self._client.url)
+            if response.status in UNSUPPORTED_STATUSES:
+                raise _unsupported(f"it answers {response.status} to the request for its list")
+            rows, following = parse_page(response, self._client.url)
             if rows and not any("verification_hash" in row for row in rows):
-                raise _cannot_compare("its list has no verification_hash")
+                raise _unsupported("its list has no verification_hash")
             self.count += len(rows)
             self._db.executemany(
                 "INSERT OR IGNORE INTO theirs VALUES (?,?,?,?,?,?,?,?)", map(_their_row, rows)
@@ -146,20 +150,20 @@ class _Listing:
             is_last = number == PAGE_TRIES_MAX
             try:
                 response = await self._client.page(self._after)
-                if response.status not in AWAY or is_last:
+                if response.status not in RETRYABLE_STATUSES or is_last:
                     return response
-                asked_s = retry_after_seconds(response.retry_after, now_s=time.time())
-            except NoAnswer:
+                retry_after_s = retry_after_seconds(response.retry_after, now_s=time.time())
+            except NoResponse:
                 if is_last:
                     raise
-                asked_s = 0.0
-            await asyncio.sleep(max(pause_s, asked_s))
+                retry_after_s = 0.0
+            await asyncio.sleep(max(pause_s, retry_after_s))
             pause_s *= 2
         raise AssertionError("the last try returns or raises")
 
 
-def _cannot_compare(why: str) -> CannotCompare:
-    return CannotCompare(
+def _unsupported(why: str) -> ComparisonUnsupported:
+    return ComparisonUnsupported(
         f"this Alpine cannot be compared with the log: {why}",
         do="`eventlog reconcile --replay` sends all signals again; it answers duplicate to those "
         "that it has",
@@ -209,7 +213,9 @@ def _number(value: object) -> float | None:
         return None
 
 
-def _found(db: sqlite3.Connection, home: Path, end_seq: int, count: int, named: int) -> Comparison:
+def _build_report(
+    db: sqlite3.Connection, home: Path, end_seq: int, count: int, listed_max: int
+) -> ReconcileReport:
     both = "ours JOIN theirs USING (hash)"
     ours = db.execute(
         "SELECT seq, signal_id, hash FROM ours WHERE seq <= ?"
@@ -219,14 +225,14 @@ def _found(db: sqlite3.Connection, home: Path, end_seq: int, count: int, named: 
     pairs = ", ".join(f"ours.{name}, theirs.{name}" for name in _FIELDS)
     different = db.execute(
         f"SELECT seq, signal_id, hash, {pairs} FROM {both} WHERE {_DIFFERENT} ORDER BY seq LIMIT ?",
-        (named,),
+        (listed_max,),
     ).fetchall()
     extra_where = "FROM theirs WHERE hash NOT IN (SELECT hash FROM ours)"
     extra = db.execute(
-        f"SELECT id, hash, symbol, action, price {extra_where} ORDER BY id LIMIT ?", (named,)
+        f"SELECT id, hash, symbol, action, price {extra_where} ORDER BY id LIMIT ?", (listed_max,)
     )
-    why = _Why(home)
-    return Comparison(
+    why = _MissingReason(home)
+    return ReconcileReport(
         in_log=_count(db, "FROM ours"),
         at_alpine=count,
         missing_count=len(ours),
@@ -234,7 +240,7 @@ def _found(db: sqlite3.Connection, home: Path, end_seq: int, count: int, named: 
         extra_count=_count(db, extra_where),
         missing=tuple(
             Missing(seq=seq, signal_id=signal_id, sha256=sha256, why=why.of(seq))
-            for seq, signal_id, sha256 in ours[:named]
+            for seq, signal_id, sha256 in ours[:listed_max]
         ),
         different=tuple(_difference(row) for row in different),
         extra=tuple(
@@ -262,7 +268,7 @@ def _count(db: sqlite3.Connection, of: str) -> int:
     return int(count)
 
 
-class _Why:
+class _MissingReason:
     """What is known here of a signal that Alpine does not have."""
 
     def __init__(self, home: Path) -> None:

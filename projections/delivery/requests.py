@@ -15,8 +15,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from projections.delivery.dispatcher import State
-from projections.delivery.lease import SenderLock
+from projections.delivery.dispatcher import DeliveryState
+from projections.delivery.lease import DeliveryLease
 from projections.delivery.outbox import DISCARD, DISCARDED, DUPLICATE, GONE, PARKED, STORED, Outbox
 from projections.delivery.projection import AlpineConfig, AlpineProjection, open_outbox
 from projections.errors import ProjectionError, ProjectionStalled
@@ -27,7 +27,7 @@ PROGRESS_S_MAX = 60.0  # a daemon that delivers does something within this
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
+class RequestCounts:
     """How it ended: counts of signals."""
 
     asked: int
@@ -39,30 +39,30 @@ class Done:
     left: int = 0  # not done yet: a daemon will do it when it can
 
 
-async def carry_out(
+async def execute_request(
     home: Path,
     config: AlpineConfig,
     what: str,
     seqs: Iterable[int],
     *,
     make_projection: Callable[[AlpineConfig], AlpineProjection] = AlpineProjection,
-) -> Done:
+) -> RequestCounts:
     """Asks for `what` with these signals, and returns when it is done or cannot be done now.
 
     Raises ProjectionError where nobody delivers and we cannot.
     """
-    who = secrets.token_hex(8)
+    requester = secrets.token_hex(8)
     with closing(open_outbox(home)) as outbox:
         try:
-            outbox.ask(who, what, seqs)
-            await _see_to_it(home, config, what, who, outbox, make_projection)
-            counts = outbox.outcomes(who)
-            outbox.forget(who)
+            outbox.request(requester, what, seqs)
+            await _wait_until_done(home, config, what, requester, outbox, make_projection)
+            counts = outbox.outcomes(requester)
+            outbox.delete_answered(requester)
         except sqlite3.Error as error:
             raise ProjectionError(
                 f"the delivery state cannot be used: {error}", where=str(home / "data")
             ) from error
-    return Done(
+    return RequestCounts(
         asked=sum(counts.values()),
         stored=counts.get(STORED, 0),
         duplicate=counts.get(DUPLICATE, 0),
@@ -73,31 +73,31 @@ async def carry_out(
     )
 
 
-async def _see_to_it(
+async def _wait_until_done(
     home: Path,
     config: AlpineConfig,
     what: str,
-    who: str,
+    requester: str,
     outbox: Outbox,
     make_projection: Callable[[AlpineConfig], AlpineProjection],
 ) -> None:
-    patience = _Patience()
-    while left := outbox.outcomes(who).get(None, 0):
-        lock = SenderLock.take(home)
+    daemon_wait = _DaemonWait()
+    while left := outbox.outcomes(requester).get(None, 0):
+        lock = DeliveryLease.take(home)
         if lock is None:  # a daemon delivers
-            if patience.is_over(left, str(outbox.state().get("state"))):
+            if daemon_wait.is_over(left, str(outbox.state().get("state"))):
                 return
             await asyncio.sleep(POLL_S)
             continue
         if what == DISCARD:
             try:
-                outbox.discard_asked(who)
+                outbox.execute_discards(requester)
             finally:
                 lock.release()
             continue
         lock.release()
         if config.disabled is not None:
-            outbox.withdraw(who)
+            outbox.cancel_requests(requester)
             raise ProjectionError(
                 f"nothing is delivered: {config.disabled}",
                 where=str(home),
@@ -124,7 +124,7 @@ async def _deliver(home: Path, projection: AlpineProjection) -> bool:
         await projection.close()
 
 
-class _Patience:
+class _DaemonWait:
     """How long to wait for a daemon that has our work."""
 
     def __init__(self) -> None:
@@ -135,6 +135,6 @@ class _Patience:
         now_s = time.monotonic()
         if left != self._left:
             self._left, self._since_s = left, now_s
-        if state == State.DELIVERING:
+        if state == DeliveryState.DELIVERING:
             self._delivering_s = now_s
         return now_s - self._since_s > PROGRESS_S_MAX or now_s - self._delivering_s > STUCK_S

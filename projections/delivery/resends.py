@@ -8,74 +8,74 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from eventlog import Entry, EventLog
-from projections.delivery.ack_tracker import Ledger
-from projections.delivery.job import Errand
-from projections.delivery.outbox import DISCARD, DISCARDED, GONE, REPLAY, Asked, Outbox
+from projections.delivery.ack_tracker import AckTracker
+from projections.delivery.job import ResendReason
+from projections.delivery.outbox import DISCARD, DISCARDED, GONE, REPLAY, OperatorRequest, Outbox
 
-UNDER_WAY_MAX = 1_000  # read from the log and held in memory
+RESENDS_MAX = 1_000  # read from the log and held in memory
 SKIP_ENTRIES_MAX = 2_000  # between two that are read on; beyond it a new search is cheaper
 
 
-class Errands:
-    """The errands of one run. `answered` is told the outcome of each that was asked for."""
+class ResendQueue:
+    """The errands of one run. `request_outcomes` is told the outcome of each that was asked for."""
 
-    def __init__(self, ledger: Ledger, answered: dict[int, str]) -> None:
-        self._ledger = ledger
-        self._answered = answered
-        self._under_way: dict[int, list[int]] = {}  # ids of who asked, by seq
-        self._begun_now: dict[int, Errand] = {}  # under way, and not handed out yet
-        self._asked_after = 0
+    def __init__(self, ack_tracker: AckTracker, request_outcomes: dict[int, str]) -> None:
+        self._ack_tracker = ack_tracker
+        self._request_outcomes = request_outcomes
+        self._request_ids: dict[int, list[int]] = {}  # ids of who asked, by seq
+        self._uncollected: dict[int, ResendReason] = {}  # under way, and not handed out yet
+        self._last_request_id = 0
 
-    def collect(self, outbox: Outbox, *, with_due: bool) -> dict[int, Errand]:
+    def collect(self, outbox: Outbox, *, with_due: bool) -> dict[int, ResendReason]:
         """What is to be sent now that is not under way yet.
 
         Raises sqlite3.Error; what was begun by then is handed out the next time.
         """
-        begun = self._begun_now
-        if len(self._under_way) < UNDER_WAY_MAX:
-            for asked in outbox.asked(after=self._asked_after):
-                errand = self._begun(outbox, asked)
-                if errand is not None:
-                    begun[asked.seq] = errand
-                self._asked_after = asked.id
-                if len(self._under_way) >= UNDER_WAY_MAX:
+        collected = self._uncollected
+        if len(self._request_ids) < RESENDS_MAX:
+            for asked in outbox.asked(after=self._last_request_id):
+                resend = self._begin(outbox, asked)
+                if resend is not None:
+                    collected[asked.seq] = resend
+                self._last_request_id = asked.id
+                if len(self._request_ids) >= RESENDS_MAX:
                     break
         if with_due:
-            room = UNDER_WAY_MAX - len(self._under_way)
+            room = RESENDS_MAX - len(self._request_ids)
             for parked in outbox.due(time.time(), max(0, room)):
-                if parked.seq not in self._under_way:
-                    self._under_way[parked.seq] = []
-                    begun[parked.seq] = Errand.DUE
-        self._begun_now = {}
-        return begun
+                if parked.seq not in self._request_ids:
+                    self._request_ids[parked.seq] = []
+                    collected[parked.seq] = ResendReason.DUE
+        self._uncollected = {}
+        return collected
 
-    def _begun(self, outbox: Outbox, asked: Asked) -> Errand | None:
+    def _begin(self, outbox: Outbox, asked: OperatorRequest) -> ResendReason | None:
         if asked.what == DISCARD:
             is_parked = outbox.discard(asked.seq)
-            self._answered[asked.id] = DISCARDED if is_parked else GONE
+            self._request_outcomes[asked.id] = DISCARDED if is_parked else GONE
             return None
-        if asked.seq in self._under_way:
-            self._under_way[asked.seq].append(asked.id)
+        if asked.seq in self._request_ids:
+            self._request_ids[asked.seq].append(asked.id)
             return None
         parked = outbox.parked(asked.seq)
         if asked.what != REPLAY and (parked is None or parked.kind == DISCARDED):
-            self._answered[asked.id] = GONE
+            self._request_outcomes[asked.id] = GONE
             return None
-        self._under_way[asked.seq] = [asked.id]
+        self._request_ids[asked.seq] = [asked.id]
         if parked is not None:
             # Also in a replay: twenty that are parked say nothing about those that are not.
-            return Errand.RETRY
+            return ResendReason.RETRY
         # One that is on its way as new is not sent a second time beside that.
-        return None if self._ledger.is_under_way(asked.seq) else Errand.REPLAY
+        return None if self._ack_tracker.is_in_flight(asked.seq) else ResendReason.REPLAY
 
-    def ended(self, seq: int, outcome: str) -> None:
+    def complete(self, seq: int, outcome: str) -> None:
         """A signal was settled, or there is none: whoever asked for it gets to know."""
-        for number in self._under_way.pop(seq, ()):
-            self._answered[number] = outcome
+        for request_id in self._request_ids.pop(seq, ()):
+            self._request_outcomes[request_id] = outcome
 
-    def is_any_asked(self, outbox: Outbox) -> bool:
+    def has_open_requests(self, outbox: Outbox) -> bool:
         """Whether work waits in the file that was not begun. Raises sqlite3.Error."""
-        return bool(outbox.asked(after=self._asked_after))
+        return bool(outbox.asked(after=self._last_request_id))
 
 
 def read_signals(home: Path, seqs: Iterable[int]) -> dict[int, Entry]:

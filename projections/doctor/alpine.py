@@ -8,75 +8,75 @@ import stat
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from eventlog.plumbing import shown
-from projections.alpine.client import AlpineClient, NoAnswer
-from projections.alpine.contract import described
-from projections.alpine.credentials import FileKey, NoKey
+from eventlog.plumbing import printable_value
+from projections.alpine.client import AlpineClient, NoResponse
+from projections.alpine.contract import describe_response
+from projections.alpine.credentials import FileKey, KeyUnavailable
 from projections.delivery.projection import AlpineConfig
-from projections.doctor.finding import NOTE, OK, PROBLEM, WARNING, Finding
+from projections.doctor.finding import NOTE, OK, PROBLEM, WARNING, DoctorFinding
 from projections.errors import ProjectionError
 from projections.hosts import is_loopback
 
 ID_MAX = 2**31 - 1  # behind every signal: the page after it is empty
 
 
-async def check_alpine(config: AlpineConfig) -> list[Finding]:
+async def check_alpine(config: AlpineConfig) -> list[DoctorFinding]:
     """Whether Alpine is there and takes the key, and who else can read it."""
     findings = []
     if config.disabled is not None:
         found = f"nothing is delivered: {config.disabled}"
         do = "nothing, unless signals are to be delivered: then see docs/operations.md"
-        findings.append(Finding(check="alpine", level=NOTE, found=found, do=do))
+        findings.append(DoctorFinding(check="alpine", level=NOTE, found=found, do=do))
     if config.url:
         try:
             client = AlpineClient(config.url, config.key)
         except ProjectionError as error:
-            return [Finding(check="alpine", level=PROBLEM, found=error.what, do=error.do)]
+            return [DoctorFinding(check="alpine", level=PROBLEM, found=error.what, do=error.do)]
         try:
-            findings += await _ask(client)
+            findings += await _check_server(client)
         finally:
             await client.close()
-    return [*findings, *_judge_key_file(config)]
+    return [*findings, *_key_file_findings(config)]
 
 
-async def _ask(client: AlpineClient) -> list[Finding]:
+async def _check_server(client: AlpineClient) -> list[DoctorFinding]:
     check, findings = "alpine", []
-    url, parts = shown(client.url), urlsplit(client.url)
+    url, parts = printable_value(client.url), urlsplit(client.url)
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         found = f"the key goes over the network in the clear to {url}"
         do = "use an https address in ALPINE_API_URL"
-        findings.append(Finding(check=check, level=WARNING, found=found, do=do))
+        findings.append(DoctorFinding(check=check, level=WARNING, found=found, do=do))
     do = "signals wait until it answers: look after Alpine, ALPINE_API_URL and the network"
     try:
         health = await client.health()
-    except NoAnswer as error:
+    except NoResponse as error:
         found = f"{url}: {error.what}"
-        return [*findings, Finding(check=check, level=PROBLEM, found=found, do=do)]
+        return [*findings, DoctorFinding(check=check, level=PROBLEM, found=found, do=do)]
     if health.status != 200:
-        found = f"{url} is not well: {described(health.status, health.data)}"
-        return [*findings, Finding(check=check, level=PROBLEM, found=found, do=do)]
-    well = Finding(check=check, level=OK, found=f"{url} says that it is well")
-    return [*findings, well, await _try_key(client)]
+        found = f"{url} is not well: {describe_response(health.status, health.data)}"
+        return [*findings, DoctorFinding(check=check, level=PROBLEM, found=found, do=do)]
+    healthy = DoctorFinding(check=check, level=OK, found=f"{url} says that it is well")
+    return [*findings, healthy, await _check_key(client)]
 
 
-async def _try_key(client: AlpineClient) -> Finding:
+async def _check_key(client: AlpineClient) -> DoctorFinding:
     """Whether Alpine takes the key, by a page that is empty."""
     check = "alpine key"
     try:
-        answer = await client.page(ID_MAX)
-    except NoKey as error:
+        response = await client.page(ID_MAX)
+    except KeyUnavailable as error:
         do = "put the key into the file that ALPINE_API_KEY_FILE names"
-        return Finding(check=check, level=PROBLEM, found=str(error), do=do)
-    except NoAnswer as error:
+        return DoctorFinding(check=check, level=PROBLEM, found=str(error), do=do)
+    except NoResponse as error:
         do = "ask again; deliveries tell, too: see `eventlog status`"
-        return Finding(check=check, level=WARNING, found=f"not tried: {error.what}", do=do)
-    if answer.status == 200:
-        return Finding(check=check, level=OK, found="Alpine takes it")
-    found = described(answer.status, answer.data)
-    if answer.status in (401, 403):
+        return DoctorFinding(check=check, level=WARNING, found=f"not tried: {error.what}", do=do)
+    if response.status == 200:
+        return DoctorFinding(check=check, level=OK, found="Alpine takes it")
+    found = describe_response(response.status, response.data)
+    if response.status in (401, 403):
         do = "put the right key into its file: the daemon takes it at once"
-        return Finding(check=check, level=PROBLEM, found=f"Alpine refuses it: {found}", do=do)
-    return Finding(
+        return DoctorFinding(check=check, level=PROBLEM, found=f"Alpine refuses it: {found}", do=do)
+    return DoctorFinding(
         check=check,
         level=NOTE,
         found=f"whether Alpine takes it cannot be told, for it did not list its signals: {found}",
@@ -84,32 +84,32 @@ async def _try_key(client: AlpineClient) -> Finding:
     )
 
 
-def _judge_key_file(config: AlpineConfig) -> list[Finding]:
+def _key_file_findings(config: AlpineConfig) -> list[DoctorFinding]:
     """Who may read the key."""
     if not isinstance(config.key, FileKey):
         try:
             config.key.read()
-        except NoKey:
+        except KeyUnavailable:
             return []
         do = "put it into a file of mode 0600, and its path into ALPINE_API_KEY_FILE"
         found = "it is in the environment, which other programs of this account can read"
-        return [Finding(check="alpine key", level=NOTE, found=found, do=do)]
+        return [DoctorFinding(check="alpine key", level=NOTE, found=found, do=do)]
     path = Path(config.key.path)
     try:
         status = path.stat()
     except OSError as error:
         found = f"its file cannot be read: {error.strerror}"
         do = "name a readable file in ALPINE_API_KEY_FILE"
-        return [Finding(check="alpine key", level=PROBLEM, found=found, do=do)]
-    name = shown(str(path))
+        return [DoctorFinding(check="alpine key", level=PROBLEM, found=found, do=do)]
+    name = printable_value(str(path))
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         found, do = f"others may change {name}", "chmod go-w it"
-        return [Finding(check="alpine key", level=PROBLEM, found=found, do=do)]
+        return [DoctorFinding(check="alpine key", level=PROBLEM, found=found, do=do)]
     if status.st_mode & stat.S_IROTH:
         found, do = f"anybody on this machine may read {name}", "chmod o-rwx it, and renew the key"
-        return [Finding(check="alpine key", level=PROBLEM, found=found, do=do)]
+        return [DoctorFinding(check="alpine key", level=PROBLEM, found=found, do=do)]
     if not os.access(path, os.R_OK):
         found, do = f"this account may not read {name}", "run it as the daemon's account"
-        return [Finding(check="alpine key", level=WARNING, found=found, do=do)]
+        return [DoctorFinding(check="alpine key", level=WARNING, found=found, do=do)]
     mode = stat.S_IMODE(status.st_mode)
-    return [Finding(check="alpine key", level=OK, found=f"{name} has mode {mode:04o}")]
+    return [DoctorFinding(check="alpine key", level=OK, found=f"{name} has mode {mode:04o}")]

@@ -15,7 +15,7 @@ from eventlog import EventLogError, ForeignHome, LogNotFound
 from eventlog.plumbing import log_status
 from projections.delivery.projection import AlpineConfig
 from projections.doctor.alpine import check_alpine
-from projections.doctor.finding import PROBLEM, WARNING, Finding
+from projections.doctor.finding import PROBLEM, WARNING, DoctorFinding
 from projections.doctor.home import (
     check_file_system,
     check_log,
@@ -29,7 +29,7 @@ from projections.doctor.machine import check_clock, check_inotify, check_python,
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patient:
+class DoctorContext:
     """What is examined."""
 
     home: Path
@@ -38,24 +38,24 @@ class Patient:
     now: datetime
 
 
-CHECKS: Mapping[str, Callable[[Patient], Iterable[Finding]]] = MappingProxyType(
+CHECKS: Mapping[str, Callable[[DoctorContext], Iterable[DoctorFinding]]] = MappingProxyType(
     {
         "python": lambda _: check_python(),
         "sqlite": lambda _: check_sqlite(),
-        "log": lambda patient: check_log(patient.log),
-        "table": lambda patient: check_table(patient.home),
-        "file system": lambda patient: check_file_system(patient.home),
-        "sync": lambda patient: check_sync(patient.home),
-        "inotify": lambda patient: check_inotify(directories(patient.home)["logs/"]),
-        "permissions": lambda patient: check_permissions(patient.home),
-        "clock": lambda patient: check_clock(patient.now, _last_recorded_at(patient)),
-        "space": lambda patient: check_space(patient.home),
-        "alpine": lambda patient: asyncio.run(check_alpine(patient.alpine)),
+        "log": lambda context: check_log(context.log),
+        "table": lambda context: check_table(context.home),
+        "file system": lambda context: check_file_system(context.home),
+        "sync": lambda context: check_sync(context.home),
+        "inotify": lambda context: check_inotify(directories(context.home)["logs/"]),
+        "permissions": lambda context: check_permissions(context.home),
+        "clock": lambda context: check_clock(context.now, _last_recorded_at(context)),
+        "space": lambda context: check_space(context.home),
+        "alpine": lambda context: asyncio.run(check_alpine(context.alpine)),
     }
 )
 
 
-def examine_home(home: Path, alpine: AlpineConfig, *, now: datetime) -> Iterator[Finding]:
+def examine_home(home: Path, alpine: AlpineConfig, *, now: datetime) -> Iterator[DoctorFinding]:
     """The findings of all checks, as they are made. Raises ForeignHome for an old tracker's."""
     log, done = None, set[str]()
     try:
@@ -65,33 +65,37 @@ def examine_home(home: Path, alpine: AlpineConfig, *, now: datetime) -> Iterator
     except ForeignHome:
         raise
     except EventLogError as error:
-        yield _told("log", PROBLEM, error)
+        yield _finding_from_error("log", PROBLEM, error)
         done.add("log")
     except OSError as error:
-        yield _not_looked_at("log", PROBLEM, error)
+        yield _unreadable_finding("log", PROBLEM, error)
         done.add("log")
-    patient = Patient(home=home.absolute(), log=log, alpine=alpine, now=now)
+    context = DoctorContext(home=home.absolute(), log=log, alpine=alpine, now=now)
     for name, check in CHECKS.items():
         if name in done:
             continue
         try:
-            yield from check(patient)
+            yield from check(context)
         except OSError as error:
-            yield _not_looked_at(name, WARNING, error)
+            yield _unreadable_finding(name, WARNING, error)
         except EventLogError as error:
-            yield _told(name, PROBLEM, error)
+            yield _finding_from_error(name, PROBLEM, error)
 
 
-def _told(check: str, level: str, error: EventLogError) -> Finding:
+def _finding_from_error(check: str, level: str, error: EventLogError) -> DoctorFinding:
     found = f"{error.what} ({error.where})" if error.where else error.what
-    return Finding(check=check, level=level, found=found, do=error.do or "see `eventlog verify`")
+    return DoctorFinding(
+        check=check, level=level, found=found, do=error.do or "see `eventlog verify`"
+    )
 
 
-def _not_looked_at(check: str, level: str, error: OSError) -> Finding:
+def _unreadable_finding(check: str, level: str, error: OSError) -> DoctorFinding:
     found = f"cannot be looked at: {error.strerror} {error.filename or ''}".rstrip()
-    return Finding(check=check, level=level, found=found, do="run it as the account that appends")
+    return DoctorFinding(
+        check=check, level=level, found=found, do="run it as the account that appends"
+    )
 
 
-def _last_recorded_at(patient: Patient) -> str | None:
-    last = (patient.log or {}).get("last_recorded_at")
+def _last_recorded_at(context: DoctorContext) -> str | None:
+    last = (context.log or {}).get("last_recorded_at")
     return last if isinstance(last, str) else None

@@ -11,7 +11,7 @@ LEVELS = (OK, NOTE, WARNING, PROBLEM)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class DoctorFinding:
     """One finding of a check."""
 
     check: str
@@ -28,7 +28,7 @@ class Finding:
         return asdict(self)
 
 
-def is_ok(findings: Iterable[Finding]) -> bool:
+def is_ok(findings: Iterable[DoctorFinding]) -> bool:
     """Whether there is no problem among them."""
     return all(finding.level != PROBLEM for finding in findings)
 
@@ -42,7 +42,7 @@ class Latency:
     p99: int
 
 
-def latency_of(times_ns: list[int]) -> Latency:
+def summarize_latency(times_ns: list[int]) -> Latency:
     """Of at least one time."""
     ordered = sorted(times_ns)
 
@@ -54,27 +54,27 @@ def latency_of(times_ns: list[int]) -> Latency:
 
 # Below this even a flash device with a capacitor behind its cache has not been asked: the fastest
 # that are sold take 20 us and more for a write and a flush, the file system's journal included.
-LYING_US_MAX = 15
+TOO_FAST_US_MAX = 15
 SLOW_P50_US = 20_000  # two turns of a disk; every lone append waits for it
 SLOW_P99_US = 500_000  # a pause that a person notices
 
 
-def judged_sync(check: str, took: Latency) -> Finding:
+def sync_finding(check: str, latency: Latency) -> DoctorFinding:
     """What the time of write + fdatasync says about a device."""
-    found = f"write + fdatasync takes {took.p50:,} us (p50), {took.p99:,} us (p99)"
-    if took.p50 < LYING_US_MAX:
-        return Finding(
+    found = f"write + fdatasync takes {latency.p50:,} us (p50), {latency.p99:,} us (p99)"
+    if latency.p50 < TOO_FAST_US_MAX:
+        return DoctorFinding(
             check=check,
             level=WARNING,
             found=f"{found}: too fast for a device to have been asked",
             do="find out who answers in its place (memory, a cache without a battery, a virtual"
             " machine set to unsafe caching): a loss of power may take acknowledged entries",
         )
-    if took.p50 > SLOW_P50_US or took.p99 > SLOW_P99_US:
-        return Finding(
+    if latency.p50 > SLOW_P50_US or latency.p99 > SLOW_P99_US:
+        return DoctorFinding(
             check=check,
             level=WARNING,
             found=f"{found}: each append waits for it",
             do="append many at once (append_many, or a pipe), or put the home on a faster device",
         )
-    return Finding(check=check, level=OK, found=found)
+    return DoctorFinding(check=check, level=OK, found=found)

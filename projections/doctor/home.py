@@ -13,30 +13,40 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from eventlog.plumbing import file_system_of, is_network_file_system, shown
-from projections.doctor.finding import NOTE, OK, PROBLEM, WARNING, Finding, judged_sync, latency_of
-from projections.sqlite.database import DAMAGED, MISSING, NEWER, database_path, examine
+from eventlog.plumbing import filesystem_type, is_network_filesystem, printable_value
+from projections.doctor.finding import (
+    NOTE,
+    OK,
+    PROBLEM,
+    WARNING,
+    DoctorFinding,
+    summarize_latency,
+    sync_finding,
+)
+from projections.sqlite.database import DAMAGED, MISSING, NEWER, database_path, inspect_database
 
-SYNCS, SYNCS_MIN = 100, 20  # tens of milliseconds on a good disk, two seconds on a slow one
+SYNCS_MAX, SYNCS_MIN = 100, 20  # tens of milliseconds on a good disk, two seconds on a slow one
 SYNC_S_MAX = 3.0  # on a very slow one
-LINE = b"x" * 600  # about what a signal takes
+SAMPLE_LINE = b"x" * 600  # about what a signal takes
 NAMES_SHOWN_MAX = 5  # of files that share a trouble
-BYTES_LOW, BYTES_OUT = 1 << 30, 64 << 20  # 64 MiB: one segment
-INODES_LOW, INODES_OUT = 1_000, 50
-MEMORY = frozenset({"tmpfs", "ramfs"})
-CLOSED = Path("logs/closed")  # of the home: a directory, or a link to one on a larger disk
-LAYERS = frozenset({"overlay", "aufs", "fuse-overlayfs", "fuse.fuse-overlayfs"})
+BYTES_LOW, BYTES_EXHAUSTED = 1 << 30, 64 << 20  # 64 MiB: one segment
+INODES_LOW, INODES_EXHAUSTED = 1_000, 50
+MEMORY_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs"})
+CLOSED_DIRECTORY = Path(
+    "logs/closed"
+)  # of the home: a directory, or a link to one on a larger disk
+OVERLAY_FILE_SYSTEMS = frozenset({"overlay", "aufs", "fuse-overlayfs", "fuse.fuse-overlayfs"})
 
 
 def directories(home: Path) -> dict[str, Path]:
     """Where `logs/` and `data/` are, or would be made: the next directory above that exists; and
     `logs/closed/` where the operator has it.
     """
-    closed = (str(CLOSED),) if (home / CLOSED).is_dir() else ()
-    return {f"{name}/": standing(home / name) for name in ("logs", "data", *closed)}
+    closed = (str(CLOSED_DIRECTORY),) if (home / CLOSED_DIRECTORY).is_dir() else ()
+    return {f"{name}/": nearest_existing(home / name) for name in ("logs", "data", *closed)}
 
 
-def standing(path: Path) -> Path:
+def nearest_existing(path: Path) -> Path:
     """`path`, or the next directory above it that exists."""
     path = path.absolute()
     while not path.is_dir() and path != path.parent:
@@ -44,65 +54,65 @@ def standing(path: Path) -> Path:
     return path
 
 
-def check_log(log: Mapping[str, object] | None) -> Iterator[Finding]:
+def check_log(log: Mapping[str, object] | None) -> Iterator[DoctorFinding]:
     """Whether there is a log; `eventlog verify` looks at every byte of it."""
     if log is None:
         found = "there is none yet"
-        yield Finding(check="log", level=NOTE, found=found, do="the first append makes it")
+        yield DoctorFinding(check="log", level=NOTE, found=found, do="the first append makes it")
     else:
         found = f"{log['last_seq']} entries in {log['segments']} segments, {log['bytes']:,} bytes"
-        yield Finding(check="log", level=OK, found=found)
+        yield DoctorFinding(check="log", level=OK, found=found)
 
 
-def check_table(home: Path) -> Iterator[Finding]:
+def check_table(home: Path) -> Iterator[DoctorFinding]:
     """Whether there is a table, and whether SQLite can read it."""
     path = database_path(home)
     do = "run `eventlog project sqlite`, or `eventlog rebuild-database`"
     try:
-        state = examine(path, thoroughly=True)
+        state = inspect_database(path, check_pages=True)
     except sqlite3.Error as error:
         state, do = f"cannot be read: {error}", "see `eventlog status`"
     if state == MISSING:
-        yield Finding(check="table", level=NOTE, found="there is none yet", do=do)
+        yield DoctorFinding(check="table", level=NOTE, found="there is none yet", do=do)
     elif state == DAMAGED:
-        yield Finding(check="table", level=PROBLEM, found="data/signals.db is damaged", do=do)
+        yield DoctorFinding(check="table", level=PROBLEM, found="data/signals.db is damaged", do=do)
     elif state == NEWER:
         found, do = "data/signals.db is of a newer version of this program", "use that one"
-        yield Finding(check="table", level=PROBLEM, found=found, do=do)
+        yield DoctorFinding(check="table", level=PROBLEM, found=found, do=do)
     elif state.startswith("cannot"):
-        yield Finding(check="table", level=PROBLEM, found=f"data/signals.db {state}", do=do)
+        yield DoctorFinding(check="table", level=PROBLEM, found=f"data/signals.db {state}", do=do)
     else:
-        yield Finding(
+        yield DoctorFinding(
             check="table", level=OK, found="data/signals.db can be read, every page of it"
         )
 
 
-def check_file_system(home: Path) -> Iterator[Finding]:
+def check_file_system(home: Path) -> Iterator[DoctorFinding]:
     """What kinds of file systems hold the log and what is built from it."""
     for name, path in directories(home).items():
-        yield judged_file_system("file system", name, path, is_log=name != "data/")
+        yield file_system_finding("file system", name, path, is_log=name != "data/")
 
 
-def judged_file_system(check: str, name: str, path: Path, *, is_log: bool = True) -> Finding:
+def file_system_finding(check: str, name: str, path: Path, *, is_log: bool = True) -> DoctorFinding:
     """What is known of the kind of file system that `path` is on."""
-    kind = file_system_of(os.fspath(path))
+    kind = filesystem_type(os.fspath(path))
     found = f"{name} is on {kind or 'a file system of unknown kind'}"
-    trouble = trouble_with(kind, is_log=is_log)
-    if trouble is None:
-        return Finding(check=check, level=OK, found=found)
-    level, why, do = trouble
-    return Finding(check=check, level=level, found=f"{found}: {why}", do=do)
+    problem = file_system_problem(kind, is_log=is_log)
+    if problem is None:
+        return DoctorFinding(check=check, level=OK, found=found)
+    level, why, do = problem
+    return DoctorFinding(check=check, level=level, found=f"{found}: {why}", do=do)
 
 
-def trouble_with(kind: str, *, is_log: bool) -> tuple[str, str, str] | None:
+def file_system_problem(kind: str, *, is_log: bool) -> tuple[str, str, str] | None:
     """Level, why, and what to do; None where there is nothing to say."""
     local = "put the home on a disk of this machine"
-    if is_network_file_system(kind):
+    if is_network_filesystem(kind):
         return PROBLEM, "locks and syncs are another machine's to keep", local
-    if kind in MEMORY:
+    if kind in MEMORY_FILE_SYSTEMS:
         level = PROBLEM if is_log else NOTE
         return level, "it is memory, and gone with the next restart", local
-    if kind in LAYERS:
+    if kind in OVERLAY_FILE_SYSTEMS:
         why = "it is a layer of a container, and gone with it"
         return WARNING, why, "mount a volume there"
     if kind.startswith("fuse"):
@@ -114,30 +124,30 @@ def trouble_with(kind: str, *, is_log: bool) -> tuple[str, str, str] | None:
     return None
 
 
-def check_sync(home: Path) -> Iterator[Finding]:
+def check_sync(home: Path) -> Iterator[DoctorFinding]:
     """How long a sync takes where the log is."""
     path = directories(home)["logs/"]
     try:
-        fd = _nameless(path)
+        fd = _open_unnamed(path)
     except OSError as error:
-        yield Finding(
+        yield DoctorFinding(
             check="sync",
             level=WARNING,
-            found=f"nothing can be written to {shown(str(path))}: {error.strerror}",
+            found=f"nothing can be written to {printable_value(str(path))}: {error.strerror}",
             do="run it as the account that appends",
         )
         return
     try:
-        yield judged_sync("sync", latency_of(time_syncs(fd, SYNCS, SYNC_S_MAX)))
+        yield sync_finding("sync", summarize_latency(time_syncs(fd, SYNCS_MAX, SYNC_S_MAX)))
     except OSError as error:
         do = "make space, or look after the disk: see `dmesg`"
         found = f"a write or its sync failed: {error.strerror}"
-        yield Finding(check="sync", level=PROBLEM, found=found, do=do)
+        yield DoctorFinding(check="sync", level=PROBLEM, found=found, do=do)
     finally:
         os.close(fd)
 
 
-def _nameless(path: Path) -> int:
+def _open_unnamed(path: Path) -> int:
     """A file in that directory which nobody sees, and which goes with its descriptor."""
     with suppress(AttributeError):
         try:
@@ -152,33 +162,33 @@ def _nameless(path: Path) -> int:
 def time_syncs(fd: int, count: int, s_max: float) -> list[int]:
     """Nanoseconds of each write + fdatasync, one line after the other; at least SYNCS_MIN."""
     times: list[int] = []
-    ends_s = time.monotonic() + s_max
-    while len(times) < count and (len(times) < SYNCS_MIN or time.monotonic() < ends_s):
-        begun = time.perf_counter_ns()
-        os.pwrite(fd, LINE, len(times) * len(LINE))
+    deadline_s = time.monotonic() + s_max
+    while len(times) < count and (len(times) < SYNCS_MIN or time.monotonic() < deadline_s):
+        started_ns = time.perf_counter_ns()
+        os.pwrite(fd, SAMPLE_LINE, len(times) * len(SAMPLE_LINE))
         os.fdatasync(fd)
-        times.append(time.perf_counter_ns() - begun)
+        times.append(time.perf_counter_ns() - started_ns)
     return times
 
 
-def check_permissions(home: Path) -> Iterator[Finding]:
+def check_permissions(home: Path) -> Iterator[DoctorFinding]:
     """Who may read and change what."""
-    troubles: dict[tuple[str, str, str], list[str]] = {}
+    problems: dict[tuple[str, str, str], list[str]] = {}
     count = 0
-    owner = standing(home / "logs").stat().st_uid
+    owner = nearest_existing(home / "logs").stat().st_uid
     for path in _paths(home):
         with suppress(FileNotFoundError):  # SQLite's files come and go
             count += 1
-            for trouble in _troubles_of(path, None if path == home else owner):
-                troubles.setdefault(trouble, []).append(str(path.relative_to(home)))
-    for (level, found, do), names in troubles.items():
-        named = ", ".join(shown(name) for name in names[:NAMES_SHOWN_MAX])
+            for problem in _permission_problems(path, None if path == home else owner):
+                problems.setdefault(problem, []).append(str(path.relative_to(home)))
+    for (level, found, do), names in problems.items():
+        named = ", ".join(printable_value(name) for name in names[:NAMES_SHOWN_MAX])
         more = len(names) - NAMES_SHOWN_MAX
         which = named + (f" and {more} more" if more > 0 else "")
-        yield Finding(check="permissions", level=level, found=f"{found}: {which}", do=do)
-    if not troubles:
+        yield DoctorFinding(check="permissions", level=level, found=f"{found}: {which}", do=do)
+    if not problems:
         found = f"{count} files and directories, for their owner to change alone"
-        yield Finding(check="permissions", level=OK, found=found)
+        yield DoctorFinding(check="permissions", level=OK, found=found)
 
 
 def _paths(home: Path) -> Iterator[Path]:
@@ -192,15 +202,15 @@ def _paths(home: Path) -> Iterator[Path]:
                 yield home / name
             yield from sorted((home / name).iterdir())
     with suppress(OSError):
-        yield from sorted((home / CLOSED).iterdir())
+        yield from sorted((home / CLOSED_DIRECTORY).iterdir())
 
 
-def _troubles_of(path: Path, owner: int | None) -> Iterator[tuple[str, str, str]]:
+def _permission_problems(path: Path, owner: int | None) -> Iterator[tuple[str, str, str]]:
     status = path.lstat()
     is_link = stat.S_ISLNK(status.st_mode)
     if is_link and path.name == "signals.log":
         return
-    if is_link and path.parts[-2:] == CLOSED.parts:
+    if is_link and path.parts[-2:] == CLOSED_DIRECTORY.parts:
         if not path.is_dir():
             do = "mount the disk that the link leads to, or mend the link"
             yield PROBLEM, "the directory of closed segments is not there", do
@@ -220,19 +230,23 @@ def _troubles_of(path: Path, owner: int | None) -> Iterator[tuple[str, str, str]
         yield WARNING, "this account may not read and write these", "run it as their owner"
 
 
-def check_space(home: Path) -> Iterator[Finding]:
+def check_space(home: Path) -> Iterator[DoctorFinding]:
     """What is left where log and table grow; the log is never pruned."""
     for name, path in directories(home).items():
         found = os.statvfs(path)
         free, inodes = found.f_bavail * found.f_frsize, found.f_favail
         is_counted = found.f_files > 0  # btrfs and others have no fixed number of inodes
-        said = f"{name} {free / (1 << 30):,.1f} GiB free" + (
+        figures = f"{name} {free / (1 << 30):,.1f} GiB free" + (
             f", {inodes:,} inodes" if is_counted else ""
         )
         do = "make space, or move the home to a larger disk: appends fail once it is full"
-        if free < BYTES_OUT or (is_counted and inodes < INODES_OUT):
-            yield Finding(check="space", level=PROBLEM, found=f"nearly full: {said}", do=do)
+        if free < BYTES_EXHAUSTED or (is_counted and inodes < INODES_EXHAUSTED):
+            yield DoctorFinding(
+                check="space", level=PROBLEM, found=f"nearly full: {figures}", do=do
+            )
         elif free < BYTES_LOW or (is_counted and inodes < INODES_LOW):
-            yield Finding(check="space", level=WARNING, found=f"little left: {said}", do=do)
+            yield DoctorFinding(
+                check="space", level=WARNING, found=f"little left: {figures}", do=do
+            )
         else:
-            yield Finding(check="space", level=OK, found=said)
+            yield DoctorFinding(check="space", level=OK, found=figures)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from projections.doctor.finding import NOTE, OK, PROBLEM, WARNING, Finding
+from projections.doctor.finding import NOTE, OK, PROBLEM, WARNING, DoctorFinding
 
 # SQLite lost or damaged pages when two connections wrote and checkpointed a WAL at the same time.
 WAL_RESET_FIXED = (3, 51, 3)
@@ -28,23 +28,23 @@ _TIMEX_BYTES = 512  # more than `struct timex` has on any Linux
 _STATUS_OFFSET_LONGS = 4  # modes, offset, freq, maxerror, esterror, and then status
 
 
-def check_python() -> Iterator[Finding]:
+def check_python() -> Iterator[DoctorFinding]:
     """Which Python runs which version of this package, and on what."""
     found = f"eventlog {version('eventlog')} on Python {platform.python_version()}"
-    yield Finding(check="python", level=OK, found=f"{found}, {platform.platform(terse=True)}")
+    yield DoctorFinding(check="python", level=OK, found=f"{found}, {platform.platform(terse=True)}")
 
 
-def check_sqlite() -> Iterator[Finding]:
+def check_sqlite() -> Iterator[DoctorFinding]:
     """The SQLite library that this Python uses."""
-    yield judged_sqlite(sqlite3.sqlite_version_info)
+    yield sqlite_finding(sqlite3.sqlite_version_info)
 
 
-def judged_sqlite(found: tuple[int, ...]) -> Finding:
+def sqlite_finding(found: tuple[int, ...]) -> DoctorFinding:
     """What is known about a version of SQLite."""
     name = ".".join(map(str, found))
     if found >= WAL_RESET_FIXED:
-        return Finding(check="sqlite", level=OK, found=name)
-    return Finding(
+        return DoctorFinding(check="sqlite", level=OK, found=name)
+    return DoctorFinding(
         check="sqlite",
         level=NOTE,
         found=f"{name} has the WAL-reset fault, mended in 3.51.3: two connections that write and"
@@ -54,34 +54,34 @@ def judged_sqlite(found: tuple[int, ...]) -> Finding:
     )
 
 
-def check_inotify(path: Path) -> Iterator[Finding]:
+def check_inotify(path: Path) -> Iterator[DoctorFinding]:
     """Whether changes of the log can be watched; a timer is there where they cannot."""
-    problem = _trouble_with_watch(path)
+    problem = _watch_problem(path)
     limits = {name: _number(INOTIFY / name) for name in ("max_user_watches", "max_user_instances")}
-    said = ", ".join(f"{name} {value}" for name, value in limits.items())
-    late = "news of the log then comes within a second, not within milliseconds"
+    figures = ", ".join(f"{name} {value}" for name, value in limits.items())
+    effect = "news of the log then comes within a second, not within milliseconds"
     if problem:
         do = "raise fs.inotify.max_user_instances and max_user_watches by sysctl, or end what uses"
-        yield Finding(
+        yield DoctorFinding(
             check="inotify",
             level=WARNING,
-            found=f"no watch can be had ({problem}; {said}): {late}",
+            found=f"no watch can be had ({problem}; {figures}): {effect}",
             do=f"{do} them up",
         )
     elif (limits["max_user_watches"] or WATCHES_MIN) < WATCHES_MIN or (
         limits["max_user_instances"] or INSTANCES_MIN
     ) < INSTANCES_MIN:
-        yield Finding(
+        yield DoctorFinding(
             check="inotify",
             level=NOTE,
-            found=f"low limits, {said}: when they are used up, {late}",
+            found=f"low limits, {figures}: when they are used up, {effect}",
             do=f"raise them by sysctl to {WATCHES_MIN:,} watches and {INSTANCES_MIN} instances",
         )
     else:
-        yield Finding(check="inotify", level=OK, found=f"a watch can be had; {said}")
+        yield DoctorFinding(check="inotify", level=OK, found=f"a watch can be had; {figures}")
 
 
-def _trouble_with_watch(path: Path) -> str:
+def _watch_problem(path: Path) -> str:
     """Why no watch of `path` can be had; empty where one can."""
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "inotify_init1"):
@@ -105,10 +105,10 @@ def _number(path: Path) -> int | None:
         return None
 
 
-def check_clock(now: datetime, last_recorded_at: str | None) -> Iterator[Finding]:
+def check_clock(now: datetime, last_recorded_at: str | None) -> Iterator[DoctorFinding]:
     """Whether the clock can be believed: `recorded_at` and `--as-of` go by it."""
     if now < EARLIEST:
-        yield Finding(
+        yield DoctorFinding(
             check="clock",
             level=PROBLEM,
             found=f"it says {now:%Y-%m-%d}: it was never set",
@@ -118,7 +118,7 @@ def check_clock(now: datetime, last_recorded_at: str | None) -> Iterator[Finding
     if last_recorded_at is not None:
         ahead_s = (datetime.fromisoformat(last_recorded_at) - now).total_seconds()
         if ahead_s > 1:
-            yield Finding(
+            yield DoctorFinding(
                 check="clock",
                 level=PROBLEM if ahead_s > 3_600 else WARNING,
                 found=f"the last entry was recorded {ahead_s:,.0f} s after now: the clock was"
@@ -128,14 +128,14 @@ def check_clock(now: datetime, last_recorded_at: str | None) -> Iterator[Finding
             )
             return
     if is_clock_synchronised() is False:
-        yield Finding(
+        yield DoctorFinding(
             check="clock",
             level=NOTE,
             found=f"{now:%Y-%m-%d %H:%M:%S} UTC; the kernel says that nobody keeps it synchronised",
             do="run an NTP client such as chrony, unless the host of this machine sets its clock",
         )
     else:
-        yield Finding(check="clock", level=OK, found=f"{now:%Y-%m-%d %H:%M:%S} UTC")
+        yield DoctorFinding(check="clock", level=OK, found=f"{now:%Y-%m-%d %H:%M:%S} UTC")
 
 
 def is_clock_synchronised() -> bool | None:

@@ -24,13 +24,13 @@ from urllib.parse import quote
 from eventlog import EventLog, EventLogError, InvalidSignal, Signal
 from projections.errors import ProjectionError
 
-HASHED = (
+HASHED_KEYS = (
     *("signal_id", "symbol", "action", "entry_price", "target_price", "stop_price"),
     *("confidence", "strategy", "timestamp"),
 )
-NUMBERS = ("entry_price", "target_price", "stop_price", "confidence")
+NUMBER_KEYS = ("entry_price", "target_price", "stop_price", "confidence")
 # What the row says of the signal's fate, or what the old tracker added: no part of the signal.
-NOT_OF_THE_SIGNAL = frozenset(
+NON_SIGNAL_KEYS = frozenset(
     {"id", "outcome", "exit_price", "profit_loss_pct", "order_id", "created_at"}
     | {"server_timestamp", "sha256", "legacy_sha256", "legacy_recorded_at"}
 )
@@ -42,7 +42,7 @@ Record = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
+class RejectedRecord:
     """One line or row that cannot pass."""
 
     where: str  # `line 122` or `row 121`
@@ -58,7 +58,7 @@ class ImportReport:
     facts_imported: int = 0
     facts_known: int = 0
     refused_count: int = 0
-    refused: list[Refused] = field(default_factory=list)
+    refused: list[RejectedRecord] = field(default_factory=list)
 
     def to_json(self) -> dict[str, object]:
         """The object that `eventlog import-legacy --json` prints."""
@@ -163,7 +163,7 @@ class _Importer:
         """Counts, lists and keeps what cannot pass, as it was."""
         self._report.refused_count += 1
         if len(self._report.refused) < REFUSED_MAX:
-            self._report.refused.append(Refused(where=where, reason=reason))
+            self._report.refused.append(RejectedRecord(where=where, reason=reason))
         if self._rejects is not None:
             self._rejects.write(raw.rstrip(b"\n") + b"\n")
 
@@ -176,13 +176,13 @@ def _merged(line: Record, row: Record) -> Record:
 def _signal_item(line: Record, row: Record) -> Record:
     """What the door is given. Raises InvalidSignal where the old hash does not match."""
     merged = _merged(line, row)
-    given = merged.get("sha256")
+    legacy_sha256 = merged.get("sha256")
     is_row = not line or line.keys() >= ROW_ONLY  # or one that was rejected, and mended
-    if given is not None and not _matches(line or row, given, is_row=is_row):
+    if legacy_sha256 is not None and not _hash_matches(line or row, legacy_sha256, is_row=is_row):
         raise InvalidSignal(
-            "does not match the nine fields as they came", field="sha256", value=given
+            "does not match the nine fields as they came", field="sha256", value=legacy_sha256
         )
-    item = {key: value for key, value in merged.items() if key not in NOT_OF_THE_SIGNAL}
+    item = {key: value for key, value in merged.items() if key not in NON_SIGNAL_KEYS}
     if not isinstance(item.get("signal_id"), str):
         raise InvalidSignal("is missing", field="signal_id")
     for key in [key for key, value in item.items() if value is None]:
@@ -190,8 +190,8 @@ def _signal_item(line: Record, row: Record) -> Record:
     timestamp = item.get("timestamp")
     if isinstance(timestamp, str):
         item["timestamp"] = _with_offset(timestamp)
-    if given is not None:
-        item["legacy_sha256"] = given
+    if legacy_sha256 is not None:
+        item["legacy_sha256"] = legacy_sha256
     recorded_at = _recorded_at(merged)
     if recorded_at is not None:
         item["legacy_recorded_at"] = recorded_at
@@ -201,21 +201,21 @@ def _signal_item(line: Record, row: Record) -> Record:
     return item
 
 
-def _matches(fields: Mapping[str, object], given: object, *, is_row: bool) -> bool:
+def _hash_matches(fields: Mapping[str, object], legacy_sha256: object, *, is_row: bool) -> bool:
     """Whether the old rule gives this hash. A row has made floats of ints: both are tried."""
-    present = {key: fields[key] for key in HASHED if key in fields}
-    whole = [
+    present = {key: fields[key] for key in HASHED_KEYS if key in fields}
+    whole_numbers = [
         key
-        for key in NUMBERS
+        for key in NUMBER_KEYS
         if is_row and isinstance(value := present.get(key), float) and value.is_integer()
     ]
-    for count in range(len(whole) + 1):
-        for chosen in itertools.combinations(whole, count):
-            tried = {
+    for count in range(len(whole_numbers) + 1):
+        for chosen in itertools.combinations(whole_numbers, count):
+            candidate = {
                 key: int(str(value).partition(".")[0]) if key in chosen else value
                 for key, value in present.items()
             }
-            if sha256(_json(tried, sort_keys=True)).hexdigest() == given:
+            if sha256(_json(candidate, sort_keys=True)).hexdigest() == legacy_sha256:
                 return True
     return False
 

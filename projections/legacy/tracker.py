@@ -29,8 +29,8 @@ LATEST_KEYS = (
     *("signal_id", "symbol", "action", "entry_price", "target_price", "stop_price"),
     *("confidence", "strategy", "timestamp", "outcome", "profit_loss_pct"),
 )
-MAY_BE_NONE = ("signal_id", "asset_type", "data_source", "timestamp")  # as good as left out
-NO_STATS: Mapping[str, object] = {
+OPTIONAL_KEYS = ("signal_id", "asset_type", "data_source", "timestamp")  # as good as left out
+EMPTY_STATS: Mapping[str, object] = {
     "total_signals": 0,
     "wins": 0,
     "losses": 0,
@@ -52,7 +52,7 @@ class SignalTracker:
         self._home = Path(home or os.environ.get("EVENTLOG_HOME") or ".").absolute()
         self._log = EventLog(self._home)
         self._projection = SqliteProjection()
-        self._worker = _Worker()
+        self._loop_thread = _LoopThread()
 
     def log_signal(self, signal: Mapping[str, object]) -> str:
         """Appends a signal and returns its signal_id when it is durable.
@@ -61,38 +61,38 @@ class SignalTracker:
         data_source and timestamp may be missing. Raises InvalidSignal, SignalConflict and what
         else `EventLog.append` raises.
         """
-        signal_id = self._log.append(_forgiven(signal)).signal_id
+        signal_id = self._log.append(_normalized(signal)).signal_id
         assert signal_id is not None, "every signal has one"
         return signal_id
 
     async def log_signal_async(self, signal: Mapping[str, object]) -> str:
         """`log_signal` for asyncio; shares its sync with every other caller."""
-        receipt = await self._log.append_async(_forgiven(signal))
+        receipt = await self._log.append_async(_normalized(signal))
         assert receipt.signal_id is not None, "every signal has one"
         return receipt.signal_id
 
     def flush_pending(self) -> None:
         """Brings the table up to the end of the log. What was logged is durable without it."""
-        self._worker.run(self._catch_up)
+        self._loop_thread.run(self._catch_up)
 
     async def flush_pending_async(self) -> None:
         """`flush_pending` for asyncio."""
-        await self._worker.run_async(self._catch_up)
+        await self._loop_thread.run_async(self._catch_up)
 
     def get_latest_signals(
         self, symbol: str | None = None, limit: int = 10
     ) -> list[dict[str, object]]:
         """The newest signals, newest first, as dicts with the keys of LATEST_KEYS."""
-        return self._worker.run(lambda: self._latest(symbol, limit))
+        return self._loop_thread.run(lambda: self._latest(symbol, limit))
 
     def get_stats(self) -> dict[str, object]:
         """Totals, wins, losses and returns: the figures of `SignalStore.stats`."""
-        return self._worker.run(self._stats)
+        return self._loop_thread.run(self._stats)
 
     def close(self) -> None:
         """Gives everything back. What was logged is durable already. Idempotent."""
         self._log.close()
-        self._worker.close()
+        self._loop_thread.close()
 
     def __enter__(self) -> Self:
         return self
@@ -121,12 +121,12 @@ class SignalTracker:
 
     async def _stats(self) -> dict[str, object]:
         if not await self._catch_up():
-            return dict(NO_STATS)
+            return dict(EMPTY_STATS)
         async with SignalStore(self._home) as store:
             return await store.stats()
 
 
-class _Worker:
+class _LoopThread:
     """An event loop in a thread of its own, one job at a time, for callers with and without one."""
 
     def __init__(self) -> None:
@@ -134,7 +134,7 @@ class _Worker:
         self._pid = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._turn = asyncio.Lock()
+        self._job_lock = asyncio.Lock()
 
     def run(self, job: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Runs the job and returns its result; blocks the calling thread."""
@@ -150,7 +150,9 @@ class _Worker:
             loop, self._loop = self._loop, None
             if loop is None or self._thread is None or self._pid != os.getpid():
                 return
-            asyncio.run_coroutine_threadsafe(_in_turn(self._turn, _nothing), loop).result()
+            asyncio.run_coroutine_threadsafe(
+                _run_locked(self._job_lock, _do_nothing), loop
+            ).result()
             loop.call_soon_threadsafe(loop.stop)
             self._thread.join()
 
@@ -162,20 +164,20 @@ class _Worker:
             )
         with self._mutex:
             if self._loop is None:
-                self._loop, self._turn = asyncio.new_event_loop(), asyncio.Lock()
+                self._loop, self._job_lock = asyncio.new_event_loop(), asyncio.Lock()
                 self._thread = threading.Thread(
                     target=_run_loop, args=(self._loop,), name="signal-tracker", daemon=True
                 )
                 self._thread.start()
-            return asyncio.run_coroutine_threadsafe(_in_turn(self._turn, job), self._loop)
+            return asyncio.run_coroutine_threadsafe(_run_locked(self._job_lock, job), self._loop)
 
 
-async def _in_turn(turn: asyncio.Lock, job: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    async with turn:
+async def _run_locked(lock: asyncio.Lock, job: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async with lock:
         return await job()
 
 
-async def _nothing() -> None:
+async def _do_nothing() -> None:
     """A job whose turn comes when those before it have ended."""
 
 
@@ -188,10 +190,10 @@ def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
         loop.close()
 
 
-def _forgiven(signal: Mapping[str, object]) -> dict[str, object]:
+def _normalized(signal: Mapping[str, object]) -> dict[str, object]:
     """The signal as the door wants it: without an offset a timestamp is UTC, as it ever was."""
     fields = {
-        key: value for key, value in signal.items() if value is not None or key not in MAY_BE_NONE
+        key: value for key, value in signal.items() if value is not None or key not in OPTIONAL_KEYS
     }
     timestamp = fields.get("timestamp")
     if isinstance(timestamp, str):

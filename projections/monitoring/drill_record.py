@@ -9,33 +9,33 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from projections.sqlite.file import make_file
+from projections.sqlite.file import create_private_file
 
 logger = logging.getLogger(__name__)
 
-_NAME = "backup-proven.json"
+_FILE_NAME = "backup-proven.json"
 _KEYS = ("proven_seq", "proven_at", "dest")
 
 
-def note(home: Path, *, seq: int, chain: str, at: str, dest: str) -> None:
+def write_drill_record(home: Path, *, seq: int, chain: str, at: str, dest: str) -> None:
     """Notes a proof. Where that cannot be done it is said, and nothing else is wrong."""
-    path = home / "data" / _NAME
-    new = path.with_name(f".{_NAME}.new")
+    path = home / "data" / _FILE_NAME
+    new = path.with_name(f".{_FILE_NAME}.new")
     record = {"proven_seq": seq, "chain": chain, "proven_at": at, "dest": dest}
     try:
         with suppress(FileNotFoundError):
             new.unlink()
-        make_file(new)
+        create_private_file(new)
         new.write_text(json.dumps(record) + "\n")
         new.replace(path)
     except OSError as error:
-        logger.warning("proof_not_noted path=%s error=%s", path, error)
+        logger.warning("drill_record_not_written path=%s error=%s", path, error)
 
 
-def last_proof(home: Path) -> dict[str, object] | None:
+def last_drill(home: Path) -> dict[str, object] | None:
     """The `backup` object of `eventlog status --json`; None where nothing is noted."""
     try:
-        record = json.loads((home / "data" / _NAME).read_bytes())
+        record = json.loads((home / "data" / _FILE_NAME).read_bytes())
         seq, at, dest = (record[key] for key in _KEYS)
         age_s = (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()
     except (OSError, ValueError, KeyError, TypeError):

@@ -17,17 +17,17 @@ from typing import NamedTuple
 import orjson
 
 from projections.errors import ProjectionError
-from projections.monitoring.health import UNHEALTHY, Health, Verdict
-from projections.monitoring.http_server import Address, Answer, Listener
-from projections.monitoring.snapshot import Vitals, take
+from projections.monitoring.health import UNHEALTHY, Health, HealthResult
+from projections.monitoring.http_server import Address, HttpResponse, HttpServer
+from projections.monitoring.snapshot import Snapshot, take_snapshot
 from projections.runtime.projector import Projector
 
-LOOK_S = 5.0  # between two looks: a trouble's age is known so well
-FRESH_S = 0.2  # a look serves all who ask within this
+SAMPLE_INTERVAL_S = 5.0  # between two looks: a trouble's age is known so well
+SAMPLE_FRESH_S = 0.2  # a look serves all who ask within this
 JSON = "application/json"
 
 
-class Listen(NamedTuple):
+class ListenConfig(NamedTuple):
     """Where to answer, and how long a trouble must last to be one."""
 
     address: Address
@@ -35,8 +35,8 @@ class Listen(NamedTuple):
 
 
 @asynccontextmanager
-async def reporting(
-    home: Path, projectors: Sequence[Projector], listen: Listen
+async def serving_endpoints(
+    home: Path, projectors: Sequence[Projector], listen: ListenConfig
 ) -> AsyncIterator[None]:
     """Answers for as long as the block lasts. Raises ProjectionError where it cannot listen."""
     try:
@@ -46,71 +46,73 @@ async def reporting(
             f"--listen needs a package that is not installed: {error.name}",
             do="install the extra `metrics` (`pip install '.[metrics]'` in the checkout)",
         ) from None
-    reporter = Reporter(home, projectors, listen.unhealthy_after_s)
+    sampler = SnapshotSampler(home, projectors, listen.unhealthy_after_s)
 
-    async def answer(path: str) -> Answer | None:
+    async def respond(path: str) -> HttpResponse | None:
         match path:
             case "/health":
-                return health_answer(*await reporter.look())
+                return health_response(*await sampler.sample())
             case "/metrics":
-                vitals, _ = await reporter.look()
-                return Answer(200, metrics.exposition(vitals), metrics.CONTENT_TYPE)
+                snapshot, _ = await sampler.sample()
+                return HttpResponse(200, metrics.exposition(snapshot), metrics.CONTENT_TYPE)
         return None
 
-    listener = await Listener.open(listen.address, answer)
-    looking = asyncio.create_task(reporter.keep_looking(), name="reporter")
+    server = await HttpServer.open(listen.address, respond)
+    sampling = asyncio.create_task(sampler.keep_sampling(), name="reporter")
     try:
         yield
     finally:
-        await listener.close()
-        looking.cancel()
-        await asyncio.gather(looking, return_exceptions=True)
+        await server.close()
+        sampling.cancel()
+        await asyncio.gather(sampling, return_exceptions=True)
 
 
-class Reporter:
+class SnapshotSampler:
     """Looks, and remembers what it needs to judge."""
 
-    def __init__(self, home: Path, projectors: Sequence[Projector], after_s: float) -> None:
+    def __init__(
+        self, home: Path, projectors: Sequence[Projector], unhealthy_after_s: float
+    ) -> None:
         self._home = home
         self._projectors = projectors
-        self._health = Health(after_s)
-        self._looking: asyncio.Task[tuple[Vitals, Verdict]] | None = None
-        self._looked_s = 0.0
+        self._health = Health(unhealthy_after_s)
+        self._sampling: asyncio.Task[tuple[Snapshot, HealthResult]] | None = None
+        self._sampled_s = 0.0
 
-    async def keep_looking(self) -> None:
+    async def keep_sampling(self) -> None:
         """Looks again and again."""
         while True:
-            await self.look()
-            await asyncio.sleep(LOOK_S)
+            await self.sample()
+            await asyncio.sleep(SAMPLE_INTERVAL_S)
 
-    async def look(self) -> tuple[Vitals, Verdict]:
+    async def sample(self) -> tuple[Snapshot, HealthResult]:
         """How things are now, or were a moment ago."""
-        looking = self._looking
-        is_fresh = time.monotonic() - self._looked_s < FRESH_S
-        if looking is None or (looking.done() and not is_fresh):
-            looking = self._looking = asyncio.create_task(self._look())
-        return await asyncio.shield(looking)  # others wait for the same
+        sampling = self._sampling
+        is_fresh = time.monotonic() - self._sampled_s < SAMPLE_FRESH_S
+        if sampling is None or (sampling.done() and not is_fresh):
+            sampling = self._sampling = asyncio.create_task(self._take_sample())
+        return await asyncio.shield(sampling)  # others wait for the same
 
-    async def _look(self) -> tuple[Vitals, Verdict]:
-        vitals = await take(self._home, self._projectors)
-        self._looked_s = time.monotonic()
-        return vitals, self._health.judge(vitals, now_s=self._looked_s)
+    async def _take_sample(self) -> tuple[Snapshot, HealthResult]:
+        snapshot = await take_snapshot(self._home, self._projectors)
+        self._sampled_s = time.monotonic()
+        return snapshot, self._health.evaluate(snapshot, now_s=self._sampled_s)
 
 
-def health_answer(vitals: Vitals, verdict: Verdict) -> Answer:
+def health_response(snapshot: Snapshot, result: HealthResult) -> HttpResponse:
     """200 or 503, with reasons and figures."""
     body = {
-        "status": verdict.status,
-        "reasons": verdict.reasons,
-        "log": asdict(vitals.log) if vitals.log is not None else None,
+        "status": result.status,
+        "reasons": result.reasons,
+        "log": asdict(snapshot.log) if snapshot.log is not None else None,
         "projections": {
-            vital.name: {
-                "checkpoint": vital.checkpoint,
-                "lag_entries": vital.lag_entries,
-                "lag_seconds": vital.lag_seconds,
+            projection.name: {
+                "checkpoint": projection.checkpoint,
+                "lag_entries": projection.lag_entries,
+                "lag_seconds": projection.lag_seconds,
             }
-            for vital in vitals.projections
+            for projection in snapshot.projections
         },
     }
-    status = 503 if verdict.status == UNHEALTHY else 200
-    return Answer(status, orjson.dumps(body) + b"\n", JSON)
+    status = 503 if result.status == UNHEALTHY else 200
+    return HttpResponse(status, orjson.dumps(body) + b"\n", JSON)

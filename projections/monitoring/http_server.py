@@ -39,7 +39,7 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class Answer(NamedTuple):
+class HttpResponse(NamedTuple):
     """What a request gets."""
 
     status: int
@@ -52,25 +52,25 @@ def parse_address(text: str) -> Address:
     host, colon, port = text.rpartition(":")
     is_bracketed = host.startswith("[") and host.endswith("]")
     host = host[1:-1] if is_bracketed else host
-    is_plain = host.isprintable() and not set(host) & set("[]/ ") and (":" in host) == is_bracketed
-    if not (colon and host and is_plain and port.isascii() and port.isdecimal()):
+    is_valid = host.isprintable() and not set(host) & set("[]/ ") and (":" in host) == is_bracketed
+    if not (colon and host and is_valid and port.isascii() and port.isdecimal()):
         raise ValueError(f"{text!r} is not like 127.0.0.1:9464 or [::1]:9464")
     if int(port) > PORT_MAX:
         raise ValueError(f"port {port} is over {PORT_MAX}")
     return Address(host, int(port))
 
 
-class Listener:
+class HttpServer:
     """Answers at one address until it is closed. `answer` gets a path; None is a 404."""
 
-    def __init__(self, answer: Callable[[str], Awaitable[Answer | None]]) -> None:
-        self._answer = answer
+    def __init__(self, answer: Callable[[str], Awaitable[HttpResponse | None]]) -> None:
+        self._respond = answer
         self._server: asyncio.Server | None = None
         self._connections: dict[asyncio.Task[None], None] = {}  # the oldest first
 
     @classmethod
     async def open(
-        cls, address: Address, answer: Callable[[str], Awaitable[Answer | None]]
+        cls, address: Address, answer: Callable[[str], Awaitable[HttpResponse | None]]
     ) -> Self:
         """Listens. Warns of an address that others can reach. Raises ProjectionError."""
         listener = cls(answer)
@@ -80,7 +80,7 @@ class Listener:
             )
         except (OSError, UnicodeError) as error:
             raise ProjectionError(
-                f"cannot listen on {address}: {_why(error)}",
+                f"cannot listen on {address}: {_listen_problem(error)}",
                 do="give --listen an address of this machine, and a port that nobody else has",
             ) from None
         listener._server = server
@@ -138,36 +138,36 @@ class Listener:
         except asyncio.IncompleteReadError:
             return None
         except asyncio.LimitOverrunError:
-            return _response(_plain(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE))
+            return _encode_response(_status_response(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE))
         words = head.partition(b"\r\n")[0].decode("latin-1").split(" ")
         if len(words) != 3 or not words[2].startswith("HTTP/1."):
-            return _response(_plain(HTTPStatus.BAD_REQUEST))
+            return _encode_response(_status_response(HTTPStatus.BAD_REQUEST))
         method, target, _ = words
         if method not in METHODS:
-            return _response(_plain(HTTPStatus.METHOD_NOT_ALLOWED))
-        answer = await self._answer_to(target.partition("?")[0])
-        return _response(answer, with_body=method != "HEAD")
+            return _encode_response(_status_response(HTTPStatus.METHOD_NOT_ALLOWED))
+        answer = await self._respond_to(target.partition("?")[0])
+        return _encode_response(answer, with_body=method != "HEAD")
 
-    async def _answer_to(self, path: str) -> Answer:
+    async def _respond_to(self, path: str) -> HttpResponse:
         try:
-            found = await self._answer(path)
+            found = await self._respond(path)
         except Exception:  # the top of what a request can start: the daemon goes on
             logger.exception("request_failed")
-            return _plain(HTTPStatus.INTERNAL_SERVER_ERROR)
-        return found if found is not None else _plain(HTTPStatus.NOT_FOUND)
+            return _status_response(HTTPStatus.INTERNAL_SERVER_ERROR)
+        return found if found is not None else _status_response(HTTPStatus.NOT_FOUND)
 
 
-def _why(error: OSError | UnicodeError) -> str:
+def _listen_problem(error: OSError | UnicodeError) -> str:
     # asyncio's own text repeats the address; that of a name which is not found has no errno.
     number = error.errno if isinstance(error, OSError) else None
     return os.strerror(number) if number is not None and number > 0 else str(error)
 
 
-def _plain(status: HTTPStatus) -> Answer:
-    return Answer(status, f"{status.phrase}\n".encode())
+def _status_response(status: HTTPStatus) -> HttpResponse:
+    return HttpResponse(status, f"{status.phrase}\n".encode())
 
 
-def _response(answer: Answer, *, with_body: bool = True) -> bytes:
+def _encode_response(answer: HttpResponse, *, with_body: bool = True) -> bytes:
     status = HTTPStatus(answer.status)
     allow = f"Allow: {', '.join(METHODS)}\r\n" if status == HTTPStatus.METHOD_NOT_ALLOWED else ""
     head = (

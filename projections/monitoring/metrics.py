@@ -18,73 +18,78 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from projections.monitoring.snapshot import Delivery, Log, Vital, Vitals
+from projections.monitoring.snapshot import (
+    DeliverySnapshot,
+    LogSnapshot,
+    ProjectionSnapshot,
+    Snapshot,
+)
 from projections.runtime.projector import COMMIT_S_BUCKETS
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
-def exposition(vitals: Vitals) -> bytes:
+def exposition(snapshot: Snapshot) -> bytes:
     """The text that a scrape gets."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(vitals))
+    registry.register(_Collector(snapshot))
     return generate_latest(registry)
 
 
 class _Collector(Collector):
     """What prometheus-client asks for the figures."""
 
-    def __init__(self, vitals: Vitals) -> None:
-        self._vitals = vitals
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
 
     def collect(self) -> Iterator[Metric]:
         """Each metric with its samples."""
-        if self._vitals.log is not None:
-            yield from _of_log(self._vitals.log)
-        yield from _of_projections(self._vitals.projections)
-        for vital in self._vitals.projections:
-            if vital.delivery is not None:
-                yield from _of_delivery(vital.delivery)
+        if self._snapshot.log is not None:
+            yield from _log_metrics(self._snapshot.log)
+        yield from _projection_metrics(self._snapshot.projections)
+        for projection in self._snapshot.projections:
+            if projection.delivery is not None:
+                yield from _delivery_metrics(projection.delivery)
 
 
-def _of_log(log: Log) -> Iterator[Metric]:
+def _log_metrics(log: LogSnapshot) -> Iterator[Metric]:
     yield _gauge("eventlog_log_last_seq", "Seq of the last durable entry", log.last_seq)
     yield _gauge("eventlog_log_bytes", "Size of all segments", log.bytes)
     yield _gauge("eventlog_log_segments", "Number of segments", log.segments)
     if log.backup_age_seconds is not None:
-        about = "How long ago a backup was proven restorable"
-        yield _gauge("eventlog_backup_age_seconds", about, log.backup_age_seconds)
+        help_text = "How long ago a backup was proven restorable"
+        yield _gauge("eventlog_backup_age_seconds", help_text, log.backup_age_seconds)
 
 
 # What may be unknown; then there is no sample.
-_GAUGES: dict[str, tuple[str, Callable[[Vital], float | None]]] = {
+_GAUGES: dict[str, tuple[str, Callable[[ProjectionSnapshot], float | None]]] = {
     "eventlog_projection_checkpoint_seq": (
         "Seq of the last entry applied",
-        lambda vital: vital.checkpoint,
+        lambda projection: projection.checkpoint,
     ),
     "eventlog_projection_lag_entries": (
         "Entries of the log that are not applied, against the log's real end",
-        lambda vital: vital.lag_entries,
+        lambda projection: projection.lag_entries,
     ),
     "eventlog_projection_lag_seconds": (
         "Age of the oldest entry that is not applied",
-        lambda vital: vital.lag_seconds,
+        lambda projection: projection.lag_seconds,
     ),
     "eventlog_projection_watched": (
         "1 while file events tell of new entries, 0 while only a timer does",
-        lambda vital: vital.is_watched,
+        lambda projection: projection.is_watched,
     ),
 }
 
 
-def _of_projections(vitals: tuple[Vital, ...]) -> Iterator[Metric]:
+def _projection_metrics(snapshot: tuple[ProjectionSnapshot, ...]) -> Iterator[Metric]:
     label = ["projection"]
-    for metric, (about, value_of) in _GAUGES.items():
-        gauge = GaugeMetricFamily(metric, about, labels=label)
-        for vital in vitals:
-            value = value_of(vital)
+    for metric, (help_text, value_of) in _GAUGES.items():
+        gauge = GaugeMetricFamily(metric, help_text, labels=label)
+        for projection in snapshot:
+            value = value_of(projection)
             if value is not None:
-                gauge.add_metric([vital.name], float(value))
+                gauge.add_metric([projection.name], float(value))
         yield gauge
     stalled = GaugeMetricFamily(
         "eventlog_projection_stalled", "1 while the last try at a batch has failed", labels=label
@@ -99,21 +104,21 @@ def _of_projections(vitals: tuple[Vital, ...]) -> Iterator[Metric]:
         "eventlog_projection_commit_seconds", "How long a batch took to apply", labels=label
     )
     ends = [*map(str, COMMIT_S_BUCKETS), "+Inf"]
-    for vital in vitals:
-        name, tally = [vital.name], vital.tally
-        stalled.add_metric(name, float(vital.stalled is not None))
-        batches.add_metric(name, tally.batches)
-        entries.add_metric(name, tally.entries)
-        buckets = zip(ends, map(float, accumulate(tally.buckets)), strict=True)
-        commits.add_metric(name, buckets=list(buckets), sum_value=tally.commit_s)
+    for projection in snapshot:
+        name, counters = [projection.name], projection.counters
+        stalled.add_metric(name, float(projection.stalled is not None))
+        batches.add_metric(name, counters.batches)
+        entries.add_metric(name, counters.entries)
+        buckets = zip(ends, map(float, accumulate(counters.buckets)), strict=True)
+        commits.add_metric(name, buckets=list(buckets), sum_value=counters.commit_s)
     yield from (stalled, batches, entries, commits)
 
 
-def _of_delivery(delivery: Delivery) -> Iterator[Metric]:
+def _delivery_metrics(delivery: DeliverySnapshot) -> Iterator[Metric]:
     from projections.alpine.metered_client import (
         OUTCOMES,  # with what sends: only where that is loaded anyway
     )
-    from projections.delivery.dispatcher import State
+    from projections.delivery.dispatcher import DeliveryState
     from projections.delivery.outbox import DISABLED, STOPPED
 
     yield CounterMetricFamily(
@@ -129,7 +134,7 @@ def _of_delivery(delivery: Delivery) -> Iterator[Metric]:
     state = GaugeMetricFamily(
         "eventlog_delivery_state", "1 for the state that delivery is in", labels=["state"]
     )
-    for name in (*map(str, State), DISABLED, STOPPED):
+    for name in (*map(str, DeliveryState), DISABLED, STOPPED):
         state.add_metric([name], float(name == delivery.state))
     requests = CounterMetricFamily(
         "eventlog_delivery_requests", "Requests of this process, by outcome", labels=["outcome"]
@@ -144,5 +149,5 @@ def _of_delivery(delivery: Delivery) -> Iterator[Metric]:
     )
 
 
-def _gauge(name: str, about: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, about, value=value)
+def _gauge(name: str, help_text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, help_text, value=value)

@@ -22,19 +22,19 @@ from eventlog import (
 )
 from eventlog.plumbing import log_status, read_verified
 from projections.errors import ProjectionError
-from projections.monitoring.drill_record import note
-from projections.rebuild.rebuild import Rebuilt, rebuild
+from projections.monitoring.drill_record import write_drill_record
+from projections.rebuild.rebuild import RebuildResult, rebuild
 from projections.signals import schema
 from projections.sqlite import database, file
-from projections.sqlite.scratch import scratch
+from projections.sqlite.scratch import scratch_directory
 
 SAME, DIFFERS, ABSENT = "same", "differs", "absent"
 
-Watch = Callable[[str], AbstractContextManager[Callable[[int, int], object]]]
+ProgressFactory = Callable[[str], AbstractContextManager[Callable[[int, int], object]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Proof:
+class DrillResult:
     """What came of it. Figures are None where it did not come so far."""
 
     ok: bool
@@ -72,33 +72,40 @@ class Proof:
         ]
 
 
-def prove(home: Path, dest: Path, *, scratch_in: Path | None, now: str, watch: Watch) -> Proof:
-    """Restores the backup `dest` into a scratch directory, there or in `scratch_in`, verifies it,
+def run_restore_drill(
+    home: Path,
+    dest: Path,
+    *,
+    scratch_parent: Path | None,
+    now: str,
+    progress_factory: ProgressFactory,
+) -> DrillResult:
+    """Restores the backup `dest` into a scratch directory, there or in `scratch_parent`, verifies it,
     and compares it with the log of `home`. A proof is noted in that home, at `now`.
 
     Raises EventLogError where the directories cannot be used.
     """
-    is_absent = False
+    is_log_absent = False
     try:
         log_status(os.fspath(home), count=False)
     except LogNotFound:
-        is_absent = True
+        is_log_absent = True
     real = Path(os.path.realpath(dest))
-    failed = Proof(ok=False, dest=str(real))
+    failed = DrillResult(ok=False, dest=str(real))
     try:
-        with scratch(scratch_in or real) as place:
-            restored, rebuilt = _restored(real, place / "home", watch)
+        with scratch_directory(scratch_parent or real) as directory:
+            restored, rebuilt = _restore_and_rebuild(real, directory / "home", progress_factory)
     except (BackupUnusable, LogCorrupt, LogDiverged, LogNotFound) as error:
         return replace(failed, problem=str(error))
     except OSError as error:
         raise ProjectionError(
             f"there is no place to restore it to: {error.strerror or error}",
-            where=str(error.filename or scratch_in or real),
+            where=str(error.filename or scratch_parent or real),
             do="name the directory of a backup, and, where that is read-only, one with room for "
             "twice the log by --scratch",
         ) from error
     manifest = restored.manifest
-    proof = replace(
+    result = replace(
         failed,
         last_seq=manifest.last_seq,
         chain=manifest.chain,
@@ -108,27 +115,29 @@ def prove(home: Path, dest: Path, *, scratch_in: Path | None, now: str, watch: W
         backed_up_at=manifest.backed_up_at,
         proven_at=now,
     )
-    if is_absent:
-        return replace(proof, ok=True, log=ABSENT)
-    problem = _difference(home, manifest.last_seq, manifest.chain)
+    if is_log_absent:
+        return replace(result, ok=True, log=ABSENT)
+    problem = _log_mismatch(home, manifest.last_seq, manifest.chain)
     if problem is not None:
-        return replace(proof, log=DIFFERS, problem=problem)
-    proof = replace(proof, ok=True, log=SAME)
-    note(home, seq=manifest.last_seq, chain=manifest.chain, at=now, dest=proof.dest)
-    return proof
+        return replace(result, log=DIFFERS, problem=problem)
+    result = replace(result, ok=True, log=SAME)
+    write_drill_record(home, seq=manifest.last_seq, chain=manifest.chain, at=now, dest=result.dest)
+    return result
 
 
-def _restored(dest: Path, home: Path, watch: Watch) -> tuple[RestoredHome, Rebuilt]:
-    with watch("restoring") as progress:
+def _restore_and_rebuild(
+    dest: Path, home: Path, progress_factory: ProgressFactory
+) -> tuple[RestoredHome, RebuildResult]:
+    with progress_factory("restoring") as progress:
         restored = restore_home(dest, home, progress=progress)
     end = (restored.manifest.last_seq, restored.manifest.chain)
     if not end[0]:
         raise BackupUnusable("the backup holds no entry", where=str(dest))
-    with watch("verifying") as progress:
+    with progress_factory("verifying") as progress:
         rebuilt = rebuild(home, progress=progress)
-    found = file.look(
+    found = file.read_database(
         database.database_path(home),
-        lambda db: db.execute(schema.READ_CHECKPOINT, (schema.SQLITE,)).fetchone(),
+        lambda db: db.execute(schema.SELECT_CHECKPOINT, (schema.SQLITE,)).fetchone(),
     )
     if tuple(found[:2]) != end:
         raise BackupUnusable(
@@ -139,7 +148,7 @@ def _restored(dest: Path, home: Path, watch: Watch) -> tuple[RestoredHome, Rebui
     return restored, rebuilt
 
 
-def _difference(home: Path, seq: int, chain: str) -> str | None:
+def _log_mismatch(home: Path, seq: int, chain: str) -> str | None:
     """Why the log is not the one that was backed up; None where it is."""
     try:
         next(read_verified(home, after=seq, chain=chain), None)

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eventlog import EventLogError
-from eventlog.plumbing import in_thread, log_status
+from eventlog.plumbing import log_status, run_in_thread
 from projections.delivery.outbox import NAME as ALPINE
-from projections.monitoring.drill_record import last_proof
+from projections.monitoring.drill_record import last_drill
 from projections.monitoring.status import alpine_status, lag
-from projections.projection import Draining, Requesting, Requests
-from projections.runtime.projector import Projector, Tally
+from projections.projection import Drainable, RequestCounters, RequestMetered
+from projections.runtime.projector import BatchCounters, Projector
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Log:
+class LogSnapshot:
     """The log on disk."""
 
     last_seq: int
@@ -29,18 +29,18 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
+class DeliverySnapshot:
     """What `data/alpine.db` says, whoever delivers, and what this process has sent."""
 
     delivered: int
     refused: int  # parked as such
     failing: int
     state: str
-    requests: Requests
+    requests: RequestCounters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Vital:
+class ProjectionSnapshot:
     """One projection. None: it is not known (yet)."""
 
     name: str
@@ -49,65 +49,71 @@ class Vital:
     lag_seconds: float | None
     is_watched: bool | None  # whether file events tell it of new entries
     stalled: str | None  # why the last try at a batch failed
-    waits_for_others: bool  # its effect is in somebody else's hands: see Draining
+    is_external: bool  # its effect is in somebody else's hands: see Draining
     is_stopping: bool
     has_failed: bool
-    tally: Tally
-    delivery: Delivery | None
+    counters: BatchCounters
+    delivery: DeliverySnapshot | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Vitals:
+class Snapshot:
     """All of it. Without a log, `problem` says why."""
 
-    log: Log | None
+    log: LogSnapshot | None
     problem: str | None
-    projections: tuple[Vital, ...]
+    projections: tuple[ProjectionSnapshot, ...]
 
 
-async def take(home: Path, projectors: Sequence[Projector]) -> Vitals:
+async def take_snapshot(home: Path, projectors: Sequence[Projector]) -> Snapshot:
     """Looks at everything now. Files are read in a thread."""
     # First, so that an entry that comes meanwhile makes a lag, and never a negative one.
     seqs = {p.projection.name: p.checkpoint.seq if p.checkpoint else None for p in projectors}
-    log, problem, figures = await in_thread(lambda: _read(home, seqs))
-    vitals = tuple(_vital(p, seqs, figures.get(p.projection.name, {})) for p in projectors)
-    return Vitals(log=log, problem=problem, projections=vitals)
+    log, problem, figures = await run_in_thread(lambda: _read(home, seqs))
+    projections = tuple(
+        _projection_snapshot(p, seqs, figures.get(p.projection.name, {})) for p in projectors
+    )
+    return Snapshot(log=log, problem=problem, projections=projections)
 
 
-def _vital(
+def _projection_snapshot(
     projector: Projector, seqs: Mapping[str, int | None], figures: Mapping[str, object]
-) -> Vital:
+) -> ProjectionSnapshot:
     projection = projector.projection
     name = projection.name
-    return Vital(
+    return ProjectionSnapshot(
         name=name,
         checkpoint=_int(figures.get("checkpoint", seqs[name])),
         lag_entries=_int(figures.get("lag_entries")),
         lag_seconds=_float(figures.get("lag_seconds")),
         is_watched=projector.is_watched,
         stalled=projector.stalled,
-        waits_for_others=isinstance(projection, Draining),
+        is_external=isinstance(projection, Drainable),
         is_stopping=projector.is_stopping,
         has_failed=projector.has_failed,
-        tally=projector.tally,
-        delivery=_delivery(projection, figures) if figures.get("delivered") is not None else None,
+        counters=projector.counters,
+        delivery=_delivery_snapshot(projection, figures)
+        if figures.get("delivered") is not None
+        else None,
     )
 
 
-def _delivery(projection: object, figures: Mapping[str, object]) -> Delivery:
+def _delivery_snapshot(projection: object, figures: Mapping[str, object]) -> DeliverySnapshot:
     parked, failing = _int(figures["parked"]) or 0, _int(figures["failing"]) or 0
-    return Delivery(
+    return DeliverySnapshot(
         delivered=_int(figures["delivered"]) or 0,
         refused=parked - failing,
         failing=failing,
         state=str(figures["state"]),
-        requests=projection.requests if isinstance(projection, Requesting) else Requests(),
+        requests=projection.requests
+        if isinstance(projection, RequestMetered)
+        else RequestCounters(),
     )
 
 
 def _read(
     home: Path, seqs: Mapping[str, int | None]
-) -> tuple[Log | None, str | None, dict[str, Mapping[str, object]]]:
+) -> tuple[LogSnapshot | None, str | None, dict[str, Mapping[str, object]]]:
     figures: dict[str, Mapping[str, object]] = {}
     try:
         for name, seq in seqs.items():
@@ -119,11 +125,11 @@ def _read(
     except (EventLogError, OSError, sqlite3.Error) as error:
         return None, str(error), figures
     last_seq, size, segments = (_int(found[key]) for key in ("last_seq", "bytes", "segments"))
-    log = Log(
+    log = LogSnapshot(
         last_seq=last_seq or 0,
         bytes=size or 0,
         segments=segments or 0,
-        backup_age_seconds=_float((last_proof(home) or {}).get("age_seconds")),
+        backup_age_seconds=_float((last_drill(home) or {}).get("age_seconds")),
     )
     return log, None, figures
 

@@ -14,11 +14,11 @@ from eventlog import EventLogError, LogDiverged
 from eventlog.plumbing import log_status, read_entries
 from projections.delivery.outbox import NAME as ALPINE
 from projections.delivery.outbox import STOPPED, is_delivering, load_outbox, outbox_path
-from projections.monitoring.drill_record import last_proof
+from projections.monitoring.drill_record import last_drill
 from projections.runtime.registry import make_projection, projection_names
-from projections.signals.schema import READ_CHECKPOINT, SQLITE
+from projections.signals.schema import SELECT_CHECKPOINT, SQLITE
 from projections.sqlite.database import database_path
-from projections.sqlite.file import look
+from projections.sqlite.file import read_database
 
 
 def status(home: str | os.PathLike[str]) -> dict[str, object]:
@@ -29,7 +29,7 @@ def status(home: str | os.PathLike[str]) -> dict[str, object]:
     sqlite = found.get(SQLITE, {})
     if log["signals"] is None and sqlite.get("lag_entries") == 0:
         log["signals"] = sqlite.get("rows")  # counting the log would take as long as reading it
-    return {"log": log, "projections": found, "backup": last_proof(path)}
+    return {"log": log, "projections": found, "backup": last_drill(path)}
 
 
 def projections_status(home: Path) -> dict[str, Mapping[str, object]]:
@@ -37,7 +37,7 @@ def projections_status(home: Path) -> dict[str, Mapping[str, object]]:
     found: dict[str, Mapping[str, object]] = {}
     for name in projection_names():
         reader = _READERS.get(name)
-        found[name] = reader(home) if reader is not None else _other_status(name, home)
+        found[name] = reader(home) if reader is not None else _third_party_status(name, home)
     return found
 
 
@@ -51,19 +51,19 @@ def sqlite_status(home: Path) -> dict[str, object]:
         "latest_timestamp": None,
     }
     try:
-        found = look(path, _ask)
+        found = read_database(path, _read_figures)
     except FileNotFoundError:
         found = {"checkpoint": 0, "rows": 0, "conflicts": 0, "problem": "there is no database yet"}
     except (sqlite3.Error, OSError) as error:
         return figures | {"problem": f"the database cannot be read: {error}"}
     checkpoint, chain = found["checkpoint"], found.pop("chain", None)
     assert isinstance(checkpoint, int)
-    return figures | (_other_log(home, checkpoint, chain) or lag(home, checkpoint)) | found
+    return figures | (_other_log_problem(home, checkpoint, chain) or lag(home, checkpoint)) | found
 
 
-def _ask(database: sqlite3.Connection) -> dict[str, object]:
+def _read_figures(database: sqlite3.Connection) -> dict[str, object]:
     database.execute("BEGIN")  # one moment of the tables for all figures
-    row = database.execute(READ_CHECKPOINT, (SQLITE,)).fetchone()
+    row = database.execute(SELECT_CHECKPOINT, (SQLITE,)).fetchone()
     (rows,) = database.execute("SELECT count(*) FROM signals").fetchone()
     (conflicts,) = database.execute("SELECT count(*) FROM conflicts").fetchone()
     (latest,) = database.execute("SELECT max(timestamp) FROM signals").fetchone()
@@ -112,7 +112,7 @@ def lag(home: Path, seq: int, done: Collection[int] = ()) -> dict[str, object]:
     oldest = None
     try:
         if entries:
-            later = read_entries(os.fspath(home), after=seq, few=True)
+            later = read_entries(os.fspath(home), after=seq, first_only=True)
             oldest = next((entry for entry in later if entry.seq not in done), None)
     except EventLogError as error:
         return unknown | {"lag_entries": entries, "problem": str(error)}
@@ -123,13 +123,13 @@ def lag(home: Path, seq: int, done: Collection[int] = ()) -> dict[str, object]:
     return {"lag_entries": entries, "lag_seconds": round(seconds, 3)}
 
 
-def _other_log(home: Path, seq: int, chain: object) -> dict[str, object] | None:
+def _other_log_problem(home: Path, seq: int, chain: object) -> dict[str, object] | None:
     """The figures of a projection whose checkpoint is of another log, or of damaged bytes; None
     where the log holds it, or does not reach so far, which `lag` tells.
     """
     problem = f"the log has another entry {seq}: it is not the one projected"
     try:
-        before = read_entries(os.fspath(home), after=seq - 1, few=True)
+        before = read_entries(os.fspath(home), after=seq - 1, first_only=True)
         entry = next(before, None) if seq else None
         if entry is None or (entry.seq, entry.chain) == (seq, chain):
             return None
@@ -140,11 +140,11 @@ def _other_log(home: Path, seq: int, chain: object) -> dict[str, object] | None:
     return {"lag_entries": None, "lag_seconds": None, "problem": problem}
 
 
-def _other_status(name: str, home: Path) -> dict[str, object]:
+def _third_party_status(name: str, home: Path) -> dict[str, object]:
     """What a projection of somebody else says of itself."""
     import asyncio  # only where somebody else's projection is asked
 
-    async def ask() -> dict[str, object]:
+    async def query() -> dict[str, object]:
         projection = make_projection(name)
         checkpoint = await projection.open(home)
         try:
@@ -154,7 +154,7 @@ def _other_status(name: str, home: Path) -> dict[str, object]:
         return {"checkpoint": checkpoint.seq, **lag(home, checkpoint.seq), **own}
 
     try:
-        return asyncio.run(ask())
+        return asyncio.run(query())
     except Exception as error:  # noqa: BLE001  # it is somebody else's code: anything may happen
         return {"checkpoint": None, "problem": f"{type(error).__name__}: {error}"}
 

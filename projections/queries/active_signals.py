@@ -20,10 +20,10 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 
 from eventlog import EventLog
-from eventlog.plumbing import in_thread, to_the_end
+from eventlog.plumbing import run_in_thread, uncancelled
 from projections.runtime.projector import Projector
 from projections.signals.transitions import (
-    ACTIVE,
+    ACTIVE_EVENTS,
     CANCELLED,
     CLOSED,
     EXECUTED,
@@ -35,7 +35,7 @@ from projections.sqlite.database import database_path
 from projections.sqlite.file import connect
 from projections.sqlite.projection import SqliteProjection
 
-FACTS_AT_ONCE = 10_000  # taken over in one read: a few MiB, a few ms
+FACTS_PER_READ_MAX = 10_000  # taken over in one read: a few MiB, a few ms
 CONVERSION_DAYS_DEFAULT = 30
 
 _FIELDS = (
@@ -97,7 +97,7 @@ class LifecycleTracker:
         self._active: dict[str, ActiveSignal] = {}
         self._counts: Counter[tuple[str, str, str]] = Counter()  # (UTC day, event, reason)
         self._last_seq: int | None = None  # None until the table was read
-        self._turn = asyncio.Lock()
+        self._refresh_lock = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         await self.refresh()
@@ -118,12 +118,12 @@ class LifecycleTracker:
 
     async def refresh(self) -> None:
         """Takes over everything up to the durable end of the log."""
-        async with self._turn:
+        async with self._refresh_lock:
             with EventLog(self._home) as log:
                 if log.last_seq == 0:
                     return
             await Projector(self._home, self._projection).run(once=True)
-            await to_the_end(in_thread(self._read))
+            await uncancelled(run_in_thread(self._read_table))
 
     async def follow(self) -> None:
         """Refreshes whenever the log grows, until cancelled."""
@@ -158,16 +158,16 @@ class LifecycleTracker:
             rate=round(100 * events[EXECUTED] / generated, 2) if generated else 0.0,
         )
 
-    def _read(self) -> None:
+    def _read_table(self) -> None:
         with closing(connect(self._path, readonly=True)) as database:
             if self._last_seq is None:
                 self._load(database)
             while rows := database.execute(
-                _FACTS_AFTER, (self._last_seq, FACTS_AT_ONCE)
+                _FACTS_AFTER, (self._last_seq, FACTS_PER_READ_MAX)
             ).fetchall():
                 for seq, event, day, reason, *fields in rows:
                     self._counts[(day, event, reason or "")] += 1
-                    self._move(event, fields)
+                    self._apply_fact(event, fields)
                     self._last_seq = seq
 
     def _load(self, database: Connection) -> None:
@@ -180,9 +180,9 @@ class LifecycleTracker:
         database.execute("COMMIT")
         self._last_seq = last_seq
 
-    def _move(self, event: str, fields: list[object]) -> None:
+    def _apply_fact(self, event: str, fields: list[object]) -> None:
         signal_id = str(fields[0])
-        if event not in ACTIVE:
+        if event not in ACTIVE_EVENTS:
             self._active.pop(signal_id, None)
         elif event == SIGNAL:
             # The row already shows what came later; those facts follow.

@@ -29,7 +29,7 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _MIDDLE = "(low + high + 1) / 2"
 _IS_BY_THEN = f"""coalesce((SELECT recorded_at FROM lifecycle WHERE seq <= {_MIDDLE}
     ORDER BY seq DESC LIMIT 1), '') <= ?1"""
-REACH = f"""WITH RECURSIVE halved(low, high) AS (
+AS_OF_BOUNDS = f"""WITH RECURSIVE halved(low, high) AS (
     SELECT 0, (SELECT coalesce(max(seq), 0) FROM lifecycle)
     UNION ALL
     SELECT CASE WHEN {_IS_BY_THEN} THEN {_MIDDLE} ELSE low END,
@@ -40,15 +40,15 @@ REACH = f"""WITH RECURSIVE halved(low, high) AS (
     coalesce((SELECT seq FROM checkpoint WHERE name = '{schema.SQLITE}'), 0)"""
 
 # ?1 is a seq. `event <> 'signal'` is what lets SQLite use the index on facts.
-FROM_THEN = """FROM signals AS s
+FROM_AS_OF = """FROM signals AS s
     LEFT JOIN lifecycle AS o ON o.signal_id = s.signal_id AND o.event = 'executed'
         AND o.event <> 'signal' AND o.seq <= ?1
     LEFT JOIN lifecycle AS c ON c.signal_id = s.signal_id AND c.event = 'closed'
         AND c.event <> 'signal' AND c.seq <= ?1"""
-_OF_THE_END = ("outcome", "exit_price", "profit_loss_pct")
+_OUTCOME_COLUMNS = ("outcome", "exit_price", "profit_loss_pct")
 
 
-class Reach(NamedTuple):
+class AsOfBounds(NamedTuple):
     """A row of REACH."""
 
     seq: int  # of the last fact in the table that was recorded by the moment; 0 where none was
@@ -56,26 +56,26 @@ class Reach(NamedTuple):
     checkpoint: int  # seq of the last entry that the table has taken
 
 
-def _then(column: str) -> str:
+def _column_as_of(column: str) -> str:
     if column == "order_id":
         return "CASE WHEN o.seq IS NOT NULL THEN s.order_id END"
-    if column in _OF_THE_END:
+    if column in _OUTCOME_COLUMNS:
         return f"CASE WHEN c.seq IS NOT NULL THEN s.{column} END"
     return f"s.{column}"
 
 
-COLUMNS_THEN = ", ".join(map(_then, schema.COLUMNS))
+COLUMNS_AS_OF = ", ".join(map(_column_as_of, schema.COLUMNS))
 # The queries of queries.py, up to the seq ?1. Who was decided last may have been recorded late, so
 # for an old moment the first two pass over all newer signals, in their index.
-LATEST_THEN = f"""SELECT {COLUMNS_THEN} {FROM_THEN} WHERE s.id <= ?1
+LATEST_AS_OF = f"""SELECT {COLUMNS_AS_OF} {FROM_AS_OF} WHERE s.id <= ?1
     ORDER BY s.timestamp DESC, s.id DESC LIMIT ?2"""
-LATEST_OF_THEN = f"""SELECT {COLUMNS_THEN} {FROM_THEN} WHERE s.id <= ?1 AND s.symbol = ?3
+LATEST_OF_SYMBOL_AS_OF = f"""SELECT {COLUMNS_AS_OF} {FROM_AS_OF} WHERE s.id <= ?1 AND s.symbol = ?3
     ORDER BY s.timestamp DESC, s.id DESC LIMIT ?2"""
-ONE_THEN = f"""SELECT {COLUMNS_THEN}, x.extra {FROM_THEN}
+BY_SIGNAL_ID_AS_OF = f"""SELECT {COLUMNS_AS_OF}, x.extra {FROM_AS_OF}
     LEFT JOIN signal_extras AS x ON x.signal_id = s.signal_id
     WHERE s.id <= ?1 AND s.signal_id = ?2"""
-COUNT_THEN = "SELECT count(*) FROM signals WHERE id <= ?1"
-STATS_THEN = """SELECT (SELECT count(*) FROM signals WHERE id <= ?1),
+COUNT_AS_OF = "SELECT count(*) FROM signals WHERE id <= ?1"
+STATS_AS_OF = """SELECT (SELECT count(*) FROM signals WHERE id <= ?1),
     count(*) FILTER (WHERE s.outcome = 'win'), count(*) FILTER (WHERE s.outcome = 'loss'),
     avg(s.profit_loss_pct),
     (SELECT recorded_at FROM lifecycle WHERE seq <= ?1 ORDER BY seq DESC LIMIT 1)
@@ -83,7 +83,7 @@ STATS_THEN = """SELECT (SELECT count(*) FROM signals WHERE id <= ?1),
     WHERE c.event = 'closed' AND c.event <> 'signal' AND c.seq <= ?1"""
 
 
-def moment_of(value: str | datetime) -> str:
+def parse_as_of(value: str | datetime) -> str:
     """A moment in the form of `recorded_at`, to the microsecond.
 
     Text is RFC 3339 with an offset. Raises ProjectionError for anything else: a date, or a time
@@ -96,22 +96,24 @@ def moment_of(value: str | datetime) -> str:
         day, second, fraction, offset = found.groups()
         offset = "+00:00" if offset in ("Z", "z") else offset
         with suppress(ValueError, OverflowError):  # the 30th of February, the year 0
-            return _stored(datetime.fromisoformat(f"{day}T{second}.{fraction or '0':0<6}{offset}"))
+            return _stored_form(
+                datetime.fromisoformat(f"{day}T{second}.{fraction or '0':0<6}{offset}")
+            )
     elif _DATE.fullmatch(text):
         do = f"say which moment of that day: {text}T00:00:00Z is its beginning in UTC"
     shown = text if len(text) <= MOMENT_CHARS_MAX else text[: MOMENT_CHARS_MAX - 3] + "..."
     raise ProjectionError(f"{shown} is no moment with an offset from UTC", do=do)
 
 
-def refuse_unless_past(moment: str, now: datetime) -> None:
+def require_past(moment: str, now: datetime) -> None:
     """Raises ProjectionError for a moment that has not come yet."""
-    if moment >= _stored(now):
+    if moment >= _stored_form(now):
         raise ProjectionError(
             f"{moment} has not come yet",
             do="what will be known then is not known now: name a moment that is past",
         )
 
 
-def _stored(moment: datetime) -> str:
+def _stored_form(moment: datetime) -> str:
     text = moment.astimezone(UTC).isoformat(timespec="microseconds")
     return f"{text.removesuffix('+00:00')}Z"

@@ -23,30 +23,30 @@ from eventlog import UnsafePath
 from eventlog.plumbing import log_status, read_entries
 from projections.errors import ProjectionError
 from projections.projection import CHAIN_START
-from projections.queries.as_of import COLUMNS_THEN, FROM_THEN, REACH, Reach
-from projections.queries.store import refuse_unsettled
+from projections.queries.as_of import AS_OF_BOUNDS, COLUMNS_AS_OF, FROM_AS_OF, AsOfBounds
+from projections.queries.store import require_settled
 from projections.signals import schema
 from projections.sqlite.database import database_path
-from projections.sqlite.file import look
+from projections.sqlite.file import read_database
 
 PAGE_ROWS = 20_000  # some 20 MB of Python objects, a tenth of a second of reading
 CSV = "csv"  # the other format is parquet
 
 COLUMNS = (*schema.COLUMNS, "extra", "recorded_at", "order_recorded_at", "outcome_recorded_at")
-_SELECT = f"""SELECT {COLUMNS_THEN}, x.extra, r.recorded_at, o.recorded_at, c.recorded_at
-    {FROM_THEN}
+_SELECT = f"""SELECT {COLUMNS_AS_OF}, x.extra, r.recorded_at, o.recorded_at, c.recorded_at
+    {FROM_AS_OF}
     LEFT JOIN signal_extras AS x ON x.signal_id = s.signal_id
     LEFT JOIN lifecycle AS r ON r.seq = s.id
     WHERE s.id > ?2 AND s.id <= ?1"""
 _PAGE = f"{_SELECT} ORDER BY s.id LIMIT ?3"
-_PAGE_OF = f"{_SELECT} AND s.symbol = ?4 ORDER BY s.id LIMIT ?3"
+_PAGE_OF_SYMBOL = f"{_SELECT} AND s.symbol = ?4 ORDER BY s.id LIMIT ?3"
 
 T = TypeVar("T")
 Row = Sequence[object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Citation:
+class ExportMetadata:
     """Which data it is, and what became of it."""
 
     format: str
@@ -63,13 +63,13 @@ class Citation:
     def to_json(self, *, is_done: bool = True) -> dict[str, object]:
         """The object that `eventlog export --json` prints; less before it is written."""
         found = asdict(self)
-        return found if is_done else {k: found[k] for k in found if k not in _KNOWN_AT_THE_END}
+        return found if is_done else {k: found[k] for k in found if k not in _FINAL_KEYS}
 
 
-_KNOWN_AT_THE_END = ("rows", "bytes", "sha256")
+_FINAL_KEYS = ("rows", "bytes", "sha256")
 
 
-class _Rows(Protocol):
+class _RowWriter(Protocol):
     def write(self, rows: Sequence[Row]) -> None: ...
 
     def close(self) -> None: ...
@@ -84,31 +84,33 @@ def export(
     symbol: str | None = None,
     page_rows: int = PAGE_ROWS,
     progress: Callable[[int, int], object] = lambda _done, _total: None,
-) -> Citation:
+) -> ExportMetadata:
     """Writes the signals to `file` and says which they are.
 
     `as_of` is in the form of `as_of.moment_of`. Raises ProjectionError, LogNotFound, OSError.
     """
-    cited = _cited(home, format, as_of, None if symbol is None else symbol.strip().upper())
-    counted = _Counted(file)
+    metadata = _start_metadata(
+        home, format, as_of, None if symbol is None else symbol.strip().upper()
+    )
+    output = _HashingFile(file)
     rows = 0
     try:
-        writer = _writer(cited, cast(IO[bytes], counted))
-        for page in _pages(home, cited, page_rows):
+        writer = _writer(metadata, cast(IO[bytes], output))
+        for page in _pages(home, metadata, page_rows):
             writer.write(page)
             rows += len(page)
             last_id = page[-1][0]
             assert isinstance(last_id, int)
-            progress(counted.bytes, counted.bytes * cited.seq // last_id)
+            progress(output.bytes, output.bytes * metadata.seq // last_id)
         writer.close()
     except BaseException:
-        counted.cut()
+        output.discard_writes()
         raise
-    return replace(cited, rows=rows, bytes=counted.bytes, sha256=counted.sha256.hexdigest())
+    return replace(metadata, rows=rows, bytes=output.bytes, sha256=output.sha256.hexdigest())
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """A file that gets its name when it is whole and synced; mode 0600. Raises UnsafePath."""
     with suppress(FileNotFoundError):
         if not stat.S_ISREG(path.lstat().st_mode):
@@ -118,16 +120,16 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
                 do="name another file",
             )
     # Beside its place, for a rename does not cross file systems.
-    fd, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
         with os.fdopen(fd, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.rename(part, path)
+        os.rename(temporary, path)
     except BaseException:
         with suppress(FileNotFoundError):
-            os.unlink(part)
+            os.unlink(temporary)
         raise
     fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -136,21 +138,25 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
         os.close(fd)
 
 
-def write_citation(path: Path, cited: Citation) -> Path:
+def write_metadata(path: Path, metadata: ExportMetadata) -> Path:
     """`FILE.meta.json` beside the file."""
-    beside = path.with_name(f"{path.name}.meta.json")
-    with whole_file(beside) as file:
-        file.write(orjson.dumps(cited.to_json(), option=orjson.OPT_APPEND_NEWLINE))
-    return beside
+    metadata_path = path.with_name(f"{path.name}.meta.json")
+    with atomic_file(metadata_path) as file:
+        file.write(orjson.dumps(metadata.to_json(), option=orjson.OPT_APPEND_NEWLINE))
+    return metadata_path
 
 
-def _cited(home: Path, format_: str, as_of: str | None, symbol: str | None) -> Citation:
+def _start_metadata(
+    home: Path, format_: str, as_of: str | None, symbol: str | None
+) -> ExportMetadata:
     """Where the export stands, before its first row."""
     log_status(os.fspath(home), count=False)  # refuses a home that is not ours
-    reach, checkpoint = _look(home, lambda database: _reach(database, as_of or ""))
+    bounds, checkpoint = _read_table(
+        home, lambda database: _bounds_and_checkpoint(database, as_of or "")
+    )
     if as_of is not None:
-        refuse_unsettled(os.fspath(home), reach, as_of)
-    first_seq = reach.seq if as_of is not None else checkpoint[0]
+        require_settled(os.fspath(home), bounds, as_of)
+    first_seq = bounds.seq if as_of is not None else checkpoint[0]
     seq, chain, recorded_at = 0, CHAIN_START, None
     for entry in read_entries(os.fspath(home), after=max(0, first_seq - 1)):
         if entry.seq > checkpoint[0] or (as_of is not None and entry.recorded_at > as_of):
@@ -162,42 +168,44 @@ def _cited(home: Path, format_: str, as_of: str | None, symbol: str | None) -> C
             where=os.fspath(home),
             do="run `eventlog verify`, then `eventlog rebuild-database`",
         )
-    return Citation(
+    return ExportMetadata(
         format=format_, seq=seq, chain=chain, recorded_at=recorded_at, as_of=as_of, symbol=symbol
     )
 
 
-def _reach(database: Connection, moment: str) -> tuple[Reach, tuple[int, str]]:
+def _bounds_and_checkpoint(database: Connection, moment: str) -> tuple[AsOfBounds, tuple[int, str]]:
     database.execute("BEGIN")  # one moment for both
-    reach = Reach._make(database.execute(REACH, (moment,)).fetchone())
-    row = database.execute(schema.READ_CHECKPOINT, (schema.SQLITE,)).fetchone()
-    return reach, (row[0], row[1]) if row else (0, CHAIN_START)
+    bounds = AsOfBounds._make(database.execute(AS_OF_BOUNDS, (moment,)).fetchone())
+    row = database.execute(schema.SELECT_CHECKPOINT, (schema.SQLITE,)).fetchone()
+    return bounds, (row[0], row[1]) if row else (0, CHAIN_START)
 
 
-def _pages(home: Path, cited: Citation, page_rows: int) -> Iterator[list[Row]]:
+def _pages(home: Path, metadata: ExportMetadata, page_rows: int) -> Iterator[list[Row]]:
     last_id = 0
-    statement, of = (_PAGE, ()) if cited.symbol is None else (_PAGE_OF, (cited.symbol,))
+    statement, symbols = (
+        (_PAGE, ()) if metadata.symbol is None else (_PAGE_OF_SYMBOL, (metadata.symbol,))
+    )
 
     def read(database: Connection) -> list[Row]:
         database.execute("BEGIN")
-        row = database.execute(schema.READ_CHECKPOINT, (schema.SQLITE,)).fetchone()
-        if row is None or row[0] < cited.seq:
+        row = database.execute(schema.SELECT_CHECKPOINT, (schema.SQLITE,)).fetchone()
+        if row is None or row[0] < metadata.seq:
             raise ProjectionError(
                 "the table was set up anew meanwhile, and is not where it was",
                 where=str(database_path(home)),
                 do="export again when it has caught up: see `eventlog status`",
             )
-        return database.execute(statement, (cited.seq, last_id, page_rows, *of)).fetchall()
+        return database.execute(statement, (metadata.seq, last_id, page_rows, *symbols)).fetchall()
 
-    while page := _look(home, read):
+    while page := _read_table(home, read):
         yield page
         last_id = cast(int, page[-1][0])
 
 
-def _look(home: Path, read: Callable[[Connection], T]) -> T:
+def _read_table(home: Path, read: Callable[[Connection], T]) -> T:
     path = database_path(home)
     try:
-        return look(path, read)
+        return read_database(path, read)
     except FileNotFoundError:
         raise ProjectionError(
             "there is no database yet",
@@ -212,12 +220,12 @@ def _look(home: Path, read: Callable[[Connection], T]) -> T:
         ) from error
 
 
-def _writer(cited: Citation, file: IO[bytes]) -> _Rows:
-    if cited.format == CSV:
-        return _CsvRows(file)
+def _writer(metadata: ExportMetadata, file: IO[bytes]) -> _RowWriter:
+    if metadata.format == CSV:
+        return _CsvRowWriter(file)
     try:
         from projections.queries.parquet import (
-            ParquetRows,  # only where it is wanted: it takes a while
+            ParquetRowWriter,  # only where it is wanted: it takes a while
         )
     except ImportError as error:
         raise ProjectionError(
@@ -225,10 +233,10 @@ def _writer(cited: Citation, file: IO[bytes]) -> _Rows:
             do="install the extra `parquet` (`pip install '.[parquet]'` in the checkout), or"
             " export CSV",
         ) from error
-    return ParquetRows(file, COLUMNS, orjson.dumps(cited.to_json(is_done=False)))
+    return ParquetRowWriter(file, COLUMNS, orjson.dumps(metadata.to_json(is_done=False)))
 
 
-class _CsvRows:
+class _CsvRowWriter:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         file.write((",".join(COLUMNS) + "\n").encode())
@@ -240,7 +248,7 @@ class _CsvRows:
         """There is no end of the file to write."""
 
 
-class _Counted:
+class _HashingFile:
     """A file that is only written, with what went into it."""
 
     closed = False  # pyarrow asks
@@ -250,7 +258,7 @@ class _Counted:
         self.bytes = 0
         self.sha256 = sha256()
 
-    def cut(self) -> None:
+    def discard_writes(self) -> None:
         """Nothing that comes from now on is written. A writer of Parquet that is thrown away ends
         its file all the same, and the part would pass for the whole.
         """
@@ -276,27 +284,27 @@ class _Counted:
 
 
 # What OWASP lists for "CSV injection", with the full-width forms that some spreadsheets read alike.
-RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
-MARK = "'"
-_MARKED = (*RUN_BY_SPREADSHEETS, MARK)
+FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
+ESCAPE_PREFIX = "'"
+_ESCAPED_PREFIXES = (*FORMULA_PREFIXES, ESCAPE_PREFIX)
 
 
 def csv_line(row: Sequence[object]) -> str:
     """A line of CSV: text in quotes, numbers without, nothing for None."""
-    return ",".join(map(_cell, row)) + "\n"
+    return ",".join(map(_csv_cell, row)) + "\n"
 
 
-def text_of(cell: str) -> str:
+def unescape_cell(cell: str) -> str:
     """The way back, for a cell of text as a CSV reader gives it."""
-    return cell.removeprefix(MARK)
+    return cell.removeprefix(ESCAPE_PREFIX)
 
 
-def _cell(value: object) -> str:
+def _csv_cell(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, int | float):
         return repr(value)
     text = str(value)
-    if text.startswith(_MARKED):
-        text = MARK + text
+    if text.startswith(_ESCAPED_PREFIXES):
+        text = ESCAPE_PREFIX + text
     return '"' + text.replace('"', '""') + '"'

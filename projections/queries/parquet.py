@@ -12,16 +12,16 @@ import pyarrow.parquet  # type: ignore[import-untyped]
 from projections.errors import ProjectionError
 
 METADATA_KEY = b"eventlog"
-INTEGERS = frozenset({"id"})
-REALS = frozenset(
+INTEGER_COLUMNS = frozenset({"id"})
+FLOAT_COLUMNS = frozenset(
     {"entry_price", "target_price", "stop_price", "confidence", "exit_price", "profit_loss_pct"}
 )
-TIMES = frozenset(
+TIME_COLUMNS = frozenset(
     {"timestamp", "created_at", "recorded_at", "order_recorded_at", "outcome_recorded_at"}
 )
 
 
-class ParquetRows:
+class ParquetRowWriter:
     """Writes rows of `columns` to `file`, a group of rows for each call."""
 
     def __init__(self, file: IO[bytes], columns: Sequence[str], metadata: bytes) -> None:
@@ -49,15 +49,15 @@ class ParquetRows:
 
 
 def _type(name: str) -> pyarrow.DataType:
-    if name in TIMES:
+    if name in TIME_COLUMNS:
         return pyarrow.timestamp("us", tz="UTC")
-    if name in REALS:
+    if name in FLOAT_COLUMNS:
         return pyarrow.float64()
-    return pyarrow.int64() if name in INTEGERS else pyarrow.string()
+    return pyarrow.int64() if name in INTEGER_COLUMNS else pyarrow.string()
 
 
 def _array(name: str, values: Sequence[object]) -> pyarrow.Array:
-    if name not in TIMES:
+    if name not in TIME_COLUMNS:
         return pyarrow.array(values, _type(name))
     # SQLite's own form, which `created_at` has, names no offset; it is UTC like all the others.
     texts = [f"{text}Z" if isinstance(text, str) and len(text) == 19 else text for text in values]

@@ -26,34 +26,40 @@ from typing import NamedTuple, Self
 import aiosqlite
 import orjson
 
-from eventlog.plumbing import in_thread, log_status
+from eventlog.plumbing import log_status, run_in_thread
 from projections.errors import ProjectionError
 from projections.queries.as_of import (
-    COUNT_THEN,
-    LATEST_OF_THEN,
-    LATEST_THEN,
-    ONE_THEN,
-    REACH,
-    STATS_THEN,
-    Reach,
-    moment_of,
-    refuse_unless_past,
+    AS_OF_BOUNDS,
+    BY_SIGNAL_ID_AS_OF,
+    COUNT_AS_OF,
+    LATEST_AS_OF,
+    LATEST_OF_SYMBOL_AS_OF,
+    STATS_AS_OF,
+    AsOfBounds,
+    parse_as_of,
+    require_past,
 )
 from projections.signals import schema
-from projections.sqlite.database import DAMAGED, FOREIGN, database_path, examine, refuse
-from projections.sqlite.file import connect, identity
+from projections.sqlite.database import (
+    DAMAGED,
+    FOREIGN,
+    database_path,
+    inspect_database,
+    require_compatible,
+)
+from projections.sqlite.file import connect, file_identity
 
 CONNECTIONS_MAX = 5  # more readers than this wait: reads are short, and each holds memory
-REPLACED_MAX = 20  # times in a row that the database is replaced while somebody asks
+REPLACEMENTS_MAX = 20  # times in a row that the database is replaced while somebody asks
 CACHE_S = 30.0
-CACHED_MAX = 256  # answers; a dashboard asks a few dozen questions again and again
+CACHE_RESULTS_MAX = 256  # answers; a dashboard asks a few dozen questions again and again
 ROWS_MAX = 100_000  # of one answer: a read must not pin the WAL for minutes
 
 _COLUMNS = ", ".join(f"s.{column}" for column in schema.COLUMNS)
 LATEST = f"SELECT {_COLUMNS} FROM signals AS s ORDER BY s.timestamp DESC, s.id DESC LIMIT ?"
-LATEST_OF = f"""SELECT {_COLUMNS} FROM signals AS s WHERE s.symbol = ?
+LATEST_OF_SYMBOL = f"""SELECT {_COLUMNS} FROM signals AS s WHERE s.symbol = ?
     ORDER BY s.timestamp DESC, s.id DESC LIMIT ?"""
-ONE = f"""SELECT {_COLUMNS}, x.extra FROM signals AS s
+BY_SIGNAL_ID = f"""SELECT {_COLUMNS}, x.extra FROM signals AS s
     LEFT JOIN signal_extras AS x ON x.signal_id = s.signal_id WHERE s.signal_id = ?"""
 COUNT = "SELECT count(*) FROM signals"
 # The two sums come from the partial index on outcome alone, whatever the size of the table.
@@ -66,12 +72,12 @@ STATS = """SELECT (SELECT count(*) FROM signals),
 Row = tuple[object, ...]
 
 
-class _Cached(NamedTuple):
+class _CachedRows(NamedTuple):
     """An answer, when it was given, and which state of the database stood before it was read."""
 
     rows: Sequence[Row]
     at_s: float
-    state: tuple[int, ...]
+    version: tuple[int, ...]
 
 
 class SignalStore:
@@ -86,10 +92,10 @@ class SignalStore:
         self._path = database_path(Path(home))
         self._identity: tuple[int, ...] | None = None  # of the file that the connections are to
         self._idle: list[aiosqlite.Connection] = []
-        self._places = asyncio.Semaphore(CONNECTIONS_MAX - 1)  # one is the sentinel
+        self._slots = asyncio.Semaphore(CONNECTIONS_MAX - 1)  # one is the sentinel
         self._sentinel: aiosqlite.Connection | None = None
         self._sentinel_lock = asyncio.Lock()
-        self._cache: dict[tuple[object, ...], _Cached] = {}
+        self._cache: dict[tuple[object, ...], _CachedRows] = {}
         self._is_closed = False
 
     async def __aenter__(self) -> Self:
@@ -118,12 +124,14 @@ class SignalStore:
         table is behind the log.
         """
         count = max(0, min(limit, ROWS_MAX))
-        of = () if symbol is None else (symbol.strip().upper(),)
+        symbols = () if symbol is None else (symbol.strip().upper(),)
         if as_of is None:
-            rows = await self._ask(LATEST_OF if of else LATEST, *of, count)
+            rows = await self._query(LATEST_OF_SYMBOL if symbols else LATEST, *symbols, count)
         else:
-            seq = await self._seq_then(as_of)
-            rows = await self._ask(LATEST_OF_THEN if of else LATEST_THEN, seq, count, *of)
+            seq = await self._seq_as_of(as_of)
+            rows = await self._query(
+                LATEST_OF_SYMBOL_AS_OF if symbols else LATEST_AS_OF, seq, count, *symbols
+            )
         return [dict(zip(schema.COLUMNS, row, strict=True)) for row in rows]
 
     async def get(
@@ -131,9 +139,9 @@ class SignalStore:
     ) -> dict[str, object] | None:
         """One signal, with its further keys under `extra`; None when there is, or was, none."""
         if as_of is None:
-            rows = await self._ask(ONE, signal_id)
+            rows = await self._query(BY_SIGNAL_ID, signal_id)
         else:
-            rows = await self._ask(ONE_THEN, await self._seq_then(as_of), signal_id)
+            rows = await self._query(BY_SIGNAL_ID_AS_OF, await self._seq_as_of(as_of), signal_id)
         if not rows:
             return None
         *columns, extra = rows[0]
@@ -143,9 +151,9 @@ class SignalStore:
     async def count(self, *, as_of: str | datetime | None = None) -> int:
         """How many signals there are, or were."""
         if as_of is None:
-            ((count,),) = await self._ask(COUNT)
+            ((count,),) = await self._query(COUNT)
         else:
-            ((count,),) = await self._ask(COUNT_THEN, await self._seq_then(as_of))
+            ((count,),) = await self._query(COUNT_AS_OF, await self._seq_as_of(as_of))
         assert isinstance(count, int)
         return count
 
@@ -157,18 +165,18 @@ class SignalStore:
         the time of the last fact that applied, None when there is none.
         """
         if as_of is None:
-            (row,) = await self._ask(STATS)
+            (row,) = await self._query(STATS)
         else:
-            (row,) = await self._ask(STATS_THEN, await self._seq_then(as_of))
+            (row,) = await self._query(STATS_AS_OF, await self._seq_as_of(as_of))
         total, wins, losses, average, last_updated = row
         assert isinstance(wins, int)
         assert isinstance(losses, int)
-        ended = wins + losses
+        closed = wins + losses
         return {
             "total_signals": total,
             "wins": wins,
             "losses": losses,
-            "win_rate": round(100 * wins / ended, 2) if ended else 0.0,
+            "win_rate": round(100 * wins / closed, 2) if closed else 0.0,
             "average_return": round(average, 2) if isinstance(average, float) else 0.0,
             "last_updated": last_updated,
         }
@@ -177,9 +185,9 @@ class SignalStore:
         """Closes the connections; a question that is not answered yet is refused. Idempotent."""
         self._is_closed = True
         async with self._sentinel_lock:
-            await self._let_go()
+            await self._close_connections()
 
-    async def _let_go(self) -> None:
+    async def _close_connections(self) -> None:
         self._identity = None  # those that are being asked are closed when they have answered
         idle, self._idle = self._idle, []
         sentinel, self._sentinel = self._sentinel, None
@@ -187,39 +195,39 @@ class SignalStore:
         for connection in (*idle, *([sentinel] if sentinel is not None else [])):
             await connection.close()
 
-    async def _seq_then(self, as_of: str | datetime) -> int:
+    async def _seq_as_of(self, as_of: str | datetime) -> int:
         """The seq of the last fact that was recorded by then; 0 where there was none."""
-        moment = moment_of(as_of)
-        (row,) = await self._ask(REACH, moment)
-        reach = Reach._make(row)
-        if reach.last_recorded_at <= moment:
-            await in_thread(lambda: refuse_unsettled(self._home, reach, moment))
-        return reach.seq
+        moment = parse_as_of(as_of)
+        (row,) = await self._query(AS_OF_BOUNDS, moment)
+        bounds = AsOfBounds._make(row)
+        if bounds.last_recorded_at <= moment:
+            await run_in_thread(lambda: require_settled(self._home, bounds, moment))
+        return bounds.seq
 
-    async def _ask(self, statement: str, *values: object) -> Sequence[Row]:
+    async def _query(self, statement: str, *values: object) -> Sequence[Row]:
         """The rows. Raises ProjectionError where there is no database, and after `close`."""
         key = (statement, *values)
-        for _ in range(REPLACED_MAX):
+        for _ in range(REPLACEMENTS_MAX):
             try:
-                state = await self._state()
+                version = await self._read_version()
                 cached = self._cache.get(key)
                 now_s = time.monotonic()
-                if cached and cached.state == state and now_s - cached.at_s < CACHE_S:
+                if cached and cached.version == version and now_s - cached.at_s < CACHE_S:
                     return cached.rows
                 rows = await self._read(statement, values)
             except sqlite3.Error as error:
                 if self._is_replaced():
                     continue
-                raise self._unreadable(str(error)) from error
+                raise self._unreadable_error(str(error)) from error
             if rows is None:
                 continue
-            if len(self._cache) >= CACHED_MAX:
+            if len(self._cache) >= CACHE_RESULTS_MAX:
                 self._cache.clear()
-            self._cache[key] = _Cached(rows, now_s, state)
+            self._cache[key] = _CachedRows(rows, now_s, version)
             return rows
-        raise self._unreadable("it is replaced again and again")
+        raise self._unreadable_error("it is replaced again and again")
 
-    def _unreadable(self, problem: str) -> ProjectionError:
+    def _unreadable_error(self, problem: str) -> ProjectionError:
         return ProjectionError(
             f"the database cannot be read: {problem}",
             where=str(self._path),
@@ -227,36 +235,36 @@ class SignalStore:
             "one",
         )
 
-    async def _state(self) -> tuple[int, ...]:
+    async def _read_version(self) -> tuple[int, ...]:
         """Changes whenever somebody commits, and when another database is put in its place."""
         async with self._sentinel_lock:
             self._check_open()
             if self._sentinel is None or self._is_replaced():
-                await self._let_go()
+                await self._close_connections()
                 self._sentinel, self._identity = await self._connect_sentinel()
             rows = await self._sentinel.execute_fetchall("PRAGMA data_version")
             assert self._identity is not None, "set with the sentinel"
             return (*self._identity, int(next(iter(rows))[0]))
 
     async def _connect_sentinel(self) -> tuple[aiosqlite.Connection, tuple[int, ...]]:
-        for _ in range(REPLACED_MAX):
-            before = self._identity_now()
+        for _ in range(REPLACEMENTS_MAX):
+            before = self._current_identity()
             try:
-                found = await in_thread(lambda: examine(self._path, thoroughly=False))
+                found = await run_in_thread(lambda: inspect_database(self._path, check_pages=False))
                 if found == FOREIGN:
-                    refuse(self._path, FOREIGN)
+                    require_compatible(self._path, FOREIGN)
                 sentinel = await self._connect() if found != DAMAGED else None
                 problem = "it is damaged"
             except sqlite3.Error as error:
                 sentinel, problem = None, str(error)
-            if self._identity_now() != before:  # another file, or the WAL is there only now
+            if self._current_identity() != before:  # another file, or the WAL is there only now
                 if sentinel is not None:
                     await sentinel.close()
             elif sentinel is None:
-                raise self._unreadable(problem)
+                raise self._unreadable_error(problem)
             else:
                 return sentinel, before
-        raise self._unreadable("it is replaced again and again")
+        raise self._unreadable_error("it is replaced again and again")
 
     def _check_open(self) -> None:
         if self._is_closed:
@@ -267,11 +275,11 @@ class SignalStore:
             )
 
     def _is_replaced(self) -> bool:
-        return self._identity_now() != self._identity
+        return self._current_identity() != self._identity
 
-    def _identity_now(self) -> tuple[int, ...]:
+    def _current_identity(self) -> tuple[int, ...]:
         try:
-            return identity(self._path)
+            return file_identity(self._path)
         except FileNotFoundError:
             raise ProjectionError(
                 "there is no database yet",
@@ -281,12 +289,14 @@ class SignalStore:
 
     async def _read(self, statement: str, values: Sequence[object]) -> Sequence[Row] | None:
         """The rows; None when they may not be believed, for the database was replaced."""
-        async with self._places:
+        async with self._slots:
             before = self._identity
             connection = self._idle.pop() if self._idle else await self._connect()
             try:
                 rows = await connection.execute_fetchall(statement, values)
-                is_same = before is not None and before == self._identity == self._identity_now()
+                is_same = (
+                    before is not None and before == self._identity == self._current_identity()
+                )
             except BaseException:
                 # Cancelled or failed: the statement may still run in its thread.
                 with suppress(sqlite3.Error):
@@ -300,23 +310,23 @@ class SignalStore:
 
     async def _connect(self) -> aiosqlite.Connection:
         # Opened in a thread of its own: where that fails, aiosqlite's would outlive the event loop.
-        opened = await in_thread(lambda: connect(self._path, readonly=True))
+        opened = await run_in_thread(lambda: connect(self._path, readonly=True))
         return await aiosqlite.Connection(lambda: opened, 64)
 
 
-def refuse_unsettled(home: str, reach: Reach, moment: str) -> None:
+def require_settled(home: str, bounds: AsOfBounds, moment: str) -> None:
     """Raises ProjectionError where what was known at the moment may still become more.
 
     It looks at the log only where the table holds nothing that was recorded later.
     """
-    if reach.last_recorded_at > moment:
+    if bounds.last_recorded_at > moment:
         return
-    refuse_unless_past(moment, datetime.now(UTC))
+    require_past(moment, datetime.now(UTC))
     last_seq = log_status(home, count=False)["last_seq"]
     assert isinstance(last_seq, int)
-    if reach.checkpoint < last_seq:
+    if bounds.checkpoint < last_seq:
         raise ProjectionError(
-            f"the table does not reach {moment} yet: it is at entry {reach.checkpoint} of"
+            f"the table does not reach {moment} yet: it is at entry {bounds.checkpoint} of"
             f" {last_seq}",
             where=home,
             do="run `eventlog project sqlite --once`, or start the daemon",

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from eventlog import EventLogError
-from eventlog.plumbing import in_thread
+from eventlog.plumbing import run_in_thread
 from projections.delivery.outbox import DISCARDED, outbox_path, read_seq
-from projections.signals.schema import READ_CHECKPOINT, SQLITE
+from projections.signals.schema import SELECT_CHECKPOINT, SQLITE
 from projections.sqlite.database import database_path
-from projections.sqlite.file import look
+from projections.sqlite.file import read_database
 
 PROJECTED = "projected"
 DELIVERED = "delivered"
@@ -26,30 +26,30 @@ class WaitTimeout(EventLogError):
     """The entry did not get there in time; it may still."""
 
 
-class Parked(EventLogError):
+class SignalParked(EventLogError):
     """Alpine does not take the signal: it is parked, and waiting longer does not help."""
 
 
 def projected_seq(home: Path) -> int:
     """Last seq in the SQLite projection; 0 without a database."""
     try:
-        return look(database_path(home), _checkpoint_seq)
+        return read_database(database_path(home), _checkpoint_seq)
     except (FileNotFoundError, sqlite3.Error):  # none yet, or it is damaged: it will be set up
         return 0
 
 
 def is_delivered(home: Path, seq: int) -> bool:
-    """Whether Alpine has the entry, or it is no signal. Raises Parked."""
+    """Whether Alpine has the entry, or it is no signal. Raises SignalParked."""
     try:
         is_done, parked = read_seq(outbox_path(home), seq)
     except (FileNotFoundError, sqlite3.Error):  # none yet, or it is damaged: it will be set up
         return False
     if parked is not None:
         is_discarded = parked.kind == DISCARDED
-        was = "was parked and is discarded" if is_discarded else f"is parked as {parked.kind}"
+        state = "was parked and is discarded" if is_discarded else f"is parked as {parked.kind}"
         command = "reconcile --replay" if is_discarded else "parked retry"
-        raise Parked(
-            f"entry {seq} {was}: Alpine answered {parked.body}",
+        raise SignalParked(
+            f"entry {seq} {state}: Alpine answered {parked.body}",
             where=str(home),
             do=f"see `eventlog parked list`; `eventlog {command}` sends it again",
         )
@@ -57,11 +57,11 @@ def is_delivered(home: Path, seq: int) -> bool:
 
 
 def _checkpoint_seq(database: sqlite3.Connection) -> int:
-    row = database.execute(READ_CHECKPOINT, (SQLITE,)).fetchone()
+    row = database.execute(SELECT_CHECKPOINT, (SQLITE,)).fetchone()
     return int(row[0]) if row is not None else 0
 
 
-def _reached(home: Path, seq: int, stage: str) -> Callable[[], bool]:
+def _stage_check(home: Path, seq: int, stage: str) -> Callable[[], bool]:
     if stage == PROJECTED:
         return lambda: projected_seq(home) >= seq
     if stage == DELIVERED:
@@ -74,7 +74,7 @@ def wait(
 ) -> None:
     """Returns when entry `seq` is "projected" into SQLite, or "delivered" to Alpine.
 
-    Waits for ever without `timeout_s`; raises WaitTimeout after it, and Parked at once when Alpine
+    Waits for ever without `timeout_s`; raises WaitTimeout after it, and SignalParked at once when Alpine
     does not take the signal.
     """
     asyncio.run(wait_async(home, seq, stage, timeout_s))
@@ -84,11 +84,11 @@ async def wait_async(
     home: str | os.PathLike[str], seq: int, stage: str, timeout_s: float | None = None
 ) -> None:
     """`wait` for asyncio."""
-    has_reached = _reached(Path(home), seq, stage)
-    give_up_s = None if timeout_s is None else time.monotonic() + timeout_s
+    is_reached = _stage_check(Path(home), seq, stage)
+    deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
     poll_s = POLL_S_MIN
-    while not await in_thread(has_reached):
-        if give_up_s is not None and time.monotonic() >= give_up_s:
+    while not await run_in_thread(is_reached):
+        if deadline_s is not None and time.monotonic() >= deadline_s:
             raise WaitTimeout(
                 f"entry {seq} was not {stage} within {timeout_s:g} s",
                 where=str(home),
@@ -98,4 +98,4 @@ async def wait_async(
         poll_s = min(2 * poll_s, POLL_S_MAX)
 
 
-__all__ = ["DELIVERED", "PROJECTED", "Parked", "WaitTimeout", "wait", "wait_async"]
+__all__ = ["DELIVERED", "PROJECTED", "SignalParked", "WaitTimeout", "wait", "wait_async"]

@@ -15,15 +15,15 @@ from typing import NamedTuple
 import orjson
 
 from eventlog import Entry, Position
-from eventlog.plumbing import Stretch, decode, read_verified
+from eventlog.plumbing import VerifiedChunk, decode, read_verified
 from projections.projection import Checkpoint
-from projections.rebuild.columnar import Rows, read_rows
+from projections.rebuild.columnar import ColumnarRows, read_rows
 from projections.signals import schema
 from projections.signals.digest import digest_line
-from projections.signals.fold import GAP, Fact, Prepared, prepare
+from projections.signals.fold import GAP, Fact, PreparedBatch, prepare
 
 
-class Portion(NamedTuple):
+class RebuildBatch(NamedTuple):
     """Entries up to `seq`, as far as each alone can tell what they change."""
 
     seq: int
@@ -32,13 +32,13 @@ class Portion(NamedTuple):
     byte_offset: int
     rows: bytes  # of signals: JSON values in the order of schema.INSERT_SIGNAL, commas between
     extras: Sequence[str | None]  # of each row
-    moments: Sequence[tuple[int, int, str]]  # first seq, last seq, recorded_at
+    recorded_times: Sequence[tuple[int, int, str]]  # first seq, last seq, recorded_at
     facts: Sequence[Fact]
     conflicts: Sequence[schema.ConflictRow]
     digest: str  # of the rows of this portion and all before it
 
 
-def portions(home: Path, after: Checkpoint) -> Iterator[Portion]:
+def read_batches(home: Path, after: Checkpoint) -> Iterator[RebuildBatch]:
     """The log after a checkpoint, up to its durable end as that moves.
 
     Raises LogCorrupt at damage and where a signal does not have its own sha256, LogDiverged where
@@ -49,54 +49,57 @@ def portions(home: Path, after: Checkpoint) -> Iterator[Portion]:
         hint = Position(after.segment, after.byte_offset)
     last_seq = after.seq
     total = sha256()
-    for stretch in read_verified(home, after=after.seq, chain=after.chain, hint=hint):
-        rows, prepared = _prepared(stretch)
+    for chunk in read_verified(home, after=after.seq, chain=after.chain, hint=hint):
+        rows, prepared = _prepare_chunk(chunk)
         total.update(b"".join(rows.lines))
-        gap = _gap(last_seq, stretch.seq_from)
-        last_seq = stretch.seq_to
-        yield Portion(
-            stretch.seq_to,
-            stretch.chain,
-            stretch.position.segment,
-            stretch.position.byte_offset,
+        gap = _gap_conflict(last_seq, chunk.seq_from)
+        last_seq = chunk.seq_to
+        yield RebuildBatch(
+            chunk.seq_to,
+            chunk.chain,
+            chunk.position.segment,
+            chunk.position.byte_offset,
             b",".join(rows.values),
             rows.extras,
-            [(first, last, moment) for first, last, moment in stretch.moments],
+            [(first, last, moment) for first, last, moment in chunk.recorded_times],
             prepared.facts,
             [*gap, *prepared.conflicts],
             total.hexdigest(),
         )
 
 
-def _gap(last_seq: int, seq: int) -> list[schema.ConflictRow]:
+def _gap_conflict(last_seq: int, seq: int) -> list[schema.ConflictRow]:
     if seq == last_seq + 1:
         return []
     return [(last_seq + 1, None, GAP.format(first=last_seq + 1, last=seq - 1))]
 
 
-def _prepared(stretch: Stretch) -> tuple[Rows, Prepared]:
+def _prepare_chunk(chunk: VerifiedChunk) -> tuple[ColumnarRows, PreparedBatch]:
     """All rows of a stretch, and what else there is in it."""
-    rows = read_rows(stretch.signals)
-    if not rows.left and not stretch.others:
-        return rows, _NOTHING
-    rest = _prepared_apart(sorted([*stretch.others, *map(decode, rows.left)]))
+    rows = read_rows(chunk.signals)
+    if not rows.remaining and not chunk.others:
+        return rows, _NOTHING_PREPARED
+    rest = _prepare_each(sorted([*chunk.others, *map(decode, rows.remaining)]))
     if rest.signals:
         extras = {seq: extra for seq, _, extra in rest.extras}
-        both = [(_seq_of(row[1]), *row) for row in zip(*rows[:3], strict=True)]
-        both += [(row[0], _line(row), _values(row), extras.get(row[0])) for row in rest.signals]
-        both.sort()
-        _, *columns = zip(*both, strict=True)
-        rows = Rows._make([*columns, ()])
+        merged = [(_seq_of(row[1]), *row) for row in zip(*rows[:3], strict=True)]
+        merged += [
+            (row[0], _digest_line(row), _json_values(row), extras.get(row[0]))
+            for row in rest.signals
+        ]
+        merged.sort()
+        _, *columns = zip(*merged, strict=True)
+        rows = ColumnarRows._make([*columns, ()])
     return rows, rest
 
 
-_NOTHING = Prepared((), (), (), (), ())
+_NOTHING_PREPARED = PreparedBatch((), (), (), (), ())
 
 
-def _prepared_apart(entries: Sequence[Entry]) -> Prepared:
+def _prepare_each(entries: Sequence[Entry]) -> PreparedBatch:
     """The entries prepared each for itself: between them stand others, which are no gap."""
     parts = [prepare([entry], after=entry.seq - 1) for entry in entries]
-    return Prepared(
+    return PreparedBatch(
         [row for part in parts for row in part.signals],
         [row for part in parts for row in part.extras],
         [row for part in parts for row in part.lifecycle],
@@ -109,10 +112,10 @@ def _seq_of(values: bytes) -> int:
     return int(values[: values.index(b",")])
 
 
-def _line(row: schema.SignalRow) -> bytes:
+def _digest_line(row: schema.SignalRow) -> bytes:
     whole = (*row[:12], None, None, None, row[12], None, row[13])
     return digest_line(whole).encode()
 
 
-def _values(row: schema.SignalRow) -> bytes:
+def _json_values(row: schema.SignalRow) -> bytes:
     return orjson.dumps(row)[1:-1]

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import orjson
 
 from eventlog.plumbing import SignalColumns
-from projections.signals.payloads import ID_CHARS_MAX, as_text
+from projections.signals.payloads import ID_CHARS_MAX, to_json
 from projections.signals.transitions import ACTIONS
 
 _LINE = b"[%b,null,null,null,%b,null,%b]\n"  # of the digest
@@ -26,62 +26,64 @@ _EMPTY = b'""'
 _ZERO = b"0.0"
 _TIME = b'"0000-00-00T00:00:00.000000+00:00"'  # with zeros for its digits
 _ZEROS = bytes.maketrans(b"123456789", b"000000000")
-# Further members of a signal that stand in its line as `as_text` writes them: without escapes, and
+# Further members of a signal that stand in its line as `to_json` writes them: without escapes, and
 # numbers as Python writes them.
-_AS_WRITTEN = re.compile(
+_CANONICAL_MEMBERS = re.compile(
     rb'(?:,"[^"\\]*+":(?:"[^"\\]*+"|-?(?:[1-9][0-9]{0,14}|0)(?![0-9.])|true|false|null'
     rb"|(?:[1-9][0-9]{0,6}+|0(?!\.0000))\.[0-9]{1,8}+(?<![0-9]0)))+"
 )
 
 
-class Rows(NamedTuple):
+class ColumnarRows(NamedTuple):
     """Rows of `signals`, in order, and what stands beside them."""
 
     lines: Sequence[bytes]  # of the digest
     values: Sequence[bytes]  # of each row, as JSON, with commas between them
     extras: Sequence[str | None]  # of each row
-    left: Sequence[bytes]  # lines of the log that want the long way
+    remaining: Sequence[bytes]  # lines of the log that want the long way
 
 
-NO_ROWS = Rows((), (), (), ())
+NO_ROWS = ColumnarRows((), (), (), ())
 
 
-def read_rows(signals: SignalColumns) -> Rows:
+def read_rows(signals: SignalColumns) -> ColumnarRows:
     """The rows of these signals. It takes them for verified, and no two for the same one."""
     if not signals.line:
         return NO_ROWS
     extras = _extras(signals.members)
-    if _TOO_DEEP not in extras and _are_plain(signals):
-        return Rows(*_written(signals), extras, ())
-    return _one_by_one(signals)
+    if _TOO_DEEP not in extras and _are_canonical(signals):
+        return ColumnarRows(*_encode_rows(signals), extras, ())
+    return _convert_each(signals)
 
 
-def _one_by_one(signals: SignalColumns) -> Rows:
+def _convert_each(signals: SignalColumns) -> ColumnarRows:
     """The same where some are not plain."""
-    each: list[Rows] = []
+    each: list[ColumnarRows] = []
     for fields in zip(*signals, strict=True):
         signal = SignalColumns._make([field] for field in fields)
         extras = _extras(signal.members)
-        if _TOO_DEEP in extras or not _are_plain(signal):
-            each.append(Rows((), (), (), signal.line))
+        if _TOO_DEEP in extras or not _are_canonical(signal):
+            each.append(ColumnarRows((), (), (), signal.line))
         else:
-            each.append(Rows(*_written(signal), extras, ()))
-    return Rows._make(list(chain.from_iterable(column)) for column in zip(*each, strict=True))
+            each.append(ColumnarRows(*_encode_rows(signal), extras, ()))
+    return ColumnarRows._make(
+        list(chain.from_iterable(column)) for column in zip(*each, strict=True)
+    )
 
 
-def _written(signals: SignalColumns) -> tuple[list[bytes], list[bytes]]:
+def _encode_rows(signals: SignalColumns) -> tuple[list[bytes], list[bytes]]:
     """Lines of the digest, and values in the order of schema.INSERT_SIGNAL."""
     created_at = {
         moment: b'"%b %b"' % (moment[:10], moment[11:19]) for moment in set(signals.recorded_at)
     }
-    twelve = (
+    columns = (
         *(signals.seq, signals.signal_id, signals.symbol, signals.action, signals.entry_price),
         *(signals.target_price, signals.stop_price, signals.confidence, signals.strategy),
         *(signals.asset_type, signals.data_source, signals.timestamp),
     )
     parts = list(
         zip(
-            map(b",".join, zip(*twelve, strict=True)),
+            map(b",".join, zip(*columns, strict=True)),
             signals.sha256,
             map(created_at.__getitem__, signals.recorded_at),
             strict=True,
@@ -90,8 +92,8 @@ def _written(signals: SignalColumns) -> tuple[list[bytes], list[bytes]]:
     return list(map(_LINE.__mod__, parts)), list(map(_VALUES.__mod__, parts))
 
 
-def _are_plain(signals: SignalColumns) -> bool:
-    """Whether all values are as the door stores them: what `payloads._plain_values` asks."""
+def _are_canonical(signals: SignalColumns) -> bool:
+    """Whether all values are as the door stores them: what `payloads._stored_values` asks."""
     percents = list(map(float, {*signals.confidence} - {_ZERO}))
     return (
         max(map(len, signals.signal_id)) <= ID_CHARS_MAX + 2
@@ -103,11 +105,11 @@ def _are_plain(signals: SignalColumns) -> bool:
         and min(percents, default=100.0) > 1.0
         and max(percents, default=100.0) <= 100.0
         and b"".join(signals.timestamp).translate(_ZEROS) == _TIME * len(signals.timestamp)
-        and all(map(_is_second, {timestamp[1:20] for timestamp in signals.timestamp}))
+        and all(map(_is_valid_second, {timestamp[1:20] for timestamp in signals.timestamp}))
     )
 
 
-def _is_second(text: bytes) -> bool:
+def _is_valid_second(text: bytes) -> bool:
     """Whether there is such a second: not the 30th of February, and none at the hour 24."""
     try:
         return text[11:13] != b"24" and bool(datetime.fromisoformat(text.decode()))
@@ -130,7 +132,7 @@ def _extra(members: bytes) -> str | None:
     if not members:
         return None
     text = b"{%b}" % members[1:]
-    if _AS_WRITTEN.fullmatch(members):
+    if _CANONICAL_MEMBERS.fullmatch(members):
         return text.decode()
-    written = as_text(orjson.loads(text))
-    return _TOO_DEEP if written is None else written
+    encoded = to_json(orjson.loads(text))
+    return _TOO_DEEP if encoded is None else encoded

@@ -16,14 +16,14 @@ from typing import Any
 import orjson
 
 from projections.projection import Checkpoint
-from projections.rebuild.batches import Portion
+from projections.rebuild.batches import RebuildBatch
 from projections.signals import schema
 from projections.signals.fold import (
-    Prepared,
-    State,
+    PreparedBatch,
+    SignalState,
     fact_ids,
     ids_json,
-    settle,
+    resolve,
     signal_ids,
     statements,
     states_of,
@@ -53,7 +53,7 @@ class NewDatabase:
         self.checkpoint = Checkpoint(projection=name)
         self.entries = 0  # that were added
         self.digest: str | None = None  # of the rows, while it is that of the portions
-        file.make_file(path)
+        file.create_private_file(path)
         self._db = file.connect(path)
         try:
             for pragma in (
@@ -73,13 +73,13 @@ class NewDatabase:
             self._db.close()
             raise
 
-    def fill(self, portions: Iterable[Portion]) -> None:
+    def fill(self, batches: Iterable[RebuildBatch]) -> None:
         """Adds what the portions change, from the first entry on."""
         self.digest = ""
-        for portion in portions:
-            self._add(portion)
+        for batch in batches:
+            self._load_batch(batch)
             if self.digest is not None:
-                self.digest = portion.digest
+                self.digest = batch.digest
 
     def make_indexes(self) -> None:
         """Once, when it is filled."""
@@ -88,12 +88,12 @@ class NewDatabase:
             self._db.execute(statement)
         self._commit()
 
-    def catch_up(self, portions: Iterable[Portion]) -> None:
+    def catch_up(self, batches: Iterable[RebuildBatch]) -> None:
         """Adds what came after that."""
         self._db.execute("BEGIN")
-        for portion in portions:
+        for batch in batches:
             self.digest = None
-            self._add(portion)
+            self._load_batch(batch)
         self._commit()
 
     def close(self) -> None:
@@ -109,63 +109,61 @@ class NewDatabase:
         self._db.execute(_SET_CHECKPOINT, values)
         self._db.execute("COMMIT")
 
-    def _add(self, portion: Portion) -> None:
-        values: list[Any] = orjson.loads(b"[%b]" % portion.rows)
-        if portion.facts or not self._insert(values):
-            self._settle(portion, values)
+    def _load_batch(self, batch: RebuildBatch) -> None:
+        values: list[Any] = orjson.loads(b"[%b]" % batch.rows)
+        if batch.facts or not self._insert(values):
+            self._load_dependent(batch, values)
         else:
-            self._insert_extras(values, portion.extras)
-            self._db.executemany(_INSERT_LIFECYCLE, portion.moments)
-            self._db.executemany(schema.INSERT_CONFLICT, portion.conflicts)
-        self.entries += sum(last - first + 1 for first, last, _ in portion.moments)
+            self._insert_extras(values, batch.extras)
+            self._db.executemany(_INSERT_LIFECYCLE, batch.recorded_times)
+            self._db.executemany(schema.INSERT_CONFLICT, batch.conflicts)
+        self.entries += sum(last - first + 1 for first, last, _ in batch.recorded_times)
         self.checkpoint = Checkpoint(
             projection=self.checkpoint.projection,
-            seq=portion.seq,
-            chain=portion.chain,
-            segment=portion.segment,
-            byte_offset=portion.byte_offset,
+            seq=batch.seq,
+            chain=batch.chain,
+            segment=batch.segment,
+            byte_offset=batch.byte_offset,
         )
 
-    def _settle(self, portion: Portion, values: list[Any]) -> None:
+    def _load_dependent(self, batch: RebuildBatch, values: list[Any]) -> None:
         """Where it depends on the log before: facts, and signals that come again."""
-        width = _SIGNALS.width
+        width = _SIGNALS_INSERT.width
         rows = [tuple(values[at : at + width]) for at in range(0, len(values), width)]
-        prepared = Prepared(rows, (), (), portion.facts, portion.conflicts)
-        changes = settle(prepared, self._states(fact_ids(prepared)))
+        prepared = PreparedBatch(rows, (), (), batch.facts, batch.conflicts)
+        changes = resolve(prepared, self._states(fact_ids(prepared)))
         if not self._insert(list(chain.from_iterable(changes.signals))):
-            changes = settle(prepared, self._states(signal_ids(prepared)))
+            changes = resolve(prepared, self._states(signal_ids(prepared)))
             self._insert(list(chain.from_iterable(changes.signals)))
         if changes.orders or changes.outcomes or len(changes.signals) != len(rows):
             self.digest = None
         kept = {row[0] for row in changes.signals}
-        extras = [
-            x if row[0] in kept else None for row, x in zip(rows, portion.extras, strict=True)
-        ]
+        extras = [x if row[0] in kept else None for row, x in zip(rows, batch.extras, strict=True)]
         self._insert_extras(values, extras)
-        self._db.executemany(_INSERT_LIFECYCLE, portion.moments)
+        self._db.executemany(_INSERT_LIFECYCLE, batch.recorded_times)
         for statement, changed in statements(changes._replace(signals=())):
             self._db.executemany(statement, changed)
 
     def _insert(self, values: list[Any]) -> bool:
         """Inserts signals; False, and none is there, where one of them has come before."""
         try:
-            _SIGNALS.insert(self._db, values)
+            _SIGNALS_INSERT.insert(self._db, values)
         except sqlite3.IntegrityError:
-            self._db.execute(_DELETE_ROWS, (values[0], values[-_SIGNALS.width]))
+            self._db.execute(_DELETE_ROWS, (values[0], values[-_SIGNALS_INSERT.width]))
             return False
         return True
 
     def _insert_extras(self, values: list[Any], extras: Sequence[str | None]) -> None:
-        columns = (values[:: _SIGNALS.width], values[1 :: _SIGNALS.width], extras)
+        columns = (values[:: _SIGNALS_INSERT.width], values[1 :: _SIGNALS_INSERT.width], extras)
         rows = [row for row in zip(*columns, strict=True) if row[2] is not None]
-        _EXTRAS.insert(self._db, list(chain.from_iterable(rows)))
+        _EXTRAS_INSERT.insert(self._db, list(chain.from_iterable(rows)))
 
-    def _states(self, ids: set[str]) -> dict[str, State]:
-        found = self._db.execute(schema.STATES, (ids_json(ids),)).fetchall() if ids else []
+    def _states(self, ids: set[str]) -> dict[str, SignalState]:
+        found = self._db.execute(schema.SELECT_STATES, (ids_json(ids),)).fetchall() if ids else []
         return states_of(found)
 
 
-class _Insert:
+class _MultiRowInsert:
     """An INSERT of many rows in one statement: that halves what Python and SQLite do for a row."""
 
     def __init__(self, one: str) -> None:
@@ -179,12 +177,14 @@ class _Insert:
     def insert(self, db: sqlite3.Connection, values: list[Any]) -> None:
         """`values` are those of all rows, one after the other."""
         step = self.width * STATEMENT_ROWS
-        rest = len(values) - len(values) % step
-        for at in range(0, rest, step):
+        remainder_start = len(values) - len(values) % step
+        for at in range(0, remainder_start, step):
             db.execute(self._many, values[at : at + step])
-        rows = [values[at : at + self.width] for at in range(rest, len(values), self.width)]
+        rows = [
+            values[at : at + self.width] for at in range(remainder_start, len(values), self.width)
+        ]
         db.executemany(self._one, rows)
 
 
-_SIGNALS = _Insert(schema.INSERT_SIGNAL)
-_EXTRAS = _Insert(schema.INSERT_EXTRA)
+_SIGNALS_INSERT = _MultiRowInsert(schema.INSERT_SIGNAL)
+_EXTRAS_INSERT = _MultiRowInsert(schema.INSERT_EXTRA)

@@ -3,7 +3,7 @@
 What it gives crosses a pipe by marshal, in order. Where the process cannot be forked safely, since
 it has more than one thread, the work is done in it, item by item.
 
-Invariant: the second process is gone when `beside` is left, however that happens.
+Invariant: the second process is gone when `prefetch` is left, however that happens.
 """
 
 import fcntl
@@ -27,20 +27,20 @@ Item = tuple[object, ...]
 
 
 @contextmanager
-def beside(make: Callable[[], Iterator[Item]]) -> Iterator[Iterator[Item]]:
+def prefetch(produce: Callable[[], Iterator[Item]]) -> Iterator[Iterator[Item]]:
     """Gives what `make()` gives, computed beside the caller, as tuples. It raises the same."""
     reading, writing = os.pipe()
     with suppress(OSError):  # a limit of this system: the pipe is smaller then
         fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-    pid = _forked()
+    pid = _fork()
     if pid == 0:
         os.close(reading)
-        _work(make, writing)
+        _run_child(produce, writing)
     os.close(writing)
     try:
         if pid is None:
             os.close(reading)
-            yield make()
+            yield produce()
         else:
             with open(reading, "rb", buffering=PIPE_BYTES) as pipe:
                 yield _items(pipe.read)
@@ -52,7 +52,7 @@ def beside(make: Callable[[], Iterator[Item]]) -> Iterator[Iterator[Item]]:
                 os.waitpid(pid, 0)
 
 
-def _forked() -> int | None:
+def _fork() -> int | None:
     """As os.fork gives it; None where there can be no second process."""
     if not can_fork():
         return None
@@ -64,29 +64,29 @@ def _forked() -> int | None:
 
 def _items(read: Callable[[int], bytes]) -> Iterator[Item]:
     while (kind := read(1)) == _ITEM:
-        yield marshal.loads(_taken(read))
+        yield marshal.loads(_read_payload(read))
     if kind == _ERROR:
-        raise pickle.loads(_taken(read))
+        raise pickle.loads(_read_payload(read))
     if kind != _END:
-        raise _gone()
+        raise _child_killed_error()
 
 
-def _taken(read: Callable[[int], bytes]) -> bytes:
+def _read_payload(read: Callable[[int], bytes]) -> bytes:
     length = int.from_bytes(read(_LENGTH_BYTES), "little")
     data = read(length)
     if len(data) != length:
-        raise _gone()
+        raise _child_killed_error()
     return data
 
 
-def _gone() -> ProjectionError:
+def _child_killed_error() -> ProjectionError:
     return ProjectionError(
         "the process that reads the log was killed",
         do="run it again; where memory is short, the system's log tells of it",
     )
 
 
-def _work(make: Callable[[], Iterator[Item]], writing: int) -> NoReturn:
+def _run_child(produce: Callable[[], Iterator[Item]], writing: int) -> NoReturn:
     """The second process's whole life. It must not come back into what its parent was doing."""
     try:
         # Ctrl-C goes to both, and the parent ends this one: it must not tell of it a second time.
@@ -94,19 +94,19 @@ def _work(make: Callable[[], Iterator[Item]], writing: int) -> NoReturn:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         gc.disable()  # a fifth of the time, for nothing: there are no cycles
         try:
-            for item in make():
+            for item in produce():
                 # A named tuple must become a plain one; of what else there is, marshal decides.
-                _put(writing, _ITEM, marshal.dumps(tuple(item)))  # type: ignore[arg-type]
-            _put(writing, _END, b"")
+                _send(writing, _ITEM, marshal.dumps(tuple(item)))  # type: ignore[arg-type]
+            _send(writing, _END, b"")
         except BrokenPipeError:
             pass  # nobody wants the rest
         except Exception as error:  # noqa: BLE001  # it is raised in the parent
-            _put(writing, _ERROR, pickle.dumps(error))
+            _send(writing, _ERROR, pickle.dumps(error))
     finally:
         os._exit(0)
 
 
-def _put(fd: int, kind: bytes, data: bytes) -> None:
+def _send(fd: int, kind: bytes, data: bytes) -> None:
     view = memoryview(kind + len(data).to_bytes(_LENGTH_BYTES, "little") + data)
     while view:
         view = view[os.write(fd, view) :]

@@ -25,26 +25,26 @@ from eventlog.plumbing import log_bytes
 from projections.errors import ProjectionError
 from projections.projection import Checkpoint
 from projections.rebuild import swap
-from projections.rebuild.batches import Portion, portions
+from projections.rebuild.batches import RebuildBatch, read_batches
 from projections.rebuild.loader import NewDatabase
-from projections.rebuild.prefetch import Item, beside
-from projections.rebuild.swap import Comparison, Difference
+from projections.rebuild.prefetch import Item, prefetch
+from projections.rebuild.swap import TableComparison, TableDifference
 from projections.signals import schema
 from projections.signals.digest import digest
 from projections.sqlite import database, file
-from projections.sqlite.database import DAMAGED, MISSING, OURS, database_path
+from projections.sqlite.database import CURRENT, DAMAGED, MISSING, database_path
 from projections.sqlite.lock import write_lock
-from projections.sqlite.scratch import workplace
+from projections.sqlite.scratch import rebuild_directory
 
 T = TypeVar("T")
-Progress = Callable[[int, int], object]  # bytes of the log done, and in all
+ProgressCallback = Callable[[int, int], object]  # bytes of the log done, and in all
 
 OLD_COMPARED, OLD_MISSING, OLD_UNREADABLE = "compared", "missing", "unreadable"
 _PAGE_BYTES_DEFAULT = 4096  # SQLite's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rebuilt:
+class RebuildResult:
     """What a rebuild did. Rows are those of `signals`."""
 
     entries: int  # of the log
@@ -53,7 +53,7 @@ class Rebuilt:
     seconds: float
     digest: str
     old: str  # whether there was an old table to compare with: OLD_COMPARED ...
-    difference: Difference | None  # against the old table; None where it was unreadable
+    difference: TableDifference | None  # against the old table; None where it was unreadable
     kept: str | None  # where a damaged database was put
 
     @property
@@ -80,7 +80,7 @@ class Rebuilt:
 
     def to_text(self) -> list[str]:
         """The same for a person."""
-        said = {
+        old_texts = {
             OLD_COMPARED: "the old table",
             OLD_MISSING: "none: there was no table",
             OLD_UNREADABLE: "none: the old table could not be read",
@@ -88,7 +88,7 @@ class Rebuilt:
         figures = self.to_json() | {
             "seconds": f"{self.seconds:.1f}",
             "rate": f"{self.rate:.0f} entries a second",
-            "old": said[self.old],
+            "old": old_texts[self.old],
         }
         names = {"old": "compared with", "kept": "damaged file"}
         return [
@@ -98,7 +98,7 @@ class Rebuilt:
         ]
 
 
-def rebuild(home: Path, *, progress: Progress | None = None) -> Rebuilt:
+def rebuild(home: Path, *, progress: ProgressCallback | None = None) -> RebuildResult:
     """Builds the table anew from the whole log, verified, and swaps it in.
 
     Works beside readers, a daemon and other rebuilds. A damaged database is set aside. Raises
@@ -109,18 +109,18 @@ def rebuild(home: Path, *, progress: Progress | None = None) -> Rebuilt:
     path = database_path(home)
     total = log_bytes(home)
     try:
-        database.refuse(path, database.examine(path, thoroughly=False))
-        with workplace(home) as place, _no_gc():
-            return _Rebuild(home, place / path.name).run(started_s, total, progress)
+        database.require_compatible(path, database.inspect_database(path, check_pages=False))
+        with rebuild_directory(home) as directory, _gc_disabled():
+            return _RebuildRun(home, directory / path.name).run(started_s, total, progress)
     except sqlite3.Error as error:
-        raise _translated(error, path) from error
+        raise _translate_error(error, path) from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise _full(path, str(error.strerror)) from error
+        raise _disk_full_error(path, str(error.strerror)) from error
 
 
-class _Rebuild:
+class _RebuildRun:
     """One rebuild, by way of the file `new`."""
 
     def __init__(self, home: Path, new: Path) -> None:
@@ -128,63 +128,67 @@ class _Rebuild:
         self._path = database_path(home)
         self._new = new
 
-    def run(self, started_s: float, total: int, progress: Progress | None) -> Rebuilt:
+    def run(self, started_s: float, total: int, progress: ProgressCallback | None) -> RebuildResult:
         """The whole of it."""
         start = Checkpoint(projection=schema.SQLITE)
-        with beside(lambda: portions(self._home, start)) as items:
+        with prefetch(lambda: read_batches(self._home, start)) as items:
             new = NewDatabase(self._new, name=schema.SQLITE, page_bytes=_page_bytes(self._path))
             with closing(new):
-                new.fill(_watched(items, total, progress))
-                looking = _Aside(self._look)  # now that a core is idle
+                new.fill(_with_progress(items, total, progress))
+                inspecting = _ThreadTask(self._inspect_live)  # now that a core is idle
                 new.make_indexes()
-                inode, found = looking.result()
-                new.catch_up(portions(self._home, new.checkpoint))
+                inode, found = inspecting.result()
+                new.catch_up(read_batches(self._home, new.checkpoint))
                 with write_lock(self._home).held():
-                    new.catch_up(portions(self._home, new.checkpoint))
+                    new.catch_up(read_batches(self._home, new.checkpoint))
                     new.close()
-                    return self._swapped(new, self._now(inode, found), started_s)
+                    return self._swap_in(new, self._current_state(inode, found), started_s)
 
-    def _look(self) -> tuple[int, str]:
+    def _inspect_live(self) -> tuple[int, str]:
         inode = _inode(self._path)
-        return inode, database.examine(self._path, thoroughly=True)
+        return inode, database.inspect_database(self._path, check_pages=True)
 
-    def _now(self, inode: int, found: str) -> str:
+    def _current_state(self, inode: int, found: str) -> str:
         """What stands at the path now; `found` is what the thorough look found at `inode`."""
-        now = database.examine(self._path, thoroughly=False)
-        database.refuse(self._path, now)
-        return found if (now, found) == (OURS, DAMAGED) and inode == _inode(self._path) else now
+        current = database.inspect_database(self._path, check_pages=False)
+        database.require_compatible(self._path, current)
+        return (
+            found
+            if (current, found) == (CURRENT, DAMAGED) and inode == _inode(self._path)
+            else current
+        )
 
-    def _swapped(self, new: NewDatabase, old: str, started_s: float) -> Rebuilt:
+    def _swap_in(self, new: NewDatabase, old: str, started_s: float) -> RebuildResult:
         """Under the lock: the new file in the place of what stands there."""
-        digesting = _Aside(lambda: new.digest or _digest(self._new))
+        digesting = _ThreadTask(lambda: new.digest or _digest(self._new))
         rows, conflicts = _counts(self._new)
         difference = None
         kept = None
         if old not in (MISSING, DAMAGED):
-            old, difference = self._overwritten(old)
+            old, difference = self._overwrite_live(old)
         if old in (MISSING, DAMAGED):
             digesting.result()  # nobody may read the file when it changes its mode
             kept = str(file.set_aside(self._path)) if old == DAMAGED else None
-            swap.put_in_place(self._path, self._new)
+            swap.move_into_place(self._path, self._new)
         if old == MISSING:
-            difference = Difference(added=rows, removed=0, changed=0)
-        unreadable = OLD_COMPARED if difference else OLD_UNREADABLE
-        return Rebuilt(
+            difference = TableDifference(added=rows, removed=0, changed=0)
+        compared = OLD_COMPARED if difference else OLD_UNREADABLE
+        return RebuildResult(
             entries=new.entries,
             rows=rows,
             conflicts=conflicts,
             digest=digesting.result(),
-            old=OLD_MISSING if old == MISSING else unreadable,
+            old=OLD_MISSING if old == MISSING else compared,
             difference=difference,
             kept=kept,
             seconds=time.monotonic() - started_s,
         )
 
-    def _overwritten(self, old: str) -> tuple[str, Difference | None]:
+    def _overwrite_live(self, old: str) -> tuple[str, TableDifference | None]:
         """Copies the new tables over the old ones; DAMAGED, where that cannot be done."""
         comparing = None
         with suppress(sqlite3.Error):
-            comparing = _Aside(Comparison(self._path, self._new).run)
+            comparing = _ThreadTask(TableComparison(self._path, self._new).run)
         try:
             swap.overwrite(self._path, self._new)
         except sqlite3.DatabaseError as error:
@@ -194,11 +198,11 @@ class _Rebuild:
         finally:
             difference = comparing.result() if comparing else None
         with suppress(sqlite3.Error):
-            swap.write_back(self._path)  # a later commit does it, where this cannot
+            swap.checkpoint_wal(self._path)  # a later commit does it, where this cannot
         return old, difference
 
 
-class _Aside(Generic[T]):
+class _ThreadTask(Generic[T]):
     """Work in a thread beside the one that waits for its result. SQLite does not hold the GIL."""
 
     def __init__(self, work: Callable[[], T]) -> None:
@@ -226,8 +230,8 @@ def digest_of(home: Path) -> str:
     """The digest of the live table. Raises ProjectionError where there is none, ForeignHome."""
     path = database_path(home)
     try:
-        found = database.examine(path, thoroughly=False)
-        database.refuse(path, found)
+        found = database.inspect_database(path, check_pages=False)
+        database.require_compatible(path, found)
         if found == MISSING:
             EventLog(home)  # a home of the old tracker is refused in its own words
             raise ProjectionError(
@@ -236,23 +240,25 @@ def digest_of(home: Path) -> str:
                 do="run `eventlog project sqlite --once` or `eventlog rebuild-database`",
             )
         if found == DAMAGED:
-            raise _unreadable("it is damaged", path)
-        return file.look(path, lambda db: digest(db.execute(schema.SELECT_SIGNALS)))
+            raise _unreadable_error("it is damaged", path)
+        return file.read_database(path, lambda db: digest(db.execute(schema.SELECT_SIGNALS)))
     except sqlite3.Error as error:
-        raise _unreadable(str(error), path) from error
+        raise _unreadable_error(str(error), path) from error
 
 
-def _watched(items: Iterable[Item], total: int, progress: Progress | None) -> Iterator[Portion]:
+def _with_progress(
+    items: Iterable[Item], total: int, progress: ProgressCallback | None
+) -> Iterator[RebuildBatch]:
     """The portions, with the progress told."""
     segment = done = before = 0
     for item in items:
-        portion = Portion._make(item)
+        batch = RebuildBatch._make(item)
         if progress is not None:
-            if portion.segment != segment:
-                before, segment = done, portion.segment
-            done = before + portion.byte_offset
+            if batch.segment != segment:
+                before, segment = done, batch.segment
+            done = before + batch.byte_offset
             progress(done, max(done, total))
-        yield portion
+        yield batch
 
 
 def _digest(path: Path) -> str:
@@ -270,7 +276,7 @@ def _counts(path: Path) -> tuple[int, int]:
 def _page_bytes(path: Path) -> int:
     """Page size of the live database: a backup into another size fails."""
     try:
-        (size,) = file.look(path, lambda db: db.execute("PRAGMA page_size").fetchone())
+        (size,) = file.read_database(path, lambda db: db.execute("PRAGMA page_size").fetchone())
     except (OSError, sqlite3.Error):
         return _PAGE_BYTES_DEFAULT
     return int(size)
@@ -284,7 +290,7 @@ def _inode(path: Path) -> int:
 
 
 @contextmanager
-def _no_gc() -> Iterator[None]:
+def _gc_disabled() -> Iterator[None]:
     """The cyclic garbage collector looks at every row again and again, and finds no cycle."""
     was_enabled = gc.isenabled()
     gc.disable()
@@ -295,7 +301,7 @@ def _no_gc() -> Iterator[None]:
             gc.enable()
 
 
-def _unreadable(problem: str, path: Path) -> ProjectionError:
+def _unreadable_error(problem: str, path: Path) -> ProjectionError:
     return ProjectionError(
         f"the table cannot be read: {problem}",
         where=str(path),
@@ -303,10 +309,10 @@ def _unreadable(problem: str, path: Path) -> ProjectionError:
     )
 
 
-def _translated(error: sqlite3.Error, path: Path) -> ProjectionError:
+def _translate_error(error: sqlite3.Error, path: Path) -> ProjectionError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL:
-        return _full(path, str(error))
+        return _disk_full_error(path, str(error))
     if code == sqlite3.SQLITE_IOERR:
         return ProjectionError(
             f"the disk refused: {error}",
@@ -321,7 +327,7 @@ def _translated(error: sqlite3.Error, path: Path) -> ProjectionError:
     )
 
 
-def _full(path: Path, problem: str) -> ProjectionError:
+def _disk_full_error(path: Path, problem: str) -> ProjectionError:
     return ProjectionError(
         f"no room for the new table: {problem}",
         where=os.fspath(path.parent),

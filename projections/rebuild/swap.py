@@ -40,10 +40,10 @@ def overwrite(path: Path, new: Path) -> None:
             )
         live.execute("PRAGMA synchronous = NORMAL")
         live.execute("PRAGMA wal_autocheckpoint = 0")  # once, below, and not while it is copied
-        give_up_s = time.monotonic() + BACKUP_BUSY_S_MAX
+        deadline_s = time.monotonic() + BACKUP_BUSY_S_MAX
 
         def check_time(status: int, _remaining: int, _total: int) -> None:
-            if status != sqlite3.SQLITE_DONE and time.monotonic() > give_up_s:
+            if status != sqlite3.SQLITE_DONE and time.monotonic() > deadline_s:
                 raise ProjectionError(
                     "somebody else is writing to the database, and does not end",
                     where=str(path),
@@ -53,7 +53,7 @@ def overwrite(path: Path, new: Path) -> None:
         source.backup(live, pages=-1, progress=check_time)
 
 
-def write_back(path: Path) -> None:
+def checkpoint_wal(path: Path) -> None:
     """Brings the pages of the WAL into the database, as far as readers allow, and cuts the WAL."""
     with closing(file.connect(path)) as live:
         live.execute("PRAGMA synchronous = NORMAL")
@@ -61,13 +61,13 @@ def write_back(path: Path) -> None:
         live.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
 
-def put_in_place(path: Path, new: Path) -> None:
+def move_into_place(path: Path, new: Path) -> None:
     """Gives the file `new` the name `path`, where nothing usable stands."""
     with closing(file.connect(new)) as source:
         source.execute("PRAGMA journal_mode = WAL")
     _sync(new)
     # What is left of a database that was deleted would be taken for the WAL of this one.
-    file.remove_with_wal(path)
+    file.remove_database(path)
     new.rename(path)
     _sync(path.parent)
 
@@ -80,18 +80,18 @@ def _sync(path: Path) -> None:
         os.close(fd)
 
 
-_OTHERS = schema.COLUMNS[1:]
-_OLD = ", ".join(f"old.{column}" for column in _OTHERS)
-_NEW = ", ".join(f"new.{column}" for column in _OTHERS)
+_COMPARED_COLUMNS = schema.COLUMNS[1:]
+_OLD = ", ".join(f"old.{column}" for column in _COMPARED_COLUMNS)
+_NEW = ", ".join(f"new.{column}" for column in _COMPARED_COLUMNS)
 # Both tables lie in the order of the id: a merge, and no index is needed.
-_DIFFER = f"""SELECT count(*), coalesce(sum(old.id IS NULL), 0),
+_COUNT_DIFFERENCES = f"""SELECT count(*), coalesce(sum(old.id IS NULL), 0),
     coalesce(sum(old.id IS NOT NULL AND ({_NEW}) IS NOT ({_OLD})), 0)
     FROM new.signals AS new LEFT JOIN main.signals AS old ON old.id = new.id"""
-_COUNT = "SELECT count(*) FROM main.signals"
+_COUNT_OLD = "SELECT count(*) FROM main.signals"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
+class TableDifference:
     """Rows, by their id."""
 
     added: int
@@ -99,7 +99,7 @@ class Difference:
     changed: int
 
 
-class Comparison:
+class TableComparison:
     """The live table at `old`, as it is now, beside the one in `new`. May run in another thread."""
 
     def __init__(self, old: Path, new: Path) -> None:
@@ -112,12 +112,12 @@ class Comparison:
             self._db.close()
             raise
 
-    def run(self) -> Difference | None:
+    def run(self) -> TableDifference | None:
         """The difference; None where the old table cannot be read."""
         with closing(self._db):
             try:
-                rows, added, changed = self._db.execute(_DIFFER).fetchone()
-                (before,) = self._db.execute(_COUNT).fetchone()
+                rows, added, changed = self._db.execute(_COUNT_DIFFERENCES).fetchone()
+                (before,) = self._db.execute(_COUNT_OLD).fetchone()
             except sqlite3.Error:
                 return None
-            return Difference(added=added, removed=before - (rows - added), changed=changed)
+            return TableDifference(added=added, removed=before - (rows - added), changed=changed)

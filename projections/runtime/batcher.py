@@ -24,28 +24,30 @@ class Pace:
     once_stall_s: float = 10.0  # with `once` somebody waits: what stalls for longer is an error
 
 
-class _Source:
+class Batcher:
     """Cuts what the tail gives into the batches that the pace asks for."""
 
     def __init__(
         self,
         batches: AsyncGenerator[Batch, None],
         stop: asyncio.Event,
-        lost: Callable[[], Coroutine[None, None, None]] | None,
+        wait_until_lost: Callable[[], Coroutine[None, None, None]] | None,
     ) -> None:
         self._batches = batches
-        self._rest = Batch()
-        self._coming: asyncio.Future[Batch] | None = None
+        self._buffered = Batch()
+        self._tail_read: asyncio.Future[Batch] | None = None
         self.is_filling = False  # holds a batch that is to grow
-        self._stopping = asyncio.ensure_future(stop.wait())
+        self._stop_task = asyncio.ensure_future(stop.wait())
         # What is lost while nothing comes must not wait for what comes.
-        self._losing = asyncio.ensure_future(lost()) if lost is not None else None
+        self._lost_task = (
+            asyncio.ensure_future(wait_until_lost()) if wait_until_lost is not None else None
+        )
 
-    async def __aenter__(self) -> "_Source":
+    async def __aenter__(self) -> "Batcher":
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in (self._stopping, self._losing, self._coming):
+        for task in (self._stop_task, self._lost_task, self._tail_read):
             if task is not None:
                 task.cancel()
                 with suppress(asyncio.CancelledError, StopAsyncIteration, EventLogError):
@@ -56,39 +58,39 @@ class _Source:
 
         Raises CheckpointMoved once the projection has lost its own.
         """
-        if not self._rest:
-            self._rest = await self._take(None)
+        if not self._buffered:
+            self._buffered = await self._read_tail(None)
         loop = asyncio.get_running_loop()
         due_s = loop.time() + pace.batch_timeout_s
-        while 0 < len(self._rest) < pace.batch_entries and not self._stopping.done():
-            left_s = due_s - loop.time()
-            if left_s <= 0 or (until_seq is not None and self._rest[-1].seq >= until_seq):
+        while 0 < len(self._buffered) < pace.batch_entries and not self._stop_task.done():
+            remaining_s = due_s - loop.time()
+            if remaining_s <= 0 or (until_seq is not None and self._buffered[-1].seq >= until_seq):
                 break
             self.is_filling = True
-            more = await self._take(left_s)
+            more = await self._read_tail(remaining_s)
             if more:
-                self._rest = Batch([*self._rest, *more], more.position)
-        return self._cut(pace.batch_entries)
+                self._buffered = Batch([*self._buffered, *more], more.position)
+        return self._cut_batch(pace.batch_entries)
 
-    def _cut(self, count: int) -> Batch:
+    def _cut_batch(self, count: int) -> Batch:
         self.is_filling = False
-        taken, self._rest = self._rest, Batch()
+        taken, self._buffered = self._buffered, Batch()
         if len(taken) <= count:
             return taken
-        self._rest = Batch(taken[count:], taken.position)
+        self._buffered = Batch(taken[count:], taken.position)
         return Batch(taken[:count])  # where it ends in the segment is not known, and only a hint
 
-    async def _take(self, timeout_s: float | None) -> Batch:
+    async def _read_tail(self, timeout_s: float | None) -> Batch:
         """What the tail gives next; empty when stopped, or after the time-out."""
-        if self._coming is None:
-            self._coming = asyncio.ensure_future(anext(self._batches))
-        waited: set[asyncio.Future[Any]] = {self._coming, self._stopping}
-        if self._losing is not None:
-            waited.add(self._losing)
+        if self._tail_read is None:
+            self._tail_read = asyncio.ensure_future(anext(self._batches))
+        waited: set[asyncio.Future[Any]] = {self._tail_read, self._stop_task}
+        if self._lost_task is not None:
+            waited.add(self._lost_task)
         await asyncio.wait(waited, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        if self._losing is not None and self._losing.done():
+        if self._lost_task is not None and self._lost_task.done():
             raise CheckpointMoved("what was done is not known any more")
-        if self._stopping.done() or not self._coming.done():
+        if self._stop_task.done() or not self._tail_read.done():
             return Batch()
-        coming, self._coming = self._coming, None
+        coming, self._tail_read = self._tail_read, None
         return coming.result()

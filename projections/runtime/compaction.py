@@ -12,23 +12,25 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from eventlog import EventLogError, compress_log
-from eventlog.plumbing import in_thread
+from eventlog.plumbing import run_in_thread
 
 logger = logging.getLogger(__name__)
 
-EVERY_S = 60.0  # a segment of 64 MiB takes longer than that to fill
+INTERVAL_S = 60.0  # a segment of 64 MiB takes longer than that to fill
 LOCK_TIMEOUT_S = 5.0  # then somebody repairs; the next round comes soon
 STOP_S_MAX = 5.0  # a segment is given up within its next frame, or read back to its end
 
 
-class _Stopped(Exception):
+class _StopRequested(Exception):
     """The daemon was asked to stop."""
 
 
 @asynccontextmanager
-async def compressing(home: Path, *, once: bool, stop: asyncio.Event) -> AsyncIterator[None]:
+async def compress_in_background(
+    home: Path, *, once: bool, stop: asyncio.Event
+) -> AsyncIterator[None]:
     """Compresses for as long as the block lasts; with `once` to the end of one round."""
-    task = asyncio.create_task(_compress(home, once=once, stop=stop), name="compress")
+    task = asyncio.create_task(_compression_loop(home, once=once, stop=stop), name="compress")
     stopping = asyncio.create_task(stop.wait())
     try:
         yield
@@ -41,28 +43,28 @@ async def compressing(home: Path, *, once: bool, stop: asyncio.Event) -> AsyncIt
             one.cancel()
 
 
-async def _compress(home: Path, *, once: bool, stop: asyncio.Event) -> None:
-    def go_on(_done: int, _total: int) -> None:
+async def _compression_loop(home: Path, *, once: bool, stop: asyncio.Event) -> None:
+    def raise_if_stopped(_done: int, _total: int) -> None:
         if stop.is_set():
-            raise _Stopped
+            raise _StopRequested
 
-    told = ""
+    last_logged = ""
     while not stop.is_set():
         problem = ""
         try:
-            report = await in_thread(
-                lambda: compress_log(home, lock_timeout_s=LOCK_TIMEOUT_S, progress=go_on)
+            report = await run_in_thread(
+                lambda: compress_log(home, lock_timeout_s=LOCK_TIMEOUT_S, progress=raise_if_stopped)
             )
             problem = "; ".join(f"{left.segment} stays: {left.problem}" for left in report.damaged)
-        except _Stopped:
+        except _StopRequested:
             return
         except EventLogError as error:
             problem = str(error)
-        if problem and problem != told:
+        if problem and problem != last_logged:
             logger.error("not_compressed problem=%s", problem)
-        told = problem
+        last_logged = problem
         if once:
             return
         with suppress(TimeoutError):
-            async with asyncio.timeout(EVERY_S):
+            async with asyncio.timeout(INTERVAL_S):
                 await stop.wait()

@@ -7,25 +7,25 @@ import asyncio
 from collections.abc import Callable
 
 
-class Changes:
-    """Whoever changes something says `happened`; that costs a call for each who waits."""
+class Condition:
+    """Whoever changes something says `notify`; that costs a call for each who waits."""
 
     def __init__(self) -> None:
         self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
 
-    async def until(self, is_so: Callable[[], bool]) -> None:
+    async def until(self, predicate: Callable[[], bool]) -> None:
         """Returns when it is so, or was so a moment ago."""
-        if is_so():
+        if predicate():
             return
-        entry = (is_so, asyncio.get_running_loop().create_future())
+        entry = (predicate, asyncio.get_running_loop().create_future())
         self._waiting.append(entry)
         try:
             await entry[1]
         finally:
             self._waiting.remove(entry)
 
-    def happened(self) -> None:
+    def notify(self) -> None:
         """Wakes those whose wait is over."""
-        for is_so, future in self._waiting:
-            if not future.done() and is_so():
+        for predicate, future in self._waiting:
+            if not future.done() and predicate():
                 future.set_result(None)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from eventlog import EventLog, EventLogError
-from eventlog.plumbing import in_thread, log_status
+from eventlog.plumbing import log_status, run_in_thread
 from projections.projection import Checkpoint
 from projections.runtime.batcher import Pace
 from projections.runtime.projector import Projector
@@ -63,7 +63,7 @@ async def _run(
     projectors: list[Projector] = []
     is_ready = False
 
-    def tell(_checkpoint: Checkpoint) -> None:
+    def report_progress(_checkpoint: Checkpoint) -> None:
         nonlocal is_ready
         notifier.send(WATCHDOG="1")
         if not is_ready and all(projector.checkpoint for projector in projectors):
@@ -71,7 +71,8 @@ async def _run(
             notifier.send(READY="1")
 
     projectors.extend(
-        Projector(home, make_projection(name), pace=pace, on_progress=tell) for name in names
+        Projector(home, make_projection(name), pace=pace, on_progress=report_progress)
+        for name in names
     )
     stop = asyncio.Event()
     _stop_by_signal(stop)
@@ -85,12 +86,12 @@ def _stop_by_signal(stop: asyncio.Event) -> None:
     """Not by the loop's own handlers: those are gone before the process is."""
     loop = asyncio.get_running_loop()
 
-    def asked(_number: int, _frame: FrameType | None) -> None:
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
         with suppress(RuntimeError):  # the loop is closed already
             loop.call_soon_threadsafe(stop.set)
 
     for number in _STOP_SIGNALS:
-        signal.signal(number, asked)
+        signal.signal(number, on_signal)
 
 
 async def _run_all(
@@ -101,10 +102,10 @@ async def _run_all(
         for projector in projectors
     ]
     for started in tasks:
-        started.add_done_callback(_tell_if_failed)
+        started.add_done_callback(_log_failure)
     stopping = asyncio.create_task(stop.wait())
     try:
-        await _until_one_ends(home, tasks, stopping, projectors, notifier)
+        await _wait_for_end(home, tasks, stopping, projectors, notifier)
     finally:
         notifier.send(STOPPING="1")
         for projector in projectors:
@@ -117,13 +118,13 @@ async def _run_all(
             task.result()
 
 
-def _tell_if_failed(task: asyncio.Task[None]) -> None:
+def _log_failure(task: asyncio.Task[None]) -> None:
     """Each of them: the process ends with the error of one, and several may meet the same fault."""
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.error("projection_stopped projection=%s error=%s", task.get_name(), error)
 
 
-async def _until_one_ends(
+async def _wait_for_end(
     home: Path,
     tasks: list[asyncio.Task[None]],
     stopping: asyncio.Task[bool],
@@ -131,7 +132,7 @@ async def _until_one_ends(
     notifier: Notifier,
 ) -> None:
     """Returns when asked to stop, when all are done, or when one fails."""
-    seen: list[Checkpoint | None] = []
+    previous: list[Checkpoint | None] = []
     while not stopping.done():
         has_failed = any(task.done() and task.exception() is not None for task in tasks)
         running = {task for task in tasks if not task.done()}
@@ -142,11 +143,11 @@ async def _until_one_ends(
         if done:
             continue
         notifier.send(STATUS=", ".join(map(str, projectors)))
-        last_seq = await in_thread(lambda: _last_seq(home))
-        now = [projector.checkpoint for projector in projectors]
-        if all(p.is_well(last_seq) or p.checkpoint not in seen for p in projectors):
+        last_seq = await run_in_thread(lambda: _last_seq(home))
+        current = [projector.checkpoint for projector in projectors]
+        if all(p.is_healthy(last_seq) or p.checkpoint not in previous for p in projectors):
             notifier.send(WATCHDOG="1")
-        seen = now
+        previous = current
 
 
 def _last_seq(home: Path) -> int:

@@ -18,15 +18,15 @@ from typing import TypeVar
 
 from eventlog import Batch, EventLog, LogDiverged, Position
 from projections.errors import CheckpointMoved, ProjectionStalled
-from projections.projection import Checkpoint, Draining, Projection
-from projections.runtime.batcher import Pace, _Source
+from projections.projection import Checkpoint, Drainable, Projection
+from projections.runtime.batcher import Batcher, Pace
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 STALL_S_MIN, STALL_S_MAX = 0.1, 5.0  # between two tries at a batch that stalls
-MOVED_MAX = 100  # times in a row from the same place: whoever moves it gets nowhere either
+MOVED_RETRIES_MAX = 100  # times in a row from the same place: whoever moves it gets nowhere either
 
 
 class Projector:
@@ -49,13 +49,13 @@ class Projector:
         self.stalled: str | None = None  # why the last try at a batch failed
         self.is_watched: bool | None = None  # whether file events come; None: not known yet
         self.has_failed = False  # it has ended by an error
-        self.tally = Tally()
-        self._source: _Source | None = None
+        self.counters = BatchCounters()
+        self._batcher: Batcher | None = None
 
     def stop(self) -> None:
         """Intake ends; the batch under way is committed."""
         self._stop.set()
-        if isinstance(self._projection, Draining):
+        if isinstance(self._projection, Drainable):
             self._projection.stop()
 
     @property
@@ -76,7 +76,7 @@ class Projector:
         text = f"{name} at seq {self.checkpoint.seq}"
         return text if self.stalled is None else f"{text}, stalled: {self.stalled}"
 
-    def is_well(self, last_seq: int) -> bool:
+    def is_healthy(self, last_seq: int) -> bool:
         """Whether there is a reason why it does not move, the log's end being `last_seq`.
 
         It is not open yet, has caught up, says what stalls it, or waits for a batch to fill. And
@@ -86,8 +86,8 @@ class Projector:
             self.checkpoint is None
             or self.checkpoint.seq >= last_seq
             or self.stalled is not None
-            or (self._source is not None and self._source.is_filling)
-            or isinstance(self._projection, Draining)
+            or (self._batcher is not None and self._batcher.is_filling)
+            or isinstance(self._projection, Drainable)
         )
 
     async def run(self, *, once: bool = False) -> None:
@@ -103,20 +103,20 @@ class Projector:
             raise
 
     async def _run(self, *, once: bool) -> None:
-        moved, moved_from = 0, None
+        moved_count, moved_from = 0, None
         with EventLog(self._home) as log:
             until_seq = log.last_seq if once else None
             while not self._is_done(until_seq):
                 try:
-                    await self._follow(log, until_seq)
+                    await self._apply_batches(log, until_seq)
                 except CheckpointMoved as error:
                     # Beside somebody who keeps the table up as well this is how each batch ends.
-                    moved = moved + 1 if self.checkpoint == moved_from else 1
+                    moved_count = moved_count + 1 if self.checkpoint == moved_from else 1
                     moved_from = self.checkpoint
-                    if moved > MOVED_MAX:
+                    if moved_count > MOVED_RETRIES_MAX:
                         raise
                     logger.info("checkpoint_moved projection=%s %s", self._projection.name, error)
-                    await asyncio.sleep(0.001 * moved)
+                    await asyncio.sleep(0.001 * moved_count)
 
     def _is_done(self, until_seq: int | None) -> bool:
         if self._stop.is_set():
@@ -125,27 +125,31 @@ class Projector:
             return False
         return self.checkpoint.seq >= until_seq
 
-    async def _follow(self, log: EventLog, until_seq: int | None) -> None:
+    async def _apply_batches(self, log: EventLog, until_seq: int | None) -> None:
         """Opens the projection and applies batches until done. It is closed in any case."""
         is_once = until_seq is not None
-        opened = await self._patiently(self._open, is_once=is_once)
+        opened = await self._retry_while_stalled(self._open, is_once=is_once)
         if opened is None:
             return
         self.checkpoint = opened
         try:
             check_same_log(log, self.checkpoint)
-            self._tell()
+            self._report_progress()
             batches = log.tail(
                 self.checkpoint.seq, hint=_hint(self.checkpoint), on_watch=self._on_watch
             )
-            lost = self._projection.lost if isinstance(self._projection, Draining) else None
-            async with aclosing(batches), _Source(batches, self._stop, lost) as source:
-                self._source = source
+            wait_until_lost = (
+                self._projection.wait_until_lost
+                if isinstance(self._projection, Drainable)
+                else None
+            )
+            async with aclosing(batches), Batcher(batches, self._stop, wait_until_lost) as source:
+                self._batcher = source
                 while not self._is_done(until_seq):
                     batch = await source.next(self._pace, until_seq)
                     if batch:
                         await self._apply(batch, is_once=is_once)
-            if until_seq is not None and isinstance(self._projection, Draining):
+            if until_seq is not None and isinstance(self._projection, Drainable):
                 await self._projection.drain()
         finally:
             await self._projection.close()
@@ -157,17 +161,17 @@ class Projector:
         try:
             await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if not opening.done():
-                await self._abandon(opening)
+                await self._cancel_open(opening)
                 return None
         except asyncio.CancelledError:
             with suppress(Exception):
-                await self._abandon(opening)
+                await self._cancel_open(opening)
             raise
         finally:
             stopping.cancel()
         return opening.result()
 
-    async def _abandon(self, opening: "asyncio.Future[Checkpoint]") -> None:
+    async def _cancel_open(self, opening: "asyncio.Future[Checkpoint]") -> None:
         opening.cancel()
         with suppress(asyncio.CancelledError):
             await opening
@@ -186,19 +190,21 @@ class Projector:
         )
 
         async def apply() -> Checkpoint:
-            begun_s = time.perf_counter()
+            started_s = time.perf_counter()
             await self._projection.apply(batch, before=before, after=after)
-            self.tally.add(len(batch), time.perf_counter() - begun_s)
+            self.counters.add(len(batch), time.perf_counter() - started_s)
             return after
 
-        if await self._patiently(apply, is_once=is_once) is not None:
+        if await self._retry_while_stalled(apply, is_once=is_once) is not None:
             self.checkpoint = after
-            self._tell()
+            self._report_progress()
 
-    async def _patiently(self, work: Callable[[], Awaitable[T]], *, is_once: bool) -> T | None:
+    async def _retry_while_stalled(
+        self, work: Callable[[], Awaitable[T]], *, is_once: bool
+    ) -> T | None:
         """What `work` gives, tried again for as long as it stalls; None when stopped meanwhile."""
         loop = asyncio.get_running_loop()
-        begun_s = loop.time()
+        started_s = loop.time()
         stall_s = STALL_S_MIN
         while True:
             try:
@@ -206,7 +212,7 @@ class Projector:
                 self.stalled = None
                 return found
             except ProjectionStalled as error:
-                if is_once and loop.time() - begun_s >= self._pace.once_stall_s:
+                if is_once and loop.time() - started_s >= self._pace.once_stall_s:
                     raise
                 if self.stalled is None:
                     logger.warning("stalled projection=%s %s", self._projection.name, error)
@@ -221,7 +227,7 @@ class Projector:
     def _on_watch(self, is_alive: bool) -> None:
         self.is_watched = is_alive
 
-    def _tell(self) -> None:
+    def _report_progress(self) -> None:
         if self._on_progress is not None and self.checkpoint is not None:
             self._on_progress(self.checkpoint)
 
@@ -262,7 +268,7 @@ COMMIT_S_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 
 
 @dataclass(slots=True)
-class Tally:
+class BatchCounters:
     """The batches that a projection has applied."""
 
     batches: int = 0

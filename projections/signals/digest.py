@@ -31,7 +31,7 @@ def digest_line(row: TableRow) -> str:
     """
     # fmt: off
     (seq, signal_id, symbol, action, entry, target, stop, confidence, strategy,
-     asset_type, source, timestamp, outcome, exit_price, pct, sha, order, made) = row
+     asset_type, source, timestamp, outcome, exit_price, pct, sha, order, created_at) = row
     # fmt: on
     try:
         # Neither zero, for it may be -0.0, nor infinite, for JSON has its own word for that; and
@@ -42,25 +42,25 @@ def digest_line(row: TableRow) -> str:
                 f"{target!r},{stop!r},{confidence!r},{_quoted(strategy)},{_quoted(asset_type)},"
                 f"{_quoted(source)},{_quoted(timestamp)},"
                 f"{'null' if outcome is None else _quoted(outcome)},"
-                f"{'null' if exit_price is None else _written(exit_price)},"
-                f"{'null' if pct is None else _written(pct)},{_quoted(sha)},"
-                f"{'null' if order is None else _quoted(order)},{_quoted(made)}]\n"
+                f"{'null' if exit_price is None else _json_value(exit_price)},"
+                f"{'null' if pct is None else _json_value(pct)},{_quoted(sha)},"
+                f"{'null' if order is None else _quoted(order)},{_quoted(created_at)}]\n"
             )
     except TypeError:
         pass  # somebody else wrote a column of another type: SQLite does not mind
-    return f"[{','.join([_written(value) for value in row])}]\n"
+    return f"[{','.join([_json_value(value) for value in row])}]\n"
 
 
 def digest(rows: Iterable[TableRow]) -> str:
     """SHA-256, in hex, over the lines of the rows of SELECT_SIGNALS: equal for equal tables."""
-    total = sha256()
+    hasher = sha256()
     source = iter(rows)
     while lines := [digest_line(row) for row in islice(source, DIGEST_ROWS)]:
-        total.update("".join(lines).encode())
-    return total.hexdigest()
+        hasher.update("".join(lines).encode())
+    return hasher.hexdigest()
 
 
-def _written(value: float | str | None) -> str:
+def _json_value(value: float | str | None) -> str:
     if isinstance(value, float) and -inf < value < inf:
         return repr(value + 0.0)  # -0.0 + 0.0 is 0.0
     return json.dumps(value)

@@ -3,13 +3,13 @@
 It has two halves, because three users share it:
 
     prepare(entries)          looks at each entry alone: rows, facts, and what is malformed
-    settle(prepared, states)  decides what depends on the log before: duplicates and moves
+    resolve(prepared, states)  decides what depends on the log before: duplicates and moves
 
-- The live projection prepares a batch, asks STATES for its `signal_ids`, settles, and executes
+- The live projection prepares a batch, asks SELECT_STATES for its `signal_ids`, settles, and executes
   `statements` in the transaction that moves its checkpoint.
 - A rebuild may prepare in one process and settle in another: what is prepared is plain tuples,
   which marshal carries, and where a batch holds signals only, settling is one look for double ids.
-  It may ask STATES for `fact_ids` alone, and let the UNIQUE column find the rare signal_id that
+  It may ask SELECT_STATES for `fact_ids` alone, and let the UNIQUE column find the rare signal_id that
   comes again: INSERT_SIGNAL fails, and it deletes the rows of that batch by id and settles it once
   more with the states of all `signal_ids`.
 - Who keeps active signals in memory settles against those, and reads in `lifecycle` what applied.
@@ -29,7 +29,7 @@ from projections.signals import schema
 from projections.signals.payloads import FactValues, read_fact, read_id, read_signal
 from projections.signals.transitions import (
     CLOSED,
-    FACTS,
+    FACT_EVENTS,
     SIGNAL,
     is_allowed,
     outcome_of,
@@ -40,14 +40,14 @@ from projections.signals.transitions import (
 UNKNOWN_SIGNAL = "unknown signal"
 SAME_CONTENT = "duplicate signal_id with the same content"
 OTHER_CONTENT = "duplicate signal_id with other content"
-ILLEGAL_MOVE = "illegal move {before} -> {event}"
+ILLEGAL_TRANSITION = "illegal move {before} -> {event}"
 OUT_OF_RANGE = "profit_loss_pct is not finite"
 GAP = "entries {first} to {last} are damaged in the log"
 
 Fact: TypeAlias = tuple[int, str, str, *FactValues]  # seq, event, recorded_at, what it says
 
 
-class Prepared(NamedTuple):
+class PreparedBatch(NamedTuple):
     """What a batch says as far as each entry alone can tell; all in the order of the log."""
 
     signals: Sequence[schema.SignalRow]
@@ -57,7 +57,7 @@ class Prepared(NamedTuple):
     conflicts: Sequence[schema.ConflictRow]
 
 
-class State(NamedTuple):
+class SignalState(NamedTuple):
     """A signal as far as the entries after it depend on it."""
 
     id: int  # its seq
@@ -69,7 +69,7 @@ class State(NamedTuple):
     sha256: str
 
 
-class Changes(NamedTuple):
+class TableChanges(NamedTuple):
     """Rows for the statements of schema.py. No two of one list touch the same row."""
 
     signals: Sequence[schema.SignalRow]
@@ -80,7 +80,7 @@ class Changes(NamedTuple):
     conflicts: Sequence[schema.ConflictRow]
 
 
-def prepare(entries: Sequence[Entry], *, after: int) -> Prepared:
+def prepare(entries: Sequence[Entry], *, after: int) -> PreparedBatch:
     """The half of the fold that needs no state. `after` is the seq of the entry before the first.
 
     Entries ascend; where a seq is left out (damage that a person accepted), one conflict at the
@@ -93,7 +93,7 @@ def prepare(entries: Sequence[Entry], *, after: int) -> Prepared:
     conflicts: list[schema.ConflictRow] = []
     if entries and entries[-1].seq - after != len(entries):
         conflicts.extend(_gaps(entries, after))
-    moment = created_at = ""
+    last_recorded_at = created_at = ""
     for seq, _, recorded_at, event, payload, _ in entries:
         if event == SIGNAL:
             read = read_signal(payload)
@@ -101,53 +101,58 @@ def prepare(entries: Sequence[Entry], *, after: int) -> Prepared:
                 conflicts.append((seq, read_id(payload.get("signal_id")), read))
                 continue
             values, extra = read
-            if recorded_at != moment:  # the entries of one durable write share it
-                moment, created_at = recorded_at, f"{recorded_at[:10]} {recorded_at[11:19]}"
+            if recorded_at != last_recorded_at:  # the entries of one durable write share it
+                last_recorded_at, created_at = (
+                    recorded_at,
+                    f"{recorded_at[:10]} {recorded_at[11:19]}",
+                )
             signals.append((seq, *values, created_at))
             lifecycle.append((seq, values[0], SIGNAL, recorded_at, None))
             if extra is not None:
                 extras.append((seq, values[0], extra))
-        elif event in FACTS:
-            said = read_fact(event, payload)
-            if isinstance(said, str):
-                conflicts.append((seq, read_id(payload.get("signal_id")), said))
+        elif event in FACT_EVENTS:
+            parsed = read_fact(event, payload)
+            if isinstance(parsed, str):
+                conflicts.append((seq, read_id(payload.get("signal_id")), parsed))
             else:
-                facts.append((seq, event, recorded_at, *said))
-    return Prepared(signals, extras, lifecycle, facts, conflicts)
+                facts.append((seq, event, recorded_at, *parsed))
+    return PreparedBatch(signals, extras, lifecycle, facts, conflicts)
 
 
-def signal_ids(prepared: Prepared) -> set[str]:
-    """The ids whose states `settle` must be given, where they exist."""
+def signal_ids(prepared: PreparedBatch) -> set[str]:
+    """The ids whose states `resolve` must be given, where they exist."""
     return {row[1] for row in prepared.signals} | fact_ids(prepared)
 
 
-def fact_ids(prepared: Prepared) -> set[str]:
+def fact_ids(prepared: PreparedBatch) -> set[str]:
     """The ids among them that facts name: enough for one who finds double signals himself."""
     return {fact[3] for fact in prepared.facts}
 
 
 def states_of(
     rows: Sequence[tuple[str, int, str, str, float, float, float, str]],
-) -> dict[str, State]:
-    """The rows that STATES returned, by signal_id."""
-    return {row[0]: State(*row[1:]) for row in rows}
+) -> dict[str, SignalState]:
+    """The rows that SELECT_STATES returned, by signal_id."""
+    return {row[0]: SignalState(*row[1:]) for row in rows}
 
 
-def settle(prepared: Prepared, states: Mapping[str, State]) -> Changes:
+def resolve(prepared: PreparedBatch, states: Mapping[str, SignalState]) -> TableChanges:
     """The other half: what the batch changes, given the states of its signals before it.
 
     `states` holds every id of `signal_ids(prepared)` that exists; more do no harm.
     """
-    fresh = {row[1]: row for row in prepared.signals}
-    if len(fresh) != len(prepared.signals) or not fresh.keys().isdisjoint(states.keys()):
-        prepared, fresh = _without_duplicates(prepared, states)
+    new_signals = {row[1]: row for row in prepared.signals}
+    if len(new_signals) != len(prepared.signals) or not new_signals.keys().isdisjoint(
+        states.keys()
+    ):
+        prepared, new_signals = _without_duplicates(prepared, states)
     signals, extras, lifecycle, facts, conflicts = prepared
     if not facts:
-        return Changes(signals, (), (), extras, lifecycle, conflicts)
-    return _with_facts(prepared, fresh, dict(states))
+        return TableChanges(signals, (), (), extras, lifecycle, conflicts)
+    return _with_facts(prepared, new_signals, dict(states))
 
 
-def statements(changes: Changes) -> Iterator[tuple[str, Sequence[tuple[object, ...]]]]:
+def statements(changes: TableChanges) -> Iterator[tuple[str, Sequence[tuple[object, ...]]]]:
     """Each statement with the rows to execute it for, in the order in which they must run."""
     for statement, rows in (
         (schema.INSERT_SIGNAL, changes.signals),
@@ -162,51 +167,55 @@ def statements(changes: Changes) -> Iterator[tuple[str, Sequence[tuple[object, .
 
 
 def ids_json(ids: set[str]) -> str:
-    """The parameter of STATES."""
+    """The parameter of SELECT_STATES."""
     return orjson.dumps(list(ids)).decode()
 
 
 def _without_duplicates(
-    prepared: Prepared, states: Mapping[str, State]
-) -> tuple[Prepared, dict[str, schema.SignalRow]]:
+    prepared: PreparedBatch, states: Mapping[str, SignalState]
+) -> tuple[PreparedBatch, dict[str, schema.SignalRow]]:
     """Keep the first signal of each signal_id; the others become conflicts."""
-    fresh: dict[str, schema.SignalRow] = {}
+    new_signals: dict[str, schema.SignalRow] = {}
     conflicts = list(prepared.conflicts)
     dropped: set[int] = set()
     for row in prepared.signals:
         seq, signal_id, sha256 = row[0], row[1], row[12]
         state = states.get(signal_id)
-        if state is None and signal_id not in fresh:
-            fresh[signal_id] = row
+        if state is None and signal_id not in new_signals:
+            new_signals[signal_id] = row
             continue
-        known = fresh[signal_id][12] if state is None else state.sha256
+        known_sha256 = new_signals[signal_id][12] if state is None else state.sha256
         # The hash is over the nine fields that "content" means.
-        conflicts.append((seq, signal_id, SAME_CONTENT if known == sha256 else OTHER_CONTENT))
+        conflicts.append(
+            (seq, signal_id, SAME_CONTENT if known_sha256 == sha256 else OTHER_CONTENT)
+        )
         dropped.add(seq)
-    return Prepared(
-        list(fresh.values()),
+    return PreparedBatch(
+        list(new_signals.values()),
         [row for row in prepared.extras if row[0] not in dropped],
         [row for row in prepared.lifecycle if row[0] not in dropped],
         prepared.facts,
         conflicts,
-    ), fresh
+    ), new_signals
 
 
 def _with_facts(
-    prepared: Prepared, fresh: Mapping[str, schema.SignalRow], states: dict[str, State]
-) -> Changes:
+    prepared: PreparedBatch,
+    new_signals: Mapping[str, schema.SignalRow],
+    states: dict[str, SignalState],
+) -> TableChanges:
     orders: list[schema.OrderRow] = []
     outcomes: list[schema.OutcomeRow] = []
     lifecycle = list(prepared.lifecycle)
     conflicts = list(prepared.conflicts)
     for fact in prepared.facts:
         seq, event, recorded_at, signal_id, detail, order_id, *_ = fact
-        state = states.get(signal_id) or _fresh_state(fresh.get(signal_id), seq)
+        state = states.get(signal_id) or _new_signal_state(new_signals.get(signal_id), seq)
         if state is None:
             conflicts.append((seq, signal_id, UNKNOWN_SIGNAL))
             continue
         if not is_allowed(state.event, event):
-            reason = ILLEGAL_MOVE.format(before=state.event, event=event)
+            reason = ILLEGAL_TRANSITION.format(before=state.event, event=event)
             conflicts.append((seq, signal_id, reason))
             continue
         if event == CLOSED:
@@ -218,19 +227,19 @@ def _with_facts(
         elif order_id is not None:
             orders.append((order_id, state.id))
         lifecycle.append((seq, signal_id, event, recorded_at, detail))
-        states[signal_id] = State(state.id, event, *state[2:])
+        states[signal_id] = SignalState(state.id, event, *state[2:])
     lifecycle.sort()  # by seq: SQLite appends faster than it inserts
-    return Changes(prepared.signals, orders, outcomes, prepared.extras, lifecycle, conflicts)
+    return TableChanges(prepared.signals, orders, outcomes, prepared.extras, lifecycle, conflicts)
 
 
-def _fresh_state(row: schema.SignalRow | None, seq: int) -> State | None:
+def _new_signal_state(row: schema.SignalRow | None, seq: int) -> SignalState | None:
     """The state of a signal of this same batch, unless it comes only after `seq`."""
     if row is None or row[0] > seq:
         return None
-    return State(row[0], SIGNAL, row[3], row[4], row[5], row[6], row[12])
+    return SignalState(row[0], SIGNAL, row[3], row[4], row[5], row[6], row[12])
 
 
-def _outcome(state: State, fact: Fact) -> schema.OutcomeRow | None:
+def _outcome(state: SignalState, fact: Fact) -> schema.OutcomeRow | None:
     """What `closed` writes into the signal's row; None where the profit is not a finite number."""
     *_, exit_price, outcome, pct = fact
     assert exit_price is not None, "read_fact lets no `closed` pass without it"

@@ -50,11 +50,11 @@ FactValues: TypeAlias = tuple[str, str | None, str | None, float | None, str | N
 
 # Stored form only: text that sorts as time does. Some Pythons read an hour 24, so it is named here.
 _STORED_TIME = re.compile(r"\d{4}-\d\d-\d\dT(?!24)\d\d:\d\d:\d\d\.\d{6}\+00:00", re.ASCII)
-_FLAT = frozenset({str, int, bool, NoneType})
+_SCALAR_TYPES = frozenset({str, int, bool, NoneType})
 _dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
-class Rule(NamedTuple):
+class FieldRule(NamedTuple):
     """How to read the value of a key, None where it does not fit, and what to say then."""
 
     read: Callable[[object], str | float | None]
@@ -73,7 +73,7 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _filled(value: object) -> str | None:
+def _nonempty_text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
@@ -112,32 +112,32 @@ def _time(value: object) -> str | None:
     return value
 
 
-_ID = Rule(read_id, NOT_AN_ID)
-SIGNAL_RULES: Mapping[str, Rule] = {  # in the order of the values that read_signal returns
+_ID = FieldRule(read_id, NOT_AN_ID)
+SIGNAL_RULES: Mapping[str, FieldRule] = {  # in the order of the values that read_signal returns
     "signal_id": _ID,
-    "symbol": Rule(_filled, EMPTY),
-    "action": Rule(_action, NOT_AN_ACTION),
-    "entry_price": Rule(_price, NOT_A_PRICE),
-    "target_price": Rule(_price, NOT_A_PRICE),
-    "stop_price": Rule(_price, NOT_A_PRICE),
-    "confidence": Rule(_percent, NOT_A_PERCENT),
-    "strategy": Rule(_filled, EMPTY),
-    "asset_type": Rule(_text, NOT_TEXT),
-    "data_source": Rule(_text, NOT_TEXT),
-    "timestamp": Rule(_time, NOT_A_TIME),
-    "sha256": Rule(_filled, EMPTY),
+    "symbol": FieldRule(_nonempty_text, EMPTY),
+    "action": FieldRule(_action, NOT_AN_ACTION),
+    "entry_price": FieldRule(_price, NOT_A_PRICE),
+    "target_price": FieldRule(_price, NOT_A_PRICE),
+    "stop_price": FieldRule(_price, NOT_A_PRICE),
+    "confidence": FieldRule(_percent, NOT_A_PERCENT),
+    "strategy": FieldRule(_nonempty_text, EMPTY),
+    "asset_type": FieldRule(_text, NOT_TEXT),
+    "data_source": FieldRule(_text, NOT_TEXT),
+    "timestamp": FieldRule(_time, NOT_A_TIME),
+    "sha256": FieldRule(_nonempty_text, EMPTY),
 }
 # Of a fact, what the fold reads; its other keys only pass into `detail`.
-FACT_RULES: Mapping[str, Mapping[str, Rule]] = {
-    EXECUTED: {"signal_id": _ID, "order_id": Rule(_text, NOT_TEXT)},
-    SKIPPED: {"signal_id": _ID, "reason": Rule(_text, NOT_TEXT)},
+FACT_RULES: Mapping[str, Mapping[str, FieldRule]] = {
+    EXECUTED: {"signal_id": _ID, "order_id": FieldRule(_text, NOT_TEXT)},
+    SKIPPED: {"signal_id": _ID, "reason": FieldRule(_text, NOT_TEXT)},
     EXPIRED: {"signal_id": _ID},
     CANCELLED: {"signal_id": _ID},
     CLOSED: {
         "signal_id": _ID,
-        "exit_price": Rule(_price, NOT_A_PRICE),
-        "outcome": Rule(_outcome, NOT_AN_OUTCOME, required=False),
-        "profit_loss_pct": Rule(_number, NOT_A_NUMBER, required=False),
+        "exit_price": FieldRule(_price, NOT_A_PRICE),
+        "outcome": FieldRule(_outcome, NOT_AN_OUTCOME, required=False),
+        "profit_loss_pct": FieldRule(_number, NOT_A_NUMBER, required=False),
     },
 }
 
@@ -146,12 +146,12 @@ _signal_values = itemgetter(*SIGNAL_RULES)
 
 def read_signal(payload: dict[str, object]) -> tuple[SignalValues, str | None] | str:
     """The values of a signal and the JSON of its other keys, None without any; or a reason."""
-    values = _plain_values(payload) or _read_signal_values(payload)
+    values = _stored_values(payload) or _read_signal_values(payload)
     if isinstance(values, str):
         return values
     if len(payload) == len(SIGNAL_RULES):
         return values, None
-    extra = as_text({key: payload[key] for key in payload if key not in SIGNAL_RULES})
+    extra = to_json({key: payload[key] for key in payload if key not in SIGNAL_RULES})
     return TOO_DEEP if extra is None else (values, extra)
 
 
@@ -162,7 +162,7 @@ def read_fact(event: str, payload: dict[str, object]) -> FactValues | str:
         return read
     detail = None
     if len(payload) > 1:
-        detail = as_text({key: payload[key] for key in payload if key != "signal_id"})
+        detail = to_json({key: payload[key] for key in payload if key != "signal_id"})
         if detail is None:
             return TOO_DEEP
     get = read.get
@@ -172,7 +172,7 @@ def read_fact(event: str, payload: dict[str, object]) -> FactValues | str:
     )
 
 
-def _plain_values(payload: dict[str, object]) -> SignalValues | None:
+def _stored_values(payload: dict[str, object]) -> SignalValues | None:
     """The values where all are as the door stores them; None leaves it to the rules to say why.
 
     One expression for what SIGNAL_RULES say, in a third of their time: nearly every entry of a log
@@ -185,7 +185,7 @@ def _plain_values(payload: dict[str, object]) -> SignalValues | None:
     # fmt: off
     (signal_id, symbol, action, entry, target, stop, confidence,
      strategy, asset_type, source, timestamp, sha256) = values
-    plain = (
+    is_stored_form = (
         isinstance(signal_id, str) and 0 < len(signal_id) <= ID_CHARS_MAX
         and signal_id.isprintable()
         and isinstance(symbol, str) and symbol and action in ACTIONS
@@ -200,7 +200,7 @@ def _plain_values(payload: dict[str, object]) -> SignalValues | None:
     )
     # fmt: on
     stored: SignalValues = values
-    return stored if plain else None
+    return stored if is_stored_form else None
 
 
 def _read_signal_values(payload: dict[str, object]) -> SignalValues | str:
@@ -211,7 +211,7 @@ def _read_signal_values(payload: dict[str, object]) -> SignalValues | str:
     return values
 
 
-def _read(payload: dict[str, object], rules: Mapping[str, Rule]) -> dict[str, Any] | str:
+def _read(payload: dict[str, object], rules: Mapping[str, FieldRule]) -> dict[str, Any] | str:
     """The values that `rules` read from the payload, or the reason of the first that does not."""
     read: dict[str, Any] = {}
     for key, rule in rules.items():
@@ -225,22 +225,22 @@ def _read(payload: dict[str, object], rules: Mapping[str, Rule]) -> dict[str, An
     return read
 
 
-def as_text(fields: dict[str, object]) -> str | None:
+def to_json(fields: dict[str, object]) -> str | None:
     """`fields` as JSON, in their order and with their values exactly; None where nested too deep.
 
     The text is that of the standard json, whatever wrote it, so that a database that grew over the
     years equals one that is rebuilt: orjson writes floats as its release pleases, and so gets none.
     """
     for value in fields.values():
-        if type(value) not in _FLAT:
-            return _dumps(fields) if _nests(fields, DEPTH_MAX) else None
+        if type(value) not in _SCALAR_TYPES:
+            return _dumps(fields) if _is_nested_within(fields, DEPTH_MAX) else None
     return orjson.dumps(fields).decode()
 
 
-def _nests(value: object, levels: int) -> bool:
+def _is_nested_within(value: object, levels: int) -> bool:
     """Whether lists and objects go at most `levels` deep."""
     if isinstance(value, dict):
-        return levels > 0 and all(_nests(inner, levels - 1) for inner in value.values())
+        return levels > 0 and all(_is_nested_within(inner, levels - 1) for inner in value.values())
     if isinstance(value, list):
-        return levels > 0 and all(_nests(inner, levels - 1) for inner in value)
+        return levels > 0 and all(_is_nested_within(inner, levels - 1) for inner in value)
     return True

@@ -23,7 +23,7 @@ TABLES = (
     "CREATE TABLE conflicts(seq INTEGER PRIMARY KEY, signal_id TEXT, reason TEXT NOT NULL)",
     "CREATE TABLE checkpoint(name TEXT PRIMARY KEY, seq INTEGER NOT NULL, chain TEXT NOT NULL,"
     " segment INTEGER, byte_offset INTEGER)",
-    # STATES looks here for where a signal stands, in a rebuild too: it cannot wait with the others.
+    # SELECT_STATES looks here for where a signal stands, in a rebuild too: it cannot wait with the others.
     # The signals themselves are left out, for they are most of the table and in no need of it.
     "CREATE INDEX lifecycle_signal_id ON lifecycle(signal_id) WHERE event <> 'signal'",
 )
@@ -59,9 +59,9 @@ OrderRow: TypeAlias = tuple[str, int]  # order_id, id of the signal
 OutcomeRow: TypeAlias = tuple[str, float, float, int]  # outcome, exit_price, pct, id of the signal
 
 SQLITE = "sqlite"  # the name of the projection that these tables are
-FIRST_CHECKPOINT = "INSERT INTO checkpoint(name, seq, chain) VALUES (?, 0, ?)"
+INSERT_CHECKPOINT = "INSERT INTO checkpoint(name, seq, chain) VALUES (?, 0, ?)"
 # No row where somebody else wrote what is no seq.
-READ_CHECKPOINT = """SELECT seq, chain, segment, byte_offset FROM checkpoint
+SELECT_CHECKPOINT = """SELECT seq, chain, segment, byte_offset FROM checkpoint
     WHERE name = ? AND typeof(seq) = 'integer' AND seq >= 0"""
 
 INSERT_SIGNAL = (
@@ -79,7 +79,7 @@ INSERT_LIFECYCLE = (
 INSERT_CONFLICT = "INSERT INTO conflicts(seq, signal_id, reason) VALUES (?, ?, ?)"
 
 # The signals among the ids of a JSON array, and the last event that applied to each.
-STATES = """SELECT s.signal_id, s.id, coalesce(
+SELECT_STATES = """SELECT s.signal_id, s.id, coalesce(
         (SELECT l.event FROM lifecycle AS l WHERE l.signal_id = s.signal_id AND l.event <> 'signal'
          ORDER BY l.seq DESC LIMIT 1), 'signal'),
     s.action, s.entry_price, s.target_price, s.stop_price, s.sha256

@@ -20,7 +20,7 @@ EXPIRED = "expired"
 CANCELLED = "cancelled"
 CLOSED = "closed"
 
-MOVES: Mapping[str, frozenset[str]] = MappingProxyType(
+TRANSITIONS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         SIGNAL: frozenset({EXECUTED, SKIPPED, EXPIRED, CANCELLED, CLOSED}),
         EXECUTED: frozenset({CLOSED}),
@@ -30,9 +30,9 @@ MOVES: Mapping[str, frozenset[str]] = MappingProxyType(
         CLOSED: frozenset(),
     }
 )
-FACTS = MOVES[SIGNAL]  # every fact can be the first
-ACTIVE = frozenset(
-    event for event, after in MOVES.items() if after
+FACT_EVENTS = TRANSITIONS[SIGNAL]  # every fact can be the first
+ACTIVE_EVENTS = frozenset(
+    event for event, following in TRANSITIONS.items() if following
 )  # where a signal can still move
 
 BUY = "BUY"
@@ -47,7 +47,7 @@ OUTCOMES = (WIN, LOSS, NEITHER)
 
 def is_allowed(before: str, event: str) -> bool:
     """Whether `event` may follow `before`, the last event that applied to the signal."""
-    return event in MOVES[before]
+    return event in TRANSITIONS[before]
 
 
 def outcome_of(action: str, *, target_price: float, stop_price: float, exit_price: float) -> str:
@@ -57,10 +57,10 @@ def outcome_of(action: str, *, target_price: float, stop_price: float, exit_pric
     prices of a signal stand the wrong way round and both hold, it is a win: the target is asked
     for first.
     """
-    gained, lost = exit_price >= target_price, exit_price <= stop_price
+    is_win, is_loss = exit_price >= target_price, exit_price <= stop_price
     if action == SELL:
-        gained, lost = exit_price <= target_price, exit_price >= stop_price
-    return WIN if gained else LOSS if lost else NEITHER
+        is_win, is_loss = exit_price <= target_price, exit_price >= stop_price
+    return WIN if is_win else LOSS if is_loss else NEITHER
 
 
 def profit_loss_pct_of(action: str, *, entry_price: float, exit_price: float) -> float:

@@ -15,12 +15,19 @@ from eventlog import ForeignHome, UnsafePath
 from projections.errors import SchemaTooNew
 from projections.projection import CHAIN_START
 from projections.signals import schema
-from projections.sqlite.file import connect, is_damage, look, make_file, remove_with_wal, set_aside
+from projections.sqlite.file import (
+    connect,
+    create_private_file,
+    is_damage,
+    read_database,
+    remove_database,
+    set_aside,
+)
 
-MISSING, OURS, FOREIGN, DAMAGED = "missing", "ours", "foreign", "damaged"
+MISSING, CURRENT, FOREIGN, DAMAGED = "missing", "ours", "foreign", "damaged"
 OLDER, NEWER = "older", "newer"  # ours, of another schema
 
-_OUR_TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+_LIST_TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
 
 
 def database_path(home: Path) -> Path:
@@ -28,10 +35,10 @@ def database_path(home: Path) -> Path:
     return home / "data" / "signals.db"
 
 
-def examine(path: Path, *, thoroughly: bool) -> str:
+def inspect_database(path: Path, *, check_pages: bool) -> str:
     """What stands at `path`: one of the six words above. Changes nothing.
 
-    `thoroughly` looks at every page for damage, which takes a second a gigabyte or so.
+    `check_pages` looks at every page for damage, which takes a second a gigabyte or so.
     """
     try:
         status = path.lstat()
@@ -44,14 +51,14 @@ def examine(path: Path, *, thoroughly: bool) -> str:
     if status.st_size == 0:
         return DAMAGED
     try:
-        return look(path, lambda database: _judge(database, thoroughly))
+        return read_database(path, lambda database: _classify(database, check_pages))
     except sqlite3.DatabaseError as error:
         if is_damage(error):
             return DAMAGED
         raise
 
 
-def _judge(database: sqlite3.Connection, thoroughly: bool) -> str:
+def _classify(database: sqlite3.Connection, check_pages: bool) -> str:
     database.execute("SELECT count(*) FROM sqlite_master").fetchone()
     (application_id,) = database.execute("PRAGMA application_id").fetchone()
     (version,) = database.execute("PRAGMA user_version").fetchone()
@@ -59,18 +66,18 @@ def _judge(database: sqlite3.Connection, thoroughly: bool) -> str:
         return FOREIGN
     if version != schema.SCHEMA_VERSION:
         return NEWER if version > schema.SCHEMA_VERSION else OLDER
-    if thoroughly:
+    if check_pages:
         (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             return DAMAGED
     # Our tables are all there, or SQLite says that there is no such one, and so is the checkpoint.
     for name in ("signals", "signal_extras", "lifecycle", "conflicts"):
         database.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone()
-    checkpoint = database.execute(schema.READ_CHECKPOINT, (schema.SQLITE,)).fetchone()
-    return OURS if checkpoint is not None else DAMAGED
+    checkpoint = database.execute(schema.SELECT_CHECKPOINT, (schema.SQLITE,)).fetchone()
+    return CURRENT if checkpoint is not None else DAMAGED
 
 
-def refuse(path: Path, found: str) -> None:
+def require_compatible(path: Path, found: str) -> None:
     """Raises for a database that we may not touch."""
     if found == FOREIGN:
         raise ForeignHome(
@@ -86,24 +93,24 @@ def refuse(path: Path, found: str) -> None:
         )
 
 
-def set_up(path: Path, *, thoroughly: bool = True) -> str:
+def set_up(path: Path, *, check_pages: bool = True) -> str:
     """Brings a database of our schema to `path`, whatever of ours stood there. Under the lock.
 
     Returns what was found. A damaged file is set aside; tables of an older schema are dropped, to
     be filled again from the log. Raises ForeignHome, SchemaTooNew.
     """
-    found = examine(path, thoroughly=thoroughly)
-    refuse(path, found)
-    if found == OLDER and not _renew(path):
+    found = inspect_database(path, check_pages=check_pages)
+    require_compatible(path, found)
+    if found == OLDER and not _replace_schema(path):
         found = DAMAGED
     if found == DAMAGED:
         set_aside(path)
     if found in (MISSING, DAMAGED):
-        _make_database(path)
+        _create_database(path)
     return found
 
 
-def _renew(path: Path) -> bool:
+def _replace_schema(path: Path) -> bool:
     """Puts our tables in the place of older ones; False where the file turns out to be damaged."""
     try:
         with closing(connect(path)) as database:
@@ -116,16 +123,16 @@ def _renew(path: Path) -> bool:
     return True
 
 
-def _make_database(path: Path) -> None:
+def _create_database(path: Path) -> None:
     """Makes it under another name, so that nobody ever sees half a schema."""
     new = path.with_name(f"{path.name}.new")
-    remove_with_wal(new)  # whoever began it was killed
-    make_file(new)
+    remove_database(new)  # whoever began it was killed
+    create_private_file(new)
     with closing(connect(new)) as database:
         create_schema(database)
         database.execute("PRAGMA journal_mode = WAL")
     # Where a database was deleted alone, SQLite would take its WAL for that of the new one.
-    remove_with_wal(path)
+    remove_database(path)
     new.rename(path)
 
 
@@ -134,11 +141,11 @@ def create_schema(database: sqlite3.Connection, *, replace: bool = False) -> Non
     database.execute("BEGIN IMMEDIATE")
     try:
         if replace:
-            for (name,) in database.execute(_OUR_TABLES).fetchall():
+            for (name,) in database.execute(_LIST_TABLES).fetchall():
                 database.execute(f'DROP TABLE "{name}"')
         for statement in (*schema.TABLES, *schema.INDEXES):
             database.execute(statement)
-        database.execute(schema.FIRST_CHECKPOINT, (schema.SQLITE, CHAIN_START))
+        database.execute(schema.INSERT_CHECKPOINT, (schema.SQLITE, CHAIN_START))
         database.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
         database.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")
         database.execute("COMMIT")

@@ -23,10 +23,10 @@ T = TypeVar("T")
 BUSY_TIMEOUT_S = 5.0
 JOURNAL_BYTES_MAX = 64 * 1024 * 1024  # the WAL is cut to this after a long reader let go of it
 
-IMMUTABLE = "mode=ro&immutable=1"  # takes no lock and makes no file: only while nobody writes
+IMMUTABLE_QUERY = "mode=ro&immutable=1"  # takes no lock and makes no file: only while nobody writes
 
 # A full disk, a file limit, a failed read or write, or a lock that somebody else holds.
-_PASSING = frozenset(
+_TRANSIENT_CODES = frozenset(
     {
         *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED),
         *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM),
@@ -42,9 +42,9 @@ def is_damage(error: sqlite3.Error) -> bool:
     return code is not None and (code & 0xFF in broken or "no such table" in str(error))
 
 
-def may_pass(error: sqlite3.Error) -> bool:
+def is_transient(error: sqlite3.Error) -> bool:
     """Whether SQLite could not do it now, and may be able to later, with nothing changed."""
-    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _PASSING
+    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _TRANSIENT_CODES
 
 
 def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
@@ -60,28 +60,28 @@ def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
         if not isinstance(error, sqlite3.OperationalError) or _wal_exists(path):
             raise
         # Nobody writes, and this account may not make the -shm file that WAL needs: read the file.
-        database = _connect(path, IMMUTABLE)
+        database = _connect(path, IMMUTABLE_QUERY)
     return database
 
 
-def look(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
+def read_database(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
     """What `read` finds. Where nobody has the database open, nothing is made beside it."""
-    before = identity(path)
+    before = file_identity(path)
     if not _wal_exists(path):
         # Nobody writes without a WAL; whether somebody came meanwhile is seen afterwards.
         try:
-            with closing(_connect(path, IMMUTABLE)) as database:
+            with closing(_connect(path, IMMUTABLE_QUERY)) as database:
                 found = read(database)
-            if identity(path) == before:
+            if file_identity(path) == before:
                 return found
         except sqlite3.Error:
-            if identity(path) == before:
+            if file_identity(path) == before:
                 raise
     with closing(connect(path, readonly=True)) as database:
         return read(database)
 
 
-def identity(path: Path) -> tuple[int, ...]:
+def file_identity(path: Path) -> tuple[int, ...]:
     """Changes when another file stands at `path`, and when a connection that took no locks, since
     nobody was writing, can no longer be trusted. Raises FileNotFoundError.
     """
@@ -105,14 +105,14 @@ def _connect(path: Path, query: str) -> sqlite3.Connection:
     )
 
 
-def remove_with_wal(path: Path) -> None:
+def remove_database(path: Path) -> None:
     """Removes a database, or what is left of one."""
     for name in (path, f"{path}-wal", f"{path}-shm"):
         with suppress(FileNotFoundError):
             os.unlink(name)
 
 
-def make_file(path: Path) -> None:
+def create_private_file(path: Path) -> None:
     """An empty file with our mode, which SQLite then gives to -wal and -shm too.
 
     0600; 0640 where the operator opened the data directory to a group.

@@ -14,15 +14,15 @@ from urllib.parse import quote
 import aiosqlite
 
 from eventlog import Entry
-from eventlog.plumbing import in_thread, to_the_end
+from eventlog.plumbing import run_in_thread, uncancelled
 from projections.errors import CheckpointMoved, ProjectionError, ProjectionStalled
 from projections.projection import Checkpoint
 from projections.signals import schema
 from projections.signals.fold import (
-    Prepared,
+    PreparedBatch,
     ids_json,
     prepare,
-    settle,
+    resolve,
     signal_ids,
     statements,
     states_of,
@@ -32,8 +32,8 @@ from projections.sqlite.database import database_path
 from projections.sqlite.lock import write_lock
 
 NAME = schema.SQLITE
-HEAL = "run `eventlog rebuild-database`"
-MAKE_WAY = (
+REBUILD_HINT = "run `eventlog rebuild-database`"
+STALL_HINT = (
     "see whether the disk is full, whether another program holds the database, and whether this "
     "account may write there; a daemon goes on by itself once it can"
 )
@@ -42,7 +42,7 @@ WAL_SUFFIXES = ("-wal", "-shm")
 NO_INODE = (0, 0)
 
 # The fence: another daemon, a rebuild or a newer schema was here when no row changes.
-MOVE_CHECKPOINT = """UPDATE checkpoint SET seq = ?, chain = ?, segment = ?, byte_offset = ?
+ADVANCE_CHECKPOINT = """UPDATE checkpoint SET seq = ?, chain = ?, segment = ?, byte_offset = ?
     WHERE name = ? AND seq = ? AND chain = ?
     AND (SELECT user_version FROM pragma_user_version) = ?"""
 
@@ -58,7 +58,7 @@ class SqliteProjection:
         self._inode = NO_INODE
         self._wal_inodes: tuple[tuple[int, int], ...] = ()
         self._pid = 0
-        self._is_examined = False
+        self._are_pages_checked = False
 
     async def open(self, home: Path) -> Checkpoint:
         """Sets the database up where that is needed. Raises ForeignHome, SchemaTooNew.
@@ -70,10 +70,10 @@ class SqliteProjection:
         async with write_lock(home):
             try:
                 # In a thread, and never left alone there: it needs the lock to its end.
-                thoroughly = not self._is_examined
-                setting_up = in_thread(lambda: database.set_up(path, thoroughly=thoroughly))
-                await to_the_end(setting_up)
-                self._is_examined = True
+                check_pages = not self._are_pages_checked
+                setup = run_in_thread(lambda: database.set_up(path, check_pages=check_pages))
+                await uncancelled(setup)
+                self._are_pages_checked = True
                 self._db = await _connect(path)
                 self._pid = os.getpid()
                 self._inode = _inode(path)
@@ -84,7 +84,7 @@ class SqliteProjection:
                 if db is not None:
                     await db.close()
                 if isinstance(error, sqlite3.Error):
-                    raise self._translated(error) from error
+                    raise self._translate_error(error) from error
                 raise
 
     async def apply(
@@ -97,11 +97,11 @@ class SqliteProjection:
         """
         prepared = prepare(entries, after=before.seq)
         async with write_lock(self._home):
-            await to_the_end(self._apply(prepared, before, after))
+            await uncancelled(self._apply(prepared, before, after))
 
     async def status(self) -> Mapping[str, object]:
         """Figures of the table; projections.monitoring.status has them without a daemon."""
-        rows = await self._open_db().execute_fetchall("SELECT count(*) FROM signals")
+        rows = await self._require_db().execute_fetchall("SELECT count(*) FROM signals")
         return {"rows": next(iter(rows))[0]}
 
     async def close(self) -> None:
@@ -117,28 +117,32 @@ class SqliteProjection:
         finally:
             await db.close()
 
-    async def _apply(self, prepared: Prepared, before: Checkpoint, after: Checkpoint) -> None:
-        db = self._open_db()
+    async def _apply(self, prepared: PreparedBatch, before: Checkpoint, after: Checkpoint) -> None:
+        db = self._require_db()
         self._check_file()
         try:
             await db.execute("BEGIN IMMEDIATE")
             # First, for where somebody else has been, the rows are there, and would not go in.
-            await self._move(db, before, after)
-            found = await db.execute_fetchall(schema.STATES, (ids_json(signal_ids(prepared)),))
-            changes = settle(prepared, states_of([tuple(row) for row in found]))
+            await self._advance_checkpoint(db, before, after)
+            found = await db.execute_fetchall(
+                schema.SELECT_STATES, (ids_json(signal_ids(prepared)),)
+            )
+            changes = resolve(prepared, states_of([tuple(row) for row in found]))
             for statement, rows in statements(changes):
                 await db.executemany(statement, rows)
             await db.execute("COMMIT")
         except BaseException as error:
             await self._roll_back(db)
             if isinstance(error, sqlite3.Error):
-                raise self._translated(error) from error
+                raise self._translate_error(error) from error
             raise
 
-    async def _move(self, db: aiosqlite.Connection, before: Checkpoint, after: Checkpoint) -> None:
+    async def _advance_checkpoint(
+        self, db: aiosqlite.Connection, before: Checkpoint, after: Checkpoint
+    ) -> None:
         values = (after.seq, after.chain, after.segment, after.byte_offset)
         fence = (NAME, before.seq, before.chain, schema.SCHEMA_VERSION)
-        cursor = await db.execute(MOVE_CHECKPOINT, (*values, *fence))
+        cursor = await db.execute(ADVANCE_CHECKPOINT, (*values, *fence))
         if cursor.rowcount != 1:
             raise CheckpointMoved(
                 f"somebody else moved the checkpoint from seq {before.seq}",
@@ -155,13 +159,13 @@ class SqliteProjection:
             await db.close()
 
     async def _checkpoint(self) -> Checkpoint:
-        rows = await self._open_db().execute_fetchall(schema.READ_CHECKPOINT, (NAME,))
+        rows = await self._require_db().execute_fetchall(schema.SELECT_CHECKPOINT, (NAME,))
         seq, chain, segment, byte_offset = next(iter(rows))
         return Checkpoint(
             projection=NAME, seq=seq, chain=chain, segment=segment, byte_offset=byte_offset
         )
 
-    def _open_db(self) -> aiosqlite.Connection:
+    def _require_db(self) -> aiosqlite.Connection:
         if self._db is None:
             raise CheckpointMoved("the connection was given up")
         if os.getpid() != self._pid:
@@ -176,20 +180,24 @@ class SqliteProjection:
         """A database that was deleted or replaced would take commits into nothing."""
         path = database_path(self._home)
         if _inode(path) != self._inode:
-            self._is_examined = False
+            self._are_pages_checked = False
             if _wal_inodes(path) == self._wal_inodes:
                 # They hold pages of the database that was there before.
                 for suffix in WAL_SUFFIXES:
                     Path(f"{path}{suffix}").unlink(missing_ok=True)
             raise CheckpointMoved("the database was deleted or replaced", where=str(path))
 
-    def _translated(self, error: sqlite3.Error) -> ProjectionError:
+    def _translate_error(self, error: sqlite3.Error) -> ProjectionError:
         where = str(database_path(self._home))
         if file.is_damage(error):
-            self._is_examined = False
-            return CheckpointMoved(f"the database is damaged: {error}", where=where, do=HEAL)
-        if file.may_pass(error):
-            return ProjectionStalled(f"SQLite cannot write now: {error}", where=where, do=MAKE_WAY)
+            self._are_pages_checked = False
+            return CheckpointMoved(
+                f"the database is damaged: {error}", where=where, do=REBUILD_HINT
+            )
+        if file.is_transient(error):
+            return ProjectionStalled(
+                f"SQLite cannot write now: {error}", where=where, do=STALL_HINT
+            )
         return ProjectionError(
             f"the table does not take what the log says: {error}",
             where=where,

@@ -17,18 +17,18 @@ from pathlib import Path
 
 from projections.sqlite.lock import write_lock
 
-PREFIX = ".rebuild-"
+REBUILD_PREFIX = ".rebuild-"
 SCRATCH_PREFIX = ".eventlog-scratch-"
-TRIES_MAX = 10_000
+ATTEMPTS_MAX = 10_000
 
 
 @contextmanager
-def workplace(home: Path) -> Iterator[Path]:
+def rebuild_directory(home: Path) -> Iterator[Path]:
     """An empty directory in the home's `data/`, which is made where it is missing."""
     # Under the lock nobody takes a directory that was just made, and is not locked yet, for dead.
     with write_lock(home).held():
-        _sweep(home / "data", PREFIX)
-        path = _make(home / "data")
+        _remove_stale(home / "data", REBUILD_PREFIX)
+        path = _make_directory(home / "data")
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(fd, fcntl.LOCK_EX)
     try:
@@ -39,9 +39,9 @@ def workplace(home: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def scratch(parent: Path) -> Iterator[Path]:
+def scratch_directory(parent: Path) -> Iterator[Path]:
     """An empty directory in `parent`, for nobody but us. Raises OSError."""
-    _sweep(parent, SCRATCH_PREFIX)
+    _remove_stale(parent, SCRATCH_PREFIX)
     path = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=parent))
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -55,18 +55,18 @@ def scratch(parent: Path) -> Iterator[Path]:
         _remove(path)
 
 
-def _make(data: Path) -> Path:
-    for number in range(TRIES_MAX):
-        path = data / f"{PREFIX}{os.getpid()}-{number}"
+def _make_directory(data: Path) -> Path:
+    for number in range(ATTEMPTS_MAX):
+        path = data / f"{REBUILD_PREFIX}{os.getpid()}-{number}"
         with suppress(FileExistsError):
             path.mkdir(mode=0o700)
             # What is made in it takes its mode from here, as if it were made where it is to go.
             path.chmod(stat.S_IMODE(data.stat().st_mode) & ~stat.S_IRWXO)
             return path
-    raise FileExistsError(f"{data} is full of {PREFIX}*")
+    raise FileExistsError(f"{data} is full of {REBUILD_PREFIX}*")
 
 
-def _sweep(parent: Path, prefix: str) -> None:
+def _remove_stale(parent: Path, prefix: str) -> None:
     for path in parent.glob(f"{prefix}*"):
         try:
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

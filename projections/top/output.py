@@ -11,19 +11,21 @@ from typing import NamedTuple
 
 from projections.errors import ProjectionError
 from projections.top.sampler import INTERVAL_S
-from projections.top.view import Figures, line_of, view_of
+from projections.top.view import HomeSample, build_view, format_line
 
 
-class Surface(NamedTuple):
+class Output(NamedTuple):
     """`show` figures as often as you like; more often than every `interval_s` is not seen."""
 
-    show: Callable[[Figures], object]
+    show: Callable[[HomeSample], object]
     interval_s: float
 
 
 @contextmanager
-def surface(*, whole: bool, line_s: float, say: Callable[[str], object]) -> Iterator[Surface]:
-    """A terminal's screen, the `whole` of it or as much as it takes; else a line each `line_s`.
+def open_output(
+    *, full_screen: bool, line_interval_s: float, write_line: Callable[[str], object]
+) -> Iterator[Output]:
+    """A terminal's screen, the `full_screen` of it or as much as it takes; else a line each `line_interval_s`.
 
     Raises ProjectionError for a terminal without rich.
     """
@@ -31,24 +33,24 @@ def surface(*, whole: bool, line_s: float, say: Callable[[str], object]) -> Iter
         try:
             from projections.top.terminal import Screen
         except ModuleNotFoundError as error:
-            raise _no_rich(error) from None
-        screen = Screen(whole=whole)
+            raise _rich_missing_error(error) from None
+        screen = Screen(full_screen=full_screen)
         if screen.can_draw:
             with screen:
-                yield Surface(lambda figures: screen.show(view_of(figures)), INTERVAL_S)
+                yield Output(lambda sample: screen.show(build_view(sample)), INTERVAL_S)
             return
-    said_s = float("-inf")
+    written_s = float("-inf")
 
-    def show(figures: Figures) -> None:
-        nonlocal said_s
-        if time.monotonic() - said_s >= line_s:
-            said_s = time.monotonic()
-            say(line_of(figures))
+    def show(sample: HomeSample) -> None:
+        nonlocal written_s
+        if time.monotonic() - written_s >= line_interval_s:
+            written_s = time.monotonic()
+            write_line(format_line(sample))
 
-    yield Surface(show, line_s)
+    yield Output(show, line_interval_s)
 
 
-def _no_rich(error: ModuleNotFoundError) -> ProjectionError:
+def _rich_missing_error(error: ModuleNotFoundError) -> ProjectionError:
     return ProjectionError(
         f"the live view needs a package that is not installed: {error.name}",
         do="install the extra `top` (`pip install '.[top]'` in the checkout); without it there is"

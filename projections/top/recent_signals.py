@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from eventlog import Entry
-from projections.signals.fold import State, prepare, settle
+from projections.signals.fold import SignalState, prepare, resolve
 from projections.signals.transitions import CLOSED, SIGNAL
 
 SIGNALS_MAX = 200  # more than a terminal has lines
@@ -34,21 +34,21 @@ class RecentSignal(NamedTuple):
 
 
 class RecentSignals:
-    """Give it entries in order, by `take`; `newest` are the signals that came last."""
+    """Give it entries in order, by `apply`; `newest` are the signals that came last."""
 
     def __init__(self) -> None:
         self._signals: dict[str, RecentSignal] = {}  # by signal_id, in the order of the log
-        self._states: dict[str, State] = {}  # of the same signals
+        self._states: dict[str, SignalState] = {}  # of the same signals
 
-    def take(self, entries: Sequence[Entry], *, after: int) -> None:
+    def apply(self, entries: Sequence[Entry], *, after: int) -> None:
         """Takes over a batch; `after` is the seq of the entry before it."""
-        changes = settle(prepare(entries, after=after), self._states)
+        changes = resolve(prepare(entries, after=after), self._states)
         for row in changes.signals:
             seq, signal_id, symbol, action, entry, target, stop, confidence, strategy = row[:9]
             self._signals[signal_id] = RecentSignal(
                 seq, symbol, action, entry, target, stop, confidence, strategy, timestamp=row[11]
             )
-            self._states[signal_id] = State(seq, SIGNAL, action, entry, target, stop, row[12])
+            self._states[signal_id] = SignalState(seq, SIGNAL, action, entry, target, stop, row[12])
         ends = {id_: (outcome, pct) for outcome, _, pct, id_ in changes.outcomes}
         for _, signal_id, event, *_ in changes.lifecycle:
             state, shown = self._states[signal_id], self._signals[signal_id]

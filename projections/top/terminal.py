@@ -14,22 +14,22 @@ from rich.live import Live
 from rich.table import Table as Grid
 from rich.text import Text
 
-from projections.top.view import GAP, Table, View, fitted, widths_of
+from projections.top.view import GAP, Table, View, column_widths, fit_to_width
 
 _STYLES = {"win": "green", "loss": "red", "problem": "bold red"}
 _LINES_AROUND = 6  # title, log, two empty lines, two lines of headings
-_SIGNALS_BESIDE = 10  # where other text is to stay on the screen, too
+_SIGNALS_INLINE_MAX = 10  # where other text is to stay on the screen, too
 
 
 class Screen:
-    """Draws views one over the other. `whole` takes the whole terminal and gives it back."""
+    """Draws views one over the other. `full_screen` takes the whole terminal and gives it back."""
 
-    def __init__(self, *, whole: bool) -> None:
+    def __init__(self, *, full_screen: bool) -> None:
         self._console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
-        self._signals_max = None if whole else _SIGNALS_BESIDE
+        self._signals_max = None if full_screen else _SIGNALS_INLINE_MAX
         self._live = Live(
             console=self._console,
-            screen=whole,
+            screen=full_screen,
             auto_refresh=False,
             redirect_stdout=False,
             redirect_stderr=False,
@@ -55,12 +55,12 @@ class Screen:
 
     def show(self, view: View) -> None:
         """Draws it in place of the one before."""
-        self._live.update(self._drawn(view), refresh=True)
+        self._live.update(self._render(view), refresh=True)
 
-    def _drawn(self, view: View) -> Group:
+    def _render(self, view: View) -> Group:
         width, height = self._console.size
         lines = _LINES_AROUND + len(view.projections.rows) + 2 * bool(view.problem)
-        signals = fitted(view.signals, width, cell_len)
+        signals = fit_to_width(view.signals, width, cell_len)
         rows = signals.rows[: self._signals_max][: max(0, height - lines)]
         signals = signals._replace(rows=rows)
         parts: list[Text | Grid | str] = [
@@ -78,7 +78,7 @@ class Screen:
 
 def _grid(table: Table) -> Grid:
     grid = Grid(box=None, pad_edge=False, padding=(0, len(GAP), 0, 0), header_style="dim")
-    for heading, width in zip(table.headings, widths_of(table, cell_len), strict=True):
+    for heading, width in zip(table.headings, column_widths(table, cell_len), strict=True):
         is_last = heading == table.headings[-1]  # it alone gives way where there is no room
         grid.add_column(
             heading,

@@ -4,37 +4,37 @@
     view_of    figures -> titled tables of text, for a terminal of any size
     line_of    figures -> one line, where there is no terminal
 
-Invariant: every text from a log, a database or a projection leaves here through `shown`, so that
+Invariant: every text from a log, a database or a projection leaves here through `printable_value`, so that
 nothing in it can steer a terminal; what cannot be measured is `-`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from eventlog.plumbing import shown
+from eventlog.plumbing import printable_value
 from projections.delivery.outbox import NAME as ALPINE
 from projections.signals.schema import SQLITE
 from projections.signals.transitions import CLOSED, SIGNAL
 from projections.top.recent_signals import RecentSignal
 
-FIGURES_MAX = 4  # of a projection of somebody else: a line holds no more
+DETAILS_MAX = 4  # of a projection of somebody else: a line holds no more
 GAP = "  "  # between two columns
 
 # What is told of ours beside how far they are; of others, whatever they tell of themselves.
-_TOLD = {
+_DETAIL_KEYS = {
     SQLITE: ("rows", "conflicts", "problem"),
     ALPINE: ("state", "delivered", "parked", "failing", "last_error", "problem"),
 }
-_ON_THEIR_OWN = frozenset({"state", "problem", "last_error"})  # they need no name beside them
-_PLACED = frozenset({"checkpoint", "lag_entries", "lag_seconds"})  # they have columns
-_SIGNAL = (
+_UNLABELLED_KEYS = frozenset({"state", "problem", "last_error"})  # they need no name beside them
+_COLUMN_KEYS = frozenset({"checkpoint", "lag_entries", "lag_seconds"})  # they have columns
+_SIGNAL_HEADINGS = (
     *("seq", "decided", "symbol", "action", "entry", "target", "stop", "conf %"),
     *("strategy", "became"),
 )
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
-class Figures(NamedTuple):
+class HomeSample(NamedTuple):
     """A home at one moment."""
 
     home: str
@@ -52,7 +52,7 @@ class Table(NamedTuple):
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     numbers: frozenset[str] = frozenset()  # headings of columns that end at the right
-    spare: tuple[str, ...] = ()  # headings of columns to leave out where it is narrow, in order
+    optional: tuple[str, ...] = ()  # headings of columns to leave out where it is narrow, in order
 
 
 class View(NamedTuple):
@@ -65,51 +65,55 @@ class View(NamedTuple):
     problem: str
 
 
-def view_of(figures: Figures) -> View:
+def build_view(sample: HomeSample) -> View:
     """The whole view; whoever draws it leaves out the signals for which there is no room."""
     return View(
-        title=f"{shown(figures.home)}  {figures.at}",
-        log=_log(figures),
+        title=f"{printable_value(sample.home)}  {sample.at}",
+        log=_log(sample),
         projections=Table(
             ("projection", "checkpoint", "lag", "behind for", ""),
-            tuple(_projection(name, found) for name, found in figures.projections.items()),
+            tuple(_projection(name, found) for name, found in sample.projections.items()),
             numbers=frozenset({"checkpoint", "lag", "behind for"}),
         ),
         signals=Table(
-            _SIGNAL,
-            tuple(map(_signal, figures.signals)),
+            _SIGNAL_HEADINGS,
+            tuple(map(_signal, sample.signals)),
             numbers=frozenset({"seq", "entry", "target", "stop", "conf %"}),
-            spare=("strategy", "decided", "conf %", "stop", "target", "seq"),
+            optional=("strategy", "decided", "conf %", "stop", "target", "seq"),
         ),
-        problem=shown(figures.problem) if figures.problem else "",
+        problem=printable_value(sample.problem) if sample.problem else "",
     )
 
 
-def line_of(figures: Figures) -> str:
+def format_line(sample: HomeSample) -> str:
     """The same in one line: how far the log is, each projection behind it, and the last signal."""
-    parts = [f"{figures.at}  seq {_count(figures.log['last_seq'])}, {_rate(figures.rate)}"]
-    for name, found in figures.projections.items():
+    parts = [f"{sample.at}  seq {_count(sample.log['last_seq'])}, {_rate(sample.rate)}"]
+    for name, found in sample.projections.items():
         lag = f"lag {_count(found.get('lag_entries'))} ({_seconds(found.get('lag_seconds'))})"
-        told = _told(name, found)
-        parts.append(f"{shown(name)} {lag}{told and ', '}{told}")
-    if figures.signals:
-        last = figures.signals[0]
-        parts.append(f"last: {shown(last.symbol)} {last.action} at {last.entry_price:g}")
-    if figures.problem:
-        parts.append(shown(figures.problem))
+        details = _details(name, found)
+        parts.append(f"{printable_value(name)} {lag}{details and ', '}{details}")
+    if sample.signals:
+        last = sample.signals[0]
+        parts.append(f"last: {printable_value(last.symbol)} {last.action} at {last.entry_price:g}")
+    if sample.problem:
+        parts.append(printable_value(sample.problem))
     return " | ".join(parts)
 
 
-def page_of(view: View) -> str:
+def format_page(view: View) -> str:
     """The view as plain text, whole."""
     tables = (view.projections, view.signals)
-    parts = [view.title, view.log, *("\n".join(lines_of(table)) for table in tables if table.rows)]
+    parts = [
+        view.title,
+        view.log,
+        *("\n".join(format_table(table)) for table in tables if table.rows),
+    ]
     return "\n\n".join((*parts, *filter(None, [view.problem])))
 
 
-def lines_of(table: Table) -> list[str]:
+def format_table(table: Table) -> list[str]:
     """The table as lines of text, headings first."""
-    widths = widths_of(table)
+    widths = column_widths(table)
     return [
         GAP.join(
             cell.rjust(width) if heading in table.numbers else cell.ljust(width)
@@ -119,15 +123,15 @@ def lines_of(table: Table) -> list[str]:
     ]
 
 
-def widths_of(table: Table, length: Callable[[str], int] = len) -> list[int]:
+def column_widths(table: Table, length: Callable[[str], int] = len) -> list[int]:
     """How wide each column is; `length` of a text is in the unit of the answer."""
     return [max(map(length, cells)) for cells in zip(table.headings, *table.rows, strict=True)]
 
 
-def fitted(table: Table, width: int, length: Callable[[str], int] = len) -> Table:
+def fit_to_width(table: Table, width: int, length: Callable[[str], int] = len) -> Table:
     """The table without as many of its spare columns as it takes to be `width` wide."""
-    for heading in table.spare:
-        if sum(widths_of(table, length)) + len(GAP) * (len(table.headings) - 1) <= width:
+    for heading in table.optional:
+        if sum(column_widths(table, length)) + len(GAP) * (len(table.headings) - 1) <= width:
             break
         at = table.headings.index(heading)
         headings, *rows = (cells[:at] + cells[at + 1 :] for cells in (table.headings, *table.rows))
@@ -135,12 +139,12 @@ def fitted(table: Table, width: int, length: Callable[[str], int] = len) -> Tabl
     return table
 
 
-def _log(figures: Figures) -> str:
-    get = figures.log.get
+def _log(sample: HomeSample) -> str:
+    get = sample.log.get
     return GAP.join(
         (
             f"log: seq {_count(get('last_seq'))}",
-            _rate(figures.rate),
+            _rate(sample.rate),
             f"{_count(get('segments'))} segments, {_bytes(get('bytes'))}",
             f"last entry {str(get('last_recorded_at') or '-')[:19].replace('T', ' ')}",
         )
@@ -149,21 +153,23 @@ def _log(figures: Figures) -> str:
 
 def _projection(name: str, found: Mapping[str, object]) -> tuple[str, ...]:
     return (
-        shown(name),
+        printable_value(name),
         _count(found.get("checkpoint")),
         _count(found.get("lag_entries")),
         _seconds(found.get("lag_seconds")),
-        _told(name, found),
+        _details(name, found),
     )
 
 
-def _told(name: str, found: Mapping[str, object]) -> str:
+def _details(name: str, found: Mapping[str, object]) -> str:
     """What a projection tells of itself, in words."""
-    keys = _TOLD.get(name) or [key for key in found if key not in _PLACED][:FIGURES_MAX]
-    told = ((key, found[key]) for key in keys if found.get(key) is not None)
+    keys = _DETAIL_KEYS.get(name) or [key for key in found if key not in _COLUMN_KEYS][:DETAILS_MAX]
+    details = ((key, found[key]) for key in keys if found.get(key) is not None)
     return ", ".join(
-        shown(value) if key in _ON_THEIR_OWN else f"{shown(key)} {_count(value)}"
-        for key, value in told
+        printable_value(value)
+        if key in _UNLABELLED_KEYS
+        else f"{printable_value(key)} {_count(value)}"
+        for key, value in details
     )
 
 
@@ -171,18 +177,18 @@ def _signal(signal: RecentSignal) -> tuple[str, ...]:
     return (
         _count(signal.seq),
         signal.timestamp[:19].replace("T", " "),
-        shown(signal.symbol),
+        printable_value(signal.symbol),
         signal.action,
         f"{signal.entry_price:g}",
         f"{signal.target_price:g}",
         f"{signal.stop_price:g}",
         f"{signal.confidence:.1f}",
-        shown(signal.strategy),
-        became(signal),
+        printable_value(signal.strategy),
+        outcome_text(signal),
     )
 
 
-def became(signal: RecentSignal) -> str:
+def outcome_text(signal: RecentSignal) -> str:
     """What became of a signal, in a word or two."""
     if signal.event == CLOSED:
         return f"{signal.outcome} {signal.profit_loss_pct:+.2f} %"
@@ -193,7 +199,7 @@ def _count(value: object) -> str:
     """A number of things; whatever else it is, as text."""
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return "-" if value is None else shown(value)
+    return "-" if value is None else printable_value(value)
 
 
 def _rate(rate: float | None) -> str:

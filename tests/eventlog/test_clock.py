@@ -22,7 +22,7 @@ from eventlog.clock import now_recorded, now_stored
         -1,  # a clock from before 1970
     ],
 )
-def test_both_forms_are_utc_to_the_microsecond_whatever_came_before(
+def test_both_forms_are_utc_to_the_microsecond_regardless_of_earlier_calls(
     ns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moment = datetime.fromtimestamp(ns // 10**9, UTC).replace(microsecond=ns % 10**9 // 1000)
@@ -33,7 +33,7 @@ def test_both_forms_are_utc_to_the_microsecond_whatever_came_before(
     assert now_recorded() == text.removesuffix("+00:00") + "Z"
 
 
-def test_it_goes_on() -> None:
+def test_the_clock_advances() -> None:
     seen = [now_recorded() for _ in range(1000)]
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", text) for text in seen)
     assert seen == sorted(seen)

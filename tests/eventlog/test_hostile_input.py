@@ -16,7 +16,7 @@ import pytest
 
 from eventlog import EventLog, EventLogError, InvalidSignal
 from tests.harness.command import Done, eventlog, jsonl
-from tests.harness.log_checks import assert_whole, bytes_of, entries_in
+from tests.harness.log_checks import assert_valid_log, entries_in, tree_contents
 from tests.harness.signals import a_signal, closed
 
 ESCAPES = "\x1b[31mred\x1b[0m\x1b]0;title\x07\x08\x7f\x9b31m\x85"
@@ -59,7 +59,7 @@ def assert_quiet(done: Done) -> None:
 # -- kept as data
 
 
-def test_text_of_any_kind_is_kept_as_it_is_and_shown_harmlessly(home: Path) -> None:
+def test_any_text_is_stored_unchanged_and_shown_escaped(home: Path) -> None:
     items: list[dict[str, Any]] = []
     for number, text in enumerate(TEXTS.values()):
         items += [
@@ -69,7 +69,7 @@ def test_text_of_any_kind_is_kept_as_it_is_and_shown_harmlessly(home: Path) -> N
         ]
     done = eventlog("append", home=home, stdin=jsonl(items))
     assert done.code == 0, done.out
-    entries = assert_whole(home)
+    entries = assert_valid_log(home)
     for item, entry in zip(items, entries, strict=True):
         assert {key: entry[key] for key in item if key in TEXTS or key in ("note", "reason")} == {
             key: item[key] for key in item if key in TEXTS or key in ("note", "reason")
@@ -84,7 +84,7 @@ def test_text_of_any_kind_is_kept_as_it_is_and_shown_harmlessly(home: Path) -> N
         assert_harmless(done.out.decode() + done.err)
 
 
-def test_a_named_field_holds_no_control_characters_however_it_is_shown(home: Path) -> None:
+def test_a_named_field_never_holds_control_characters(home: Path) -> None:
     fields = ("signal_id", "strategy", "symbol", "data_source")
     cases = [(field, text[:18]) for field in fields for text in TEXTS.values()]
     items = [a_signal(n, **{field: text}) for n, (field, text) in enumerate(cases)]
@@ -95,7 +95,7 @@ def test_a_named_field_holds_no_control_characters_however_it_is_shown(home: Pat
             assert answer["field"] == field, (field, text)
         assert_harmless(answer.get("error", ""))
     assert any("seq" in answer for answer in done.answers)
-    assert_whole(home)
+    assert_valid_log(home)
     assert_harmless(eventlog("tail", "-n", 1000, home=home).out.decode())
 
 
@@ -152,9 +152,9 @@ REFUSED = {
 }
 
 
-def test_what_cannot_be_kept_is_refused_before_a_byte_is_written(home: Path) -> None:
+def test_an_item_that_cannot_be_stored_is_refused_before_a_byte_is_written(home: Path) -> None:
     eventlog("append", home=home, stdin=jsonl([a_signal(0)]))
-    before = bytes_of(home)
+    before = tree_contents(home)
     done = eventlog("append", "--skip-invalid", home=home, stdin=jsonl(REFUSED.values()))
     assert done.code == 1
     for (name, _), answer in zip(REFUSED.items(), done.answers, strict=True):
@@ -162,7 +162,7 @@ def test_what_cannot_be_kept_is_refused_before_a_byte_is_written(home: Path) -> 
         assert len(answer["error"]) < 400, f"{name}: a value is cut"
         assert_harmless(answer["error"])
     assert_quiet(done)
-    assert bytes_of(home) == before
+    assert tree_contents(home) == before
 
 
 class Odd:
@@ -198,7 +198,9 @@ ODD_ITEMS: list[Any] = [
 
 
 @pytest.mark.parametrize("index", range(len(ODD_ITEMS)))
-def test_whatever_python_hands_over_is_refused_by_an_error_of_ours(home: Path, index: int) -> None:
+def test_any_invalid_python_object_is_refused_with_an_eventlog_error(
+    home: Path, index: int
+) -> None:
     with EventLog(home) as log:
         with pytest.raises(InvalidSignal) as raised:
             log.append(ODD_ITEMS[index])
@@ -207,7 +209,7 @@ def test_whatever_python_hands_over_is_refused_by_an_error_of_ours(home: Path, i
     assert not home.exists()
 
 
-def test_a_payload_that_holds_itself_is_refused(home: Path) -> None:
+def test_a_payload_that_contains_itself_is_refused(home: Path) -> None:
     loop: list[Any] = []
     loop.append(loop)
     with EventLog(home) as log, pytest.raises(InvalidSignal, match="nested deeper"):
@@ -217,7 +219,7 @@ def test_a_payload_that_holds_itself_is_refused(home: Path) -> None:
 # -- shown elsewhere
 
 
-def test_errors_carry_no_control_characters_of_what_they_speak_of(home: Path) -> None:
+def test_errors_contain_no_control_characters_of_the_input(home: Path) -> None:
     hostile = {"signal_id": "s-1", "event": ESCAPES}
     cases: list[dict[str, Any]] = [
         hostile,
@@ -243,7 +245,7 @@ def test_errors_carry_no_control_characters_of_what_they_speak_of(home: Path) ->
 
 
 @pytest.mark.parametrize("command", ["append", "cat", "repair", "status", "tail", "verify"])
-def test_hostile_file_names_are_shown_harmlessly(home: Path, command: str) -> None:
+def test_hostile_file_names_are_shown_escaped(home: Path, command: str) -> None:
     with EventLog(home) as log:
         log.append(a_signal(1))
     (home / "logs" / f"{ESCAPES}.jsonl").write_bytes(b"x")
@@ -253,7 +255,7 @@ def test_hostile_file_names_are_shown_harmlessly(home: Path, command: str) -> No
     assert_harmless(done.out.decode())
 
 
-def test_a_hostile_home_is_shown_harmlessly(tmp_path: Path) -> None:
+def test_a_hostile_home_path_is_shown_escaped(tmp_path: Path) -> None:
     home = tmp_path / ESCAPES
     for words in (("cat",), ("verify",), ("status",), ("append", f"no {ESCAPES}")):
         assert_quiet(eventlog(*words, home=home))
@@ -262,7 +264,7 @@ def test_a_hostile_home_is_shown_harmlessly(tmp_path: Path) -> None:
     assert len(entries_in(home)) == 1
 
 
-def test_a_line_in_the_log_that_somebody_forged_is_shown_harmlessly(home: Path) -> None:
+def test_a_forged_line_in_the_log_is_shown_escaped(home: Path) -> None:
     with EventLog(home) as log:
         log.append_many([a_signal(1), a_signal(2)])
     segment = home / "logs/00000000000000000001.jsonl"
@@ -309,9 +311,7 @@ EDITS: dict[str, Callable[[list[bytes]], list[bytes]]] = {
 
 
 @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
-def test_lines_that_somebody_edits_are_found(
-    home: Path, edit: Callable[[list[bytes]], list[bytes]]
-) -> None:
+def test_edited_lines_are_found(home: Path, edit: Callable[[list[bytes]], list[bytes]]) -> None:
     with EventLog(home) as log:
         for number in range(1, 7):
             log.append(a_signal(number))

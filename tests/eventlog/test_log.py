@@ -30,19 +30,25 @@ from eventlog import (
     Signal,
     SignalConflict,
 )
-from eventlog.append.batch import SLICE_ENTRIES_MAX, Group
+from eventlog.append.batch import WRITE_BATCH_ENTRIES_MAX, AppendRequest
 from eventlog.append.dedupe import DEDUPE_ENTRIES_DEFAULT
-from eventlog.append.group_commit import WAITING_MAX, Committer
-from eventlog.append.writer import Settings, Writer
+from eventlog.append.group_commit import QUEUED_APPENDS_MAX, GroupCommit
+from eventlog.append.writer import Writer, WriterSettings
 from eventlog.format.segment import SEGMENT_BYTES_DEFAULT
-from eventlog.schema.validation import admit
+from eventlog.schema.validation import validate
 from eventlog.storage.disk import RealDisk
 from eventlog.storage.durable_state import read_watermark
 from eventlog.storage.home import home_at
 from tests.harness.command import eventlog, jsonl, pipe
-from tests.harness.deadline import PATIENCE_S, until
+from tests.harness.deadline import DEADLINE_S, until
 from tests.harness.fault_disk import FaultDisk
-from tests.harness.log_checks import assert_kept, assert_whole, entries_in, ids_in, segments_in
+from tests.harness.log_checks import (
+    assert_receipts_kept,
+    assert_valid_log,
+    entries_in,
+    ids_in,
+    segments_in,
+)
 from tests.harness.requirements import CHECKOUT
 from tests.harness.signals import a_signal, closed, signals
 
@@ -60,13 +66,13 @@ def log(home: Path) -> Iterator[EventLog]:
 
 def wait_for_queue(log: EventLog, length: int) -> None:
     """Returns once `length` appends wait behind the commit under way."""
-    until(lambda: len(log._committer._waiting) >= length)
+    until(lambda: len(log._committer._queue) >= length)
 
 
 # -- receipts and reading
 
 
-def test_a_receipt_names_the_very_entry_that_is_read_afterwards(log: EventLog) -> None:
+def test_a_receipt_identifies_the_entry_that_is_read_afterwards(log: EventLog) -> None:
     receipt = log.append(a_signal())
     (entry,) = log.read()
     assert receipt == Receipt(
@@ -102,7 +108,7 @@ def test_a_mapping_and_a_signal_are_the_same_to_append(log: EventLog) -> None:
     assert log.append(a_signal()).duplicate
 
 
-def test_what_is_read_is_what_was_given_in_stored_form(log: EventLog) -> None:
+def test_an_entry_reads_back_as_the_stored_form_of_its_input(log: EventLog) -> None:
     log.append(a_signal(symbol=" aapl ", entry_price=150, note=["x", {"y": None}], größe=2**63 - 1))
     (entry,) = log.read()
     assert entry.payload["symbol"] == "AAPL"
@@ -113,7 +119,7 @@ def test_what_is_read_is_what_was_given_in_stored_form(log: EventLog) -> None:
     assert list(entry.payload)[-1] == "sha256"
 
 
-def test_reading_after_any_seq_gives_exactly_the_entries_behind_it(home: Path) -> None:
+def test_reading_after_any_seq_gives_exactly_the_later_entries(home: Path) -> None:
     with EventLog(home, segment_bytes=1500) as log:
         for signal in signals(20):
             log.append(signal)
@@ -141,14 +147,14 @@ def test_another_handle_reads_what_one_has_appended(home: Path, log: EventLog) -
         assert [entry.seq for entry in other.read()] == [1]
 
 
-def test_looking_at_a_log_that_does_not_exist_gives_nothing_and_makes_nothing(home: Path) -> None:
+def test_reading_a_missing_log_gives_no_entries_and_creates_no_file(home: Path) -> None:
     with EventLog(home) as log:
         assert (log.last_seq, list(log.read()), list(log.read(after=5))) == (0, [], [])
         assert log.append_many([]) == []
     assert not home.exists()
 
 
-def test_a_refused_item_makes_no_home(home: Path) -> None:
+def test_a_refused_item_creates_no_home(home: Path) -> None:
     with EventLog(home) as log, pytest.raises(InvalidSignal):
         log.append(a_signal(confidence=0.85))
     assert not home.exists()
@@ -160,10 +166,10 @@ def test_a_log_stays_the_same_log_from_handle_to_handle(home: Path) -> None:
         with EventLog(home, segment_bytes=1000) as log:
             assert log.last_seq == number - 1
             receipts.append(log.append(a_signal(number))._asdict())
-    assert len(assert_kept(home, receipts)) == 7
+    assert len(assert_receipts_kept(home, receipts)) == 7
 
 
-def test_a_limit_that_makes_no_sense_is_refused(home: Path) -> None:
+def test_an_invalid_limit_is_refused(home: Path) -> None:
     for limit in ({"segment_bytes": 0}, {"dedupe_entries": -1}, {"lock_timeout_s": -1}):
         with pytest.raises(ValueError, match="segment_bytes"):
             EventLog(home, **limit)  # type: ignore[arg-type]
@@ -174,10 +180,10 @@ def test_a_limit_that_makes_no_sense_is_refused(home: Path) -> None:
 
 def at(home: Path, moment: str, item: dict[str, Any]) -> Receipt:
     """Appends with a clock that says `moment`."""
-    settings = Settings(SEGMENT_BYTES_DEFAULT, DEDUPE_ENTRIES_DEFAULT, 30.0)
+    settings = WriterSettings(SEGMENT_BYTES_DEFAULT, DEDUPE_ENTRIES_DEFAULT, 30.0)
     writer = Writer(RealDisk(), home_at(home), lambda: moment, settings, os.getpid())
-    group = Group([admit(item, now=lambda: moment, new_id=lambda: "new")])
-    committer = Committer(writer)
+    group = AppendRequest([validate(item, now=lambda: moment, new_id=lambda: "new")])
+    committer = GroupCommit(writer)
     committer.run(group)
     committer.close()
     return group.receipts()[0]
@@ -190,7 +196,7 @@ def test_recorded_at_never_decreases_when_the_clock_goes_back(home: Path) -> Non
     with EventLog(home) as log:  # today: the clock went back ten years
         assert log.append(a_signal(3)).recorded_at == later
     assert at(home, "2045-06-01T12:00:00.000000Z", a_signal(4)).recorded_at.startswith("2045")
-    assert_whole(home)
+    assert_valid_log(home)
 
 
 @pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "America/Los_Angeles", "nonsense"])
@@ -234,11 +240,11 @@ def test_append_many_checks_all_before_it_writes_any(
 
 @pytest.mark.slow
 def test_very_many_items_take_a_few_writes_and_stay_in_order(log: EventLog, home: Path) -> None:
-    count = 2 * SLICE_ENTRIES_MAX + 100
+    count = 2 * WRITE_BATCH_ENTRIES_MAX + 100
     receipts = log.append_many(signals(count))
     assert [receipt.seq for receipt in receipts] == list(range(1, count + 1))
     batches = {entry.batch for entry in log.read()}
-    assert batches == {1, SLICE_ENTRIES_MAX + 1, 2 * SLICE_ENTRIES_MAX + 1}
+    assert batches == {1, WRITE_BATCH_ENTRIES_MAX + 1, 2 * WRITE_BATCH_ENTRIES_MAX + 1}
 
 
 def test_append_each_gives_every_item_its_own_answer(log: EventLog) -> None:
@@ -267,14 +273,14 @@ def test_concurrent_appends_share_one_sync(home: Path) -> None:
         log.append(a_signal(1))
         with disk.holding("fdatasync") as reached:
             first = threads.submit(log.append, a_signal(2))
-            assert reached.wait(PATIENCE_S)
+            assert reached.wait(DEADLINE_S)
             rest = [threads.submit(log.append, signal) for signal in signals(20, start=3)]
             wait_for_queue(log, 20)
             syncs = disk.count("fdatasync")
-        receipts = [future.result(PATIENCE_S) for future in (first, *rest)]
+        receipts = [future.result(DEADLINE_S) for future in (first, *rest)]
         assert disk.count("fdatasync") == syncs + 1
     assert [receipt.signal_id for receipt in receipts] == [f"s-{n}" for n in range(2, 23)]
-    assert [entry["batch"] for entry in assert_whole(home)] == [1, 2] + 20 * [3]
+    assert [entry["batch"] for entry in assert_valid_log(home)] == [1, 2] + 20 * [3]
 
 
 def test_every_thread_gets_the_receipts_of_its_own_signals(home: Path) -> None:
@@ -289,34 +295,34 @@ def test_every_thread_gets_the_receipts_of_its_own_signals(home: Path) -> None:
         assert [receipt.signal_id for receipt in receipts] == [f"s-{n}" for n in numbers]
         assert sorted(receipts) == receipts  # each thread's order is the log's order
     all_receipts = [receipt._asdict() for receipts in by_thread for receipt in receipts]
-    assert len(assert_kept(home, all_receipts)) == 400
+    assert len(assert_receipts_kept(home, all_receipts)) == 400
 
 
-def test_one_bad_item_fails_its_own_caller_alone(home: Path) -> None:
+def test_one_bad_item_fails_only_its_own_caller(home: Path) -> None:
     disk = FaultDisk()
     with EventLog(home, disk=disk) as log, ThreadPoolExecutor(5) as threads:
         log.append(a_signal(1))
         with disk.holding("fdatasync") as reached:
             threads.submit(log.append, a_signal(2))
-            assert reached.wait(PATIENCE_S)
+            assert reached.wait(DEADLINE_S)
             good = threads.submit(log.append, a_signal(3))
             wait_for_queue(log, 1)
             conflicting = threads.submit(log.append, a_signal(1, stop_price=9.0))
             many = threads.submit(log.append_many, [a_signal(4), a_signal(3, stop_price=9.0)])
             last = threads.submit(log.append, a_signal(5))
             wait_for_queue(log, 4)
-        assert good.result(PATIENCE_S).signal_id == "s-3"
-        assert isinstance(conflicting.exception(PATIENCE_S), SignalConflict)
-        assert isinstance(many.exception(PATIENCE_S), SignalConflict)
-        assert last.result(PATIENCE_S).signal_id == "s-5"
-    assert_whole(home)
+        assert good.result(DEADLINE_S).signal_id == "s-3"
+        assert isinstance(conflicting.exception(DEADLINE_S), SignalConflict)
+        assert isinstance(many.exception(DEADLINE_S), SignalConflict)
+        assert last.result(DEADLINE_S).signal_id == "s-5"
+    assert_valid_log(home)
     assert ids_in(home) == ["s-1", "s-2", "s-3", "s-5"]
 
 
 # -- waiting (W2)
 
 
-def test_an_append_that_takes_too_long_says_that_its_outcome_is_unknown(home: Path) -> None:
+def test_an_append_that_times_out_reports_an_unknown_outcome(home: Path) -> None:
     disk = FaultDisk()
     with EventLog(home, disk=disk) as log:
         log.append(a_signal(1))
@@ -327,68 +333,68 @@ def test_an_append_that_takes_too_long_says_that_its_outcome_is_unknown(home: Pa
     assert ids_in(home) == ["s-1", "s-2"]
 
 
-def test_a_timeout_counts_also_for_many_and_for_those_behind_a_hanging_leader(home: Path) -> None:
+def test_a_timeout_applies_to_append_many_and_to_followers_of_a_hanging_leader(home: Path) -> None:
     disk = FaultDisk()
     with EventLog(home, disk=disk) as log, ThreadPoolExecutor(1) as threads:
         with disk.holding("fdatasync") as reached:
             leader = threads.submit(log.append, a_signal(1))
-            assert reached.wait(PATIENCE_S)
+            assert reached.wait(DEADLINE_S)
             with pytest.raises(AppendTimeout):
                 log.append(a_signal(2), timeout_s=0.05)
             with pytest.raises(AppendTimeout):
                 log.append_many(signals(3, start=3), timeout_s=0.0)
-        assert leader.result(PATIENCE_S).seq == 1
+        assert leader.result(DEADLINE_S).seq == 1
         assert [r.duplicate for r in log.append_many(signals(5))] == 5 * [True]
 
 
-def test_an_append_in_time_takes_no_notice_of_its_timeout(log: EventLog) -> None:
-    assert [log.append(s, timeout_s=PATIENCE_S).seq for s in signals(3)] == [1, 2, 3]
+def test_an_append_that_finishes_in_time_ignores_its_timeout(log: EventLog) -> None:
+    assert [log.append(s, timeout_s=DEADLINE_S).seq for s in signals(3)] == [1, 2, 3]
 
 
 @pytest.mark.slow
-def test_appends_that_wait_are_bounded(home: Path) -> None:
+def test_the_number_of_waiting_appends_is_bounded(home: Path) -> None:
     disk = FaultDisk()
     with EventLog(home, disk=disk) as log, ThreadPoolExecutor(1) as threads:
-        threads.submit(log.append, a_signal(1)).result(PATIENCE_S)
+        threads.submit(log.append, a_signal(1)).result(DEADLINE_S)
 
         async def fill() -> None:
             with disk.holding("fdatasync") as reached:
                 leader = threads.submit(log.append, a_signal(2))
-                assert await asyncio.to_thread(reached.wait, PATIENCE_S)
+                assert await asyncio.to_thread(reached.wait, DEADLINE_S)
                 waiting = [
                     asyncio.ensure_future(log.append_async(signal))
-                    for signal in signals(WAITING_MAX, start=3)
+                    for signal in signals(QUEUED_APPENDS_MAX, start=3)
                 ]
-                await asyncio.to_thread(wait_for_queue, log, WAITING_MAX)
+                await asyncio.to_thread(wait_for_queue, log, QUEUED_APPENDS_MAX)
                 with pytest.raises(LogBusy, match="nothing was written"):
                     log.append(a_signal(0))
                 one_more = asyncio.ensure_future(log.append_async(a_signal(0)))
                 await asyncio.sleep(0.02)
                 assert not one_more.done()  # it waits where append raises
-                wait_for_queue(log, WAITING_MAX)
-            assert (await one_more).seq == WAITING_MAX + 3
+                wait_for_queue(log, QUEUED_APPENDS_MAX)
+            assert (await one_more).seq == QUEUED_APPENDS_MAX + 3
             await asyncio.gather(*waiting)
-            assert leader.result(PATIENCE_S).seq == 2
+            assert leader.result(DEADLINE_S).seq == 2
 
         asyncio.run(fill())
-    assert len(ids_in(home)) == WAITING_MAX + 3
+    assert len(ids_in(home)) == QUEUED_APPENDS_MAX + 3
 
 
-def test_whoever_waits_too_long_for_the_lock_learns_who_holds_it(home: Path) -> None:
+def test_a_lock_timeout_names_the_process_that_holds_the_lock(home: Path) -> None:
     disk = FaultDisk()
     with EventLog(home, disk=disk) as log, ThreadPoolExecutor(1) as threads:
         log.append(a_signal(1))
         with disk.holding("fdatasync") as reached, EventLog(home, lock_timeout_s=0.05) as other:
             hanging = threads.submit(log.append, a_signal(2))
-            assert reached.wait(PATIENCE_S)
+            assert reached.wait(DEADLINE_S)
             with pytest.raises(LogLocked, match=f"process {os.getpid()} ") as raised:
                 other.append(a_signal(3))
             assert "nothing was written" in raised.value.do
-        assert hanging.result(PATIENCE_S).seq == 2
+        assert hanging.result(DEADLINE_S).seq == 2
         assert log.append(a_signal(3)).seq == 3
 
 
-def test_who_holds_the_lock_is_named_only_if_it_has_said_so(home: Path) -> None:
+def test_a_lock_holder_is_named_only_if_it_has_written_its_pid(home: Path) -> None:
     with EventLog(home, lock_timeout_s=0) as log:
         log.append(a_signal(1))
         with (home / "logs" / ".lock").open("rb") as lock:
@@ -409,7 +415,7 @@ def test_appends_of_many_tasks_share_commits(home: Path) -> None:
     receipts = asyncio.run(generate())
     assert [receipt.seq for receipt in receipts] == list(range(1, 501))  # in the order of calling
     assert disk.count("fdatasync", ".jsonl") < 10
-    assert_kept(home, [receipt._asdict() for receipt in receipts])
+    assert_receipts_kept(home, [receipt._asdict() for receipt in receipts])
 
 
 def test_threads_and_tasks_append_to_one_handle(home: Path) -> None:
@@ -421,7 +427,7 @@ def test_threads_and_tasks_append_to_one_handle(home: Path) -> None:
     with EventLog(home) as log:
         receipts = asyncio.run(generate(log))
     assert [receipt.signal_id for receipt in receipts] == [f"s-{n}" for n in range(1, 101)]
-    assert_kept(home, [receipt._asdict() for receipt in receipts])
+    assert_receipts_kept(home, [receipt._asdict() for receipt in receipts])
 
 
 def test_one_handle_serves_one_event_loop_after_another(log: EventLog) -> None:
@@ -453,7 +459,7 @@ def test_a_cancelled_append_is_there_once_after_the_retry(home: Path, turns: int
             for _ in range(turns):
                 await asyncio.sleep(0)
             if turns == 3:
-                assert await asyncio.to_thread(reached.wait, PATIENCE_S)
+                assert await asyncio.to_thread(reached.wait, DEADLINE_S)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -463,42 +469,44 @@ def test_a_cancelled_append_is_there_once_after_the_retry(home: Path, turns: int
         log.append(a_signal(1))
         receipt = asyncio.run(cancel_and_retry(log))
         assert (receipt.seq, receipt.duplicate) == (2, turns > 0)
-    assert [entry["signal_id"] for entry in assert_whole(home)] == ["s-1", "s-2"]
+    assert [entry["signal_id"] for entry in assert_valid_log(home)] == ["s-1", "s-2"]
 
 
 @pytest.mark.slow
-def test_cancelling_many_that_wait_for_room_holds_up_nobody_else(home: Path) -> None:
+def test_cancelling_many_appends_that_wait_for_room_delays_no_other(home: Path) -> None:
     disk = FaultDisk()
 
     async def storm(log: EventLog) -> list[int]:
         with disk.holding("fdatasync"):
-            first = [asyncio.ensure_future(log.append_async(s)) for s in signals(WAITING_MAX)]
+            first = [
+                asyncio.ensure_future(log.append_async(s)) for s in signals(QUEUED_APPENDS_MAX)
+            ]
             await asyncio.sleep(0)
             doomed = [
                 asyncio.ensure_future(log.append_async(s))
-                for s in signals(WAITING_MAX, start=20_000)
+                for s in signals(QUEUED_APPENDS_MAX, start=20_000)
             ]
             patient = [
                 asyncio.ensure_future(log.append_async(s))
-                for s in signals(3, start=WAITING_MAX + 1)
+                for s in signals(3, start=QUEUED_APPENDS_MAX + 1)
             ]
             await asyncio.sleep(0.02)
             for task in doomed:
                 task.cancel()
             await asyncio.sleep(0.02)
         await asyncio.gather(*first)
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(DEADLINE_S):
             return [(await task).seq for task in patient]
 
     with EventLog(home, disk=disk) as log:
-        assert asyncio.run(storm(log)) == [WAITING_MAX + n for n in (1, 2, 3)]
-    assert len(ids_in(home)) == WAITING_MAX + 3
+        assert asyncio.run(storm(log)) == [QUEUED_APPENDS_MAX + n for n in (1, 2, 3)]
+    assert len(ids_in(home)) == QUEUED_APPENDS_MAX + 3
 
 
 # -- closing
 
 
-def test_a_closed_handle_says_so(home: Path) -> None:
+def test_a_closed_handle_raises_log_closed(home: Path) -> None:
     log = EventLog(home)
     log.append(a_signal(1))
     log.close()
@@ -518,13 +526,13 @@ def test_closing_waits_for_the_appends_under_way(home: Path) -> None:
     with ThreadPoolExecutor(5) as threads:
         with disk.holding("fdatasync") as reached:
             leader = threads.submit(log.append, a_signal(2))
-            assert reached.wait(PATIENCE_S)
+            assert reached.wait(DEADLINE_S)
             followers = [threads.submit(log.append, signal) for signal in signals(2, start=3)]
             wait_for_queue(log, 2)
             closing = threads.submit(log.close)
-        closing.result(PATIENCE_S)
-        receipts = [future.result(PATIENCE_S)._asdict() for future in (leader, *followers)]
-    assert len(assert_kept(home, receipts)) == 4
+        closing.result(DEADLINE_S)
+        receipts = [future.result(DEADLINE_S)._asdict() for future in (leader, *followers)]
+    assert len(assert_receipts_kept(home, receipts)) == 4
 
 
 def test_nothing_is_left_open_by_a_closed_handle(home: Path) -> None:
@@ -560,7 +568,7 @@ assert log.append(item).seq == 3
 sys.exit(code)
 """
     command = [sys.executable, "-c", script, str(home)]
-    done = subprocess.run(command, check=False, timeout=PATIENCE_S, cwd=CHECKOUT)
+    done = subprocess.run(command, check=False, timeout=DEADLINE_S, cwd=CHECKOUT)
     assert done.returncode == 0
 
 
@@ -583,11 +591,11 @@ if pid == 0:
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
     command = [sys.executable, "-c", script, str(home)]
-    done = subprocess.run(command, check=False, timeout=PATIENCE_S, cwd=CHECKOUT)
+    done = subprocess.run(command, check=False, timeout=DEADLINE_S, cwd=CHECKOUT)
     assert done.returncode == 0
 
 
-def test_the_watermark_follows_a_quiet_log_that_nobody_closes(home: Path) -> None:
+def test_the_watermark_is_updated_on_an_idle_log_that_stays_open(home: Path) -> None:
     """R4: a loss of power finds the last batch covered."""
 
     def covers(seq: int) -> bool:
@@ -609,7 +617,7 @@ def test_a_segment_starts_where_the_one_before_has_reached_its_size(home: Path) 
         receipts = [log.append(signal)._asdict() for signal in signals(20)]
         receipts += [r._asdict() for r in log.append_many(signals(20, start=21))]
         receipts.append(log.append(a_signal(41))._asdict())
-    assert_kept(home, receipts)
+    assert_receipts_kept(home, receipts)
     segments = segments_in(home)
     for path in segments[:-1]:
         lines = path.read_bytes().splitlines(keepends=True)
@@ -620,7 +628,7 @@ def test_a_segment_starts_where_the_one_before_has_reached_its_size(home: Path) 
     assert first_seqs <= {entry["batch"] for entry in entries_in(home)}, "a batch is never split"
 
 
-def test_the_link_leads_to_the_active_segment(home: Path) -> None:
+def test_the_link_points_to_the_active_segment(home: Path) -> None:
     with EventLog(home, segment_bytes=1) as log:
         for signal in signals(3):
             log.append(signal)
@@ -629,7 +637,7 @@ def test_the_link_leads_to_the_active_segment(home: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["gone", "wrong", "absolute"])
-def test_a_writer_mends_the_link_when_it_opens_the_log(home: Path, damage: str) -> None:
+def test_a_writer_repairs_the_link_when_it_opens_the_log(home: Path, damage: str) -> None:
     with EventLog(home) as log:
         log.append(a_signal(1))
     link = home / "logs/signals.log"
@@ -650,7 +658,7 @@ def test_a_home_may_be_moved_and_goes_on(home: Path, tmp_path: Path) -> None:
     with EventLog(moved, segment_bytes=1000) as log:
         assert log.append(a_signal(1)).duplicate
         assert log.append(a_signal(5)).seq == 5
-    assert len(assert_whole(moved)) == 5
+    assert len(assert_valid_log(moved)) == 5
 
 
 # -- processes
@@ -664,18 +672,18 @@ def test_a_lock_file_that_is_replaced_lets_no_two_writers_in(home: Path) -> None
             assert writer.append(a_signal(number)).seq == number
             word = (home / "logs/.lock").read_text().split()
             assert word[6] == str(number), "it locked the file that has the name now"
-    assert len(assert_whole(home)) == 6
+    assert len(assert_valid_log(home)) == 6
 
 
 def test_several_processes_append_to_one_log(home: Path) -> None:
     with pipe(home) as one, pipe(home) as two, EventLog(home) as log:
         receipts = []
         for number in range(1, 31):
-            one.say(a_signal(number))
-            two.say(a_signal(100 + number))
+            one.send_items(a_signal(number))
+            two.send_items(a_signal(100 + number))
             receipts.append(log.append(a_signal(200 + number))._asdict())
-            receipts += one.hear() + two.hear()
+            receipts += one.read_answers() + two.read_answers()
         one.close_stdin()
         two.close_stdin()
         assert (one.wait(), two.wait()) == (0, 0)
-    assert len(assert_kept(home, receipts)) == 90
+    assert len(assert_receipts_kept(home, receipts)) == 90

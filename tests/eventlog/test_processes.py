@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from eventlog import processes as workers
-from tests.harness.deadline import PATIENCE_S
+from tests.harness.deadline import DEADLINE_S
 
 PREAMBLE = """if True:
     import json, os, signal, sys, time
@@ -37,7 +37,7 @@ PREAMBLE = """if True:
 
 def in_fresh_process(script: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", PREAMBLE + script]
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_several_processes_take_part() -> None:
     assert in_fresh_process(script).stdout == "3 True\n"
 
 
-def test_an_answer_of_many_bytes_comes_whole() -> None:
+def test_a_large_result_arrives_complete() -> None:
     script = """
     sizes = []
     job = lambda number: bytes([number]) * 3_000_000
@@ -89,7 +89,7 @@ def test_an_answer_of_many_bytes_comes_whole() -> None:
     assert in_fresh_process(script).stdout == "True\n"
 
 
-def test_a_worker_that_is_killed_leaves_out_its_answer_only_and_is_told() -> None:
+def test_a_killed_worker_loses_only_its_result_and_is_logged() -> None:
     script = """
     answered = []
 
@@ -110,7 +110,7 @@ def test_a_worker_that_is_killed_leaves_out_its_answer_only_and_is_told() -> Non
     assert "Traceback" not in done.stderr
 
 
-def test_what_a_worker_raises_is_as_its_death() -> None:
+def test_an_exception_in_a_worker_counts_as_its_death() -> None:
     script = """
     answered = []
 
@@ -132,7 +132,7 @@ def test_what_a_worker_raises_is_as_its_death() -> None:
 
 
 @pytest.mark.parametrize("where", ["job", "answered"])
-def test_what_is_raised_here_ends_all(where: str) -> None:
+def test_an_exception_in_the_parent_ends_all_workers(where: str) -> None:
     script = f"""
     def job(number):
         time.sleep(0.001)
@@ -169,7 +169,7 @@ def test_a_worker_ends_when_its_parent_was_killed() -> None:
     assert in_fresh_process(script).returncode == -9
 
 
-def test_handlers_of_the_program_are_not_run_in_a_worker() -> None:
+def test_exit_handlers_of_the_program_are_not_run_in_a_worker() -> None:
     script = """
     signal.signal(signal.SIGTERM, lambda *_: print("handled by", os.getpid(), flush=True))
     known = []
@@ -208,7 +208,7 @@ def test_a_process_of_several_threads_is_not_forked() -> None:
         thread.join()
 
 
-def test_where_the_system_forks_no_more_one_process_does_all() -> None:
+def test_if_fork_fails_one_process_does_all_the_work() -> None:
     script = """
     import resource
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from tests.harness.alpine_server import AlpineServer
-from tests.harness.deadline import PATIENCE_S
+from tests.harness.deadline import DEADLINE_S
 from tools.alpine.postgres import EmbeddedPostgres
 
 SIGNAL = "/api/v1/external-signals/sync/signal"
@@ -68,7 +68,7 @@ def signal_body(hashed: Json | None = None, **sent: object) -> Json:
 
 def client_of(url: str, key: bytes) -> httpx.Client:
     headers = {b"X-API-Key": key}
-    return httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=PATIENCE_S)
+    return httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=DEADLINE_S)
 
 
 @contextmanager

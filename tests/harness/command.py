@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.harness.deadline import PATIENCE_S, until
+from tests.harness.deadline import DEADLINE_S, until
 from tests.harness.requirements import needs_tool
 
 COMMAND = Path(sys.executable).with_name("eventlog")
@@ -35,7 +35,7 @@ NO_STREAMS = ("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh")
 
 
 # It is told when a step of an event loop took a tenth of a second: on a slow machine any step does.
-_NOT_OF_SLOWNESS = """\
+_IGNORE_SLOW_STEPS = """\
 import logging
 logging.getLogger("asyncio").addFilter(lambda record: not record.msg.startswith("Executing "))
 """
@@ -82,7 +82,7 @@ def command_line(words: Sequence[object], home: object, under: Sequence[object])
 
 def python_dev(program: str, *words: str) -> list[str]:
     """Runs a program in Python's development mode, which tells of whatever is not cleaned up."""
-    return [sys.executable, "-X", "dev", "-W", "error", "-c", _NOT_OF_SLOWNESS + program, *words]
+    return [sys.executable, "-X", "dev", "-W", "error", "-c", _IGNORE_SLOW_STEPS + program, *words]
 
 
 def eventlog(
@@ -104,7 +104,7 @@ def eventlog(
         env={**os.environ, **(env or {})},
         umask=umask,
         cwd=cwd,
-        timeout=PATIENCE_S,
+        timeout=DEADLINE_S,
         check=False,
     )
     return Done(code=done.returncode, out=done.stdout or b"", err=done.stderr.decode())
@@ -115,49 +115,49 @@ class Pipe:
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
-        self._heard = b""
-        self._complaints: list[bytes] = []
-        self._listener = threading.Thread(target=self._listen_to_stderr)
-        self._listener.start()
+        self._received = b""
+        self._stderr_lines: list[bytes] = []
+        self._stderr_thread = threading.Thread(target=self._read_stderr)
+        self._stderr_thread.start()
 
-    def say(self, *items: object) -> None:
+    def send_items(self, *items: object) -> None:
         """Writes lines to its stdin. BrokenPipeError when it has gone."""
-        self.say_bytes(jsonl(items))
+        self.write_bytes_to_stdin(jsonl(items))
 
-    def say_bytes(self, data: bytes) -> None:
+    def write_bytes_to_stdin(self, data: bytes) -> None:
         assert self.process.stdin is not None
         view = memoryview(data)
         while view:
             view = view[os.write(self.process.stdin.fileno(), view) :]
 
-    def hear(self, count: int = 1) -> list[dict[str, Any]]:
+    def read_answers(self, count: int = 1) -> list[dict[str, Any]]:
         """The next `count` answers; fewer only where its output ends."""
-        give_up_s = time.monotonic() + PATIENCE_S
-        while self._heard.count(b"\n") < count and self._listen(give_up_s):
+        give_up_s = time.monotonic() + DEADLINE_S
+        while self._received.count(b"\n") < count and self._receive(give_up_s):
             pass
-        *lines, rest = self._heard.split(b"\n", count)
-        self._heard = rest if len(lines) == count else b""
+        *lines, rest = self._received.split(b"\n", count)
+        self._received = rest if len(lines) == count else b""
         return [json.loads(line) for line in lines]
 
-    def hear_all(self) -> list[dict[str, Any]]:
+    def read_all_answers(self) -> list[dict[str, Any]]:
         """All answers to the end of its output; of a last one that is cut off, nothing."""
-        give_up_s = time.monotonic() + PATIENCE_S
-        while self._listen(give_up_s):
+        give_up_s = time.monotonic() + DEADLINE_S
+        while self._receive(give_up_s):
             pass
-        *lines, self._heard = self._heard.split(b"\n")
+        *lines, self._received = self._received.split(b"\n")
         return [json.loads(line) for line in lines]
 
     def is_silent(self, for_s: float = 0.2) -> bool:
         """Whether no answer waits, nor comes within `for_s`."""
         assert self.process.stdout is not None
-        return not self._heard and not select.select([self.process.stdout], [], [], for_s)[0]
+        return not self._received and not select.select([self.process.stdout], [], [], for_s)[0]
 
-    def _listen(self, give_up_s: float) -> bool:
+    def _receive(self, give_up_s: float) -> bool:
         assert self.process.stdout is not None
         ready, _, _ = select.select([self.process.stdout], [], [], give_up_s - time.monotonic())
-        assert ready, f"no answer within {PATIENCE_S:g} s"
+        assert ready, f"no answer within {DEADLINE_S:g} s"
         data = os.read(self.process.stdout.fileno(), 1 << 20)
-        self._heard += data
+        self._received += data
         return bool(data)
 
     def close_stdin(self) -> None:
@@ -171,19 +171,19 @@ class Pipe:
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    def wait(self, timeout_s: float = PATIENCE_S) -> int:
+    def wait(self, timeout_s: float = DEADLINE_S) -> int:
         """Its exit code. Fails where it does not end in time."""
         return self.process.wait(timeout_s)
 
     @property
     def err(self) -> str:
         """What it said on stderr, once it has ended."""
-        self._listener.join()
-        return b"".join(self._complaints).decode()
+        self._stderr_thread.join()
+        return b"".join(self._stderr_lines).decode()
 
-    def _listen_to_stderr(self) -> None:
+    def _read_stderr(self) -> None:
         assert self.process.stderr is not None
-        self._complaints.extend(self.process.stderr)
+        self._stderr_lines.extend(self.process.stderr)
 
 
 @contextmanager

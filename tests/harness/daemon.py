@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from tests.harness.command import command_line
-from tests.harness.deadline import PATIENCE_S, until
+from tests.harness.deadline import DEADLINE_S, until
 
 
 class Daemon:
@@ -34,7 +34,7 @@ class Daemon:
 
     def wait(self) -> int:
         """Its exit code. Fails where it does not end at all."""
-        return self.process.wait(PATIENCE_S)
+        return self.process.wait(DEADLINE_S)
 
     def catches(self, number: signal.Signals) -> bool:
         """Whether it has come so far that a signal is its own affair; before, it is just killed."""
@@ -109,7 +109,7 @@ def ready(home: Path, *words: object) -> Iterator[Daemon]:
     """A daemon that has told systemd that it is ready, and so can be asked to stop."""
     name = abstract_name()
     with NotifySocket(name) as systemd, daemon(home, *words, env={"NOTIFY_SOCKET": name}) as d:
-        until(lambda: systemd.hears("READY=1"), "READY")
+        until(lambda: systemd.has_received("READY=1"), "READY")
         yield d
 
 
@@ -136,7 +136,7 @@ class NotifySocket:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(f"\0{address[1:]}" if address.startswith("@") else address)
         self._socket.settimeout(0.05)
-        self.heard: list[str] = []
+        self.messages: list[str] = []
 
     def __enter__(self) -> "NotifySocket":
         return self
@@ -144,10 +144,10 @@ class NotifySocket:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
-    def hears(self, text: str) -> bool:
+    def has_received(self, text: str) -> bool:
         """Whether a line starting like this has come by now."""
         try:
             while True:
-                self.heard += self._socket.recv(65_536).decode().split("\n")
+                self.messages += self._socket.recv(65_536).decode().split("\n")
         except TimeoutError:
-            return any(line.startswith(text) for line in self.heard)
+            return any(line.startswith(text) for line in self.messages)

@@ -21,7 +21,7 @@ from eventlog import Entry
 
 Item: TypeAlias = tuple[str, dict[str, Any]]
 
-NINE = (
+HASHED_FIELDS = (
     *("signal_id", "symbol", "action", "entry_price", "target_price", "stop_price", "confidence"),
     *("strategy", "timestamp"),
 )
@@ -87,7 +87,7 @@ def signals(draw: st.DrawFn) -> Item:
 
 def with_sha256(payload: dict[str, Any]) -> dict[str, Any]:
     """The payload with the hash of its nine fields as its last key."""
-    nine = {key: payload[key] for key in NINE}
+    nine = {key: payload[key] for key in HASHED_FIELDS}
     digest = sha256(json.dumps(nine, sort_keys=True).encode()).hexdigest()
     return {**payload, "sha256": digest}
 

@@ -16,7 +16,7 @@ from functools import cache
 from types import CodeType, FrameType, ModuleType
 from typing import Any, Self
 
-LOOKS_AFTER = frozenset({"CALL", "CALL_FUNCTION_EX", "CALL_KW", "JUMP_BACKWARD"})
+CHECK_OPCODES = frozenset({"CALL", "CALL_FUNCTION_EX", "CALL_KW", "JUMP_BACKWARD"})
 
 
 @cache
@@ -44,20 +44,20 @@ class Interrupt:
         if frame.f_code.co_filename not in self._files:
             return None
         frame.f_trace_opcodes = True
-        self._look(frame)
+        self._check(frame)
         return self._follow
 
     def _follow(self, frame: FrameType, event: str, _: object) -> Any:
         if event == "opcode":
             before = self._before.get(frame)
             self._before[frame] = _operations(frame.f_code)[frame.f_lasti]
-            if before in LOOKS_AFTER:
-                self._look(frame)
+            if before in CHECK_OPCODES:
+                self._check(frame)
         elif event == "return":
             self._before.pop(frame, None)
         return self._follow
 
-    def _look(self, frame: FrameType) -> None:
+    def _check(self, frame: FrameType) -> None:
         self._left -= 1
         if self._left == 0:
             sys.settrace(None)

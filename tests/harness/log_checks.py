@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-NINE = (
+HASHED_FIELDS = (
     *("signal_id", "symbol", "action", "entry_price", "target_price", "stop_price", "confidence"),
     *("strategy", "timestamp"),
 )
@@ -46,11 +46,11 @@ def ids_in(home: Path) -> list[str]:
 
 def content_sha256(payload: Mapping[str, Any]) -> str:
     """The hash that Alpine recomputes."""
-    text = json.dumps({key: payload[key] for key in NINE}, sort_keys=True)
+    text = json.dumps({key: payload[key] for key in HASHED_FIELDS}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def assert_whole(home: Path) -> list[dict[str, Any]]:
+def assert_valid_log(home: Path) -> list[dict[str, Any]]:
     """Checks all that the contract says of a log at rest; gives its entries."""
     chain, batch, recorded_at = "0" * 64, 0, ""
     entries: list[dict[str, Any]] = []
@@ -76,9 +76,9 @@ def assert_whole(home: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def assert_kept(home: Path, receipts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def assert_receipts_kept(home: Path, receipts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Checks that the log is whole and holds each acknowledged signal exactly once."""
-    entries = assert_whole(home)
+    entries = assert_valid_log(home)
     ids = [entry["signal_id"] for entry in entries if entry["event"] == "signal"]
     assert len(ids) == len(set(ids)), "a signal is there twice"
     for receipt in receipts:
@@ -89,7 +89,7 @@ def assert_kept(home: Path, receipts: Iterable[Mapping[str, Any]]) -> list[dict[
     return entries
 
 
-def bytes_of(root: Path) -> dict[str, bytes | str]:
+def tree_contents(root: Path) -> dict[str, bytes | str]:
     """Each path below `root`, with the bytes of files and the targets of links."""
     found: dict[str, bytes | str] = {}
     for folder, folders, files in os.walk(root):

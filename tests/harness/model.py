@@ -143,7 +143,7 @@ def need_end(payload: dict[str, Any]) -> dict[str, Any]:
 def end_trade(row: list[Any], exit_price: float, outcome: str | None, pct: float | None) -> None:
     action, entry, target, stop = row[3:7]
     if outcome is None:
-        outcome = how_it_ended(action, target, stop, exit_price)
+        outcome = outcome_from_price(action, target, stop, exit_price)
     if pct is None:
         pct = (exit_price - entry) / entry * 100 * (-1 if action == "SELL" else 1)
     if not math.isfinite(pct):
@@ -151,7 +151,7 @@ def end_trade(row: list[Any], exit_price: float, outcome: str | None, pct: float
     row[12:15] = [outcome, exit_price, pct + 0.0]
 
 
-def how_it_ended(action: str, target: float, stop: float, exit_price: float) -> str:
+def outcome_from_price(action: str, target: float, stop: float, exit_price: float) -> str:
     if action == "BUY":
         if exit_price >= target:
             return "win"

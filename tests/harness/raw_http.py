@@ -76,7 +76,7 @@ async def a_request(found: Server, reader: Reader) -> Request:
     return found.requests[-1]
 
 
-def whole(status: int, body: bytes = SUCCESS, **headers: str) -> bytes:
+def http_response(status: int, body: bytes = SUCCESS, **headers: str) -> bytes:
     """The bytes of an answer."""
     lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]

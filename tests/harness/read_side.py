@@ -16,7 +16,7 @@ from pathlib import Path
 from eventlog import EventLog, EventLogError
 from projections import Pace, Projector
 from projections.sqlite.projection import SqliteProjection
-from tests.harness.deadline import PATIENCE_S
+from tests.harness.deadline import DEADLINE_S
 
 
 def append(home: Path, *items: Mapping[str, object], segment_bytes: int = 1 << 20) -> None:
@@ -39,9 +39,9 @@ async def running(projector: Projector) -> AsyncIterator[asyncio.Task[None]]:
     finally:
         projector.stop()
         with suppress(EventLogError):
-            await asyncio.wait_for(task, PATIENCE_S)
+            await asyncio.wait_for(task, DEADLINE_S)
 
 
-def at(projector: Projector) -> int:
+def checkpoint_seq_of(projector: Projector) -> int:
     """The seq of its checkpoint; -1 before it has one."""
     return projector.checkpoint.seq if projector.checkpoint is not None else -1

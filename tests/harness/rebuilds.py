@@ -20,27 +20,27 @@ from tests.harness.tables import database_of, reading
 OLD_SYMBOL = "UPDATE signals SET symbol = 'OLD' WHERE id = 1"
 
 
-def a_life(number: int) -> list[dict[str, Any]]:
+def signal_lifecycle(number: int) -> list[dict[str, Any]]:
     """A signal with further keys, and what became of it."""
     executed = {"event": "executed", "signal_id": f"s-{number}", "order_id": f"o-{number}"}
     end = closed(number)
     return [a_signal(number, note=f"n-{number}"), executed, end, {**end, "exit_price": 1.0}]
 
 
-def lived(home: Path, count: int = 10) -> Path:
+def build_history(home: Path, count: int = 10) -> Path:
     """A home with a log whose tables all hold something; gives where the database is."""
-    append(home, *(item for number in range(1, count + 1) for item in a_life(number)))
+    append(home, *(item for number in range(1, count + 1) for item in signal_lifecycle(number)))
     return database_of(home)
 
 
-def written(path: Path, *statements: str) -> None:
+def execute_sql(path: Path, *statements: str) -> None:
     """Somebody writes to the database."""
     with closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as db:
         for statement in statements:
             db.execute(statement)
 
 
-def kept(home: Path) -> list[Path]:
+def damaged_copies(home: Path) -> list[Path]:
     """Damaged databases that were set aside."""
     found = (home / "data").glob("signals.db.damaged-*")
     return sorted(path for path in found if not path.name.endswith(("-wal", "-shm")))
@@ -51,12 +51,12 @@ def names_in(home: Path) -> set[str]:
 
 
 def assert_nothing_left(home: Path) -> None:
-    assert names_in(home) - {path.name for path in kept(home)} <= {
+    assert names_in(home) - {path.name for path in damaged_copies(home)} <= {
         *("signals.db", "signals.db-wal", "signals.db-shm", "signals.db.lock"),
     }
 
 
-def assert_sound(path: Path) -> None:
+def assert_healthy_database(path: Path) -> None:
     """A whole database of ours, in the mode that it should have."""
     with closing(reading(path)) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]

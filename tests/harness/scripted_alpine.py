@@ -15,22 +15,22 @@ from projections.alpine.contract import (
     DOWN,
     FAILING,
     REFUSED,
-    Accepted,
-    Answer,
     Rejected,
+    SendResult,
+    Stored,
     Unavailable,
 )
-from projections.alpine.retry import Patience, Timing
+from projections.alpine.retry import DeliveryTiming, RetryPolicy
 
-BAD = Rejected(status=400, body="Signal hash verification failed")
-FAILS = Unavailable(kind=FAILING, status=500, detail="500 Internal server error")
-GONE = Unavailable(kind=DOWN, status=None, detail="no answer: ConnectError")
-BUSY = Unavailable(kind=DOWN, status=429, detail="429")
+BAD_REQUEST = Rejected(status=400, body="Signal hash verification failed")
+SERVER_ERROR = Unavailable(kind=FAILING, status=500, detail="500 Internal server error")
+UNREACHABLE = Unavailable(kind=DOWN, status=None, detail="no answer: ConnectError")
+RATE_LIMITED = Unavailable(kind=DOWN, status=429, detail="429")
 WRONG_KEY = Unavailable(kind=REFUSED, status=401, detail="401 Invalid or missing API key")
 
 
-AT_ONCE = Timing(
-    patience=Patience(first_s=0.0005, max_s=0.001),
+FAST_TIMING = DeliveryTiming(
+    retry_policy=RetryPolicy(first_s=0.0005, max_s=0.001),
     probe_s_min=0.001,
     probe_s_max=0.002,
     slow_probe_s=0.002,
@@ -43,26 +43,26 @@ AT_ONCE = Timing(
 
 
 @dataclass(kw_only=True)
-class Script:
-    """An Alpine that answers each signal as `says` says; `sent` is what it got."""
+class ScriptedAlpine:
+    """An Alpine that answers each signal as `answer_to` says; `sent` is what it got."""
 
-    says: Callable[[int], Answer] = lambda _: Accepted()
+    answer_to: Callable[[int], SendResult] = lambda _: Stored()
     healthy: bool = True
-    takes_s: float = 0.0
+    delay_s: float = 0.0
     sent: list[int] = field(default_factory=list)
-    begun_s: list[float] = field(default_factory=list)
+    started_s: list[float] = field(default_factory=list)
     in_flight: Counter[str] = field(default_factory=Counter)
     health_checks: int = 0
 
-    async def send(self, body: bytes) -> Answer:
+    async def send(self, body: bytes) -> SendResult:
         seq = number_of(body)
         self.sent.append(seq)
-        self.begun_s.append(time.monotonic())
+        self.started_s.append(time.monotonic())
         self.in_flight["now"] += 1
         self.in_flight["max"] = max(self.in_flight["max"], self.in_flight["now"])
         try:
-            await asyncio.sleep(self.takes_s)
-            return self.says(seq)
+            await asyncio.sleep(self.delay_s)
+            return self.answer_to(seq)
         finally:
             self.in_flight["now"] -= 1
 

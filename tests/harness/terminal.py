@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.harness.deadline import PATIENCE_S, until
+from tests.harness.deadline import DEADLINE_S, until
 
 CTRL_C = "\x03"
 WHOLE_SCREEN, SCREEN_BACK = "\x1b[?1049h", "\x1b[?1049l"
@@ -32,14 +32,14 @@ class Terminal:
     def __init__(self, process: "subprocess.Popen[bytes]", ours: int, theirs: int) -> None:
         self.process = process
         self._ours, self._theirs = ours, theirs
-        self._heard = b""
-        self._listener = threading.Thread(target=self._listen, daemon=True)
-        self._listener.start()
+        self._received = b""
+        self._reader_thread = threading.Thread(target=self._receive, daemon=True)
+        self._reader_thread.start()
 
     @property
     def text(self) -> str:
         """All that was written to it so far, control sequences included."""
-        return self._heard.decode(errors="replace")
+        return self._received.decode(errors="replace")
 
     @property
     def settings(self) -> list[object]:
@@ -58,12 +58,12 @@ class Terminal:
 
     def wait(self) -> int:
         """The exit code, once it has ended."""
-        return self.process.wait(PATIENCE_S)
+        return self.process.wait(DEADLINE_S)
 
-    def _listen(self) -> None:
+    def _receive(self) -> None:
         with suppress(OSError):  # nobody has the other end any more
             while data := os.read(self._ours, 1 << 16):
-                self._heard += data
+                self._received += data
 
 
 @contextmanager
@@ -95,7 +95,7 @@ def terminal(
             process.send_signal(signal.SIGKILL)
         process.wait()
         os.close(theirs)
-        running._listener.join(PATIENCE_S)
+        running._reader_thread.join(DEADLINE_S)
         os.close(ours)
 
 

@@ -44,7 +44,7 @@ def bin_dir(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return venv / "bin"
 
 
-def test_the_wheel_holds_the_two_packages_whole_and_nothing_else(dist: Path) -> None:
+def test_the_wheel_holds_exactly_the_two_packages(dist: Path) -> None:
     (wheel,) = dist.glob("*.whl")
     names = set(ZipFile(wheel).namelist())
     assert {name.split("/")[0] for name in names} == PACKAGES | {f"eventlog-{VERSION}.dist-info"}

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from eventlog.format.line import CHAIN_START, chained, decode, parse_head, stored_chain
+from eventlog.format.line import CHAIN_START, decode, next_chain, parse_header, stored_chain
 from tests.harness.requirements import CHECKOUT, needs_shared
 from tools.benchmarks import report, targets
 from tools.benchmarks.runner import (
     FDATASYNC_MIN_MS,
-    SLICE_COUNT_MAX,
-    SLICE_COUNT_MIN,
+    SAMPLE_COUNT_MAX,
+    SAMPLE_COUNT_MIN,
     Bench,
-    Mark,
     NotMeasured,
     Result,
     Rounds,
+    Target,
     count_for,
     measure,
 )
@@ -29,7 +29,7 @@ FAST_DISK_MS = FDATASYNC_MIN_MS / 2
 USUAL_DISK_MS = FDATASYNC_MIN_MS * 2
 
 
-def a_mark(**changed: object) -> Mark:
+def a_target(**changed: object) -> Target:
     given: dict[str, object] = {
         "id": "B0",
         "what": "this",
@@ -39,7 +39,7 @@ def a_mark(**changed: object) -> Mark:
         "goal": 0.85,
         "run": lambda bench: Rounds(ours=(1.0,) * 5, peer=(2.0,) * 5),
     }
-    return Mark(**(given | changed))  # type: ignore[arg-type]
+    return Target(**(given | changed))  # type: ignore[arg-type]
 
 
 def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -83,7 +83,7 @@ def test_a_side_against_itself_is_measured_as_often_as_any(tmp_path: Path) -> No
     assert Bench(dir=tmp_path).alternate(side, side, rounds=5).ours == (1.0,) * 5
 
 
-def test_a_slice_counts_as_many_operations_as_fill_its_time(tmp_path: Path) -> None:
+def test_a_sample_has_as_many_operations_as_fill_its_time(tmp_path: Path) -> None:
     asked: list[int] = []
 
     def work(count: int) -> float:
@@ -93,12 +93,12 @@ def test_a_slice_counts_as_many_operations_as_fill_its_time(tmp_path: Path) -> N
     bench = Bench(dir=tmp_path)
     rate = bench.rate(work)
     assert rate() == pytest.approx(10_000)
-    assert asked[-1] == pytest.approx(10_000 * bench.slice_s, rel=0.01)
+    assert asked[-1] == pytest.approx(10_000 * bench.sample_s, rel=0.01)
     assert bench.rate(work, step=1_000)() == pytest.approx(10_000)
     assert asked[-1] % 1_000 == 0
 
 
-def test_a_slice_does_less_where_the_machine_became_slower(tmp_path: Path) -> None:
+def test_a_sample_is_smaller_when_the_machine_becomes_slower(tmp_path: Path) -> None:
     speed, took_s = 100_000.0, 0.0
 
     def work(count: int) -> float:
@@ -110,20 +110,20 @@ def test_a_slice_does_less_where_the_machine_became_slower(tmp_path: Path) -> No
     rate = bench.rate(work)
     speed = 1_000.0
     rate()
-    assert took_s > 10 * bench.slice_s
+    assert took_s > 10 * bench.sample_s
     rate()
-    assert took_s == pytest.approx(bench.slice_s, rel=0.01)
+    assert took_s == pytest.approx(bench.sample_s, rel=0.01)
 
 
-def test_a_slice_is_never_so_short_or_so_long_that_it_says_nothing() -> None:
-    assert count_for(1, 60.0, 0.5) == SLICE_COUNT_MIN
-    assert count_for(1_000, 0.0, 0.5) == SLICE_COUNT_MAX
+def test_a_sample_has_a_minimum_and_a_maximum_of_operations() -> None:
+    assert count_for(1, 60.0, 0.5) == SAMPLE_COUNT_MIN
+    assert count_for(1_000, 0.0, 0.5) == SAMPLE_COUNT_MAX
 
 
-def test_a_result_is_the_median_of_ratios_of_sides_that_saw_the_same_machine() -> None:
+def test_a_result_is_the_median_of_the_ratios_of_all_rounds() -> None:
     # The machine was ten times slower in two rounds, and one side was disturbed in another.
     rounds = Rounds(ours=(80, 8, 7, 1, 90), peer=(100, 10, 10, 90, 100))
-    result = Result(mark=a_mark(), rounds=rounds)
+    result = Result(mark=a_target(), rounds=rounds)
     assert (result.ours, result.peer, result.ratio) == (8, 90, 0.8)
     assert result.ratio_half == (0.7, 0.8)
     assert result.verdict == "mark"
@@ -145,59 +145,59 @@ def test_a_bound_holds_a_ratio_or_a_figure_from_above_or_below(
     better: str, of: str, ours: float, verdict: str
 ) -> None:
     bounds = {"mark": 0.7, "goal": 0.85} if better == "higher" else {"mark": 0.85, "goal": 0.8}
-    mark = a_mark(better=better, of=of, **bounds)
+    mark = a_target(better=better, of=of, **bounds)
     rounds = Rounds(ours=(ours,) * 5, peer=(20.0,) * 5)
     assert Result(mark=mark, rounds=rounds).verdict == verdict
 
 
-def test_what_cannot_be_measured_is_a_row_that_says_why(tmp_path: Path) -> None:
+def test_a_target_that_cannot_be_measured_is_a_row_with_the_reason(tmp_path: Path) -> None:
     def missing(_: Bench) -> Rounds:
         raise NotMeasured("nats-server is not installed")
 
-    result = measure(a_mark(run=missing), Bench(dir=tmp_path), lambda: USUAL_DISK_MS)
+    result = measure(a_target(run=missing), Bench(dir=tmp_path), lambda: USUAL_DISK_MS)
     assert result.verdict == "not measured"
     assert "B0: nats-server is not installed" in report.table([result], {})
 
 
-def test_the_disk_is_judged_by_the_lower_of_its_times_before_and_after(tmp_path: Path) -> None:
+def test_the_disk_is_rated_by_the_lower_of_its_times_before_and_after(tmp_path: Path) -> None:
     times_ms = iter([0.4, 0.1])
-    assert measure(a_mark(), Bench(dir=tmp_path), lambda: next(times_ms)).fdatasync_ms == 0.1
+    assert measure(a_target(), Bench(dir=tmp_path), lambda: next(times_ms)).fdatasync_ms == 0.1
 
 
-def test_marks_about_appends_are_informative_where_the_disk_hardly_waits() -> None:
+def test_append_targets_are_informative_only_on_a_disk_that_syncs_fast() -> None:
     rounds = Rounds(ours=(1.0,) * 5, peer=(1.0,) * 5)
-    appends = a_mark(about_appends=True)
+    appends = a_target(about_appends=True)
     fast = Result(mark=appends, rounds=rounds, fdatasync_ms=FAST_DISK_MS)
     usual = Result(mark=appends, rounds=rounds, fdatasync_ms=USUAL_DISK_MS)
-    other = Result(mark=a_mark(), rounds=rounds, fdatasync_ms=FAST_DISK_MS)
+    other = Result(mark=a_target(), rounds=rounds, fdatasync_ms=FAST_DISK_MS)
     assert "(goal) informative" in report.table([fast], {})
     assert "informative" not in report.table([usual], {})
     assert "(goal)" not in report.table([other], {})
 
 
-def test_the_table_of_marks_names_each_once_and_a_goal_is_beyond_its_mark() -> None:
-    names = [mark.id for mark in targets.MARKS]
+def test_each_target_is_listed_once_and_each_goal_is_stricter_than_its_target() -> None:
+    names = [mark.id for mark in targets.TARGETS]
     assert len(names) == len(set(names))
-    for mark in targets.MARKS:
+    for mark in targets.TARGETS:
         assert mark.reaches(mark.goal, mark.mark), mark.id
 
 
-def test_marks_and_goals_are_those_that_were_agreed() -> None:
+def test_targets_and_goals_equal_the_agreed_table() -> None:
     agreed: dict[str, tuple[str, str]] = {}
     for line in needs_shared("measure.md").read_text().splitlines():
         if re.match(r"\| B\d+ ", line):
             name, _, _, mark, goal = (cell.strip() for cell in line.strip("|").split("|"))
             agreed[name] = mark, goal
-    for row in targets.MARKS:
+    for row in targets.TARGETS:
         mark, goal = agreed[row.id.partition("-")[0]]
         assert f"{row.mark:g}" in re.findall(r"\d+(?:\.\d+)?", mark), row.id
         assert f"{row.goal:g}" in re.findall(r"\d+(?:\.\d+)?", goal), row.id
 
 
-def test_only_chooses_marks_by_name_or_by_the_name_of_their_row() -> None:
+def test_only_selects_targets_by_name_or_by_row() -> None:
     assert [mark.id for mark in targets.chosen("b5, B1")] == ["B1", "B5"]
     assert [mark.id for mark in targets.chosen("B13")] == ["B13", "B13-open"]
-    assert targets.chosen("") == targets.MARKS
+    assert targets.chosen("") == targets.TARGETS
     with pytest.raises(ValueError, match="no mark B99"):
         targets.chosen("B1,B99")
 
@@ -213,8 +213,8 @@ def test_signals_are_realistic_and_the_same_for_both_sides() -> None:
 def test_the_lines_that_a_bare_file_takes_are_lines_of_the_log() -> None:
     chain = CHAIN_START
     for seq, line in enumerate(ready_lines(Signals().take(20)), start=1):
-        assert parse_head(line).seq == seq
-        chain = chained(chain, line)
+        assert parse_header(line).seq == seq
+        chain = next_chain(chain, line)
         assert decode(line).chain == stored_chain(line) == chain
         assert 550 <= len(line) <= 700
 
@@ -226,7 +226,7 @@ def test_help_names_the_options_and_shows_an_example() -> None:
         assert text in done.stdout
 
 
-def test_an_unknown_mark_is_refused_with_the_names_there_are(tmp_path: Path) -> None:
+def test_an_unknown_target_is_refused_with_the_known_names(tmp_path: Path) -> None:
     done = bench("--only", "B99", "--dir", tmp_path)
     assert done.returncode == 2
     assert "there are B1, B2" in done.stderr
@@ -234,7 +234,7 @@ def test_an_unknown_mark_is_refused_with_the_names_there_are(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_mark_runs_end_to_end_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_target_runs_end_to_end_and_leaves_nothing_behind(tmp_path: Path) -> None:
     files = tmp_path / "files"
     done = bench("--only", "B1", "--quick", "--dir", files, "--json", tmp_path / "found.json")
     assert done.returncode == 0, done.stderr

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import psutil  # type: ignore[import-untyped]  # the extra `alpine` brings it; it is untyped
 import pytest
 
-from tests.harness.deadline import PATIENCE_S, until
-from tests.harness.log_checks import assert_whole, bytes_of
+from tests.harness.deadline import DEADLINE_S, until
+from tests.harness.log_checks import assert_valid_log, tree_contents
 from tests.harness.read_side import append
 from tests.harness.requirements import CHECKOUT, needs_shared
 from tests.harness.signals import signals
@@ -53,7 +53,7 @@ def demo(tmp: Path, *words: object, **env: str) -> "subprocess.CompletedProcess[
         env={**environment(tmp), **env},
         capture_output=True,
         text=True,
-        timeout=2 * PATIENCE_S,
+        timeout=2 * DEADLINE_S,
         check=False,
     )
 
@@ -134,13 +134,13 @@ def reported(text: str) -> dict[str, object]:
 
 
 @pytest.mark.slow
-def test_the_last_line_tells_what_log_and_table_and_alpine_hold_also_the_second_time(
+def test_the_last_line_of_each_run_gives_the_counts_of_log_table_and_alpine(
     tmp_path: Path,
 ) -> None:
     done = demo(tmp_path, *FEW)
     assert (done.returncode, done.stderr) == (0, "")
     home = tmp_path / "home"
-    entries = assert_whole(home)
+    entries = assert_valid_log(home)
     count = sum(entry["event"] == "signal" for entry in entries)
     last = figures(done.stdout.splitlines()[-1])
     assert last == (len(entries), count, "a simulated market")
@@ -165,26 +165,26 @@ def test_the_last_line_tells_what_log_and_table_and_alpine_hold_also_the_second_
     assert not any(key in text for text in (done.stdout, *texts))
 
     # A second run writes nothing into the log, and fills the Alpine that is new and empty.
-    before = bytes_of(home / "logs")
+    before = tree_contents(home / "logs")
     again = demo(tmp_path, *FEW)
     assert (again.returncode, again.stderr) == (0, "")
     assert figures(again.stdout.splitlines()[-1]) == last
     assert "reconcile --replay" in again.stdout
-    after = bytes_of(home / "logs")
+    after = tree_contents(home / "logs")
     assert {k: v for k, v in after.items() if k != ".lock"} == {
         k: v for k, v in before.items() if k != ".lock"
     }
 
 
 @pytest.mark.slow
-def test_it_runs_on_real_prices_and_says_so(tmp_path: Path) -> None:
+def test_it_runs_on_real_prices_and_prints_so(tmp_path: Path) -> None:
     """All of them, as the README promises."""
     prices = needs_shared("data/prices")
     done = demo(tmp_path, "--prices", prices)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"real daily prices of 8 symbols, 2005-11-17 to 2025-11-11, from {prices}" in done.stdout
     (home,) = tmp_path.glob("eventlog-demo-*")
-    entries = assert_whole(home)
+    entries = assert_valid_log(home)
     count = sum(entry["event"] == "signal" for entry in entries)
     last = figures(done.stdout.splitlines()[-1])
     assert last == (len(entries), count, "real daily prices of 8 symbols")
@@ -207,7 +207,7 @@ def test_on_a_terminal_it_shows_the_live_view_and_keeps_the_last_of_it(tmp_path:
 # What cannot be
 
 
-def test_prices_that_are_not_there_are_told_and_leave_nothing_behind(tmp_path: Path) -> None:
+def test_missing_prices_are_reported_and_nothing_is_left_behind(tmp_path: Path) -> None:
     done = demo(tmp_path, "--prices", "nowhere")
     assert done.returncode == 3
     assert "no price files (" in done.stderr
@@ -218,11 +218,11 @@ def test_prices_that_are_not_there_are_told_and_leave_nothing_behind(tmp_path: P
 def test_a_home_that_is_not_the_demos_is_left_alone(tmp_path: Path) -> None:
     """Its signals would count as delivered, to an Alpine that is gone a minute later."""
     append(tmp_path / "home", *signals(2))
-    before = bytes_of(tmp_path / "home")
+    before = tree_contents(tmp_path / "home")
     done = demo(tmp_path, *FEW)
     assert done.returncode == 3
     assert "holds something that is not the demo's" in done.stderr
-    assert bytes_of(tmp_path / "home") == before
+    assert tree_contents(tmp_path / "home") == before
 
 
 def test_a_directory_that_holds_anything_else_does_not_become_its_home(tmp_path: Path) -> None:
@@ -235,14 +235,14 @@ def test_a_directory_that_holds_anything_else_does_not_become_its_home(tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_days_without_a_signal_are_told_to_be_too_few(tmp_path: Path) -> None:
+def test_a_run_without_any_signal_asks_for_more_days(tmp_path: Path) -> None:
     done = demo(tmp_path, "--simulate", "7", "--days", "20", "--home", "home")
     assert done.returncode == 1
     assert "its rule needs a hundred days" in done.stderr
 
 
 @pytest.mark.slow
-def test_a_part_that_does_not_start_is_named_with_its_log(tmp_path: Path) -> None:
+def test_a_process_that_does_not_start_is_named_with_its_log(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
     (home / "demo-logs").mkdir(mode=0o700)
@@ -263,14 +263,14 @@ def test_a_part_that_does_not_start_is_named_with_its_log(tmp_path: Path) -> Non
     ("name", "word"),
     [("projector", "project all"), ("alpine", "tools.alpine --dev"), ("generator", "generator.py")],
 )
-def test_a_part_that_dies_is_named_with_its_log_and_ends_the_others(
+def test_a_process_that_dies_is_named_with_its_log_and_ends_the_others(
     tmp_path: Path, name: str, word: str
 ) -> None:
     with running(tmp_path, "--simulate", "1", "--home", "home") as process:
         read_until(process, "delivering")
         (victim,) = commands_of(tmp_path, word)
         victim.kill()
-        _, err = process.communicate(timeout=PATIENCE_S)
+        _, err = process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 1
         (line,) = err.splitlines()
         assert line.startswith(f"tools/demo: {name} ")
@@ -279,12 +279,12 @@ def test_a_part_that_dies_is_named_with_its_log_and_ends_the_others(
 
 
 @pytest.mark.slow
-def test_when_nobody_reads_what_it_says_it_ends_with_all_it_started(tmp_path: Path) -> None:
+def test_a_closed_stdout_ends_it_with_every_process_it_started(tmp_path: Path) -> None:
     with running(tmp_path, *FEW) as process:
         read_until(process, "it listens on")
         assert process.stdout is not None
         process.stdout.close()
-        assert process.wait(PATIENCE_S) == 3
+        assert process.wait(DEADLINE_S) == 3
         assert process.stderr is not None
         assert process.stderr.read() == ""
         assert left_of(tmp_path) == []
@@ -304,7 +304,7 @@ def test_whenever_it_is_stopped_nothing_runs_any_more(tmp_path: Path, moment_s: 
             process.wait(moment_s)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, number)
-        out, err = process.communicate(timeout=PATIENCE_S)
+        out, err = process.communicate(timeout=DEADLINE_S)
         assert err == ""
         assert left_of(tmp_path) == []
         if process.returncode != 0:  # this machine was faster than the moment
@@ -314,7 +314,7 @@ def test_whenever_it_is_stopped_nothing_runs_any_more(tmp_path: Path, moment_s: 
             )
             assert found
             assert f"Stopped by {number.name}" in out
-            assert int(found[1].replace(",", "")) == len(assert_whole(tmp_path / "home"))
+            assert int(found[1].replace(",", "")) == len(assert_valid_log(tmp_path / "home"))
         logs = [path.read_text() for path in (tmp_path / "home/demo-logs").glob("*.log")]
         assert not any("Traceback" in text for text in (said, out, *logs))
 
@@ -336,12 +336,12 @@ def test_ctrl_c_on_a_terminal_ends_the_live_view_and_gives_it_back(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_what_was_stopped_goes_on_in_the_same_home(tmp_path: Path) -> None:
+def test_a_stopped_run_continues_in_the_same_home(tmp_path: Path) -> None:
     with running(tmp_path, *FEW) as process:
         read_until(process, "alpine lag")
         process.terminate()
-        process.communicate(timeout=PATIENCE_S)
+        process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 130
     done = demo(tmp_path, *FEW)
     assert (done.returncode, done.stderr) == (0, "")
-    assert figures(done.stdout.splitlines()[-1]).entries == len(assert_whole(tmp_path / "home"))
+    assert figures(done.stdout.splitlines()[-1]).entries == len(assert_valid_log(tmp_path / "home"))

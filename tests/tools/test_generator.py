@@ -67,7 +67,7 @@ def days_of(bars: Iterable[Bar], symbol: str = "ABC") -> list[Day]:
     return [(bar.day, {symbol: bar}) for bar in bars]
 
 
-def said_of(days: Iterable[Day]) -> list[Item]:
+def items_of(days: Iterable[Day]) -> list[Item]:
     book = Book()
     return list(chain.from_iterable(book.take(bars) for _, bars in days))
 
@@ -142,7 +142,7 @@ CHANGES = st.lists(st.floats(-0.3, 0.4), min_size=BARS_NEEDED, max_size=BARS_NEE
 
 
 @given(changes=CHANGES, drift=st.floats(-0.02, 0.02), start=st.floats(1e-3, 1e5))
-def test_every_decision_is_one_that_the_contract_takes(
+def test_every_decision_is_valid_under_the_contract(
     changes: list[float], drift: float, start: float
 ) -> None:
     """Confidence is percent, and never between 0 and 1, where it would be taken for a fraction."""
@@ -160,7 +160,9 @@ def test_every_decision_is_one_that_the_contract_takes(
 
 
 @given(older=st.lists(st.floats(1.0, 1000.0), max_size=20))
-def test_a_decision_does_not_depend_on_bars_older_than_it_says(older: list[float]) -> None:
+def test_a_decision_does_not_depend_on_bars_older_than_its_stated_period(
+    older: list[float],
+) -> None:
     recent = bars_of(RISING)
     assert decide([*bars_of(older), *recent]) == decide(recent)
 
@@ -204,7 +206,7 @@ def test_a_signal_is_executed_at_the_next_open_and_closed_by_its_target() -> Non
     history = bars_of(RISING)
     n, last = len(history), RISING[-1]
     wins = a_bar(last * 1.2, n, opened=last * 1.01)
-    items = said_of(days_of([*history, wins]))
+    items = items_of(days_of([*history, wins]))
     assert [item.get("event") for item in items[:3]] == [None, "executed", "closed"]
     first, executed, closed = items[:3]
     assert first["signal_id"] == "consensus_v1:ABC:2024-04-10"
@@ -231,9 +233,9 @@ def test_a_signal_that_goes_nowhere_is_closed_at_its_last_day() -> None:
         a_bar(RISING[-1], len(history) + n, low=RISING[-1] * 0.999, high=RISING[-1] * 1.001)
         for n in range(HOLD_DAYS_MAX)
     ]
-    until = said_of(days_of([*history, *still[:-1]]))
+    until = items_of(days_of([*history, *still[:-1]]))
     assert [item.get("event") for item in until] == [None, "executed"]
-    closed = said_of(days_of([*history, *still]))[2]
+    closed = items_of(days_of([*history, *still]))[2]
     assert (closed["outcome"], closed["exit_price"]) == ("expired", still[-1].close)
 
 
@@ -260,7 +262,7 @@ def test_every_signal_lives_one_legal_life(source: Source) -> None:
     stage: dict[object, str] = {}
     signals: dict[object, Item] = {}
     alive: Counter[object] = Counter()
-    for item in said_of(source()):
+    for item in items_of(source()):
         signal_id = item["signal_id"]
         match item.get("event", "signal"):
             case "signal":
@@ -307,14 +309,14 @@ def with_another_future(days: Sequence[Day], after: int, factor: float) -> list[
 
 @pytest.mark.slow
 @of_both
-def test_what_is_said_of_a_day_does_not_depend_on_the_future(source: Source) -> None:
+def test_the_signals_of_a_day_do_not_depend_on_the_future(source: Source) -> None:
     days = source()[:1_500]
     for after in range(200, len(days), 300):
-        known = said_of(days[:after])
-        changed = said_of(with_another_future(days, after, 1.3))
+        known = items_of(days[:after])
+        changed = items_of(with_another_future(days, after, 1.3))
         assert changed[: len(known)] == known
         assert {"signal", "executed", "win", "loss"} <= set(kinds(known)), "closes are among it"
-        assert changed != said_of(days), "the future that was changed matters to nobody"
+        assert changed != items_of(days), "the future that was changed matters to nobody"
 
 
 @given(
@@ -323,17 +325,15 @@ def test_what_is_said_of_a_day_does_not_depend_on_the_future(source: Source) -> 
     factor=st.floats(0.2, 5.0),
 )
 @settings(max_examples=30)
-def test_no_future_at_all_changes_what_was_said_before_it(
-    seed: int, after: int, factor: float
-) -> None:
+def test_no_future_prices_change_earlier_signals(seed: int, after: int, factor: float) -> None:
     days = list(simulate(seed, ["AAA", "BBB"], days=160))
-    known = said_of(days[:after])
-    assert said_of(with_another_future(days, after, factor))[: len(known)] == known
+    known = items_of(days[:after])
+    assert items_of(with_another_future(days, after, factor))[: len(known)] == known
 
 
 def test_symbols_do_not_influence_each_other() -> None:
-    both = said_of(simulate(7, ["ALFA", "ZULU"], days=1_000))
-    alone = said_of(simulate(7, ["ZULU"], days=1_000))
+    both = items_of(simulate(7, ["ALFA", "ZULU"], days=1_000))
+    alone = items_of(simulate(7, ["ZULU"], days=1_000))
     assert [item for item in both if ":ZULU:" in str(item["signal_id"])] == alone
 
 
@@ -357,7 +357,7 @@ def test_symbols_do_not_influence_each_other() -> None:
 def test_twenty_years_end_in_the_same_results_to_the_digit(
     source: Source, counts: dict[str, int], sha: str
 ) -> None:
-    items = said_of(source())
+    items = items_of(source())
     assert kinds(items) == counts
     assert digest(items) == sha
 
@@ -431,10 +431,10 @@ def append(home: Path, days: Iterable[Day], *, by_day: bool = False) -> Counter[
 
 
 @pytest.mark.parametrize("by_day", [False, True], ids=["one by one", "a day at once"])
-def test_the_log_holds_exactly_what_was_said(tmp_path: Path, by_day: bool) -> None:
+def test_the_log_holds_exactly_the_generated_items(tmp_path: Path, by_day: bool) -> None:
     days = list(simulate(7, days=300))
     counts = append(tmp_path, days, by_day=by_day)
-    items = said_of(days)
+    items = items_of(days)
     with EventLog(tmp_path) as log:
         assert content(log) == as_given(items)
         # No write holds entries of two days, and one by one each entry is a write of its own.
@@ -450,12 +450,12 @@ def when(item: Item) -> str:
 
 
 @pytest.mark.slow
-def test_twenty_real_years_pass_the_door_and_a_second_run_adds_nothing(tmp_path: Path) -> None:
+def test_twenty_real_years_pass_validation_and_a_second_run_adds_nothing(tmp_path: Path) -> None:
     days = real_days()
     first = append(tmp_path, days, by_day=True)
     again = append(tmp_path, days, by_day=True)
     with EventLog(tmp_path) as log:
-        assert content(log) == as_given(said_of(days))
+        assert content(log) == as_given(items_of(days))
         assert log.last_seq == first["appended"] == again["known"]
     assert again["appended"] == 0
     assert {k: first[k] for k in ("signal", "win", "loss")} == {
@@ -463,24 +463,24 @@ def test_twenty_real_years_pass_the_door_and_a_second_run_adds_nothing(tmp_path:
     }
 
 
-def test_the_log_itself_answers_duplicate_to_whoever_repeats_an_entry(tmp_path: Path) -> None:
+def test_the_log_answers_duplicate_to_a_repeated_entry(tmp_path: Path) -> None:
     """So a generator that cannot read the log first is safe too, within the window."""
-    items = said_of(simulate(7, days=200))
+    items = items_of(simulate(7, days=200))
     with EventLog(tmp_path) as log:
         first, again = log.append_many(items), log.append_many(items)
     assert [receipt.seq for receipt in again] == [receipt.seq for receipt in first]
     assert all(receipt.duplicate for receipt in again)
 
 
-def test_a_longer_run_goes_on_where_a_shorter_one_stopped(tmp_path: Path) -> None:
+def test_a_longer_run_continues_where_a_shorter_one_stopped(tmp_path: Path) -> None:
     days = list(simulate(7, days=300))
     append(tmp_path, days[:200])
     append(tmp_path, days)
     with EventLog(tmp_path) as log:
-        assert content(log) == as_given(said_of(days))
+        assert content(log) == as_given(items_of(days))
 
 
-def test_a_run_goes_on_behind_the_window_in_which_the_log_knows_repetitions(tmp_path: Path) -> None:
+def test_a_run_continues_beyond_the_dedupe_window(tmp_path: Path) -> None:
     days = list(simulate(7, days=200))
     with EventLog(tmp_path, dedupe_entries=3) as log:
         run(log, days, Book(), Stop(), by_day=True, rate=None)
@@ -497,7 +497,7 @@ def test_other_prices_of_the_same_day_are_a_conflict_and_not_a_second_truth(tmp_
         append(tmp_path, other)
 
 
-def test_a_run_that_is_told_to_stop_appends_nothing_more(tmp_path: Path) -> None:
+def test_a_stopped_run_appends_nothing_more(tmp_path: Path) -> None:
     stop = Stop()
     days = list(simulate(7, days=200))
 
@@ -509,7 +509,7 @@ def test_a_run_that_is_told_to_stop_appends_nothing_more(tmp_path: Path) -> None
 
     with EventLog(tmp_path) as log:
         run(log, until(days[150][0]), Book(), stop, by_day=False, rate=None)
-        assert content(log) == as_given(said_of(days[:150]))
+        assert content(log) == as_given(items_of(days[:150]))
 
 
 # As a command
@@ -540,7 +540,7 @@ def started(home: Path, *arguments: str | Path, entries: int) -> subprocess.Pope
     pytest.fail("the generator appended nothing")
 
 
-def test_the_command_ends_with_one_line_that_says_what_it_did(tmp_path: Path) -> None:
+def test_the_command_ends_with_one_line_of_results(tmp_path: Path) -> None:
     done = run_command(tmp_path, "--simulate", "7", "--days", "150", "--symbols", "alfa", "xyz")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("generator: ")
@@ -559,11 +559,11 @@ def test_the_command_reads_price_files(tmp_path: Path) -> None:
     )
     assert done.returncode == 0
     with EventLog(tmp_path) as log:
-        expected = as_given(said_of(islice(read_days(prices, ["SPY"]), 400)))
+        expected = as_given(items_of(islice(read_days(prices, ["SPY"]), 400)))
         assert content(log) == expected
 
 
-def test_the_command_says_what_is_wrong_without_a_traceback(tmp_path: Path) -> None:
+def test_the_command_reports_errors_without_a_traceback(tmp_path: Path) -> None:
     done = run_command(tmp_path / "home", "--prices", tmp_path)
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith("generator: no price files")
@@ -577,7 +577,7 @@ def test_a_wrong_argument_is_a_usage_error(tmp_path: Path, wrong: tuple[str, str
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_the_command_cleanly_and_it_can_go_on(
+def test_sigterm_stops_the_command_cleanly_and_a_next_run_continues(
     tmp_path: Path, signum: signal.Signals
 ) -> None:
     process = started(tmp_path, "--simulate", "7", "--days", "200", "--rate", "20", entries=5)
@@ -590,7 +590,7 @@ def test_a_signal_stops_the_command_cleanly_and_it_can_go_on(
     assert whole.returncode == 0
 
 
-def test_after_kills_the_log_is_as_if_there_had_been_none(tmp_path: Path) -> None:
+def test_kills_leave_the_log_of_an_undisturbed_run(tmp_path: Path) -> None:
     for entries in (3, 20, 40):
         process = started(
             tmp_path, "--simulate", "7", "--days", "200", "--rate", "100", entries=entries

@@ -14,10 +14,15 @@ import pytest
 from eventlog.cli.main import cli
 from projections.alpine.metered_client import OUTCOMES
 from projections.monitoring.metrics import exposition
-from projections.monitoring.snapshot import Delivery, Log, Vital, Vitals
-from projections.projection import Requests
+from projections.monitoring.snapshot import (
+    DeliverySnapshot,
+    LogSnapshot,
+    ProjectionSnapshot,
+    Snapshot,
+)
+from projections.projection import RequestCounters
 from projections.runtime.daemon import STATUS_S, STOP_S_MAX
-from projections.runtime.projector import Tally
+from projections.runtime.projector import BatchCounters
 from tests.harness.requirements import CHECKOUT, needs_tool
 
 OPS = CHECKOUT / "tools/ops"
@@ -96,7 +101,7 @@ def test_the_daemons_unit_fits_what_the_daemon_does() -> None:
 
 
 @pytest.mark.slow
-def test_systemd_itself_finds_nothing_to_complain_of(tmp_path: Path) -> None:
+def test_systemd_analyze_finds_no_error_in_the_units(tmp_path: Path) -> None:
     analyze = needs_tool("systemd-analyze", apt="systemd")
     copies = []
     for unit in UNITS:
@@ -133,25 +138,27 @@ def alerts() -> list[Alert]:
 
 def samples() -> dict[str, dict[str, set[str]]]:
     """The values of each label, by the name of each sample that /metrics can give."""
-    delivery = Delivery(delivered=1, refused=1, failing=1, state="waiting", requests=Requests())
+    delivery = DeliverySnapshot(
+        delivered=1, refused=1, failing=1, state="waiting", requests=RequestCounters()
+    )
     vitals = [
-        Vital(
+        ProjectionSnapshot(
             name=name,
             checkpoint=1,
             lag_entries=1,
             lag_seconds=1.0,
             is_watched=True,
             stalled=None,
-            waits_for_others=False,
+            is_external=False,
             is_stopping=False,
             has_failed=False,
-            tally=Tally(),
+            counters=BatchCounters(),
             delivery=delivery if name == "alpine" else None,
         )
         for name in ("alpine", "sqlite")
     ]
-    log = Log(last_seq=1, bytes=1, segments=1, backup_age_seconds=1.0)
-    text = exposition(Vitals(log=log, problem=None, projections=tuple(vitals))).decode()
+    log = LogSnapshot(last_seq=1, bytes=1, segments=1, backup_age_seconds=1.0)
+    text = exposition(Snapshot(log=log, problem=None, projections=tuple(vitals))).decode()
     found: dict[str, dict[str, set[str]]] = {}
     for name, labels in re.findall(r"^(eventlog_\w+)(?:\{(.*)\})? \S+$", text, re.MULTILINE):
         mine = found.setdefault(name, {})
@@ -163,7 +170,7 @@ def samples() -> dict[str, dict[str, set[str]]]:
 KNOWN = samples()
 
 
-def test_the_check_knows_every_metric() -> None:
+def test_the_check_covers_every_metric() -> None:
     assert set(OUTCOMES) == KNOWN["eventlog_delivery_requests_total"]["outcome"]
     assert len(KNOWN) > 15
 
@@ -192,7 +199,7 @@ def test_each_metric_and_label_in_an_alert_exists(alert: Alert) -> None:
 
 
 @pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert.name)
-def test_each_alert_says_how_bad_it_is_and_what_to_do(alert: Alert) -> None:
+def test_each_alert_has_a_severity_and_a_remedy(alert: Alert) -> None:
     assert re.search(r"^          severity: (page|ticket)$", alert.text, re.MULTILINE)
     assert re.search(r"^          summary: \S", alert.text, re.MULTILINE)
     assert re.search(r"^          do: \S", alert.text, re.MULTILINE)
@@ -201,7 +208,7 @@ def test_each_alert_says_how_bad_it_is_and_what_to_do(alert: Alert) -> None:
         command_named(words)  # raises for one that does not exist
 
 
-def test_the_alerts_tell_of_everything_that_a_person_must_mend() -> None:
+def test_the_alerts_cover_every_condition_that_needs_a_person() -> None:
     exprs = " ".join(alert.expr for alert in alerts())
     for state in ("waiting", "refused", "rejecting", "stopped"):
         assert f'eventlog_delivery_state{{state="{state}"}}' in exprs

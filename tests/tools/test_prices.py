@@ -70,7 +70,7 @@ def test_the_real_files_are_read_whole_and_day_by_day() -> None:
     assert (days[0][0], days[-1][0], len(days)) == (date(2005, 11, 17), date(2025, 11, 11), 6295)
 
 
-def test_of_a_directory_only_the_wanted_symbols_are_given() -> None:
+def test_only_the_requested_symbols_of_a_directory_are_read() -> None:
     days = list(read_days(needs_shared("data/prices"), ["SPY", "ETH-USD"]))
     assert {symbol for _, bars in days for symbol in bars} == {"SPY", "ETH-USD"}
 
@@ -85,7 +85,7 @@ def test_columns_are_found_by_name_and_others_are_left_alone(tmp_path: Path) -> 
     assert read_file(path) == ("B", (FIRST,))
 
 
-def test_a_day_without_prices_is_left_out_and_said(
+def test_a_day_without_prices_is_left_out_and_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     symbol, bars = read_file(a_file(tmp_path, "2024-01-03,,,,,\n2024-01-04,10.0,11.0,9.0,10.5,0\n"))
@@ -135,7 +135,7 @@ def test_a_high_that_misses_the_close_by_rounding_is_widened_to_it(tmp_path: Pat
         ("2024-01-01,10.0,11.0,9.0,10.5,1", "2024-01-01 does not follow 2024-01-02"),
     ],
 )
-def test_a_row_that_cannot_be_is_refused_by_file_and_line(
+def test_an_impossible_row_is_refused_with_file_and_line(
     tmp_path: Path, row: str, problem: str
 ) -> None:
     path = a_file(tmp_path, row + "\n")
@@ -156,19 +156,19 @@ def test_a_row_that_cannot_be_is_refused_by_file_and_line(
     ],
     ids=["empty", "cut", "another format", "a column missing", "two symbols", "a column twice"],
 )
-def test_a_file_with_another_heading_is_refused(tmp_path: Path, heading: str) -> None:
+def test_a_file_with_another_header_is_refused(tmp_path: Path, heading: str) -> None:
     with pytest.raises(PriceFileError, match="not a price file of one symbol"):
         read_file(a_file(tmp_path, heading=heading))
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "A.csv"
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(PriceFileError, match="cannot be read"):
         read_file(path)
 
 
-def test_a_directory_without_what_is_wanted_says_what_there_is(tmp_path: Path) -> None:
+def test_a_directory_without_the_requested_symbols_lists_its_symbols(tmp_path: Path) -> None:
     with pytest.raises(PriceFileError, match="no price files"):
         read_days(tmp_path)
     a_file(tmp_path)
@@ -203,7 +203,7 @@ def test_shares_close_in_new_york_and_crypto_at_midnight_utc() -> None:
 
 @given(seed=st.integers(), symbols=st.lists(SYMBOLS, min_size=1, max_size=3, unique=True))
 @settings(max_examples=20)
-def test_every_simulated_market_is_one_that_could_be(seed: int, symbols: list[str]) -> None:
+def test_every_simulated_market_is_plausible(seed: int, symbols: list[str]) -> None:
     days = list(simulate(seed, symbols, days=120))
     assert_bars_hold(days)
     assert all(set(bars) == set(symbols) and day.weekday() < 5 for day, bars in days)

@@ -26,7 +26,7 @@ SETTLE_S_MAX = 600  # starting, catching up, and comparing, on a machine that is
 
 @pytest.mark.slow
 @pytest.mark.timeout(60 * MINUTES + SETTLE_S_MAX)
-def test_whatever_is_killed_log_table_and_alpine_end_equal_and_no_daemon_grows() -> None:
+def test_despite_random_kills_log_table_and_alpine_end_equal_and_no_daemon_grows() -> None:
     needs_tool("faketime", apt="faketime")
     words = [sys.executable, "-m", "tools.soak", "--minutes", str(MINUTES)]
     if seed := os.environ.get("SOAK_SEED"):
@@ -58,7 +58,7 @@ def receipts_of(home: Path) -> dict[int, tuple[int, str]]:
         return {entry.seq: (entry.seq, entry.chain) for entry in log.read()}
 
 
-def test_it_finds_nothing_where_all_is_well(home: Path) -> None:
+def test_it_finds_no_problem_in_a_healthy_run(home: Path) -> None:
     project(home)
     found = checks.read_log(home, {"g1": receipts_of(home)})
     assert (found.entries, len(found.sha256), found.problems) == (12, 8, ())
@@ -66,21 +66,21 @@ def test_it_finds_nothing_where_all_is_well(home: Path) -> None:
     assert list(checks.compare_table(home)) == []
 
 
-def test_it_notices_a_receipt_that_is_not_in_the_log(home: Path) -> None:
+def test_it_detects_a_receipt_that_is_not_in_the_log(home: Path) -> None:
     kept = receipts_of(home)
     chain = kept[5][1]
     for wrong in ({13: (13, chain)}, {5: (6, chain)}, {5: (5, "0" * 64)}, {4: kept[5]}):
         assert len(checks.read_log(home, {"g1": kept | wrong}).problems) == 1
 
 
-def test_it_notices_what_is_in_the_log_twice(home: Path) -> None:
+def test_it_detects_entries_that_are_in_the_log_twice(home: Path) -> None:
     with EventLog(home, dedupe_entries=0) as log:
         log.append(item("g1", 4))
     problems = checks.read_log(home, {}).problems
     assert problems == ("('g1-4', 'signal') is in the log twice: 4 and 13",)
 
 
-def test_it_notices_a_bit_that_turned_and_a_row_that_is_missing(home: Path) -> None:
+def test_it_detects_a_flipped_bit_and_a_missing_row(home: Path) -> None:
     project(home)
     sqlite3 = needs_tool("sqlite3", apt="sqlite3")
     for change in ("DELETE FROM signals WHERE id = 4", "UPDATE signals SET symbol = 'X'"):
@@ -91,7 +91,7 @@ def test_it_notices_a_bit_that_turned_and_a_row_that_is_missing(home: Path) -> N
     assert len(list(checks.verify(home))) == 1
 
 
-def test_it_notices_a_daemon_that_grows() -> None:
+def test_it_detects_a_daemon_that_grows() -> None:
     steady = [30_000_000] * 10 + [36_000_000] * 100
     assert list(checks.compare_memory("steady", steady)) == []
     growing = [36_000_000 + 300_000 * number for number in range(110)]

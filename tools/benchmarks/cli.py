@@ -17,8 +17,8 @@ from types import FrameType
 from typing import NoReturn
 
 from tools.benchmarks import machine, report
-from tools.benchmarks.runner import Bench, Mark, Result, measure
-from tools.benchmarks.targets import MARKS, chosen
+from tools.benchmarks.runner import Bench, Result, Target, measure
+from tools.benchmarks.targets import TARGETS, chosen
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the marks that the arguments choose; the exit code."""
     options = _parser().parse_args(arguments)
     if options.list:
-        print("\n".join(f"{mark.id:<12}{mark.what}, against {mark.peer}" for mark in MARKS))
+        print("\n".join(f"{mark.id:<12}{mark.what}, against {mark.peer}" for mark in TARGETS))
         return 0
     try:
         marks = chosen(options.only)
@@ -58,7 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if all(result.rounds for result in results) else 1
 
 
-def _run(marks: Sequence[Mark], where: Path, *, quick: bool) -> tuple[list[Result], dict[str, str]]:
+def _run(
+    marks: Sequence[Target], where: Path, *, quick: bool
+) -> tuple[list[Result], dict[str, str]]:
     versions = machine.versions(where)
     if versions["file_system"] in machine.VOLATILE:
         _say(f"{where} is on {versions['file_system']}, where fdatasync does nothing: use --dir")

@@ -37,7 +37,7 @@ START_TIMEOUT_S = 60.0
 DELIVERY_TIMEOUT_S = 600.0
 
 # A slice is seconds, so that what the daemon does between two slices weighs nothing.
-SLICE_SIGNALS, SLICE_QUICK_SIGNALS = 2_000, 500
+SAMPLE_SIGNALS, SAMPLE_QUICK_SIGNALS = 2_000, 500
 WARM_SIGNALS = 200
 OUTAGE_S = 3.0  # the daemon has found it out by then
 BACKLOG_SIGNALS, BACKLOG_QUICK_SIGNALS = 10_000, 1_000
@@ -46,7 +46,7 @@ BACKLOG_SIGNALS, BACKLOG_QUICK_SIGNALS = 10_000, 1_000
 def daemon_against_bare_loop(bench: Bench) -> Rounds:
     """B12, and how long a backlog takes after an outage."""
     where = bench.fresh_dir("b12")
-    count = SLICE_QUICK_SIGNALS if bench.quick else SLICE_SIGNALS
+    count = SAMPLE_QUICK_SIGNALS if bench.quick else SAMPLE_SIGNALS
     with (
         _postgres() as postgres,
         closing(Backend(postgres.url, where)) as backend,

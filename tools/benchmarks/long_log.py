@@ -19,8 +19,8 @@ SHORT_LOG_ENTRIES = 2_000
 SEGMENT_BYTES = 64 * 1024 * 1024
 
 # A slice is a few appends, so that the two logs take turns every few milliseconds.
-SLICE_APPENDS = 40
-SLICES_FACTOR = 3
+SAMPLE_APPENDS = 40
+SAMPLES_FACTOR = 3
 # What one append takes is taken off the first one after opening.
 APPENDS_AFTER_OPENING = 20
 WARM_APPENDS = 200
@@ -33,9 +33,9 @@ def append_against_a_short_log(bench: Bench) -> Rounds:
     with closing(Appender(home, seed=11)) as ours, closing(Appender(short, seed=11)) as peer:
         ours.each_s(WARM_APPENDS), peer.each_s(WARM_APPENDS)
         return bench.alternate(
-            lambda: 1_000 * median(ours.each_s(SLICE_APPENDS)),
-            lambda: 1_000 * median(peer.each_s(SLICE_APPENDS)),
-            rounds=SLICES_FACTOR * bench.rounds,
+            lambda: 1_000 * median(ours.each_s(SAMPLE_APPENDS)),
+            lambda: 1_000 * median(peer.each_s(SAMPLE_APPENDS)),
+            rounds=SAMPLES_FACTOR * bench.rounds,
         )
 
 

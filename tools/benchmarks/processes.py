@@ -66,11 +66,11 @@ def processes_against_threads(bench: Bench) -> Rounds:
         closing(Workers(where / "one", processes=1, threads=THREADS_ALONE)) as one,
     ):
         for side in (four, one):  # warms both up, and tells how many signals a slice takes
-            side.rate(bench.slice_s)
-            side.rate(bench.slice_s)
+            side.rate(bench.sample_s)
+            side.rate(bench.sample_s)
         return bench.alternate(
-            lambda: four.rate(bench.slice_s),
-            lambda: one.rate(bench.slice_s),
+            lambda: four.rate(bench.sample_s),
+            lambda: one.rate(bench.sample_s),
         )
 
 
@@ -92,11 +92,11 @@ class Workers:
             self._pipes.append(here)
             self._processes.append(process)
 
-    def rate(self, slice_s: float) -> float:
+    def rate(self, sample_s: float) -> float:
         """Entries a second over all threads, from the common start to the last receipt."""
         self._ask(Prepare(each=self._each))
         start_s = time.monotonic() + HEADSTART_S
-        done = self._ask(Go(start_s=start_s, stop_s=start_s + slice_s))
+        done = self._ask(Go(start_s=start_s, stop_s=start_s + sample_s))
         entries = sum(answer.entries for answer in done)
         self._each = int(entries / self._threads * READY_FACTOR) + READY_FIRST
         return entries / (max(answer.last_s for answer in done) - start_s)

@@ -181,7 +181,7 @@ def _peak_mb(words: Command) -> float:
         if time.monotonic() > give_up_s:
             process.kill()
             raise NotMeasured(f"{' '.join(map(str, words))} does not end")
-        _look(process.pid, peaks)
+        _sample_memory(process.pid, peaks)
         time.sleep(SAMPLE_S)
     _, said = process.communicate()
     if process.returncode != 0:
@@ -189,7 +189,7 @@ def _peak_mb(words: Command) -> float:
     return sum(peaks.values()) / 1_000
 
 
-def _look(pid: int, peaks: dict[int, int]) -> None:
+def _sample_memory(pid: int, peaks: dict[int, int]) -> None:
     """Notes the peak of a process, in kB, and of those that it started."""
     try:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
@@ -197,6 +197,6 @@ def _look(pid: int, peaks: dict[int, int]) -> None:
                 peaks[pid] = int(line.split()[1])
         for task in os.listdir(f"/proc/{pid}/task"):
             for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split():
-                _look(int(child), peaks)
+                _sample_memory(int(child), peaks)
     except (FileNotFoundError, ProcessLookupError):
         pass  # it has ended; what was seen last counts

@@ -18,22 +18,22 @@ ROUNDS_MIN = 5
 # A slice is long enough to hold hundreds of fdatasyncs and short enough that the machine's mood,
 # which changes within a second where others use it too, is the same for both sides of a round.
 # Many short rounds survive a disturbance of seconds; a few long ones do not (seen).
-SLICE_S = 0.2
-SLICE_QUICK_S = 0.1
+SAMPLE_S = 0.2
+SAMPLE_QUICK_S = 0.1
 ROUNDS = 25
 ROUNDS_OF_COMMANDS = 7  # where a slice is a whole command that takes about a second
 
 # Bounds of what one slice may do: below the first a rate is a coincidence, and above the second the
 # signals prepared for it fill the memory.
-SLICE_COUNT_MIN = 20
-SLICE_COUNT_MAX = 100_000
-SLICE_GROWTH_MAX = 8  # times the one before, lest one lucky slice makes the next endless
+SAMPLE_COUNT_MIN = 20
+SAMPLE_COUNT_MAX = 100_000
+SAMPLE_GROWTH_MAX = 8  # times the one before, lest one lucky slice makes the next endless
 
 # Where fdatasync takes less than this, hardly anything is left beside the processor's own work, so
 # the marks about appends say nothing (measure.md).
 FDATASYNC_MIN_MS = 0.1
 
-Slice = Callable[[], float]  # one slice of one side; its figure, in the unit of the mark
+Sample = Callable[[], float]  # one slice of one side; its figure, in the unit of the mark
 Work = Callable[[int], float]  # do so many operations; the seconds that they took
 
 
@@ -68,8 +68,8 @@ class Bench:
         return ROUNDS_MIN if self.quick else ROUNDS_OF_COMMANDS
 
     @property
-    def slice_s(self) -> float:
-        return SLICE_QUICK_S if self.quick else SLICE_S
+    def sample_s(self) -> float:
+        return SAMPLE_QUICK_S if self.quick else SAMPLE_S
 
     def fresh_dir(self, name: str) -> Path:
         """An empty new directory below `dir`; `name` only helps a person who looks."""
@@ -80,31 +80,31 @@ class Bench:
                 return path
         raise NotMeasured(f"{self.dir} is full of {name}-*; remove it")
 
-    def rate(self, work: Work, *, step: int = 1) -> Slice:
-        """A slice of `work` in operations a second, about `slice_s` long, warmed up on the way.
+    def rate(self, work: Work, *, step: int = 1) -> Sample:
+        """A slice of `work` in operations a second, about `sample_s` long, warmed up on the way.
 
         `step`: the work is done in calls of so many operations, so a slice is a multiple of it.
         """
-        count = max(SLICE_COUNT_MIN, step)
+        count = max(SAMPLE_COUNT_MIN, step)
 
-        def slice_() -> float:
+        def sample() -> float:
             # The count follows the machine: a disk may become a hundred times slower while
             # somebody else syncs (seen), and a slice should not last a minute then.
             nonlocal count
             done = count
             took_s = work(done)
-            wanted = min(count_for(done, took_s, self.slice_s), SLICE_GROWTH_MAX * done)
+            wanted = min(count_for(done, took_s, self.sample_s), SAMPLE_GROWTH_MAX * done)
             count = -(-wanted // step) * step
             return done / took_s
 
         for _ in range(6):  # enough to grow to the largest slice
-            slice_()
-        return slice_
+            sample()
+        return sample
 
-    def alternate(self, ours: Slice, peer: Slice, *, rounds: int | None = None) -> Rounds:
+    def alternate(self, ours: Sample, peer: Sample, *, rounds: int | None = None) -> Rounds:
         """Both sides in turn, in each round the other one first, so that drift hits both."""
         total = self.rounds if rounds is None else rounds
-        sides: list[tuple[Slice, list[float]]] = [(ours, []), (peer, [])]
+        sides: list[tuple[Sample, list[float]]] = [(ours, []), (peer, [])]
         for number in range(total):
             self.progress(f"round {number + 1} of {total}")
             for side, found in sides if number % 2 == 0 else reversed(sides):
@@ -115,11 +115,11 @@ class Bench:
 def count_for(count: int, took_s: float, wanted_s: float) -> int:
     """How many operations last about `wanted_s`, when `count` of them lasted `took_s`."""
     likely = int(count * wanted_s / max(took_s, 1e-9))
-    return min(max(likely, SLICE_COUNT_MIN), SLICE_COUNT_MAX)
+    return min(max(likely, SAMPLE_COUNT_MIN), SAMPLE_COUNT_MAX)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
+class Target:
     """One row of measure.md."""
 
     id: str  # B1; where a row has two bounds, B13 and B13-open
@@ -143,7 +143,7 @@ class Mark:
 class Result:
     """A mark and what was measured; `rounds` is None where it could not be, and `why` says why."""
 
-    mark: Mark
+    mark: Target
     rounds: Rounds | None
     why: str = ""
     took_s: float = 0.0
@@ -192,7 +192,7 @@ class Result:
         return "mark" if self.mark.reaches(value, self.mark.mark) else "missed"
 
 
-def measure(mark: Mark, bench: Bench, probe: Callable[[], float]) -> Result:
+def measure(mark: Target, bench: Bench, probe: Callable[[], float]) -> Result:
     """Run one mark; what is missing on this machine becomes a row that says so.
 
     `probe` tells what a bare fdatasync takes, in ms. Who else uses the disk only adds to it.

@@ -14,10 +14,10 @@ from tools.benchmarks import (
     rebuilding,
     visibility,
 )
-from tools.benchmarks.runner import Mark
+from tools.benchmarks.runner import Target
 
-MARKS: tuple[Mark, ...] = (
-    Mark(
+TARGETS: tuple[Target, ...] = (
+    Target(
         id="B1",
         what="append, one thread",
         peer="bare write + fdatasync of the same bytes",
@@ -27,7 +27,7 @@ MARKS: tuple[Mark, ...] = (
         about_appends=True,
         run=appending.one_thread_against_the_disk,
     ),
-    Mark(
+    Target(
         id="B2",
         what="append_async, 64 producers",
         peer="SQLite WAL FULL, one INSERT a commit",
@@ -37,7 +37,7 @@ MARKS: tuple[Mark, ...] = (
         about_appends=True,
         run=appending.producers_against_sqlite,
     ),
-    Mark(
+    Target(
         id="B3",
         what="append_async, 64 producers",
         peer="JetStream sync always, 64 publishers",
@@ -47,7 +47,7 @@ MARKS: tuple[Mark, ...] = (
         about_appends=True,
         run=appending.producers_against_jetstream,
     ),
-    Mark(
+    Target(
         id="B4",
         what="append, one thread",
         peer="eventsourcing's SQLite recorder, one event a commit",
@@ -57,7 +57,7 @@ MARKS: tuple[Mark, ...] = (
         about_appends=True,
         run=appending.one_thread_against_recorder,
     ),
-    Mark(
+    Target(
         id="B5",
         what="append_many, 1,000 a call",
         peer="SQLite WAL FULL, one INSERT a commit",
@@ -67,7 +67,7 @@ MARKS: tuple[Mark, ...] = (
         about_appends=True,
         run=appending.many_against_sqlite,
     ),
-    Mark(
+    Target(
         id="B6",
         what="four processes of 16 threads on one log",
         peer="one process of 64 threads",
@@ -77,7 +77,7 @@ MARKS: tuple[Mark, ...] = (
         about_appends=True,
         run=processes.processes_against_threads,
     ),
-    Mark(
+    Target(
         id="B7",
         what="rebuild-database, the whole command",
         peer="sqlite3 shell: .import, INSERT ... SELECT by JSON operators",
@@ -86,7 +86,7 @@ MARKS: tuple[Mark, ...] = (
         goal=2.5,
         run=rebuilding.against_the_shell,
     ),
-    Mark(
+    Target(
         id="B8",
         what="rebuild-database, the whole command",
         peer="sqlite-utils insert --nl",
@@ -95,7 +95,7 @@ MARKS: tuple[Mark, ...] = (
         goal=8,
         run=rebuilding.against_sqlite_utils,
     ),
-    Mark(
+    Target(
         id="B9",
         what="rebuild-database, the whole command",
         peer="INSERT ... SELECT from typed tables",
@@ -104,7 +104,7 @@ MARKS: tuple[Mark, ...] = (
         goal=0.7,
         run=rebuilding.against_a_typed_copy,
     ),
-    Mark(
+    Target(
         id="B10",
         what="verify, the whole command",
         peer="one process, orjson.loads and sha256 of each line",
@@ -113,7 +113,7 @@ MARKS: tuple[Mark, ...] = (
         goal=2.5,
         run=commands.verify_against_parse_and_hash,
     ),
-    Mark(
+    Target(
         id="B11-p50",
         what="append returned -> row visible to another connection, median",
         peer="the clock",
@@ -124,7 +124,7 @@ MARKS: tuple[Mark, ...] = (
         of="ours",
         run=visibility.median_ms,
     ),
-    Mark(
+    Target(
         id="B11-p99",
         what="append returned -> row visible to another connection, p99",
         peer="the clock",
@@ -135,7 +135,7 @@ MARKS: tuple[Mark, ...] = (
         of="ours",
         run=visibility.slowest_ms,
     ),
-    Mark(
+    Target(
         id="B12",
         what="delivery to the reference Alpine by the daemon",
         peer="a bare httpx loop, ten in flight",
@@ -144,7 +144,7 @@ MARKS: tuple[Mark, ...] = (
         goal=0.95,
         run=delivering.daemon_against_bare_loop,
     ),
-    Mark(
+    Target(
         id="B13",
         what="one durable append, log of 2,000,000 entries",
         peer="log of 2,000 entries",
@@ -155,7 +155,7 @@ MARKS: tuple[Mark, ...] = (
         about_appends=True,
         run=long_log.append_against_a_short_log,
     ),
-    Mark(
+    Target(
         id="B13-open",
         what="opening a log of 2,000,000 entries",
         peer="the clock",
@@ -166,7 +166,7 @@ MARKS: tuple[Mark, ...] = (
         of="ours",
         run=long_log.opening,
     ),
-    Mark(
+    Target(
         id="B14",
         what="rebuild of 2,000,000 entries",
         peer="rebuild of 200,000",
@@ -176,7 +176,7 @@ MARKS: tuple[Mark, ...] = (
         better="lower",
         run=rebuilding.of_a_long_log,
     ),
-    Mark(
+    Target(
         id="B14-memory",
         what="memory of a rebuild of 2,000,000 entries, all processes",
         peer="the limit",
@@ -187,7 +187,7 @@ MARKS: tuple[Mark, ...] = (
         of="ours",
         run=rebuilding.memory_of_a_long_log,
     ),
-    Mark(
+    Target(
         id="B15-help",
         what="eventlog --help",
         peer="python -c 'import click'",
@@ -197,7 +197,7 @@ MARKS: tuple[Mark, ...] = (
         better="lower",
         run=commands.help_against_import_click,
     ),
-    Mark(
+    Target(
         id="B15-status",
         what="eventlog status, 2,000,000 entries",
         peer="python -c 'import click'",
@@ -210,19 +210,19 @@ MARKS: tuple[Mark, ...] = (
 )
 
 
-def chosen(only: str) -> tuple[Mark, ...]:
+def chosen(only: str) -> tuple[Target, ...]:
     """The marks that `--only B1,B13` names; B13 stands for B13-open too. Empty text: all.
 
     Raises ValueError for a name that no mark has.
     """
     names = [name.strip().upper() for name in only.split(",") if name.strip()]
     for name in names:
-        if not any(_named(mark, name) for mark in MARKS):
-            known = ", ".join(mark.id for mark in MARKS)
+        if not any(_named(mark, name) for mark in TARGETS):
+            known = ", ".join(mark.id for mark in TARGETS)
             raise ValueError(f"there is no mark {name}; there are {known}")
-    return tuple(mark for mark in MARKS if not names or any(_named(mark, n) for n in names))
+    return tuple(mark for mark in TARGETS if not names or any(_named(mark, n) for n in names))
 
 
-def _named(mark: Mark, name: str) -> bool:
+def _named(mark: Target, name: str) -> bool:
     whole = mark.id.upper()
     return name in (whole, whole.partition("-")[0])

@@ -23,7 +23,7 @@ from tools.benchmarks.runner import ROUNDS_MIN, Bench, NotMeasured, Rounds
 from tools.benchmarks.signals import Signals
 
 PACE_S = 0.01  # 100 signals a second
-LOOK_S = 0.0002  # between two looks: what is measured is some milliseconds
+POLL_S = 0.0002  # between two looks: what is measured is some milliseconds
 ROUND_SIGNALS, ROUND_QUICK_SIGNALS = 500, 200  # of one figure
 WARM_SIGNALS = 50
 SEEN_TIMEOUT_S = 30.0
@@ -47,19 +47,19 @@ def _rounds(bench: Bench, figure: Callable[[Sequence[float]], float]) -> Rounds:
         log.append_many(signals.take(1))
         daemon = subprocess.Popen(command("--home", home, "project", "sqlite"))
         try:
-            with closing(_Looker(home / "data" / "signals.db")) as looker:
-                _paced(log, looker, signals, WARM_SIGNALS)
+            with closing(_Poller(home / "data" / "signals.db")) as poller:
+                _paced(log, poller, signals, WARM_SIGNALS)
                 found = []
                 for number in range(ROUNDS_MIN):
                     bench.progress(f"round {number + 1} of {ROUNDS_MIN}")
-                    found.append(1_000 * figure(_paced(log, looker, signals, count)))
+                    found.append(1_000 * figure(_paced(log, poller, signals, count)))
         finally:
             daemon.terminate()
             daemon.wait()
     return Rounds(ours=tuple(found), note=f"{ROUNDS_MIN} rounds of {count} signals, 100 a second")
 
 
-def _paced(log: EventLog, looker: _Looker, signals: Signals, count: int) -> list[float]:
+def _paced(log: EventLog, poller: _Poller, signals: Signals, count: int) -> list[float]:
     """Seconds from receipt to sight, of each of `count` signals."""
     returned_s: dict[int, float] = {}
     due_s = time.perf_counter()
@@ -68,18 +68,18 @@ def _paced(log: EventLog, looker: _Looker, signals: Signals, count: int) -> list
         seq = log.append(signal).seq
         returned_s[seq] = time.perf_counter()
         due_s += PACE_S
-    looker.wait_for(max(returned_s))
-    return [max(0.0, looker.seen_s(seq) - at_s) for seq, at_s in returned_s.items()]
+    poller.wait_for(max(returned_s))
+    return [max(0.0, poller.seen_s(seq) - at_s) for seq, at_s in returned_s.items()]
 
 
-class _Looker:
+class _Poller:
     """Looks at the table again and again, and notes when its last row became another one."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._seen: list[tuple[int, float]] = []  # last id, and when it was there first
         self._is_over = False
-        self._thread = threading.Thread(target=self._look)
+        self._thread = threading.Thread(target=self._poll)
         self._thread.start()
 
     def seen_s(self, seq: int) -> float:
@@ -92,15 +92,15 @@ class _Looker:
         while not self._seen or self._seen[-1][0] < seq:
             if time.perf_counter() > give_up_s:
                 raise NotMeasured(f"entry {seq} is not in the table after {SEEN_TIMEOUT_S:g} s")
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
 
     def close(self) -> None:
         self._is_over = True
         self._thread.join()
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         while not self._path.exists() and not self._is_over:
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
         with closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True)) as db:
             last = 0
             while not self._is_over:
@@ -111,4 +111,4 @@ class _Looker:
                 if now is not None and now > last:
                     last = now
                     self._seen.append((now, time.perf_counter()))
-                time.sleep(LOOK_S)
+                time.sleep(POLL_S)

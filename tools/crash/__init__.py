@@ -3,7 +3,7 @@
     python -m tools.crash --states 1000000 --seed 1      a long run; prints how to repeat a failure
 
 `simdisk` is a disk in memory that knows what was synced; `states` lists what a power loss may leave
-of it; `ledger` knows what the log owes to whom; `check` recovers a state and holds it against that.
+of it; `expected` knows what the log owes to whom; `check` recovers a state and holds it against that.
 `explore` and `readers` do so at each step of small histories, `rounds` at random moments of several
 processes that die, fail to sync and lose power; `flips` and `damages` change what was durable.
 `mutants` are writers, readers and disks with one mistake each, which all of this must find.

@@ -27,7 +27,7 @@ from tools.crash.explorer import Explorer, Failure
 from tools.crash.flips import sweep
 from tools.crash.inodes import File, Link
 from tools.crash.mutants import MUTANTS
-from tools.crash.random_histories import Round
+from tools.crash.random_histories import RandomHistory
 from tools.crash.readers import explore_readers
 from tools.crash.states import files_of
 
@@ -68,7 +68,7 @@ class _Run:
     def play(self, number: int) -> None:
         """One random history. Raises Failure."""
         self.round = number
-        history = Round(self._explorer, f"{self._seed}-{number}")
+        history = RandomHistory(self._explorer, f"{self._seed}-{number}")
         self.trace = history.trace
         history.play()
         now_s = time.monotonic()
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 run.play(args.round)
         except Failure as failure:
             print("\n".join(("", *run.trace)))
-            _tell(failure)
+            _print_failure(failure)
             only = "" if run.round is None else f" --round {run.round}"
             mutant = f" --mutant {args.mutant}" if args.mutant else ""
             print(f"to repeat: python -m tools.crash --seed {args.seed}{only}{mutant}")
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _tell(failure: Failure) -> None:
+def _print_failure(failure: Failure) -> None:
     print(f"\nFAILED at state {failure.states}: {failure}")
     for path, inode in files_of(failure.state) if failure.state else ():
         if isinstance(inode, File):

@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from typing import NamedTuple
 from unittest import mock
 
-from eventlog.append.batch import Group, Receipt
-from eventlog.append.writer import Settings, Writer
+from eventlog.append.batch import AppendRequest, Receipt
+from eventlog.append.writer import Writer, WriterSettings
 from eventlog.errors import EventLogError
 from eventlog.read.reader import LogReader, reader_near_end
 from eventlog.storage.home import Home
-from tools.crash.expected_log import Found, Ledger, Violation
+from tools.crash.expected_log import ExpectedLog, Found, Violation
 from tools.crash.inodes import File, Inodes, Link
-from tools.crash.simulated_disk import SimDisk, Step, World
+from tools.crash.simulated_disk import SimulatedDisk, Step, World
 from tools.crash.states import State, files_of, nothing
 
 HOME = Home("/simulated")
@@ -29,15 +29,17 @@ class Subject(NamedTuple):
     """What is under test; a mutant replaces a part of it."""
 
     writer: type[Writer] = Writer
-    disk: type[SimDisk] = SimDisk
-    settings: Settings = Settings(segment_bytes=4000, dedupe_entries=100, lock_timeout_s=1.0)
+    disk: type[SimulatedDisk] = SimulatedDisk
+    settings: WriterSettings = WriterSettings(
+        segment_bytes=4000, dedupe_entries=100, lock_timeout_s=1.0
+    )
 
-    def open(self, disk: SimDisk) -> Writer:
+    def open(self, disk: SimulatedDisk) -> Writer:
         """A writer as a new process opens it."""
         return self.writer(disk, HOME, lambda: RECORDED_AT, self.settings, disk.process)
 
 
-class _Time:
+class _FrozenTime:
     """Stands in for the module `time`: nobody waits in here, the scheduler decides."""
 
     @staticmethod
@@ -57,8 +59,8 @@ def simulation() -> Iterator[None]:
     logger.setLevel(logging.CRITICAL + 1)
     try:
         with (
-            mock.patch("eventlog.storage.locks.time", _Time),
-            mock.patch("eventlog.storage.durable_state.time", _Time),
+            mock.patch("eventlog.storage.locks.time", _FrozenTime),
+            mock.patch("eventlog.storage.durable_state.time", _FrozenTime),
         ):
             yield
     finally:
@@ -67,11 +69,11 @@ def simulation() -> Iterator[None]:
 
 def recover(writer: Writer) -> None:
     """What an append does before it appends. EventLogError, OSError."""
-    writer._begin()
+    writer._lock_and_catch_up()
     writer._lock.release()
 
 
-def append(writer: Writer, group: Group) -> None:
+def append(writer: Writer, group: AppendRequest) -> None:
     """Commits a group that nothing stands in the way of. Violation."""
     writer.commit([group].copy)
     if group.error is not None:
@@ -81,7 +83,7 @@ def append(writer: Writer, group: Group) -> None:
             raise Violation(f"an append got no receipt but {result}")
 
 
-def read_all(disk: SimDisk) -> tuple[bytes, int, str]:
+def read_all(disk: SimulatedDisk) -> tuple[bytes, int, str]:
     """What a new reader gives out, and its tip."""
     return _read_on(LogReader(disk, HOME))
 
@@ -99,33 +101,33 @@ def _read_on(reader: LogReader) -> tuple[bytes, int, str]:
         reader.close()
 
 
-Witness = Callable[[Inodes, Ledger], None]  # sees each moment of a recovery
+Witness = Callable[[Inodes, ExpectedLog], None]  # sees each moment of a recovery
 
 
 def check(
-    state: State, ledger: Ledger, subject: Subject, boot: int, witness: Witness | None = None
+    state: State, expected: ExpectedLog, subject: Subject, boot: int, witness: Witness | None = None
 ) -> None:
     """Recovers the state, appends two entries, loses power and recovers again. Violation."""
     world = World(dict(state), boot=boot)
-    step = _telling(world, ledger, witness) if witness is not None else None
-    ledger.check_watermark(state)
+    step = _telling(world, expected, witness) if witness is not None else None
+    expected.check_watermark(state)
     try:
-        _read_early(subject.disk(world, 2), ledger)
+        _read_early(subject.disk(world, 2), expected)
         writer = subject.open(subject.disk(world, 1, step))
         recover(writer)
-        found = ledger.check(world.inodes)
+        found = expected.check(world.inodes)
         _check_kept(state, found)
         _check_link(world.inodes)
         if found.chains:  # readers see it from here on
-            ledger.owe(len(found.chains), found.chains[-1])
+            expected.acknowledge(len(found.chains), found.chains[-1])
         keys = [f"boot{boot}-{len(found.chains)}-{n}" for n in (1, 2)]
-        group = ledger.submit(keys)
+        group = expected.submit(keys)
         append(writer, group)
-        ledger.collect()
+        expected.collect()
         if step is not None:
-            writer.mark()
-            ledger.mark(group, writer)
-        after = _recovered_again(world, ledger, subject)
+            writer.flush_watermark()
+            expected.flush_watermark(group, writer)
+        after = _recovered_again(world, expected, subject)
     except (EventLogError, OSError) as error:
         raise Violation(f"a legal state is refused: {error!r}") from error
     if after.keys != (*found.keys, *keys) or not after.data.startswith(found.data):
@@ -134,23 +136,23 @@ def check(
         raise Violation("a second recovery cuts again")
 
 
-def _read_early(disk: SimDisk, ledger: Ledger) -> None:
+def _read_early(disk: SimulatedDisk, expected: ExpectedLog) -> None:
     """Readers come before any writer: a new one, one that goes on, one that wants the end only."""
     _, seq, chain = read_all(disk)
-    going_on = LogReader(disk, HOME, after=max(ledger.owed, default=0))
+    going_on = LogReader(disk, HOME, after=max(expected.acknowledged, default=0))
     for reader in (going_on, reader_near_end(disk, HOME)):
         if _read_on(reader)[1:] != (seq, chain):
             raise Violation(f"a reader from the start comes to {seq}, another one does not")
     if seq:
-        ledger.owe(seq, chain)
+        expected.acknowledge(seq, chain)
 
 
-def _recovered_again(world: World, ledger: Ledger, subject: Subject) -> Found:
+def _recovered_again(world: World, expected: ExpectedLog, subject: Subject) -> Found:
     """Loses power, keeping only what was synced; recovers, and reads as a reader does."""
     later = World(nothing(world.inodes), boot=world.boot + 1)
     disk = subject.disk(later, 2)
     recover(subject.open(disk))
-    found = ledger.check(later.inodes)
+    found = expected.check(later.inodes)
     data, seq, _ = read_all(subject.disk(later, 3))
     if data != found.data or seq != len(found.chains):
         raise Violation(f"a reader sees {seq} entries of {len(found.chains)}")
@@ -180,15 +182,15 @@ def _check_link(inodes: Inodes) -> None:
         raise Violation("signals.log does not lead to the active segment")
 
 
-def _telling(world: World, ledger: Ledger, witness: Witness) -> Step:
+def _telling(world: World, expected: ExpectedLog, witness: Witness) -> Step:
     """A step that shows the witness each moment at which something has changed."""
     told = (-1, -1)
 
     def step(_: str) -> None:
         nonlocal told
-        ledger.collect()
-        if told != (world.version, ledger.grown):
-            told = (world.version, ledger.grown)
-            witness(dict(world.inodes), ledger)
+        expected.collect()
+        if told != (world.version, expected.additions):
+            told = (world.version, expected.additions)
+            witness(dict(world.inodes), expected)
 
     return step

@@ -18,14 +18,14 @@ from eventlog.archive.compress import compress_log
 from eventlog.errors import EventLogError
 from eventlog.format.segment import CLOSED_NAME
 from eventlog.read.reader import LogReader
-from eventlog.storage.segment_disk import Shelf
+from eventlog.storage.segment_disk import SegmentDisk
 from eventlog.verify.verify import verify
 from tools.crash.check import HOME, RECORDED_AT, Subject, append
-from tools.crash.expected_log import Ledger, Violation
+from tools.crash.expected_log import ExpectedLog, Violation
 from tools.crash.explorer import Explorer, Failure
 from tools.crash.flips import SETTINGS, closed_log
 from tools.crash.inodes import Inodes
-from tools.crash.simulated_disk import Fault, SimDisk, World
+from tools.crash.simulated_disk import Fault, SimulatedDisk, World
 from tools.crash.states import State, digest, files_of, nothing, power_losses, random_power_loss
 
 FRAME_BYTES = 600  # a few frames in each small segment
@@ -35,7 +35,7 @@ CLOSED_DIR = f"{HOME.log_dir}/{CLOSED_NAME}"
 RUNS = ("in place", "to closed", "moved")
 
 
-class Lying(SimDisk):
+class LyingDisk(SimulatedDisk):
     """Keeps one byte of each larger write other than it was given."""
 
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:
@@ -44,7 +44,7 @@ class Lying(SimDisk):
         return super().pwrite(fd, data, offset)
 
 
-class _NoFileSync(SimDisk):
+class _NoFileSync(SimulatedDisk):
     """Never syncs a file."""
 
     def fdatasync(self, fd: int) -> None:
@@ -52,14 +52,14 @@ class _NoFileSync(SimDisk):
         self.size(fd)
 
 
-class _NoDirectorySync(SimDisk):
+class _NoDirectorySync(SimulatedDisk):
     """Never syncs a directory."""
 
     def fsync_dir(self, _path: str) -> None:
         self._enter_or_fail("fsync_dir")
 
 
-def _whatever(_self: object, _place: str) -> compressing._Content:
+def _any_content(_self: object, _place: str) -> compressing._Content:
     """Takes what was written at its word."""
     return _AnyContent(0, "")
 
@@ -76,10 +76,10 @@ class _AnyContent(compressing._Content):
     __hash__ = None  # type: ignore[assignment]
 
 
-_make = compressing._Work._make
+_write_verified = compressing._SegmentCompression._write_verified
 
 
-def _unlink_and_make(self: compressing._Work, source: str) -> compressing._Content:
+def _unlink_and_make(self: compressing._SegmentCompression, source: str) -> compressing._Content:
     """Takes the raw file away before the new one has its name."""
     rename = self._disk.rename
 
@@ -89,17 +89,17 @@ def _unlink_and_make(self: compressing._Work, source: str) -> compressing._Conte
         self._disk.close(self._disk.create(source))  # for the real thing to unlink
 
     with mock.patch.object(self._disk, "rename", rename_after_unlink):
-        return _make(self, source)
+        return _write_verified(self, source)
 
 
 class CompressMutant(NamedTuple):
     """One mistake of who compresses."""
 
-    disk: type[SimDisk] = SimDisk
+    disk: type[SimulatedDisk] = SimulatedDisk
     patches: tuple[tuple[object, str, object], ...] = ()
 
     @contextmanager
-    def applied(self) -> Iterator[type[SimDisk]]:
+    def applied(self) -> Iterator[type[SimulatedDisk]]:
         """The disk with this mistake, for as long as the block lasts."""
         patches = [mock.patch.object(*patch) for patch in self.patches]
         for patch in patches:
@@ -115,14 +115,16 @@ COMPRESS_MUTANTS = {
     "no-file-sync": CompressMutant(disk=_NoFileSync),
     "no-directory-sync": CompressMutant(disk=_NoDirectorySync),
     "unlink-before-rename": CompressMutant(
-        patches=((compressing._Work, "_make", _unlink_and_make),)
+        patches=((compressing._SegmentCompression, "_write_verified", _unlink_and_make),)
     ),
-    "no-read-back": CompressMutant(patches=((compressing._Work, "_content", _whatever),)),
+    "no-read-back": CompressMutant(
+        patches=((compressing._SegmentCompression, "_content", _any_content),)
+    ),
 }
 
 
 def explore_compress(
-    explorer: Explorer, disk: type[SimDisk] = SimDisk, runs: Iterable[str] = RUNS
+    explorer: Explorer, disk: type[SimulatedDisk] = SimulatedDisk, runs: Iterable[str] = RUNS
 ) -> None:
     """Each run, with power failing before each of its calls. Raises Failure."""
     with mock.patch.object(compressing, "FRAME_BYTES", FRAME_BYTES):
@@ -136,11 +138,11 @@ def compress_on_a_lying_disk(explorer: Explorer) -> None:
     with mock.patch.object(compressing, "FRAME_BYTES", FRAME_BYTES):
         log = closed_log(explorer.subject)
         world = World(dict(log), boot=2)
-        whole = _read(SimDisk(world))
+        whole = _read(SimulatedDisk(world))
         try:
             with suppress(EventLogError):
-                _compress(Lying(world))
-            _expect(_read(SimDisk(world)) == whole, "a reader finds less")
+                _compress(LyingDisk(world))
+            _expect(_read(SimulatedDisk(world)) == whole, "a reader finds less")
         except (Violation, EventLogError) as error:
             raise Failure(f"a disk that lies has cost a segment: {error}", 1) from error
 
@@ -148,21 +150,23 @@ def compress_on_a_lying_disk(explorer: Explorer) -> None:
 class _Run:
     """One run of compress, and a writer beside it."""
 
-    def __init__(self, explorer: Explorer, log: State, disk: type[SimDisk], name: str) -> None:
+    def __init__(
+        self, explorer: Explorer, log: State, disk: type[SimulatedDisk], name: str
+    ) -> None:
         self._explorer = explorer
         self._name = name
         self._disk = disk
         self._seen: set[int] = set()
         self._version = -1
         self.world = World(dict(log), boot=2)
-        plain = SimDisk(self.world)
+        plain = SimulatedDisk(self.world)
         if name == "moved":
             _compress(plain)
         if name != "in place":
             plain.make_dir(CLOSED_DIR)
             plain.fsync_dir(HOME.log_dir)
-        self._ledger = Ledger()
-        self._writer = _writer(explorer.subject, SimDisk(self.world, 3))
+        self._ledger = ExpectedLog()
+        self._writer = _writer(explorer.subject, SimulatedDisk(self.world, 3))
         self._append("before")
         self._calls = 0
 
@@ -176,7 +180,7 @@ class _Run:
 
     def _append(self, key: str) -> None:
         append(self._writer, self._ledger.submit([f"{self._name}-{key}"]))
-        self._owed = _read(SimDisk(World(dict(self.world.inodes), boot=2)))
+        self._owed = _read(SimulatedDisk(World(dict(self.world.inodes), boot=2)))
 
     def _step(self, _: str) -> Fault | None:
         self._calls += 1
@@ -208,55 +212,57 @@ class _Run:
         return Failure(f"compressing {self._name}: {why}", self._explorer.states, state)
 
 
-def _survives(state: State, owed: bytes, explorer: Explorer) -> list[Inodes]:
+def _survives(state: State, acknowledged: bytes, explorer: Explorer) -> list[Inodes]:
     """What a restart finds, what the next run makes of it, and what a writer does then.
 
     Returns the moments of the next run at which power could fail again. Raises Violation.
     """
     moments: list[Inodes] = []
     world = World(dict(state), boot=3)
-    _expect(_read(SimDisk(world)) == owed, "a reader does not find what was acknowledged")
+    _expect(
+        _read(SimulatedDisk(world)) == acknowledged, "a reader does not find what was acknowledged"
+    )
     if explorer.states % VERIFY_EVERY == 0:
-        report = verify(HOME.root, disk=SimDisk(World(dict(state), boot=3)), processes=1)
+        report = verify(HOME.root, disk=SimulatedDisk(World(dict(state), boot=3)), processes=1)
         _expect(report.ok, f"verify finds damage: {report.findings}")
 
     def step(_: str) -> None:
         if not moments or world.inodes != moments[-1]:
             moments.append(dict(world.inodes))
 
-    _compress(SimDisk(world, 1, step))
+    _compress(SimulatedDisk(world, 1, step))
     after = World(nothing(world.inodes), boot=4)
-    _expect(_read(SimDisk(after)) == owed, "the next run has lost something")
+    _expect(_read(SimulatedDisk(after)) == acknowledged, "the next run has lost something")
     left = [path for path, _ in files_of(after.inodes) if path.endswith((".zst.new", ".damaged"))]
     _expect(not left, f"the next run left {left}")
     raw = [path for path, _ in files_of(after.inodes) if path.endswith(".jsonl")]
     _expect(len(raw) <= 2, f"the next run left {raw}")
-    append(_writer(explorer.subject, SimDisk(after, 3)), Ledger().submit(["after"]))
-    given = _read(SimDisk(after))
-    _expect(given.startswith(owed) and given != owed, "appends do not go on")
+    append(_writer(explorer.subject, SimulatedDisk(after, 3)), ExpectedLog().submit(["after"]))
+    given = _read(SimulatedDisk(after))
+    _expect(given.startswith(acknowledged) and given != acknowledged, "appends do not go on")
     return moments
 
 
-def _expect(is_so: bool, otherwise: str) -> None:
-    if not is_so:
+def _expect(condition: bool, otherwise: str) -> None:
+    if not condition:
         raise Violation(otherwise)
 
 
-def _compress(disk: SimDisk) -> None:
+def _compress(disk: SimulatedDisk) -> None:
     try:
         compress_log(HOME.root, disk=disk, lock_timeout_s=0.0)
     finally:
         disk.world.reap(disk.process)
 
 
-def _writer(subject: Subject, disk: SimDisk) -> Writer:
+def _writer(subject: Subject, disk: SimulatedDisk) -> Writer:
     settings = SETTINGS._replace(segment_bytes=1 << 20)  # it starts no segment of its own
-    return subject.writer(Shelf(disk), HOME, lambda: RECORDED_AT, settings, disk.process)
+    return subject.writer(SegmentDisk(disk), HOME, lambda: RECORDED_AT, settings, disk.process)
 
 
-def _read(disk: SimDisk) -> bytes:
+def _read(disk: SimulatedDisk) -> bytes:
     """All that a reader gives out. EventLogError."""
-    reader = LogReader(Shelf(disk), HOME)
+    reader = LogReader(SegmentDisk(disk), HOME)
     try:
         return b"".join(iter(lambda: b"".join(reader.read()), b""))
     finally:

@@ -27,7 +27,7 @@ def sweep_damages(subject: Subject) -> Counts:
         for what, state in _damages(log):
             counts.flips += 1
             try:
-                sweep.meet_damage(state)
+                sweep.check_damage(state)
             except Violation as error:
                 raise Failure(f"{error} ({what})", counts.flips, state) from error
     return counts

@@ -77,7 +77,7 @@ def _interrupted(
     def step(call: str) -> Fault | None:
         nonlocal left
         if survived is None:
-            left -= history.has_news()
+            left -= history.has_changed()
             if left < 0:
                 raise Killed
         elif call == "fdatasync":
@@ -89,7 +89,7 @@ def _interrupted(
     try:
         history.go(1, workload, step)
     except (Killed, EventLogError, OSError):
-        history.ledger.collect()
+        history.expected.collect()
     return left < 0
 
 

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import orjson
 
-from eventlog.append.batch import Group, Receipt
+from eventlog.append.batch import AppendRequest, Receipt
 from eventlog.append.writer import Writer
 from eventlog.format.durability import decode_watermark
-from eventlog.schema.validation import Admitted, admit
+from eventlog.schema.validation import ValidatedItem, validate
 from tools.crash.inodes import File, Inodes
 from tools.crash.states import files_of
 
@@ -54,45 +54,45 @@ class Found(NamedTuple):
     kept: tuple[bytes, ...]  # contents of the .torn files
 
 
-class Ledger:
+class ExpectedLog:
     """What was submitted, and what was promised."""
 
     def __init__(self) -> None:
         self.submitted: set[str] = set()
-        self.owed: dict[int, str] = {}  # seq -> chain
-        self.marked_seq = 0  # the watermark on the device covers at least this
-        self.grown = 0  # how often anything was added
-        self._open: list[Group] = []  # groups under way
+        self.acknowledged: dict[int, str] = {}  # seq -> chain
+        self.watermark_seq = 0  # the watermark on the device covers at least this
+        self.additions = 0  # how often anything was added
+        self._open: list[AppendRequest] = []  # groups under way
         # Of appends whose outcome is unknown, or that have their receipt: a later failure to append
         # them once more says nothing of what stands in the log.
-        self._may_stand: set[str] = set()
+        self._may_be_in_log: set[str] = set()
 
-    def copy(self) -> "Ledger":
+    def copy(self) -> "ExpectedLog":
         """The same promises, for a disk that goes its own way from here."""
-        twin = Ledger()
+        twin = ExpectedLog()
         twin.submitted = set(self.submitted)
-        twin.owed = dict(self.owed)
-        twin.marked_seq = self.marked_seq
+        twin.acknowledged = dict(self.acknowledged)
+        twin.watermark_seq = self.watermark_seq
         return twin
 
-    def submit(self, keys: Sequence[str]) -> Group:
+    def submit(self, keys: Sequence[str]) -> AppendRequest:
         """A group that may be given to a writer."""
         self.submitted.update(keys)
-        group = Group([item(key) for key in keys])
+        group = AppendRequest([item(key) for key in keys])
         self._open.append(group)
         return group
 
-    def withdraw(self, group: Group) -> None:
+    def withdraw(self, group: AppendRequest) -> None:
         """The group's append failed, and nothing of it stays but what has a receipt."""
         self.collect()
         for one, receipt in zip(group.items, group.results, strict=True):
-            if receipt is None and one.signal_id not in self._may_stand:
+            if receipt is None and one.signal_id not in self._may_be_in_log:
                 self.submitted.discard(one.signal_id or "")
 
-    def doubt(self, group: Group) -> None:
+    def mark_uncertain(self, group: AppendRequest) -> None:
         """The group's outcome is unknown, and stays so."""
         self.collect()
-        self._may_stand.update(one.signal_id or "" for one in group.items)
+        self._may_be_in_log.update(one.signal_id or "" for one in group.items)
 
     def collect(self) -> None:
         """Notes each receipt the moment it is made: from then on a caller may be told."""
@@ -101,24 +101,24 @@ class Ledger:
                 if isinstance(receipt, Receipt):
                     if receipt.signal_id != group.items[index].signal_id:
                         raise Violation(f"the receipt of another signal: {receipt}")
-                    self._may_stand.add(receipt.signal_id or "")
-                    self.owe(receipt.seq, receipt.chain)
-        self._open = [g for g in self._open if g.left > 0 and g.error is None]
+                    self._may_be_in_log.add(receipt.signal_id or "")
+                    self.acknowledge(receipt.seq, receipt.chain)
+        self._open = [g for g in self._open if g.unsettled > 0 and g.error is None]
 
-    def owe(self, seq: int, chain: str) -> None:
+    def acknowledge(self, seq: int, chain: str) -> None:
         """Somebody was told that entry `seq`, with all before it, is durable."""
-        if self.owed.get(seq) == chain:
+        if self.acknowledged.get(seq) == chain:
             return
-        if seq in self.owed:
+        if seq in self.acknowledged:
             raise Violation(f"two entries {seq} were given out")
-        self.owed[seq] = chain
-        self.grown += 1
+        self.acknowledged[seq] = chain
+        self.additions += 1
 
-    def mark(self, group: Group, writer: Writer) -> None:
+    def flush_watermark(self, group: AppendRequest, writer: Writer) -> None:
         """The writer, which committed this group before, was asked to write the watermark."""
-        if not writer.needs_mark:
+        if not writer.needs_watermark:
             seqs = [result.seq for result in group.results if isinstance(result, Receipt)]
-            self.marked_seq = max(self.marked_seq, *seqs, 0)
+            self.watermark_seq = max(self.watermark_seq, *seqs, 0)
 
     def check_watermark(self, state: Inodes) -> None:
         """What was marked is marked. Violation."""
@@ -128,13 +128,13 @@ class Ledger:
                 data = inode.device
         watermark = decode_watermark(data)
         seq = watermark.end.seq if watermark is not None else 0
-        if seq < self.marked_seq:
-            raise Violation(f"the watermark covers {seq} entries, not {self.marked_seq}")
+        if seq < self.watermark_seq:
+            raise Violation(f"the watermark covers {seq} entries, not {self.watermark_seq}")
 
     def check(self, inodes: Inodes) -> Found:
         """The log on this disk, which must hold what is owed and nothing else. Violation."""
         found = read_plainly(inodes)
-        for seq, chain in self.owed.items():
+        for seq, chain in self.acknowledged.items():
             if seq > len(found.chains):
                 raise Violation(f"entry {seq} is lost: the log ends at {len(found.chains)}")
             if found.chains[seq - 1] != chain:
@@ -188,7 +188,7 @@ def _read_segment(data: bytes, seq: int, chain: str) -> tuple[tuple[str, ...], t
 
 
 @lru_cache(maxsize=4096)
-def item(key: str) -> Admitted:
+def item(key: str) -> ValidatedItem:
     """The item with signal_id `key`: small or large, a signal or a fact, some of them hostile."""
     number = int.from_bytes(sha256(key.encode()).digest()[:4], "big")
     content: dict[str, object] = {"signal_id": key}
@@ -199,4 +199,4 @@ def item(key: str) -> Admitted:
         content |= _SIGNAL | {"note": note}
     if number % 5 == 0:
         content["x"] = _LOOKS_LIKE_A_LINE
-    return admit(content, now=str, new_id=str)
+    return validate(content, now=str, new_id=str)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from random import Random
 
 from tools.crash.check import Subject, check
-from tools.crash.expected_log import Ledger, Violation
+from tools.crash.expected_log import ExpectedLog, Violation
 from tools.crash.inodes import Inodes
 from tools.crash.states import BOTH, State, digest, random_power_loss
 
@@ -54,37 +54,37 @@ class Explorer:
         self.random = Random(seed)
         self._seen.clear()
 
-    def try_all(self, states: Iterable[State], ledger: Ledger) -> None:
-        """Tries states of a disk to which `ledger` belongs. Raises Failure."""
+    def try_all(self, states: Iterable[State], expected: ExpectedLog) -> None:
+        """Tries states of a disk to which `expected` belongs. Raises Failure."""
         for state in states:
             if self.is_done:
                 return
-            self.try_one(state, ledger)
+            self.try_one(state, expected)
 
-    def try_one(self, state: State, ledger: Ledger, depth: int = 0) -> None:
+    def try_one(self, state: State, expected: ExpectedLog, depth: int = 0) -> None:
         """Tries one state, unless it was tried before. Raises Failure."""
-        last_seq = max(ledger.owed, default=0)
-        key = (digest(state), len(ledger.owed), ledger.owed.get(last_seq, ""))
+        last_seq = max(expected.acknowledged, default=0)
+        key = (digest(state), len(expected.acknowledged), expected.acknowledged.get(last_seq, ""))
         if key in self._seen:
             return
         self._seen.add(key)
         self.states += 1
         nests = depth < DEPTH_MAX and self.random.random() < NESTED_SHARE
-        moments: list[tuple[Inodes, Ledger]] = []
+        moments: list[tuple[Inodes, ExpectedLog]] = []
 
-        def witness(inodes: Inodes, owed: Ledger) -> None:
-            moments.append((inodes, owed.copy()))
+        def witness(inodes: Inodes, acknowledged: ExpectedLog) -> None:
+            moments.append((inodes, acknowledged.copy()))
 
         boot = BOOTS_MAX + 2 * depth  # and one more, when power fails after it
         try:
-            check(state, ledger.copy(), self.subject, boot, witness if nests else None)
+            check(state, expected.copy(), self.subject, boot, witness if nests else None)
         except Violation as error:
             raise Failure(
                 f"{error}; recoveries interrupted: {depth}", self.states, state
             ) from error
-        for inodes, owed in moments:
+        for inodes, acknowledged in moments:
             for _ in range(NESTED_STATES):
                 if not self.is_done:
                     self.try_one(
-                        random_power_loss(inodes, self.random, self.models), owed, depth + 1
+                        random_power_loss(inodes, self.random, self.models), acknowledged, depth + 1
                     )

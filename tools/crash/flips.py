@@ -9,12 +9,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from eventlog.append.writer import Settings
+from eventlog.append.writer import WriterSettings
 from eventlog.errors import LogCorrupt, LogDiverged
 from eventlog.read.reader import LogReader
 from eventlog.verify.verify import verify
 from tools.crash.check import HOME, Subject, recover
-from tools.crash.expected_log import Ledger, Violation
+from tools.crash.expected_log import ExpectedLog, Violation
 from tools.crash.explorer import Failure
 from tools.crash.histories import MARK, work
 from tools.crash.inodes import File, Folder, Inodes
@@ -23,7 +23,7 @@ from tools.crash.states import State, files_of, nothing
 
 # With SETTINGS three segments. The last batch has one line: nothing behind it to verify it by.
 WORKLOAD = (1, 2, 1, MARK, 3, 1, 2, 1, 3, 1)
-SETTINGS = Settings(segment_bytes=1100, dedupe_entries=100, lock_timeout_s=1.0)
+SETTINGS = WriterSettings(segment_bytes=1100, dedupe_entries=100, lock_timeout_s=1.0)
 SEGMENTS = 3
 BITS = 8
 VERIFY_EVERY = 16  # of the flips, when only one bit of each byte is flipped: verify takes a while
@@ -61,9 +61,9 @@ def sweep(subject: Subject, *, all_bits: bool = False) -> Counts:
 
 def closed_log(subject: Subject) -> State:
     """The log of the workload, with its watermark, after a restart of the machine."""
-    world, ledger = World(), Ledger()
+    world, expected = World(), ExpectedLog()
     subject = subject._replace(settings=SETTINGS)
-    work(subject.disk(world), ledger, subject, WORKLOAD, "tick")
+    work(subject.disk(world), expected, subject, WORKLOAD, "tick")
     return nothing(world.inodes)
 
 
@@ -125,11 +125,11 @@ class Sweep:
         self._counts.flips += 1
         try:
             if ino not in self._segments:
-                self._meet_in_watermark(state)
+                self._check_watermark(state)
             elif self._is_marked or ino != self._last_ino or byte_offset < self._last_batch:
-                self.meet_damage(state)
+                self.check_damage(state)
             else:
-                self._meet_in_last_batch(state)
+                self._check_last_batch(state)
         except Violation as error:
             where = f"bit {bit} of byte {byte_offset} of inode {ino}"
             marked = "with" if self._is_marked else "without"
@@ -140,7 +140,7 @@ class Sweep:
     def _verifies(self) -> bool:
         return self._counts.flips % self._verify_every == 0
 
-    def meet_damage(self, state: State) -> None:
+    def check_damage(self, state: State) -> None:
         """A reader, verify and a writer meet damage to what was acknowledged. Raises Violation."""
         if self._read(state) is not None:
             raise Violation("a reader passes over damage to what was acknowledged")
@@ -154,7 +154,7 @@ class Sweep:
         else:
             raise Violation("a writer cuts what was acknowledged")
 
-    def _meet_in_last_batch(self, state: State) -> None:
+    def _check_last_batch(self, state: State) -> None:
         safe = self._whole[: len(self._whole) - len(self._segments[self._last_ino].device)]
         safe = self._whole[: len(safe) + self._last_batch]
         given, after = self._read(state), self._recovered(state)
@@ -164,7 +164,7 @@ class Sweep:
         self._counts.torn += after is not None
         self._counts.halted += after is None
 
-    def _meet_in_watermark(self, state: State) -> None:
+    def _check_watermark(self, state: State) -> None:
         if self._read(state) != self._whole or self._recovered(state) != self._whole:
             raise Violation("one slot of the watermark is enough to stop the log")
         if self._verifies() and not _verified(self._subject, state):

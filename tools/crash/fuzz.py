@@ -20,8 +20,8 @@ from pathlib import Path
 from eventlog import EventLog, EventLogError, InvalidSignal
 from eventlog.format.line import CHAIN_START, LINE_BYTES_MAX, decode, encode
 from eventlog.format.scan import TIP_START, scan
-from eventlog.schema.json_input import parse_line
-from eventlog.schema.validation import admit
+from eventlog.schema.json_input import parse_json_line
+from eventlog.schema.validation import validate
 from eventlog.verify.verify import verify
 
 NOW = "2025-11-18T02:00:00.000000+00:00"
@@ -75,14 +75,14 @@ def mutated(rng: random.Random) -> bytes:
     return bytes(line)
 
 
-def door(count: int, rng: random.Random) -> tuple[int, int]:
+def fuzz_validation(count: int, rng: random.Random) -> tuple[int, int]:
     """So many lines at the door: how many were refused, and stored. Raises AssertionError."""
     refused = stored = 0
     for _ in range(count):
         line = mutated(rng)
         try:
-            item = parse_line(line)
-            found = admit(item, now=lambda: NOW, new_id=lambda: "new-id")
+            item = parse_json_line(line)
+            found = validate(item, now=lambda: NOW, new_id=lambda: "new-id")
         except InvalidSignal as error:
             if not str(error).isprintable():
                 raise AssertionError(line) from error
@@ -92,7 +92,7 @@ def door(count: int, rng: random.Random) -> tuple[int, int]:
         assert len(text) <= LINE_BYTES_MAX, line
         assert scan(text, TIP_START).lines == [text], line
         payload = decode(text).payload
-        again = admit(
+        again = validate(
             payload | {"event": found.event}, now=lambda: NOW, new_id=lambda: "another-id"
         )
         assert again.body == found.body, line  # what is stored is in stored form
@@ -105,12 +105,12 @@ def door(count: int, rng: random.Random) -> tuple[int, int]:
     return refused, stored
 
 
-def reader(count: int, rng: random.Random, home: Path) -> int:
+def fuzz_reader(count: int, rng: random.Random, home: Path) -> int:
     """So many damaged logs before the reader and verify; how many of them were found damaged."""
     whole = home / "whole"
     with EventLog(whole, segment_bytes=2_000) as log:
         for number in range(12):
-            log.append(parse_line(GOOD[0].replace(b"a-1", b"a-%d" % number)))
+            log.append(parse_json_line(GOOD[0].replace(b"a-1", b"a-%d" % number)))
     damaged = 0
     for number in range(count):
         copy = home / f"copy-{number}"
@@ -167,10 +167,10 @@ def main() -> None:
     print(f"seed {seed}")
     rng = random.Random(seed)
     start_s = time.monotonic()
-    refused, stored = door(options.lines, rng)
+    refused, stored = fuzz_validation(options.lines, rng)
     print(f"door: {refused} refused, {stored} stored, {time.monotonic() - start_s:.0f} s")
     with tempfile.TemporaryDirectory() as home:
-        damaged = reader(options.logs, rng, Path(home))
+        damaged = fuzz_reader(options.logs, rng, Path(home))
     print(f"reader: {damaged} of {options.logs} logs found damaged, none failed otherwise")
     sys.exit(0)
 

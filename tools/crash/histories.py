@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 from eventlog.append.writer import Writer
 from eventlog.errors import EventLogError
 from tools.crash.check import Subject, read_all
-from tools.crash.expected_log import Ledger, Violation
+from tools.crash.expected_log import ExpectedLog, Violation
 from tools.crash.explorer import Explorer, Failure
-from tools.crash.simulated_disk import Fault, SimDisk, World
+from tools.crash.simulated_disk import Fault, SimulatedDisk, World
 from tools.crash.states import State
 
 # A workload says how many entries each append brings, or else:
@@ -19,23 +19,23 @@ REOPEN = -1  # close, and open anew
 
 
 def work(
-    disk: SimDisk, ledger: Ledger, subject: Subject, workload: Iterable[int], name: str
+    disk: SimulatedDisk, expected: ExpectedLog, subject: Subject, workload: Iterable[int], name: str
 ) -> None:
     """Does the workload, and closes, as one process without faults would. Raises EventLogError."""
     writer: Writer = subject.open(disk)
-    group = ledger.submit([])
+    group = expected.submit([])
     for number, action in enumerate((*workload, REOPEN)):
         if action > 0:
-            group = ledger.submit([f"{name}-{number}-{n}" for n in range(action)])
+            group = expected.submit([f"{name}-{number}-{n}" for n in range(action)])
             writer.commit([group].copy)
             if group.error is not None:
                 raise group.error
             continue
         if action == MARK:
-            writer.mark()
+            writer.flush_watermark()
         else:
             writer.close()
-        ledger.mark(group, writer)
+        expected.flush_watermark(group, writer)
         if action == REOPEN:
             writer = subject.open(disk)
 
@@ -46,15 +46,15 @@ class History:
     def __init__(self, explorer: Explorer, world: World) -> None:
         self.explorer = explorer
         self.world = world
-        self.ledger = Ledger()
+        self.expected = ExpectedLog()
         self.name = "first"  # two processes with one name submit the same signals
-        self._told = (-1, -1)
+        self._last_seen = (-1, -1)
 
-    def has_news(self) -> bool:
+    def has_changed(self) -> bool:
         """Whether bytes, names or promises have changed."""
-        self.ledger.collect()
-        now = (self.world.version, self.ledger.grown)
-        before, self._told = self._told, now
+        self.expected.collect()
+        now = (self.world.version, self.expected.additions)
+        before, self._last_seen = self._last_seen, now
         return now != before
 
     def go(
@@ -63,23 +63,23 @@ class History:
         """One process does the workload; `step` is called before each of its calls."""
         disk = self.explorer.subject.disk(self.world, process, step)
         try:
-            work(disk, self.ledger, self.explorer.subject, workload, self.name)
+            work(disk, self.expected, self.explorer.subject, workload, self.name)
         finally:
             self.world.reap(process)
 
     def look(self, states: Callable[[], Iterable[State]]) -> None:
         """If there is news, power fails here, and a reader looks too. Raises Failure."""
-        if not self.has_news():
+        if not self.has_changed():
             return
         try:
-            self._owe_what_a_reader_sees()
+            self._acknowledge_what_a_reader_sees()
         except (Violation, EventLogError, OSError) as error:
             raise Failure(f"a reader: {error}", self.explorer.states) from error
-        self.explorer.try_all(states(), self.ledger)
+        self.explorer.try_all(states(), self.expected)
 
-    def _owe_what_a_reader_sees(self) -> None:
+    def _acknowledge_what_a_reader_sees(self) -> None:
         """What a reader gives out now must be there after any later power loss."""
         twin = World(dict(self.world.inodes), boot=self.world.boot)
         _, seq, chain = read_all(self.explorer.subject.disk(twin, 9))
         if seq and twin.inodes == self.world.inodes:  # else it synced, and this world did not
-            self.ledger.owe(seq, chain)
+            self.expected.acknowledge(seq, chain)

@@ -24,13 +24,13 @@ from eventlog import EventLog
 from eventlog.verify.verify import verify
 
 COMMAND = Path(sys.executable).with_name("eventlog")
-UNHEARD_MAX = 64  # lines on their way into one pipe
+UNREAD_MAX = 64  # lines on their way into one pipe
 SEGMENT_BYTES = 64 * 1024  # a rotation every hundred entries
 LIFE_S = (0.12, 0.45)  # from before a pipe's first commit to well after it
 
 
 @dataclass(slots=True)
-class Killed:
+class KillLoopResult:
     """What a run did."""
 
     kills: int = 0
@@ -48,7 +48,7 @@ class _Pipe:
         self._rng = rng
         self._number = 0
         self._unheard: dict[str, bytes] = {}
-        self.heard: dict[str, int] = {}  # signal_id: seq
+        self.received: dict[str, int] = {}  # signal_id: seq
         self.start()
 
     def start(self) -> None:
@@ -60,23 +60,23 @@ class _Pipe:
         )
         self._rest = b""
         self.dies_at_s = time.monotonic() + self._rng.uniform(*LIFE_S)
-        self._say(list(self._unheard.values()))
+        self._send(list(self._unheard.values()))
 
     def turn(self) -> None:
         """Feeds it and listens."""
         lines = []
-        while len(self._unheard) < UNHEARD_MAX:
+        while len(self._unheard) < UNREAD_MAX:
             self._number += 1
             signal_id = f"{self._name}-{self._number}"
             self._unheard[signal_id] = _line(signal_id, self._number)
             lines.append(self._unheard[signal_id])
-        self._say(lines)
-        self._listen()
+        self._send(lines)
+        self._receive()
 
     def kill(self) -> None:
         """SIGKILL; what it had answered by then is heard."""
         self._process.kill()
-        self._listen(to_the_end=True)
+        self._receive(to_the_end=True)
         self._process.wait()
         self._close()
 
@@ -84,7 +84,7 @@ class _Pipe:
         """Lets it answer everything."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._listen(to_the_end=True)
+        self._receive(to_the_end=True)
         self._process.wait()
         self._close()
 
@@ -93,12 +93,12 @@ class _Pipe:
             if stream is not None:
                 stream.close()
 
-    def _say(self, lines: list[bytes]) -> None:
+    def _send(self, lines: list[bytes]) -> None:
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # it is dead: they are said again
             os.write(self._process.stdin.fileno(), b"".join(lines))  # fits into the pipe's buffer
 
-    def _listen(self, *, to_the_end: bool = False) -> None:
+    def _receive(self, *, to_the_end: bool = False) -> None:
         assert self._process.stdout is not None
         fd = self._process.stdout.fileno()
         while to_the_end or select.select([fd], [], [], 0)[0]:
@@ -108,7 +108,7 @@ class _Pipe:
             *lines, self._rest = (self._rest + data).split(b"\n")
             for line in lines:
                 receipt = json.loads(line)
-                self.heard[receipt["signal_id"]] = receipt["seq"]
+                self.received[receipt["signal_id"]] = receipt["seq"]
                 self._unheard.pop(receipt["signal_id"], None)
 
 
@@ -127,10 +127,10 @@ def _line(signal_id: str, number: int) -> bytes:
     return json.dumps(fields).encode() + b"\n"
 
 
-def run(home: Path, *, kills: int, pipes: int, seed: int) -> Killed:
+def run(home: Path, *, kills: int, pipes: int, seed: int) -> KillLoopResult:
     """Kills so many pipes, then lets all end and checks the log."""
     rng = random.Random(seed)
-    found = Killed()
+    found = KillLoopResult()
     running = [_Pipe(home, f"p{number}", rng) for number in range(pipes)]
     while found.kills < kills:
         for pipe in running:
@@ -146,7 +146,7 @@ def run(home: Path, *, kills: int, pipes: int, seed: int) -> Killed:
     return found
 
 
-def _check(home: Path, pipes: list[_Pipe], found: Killed) -> None:
+def _check(home: Path, pipes: list[_Pipe], found: KillLoopResult) -> None:
     report = verify(home)
     found.problems += [f"{f.segment} at {f.byte_offset}: {f.problem}" for f in report.findings]
     seqs: dict[object, int] = {}
@@ -158,8 +158,8 @@ def _check(home: Path, pipes: list[_Pipe], found: Killed) -> None:
             seqs[signal_id] = entry.seq
     found.entries = len(seqs)
     for pipe in pipes:
-        found.receipts += len(pipe.heard)
-        for signal_id, seq in pipe.heard.items():
+        found.receipts += len(pipe.received)
+        for signal_id, seq in pipe.received.items():
             if seqs.get(signal_id) != seq:
                 found.problems.append(
                     f"{signal_id} was acknowledged as {seq}: {seqs.get(signal_id)}"

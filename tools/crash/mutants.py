@@ -10,46 +10,46 @@ from typing import NamedTuple
 from unittest import mock
 
 from eventlog.append import recovery, writer
-from eventlog.append.batch import Slice
+from eventlog.append.batch import WriteBatch
 from eventlog.append.writer import Writer
 from eventlog.format import scan
-from eventlog.format.durability import CLEAN, End
-from eventlog.format.line import BadLine, chained, parse_head, stored_chain
+from eventlog.format.durability import CLEAN, LogEnd
+from eventlog.format.line import BadLine, next_chain, parse_header, stored_chain
 from eventlog.read import reader
 from eventlog.read.reader import LogReader
 from eventlog.storage import durable_state as watermark
 from eventlog.storage.disk import Disk
 from eventlog.storage.home import Home, list_segments
 from tools.crash.check import HOME, Subject
-from tools.crash.simulated_disk import SimDisk
+from tools.crash.simulated_disk import SimulatedDisk
 
 
 class _AckBeforeSync(Writer):
     """Hands out receipts when the bytes are in the page cache."""
 
-    def _write(self, piece: Slice) -> None:
-        self._piece = piece
-        super()._write(piece)
+    def _write(self, write_batch: WriteBatch) -> None:
+        self._write_batch = write_batch
+        super()._write(write_batch)
 
     def _sync(self, fd: int) -> None:
         if fd == self._fd:
-            self._piece.settle(self._known.window, *self._known.position)
+            self._write_batch.settle(self._state.dedupe_window, *self._state.position)
         super()._sync(fd)
 
 
 class _CleanBeforeSync(Writer):
     """Says `clean` with the new end, and syncs after that."""
 
-    def _write(self, piece: Slice) -> None:
-        self._piece = piece
-        super()._write(piece)
+    def _write(self, write_batch: WriteBatch) -> None:
+        self._write_batch = write_batch
+        super()._write(write_batch)
 
     def _sync(self, fd: int) -> None:
         if fd == self._fd:
-            segment, start = self._known.position
-            end = start + sum(map(len, self._piece.lines))
-            tip = self._piece.tip
-            self._lock.say(CLEAN, End(segment, end, tip.seq, tip.chain))
+            segment, start = self._state.position
+            end = start + sum(map(len, self._write_batch.lines))
+            tip = self._write_batch.tip
+            self._lock.write_state(CLEAN, LogEnd(segment, end, tip.seq, tip.chain))
         super()._sync(fd)
 
 
@@ -63,14 +63,14 @@ class _RetrySync(Writer):
             super()._sync(fd)
 
 
-class _NoDirectorySync(SimDisk):
+class _NoDirectorySync(SimulatedDisk):
     """Never syncs a directory."""
 
     def fsync_dir(self, _path: str) -> None:
         self._enter_or_fail("fsync_dir")
 
 
-class _NoParentSync(SimDisk):
+class _NoParentSync(SimulatedDisk):
     """Syncs the log directory, but no directory above it."""
 
     def fsync_dir(self, path: str) -> None:
@@ -78,7 +78,7 @@ class _NoParentSync(SimDisk):
             super().fsync_dir(path)
 
 
-class _NoLock(SimDisk):
+class _NoLock(SimulatedDisk):
     """Gives the lock to whoever asks."""
 
     def try_lock(self, fd: int) -> bool:
@@ -86,14 +86,14 @@ class _NoLock(SimDisk):
         return True
 
 
-class _NoDontNeed(SimDisk):
+class _NoDontNeed(SimulatedDisk):
     """Reads again what it has in its cache."""
 
     def drop_cache(self, _fd: int) -> None:
         self._enter("drop_cache")
 
 
-def _keep_torn_tail(disk: Disk, home: Home, end: End, torn_bytes: int) -> None:
+def _keep_torn_tail(disk: Disk, home: Home, end: LogEnd, torn_bytes: int) -> None:
     """Leaves the torn tail where it is."""
 
 
@@ -117,8 +117,8 @@ def _verified_line(data: bytes, missing_seq: int, _start: int = 1) -> bool:
     lines = data.split(b"\n")
     for before, line in pairwise(line + b"\n" for line in lines):
         try:
-            head = parse_head(line)
-            if head.batch > missing_seq and chained(stored_chain(before), line) == stored_chain(
+            head = parse_header(line)
+            if head.batch > missing_seq and next_chain(stored_chain(before), line) == stored_chain(
                 line
             ):
                 return True
@@ -135,24 +135,24 @@ def _no_line(_data: bytes, _missing_seq: int, _start: int = 1) -> bool:
 _end, _limit = LogReader._end, LogReader._limit
 
 
-def _no_end(self: LogReader) -> End | None:
+def _no_end(self: LogReader) -> LogEnd | None:
     """Looks at no word, unless it reads for a writer."""
     return _end(self) if self._until is not None else None
 
 
-def _limit_by_size(self: LogReader) -> reader._Limit:
+def _limit_by_size(self: LogReader) -> reader._ReadLimit:
     """Reads as far as the file goes, unless it reads for a writer."""
     if self._until is not None or self._holds_lock:
         return _limit(self)
     later = any(s > self._segment for s in list_segments(self._disk, self._home))
-    return reader._Limit(self._disk.size(self._fd), False, later)
+    return reader._ReadLimit(self._disk.size(self._fd), False, later)
 
 
 class Mutant(NamedTuple):
     """One mistake: parts of the subject that differ, and functions that are replaced meanwhile."""
 
     writer: type[Writer] = Writer
-    disk: type[SimDisk] = SimDisk
+    disk: type[SimulatedDisk] = SimulatedDisk
     patches: tuple[tuple[object, str, object], ...] = ()
 
     @contextmanager
@@ -178,7 +178,7 @@ MUTANTS = {
     "retry-sync": Mutant(writer=_RetrySync),
     "no-parent-sync": Mutant(disk=_NoParentSync),
     "no-lock": Mutant(disk=_NoLock),
-    "torn-tail-not-kept": Mutant(patches=((recovery, "_keep_torn", _keep_nothing),)),
+    "torn-tail-not-kept": Mutant(patches=((recovery, "_save_torn_bytes", _keep_nothing),)),
     "one-watermark-slot": Mutant(patches=((watermark, "slot_offset", _first_slot),)),
     "evidence-must-verify": Mutant(patches=((reader, "has_evidence", _verified_line),)),
 }

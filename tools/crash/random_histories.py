@@ -9,19 +9,19 @@ from collections.abc import Callable
 from random import Random
 from typing import NamedTuple
 
-from eventlog.append.batch import Group
-from eventlog.append.writer import Settings, Writer
+from eventlog.append.batch import AppendRequest
+from eventlog.append.writer import Writer, WriterSettings
 from eventlog.errors import AppendFailed, EventLogError, LogPoisoned
 from eventlog.format.segment import Position
 from eventlog.read.reader import LogReader, reader_near_end
 from tools.crash.actors import Actor
 from tools.crash.check import HOME
-from tools.crash.expected_log import CHAIN_BEFORE_FIRST, Ledger, Violation
+from tools.crash.expected_log import CHAIN_BEFORE_FIRST, ExpectedLog, Violation
 from tools.crash.explorer import Explorer, Failure
 from tools.crash.histories import MARK, REOPEN
 from tools.crash.inodes import File
-from tools.crash.simulated_disk import Fault, SimDisk, World
-from tools.crash.states import random_content, random_power_loss, word_inode
+from tools.crash.simulated_disk import Fault, SimulatedDisk, World
+from tools.crash.states import lock_inode, random_content, random_power_loss
 
 STEPS_MAX = 20_000  # of one boot; a round that takes longer does not end by itself
 POWER_LOSSES_MAX = 4
@@ -32,7 +32,7 @@ READS_MAX = 30
 REOPEN_SHARE = 0.1
 SYNCED_SHARE = 0.2  # of a projection's commits: SQLite syncs when it writes its WAL back
 RETRIES_MAX = 50  # of one append, while faults are injected
-STATES_A_LOOK = 3
+STATES_PER_CHECK = 3
 TRACE_CALLS = 60  # what is told of a failure
 
 
@@ -78,14 +78,14 @@ class Register:
         self._versions = [random.choice(self._versions)]
 
 
-class Round:
+class RandomHistory:
     """One history, from an empty disk to its last power loss."""
 
     def __init__(self, explorer: Explorer, seed: str) -> None:
         self.random = random = Random(seed)
         explorer.begin(f"{seed}/recoveries")
         self.explorer = explorer
-        self.ledger = Ledger()
+        self.expected = ExpectedLog()
         self.trace: deque[str] = deque(maxlen=TRACE_CALLS)
         self._odds = Odds(
             fault=random.choice((0.0, 0.01, 0.05, 0.2)),
@@ -100,7 +100,7 @@ class Round:
         # A window that forgets lets a retry in twice, so then nothing is retried.
         self._retries = random.random() < 0.8
         dedupe_entries = 10_000 if self._retries else random.choice((0, 3))
-        settings = Settings(segment_bytes, dedupe_entries, 1.0)
+        settings = WriterSettings(segment_bytes, dedupe_entries, 1.0)
         self._subject = explorer.subject._replace(settings=settings)
         explorer.subject = self._subject
         self._world = World(page_bytes=random.choice((512, 4096)))
@@ -110,31 +110,31 @@ class Round:
     def play(self) -> None:
         """Raises Failure."""
         for _ in range(self.random.randint(1, POWER_LOSSES_MAX)):
-            cast = self._cast()
+            actors = self._new_actors()
             try:
-                self._run(cast)
+                self._run(actors)
             except Violation as error:
                 raise Failure(str(error), self.explorer.states) from error
             finally:
-                for actor in cast:
+                for actor in actors:
                     actor.kill()
-            self._look()
+            self._try_power_losses()
             state = random_power_loss(self._world.inodes, self.random)
             self._register.lose_power(self.random)
             page_bytes = self._world.page_bytes
             self._world = World(state, boot=self._world.boot + 1, page_bytes=page_bytes)
             self.trace.append("power loss")
 
-    def _cast(self) -> list[Actor]:
+    def _new_actors(self) -> list[Actor]:
         random = self.random
         writers = random.randint(1, WRITERS_MAX)
-        cast = [Actor(n + 1, self._writing()) for n in range(writers)]
+        actors = [Actor(n + 1, self._writing()) for n in range(writers)]
         readers = random.randint(0, READERS_MAX)
-        return cast + [Actor(writers + n + 1, self._reading()) for n in range(readers)]
+        return actors + [Actor(writers + n + 1, self._reading()) for n in range(readers)]
 
-    def _run(self, cast: list[Actor]) -> None:
+    def _run(self, actors: list[Actor]) -> None:
         odds, random = self._odds, self.random
-        alive = list(cast)
+        alive = list(actors)
         actor = alive[0]
         for _ in range(STEPS_MAX):
             if random.random() > odds.stay or actor.is_done:
@@ -150,13 +150,13 @@ class Round:
                 fault = self._fault(actor.call) if random.random() < odds.fault else None
                 self._note(actor, f"{actor.call}{' fails' if fault else ''}")
                 actor.advance(fault)
-            self.ledger.collect()
+            self.expected.collect()
             if actor.is_done:
                 self._world.reap(actor.number)
                 alive.remove(actor)
-                self._judge(actor)
+                self._check_actor(actor)
             if random.random() < odds.look:
-                self._look()
+                self._try_power_losses()
             if not alive:
                 return
         raise Violation(f"after {STEPS_MAX} calls {len(alive)} processes have not come to an end")
@@ -164,19 +164,19 @@ class Round:
     def _note(self, actor: Actor, what: str) -> None:
         self.trace.append(f"process {actor.number} {what}")
 
-    def _judge(self, actor: Actor) -> None:
+    def _check_actor(self, actor: Actor) -> None:
         error = actor.error
         if isinstance(error, Violation):
             raise error
         if error is not None and not (self._may_fail and isinstance(error, OSError)):
             raise Violation(f"process {actor.number} ended with {error!r}") from error
 
-    def _look(self) -> None:
+    def _try_power_losses(self) -> None:
         """Power fails here, in a few ways, on disks of their own."""
-        for _ in range(STATES_A_LOOK):
+        for _ in range(STATES_PER_CHECK):
             if not self.explorer.is_done:
                 state = random_power_loss(self._world.inodes, self.random)
-                self.explorer.try_one(state, self.ledger)
+                self.explorer.try_one(state, self.expected)
 
     # -- what goes wrong
 
@@ -200,7 +200,7 @@ class Round:
         evicts, loses = random.random() < self._odds.evict, random.random() < self._odds.lose
         if not (evicts or loses):
             return
-        word = word_inode(world.inodes)  # no promise holds where that page itself is lost
+        word = lock_inode(world.inodes)  # no promise holds where that page itself is lost
         files = [n for n, inode in world.inodes.items() if isinstance(inode, File) and n != word]
         if files and evicts:
             world.evict(random.choice(files))
@@ -222,7 +222,7 @@ class Round:
 
         def work(actor: Actor) -> None:
             disk = self._subject.disk(self._world, actor.number, actor.step)
-            writer, group = self._subject.open(disk), self.ledger.submit([])
+            writer, group = self._subject.open(disk), self.expected.submit([])
             keys: list[str] = []
             for action in plan:
                 if action > 0:
@@ -231,16 +231,16 @@ class Round:
                     writer, group = self._append(disk, writer, keys)
                     continue
                 try:
-                    writer.mark() if action == MARK else writer.close()
-                    self.ledger.mark(group, writer)
+                    writer.flush_watermark() if action == MARK else writer.close()
+                    self.expected.flush_watermark(group, writer)
                 except EventLogError as error:
-                    self._forgive(error)
+                    self._check_error(error)
                     is_over = True
                 else:
                     is_over = action == REOPEN
                 if is_over:
                     writer.drop()
-                    writer, group = self._subject.open(disk), self.ledger.submit([])
+                    writer, group = self._subject.open(disk), self.expected.submit([])
             writer.drop()
 
         return work
@@ -249,24 +249,26 @@ class Round:
         self._submitted += entries
         return [f"s{self._submitted - n}" for n in range(entries)]
 
-    def _append(self, disk: SimDisk, writer: Writer, keys: list[str]) -> tuple[Writer, Group]:
+    def _append(
+        self, disk: SimulatedDisk, writer: Writer, keys: list[str]
+    ) -> tuple[Writer, AppendRequest]:
         """Appends, and tries again where that fails; the writer, and what it appended."""
-        group = self.ledger.submit([])
+        group = self.expected.submit([])
         for _ in range(RETRIES_MAX if self._retries else 1):
-            group = self.ledger.submit(keys)
+            group = self.expected.submit(keys)
             writer.commit([group].copy)
             if group.error is None:
                 break
-            self._forgive(group.error)
+            self._check_error(group.error)
             if isinstance(group.error, LogPoisoned):
-                self.ledger.doubt(group)
+                self.expected.mark_uncertain(group)
                 writer.drop()
-                writer, group = self._subject.open(disk), self.ledger.submit([])
+                writer, group = self._subject.open(disk), self.expected.submit([])
             else:
-                self.ledger.withdraw(group)
+                self.expected.withdraw(group)
         return writer, group
 
-    def _forgive(self, error: EventLogError) -> None:
+    def _check_error(self, error: EventLogError) -> None:
         """Faults may make an append fail; nothing makes the log refuse its own bytes."""
         if not (self._may_fail and isinstance(error, AppendFailed | LogPoisoned)):
             raise Violation(f"an append failed: {error}") from error
@@ -284,18 +286,18 @@ class Round:
                     raise Violation("a projection finds another log than it was built from")
                 for _ in range(reads):
                     if reader.read():
-                        self.ledger.owe(reader.tip.seq, reader.tip.chain)
+                        self.expected.acknowledge(reader.tip.seq, reader.tip.chain)
                         version = Version(reader.tip.seq, reader.tip.chain, reader.position)
                         self._register.commit(version, is_synced=random.random() < SYNCED_SHARE)
                     if random.random() < REOPEN_SHARE:
                         reader.close()
-                        reader = self._come_back(disk, reader, random)
+                        reader = self._reopen_reader(disk, reader, random)
             finally:
                 reader.close()
 
         return work
 
-    def _come_back(self, disk: SimDisk, old: LogReader, random: Random) -> LogReader:
+    def _reopen_reader(self, disk: SimulatedDisk, old: LogReader, random: Random) -> LogReader:
         """A reader as a projector opens it after a restart, or who wants to know the end."""
         if random.random() < 0.3:
             return reader_near_end(disk, HOME)

@@ -11,7 +11,7 @@ from itertools import count
 from eventlog.errors import EventLogError
 from tools.crash.actors import Killed
 from tools.crash.check import read_all
-from tools.crash.expected_log import Ledger, Violation
+from tools.crash.expected_log import ExpectedLog, Violation
 from tools.crash.explorer import Explorer, Failure
 from tools.crash.histories import History
 from tools.crash.inodes import File, Inodes
@@ -24,7 +24,7 @@ FIRST_WORKLOAD = (2, 1)  # of the writer that passes
 
 def explore_readers(explorer: Explorer) -> None:
     """On an empty disk, on a log, and on one with a torn tail. Raises Failure."""
-    for state, ledger in list(_old_logs(explorer)):
+    for state, expected in list(_old_logs(explorer)):
         # The writer goes on in the segment that is there, and then starts another one.
         segment_bytes = 1 + _segment_bytes(state)
         settings = explorer.subject.settings._replace(segment_bytes=segment_bytes)
@@ -32,7 +32,7 @@ def explore_readers(explorer: Explorer) -> None:
         for moment in count():
             is_interrupted = False
             for call in count():
-                passing = _Passing(explorer, World(dict(state), boot=2), ledger.copy())
+                passing = _Overtaking(explorer, World(dict(state), boot=2), expected.copy())
                 if explorer.is_done or not passing.happens(call, moment):
                     break
                 is_interrupted |= passing.is_interrupted
@@ -40,25 +40,25 @@ def explore_readers(explorer: Explorer) -> None:
                 break
 
 
-def _old_logs(explorer: Explorer) -> Iterator[tuple[State, Ledger]]:
-    yield nothing(World().inodes), Ledger()
+def _old_logs(explorer: Explorer) -> Iterator[tuple[State, ExpectedLog]]:
+    yield nothing(World().inodes), ExpectedLog()
     history = History(explorer, World())
-    moments: list[tuple[Inodes, Ledger]] = []
+    moments: list[tuple[Inodes, ExpectedLog]] = []
 
     def step(call: str) -> None:
         if call == "fdatasync":
-            moments.append((dict(history.world.inodes), history.ledger.copy()))
+            moments.append((dict(history.world.inodes), history.expected.copy()))
 
     history.go(1, OLD_WORKLOAD, step)
-    history.ledger.collect()
-    inodes, ledger = moments[-2]  # before the last append was durable; after it is the watermark
-    yield nothing(history.world.inodes), history.ledger
+    history.expected.collect()
+    inodes, expected = moments[-2]  # before the last append was durable; after it is the watermark
+    yield nothing(history.world.inodes), history.expected
     state = nothing(inodes)
     for ino, inode in inodes.items():
         if isinstance(inode, File) and inode.pending:
             torn = [data for data in ordered_contents(inode) if not data.endswith(b"\n")][-1]
             state[ino] = File(torn, torn)
-    yield state, ledger
+    yield state, expected
 
 
 def _segment_bytes(state: State) -> int:
@@ -66,12 +66,12 @@ def _segment_bytes(state: State) -> int:
     return sum(len(f.device) for path, f in files if isinstance(f, File) and ".jsonl" in path[-6:])
 
 
-class _Passing(History):
+class _Overtaking(History):
     """One reader, and one writer that passes it."""
 
-    def __init__(self, explorer: Explorer, world: World, ledger: Ledger) -> None:
+    def __init__(self, explorer: Explorer, world: World, expected: ExpectedLog) -> None:
         super().__init__(explorer, world)
-        self.ledger = ledger
+        self.expected = expected
         self.name = "passing"
         self.is_interrupted = False  # the writer, before its end
 
@@ -90,13 +90,15 @@ class _Passing(History):
             for _ in range(2):  # once past the writer, once to its end
                 _, seq, chain = read_all(disk)
                 if seq:
-                    self.ledger.owe(seq, chain)
+                    self.expected.acknowledge(seq, chain)
         except (EventLogError, Violation) as error:
             why = f"a reader, passed by a writer at call {call}, step {moment}: {error}"
             raise Failure(why, self.explorer.states) from error
         inodes, random = self.world.inodes, self.explorer.random
-        self.explorer.try_one(nothing(inodes), self.ledger)
-        self.explorer.try_one(random_power_loss(inodes, random, self.explorer.models), self.ledger)
+        self.explorer.try_one(nothing(inodes), self.expected)
+        self.explorer.try_one(
+            random_power_loss(inodes, random, self.explorer.models), self.expected
+        )
         return calls > call
 
     def _write(self, moment: int) -> None:
@@ -104,7 +106,7 @@ class _Passing(History):
 
         def step(_: str) -> None:
             nonlocal left
-            left -= self.has_news()
+            left -= self.has_changed()
             if left < 0:
                 self.is_interrupted = True
                 raise Killed
@@ -112,4 +114,4 @@ class _Passing(History):
         try:
             self.go(3, FIRST_WORKLOAD, step)
         except Killed:
-            self.ledger.collect()
+            self.expected.collect()

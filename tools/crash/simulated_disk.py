@@ -130,7 +130,7 @@ class World:
         return ino
 
 
-class SimDisk:
+class SimulatedDisk:
     """The disk as one process sees it. `step` is called before each call, and may end it."""
 
     def __init__(self, world: World, process: int = 1, step: Step | None = None) -> None:

@@ -120,7 +120,7 @@ def folder_contents(folder: Folder, model: str) -> Iterator[dict[str, int]]:
 
 def power_losses(inodes: Inodes, models: Iterable[str] = BOTH) -> Iterator[State]:
     """Every state that the models allow, some of them more than once."""
-    words, inodes = _without_word(inodes)
+    words, inodes = _without_lock_record(inodes)
     for model in models:
         files: list[list[tuple[int, Inode]]] = []
         folders: list[list[tuple[int, Inode]]] = []
@@ -163,18 +163,18 @@ def _settled(inode: Inode, *, is_pending_there: bool) -> Inode:
     return inode
 
 
-def _without_word(inodes: Inodes) -> tuple[list[tuple[tuple[int, Inode], ...]], Inodes]:
+def _without_lock_record(inodes: Inodes) -> tuple[list[tuple[tuple[int, Inode], ...]], Inodes]:
     """The versions of the lock's file, which is never synced, and all other inodes."""
-    ino = word_inode(inodes)
+    ino = lock_inode(inodes)
     file = inodes.get(ino)
     if not isinstance(file, File):
         return [()], inodes
-    versions = _word_versions(file)
+    versions = _lock_record_versions(file)
     rest = {other: inode for other, inode in inodes.items() if other != ino}
     return [((ino, File(data, data)),) for data in versions], rest
 
 
-def _word_versions(file: File) -> Iterable[bytes]:
+def _lock_record_versions(file: File) -> Iterable[bytes]:
     """Each whole version, and the last one torn."""
     data = file.device
     versions = [data]
@@ -184,7 +184,7 @@ def _word_versions(file: File) -> Iterable[bytes]:
     return dict.fromkeys((*versions, data[: len(data) // 2]))
 
 
-def word_inode(inodes: Inodes) -> int:
+def lock_inode(inodes: Inodes) -> int:
     """The number of the lock's file; 0 when there is none."""
     for inode in inodes.values():
         if isinstance(inode, Folder) and ".lock" in inode.names:
@@ -220,11 +220,11 @@ def random_content(file: File, random: Random, models: Iterable[str] = BOTH) -> 
 def random_power_loss(inodes: Inodes, random: Random, models: Sequence[str] = BOTH) -> State:
     """One state that the models allow."""
     state: State = {}
-    word = word_inode(inodes)
+    word = lock_inode(inodes)
     for ino, inode in inodes.items():
         if isinstance(inode, File):
             if ino == word:
-                data = random.choice(list(_word_versions(inode)))
+                data = random.choice(list(_lock_record_versions(inode)))
             else:
                 data = random_content(inode, random, models)
             state[ino] = File(data, data)

@@ -82,7 +82,7 @@ class Soak:
             words=lambda: module,
             env=self.clock.env,
             life_s=GENERATOR_LIFE_S,
-            bury=tidy,
+            on_exit=tidy,
         )
 
     def _daemon(
@@ -164,15 +164,15 @@ class Soak:
             with error:
                 return error.code
 
-    def _until(self, is_so: Callable[[], bool], what: str) -> None:
+    def _until(self, condition: Callable[[], bool], what: str) -> None:
         give_up_s = time.monotonic() + SETTLE_S_MAX
-        while not is_so():
+        while not condition():
             if time.monotonic() > give_up_s:
                 self.problems.append(f"{what} does not end within {SETTLE_S_MAX:g} s")
                 return
             time.sleep(0.2)
 
-    def judge(self) -> checks.Found:
+    def check(self) -> checks.Found:
         """What is in the log; problems are kept."""
         receipts = {name: read_receipts(self._receipts(name)) for name in GENERATORS}
         self.receipts = sum(map(len, receipts.values()))
@@ -197,7 +197,7 @@ class Soak:
             actor.end()
         self.backend.close()
 
-    def told(self, found: checks.Found, seconds: float, seed: int) -> str:
+    def summary(self, found: checks.Found, seconds: float, seed: int) -> str:
         """One line."""
         kills = {actor.name: actor.kills for actor in self.actors}
         by = ", ".join(f"{name} {count}" for name, count in kills.items() if count)
@@ -236,8 +236,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         soak.run(60 * options.minutes)
         soak.settle()
-        found = soak.judge()
-        line = soak.told(found, time.monotonic() - begun_s, seed)
+        found = soak.check()
+        line = soak.summary(found, time.monotonic() - begun_s, seed)
     finally:
         soak.end()
         shutil.rmtree(postgres, ignore_errors=True)

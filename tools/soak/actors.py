@@ -26,7 +26,7 @@ class Actor:
     """One process that is started again after each death.
 
     `life_s` and `rest_s` are the least and the most of a life and of the pause behind it; without
-    `life_s` nobody kills it. Each life is a process in a session of its own; `bury` is told the pid
+    `life_s` nobody kills it. Each life is a process in a session of its own; `on_exit` is told the pid
     of one that has ended.
     """
 
@@ -40,7 +40,7 @@ class Actor:
         env: Callable[[], Mapping[str, str]] = dict,
         life_s: tuple[float, float] | None = None,
         rest_s: tuple[float, float] = (0.0, 1.5),
-        bury: Callable[[int], None] | None = None,
+        on_exit: Callable[[int], None] | None = None,
     ) -> None:
         self.name = name
         self.life_s = life_s
@@ -51,7 +51,7 @@ class Actor:
         self._words = words
         self._env = env
         self._rest_s = rest_s
-        self._bury = bury
+        self._bury = on_exit
         self.process: subprocess.Popen[bytes] | None = None
         self._due_s = 0.0  # of its next death, or of its next birth
 

@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from eventlog import EventLog
-from tools.soak.generator import COMMAND, Place, item
+from tools.soak.generator import COMMAND, EntryHead, item
 
 PAGE_SIGNALS = 200
 ALPINE_TIMEOUT_S = 30.0
@@ -37,10 +37,10 @@ class Found:
     problems: tuple[str, ...] = ()
 
 
-def read_log(home: Path, receipts: Mapping[str, Mapping[int, Place]]) -> Found:
+def read_log(home: Path, receipts: Mapping[str, Mapping[int, EntryHead]]) -> Found:
     """Order, time, uniqueness, and that each receipt is in the log, where it says."""
     problems: list[str] = []
-    places: dict[tuple[object, str], Place] = {}
+    places: dict[tuple[object, str], EntryHead] = {}
     hashes: list[str] = []
     seq, recorded_at = 0, ""
     with EventLog(home) as log:

@@ -30,8 +30,8 @@ BATCH_ITEMS_MAX = 8
 FACT_EVERY = 3  # each third item is the end of the trade before it
 
 Item = dict[str, Any]
-Place = tuple[int, str]  # seq and chain of a receipt
-Say = Callable[[list[Item]], list[Place]]
+EntryHead = tuple[int, str]  # seq and chain of a receipt
+AppendBatch = Callable[[list[Item]], list[EntryHead]]
 
 
 def item(name: str, number: int) -> Item:
@@ -52,7 +52,7 @@ def item(name: str, number: int) -> Item:
     }
 
 
-def read_receipts(path: Path) -> dict[int, Place]:
+def read_receipts(path: Path) -> dict[int, EntryHead]:
     """What it kept, by the number of the item; the file may not be there yet."""
     lines = path.read_bytes().splitlines() if path.exists() else []
     return {number: (seq, chain) for number, seq, chain in map(json.loads, lines)}
@@ -64,10 +64,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     number = max(read_receipts(options.receipts), default=0)
     receipts_fd = os.open(options.receipts, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
-    with WAYS[options.by](options) as say:
+    with APPEND_METHODS[options.by](options) as append_batch:
         while not stopped:
             count = random.randint(1, BATCH_ITEMS_MAX)
-            places = say([item(options.name, number + n) for n in range(1, count + 1)])
+            places = append_batch([item(options.name, number + n) for n in range(1, count + 1)])
             kept = [[number + n, *place] for n, place in enumerate(places, 1)]
             # One write of less than a page: a kill leaves all of it or nothing.
             os.write(receipts_fd, b"".join(json.dumps(row).encode() + b"\n" for row in kept))
@@ -76,14 +76,14 @@ def main() -> None:
 
 
 @contextmanager
-def _by_api(options: argparse.Namespace) -> Iterator[Say]:
+def _by_api(options: argparse.Namespace) -> Iterator[AppendBatch]:
     """Through the Python API: one by one, all in one, or from tasks at once."""
     with EventLog(options.home, segment_bytes=options.segment_bytes) as log:
 
         async def from_tasks(batch: list[Item]) -> list[Receipt]:
             return list(await asyncio.gather(*map(log.append_async, batch)))
 
-        def say(batch: list[Item]) -> list[Place]:
+        def append_batch(batch: list[Item]) -> list[EntryHead]:
             match len(batch) % 3:
                 case 0:
                     receipts = list(map(log.append, batch))
@@ -93,11 +93,11 @@ def _by_api(options: argparse.Namespace) -> Iterator[Say]:
                     receipts = asyncio.run(from_tasks(batch))
             return [(receipt.seq, receipt.chain) for receipt in receipts]
 
-        yield say
+        yield append_batch
 
 
 @contextmanager
-def _by_pipe(options: argparse.Namespace) -> Iterator[Say]:
+def _by_pipe(options: argparse.Namespace) -> Iterator[AppendBatch]:
     """Through one `eventlog append`, kept for as long as we live."""
     words = ["--quiet", "--home", options.home, "append"]
     words += ["--segment-bytes", str(options.segment_bytes)]
@@ -107,25 +107,25 @@ def _by_pipe(options: argparse.Namespace) -> Iterator[Say]:
         to_log, from_log = process.stdin, process.stdout
         assert to_log is not None and from_log is not None
 
-        def say(batch: list[Item]) -> list[Place]:
+        def append_batch(batch: list[Item]) -> list[EntryHead]:
             to_log.write(b"".join(json.dumps(item).encode() + b"\n" for item in batch))
             to_log.flush()
             receipts = [json.loads(from_log.readline()) for _ in batch]
             return [(receipt["seq"], receipt["chain"]) for receipt in receipts]
 
-        yield say
+        yield append_batch
         to_log.close()
         assert process.wait() == 0, "eventlog append has failed"
 
 
-WAYS = {"api": _by_api, "pipe": _by_pipe}
+APPEND_METHODS = {"api": _by_api, "pipe": _by_pipe}
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--home", required=True)
     parser.add_argument("--name", required=True)
-    parser.add_argument("--by", choices=WAYS, required=True)
+    parser.add_argument("--by", choices=APPEND_METHODS, required=True)
     parser.add_argument("--receipts", type=Path, required=True)
     parser.add_argument("--rate", type=float, required=True, help="items a second")
     parser.add_argument("--segment-bytes", type=int, required=True)

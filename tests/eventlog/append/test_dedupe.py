@@ -15,9 +15,9 @@ import pytest
 from eventlog import EventLog, LogCorrupt, Receipt, Signal, SignalConflict
 from tests.harness.command import pipe
 from tests.harness.log_checks import (
-    NINE,
-    assert_kept,
-    assert_whole,
+    HASHED_FIELDS,
+    assert_receipts_kept,
+    assert_valid_log,
     content_sha256,
     ids_in,
     lines_in,
@@ -75,7 +75,7 @@ def test_the_same_content_is_not_written_again(
     assert lines_in(home) == before
 
 
-def test_what_is_not_compared_stays_as_it_was_said_first(log: EventLog) -> None:
+def test_keys_that_are_not_compared_keep_their_first_values(log: EventLog) -> None:
     log.append(a_signal(1, reasoning="the first", asset_type="stock"))
     log.append(a_signal(1, reasoning="the second", asset_type="crypto", regime="bull"))
     (entry,) = log.read()
@@ -83,14 +83,14 @@ def test_what_is_not_compared_stays_as_it_was_said_first(log: EventLog) -> None:
     assert "regime" not in entry.payload
 
 
-def test_a_signal_that_brings_its_hash_is_known_by_it(log: EventLog) -> None:
+def test_a_signal_with_a_sha256_is_recognized_by_it(log: EventLog) -> None:
     first = log.append(a_signal(1))
     (entry,) = log.read()
     assert log.append(entry.payload) == is_duplicate_of(first)
     assert log.append(Signal.from_mapping(entry.payload)) == is_duplicate_of(first)
 
 
-def test_a_retry_matches_also_where_the_log_itself_filled_in_the_timestamp(log: EventLog) -> None:
+def test_a_retry_matches_if_the_log_filled_in_the_timestamp(log: EventLog) -> None:
     first = log.append(a_signal(1, timestamp=None))
     assert log.append(a_signal(1, timestamp=None)) == is_duplicate_of(first)
     stored = next(log.read()).payload["timestamp"]
@@ -127,7 +127,7 @@ def test_other_content_under_a_taken_id_is_a_conflict(
     assert log.append(a_signal(1)).duplicate  # the handle goes on
 
 
-def test_ids_are_compared_to_the_letter(log: EventLog) -> None:
+def test_ids_are_compared_exactly(log: EventLog) -> None:
     ids = ("a", "A", " a", "\u00e9", "e\u0301", '"', "\\", "\\u0061", "s-1", "s-10")
     for again in (False, True):
         for signal_id in ids:
@@ -215,7 +215,7 @@ HANDLES: list[Callable[[Path, EventLog], EventLog]] = [lambda _, log: log, reope
 
 @pytest.mark.parametrize("handle", HANDLES, ids=["the same handle", "reopened"])
 @pytest.mark.parametrize("event", ["signal", "closed"])
-def test_the_window_ends_exactly_where_the_contract_says(
+def test_the_dedupe_window_ends_exactly_as_the_contract_states(
     home: Path, event: str, handle: Callable[[Path, EventLog], EventLog]
 ) -> None:
     item = a_signal(1) if event == "signal" else closed(1)
@@ -234,7 +234,7 @@ def test_the_window_ends_exactly_where_the_contract_says(
     log.close()
 
 
-def test_a_retry_does_not_keep_an_id_in_the_window(home: Path) -> None:
+def test_a_retry_does_not_extend_the_dedupe_window(home: Path) -> None:
     with EventLog(home, dedupe_entries=3) as log:
         log.append(a_signal(1))
         for number in (2, 3):
@@ -244,16 +244,16 @@ def test_a_retry_does_not_keep_an_id_in_the_window(home: Path) -> None:
         assert not log.append(a_signal(1)).duplicate
 
 
-def test_beyond_the_window_an_id_may_come_with_other_content(home: Path) -> None:
+def test_beyond_the_dedupe_window_an_id_may_be_reused(home: Path) -> None:
     with EventLog(home, dedupe_entries=3) as log:
         log.append_many(signals(4))
         assert log.append(a_signal(1, action="SELL")).seq == 5
         with pytest.raises(SignalConflict, match="entry 5"):
             log.append(a_signal(1))
-    assert len(assert_whole(home)) == 5
+    assert len(assert_valid_log(home)) == 5
 
 
-def test_a_handle_that_catches_up_knows_what_others_appended(home: Path) -> None:
+def test_a_handle_detects_duplicates_of_entries_from_other_handles(home: Path) -> None:
     with EventLog(home, dedupe_entries=5) as log, EventLog(home, dedupe_entries=5) as other:
         log.append(a_signal(1))
         assert other.append(a_signal(1)).duplicate
@@ -262,13 +262,13 @@ def test_a_handle_that_catches_up_knows_what_others_appended(home: Path) -> None
         assert other.append(a_signal(1)).seq == 7  # 1 > 6 - 5 does not hold
 
 
-def test_no_window_means_no_duplicates(home: Path) -> None:
+def test_a_dedupe_window_of_zero_finds_no_duplicates(home: Path) -> None:
     with EventLog(home, dedupe_entries=0) as log:
         assert [log.append(a_signal(1)).seq for _ in range(3)] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("reopen", [False, True])
-def test_the_window_is_ten_thousand_entries_unless_told(home: Path, reopen: bool) -> None:
+def test_the_dedupe_window_is_ten_thousand_entries_by_default(home: Path, reopen: bool) -> None:
     log = EventLog(home, segment_bytes=500_000)
     firsts = log.append_many(signals(WINDOW))
     if reopen:
@@ -300,7 +300,7 @@ def test_handles_take_turns_with_the_same_signals(home: Path) -> None:
     assert ids_in(home) == [f"s-{number}" for number in range(1, 21)]
 
 
-def test_of_many_threads_with_one_signal_only_one_writes_it(home: Path, log: EventLog) -> None:
+def test_only_one_of_many_threads_writes_the_same_signal(home: Path, log: EventLog) -> None:
     with ThreadPoolExecutor(8) as threads:
         receipts = list(threads.map(lambda _: log.append(a_signal(1)), range(40)))
     assert sum(not receipt.duplicate for receipt in receipts) == 1
@@ -314,28 +314,28 @@ def test_the_same_signals_from_two_processes_are_there_once(home: Path) -> None:
     count = 100
     with pipe(home) as one, pipe(home) as two:
         for signal in signals(count):
-            one.say(signal)
-            two.say(signal)
-        answers = [one.hear(count), two.hear(count)]
+            one.send_items(signal)
+            two.send_items(signal)
+        answers = [one.read_answers(count), two.read_answers(count)]
         one.close_stdin()
         two.close_stdin()
         assert (one.wait(), two.wait()) == (0, 0)
     for first, second in zip(*answers, strict=True):
         assert {**first, "duplicate": None} == {**second, "duplicate": None}
         assert first["duplicate"] != second["duplicate"]
-    assert len(assert_kept(home, answers[0])) == count
+    assert len(assert_receipts_kept(home, answers[0])) == count
 
 
 def test_the_hash_that_a_receipt_gives_is_that_of_the_nine_fields(log: EventLog) -> None:
     receipt = log.append(a_signal(1, strategy="Ünïcode ✓", entry_price=0.1 + 0.2))
     payload = next(log.read()).payload
-    assert set(NINE) < set(payload)
+    assert set(HASHED_FIELDS) < set(payload)
     assert receipt.sha256 == payload["sha256"] == content_sha256(payload)
 
 
 @pytest.mark.parametrize("segment_bytes", [1, 10_000], ids=["first in its segment", "within one"])
 @pytest.mark.parametrize("what", [b'"signal_id"', b'"recorded_at"', b'"chain":"', b'"strategy"'])
-def test_no_receipt_is_made_of_a_line_that_was_damaged_meanwhile(
+def test_no_receipt_is_issued_from_a_line_damaged_since_then(
     home: Path, what: bytes, segment_bytes: int
 ) -> None:
     with EventLog(home, segment_bytes=segment_bytes) as log:

@@ -17,10 +17,10 @@ from eventlog.append import writer
 from eventlog.storage import locks as lock
 from tests.harness.fault_disk import FaultDisk
 from tests.harness.interrupt import Interrupt
-from tests.harness.log_checks import assert_whole
+from tests.harness.log_checks import assert_valid_log
 from tests.harness.signals import a_signal
 
-PATIENCE_S = 30.0
+DEADLINE_S = 30.0
 POINTS_MAX = 400
 MODULES = (commit, writer, lock)
 
@@ -47,14 +47,12 @@ def ends(log: EventLog) -> bool:
 
     closing = threading.Thread(target=close, daemon=True)
     closing.start()
-    closing.join(PATIENCE_S)
+    closing.join(DEADLINE_S)
     return not closing.is_alive()
 
 
 @pytest.mark.parametrize("is_new", [True, False], ids=["first append", "later append"])
-def test_whoever_comes_after_an_interrupt_at_any_point_goes_on(
-    tmp_path: Path, is_new: bool
-) -> None:
+def test_appends_continue_after_an_interrupt_at_any_point(tmp_path: Path, is_new: bool) -> None:
     for nth in range(1, POINTS_MAX):
         home = tmp_path / str(nth)
         log = EventLog(home)
@@ -66,7 +64,7 @@ def test_whoever_comes_after_an_interrupt_at_any_point_goes_on(
         with EventLog(home, lock_timeout_s=0) as other:
             other.append(a_signal(3))
         assert ends(log), f"interrupted at {point.at}"
-        assert_whole(home)
+        assert_valid_log(home)
         if point.at is None:
             return
     raise AssertionError("the append never came to its end")
@@ -108,7 +106,7 @@ def test_an_interrupt_at_any_point_leaves_no_other_thread_waiting(
 
         def append(number: int, log: EventLog = log) -> None:
             with suppress(LogPoisoned, LogClosed):
-                log.append(a_signal(number), timeout_s=PATIENCE_S if number == 3 else None)
+                log.append(a_signal(number), timeout_s=DEADLINE_S if number == 3 else None)
 
         others += [threading.Thread(target=append, args=[n], daemon=True) for n in (2, 3, 4)]
         if follows:
@@ -118,7 +116,7 @@ def test_an_interrupt_at_any_point_leaves_no_other_thread_waiting(
             log.append(a_signal(5))
         for other in others:
             if other.ident is not None:
-                other.join(PATIENCE_S)
+                other.join(DEADLINE_S)
         assert not any(other.is_alive() for other in others), f"interrupted at {point.at}"
         assert ends(log), f"interrupted at {point.at}"
         if point.at is None:
@@ -126,32 +124,34 @@ def test_an_interrupt_at_any_point_leaves_no_other_thread_waiting(
     raise AssertionError("the append never came to its end")
 
 
-def test_an_append_needs_no_thread_and_says_so_where_it_does(home: Path, no_threads: None) -> None:
+def test_an_append_works_without_new_threads_and_reports_if_it_needs_one(
+    home: Path, no_threads: None
+) -> None:
     with EventLog(home) as log:
         assert log.append(a_signal(1)).seq == 1
         with pytest.raises(LogBusy, match="no thread"):
-            log.append(a_signal(2), timeout_s=PATIENCE_S)
+            log.append(a_signal(2), timeout_s=DEADLINE_S)
         with pytest.raises(LogBusy, match="no thread"):
             asyncio.run(log.append_async(a_signal(2)))
         assert log.append(a_signal(3)).seq == 2
         threading.stack_size(0)
-        assert log.append(a_signal(4), timeout_s=PATIENCE_S).seq == 3
+        assert log.append(a_signal(4), timeout_s=DEADLINE_S).seq == 3
         assert asyncio.run(log.append_async(a_signal(5))).seq == 4
-    assert_whole(home)
+    assert_valid_log(home)
 
 
-def test_a_timeout_may_be_as_long_as_one_likes(home: Path) -> None:
+def test_a_timeout_may_be_arbitrarily_long(home: Path) -> None:
     with EventLog(home) as log:
         assert log.append(a_signal(1), timeout_s=math.inf).seq == 1
 
 
-def test_what_goes_wrong_in_the_thread_is_told_and_ends_no_later_append(home: Path) -> None:
+def test_an_error_in_the_thread_is_raised_and_later_appends_work(home: Path) -> None:
     disk = FaultDisk()
 
     async def two(log: EventLog) -> None:
         for number in (1, 2):
             with pytest.raises(LogPoisoned):
-                await asyncio.wait_for(log.append_async(a_signal(number)), PATIENCE_S)
+                await asyncio.wait_for(log.append_async(a_signal(number)), DEADLINE_S)
 
     with EventLog(home, disk=disk) as log:
         disk.fail("pwrite", path=".jsonl", error=MemoryError())
@@ -160,7 +160,7 @@ def test_what_goes_wrong_in_the_thread_is_told_and_ends_no_later_append(home: Pa
             log.append(a_signal(3))
 
 
-def test_a_lock_that_was_taken_is_given_back_whatever_fails_next(home: Path) -> None:
+def test_an_acquired_lock_is_released_whatever_fails_next(home: Path) -> None:
     disk = FaultDisk()
     with EventLog(home, disk=disk) as log, EventLog(home, lock_timeout_s=0) as other:
         disk.fail("size_at", path=".lock", error=errno.EACCES)

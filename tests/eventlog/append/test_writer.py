@@ -29,7 +29,7 @@ from eventlog import (
     LogPoisoned,
     Receipt,
 )
-from eventlog.append.batch import SLICE_ENTRIES_MAX
+from eventlog.append.batch import WRITE_BATCH_ENTRIES_MAX
 from tests.harness.command import (
     Call,
     Done,
@@ -40,15 +40,15 @@ from tests.harness.command import (
     strace,
     traced,
 )
-from tests.harness.deadline import PATIENCE_S, until
+from tests.harness.deadline import DEADLINE_S, until
 from tests.harness.fault_disk import ANY, Fault, FaultDisk
 from tests.harness.log_checks import (
-    assert_kept,
-    assert_whole,
-    bytes_of,
+    assert_receipts_kept,
+    assert_valid_log,
     ids_in,
     lines_in,
     segments_in,
+    tree_contents,
 )
 from tests.harness.mounts import on_small_disk
 from tests.harness.signals import a_signal, closed, signals
@@ -73,7 +73,7 @@ def in_memory(tmp_path: Path) -> Iterator[Path]:
         yield Path(path)
 
 
-def word_of(home: Path) -> list[str]:
+def lock_record_of(home: Path) -> list[str]:
     """Version, boot id, pid, state, segment, byte_offset, seq, chain."""
     return (home / "logs/.lock").read_text().split()
 
@@ -84,7 +84,7 @@ def goes_on(
     """A new handle retries all and appends more, and everything is there once."""
     with EventLog(home, disk=disk) as log:
         retried = [log.append(signal)._asdict() for signal in signals(SIGNALS)]
-    assert_kept(home, [*receipts, *retried])
+    assert_receipts_kept(home, [*receipts, *retried])
     assert set(ids_in(home)) == {f"s-{n}" for n in range(1, SIGNALS + 1)}
 
 
@@ -99,11 +99,11 @@ def test_a_failed_sync_fails_every_waiter_and_acknowledges_nothing(home: Path) -
         with disk.holding("fdatasync") as reached:
             disk.fail("fdatasync", path=".jsonl")
             waiters: list[Future[Any]] = [threads.submit(log.append, a_signal(2))]
-            assert reached.wait(PATIENCE_S)
+            assert reached.wait(DEADLINE_S)
             waiters += [threads.submit(log.append, signal) for signal in signals(3, start=3)]
             waiters.append(threads.submit(log.append_many, signals(2, start=6)))
         for waiter in waiters:
-            assert isinstance(waiter.exception(PATIENCE_S), LogPoisoned)
+            assert isinstance(waiter.exception(DEADLINE_S), LogPoisoned)
     log.close()
     goes_on(home, [first], disk=disk)
 
@@ -115,14 +115,14 @@ def test_a_handle_whose_sync_failed_writes_nothing_more(home: Path) -> None:
     disk.fail("fdatasync", path=".jsonl")
     with pytest.raises(LogPoisoned, match="same signal_id"):
         log.append(a_signal(2))
-    before, calls = bytes_of(home), len(disk.calls)
+    before, calls = tree_contents(home), len(disk.calls)
     for _ in range(3):
         with pytest.raises(LogPoisoned):
             log.append(a_signal(3))
     log.close()
-    assert bytes_of(home) == before
+    assert tree_contents(home) == before
     assert {call.kind for call in disk.calls[calls:]} <= {"close"}
-    assert word_of(home)[3] == "writing"
+    assert lock_record_of(home)[3] == "writing"
 
 
 def test_after_a_failed_sync_the_next_writer_starts_from_the_device(home: Path) -> None:
@@ -155,7 +155,7 @@ def test_readers_do_not_see_what_is_not_synced_yet(home: Path) -> None:
         log.append(a_signal(1))
         with ThreadPoolExecutor(1) as threads, disk.holding("fdatasync") as reached:
             appending = threads.submit(log.append, a_signal(2))
-            assert reached.wait(PATIENCE_S)
+            assert reached.wait(DEADLINE_S)
             assert (reader.last_seq, len(list(reader.read()))) == (1, 1)
         assert appending.result().seq == 2
         assert (reader.last_seq, len(list(reader.read()))) == (2, 2)
@@ -180,7 +180,7 @@ def test_the_real_command_acknowledges_nothing_when_the_real_sync_fails(home: Pa
     assert done.code == 3
     assert all("seq" not in answer for answer in done.answers)
     assert "sync failed" in done.err and "Traceback" not in done.err
-    assert word_of(home)[3] == "writing"
+    assert lock_record_of(home)[3] == "writing"
     done, calls = traced(
         "append",
         home=home,
@@ -205,7 +205,7 @@ def test_while_a_real_sync_hangs_nothing_is_acknowledged_and_the_holder_is_named
         log.append(a_signal(1))
     hang = strace("-P", home / "logs" / FIRST, "-e", "inject=fdatasync:delay_enter=4000000:when=1")
     with EventLog(home, lock_timeout_s=0.05) as log, pipe(home, under=hang) as slow:
-        slow.say(a_signal(2))
+        slow.send_items(a_signal(2))
         pid = child_of(slow.process)
         said = b" %d writing " % pid
         until(lambda: said in (home / "logs" / ".lock").read_bytes())
@@ -213,7 +213,7 @@ def test_while_a_real_sync_hangs_nothing_is_acknowledged_and_the_holder_is_named
             log.append(a_signal(3))
         assert "see what that process waits for" in raised.value.do
         assert slow.is_silent(for_s=0)
-        (receipt,) = slow.hear()  # the disk came back: as if nothing had been
+        (receipt,) = slow.read_answers()  # the disk came back: as if nothing had been
         slow.close_stdin()
         assert slow.wait() == 0
     goes_on(home, [receipt])
@@ -224,7 +224,7 @@ def test_while_a_real_sync_hangs_nothing_is_acknowledged_and_the_holder_is_named
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO])
 @pytest.mark.parametrize("late", [False, True], ids=["nothing went", "half of it went"])
-def test_a_failed_write_is_taken_back_whole_and_may_be_retried(
+def test_a_failed_write_is_rolled_back_completely_and_may_be_retried(
     home: Path, error: int, late: bool
 ) -> None:
     disk = FaultDisk()
@@ -244,7 +244,7 @@ def test_a_failed_write_is_taken_back_whole_and_may_be_retried(
     goes_on(home, receipts)
 
 
-def test_a_short_write_is_gone_on_with(home: Path) -> None:
+def test_a_short_write_is_continued(home: Path) -> None:
     disk = FaultDisk()
     with EventLog(home, disk=disk) as log:
         receipts = [log.append(a_signal(1))._asdict()]
@@ -258,7 +258,7 @@ def test_a_short_write_is_gone_on_with(home: Path) -> None:
     goes_on(home, receipts)
 
 
-def test_a_write_that_cannot_be_taken_back_kills_the_handle(home: Path) -> None:
+def test_a_write_that_cannot_be_rolled_back_disables_the_handle(home: Path) -> None:
     disk = FaultDisk()
     with EventLog(home, disk=disk) as log:
         first = log.append(a_signal(1))._asdict()
@@ -271,16 +271,16 @@ def test_a_write_that_cannot_be_taken_back_kills_the_handle(home: Path) -> None:
     goes_on(home, [first])
 
 
-def test_of_very_many_items_the_error_says_how_many_are_durable(home: Path) -> None:
+def test_the_error_of_a_large_append_gives_how_many_entries_are_durable(home: Path) -> None:
     disk = FaultDisk()
     with EventLog(home, disk=disk) as log:
         disk.fail("pwrite", path=".jsonl", nth=2, error=errno.ENOSPC)
-        with pytest.raises(DiskFull, match=f"the first {SLICE_ENTRIES_MAX} of the 9000"):
+        with pytest.raises(DiskFull, match=f"the first {WRITE_BATCH_ENTRIES_MAX} of the 9000"):
             log.append_many(signals(9000))
-        assert log.last_seq == SLICE_ENTRIES_MAX
+        assert log.last_seq == WRITE_BATCH_ENTRIES_MAX
         receipts = log.append_many(signals(9000))
-        assert [receipt.duplicate for receipt in receipts].count(True) == SLICE_ENTRIES_MAX
-    assert len(assert_whole(home)) == 9000
+        assert [receipt.duplicate for receipt in receipts].count(True) == WRITE_BATCH_ENTRIES_MAX
+    assert len(assert_valid_log(home)) == 9000
 
 
 def append_in_turn(home: Path, count: int, *, under: Sequence[object]) -> tuple[Done, list[Any]]:
@@ -289,8 +289,8 @@ def append_in_turn(home: Path, count: int, *, under: Sequence[object]) -> tuple[
     with pipe(home, under=under) as p:
         for signal in signals(count):
             with suppress(BrokenPipeError):
-                p.say(signal)
-            answers = p.hear()
+                p.send_items(signal)
+            answers = p.read_answers()
             heard += [answer for answer in answers if "seq" in answer]
             if not answers or "seq" not in answers[0]:
                 break
@@ -305,7 +305,7 @@ def test_a_real_file_size_limit_leaves_only_whole_lines(home: Path, limit_bytes:
     done, receipts = append_in_turn(home, 20, under=("prlimit", f"--fsize={limit_bytes}"))
     assert done.code == 3
     assert "File too large" in done.err and "Traceback" not in done.err
-    assert_kept(home, receipts)
+    assert_receipts_kept(home, receipts)
     goes_on(home, receipts)
     sizes = [len(line) for line in lines_in(home)]
     fit = len(receipts)
@@ -357,13 +357,13 @@ def test_on_a_real_full_disk_appends_fail_whole_and_work_again_when_space_is_bac
         capture_output=True,
         text=True,
         check=False,
-        timeout=PATIENCE_S,
+        timeout=DEADLINE_S,
     )
     assert done.returncode == 0, done.stderr
     failures, receipts = json.loads(done.stdout)
     assert failures >= 10
     assert len(receipts) == len(items) + len(items) - failures
-    assert_kept(out, receipts)
+    assert_receipts_kept(out, receipts)
     assert len(ids_in(out)) == len(items)
 
 
@@ -403,7 +403,7 @@ def test_when_the_name_of_a_segment_cannot_be_synced_nothing_in_it_is_acknowledg
         disk.fail("fsync_dir", path="logs")
         with pytest.raises(LogPoisoned, match="name"):
             log.append(a_signal(2))
-    assert word_of(home)[3] == "writing"
+    assert lock_record_of(home)[3] == "writing"
     calls = len(disk.calls)
     with EventLog(home, segment_bytes=1, disk=disk) as log:
         second = log.append(a_signal(2))._asdict()
@@ -421,7 +421,7 @@ def test_a_real_full_directory_keeps_the_old_segment(home: Path) -> None:
     words = ("append", "--segment-bytes", 1)
     done = eventlog(*words, home=home, stdin=jsonl([a_signal(2)]), under=under)
     assert (done.code, done.answers[0]["seq"]) == (0, 2)
-    assert "rotation_put_off" in done.err
+    assert "rotation_deferred" in done.err
     assert [path.name for path in segments_in(home)] == [FIRST]
     goes_on(home, [first, *done.answers])
 
@@ -495,7 +495,7 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Call]]:
         done, found = traced(*words, home=home, stdin=stdin, trace=TRACED)
         assert done.code == 0, done.err
         calls += found
-    assert_whole(home)
+    assert_valid_log(home)
     return home, calls
 
 
@@ -553,11 +553,11 @@ def promises_hold(home: Path, acked: list[dict[str, Any]]) -> None:
     """With a healthy disk again: all promises, and the life of the log goes on."""
     with EventLog(home) as log:
         log.append(a_signal(7))
-    entries = assert_kept(home, acked)
+    entries = assert_receipts_kept(home, acked)
     with EventLog(home) as log:
         assert [entry.seq for entry in log.read()] == [entry["seq"] for entry in entries]
     live(home, None)
-    entries = assert_kept(home, acked)
+    entries = assert_receipts_kept(home, acked)
     assert {entry["signal_id"] for entry in entries} == {f"s-{n}" for n in range(1, 8)}
     facts = [entry for entry in entries if entry["event"] == "closed"]
     assert len(facts) == 1, "a fact is there twice"
@@ -567,7 +567,7 @@ def promises_hold(home: Path, acked: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize("late", [False, True], ids=["before it works", "after it worked"])
 @pytest.mark.parametrize("onwards", [False, True], ids=["once", "from then on"])
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC], ids=["EIO", "ENOSPC"])
-def test_whichever_call_fails_all_promises_hold(
+def test_all_promises_hold_whichever_disk_call_fails(
     in_memory: Path, error: int, onwards: bool, late: bool
 ) -> None:
     step = 1 if error == errno.EIO else 3  # the kinds of error differ in words only
@@ -593,7 +593,7 @@ def test_whichever_call_fails_all_promises_hold(
 @pytest.mark.parametrize(
     "call", ["pwrite64", "fdatasync", "fsync", "flock", "openat", "mkdir", "newfstatat", "pread64"]
 )
-def test_whichever_real_call_of_the_command_fails_all_promises_hold(
+def test_all_promises_hold_whichever_system_call_of_the_command_fails(
     in_memory: Path, call: str
 ) -> None:
     lines = jsonl([*signals(4), closed(1), *signals(2, start=5)]).splitlines(keepends=True)
@@ -618,7 +618,7 @@ def test_whichever_real_call_of_the_command_fails_all_promises_hold(
     pytest.fail("there is no end of calls")
 
 
-def test_lines_that_stand_in_the_place_of_others_are_never_taken_for_a_torn_tail(
+def test_lines_that_replace_acknowledged_ones_are_never_treated_as_a_torn_tail(
     home: Path, tmp_path: Path
 ) -> None:
     """Only the segments were copied, and two of them swapped: nothing else tells where it ends."""
@@ -631,9 +631,9 @@ def test_lines_that_stand_in_the_place_of_others_are_never_taken_for_a_torn_tail
     for path in segments_in(home):
         other = {first: last, last: first}.get(path, path)
         (copy / "logs" / other.name).write_bytes(path.read_bytes())
-    before = bytes_of(copy)
+    before = tree_contents(copy)
     with EventLog(copy) as log, pytest.raises(LogCorrupt):
         log.append(a_signal(7))
-    assert {name: data for name, data in bytes_of(copy).items() if "jsonl" in name} == {
+    assert {name: data for name, data in tree_contents(copy).items() if "jsonl" in name} == {
         name: data for name, data in before.items() if "jsonl" in name
     }

@@ -31,11 +31,17 @@ from eventlog.archive.manifest import decode_manifest, encode_manifest
 from eventlog.repair.repair import repair
 from eventlog.storage.disk import RealDisk
 from eventlog.verify.verify import verify
-from projections.monitoring.restore_drill import prove
+from projections.monitoring.restore_drill import run_restore_drill
 from tests.harness.command import Pipe, child_of, command_line, eventlog, pipe, strace
-from tests.harness.deadline import PATIENCE_S, until
+from tests.harness.deadline import DEADLINE_S, until
 from tests.harness.fault_disk import FaultDisk
-from tests.harness.log_checks import assert_whole, bytes_of, entries_in, lines_in, segments_in
+from tests.harness.log_checks import (
+    assert_valid_log,
+    entries_in,
+    lines_in,
+    segments_in,
+    tree_contents,
+)
 from tests.harness.mounts import on_small_disk
 from tests.harness.read_side import append
 from tests.harness.signals import a_signal, signals
@@ -84,7 +90,7 @@ def assert_restorable(dest: Path) -> list[dict[str, Any]]:
     target = dest.with_name(f"restored-{random.getrandbits(64)}")
     restored = restore_home(dest, target)
     try:
-        entries = assert_whole(target)
+        entries = assert_valid_log(target)
         assert len(entries) == restored.manifest.last_seq == listed(dest)["last_seq"]
         chain = entries[-1]["chain"] if entries else "0" * 64
         assert chain == restored.manifest.chain == listed(dest)["chain"]
@@ -118,7 +124,7 @@ def proof_of(home: Path, dest: Path) -> tuple[int, dict[str, Any]]:
 
 
 def test_a_backup_is_the_log_byte_for_byte_and_is_read_like_a_home(home: Path, dest: Path) -> None:
-    before = bytes_of(home)
+    before = tree_contents(home)
     done = eventlog("backup", dest, "--json", home=home)
     assert (done.code, done.err) == (0, "")
     (said,) = done.answers
@@ -128,7 +134,7 @@ def test_a_backup_is_the_log_byte_for_byte_and_is_read_like_a_home(home: Path, d
     assert said["bytes"] == said["copied_bytes"] == len(b"".join(lines_in(home)))
     assert said["mended"] == []
     assert_holds(dest, home)
-    assert bytes_of(home) == before
+    assert tree_contents(home) == before
     assert sorted(p.name for p in dest.iterdir()) == ["backup.json", "backup.lock", "logs"]
     assert not {p.name for p in (dest / "logs").iterdir()} & {".lock", ".durable", "signals.log"}
     assert eventlog("verify", home=dest).code == 0
@@ -142,7 +148,7 @@ def test_directories_and_files_are_ours_alone(home: Path, dest: Path) -> None:
     assert {p.stat().st_mode & 0o777 for p in dest.rglob("*") if p.is_file()} == {0o600}
 
 
-def test_what_is_there_already_is_not_written_again(home: Path, dest: Path) -> None:
+def test_segments_already_in_the_backup_are_not_written_again(home: Path, dest: Path) -> None:
     back_up(home, dest, now=NOW)
     before = {path: path.stat() for path in segments_in(dest)}
     build(home, 15, start=ENTRIES + 1)
@@ -159,7 +165,7 @@ def test_what_is_there_already_is_not_written_again(home: Path, dest: Path) -> N
     assert done.copied_segments == len(segments_in(home)) - len(closed)
 
 
-def test_where_nothing_is_new_nothing_is_copied(home: Path, dest: Path) -> None:
+def test_without_new_entries_nothing_is_copied(home: Path, dest: Path) -> None:
     back_up(home, dest, now=NOW)
     before = {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in segments_in(dest)}
     done = eventlog("backup", dest, home=home)
@@ -178,18 +184,20 @@ def test_backups_in_many_small_steps_end_as_the_log(tmp_path: Path, dest: Path, 
 
 def test_log_and_backup_may_be_compressed_and_the_next_run_goes_on(home: Path, dest: Path) -> None:
     wanted = lines_in(home)
-    compress_log(home, lock_timeout_s=PATIENCE_S)
+    compress_log(home, lock_timeout_s=DEADLINE_S)
     back_up(home, dest, now=NOW)
     assert lines_in(dest) == wanted
-    compress_log(dest, lock_timeout_s=PATIENCE_S)
+    compress_log(dest, lock_timeout_s=DEADLINE_S)
     build(home, 20, start=ENTRIES + 1)
     found = back_up(home, dest, now=NOW)
-    assert found.mended == ()
+    assert found.repaired == ()
     assert verify(dest).ok
     assert verify(dest).last_seq == ENTRIES + 20
 
 
-def test_an_empty_last_segment_is_no_part_of_it_and_the_log_goes_on(home: Path, dest: Path) -> None:
+def test_an_empty_last_segment_is_not_backed_up_and_appends_continue(
+    home: Path, dest: Path
+) -> None:
     (home / "logs" / f"{ENTRIES + 1:020}.jsonl").touch()
     (home / "logs" / ".lock").unlink()
     back_up(home, dest, now=NOW)
@@ -199,7 +207,7 @@ def test_an_empty_last_segment_is_no_part_of_it_and_the_log_goes_on(home: Path, 
     assert_holds(dest, home)
 
 
-def test_only_what_is_durable_is_copied(home: Path, dest: Path) -> None:
+def test_only_durable_entries_are_copied(home: Path, dest: Path) -> None:
     with segments_in(home)[-1].open("ab") as segment:  # behind the end that the word gives
         segment.write(lines_in(home)[-1][:100])
     back_up(home, dest, now=NOW)
@@ -208,7 +216,7 @@ def test_only_what_is_durable_is_copied(home: Path, dest: Path) -> None:
     assert back_up(home, dest, now=NOW).copied_bytes == 0
 
 
-def test_writers_that_never_rest_do_not_keep_it_from_ending(home: Path, dest: Path) -> None:
+def test_continuous_writers_do_not_keep_a_backup_from_finishing(home: Path, dest: Path) -> None:
     numbers = iter(range(ENTRIES + 1, ENTRIES + 300))
     with EventLog(home) as log:
         done = back_up(home, dest, now=NOW, progress=lambda *_: log.append(a_signal(next(numbers))))
@@ -216,7 +224,7 @@ def test_writers_that_never_rest_do_not_keep_it_from_ending(home: Path, dest: Pa
     assert len(assert_restorable(dest)) == ENTRIES
 
 
-def test_without_a_log_there_is_no_backup(tmp_path: Path, dest: Path) -> None:
+def test_a_home_without_a_log_cannot_be_backed_up(tmp_path: Path, dest: Path) -> None:
     done = eventlog("backup", dest, home=tmp_path / "home")
     assert (done.code, dest.exists()) == (3, False)
     assert "no log" in done.err
@@ -227,22 +235,22 @@ def test_without_a_log_there_is_no_backup(tmp_path: Path, dest: Path) -> None:
 
 @pytest.mark.parametrize("index", [0, 2, -1])
 @pytest.mark.parametrize("place", [0.0, 0.5, 0.999])
-def test_a_flipped_byte_in_it_is_found_by_the_proof_and_mended_by_the_next_run(
+def test_a_flipped_byte_is_found_by_the_restore_drill_and_repaired_by_the_next_backup(
     home: Path, dest: Path, index: int, place: float
 ) -> None:
     back_up(home, dest, now=NOW)
     bad = segments_in(dest)[index]
     flip(bad, int(bad.stat().st_size * place))
-    proof = prove(home, dest, scratch_in=None, now=NOW, watch=no_watch)
+    proof = run_restore_drill(home, dest, scratch_parent=None, now=NOW, progress_factory=no_watch)
     assert not proof.ok
     assert bad.name in (proof.problem or "")
     build(home, 3, start=ENTRIES + 1)
-    assert back_up(home, dest, now=NOW).mended == (bad.name,)
+    assert back_up(home, dest, now=NOW).repaired == (bad.name,)
     assert_holds(dest, home)
 
 
 @pytest.mark.slow
-def test_damage_in_it_is_bad_news_of_the_command_and_said_when_it_is_mended(
+def test_the_command_exits_1_on_a_damaged_copy_and_reports_its_repair(
     home: Path, dest: Path
 ) -> None:
     back_up(home, dest, now=NOW)
@@ -257,18 +265,20 @@ def test_damage_in_it_is_bad_news_of_the_command_and_said_when_it_is_mended(
 
 
 @pytest.mark.parametrize("spoil", [os.unlink, lambda path: os.truncate(path, 100)])
-def test_a_copy_that_is_gone_or_cut_is_found_and_made_anew(
+def test_a_missing_or_truncated_copy_is_found_and_written_again(
     home: Path, dest: Path, spoil: Callable[[Path], None]
 ) -> None:
     back_up(home, dest, now=NOW)
     bad = segments_in(dest)[2]
     spoil(bad)
-    assert not prove(home, dest, scratch_in=None, now=NOW, watch=no_watch).ok
-    assert back_up(home, dest, now=NOW).mended == (bad.name,)
+    assert not run_restore_drill(
+        home, dest, scratch_parent=None, now=NOW, progress_factory=no_watch
+    ).ok
+    assert back_up(home, dest, now=NOW).repaired == (bad.name,)
     assert_holds(dest, home)
 
 
-def test_a_good_copy_is_not_written_over_by_damage_of_the_log(home: Path, dest: Path) -> None:
+def test_a_good_copy_is_not_overwritten_by_a_damaged_segment(home: Path, dest: Path) -> None:
     back_up(home, dest, now=NOW)
     flip(segments_in(home)[1], 700)
     build(home, 3, start=ENTRIES + 1)
@@ -276,17 +286,17 @@ def test_a_good_copy_is_not_written_over_by_damage_of_the_log(home: Path, dest: 
     assert len(assert_restorable(dest)) == ENTRIES + 3
 
 
-def test_where_copy_and_log_are_damaged_nothing_is_written_over(home: Path, dest: Path) -> None:
+def test_if_copy_and_log_are_both_damaged_neither_is_overwritten(home: Path, dest: Path) -> None:
     back_up(home, dest, now=NOW)
     flip(segments_in(dest)[1], 700)
     flip(segments_in(home)[1], 900)
-    before = bytes_of(dest)
+    before = tree_contents(dest)
     with pytest.raises(BackupUnusable, match="damaged in the backup, and the log's own is not"):
         back_up(home, dest, now=NOW)
-    assert bytes_of(dest) == before
+    assert tree_contents(dest) == before
 
 
-def test_damage_in_what_is_new_ends_it_and_what_was_good_before_is_in_it(
+def test_damage_in_new_entries_ends_the_backup_and_keeps_the_entries_before_it(
     home: Path, dest: Path
 ) -> None:
     flip(segments_in(home)[2], 700)
@@ -298,18 +308,18 @@ def test_damage_in_what_is_new_ends_it_and_what_was_good_before_is_in_it(
 
 
 @pytest.mark.parametrize("place", range(0, 900, 61))
-def test_a_flipped_byte_in_its_list_is_told_as_what_it_is(
+def test_a_flipped_byte_in_the_manifest_is_reported_as_such(
     home: Path, dest: Path, place: int
 ) -> None:
     back_up(home, dest, now=NOW)
     path = dest / "backup.json"
     flip(path, place % path.stat().st_size)
-    before = bytes_of(dest)
+    before = tree_contents(dest)
     with pytest.raises(BackupUnusable, match="the list of what the backup holds is damaged"):
         back_up(home, dest, now=NOW)
     with pytest.raises(BackupUnusable, match="the list of what the backup holds is damaged"):
         restore_home(dest, dest.with_name("new"))
-    assert bytes_of(dest) == before
+    assert tree_contents(dest) == before
     assert not dest.with_name("new").exists()
 
 
@@ -320,7 +330,7 @@ def test_damage_that_was_accepted_is_backed_up_and_restored_as_such(home: Path, 
     with EventLog(home) as log:
         entries = list(log.read())
     assert len(entries) == ENTRIES - 1
-    proof = prove(home, dest, scratch_in=None, now=NOW, watch=no_watch)
+    proof = run_restore_drill(home, dest, scratch_parent=None, now=NOW, progress_factory=no_watch)
     assert (proof.ok, proof.entries, proof.last_seq) == (True, ENTRIES - 1, ENTRIES)
     assert "WITHOUT   1 entries that were accepted as lost" in proof.to_text()
     restore_home(dest, dest.with_name("new"))
@@ -334,7 +344,7 @@ def test_a_good_copy_stays_when_damage_of_the_log_is_accepted_later(home: Path, 
     repair(home, accept=True, now=NOW, lock_timeout_s=1)
     back_up(home, dest, now=NOW)
     assert len(assert_restorable(dest)) == ENTRIES
-    proof = prove(home, dest, scratch_in=None, now=NOW, watch=no_watch)
+    proof = run_restore_drill(home, dest, scratch_parent=None, now=NOW, progress_factory=no_watch)
     assert proof.ok
     assert "WITHOUT" not in "".join(proof.to_text())
 
@@ -343,11 +353,11 @@ def test_a_good_copy_stays_when_damage_of_the_log_is_accepted_later(home: Path, 
 
 
 def refused(home: Path, dest: Path, match: str) -> None:
-    before = bytes_of(dest)
+    before = tree_contents(dest)
     done = eventlog("backup", dest, home=home)
     assert done.code == 3
     assert match in done.err
-    assert bytes_of(dest) == before
+    assert tree_contents(dest) == before
 
 
 @pytest.mark.parametrize("count", [ENTRIES, ENTRIES + 10])
@@ -383,16 +393,18 @@ def test_a_log_that_was_rolled_back_is_refused_loudly(
 # -- places that cannot be used
 
 
-def test_a_place_inside_the_home_is_refused(home: Path, tmp_path: Path) -> None:
+def test_a_destination_inside_the_home_is_refused(home: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(home / "logs")
-    before = bytes_of(home)
+    before = tree_contents(home)
     for place in (home, home / "logs", home / "logs" / "x", home / "b", tmp_path / "link" / "x"):
         with pytest.raises(BackupUnusable, match="inside the home"):
             back_up(home, place, now=NOW)
-    assert bytes_of(home) == before
+    assert tree_contents(home) == before
 
 
-def test_a_directory_that_is_no_backup_is_refused_and_not_touched(home: Path, dest: Path) -> None:
+def test_a_directory_that_is_not_a_backup_is_refused_and_not_touched(
+    home: Path, dest: Path
+) -> None:
     dest.mkdir()
     (dest / "notes.txt").write_text("mine")
     refused(home, dest, "not empty, and no backup")
@@ -400,20 +412,20 @@ def test_a_directory_that_is_no_backup_is_refused_and_not_touched(home: Path, de
     refused(home, other, "not empty, and no backup")
 
 
-def test_a_disk_that_is_not_mounted_is_no_place(home: Path, dest: Path) -> None:
+def test_an_unmounted_disk_is_refused_as_destination(home: Path, dest: Path) -> None:
     done = eventlog("backup", dest / "backup", home=home)
     assert (done.code, dest.exists()) == (3, False)
     assert "mounted" in done.err
 
 
-def test_a_file_is_no_place(home: Path, dest: Path) -> None:
+def test_a_file_is_refused_as_destination(home: Path, dest: Path) -> None:
     dest.write_text("mine")
     with pytest.raises(EventLogError, match="Not a directory"):
         back_up(home, dest, now=NOW)
 
 
 @pytest.mark.slow
-def test_links_and_foreign_files_among_its_segments_are_refused(
+def test_links_and_unknown_files_among_the_copies_are_refused(
     home: Path, dest: Path, tmp_path: Path
 ) -> None:
     back_up(home, dest, now=NOW)
@@ -432,7 +444,7 @@ def test_links_and_foreign_files_among_its_segments_are_refused(
     refused(home, dest, "a symbolic link")
 
 
-def test_whoever_appends_to_a_backup_has_no_backup_any_more(home: Path, dest: Path) -> None:
+def test_a_backup_that_was_appended_to_is_refused(home: Path, dest: Path) -> None:
     back_up(home, dest, now=NOW)
     append(dest, a_signal(99))
     refused(home, dest, "a foreign file stands among the segments")
@@ -516,9 +528,7 @@ def test_a_first_run_may_die_at_any_call_and_the_next_one_completes_it(
     assert calls > 50
 
 
-def test_what_is_read_back_otherwise_than_it_was_written_is_not_listed(
-    home: Path, dest: Path
-) -> None:
+def test_a_copy_that_reads_back_differently_is_not_listed(home: Path, dest: Path) -> None:
     class LyingDisk(FaultDisk):
         def pwrite(self, fd: int, data: bytes, offset: int) -> int:
             if len(data) > 3000:
@@ -536,7 +546,7 @@ def test_what_is_read_back_otherwise_than_it_was_written_is_not_listed(
 
 
 @pytest.mark.parametrize("size", ["24k", "32k", "40k"])
-def test_on_a_full_disk_it_says_so_and_what_was_listed_before_is_good(
+def test_a_full_disk_is_reported_and_the_earlier_copies_stay_valid(
     home: Path, dest: Path, tmp_path: Path, size: str
 ) -> None:
     mount, out = tmp_path / "disk", tmp_path / "dest"
@@ -548,7 +558,7 @@ def test_on_a_full_disk_it_says_so_and_what_was_listed_before_is_good(
         [str(word) for word in words],
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=DEADLINE_S,
         check=False,
     )
     assert done.returncode == 3
@@ -560,7 +570,7 @@ def test_on_a_full_disk_it_says_so_and_what_was_listed_before_is_good(
 
 
 @pytest.mark.parametrize("error", [ENOSPC, EIO])
-def test_what_a_disk_refuses_is_told_as_what_where_and_do(
+def test_a_disk_error_is_reported_with_what_where_and_do(
     home: Path, dest: Path, error: int
 ) -> None:
     disk = FaultDisk()
@@ -585,7 +595,7 @@ def test_a_run_that_is_interrupted_leaves_nothing_half_done(
 
 
 @pytest.mark.slow
-def test_asked_to_stop_the_command_ends_and_what_it_held_is_good(home: Path, dest: Path) -> None:
+def test_sigterm_ends_the_command_and_leaves_a_valid_backup(home: Path, dest: Path) -> None:
     begun(home, dest)
     slow = strace("-e", "inject=pwrite64:delay_exit=300000")
     with pipe(home, dest, command="backup", under=slow) as running:
@@ -613,8 +623,8 @@ class Feeder:
         number = 0
         while self._more.acquire() and not self._is_stopped:
             items = [a_signal(n, signal_id=f"{self._name}-{n}") for n in range(number, number + 4)]
-            self._pipe.say(*items)
-            self.last_seq = self._pipe.hear(len(items))[-1]["seq"]
+            self._pipe.send_items(*items)
+            self.last_seq = self._pipe.read_answers(len(items))[-1]["seq"]
             number += len(items)
             time.sleep(0.02)
 
@@ -646,7 +656,7 @@ def four_writers(home: Path) -> Iterator[list[Feeder]]:
 
 
 @pytest.mark.slow
-def test_beside_four_writers_and_killed_again_and_again_it_is_always_what_it_says(
+def test_with_four_writers_and_repeated_kills_the_backup_always_matches_its_manifest(
     tmp_path: Path, dest: Path
 ) -> None:
     home = tmp_path / "home"
@@ -669,7 +679,7 @@ def test_beside_four_writers_and_killed_again_and_again_it_is_always_what_it_say
                     with suppress(subprocess.TimeoutExpired):
                         process.wait(took_s * chance.uniform(0.3, 1.0))
                 else:
-                    process.wait(PATIENCE_S)
+                    process.wait(DEADLINE_S)
                     took_s = time.monotonic() - started_s
                 if process.poll() is None:
                     process.kill()
@@ -702,11 +712,11 @@ def no_watch(_label: str) -> Iterator[Callable[[int, int], object]]:
 
 
 @pytest.mark.slow
-def test_a_proof_says_up_to_where_and_status_tells_its_age(home: Path, dest: Path) -> None:
+def test_a_restore_drill_reports_its_seq_and_status_its_age(home: Path, dest: Path) -> None:
     status = json.loads(eventlog("status", "--json", home=home).out)
     assert status["backup"] is None
     back_up(home, dest, now=NOW)
-    before = bytes_of(dest)
+    before = tree_contents(dest)
     code, proof = proof_of(home, dest)
     chain = entries_in(home)[-1]["chain"]
     assert code == 0
@@ -723,7 +733,7 @@ def test_a_proof_says_up_to_where_and_status_tells_its_age(home: Path, dest: Pat
         "log": "same",
         "problem": None,
     }
-    assert bytes_of(dest) == before
+    assert tree_contents(dest) == before
     eventlog("rebuild-database", home=home)
     assert eventlog("digest", home=home).out.decode().strip() == proof["digest"]
     status = json.loads(eventlog("status", "--json", home=home).out)
@@ -740,13 +750,13 @@ def test_a_proof_says_up_to_where_and_status_tells_its_age(home: Path, dest: Pat
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"proven_seq":1}', '{"proven_at":1,"dest":2}'])
-def test_a_note_that_cannot_be_read_is_none(home: Path, text: str) -> None:
+def test_an_unreadable_drill_record_counts_as_none(home: Path, text: str) -> None:
     (home / "data" / "backup-proven.json").write_text(text)
     done = eventlog("status", "--json", home=home)
     assert (done.code, json.loads(done.out)["backup"]) == (0, None)
 
 
-def test_it_is_proven_where_the_log_is_lost_too(home: Path, dest: Path) -> None:
+def test_a_restore_drill_works_without_the_log(home: Path, dest: Path) -> None:
     back_up(home, dest, now=NOW)
     shutil.rmtree(home)
     code, proof = proof_of(home, dest)
@@ -754,7 +764,9 @@ def test_it_is_proven_where_the_log_is_lost_too(home: Path, dest: Path) -> None:
     assert not home.exists()
 
 
-def test_a_list_that_was_edited_and_sealed_again_is_not_proven(home: Path, dest: Path) -> None:
+def test_an_edited_manifest_with_a_valid_checksum_fails_the_restore_drill(
+    home: Path, dest: Path
+) -> None:
     back_up(home, dest, now=NOW)
     path = dest / "backup.json"
     manifest = decode_manifest(path.read_bytes())
@@ -767,10 +779,12 @@ def test_a_list_that_was_edited_and_sealed_again_is_not_proven(home: Path, dest:
     ):
         path.write_bytes(encode_manifest(edited))
         lost = home.with_name("lost")  # so that the log does not tell
-        assert not prove(lost, dest, scratch_in=None, now=NOW, watch=no_watch).ok
+        assert not run_restore_drill(
+            lost, dest, scratch_parent=None, now=NOW, progress_factory=no_watch
+        ).ok
 
 
-def test_a_list_that_is_sealed_and_holds_what_cannot_be_is_called_damaged(
+def test_a_manifest_with_impossible_contents_is_reported_as_damaged(
     home: Path, dest: Path, tmp_path: Path
 ) -> None:
     back_up(home, dest, now=NOW)
@@ -807,7 +821,7 @@ def test_the_scratch_directory_goes_away_and_may_be_elsewhere(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_proof_that_is_ended_leaves_no_scratch_directory(
+def test_an_interrupted_restore_drill_leaves_no_scratch_directory(
     tmp_path: Path, dest: Path, number: signal.Signals
 ) -> None:
     home = tmp_path / "home"
@@ -828,7 +842,7 @@ def test_a_proof_that_is_ended_leaves_no_scratch_directory(
 # -- restore
 
 
-def test_a_restored_home_appends_on_and_its_chain_continues(
+def test_appends_to_a_restored_home_continue_its_chain(
     home: Path, dest: Path, tmp_path: Path
 ) -> None:
     back_up(home, dest, now=NOW)
@@ -841,11 +855,11 @@ def test_a_restored_home_appends_on_and_its_chain_continues(
     assert lines_in(new) == lines_in(home)
     assert verify(new).ok
     append(new, a_signal(ENTRIES), a_signal(ENTRIES + 1))
-    assert len(assert_whole(new)) == ENTRIES + 1  # the retry found its first receipt
+    assert len(assert_valid_log(new)) == ENTRIES + 1  # the retry found its first receipt
     assert eventlog("rebuild-database", home=new).code == 0
 
 
-def test_a_restored_log_that_loses_its_end_is_noticed(
+def test_a_restored_log_that_loses_its_end_is_detected(
     home: Path, dest: Path, tmp_path: Path
 ) -> None:
     back_up(home, dest, now=NOW)
@@ -872,23 +886,23 @@ def test_a_home_that_holds_anything_is_refused_and_not_touched(
     new = tmp_path / "new"
     (new / name).parent.mkdir(parents=True)
     (new / name).write_text("mine")
-    before = bytes_of(tmp_path)
+    before = tree_contents(tmp_path)
     done = eventlog("restore", dest, home=new)
     assert done.code == 3
-    assert bytes_of(tmp_path) == before
+    assert tree_contents(tmp_path) == before
     done = eventlog("restore", dest, home=home)
     assert (done.code, "the home is not empty" in done.err) == (3, True)
-    assert bytes_of(tmp_path) == before
+    assert tree_contents(tmp_path) == before
 
 
-def test_empty_directories_of_a_home_are_no_home(home: Path, dest: Path, tmp_path: Path) -> None:
+def test_empty_directories_do_not_count_as_a_home(home: Path, dest: Path, tmp_path: Path) -> None:
     back_up(home, dest, now=NOW)
     new = tmp_path / "new"
     (new / "logs").mkdir(parents=True)
     (new / "data").mkdir()
     (new / "data").chmod(0o750)  # whatever the umask
     restore_home(dest, new)
-    assert_whole(new)
+    assert_valid_log(new)
     assert (new / "data").stat().st_mode & 0o777 == 0o750
 
 
@@ -908,7 +922,7 @@ def test_a_damaged_copy_leaves_the_home_without_a_log(
     assert [p.name for p in new.iterdir()] == ["logs"]
 
 
-def test_what_is_no_backup_is_not_restored(home: Path, tmp_path: Path) -> None:
+def test_a_directory_that_is_not_a_backup_is_not_restored(home: Path, tmp_path: Path) -> None:
     for source in (home, tmp_path, tmp_path / "none"):
         done = eventlog("restore", source, home=tmp_path / "new")
         assert (done.code, "no backup" in done.err) == (3, True)
@@ -951,7 +965,7 @@ def test_two_restores_at_once_do_not_write_over_each_other(
         restore_home(dest, new)
     disk.close(fd)
     restore_home(dest, new)
-    assert_whole(new)
+    assert_valid_log(new)
 
 
 def test_repair_takes_a_backup_as_it_is(home: Path, dest: Path) -> None:
@@ -963,11 +977,11 @@ def test_repair_takes_a_backup_as_it_is(home: Path, dest: Path) -> None:
     done = eventlog("repair", "--from", dest, home=home)
     assert done.code == 0, done.err
     assert lines_in(home) == lines
-    assert_whole(home)
+    assert_valid_log(home)
 
 
 @pytest.mark.slow
-def test_a_bar_is_drawn_on_a_terminal_only(home: Path, dest: Path) -> None:
+def test_a_progress_bar_is_drawn_only_on_a_terminal(home: Path, dest: Path) -> None:
     done = eventlog("backup", dest, home=home)
     assert done.err == ""
     script = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)"
@@ -976,7 +990,7 @@ def test_a_bar_is_drawn_on_a_terminal_only(home: Path, dest: Path) -> None:
             [sys.executable, "-c", script, *command_line(words, home, ())],
             capture_output=True,
             stdin=subprocess.DEVNULL,
-            timeout=PATIENCE_S,
+            timeout=DEADLINE_S,
             check=False,
         )
         assert shown.returncode == 0

@@ -20,7 +20,7 @@ from tests.eventlog.archive.test_backup import ENTRIES, NOW, begun, build
 from tests.eventlog.repair.test_repair_simulated import simulated
 from tests.harness.log_checks import lines_in
 from tools.crash.inodes import Inodes
-from tools.crash.simulated_disk import Fault, SimDisk, World
+from tools.crash.simulated_disk import Fault, SimulatedDisk, World
 from tools.crash.states import State, digest, everything, nothing, power_losses, random_power_loss
 
 HOME, BACKUP, NEW = "/simulated/home", "/simulated/backup", "/simulated/new"
@@ -42,7 +42,7 @@ def states_of(inodes: Inodes, random: Random) -> Iterator[State]:
 
 
 def lost_at_each_step(
-    inodes: Inodes, work: Callable[[SimDisk], object], check: Callable[[World], None]
+    inodes: Inodes, work: Callable[[SimulatedDisk], object], check: Callable[[World], None]
 ) -> int:
     """Power fails, in many ways, before each call of `work`; how many states were checked."""
     world = World(inodes)
@@ -60,14 +60,14 @@ def lost_at_each_step(
                     check(World(dict(state), boot=2))
         return None
 
-    work(SimDisk(world, step=step))
+    work(SimulatedDisk(world, step=step))
     step("the end")
     return len(seen)
 
 
 def tip_in(world: World, home: str) -> Tip:
     """The last entry of a log, each line before it verified."""
-    reader = LogReader(SimDisk(world), Home(home))
+    reader = LogReader(SimulatedDisk(world), Home(home))
     try:
         while reader.read():
             pass
@@ -89,7 +89,7 @@ def test_power_may_fail_at_any_step_of_a_backup(
         assert 0 < seq < ENTRIES
 
     def check(world: World) -> None:
-        disk = SimDisk(world, process=2)
+        disk = SimulatedDisk(world, process=2)
         manifest = read_manifest(disk, BACKUP) if world.find(BACKUP) else None
         assert manifest is not None or not seq, "the list is gone"
         if manifest is not None:
@@ -100,7 +100,7 @@ def test_power_may_fail_at_any_step_of_a_backup(
             assert (tip.seq, tip.chain) == (manifest.last_seq, manifest.chain)
         done = back_up(HOME, BACKUP, now=NOW, disk=disk)
         assert done.manifest.last_seq == ENTRIES
-        assert done.mended == ()
+        assert done.repaired == ()
         restore_home(BACKUP, f"{NEW}-2", disk=disk)
         assert tip_in(world, f"{NEW}-2").chain == done.manifest.chain
 
@@ -118,7 +118,7 @@ def test_power_may_fail_at_any_step_of_a_restore(home: Path, tmp_path: Path) -> 
 
     def check(world: World) -> None:
         if world.find(f"{NEW}/logs") is None:
-            restore_home(BACKUP, NEW, disk=SimDisk(world, process=2))
+            restore_home(BACKUP, NEW, disk=SimulatedDisk(world, process=2))
         assert tip_in(world, NEW).seq == ENTRIES
 
     inodes = simulated(home, dest)
@@ -126,11 +126,11 @@ def test_power_may_fail_at_any_step_of_a_restore(home: Path, tmp_path: Path) -> 
     assert states > 100
 
 
-def test_what_a_finished_backup_said_is_on_the_device(home: Path) -> None:
+def test_everything_a_finished_backup_reported_is_on_the_device(home: Path) -> None:
     world = World(simulated(home))
-    back_up(HOME, BACKUP, now=NOW, disk=SimDisk(world))
+    back_up(HOME, BACKUP, now=NOW, disk=SimulatedDisk(world))
     lost = World(nothing(world.inodes), boot=2)
-    restore_home(BACKUP, NEW, disk=SimDisk(lost))
+    restore_home(BACKUP, NEW, disk=SimulatedDisk(lost))
     assert tip_in(lost, NEW).seq == ENTRIES
     lost = World(nothing(lost.inodes), boot=3)
     assert tip_in(lost, NEW).seq == ENTRIES

@@ -19,20 +19,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventlog import EventLog, EventLogError, LogCorrupt, LogDiverged, LogLocked, UnsafePath
-from eventlog.archive.compress import Report, compress_log
-from eventlog.format.compressed import FRAME_BYTES, Raw, ending, frame_of, pack
+from eventlog.archive.compress import CompressReport, compress_log
+from eventlog.format.compressed import (
+    FRAME_BYTES,
+    CompressedReader,
+    compress_frame,
+    encode_trailer,
+    table_entry,
+)
 from eventlog.read.reader import LogReader
-from eventlog.read.tail import follow
+from eventlog.read.tail import tail_batches
 from eventlog.repair.repair import Repaired
 from eventlog.repair.repair import repair as repair_log
 from eventlog.storage.disk import Disk, RealDisk
 from eventlog.storage.home import Home
-from eventlog.storage.locks import CLOSED_LOCK_NAME, closed_segments_held
-from eventlog.storage.segment_disk import Shelf
+from eventlog.storage.locks import CLOSED_LOCK_NAME, closed_segments_lock
+from eventlog.storage.segment_disk import SegmentDisk
 from eventlog.verify.verify import verify
 from tests.harness.command import COMMAND, command_line, eventlog
 from tests.harness.fault_disk import FaultDisk
-from tests.harness.log_checks import bytes_of, segments_in
+from tests.harness.log_checks import segments_in, tree_contents
 from tests.harness.mounts import on_small_disk
 from tests.harness.requirements import needs_tool
 from tests.harness.signals import a_signal, signals
@@ -73,7 +79,7 @@ def compressed_in(home: Path) -> list[Path]:
     return sorted((home / "logs").glob("*.jsonl.zst"))
 
 
-def compress(home: Path, *, keep: int = 0, disk: Disk | None = None) -> Report:
+def compress(home: Path, *, keep: int = 0, disk: Disk | None = None) -> CompressReport:
     return compress_log(home, keep=keep, disk=disk, lock_timeout_s=5.0)
 
 
@@ -88,7 +94,7 @@ def read(home: Path) -> bytes:
 
 
 def _pieces(home: Path) -> Iterator[bytes]:
-    reader = LogReader(Shelf(RealDisk()), Home(str(home)))
+    reader = LogReader(SegmentDisk(RealDisk()), Home(str(home)))
     try:
         while lines := reader.read():
             yield b"".join(lines)
@@ -124,7 +130,7 @@ def test_every_command_reads_compressed_segments_as_before(home: Path) -> None:
     assert eventlog("repair", home=home).out == b"nothing to repair: the log is whole\n"
 
 
-def test_appends_go_on_and_know_what_was_said_in_compressed_segments(home: Path) -> None:
+def test_appends_continue_and_detect_duplicates_in_compressed_segments(home: Path) -> None:
     compress(home)
     with EventLog(home) as log:
         again = log.append(a_signal(1))
@@ -133,7 +139,7 @@ def test_appends_go_on_and_know_what_was_said_in_compressed_segments(home: Path)
     assert verify(home).ok
 
 
-def test_it_says_what_it_did_and_a_second_run_finds_nothing_to_do(home: Path) -> None:
+def test_it_reports_its_result_and_a_second_run_does_nothing(home: Path) -> None:
     raw = {path.name: path.read_bytes() for path in segments_in(home)}
     report = compress(home)
     assert [(one.segment, one.raw_bytes, one.sha256) for one in report.compressed] == [
@@ -142,12 +148,12 @@ def test_it_says_what_it_did_and_a_second_run_finds_nothing_to_do(home: Path) ->
     kept = [*compressed_in(home), *segments_in(home)]
     assert report.disk_bytes == sum(path.stat().st_size for path in kept) < report.raw_bytes
     assert report.raw_bytes == sum(map(len, raw.values()))
-    before = bytes_of(home)
+    before = tree_contents(home)
     assert compress(home).compressed == ()
-    assert bytes_of(home) == before
+    assert tree_contents(home) == before
 
 
-def test_the_newest_stay_as_they_are_where_the_operator_wants_it(home: Path) -> None:
+def test_the_newest_segments_stay_raw_with_keep(home: Path) -> None:
     assert eventlog("compress", "--keep", 3, home=home).code == 0
     assert (len(compressed_in(home)), len(segments_in(home))) == (1, 4)
     assert compress(home, keep=99).compressed == ()
@@ -163,7 +169,7 @@ def test_zstd_itself_gives_the_raw_bytes(home: Path) -> None:
     assert done.stdout + raw_of(home) == raw
 
 
-def test_duckdb_reads_compressed_segments_beside_the_raw_one(home: Path) -> None:
+def test_duckdb_reads_compressed_segments_and_the_raw_one_together(home: Path) -> None:
     compress(home)
     files = [f"{home}/logs/*.jsonl", f"{home}/logs/*.jsonl.zst"]
     with duckdb.connect() as db:
@@ -171,7 +177,7 @@ def test_duckdb_reads_compressed_segments_beside_the_raw_one(home: Path) -> None
     assert found == [(ENTRIES, ENTRIES * (ENTRIES + 1) // 2)]
 
 
-def test_a_home_without_a_log_is_told_so(tmp_path: Path) -> None:
+def test_a_home_without_a_log_is_reported(tmp_path: Path) -> None:
     done = eventlog("compress", home=tmp_path)
     assert done.code == 3
     assert "there is no log" in done.err
@@ -183,14 +189,14 @@ def test_a_home_without_a_log_is_told_so(tmp_path: Path) -> None:
 
 def packed(raw: bytes, cuts: list[int]) -> bytes:
     pieces = [raw[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(raw)], strict=True)]
-    frames = [(piece, pack(piece)) for piece in pieces if piece]
-    table = [frame_of(frame, len(piece)) for piece, frame in frames]
-    end = ending(table, len(raw), sha256(raw).hexdigest())
+    frames = [(piece, compress_frame(piece)) for piece in pieces if piece]
+    table = [table_entry(frame, len(piece)) for piece, frame in frames]
+    end = encode_trailer(table, len(raw), sha256(raw).hexdigest())
     return b"".join(frame for _, frame in frames) + end
 
 
-def unpacked(data: bytes) -> Raw:
-    return Raw(lambda length, at: data[at : at + length], len(data))
+def unpacked(data: bytes) -> CompressedReader:
+    return CompressedReader(lambda length, at: data[at : at + length], len(data))
 
 
 @given(
@@ -209,7 +215,7 @@ def test_any_raw_bytes_are_read_from_any_raw_byte_offset(
     assert found.read(len(raw), 0) == raw
 
 
-def test_a_reader_that_starts_late_unpacks_little(home: Path) -> None:
+def test_a_reader_that_starts_late_decompresses_little(home: Path) -> None:
     line = (home / "logs" / f"{1:020}.jsonl").read_bytes().splitlines(keepends=True)[0]
     raw = line * (20 * FRAME_BYTES // len(line))
     data = packed(raw, list(range(FRAME_BYTES, len(raw), FRAME_BYTES)))
@@ -219,7 +225,7 @@ def test_a_reader_that_starts_late_unpacks_little(home: Path) -> None:
         asked.append(length)
         return data[at : at + length]
 
-    found = Raw(pread, len(data))
+    found = CompressedReader(pread, len(data))
     asked.clear()
     assert found.read(100, 15 * FRAME_BYTES - 50) == raw[15 * FRAME_BYTES - 50 :][:100]
     assert len(asked) == 2
@@ -227,7 +233,7 @@ def test_a_reader_that_starts_late_unpacks_little(home: Path) -> None:
 
 
 @given(data=st.binary(max_size=400))
-def test_bytes_that_are_no_compressed_segment_are_lost_and_never_an_error(data: bytes) -> None:
+def test_bytes_that_are_not_a_compressed_segment_read_as_lost_without_an_error(data: bytes) -> None:
     found = unpacked(data)
     assert found.read(found.size, 0).startswith(b"\0lost: ")
 
@@ -260,7 +266,7 @@ def damaged_reads_exactly_or_halts(home: Path, raw: bytes, *, verifies: bool = T
 @pytest.mark.slow
 @pytest.mark.parametrize("dotfiles", [True, False], ids=["marked", "bare"])
 @pytest.mark.parametrize("which", [0, -1], ids=["first", "last"])
-def test_no_flip_in_a_compressed_segment_is_passed_over(
+def test_every_flipped_bit_in_a_compressed_segment_is_detected(
     home: Path, which: int, dotfiles: bool
 ) -> None:
     """Each byte, one bit; the last one also where nothing stands behind it, nor says so."""
@@ -285,7 +291,7 @@ def test_no_flip_in_a_compressed_segment_is_passed_over(
 
 
 @pytest.mark.slow
-def test_a_compressed_segment_that_is_cut_anywhere_is_never_short_in_silence(home: Path) -> None:
+def test_every_truncation_of_a_compressed_segment_is_detected(home: Path) -> None:
     raw = raw_of(home)
     compress(home)
     victim = compressed_in(home)[-1]
@@ -303,7 +309,7 @@ def test_a_compressed_segment_that_is_cut_anywhere_is_never_short_in_silence(hom
 
 
 @pytest.mark.slow
-def test_damage_is_told_with_its_place_by_each_command(home: Path) -> None:
+def test_each_command_reports_damage_with_its_place(home: Path) -> None:
     compress(home)
     flip(compressed_in(home)[1], 100)
     first_seq = int(compressed_in(home)[1].name[:20])
@@ -318,7 +324,7 @@ def test_damage_is_told_with_its_place_by_each_command(home: Path) -> None:
         assert "Traceback" not in done.err
 
 
-def test_a_damaged_table_costs_nothing_is_told_and_is_mended(home: Path) -> None:
+def test_a_damaged_frame_table_loses_nothing_is_reported_and_is_repaired(home: Path) -> None:
     raw = raw_of(home)
     compress(home)
     whole = compressed_in(home)[0].read_bytes()
@@ -333,7 +339,7 @@ def test_a_damaged_table_costs_nothing_is_told_and_is_mended(home: Path) -> None
     assert verify(home).ok
 
 
-def test_a_damaged_segment_is_not_compressed_anew(home: Path) -> None:
+def test_a_damaged_segment_is_not_compressed_again(home: Path) -> None:
     """Else what is lost of it would become what was written."""
     compress(home)
     flip(compressed_in(home)[0], 100)
@@ -353,15 +359,15 @@ def test_no_writer_cuts_what_is_damaged_in_a_compressed_segment(home: Path) -> N
     for name in DOTFILES:
         (home / "logs" / name).unlink()
     flip(compressed_in(home)[-1], 100)
-    before = bytes_of(home)
+    before = tree_contents(home)
     with EventLog(home) as log, pytest.raises(LogCorrupt):
         log.append(a_signal(99))
-    after = bytes_of(home)
+    after = tree_contents(home)
     assert {name: after[name] for name in before} == before
 
 
 @pytest.mark.parametrize("kept", ["raw", "compressed", "closed"])
-def test_a_backup_puts_back_what_is_damaged_however_either_is_kept(
+def test_a_backup_repairs_a_segment_whether_either_is_compressed(
     home: Path, original: Path, tmp_path: Path, kept: str
 ) -> None:
     raw = raw_of(home)
@@ -386,7 +392,7 @@ def test_a_backup_puts_back_what_is_damaged_however_either_is_kept(
 
 
 @pytest.mark.slow
-def test_a_backup_is_of_the_raw_bytes_and_copies_no_segment_again(
+def test_a_backup_holds_the_raw_bytes_and_copies_no_segment_twice(
     home: Path, tmp_path: Path
 ) -> None:
     raw = raw_of(home)
@@ -417,16 +423,16 @@ def test_damage_in_a_compressed_segment_can_be_accepted(home: Path) -> None:
         log.append(a_signal(99))
 
 
-def test_a_foreign_compressed_file_among_the_segments_is_refused_by_name(home: Path) -> None:
+def test_an_unknown_compressed_file_among_the_segments_is_refused_by_name(home: Path) -> None:
     """R6."""
-    (home / "logs/copy.jsonl.zst").write_bytes(pack(b"{}\n"))
+    (home / "logs/copy.jsonl.zst").write_bytes(compress_frame(b"{}\n"))
     done = eventlog("cat", home=home)
     assert done.code == 3
     assert "copy.jsonl.zst" in done.err
     assert eventlog("verify", home=home).code == 1
 
 
-def test_a_missing_compressed_segment_is_told_by_name(home: Path) -> None:
+def test_a_missing_compressed_segment_is_reported_by_name(home: Path) -> None:
     """R6."""
     compress(home)
     compressed_in(home)[1].unlink()
@@ -448,7 +454,7 @@ def test_the_active_segment_is_never_compressed(tmp_path: Path) -> None:
     assert len(segments_in(home)) == 1
 
 
-def test_a_segment_behind_which_nothing_is_durable_yet_stays(home: Path) -> None:
+def test_a_segment_without_a_durable_successor_stays_raw(home: Path) -> None:
     """A crash came when the next one had just been made."""
     (home / "logs" / f"{ENTRIES + 1:020}.jsonl").touch()
     last = segments_in(home)[-2]
@@ -457,7 +463,7 @@ def test_a_segment_behind_which_nothing_is_durable_yet_stays(home: Path) -> None
     assert len(segments_in(home)) == 2
 
 
-def test_where_the_last_segment_is_compressed_the_next_append_starts_a_new_one(home: Path) -> None:
+def test_after_the_last_segment_is_compressed_the_next_append_starts_a_new_one(home: Path) -> None:
     """An operator lost the active one, or put back closed ones only."""
     compress(home)
     segments_in(home)[-1].unlink()
@@ -500,7 +506,7 @@ def test_each_call_of_the_disk_may_fail_and_the_next_run_finishes(
     raise AssertionError("it makes fewer calls than that")
 
 
-def test_a_disk_that_keeps_other_bytes_than_it_was_given_costs_no_segment(home: Path) -> None:
+def test_a_disk_that_stores_wrong_bytes_loses_no_segment(home: Path) -> None:
     """What is read back decides, and it is read from the device."""
 
     class Liar(FaultDisk):
@@ -509,15 +515,15 @@ def test_a_disk_that_keeps_other_bytes_than_it_was_given_costs_no_segment(home: 
                 data = data[:500] + bytes([data[500] ^ 1]) + data[501:]
             return super().pwrite(fd, data, offset)
 
-    before = bytes_of(home)
+    before = tree_contents(home)
     with pytest.raises(EventLogError, match="does not read back"):
         compress(home, disk=Liar())
-    after = bytes_of(home)
+    after = tree_contents(home)
     del after["logs/.closed.lock"]
     assert after == before
 
 
-def test_leftovers_of_a_run_that_died_are_taken_care_of(home: Path, original: Path) -> None:
+def test_leftovers_of_a_killed_run_are_removed(home: Path, original: Path) -> None:
     """A hidden file is removed; where both files stand, the raw one counts until it is proven."""
     raw = raw_of(home)
     compress(home)
@@ -538,16 +544,16 @@ def test_leftovers_of_a_run_that_died_are_taken_care_of(home: Path, original: Pa
     assert equal.exists()
 
 
-def test_two_whole_files_that_differ_are_both_left_for_a_person(home: Path, original: Path) -> None:
+def test_two_valid_files_that_differ_are_both_kept(home: Path, original: Path) -> None:
     """One of them may be half a copy that somebody made by hand."""
     compress(home)
     half = home / "logs" / segments_in(original)[0].name
     half.write_bytes(segments_in(original)[0].read_bytes()[:2000])
-    before = bytes_of(home)
+    before = tree_contents(home)
     (left,) = compress(home).damaged
     assert left.segment == half.name
     assert "hold different bytes" in left.problem
-    assert bytes_of(home) == before
+    assert tree_contents(home) == before
     half.unlink()
     assert verify(home).ok
 
@@ -561,18 +567,18 @@ def test_damage_that_was_accepted_stays_accepted(home: Path) -> None:
     assert repair(home).is_done
 
 
-def test_a_full_disk_is_told_and_leaves_the_raw_segment(home: Path) -> None:
-    before = bytes_of(home)
+def test_a_full_disk_is_reported_and_leaves_the_raw_segment(home: Path) -> None:
+    before = tree_contents(home)
     disk = FaultDisk()
     disk.fail("pwrite", path=".new", error=ENOSPC, late=True)
     with pytest.raises(EventLogError, match="No space left"):
         compress(home, disk=disk)
-    after = bytes_of(home)
+    after = tree_contents(home)
     del after["logs/.closed.lock"]
     assert after == before
 
 
-def test_where_the_disk_of_closed_segments_is_full_that_one_is_named(home: Path) -> None:
+def test_a_full_disk_of_closed_segments_is_named(home: Path) -> None:
     closed_dir = home / "logs/closed"
     closed_dir.mkdir()
     words = command_line(("compress",), home, on_small_disk("4k", closed_dir))
@@ -585,9 +591,9 @@ def test_where_the_disk_of_closed_segments_is_full_that_one_is_named(home: Path)
 # -- beside others
 
 
-def test_two_at_once_do_it_once(home: Path) -> None:
+def test_two_concurrent_runs_compress_each_segment_once(home: Path) -> None:
     raw = raw_of(home)
-    reports: list[Report] = []
+    reports: list[CompressReport] = []
     threads = [threading.Thread(target=lambda: reports.append(compress(home))) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -598,8 +604,8 @@ def test_two_at_once_do_it_once(home: Path) -> None:
     assert read(home) == raw
 
 
-def test_a_repair_waits_for_it_and_it_for_a_repair(home: Path) -> None:
-    with closed_segments_held(RealDisk(), Home(str(home)), 0.0):
+def test_compression_and_repair_wait_for_each_other(home: Path) -> None:
+    with closed_segments_lock(RealDisk(), Home(str(home)), 0.0):
         with pytest.raises(LogLocked):
             compress_log(home, lock_timeout_s=0.0)
         with pytest.raises(LogLocked):
@@ -607,10 +613,10 @@ def test_a_repair_waits_for_it_and_it_for_a_repair(home: Path) -> None:
     assert len(segments_in(home)) == 5
 
 
-def test_a_reader_goes_on_in_the_file_that_it_holds_open(home: Path) -> None:
+def test_a_reader_continues_in_its_open_file(home: Path) -> None:
     """T4."""
     raw = raw_of(home)
-    reader = LogReader(Shelf(RealDisk()), Home(str(home)))
+    reader = LogReader(SegmentDisk(RealDisk()), Home(str(home)))
     reader.chunk_bytes = 1000  # a line or two at a time
     given = b"".join(reader.read())
     compress(home)
@@ -623,7 +629,7 @@ def test_a_reader_goes_on_in_the_file_that_it_holds_open(home: Path) -> None:
 @pytest.mark.parametrize("after", range(0, ENTRIES, 4))
 def test_a_position_stays_valid_when_its_segment_is_compressed(home: Path, after: int) -> None:
     """T4: a projection that was behind goes on where it was."""
-    disk = Shelf(RealDisk())
+    disk = SegmentDisk(RealDisk())
     reader = LogReader(disk, Home(str(home)), after=after)
     reader.chunk_bytes = 700
     reader.read()
@@ -659,8 +665,8 @@ def test_a_follower_sees_each_entry_once_while_segments_are_compressed(tmp_path:
                     lambda: [log.append_many(signals(3, start=n)) for n in range(2, 300, 3)]
                 )
                 task = asyncio.ensure_future(writing)
-                disk = Shelf(RealDisk())
-                async with aclosing(follow(disk, Home(str(home)), after=0)) as batches:
+                disk = SegmentDisk(RealDisk())
+                async with aclosing(tail_batches(disk, Home(str(home)), after=0)) as batches:
                     async for lines, _ in batches:
                         seqs.extend(int(line.split(b",", 2)[1][6:]) for line in lines)
                         if len(seqs) >= 301:
@@ -677,7 +683,7 @@ def test_a_follower_sees_each_entry_once_while_segments_are_compressed(tmp_path:
     assert verify(home).ok
 
 
-def test_raw_files_that_come_back_count_again(home: Path, original: Path) -> None:
+def test_raw_files_that_are_put_back_are_read_again(home: Path, original: Path) -> None:
     """An operator unpacked one, to look at it or to edit: readers take the raw one."""
     compress(home)
     name = segments_in(original)[1].name
@@ -691,7 +697,7 @@ def test_raw_files_that_come_back_count_again(home: Path, original: Path) -> Non
 
 
 @pytest.mark.slow
-def test_closed_segments_go_where_the_operator_says(home: Path, tmp_path: Path) -> None:
+def test_closed_segments_are_moved_to_the_chosen_directory(home: Path, tmp_path: Path) -> None:
     raw = raw_of(home)
     archive = tmp_path / "large-disk" / "closed"
     archive.mkdir(parents=True)
@@ -710,7 +716,7 @@ def test_closed_segments_go_where_the_operator_says(home: Path, tmp_path: Path) 
         assert log.append(a_signal(1)).duplicate
 
 
-def test_raw_segments_that_were_moved_there_by_hand_are_read_too(home: Path) -> None:
+def test_raw_segments_moved_there_by_hand_are_read_too(home: Path) -> None:
     raw = raw_of(home)
     (home / "logs/closed").mkdir()
     for path in segments_in(home)[:2]:
@@ -723,39 +729,39 @@ def test_raw_segments_that_were_moved_there_by_hand_are_read_too(home: Path) -> 
 
 
 @pytest.mark.parametrize("leads_to", [".", "../logs", "../../other/logs"])
-def test_closed_segments_do_not_go_to_the_directory_of_a_log(
+def test_a_log_directory_is_refused_for_closed_segments(
     home: Path, original: Path, leads_to: str
 ) -> None:
     copy_of(original, home.with_name("other"))
     raw = raw_of(home)
     compress(home, keep=2)
     (home / "logs/closed").symlink_to(leads_to)
-    there = segments_in(home), compressed_in(home), bytes_of(home.with_name("other"))
+    there = segments_in(home), compressed_in(home), tree_contents(home.with_name("other"))
     for _ in range(2):
         with pytest.raises(UnsafePath, match="is that of a log"):
             compress(home)
         with pytest.raises(UnsafePath, match="is that of a log"):
             repair(home, backup=original)
-    assert there == (segments_in(home), compressed_in(home), bytes_of(home.with_name("other")))
+    assert there == (segments_in(home), compressed_in(home), tree_contents(home.with_name("other")))
     (home / "logs/closed").unlink()
     assert read(home) == raw
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_not_mounted_is_told_and_appends_go_on(home: Path, tmp_path: Path) -> None:
+def test_an_unmounted_disk_is_reported_and_appends_continue(home: Path, tmp_path: Path) -> None:
     archive = tmp_path / "large-disk"
     archive.mkdir()
     (home / "logs/closed").symlink_to(archive)
     compress(home, keep=1)
     archive.rename(tmp_path / "elsewhere")
-    there = bytes_of(home / "logs")
+    there = tree_contents(home / "logs")
     reading = (("cat",), ("verify",), ("rebuild-database",))
     for words in (*reading, ("repair",), ("repair", "--accept"), ("compress",)):
         done = eventlog(*words, home=home)
         assert done.code == 3
         assert "mount the disk" in done.err
         assert "missing" not in done.err
-    assert bytes_of(home / "logs") == there
+    assert tree_contents(home / "logs") == there
     with EventLog(home, dedupe_entries=5) as log:  # what it needs to know stands in logs/
         log.append(a_signal(99))
     with EventLog(home) as log, pytest.raises(EventLogError, match="is not there"):
@@ -806,7 +812,7 @@ def test_large_segments_are_read_in_frames_from_anywhere(tmp_path: Path) -> None
     assert 12_000 - 2 * FRAME_BYTES // 300 < entries < 12_000
 
 
-def test_the_lock_of_closed_segments_is_that_of_the_file_which_stands_there(home: Path) -> None:
+def test_the_lock_of_closed_segments_holds_the_file_that_is_at_the_path(home: Path) -> None:
     path = home / "logs" / CLOSED_LOCK_NAME
     path.touch()
 
@@ -822,7 +828,7 @@ def test_the_lock_of_closed_segments_is_that_of_the_file_which_stands_there(home
 
     replaced: list[int] = []
     with (
-        closed_segments_held(Replaced(), Home(str(home)), 5),
+        closed_segments_lock(Replaced(), Home(str(home)), 5),
         path.open("rb") as other,
         pytest.raises(BlockingIOError),
     ):

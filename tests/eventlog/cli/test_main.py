@@ -17,12 +17,12 @@ from eventlog import EventLog
 from eventlog.cli.main import cli
 from tests.harness.command import Done, command_line, eventlog, jsonl, pipe
 from tests.harness.log_checks import (
-    assert_kept,
-    assert_whole,
-    bytes_of,
+    assert_receipts_kept,
+    assert_valid_log,
     entries_in,
     lines_in,
     segments_in,
+    tree_contents,
 )
 from tests.harness.signals import a_signal, closed, signals
 
@@ -100,14 +100,14 @@ def test_version_is_that_of_the_installed_package() -> None:
     ],
     ids=" ".join,
 )
-def test_wrong_usage_exits_2_and_says_what_is_wrong(home: Path, words: tuple[str, ...]) -> None:
+def test_wrong_usage_exits_2_with_the_reason(home: Path, words: tuple[str, ...]) -> None:
     done = eventlog(*words, home=home)
     assert (done.code, done.out) == (2, b"")
     assert "Error: " in done.err and "Traceback" not in done.err
     assert not home.exists()
 
 
-def test_a_bare_command_shows_what_there_is() -> None:
+def test_the_command_without_arguments_shows_its_help() -> None:
     done = eventlog()
     assert done.code == 2
     assert "Commands:" in done.out.decode() + done.err
@@ -125,28 +125,30 @@ def test_a_bare_command_shows_what_there_is() -> None:
         pytest.param("an empty directory", marks=pytest.mark.slow),
     ],
 )
-def test_a_home_without_a_log_exits_3_and_nothing_is_made(
+def test_a_home_without_a_log_exits_3_and_nothing_is_created(
     home: Path, words: tuple[str, ...], there: str
 ) -> None:
     if there != "nothing":
         home.mkdir()
     if there == "empty logs":
         (home / "logs").mkdir()
-    before = home.exists() and bytes_of(home)
+    before = home.exists() and tree_contents(home)
     done = eventlog(*words, home=home)
     assert (done.code, done.out) == (3, b"")
     what, where, do = done.err.splitlines()
     assert what == "error: there is no log at this home"
     assert where == f"where: {home}"
     assert do.startswith("do:    name the right home with --home or EVENTLOG_HOME")
-    assert (home.exists() and bytes_of(home)) == before
+    assert (home.exists() and tree_contents(home)) == before
 
 
 def last_seqs(done: Done) -> list[int]:
     return [answer["seq"] for answer in done.answers]
 
 
-def test_the_home_is_the_option_else_the_variable_else_this_directory(tmp_path: Path) -> None:
+def test_the_home_is_the_option_else_the_variable_else_the_current_directory(
+    tmp_path: Path,
+) -> None:
     option, variable, here = (tmp_path / name for name in ("option", "variable", "here"))
     here.mkdir()
     for number, home in enumerate((option, variable, here), 1):
@@ -181,7 +183,7 @@ def test_cat_prints_the_bytes_of_the_log(filled: Path) -> None:
     ],
     ids=str,
 )
-def test_cat_starts_and_ends_where_it_is_told(
+def test_cat_starts_and_ends_at_the_given_seqs(
     filled: Path, options: tuple[object, ...], seqs: list[int]
 ) -> None:
     done = eventlog("cat", *options, home=filled)
@@ -196,7 +198,7 @@ def test_tail_json_prints_the_last_lines_raw(filled: Path) -> None:
         assert done.out == b"".join(lines_in(filled)[max(0, 7 - count) :] if count else [])
 
 
-def test_tail_shows_a_person_one_readable_line_an_entry(filled: Path) -> None:
+def test_tail_shows_one_readable_line_for_each_entry(filled: Path) -> None:
     shown = eventlog("tail", "-n", 4, home=filled).out.decode().splitlines()
     assert [line.split()[0] for line in shown] == ["4", "5", "6", "7"]
     assert "closed" in shown[0] and "exit_price=161.0" in shown[0] and "s-1" in shown[0]
@@ -204,15 +206,13 @@ def test_tail_shows_a_person_one_readable_line_an_entry(filled: Path) -> None:
         assert word in shown[1]
 
 
-def test_tail_shows_ten_entries_unless_told(home: Path) -> None:
+def test_tail_shows_ten_entries_by_default(home: Path) -> None:
     eventlog("append", home=home, stdin=jsonl(signals(12)))
     assert len(eventlog("tail", home=home).out.splitlines()) == 10
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_tail_f_goes_on_with_what_comes_until_it_is_told_to_end(
-    filled: Path, number: signal.Signals
-) -> None:
+def test_tail_f_shows_new_entries_until_it_is_stopped(filled: Path, number: signal.Signals) -> None:
     words = command_line(("tail", "-n", 1, "-f", "--json"), filled, ())
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
@@ -226,20 +226,20 @@ def test_tail_f_goes_on_with_what_comes_until_it_is_told_to_end(
         assert process.wait(60) in (0, 130)
 
 
-def test_tail_f_in_the_background_of_a_script_ends_when_told_to(filled: Path) -> None:
+def test_tail_f_in_the_background_of_a_script_can_be_stopped(filled: Path) -> None:
     """A shell lets what it starts there ignore Ctrl-C."""
     under = ("sh", "-c", 'trap "" INT && exec "$@"', "sh")
     with pipe(filled, "-n", 1, "-f", "--json", command="tail", under=under) as tail:
-        assert tail.hear()[0]["seq"] == 7
+        assert tail.read_answers()[0]["seq"] == 7
         tail.send(signal.SIGTERM)
-        assert (tail.hear_all(), tail.wait()) == ([], 130)
+        assert (tail.read_all_answers(), tail.wait()) == ([], 130)
         assert tail.err == ""
 
 
 # -- verify and status
 
 
-def test_verify_says_that_a_whole_log_is_whole(filled: Path) -> None:
+def test_verify_reports_an_undamaged_log(filled: Path) -> None:
     done = eventlog("verify", "--json", home=filled)
     assert (done.code, done.err) == (0, "")
     (report,) = done.answers
@@ -272,7 +272,9 @@ def test_verify_names_damage_and_exits_1(filled: Path) -> None:
     assert f"{second.name} at byte 0, seq {finding['seq']}: " in done.out.decode()
 
 
-def test_commands_that_meet_damage_exit_3_and_say_where_after_what_is_good(filled: Path) -> None:
+def test_commands_output_the_good_entries_then_exit_3_with_the_place_of_damage(
+    filled: Path,
+) -> None:
     second = segments_in(filled)[1]
     good = segments_in(filled)[0].read_bytes()
     flip(second, 100)
@@ -282,7 +284,7 @@ def test_commands_that_meet_damage_exit_3_and_say_where_after_what_is_good(fille
     assert "eventlog verify" in done.err
 
 
-def test_a_torn_tail_is_nothing_wrong(filled: Path) -> None:
+def test_a_torn_tail_is_not_an_error(filled: Path) -> None:
     with segments_in(filled)[-1].open("ab") as segment:
         segment.write(b'{"v":1,"seq":8')
     (report,) = eventlog("verify", "--json", home=filled).answers
@@ -290,7 +292,7 @@ def test_a_torn_tail_is_nothing_wrong(filled: Path) -> None:
     assert last_seqs(eventlog("cat", home=filled)) == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_status_says_what_the_log_holds(filled: Path) -> None:
+def test_status_shows_the_size_and_end_of_the_log(filled: Path) -> None:
     done = eventlog("status", "--json", home=filled)
     assert (done.code, done.err) == (0, "")
     last = entries_in(filled)[-1]
@@ -347,16 +349,16 @@ def test_messages_go_to_stderr_with_a_stable_name_and_keys(filled: Path) -> None
     err = warned(filled)
     assert err.startswith("WARNING eventlog.append.recovery torn_tail_cut segment=")
     assert " bytes=4 " in err
-    assert_whole(filled)
+    assert_valid_log(filled)
 
 
-def test_quiet_says_errors_only(filled: Path) -> None:
+def test_quiet_logs_errors_only(filled: Path) -> None:
     assert warned(filled, "-q") == ""
     assert "error: there is no log" in eventlog("-q", "cat", home=filled / "nowhere").err
 
 
 @pytest.mark.parametrize("options", [("-v",), ("-vv",), ("-v", "-v")])
-def test_verbose_says_no_less(filled: Path, options: tuple[str, ...]) -> None:
+def test_verbose_logs_at_least_as_much(filled: Path, options: tuple[str, ...]) -> None:
     assert "torn_tail_cut" in warned(filled, *options)
 
 
@@ -368,11 +370,11 @@ def test_messages_may_be_json_lines(filled: Path) -> None:
     assert message["time"]
 
 
-def test_an_answer_is_never_mixed_with_messages(filled: Path) -> None:
+def test_stdout_never_contains_log_messages(filled: Path) -> None:
     torn(filled)
     done = eventlog("-vv", "append", home=filled, stdin=jsonl([a_signal(8)]))
     assert [set(answer) >= {"seq", "chain"} for answer in done.answers] == [True]
-    assert_kept(filled, done.answers)
+    assert_receipts_kept(filled, done.answers)
 
 
 # -- plug-ins
@@ -420,7 +422,7 @@ def test_another_package_adds_a_command(home: Path, plugins: Callable[..., dict[
     assert "Say hello." in eventlog("--help", env=env).out.decode()
 
 
-def test_no_plugin_takes_the_place_of_a_command_of_ours(
+def test_no_plugin_replaces_a_builtin_command(
     filled: Path, plugins: Callable[..., dict[str, str]]
 ) -> None:
     env = plugins(HELLO, cat="theirs:cat")
@@ -438,7 +440,7 @@ BROKEN = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("code", BROKEN.values(), ids=BROKEN)
-def test_a_broken_plugin_warns_and_takes_nothing_down(
+def test_a_broken_plugin_logs_a_warning_and_breaks_nothing_else(
     filled: Path, plugins: Callable[..., dict[str, str]], code: str
 ) -> None:
     env = plugins(code, broken="theirs:broken")
@@ -456,14 +458,16 @@ def test_a_broken_plugin_warns_and_takes_nothing_down(
     assert "No such command 'broken'" in done.err
 
 
-def test_what_is_no_command_is_none(home: Path, plugins: Callable[..., dict[str, str]]) -> None:
+def test_a_plugin_that_is_not_a_click_command_is_ignored(
+    home: Path, plugins: Callable[..., dict[str, str]]
+) -> None:
     env = plugins(HELLO, text="theirs:text")
     done = eventlog("text", home=home, env=env)
     assert done.code == 2
     assert "Traceback" not in done.err
 
 
-def test_an_expected_failure_is_told_as_what_where_do_also_by_a_plugin(
+def test_an_expected_failure_also_of_a_plugin_prints_what_where_do(
     home: Path, plugins: Callable[..., dict[str, str]]
 ) -> None:
     code = """
@@ -496,7 +500,7 @@ def test_lines_that_were_never_durable_are_not_the_last_ones(home: Path) -> None
 
 
 @pytest.mark.parametrize("boot", ["the same", "another"])
-def test_cat_after_a_seq_that_damage_hides_says_so(home: Path, boot: str) -> None:
+def test_cat_after_a_seq_hidden_by_damage_reports_it(home: Path, boot: str) -> None:
     """R6: two segments that were swapped."""
     with EventLog(home, segment_bytes=1000) as log:
         log.append_many(signals(3))
@@ -517,7 +521,7 @@ def test_cat_after_a_seq_that_damage_hides_says_so(home: Path, boot: str) -> Non
     assert f"where: {one.name} at byte 0, seq 4\n" in done.err, "named for what it is"
 
 
-def test_a_stdout_that_does_not_block_gets_all_of_it(filled: Path) -> None:
+def test_a_non_blocking_stdout_receives_all_output(filled: Path) -> None:
     """A pipe from a program that reads and writes by events, and reads late."""
     with EventLog(filled) as log:
         log.append_many([a_signal(n, note="x" * 1000) for n in range(100, 300)])
@@ -533,7 +537,7 @@ def test_a_stdout_that_does_not_block_gets_all_of_it(filled: Path) -> None:
         assert process.returncode == 0
 
 
-def test_a_torn_tail_that_is_cut_is_said_once(filled: Path) -> None:
+def test_cutting_a_torn_tail_is_logged_once(filled: Path) -> None:
     """R1."""
     with segments_in(filled)[-1].open("ab") as file:
         file.write(b'{"v":1,"seq":8')

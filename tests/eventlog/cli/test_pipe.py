@@ -30,7 +30,13 @@ from tests.harness.command import (
     strace,
 )
 from tests.harness.deadline import until
-from tests.harness.log_checks import assert_kept, assert_whole, bytes_of, entries_in, ids_in
+from tests.harness.log_checks import (
+    assert_receipts_kept,
+    assert_valid_log,
+    entries_in,
+    ids_in,
+    tree_contents,
+)
 from tests.harness.signals import a_signal, closed, signals
 
 EXIT_S = 10.0  # what is promised for SIGTERM; below, twice as long for a machine that is busy
@@ -72,7 +78,7 @@ BAD_LINES = {
 }
 
 
-def test_each_line_gets_exactly_one_answer_in_order_whatever_it_is(home: Path) -> None:
+def test_each_line_gets_exactly_one_answer_in_order(home: Path) -> None:
     lines: list[Any] = [a_signal(1)]
     for number, bad in enumerate(BAD_LINES.values(), 2):
         lines += [bad, a_signal(number)]
@@ -87,10 +93,10 @@ def test_each_line_gets_exactly_one_answer_in_order_whatever_it_is(home: Path) -
             assert answer["field"] and answer["error"]
             assert f"line {number}: " in done.err
     assert ids_in(home) == [f"s-{n}" for n in range(1, len(BAD_LINES) + 2)]
-    assert_kept(home, [answer for answer in done.answers if "seq" in answer])
+    assert_receipts_kept(home, [answer for answer in done.answers if "seq" in answer])
 
 
-def test_the_answers_say_what_the_contract_says(home: Path) -> None:
+def test_the_answers_have_the_form_defined_by_the_contract(home: Path) -> None:
     lines = [a_signal(1), a_signal(1), closed(1), {"event": "tick"}, a_signal(2, target_price=-1)]
     done = eventlog("append", home=home, stdin=jsonl(lines))
     first, again, fact, tick, refused = done.answers
@@ -125,11 +131,11 @@ def test_the_first_bad_line_ends_it_and_nothing_after_it_is_written(home: Path, 
 
 def test_a_bad_line_ends_a_running_pipe_too(home: Path) -> None:
     with pipe(home) as p:
-        p.say(a_signal(1))
-        assert p.hear()[0]["seq"] == 1
-        p.say({"event": "closed", "signal_id": "s-1"})
-        assert p.hear()[0]["error"] == "exit_price is missing"
-        assert p.hear_all() == []
+        p.send_items(a_signal(1))
+        assert p.read_answers()[0]["seq"] == 1
+        p.send_items({"event": "closed", "signal_id": "s-1"})
+        assert p.read_answers()[0]["error"] == "exit_price is missing"
+        assert p.read_all_answers() == []
         assert p.wait() == 1
     assert ids_in(home) == ["s-1"]
 
@@ -141,9 +147,7 @@ def test_the_last_line_needs_no_newline(home: Path) -> None:
 
 @pytest.mark.parametrize("newline", [b"", b"\n"])
 @pytest.mark.parametrize("size", [INPUT_BYTES_MAX + 1, 1 << 20, 3_000_000])
-def test_a_last_line_that_is_too_long_is_answered_as_well(
-    home: Path, size: int, newline: bytes
-) -> None:
+def test_a_last_line_that_is_too_long_gets_an_answer(home: Path, size: int, newline: bytes) -> None:
     stdin = jsonl([a_signal(1)]) + b"x" * size + newline
     done = eventlog("append", home=home, stdin=stdin)
     assert done.code == 1
@@ -163,7 +167,7 @@ def test_a_file_is_read_as_stdin_is(home: Path, tmp_path: Path) -> None:
     assert [a["duplicate"] for a in done.answers] == [True, True, True]
 
 
-def test_no_lines_at_all_make_no_log(home: Path) -> None:
+def test_empty_input_creates_no_log(home: Path) -> None:
     done = eventlog("append", home=home)
     assert (done.code, done.out, done.err) == (0, b"", "")
     assert not home.exists()
@@ -175,8 +179,8 @@ def test_no_lines_at_all_make_no_log(home: Path) -> None:
 def test_a_lone_line_gets_its_answer_before_the_next_is_written(home: Path) -> None:
     with pipe(home) as p:
         for number in range(1, 21):
-            p.say(a_signal(number))
-            (receipt,) = p.hear()
+            p.send_items(a_signal(number))
+            (receipt,) = p.read_answers()
             assert (receipt["seq"], receipt["signal_id"]) == (number, f"s-{number}")
             assert len(ids_in(home)) == number  # and it is in the log by then
         p.close_stdin()
@@ -186,22 +190,22 @@ def test_a_lone_line_gets_its_answer_before_the_next_is_written(home: Path) -> N
 def test_half_a_line_waits_for_its_other_half(home: Path) -> None:
     line = jsonl([a_signal(1)])
     with pipe(home) as p:
-        p.say_bytes(line[:100])
+        p.write_bytes_to_stdin(line[:100])
         assert p.is_silent()
-        p.say_bytes(line[100:] + line[:1])
-        assert p.hear()[0]["seq"] == 1
-        p.say_bytes(line[1:])
-        assert p.hear()[0]["duplicate"]
+        p.write_bytes_to_stdin(line[100:] + line[:1])
+        assert p.read_answers()[0]["seq"] == 1
+        p.write_bytes_to_stdin(line[1:])
+        assert p.read_answers()[0]["duplicate"]
 
 
-def test_whatever_waits_is_committed_together(home: Path) -> None:
+def test_all_waiting_lines_are_committed_together(home: Path) -> None:
     hang = strace("-P", home / "logs" / FIRST, "-e", "inject=fdatasync:delay_enter=300000:when=1")
     with pipe(home, under=hang) as p:
-        p.say(a_signal(1))
+        p.send_items(a_signal(1))
         child_of(p.process)
         until((home / "logs" / FIRST).exists)  # it is about to write the first
-        p.say(*signals(49, start=2))  # they wait while it is synced
-        assert [receipt["seq"] for receipt in p.hear(50)] == list(range(1, 51))
+        p.send_items(*signals(49, start=2))  # they wait while it is synced
+        assert [receipt["seq"] for receipt in p.read_answers(50)] == list(range(1, 51))
         p.close_stdin()
         assert p.wait() == 0
     assert len({entry["batch"] for entry in entries_in(home)}) <= 4
@@ -210,17 +214,17 @@ def test_whatever_waits_is_committed_together(home: Path) -> None:
 def test_many_lines_at_once_take_few_commits(home: Path) -> None:
     done = eventlog("append", home=home, stdin=jsonl(signals(3000)))
     assert len(done.answers) == 3000
-    assert len({entry["batch"] for entry in assert_kept(home, done.answers)}) < 100
+    assert len({entry["batch"] for entry in assert_receipts_kept(home, done.answers)}) < 100
 
 
 @pytest.mark.parametrize("size", [60_000, 200_000, INPUT_BYTES_MAX])
-def test_a_long_line_that_holds_a_small_signal_is_fine(home: Path, size: int) -> None:
+def test_a_long_line_with_a_small_signal_is_accepted(home: Path, size: int) -> None:
     with pipe(home) as p:
-        p.say(padded(1, size), a_signal(2), padded(3, size))
-        assert [receipt["signal_id"] for receipt in p.hear(3)] == ["s-1", "s-2", "s-3"]
+        p.send_items(padded(1, size), a_signal(2), padded(3, size))
+        assert [receipt["signal_id"] for receipt in p.read_answers(3)] == ["s-1", "s-2", "s-3"]
 
 
-def test_a_line_as_long_as_a_line_may_be_goes_in_whole(home: Path) -> None:
+def test_a_line_of_the_maximum_length_is_accepted(home: Path) -> None:
     small = a_signal(1, note="")
     with_note = eventlog("append", home=home, stdin=jsonl([small]))
     payload = entries_in(home)[0]
@@ -233,7 +237,7 @@ def test_a_line_as_long_as_a_line_may_be_goes_in_whole(home: Path) -> None:
     largest["note"] += "x"
     done = eventlog("append", home=home, stdin=jsonl([{**largest, "signal_id": "s-3"}]))
     assert (done.code, done.answers[0]["field"]) == (1, "note")
-    assert_whole(home)
+    assert_valid_log(home)
 
 
 # -- asked to stop (P1)
@@ -242,12 +246,12 @@ def test_a_line_as_long_as_a_line_may_be_goes_in_whole(home: Path) -> None:
 def feed(p: Pipe, count: int) -> threading.Thread:
     """Says signals from another thread, for as long as somebody listens."""
 
-    def say() -> None:
+    def send_items() -> None:
         with suppress(BrokenPipeError, ValueError):  # it has gone; the test closed the pipe
             for signal in signals(count):
-                p.say(signal)
+                p.send_items(signal)
 
-    thread = threading.Thread(target=say)
+    thread = threading.Thread(target=send_items)
     thread.start()
     return thread
 
@@ -257,45 +261,45 @@ def feed(p: Pipe, count: int) -> threading.Thread:
     [(signal.SIGTERM,), (signal.SIGTERM, signal.SIGTERM), (signal.SIGINT,)],
     ids=["SIGTERM", "SIGTERM twice", "SIGINT"],
 )
-def test_asked_to_stop_it_answers_what_it_took_and_ends(
+def test_sigterm_answers_all_accepted_lines_and_ends_the_pipe(
     home: Path, numbers: tuple[signal.Signals, ...]
 ) -> None:
     with pipe(home) as p:
         feeding = feed(p, 100_000)
-        heard = p.hear(50)
+        heard = p.read_answers(50)
         for number in numbers:
             p.send(number)
-        heard += p.hear_all()
+        heard += p.read_all_answers()
         code = p.wait(2 * EXIT_S)
     feeding.join()
     assert code == (130 if numbers == (signal.SIGINT,) else 0)
     assert "Traceback" not in p.err
-    entries = assert_kept(home, heard)
+    entries = assert_receipts_kept(home, heard)
     assert len(entries) == len(heard), "each line that it took is answered"
 
 
-def test_asked_to_stop_while_it_waits_for_input_it_ends(home: Path) -> None:
+def test_sigterm_ends_a_pipe_that_waits_for_input(home: Path) -> None:
     with pipe(home) as p:
-        p.say(a_signal(1))
-        p.hear()
-        p.say_bytes(b'{"half a line')
+        p.send_items(a_signal(1))
+        p.read_answers()
+        p.write_bytes_to_stdin(b'{"half a line')
         p.send(signal.SIGTERM)
-        assert (p.hear_all(), p.wait(2 * EXIT_S), p.err) == ([], 0, "")
-    assert_whole(home)
+        assert (p.read_all_answers(), p.wait(2 * EXIT_S), p.err) == ([], 0, "")
+    assert_valid_log(home)
 
 
-def test_asked_to_stop_during_a_sync_it_ends_the_batch_and_answers(home: Path) -> None:
+def test_sigterm_during_a_sync_finishes_and_answers_the_batch(home: Path) -> None:
     hang = strace("-P", home / "logs" / FIRST, "-e", "inject=fdatasync:delay_enter=1000000:when=1")
     with pipe(home, under=hang) as p:
-        p.say(*signals(3))
+        p.send_items(*signals(3))
         pid = child_of(p.process)
         until(lambda: (home / "logs" / FIRST).exists() and entries_in(home))
         for _ in range(2):
             os.kill(pid, signal.SIGTERM)
-        receipts = p.hear_all()
+        receipts = p.read_all_answers()
         assert p.wait(2 * EXIT_S) == 0
     assert [receipt["seq"] for receipt in receipts] == [1, 2, 3]
-    assert_kept(home, receipts)
+    assert_receipts_kept(home, receipts)
 
 
 def wait_until_it_is_stuck(home: Path) -> None:
@@ -307,31 +311,31 @@ def wait_until_it_is_stuck(home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_asked_to_stop_it_ends_although_nobody_reads_its_answers(home: Path) -> None:
+def test_sigterm_ends_a_pipe_whose_answers_have_no_reader(home: Path) -> None:
     with pipe(home) as p:
         feeding = feed(p, 100_000)
         wait_until_it_is_stuck(home)
         p.send(signal.SIGTERM)
         p.send(signal.SIGTERM)
         code = p.wait(2 * EXIT_S)
-        heard = p.hear_all()
+        heard = p.read_all_answers()
     feeding.join()
     assert code in (0, 3)
     assert "Traceback" not in p.err
-    assert_kept(home, heard)
+    assert_receipts_kept(home, heard)
 
 
 @pytest.mark.slow
-def test_asked_to_stop_it_ends_although_somebody_else_holds_the_lock(home: Path) -> None:
+def test_sigterm_ends_a_pipe_while_another_process_holds_the_lock(home: Path) -> None:
     eventlog("append", home=home, stdin=jsonl([a_signal(1)]))
     with (home / "logs/.lock").open("rb") as lock, pipe(home) as p:
-        p.say(a_signal(1))
-        assert p.hear()[0]["duplicate"]  # it runs, and knows what SIGTERM is to do
+        p.send_items(a_signal(1))
+        assert p.read_answers()[0]["duplicate"]  # it runs, and knows what SIGTERM is to do
         fcntl.flock(lock, fcntl.LOCK_EX)
-        p.say(a_signal(2))
+        p.send_items(a_signal(2))
         assert p.is_silent(for_s=0.5)
         p.send(signal.SIGTERM)
-        answers = p.hear_all()
+        answers = p.read_all_answers()
         assert p.wait(2 * EXIT_S) == 3
     assert len(answers) == 1 and "lock" in answers[0]["error"]
     assert "Traceback" not in p.err
@@ -345,16 +349,16 @@ def test_asked_to_stop_it_ends_although_somebody_else_holds_the_lock(home: Path)
 @pytest.mark.parametrize(
     "words", [("append",), ("cat",), ("tail",), ("verify",), ("--help",), ("--version",)]
 )
-def test_a_stream_that_is_closed_from_the_start_harms_nothing(
+def test_a_stream_closed_from_the_start_is_harmless(
     home: Path, under: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
     with EventLog(home) as log:
         log.append_many(signals(3))
-    before = bytes_of(home)
+    before = tree_contents(home)
     done = eventlog(*words, home=home, under=under)
     assert "Traceback" not in done.err
     assert done.code in (0, 3)
-    assert bytes_of(home) == before
+    assert tree_contents(home) == before
 
 
 def test_with_stdout_closed_from_the_start_signals_still_go_into_the_log(home: Path) -> None:
@@ -362,29 +366,29 @@ def test_with_stdout_closed_from_the_start_signals_still_go_into_the_log(home: P
     for number in (1, 2):
         eventlog("append", home=home, stdin=jsonl([a_signal(number)]), under=NO_STDOUT)
     assert ids_in(home) == ["s-1", "s-2"]
-    assert_whole(home)
+    assert_valid_log(home)
     for path in (home / "logs").iterdir():
         if path.suffix != ".jsonl":
             assert b'"seq"' not in path.read_bytes() or path.is_symlink()
 
 
-def test_when_whoever_reads_the_answers_goes_away_it_ends_quietly(home: Path) -> None:
+def test_a_closed_reader_of_the_answers_ends_the_pipe_quietly(home: Path) -> None:
     with pipe(home) as p:
-        p.say(a_signal(1))
-        heard = p.hear()
+        p.send_items(a_signal(1))
+        heard = p.read_answers()
         p.close_stdout()
         with suppress(BrokenPipeError):
             for number in range(2, 10_000):
-                p.say(a_signal(number))
+                p.send_items(a_signal(number))
         assert p.wait() == 3
     assert "Traceback" not in p.err and "Exception" not in p.err
-    assert_kept(home, heard)
+    assert_receipts_kept(home, heard)
 
 
 @pytest.mark.parametrize(
     "words", [("cat",), ("tail", "-n", "3000"), ("tail", "-n", "3000", "--json")]
 )
-def test_a_reader_that_has_seen_enough_stops_the_command_quietly(
+def test_a_reader_that_closes_the_pipe_stops_the_command_quietly(
     home: Path, words: tuple[str, ...]
 ) -> None:
     eventlog("append", home=home, stdin=jsonl(signals(3000)))
@@ -403,7 +407,9 @@ def test_a_reader_that_has_seen_enough_stops_the_command_quietly(
     ],
     ids=" ".join,
 )
-def test_an_output_that_takes_nothing_is_told_in_words(home: Path, words: tuple[str, ...]) -> None:
+def test_an_unwritable_output_is_reported_without_a_traceback(
+    home: Path, words: tuple[str, ...]
+) -> None:
     with EventLog(home) as log:
         log.append_many(signals(3))
     with open("/dev/full", "wb") as full:
@@ -411,10 +417,10 @@ def test_an_output_that_takes_nothing_is_told_in_words(home: Path, words: tuple[
     assert done.code == 3
     assert "No space left on device" in done.err
     assert "Traceback" not in done.err and "Exception" not in done.err
-    assert_whole(home)
+    assert_valid_log(home)
 
 
-def test_messages_that_nobody_can_take_change_neither_answers_nor_exit_code(home: Path) -> None:
+def test_unwritable_messages_change_neither_answers_nor_exit_code(home: Path) -> None:
     lines = jsonl([a_signal(1), a_signal(2, action="HOLD"), a_signal(3)])
     under = ("sh", "-c", 'exec "$@" 2>/dev/full', "sh")
     done = eventlog("append", "--skip-invalid", home=home, stdin=lines, under=under)
@@ -426,27 +432,27 @@ def test_messages_that_nobody_can_take_change_neither_answers_nor_exit_code(home
 
 
 @pytest.mark.slow
-def test_whenever_it_is_killed_every_receipt_that_came_out_is_in_the_log(home: Path) -> None:
+def test_after_a_kill_at_any_moment_every_printed_receipt_is_in_the_log(home: Path) -> None:
     dice = random.Random(2)
     receipts: list[dict[str, Any]] = []
     for round_ in range(12):
         with pipe(home, "--segment-bytes", 20_000) as p:
 
-            def say(p: Pipe = p, start: int = 1000 * round_) -> None:
+            def send_items(p: Pipe = p, start: int = 1000 * round_) -> None:
                 with suppress(BrokenPipeError):
                     # Some of the round before are said again: nobody knows what became of them.
                     for signal in signals(1500, start=max(0, start - 300)):
-                        p.say(signal)
+                        p.send_items(signal)
 
-            talking = threading.Thread(target=say)
+            talking = threading.Thread(target=send_items)
             talking.start()
-            receipts += p.hear(dice.choice((1, 5, 50, 400)))
+            receipts += p.read_answers(dice.choice((1, 5, 50, 400)))
             p.send(signal.SIGKILL)
-            receipts += p.hear_all()
+            receipts += p.read_all_answers()
             p.wait()
             talking.join()
-        assert_kept(home, receipts)
+        assert_receipts_kept(home, receipts)
     done = eventlog("append", home=home, stdin=jsonl([a_signal(10**6)]))
     assert done.code == 0
-    assert_kept(home, [*receipts, *done.answers])
+    assert_receipts_kept(home, [*receipts, *done.answers])
     assert len(receipts) > 100

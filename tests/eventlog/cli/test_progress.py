@@ -21,7 +21,7 @@ class Clock:
         return self.now_s
 
 
-def test_it_shows_how_much_how_fast_and_how_long(capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_shows_amount_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     with Progress("rebuilding", clock=clock, is_shown=True) as progress:
         clock.now_s = 2.0
@@ -30,7 +30,7 @@ def test_it_shows_how_much_how_fast_and_how_long(capsys: pytest.CaptureFixture[s
     assert shown == ("\rrebuilding [#######.......................]  25% 50 MiB/s, 0:06 left\n")
 
 
-def test_what_was_shown_is_written_over_and_not_too_often(
+def test_the_line_is_overwritten_at_a_limited_rate(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     clock = Clock()
@@ -46,7 +46,7 @@ def test_what_was_shown_is_written_over_and_not_too_often(
     assert all(len(after) >= len(before.rstrip()) for before, after in pairwise(lines))
 
 
-def test_days_are_told_in_hours(capsys: pytest.CaptureFixture[str]) -> None:
+def test_days_are_shown_in_hours(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     with Progress("x", clock=clock, is_shown=True) as progress:
         clock.now_s = 10.0
@@ -59,7 +59,7 @@ def test_days_are_told_in_hours(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("on_terminal", [False, True])
-def test_it_is_shown_on_a_terminal_alone(on_terminal: bool) -> None:
+def test_it_is_shown_only_on_a_terminal(on_terminal: bool) -> None:
     code = (
         "from eventlog.cli.progress import Progress\n"
         "with Progress('rebuilding') as progress: progress(1, 2); progress(2, 2)"

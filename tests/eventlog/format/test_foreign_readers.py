@@ -15,7 +15,13 @@ import pytest
 
 from eventlog import EventLog
 from tests.harness.command import eventlog
-from tests.harness.log_checks import assert_whole, bytes_of, entries_in, lines_in, segments_in
+from tests.harness.log_checks import (
+    assert_valid_log,
+    entries_in,
+    lines_in,
+    segments_in,
+    tree_contents,
+)
 from tests.harness.requirements import CHECKOUT, needs_tool
 from tests.harness.signals import a_signal, closed, signals
 
@@ -96,7 +102,7 @@ def test_a_reader_of_a_few_lines_of_shell_checks_the_whole_chain(home: Path) -> 
     assert done.stdout == f"{last['seq']} {last['chain']}\n"
 
 
-def test_that_reader_finds_a_digit_that_somebody_changed(home: Path) -> None:
+def test_that_reader_finds_a_changed_digit(home: Path) -> None:
     segment = segments_in(home)[1]
     segment.write_bytes(segment.read_bytes().replace(b"85.5", b"95.5", 1))
     done = read_by_shell(home)
@@ -117,7 +123,7 @@ def test_the_sqlite3_shell_reads_every_line_as_json(home: Path, tmp_path: Path) 
     assert prices == ",".join(f"{150.0 + n}" for n in range(1, 11))
 
 
-def test_jq_finds_a_field_where_the_contract_says_it_is(home: Path) -> None:
+def test_jq_finds_each_field_at_the_path_of_the_contract(home: Path) -> None:
     jq = needs_tool("jq", apt="jq")
     words = [jq, "-r", 'select(.event == "signal") | .symbol', *map(str, segments_in(home))]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
@@ -143,11 +149,11 @@ def test_the_golden_log_is_as_it_was_written() -> None:
         for path in segments_in(GOLDEN)
     }
     assert found == GOLDEN_SHA256
-    assert assert_whole(GOLDEN)[-1]["chain"] == GOLDEN_HEAD
+    assert assert_valid_log(GOLDEN)[-1]["chain"] == GOLDEN_HEAD
 
 
 def test_a_log_of_the_first_format_stays_readable(golden: Path) -> None:
-    before = bytes_of(golden)
+    before = tree_contents(golden)
     with EventLog(golden) as log:
         entries = list(log.read())
         assert log.last_seq == len(entries) == 13
@@ -159,7 +165,7 @@ def test_a_log_of_the_first_format_stays_readable(golden: Path) -> None:
         assert entry.payload == fields
     assert eventlog("cat", home=golden).out == b"".join(lines_in(GOLDEN))
     assert len(eventlog("tail", "-n", "99", home=golden).out.splitlines()) == 13
-    assert bytes_of(golden) == before
+    assert tree_contents(golden) == before
 
 
 def test_a_log_of_the_first_format_stays_verifiable(golden: Path) -> None:
@@ -171,7 +177,7 @@ def test_a_log_of_the_first_format_stays_verifiable(golden: Path) -> None:
     assert read_by_shell(golden).stdout == f"13 {GOLDEN_HEAD}\n"
 
 
-def test_a_log_of_the_first_format_goes_on(golden: Path) -> None:
+def test_a_log_of_the_first_format_accepts_appends(golden: Path) -> None:
     before = lines_in(golden)
     with EventLog(golden) as log:
         again = [log.append(item) for item in given() if "signal_id" in item]
@@ -183,7 +189,7 @@ def test_a_log_of_the_first_format_goes_on(golden: Path) -> None:
         (entry["seq"], entry["chain"], entry.get("sha256")) for entry in stored
     ]
     assert lines_in(golden)[:13] == before
-    assert_whole(golden)
+    assert_valid_log(golden)
 
 
 def test_the_golden_log_needs_no_lock_of_another_machine(golden: Path) -> None:

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from eventlog import Entry, EventLog, LogCorrupt, LogDiverged, LogNotFound
 from eventlog.format.line import decode
 from eventlog.format.scan import TIP_START, Tip, scan
-from eventlog.plumbing import Stretch, read_verified
+from eventlog.plumbing import VerifiedChunk, read_verified
 from eventlog.read import columns
 from eventlog.read.columns import read_columns
-from eventlog.schema.stored import CANONICAL
-from eventlog.verify.line_verifier import Judge
+from eventlog.schema.stored import CANONICAL_FORMAT
+from eventlog.verify.line_verifier import LineVerifier
 from tests.harness.histories import Item, histories
 from tests.harness.log_checks import lines_in
 from tests.harness.raw_log import RawLog
@@ -87,12 +87,12 @@ def test_columns_hold_the_texts_of_the_lines() -> None:
         assert not extra or orjson.loads(b"{" + members[1:] + b"}") == extra
 
 
-def test_moments_say_when_each_entry_was_recorded() -> None:
+def test_times_give_when_each_entry_was_recorded() -> None:
     found = read_columns(b"".join(mixed_lines()), TIP_START)
     assert found is not None
     said = {
         seq: recorded_at
-        for seq_from, seq_to, recorded_at in found.moments
+        for seq_from, seq_to, recorded_at in found.recorded_times
         for seq in range(seq_from, seq_to + 1)
     }
     assert said == {entry.seq: entry.recorded_at for entry in map(decode, mixed_lines())}
@@ -100,7 +100,7 @@ def test_moments_say_when_each_entry_was_recorded() -> None:
 
 @given(st.data())
 @settings(max_examples=300)
-def test_where_any_bit_is_flipped_nothing_comes_out(data: st.DataObject) -> None:
+def test_lines_with_any_flipped_bit_give_no_columns(data: st.DataObject) -> None:
     whole = bytearray(b"".join(mixed_lines()))
     whole[data.draw(st.integers(0, len(whole) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     if bytes(whole).endswith(b"\n"):
@@ -108,7 +108,7 @@ def test_where_any_bit_is_flipped_nothing_comes_out(data: st.DataObject) -> None
 
 
 @pytest.mark.parametrize("tip", [Tip(1, 1, "", "0" * 64), Tip(0, 0, "", "1" * 64)])
-def test_lines_that_do_not_follow_give_nothing(tip: Tip) -> None:
+def test_lines_that_do_not_continue_the_chain_give_no_columns(tip: Tip) -> None:
     assert read_columns(b"".join(mixed_lines()), tip) is None
 
 
@@ -125,7 +125,7 @@ def test_lines_that_do_not_follow_give_nothing(tip: Tip) -> None:
         (b'"recorded_at":"2', b'"recorded_at":"1'),
     ],
 )
-def test_what_was_edited_and_chained_anew_is_in_no_column(old: bytes, new: bytes) -> None:
+def test_an_edited_and_rechained_signal_is_in_no_column(old: bytes, new: bytes) -> None:
     lines = mixed_lines()
     at = 0 if b"recorded" not in old else 1
     edited = [*lines[:at], lines[at].replace(old, new, 1), *lines[at + 1 :]]
@@ -139,11 +139,11 @@ def test_what_was_edited_and_chained_anew_is_in_no_column(old: bytes, new: bytes
 # -- the whole log, by way of the front door
 
 
-def entries_of(stretches: list[Stretch]) -> list[Entry]:
+def entries_of(chunks: list[VerifiedChunk]) -> list[Entry]:
     """All entries, from the columns too, by their lines."""
     return sorted(
-        [decode(line) for stretch in stretches for line in stretch.signals.line]
-        + [entry for stretch in stretches for entry in stretch.others]
+        [decode(line) for stretch in chunks for line in stretch.signals.line]
+        + [entry for stretch in chunks for entry in stretch.others]
     )
 
 
@@ -163,19 +163,19 @@ def test_verified_reading_gives_each_entry_once_from_any_entry_on(
         entries = [decode(line) for line in raw.lines]
         after = min(after, len(entries))
         chain = entries[after - 1].chain if after else "0" * 64
-        stretches = list(read_verified(home, after=after, chain=chain))
-        assert entries_of(stretches) == entries[after:]
-        ends = [(stretch.seq_to, stretch.chain) for stretch in stretches]
+        chunks = list(read_verified(home, after=after, chain=chain))
+        assert entries_of(chunks) == entries[after:]
+        ends = [(stretch.seq_to, stretch.chain) for stretch in chunks]
         assert set(ends) <= {(entry.seq, entry.chain) for entry in entries}
-        if stretches:
-            middle = stretches[len(stretches) // 2]
+        if chunks:
+            middle = chunks[len(chunks) // 2]
             rest = read_verified(
                 home, after=middle.seq_to, chain=middle.chain, hint=middle.position
             )
             assert entries_of(list(rest)) == entries[middle.seq_to :]
 
 
-def test_the_wrong_chain_is_another_log(home: Path) -> None:
+def test_a_wrong_chain_is_reported_as_another_log(home: Path) -> None:
     append(home, a_signal(1), a_signal(2))
     with pytest.raises(LogDiverged):
         list(read_verified(home, after=1, chain="1" * 64))
@@ -191,7 +191,7 @@ def test_a_signal_that_does_not_have_its_own_hash_is_damage_with_its_place(
     lines = lines_in(home)
     edited = [*lines[:at], lines[at].replace(b"AAPL", b"AAPX"), *lines[at + 1 :]]
     segment.write_bytes(b"".join(rechained(edited)))
-    seen: list[Stretch] = []
+    seen: list[VerifiedChunk] = []
     with pytest.raises(LogCorrupt) as raised:
         seen.extend(read_verified(home))
     assert "does not match its sha256" in str(raised.value)
@@ -199,13 +199,13 @@ def test_a_signal_that_does_not_have_its_own_hash_is_damage_with_its_place(
     assert raised.value.byte_offset == sum(map(len, lines[:at]))
 
 
-def test_what_is_no_whole_signal_comes_out_for_others_to_decide(home: Path) -> None:
+def test_an_incomplete_signal_is_returned_unparsed(home: Path) -> None:
     raw = RawLog(home)
     raw.add([("signal", {"signal_id": "a"}), ("signal", {"sha256": 1}), ("closed", {})])
     assert [stretch.others for stretch in read_verified(home)] == [[decode(x) for x in raw.lines]]
 
 
-def test_a_flip_anywhere_ends_it_after_the_good_entries(home: Path) -> None:
+def test_a_flipped_bit_anywhere_ends_reading_after_the_good_entries(home: Path) -> None:
     with EventLog(home, segment_bytes=3_000) as log:
         for number in range(40):
             log.append(a_signal(number))
@@ -219,7 +219,7 @@ def test_a_flip_anywhere_ends_it_after_the_good_entries(home: Path) -> None:
         data[place] ^= 1 << rng.randrange(8)
         segments[which].write_bytes(data)
         before = b"".join(whole[:which]).count(b"\n") + whole[which][:place].count(b"\n")
-        seen: list[Stretch] = []
+        seen: list[VerifiedChunk] = []
         with pytest.raises(LogCorrupt) as raised:
             seen.extend(read_verified(home))  # what came before the error stays in it
         segments[which].write_bytes(whole[which])
@@ -239,12 +239,12 @@ PIECES = (
 
 def hashed_as_shown(body: bytes) -> bytes:
     """The line of a signal with the hashes that the columns compute of it, right or wrong."""
-    found = columns._LINES.findall(body + b"\n")
+    found = columns._LINES_PATTERN.findall(body + b"\n")
     digest = b"0" * 64
     if found[0][1]:
         signal_id, symbol, action, entry, target, stop, confidence, strategy = found[0][4:12]
         nine = (action, confidence, entry, signal_id, stop, strategy, symbol, target, found[0][14])
-        digest = hashlib.sha256(CANONICAL % nine).hexdigest().encode()
+        digest = hashlib.sha256(CANONICAL_FORMAT % nine).hexdigest().encode()
     return rechained([body + b',"sha256":"%b","chain":"' % digest])[0]
 
 
@@ -265,8 +265,8 @@ def test_no_column_holds_what_the_full_rules_refuse(edits: list[tuple[int, int, 
     line = hashed_as_shown(body)
     found = read_columns(line, TIP_START)
     if found is not None and found.signals.line:
-        judge = Judge()
-        assert judge.take(line) is None
+        judge = LineVerifier()
+        assert judge.check(line) is None
         assert judge.tip == found.tip
 
 

@@ -15,9 +15,9 @@ import pytest
 import watchfiles
 
 from eventlog import Batch, EventLog, LogCorrupt, LogDiverged
-from eventlog.read.tail import ALARM_S, IDLE_S
+from eventlog.read.tail import POLL_S, UNFINISHED_LINE_WARN_S
 from tests.harness.command import pipe
-from tests.harness.deadline import PATIENCE_S, happens
+from tests.harness.deadline import DEADLINE_S, until_async
 from tests.harness.fault_disk import FaultDisk
 from tests.harness.log_checks import segments_in
 from tests.harness.signals import a_signal, signals
@@ -26,7 +26,7 @@ from tests.harness.signals import a_signal, signals
 async def take(batches: AsyncGenerator[Batch, None], count: int) -> list[int]:
     """The seqs of the next entries; a hang fails the test."""
     found: list[int] = []
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(DEADLINE_S):
         while len(found) < count:
             found += [entry.seq for entry in await anext(batches)]
     return found
@@ -46,7 +46,7 @@ def test_entries_come_in_order_as_they_are_appended_across_rotations(tmp_path: P
     asyncio.run(run())
 
 
-def test_one_that_is_far_behind_gets_everything_in_bounded_batches(tmp_path: Path) -> None:
+def test_a_tail_that_is_far_behind_gets_everything_in_bounded_batches(tmp_path: Path) -> None:
     async def run() -> None:
         with EventLog(tmp_path, segment_bytes=300_000) as log:
             for start in range(1, 6_001, 500):  # so that it rotates
@@ -62,7 +62,7 @@ def test_one_that_is_far_behind_gets_everything_in_bounded_batches(tmp_path: Pat
     asyncio.run(run())
 
 
-def test_the_position_of_a_batch_is_taken_up_and_a_wrong_one_is_not_believed(
+def test_the_position_of_a_batch_is_used_and_a_wrong_one_is_ignored(
     tmp_path: Path,
 ) -> None:
     async def run() -> None:
@@ -79,7 +79,7 @@ def test_the_position_of_a_batch_is_taken_up_and_a_wrong_one_is_not_believed(
     asyncio.run(run())
 
 
-def test_it_waits_where_there_is_no_log_yet(tmp_path: Path) -> None:
+def test_it_waits_for_a_log_that_does_not_exist_yet(tmp_path: Path) -> None:
     async def run() -> None:
         home = tmp_path / "later"
         with EventLog(home) as log:
@@ -116,7 +116,7 @@ def test_without_any_file_event_the_timer_is_enough(
 
     asyncio.run(run())
     ended.set()
-    assert IDLE_S <= 1.0  # what T1 promises
+    assert POLL_S <= 1.0  # what T1 promises
 
 
 @pytest.mark.slow
@@ -152,14 +152,16 @@ async def watched(log: EventLog, count: int) -> list[bool]:
     told: list[bool] = []
     async with aclosing(log.tail(on_watch=told.append)) as batches:
         coming = asyncio.ensure_future(take(batches, 1_000))
-        await happens(lambda: len(told) >= count)
+        await until_async(lambda: len(told) >= count)
         coming.cancel()
         await asyncio.gather(coming, return_exceptions=True)
     return told
 
 
 @pytest.mark.slow
-def test_whether_file_events_come_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_reports_whether_file_events_arrive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with EventLog(tmp_path) as log:
         log.append(a_signal(1))
         assert set(asyncio.run(watched(log, 2))) == {True}
@@ -180,7 +182,7 @@ def test_nothing_comes_out_before_its_sync_has_returned(tmp_path: Path) -> None:
                 await take(batches, 1)
                 with disk.holding("fdatasync") as reached:
                     appending = asyncio.ensure_future(asyncio.to_thread(writer.append, a_signal(2)))
-                    await asyncio.to_thread(reached.wait, PATIENCE_S)
+                    await asyncio.to_thread(reached.wait, DEADLINE_S)
                     coming = asyncio.ensure_future(take(batches, 1))
                     await asyncio.sleep(0.7)
                     assert not coming.done()
@@ -190,7 +192,7 @@ def test_nothing_comes_out_before_its_sync_has_returned(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_a_log_that_was_shortened_behind_it_halts_it(tmp_path: Path) -> None:
+def test_a_log_truncated_behind_it_stops_it(tmp_path: Path) -> None:
     async def run() -> None:
         with EventLog(tmp_path) as log:
             log.append_many(signals(5))
@@ -204,7 +206,7 @@ def test_a_log_that_was_shortened_behind_it_halts_it(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_another_log_in_the_place_of_the_one_it_reads_halts_it(tmp_path: Path) -> None:
+def test_replacing_the_log_by_another_stops_it(tmp_path: Path) -> None:
     async def run() -> None:
         with EventLog(tmp_path) as log:
             log.append_many(signals(5))
@@ -220,7 +222,7 @@ def test_another_log_in_the_place_of_the_one_it_reads_halts_it(tmp_path: Path) -
     asyncio.run(run())
 
 
-def test_a_log_directory_that_was_put_back_whole_is_followed_again(tmp_path: Path) -> None:
+def test_a_restored_log_directory_is_followed_again(tmp_path: Path) -> None:
     async def run() -> None:
         logs, copy = tmp_path / "logs", tmp_path / "copy"
         with EventLog(tmp_path) as log:
@@ -240,7 +242,7 @@ def test_a_log_directory_that_was_put_back_whole_is_followed_again(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_line_without_an_end_is_waited_for_and_said_once(
+def test_an_unfinished_line_is_awaited_and_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def run() -> None:
@@ -254,7 +256,7 @@ def test_a_line_without_an_end_is_waited_for_and_said_once(
             async with aclosing(log.tail()) as batches:
                 await take(batches, 1)
                 coming = asyncio.ensure_future(take(batches, 1))
-                await asyncio.sleep(ALARM_S + 2)
+                await asyncio.sleep(UNFINISHED_LINE_WARN_S + 2)
                 assert not coming.done()
                 log.append(a_signal(2))  # a writer puts the bytes aside
                 assert await coming == [2]
@@ -278,23 +280,23 @@ def test_closing_it_leaves_no_descriptor_and_ends_its_watch(tmp_path: Path) -> N
                     await asyncio.gather(waiting, return_exceptions=True)
             for thread in threading.enumerate():
                 if thread.name == "eventlog-watch":
-                    await asyncio.to_thread(thread.join, PATIENCE_S)
+                    await asyncio.to_thread(thread.join, DEADLINE_S)
             # What a watch held is closed a moment after its thread.
-            await happens(lambda: len(os.listdir("/proc/self/fd")) <= before, "closing them all")
+            await until_async(
+                lambda: len(os.listdir("/proc/self/fd")) <= before, "closing them all"
+            )
 
     asyncio.run(run())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_command_follows_until_it_is_told_to_stop(
-    tmp_path: Path, number: signal.Signals
-) -> None:
+def test_the_command_follows_until_it_is_stopped(tmp_path: Path, number: signal.Signals) -> None:
     with EventLog(tmp_path) as log:
         log.append_many(signals(3))
         with pipe(tmp_path, "-n", "1", "-f", "--json", command="tail") as tail:
-            assert [line["seq"] for line in tail.hear(1)] == [3]
+            assert [line["seq"] for line in tail.read_answers(1)] == [3]
             log.append(a_signal(4))
-            assert [line["seq"] for line in tail.hear(1)] == [4]
+            assert [line["seq"] for line in tail.read_answers(1)] == [4]
             tail.send(number)
             assert tail.wait() == 130
             assert "Traceback" not in tail.err

@@ -21,7 +21,7 @@ from eventlog.storage.locks import WriterLock
 from eventlog.verify.verify import verify
 from tests.harness.command import eventlog, jsonl
 from tests.harness.fault_disk import FaultDisk
-from tests.harness.log_checks import assert_whole, bytes_of, lines_in, segments_in
+from tests.harness.log_checks import assert_valid_log, lines_in, segments_in, tree_contents
 from tests.harness.mounts import mounted
 from tests.harness.signals import a_signal, signals
 
@@ -201,13 +201,13 @@ def read_all(home: Path, after: int = 0) -> list[Entry]:
         return list(log.read(after=after))
 
 
-def forget_the_word(home: Path) -> None:
+def remove_lock_record(home: Path) -> None:
     """As after a restart of the machine."""
     (home / "logs/.lock").unlink(missing_ok=True)
 
 
-def but_for_the_lock(home: Path) -> dict[str, bytes | str]:
-    return {name: data for name, data in bytes_of(home).items() if not name.endswith(".lock")}
+def without_lock_file(home: Path) -> dict[str, bytes | str]:
+    return {name: data for name, data in tree_contents(home).items() if not name.endswith(".lock")}
 
 
 @of_each_damage
@@ -215,13 +215,13 @@ def but_for_the_lock(home: Path) -> dict[str, bytes | str]:
 def test_damage_is_listed_and_nothing_is_changed(home: Path, name: str, boot: str) -> None:
     DAMAGE[name](home)
     if boot == "another boot":
-        forget_the_word(home)
-    before = but_for_the_lock(home)
+        remove_lock_record(home)
+    before = without_lock_file(home)
     report = repair(home)
     assert report.damage
     assert report.advice
     assert not report.is_done
-    assert but_for_the_lock(home) == before
+    assert without_lock_file(home) == before
     with pytest.raises(LogCorrupt):
         read_all(home)
 
@@ -230,19 +230,19 @@ def test_damage_is_listed_and_nothing_is_changed(home: Path, name: str, boot: st
 @pytest.mark.parametrize(
     "boot", ["this boot", pytest.param("another boot", marks=pytest.mark.slow)]
 )
-def test_what_is_accepted_is_a_gap_and_all_else_stays(
+def test_accepted_damage_becomes_a_gap_and_all_other_entries_stay(
     home: Path, original: Path, name: str, boot: str
 ) -> None:
     entries = {entry.seq: entry for entry in read_all(original)}
     DAMAGE[name](home)
     if boot == "another boot":
-        forget_the_word(home)
-    damaged = bytes_of(home)
+        remove_lock_record(home)
+    damaged = tree_contents(home)
     report = repair(home, accept=True)
     assert report.accepted
     assert report.is_done
     lost = {seq for record in report.accepted for seq in range(record.seq_from, record.seq_to + 1)}
-    for path, data in bytes_of(home).items():
+    for path, data in tree_contents(home).items():
         if not path.endswith((".lock", ".durable", ".accepted")):
             assert data == damaged.get(path, b"")
     for _ in range(2):
@@ -250,7 +250,7 @@ def test_what_is_accepted_is_a_gap_and_all_else_stays(
         assert found == {seq: entry for seq, entry in entries.items() if seq not in lost}
         for after in range(1, max(entries) + 1):
             assert [e.seq for e in read_all(home, after)] == [s for s in found if s > after]
-        forget_the_word(home)
+        remove_lock_record(home)
 
 
 @of_each_damage
@@ -262,7 +262,7 @@ def test_appends_go_on_after_damage_was_accepted(home: Path, name: str, boot: st
         before = [line for line in lines_in(home) if line.endswith(b"\n")]
         report = repair(home, accept=True)
         if boot == "another boot":
-            forget_the_word(home)
+            remove_lock_record(home)
         if name != "the last segment a copy of the first":
             assert living.append(a_signal(1001)).seq == last_seq + 1
             last_seq += 1
@@ -295,11 +295,11 @@ def test_a_backup_puts_the_original_bytes_back(
         assert file is not None
         assert (home / "logs" / file).read_bytes() == damaged[file.removesuffix(".damaged")]
     assert not list((home / "logs").glob(".*.new"))
-    assert assert_whole(home)[-1]["seq"] == len(assert_whole(original))
-    forget_the_word(home)
+    assert assert_valid_log(home)[-1]["seq"] == len(assert_valid_log(original))
+    remove_lock_record(home)
     with EventLog(home) as log:
         assert log.append(a_signal(5000)).seq == ENTRIES + 1
-    assert_whole(home)
+    assert_valid_log(home)
     assert repair(home) == Repaired()
 
 
@@ -309,7 +309,7 @@ def test_a_backup_puts_the_original_bytes_back(
 def torn_home(original: Path, home: Path, size: int) -> bytes:
     """The log as a crash may leave it: the last batch cut, no word of this boot, an old mark."""
     shutil.copytree(original, home, symlinks=True)
-    forget_the_word(home)
+    remove_lock_record(home)
     path = segments_in(home)[-1]
     lines = path.read_bytes().splitlines(keepends=True)
     batch = json.loads(lines[-1])["batch"]
@@ -336,15 +336,15 @@ def test_an_unacknowledged_tail_is_cut_at_every_byte_and_kept(
         assert report.torn_bytes_cut == len(torn)
         assert report.kept_in is not None
         assert (home / "logs" / report.kept_in).read_bytes() == torn
-        assert_whole(home)
+        assert_valid_log(home)
         assert repair(home) == Repaired()
         with EventLog(home) as log:
             assert log.append(a_signal(77)).seq == ENTRIES
-        assert_whole(home)
+        assert_valid_log(home)
         shutil.rmtree(home)
 
 
-def test_both_slots_of_the_watermark_say_what_is_kept_before_the_tail_is_cut(
+def test_both_watermark_slots_hold_the_kept_end_before_the_tail_is_cut(
     original: Path, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
@@ -360,7 +360,7 @@ def test_both_slots_of_the_watermark_say_what_is_kept_before_the_tail_is_cut(
         assert watermark is not None
         assert (watermark.end.seq, watermark.end.chain) == (kept["seq"], kept["chain"])
     assert repair(home).torn_bytes_cut
-    assert_whole(home)
+    assert_valid_log(home)
 
 
 def assert_kept_lines(home: Path) -> dict[str, Any]:
@@ -371,7 +371,7 @@ def assert_kept_lines(home: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("fill", [b"\0", b"\xa5"])
 @pytest.mark.parametrize("sector", range(3))
-def test_a_tail_of_missing_sectors_is_no_damage(
+def test_a_tail_of_missing_sectors_is_torn_and_not_damage(
     original: Path, tmp_path: Path, fill: bytes, sector: int
 ) -> None:
     """R2."""
@@ -381,15 +381,15 @@ def test_a_tail_of_missing_sectors_is_no_damage(
     start = path.stat().st_size - len(tail)
     overwrite(-1, start + 512 * sector, (fill * 512)[: len(tail) - 512 * sector])(home)
     assert repair(home).torn_bytes_cut > 0
-    assert_whole(home)
+    assert_valid_log(home)
 
 
-def test_damage_and_a_torn_tail_are_told_apart(home: Path, original: Path) -> None:
+def test_damage_and_a_torn_tail_are_distinguished(home: Path, original: Path) -> None:
     with EventLog(home) as log:
         log.append_many(signals(2, start=100))
     flip_line(2, 150)(home)
     cut(-1, -9)(home)
-    forget_the_word(home)
+    remove_lock_record(home)
     shutil.copyfile(original / "logs/.durable", home / "logs/.durable")
     assert repair(home).torn_bytes_cut == 0
     assert len(repair(home).damage) == 1
@@ -398,16 +398,16 @@ def test_damage_and_a_torn_tail_are_told_apart(home: Path, original: Path) -> No
     assert report.torn_bytes_cut > 0
     report = repair(home, backup=str(original))
     assert len(report.restored) == 1
-    assert_whole(home)
+    assert_valid_log(home)
 
 
 @pytest.mark.parametrize("tries", [1, 2])
-def test_where_nothing_is_proven_a_doubtful_end_never_becomes_a_proof(
+def test_an_unproven_end_never_becomes_proof_of_durability(
     home: Path, original: Path, tmp_path: Path, tries: int
 ) -> None:
     """A bare copy whose last whole segment is another one, with a torn tail behind it."""
     both(copy_segment(3, 2), cut(3, 100))(home)
-    forget_the_word(home)
+    remove_lock_record(home)
     (home / "logs/.durable").unlink()
     if tries == 2:
         with EventLog(tmp_path / "other") as log:
@@ -417,16 +417,14 @@ def test_where_nothing_is_proven_a_doubtful_end_never_becomes_a_proof(
     assert verify(home).ok
     before = [path.read_bytes() for path in segments_in(original)[:3]]
     assert [path.read_bytes() for path in segments_in(home)[:3]] == before
-    forget_the_word(home)
+    remove_lock_record(home)
     with EventLog(home) as log:
         assert log.append(a_signal(900)).seq == len(lines_in(home)) == log.last_seq
     assert verify(home).ok
 
 
 @pytest.mark.parametrize("named", [2, 4])
-def test_a_copy_named_for_an_entry_in_the_midst_of_a_segment_is_named(
-    home: Path, named: int
-) -> None:
+def test_a_copy_named_for_an_entry_inside_a_segment_is_reported(home: Path, named: int) -> None:
     """R6: nobody reads on past it, and no repair is done while it stands there."""
     first, second = segments_in(home)[:2]
     stray = first.with_name(f"{named:020d}.jsonl")
@@ -443,13 +441,13 @@ def test_a_copy_named_for_an_entry_in_the_midst_of_a_segment_is_named(
     assert repair(home).is_done
 
 
-def test_a_whole_log_is_left_as_it_is(home: Path, original: Path) -> None:
-    before = but_for_the_lock(home)
+def test_an_undamaged_log_is_not_changed(home: Path, original: Path) -> None:
+    before = without_lock_file(home)
     assert repair(home, accept=True, backup=str(original)) == Repaired()
     assert repair(home).to_text() == ["nothing to repair: the log is whole"]
-    forget_the_word(home)
+    remove_lock_record(home)
     assert repair(home) == Repaired()
-    assert but_for_the_lock(home) == before
+    assert without_lock_file(home) == before
 
 
 # -- accepting
@@ -488,7 +486,7 @@ def test_a_lost_record_is_damage_again(home: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a segment missing", "lines deleted", "the last segment missing"])
-def test_what_is_put_back_by_hand_is_read_though_it_was_accepted_as_lost(
+def test_bytes_put_back_by_hand_are_read_although_accepted_as_lost(
     home: Path, original: Path, name: str
 ) -> None:
     DAMAGE[name](home)
@@ -500,7 +498,7 @@ def test_what_is_put_back_by_hand_is_read_though_it_was_accepted_as_lost(
     assert repair(home) == Repaired()
 
 
-def test_a_record_that_leads_nowhere_holds_no_reader(home: Path) -> None:
+def test_a_gap_record_without_its_target_does_not_stop_a_reader(home: Path) -> None:
     flip_line(2, 150)(home)
     repair(home, accept=True)
     path = home / "logs/.accepted"
@@ -548,7 +546,7 @@ def test_a_backup_may_be_a_home_its_logs_or_a_copy_of_them(
     for backup in (original, original / "logs", plain):
         flip_line(2, 150)(home)
         assert repair(home, backup=str(backup)).is_done
-        assert_whole(home)
+        assert_valid_log(home)
     names = sorted(path.name for path in (home / "logs").glob("*.damaged*"))
     assert len(names) == 3
 
@@ -566,18 +564,18 @@ def test_a_backup_that_does_not_help_changes_nothing(
     damaged_too = copy_of(original, tmp_path / "damaged")
     flip_line(2, 160)(damaged_too)
     flip_line(2, 150)(home)
-    before = but_for_the_lock(home)
+    before = without_lock_file(home)
     for backup in (other, shorter, damaged_too, home):
         report = repair(home, backup=str(backup))
         assert not report.restored
         assert len(report.damage) == 1
         assert "00000000000000000013.jsonl" in report.advice[0]
         assert "15" in report.advice[0]
-        assert but_for_the_lock(home) == before
+        assert without_lock_file(home) == before
     for nothing in (tmp_path, tmp_path / "absent", segments_in(original)[0]):
         with pytest.raises(EventLogError, match="the backup"):
             repair(home, backup=str(nothing))
-    assert but_for_the_lock(home) == before
+    assert without_lock_file(home) == before
 
 
 def test_an_older_backup_restores_what_it_has_and_the_rest_may_be_accepted(
@@ -596,7 +594,7 @@ def test_an_older_backup_restores_what_it_has_and_the_rest_may_be_accepted(
     assert len(read_all(home)) == ENTRIES + 29
 
 
-def test_lines_that_were_edited_and_chained_anew_are_restored(
+def test_edited_and_rechained_lines_are_restored(
     home: Path, original: Path, tmp_path: Path
 ) -> None:
     """R9: the first original line looks bad, and what is before it is not ours."""
@@ -635,7 +633,7 @@ def test_two_repairs_or_a_writer_never_work_at_once(home: Path) -> None:
     assert repair(home, accept=True).is_done
 
 
-def test_a_read_only_log_is_refused_in_words(home: Path) -> None:
+def test_a_read_only_log_is_refused_with_a_message(home: Path) -> None:
     """R10."""
     disk = FaultDisk()
     disk.fail("open", path=".lock", error=EROFS)
@@ -698,7 +696,7 @@ def test_a_loss_that_is_accepted_is_a_gap_and_stays_a_finding(home: Path, origin
     assert b"accepted before" in again.out
 
 
-def test_a_restored_log_is_as_if_nothing_had_happened(home: Path, original: Path) -> None:
+def test_a_restored_log_equals_the_original(home: Path, original: Path) -> None:
     both(flip_line(2, 150), remove(2))(home)
     done = eventlog("repair", "--from", original, "--json", home=home)
     assert done.code == 0
@@ -710,10 +708,10 @@ def test_a_restored_log_is_as_if_nothing_had_happened(home: Path, original: Path
     assert eventlog("cat", home=home).out == b"".join(lines_in(original))
     assert eventlog("verify", home=home).code == 0
     assert eventlog("append", home=home, stdin=jsonl([a_signal(99)])).code == 0
-    assert_whole(home)
+    assert_valid_log(home)
 
 
-def test_a_backup_that_does_not_help_is_bad_news(home: Path, tmp_path: Path) -> None:
+def test_a_backup_that_does_not_help_exits_1(home: Path, tmp_path: Path) -> None:
     backup = copy_of(home, tmp_path / "backup")
     for each in (home, backup):
         flip_line(2, 150)(each)
@@ -735,7 +733,7 @@ def test_a_torn_tail_is_cut_by_the_command(original: Path, tmp_path: Path) -> No
     assert eventlog("repair", home=home).out == b"nothing to repair: the log is whole\n"
 
 
-def test_on_a_read_only_file_system_reading_goes_on_and_repair_says_why_it_cannot(
+def test_on_a_read_only_file_system_reads_work_and_repair_reports_the_reason(
     home: Path,
 ) -> None:
     """R10."""
@@ -751,9 +749,7 @@ def test_on_a_read_only_file_system_reading_goes_on_and_repair_says_why_it_canno
 
 
 @pytest.mark.parametrize("how", ["moved", "copied"])
-def test_a_segment_with_the_wrong_name_tells_of_no_entries(
-    home: Path, tmp_path: Path, how: str
-) -> None:
+def test_a_misnamed_segment_gives_no_entries(home: Path, tmp_path: Path, how: str) -> None:
     """Whatever repair makes of it, with the files put right by hand all is as it was."""
     before = {path.name: path.read_bytes() for path in segments_in(home)}
     backup = tmp_path / "the-backup"

@@ -15,7 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from eventlog import EventLog, EventLogError, LogCorrupt
-from eventlog.format.durability import decode_word, encode_word
+from eventlog.format.durability import decode_lock_record, encode_lock_record
 from eventlog.format.scan import CHAIN_UNKNOWN, tip_of
 from eventlog.read.reader import LogReader
 from eventlog.repair.repair import Repaired, repair
@@ -25,22 +25,22 @@ from tests.eventlog.repair.test_repair import (
     ENTRIES,
     NOW,
     build,
-    forget_the_word,
+    remove_lock_record,
     torn_home,
 )
 from tests.harness.log_checks import lines_in
 from tests.harness.signals import a_signal, signals
 from tools.crash.actors import Killed
 from tools.crash.inodes import ROOT, File, Folder, Inodes, Link
-from tools.crash.simulated_disk import Fault, SimDisk, World
-from tools.crash.states import everything, files_of, nothing, random_power_loss, word_inode
+from tools.crash.simulated_disk import Fault, SimulatedDisk, World
+from tools.crash.states import everything, files_of, lock_inode, nothing, random_power_loss
 
 HOME, BACKUP = "/simulated/home", "/simulated/backup"
 CHANGES = {"create", "pwrite", "truncate", "fdatasync", "fsync_dir", "rename", "unlink"}
 RANDOM_STATES = 3  # of what a power loss may leave, at each step
 STEPS_MAX = 200
 
-Work = Callable[[SimDisk], Repaired]
+Work = Callable[[SimulatedDisk], Repaired]
 
 
 def inodes_of(roots: dict[str, Path]) -> Inodes:
@@ -54,9 +54,9 @@ def inodes_of(roots: dict[str, Path]) -> Inodes:
             inodes[number] = Link(str(path.readlink()))
         elif path is not None and path.is_file():
             data = path.read_bytes()
-            word = decode_word(data) if path.name == ".lock" else None
+            word = decode_lock_record(data) if path.name == ".lock" else None
             if word is not None:
-                data = encode_word(word._replace(boot_id=SimDisk(World()).boot_id()))
+                data = encode_lock_record(word._replace(boot_id=SimulatedDisk(World()).boot_id()))
             inodes[number] = File(data, data)
         else:
             children = names or {child.name: child for child in path.iterdir()} if path else names
@@ -78,7 +78,7 @@ def simulated(home: Path, backup: Path | None = None) -> Inodes:
     return inodes
 
 
-def work(disk: SimDisk, *, backup: bool = False, accept: bool = False) -> Repaired:
+def work(disk: SimulatedDisk, *, backup: bool = False, accept: bool = False) -> Repaired:
     return repair(
         HOME,
         backup=BACKUP if backup else None,
@@ -91,7 +91,7 @@ def work(disk: SimDisk, *, backup: bool = False, accept: bool = False) -> Repair
 
 def lines_of(world: World) -> list[bytes]:
     """What a reader gets to see. Raises LogCorrupt."""
-    reader = LogReader(SimDisk(world, 9), Home(HOME))
+    reader = LogReader(SimulatedDisk(world, 9), Home(HOME))
     found = []
     while lines := reader.read():
         found += lines
@@ -128,7 +128,7 @@ def interrupted(start: Inodes, do: Work) -> Iterator[World]:
             left = nth
             world = World(dict(start))
             with suppress(Killed, EventLogError):
-                do(SimDisk(world, 1, step))
+                do(SimulatedDisk(world, 1, step))
             if left > 0:
                 return
             world.reap(1)
@@ -169,10 +169,10 @@ def test_a_restore_that_is_interrupted_loses_nothing_and_is_finished_by_the_next
     finish = partial(work, backup=True)
     for world in interrupted(simulated(home, backup), finish):
         assert kept <= stored(world)
-        report = finish(SimDisk(world, 2))
+        report = finish(SimulatedDisk(world, 2))
         assert report.is_done
         assert lines_of(world) == original
-        assert work(SimDisk(world, 3)) == Repaired()
+        assert work(SimulatedDisk(world, 3)) == Repaired()
 
 
 @pytest.mark.parametrize("name", ["a bit in a body", "the last segment missing", "zeros"])
@@ -182,20 +182,20 @@ def test_an_acceptance_that_is_interrupted_is_finished_by_the_next(
 ) -> None:
     DAMAGE[name](home)
     if boot == "another boot":
-        forget_the_word(home)
+        remove_lock_record(home)
     start = simulated(home)
     finish = partial(work, accept=True)
     reference = World(dict(start))
-    finish(SimDisk(reference, 1))
+    finish(SimulatedDisk(reference, 1))
     wanted = lines_of(reference)
     assert ENTRIES // 2 < len(wanted) < ENTRIES
     for world in interrupted(start, finish):
-        if work(SimDisk(world, 2)).damage:
+        if work(SimulatedDisk(world, 2)).damage:
             with pytest.raises(LogCorrupt):
                 lines_of(world)
-            assert finish(SimDisk(world, 3)).is_done
+            assert finish(SimulatedDisk(world, 3)).is_done
         assert lines_of(world) == wanted
-        assert work(SimDisk(world, 4)).is_done
+        assert work(SimulatedDisk(world, 4)).is_done
 
 
 def test_a_cut_that_is_interrupted_is_finished_by_the_next(home: Path, tmp_path: Path) -> None:
@@ -204,10 +204,10 @@ def test_a_cut_that_is_interrupted_is_finished_by_the_next(home: Path, tmp_path:
     tail = tail[tail.rfind(b"\n") + 1 :]
     start = simulated(torn)
     reference = World(dict(start))
-    assert work(SimDisk(reference, 1)).torn_bytes_cut
+    assert work(SimulatedDisk(reference, 1)).torn_bytes_cut
     wanted = lines_of(reference)
     for world in interrupted(start, work):
-        assert work(SimDisk(world, 2)).is_done
+        assert work(SimulatedDisk(world, 2)).is_done
         assert lines_of(world) == wanted
         files = {path: inode for path, inode in files_of(world.inodes) if ".torn" in path}
         assert tail in [inode.cache for inode in files.values() if isinstance(inode, File)]
@@ -241,10 +241,10 @@ def bytes_at(inodes: Inodes, ino: int) -> bytes:
     return file.cache
 
 
-def with_bytes(inodes: Inodes, changed: dict[int, bytes], *, has_word: bool) -> Inodes:
+def with_bytes(inodes: Inodes, changed: dict[int, bytes], *, has_lock_record: bool) -> Inodes:
     after = {**inodes, **{ino: File(data, data) for ino, data in changed.items()}}
-    if not has_word:
-        after[word_inode(inodes)] = File()
+    if not has_lock_record:
+        after[lock_inode(inodes)] = File()
     return after
 
 
@@ -252,10 +252,10 @@ def check_accept_and_restore(start: Inodes, damaged: Inodes) -> int:
     """Accepts the damage on one disk and restores it on another. Gives how many entries it cost."""
     original = lines_of(World(dict(start)))
     world = World(dict(damaged))
-    if not work(SimDisk(world, 1)).damage:
+    if not work(SimulatedDisk(world, 1)).damage:
         assert lines_of(world) == original  # bytes were added at the end, and are torn
         return 0
-    report = work(SimDisk(world, 2), accept=True)
+    report = work(SimulatedDisk(world, 2), accept=True)
     assert report.is_done
     lost = {s for gap in report.accepted for s in range(gap.seq_from, gap.seq_to + 1)}
     at_their_word = {gap.seq_to + 1 for gap in report.accepted if gap.chain == CHAIN_UNKNOWN}
@@ -264,11 +264,11 @@ def check_accept_and_restore(start: Inodes, damaged: Inodes) -> int:
     assert [tip_of(line).seq for line in found] == [tip_of(line).seq for line in kept]
     for line, wanted in zip(found, kept, strict=True):
         assert line == wanted or tip_of(line).seq in at_their_word
-    with EventLog(HOME, disk=SimDisk(world, 3), allow_network_fs=True) as log:
+    with EventLog(HOME, disk=SimulatedDisk(world, 3), allow_network_fs=True) as log:
         log.append(a_signal(777))
     assert lines_of(world)[:-1] == found
     restored = World(dict(damaged))
-    assert work(SimDisk(restored, 1), backup=True).is_done
+    assert work(SimulatedDisk(restored, 1), backup=True).is_done
     assert lines_of(restored) == original
     for path, inode in files_of(start):
         if path.startswith(HOME) and path.endswith(".jsonl") and isinstance(inode, File):
@@ -283,8 +283,10 @@ def test_a_flipped_bit_costs_one_entry_wherever_it_is(disk_of_a_log: Inodes) -> 
         for at in range(number, len(data), FLIPS_STEP):
             flipped = bytearray(data)
             flipped[at] ^= 1 << random.randrange(8)
-            has_word = bool(random.getrandbits(1))
-            damaged = with_bytes(disk_of_a_log, {ino: bytes(flipped)}, has_word=has_word)
+            has_lock_record = bool(random.getrandbits(1))
+            damaged = with_bytes(
+                disk_of_a_log, {ino: bytes(flipped)}, has_lock_record=has_lock_record
+            )
             assert check_accept_and_restore(disk_of_a_log, damaged) == 1
 
 
@@ -328,9 +330,9 @@ def edited(files: list[bytes], edit: tuple[str, int, float, int]) -> list[bytes]
 
 @pytest.mark.slow
 @settings(max_examples=200)
-@given(edits=st.lists(EDITS, min_size=1, max_size=EDITS_MAX), has_word=st.booleans())
-def test_whatever_the_damage_nothing_altered_is_read_and_a_backup_mends_it(
-    disk_of_a_log: Inodes, edits: list[tuple[str, int, float, int]], has_word: bool
+@given(edits=st.lists(EDITS, min_size=1, max_size=EDITS_MAX), has_lock_record=st.booleans())
+def test_no_altered_bytes_are_read_and_a_backup_repairs_any_damage(
+    disk_of_a_log: Inodes, edits: list[tuple[str, int, float, int]], has_lock_record: bool
 ) -> None:
     numbers = segment_inodes(disk_of_a_log)
     whole = files = [bytes_at(disk_of_a_log, ino) for ino in numbers]
@@ -338,4 +340,6 @@ def test_whatever_the_damage_nothing_altered_is_read_and_a_backup_mends_it(
         files = edited(files, edit)
     assume(files != whole)
     changed = dict(zip(numbers, files, strict=True))
-    check_accept_and_restore(disk_of_a_log, with_bytes(disk_of_a_log, changed, has_word=has_word))
+    check_accept_and_restore(
+        disk_of_a_log, with_bytes(disk_of_a_log, changed, has_lock_record=has_lock_record)
+    )

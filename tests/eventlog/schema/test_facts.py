@@ -79,7 +79,7 @@ def test_a_fact_is_stored_with_its_signal_id_first_and_the_rest_sorted(
         ("position.opened", {"signal_id": None}, "signal_id must be text (got None)"),
     ],
 )
-def test_what_a_fact_may_not_be_is_refused_with_field_problem_and_value(
+def test_an_invalid_fact_is_refused_with_field_problem_and_value(
     event: str, given: dict[str, object], problem: str
 ) -> None:
     with pytest.raises(InvalidSignal) as refusal:
@@ -88,13 +88,13 @@ def test_what_a_fact_may_not_be_is_refused_with_field_problem_and_value(
     assert refusal.value.field == problem.split()[0]
 
 
-@pytest.mark.parametrize("event", facts.FACTS)
+@pytest.mark.parametrize("event", facts.FACT_KEYS)
 def test_each_of_the_five_facts_needs_a_signal_id(event: str) -> None:
     with pytest.raises(InvalidSignal, match=r"^signal_id is missing"):
         body(event, order_id="o", reason="r", exit_price=1)
 
 
-def test_an_event_that_is_not_known_needs_only_a_name() -> None:
+def test_an_unknown_event_needs_only_a_name() -> None:
     assert body("position.opened") == b""
     assert body("position.opened", b=1, a={"d": 1, "c": [2]}) == b'"a":{"c":[2],"d":1},"b":1'
     assert body("position.opened", b=1, signal_id="s") == b'"signal_id":"s","b":1'

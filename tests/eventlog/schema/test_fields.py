@@ -33,7 +33,7 @@ ALL_RULES = (
 
 
 @given(rule=st.sampled_from(ALL_RULES), value=ANYTHING)
-def test_a_rule_gives_the_stored_form_or_refuses(rule: values.Rule, value: object) -> None:
+def test_a_rule_gives_the_stored_form_or_refuses(rule: values.FieldRule, value: object) -> None:
     with suppress(InvalidSignal):  # what is refused, and how, stands in the tables below
         stored = rule("the_field", value)
         assert repr(rule("the_field", stored)) == repr(stored)  # it is left as it is
@@ -74,8 +74,8 @@ class Wide(float):
         (values.outcome, "win", "win"),
     ],
 )
-def test_what_fits_is_stored_in_one_form(
-    rule: values.Rule, given: object, stored: str | float
+def test_a_valid_value_is_stored_in_one_form(
+    rule: values.FieldRule, given: object, stored: str | float
 ) -> None:
     found = rule("f", given)
     assert (type(found), repr(found)) == (type(stored), repr(stored))
@@ -128,8 +128,8 @@ def test_what_fits_is_stored_in_one_form(
         (values.sha256_hex, "a" * 64 + "\n", "must be 64 lower-case hex digits"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_field_problem_and_value(
-    rule: values.Rule, given: object, problem: str
+def test_an_invalid_value_is_refused_with_field_problem_and_value(
+    rule: values.FieldRule, given: object, problem: str
 ) -> None:
     with pytest.raises(InvalidSignal) as refusal:
         rule("the_field", given)
@@ -199,7 +199,7 @@ class Nanoseconds(datetime):
         (Nanoseconds(2025, 1, 1, tzinfo=UTC), "has more than six digits of a second"),
     ],
 )
-def test_a_time_that_is_not_certain_is_refused(given: object, problem: str) -> None:
+def test_an_ambiguous_time_is_refused(given: object, problem: str) -> None:
     with pytest.raises(InvalidSignal) as refusal:
         values.timestamp("timestamp", given)
     assert str(refusal.value).startswith(f"timestamp {problem}")
@@ -217,7 +217,7 @@ ZONES: st.SearchStrategy[tzinfo] = st.timedeltas(
         timezones=ZONES,
     )
 )
-def test_text_and_datetime_of_one_moment_are_stored_alike(moment: datetime) -> None:
+def test_text_and_datetime_of_the_same_time_are_stored_alike(moment: datetime) -> None:
     stored = values.timestamp("timestamp", moment)
     assert values.timestamp("timestamp", moment.isoformat()) == stored
     assert datetime.fromisoformat(stored) == moment
@@ -302,7 +302,7 @@ def doubling(levels: int) -> object:
         ({"a": [NESTED_32]}, "a[0][0]"),
     ],
 )
-def test_what_json_would_not_give_back_is_refused_with_its_path(
+def test_a_value_that_json_would_change_is_refused_with_its_path(
     fields: dict[str, object], problem: str
 ) -> None:
     with pytest.raises(InvalidSignal) as refusal:
@@ -316,7 +316,7 @@ def test_nesting_is_counted_from_the_payload() -> None:
         values.check_json({"a": [NESTED_32]})
 
 
-def test_a_list_that_holds_itself_is_refused() -> None:
+def test_a_list_that_contains_itself_is_refused() -> None:
     endless: list[object] = []
     endless.append(endless)
     with pytest.raises(InvalidSignal, match="is nested deeper than 32"):

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventlog.errors import HashMismatch, InvalidSignal
-from eventlog.schema.signal import HASHED, Signal, canonical, content_sha256
+from eventlog.schema.signal import HASHED_FIELDS, Signal, canonical, content_sha256
 from tests.harness.requirements import needs_shared
 
 PLAIN: Mapping[str, object] = {
@@ -44,7 +44,9 @@ def test_every_vector_that_alpine_accepted_is_met_to_the_byte() -> None:
     assert len(vectors) >= 12
     for vector in vectors:
         signal = Signal.from_mapping(vector.get("given", vector["signal"]))
-        assert {key: getattr(signal, key) for key in HASHED} == vector["signal"], vector["name"]
+        assert {key: getattr(signal, key) for key in HASHED_FIELDS} == vector["signal"], vector[
+            "name"
+        ]
         assert canonical(signal.payload()) == vector["canonical"], vector["name"]
         assert signal.sha256 == content_sha256(vector["signal"]) == vector["sha256"], vector["name"]
         assert Signal.from_mapping({**vector["signal"], "sha256": vector["sha256"]}) == signal
@@ -61,7 +63,7 @@ ANY_JSON = (
 )
 
 
-@given(st.fixed_dictionaries(dict.fromkeys(HASHED, ANY_JSON)))
+@given(st.fixed_dictionaries(dict.fromkeys(HASHED_FIELDS, ANY_JSON)))
 def test_the_canonical_form_is_what_json_dumps_writes_for_any_value(
     fields: dict[str, object],
 ) -> None:
@@ -152,7 +154,7 @@ def test_a_signal_is_stored_in_one_form(
         ({"sha256": "x"}, "sha256 must be 64 lower-case hex digits (got x)"),
     ],
 )
-def test_what_a_signal_may_not_be_is_refused_with_field_problem_and_value(
+def test_an_invalid_signal_is_refused_with_field_problem_and_value(
     changes: dict[str, object], problem: str
 ) -> None:
     with pytest.raises(InvalidSignal) as refusal:
@@ -182,12 +184,12 @@ def test_a_signal_with_its_own_sha256_must_be_in_stored_form_already(
 
 
 @pytest.mark.parametrize("field", ["signal_id", "timestamp"])
-def test_a_signal_with_its_own_sha256_brings_what_the_hash_covers(field: str) -> None:
+def test_a_signal_with_its_own_sha256_must_contain_every_hashed_field(field: str) -> None:
     with pytest.raises(InvalidSignal, match=f"^{field} is missing"):
         made(sha256=PLAIN_SHA256, **{field: ...})
 
 
-def test_a_signal_with_its_own_sha256_says_target_price_itself() -> None:
+def test_a_signal_with_its_own_sha256_must_contain_target_price() -> None:
     with pytest.raises(InvalidSignal, match=r"^take_profit is stored as target_price"):
         made(sha256=PLAIN_SHA256, target_price=..., take_profit=158.25)
 
@@ -252,12 +254,12 @@ def test_the_payload_is_in_the_order_of_the_disk_whatever_the_callers() -> None:
     assert list(Signal.from_mapping(fields).payload()) == expected.split()
 
 
-def test_what_the_log_will_fill_in_is_not_in_the_payload_yet() -> None:
+def test_fields_that_the_log_fills_in_are_not_in_the_payload_yet() -> None:
     payload = made(signal_id=..., timestamp=...).payload()
     assert payload.keys() & {"signal_id", "timestamp", "sha256"} == set()
 
 
-def test_a_signal_does_not_change_when_what_it_was_made_of_does() -> None:
+def test_a_signal_does_not_change_with_its_source_mapping() -> None:
     inner = [1]
     signal = made(nested={"list": inner})
     inner.append(2)
@@ -305,5 +307,5 @@ def test_the_class_itself_applies_the_same_rules() -> None:
     assert signal.sha256 == PLAIN_SHA256
 
 
-def test_the_docstring_says_what_cannot_be_retried() -> None:
+def test_the_docstring_names_signals_that_cannot_be_retried() -> None:
     assert "cannot be retried\n    idempotently" in (Signal.__doc__ or "")

@@ -19,9 +19,9 @@ from eventlog.format import line
 from eventlog.format.line import RESERVED_KEYS
 from eventlog.schema import json_input
 from eventlog.schema import validation as door
-from eventlog.schema.json_input import parse_line
-from eventlog.schema.signal import ALIASES, RULES, Signal, content_sha256
-from eventlog.schema.validation import Admitted, admit
+from eventlog.schema.json_input import parse_json_line
+from eventlog.schema.signal import ALIASES, FIELD_RULES, Signal, content_sha256
+from eventlog.schema.validation import ValidatedItem, validate
 from tests.harness.requirements import needs_shared
 
 NOW = "2025-11-18T09:30:00.000001+00:00"
@@ -47,19 +47,19 @@ def never() -> NoReturn:
     raise AssertionError("nobody asked for it")
 
 
-def admitted(item: Mapping[str, object] | Signal) -> Admitted:
-    return admit(item, now=lambda: NOW, new_id=lambda: NEW_ID)
+def validated_item(item: Mapping[str, object] | Signal) -> ValidatedItem:
+    return validate(item, now=lambda: NOW, new_id=lambda: NEW_ID)
 
 
 def stored(item: Mapping[str, object] | Signal) -> dict[str, object]:
-    payload: dict[str, object] = orjson.loads(b"{" + admitted(item).body + b"}")
+    payload: dict[str, object] = orjson.loads(b"{" + validated_item(item).body + b"}")
     return payload
 
 
 def each_way(fields: dict[str, object]) -> Iterator[Mapping[str, object] | Signal]:
     """The same item, on the fast way, by the full rules, as a Signal, and out of a pipe."""
     yield from (fields, OrderedDict(fields), Signal.from_mapping(fields))
-    yield parse_line(json.dumps(fields).encode())
+    yield parse_json_line(json.dumps(fields).encode())
 
 
 class Refused(NamedTuple):
@@ -93,14 +93,14 @@ def test_the_body_is_the_payload_in_the_order_of_the_disk_without_braces() -> No
         (dict(PLAIN), start + regime + reasoning + end),
         (backwards, start + reasoning + regime + end),
     ):
-        found = admit(item, now=never, new_id=never)
-        assert found == Admitted("signal", "sig-0001", body, sha256, True)
+        found = validate(item, now=never, new_id=never)
+        assert found == ValidatedItem("signal", "sig-0001", body, sha256, True)
 
 
-def test_what_is_left_out_is_filled_in_and_the_caller_learns_it() -> None:
+def test_omitted_fields_are_filled_in_and_returned_to_the_caller() -> None:
     item = {key: PLAIN[key] for key in PLAIN if key not in ("signal_id", "timestamp")}
     for each in (item, OrderedDict(item), Signal.from_mapping(item)):
-        found = admitted(each)
+        found = validated_item(each)
         assert found.signal_id == NEW_ID
         assert not found.timestamp_given
         assert stored(each) == {
@@ -119,11 +119,11 @@ def test_defaults_are_stored() -> None:
     assert stored(item)["data_source"] == "weighted_consensus"
 
 
-def test_every_vector_that_alpine_accepted_passes_the_door() -> None:
+def test_every_vector_that_alpine_accepted_passes_validation() -> None:
     for vector in json.loads(needs_shared("data/hash_vectors.json").read_text()):
         for fields in (vector["signal"], vector.get("given", vector["signal"])):
             for item in each_way(fields):
-                assert admitted(item).sha256 == vector["sha256"], vector["name"]
+                assert validated_item(item).sha256 == vector["sha256"], vector["name"]
                 assert stored(item).items() >= vector["signal"].items(), vector["name"]
 
 
@@ -185,7 +185,7 @@ EXTRA = (
 )
 SPECIAL = st.sampled_from(
     [
-        *RULES,
+        *FIELD_RULES,
         *sorted(RESERVED_KEYS),
         *ALIASES,
         "sha256",
@@ -211,7 +211,7 @@ def items(draw: st.DrawFn, hostile: bool) -> dict[str, object]:
     )
     if hostile:
         fields |= draw(st.dictionaries(SPECIAL | st.text(max_size=3), HOSTILE, max_size=2))
-        for key in draw(st.lists(st.sampled_from(list(RULES)), max_size=1)):
+        for key in draw(st.lists(st.sampled_from(list(FIELD_RULES)), max_size=1)):
             fields.pop(key, None)
         if draw(st.booleans()):
             fields["event"] = draw(st.sampled_from(["signal", Text.AAPL, "executed", "Signal", 5]))
@@ -246,45 +246,47 @@ STRANGE: tuple[object, ...] = (
 
 @pytest.mark.parametrize(
     "key",
-    [*RULES, *ALIASES, *sorted(RESERVED_KEYS), "sha256", "x", "é", "\ud800", *Field, 1, None],
+    [*FIELD_RULES, *ALIASES, *sorted(RESERVED_KEYS), "sha256", "x", "é", "\ud800", *Field, 1, None],
     ids=repr,
 )
-def test_the_fast_way_and_the_full_rules_agree_on_each_field(key: str) -> None:
+def test_the_fast_path_and_the_full_rules_agree_on_each_field(key: str) -> None:
     """Only a plain dict takes the fast way."""
     for value in STRANGE:
         item = {other: PLAIN[other] for other in PLAIN if other != key} | {key: value}
-        assert outcome(partial(admitted, item)) == outcome(
-            partial(admitted, MappingProxyType(item))
+        assert outcome(partial(validated_item, item)) == outcome(
+            partial(validated_item, MappingProxyType(item))
         )
 
 
 @settings(max_examples=400)
 @given(items(hostile=True) | items(hostile=False))
-def test_the_fast_way_and_the_full_rules_agree_to_the_byte(item: dict[str, object]) -> None:
-    assert outcome(lambda: admitted(item)) == outcome(lambda: admitted(MappingProxyType(item)))
+def test_the_fast_path_and_the_full_rules_agree_to_the_byte(item: dict[str, object]) -> None:
+    assert outcome(lambda: validated_item(item)) == outcome(
+        lambda: validated_item(MappingProxyType(item))
+    )
 
 
 @given(items(hostile=False))
 def test_a_dict_and_the_signal_made_of_it_are_stored_alike(item: dict[str, object]) -> None:
-    assert admitted(Signal.from_mapping(item)) == admitted(item)
+    assert validated_item(Signal.from_mapping(item)) == validated_item(item)
 
 
 @given(items(hostile=False))
-def test_what_is_stored_passes_the_door_again_unchanged(item: dict[str, object]) -> None:
-    first = admitted(item)
-    again = admit(parse_line(b"{" + first.body + b"}"), now=never, new_id=never)
+def test_a_stored_item_passes_validation_again_unchanged(item: dict[str, object]) -> None:
+    first = validated_item(item)
+    again = validate(parse_json_line(b"{" + first.body + b"}"), now=never, new_id=never)
     assert again == first._replace(timestamp_given=True)
 
 
 @given(items(hostile=False))
 def test_further_keys_are_stored_exactly_and_in_the_callers_order(item: dict[str, object]) -> None:
-    extra = {key: value for key, value in item.items() if key not in RULES}
+    extra = {key: value for key, value in item.items() if key not in FIELD_RULES}
     found = stored(item)
     assert repr({key: found[key] for key in extra}) == repr(extra)
-    assert [key for key in found if key not in RULES] == [*extra, "sha256"]
+    assert [key for key in found if key not in FIELD_RULES] == [*extra, "sha256"]
 
 
-def test_a_later_line_of_other_texts_is_not_taken_for_the_first() -> None:
+def test_a_later_line_with_other_texts_is_not_confused_with_the_first() -> None:
     """Texts that were seen before are looked up: something else may equal one."""
     assert stored({**PLAIN, "symbol": "AAPL"})["symbol"] == "AAPL"
 
@@ -296,7 +298,7 @@ def test_a_later_line_of_other_texts_is_not_taken_for_the_first() -> None:
             return hash("AAPL")
 
     with pytest.raises(InvalidSignal, match=r"^symbol must be text"):
-        admitted({**PLAIN, "symbol": LooksLikeApple()})
+        validated_item({**PLAIN, "symbol": LooksLikeApple()})
 
 
 def test_a_signal_whose_extras_were_tampered_with_is_refused() -> None:
@@ -305,22 +307,22 @@ def test_a_signal_whose_extras_were_tampered_with_is_refused() -> None:
     assert isinstance(signal.extra, dict)
     signal.extra["chain"] = "x"
     with pytest.raises(InvalidSignal, match=r"^chain is a key of the log's own"):
-        admitted(signal)
+        validated_item(signal)
 
 
 def test_a_signal_that_brings_its_sha256_is_checked() -> None:
     sha256 = content_sha256(PLAIN)
-    assert admit({**PLAIN, "sha256": sha256}, now=never, new_id=never).sha256 == sha256
+    assert validate({**PLAIN, "sha256": sha256}, now=never, new_id=never).sha256 == sha256
     with pytest.raises(HashMismatch, match=r"^sha256 is not that of the nine fields"):
-        admitted({**PLAIN, "sha256": "0" * 64})
+        validated_item({**PLAIN, "sha256": "0" * 64})
     with pytest.raises(InvalidSignal, match=r"^entry_price is not in stored form, which is 150\.0"):
-        admitted({**PLAIN, "entry_price": 150, "sha256": sha256})
+        validated_item({**PLAIN, "entry_price": 150, "sha256": sha256})
 
 
 # A fact.
 
 
-def test_a_fact_has_no_sha256_and_its_signal_id_stands_first() -> None:
+def test_a_fact_has_no_sha256_and_its_signal_id_comes_first() -> None:
     item = {
         "exit_price": 158,
         "event": "closed",
@@ -328,12 +330,12 @@ def test_a_fact_has_no_sha256_and_its_signal_id_stands_first() -> None:
         "closed_at": "2025-11-18 02:00:00Z",
     }
     body = b'"signal_id":"s","closed_at":"2025-11-18T02:00:00.000000+00:00","exit_price":158.0'
-    found = admit(item, now=never, new_id=never)
-    assert found == Admitted("closed", "s", body, None, True)
+    found = validate(item, now=never, new_id=never)
+    assert found == ValidatedItem("closed", "s", body, None, True)
 
 
-def test_an_unknown_event_passes_with_nothing_but_its_name() -> None:
-    assert admit({"event": "heartbeat"}, now=never, new_id=never) == Admitted(
+def test_an_unknown_event_needs_only_its_name() -> None:
+    assert validate({"event": "heartbeat"}, now=never, new_id=never) == ValidatedItem(
         "heartbeat", None, b"", None, True
     )
 
@@ -350,9 +352,9 @@ def test_an_unknown_event_passes_with_nothing_but_its_name() -> None:
         ("{}", "item must be a mapping or a Signal (got {})"),
     ],
 )
-def test_what_is_neither_a_signal_nor_a_fact_is_refused(item: object, problem: str) -> None:
+def test_an_item_that_is_neither_signal_nor_fact_is_refused(item: object, problem: str) -> None:
     with pytest.raises(InvalidSignal) as refusal:
-        admitted(item)  # type: ignore[arg-type]
+        validated_item(item)  # type: ignore[arg-type]
     assert str(refusal.value).startswith(problem)
 
 
@@ -361,13 +363,13 @@ def test_what_is_neither_a_signal_nor_a_fact_is_refused(item: object, problem: s
 
 def padded(item: dict[str, object], payload_bytes: int) -> dict[str, object]:
     """`item` with a `padding` that makes its payload so long."""
-    body = admitted({**item, "padding": ""}).body
+    body = validated_item({**item, "padding": ""}).body
     return {**item, "padding": "p" * (payload_bytes - len(body) - 2)}
 
 
 @pytest.mark.parametrize("item", [dict(PLAIN), {"event": "e" * 64}])
 def test_the_longest_payload_fits_into_a_line_whatever_its_seq(item: dict[str, object]) -> None:
-    found = admitted(padded(item, 65_000))
+    found = validated_item(padded(item, 65_000))
     text, _ = line.encode(
         "e" * 64,
         found.body,
@@ -384,13 +386,13 @@ def test_a_longer_payload_is_refused_by_the_name_of_its_longest_field(
     item: dict[str, object],
 ) -> None:
     with pytest.raises(EntryTooLarge) as refusal:
-        admitted(type(item)(padded(item, 65_001)))
+        validated_item(type(item)(padded(item, 65_001)))
     assert str(refusal.value) == (
         f"padding makes the payload 65,001 bytes of JSON, more than 65,000 (got {'p' * 77}...)"
     )
 
 
-def test_the_texts_that_are_remembered_are_short() -> None:
+def test_only_short_texts_are_cached() -> None:
     """Else four thousand of them, padded with white space, would fill the memory."""
     remembered = door._stored_texts.cache_info().currsize
     assert stored({**PLAIN, "symbol": " " * 100_000 + "PADDED"})["symbol"] == "PADDED"
@@ -448,22 +450,20 @@ LINES = (
 @example(b'{"a":{"b":1,"b":2}}')
 @example(b'{"a":1,"\\u0061":2}')
 @example(b'{"a":"\\":","b":1,"b":2}')
-def test_the_fast_parse_and_the_strict_one_agree(text: bytes) -> None:
-    fast = outcome(lambda: repr(parse_line(text)))
+def test_the_fast_parser_and_the_strict_parser_agree(text: bytes) -> None:
+    fast = outcome(lambda: repr(parse_json_line(text)))
     assert fast == outcome(lambda: repr(json_input._parse_strictly(text)))
 
 
 @given(st.binary(max_size=60) | LINES.map(lambda text: text[: len(text) // 2]))
 def test_any_bytes_are_parsed_or_refused_and_nothing_else_is_raised(text: bytes) -> None:
-    outcome(lambda: parse_line(text))
+    outcome(lambda: parse_json_line(text))
 
 
 @given(text=LINES, at=st.integers(0, 200), byte=st.integers(0, 255))
-def test_what_is_parsed_is_what_every_strict_reader_would_see(
-    text: bytes, at: int, byte: int
-) -> None:
+def test_a_parsed_line_is_what_every_strict_reader_sees(text: bytes, at: int, byte: int) -> None:
     text = text[:at] + bytes([byte]) + text[at:]
-    found = outcome(lambda: parse_line(text))
+    found = outcome(lambda: parse_json_line(text))
     if isinstance(found, dict):
         assert repr(json.loads(text)) == repr(found)
         assert repr(orjson.loads(text)) == repr(found)
@@ -520,9 +520,9 @@ def object_of(text: str) -> bytes:
         (object_of("[" + "0," * 70_000 + "0]"), "x brings the payload over 65,000 values"),
     ],
 )
-def test_a_hostile_line_is_refused_and_told_what_is_wrong(text: bytes, problem: str) -> None:
+def test_a_hostile_line_is_refused_with_the_reason(text: bytes, problem: str) -> None:
     with pytest.raises(InvalidSignal) as refusal:
-        parse_line(text)
+        parse_json_line(text)
     assert str(refusal.value).startswith(problem)
     assert len(str(refusal.value)) < 300
     assert str(refusal.value).isprintable()
@@ -540,8 +540,8 @@ def test_a_hostile_line_is_refused_and_told_what_is_wrong(text: bytes, problem: 
         b'\t{ "a" :\r1 }\r\n',
     ],
 )
-def test_an_unusual_line_that_is_proper_json_is_read(text: bytes) -> None:
-    assert repr(parse_line(text)) == repr(json.loads(text))
+def test_an_unusual_but_valid_json_line_is_read(text: bytes) -> None:
+    assert repr(parse_json_line(text)) == repr(json.loads(text))
 
 
 # Hostile text stays text (S1).
@@ -565,7 +565,7 @@ def test_hostile_text_is_stored_as_it_is(text: str) -> None:
         found = stored(each)
         assert (found["strategy"], found["reasoning"]) == (text, text + "\x1b[2J\x00\n")
         assert found[text] == {text: text}
-        assert b"\n" not in admitted(each).body
+        assert b"\n" not in validated_item(each).body
 
 
 @given(
@@ -575,7 +575,7 @@ def test_hostile_text_is_stored_as_it_is(text: str) -> None:
 def test_a_refusal_shows_no_control_characters(name: str, value: str) -> None:
     """A message ends on somebody's terminal."""
     for item in ({**PLAIN, "symbol": value}, {**PLAIN, name: float("nan")}, {"event": value}):
-        found = outcome(partial(admitted, item))
+        found = outcome(partial(validated_item, item))
         if isinstance(found, Refused):
             assert found.message.isprintable()
 
@@ -584,4 +584,4 @@ def test_a_datetime_is_a_timestamp_and_nothing_else() -> None:
     moment = datetime(2025, 11, 18, 2, tzinfo=UTC)
     assert stored({**PLAIN, "timestamp": moment})["timestamp"] == PLAIN["timestamp"]
     with pytest.raises(InvalidSignal, match=r"^when is of type datetime, which is not JSON"):
-        admitted({**PLAIN, "when": moment})
+        validated_item({**PLAIN, "when": moment})

@@ -16,13 +16,13 @@ from eventlog import EventLog, EventLogError, ForeignHome, LogPoisoned, UnsafePa
 from eventlog.storage.home import APPLICATION_ID
 from tests.harness.command import eventlog, jsonl
 from tests.harness.fault_disk import FaultDisk
-from tests.harness.log_checks import assert_whole, bytes_of, ids_in, segments_in
+from tests.harness.log_checks import assert_valid_log, ids_in, segments_in, tree_contents
 from tests.harness.mounts import mounted
 from tests.harness.requirements import needs_shared
 from tests.harness.signals import a_signal, signals
 
-LOOKING = (("cat",), ("tail",), ("tail", "--json"), ("verify",), ("verify", "--json"))
-COMMANDS = (("append",), *LOOKING, ("status",), ("status", "--json"), ("top",))
+READ_COMMANDS = (("cat",), ("tail",), ("tail", "--json"), ("verify",), ("verify", "--json"))
+COMMANDS = (("append",), *READ_COMMANDS, ("status",), ("status", "--json"), ("top",))
 OF_THE_TABLE = (("digest",), ("signals",), ("stats",), ("rebuild-database",))
 
 
@@ -42,7 +42,7 @@ MASKS = [0o000, 0o777, *(pytest.param(umask, marks=pytest.mark.slow) for umask i
 
 
 @pytest.mark.parametrize("umask", MASKS, ids=oct)
-def test_new_files_are_ours_alone_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+def test_new_files_are_private_regardless_of_the_umask(tmp_path: Path, umask: int) -> None:
     home = tmp_path / "a/b/home"
     words = ("append", "--segment-bytes", 1)
     for number in range(1, 4):
@@ -60,7 +60,7 @@ def test_new_files_are_ours_alone_whatever_the_umask(tmp_path: Path, umask: int)
             assert mode(path) == 0o600, path
 
 
-def test_a_directory_that_stands_keeps_its_mode(home: Path) -> None:
+def test_an_existing_directory_keeps_its_mode(home: Path) -> None:
     modes = {home: 0o755, home / "logs": 0o750, home / "data": 0o2750}
     for path, bits in modes.items():
         path.mkdir()
@@ -93,15 +93,15 @@ def a_socket(path: Path, _: Path) -> None:
     os.mknod(path, stat.S_IFSOCK | 0o600)
 
 
-ALIENS = (a_link, a_dangling_link, a_fifo, a_directory, a_socket)
+UNEXPECTED_FILES = (a_link, a_dangling_link, a_fifo, a_directory, a_socket)
 Alien = Callable[[Path, Path], None]
 
 
 @pytest.mark.timeout(60)  # opening a FIFO must not hang
-@pytest.mark.parametrize("alien", ALIENS, ids=lambda a: a.__name__)
+@pytest.mark.parametrize("alien", UNEXPECTED_FILES, ids=lambda a: a.__name__)
 @pytest.mark.parametrize("name", ["logs/.lock", "logs/.durable", "logs/00000000000000000001.jsonl"])
 @pytest.mark.parametrize("when", ["before the first append", "later"])
-def test_something_else_at_a_path_of_ours_is_refused_and_left_alone(
+def test_an_unexpected_file_type_at_a_log_path_is_refused_and_left_alone(
     tmp_path: Path, home: Path, name: str, alien: Alien, when: str
 ) -> None:
     outside = tmp_path / "outside"
@@ -113,17 +113,17 @@ def test_something_else_at_a_path_of_ours_is_refused_and_left_alone(
             log.append(a_signal(1))
         (home / name).unlink()
     alien(home / name, outside)
-    before = bytes_of(home)[name]
+    before = tree_contents(home)[name]
     # A watermark is not needed to append, only soon afterwards: then closing the log says it.
     with pytest.raises(UnsafePath, match="move it away"), EventLog(home) as log:
         log.append(a_signal(2))
-    assert bytes_of(home)[name] == before
-    assert bytes_of(tmp_path)["outside"] == b"precious"
+    assert tree_contents(home)[name] == before
+    assert tree_contents(tmp_path)["outside"] == b"precious"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "outside"]
 
 
-@pytest.mark.parametrize("alien", ALIENS, ids=lambda a: a.__name__)
-def test_something_else_where_the_next_segment_should_be_is_refused_before_an_ack(
+@pytest.mark.parametrize("alien", UNEXPECTED_FILES, ids=lambda a: a.__name__)
+def test_an_unexpected_file_at_the_next_segment_is_refused_before_an_ack(
     tmp_path: Path, home: Path, alien: Alien
 ) -> None:
     outside = tmp_path / "outside"
@@ -141,19 +141,19 @@ def test_something_else_where_the_next_segment_should_be_is_refused_before_an_ac
     with EventLog(home, segment_bytes=1) as log:
         assert log.append(a_signal(2)).seq == 2
     assert ids_in(home) == ["s-1", "s-2"]
-    assert_whole(home)
+    assert_valid_log(home)
 
 
 @pytest.mark.parametrize("alien", [a_fifo, a_directory, a_socket], ids=lambda a: a.__name__)
-def test_something_else_at_the_convenience_link_is_left_alone_and_stops_nothing(
+def test_an_unexpected_file_at_the_convenience_link_is_left_alone(
     tmp_path: Path, home: Path, alien: Alien
 ) -> None:
     (home / "logs").mkdir(parents=True)
     alien(home / "logs/signals.log", tmp_path)
-    before = bytes_of(home)["logs/signals.log"]
+    before = tree_contents(home)["logs/signals.log"]
     with EventLog(home, segment_bytes=1) as log:
         assert [log.append(signal).seq for signal in signals(3)] == [1, 2, 3]
-    assert bytes_of(home)["logs/signals.log"] == before
+    assert tree_contents(home)["logs/signals.log"] == before
     assert sorted(path.name for path in (home / "logs").iterdir() if path.suffix != ".jsonl") == [
         *(".durable", ".lock", "signals.log")
     ]
@@ -161,21 +161,21 @@ def test_something_else_at_the_convenience_link_is_left_alone_and_stops_nothing(
 
 @pytest.mark.parametrize("name", ["", "logs", "data"])
 @pytest.mark.parametrize("alien", [a_dangling_link, a_fifo], ids=lambda a: a.__name__)
-def test_something_else_where_a_directory_should_be_is_refused(
+def test_a_file_instead_of_a_directory_is_refused(
     tmp_path: Path, home: Path, name: str, alien: Alien
 ) -> None:
     if name:
         home.mkdir()
     alien(home / name, tmp_path / "outside")
-    before = bytes_of(tmp_path)
+    before = tree_contents(tmp_path)
     done = eventlog("append", home=home, stdin=jsonl([a_signal()]))
     assert (done.code, done.out.count(b'"seq"')) == (3, 0), done.err
     assert "Traceback" not in done.err
-    assert {k: v for k, v in bytes_of(tmp_path).items() if k in before} == before
+    assert {k: v for k, v in tree_contents(tmp_path).items() if k in before} == before
     assert not (tmp_path / "outside").exists()
 
 
-def test_a_home_reached_by_a_link_is_fine(tmp_path: Path, home: Path) -> None:
+def test_a_home_may_be_reached_by_a_link(tmp_path: Path, home: Path) -> None:
     home.mkdir()
     (tmp_path / "link").symlink_to(home)
     with EventLog(tmp_path / "link") as log:
@@ -183,7 +183,7 @@ def test_a_home_reached_by_a_link_is_fine(tmp_path: Path, home: Path) -> None:
     assert ids_in(home) == ["s-1"]
 
 
-def test_a_loop_of_links_is_refused_in_words(tmp_path: Path) -> None:
+def test_a_loop_of_links_is_refused_with_a_message(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     for words in COMMANDS:
         done = eventlog(*words, home=tmp_path / "loop", stdin=jsonl([a_signal()]))
@@ -232,7 +232,7 @@ def test_every_command_refuses_a_home_of_the_old_tracker_and_touches_nothing(
     home: Path, make_old: Callable[[Path], None]
 ) -> None:
     make_old(home)
-    before, times = bytes_of(home), {p: p.stat().st_mtime_ns for p in home.rglob("*")}
+    before, times = tree_contents(home), {p: p.stat().st_mtime_ns for p in home.rglob("*")}
     for words in (*COMMANDS, *OF_THE_TABLE):
         done = eventlog(*words, home=home, stdin=jsonl([a_signal()]))
         assert done.code == 3, words
@@ -240,18 +240,18 @@ def test_every_command_refuses_a_home_of_the_old_tracker_and_touches_nothing(
         assert "Traceback" not in done.err
     with pytest.raises(ForeignHome, match="import-legacy"):
         EventLog(home)
-    assert bytes_of(home) == before
+    assert tree_contents(home) == before
     assert {p: p.stat().st_mtime_ns for p in home.rglob("*")} == times
 
 
 def test_a_home_that_becomes_the_old_trackers_is_refused_at_the_first_append(home: Path) -> None:
     log = EventLog(home)  # there was nothing yet
     old_log(home)
-    before = bytes_of(home)
+    before = tree_contents(home)
     with pytest.raises(ForeignHome):
         log.append(a_signal())
     log.close()
-    assert bytes_of(home) == before
+    assert tree_contents(home) == before
 
 
 def a_damaged_database(home: Path) -> None:
@@ -274,40 +274,40 @@ def our_database(home: Path) -> None:
 @pytest.mark.parametrize(
     "make", [a_damaged_database, an_empty_database, our_database], ids=lambda make: make.__name__
 )
-def test_only_a_readable_database_without_our_mark_is_the_old_trackers(
+def test_only_a_readable_database_without_our_application_id_is_the_old_trackers(
     home: Path, make: Callable[[Path], None]
 ) -> None:
     make(home)
-    before = bytes_of(home / "data")
+    before = tree_contents(home / "data")
     with EventLog(home) as log:
         assert log.append(a_signal()).seq == 1
-    assert bytes_of(home / "data") == before
+    assert tree_contents(home / "data") == before
 
 
 # -- readers change nothing
 
 
-def test_looking_changes_nothing(home: Path) -> None:
+def test_reading_changes_nothing(home: Path) -> None:
     with EventLog(home, segment_bytes=1000) as log:
         log.append_many(signals(3))
         log.append_many(signals(3, start=4))
-    before, times = bytes_of(home), {p: p.lstat().st_mtime_ns for p in home.rglob("*")}
-    for words in LOOKING:
+    before, times = tree_contents(home), {p: p.lstat().st_mtime_ns for p in home.rglob("*")}
+    for words in READ_COMMANDS:
         assert eventlog(*words, home=home).code == 0, words
     with EventLog(home) as log:
         assert len(list(log.read())) == log.last_seq == 6
-    assert bytes_of(home) == before
+    assert tree_contents(home) == before
     assert {p: p.lstat().st_mtime_ns for p in home.rglob("*")} == times
 
 
 def test_the_log_directory_holds_nothing_that_changes_without_an_append(home: Path) -> None:
     with EventLog(home, segment_bytes=1000) as log:
         log.append_many(signals(5))
-    before = bytes_of(home)
+    before = tree_contents(home)
     for _ in range(2):
         with EventLog(home, segment_bytes=1000) as log:
             log.last_seq  # noqa: B018
-    assert bytes_of(home) == before
+    assert tree_contents(home) == before
 
 
 def test_a_new_segment_whose_making_fails_half_way_never_leaves_a_hole(home: Path) -> None:
@@ -322,7 +322,7 @@ def test_a_new_segment_whose_making_fails_half_way_never_leaves_a_hole(home: Pat
     with EventLog(home, segment_bytes=1) as log:
         for number in (2, 3, 4):
             log.append(a_signal(number))
-    assert_whole(home)
+    assert_valid_log(home)
     assert sorted(ids_in(home)) == ["s-1", "s-2", "s-3", "s-4"]
 
 
@@ -344,7 +344,7 @@ def test_a_network_file_system_is_refused_unless_forced(home: Path, kind: str) -
         return
     assert (done.code, done.out) == (3, b"")
     assert f"the home is on a network file system ({kind})" in done.err
-    assert bytes_of(home) == {}
+    assert tree_contents(home) == {}
     forced = "import sys, eventlog; eventlog.EventLog(sys.argv[1], allow_network_fs=True).close()"
     command = [*under, sys.executable, "-c", forced, str(home)]
     assert subprocess.run(command, check=False).returncode == 0
@@ -354,13 +354,13 @@ ODD_MOUNT_POINTS = ["a b", "a\tb", "a\nb", "a\\b", "a\\040b", "a\rb", "a\x0bb", 
 
 
 @pytest.mark.parametrize("name", ODD_MOUNT_POINTS, ids=ascii)
-def test_the_file_system_is_known_whatever_its_mount_point_is_called(
-    tmp_path: Path, name: str
-) -> None:
+def test_the_file_system_is_identified_for_any_mount_point_name(tmp_path: Path, name: str) -> None:
     """W9: the kernel writes four characters of a name as octal numbers, and the others as such."""
     at = tmp_path / name
     (at / "home").mkdir(parents=True)
     under = mounted('mount -t tmpfs tmpfs "$1" && mkdir "$1/home"', at)
-    ask = "import sys; from eventlog.plumbing import file_system_of; print(file_system_of(sys.argv[1]))"
+    ask = (
+        "import sys; from eventlog.plumbing import filesystem_type as ask; print(ask(sys.argv[1]))"
+    )
     command = [*under, sys.executable, "-c", ask, str(at / "home")]
     assert subprocess.run(command, capture_output=True, check=False).stdout == b"tmpfs\n"

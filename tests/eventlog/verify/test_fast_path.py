@@ -13,12 +13,12 @@ from eventlog.format.line import CHAIN_BYTES, CHAIN_START, LINE_BYTES_MAX, encod
 from eventlog.format.scan import TIP_START, Tip
 from eventlog.schema import stored as check
 from eventlog.schema.fields import DEPTH_MAX
-from eventlog.schema.signal import RULES
-from eventlog.schema.stored import problem_within
-from eventlog.verify.fast_path import follow_quickly
-from eventlog.verify.line_verifier import Judge, follow
+from eventlog.schema.signal import FIELD_RULES
+from eventlog.schema.stored import problem_in_line
+from eventlog.verify.fast_path import verify_lines_fast
+from eventlog.verify.line_verifier import LineVerifier, verify_lines
 from tests.harness import histories
-from tests.harness.log_checks import NINE, content_sha256
+from tests.harness.log_checks import HASHED_FIELDS, content_sha256
 
 AT = "2025-11-18T02:00:00.123456Z"
 FIELDS: dict[str, Any] = {
@@ -49,13 +49,13 @@ def a_line(
     return line
 
 
-def judged(lines: list[bytes], tip: Tip = TIP_START) -> Tip | None:
+def full_verdict(lines: list[bytes], tip: Tip = TIP_START) -> Tip | None:
     """What the full rules say."""
-    judge = Judge(tip)
-    return None if any(judge.take(line) is not None for line in lines) else judge.tip
+    judge = LineVerifier(tip)
+    return None if any(judge.check(line) is not None for line in lines) else judge.tip
 
 
-def test_a_usual_signal_takes_the_fast_way() -> None:
+def test_a_usual_signal_takes_the_fast_path() -> None:
     for changes in (
         {},
         {"reasoning": "Momentum and volume confirm.", "regime": "QUIET", "sources_count": 4},
@@ -63,12 +63,12 @@ def test_a_usual_signal_takes_the_fast_way() -> None:
         {"confidence": 0.0, "entry_price": 1234567.12345678, "stop_price": 0.0001},
     ):
         lines = [a_line(body_of(**changes))]
-        assert follow_quickly(lines, TIP_START) == judged(lines) is not None
+        assert verify_lines_fast(lines, TIP_START) == full_verdict(lines) is not None
 
 
 @pytest.mark.slow
 @given(histories.histories())
-def test_the_fast_way_and_the_full_rules_agree_on_what_a_writer_wrote(
+def test_the_fast_path_and_the_full_rules_agree_on_written_lines(
     history: list[histories.Item],
 ) -> None:
     tip = TIP_START
@@ -80,9 +80,9 @@ def test_the_fast_way_and_the_full_rules_agree_on_what_a_writer_wrote(
         )
         tip = Tip(tip.seq + 1, tip.seq + 1, AT, chain)
         lines.append(line)
-    told = judged(lines)
-    assert follow_quickly(lines, TIP_START) in (told, None)
-    assert follow(lines, TIP_START) == told
+    told = full_verdict(lines)
+    assert verify_lines_fast(lines, TIP_START) in (told, None)
+    assert verify_lines(lines, TIP_START) == told
 
 
 # What an attacker would do: change the text, then make both hashes fit what the fast way sees.
@@ -116,13 +116,13 @@ edits = st.lists(
 def hashed_as_seen(body: bytes) -> bytes:
     """The body with the sha256 that the fast way computes of it, right or wrong."""
     head = a_line(b"")[:-CHAIN_BYTES] + b","
-    seen = check._LAYOUT.match(head + body)
+    seen = check.SIGNAL_LINE_PATTERN.match(head + body)
     digest = "0" * 64
     if seen is not None:
         _, _, _, signal_id, symbol, action, entry, target, stop, confidence, strategy, at = (
             seen.groups()
         )
-        text = check.CANONICAL % (
+        text = check.CANONICAL_FORMAT % (
             *(action, confidence, entry, signal_id, stop, strategy, symbol, target, at),
         )
         digest = hashlib.sha256(text).hexdigest()
@@ -131,7 +131,7 @@ def hashed_as_seen(body: bytes) -> bytes:
 
 @given(edits, st.booleans())
 @example([(0, 0, b"")], False)
-def test_what_the_fast_way_passes_the_full_rules_pass(
+def test_lines_that_the_fast_path_accepts_pass_the_full_rules(
     edits: list[tuple[int, int, bytes]], has_more: bool
 ) -> None:
     more = {"regime": "QUIET", "reasoning": "because, as ever", "n": 7} if has_more else {}
@@ -140,12 +140,12 @@ def test_what_the_fast_way_passes_the_full_rules_pass(
         start = place % (len(body) + 1)
         body = body[:start] + piece + body[start + length :]
     lines = [a_line(hashed_as_seen(body.replace(b"\n", b"")))]
-    quickly = follow_quickly(lines, TIP_START)
-    assert quickly is None or quickly == judged(lines)
+    quickly = verify_lines_fast(lines, TIP_START)
+    assert quickly is None or quickly == full_verdict(lines)
 
 
 @pytest.mark.slow
-def test_what_the_fast_way_passes_the_full_rules_pass_for_many_edits() -> None:
+def test_edited_lines_that_the_fast_path_accepts_pass_the_full_rules() -> None:
     rng = random.Random(1)
     passed = 0
     whole = body_of(regime="QUIET", reasoning="because, as ever").rpartition(b',"sha256"')[0]
@@ -155,10 +155,10 @@ def test_what_the_fast_way_passes_the_full_rules_pass_for_many_edits() -> None:
             start = rng.randrange(len(body) + 1)
             body = body[:start] + rng.choice(PIECES) + body[start + rng.randrange(3) :]
         lines = [a_line(hashed_as_seen(body))]
-        quickly = follow_quickly(lines, TIP_START)
+        quickly = verify_lines_fast(lines, TIP_START)
         if quickly is not None:
             passed += 1
-            assert quickly == judged(lines), lines
+            assert quickly == full_verdict(lines), lines
     assert passed > 1000
 
 
@@ -169,8 +169,8 @@ def test_a_quote_that_ends_one_member_and_starts_the_next_is_refused() -> None:
     shared = hashed_as_seen(body[:-1] + b',"').replace(b',","sha256":', b',"sha256":')
     assert shared.count(b'+00:00,"sha256":"') == 1
     lines = [a_line(shared)]
-    assert follow_quickly(lines, TIP_START) is None
-    assert judged(lines) is None
+    assert verify_lines_fast(lines, TIP_START) is None
+    assert full_verdict(lines) is None
 
 
 @pytest.mark.parametrize(
@@ -184,10 +184,12 @@ def test_a_quote_that_ends_one_member_and_starts_the_next_is_refused() -> None:
         (Tip(4, 3, "2026-01-01T00:00:00.000000Z", CHAIN_START), {"seq": 5, "batch": 5}),
     ],
 )
-def test_a_line_that_cannot_follow_is_refused(before: Tip, changes: dict[str, Any]) -> None:
+def test_a_line_that_does_not_continue_the_chain_is_refused(
+    before: Tip, changes: dict[str, Any]
+) -> None:
     lines = [a_line(body_of(), **changes)]
-    assert follow_quickly(lines, before) is None
-    assert follow(lines, before) is None
+    assert verify_lines_fast(lines, before) is None
+    assert verify_lines(lines, before) is None
 
 
 def test_a_line_may_be_as_long_as_the_limit_and_no_longer() -> None:
@@ -195,17 +197,19 @@ def test_a_line_may_be_as_long_as_the_limit_and_no_longer() -> None:
     for length, is_good in ((LINE_BYTES_MAX, True), (LINE_BYTES_MAX + 1, False)):
         lines = [a_line(body_of(x="y" * (length - short)))]
         assert len(lines[0]) == length
-        assert (follow(lines, TIP_START) is not None) == is_good
+        assert (verify_lines(lines, TIP_START) is not None) == is_good
 
 
 def test_the_layout_names_all_fields_of_a_signal_and_the_hash_its_nine() -> None:
-    assert set(RULES) | {"sha256"} <= check._TAKEN
-    keys = [key for key in sorted(NINE) if f'"{key}": %b'.encode() in check.CANONICAL]
-    assert keys == sorted(NINE)
+    assert set(FIELD_RULES) | {"sha256"} <= check._KNOWN_KEYS
+    keys = [
+        key for key in sorted(HASHED_FIELDS) if f'"{key}": %b'.encode() in check.CANONICAL_FORMAT
+    ]
+    assert keys == sorted(HASHED_FIELDS)
     assert check._BRACKETS_MAX <= DEPTH_MAX
 
 
-def test_no_problem_is_told_of_a_fact_or_an_unknown_event() -> None:
+def test_facts_and_unknown_events_have_no_reported_problem() -> None:
     for event in ("closed", "tick"):
         line, _ = encode(event, b"", seq=1, batch=1, recorded_at=AT, prev_chain=CHAIN_START)
-        assert problem_within(line) is None
+        assert problem_in_line(line) is None

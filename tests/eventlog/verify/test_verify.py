@@ -29,10 +29,10 @@ from eventlog.storage.disk import RealDisk
 from eventlog.storage.home import home_at
 from eventlog.verify.inventory import inventory
 from eventlog.verify.log_verifier import FINDINGS_MAX
-from eventlog.verify.ranges import cut
+from eventlog.verify.ranges import split_ranges
 from eventlog.verify.verify import PARALLEL_BYTES_MIN, verify
 from tests.harness.fault_disk import FaultDisk
-from tests.harness.log_checks import bytes_of, content_sha256, lines_in, segments_in
+from tests.harness.log_checks import content_sha256, lines_in, segments_in, tree_contents
 from tests.harness.signals import a_signal, closed, signals
 
 AT = "2025-11-18T02:00:00.123456Z"
@@ -67,7 +67,7 @@ def forget(home: Path, known: str) -> None:
         (home / "logs/.durable").unlink()
 
 
-def places(home: Path) -> list[tuple[Where, bytes]]:
+def spans(home: Path) -> list[tuple[Where, bytes]]:
     """Where each line stands."""
     found: list[tuple[Where, bytes]] = []
     for path in segments_in(home):
@@ -98,7 +98,7 @@ def memory() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def whole(memory: Path) -> Path:
+def undamaged(memory: Path) -> Path:
     """18 entries in three segments of six, batches of three. Nobody changes it."""
     home = memory / "whole"
     with EventLog(home, segment_bytes=1500) as log:
@@ -109,9 +109,9 @@ def whole(memory: Path) -> Path:
 
 
 @pytest.fixture
-def home(whole: Path, memory: Path) -> Path:
+def home(undamaged: Path, memory: Path) -> Path:
     """A copy of it to be damaged."""
-    return a_copy(whole, memory)
+    return a_copy(undamaged, memory)
 
 
 def a_copy(home: Path, memory: Path) -> Path:
@@ -122,7 +122,7 @@ def a_copy(home: Path, memory: Path) -> Path:
 # -- a log that is whole
 
 
-def test_a_whole_log_is_told_with_its_head(home: Path) -> None:
+def test_an_undamaged_log_is_reported_with_its_head(home: Path) -> None:
     last = json.loads(lines_in(home)[-1])
     assert verify(home).to_json() == {
         "ok": True,
@@ -137,14 +137,14 @@ def test_a_whole_log_is_told_with_its_head(home: Path) -> None:
 
 
 @pytest.mark.parametrize("known", MARKS)
-def test_it_reads_only(home: Path, known: str) -> None:
+def test_it_is_read_only(home: Path, known: str) -> None:
     forget(home, known)
-    before = bytes_of(home)
+    before = tree_contents(home)
     assert verify(home).ok
-    assert bytes_of(home) == before
+    assert tree_contents(home) == before
 
 
-def test_where_there_is_no_log_it_says_so_and_makes_nothing(tmp_path: Path) -> None:
+def test_a_missing_log_is_reported_and_nothing_is_created(tmp_path: Path) -> None:
     with pytest.raises(LogNotFound):
         verify(tmp_path / "home")
     assert list(tmp_path.iterdir()) == []
@@ -171,20 +171,20 @@ def test_it_waits_for_no_lock(home: Path) -> None:
 
 
 def test_progress_grows_to_the_size_of_the_log(home: Path) -> None:
-    told: list[tuple[int, int]] = []
-    verify(home, progress=lambda done, total: told.append((done, total)))
+    reported: list[tuple[int, int]] = []
+    verify(home, progress=lambda done, total: reported.append((done, total)))
     size = sum(path.stat().st_size for path in segments_in(home))
-    assert told == sorted(told) and told[-1] == (size, size)
+    assert reported == sorted(reported) and reported[-1] == (size, size)
 
 
 # -- bits that flip
 
 
 @pytest.mark.parametrize("known", ["word", "watermark"])
-def test_a_flip_is_told_once_with_its_place(home: Path, known: str) -> None:
+def test_a_flipped_bit_is_reported_once_with_its_place(home: Path, known: str) -> None:
     forget(home, known)
     rng = random.Random(known)
-    for where, line in places(home):
+    for where, line in spans(home):
         for at in (0, len(line) - 1, len(line) - 2, *rng.sample(range(len(line)), 8)):
             put(home, where, flipped(line, at, 1 << rng.randrange(8)))
             assert found(home) == [where], f"entry {where.seq}, byte {at}"
@@ -193,32 +193,32 @@ def test_a_flip_is_told_once_with_its_place(home: Path, known: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("known", MARKS)
-def test_each_byte_that_flips_is_told_once_with_its_place(home: Path, known: str) -> None:
+def test_each_flipped_byte_is_reported_once_with_its_place(home: Path, known: str) -> None:
     forget(home, known)
     rng = random.Random(known)
-    for where, line in places(home):
+    for where, line in spans(home):
         for at in range(len(line)):
             put(home, where, flipped(line, at, 1 << rng.randrange(8)))
             report = verify(home)
             # Without a mark the last batch, entries 16 to 18, need not have been durable.
             is_torn = known == "nothing" and where.seq >= 16
-            told = [Where(f.segment, f.byte_offset, f.seq) for f in report.findings]
-            assert told == ([] if is_torn else [where]), f"entry {where.seq}, byte {at}"
+            reported = [Where(f.segment, f.byte_offset, f.seq) for f in report.findings]
+            assert reported == ([] if is_torn else [where]), f"entry {where.seq}, byte {at}"
             assert bool(report.torn_bytes) == is_torn
             put(home, where, line)
 
 
-def test_flips_in_lines_next_to_each_other_are_told_each(home: Path) -> None:
-    lines = places(home)[2:5]
+def test_flipped_bits_in_adjacent_lines_are_each_reported(home: Path) -> None:
+    lines = spans(home)[2:5]
     for where, line in lines:
         put(home, where, flipped(line, 150))
     assert found(home) == [where for where, _ in lines]
 
 
-def test_bytes_that_became_zeros_are_one_damage(home: Path) -> None:
+def test_zeroed_bytes_are_one_finding(home: Path) -> None:
     path = path_of(home, 7)
     data = path.read_bytes()
-    first, second = places(home)[7][0], places(home)[10][0]
+    first, second = spans(home)[7][0], spans(home)[10][0]
     middle = first.byte_offset + 200
     hole = second.byte_offset + 100 - middle
     path.write_bytes(data[:middle] + bytes(hole) + data[middle + hole :])
@@ -258,27 +258,29 @@ damages = st.lists(
 
 
 @given(damages)
-def test_whatever_changes_before_the_durable_end_is_told(
-    whole: Path, memory: Path, damages: list[Damage]
+def test_every_change_before_the_durable_end_is_reported(
+    undamaged: Path, memory: Path, damages: list[Damage]
 ) -> None:
-    home = a_copy(whole, memory)
+    home = a_copy(undamaged, memory)
     for damage in damages:
         damage.to(home)
-    durable, now = (b"".join(path.read_bytes() for path in segments_in(h)) for h in (whole, home))
+    durable, now = (
+        b"".join(path.read_bytes() for path in segments_in(h)) for h in (undamaged, home)
+    )
     assert verify(home).ok == now.startswith(durable)
     shutil.rmtree(home)
 
 
 @given(damages)
-def test_without_any_mark_it_still_never_crashes(
-    whole: Path, memory: Path, damages: list[Damage]
+def test_without_a_watermark_or_lock_record_it_never_crashes(
+    undamaged: Path, memory: Path, damages: list[Damage]
 ) -> None:
-    home = a_copy(whole, memory)
+    home = a_copy(undamaged, memory)
     forget(home, "nothing")
     for damage in damages:
         damage.to(home)
     report = verify(home)
-    kept = b"".join(lines_in(whole)[: report.entries])
+    kept = b"".join(lines_in(undamaged)[: report.entries])
     if report.ok:  # what it takes for torn is at the end, and nothing before it has changed
         now = b"".join(path.read_bytes() for path in segments_in(home))
         assert now[: len(now) - report.torn_bytes] == kept
@@ -286,10 +288,10 @@ def test_without_any_mark_it_still_never_crashes(
 
 
 @given(damages, st.sampled_from(MARKS))
-def test_where_a_reader_halts_verify_tells_the_same_first(
-    whole: Path, memory: Path, damages: list[Damage], known: str
+def test_the_first_finding_is_where_a_reader_stops(
+    undamaged: Path, memory: Path, damages: list[Damage], known: str
 ) -> None:
-    home = a_copy(whole, memory)
+    home = a_copy(undamaged, memory)
     forget(home, known)
     for damage in damages:
         damage.to(home)
@@ -310,7 +312,7 @@ def test_where_a_reader_halts_verify_tells_the_same_first(
 
 
 @pytest.mark.parametrize("known", MARKS)
-def test_a_missing_segment_is_named_where_it_should_be(home: Path, known: str) -> None:
+def test_a_missing_segment_is_reported_at_its_place(home: Path, known: str) -> None:
     forget(home, known)
     end = Where(name_of(1), path_of(home, 1).stat().st_size, 7)
     path_of(home, 7).unlink()
@@ -320,13 +322,13 @@ def test_a_missing_segment_is_named_where_it_should_be(home: Path, known: str) -
     assert (report.entries, report.last_seq, report.segments) == (12, 18, 2)
 
 
-def test_a_missing_first_segment_is_told(home: Path) -> None:
+def test_a_missing_first_segment_is_reported(home: Path) -> None:
     path_of(home, 1).unlink()
     assert found(home) == [Where(name_of(7), 0, 1)]
 
 
 @pytest.mark.parametrize("known", ["word", "watermark"])
-def test_a_missing_last_segment_is_told(home: Path, known: str) -> None:
+def test_a_missing_last_segment_is_reported(home: Path, known: str) -> None:
     forget(home, known)
     end = Where(name_of(7), path_of(home, 7).stat().st_size, 13)
     path_of(home, 13).unlink()
@@ -334,7 +336,7 @@ def test_a_missing_last_segment_is_told(home: Path, known: str) -> None:
 
 
 @pytest.mark.parametrize("known", ["word", "watermark"])
-def test_all_segments_missing_are_told(home: Path, known: str) -> None:
+def test_a_log_without_any_segment_is_reported(home: Path, known: str) -> None:
     forget(home, known)
     for path in segments_in(home):
         path.unlink()
@@ -342,7 +344,7 @@ def test_all_segments_missing_are_told(home: Path, known: str) -> None:
 
 
 @pytest.mark.parametrize("known", MARKS)
-def test_swapped_segments_are_told_each_and_verified_where_they_belong(
+def test_swapped_segments_are_each_reported_and_verified_at_their_place(
     home: Path, known: str
 ) -> None:
     forget(home, known)
@@ -355,7 +357,7 @@ def test_swapped_segments_are_told_each_and_verified_where_they_belong(
 
 @pytest.mark.parametrize("known", MARKS)
 @pytest.mark.parametrize(("first", "name"), [(7, 9), (13, 14), (7, 20), (1, 4)])
-def test_a_renamed_segment_is_told(home: Path, known: str, first: int, name: int) -> None:
+def test_a_renamed_segment_is_reported(home: Path, known: str, first: int, name: int) -> None:
     forget(home, known)
     path_of(home, first).rename(path_of(home, name))
     assert found(home) == [Where(name_of(name), 0, first)]
@@ -363,14 +365,16 @@ def test_a_renamed_segment_is_told(home: Path, known: str, first: int, name: int
 
 @pytest.mark.parametrize("known", MARKS)
 @pytest.mark.parametrize("name", [9, 20])
-def test_a_copy_of_a_segment_is_told(home: Path, known: str, name: int) -> None:
+def test_a_copy_of_a_segment_is_reported(home: Path, known: str, name: int) -> None:
     forget(home, known)
     shutil.copy(path_of(home, 7), path_of(home, name))
     assert found(home) == [Where(name_of(name), 0, name)]
 
 
 @pytest.mark.parametrize("known", MARKS)
-def test_a_segment_overwritten_with_a_copy_of_another_is_told_once(home: Path, known: str) -> None:
+def test_a_segment_overwritten_by_a_copy_of_another_is_reported_once(
+    home: Path, known: str
+) -> None:
     forget(home, known)
     shutil.copy(path_of(home, 1), path_of(home, 7))
     assert found(home) == [Where(name_of(7), 0, 7)]
@@ -379,9 +383,9 @@ def test_a_segment_overwritten_with_a_copy_of_another_is_told_once(home: Path, k
 
 
 @pytest.mark.parametrize("known", MARKS)
-def test_a_segment_that_is_missing_does_not_hide_damage_behind_it(home: Path, known: str) -> None:
+def test_a_missing_segment_does_not_hide_later_damage(home: Path, known: str) -> None:
     forget(home, known)
-    one, two = places(home)[12:14]
+    one, two = spans(home)[12:14]
     end = Where(name_of(1), path_of(home, 1).stat().st_size, 7)
     path_of(home, 7).unlink()
     put(home, one[0], b"#")
@@ -392,7 +396,7 @@ def test_a_segment_that_is_missing_does_not_hide_damage_behind_it(home: Path, kn
 
 
 @pytest.mark.parametrize("known", MARKS)
-def test_an_emptied_segment_is_told(home: Path, known: str) -> None:
+def test_an_emptied_segment_is_reported(home: Path, known: str) -> None:
     forget(home, known)
     path_of(home, 7).write_bytes(b"")
     assert found(home) == [Where(name_of(7), 0, 7)]
@@ -400,13 +404,13 @@ def test_an_emptied_segment_is_told(home: Path, known: str) -> None:
 
 @pytest.mark.parametrize("known", ["word", "watermark"])
 @pytest.mark.parametrize("segment", [1, 7, 13])
-def test_a_segment_cut_anywhere_is_told_once_where_it_ends(
+def test_a_truncated_segment_is_reported_once_at_its_end(
     home: Path, known: str, segment: int
 ) -> None:
     forget(home, known)
     path = path_of(home, segment)
     data = path.read_bytes()
-    lines = [where for where, _ in places(home) if where.segment == path.name]
+    lines = [where for where, _ in spans(home) if where.segment == path.name]
     for length in range(0, len(data), 37):
         path.write_bytes(data[:length])
         last = max(where for where in lines if where.byte_offset <= length)
@@ -416,7 +420,7 @@ def test_a_segment_cut_anywhere_is_told_once_where_it_ends(
         assert found(home) == [where]
 
 
-def test_a_segment_of_another_log_is_told(home: Path, memory: Path) -> None:
+def test_a_segment_of_another_log_is_reported(home: Path, memory: Path) -> None:
     other = memory / "other"
     with EventLog(other, segment_bytes=1500) as log:
         for number in range(21, 33, 2):
@@ -425,7 +429,7 @@ def test_a_segment_of_another_log_is_told(home: Path, memory: Path) -> None:
     assert found(home) == [Where(name_of(7), 0, 7), Where(name_of(13), 0, 13)]
 
 
-def test_a_file_that_is_named_like_no_segment_is_told(home: Path) -> None:
+def test_an_unknown_file_name_is_reported(home: Path) -> None:
     (home / "logs/copy.jsonl").write_bytes(b"what is this?")
     report = verify(home)
     assert [f.segment for f in report.findings] == ["copy.jsonl"]
@@ -433,7 +437,9 @@ def test_a_file_that_is_named_like_no_segment_is_told(home: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["symlink", "directory", "fifo"])
-def test_what_is_no_regular_file_is_told_and_not_followed(home: Path, kind: str) -> None:
+def test_a_path_that_is_not_a_regular_file_is_reported_and_not_followed(
+    home: Path, kind: str
+) -> None:
     path = path_of(home, 7)
     path.rename(home / "elsewhere")
     if kind == "symlink":
@@ -448,7 +454,7 @@ def test_what_is_no_regular_file_is_told_and_not_followed(home: Path, kind: str)
 
 
 @pytest.mark.parametrize("known", MARKS)
-def test_an_empty_last_segment_is_nothing_wrong(home: Path, known: str) -> None:
+def test_an_empty_last_segment_is_not_a_finding(home: Path, known: str) -> None:
     forget(home, known)
     path_of(home, 19).touch()
     report = verify(home)
@@ -456,7 +462,7 @@ def test_an_empty_last_segment_is_nothing_wrong(home: Path, known: str) -> None:
 
 
 @pytest.mark.parametrize("known", MARKS)
-def test_an_empty_last_segment_of_the_wrong_name_is_told(home: Path, known: str) -> None:
+def test_a_misnamed_empty_last_segment_is_reported(home: Path, known: str) -> None:
     forget(home, known)
     path_of(home, 21).touch()
     assert len(found(home)) == 1
@@ -465,7 +471,7 @@ def test_an_empty_last_segment_of_the_wrong_name_is_told(home: Path, known: str)
 # -- the end
 
 
-def test_bytes_beyond_the_durable_end_are_torn_and_no_finding(home: Path) -> None:
+def test_bytes_beyond_the_durable_end_are_torn_and_not_a_finding(home: Path) -> None:
     with path_of(home, 13).open("ab") as file:
         file.write(b'{"v":1,"seq":19,"batch":19,\0\0\0\n{}\n')
     report = verify(home)
@@ -478,11 +484,11 @@ def test_a_batch_in_a_segment_that_was_just_made_is_torn(home: Path) -> None:
     assert report.ok and report.torn_bytes == 9
 
 
-def test_the_last_batch_cut_at_any_byte_is_torn_and_no_finding(home: Path) -> None:
+def test_a_last_batch_cut_at_any_byte_is_torn_and_not_a_finding(home: Path) -> None:
     forget(home, "nothing")
     path = path_of(home, 13)
     data = path.read_bytes()
-    lines = [where for where, _ in places(home) if where.segment == path.name]
+    lines = [where for where, _ in spans(home) if where.segment == path.name]
     for length in range(lines[3].byte_offset, len(data)):
         path.write_bytes(data[:length])
         last = max(where for where in lines if where.byte_offset <= length)
@@ -493,7 +499,7 @@ def test_the_last_batch_cut_at_any_byte_is_torn_and_no_finding(home: Path) -> No
 
 def test_a_torn_tail_does_not_hide_damage_before_it(home: Path) -> None:
     forget(home, "nothing")
-    where, line = places(home)[4]
+    where, line = spans(home)[4]
     put(home, where, flipped(line, 100))
     path = path_of(home, 13)
     path.write_bytes(path.read_bytes()[:-10])
@@ -501,31 +507,31 @@ def test_a_torn_tail_does_not_hide_damage_before_it(home: Path) -> None:
     assert verify(home).torn_bytes > 0
 
 
-def test_what_ends_a_segment_that_is_not_the_last_is_never_torn(home: Path) -> None:
+def test_the_end_of_a_closed_segment_is_never_torn(home: Path) -> None:
     forget(home, "nothing")
     path = path_of(home, 7)
     path.write_bytes(path.read_bytes()[:-10])
     shutil.copy(path_of(home, 1), path_of(home, 13))
-    assert found(home) == [places(home)[11][0], Where(name_of(13), 0, 13)]
+    assert found(home) == [spans(home)[11][0], Where(name_of(13), 0, 13)]
 
 
-def test_a_log_that_ends_below_its_watermark_is_told(home: Path) -> None:
+def test_a_log_that_ends_below_its_watermark_is_reported(home: Path) -> None:
     forget(home, "watermark")
     path = path_of(home, 13)
-    where, _ = places(home)[15]
+    where, _ = spans(home)[15]
     path.write_bytes(path.read_bytes()[: where.byte_offset])
     assert found(home) == [where]
     assert "durable up to entry 18" in verify(home).findings[0].problem
 
 
-def test_a_watermark_beyond_the_word_is_believed(home: Path, whole: Path) -> None:
+def test_a_watermark_beyond_the_lock_record_is_used(home: Path, undamaged: Path) -> None:
     with EventLog(home) as log:
         log.append(a_signal(50))
-    shutil.copy(whole / "logs/.lock", home / "logs/.lock")
+    shutil.copy(undamaged / "logs/.lock", home / "logs/.lock")
     assert [where.seq for where in found(home)] == [19]
 
 
-def test_a_writer_that_comes_meanwhile_is_believed(home: Path) -> None:
+def test_a_writer_that_starts_during_verification_is_taken_into_account(home: Path) -> None:
     forget(home, "watermark")
     path = path_of(home, 13)
     with path.open("ab") as file:
@@ -624,7 +630,7 @@ def a_log_of(memory: Path, lines: list[bytes]) -> Path:
     return home
 
 
-def told(memory: Path, lines: list[bytes]) -> list[tuple[int, int]]:
+def reported(memory: Path, lines: list[bytes]) -> list[tuple[int, int]]:
     """The seqs that are told, each with the line at which it is."""
     home = a_log_of(memory, lines)
     starts = [sum(map(len, lines[:index])) for index in range(len(lines) + 1)]
@@ -633,64 +639,64 @@ def told(memory: Path, lines: list[bytes]) -> list[tuple[int, int]]:
 
 
 @pytest.fixture
-def lines(whole: Path) -> list[bytes]:
+def lines(undamaged: Path) -> list[bytes]:
     """Lines of a whole log: batches of three, told apart by evidence of later ones."""
-    return lines_in(whole)
+    return lines_in(undamaged)
 
 
-def test_deleted_lines_are_told_once(memory: Path, lines: list[bytes]) -> None:
-    assert told(memory, lines[:4] + lines[5:]) == [(5, 5)]
-    assert told(memory, lines[:4] + lines[9:]) == [(5, 5)]
-    assert told(memory, lines[3:]) == [(1, 1)]
+def test_deleted_lines_are_reported_once(memory: Path, lines: list[bytes]) -> None:
+    assert reported(memory, lines[:4] + lines[5:]) == [(5, 5)]
+    assert reported(memory, lines[:4] + lines[9:]) == [(5, 5)]
+    assert reported(memory, lines[3:]) == [(1, 1)]
 
 
-def test_a_line_that_stands_twice_is_told_once(memory: Path, lines: list[bytes]) -> None:
-    assert told(memory, lines[:4] + lines[3:]) == [(5, 5)]
-    assert told(memory, lines[:8] + lines[2:3] + lines[8:]) == [(9, 9)]
+def test_a_duplicated_line_is_reported_once(memory: Path, lines: list[bytes]) -> None:
+    assert reported(memory, lines[:4] + lines[3:]) == [(5, 5)]
+    assert reported(memory, lines[:8] + lines[2:3] + lines[8:]) == [(9, 9)]
 
 
-def test_a_line_from_elsewhere_is_told_once(memory: Path, lines: list[bytes]) -> None:
+def test_a_line_from_another_place_is_reported_once(memory: Path, lines: list[bytes]) -> None:
     (alien,) = chained_anew([parts(lines[4])], chain="f" * 64)
-    assert told(memory, [*lines[:4], alien, *lines[4:]]) == [(5, 5)]
+    assert reported(memory, [*lines[:4], alien, *lines[4:]]) == [(5, 5)]
     # In the place of the line that it is but for its chain, only the chain is damaged.
-    assert told(memory, [*lines[:4], alien, *lines[5:]]) == [(5, 5)]
+    assert reported(memory, [*lines[:4], alien, *lines[5:]]) == [(5, 5)]
     (alien,) = chained_anew([parts(lines[7])._replace(seq=5)], chain="f" * 64)
-    assert told(memory, [*lines[:4], alien, *lines[5:]]) == [(5, 5), (6, 6)]
-    assert told(memory, [*lines[:4], b"# a note\n", *lines[4:]]) == [(5, 5)]
+    assert reported(memory, [*lines[:4], alien, *lines[5:]]) == [(5, 5), (6, 6)]
+    assert reported(memory, [*lines[:4], b"# a note\n", *lines[4:]]) == [(5, 5)]
 
 
-def test_reordered_lines_are_told(memory: Path, lines: list[bytes]) -> None:
+def test_reordered_lines_are_reported(memory: Path, lines: list[bytes]) -> None:
     one, two, three = lines[4:7]
-    assert told(memory, [*lines[:4], two, one, *lines[6:]]) == [(5, 5), (6, 7)]
-    assert told(memory, [*lines[:4], three, two, one, *lines[7:]])[0] == (5, 5)
+    assert reported(memory, [*lines[:4], two, one, *lines[6:]]) == [(5, 5), (6, 7)]
+    assert reported(memory, [*lines[:4], three, two, one, *lines[7:]])[0] == (5, 5)
 
 
-def test_an_edited_line_that_was_chained_anew_is_told_at_the_next(
+def test_an_edited_and_rechained_line_is_reported_at_the_next_line(
     memory: Path, lines: list[bytes]
 ) -> None:
     five = parts(lines[4])._replace(event="note", body=b'"note":"edited"')
     (edited,) = chained_anew([five], chain_of(lines[3]))
     # The line itself is now in order; what follows it says that another stood there.
-    assert told(memory, [*lines[:4], edited, *lines[5:]]) == [(6, 6)]
+    assert reported(memory, [*lines[:4], edited, *lines[5:]]) == [(6, 6)]
 
 
-def test_lines_deleted_and_all_others_chained_anew_are_told(
+def test_deleted_lines_are_reported_although_the_rest_was_rechained(
     memory: Path, lines: list[bytes]
 ) -> None:
     rest = chained_anew([parts(line) for line in lines[6:]], chain_of(lines[3]))
-    assert told(memory, lines[:4] + rest) == [(5, 5)]
+    assert reported(memory, lines[:4] + rest) == [(5, 5)]
 
 
-def test_an_edited_signal_is_told_though_all_was_chained_anew(
+def test_an_edited_signal_is_reported_although_the_rest_was_rechained(
     memory: Path, lines: list[bytes]
 ) -> None:
     all_parts = [parts(line) for line in lines]
     assert b"163.0" in all_parts[3].body
     all_parts[3] = all_parts[3].with_body(all_parts[3].body.replace(b"163.0", b"164.0"))
-    assert told(memory, chained_anew(all_parts)) == [(4, 4)]
+    assert reported(memory, chained_anew(all_parts)) == [(4, 4)]
 
 
-def test_a_rewrite_of_the_whole_rest_is_not_found_by_the_log_alone(
+def test_a_rewrite_of_the_whole_rest_is_not_detected_from_the_log_alone(
     memory: Path, lines: list[bytes]
 ) -> None:
     new = [parts(line) for line in lines]
@@ -703,29 +709,31 @@ def test_a_rewrite_of_the_whole_rest_is_not_found_by_the_log_alone(
 
 
 @pytest.mark.parametrize("known", ["word", "watermark"])
-def test_a_rewrite_of_the_whole_rest_is_found_by_what_was_durable(home: Path, known: str) -> None:
+def test_a_rewrite_of_the_whole_rest_is_detected_from_the_durable_state(
+    home: Path, known: str
+) -> None:
     forget(home, known)
     new = [parts(line) for line in lines_in(home)]
     new[2] = new[2].with_body(new[2].body.replace(b"161.0", b"999.0"))
-    for (where, _), line in zip(places(home), chained_anew(new), strict=True):
+    for (where, _), line in zip(spans(home), chained_anew(new), strict=True):
         put(home, where, line)
-    assert found(home) == [places(home)[-1][0]]
+    assert found(home) == [spans(home)[-1][0]]
 
 
-def test_a_clock_that_went_back_is_told(memory: Path, lines: list[bytes]) -> None:
+def test_a_clock_that_went_back_is_reported(memory: Path, lines: list[bytes]) -> None:
     new = [parts(line) for line in lines]
     new[5] = new[5]._replace(recorded_at="2036-01-01T00:00:00.000000Z")
-    assert told(memory, chained_anew(new)) == [(7, 7)]
+    assert reported(memory, chained_anew(new)) == [(7, 7)]
 
 
 @pytest.mark.parametrize("batch", [2, 6, 99])
-def test_a_batch_that_cannot_be_is_told(memory: Path, lines: list[bytes], batch: int) -> None:
+def test_an_impossible_batch_is_reported(memory: Path, lines: list[bytes], batch: int) -> None:
     new = [parts(line) for line in lines]
     new[4] = new[4]._replace(batch=batch)
-    assert (5, 5) in told(memory, chained_anew(new))
+    assert (5, 5) in reported(memory, chained_anew(new))
 
 
-def test_a_line_of_a_later_version_is_told(memory: Path, lines: list[bytes]) -> None:
+def test_a_line_of_a_later_version_is_reported(memory: Path, lines: list[bytes]) -> None:
     later = lines[4].replace(b'{"v":1,', b'{"v":2,')
     home = a_log_of(memory, [*lines[:4], later, *lines[5:]])
     (finding,) = verify(home).findings
@@ -763,11 +771,11 @@ HOSTILE: dict[str, tuple[str, bytes]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_chained_line_that_no_writer_of_ours_wrote_is_told(memory: Path, name: str) -> None:
+def test_a_chained_line_not_written_by_a_writer_is_reported(memory: Path, name: str) -> None:
     event, body = HOSTILE[name]
     good = b'"a":1'
     new = [Line(1, 1, "note", good), Line(2, 2, event, body), Line(3, 3, "note", good)]
-    assert told(memory, chained_anew(new)) == [(2, 2)]
+    assert reported(memory, chained_anew(new)) == [(2, 2)]
 
 
 SIGNAL = {**a_signal(1), "asset_type": "stock", "data_source": "x"}
@@ -802,28 +810,28 @@ HOSTILE_SIGNALS: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE_SIGNALS)
-def test_a_chained_signal_that_is_not_what_was_hashed_is_told(memory: Path, name: str) -> None:
+def test_a_chained_signal_with_a_wrong_sha256_is_reported(memory: Path, name: str) -> None:
     good = Line(1, 1, "signal", signal_body())
     new = [good, Line(2, 2, "signal", HOSTILE_SIGNALS[name]), good._replace(seq=3, batch=3)]
-    tellings = told(memory, chained_anew(new))
+    tellings = reported(memory, chained_anew(new))
     if name == "a number written otherwise":  # JSON says the same number: the hash is right
         assert tellings == []
     else:
         assert tellings == [(2, 2)]
 
 
-def test_a_hash_over_the_bytes_instead_of_the_values_is_told(memory: Path) -> None:
+def test_a_sha256_over_the_bytes_instead_of_the_values_is_reported(memory: Path) -> None:
     fields = {
         key: value for key, value in SIGNAL.items() if key not in ("asset_type", "data_source")
     }
     text = json.dumps(fields, sort_keys=True).replace("151.0", "151.00")
     body = signal_body(sha256=hashlib.sha256(text.encode()).hexdigest())
     new = [Line(1, 1, "signal", body.replace(b"151.0", b"151.00"))]
-    assert told(memory, chained_anew(new)) == [(1, 1)]
+    assert reported(memory, chained_anew(new)) == [(1, 1)]
 
 
 @given(st.lists(st.binary(max_size=300), max_size=6), st.booleans())
-def test_it_never_crashes_whatever_is_chained(
+def test_it_never_crashes_on_any_chained_line(
     memory: Path, bodies: list[bytes], are_signals: bool
 ) -> None:
     event = "signal" if are_signals else "note"
@@ -836,7 +844,7 @@ def test_it_never_crashes_whatever_is_chained(
 
 
 @given(st.binary(max_size=2000))
-def test_it_never_crashes_whatever_a_segment_holds(memory: Path, data: bytes) -> None:
+def test_it_never_crashes_on_any_segment_contents(memory: Path, data: bytes) -> None:
     home = a_log_of(memory, [data])
     verify(home)
     path_of(home, 2).touch()
@@ -844,7 +852,7 @@ def test_it_never_crashes_whatever_a_segment_holds(memory: Path, data: bytes) ->
     shutil.rmtree(home)
 
 
-def test_a_line_that_never_ends_is_one_damage(memory: Path, lines: list[bytes]) -> None:
+def test_an_endless_line_is_one_finding(memory: Path, lines: list[bytes]) -> None:
     endless = b"x" * 1_000_000
     home = a_log_of(memory, [*lines[:5], endless, b"\n", *lines[5:]])
     report = verify(home)
@@ -852,7 +860,7 @@ def test_a_line_that_never_ends_is_one_damage(memory: Path, lines: list[bytes]) 
     assert report.last_seq == 18
 
 
-def test_of_very_many_findings_the_first_are_kept_and_the_rest_counted(memory: Path) -> None:
+def test_the_first_findings_are_kept_and_the_rest_are_counted(memory: Path) -> None:
     body = signal_body(sha256="f" * 64)
     count = FINDINGS_MAX + 50
     home = a_log_of(
@@ -867,7 +875,7 @@ def test_of_very_many_findings_the_first_are_kept_and_the_rest_counted(memory: P
 # -- a disk that fails, damage that was accepted
 
 
-def test_what_cannot_be_read_is_told(home: Path) -> None:
+def test_an_unreadable_file_is_reported(home: Path) -> None:
     disk = FaultDisk()
     disk.fail("pread", path=name_of(7), onwards=True)
     report = verify(home, disk=disk)
@@ -887,24 +895,24 @@ def test_a_disk_that_syncs_nothing_because_it_is_read_only_is_verified(home: Pat
         verify(home, disk=disk)
 
 
-def test_damage_that_was_accepted_is_still_told_once_and_says_so(home: Path) -> None:
-    for where, line in places(home)[7:9]:
+def test_accepted_damage_is_still_reported_once_and_marked_as_accepted(home: Path) -> None:
+    for where, line in spans(home)[7:9]:
         put(home, where, b"#" * (len(line) - 1))
     now = "2026-01-02T03:04:05.000000Z"
     assert repair(home, backup=None, accept=True, now=now, lock_timeout_s=1.0).is_done
     with EventLog(home) as log:
         log.append(a_signal(50))
     report = verify(home)
-    assert found(home) == [places(home)[7][0]]
+    assert found(home) == [spans(home)[7][0]]
     assert report.findings[0].problem.endswith("(accepted on 2026-01-02)")
     assert report.last_seq == 19
 
 
 @given(damages, st.sampled_from(MARKS))
-def test_after_all_damage_was_accepted_each_finding_says_so(
-    whole: Path, memory: Path, damages: list[Damage], known: str
+def test_after_all_damage_was_accepted_each_finding_is_marked_as_accepted(
+    undamaged: Path, memory: Path, damages: list[Damage], known: str
 ) -> None:
-    home = a_copy(whole, memory)
+    home = a_copy(undamaged, memory)
     forget(home, known)
     for damage in damages:
         damage.to(home)
@@ -952,7 +960,7 @@ VERIFY = """if True:
 def test_many_processes_find_what_one_finds(large: Path, memory: Path) -> None:
     home = a_copy(large, memory)
     rng = random.Random(5)
-    flips = sorted(rng.sample(places(home), 12))
+    flips = sorted(rng.sample(spans(home), 12))
     for where, line in flips:
         put(home, where, flipped(line, rng.randrange(len(line) - 1)))
     reports = [json.loads(in_fresh_process(VERIFY, home, n).stdout) for n in (1, 2, 5)]
@@ -961,16 +969,16 @@ def test_many_processes_find_what_one_finds(large: Path, memory: Path) -> None:
     assert tellings == [tuple(where) for where, _ in flips]
 
 
-def test_pieces_leave_nothing_out(large: Path) -> None:
+def test_ranges_cover_the_whole_log(large: Path) -> None:
     sizes = [path.stat().st_size for path in segments_in(large)]
     for piece_bytes in (1000, 65_536, 2_000_000, 10**9):
-        groups = cut(inventory(RealDisk(), home_at(large)).places, piece_bytes)
+        groups = split_ranges(inventory(RealDisk(), home_at(large)).spans, piece_bytes)
         pieces = [piece for group in groups for piece in group]
         assert sum(piece.stop - piece.start for piece in pieces) == sum(sizes)
         assert all(sum(p.stop - p.start for p in group) >= piece_bytes for group in groups[:-1])
 
 
-def test_what_a_killed_process_did_not_answer_is_done_by_another(large: Path) -> None:
+def test_ranges_of_a_killed_process_are_verified_by_another(large: Path) -> None:
     script = """if True:
         import json, os, signal, sys
         from eventlog.verify.verify import verify

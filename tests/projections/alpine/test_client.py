@@ -24,34 +24,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from projections.alpine.client import (
-    ANSWER_BYTES_MAX,
     IN_FLIGHT_MAX,
+    RESPONSE_BYTES_MAX,
     AlpineClient,
-    NoAnswer,
-    checked_url,
-    rows_of,
+    NoResponse,
+    parse_page,
+    validated_url,
 )
 from projections.alpine.contract import (
+    BODY_CHARS_MAX,
     DOWN,
     FAILING,
     REFUSED,
     RETRY_AFTER_S_MAX,
-    SHOWN_CHARS_MAX,
-    Accepted,
-    Answer,
     Duplicate,
     Rejected,
+    SendResult,
+    Stored,
     Unavailable,
     body_of,
-    meaning,
+    classify_response,
+    printable_body,
     retry_after_seconds,
-    shown_body,
 )
-from projections.alpine.credentials import KEY_BYTES_MAX, FileKey, FixedKey, NoKey
-from projections.alpine.retry import Patience, patiently
+from projections.alpine.credentials import KEY_BYTES_MAX, FileKey, FixedKey, KeyUnavailable
+from projections.alpine.retry import RetryPolicy, send_with_retries
 from projections.errors import ProjectionError
 from projections.hosts import is_loopback
-from tests.harness.deadline import PATIENCE_S
+from tests.harness.deadline import DEADLINE_S
 from tests.harness.raw_http import (
     SUCCESS,
     Handler,
@@ -61,8 +61,8 @@ from tests.harness.raw_http import (
     Writer,
     a_request,
     answering,
+    http_response,
     server,
-    whole,
 )
 from tests.harness.requirements import CHECKOUT
 from tests.harness.signals import a_signal
@@ -73,18 +73,18 @@ CERTIFICATE = CHECKOUT / "tests/data/localhost.pem"  # signed by nobody but itse
 BODY = b'{"signal_id":"s-1"}'
 
 
-def client_of(found: Server, *, deadline_s: float = PATIENCE_S) -> AlpineClient:
+def client_of(found: Server, *, deadline_s: float = DEADLINE_S) -> AlpineClient:
     return AlpineClient(found.url, FixedKey(KEY), deadline_s=deadline_s)
 
 
-def send_to(handle: Handler, *, deadline_s: float = PATIENCE_S) -> tuple[Answer, Server]:
+def send_to(handle: Handler, *, deadline_s: float = DEADLINE_S) -> tuple[SendResult, Server]:
     """One try at a server of its own."""
 
-    async def run() -> tuple[Answer, Server]:
+    async def run() -> tuple[SendResult, Server]:
         async with server(handle) as found:
             client = client_of(found, deadline_s=deadline_s)
             try:
-                async with asyncio.timeout(PATIENCE_S):
+                async with asyncio.timeout(DEADLINE_S):
                     return await client.send(BODY), found
             finally:
                 await client.close()
@@ -92,7 +92,7 @@ def send_to(handle: Handler, *, deadline_s: float = PATIENCE_S) -> tuple[Answer,
     return asyncio.run(run())
 
 
-def kind_of(answer: Answer) -> object:
+def kind_of(answer: SendResult) -> object:
     return answer.kind if isinstance(answer, Unavailable) else type(answer)
 
 
@@ -102,7 +102,7 @@ def kind_of(answer: Answer) -> object:
 @pytest.mark.parametrize(
     ("status", "body", "kind"),
     [
-        (201, SUCCESS, Accepted),
+        (201, SUCCESS, Stored),
         (201, b'{"status":"duplicate","signal_id":7}', Duplicate),
         (200, b'{"status":"duplicate","signal_id":7}', Duplicate),
         (409, b"", Duplicate),
@@ -137,8 +137,10 @@ def kind_of(answer: Answer) -> object:
         (201, b"\xff\xfe", DOWN),
     ],
 )
-def test_an_answer_means_what_the_contract_says(status: int, body: bytes, kind: object) -> None:
-    answer, found = send_to(answering(whole(status, body)))
+def test_each_answer_has_the_meaning_defined_by_the_contract(
+    status: int, body: bytes, kind: object
+) -> None:
+    answer, found = send_to(answering(http_response(status, body)))
     assert kind_of(answer) == kind
     assert len(found.requests) == 1
     if isinstance(answer, Rejected):
@@ -150,24 +152,24 @@ def test_an_answer_means_what_the_contract_says(status: int, body: bytes, kind: 
 
 @given(st.integers(100, 999), st.binary(max_size=40), st.text(max_size=20))
 def test_every_status_has_one_meaning(status: int, body: bytes, retry_after: str) -> None:
-    answer = meaning(status, body, retry_after, now_s=0.0)
-    assert kind_of(answer) in {Accepted, Duplicate, Rejected, REFUSED, FAILING, DOWN}
+    answer = classify_response(status, body, retry_after, now_s=0.0)
+    assert kind_of(answer) in {Stored, Duplicate, Rejected, REFUSED, FAILING, DOWN}
 
 
-def test_what_is_kept_of_an_answer_is_short_and_printable() -> None:
+def test_the_stored_part_of_an_answer_is_short_and_printable() -> None:
     hostile = b"\x1b[2J\x1b]0;title\x07<script>\0\xff" + b"x" * 100_000
-    answer, _ = send_to(answering(whole(400, hostile)))
+    answer, _ = send_to(answering(http_response(400, hostile)))
     assert isinstance(answer, Rejected)
-    assert len(answer.body) <= SHOWN_CHARS_MAX
+    assert len(answer.body) <= BODY_CHARS_MAX
     assert answer.body.isprintable()
-    assert shown_body("ü".encode() * 10) == "ü" * 10
+    assert printable_body("ü".encode() * 10) == "ü" * 10
 
 
 @pytest.mark.parametrize("status", [201, 400, 401, 422, 500, 503])
 @pytest.mark.parametrize("key", ["geheim-123", 'Schlüssel"\\', "ß" * 500])
 @pytest.mark.parametrize("escaping", [None, True, False])
 @pytest.mark.parametrize("charset", ["latin-1", "utf-8"])
-def test_a_key_that_a_server_shows_is_not_kept(
+def test_a_key_echoed_by_the_server_is_not_stored(
     status: int, key: str, escaping: bool | None, charset: str
 ) -> None:
     """S3: frameworks answer with the headers that they got; the key may stand where it is cut."""
@@ -175,7 +177,7 @@ def test_a_key_that_a_server_shows_is_not_kept(
     for before in ("", "x" * 490):
         shown = text if escaping is None else json.dumps(text, ensure_ascii=escaping)[1:-1]
         data = f"{before}{shown} {shown}".encode()
-        answer = meaning(status, data, None, now_s=0.0, secret=key.encode())
+        answer = classify_response(status, data, None, now_s=0.0, secret=key.encode())
         kept = answer.body if isinstance(answer, Rejected) else getattr(answer, "detail", "")
         assert shown[:6] not in kept.replace("xxxxx", "")
         assert "*" in kept
@@ -189,31 +191,31 @@ def test_a_key_that_a_server_shows_is_not_kept(
         "a+b/c<d&e\"f\\'g=\\xc3\\x9f",
     ],
 )
-def test_a_key_that_is_shown_as_html_in_a_url_or_as_python_does_is_not_kept(shown: str) -> None:
+def test_a_key_echoed_as_html_as_url_or_as_a_python_literal_is_not_stored(shown: str) -> None:
     """S3: what a debug page makes of it."""
     key = "a+b/c<d&e\"f'g=ß".encode()
-    assert shown_body(f"X-API-Key: {shown}!".encode(), key) == "X-API-Key: ***!"
+    assert printable_body(f"X-API-Key: {shown}!".encode(), key) == "X-API-Key: ***!"
 
 
-def test_a_key_that_a_server_shows_is_in_no_answer_and_no_error() -> None:
+def test_a_key_echoed_by_the_server_is_in_no_answer_and_no_error() -> None:
     echo = f"you sent {KEY}".encode()
 
     async def run() -> None:
-        async with server(answering(whole(500, echo))) as found:
+        async with server(answering(http_response(500, echo))) as found:
             client = client_of(found)
             assert "you sent ***" in repr(answer := await client.send(BODY))
             assert KEY not in repr(answer)
             page = await client.page(0)
-            with pytest.raises(NoAnswer, match=r"you sent \*\*\*") as raised:
-                rows_of(page, found.url)
+            with pytest.raises(NoResponse, match=r"you sent \*\*\*") as raised:
+                parse_page(page, found.url)
             assert KEY not in str(raised.value)
             await client.close()
 
     asyncio.run(run())
 
 
-def test_a_request_is_what_the_contract_says() -> None:
-    _, found = send_to(answering(whole(201)))
+def test_a_request_has_the_form_defined_by_the_contract() -> None:
+    _, found = send_to(answering(http_response(201)))
     [request] = found.requests
     assert request.line == "POST /api/v1/external-signals/sync/signal HTTP/1.1"
     assert request.headers["x-api-key"] == KEY.encode()  # S2
@@ -223,13 +225,15 @@ def test_a_request_is_what_the_contract_says() -> None:
     assert request.body == BODY
 
 
-def test_who_answers_https_must_be_known_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_https_certificate_must_be_trusted_by_this_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A company's own authority is named by SSL_CERT_FILE, as to every program with OpenSSL."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(CERTIFICATE)
 
-    async def run() -> tuple[Answer, list[Request]]:
-        async with server(answering(whole(201)), tls=tls) as found:
+    async def run() -> tuple[SendResult, list[Request]]:
+        async with server(answering(http_response(201)), tls=tls) as found:
             client = AlpineClient(found.url.replace("https", "HTTPS"), FixedKey(KEY))
             try:
                 return await client.send(BODY), found.requests
@@ -242,15 +246,15 @@ def test_who_answers_https_must_be_known_to_this_machine(monkeypatch: pytest.Mon
     assert "certificate verify failed" in answer.detail
     monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
     answer, requests = asyncio.run(run())
-    assert answer == Accepted()
+    assert answer == Stored()
     assert len(requests) == 1
 
 
-def test_a_path_before_ours_is_kept() -> None:
+def test_a_path_prefix_in_the_address_is_kept() -> None:
     async def run() -> None:
-        async with server(answering(whole(201))) as found:
+        async with server(answering(http_response(201))) as found:
             client = AlpineClient(found.url + "/behind/a/proxy/", FixedKey(KEY))
-            assert await client.send(BODY) == Accepted()
+            assert await client.send(BODY) == Stored()
             await client.close()
             path = "/behind/a/proxy/api/v1/external-signals/sync/signal"
             assert found.requests[0].line == f"POST {path} HTTP/1.1"
@@ -258,9 +262,9 @@ def test_a_path_before_ours_is_kept() -> None:
     asyncio.run(run())
 
 
-def test_health_is_asked_without_the_key() -> None:
+def test_a_health_request_carries_no_key() -> None:
     async def run(status: int) -> bool:
-        async with server(answering(whole(status, b"{}"))) as found:
+        async with server(answering(http_response(status, b"{}"))) as found:
             client = client_of(found)
             is_healthy = await client.is_healthy()
             await client.close()
@@ -272,9 +276,9 @@ def test_health_is_asked_without_the_key() -> None:
     assert not asyncio.run(run(404))
 
 
-def test_nobody_there_is_no_answer() -> None:
+def test_a_refused_connection_counts_as_no_answer() -> None:
     async def run() -> None:
-        async with server(answering(whole(201))) as found:
+        async with server(answering(http_response(201))) as found:
             url = found.url
         client = AlpineClient(url, FixedKey(KEY))
         answer = await client.send(BODY)
@@ -284,9 +288,9 @@ def test_nobody_there_is_no_answer() -> None:
     asyncio.run(run())
 
 
-def test_a_connection_that_is_cut_at_any_byte_is_no_answer() -> None:
+def test_a_connection_cut_at_any_byte_counts_as_no_answer() -> None:
     """H5: reset, or closed, after each byte of the answer and before the first one."""
-    answer_bytes = whole(201)
+    answer_bytes = http_response(201)
 
     async def run() -> None:
         cut_at, with_reset = 0, False
@@ -307,7 +311,7 @@ def test_a_connection_that_is_cut_at_any_byte_is_no_answer() -> None:
                 answer = await client.send(BODY)
                 assert kind_of(answer) == DOWN, (cut_at, answer)
             cut_at, with_reset = len(answer_bytes), False
-            assert await client.send(BODY) == Accepted()
+            assert await client.send(BODY) == Stored()
             await client.close()
 
     asyncio.run(run())
@@ -317,14 +321,14 @@ def test_a_kept_connection_that_the_server_closed_is_not_used_again() -> None:
     async def run() -> None:
         async def once(found: Server, reader: Reader, writer: Writer) -> None:
             await a_request(found, reader)
-            writer.write(whole(201))
+            writer.write(http_response(201))
             await writer.drain()
             writer.close()
 
         async with server(once) as found:
             client = client_of(found)
             for _ in range(5):
-                assert await client.send(BODY) == Accepted()
+                assert await client.send(BODY) == Stored()
                 await asyncio.sleep(0.02)
             await client.close()
             assert found.connections == 5
@@ -342,7 +346,7 @@ def test_connections_are_kept_and_never_more_than_ten() -> None:
             found.in_flight_max = max(found.in_flight_max, found.in_flight)
             await asyncio.sleep(0.002)
             found.in_flight -= 1
-            writer.write(whole(201))
+            writer.write(http_response(201))
             await writer.drain()
 
     async def run() -> None:
@@ -350,7 +354,7 @@ def test_connections_are_kept_and_never_more_than_ten() -> None:
             client = client_of(found)
             answers = await asyncio.gather(*(client.send(BODY) for _ in range(200)))
             await client.close()
-            assert answers == [Accepted()] * 200
+            assert answers == [Stored()] * 200
             assert found.in_flight_max == IN_FLIGHT_MAX
             assert found.connections == IN_FLIGHT_MAX
 
@@ -363,9 +367,9 @@ def test_connections_are_kept_and_never_more_than_ten() -> None:
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_never_followed(status: int) -> None:
     async def run() -> None:
-        async with server(answering(whole(201))) as other:
+        async with server(answering(http_response(201))) as other:
             elsewhere = other.url.replace("127.0.0.1", "localhost") + "/x"
-            async with server(answering(whole(status, b"", Location=elsewhere))) as found:
+            async with server(answering(http_response(status, b"", Location=elsewhere))) as found:
                 client = client_of(found)
                 answer = await client.send(BODY)
                 await client.close()
@@ -379,13 +383,13 @@ def test_neither_proxies_of_the_environment_nor_cookies_are_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def run() -> None:
-        async with server(answering(whole(201))) as proxy:
+        async with server(answering(http_response(201))) as proxy:
             for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
                 monkeypatch.setenv(name, proxy.url)
-            async with server(answering(whole(201, Set_Cookie="a=b; Path=/"))) as found:
+            async with server(answering(http_response(201, Set_Cookie="a=b; Path=/"))) as found:
                 client = client_of(found)
-                assert await client.send(BODY) == Accepted()
-                assert await client.send(BODY) == Accepted()
+                assert await client.send(BODY) == Stored()
+                assert await client.send(BODY) == Stored()
                 await client.close()
                 assert "cookie" not in found.requests[1].headers
             assert proxy.connections == 0
@@ -434,8 +438,8 @@ def test_no_retry_after_is_absurd(text: str) -> None:
 
 
 @pytest.mark.parametrize(("status", "asked_s"), [(429, 3.0), (503, 3.0), (500, 0.0), (401, 0.0)])
-def test_retry_after_counts_where_the_trouble_is_the_servers(status: int, asked_s: float) -> None:
-    answer, _ = send_to(answering(whole(status, b"", Retry_After="3")))
+def test_retry_after_counts_for_server_errors_only(status: int, asked_s: float) -> None:
+    answer, _ = send_to(answering(http_response(status, b"", Retry_After="3")))
     assert isinstance(answer, Unavailable)
     assert answer.retry_after_s == asked_s
 
@@ -471,17 +475,17 @@ UNBOUNDED = b"HTTP/1.1 201 Created\r\n\r\n"  # as long as the connection
 @pytest.mark.parametrize(
     ("handle", "says"),
     [
-        (flooding(UNBOUNDED, b"x" * 65_536, 0), f"over {ANSWER_BYTES_MAX:,} bytes"),
+        (flooding(UNBOUNDED, b"x" * 65_536, 0), f"over {RESPONSE_BYTES_MAX:,} bytes"),
         (flooding(CHUNKED, b"10000\r\n" + b"x" * 65_536 + b"\r\n", 0), "over"),
         (flooding(b"HTTP/1.1 201 Created\r\n", b"X-Y: " + b"z" * 1_000 + b"\r\n", 0), "no answer"),
-        (answering(whole(201, BOMB, Content_Encoding="gzip")), "encoded"),
-        (answering(whole(201, BOMB, Content_Encoding="br, gzip")), "encoded"),
+        (answering(http_response(201, BOMB, Content_Encoding="gzip")), "encoded"),
+        (answering(http_response(201, BOMB, Content_Encoding="br, gzip")), "encoded"),
         (answering(b"garbage that is no HTTP\r\n\r\n"), "no answer"),
         (answering(b"HTTP/1.1 201 X\r\nContent-Length: -1\r\n\r\n"), "no answer"),
     ],
     ids=["endless", "chunks", "headers", "gzip", "gzips", "garbage", "length"],
 )
-def test_a_hostile_answer_is_no_answer(handle: Handler, says: str) -> None:
+def test_a_hostile_answer_counts_as_no_answer(handle: Handler, says: str) -> None:
     answer, _ = send_to(handle)
     assert isinstance(answer, Unavailable)
     assert (answer.kind, answer.status) == (DOWN, None)
@@ -499,17 +503,17 @@ def test_a_hostile_answer_is_no_answer(handle: Handler, says: str) -> None:
     ],
     ids=["silence", "head", "body", "chunks", "continue"],
 )
-def test_a_drip_ends_at_the_deadline(head: bytes, piece: bytes) -> None:
+def test_a_slow_drip_of_bytes_ends_at_the_deadline(head: bytes, piece: bytes) -> None:
     answer, _ = send_to(flooding(head, piece, 0.001), deadline_s=SOON_S)
     assert isinstance(answer, Unavailable)
     assert answer.detail == f"no answer within {SOON_S:g} s"
 
 
-def test_one_that_never_reads_ends_at_the_deadline() -> None:
+def test_a_server_that_never_reads_is_given_up_at_the_deadline() -> None:
     async def deaf(found: Server, reader: Reader, writer: Writer) -> None:
-        await asyncio.sleep(PATIENCE_S)
+        await asyncio.sleep(DEADLINE_S)
 
-    async def run() -> Answer:
+    async def run() -> SendResult:
         async with server(deaf) as found:
             client = client_of(found, deadline_s=SOON_S)
             answer = await client.send(b"x" * 50_000_000)  # more than the sockets hold
@@ -523,13 +527,13 @@ def test_one_that_never_reads_ends_at_the_deadline() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_after_a_cancel_storm_the_next_ten_succeed(seed: int) -> None:
+def test_after_many_cancelled_requests_the_next_ten_succeed(seed: int) -> None:
     rng = random.Random(seed)
 
     async def moody(found: Server, reader: Reader, writer: Writer) -> None:
         while True:
             await a_request(found, reader)
-            answer = whole(201)
+            answer = http_response(201)
             for at in range(0, len(answer), 40):
                 writer.write(answer[at : at + 40])
                 await writer.drain()
@@ -546,10 +550,10 @@ def test_after_a_cancel_storm_the_next_ten_succeed(seed: int) -> None:
                     task.cancel()  # twice: also while it cleans up
                 await asyncio.sleep(rng.random() * 0.002)
             ended = await asyncio.gather(*storm, return_exceptions=True)
-            assert {type(end) for end in ended} <= {asyncio.CancelledError, Accepted}
-            async with asyncio.timeout(PATIENCE_S):
+            assert {type(end) for end in ended} <= {asyncio.CancelledError, Stored}
+            async with asyncio.timeout(DEADLINE_S):
                 answers = await asyncio.gather(*(client.send(BODY) for _ in range(10)))
-            assert answers == [Accepted()] * 10
+            assert answers == [Stored()] * 10
             await client.close()
 
     asyncio.run(run())
@@ -558,21 +562,23 @@ def test_after_a_cancel_storm_the_next_ten_succeed(seed: int) -> None:
 # Retries
 
 
-def play_patiently(answers: list[Answer], *, halted_after: int | None = None) -> list[Answer]:
+def run_with_retries(
+    answers: list[SendResult], *, halted_after: int | None = None
+) -> list[SendResult]:
     """What was tried, and last what came out."""
 
-    async def run() -> list[Answer]:
+    async def run() -> list[SendResult]:
         halt = asyncio.Event()
-        tried: list[Answer] = []
+        tried: list[SendResult] = []
 
-        async def send() -> Answer:
+        async def send() -> SendResult:
             tried.append(answers[len(tried)])
             if len(tried) == halted_after:
                 halt.set()
             return tried[-1]
 
-        patience = Patience(first_s=0.001, max_s=0.002)
-        tried.append(await patiently(send, patience, halt))
+        retry_policy = RetryPolicy(first_s=0.001, max_s=0.002)
+        tried.append(await send_with_retries(send, retry_policy, halt))
         return tried
 
     return asyncio.run(run())
@@ -588,29 +594,29 @@ LATER = Unavailable(kind=DOWN, status=429, detail="429", retry_after_s=30.0)
 @pytest.mark.parametrize(
     ("answers", "tries"),
     [
-        ([Accepted()], 1),
+        ([Stored()], 1),
         ([Duplicate()], 1),
         ([INVALID], 1),
         ([WRONG], 1),
         ([LATER], 1),
-        ([TROUBLE, Accepted()], 2),
+        ([TROUBLE, Stored()], 2),
         ([FAILS, TROUBLE, INVALID], 3),
         ([TROUBLE, WRONG], 2),
         ([TROUBLE, LATER], 2),
-        ([TROUBLE, TROUBLE, FAILS, Accepted()], 4),
+        ([TROUBLE, TROUBLE, FAILS, Stored()], 4),
         ([FAILS] * 9, 4),
     ],
 )
 def test_up_to_three_retries_and_only_where_another_try_may_help(
-    answers: list[Answer], tries: int
+    answers: list[SendResult], tries: int
 ) -> None:
-    *tried, out = play_patiently(answers)
+    *tried, out = run_with_retries(answers)
     assert tried == answers[:tries]
     assert out == answers[tries - 1]
 
 
-def test_a_halt_ends_the_retries_with_the_last_answer() -> None:
-    assert play_patiently([TROUBLE, FAILS, Accepted()], halted_after=2) == [TROUBLE, FAILS, FAILS]
+def test_stopping_ends_the_retries_with_the_last_answer() -> None:
+    assert run_with_retries([TROUBLE, FAILS, Stored()], halted_after=2) == [TROUBLE, FAILS, FAILS]
 
 
 def test_retries_of_many_at_once_do_not_mix_up() -> None:
@@ -619,13 +625,13 @@ def test_retries_of_many_at_once_do_not_mix_up() -> None:
     async def run() -> None:
         counts = [0] * 50
 
-        async def one(number: int) -> Answer:
-            async def send() -> Answer:
+        async def one(number: int) -> SendResult:
+            async def send() -> SendResult:
                 counts[number] += 1
                 await asyncio.sleep(0.001)
                 return TROUBLE
 
-            return await patiently(send, Patience(first_s=0.001), asyncio.Event())
+            return await send_with_retries(send, RetryPolicy(first_s=0.001), asyncio.Event())
 
         await asyncio.gather(*(one(number) for number in range(50)))
         assert counts == [4] * 50
@@ -637,7 +643,7 @@ def test_a_cancelled_try_is_not_retried() -> None:
     async def run() -> None:
         tries = 0
 
-        async def send() -> Answer:
+        async def send() -> SendResult:
             nonlocal tries
             tries += 1
             if tries == 2:
@@ -645,7 +651,7 @@ def test_a_cancelled_try_is_not_retried() -> None:
             return TROUBLE
 
         with pytest.raises(asyncio.CancelledError):
-            await patiently(send, Patience(first_s=0.001), asyncio.Event())
+            await send_with_retries(send, RetryPolicy(first_s=0.001), asyncio.Event())
         assert tries == 2
 
     asyncio.run(run())
@@ -681,25 +687,25 @@ def test_a_body_holds_what_alpine_takes_and_nothing_else() -> None:
         ("sources_count", {}),
     ],
 )
-def test_what_alpine_could_only_refuse_is_left_out(key: str, value: object) -> None:
+def test_fields_that_alpine_would_refuse_are_left_out(key: str, value: object) -> None:
     assert key not in json.loads(body_of(payload(**{key: value})))
 
 
-def test_a_payload_that_is_no_whole_signal_has_no_body() -> None:
+def test_an_incomplete_signal_has_no_request_body() -> None:
     incomplete = payload()
     del incomplete["symbol"]
     with pytest.raises(KeyError, match="symbol"):
         body_of(incomplete)
 
 
-def test_a_page_that_is_none_says_so() -> None:
+def test_an_invalid_page_is_reported() -> None:
     async def run(data: bytes, status: int = 200) -> object:
-        async with server(answering(whole(status, data))) as found:
+        async with server(answering(http_response(status, data))) as found:
             client = client_of(found)
             response = await client.page(7)
             await client.close()
             assert "?limit=200&after=7 " in found.requests[0].line
-            return rows_of(response, found.url)
+            return parse_page(response, found.url)
 
     assert asyncio.run(run(b'{"signals":[{"id":8}],"next":null}')) == ([{"id": 8}], None)
     for data in (b"<html>", b"[]", b'{"signals":3}', b'{"signals":[1],"next":2}', b"{}"):
@@ -721,7 +727,7 @@ def test_a_page_that_is_none_says_so() -> None:
         "http://a b/",
     ],
 )
-def test_what_is_no_address_is_refused(url: str) -> None:
+def test_an_invalid_address_is_refused(url: str) -> None:
     with pytest.raises(ProjectionError, match="ALPINE_API_URL is not an http or https address"):
         AlpineClient(url, FixedKey(KEY))
 
@@ -729,7 +735,7 @@ def test_what_is_no_address_is_refused(url: str) -> None:
 def test_a_password_in_the_address_is_refused_and_not_shown() -> None:
     secret = "pass-" + "word"  # a traceback shows the line of the call as it stands
     with pytest.raises(ProjectionError, match="user name or password") as raised:
-        checked_url(f"https://user:{secret}@a.example/")
+        validated_url(f"https://user:{secret}@a.example/")
     assert secret not in "".join(traceback.format_exception(raised.value))
 
 
@@ -746,7 +752,7 @@ def test_a_password_in_the_address_is_refused_and_not_shown() -> None:
         ("http://[::1]:8000", False),
     ],
 )
-def test_a_key_that_goes_in_the_clear_is_warned_of_at_each_start(
+def test_a_key_sent_unencrypted_is_warned_about_at_each_start(
     url: str, warns: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(2):
@@ -783,7 +789,7 @@ def test_a_key_that_cannot_be_sent_is_named_and_not_shown(
     file = tmp_path / "key"
     file.write_bytes(content)
     for key in (FileKey(file), FixedKey(content.decode())):
-        with pytest.raises(NoKey, match=says) as raised:
+        with pytest.raises(KeyUnavailable, match=says) as raised:
             key.read()
         text = "".join(traceback.format_exception(raised.value)) + repr(key)
         assert "geheim" not in text
@@ -792,7 +798,7 @@ def test_a_key_that_cannot_be_sent_is_named_and_not_shown(
 
 def test_without_a_key_nothing_is_sent() -> None:
     async def run() -> None:
-        async with server(answering(whole(201))) as found:
+        async with server(answering(http_response(201))) as found:
             client = AlpineClient(found.url, FileKey(Path("/nonexistent/key")))
             answer = await client.send(BODY)
             assert kind_of(answer) == REFUSED
@@ -807,7 +813,7 @@ def test_without_a_key_nothing_is_sent() -> None:
 def test_a_key_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     file = tmp_path / "key"
     key = FileKey(file)
-    with pytest.raises(NoKey):
+    with pytest.raises(KeyUnavailable):
         key.read()
     assert not key.has_changed()
     file.write_bytes(b"one\n")
@@ -828,14 +834,16 @@ def test_a_key_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     assert key.read() == b"three"
     file.unlink()
     assert key.has_changed()
-    with pytest.raises(NoKey):
+    with pytest.raises(KeyUnavailable):
         key.read()
 
 
-def test_what_is_no_file_is_no_key_and_hangs_nobody(tmp_path: Path) -> None:
+def test_a_key_path_that_is_not_a_regular_file_gives_no_key_and_does_not_block(
+    tmp_path: Path,
+) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
-        with pytest.raises(NoKey):
+        with pytest.raises(KeyUnavailable):
             FileKey(path).read()
 
 
@@ -852,7 +860,7 @@ def test_the_key_is_in_no_log_repr_or_traceback(caplog: pytest.LogCaptureFixture
         request = await a_request(found, reader)
         assert request.headers["x-api-key"] == secret.encode()
         statuses = [201, 400, 401, 500, 503]
-        writer.write(whole(statuses[len(found.requests) % 5]))
+        writer.write(http_response(statuses[len(found.requests) % 5]))
         await writer.drain()
         writer.close()
 

@@ -45,24 +45,24 @@ from tools.alpine.postgres import EmbeddedPostgres
 pytestmark = pytest.mark.slow
 
 SIGNALS = int(os.environ.get("DELIVERY_SIGNALS", "2000"))
-MISFORTUNES = SIGNALS // 80  # of server and network; then the weather is fine
+FAILURES = SIGNALS // 80  # of server and network; then the weather is fine
 SEED = int(os.environ.get("DELIVERY_SEED", "5"))
 STOP_S_MAX = 10.0  # what is promised; below, twice as long for a machine that is busy
 
 # The same delivery in seconds where the real one takes minutes.
 QUICK = """
-    from projections.alpine.retry import Patience
+    from projections.alpine.retry import RetryPolicy
     from projections.cli.settings import alpine_config, end_process
     from projections.delivery.projection import AlpineProjection
-    from projections.alpine.retry import Timing
+    from projections.alpine.retry import DeliveryTiming
 
     def Alpine():
-        timing = Timing(
-            patience=Patience(first_s=0.02, max_s=0.2), probe_s_min=0.05, probe_s_max=0.2,
+        timing = DeliveryTiming(
+            retry_policy=RetryPolicy(first_s=0.02, max_s=0.2), probe_s_min=0.05, probe_s_max=0.2,
             slow_probe_s={slow_probe_s}, key_poll_s=0.05, failing_s_min={failing_s},
             failing_s_max=1.0, tick_s=0.05,
         )
-        return AlpineProjection(alpine_config(), timing=timing, died=end_process)
+        return AlpineProjection(alpine_config(), timing=timing, on_failure=end_process)
 """
 
 
@@ -75,7 +75,7 @@ class Scene:
         self._folder = folder
         self.env = {"ALPINE_API_URL": server.url, "ALPINE_API_KEY_FILE": str(server.key_file)}
 
-    def be_quick(self, *, slow_probe_s: float = 0.5, failing_s: float = 0.3) -> None:
+    def use_fast_timing(self, *, slow_probe_s: float = 0.5, failing_s: float = 0.3) -> None:
         """Makes the intervals of all further commands short."""
         source = QUICK.format(slow_probe_s=slow_probe_s, failing_s=failing_s)
         self.env |= plugins(self._folder / "quick", alpine=source)
@@ -160,7 +160,7 @@ def scene(tmp_path: Path, postgres: EmbeddedPostgres) -> Iterator[Scene]:
 # The main promise
 
 
-class Weather:
+class RandomFailures:
     """What happens to server and network meanwhile, in a thread of its own."""
 
     def __init__(self, server: AlpineServer, rng: random.Random) -> None:
@@ -171,7 +171,7 @@ class Weather:
         self.seen: Counter[str] = Counter()
         self.problem: BaseException | None = None
 
-    def __enter__(self) -> "Weather":
+    def __enter__(self) -> "RandomFailures":
         self._thread.start()
         return self
 
@@ -208,17 +208,19 @@ class Weather:
                 server.control(fail=failure)
 
 
-def test_every_signal_arrives_once_however_often_everybody_goes_down(scene: Scene) -> None:
+def test_every_signal_is_stored_once_despite_repeated_crashes_of_all_processes(
+    scene: Scene,
+) -> None:
     """H5, H6, H7, H9: server and daemon killed at random, answers lost, bursts of 429, 500, 503."""
     rng = random.Random(SEED)
-    scene.be_quick()
+    scene.use_fast_timing()
     poison = {f"s-{number}" for number in rng.sample(range(1, SIGNALS + 1), 7)}
     scene.server.control(poison=sorted(poison))
     appended = SIGNALS // 4
     append(scene.home, *signals(appended))
     kills = 0
-    with Weather(scene.server, rng) as weather:
-        while appended < SIGNALS or not (scene.is_done() or weather.seen.total() >= MISFORTUNES):
+    with RandomFailures(scene.server, rng) as weather:
+        while appended < SIGNALS or not (scene.is_done() or weather.seen.total() >= FAILURES):
             with scene.daemon() as d:
                 until_s = time.monotonic() + 1 + 4 * rng.random()
                 while time.monotonic() < until_s and d.process.poll() is None:
@@ -249,8 +251,10 @@ def test_every_signal_arrives_once_however_often_everybody_goes_down(scene: Scen
 # H6: poison
 
 
-def test_a_dozen_poison_at_the_head_stop_neither_the_rest_nor_what_comes(scene: Scene) -> None:
-    scene.be_quick()
+def test_a_dozen_poison_messages_at_the_head_stop_neither_the_rest_nor_new_signals(
+    scene: Scene,
+) -> None:
+    scene.use_fast_timing()
     poison = {f"s-{number}" for number in range(1, 13)}
     scene.server.control(poison=sorted(poison))
     append(scene.home, *signals(60))
@@ -268,8 +272,8 @@ def test_a_dozen_poison_at_the_head_stop_neither_the_rest_nor_what_comes(scene: 
     scene.assert_delivered()
 
 
-def test_one_poison_alone_does_not_keep_the_circuit_open(scene: Scene) -> None:
-    scene.be_quick(failing_s=1e6)
+def test_one_lone_poison_message_does_not_keep_the_circuit_open(scene: Scene) -> None:
+    scene.use_fast_timing(failing_s=1e6)
     scene.server.control(poison=["s-1"])
     append(scene.home, a_signal(1))
     with scene.daemon() as d:
@@ -281,9 +285,9 @@ def test_one_poison_alone_does_not_keep_the_circuit_open(scene: Scene) -> None:
     scene.assert_delivered(but={"s-1"})
 
 
-def test_an_alpine_that_rejects_everything_does_not_park_the_log(scene: Scene) -> None:
+def test_a_backend_that_rejects_everything_does_not_park_the_whole_log(scene: Scene) -> None:
     """H6b, and what to do about it."""
-    scene.be_quick(slow_probe_s=1e6)
+    scene.use_fast_timing(slow_probe_s=1e6)
     append(scene.home, *signals(100))
     scene.server.control(reject=True)
     with scene.daemon() as d:
@@ -323,7 +327,7 @@ def test_a_wrong_key_costs_few_requests_loses_nothing_and_heals_without_restart(
     assert scene.server.counters()["answers"]["401"] == 1
 
 
-def test_an_address_that_is_not_alpines_is_refused_and_says_so(scene: Scene) -> None:
+def test_a_url_of_another_service_is_refused_with_the_reason(scene: Scene) -> None:
     append(scene.home, *signals(5))
     with scene.daemon(env={"ALPINE_API_URL": scene.server.url + "/elsewhere"}) as d:
         until(lambda: scene.state() == "refused")
@@ -337,7 +341,7 @@ def test_an_address_that_is_not_alpines_is_refused_and_says_so(scene: Scene) -> 
 
 
 def test_two_daemons_a_replay_and_a_retry_at_once_are_ten_in_flight(scene: Scene) -> None:
-    scene.be_quick()
+    scene.use_fast_timing()
     scene.server.control(delay_s=0.01, poison=["s-5"])
     append(scene.home, *signals(200))
     with scene.daemon() as one, scene.daemon() as two:
@@ -362,7 +366,7 @@ def test_two_daemons_a_replay_and_a_retry_at_once_are_ten_in_flight(scene: Scene
     assert scene.server.counters()["in_flight_max"] == 10
 
 
-def test_a_daemon_that_stands_by_takes_over(scene: Scene) -> None:
+def test_a_standby_daemon_takes_over(scene: Scene) -> None:
     append(scene.home, *signals(20))
     with scene.daemon() as one, scene.daemon() as two:
         until(scene.is_done)
@@ -380,8 +384,8 @@ def test_a_daemon_that_stands_by_takes_over(scene: Scene) -> None:
 # H7, H9, H12
 
 
-def test_answers_that_are_lost_cost_requests_only(scene: Scene) -> None:
-    scene.be_quick()
+def test_lost_answers_cost_only_repeated_requests(scene: Scene) -> None:
+    scene.use_fast_timing()
     scene.server.control(lose=30)
     append(scene.home, *signals(100))
     done = scene.run("project", "alpine", "--once")
@@ -391,7 +395,7 @@ def test_answers_that_are_lost_cost_requests_only(scene: Scene) -> None:
     assert scene.status()["delivered"] == 100
 
 
-def test_a_kill_between_the_answer_and_the_mark_changes_nothing_at_alpine(scene: Scene) -> None:
+def test_a_kill_before_the_outbox_write_changes_nothing_at_alpine(scene: Scene) -> None:
     append(scene.home, *signals(300))
     with scene.daemon() as d:
         until(lambda: scene.server.counters()["answers"].get("201", 0) > 20)
@@ -405,7 +409,7 @@ def test_a_kill_between_the_answer_and_the_mark_changes_nothing_at_alpine(scene:
     assert scene.status()["delivered"] == 300
 
 
-def test_what_alpine_lost_is_found_and_sent_again(scene: Scene) -> None:
+def test_signals_lost_by_alpine_are_found_and_sent_again(scene: Scene) -> None:
     """H12: restored from an old backup; and delivery's own state is lost."""
     append(scene.home, *signals(60))
     assert scene.run("project", "alpine", "--once").code == 0
@@ -466,12 +470,12 @@ BROKEN = """
             pass
 
     def Alpine():
-        return AlpineProjection(alpine_config(), make_client=lambda _: Client(), died=end_process)
+        return AlpineProjection(alpine_config(), make_client=lambda _: Client(), on_failure=end_process)
 """
 
 
 @pytest.mark.parametrize("words", [("alpine",), ("all",)])
-def test_delivery_that_dies_ends_the_daemon_and_says_why(
+def test_a_crash_of_delivery_ends_the_daemon_with_the_error(
     scene: Scene, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
     """P2, while nothing comes from the log."""
@@ -479,7 +483,7 @@ def test_delivery_that_dies_ends_the_daemon_and_says_why(
     env = plugins(tmp_path / "broken", alpine=BROKEN)
     with scene.daemon(*words, env=env) as d:
         assert d.process.wait(2 * STOP_S_MAX) != 0
-        assert "delivery_died error=a bug" in d.err
+        assert "delivery_failed error=a bug" in d.err
     assert scene.status()["state"] == "stopped"
     assert scene.run("project", "alpine", "--once").code == 0  # nothing is left locked
 
@@ -500,7 +504,7 @@ FAILING_ONE = """
 """
 
 
-def test_with_all_one_that_fails_takes_the_others_down_but_not_silently(
+def test_with_all_a_failing_projection_ends_the_others_and_is_logged(
     scene: Scene, tmp_path: Path
 ) -> None:
     append(scene.home, *signals(20))
@@ -525,7 +529,7 @@ def test_with_all_one_that_fails_takes_the_others_down_but_not_silently(
         ({"ALPINE_API_KEY_FILE": ""}, "neither ALPINE_API_KEY_FILE nor ALPINE_API_KEY is set"),
     ],
 )
-def test_disabled_it_says_so_and_the_table_goes_on(
+def test_disabled_delivery_is_reported_and_the_table_continues(
     scene: Scene, env: dict[str, str], reason: str
 ) -> None:
     append(scene.home, *signals(5))
@@ -558,7 +562,7 @@ def test_the_old_name_of_the_key_still_works(scene: Scene) -> None:
 
 
 def test_after_an_outage_it_resumes_by_itself(scene: Scene) -> None:
-    scene.be_quick()
+    scene.use_fast_timing()
     scene.server.kill()
     append(scene.home, *signals(500))
     with scene.daemon() as d:
@@ -574,10 +578,10 @@ def test_after_an_outage_it_resumes_by_itself(scene: Scene) -> None:
     assert scene.status()["parked"] == 0
 
 
-def test_a_database_that_is_gone_answers_500_to_all_and_parks_nothing(tmp_path: Path) -> None:
+def test_a_backend_without_its_database_answers_500_and_nothing_is_parked(tmp_path: Path) -> None:
     with AlpineServer() as server:
         scene = Scene(tmp_path, server)
-        scene.be_quick()
+        scene.use_fast_timing()
         append(scene.home, *signals(30))
         server.stop_postgres()
         with scene.daemon() as d:
@@ -591,7 +595,7 @@ def test_a_database_that_is_gone_answers_500_to_all_and_parks_nothing(tmp_path: 
 # S3: the key
 
 
-def says(d: Daemon, text: str) -> bool:
+def has_logged(d: Daemon, text: str) -> bool:
     return text in d.err
 
 
@@ -631,12 +635,12 @@ def test_the_key_is_in_no_output_of_any_kind(scene: Scene) -> None:
     assert stat.S_IMODE(outbox_path(scene.home).stat().st_mode) == 0o600
 
 
-def test_the_daemon_warns_of_a_key_in_the_clear_at_each_start(scene: Scene) -> None:
+def test_the_daemon_warns_about_an_unencrypted_key_at_each_start(scene: Scene) -> None:
     """S4. The name leads nowhere: RFC 2606 keeps it free."""
     append(scene.home, a_signal(1))
     for _ in range(2):
         with scene.daemon(env={"ALPINE_API_URL": "http://alpine.invalid"}) as d:
-            until(partial(says, d, "key_in_the_clear host=alpine.invalid"))
+            until(partial(has_logged, d, "key_in_the_clear host=alpine.invalid"))
             assert scene.ends(d) == 0
 
 
@@ -644,7 +648,7 @@ def test_the_daemon_warns_of_a_key_in_the_clear_at_each_start(scene: Scene) -> N
 
 
 def test_parked_lists_retries_and_discards(scene: Scene) -> None:
-    scene.be_quick(failing_s=1e6)
+    scene.use_fast_timing(failing_s=1e6)
     assert scene.run("parked", "list").code == 3  # no log
     append(scene.home, *signals(60))
     assert (scene.run("parked", "list").code, scene.run("parked", "list").out) == (0, b"")
@@ -677,8 +681,8 @@ def test_parked_lists_retries_and_discards(scene: Scene) -> None:
     scene.assert_delivered(but={"s-3"})
 
 
-def test_a_retry_while_alpine_is_down_is_left_and_done_later(scene: Scene) -> None:
-    scene.be_quick(failing_s=1e6)
+def test_a_retry_while_alpine_is_down_is_done_later(scene: Scene) -> None:
+    scene.use_fast_timing(failing_s=1e6)
     append(scene.home, *signals(3))
     scene.server.control(poison=["s-2"])
     assert scene.run("project", "alpine", "--once").code == 0
@@ -692,8 +696,8 @@ def test_a_retry_while_alpine_is_down_is_left_and_done_later(scene: Scene) -> No
     scene.assert_delivered()
 
 
-def test_refused_signals_are_told_apart(scene: Scene) -> None:
-    scene.be_quick()
+def test_refused_and_failing_signals_are_distinguished(scene: Scene) -> None:
+    scene.use_fast_timing()
     append(scene.home, *signals(5))
     scene.server.control(reject=True)
     assert scene.run("project", "alpine", "--once").code == 0  # five are too few to be many

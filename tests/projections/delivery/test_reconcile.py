@@ -14,15 +14,28 @@ import asyncpg  # type: ignore[import-untyped]  # asyncpg ships no type informat
 import pytest
 
 from eventlog import EventLog
-from projections.alpine.client import AlpineClient, NoAnswer
+from projections.alpine.client import AlpineClient, NoResponse
 from projections.alpine.credentials import FixedKey
 from projections.delivery.outbox import outbox_path
-from projections.delivery.reconcile import CannotCompare, Comparison, Limits, compare
+from projections.delivery.reconcile import (
+    ComparisonUnsupported,
+    ReconcileLimits,
+    ReconcileReport,
+    compare_with_alpine,
+)
 from tests.harness.alpine_server import AlpineServer
 from tests.harness.command import Done, eventlog
-from tests.harness.deadline import PATIENCE_S
-from tests.harness.log_checks import bytes_of
-from tests.harness.raw_http import Reader, Server, Writer, a_request, answering, server, whole
+from tests.harness.deadline import DEADLINE_S
+from tests.harness.log_checks import tree_contents
+from tests.harness.raw_http import (
+    Reader,
+    Server,
+    Writer,
+    a_request,
+    answering,
+    http_response,
+    server,
+)
 from tests.harness.read_side import append
 from tests.harness.signals import a_signal, closed, signals
 from tools.alpine.postgres import EmbeddedPostgres
@@ -73,40 +86,40 @@ def listing(rows: list[dict[str, Any]], *, page: int = 7, spoilt: list[bytes] | 
             rest = [row for row in rows if row["id"] > after]
             following = rest[page - 1]["id"] if len(rest) > page else None
             body = json.dumps({"signals": rest[:page], "next": following}).encode()
-            writer.write(whole(200, body))
+            writer.write(http_response(200, body))
             await writer.drain()
 
     return handle
 
 
-def compared(home: Path, handle: Any, *, named: int = 1_000) -> tuple[Comparison, Server]:
-    limits = Limits(pages_per_s=1e6, retry_s=0.001, named=named)
+def compared(home: Path, handle: Any, *, listed_max: int = 1_000) -> tuple[ReconcileReport, Server]:
+    limits = ReconcileLimits(pages_per_s=1e6, retry_s=0.001, listed_max=listed_max)
 
-    async def run() -> tuple[Comparison, Server]:
+    async def run() -> tuple[ReconcileReport, Server]:
         async with server(handle) as found:
             client = AlpineClient(found.url, FixedKey("key"))
             try:
-                async with asyncio.timeout(PATIENCE_S):
-                    return await compare(home, client, limits=limits), found
+                async with asyncio.timeout(DEADLINE_S):
+                    return await compare_with_alpine(home, client, limits=limits), found
             finally:
                 await client.close()
 
     return asyncio.run(run())
 
 
-def test_what_is_the_same_has_no_differences(home: Path) -> None:
+def test_identical_contents_have_no_differences(home: Path) -> None:
     append(home, *signals(30), closed(1), closed(2))
-    before = bytes_of(home / "logs")
+    before = tree_contents(home / "logs")
     found, backend = compared(home, listing(rows_for(home)))
     assert (found.in_log, found.at_alpine) == (30, 30)
     assert (found.missing_count, found.different_count, found.extra_count) == (0, 0, 0)
     assert len(backend.requests) == 6  # five pages, and one more look at the end
     assert all(request.headers["x-api-key"] == b"key" for request in backend.requests)
-    assert bytes_of(home / "logs") == before
+    assert tree_contents(home / "logs") == before
     assert not outbox_path(home).exists()
 
 
-def test_missing_different_and_extra_are_told_apart(home: Path) -> None:
+def test_missing_different_and_extra_signals_are_distinguished(home: Path) -> None:
     append(home, *signals(20))
     rows = rows_for(home)
     foreign = rows[0] | {"id": 100, "verification_hash": "f" * 64}
@@ -145,13 +158,15 @@ def test_decimals_as_text_and_the_last_digit_of_a_float_are_no_difference(home: 
     assert found.different_count == 0
 
 
-def test_a_full_confidence_and_none_are_compared_as_fractions(home: Path) -> None:
+def test_confidences_of_0_and_100_are_compared_as_fractions(home: Path) -> None:
     append(home, a_signal(1, confidence=0), a_signal(2, confidence=100))
     found, _ = compared(home, listing(rows_for(home)))
     assert found.different_count == 0
 
 
-def test_what_arrives_while_it_reads_is_neither_missing_nor_extra(home: Path) -> None:
+def test_signals_that_arrive_during_the_comparison_are_neither_missing_nor_extra(
+    home: Path,
+) -> None:
     """A daemon is at work: the log grows, and Alpine's list a little behind it."""
     append(home, *signals(20))
 
@@ -163,7 +178,7 @@ def test_what_arrives_while_it_reads_is_neither_missing_nor_extra(home: Path) ->
                 append(home, *signals(5, start=21))
             rows = rows_for(home)[:10] if is_first else rows_for(home)[10:23]
             is_first = False
-            writer.write(whole(200, json.dumps({"signals": rows, "next": None}).encode()))
+            writer.write(http_response(200, json.dumps({"signals": rows, "next": None}).encode()))
             await writer.drain()
 
     found, _ = compared(home, growing)
@@ -174,17 +189,17 @@ def test_what_arrives_while_it_reads_is_neither_missing_nor_extra(home: Path) ->
 @pytest.mark.parametrize(
     ("handle", "says"),
     [
-        (answering(whole(404, b"")), "it answers 404"),
-        (answering(whole(405, b"")), "it answers 405"),
+        (answering(http_response(404, b"")), "it answers 404"),
+        (answering(http_response(405, b"")), "it answers 405"),
         (
-            answering(whole(200, b'{"signals":[{"id":1,"symbol":"A"}],"next":null}')),
+            answering(http_response(200, b'{"signals":[{"id":1,"symbol":"A"}],"next":null}')),
             "its list has no verification_hash",
         ),
     ],
 )
-def test_an_alpine_that_does_not_tell_is_said_to_be_so(home: Path, handle: Any, says: str) -> None:
+def test_a_backend_without_a_list_is_reported_as_such(home: Path, handle: Any, says: str) -> None:
     append(home, a_signal(1))
-    with pytest.raises(CannotCompare, match=says) as raised:
+    with pytest.raises(ComparisonUnsupported, match=says) as raised:
         compared(home, handle)
     assert "--replay" in raised.value.do
 
@@ -195,19 +210,23 @@ def test_an_empty_list_is_a_list(home: Path) -> None:
     assert (found.missing_count, found.at_alpine) == (3, 0)
 
 
-def test_trouble_is_waited_for_and_lasting_trouble_told(home: Path) -> None:
+def test_temporary_failures_are_retried_and_lasting_ones_reported(home: Path) -> None:
     append(home, *signals(10))
-    trouble = [whole(503, b"", Retry_After="0"), whole(429, b""), whole(500, b"")]
+    trouble = [
+        http_response(503, b"", Retry_After="0"),
+        http_response(429, b""),
+        http_response(500, b""),
+    ]
     found, _ = compared(home, listing(rows_for(home), spoilt=trouble))
     assert found.missing_count == 0
     for answer, says in (
-        (whole(503, b"busy"), "503 busy"),
-        (whole(401, b""), "401"),
-        (whole(302, b"", Location="http://127.0.0.1:9/"), "302"),
+        (http_response(503, b"busy"), "503 busy"),
+        (http_response(401, b""), "401"),
+        (http_response(302, b"", Location="http://127.0.0.1:9/"), "302"),
         (b"no HTTP\r\n\r\n", "no answer"),
-        (whole(200, b"<html>"), "did not list"),
+        (http_response(200, b"<html>"), "did not list"),
     ):
-        with pytest.raises(NoAnswer, match=says):
+        with pytest.raises(NoResponse, match=says):
             compared(home, answering(answer))
 
 
@@ -219,22 +238,22 @@ def test_a_list_that_names_no_ids_is_read_to_its_end(home: Path) -> None:
         json.dumps({"signals": page, "next": 10 * number if number < 3 else None}).encode()
         for number, page in enumerate(pages, start=1)
     ]
-    found, _ = compared(home, answering(*(whole(200, body) for body in bodies)))
+    found, _ = compared(home, answering(*(http_response(200, body) for body in bodies)))
     assert (found.missing_count, found.extra_count) == (0, 0)
 
 
-def test_a_list_that_goes_round_in_circles_ends(home: Path) -> None:
+def test_a_cyclic_list_ends(home: Path) -> None:
     append(home, *signals(3))
     rows = rows_for(home)
     body = json.dumps({"signals": rows, "next": 1}).encode()
-    found, backend = compared(home, answering(whole(200, body)))
+    found, backend = compared(home, answering(http_response(200, body)))
     assert found.missing_count == 0
     assert len(backend.requests) < 6
 
 
 def test_names_are_bounded_and_counts_are_not(home: Path) -> None:
     append(home, *signals(20))
-    found, _ = compared(home, listing([]), named=5)
+    found, _ = compared(home, listing([]), listed_max=5)
     assert (len(found.missing), found.missing_count, len(found.missing_seqs)) == (5, 20, 20)
 
 
@@ -268,7 +287,7 @@ def execute(alpine: AlpineServer, statement: str, *values: object) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_finds_and_mends_what_differs(home: Path, alpine: AlpineServer) -> None:
+def test_the_command_finds_and_resends_differences(home: Path, alpine: AlpineServer) -> None:
     append(home, *signals(30))
     nothing = run(home, alpine, "reconcile", "--json")
     assert (nothing.code, nothing.answers[0]["missing"]) == (1, 30)
@@ -313,7 +332,7 @@ def test_the_command_finds_and_mends_what_differs(home: Path, alpine: AlpineServ
 
 
 @pytest.mark.slow
-def test_an_alpine_without_hashes_gets_everything_again(home: Path, alpine: AlpineServer) -> None:
+def test_a_backend_without_hashes_gets_everything_again(home: Path, alpine: AlpineServer) -> None:
     """A front that hides the list, as an Alpine without one would."""
     append(home, *signals(25))
     assert run(home, alpine, "project", "alpine", "--once").code == 0
@@ -329,7 +348,7 @@ def test_an_alpine_without_hashes_gets_everything_again(home: Path, alpine: Alpi
         head = await reader.readuntil(b"\r\n")
         if head.startswith(b"GET /api/v1/signals"):
             await reader.readuntil(b"\r\n\r\n")
-            writer.write(whole(404, b"", Connection="close"))
+            writer.write(http_response(404, b"", Connection="close"))
             await writer.drain()
             writer.close()
             return
@@ -357,7 +376,7 @@ def test_an_alpine_without_hashes_gets_everything_again(home: Path, alpine: Alpi
 
 
 @pytest.mark.slow
-def test_without_an_address_a_key_or_a_log_it_says_so(home: Path, alpine: AlpineServer) -> None:
+def test_a_missing_address_key_or_log_is_reported(home: Path, alpine: AlpineServer) -> None:
     assert run(home, alpine, "reconcile").code == 3  # no log
     assert not home.exists()
     append(home, a_signal(1))

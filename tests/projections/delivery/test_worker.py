@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 
 from eventlog import EventLog, UnsafePath
 from projections import Checkpoint, Pace, Projector
-from projections.alpine.contract import Accepted, Answer, Duplicate
+from projections.alpine.contract import Duplicate, SendResult, Stored
 from projections.alpine.credentials import FixedKey
-from projections.alpine.retry import Timing
-from projections.delivery.ack_tracker import Ledger
-from projections.delivery.dispatcher import State
-from projections.delivery.job import Kept, Parcel, Park, parked_row
-from projections.delivery.lease import SenderLock, lock_path
+from projections.alpine.retry import DeliveryTiming
+from projections.delivery.ack_tracker import AckTracker
+from projections.delivery.dispatcher import DeliveryState
+from projections.delivery.job import Job, KeepParked, Park, parked_row
+from projections.delivery.lease import DeliveryLease, lock_path
 from projections.delivery.outbox import (
     DISCARD,
     DISCARDED,
@@ -36,8 +36,8 @@ from projections.delivery.outbox import (
     REPLAY,
     RETRY,
     Outbox,
-    Parked,
-    Unsaved,
+    ParkedSignal,
+    UnsavedChanges,
     is_delivering,
     outbox_path,
     read_outbox,
@@ -45,15 +45,23 @@ from projections.delivery.outbox import (
     read_seq,
 )
 from projections.delivery.projection import AlpineConfig, AlpineProjection
-from projections.delivery.requests import Done, carry_out
+from projections.delivery.requests import RequestCounts, execute_request
 from projections.errors import ProjectionError, ProjectionStalled, SchemaTooNew
 from projections.monitoring.status import alpine_status
 from projections.queries.wait import DELIVERED, WaitTimeout, wait_async
-from projections.queries.wait import Parked as IsParked
-from tests.harness.deadline import PATIENCE_S, happens
-from tests.harness.log_checks import bytes_of
+from projections.queries.wait import SignalParked as IsParked
+from tests.harness.deadline import DEADLINE_S, until_async
+from tests.harness.log_checks import tree_contents
 from tests.harness.read_side import append
-from tests.harness.scripted_alpine import AT_ONCE, BAD, FAILS, GONE, WRONG_KEY, Script, number_of
+from tests.harness.scripted_alpine import (
+    BAD_REQUEST,
+    FAST_TIMING,
+    SERVER_ERROR,
+    UNREACHABLE,
+    WRONG_KEY,
+    ScriptedAlpine,
+    number_of,
+)
 from tests.harness.signals import a_signal, closed, signals
 
 CONFIG = AlpineConfig(url="http://127.0.0.1:9", key=FixedKey("key"))
@@ -66,16 +74,18 @@ def home(tmp_path: Path) -> Path:
 
 
 def projection_of(
-    script: Script,
+    script: ScriptedAlpine,
     *,
-    timing: Timing = AT_ONCE,
+    timing: DeliveryTiming = FAST_TIMING,
     config: AlpineConfig = CONFIG,
-    died: Callable[[BaseException], object] | None = None,
+    on_failure: Callable[[BaseException], object] | None = None,
 ) -> AlpineProjection:
-    return AlpineProjection(config, timing=timing, make_client=lambda _: script, died=died)
+    return AlpineProjection(
+        config, timing=timing, make_client=lambda _: script, on_failure=on_failure
+    )
 
 
-def deliver(home: Path, script: Script, *, timing: Timing = AT_ONCE) -> None:
+def deliver(home: Path, script: ScriptedAlpine, *, timing: DeliveryTiming = FAST_TIMING) -> None:
     """What `eventlog project alpine --once` does."""
     projector = Projector(home, projection_of(script, timing=timing), pace=Pace(once_stall_s=0.1))
     asyncio.run(projector.run(once=True))
@@ -83,10 +93,10 @@ def deliver(home: Path, script: Script, *, timing: Timing = AT_ONCE) -> None:
 
 def while_delivering(
     home: Path,
-    script: Script,
-    story: Callable[[Projector], Awaitable[object]],
+    script: ScriptedAlpine,
+    scenario: Callable[[Projector], Awaitable[object]],
     *,
-    timing: Timing = AT_ONCE,
+    timing: DeliveryTiming = FAST_TIMING,
 ) -> None:
     """Tells a story while a daemon runs in the same loop."""
 
@@ -94,11 +104,11 @@ def while_delivering(
         projector = Projector(home, projection_of(script, timing=timing))
         task = asyncio.create_task(projector.run())
         try:
-            await happens(lambda: projector.checkpoint is not None or task.done())
-            await story(projector)
+            await until_async(lambda: projector.checkpoint is not None or task.done())
+            await scenario(projector)
         finally:
             projector.stop()
-            await asyncio.wait_for(task, PATIENCE_S)
+            await asyncio.wait_for(task, DEADLINE_S)
 
     asyncio.run(run())
 
@@ -117,11 +127,13 @@ def parked_kinds(home: Path) -> dict[int, str]:
     return {row.seq: row.kind for row in read_parked(outbox_path(home))}
 
 
-def order(home: Path, script: Script, what: str, *seqs: int) -> Done:
+def send_operator_request(
+    home: Path, script: ScriptedAlpine, what: str, *seqs: int
+) -> RequestCounts:
     """What a command does about it."""
 
-    async def run() -> Done:
-        return await carry_out(
+    async def run() -> RequestCounts:
+        return await execute_request(
             home, CONFIG, what, seqs, make_projection=lambda _: projection_of(script)
         )
 
@@ -131,9 +143,9 @@ def order(home: Path, script: Script, what: str, *seqs: int) -> Done:
 # All is well
 
 
-def test_what_is_in_the_log_is_delivered_once_and_the_checkpoint_follows(home: Path) -> None:
+def test_each_signal_is_delivered_once_and_the_checkpoint_follows(home: Path) -> None:
     append(home, *signals(50), *(closed(n) for n in range(1, 21)), a_signal(51))
-    script = Script()
+    script = ScriptedAlpine()
     deliver(home, script)
     assert sorted(script.sent) == list(range(1, 52))
     found = status(home)
@@ -143,99 +155,99 @@ def test_what_is_in_the_log_is_delivered_once_and_the_checkpoint_follows(home: P
     assert len(script.sent) == 51
 
 
-def test_a_daemon_delivers_what_comes(home: Path) -> None:
+def test_a_daemon_delivers_new_signals(home: Path) -> None:
     append(home, a_signal(1))
-    script = Script()
+    script = ScriptedAlpine()
 
-    async def story(_: Projector) -> None:
+    async def scenario(_: Projector) -> None:
         for number in range(2, 12):
             append(home, a_signal(number))
-            await wait_async(home, number, DELIVERED, PATIENCE_S)
+            await wait_async(home, number, DELIVERED, DEADLINE_S)
             assert number in script.sent
         assert status(home)["state"] == "delivering"
 
-    while_delivering(home, script, story)
+    while_delivering(home, script, scenario)
     assert status(home)["state"] == "stopped"
 
 
-def test_lag_counts_what_is_not_done_also_above_the_checkpoint(home: Path) -> None:
+def test_lag_counts_unfinished_entries_above_the_checkpoint_too(home: Path) -> None:
     """Signal 5 does not pass: what is behind it, facts too, is no lag."""
     append(home, *signals(20), *(closed(n) for n in range(1, 11)))
-    script = Script(says=lambda seq: GONE if seq == 5 else Accepted())
-    slow = Timing(probe_s_min=0.01, probe_s_max=0.01, tick_s=0.01)
+    script = ScriptedAlpine(answer_to=lambda seq: UNREACHABLE if seq == 5 else Stored())
+    slow = DeliveryTiming(probe_s_min=0.01, probe_s_max=0.01, tick_s=0.01)
 
-    async def story(_: Projector) -> None:
-        await happens(lambda: status(home)["lag_entries"] == 1)
+    async def scenario(_: Projector) -> None:
+        await until_async(lambda: status(home)["lag_entries"] == 1)
         found = status(home)
         assert (found["checkpoint"], found["delivered"]) == (4, 19)
         assert found["lag_seconds"] > 0
         with pytest.raises(WaitTimeout):
             await wait_async(home, 5, DELIVERED, 0.01)
-        await wait_async(home, 6, DELIVERED, PATIENCE_S)
-        await wait_async(home, 25, DELIVERED, PATIENCE_S)  # a fact
-        script.says = lambda _: Accepted()
-        await happens(lambda: is_caught_up(home))
+        await wait_async(home, 6, DELIVERED, DEADLINE_S)
+        await wait_async(home, 25, DELIVERED, DEADLINE_S)  # a fact
+        script.answer_to = lambda _: Stored()
+        await until_async(lambda: is_caught_up(home))
 
-    while_delivering(home, script, story, timing=slow)
+    while_delivering(home, script, scenario, timing=slow)
     assert status(home)["delivered"] == 20
 
 
-def test_after_a_kill_what_was_not_stored_is_sent_again_and_nothing_else(home: Path) -> None:
+def test_after_a_kill_only_unstored_deliveries_are_sent_again(home: Path) -> None:
     append(home, *signals(30))
-    script = Script(says=lambda seq: GONE if seq == 7 else Accepted())
+    script = ScriptedAlpine(answer_to=lambda seq: UNREACHABLE if seq == 7 else Stored())
 
     async def killed() -> None:
         projector = Projector(home, projection_of(script))
         task = asyncio.create_task(projector.run())
-        await happens(lambda: status(home)["lag_entries"] == 1)
+        await until_async(lambda: status(home)["lag_entries"] == 1)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(killed())
-    again = Script()
+    again = ScriptedAlpine()
     deliver(home, again)
     assert again.sent == [7]
     assert status(home)["delivered"] == 30
 
 
-def test_what_was_answered_before_it_was_asked_to_stop_is_stored(home: Path) -> None:
+def test_answers_received_before_the_stop_are_stored(home: Path) -> None:
     append(home, *signals(10))
-    script, again = Script(), Script()
+    script, again = ScriptedAlpine(), ScriptedAlpine()
 
-    async def story(projector: Projector) -> None:
+    async def scenario(projector: Projector) -> None:
         # At once after the last answer: before it would be stored by itself.
         while len(script.sent) < 10:  # noqa: ASYNC110  # what is looked at tells nobody
             await asyncio.sleep(0)
         projector.stop()
 
-    while_delivering(home, script, story)
+    while_delivering(home, script, scenario)
     deliver(home, again)
     assert again.sent == []
 
 
-def test_a_long_backlog_is_taken_over_in_bounded_portions(home: Path) -> None:
+def test_a_long_backlog_is_processed_in_bounded_batches(home: Path) -> None:
     append(home, *signals(4_000))
-    script = Script(says=lambda _: GONE)
+    script = ScriptedAlpine(answer_to=lambda _: UNREACHABLE)
 
-    async def story(projector: Projector) -> None:
-        await happens(lambda: projector.stalled is not None)
+    async def scenario(projector: Projector) -> None:
+        await until_async(lambda: projector.stalled is not None)
         assert "Alpine takes nothing: waiting, no answer" in str(projector.stalled)
         assert projector.checkpoint is not None
         assert projector.checkpoint.seq < 3_000
-        script.says = lambda _: Accepted()
-        await happens(lambda: is_caught_up(home))
+        script.answer_to = lambda _: Stored()
+        await until_async(lambda: is_caught_up(home))
 
-    while_delivering(home, script, story)
+    while_delivering(home, script, scenario)
     assert set(script.sent) == set(range(1, 4_001))
 
 
-def test_once_in_an_outage_ends_with_what_is_wrong(home: Path) -> None:
+def test_a_once_run_during_an_outage_ends_with_the_error(home: Path) -> None:
     append(home, *signals(10))
     with pytest.raises(ProjectionStalled, match="10 signals are not delivered: waiting, no answer"):
-        deliver(home, Script(says=lambda _: GONE))
+        deliver(home, ScriptedAlpine(answer_to=lambda _: UNREACHABLE))
     append(home, *signals(3_000, start=11))
     with pytest.raises(ProjectionStalled, match="Alpine takes nothing: refused, 401"):
-        deliver(home, Script(says=lambda _: WRONG_KEY))
+        deliver(home, ScriptedAlpine(answer_to=lambda _: WRONG_KEY))
     assert status(home)["last_error"] == WRONG_KEY.detail
     assert status(home)["lag_entries"] == 3_010
 
@@ -243,17 +255,17 @@ def test_once_in_an_outage_ends_with_what_is_wrong(home: Path) -> None:
 # Parked
 
 
-def test_what_is_parked_counts_as_done_and_is_kept_with_its_reason(home: Path) -> None:
+def test_a_parked_signal_counts_as_done_and_keeps_its_reason(home: Path) -> None:
     append(home, *signals(10))
-    says: dict[int, Answer] = {3: BAD, 5: FAILS}
-    once = Timing(patience=AT_ONCE.patience, probe_s_min=0.01)
-    deliver(home, Script(says=lambda seq: says.get(seq, Accepted())), timing=once)
+    answer_to: dict[int, SendResult] = {3: BAD_REQUEST, 5: SERVER_ERROR}
+    once = DeliveryTiming(retry_policy=FAST_TIMING.retry_policy, probe_s_min=0.01)
+    deliver(home, ScriptedAlpine(answer_to=lambda seq: answer_to.get(seq, Stored())), timing=once)
     found = status(home)
     assert (found["lag_entries"], found["delivered"]) == (0, 8)
     assert (found["parked"], found["failing"]) == (2, 1)
     refused, failing = read_parked(outbox_path(home))
     assert (refused.seq, refused.signal_id, refused.kind) == (3, "s-3", REFUSED)
-    assert (refused.status, refused.body, refused.attempts) == (400, BAD.body, 1)
+    assert (refused.status, refused.body, refused.attempts) == (400, BAD_REQUEST.body, 1)
     assert (failing.kind, failing.status) == (FAILING, 500)
     assert failing.attempts >= 4
     assert refused.next_at is None
@@ -266,142 +278,157 @@ def test_what_is_parked_counts_as_done_and_is_kept_with_its_reason(home: Path) -
 
 def test_a_failing_signal_is_tried_again_by_itself_until_it_passes(home: Path) -> None:
     append(home, *signals(10))
-    script = Script(says=lambda seq: FAILS if seq == 5 else Accepted())
+    script = ScriptedAlpine(answer_to=lambda seq: SERVER_ERROR if seq == 5 else Stored())
 
-    async def story(_: Projector) -> None:
-        await happens(lambda: Counter(script.sent)[5] > 8)
+    async def scenario(_: Projector) -> None:
+        await until_async(lambda: Counter(script.sent)[5] > 8)
         [row] = read_parked(outbox_path(home))
         assert row.next_at is not None
-        assert row.next_at - row.last_at == pytest.approx(AT_ONCE.failing_s_max, abs=1e-3)
-        script.says = lambda _: Accepted()
-        await happens(lambda: not parked_kinds(home))
+        assert row.next_at - row.last_at == pytest.approx(FAST_TIMING.failing_s_max, abs=1e-3)
+        script.answer_to = lambda _: Stored()
+        await until_async(lambda: not parked_kinds(home))
 
-    while_delivering(home, script, story)
+    while_delivering(home, script, scenario)
     found = status(home)
     assert (found["delivered"], found["parked"], found["failing"]) == (10, 0, 0)
 
 
 def test_a_refused_signal_is_retried_only_by_hand(home: Path) -> None:
     append(home, *signals(10))
-    script = Script(says=lambda seq: BAD if seq in (4, 5, 6) else Accepted())
+    script = ScriptedAlpine(answer_to=lambda seq: BAD_REQUEST if seq in (4, 5, 6) else Stored())
     deliver(home, script)
     deliver(home, script)
     assert Counter(script.sent)[5] == 1
-    script.says = lambda seq: BAD if seq == 6 else Accepted()
-    done = order(home, script, RETRY, 4, 6, 7, 99)
-    assert done == Done(asked=4, stored=1, parked=1, gone=2)
+    script.answer_to = lambda seq: BAD_REQUEST if seq == 6 else Stored()
+    done = send_operator_request(home, script, RETRY, 4, 6, 7, 99)
+    assert done == RequestCounts(asked=4, stored=1, parked=1, gone=2)
     assert parked_kinds(home) == {5: REFUSED, 6: REFUSED}
     assert status(home)["delivered"] == 8
     [_, row] = read_parked(outbox_path(home))
     assert row.attempts == 2
 
 
-def test_what_is_discarded_is_not_tried_again_and_says_so(home: Path) -> None:
+def test_a_discarded_signal_is_not_retried_and_is_reported_as_discarded(home: Path) -> None:
     append(home, *signals(3))
-    script = Script(says=lambda seq: FAILS if seq == 2 else Accepted())
-    deliver(home, script, timing=Timing(patience=AT_ONCE.patience, probe_s_min=0.01))
-    assert order(home, script, DISCARD, 2, 3) == Done(asked=2, discarded=1, gone=1)
+    script = ScriptedAlpine(answer_to=lambda seq: SERVER_ERROR if seq == 2 else Stored())
+    deliver(
+        home, script, timing=DeliveryTiming(retry_policy=FAST_TIMING.retry_policy, probe_s_min=0.01)
+    )
+    assert send_operator_request(home, script, DISCARD, 2, 3) == RequestCounts(
+        asked=2, discarded=1, gone=1
+    )
     assert parked_kinds(home) == {}
     assert status(home)["parked"] == 0
-    deliver(home, Script())
+    deliver(home, ScriptedAlpine())
     with pytest.raises(IsParked, match=r"was parked and is discarded.*reconcile --replay"):
         asyncio.run(wait_async(home, 2, DELIVERED))
-    assert order(home, script, RETRY, 2) == Done(asked=1, gone=1)
-    assert order(home, Script(), REPLAY, 2) == Done(asked=1, stored=1)
+    assert send_operator_request(home, script, RETRY, 2) == RequestCounts(asked=1, gone=1)
+    assert send_operator_request(home, ScriptedAlpine(), REPLAY, 2) == RequestCounts(
+        asked=1, stored=1
+    )
     asyncio.run(wait_async(home, 2, DELIVERED))
 
 
-def test_a_running_daemon_does_what_a_command_asks_for(home: Path) -> None:
+def test_a_running_daemon_executes_operator_requests(home: Path) -> None:
     append(home, *signals(10))
-    script = Script(says=lambda seq: BAD if seq in (4, 5) else Accepted())
-    nobody = Script()
+    script = ScriptedAlpine(answer_to=lambda seq: BAD_REQUEST if seq in (4, 5) else Stored())
+    nobody = ScriptedAlpine()
 
-    async def story(_: Projector) -> None:
-        await happens(lambda: is_caught_up(home))
+    async def scenario(_: Projector) -> None:
+        await until_async(lambda: is_caught_up(home))
 
-        async def ask(what: str, *seqs: int) -> Done:
-            return await carry_out(
+        async def request(what: str, *seqs: int) -> RequestCounts:
+            return await execute_request(
                 home, CONFIG, what, seqs, make_projection=lambda _: projection_of(nobody)
             )
 
-        assert await ask(DISCARD, 4) == Done(asked=1, discarded=1)
-        script.says = lambda seq: Duplicate() if seq == 1 else Accepted()
-        assert await ask(RETRY, 5, 4) == Done(asked=2, stored=1, gone=1)
-        assert await ask(REPLAY, 1, 2, 77) == Done(asked=3, stored=1, duplicate=1, gone=1)
+        assert await request(DISCARD, 4) == RequestCounts(asked=1, discarded=1)
+        script.answer_to = lambda seq: Duplicate() if seq == 1 else Stored()
+        assert await request(RETRY, 5, 4) == RequestCounts(asked=2, stored=1, gone=1)
+        assert await request(REPLAY, 1, 2, 77) == RequestCounts(
+            asked=3, stored=1, duplicate=1, gone=1
+        )
 
-    while_delivering(home, script, story)
+    while_delivering(home, script, scenario)
     assert nobody.sent == []
     assert Counter(script.sent)[2] == 2
     assert status(home)["delivered"] == 9  # of ten signals: one is discarded, none counts twice
 
 
-def test_an_order_outlives_the_sender_and_is_done_by_the_next(home: Path) -> None:
+def test_an_operator_request_survives_the_worker_and_is_executed_by_the_next(home: Path) -> None:
     append(home, *signals(5))
-    deliver(home, Script())
-    script = Script(says=lambda _: GONE)
-    done = order(home, script, REPLAY, 1, 2, 3)
-    assert done == Done(asked=3, left=3)
-    again = Script()
+    deliver(home, ScriptedAlpine())
+    script = ScriptedAlpine(answer_to=lambda _: UNREACHABLE)
+    done = send_operator_request(home, script, REPLAY, 1, 2, 3)
+    assert done == RequestCounts(asked=3, left=3)
+    again = ScriptedAlpine()
     deliver(home, again)
     assert set(again.sent) == {1, 2, 3}
 
 
-def test_orders_that_were_begun_a_moment_ago_are_waited_for(home: Path) -> None:
+def test_operator_requests_in_progress_are_awaited(home: Path) -> None:
     """While the signals of one look are read from the log, the look of who wants the end finds no
     more: what was asked for is then neither waiting nor on its way."""
     append(home, *signals(5))
-    deliver(home, Script())
+    deliver(home, ScriptedAlpine())
     for _ in range(5):
-        order(home, Script(says=lambda _: GONE), REPLAY, 1, 2, 3)
-        again = Script()
-        deliver(home, again, timing=replace(AT_ONCE, tick_s=0.0))
+        send_operator_request(
+            home, ScriptedAlpine(answer_to=lambda _: UNREACHABLE), REPLAY, 1, 2, 3
+        )
+        again = ScriptedAlpine()
+        deliver(home, again, timing=replace(FAST_TIMING, tick_s=0.0))
         assert set(again.sent) == {1, 2, 3}
 
 
 def test_a_replay_of_what_is_still_on_its_way_sends_it_once(home: Path) -> None:
     append(home, *signals(5))
-    script = Script(says=lambda _: GONE)
+    script = ScriptedAlpine(answer_to=lambda _: UNREACHABLE)
 
-    async def story(_: Projector) -> None:
-        await happens(lambda: len(set(script.sent)) == 5)
+    async def scenario(_: Projector) -> None:
+        await until_async(lambda: len(set(script.sent)) == 5)
         with closing(Outbox(outbox_path(home))) as outbox:
-            outbox.ask("me", REPLAY, [1, 2])
+            outbox.request("me", REPLAY, [1, 2])
             await asyncio.sleep(0.02)
             del script.sent[:]
-            script.says = lambda _: Accepted()
-            await happens(lambda: outbox.outcomes("me") == {"stored": 2})
+            script.answer_to = lambda _: Stored()
+            await until_async(lambda: outbox.outcomes("me") == {"stored": 2})
 
-    while_delivering(home, script, story)
+    while_delivering(home, script, scenario)
     sent = Counter(script.sent)  # nothing, where the requests that passed had begun before
     assert max(sent.values(), default=0) <= 2  # a probe may have begun before
 
 
-def test_those_to_blame_that_were_overtaken_before_a_restart_are_parked(home: Path) -> None:
+def test_poison_messages_that_were_overtaken_before_a_restart_are_parked(home: Path) -> None:
     """H6: a kill in the middle of their retries leaves a few poisoned ones, and nothing else."""
     append(home, *signals(10))
     with pytest.raises(ProjectionStalled):
-        deliver(home, Script(says=lambda seq: GONE if seq in (2, 3, 10) else Accepted()))
-    poisoned = Script(says=lambda seq: FAILS if seq in (2, 3, 10) else Accepted())
-    deliver(home, poisoned, timing=replace(AT_ONCE, once_s=60.0))
+        deliver(
+            home,
+            ScriptedAlpine(answer_to=lambda seq: UNREACHABLE if seq in (2, 3, 10) else Stored()),
+        )
+    poisoned = ScriptedAlpine(answer_to=lambda seq: SERVER_ERROR if seq in (2, 3, 10) else Stored())
+    deliver(home, poisoned, timing=replace(FAST_TIMING, once_s=60.0))
     assert parked_kinds(home) == dict.fromkeys((2, 3, 10), FAILING)
 
 
-def test_facts_that_are_done_and_what_is_parked_overtake_no_signal(home: Path) -> None:
+def test_completed_facts_and_parked_signals_overtake_no_signal(home: Path) -> None:
     append(home, *signals(6), closed(1), closed(2))
     with pytest.raises(ProjectionStalled):
-        deliver(home, Script(says=lambda seq: BAD if seq == 6 else GONE))
+        deliver(
+            home, ScriptedAlpine(answer_to=lambda seq: BAD_REQUEST if seq == 6 else UNREACHABLE)
+        )
     with pytest.raises(ProjectionStalled):
-        deliver(home, Script(says=lambda _: FAILS))
+        deliver(home, ScriptedAlpine(answer_to=lambda _: SERVER_ERROR))
     assert FAILING not in parked_kinds(home).values()
 
 
-def test_an_order_that_was_read_while_the_file_was_locked_is_done_all_the_same(home: Path) -> None:
+def test_an_operator_request_read_while_the_file_was_locked_is_executed(home: Path) -> None:
     append(home, *signals(10))
-    script = Script(says=lambda seq: BAD if seq in (4, 5) else Accepted())
+    script = ScriptedAlpine(answer_to=lambda seq: BAD_REQUEST if seq in (4, 5) else Stored())
 
-    async def story(_: Projector) -> None:
-        await happens(lambda: is_caught_up(home))
-        script.says = lambda _: Accepted()
+    async def scenario(_: Projector) -> None:
+        await until_async(lambda: is_caught_up(home))
+        script.answer_to = lambda _: Stored()
         with closing(Outbox(outbox_path(home))) as outbox:
             # One transaction, which lasts for longer than the sender waits to note the discard.
             outbox._db.execute("BEGIN IMMEDIATE")
@@ -411,63 +438,67 @@ def test_an_order_that_was_read_while_the_file_was_locked_is_done_all_the_same(h
             outbox._db.execute("BEGIN IMMEDIATE")
             await asyncio.sleep(0.1)
             outbox._db.execute("COMMIT")
-            await happens(lambda: outbox.outcomes("me") == {"stored": 1, "discarded": 1})
+            await until_async(lambda: outbox.outcomes("me") == {"stored": 1, "discarded": 1})
 
-    while_delivering(home, script, story)
+    while_delivering(home, script, scenario)
 
 
 def test_a_replay_of_what_alpine_refuses_does_not_stop_the_others(home: Path) -> None:
     """Twenty and more that are parked are refused again: that says nothing about new ones."""
     append(home, *signals(60))
-    script = Script(says=lambda seq: BAD if seq % 2 else Accepted())
+    script = ScriptedAlpine(answer_to=lambda seq: BAD_REQUEST if seq % 2 else Stored())
     deliver(home, script)
     assert len(parked_kinds(home)) == 30
-    assert order(home, script, DISCARD, 1, 3) == Done(asked=2, discarded=2)
+    assert send_operator_request(home, script, DISCARD, 1, 3) == RequestCounts(asked=2, discarded=2)
 
-    async def story(_: Projector) -> None:
-        done = await carry_out(home, CONFIG, REPLAY, range(1, 61))
-        assert done == Done(asked=60, stored=30, parked=30)
+    async def scenario(_: Projector) -> None:
+        done = await execute_request(home, CONFIG, REPLAY, range(1, 61))
+        assert done == RequestCounts(asked=60, stored=30, parked=30)
         assert status(home)["state"] == "delivering"
 
-    while_delivering(home, script, story, timing=replace(AT_ONCE, slow_probe_s=1e6))
+    while_delivering(home, script, scenario, timing=replace(FAST_TIMING, slow_probe_s=1e6))
     assert len(parked_kinds(home)) == 28  # what was given up stays so
 
 
-def test_a_thousand_orders_and_more_are_done(home: Path) -> None:
+def test_more_than_a_thousand_operator_requests_are_executed(home: Path) -> None:
     append(home, *signals(2_500))
-    deliver(home, Script())
-    script = Script(says=lambda _: Duplicate())
-    assert order(home, script, REPLAY, *range(1, 2_501)) == Done(asked=2_500, duplicate=2_500)
+    deliver(home, ScriptedAlpine())
+    script = ScriptedAlpine(answer_to=lambda _: Duplicate())
+    assert send_operator_request(home, script, REPLAY, *range(1, 2_501)) == RequestCounts(
+        asked=2_500, duplicate=2_500
+    )
     assert sorted(script.sent) == list(range(1, 2_501))
 
 
 def test_everything_rejected_parks_twenty_also_over_restarts_and_heals_by_hand(home: Path) -> None:
     """H6b."""
     append(home, *signals(60))
-    script = Script(says=lambda _: BAD)
-    slow = Timing(slow_probe_s=1e6, key_poll_s=0.001, tick_s=0.001)
+    script = ScriptedAlpine(answer_to=lambda _: BAD_REQUEST)
+    slow = DeliveryTiming(slow_probe_s=1e6, key_poll_s=0.001, tick_s=0.001)
     for _ in range(3):
         with pytest.raises(ProjectionStalled, match="rejecting, 20 rejections in a row: 400"):
             deliver(home, script, timing=slow)
         assert len(parked_kinds(home)) == 20
         assert status(home)["lag_entries"] == 40
 
-    async def story(projector: Projector) -> None:
-        await happens(lambda: status(home)["state"] == State.REJECTING)
-        script.says = lambda _: Accepted()
+    async def scenario(projector: Projector) -> None:
+        await until_async(lambda: status(home)["state"] == DeliveryState.REJECTING)
+        script.answer_to = lambda _: Stored()
         seqs = list(parked_kinds(home))
-        assert await carry_out(home, CONFIG, RETRY, seqs) == Done(asked=20, stored=20)
-        await happens(lambda: is_caught_up(home))
+        assert await execute_request(home, CONFIG, RETRY, seqs) == RequestCounts(
+            asked=20, stored=20
+        )
+        await until_async(lambda: is_caught_up(home))
 
-    while_delivering(home, script, story, timing=slow)
+    while_delivering(home, script, scenario, timing=slow)
     found = status(home)
     assert (found["delivered"], found["parked"], found["lag_entries"]) == (60, 0, 0)
 
 
-def test_what_is_no_whole_signal_is_parked_and_stops_nothing(home: Path) -> None:
+def test_an_incomplete_signal_is_parked_and_stops_nothing(home: Path) -> None:
     """The door lets none through; a log may have been written by something else."""
     append(home, *signals(3))
-    script = Script()
+    script = ScriptedAlpine()
 
     async def run() -> None:
         projection = projection_of(script)
@@ -501,12 +532,12 @@ def test_a_file_that_was_lost_while_down_costs_requests_and_nothing_else(
     home: Path, harm: str
 ) -> None:
     append(home, *signals(500))
-    deliver(home, Script(says=lambda seq: BAD if seq == 7 else Accepted()))
+    deliver(home, ScriptedAlpine(answer_to=lambda seq: BAD_REQUEST if seq == 7 else Stored()))
     path = outbox_path(home)
-    harm_file(path, harm)
+    damage_file(path, harm)
     found = status(home)
     assert found["lag_entries"] in (0, 500) or "cannot be read" in found["problem"]
-    script = Script(says=lambda seq: BAD if seq == 7 else Duplicate())
+    script = ScriptedAlpine(answer_to=lambda seq: BAD_REQUEST if seq == 7 else Duplicate())
     deliver(home, script)
     assert set(script.sent) in (set(range(1, 501)), set())  # a flip may hit what nobody reads
     assert parked_kinds(home) == {7: REFUSED}
@@ -519,10 +550,10 @@ def change(path: Path, *statements: str) -> None:
             other.execute(statement)
 
 
-def test_a_database_of_somebody_else_is_kept_aside_with_its_tables(home: Path) -> None:
+def test_an_unknown_database_is_set_aside_with_its_tables(home: Path) -> None:
     append(home, *signals(3))
     change(outbox_path(home), "CREATE TABLE parked(a)", "INSERT INTO parked VALUES (7)")
-    script = Script()
+    script = ScriptedAlpine()
     deliver(home, script)
     assert sorted(script.sent) == [1, 2, 3]
     [kept] = (home / "data").glob("alpine.db.damaged-*")
@@ -531,7 +562,9 @@ def test_a_database_of_somebody_else_is_kept_aside_with_its_tables(home: Path) -
 
 
 @pytest.mark.parametrize("kind", ["link", "directory"])
-def test_what_is_no_regular_file_is_refused_and_nothing_is_made(home: Path, kind: str) -> None:
+def test_a_path_that_is_not_a_regular_file_is_refused_and_nothing_is_created(
+    home: Path, kind: str
+) -> None:
     """W13: a link may lead out of the home."""
     append(home, a_signal(1))
     path, elsewhere = outbox_path(home), home.parent / "elsewhere"
@@ -540,11 +573,11 @@ def test_what_is_no_regular_file_is_refused_and_nothing_is_made(home: Path, kind
     else:
         path.mkdir()
     with pytest.raises(UnsafePath, match="no regular file stands"):
-        deliver(home, Script())
+        deliver(home, ScriptedAlpine())
     assert not elsewhere.exists()
 
 
-def harm_file(path: Path, harm: str) -> None:
+def damage_file(path: Path, harm: str) -> None:
     data = bytearray(path.read_bytes())
     match harm:
         case "deleted":
@@ -573,22 +606,22 @@ def test_a_file_that_is_lost_under_a_running_daemon_costs_requests_and_nothing_e
     home: Path, harm: str
 ) -> None:
     append(home, *signals(50))
-    script = Script(says=lambda seq: BAD if seq == 7 else Accepted())
+    script = ScriptedAlpine(answer_to=lambda seq: BAD_REQUEST if seq == 7 else Stored())
 
-    async def story(_: Projector) -> None:
-        await happens(lambda: is_caught_up(home))
+    async def scenario(_: Projector) -> None:
+        await until_async(lambda: is_caught_up(home))
         path = outbox_path(home)
         for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
             file.rename(f"{file}.away") if harm == "replaced" else file.unlink()
         # It tells the truth at once: that it does not know.
-        await happens(lambda: status(home)["state"] == "delivering")
+        await until_async(lambda: status(home)["state"] == "delivering")
         assert status(home)["lag_entries"] == 50
-        await happens(lambda: is_caught_up(home))  # by itself, although nothing comes
-        await happens(lambda: parked_kinds(home) == {7: REFUSED})
+        await until_async(lambda: is_caught_up(home))  # by itself, although nothing comes
+        await until_async(lambda: parked_kinds(home) == {7: REFUSED})
         append(home, a_signal(51))
-        await happens(lambda: is_caught_up(home))
+        await until_async(lambda: is_caught_up(home))
 
-    while_delivering(home, script, story)
+    while_delivering(home, script, scenario)
     assert Counter(script.sent)[1] == 2
     assert status(home)["lag_entries"] == 0
 
@@ -597,23 +630,23 @@ def test_while_the_file_cannot_be_written_delivery_goes_on_and_stores_it_later(
     home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     append(home, *signals(30))
-    script = Script()
+    script = ScriptedAlpine()
 
-    async def story(_: Projector) -> None:
-        await happens(lambda: is_caught_up(home))
+    async def scenario(_: Projector) -> None:
+        await until_async(lambda: is_caught_up(home))
         with closing(sqlite3.connect(outbox_path(home), isolation_level=None)) as other:
             other.execute(
                 "CREATE TRIGGER full BEFORE UPDATE ON checkpoint BEGIN "
                 "SELECT RAISE(FAIL, 'database or disk is full'); END"
             )
             append(home, *signals(300, start=31))
-            await happens(lambda: len(script.sent) == 330)
-            await happens(lambda: "delivery_not_stored" in caplog.text)
+            await until_async(lambda: len(script.sent) == 330)
+            await until_async(lambda: "delivery_not_stored" in caplog.text)
             assert not is_caught_up(home)
             other.execute("DROP TRIGGER full")
-        await happens(lambda: is_caught_up(home))
+        await until_async(lambda: is_caught_up(home))
 
-    while_delivering(home, script, story)
+    while_delivering(home, script, scenario)
     assert caplog.text.count("delivery_not_stored") == 1
     assert "delivery_stored_again" in caplog.text
     assert max(Counter(script.sent).values()) == 1
@@ -621,26 +654,26 @@ def test_while_the_file_cannot_be_written_delivery_goes_on_and_stores_it_later(
 
 
 @pytest.mark.slow
-def test_somebody_who_keeps_the_file_locked_stops_neither_delivery_nor_its_end(
+def test_a_locked_outbox_stops_neither_delivery_nor_shutdown(
     home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     append(home, *signals(10))
-    script = Script()
+    script = ScriptedAlpine()
     with closing(sqlite3.connect(":memory:")) as nothing:
         other = nothing
 
-        async def story(_: Projector) -> None:
+        async def scenario(_: Projector) -> None:
             nonlocal other
-            await happens(lambda: is_caught_up(home))
+            await until_async(lambda: is_caught_up(home))
             other = sqlite3.connect(outbox_path(home), isolation_level=None)
             other.execute("BEGIN IMMEDIATE")
             append(home, *signals(90, start=11))
-            await happens(lambda: len(script.sent) == 100)
-            await happens(lambda: "delivery_not_stored" in caplog.text)
+            await until_async(lambda: len(script.sent) == 100)
+            await until_async(lambda: "delivery_not_stored" in caplog.text)
 
-        while_delivering(home, script, story)
+        while_delivering(home, script, scenario)
         other.close()
-    again = Script()
+    again = ScriptedAlpine()
     deliver(home, again)
     assert set(again.sent) == set(range(11, 101))  # they were not stored, and cost a request
     assert status(home)["delivered"] == 100
@@ -648,12 +681,12 @@ def test_somebody_who_keeps_the_file_locked_stops_neither_delivery_nor_its_end(
 
 def test_a_newer_file_is_refused_and_left_alone(home: Path) -> None:
     append(home, a_signal(1))
-    deliver(home, Script())
+    deliver(home, ScriptedAlpine())
     with closing(sqlite3.connect(outbox_path(home))) as other:
         other.execute("PRAGMA user_version = 2")
     before = outbox_path(home).read_bytes()
     with pytest.raises(SchemaTooNew):
-        deliver(home, Script())
+        deliver(home, ScriptedAlpine())
     assert outbox_path(home).read_bytes() == before
 
 
@@ -662,25 +695,25 @@ def test_reading_from_outside_makes_and_changes_nothing(home: Path) -> None:
     found = status(home)
     assert (found["checkpoint"], found["lag_entries"], found["state"]) == (0, 5, "stopped")
     assert os.listdir(home / "data") == []
-    deliver(home, Script(says=lambda seq: BAD if seq == 2 else Accepted()))
-    before = bytes_of(home)
+    deliver(home, ScriptedAlpine(answer_to=lambda seq: BAD_REQUEST if seq == 2 else Stored()))
+    before = tree_contents(home)
     status(home)
     read_parked(outbox_path(home))
     read_seq(outbox_path(home), 1)
     is_delivering(home)
-    assert bytes_of(home) == before
+    assert tree_contents(home) == before
 
 
 def test_files_are_for_their_owner_and_for_a_group_that_may_read_data(home: Path) -> None:
     append(home, a_signal(1))
     os.umask(0)
     try:
-        deliver(home, Script())
+        deliver(home, ScriptedAlpine())
         assert outbox_path(home).stat().st_mode & 0o777 == 0o600
         assert lock_path(home).stat().st_mode & 0o777 == 0o600
         outbox_path(home).unlink()
         (home / "data").chmod(0o2750)
-        deliver(home, Script())
+        deliver(home, ScriptedAlpine())
         assert outbox_path(home).stat().st_mode & 0o777 == 0o640
     finally:
         os.umask(0o022)
@@ -689,25 +722,25 @@ def test_files_are_for_their_owner_and_for_a_group_that_may_read_data(home: Path
 # Who sends
 
 
-def test_a_second_sender_stands_by_and_takes_over(home: Path) -> None:
+def test_a_second_worker_waits_for_the_lease_and_takes_over(home: Path) -> None:
     append(home, *signals(5))
-    first, second = Script(), Script()
+    first, second = ScriptedAlpine(), ScriptedAlpine()
 
     async def run() -> None:
         one = Projector(home, projection_of(first))
         two = Projector(home, projection_of(second))
         task_one = asyncio.create_task(one.run())
-        await happens(lambda: is_caught_up(home))
+        await until_async(lambda: is_caught_up(home))
         task_two = asyncio.create_task(two.run())
-        await happens(lambda: two.stalled is not None)
+        await until_async(lambda: two.stalled is not None)
         assert "another process delivers" in str(two.stalled)
         append(home, a_signal(6))
-        await happens(lambda: is_caught_up(home))
+        await until_async(lambda: is_caught_up(home))
         assert second.sent == []
         one.stop()
         await task_one
         append(home, a_signal(7))
-        await happens(lambda: is_caught_up(home))
+        await until_async(lambda: is_caught_up(home))
         two.stop()
         await task_two
 
@@ -715,33 +748,33 @@ def test_a_second_sender_stands_by_and_takes_over(home: Path) -> None:
     assert (first.sent, second.sent) == ([1, 2, 3, 4, 5, 6], [7])
 
 
-def test_whoever_deletes_the_lock_file_lets_no_second_sender_in(home: Path) -> None:
+def test_deleting_the_lock_file_does_not_allow_a_second_worker(home: Path) -> None:
     """W9: the one that runs goes on alone, and status sees it."""
     append(home, a_signal(1))
-    old = SenderLock.take(home)
+    old = DeliveryLease.take(home)
     assert old is not None
-    assert SenderLock.take(home) is None
+    assert DeliveryLease.take(home) is None
     lock_path(home).unlink()
     assert is_delivering(home)
-    assert SenderLock.take(home) is None
+    assert DeliveryLease.take(home) is None
     assert is_delivering(home)
     old.release()
     assert not is_delivering(home)
-    new = SenderLock.take(home)
+    new = DeliveryLease.take(home)
     assert new is not None
-    assert SenderLock.take(home) is None
+    assert DeliveryLease.take(home) is None
     new.release()
     assert not is_delivering(home)
 
 
-def test_disabled_it_says_so_passes_all_by_and_lets_another_send(home: Path) -> None:
+def test_disabled_delivery_is_reported_and_leaves_the_lease_to_another_worker(home: Path) -> None:
     append(home, *signals(5))
-    script = Script()
+    script = ScriptedAlpine()
 
     async def run() -> None:
         idle = Projector(home, AlpineProjection(DISABLED))
         task = asyncio.create_task(idle.run())
-        await happens(lambda: status(home)["state"] == "disabled")
+        await until_async(lambda: status(home)["state"] == "disabled")
         found = status(home)
         assert (found["last_error"], found["lag_entries"]) == ("ALPINE_API_URL is not set", 5)
         await Projector(home, projection_of(script)).run(once=True)
@@ -756,11 +789,11 @@ def test_disabled_it_says_so_passes_all_by_and_lets_another_send(home: Path) -> 
     assert status(home)["state"] == "stopped"
 
 
-def test_where_delivery_is_disabled_and_nobody_else_sends_an_order_is_refused(home: Path) -> None:
+def test_an_operator_request_is_refused_if_no_worker_delivers(home: Path) -> None:
     append(home, a_signal(1))
     with pytest.raises(ProjectionError, match="nothing is delivered: ALPINE_API_URL is not set"):
-        asyncio.run(carry_out(home, DISABLED, REPLAY, [1]))
-    script = Script()
+        asyncio.run(execute_request(home, DISABLED, REPLAY, [1]))
+    script = ScriptedAlpine()
     deliver(home, script)
     assert script.sent == [1]  # and the order is withdrawn
 
@@ -768,85 +801,85 @@ def test_where_delivery_is_disabled_and_nobody_else_sends_an_order_is_refused(ho
 # P2: a task that dies
 
 
-class Broken(Script):
+class Broken(ScriptedAlpine):
     """A client with a bug."""
 
-    async def send(self, body: bytes) -> Answer:
+    async def send(self, body: bytes) -> SendResult:
         if number_of(body) == 3:
             raise RuntimeError("a bug")
         return await super().send(body)
 
 
-def test_a_bug_in_delivery_ends_the_projector_and_says_which(
+def test_a_bug_in_delivery_ends_the_projector_with_its_error(
     home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     append(home, *signals(2_000))
     with pytest.raises(RuntimeError, match="a bug"):
         deliver(home, Broken())
-    assert "delivery_died error=a bug" in caplog.text
-    assert SenderLock.take(home) is not None
+    assert "delivery_failed error=a bug" in caplog.text
+    assert DeliveryLease.take(home) is not None
 
 
-def test_a_bug_while_nothing_comes_is_told_to_whoever_asked_for_that(home: Path) -> None:
+def test_a_bug_while_idle_is_raised_to_the_waiting_caller(home: Path) -> None:
     append(home, *signals(5))
-    died: list[BaseException] = []
+    on_failure: list[BaseException] = []
 
     async def run() -> None:
-        projector = Projector(home, projection_of(Broken(), died=died.append))
+        projector = Projector(home, projection_of(Broken(), on_failure=on_failure.append))
         task = asyncio.create_task(projector.run())
-        await happens(lambda: died)
+        await until_async(lambda: on_failure)
         append(home, a_signal(6))
         with pytest.raises(RuntimeError, match="a bug"):
             await task
 
     asyncio.run(run())
-    assert [str(error) for error in died] == ["a bug"]
+    assert [str(error) for error in on_failure] == ["a bug"]
 
 
 # Units
 
 
 @given(st.permutations(range(1, 30)), st.sets(st.integers(1, 29)))
-def test_the_checkpoint_passes_only_what_is_done_without_a_gap(
+def test_the_checkpoint_advances_only_over_a_contiguous_run_of_done_entries(
     finished: list[int], before: set[int]
 ) -> None:
-    ledger = Ledger(Checkpoint(projection="alpine"), before)
+    ack_tracker = AckTracker(Checkpoint(projection="alpine"), before)
     for seq in range(1, 30):
-        ledger.take(seq, f"chain {seq}")
+        ack_tracker.take(seq, f"chain {seq}")
     done = set(before)
     for seq in finished:
-        assert ledger.finish(seq) == (seq not in done)
+        assert ack_tracker.mark_done(seq) == (seq not in done)
         done.add(seq)
-        ledger.move_on()
+        ack_tracker.advance()
         expected = next(n for n in range(30) if n + 1 not in done)
-        assert ledger.checkpoint.seq == expected
+        assert ack_tracker.checkpoint.seq == expected
         if expected:
-            assert ledger.checkpoint.chain == f"chain {expected}"
-        assert ledger.unsaved == {n for n in done if n > expected} - before
-        assert ledger.span == 29 - expected
-        assert all(ledger.is_done(n) == (n in done) for n in range(1, 30))
-        assert all(ledger.is_under_way(n) == (n not in done) for n in range(1, 30))
-    assert not ledger.is_under_way(31)
+            assert ack_tracker.checkpoint.chain == f"chain {expected}"
+        assert ack_tracker.unsaved == {n for n in done if n > expected} - before
+        assert ack_tracker.entries_tracked == 29 - expected
+        assert all(ack_tracker.is_done(n) == (n in done) for n in range(1, 30))
+        assert all(ack_tracker.is_in_flight(n) == (n not in done) for n in range(1, 30))
+    assert not ack_tracker.is_in_flight(31)
 
 
-def test_a_gap_that_somebody_accepted_is_no_gap_for_the_checkpoint() -> None:
-    ledger = Ledger(Checkpoint(projection="alpine"))
+def test_the_checkpoint_advances_over_an_accepted_gap() -> None:
+    ack_tracker = AckTracker(Checkpoint(projection="alpine"))
     for seq in (1, 2, 7, 8):
-        ledger.take(seq, "")
-        ledger.finish(seq)
-    ledger.move_on()
-    assert ledger.checkpoint.seq == 8
+        ack_tracker.take(seq, "")
+        ack_tracker.mark_done(seq)
+    ack_tracker.advance()
+    assert ack_tracker.checkpoint.seq == 8
 
 
 def test_the_interval_of_a_failing_signal_doubles_up_to_its_limit() -> None:
-    timing = Timing()
-    parcel = Parcel(seq=1, signal_id="s-1", body=b"", attempts=1)
+    timing = DeliveryTiming()
+    job = Job(seq=1, signal_id="s-1", body=b"", attempts=1)
     outcome = Park(kind=FAILING, status=500, body="500")
-    row: Parked | None = None
+    row: ParkedSignal | None = None
     intervals = []
     now_s = 1_000.0
     for _ in range(12):
-        row = parked_row(parcel, outcome, row, now_s=now_s, timing=timing)
+        row = parked_row(job, outcome, row, now_s=now_s, timing=timing)
         assert row.next_at is not None
         intervals.append(row.next_at - row.last_at)
         now_s = row.next_at
@@ -855,27 +888,27 @@ def test_the_interval_of_a_failing_signal_doubles_up_to_its_limit() -> None:
     assert row is not None
     assert (row.attempts, row.first_at) == (12, 1_000.0)
     kept = parked_row(
-        parcel, Kept(kind=FAILING, status=None, body="gone"), row, now_s=now_s, timing=timing
+        job, KeepParked(kind=FAILING, status=None, body="gone"), row, now_s=now_s, timing=timing
     )
     assert (kept.kind, kept.status, kept.body) == (FAILING, 500, "500")
     refused = parked_row(
-        parcel, Park(kind=REFUSED, status=400, body="400"), row, now_s=now_s, timing=timing
+        job, Park(kind=REFUSED, status=400, body="400"), row, now_s=now_s, timing=timing
     )
     assert (refused.kind, refused.next_at) == (REFUSED, None)
 
 
-def test_what_is_saved_is_saved_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_an_outbox_write_is_atomic(tmp_path: Path) -> None:
     path = tmp_path / "alpine.db"
-    row = Parked(3, "s-3", FAILING, 500, "500", 4, 1.0, 2.0, 62.0)
+    row = ParkedSignal(3, "s-3", FAILING, 500, "500", 4, 1.0, 2.0, 62.0)
     with closing(Outbox(path)) as outbox:
-        changes = Unsaved(park={3: row}, delivered=2)
+        changes = UnsavedChanges(park={3: row}, delivered=2)
         outbox.save(Checkpoint(projection="alpine", seq=2, chain="c"), {3, 5}, changes, 1)
         assert outbox.checkpoint().seq == 2
         assert outbox.done_above() == {3, 5}
         assert outbox.parked(3) == row
         assert outbox.due(61.0, 10) == []
         assert outbox.due(62.0, 10) == [row]
-        broken = Unsaved(park={4: row._replace(seq=4, body=None)})  # type: ignore[arg-type]
+        broken = UnsavedChanges(park={4: row._replace(seq=4, body=None)})  # type: ignore[arg-type]
         with pytest.raises(sqlite3.IntegrityError):
             outbox.save(Checkpoint(projection="alpine", seq=9, chain="d"), {11}, broken, 0)
         assert outbox.checkpoint().seq == 2
@@ -890,17 +923,17 @@ def test_what_is_saved_is_saved_whole_or_not_at_all(tmp_path: Path) -> None:
     assert read_seq(path, 4) == (False, None)
 
 
-def test_answers_that_nobody_came_for_are_forgotten_in_the_end(tmp_path: Path) -> None:
+def test_uncollected_answers_to_operator_requests_expire(tmp_path: Path) -> None:
     with closing(Outbox(tmp_path / "alpine.db")) as outbox:
-        outbox.ask("me", RETRY, [1, 2])
-        outbox.ask("dead", RETRY, [3])
+        outbox.request("me", RETRY, [1, 2])
+        outbox.request("dead", RETRY, [3])
         first, second, third = outbox.asked()
-        changes = Unsaved(answered={first.id: "stored", third.id: "gone"})
+        changes = UnsavedChanges(request_outcomes={first.id: "stored", third.id: "gone"})
         outbox.save(Checkpoint(projection="alpine"), set(), changes, 0)
         assert outbox.outcomes("me") == {"stored": 1, None: 1}
-        outbox.forget("me")
+        outbox.delete_answered("me")
         assert outbox.outcomes("me") == {None: 1}
         assert outbox.outcomes("dead") == {"gone": 1}
         assert outbox.asked() == [second]
-        outbox.withdraw("me")
+        outbox.cancel_requests("me")
         assert outbox.asked() == []

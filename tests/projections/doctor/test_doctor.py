@@ -20,7 +20,12 @@ from eventlog import LogCorrupt
 from projections.alpine.credentials import FixedKey
 from projections.delivery.projection import AlpineConfig
 from projections.doctor.alpine import check_alpine
-from projections.doctor.disk_trial import SCRATCH, Broken, examine_disk, hold_against
+from projections.doctor.disk_trial import (
+    SCRATCH_PREFIX,
+    PromiseBroken,
+    check_receipts,
+    examine_disk,
+)
 from projections.doctor.doctor import CHECKS, examine_home
 from projections.doctor.finding import (
     LEVELS,
@@ -28,21 +33,21 @@ from projections.doctor.finding import (
     OK,
     PROBLEM,
     WARNING,
-    Finding,
+    DoctorFinding,
     Latency,
     is_ok,
-    judged_sync,
-    latency_of,
+    summarize_latency,
+    sync_finding,
 )
-from projections.doctor.home import trouble_with
-from projections.doctor.machine import check_clock, judged_sqlite
+from projections.doctor.home import file_system_problem
+from projections.doctor.machine import check_clock, sqlite_finding
 from tests.eventlog.test_hostile_input import assert_harmless
 from tests.harness.alpine_server import AlpineServer
 from tests.harness.command import COMMAND, Done, eventlog, strace
-from tests.harness.deadline import PATIENCE_S, until
-from tests.harness.log_checks import bytes_of, segments_in
+from tests.harness.deadline import DEADLINE_S, until
+from tests.harness.log_checks import segments_in, tree_contents
 from tests.harness.mounts import mounted, on_small_disk
-from tests.harness.raw_http import answering, server, whole
+from tests.harness.raw_http import answering, http_response, server
 from tests.harness.read_side import append, project
 from tests.harness.signals import signals
 from tests.harness.tables import database_of, raw_entries
@@ -67,8 +72,8 @@ def home(tmp_path: Path) -> Path:
 
 
 def doctor(home: Path, *words: object, under: Sequence[object] = (), **env: object) -> Done:
-    said = {name: str(value) for name, value in env.items()}
-    done = eventlog("doctor", *words, home=home, env={**NO_ALPINE, **said}, under=under)
+    messages = {name: str(value) for name, value in env.items()}
+    done = eventlog("doctor", *words, home=home, env={**NO_ALPINE, **messages}, under=under)
     assert "Traceback" not in done.err
     assert done.code in (0, 1), done.err
     return done
@@ -90,7 +95,7 @@ def levels(found: list[dict[str, Any]], check: str) -> list[str]:
     return [f["level"] for f in found if f["check"] == check]
 
 
-def said(found: list[dict[str, Any]], check: str) -> str:
+def messages(found: list[dict[str, Any]], check: str) -> str:
     return " | ".join(f["found"] for f in found if f["check"] == check)
 
 
@@ -98,10 +103,10 @@ def said(found: list[dict[str, Any]], check: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_sound_home_has_no_problem_and_looking_changes_nothing(home: Path) -> None:
-    before = bytes_of(home)
+def test_a_healthy_home_has_no_problem_and_is_not_changed(home: Path) -> None:
+    before = tree_contents(home)
     found = findings(home)
-    assert bytes_of(home) == before
+    assert tree_contents(home) == before
     assert PROBLEM not in {f["level"] for f in found}
     assert {f["check"] for f in found} == set(CHECKS)
     for check in ("log", "table", "file system", "permissions"):
@@ -110,7 +115,7 @@ def test_a_sound_home_has_no_problem_and_looking_changes_nothing(home: Path) -> 
     assert all(check in for_people for check in CHECKS)
 
 
-def test_where_there_is_no_home_yet_nothing_is_made(tmp_path: Path) -> None:
+def test_a_missing_home_is_not_created(tmp_path: Path) -> None:
     found = findings(tmp_path / "not" / "yet")
     assert (levels(found, "log"), levels(found, "table")) == ([NOTE], [NOTE])
     assert os.listdir(tmp_path) == []
@@ -124,13 +129,13 @@ def test_a_home_of_the_old_tracker_is_refused_and_not_touched(tmp_path: Path) ->
     assert "import-legacy" in done.err
 
 
-def test_every_finding_that_is_not_ok_says_what_to_do() -> None:
+def test_every_finding_that_is_not_ok_has_a_remedy() -> None:
     with pytest.raises(AssertionError, match="what to do"):
-        Finding(check="x", level=NOTE, found="y")
+        DoctorFinding(check="x", level=NOTE, found="y")
     with pytest.raises(AssertionError, match="what to do"):
-        Finding(check="x", level=OK, found="y", do="z")
-    assert is_ok([Finding(check="x", level=WARNING, found="y", do="z")])
-    assert not is_ok([Finding(check="x", level=PROBLEM, found="y", do="z")])
+        DoctorFinding(check="x", level=OK, found="y", do="z")
+    assert is_ok([DoctorFinding(check="x", level=WARNING, found="y", do="z")])
+    assert not is_ok([DoctorFinding(check="x", level=PROBLEM, found="y", do="z")])
 
 
 # -- log and table
@@ -148,13 +153,13 @@ def test_damage_is_a_problem(home: Path) -> None:
     findings(home)  # it looks on
 
 
-def test_a_log_that_may_not_be_read_is_a_problem_and_the_rest_is_looked_at(
+def test_an_unreadable_log_is_a_problem_and_the_other_checks_still_run(
     home: Path,
 ) -> None:
     segment = segments_in(home)[-1]
     found = findings(home, under=strace("-P", segment, "-e", "inject=openat:error=EACCES"))
     assert levels(found, "log") == [PROBLEM]
-    assert segment.name in said(found, "log")
+    assert segment.name in messages(found, "log")
     assert {f["check"] for f in found} == set(CHECKS)
 
 
@@ -162,7 +167,7 @@ def test_a_newer_table_is_a_problem(home: Path) -> None:
     with closing(sqlite3.connect(database_of(home))) as db:
         db.execute("PRAGMA user_version = 99")
     found = findings(home)
-    assert (levels(found, "table"), "newer" in said(found, "table")) == ([PROBLEM], True)
+    assert (levels(found, "table"), "newer" in messages(found, "table")) == ([PROBLEM], True)
 
 
 # -- file systems, for real where a kernel lets us mount
@@ -172,10 +177,10 @@ def test_memory_is_a_problem_for_the_log(tmp_path: Path) -> None:
     under = on_small_disk("50%", tmp_path)
     found = findings(tmp_path, under=under)
     assert levels(found, "file system") == [PROBLEM, NOTE]
-    assert "tmpfs" in said(found, "file system")
+    assert "tmpfs" in messages(found, "file system")
 
 
-def test_the_layer_of_a_container_is_warned_of(tmp_path: Path) -> None:
+def test_a_container_layer_gets_a_warning(tmp_path: Path) -> None:
     for name in ("home", "parts"):
         (tmp_path / name).mkdir()
     under = mounted(
@@ -196,8 +201,8 @@ def test_the_layer_of_a_container_is_warned_of(tmp_path: Path) -> None:
         *(("", NOTE), ("ext4", None), ("xfs", None), ("btrfs", None), ("zfs", None)),
     ],
 )
-def test_what_is_known_of_a_kind_of_file_system(kind: str, level: str | None) -> None:
-    trouble = trouble_with(kind, is_log=True)
+def test_each_kind_of_file_system_has_its_finding(kind: str, level: str | None) -> None:
+    trouble = file_system_problem(kind, is_log=True)
     assert (trouble and trouble[0]) == level
 
 
@@ -217,22 +222,24 @@ def test_a_disk_that_cannot_be_written_is_found(tmp_path: Path) -> None:
     under = mounted('mount -t tmpfs -o ro tmpfs "$1"', tmp_path)
     found = findings(tmp_path, under=under)
     assert levels(found, "sync") == [WARNING]
-    assert "Read-only" in said(found, "sync")
+    assert "Read-only" in messages(found, "sync")
 
 
 # -- sync
 
 
-def test_a_sync_that_is_too_fast_or_slow_is_warned_of() -> None:
+def test_an_implausibly_fast_or_slow_sync_gets_a_warning() -> None:
     def judged(p50: int, p99: int) -> str:
-        return judged_sync("sync", Latency(count=100, p50=p50, p99=p99)).level
+        return sync_finding("sync", Latency(count=100, p50=p50, p99=p99)).level
 
     assert [judged(1, 5), judged(14, 900), judged(15, 900), judged(150, 4_000)] == [
         *(WARNING, WARNING, OK, OK)
     ]
     assert [judged(25_000, 30_000), judged(150, 600_000)] == [WARNING, WARNING]
-    assert latency_of([5_000]) == Latency(count=1, p50=5, p99=5)
-    assert latency_of([n * 1_000 for n in range(1, 101)]) == Latency(count=100, p50=51, p99=100)
+    assert summarize_latency([5_000]) == Latency(count=1, p50=5, p99=5)
+    assert summarize_latency([n * 1_000 for n in range(1, 101)]) == Latency(
+        count=100, p50=51, p99=100
+    )
 
 
 # -- permissions
@@ -243,49 +250,47 @@ def test_files_that_others_may_change_or_read_are_found(home: Path) -> None:
     segments_in(home)[0].chmod(0o644)
     found = findings(home)
     assert levels(found, "permissions") == [WARNING]
-    assert segments_in(home)[0].name in said(found, "permissions")
+    assert segments_in(home)[0].name in messages(found, "permissions")
     segments_in(home)[1].chmod(0o666)
     (home / "data").chmod(0o2770)
     found = findings(home)
     assert sorted(levels(found, "permissions")) == [PROBLEM, WARNING]
-    assert "data" in said(found, "permissions")
+    assert "data" in messages(found, "permissions")
 
 
-def test_a_database_that_a_group_may_read_is_as_it_should_be(home: Path) -> None:
+def test_a_group_readable_database_is_ok(home: Path) -> None:
     (home / "data").chmod(0o2750)
     database_of(home).chmod(0o640)
     assert levels(findings(home), "permissions") == [OK]
 
 
 @pytest.mark.slow
-def test_a_link_in_the_place_of_a_file_is_found(home: Path, tmp_path: Path) -> None:
+def test_a_link_instead_of_a_file_is_found(home: Path, tmp_path: Path) -> None:
     segment = segments_in(home)[-1]
     segment.rename(tmp_path / "elsewhere")
     segment.symlink_to(tmp_path / "elsewhere")
     found = findings(home)
     assert (levels(found, "log"), levels(found, "permissions")) == ([PROBLEM], [PROBLEM])
-    assert "signals.log" not in said(found, "permissions")
+    assert "signals.log" not in messages(found, "permissions")
     database_of(home).unlink()
     database_of(home).mkdir()
     assert levels(findings(home), "table") == [PROBLEM]
 
 
-def test_a_directory_for_closed_segments_is_looked_at_as_the_log_is(
-    home: Path, tmp_path: Path
-) -> None:
+def test_a_directory_of_closed_segments_is_checked_like_the_log(home: Path, tmp_path: Path) -> None:
     archive = tmp_path / "large-disk"
     archive.mkdir(mode=0o700)
     (home / "logs/closed").symlink_to(archive)
     found = findings(home)
     assert levels(found, "permissions") == [OK]
     for check in ("file system", "space"):
-        assert "logs/closed/ " in said(found, check)
+        assert "logs/closed/ " in messages(found, check)
     (archive / "readable").touch()
     (archive / "readable").chmod(0o644)
     archive.chmod(0o777)
     found = findings(home)
     assert sorted(levels(found, "permissions")) == [PROBLEM, WARNING]
-    assert "logs/closed/readable" in said(found, "permissions")
+    assert "logs/closed/readable" in messages(found, "permissions")
     archive.rename(tmp_path / "elsewhere")
     found = [f for f in findings(home) if f["check"] == "permissions"]
     assert [f["level"] for f in found] == [PROBLEM]
@@ -297,10 +302,10 @@ def test_files_of_another_account_are_found(home: Path) -> None:
     os.chown(database_of(home), 12_345, -1)
     found = findings(home)
     assert levels(found, "permissions") == [WARNING]
-    assert "signals.db" in said(found, "permissions")
+    assert "signals.db" in messages(found, "permissions")
 
 
-def test_many_files_of_one_trouble_are_one_finding(home: Path) -> None:
+def test_many_files_with_one_problem_are_one_finding(home: Path) -> None:
     for number in range(50):
         path = home / "data" / f"x-{number:02}"
         path.touch()
@@ -313,11 +318,11 @@ def test_many_files_of_one_trouble_are_one_finding(home: Path) -> None:
 # -- the machine
 
 
-def test_a_fault_of_sqlite_is_known_by_its_version() -> None:
-    assert [judged_sqlite(v).level for v in ((3, 40, 1), (3, 51, 2), (3, 51, 3), (3, 53, 0))] == [
+def test_a_known_bug_of_sqlite_is_found_by_its_version() -> None:
+    assert [sqlite_finding(v).level for v in ((3, 40, 1), (3, 51, 2), (3, 51, 3), (3, 53, 0))] == [
         *(NOTE, NOTE, OK, OK)
     ]
-    assert "data/signals.db.lock" in judged_sqlite((3, 40, 1)).found
+    assert "data/signals.db.lock" in sqlite_finding((3, 40, 1)).found
 
 
 @pytest.mark.parametrize(
@@ -337,7 +342,7 @@ def test_a_clock_that_was_never_set_is_a_problem() -> None:
 
 
 @pytest.mark.parametrize("what", ["instances", "watches"])
-def test_without_watches_the_delay_is_said(home: Path, what: str) -> None:
+def test_without_inotify_watches_the_polling_delay_is_reported(home: Path, what: str) -> None:
     unshare = shutil.which("unshare")
     script = f'echo 0 > /proc/sys/user/max_inotify_{what} && exec "$@"'
     under = (unshare, "-r", "sh", "-ec", script, "sh")
@@ -346,10 +351,10 @@ def test_without_watches_the_delay_is_said(home: Path, what: str) -> None:
         pytest.skip("this kernel gives no user namespaces")
     found = findings(home, under=under)
     assert levels(found, "inotify") == [WARNING]
-    assert "within a second" in said(found, "inotify")
+    assert "within a second" in messages(found, "inotify")
 
 
-def test_a_check_that_cannot_look_keeps_no_other_from_looking(
+def test_a_check_that_cannot_run_stops_no_other_check(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(home)
@@ -407,7 +412,7 @@ def test_a_dead_address_is_a_problem(home: Path, tmp_path: Path) -> None:
     key.write_text("k")
     found = findings(home, ALPINE_API_URL="http://127.0.0.1:1", ALPINE_API_KEY_FILE=key)
     assert of_alpine(found) == [("alpine", PROBLEM), ("alpine key", OK)]
-    assert "no answer" in said(found, "alpine")
+    assert "no answer" in messages(found, "alpine")
     found = findings(home, ALPINE_API_URL="ftp://x", ALPINE_API_KEY_FILE=key)
     assert ("alpine", PROBLEM) in of_alpine(found)
 
@@ -415,7 +420,9 @@ def test_a_dead_address_is_a_problem(home: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mode", "level"), [(0o600, OK), (0o640, OK), (0o644, PROBLEM), (0o620, PROBLEM)]
 )
-def test_who_may_read_the_key_is_found(home: Path, tmp_path: Path, mode: int, level: str) -> None:
+def test_a_key_file_readable_by_others_is_found(
+    home: Path, tmp_path: Path, mode: int, level: str
+) -> None:
     key = tmp_path / "key"
     key.write_text("k")
     key.chmod(mode)
@@ -424,7 +431,7 @@ def test_who_may_read_the_key_is_found(home: Path, tmp_path: Path, mode: int, le
 
 
 @pytest.mark.slow
-def test_a_key_that_is_missing_or_in_the_environment_is_said(home: Path, tmp_path: Path) -> None:
+def test_a_missing_key_or_one_in_the_environment_is_reported(home: Path, tmp_path: Path) -> None:
     url = "http://127.0.0.1:1"
     found = findings(home, ALPINE_API_URL=url, ALPINE_API_KEY_FILE=tmp_path / "none")
     assert levels(found, "alpine key") == [PROBLEM]
@@ -433,28 +440,28 @@ def test_a_key_that_is_missing_or_in_the_environment_is_said(home: Path, tmp_pat
     assert "s3cr3t" not in json.dumps(found)
     found = findings(home, ALPINE_API_URL=url)
     assert (levels(found, "alpine")[0], levels(found, "alpine key")) == (NOTE, [])
-    assert "nothing is delivered" in said(found, "alpine")
+    assert "nothing is delivered" in messages(found, "alpine")
 
 
-def answers(*responses: bytes) -> list[Finding]:
+def answers(*responses: bytes) -> list[DoctorFinding]:
     """What is found of an Alpine that gives these answers, and no others."""
 
-    async def run() -> list[Finding]:
+    async def run() -> list[DoctorFinding]:
         async with server(answering(*responses)) as found:
             return await check_alpine(AlpineConfig(url=found.url, key=FixedKey("k")))
 
     return asyncio.run(run())
 
 
-def test_an_alpine_that_does_not_list_leaves_the_key_to_deliveries() -> None:
-    _, key, _ = answers(whole(200, b"{}"), whole(404, b'{"detail":"Not Found"}'))
+def test_a_backend_without_a_list_leaves_the_key_unchecked() -> None:
+    _, key, _ = answers(http_response(200, b"{}"), http_response(404, b'{"detail":"Not Found"}'))
     assert (key.check, key.level) == ("alpine key", NOTE)
     assert "404" in key.found
 
 
-def test_an_alpine_without_a_key_for_it_is_a_problem() -> None:
-    async def run() -> list[Finding]:
-        async with server(answering(whole(200, b"{}"))) as found:
+def test_an_alpine_url_without_a_key_is_a_problem() -> None:
+    async def run() -> list[DoctorFinding]:
+        async with server(answering(http_response(200, b"{}"))) as found:
             return await check_alpine(AlpineConfig(url=found.url, key=FixedKey("")))
 
     well, key = asyncio.run(run())
@@ -462,9 +469,9 @@ def test_an_alpine_without_a_key_for_it_is_a_problem() -> None:
     assert "there is no API key" in key.found
 
 
-def test_an_alpine_that_is_not_well_is_a_problem_and_its_words_are_harmless() -> None:
+def test_an_unhealthy_alpine_is_a_problem_and_its_answer_is_escaped() -> None:
     hostile = b"\x1b[2J\x1b]0;x\x07" + b"x" * 10_000
-    first, *_ = answers(whole(503, hostile))
+    first, *_ = answers(http_response(503, hostile))
     assert (first.check, first.level) == ("alpine", PROBLEM)
     assert_harmless(first.found)
     assert len(first.found) < 2_000
@@ -473,7 +480,7 @@ def test_an_alpine_that_is_not_well_is_a_problem_and_its_words_are_harmless() ->
 # -- hostile names
 
 
-def test_what_it_shows_of_names_is_harmless(tmp_path: Path) -> None:
+def test_file_names_are_shown_escaped(tmp_path: Path) -> None:
     home = tmp_path / "a \x1b[31m\u202e home"
     append(home, *signals(2))
     path = home / "data" / "\x1b[2J\x07"
@@ -497,7 +504,7 @@ DISK_CHECKS = [
 
 
 @pytest.mark.slow
-def test_a_sound_disk_keeps_its_word_and_nothing_stays_there(tmp_path: Path) -> None:
+def test_a_healthy_disk_passes_the_trial_and_no_file_stays(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
     report = disk(tmp_path, "--seconds", 1)
     found = report["findings"]
@@ -516,7 +523,7 @@ def test_a_sound_disk_keeps_its_word_and_nothing_stays_there(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_up_or_cannot_be_written_is_a_problem_in_words(tmp_path: Path) -> None:
+def test_a_full_or_unwritable_disk_is_a_problem_without_a_traceback(tmp_path: Path) -> None:
     under = on_small_disk("48k", tmp_path)
     report = disk(tmp_path, "--seconds", 0, under=under)
     assert not report["ok"]
@@ -530,39 +537,39 @@ def test_a_disk_that_fills_up_or_cannot_be_written_is_a_problem_in_words(tmp_pat
 
 
 @pytest.mark.slow
-def test_asked_to_stop_it_removes_what_it_made(tmp_path: Path) -> None:
+def test_when_stopped_it_removes_its_scratch_files(tmp_path: Path) -> None:
     words = [*map(str, (COMMAND, "doctor", "--disk", tmp_path, "--seconds", 60))]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    until(lambda: list(tmp_path.glob(f"{SCRATCH}*/kill/logs")) or process.poll() is not None)
+    until(lambda: list(tmp_path.glob(f"{SCRATCH_PREFIX}*/kill/logs")) or process.poll() is not None)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=PATIENCE_S)
+    _, err = process.communicate(timeout=DEADLINE_S)
     assert (process.returncode, err) == (130, b"")
     assert os.listdir(tmp_path) == []
 
 
-def test_an_acknowledged_entry_that_is_gone_or_damaged_is_noticed(home: Path) -> None:
+def test_a_missing_or_damaged_acknowledged_entry_is_detected(home: Path) -> None:
     entries = raw_entries(home)
     heard = [(entry.seq, entry.chain) for entry in entries]
-    hold_against(home, heard)
+    check_receipts(home, heard)
     for wrong in ((31, "0" * 64), (20, "0" * 64)):
-        with pytest.raises(Broken, match="was acknowledged, and is not in the log"):
-            hold_against(home, [*heard, wrong])
+        with pytest.raises(PromiseBroken, match="was acknowledged, and is not in the log"):
+            check_receipts(home, [*heard, wrong])
     data = bytearray(segments_in(home)[0].read_bytes())
     data[100] ^= 1
     segments_in(home)[0].write_bytes(data)
     with pytest.raises(LogCorrupt):
-        hold_against(home, heard)
+        check_receipts(home, heard)
 
 
 @pytest.mark.slow
-def test_a_disk_that_loses_what_was_acknowledged_is_a_problem(tmp_path: Path) -> None:
+def test_a_disk_that_loses_acknowledged_entries_is_a_problem(tmp_path: Path) -> None:
     """Somebody shortens each log behind its back, as a disk does that lies."""
 
     stop = threading.Event()
 
     def keep_losing() -> None:
         while not stop.wait(0.01):
-            for segment in tmp_path.glob(f"{SCRATCH}*/*/logs/*.jsonl"):
+            for segment in tmp_path.glob(f"{SCRATCH_PREFIX}*/*/logs/*.jsonl"):
                 with suppress(FileNotFoundError):
                     os.truncate(segment, 0)
 

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from tests.harness.command import COMMAND, Done, eventlog
-from tests.harness.deadline import PATIENCE_S, until
-from tests.harness.log_checks import assert_whole, bytes_of, entries_in
+from tests.harness.deadline import DEADLINE_S, until
+from tests.harness.log_checks import assert_valid_log, entries_in, tree_contents
 from tests.harness.read_side import append, project
 from tests.harness.requirements import needs_shared
 from tests.harness.signals import a_signal
 from tests.harness.tables import assert_caught_up, read_tables
 
-NINE = (
+HASHED_FIELDS = (
     *("signal_id", "symbol", "action", "entry_price", "target_price", "stop_price", "confidence"),
     *("strategy", "timestamp"),
 )
@@ -39,7 +39,7 @@ Fields = dict[str, Any]
 
 def hashed(fields: Mapping[str, Any]) -> str:
     """The old tracker's hash: the nine fields as they came, missing ones left out."""
-    nine = {key: fields[key] for key in NINE if key in fields}
+    nine = {key: fields[key] for key in HASHED_FIELDS if key in fields}
     return sha256(json.dumps(nine, sort_keys=True).encode()).hexdigest()
 
 
@@ -71,7 +71,7 @@ def row(number: int = 1, **changes: Any) -> Fields:
     return {**came, "created_at": "2025-11-18 02:00:01", **changes}
 
 
-class Old:
+class LegacyHome:
     """A home of the old tracker."""
 
     def __init__(self, folder: Path) -> None:
@@ -80,12 +80,12 @@ class Old:
         self.log, self.db = folder / "signals.log", folder / "signals.db"
         self.rejects = folder.parent / "rejects.jsonl"
 
-    def lines(self, *lines: Fields | bytes) -> "Old":
+    def lines(self, *lines: Fields | bytes) -> "LegacyHome":
         data = [each if isinstance(each, bytes) else json.dumps(each).encode() for each in lines]
         self.log.write_bytes(b"\n".join([*data, b""]))
         return self
 
-    def rows(self, *rows: Fields, wal: bool = False) -> "Old":
+    def rows(self, *rows: Fields, wal: bool = False) -> "LegacyHome":
         with closing(sqlite3.connect(self.db)) as db:
             if wal:
                 db.execute("PRAGMA journal_mode = WAL")
@@ -109,16 +109,16 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def old(tmp_path: Path) -> Old:
-    return Old(tmp_path / "old")
+def old(tmp_path: Path) -> LegacyHome:
+    return LegacyHome(tmp_path / "old")
 
 
-def brought(old: Old, home: Path) -> Fields:
+def run_import(old: LegacyHome, home: Path) -> Fields:
     """Imports twice; checks that the second time changes nothing; gives the first report."""
-    source = bytes_of(old.folder)
+    source = tree_contents(old.folder)
     done = eventlog(*old.words(), "--json", home=home)
     assert done.code == (1 if report(done)["refused_count"] else 0), done.err
-    assert bytes_of(old.folder) == source
+    assert tree_contents(old.folder) == source
     log = entries_in(home) if (home / "logs").exists() else []
     again = report(eventlog(*old.words(), "--json", home=home))
     first = report(done)
@@ -139,23 +139,23 @@ def payloads(home: Path) -> list[tuple[str, Fields]]:
     """What the log holds: events with what came in, less what the log adds."""
     return [
         (entry["event"], {key: value for key, value in entry.items() if key not in ADDED})
-        for entry in assert_whole(home)
+        for entry in assert_valid_log(home)
     ]
 
 
 ADDED = {"v", "seq", "batch", "recorded_at", "event", "chain", "sha256"}
 
 
-def rejected(old: Old) -> list[bytes]:
+def rejected(old: LegacyHome) -> list[bytes]:
     return old.rejects.read_bytes().splitlines()
 
 
 # -- the small old home beside the checkout
 
 
-def test_the_old_home_beside_the_checkout_comes_in(home: Path, tmp_path: Path) -> None:
+def test_the_sample_legacy_home_is_imported(home: Path, tmp_path: Path) -> None:
     legacy = needs_shared("data/legacy")
-    before = bytes_of(legacy)
+    before = tree_contents(legacy)
     rejects = tmp_path / "rejects"
     words = ["--log", legacy / "signals.log", "--db", legacy / "signals.db", "--rejects", rejects]
     done = eventlog("import-legacy", *words, "--json", home=home)
@@ -189,11 +189,11 @@ def test_the_old_home_beside_the_checkout_comes_in(home: Path, tmp_path: Path) -
         came_s = lines[payload["signal_id"]]["server_timestamp"]
         assert abs(moment.timestamp() - came_s) < 1e-5
 
-    log = bytes_of(home / "logs")
+    log = tree_contents(home / "logs")
     again = report(eventlog("import-legacy", *words, "--json", home=home))
     assert again["signals"] == {"imported": 0, "known": 121}
-    assert bytes_of(home / "logs") == log
-    assert bytes_of(legacy) == before
+    assert tree_contents(home / "logs") == log
+    assert tree_contents(legacy) == before
 
 
 def read_lines(path: Path) -> tuple[dict[str, Fields], list[bytes]]:
@@ -234,11 +234,9 @@ def the_signal(home: Path) -> Fields:
     return payload
 
 
-def test_a_line_comes_in_with_its_numbers_as_floats_and_its_time_in_utc(
-    home: Path, old: Old
-) -> None:
+def test_a_line_is_imported_with_floats_and_utc_time(home: Path, old: LegacyHome) -> None:
     came = line(1, regime="TRENDING")
-    found = brought(old.lines(came), home)
+    found = run_import(old.lines(came), home)
     assert found == {
         "signals": {"imported": 1, "known": 0},
         "facts": {"imported": 0, "known": 0},
@@ -266,10 +264,10 @@ def test_a_line_comes_in_with_its_numbers_as_floats_and_its_time_in_utc(
 
 
 @pytest.mark.parametrize("left_out", ["asset_type", "data_source", "timestamp", "server_timestamp"])
-def test_what_a_line_lacks_is_left_out_of_its_hash_and_filled_in(
-    home: Path, old: Old, left_out: str
+def test_missing_fields_are_left_out_of_the_hash_and_filled_in(
+    home: Path, old: LegacyHome, left_out: str
 ) -> None:
-    brought(old.lines(line(1, **{left_out: ...})), home)
+    run_import(old.lines(line(1, **{left_out: ...})), home)
     payload = the_signal(home)
     assert payload.get("asset_type") == ("unknown" if left_out == "asset_type" else "stock")
     assert ("legacy_recorded_at" in payload) == (left_out != "server_timestamp")
@@ -285,23 +283,23 @@ def test_what_a_line_lacks_is_left_out_of_its_hash_and_filled_in(
         ("once", None),
     ],
 )
-def test_a_signal_without_timestamp_was_decided_when_the_old_tracker_took_it(
-    home: Path, old: Old, created_at: str, timestamp: str | None
+def test_a_signal_without_timestamp_gets_the_recording_time_of_the_old_tracker(
+    home: Path, old: LegacyHome, created_at: str, timestamp: str | None
 ) -> None:
     """Not when it is imported, years later, unless nothing else is known."""
     took = line(1, timestamp=...)
     came = line(2, timestamp=..., server_timestamp=..., created_at=created_at)
-    brought(old.lines(took, came), home)
+    run_import(old.lines(took, came), home)
     (_, first), (_, second) = payloads(home)
     assert first["timestamp"] == "2025-11-18T02:00:01.250000+00:00"
     assert timestamp in (second["timestamp"], None)
 
 
-def test_the_row_fills_what_the_line_lacks(home: Path, old: Old) -> None:
+def test_the_row_supplies_fields_missing_in_the_line(home: Path, old: LegacyHome) -> None:
     came = line(1, asset_type=..., server_timestamp=...)
     there = row(1, asset_type="crypto", outcome="win", exit_price=111.0, profit_loss_pct=11.0)
     there |= {"order_id": "o-1", "sha256": came["sha256"]}
-    found = brought(old.lines(came).rows(there), home)
+    found = run_import(old.lines(came).rows(there), home)
     assert found["facts"]["imported"] == 2
     signal_, executed, closed = payloads(home)
     assert signal_[1]["asset_type"] == "crypto"
@@ -316,47 +314,49 @@ def test_the_row_fills_what_the_line_lacks(home: Path, old: Old) -> None:
     }
 
 
-def test_what_is_null_in_a_line_is_lacking(home: Path, old: Old) -> None:
+def test_a_null_in_a_line_counts_as_missing(home: Path, old: LegacyHome) -> None:
     came = line(1, asset_type=None, outcome=None, exit_price=None, order_id=None)
     there = row(1, asset_type="crypto", outcome="win", exit_price=111.0, order_id="o-1")
     there["sha256"] = came["sha256"]
-    assert brought(old.lines(came).rows(there), home)["facts"]["imported"] == 2
+    assert run_import(old.lines(came).rows(there), home)["facts"]["imported"] == 2
     assert the_signal(home)["asset_type"] == "crypto"
 
 
-def test_where_line_and_row_differ_the_line_is_what_came_in(home: Path, old: Old) -> None:
+def test_the_line_takes_precedence_over_a_differing_row(home: Path, old: LegacyHome) -> None:
     came = line(1)
     there = row(1, entry_price=999.0, strategy="edited", sha256=came["sha256"])
-    brought(old.lines(came).rows(there), home)
+    run_import(old.lines(came).rows(there), home)
     payload = the_signal(home)
     assert (payload["entry_price"], payload["strategy"]) == (100.0, "weighted_consensus_v6")
 
 
-def test_a_row_without_a_line_comes_in_when_its_hash_fits(home: Path, old: Old) -> None:
+def test_a_row_without_a_line_is_imported_if_its_hash_matches(home: Path, old: LegacyHome) -> None:
     """It was made from ints, which SQLite has made floats."""
     whole = line(2, entry_price=100, target_price=110, stop_price=95, confidence=88)
     there = {**row(2), **{key: float(whole[key]) for key in ("target_price", "stop_price")}}
     there |= {"confidence": 88.0, "sha256": whole["sha256"]}
-    found = brought(old.rows(row(1), there), home)
+    found = run_import(old.rows(row(1), there), home)
     assert found["signals"]["imported"] == 2
     assert [payload["entry_price"] for _, payload in payloads(home)] == [100.0, 100.0]
 
 
-def test_a_line_without_a_row_comes_in_without_a_fate(home: Path, old: Old) -> None:
-    found = brought(old.lines(line(1), line(2)).rows(row(2, order_id="o")), home)
+def test_a_line_without_a_row_is_imported_without_an_outcome(home: Path, old: LegacyHome) -> None:
+    found = run_import(old.lines(line(1), line(2)).rows(row(2, order_id="o")), home)
     assert found["signals"]["imported"] == 2
     assert [event for event, _ in payloads(home)] == ["signal", "signal", "executed"]
 
 
 @pytest.mark.parametrize("outcome", ["win", "WIN", "Loss", "EXPIRED"])
-def test_outcomes_come_in_whatever_their_case(home: Path, old: Old, outcome: str) -> None:
-    brought(old.rows(row(1, outcome=outcome, exit_price=101.0)), home)
+def test_outcomes_are_imported_in_any_letter_case(
+    home: Path, old: LegacyHome, outcome: str
+) -> None:
+    run_import(old.rows(row(1, outcome=outcome, exit_price=101.0)), home)
     assert payloads(home)[1][1]["outcome"] == outcome.lower()
 
 
-def test_a_fate_that_stands_in_the_line_alone_comes_in(home: Path, old: Old) -> None:
+def test_an_outcome_given_only_in_the_line_is_imported(home: Path, old: LegacyHome) -> None:
     came = line(1)
-    brought(old.lines({**came, "outcome": "loss", "exit_price": 90, "order_id": 77}), home)
+    run_import(old.lines({**came, "outcome": "loss", "exit_price": 90, "order_id": 77}), home)
     assert [event for event, _ in payloads(home)] == ["signal", "executed", "closed"]
     assert payloads(home)[1][1]["order_id"] == "77"
     assert "exit_price" not in the_signal(home)
@@ -382,9 +382,9 @@ REFUSED: dict[str, tuple[Any, str]] = {
 }
 
 
-def test_all_that_cannot_pass_goes_to_the_rejects_at_once(home: Path, old: Old) -> None:
+def test_all_invalid_records_go_to_the_rejects_in_one_run(home: Path, old: LegacyHome) -> None:
     bads, whys = zip(*REFUSED.values(), strict=True)
-    found = brought(old.lines(line(8), *bads, line(9)), home)
+    found = run_import(old.lines(line(8), *bads, line(9)), home)
     assert found["signals"]["imported"] == 2
     told = zip(found["refused"], whys, strict=True)
     for number, (refused, why) in enumerate(told, start=2):
@@ -397,10 +397,10 @@ def test_all_that_cannot_pass_goes_to_the_rejects_at_once(home: Path, old: Old) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("bad", "why"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_pass_goes_to_the_rejects_as_it_was_and_harms_no_other(
-    home: Path, old: Old, bad: Any, why: str
+def test_an_invalid_line_goes_to_the_rejects_unchanged_and_affects_no_other(
+    home: Path, old: LegacyHome, bad: Any, why: str
 ) -> None:
-    found = brought(old.lines(line(8), bad, line(9)), home)
+    found = run_import(old.lines(line(8), bad, line(9)), home)
     assert found["signals"]["imported"] == 2
     (refused,) = found["refused"]
     assert refused["where"] == "line 2"
@@ -409,51 +409,49 @@ def test_what_cannot_pass_goes_to_the_rejects_as_it_was_and_harms_no_other(
     assert [payload["signal_id"] for _, payload in payloads(home)] == ["old-8", "old-9"]
 
 
-FATES: dict[str, tuple[Fields, str]] = {
+OUTCOMES: dict[str, tuple[Fields, str]] = {
     "half an outcome": ({"outcome": "win"}, "closed: exit_price is missing"),
     "an outcome of its own": ({"outcome": "maybe", "exit_price": 1}, "closed: outcome"),
     "a price that is none": ({"outcome": "win", "exit_price": "x"}, "closed: exit_price"),
 }
 
 
-@pytest.mark.parametrize(("fate", "why"), FATES.values(), ids=FATES)
-def test_a_fate_that_cannot_pass_goes_to_the_rejects_and_the_signal_comes_in(
-    home: Path, old: Old, fate: Fields, why: str
+@pytest.mark.parametrize(("fate", "why"), OUTCOMES.values(), ids=OUTCOMES)
+def test_an_invalid_outcome_goes_to_the_rejects_and_the_signal_is_imported(
+    home: Path, old: LegacyHome, fate: Fields, why: str
 ) -> None:
     bad = {**line(1), "order_id": "o-1", **fate}
-    found = brought(old.lines(bad, line(2)), home)
+    found = run_import(old.lines(bad, line(2)), home)
     assert [each["where"] for each in found["refused"]] == ["line 1"]
     assert why in found["refused"][0]["reason"]
     assert rejected(old) == [json.dumps(bad).encode()]
     assert [event for event, _ in payloads(home)] == ["signal", "executed", "signal"]
 
 
-def test_a_row_that_cannot_pass_goes_to_the_rejects_as_json(home: Path, old: Old) -> None:
+def test_an_invalid_row_goes_to_the_rejects_as_json(home: Path, old: LegacyHome) -> None:
     bad = row(1, sha256="0" * 64)
     blob = row(2, strategy=b"\x80\x00")  # SQLite keeps what it is given
-    found = brought(old.rows(bad, blob, row(3)), home)
+    found = run_import(old.rows(bad, blob, row(3)), home)
     assert [each["where"] for each in found["refused"]] == ["row 1", "row 2"]
     assert json.loads(rejected(old)[0])["sha256"] == "0" * 64
     assert json.loads(rejected(old)[1])["signal_id"] == "old-2"
     assert found["signals"]["imported"] == 1
 
 
-def test_a_line_that_comes_twice_comes_in_once(home: Path, old: Old) -> None:
-    found = brought(old.lines(line(1), line(2), line(1), b"", b"  ", line(2)), home)
+def test_a_repeated_line_is_imported_once(home: Path, old: LegacyHome) -> None:
+    found = run_import(old.lines(line(1), line(2), line(1), b"", b"  ", line(2)), home)
     assert found["signals"] == {"imported": 2, "known": 2}
 
 
-def test_another_signal_under_the_same_id_is_refused(home: Path, old: Old) -> None:
+def test_another_signal_under_the_same_id_is_refused(home: Path, old: LegacyHome) -> None:
     other = line(1, entry_price=50)
-    found = brought(old.lines(line(1), other), home)
+    found = run_import(old.lines(line(1), other), home)
     assert found["signals"]["imported"] == 1
     assert "old-1 is taken by another signal" in found["refused"][0]["reason"]
     assert rejected(old) == [json.dumps(other).encode()]
 
 
-def test_what_the_old_tracker_had_not_written_back_from_its_wal_comes_in(
-    home: Path, old: Old
-) -> None:
+def test_rows_still_in_the_wal_of_the_old_tracker_are_imported(home: Path, old: LegacyHome) -> None:
     old.rows(row(1), wal=True)
     db = sqlite3.connect(old.db, isolation_level=None)
     db.execute(
@@ -468,13 +466,13 @@ def test_what_the_old_tracker_had_not_written_back_from_its_wal_comes_in(
     assert (found["signals"]["imported"], found["facts"]["imported"]) == (2, 1)
 
 
-def test_a_database_of_the_wal_kind_without_a_wal_is_left_as_it_is(home: Path, old: Old) -> None:
-    assert brought(old.rows(row(1), wal=True), home)["signals"]["imported"] == 1
+def test_a_wal_mode_database_without_a_wal_file_is_not_changed(home: Path, old: LegacyHome) -> None:
+    assert run_import(old.rows(row(1), wal=True), home)["signals"]["imported"] == 1
     assert [path.name for path in old.folder.iterdir()] == ["signals.db"]
 
 
-def test_lines_and_rows_may_come_one_after_the_other(home: Path, old: Old) -> None:
-    brought(old.lines(line(1), line(2)), home)
+def test_lines_and_rows_may_be_imported_in_separate_runs(home: Path, old: LegacyHome) -> None:
+    run_import(old.lines(line(1), line(2)), home)
     lines = old.log.read_bytes()
     old.log.unlink()
     rows = [row(1, order_id="o-1"), row(2, outcome="win", exit_price=111.0), row(3)]
@@ -482,13 +480,13 @@ def test_lines_and_rows_may_come_one_after_the_other(home: Path, old: Old) -> No
     assert found["signals"] == {"imported": 1, "known": 2}
     assert found["facts"] == {"imported": 2, "known": 0}
     old.log.write_bytes(lines)
-    assert brought(old, home)["signals"] == {"imported": 0, "known": 3}
+    assert run_import(old, home)["signals"] == {"imported": 0, "known": 3}
 
 
-def test_what_was_rejected_can_be_mended_and_imported(home: Path, old: Old) -> None:
+def test_rejected_lines_can_be_fixed_and_imported(home: Path, old: LegacyHome) -> None:
     bad_row = row(3, outcome="win")  # no exit_price
     old.lines(line(1, entry_price=-1), {**line(2), "outcome": "win"}).rows(bad_row)
-    assert brought(old, home)["refused_count"] == 3
+    assert run_import(old, home)["refused_count"] == 3
     mended = []
     for raw in rejected(old):
         fields = json.loads(raw)
@@ -498,9 +496,9 @@ def test_what_was_rejected_can_be_mended_and_imported(home: Path, old: Old) -> N
         else:
             fields["exit_price"] = 111.0
         mended.append(fields)
-    again = Old(home.parent / "mended")
+    again = LegacyHome(home.parent / "mended")
     again.rejects = home.parent / "rejects-2.jsonl"
-    found = brought(again.lines(*mended), home)
+    found = run_import(again.lines(*mended), home)
     assert found["signals"] == {"imported": 1, "known": 2}
     assert (found["facts"]["imported"], found["refused_count"]) == (2, 0)
     project(home)
@@ -508,7 +506,7 @@ def test_what_was_rejected_can_be_mended_and_imported(home: Path, old: Old) -> N
     assert outcomes == {"old-1": None, "old-2": "win", "old-3": "win"}
 
 
-def test_the_rejects_may_not_be_the_file_that_is_read(home: Path, old: Old) -> None:
+def test_the_rejects_may_not_be_the_file_that_is_read(home: Path, old: LegacyHome) -> None:
     old.lines(line(1), b"torn")
     before = old.log.read_bytes()
     done = eventlog("import-legacy", "--log", old.log, "--rejects", old.log, home=home)
@@ -517,14 +515,14 @@ def test_the_rejects_may_not_be_the_file_that_is_read(home: Path, old: Old) -> N
     assert not home.exists()
 
 
-def test_it_stands_beside_what_is_in_the_log_already(home: Path, old: Old) -> None:
+def test_an_import_into_a_log_with_entries_works(home: Path, old: LegacyHome) -> None:
     append(home, a_signal(1), a_signal(2, signal_id="old-2"))
-    found = brought(old.lines(line(1), line(2)), home)
+    found = run_import(old.lines(line(1), line(2)), home)
     assert found["signals"]["imported"] == 1
     assert "old-2 is taken" in found["refused"][0]["reason"]
 
 
-def test_it_tells_a_person_what_came_in_and_what_was_refused(home: Path, old: Old) -> None:
+def test_it_reports_the_imported_and_the_refused_records(home: Path, old: LegacyHome) -> None:
     old.lines(line(1), b"torn \x1b[31m", line(1, signal_id="\x1b[2J"))
     done = eventlog("import-legacy", "--log", old.log, home=home)
     assert done.code == 1
@@ -537,13 +535,13 @@ def test_it_tells_a_person_what_came_in_and_what_was_refused(home: Path, old: Ol
 
 
 @pytest.mark.parametrize("words", [[], ["--db", "{old}/gone.db"], ["--log", "{old}"]])
-def test_wrong_usage_is_told(home: Path, old: Old, words: list[str]) -> None:
+def test_wrong_usage_is_reported(home: Path, old: LegacyHome, words: list[str]) -> None:
     done = eventlog("import-legacy", *(word.format(old=old.folder) for word in words), home=home)
     assert done.code == 2
     assert not home.exists()
 
 
-def test_what_is_no_database_of_the_old_tracker_is_told(home: Path, old: Old) -> None:
+def test_a_file_that_is_not_a_legacy_database_is_reported(home: Path, old: LegacyHome) -> None:
     old.db.write_bytes(b"no database" * 1000)
     done = eventlog("import-legacy", "--db", old.db, home=home)
     assert done.code == 3
@@ -554,18 +552,18 @@ def test_the_old_home_itself_cannot_be_the_new_one(tmp_path: Path) -> None:
     home = tmp_path / "both"
     (home / "logs").mkdir(parents=True)
     (home / "logs" / "signals.log").write_text(json.dumps(line(1)) + "\n")
-    before = bytes_of(home)
+    before = tree_contents(home)
     done = eventlog("import-legacy", "--log", home / "logs" / "signals.log", home=home)
     assert done.code == 3
     assert "choose a new home" in done.err
-    assert bytes_of(home) == before
+    assert tree_contents(home) == before
 
 
 # -- resumable
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_it_ends_with_the_same_log(home: Path, old: Old) -> None:
+def test_killed_again_and_again_it_ends_with_the_same_log(home: Path, old: LegacyHome) -> None:
     chance = random.Random(3)
     old.lines(*(line(n) for n in range(4000)))
     old.rows(
@@ -581,7 +579,7 @@ def test_killed_again_and_again_it_ends_with_the_same_log(home: Path, old: Old) 
         until(lambda b=before, p=process: log_bytes(home) > b or p.poll() is not None)  # type: ignore[misc]
         time.sleep(chance.choice([0.0, 0.002, 0.02]))
         process.kill()
-        if process.wait(PATIENCE_S) == 0 or kills > 100:
+        if process.wait(DEADLINE_S) == 0 or kills > 100:
             break
         kills += 1
     assert kills > 3

@@ -18,8 +18,8 @@ from eventlog import EventLog, ForeignHome, HashMismatch, InvalidSignal, LogClos
 from projections import SignalTracker
 from tests.harness.command import python_dev
 from tests.harness.daemon import ready
-from tests.harness.deadline import PATIENCE_S, until
-from tests.harness.log_checks import assert_whole, bytes_of, entries_in
+from tests.harness.deadline import DEADLINE_S, until
+from tests.harness.log_checks import assert_valid_log, entries_in, tree_contents
 from tests.harness.read_side import append
 from tests.harness.requirements import CHECKOUT
 from tests.harness.signals import a_signal, closed, signals
@@ -99,7 +99,7 @@ def test_the_latest_signals_come_newest_first_by_their_timestamp(tracker: Signal
     assert tracker.get_latest_signals("none") == []
 
 
-def test_ten_of_them_come_unless_told(tracker: SignalTracker) -> None:
+def test_ten_signals_are_returned_by_default(tracker: SignalTracker) -> None:
     for number in range(15):
         tracker.log_signal(old_signal(number))
     assert len(tracker.get_latest_signals()) == 10
@@ -124,7 +124,7 @@ def test_the_stats_have_the_keys_and_values_of_the_contract(
     assert last_updated == entries_in(home)[-1]["recorded_at"]
 
 
-def test_before_the_first_signal_there_are_answers_too_and_nothing_is_made(home: Path) -> None:
+def test_before_the_first_signal_queries_work_and_nothing_is_created(home: Path) -> None:
     with SignalTracker(home) as tracker:
         assert tracker.get_latest_signals() == []
         stats = tracker.get_stats()
@@ -136,7 +136,7 @@ def test_before_the_first_signal_there_are_answers_too_and_nothing_is_made(home:
 
 def test_a_signal_is_durable_when_its_id_is_returned(tracker: SignalTracker, home: Path) -> None:
     signal_id = tracker.log_signal(old_signal())
-    (entry,) = assert_whole(home)
+    (entry,) = assert_valid_log(home)
     assert entry["signal_id"] == signal_id
     assert not database_of(home).exists()  # nothing waits for a table
 
@@ -165,7 +165,7 @@ def test_a_time_without_an_offset_is_utc(tracker: SignalTracker, given: object) 
 
 @pytest.mark.parametrize("value", [None, ...])
 @pytest.mark.parametrize("key", ["signal_id", "asset_type", "data_source", "timestamp"])
-def test_what_may_be_missing_may_be_none_as_well(
+def test_optional_fields_may_be_none(
     tracker: SignalTracker, home: Path, key: str, value: object
 ) -> None:
     signal = old_signal(signal_id="mine", asset_type="stock", data_source="x")
@@ -180,14 +180,14 @@ def test_what_may_be_missing_may_be_none_as_well(
     assert entry[key] == defaults.get(key, entry[key])
 
 
-def test_the_callers_dict_is_left_as_it_is(tracker: SignalTracker) -> None:
+def test_the_dict_of_the_caller_is_not_changed(tracker: SignalTracker) -> None:
     signal = old_signal(asset_type=None)
     before = dict(signal)
     tracker.log_signal(signal)
     assert signal == before
 
 
-def test_further_keys_are_kept(tracker: SignalTracker, home: Path) -> None:
+def test_additional_keys_are_kept(tracker: SignalTracker, home: Path) -> None:
     tracker.log_signal(old_signal(reasoning="because", generation_latency_ms=3))
     (entry,) = entries_in(home)
     assert (entry["reasoning"], entry["generation_latency_ms"]) == ("because", 3)
@@ -203,7 +203,7 @@ def test_further_keys_are_kept(tracker: SignalTracker, home: Path) -> None:
         ({"sha256": "0" * 64, "signal_id": "x", "asset_type": "unknown"}, InvalidSignal),
     ],
 )
-def test_what_cannot_be_right_is_refused_and_nothing_is_written(
+def test_an_invalid_signal_is_refused_and_nothing_is_written(
     tracker: SignalTracker, home: Path, changes: Mapping[str, Any], kind: type[Exception]
 ) -> None:
     with pytest.raises((kind, HashMismatch)):
@@ -252,10 +252,10 @@ def test_a_home_of_the_old_tracker_is_refused_and_left_alone(home: Path, what: s
     else:
         with closing(sqlite3.connect(home / "data" / what)) as db:
             db.execute("CREATE TABLE signals (id INTEGER PRIMARY KEY, signal_id TEXT)")
-    before = bytes_of(home)
+    before = tree_contents(home)
     with pytest.raises(ForeignHome, match="import-legacy"):
         SignalTracker(home)
-    assert bytes_of(home) == before
+    assert tree_contents(home) == before
 
 
 # -- reads its own writes
@@ -268,7 +268,7 @@ def test_it_reads_its_own_writes_without_a_daemon(tracker: SignalTracker) -> Non
         assert tracker.get_stats()["total_signals"] == number + 1
 
 
-def test_it_reads_its_own_writes_beside_a_daemon(tracker: SignalTracker, home: Path) -> None:
+def test_it_reads_its_own_writes_with_a_daemon(tracker: SignalTracker, home: Path) -> None:
     tracker.log_signal(old_signal(0))
     with ready(home, "sqlite") as d:
         for number in range(1, 40):
@@ -325,11 +325,11 @@ def test_threads_and_tasks_share_one_tracker(tracker: SignalTracker, home: Path)
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(PATIENCE_S)
+        thread.join(DEADLINE_S)
         assert not thread.is_alive()
     assert not problems
     assert len(returned) == len(set(returned)) == 4 * 15 + 2 * 25
-    assert {entry["signal_id"] for entry in assert_whole(home)} == set(returned)
+    assert {entry["signal_id"] for entry in assert_valid_log(home)} == set(returned)
     assert tracker.get_stats()["total_signals"] == len(returned)
     assert_caught_up(home)
 
@@ -370,7 +370,7 @@ def test_a_cancelled_flush_does_no_harm(tracker: SignalTracker, home: Path) -> N
     assert_caught_up(home)
 
 
-def test_closing_while_others_ask_answers_them_or_refuses_and_never_hangs(home: Path) -> None:
+def test_closing_during_queries_answers_or_refuses_them_and_never_hangs(home: Path) -> None:
     append(home, *signals(300))
     for _ in range(5):
         tracker = SignalTracker(home)
@@ -385,7 +385,7 @@ def test_closing_while_others_ask_answers_them_or_refuses_and_never_hangs(home: 
         tracker.close()
         tracker.close()
         for thread in asking:
-            thread.join(PATIENCE_S)
+            thread.join(DEADLINE_S)
             assert not thread.is_alive()
         assert answers == [300] * 8
         tracker.close()
@@ -411,7 +411,7 @@ def script(text: str, home: Path, *words: str) -> subprocess.CompletedProcess[st
         env={**os.environ, "EVENTLOG_HOME": str(home)},
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=DEADLINE_S,
         check=False,
     )
 
@@ -468,7 +468,7 @@ generator.tracker.close()
 def test_code_written_for_the_old_tracker_keeps_working(home: Path) -> None:
     done = script(OLD_CODE, home)
     assert (done.returncode, done.stdout, done.stderr) == (0, "4 signals, win rate 0.0%\n", "")
-    assert len(assert_whole(home)) == 4
+    assert len(assert_valid_log(home)) == 4
     assert_caught_up(home)
 
 
@@ -504,7 +504,7 @@ def test_an_interpreter_that_ends_without_close_does_not_hang(home: Path, how: s
     text = "import sys\nfrom projections import SignalTracker\ntracker = SignalTracker()\n"
     done = script(f"{text}signal = {signal!r}\n{how}\n", home)
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(assert_whole(home)) == 1
+    assert len(assert_valid_log(home)) == 1
     if database_of(home).exists():
         assert len(read_tables(home)[0].signals) in (0, 1)
 
@@ -538,16 +538,16 @@ sys.exit(code)
 """
 
 
-def test_a_forked_child_is_told_to_make_its_own_and_does_not_hang(home: Path) -> None:
+def test_a_forked_child_is_refused_with_the_remedy_and_does_not_hang(home: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, repr(old_signal())],
         cwd=CHECKOUT,
         env={**os.environ, "EVENTLOG_HOME": str(home)},
-        timeout=PATIENCE_S,
+        timeout=DEADLINE_S,
         check=False,
     )
     assert done.returncode == 0
-    assert [entry["signal_id"] for entry in assert_whole(home)] == ["parent", "child"]
+    assert [entry["signal_id"] for entry in assert_valid_log(home)] == ["parent", "child"]
 
 
 def test_several_processes_use_trackers_on_one_home(home: Path) -> None:
@@ -562,8 +562,8 @@ def test_several_processes_use_trackers_on_one_home(home: Path) -> None:
     words = [sys.executable, "-c", text, repr(old_signal())]
     env = {**os.environ, "EVENTLOG_HOME": str(home)}
     started = [subprocess.Popen([*words, str(n)], cwd=CHECKOUT, env=env) for n in range(3)]
-    assert [process.wait(PATIENCE_S) for process in started] == [0, 0, 0]
-    assert len(assert_whole(home)) == 36
+    assert [process.wait(DEADLINE_S) for process in started] == [0, 0, 0]
+    assert len(assert_valid_log(home)) == 36
     with EventLog(home) as log:
         assert log.last_seq == 36
     assert assert_is_fold(home).seq >= 34

@@ -16,13 +16,13 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from projections.alpine.metered_client import OUTCOMES
-from projections.delivery.dispatcher import State
+from projections.delivery.dispatcher import DeliveryState
 from projections.delivery.outbox import DISABLED, STOPPED
 from tests.harness.alpine_server import AlpineServer
 from tests.harness.command import eventlog, strace
 from tests.harness.daemon import daemon, listening, lock_held
-from tests.harness.deadline import PATIENCE_S, until
-from tests.harness.log_checks import bytes_of, segments_in
+from tests.harness.deadline import DEADLINE_S, until
+from tests.harness.log_checks import segments_in, tree_contents
 from tests.harness.plugins import first_on_path, plugins
 from tests.harness.read_side import append
 from tests.harness.signals import a_signal, closed, signals
@@ -51,7 +51,7 @@ class Got(NamedTuple):
 def get(url: str) -> Got:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(url, timeout=PATIENCE_S) as answer:
+        with opener.open(url, timeout=DEADLINE_S) as answer:
             return Got(answer.status, answer.read(), answer.headers["Content-Type"])
     except urllib.error.HTTPError as error:
         with error:
@@ -103,17 +103,17 @@ def test_the_figures_are_those_of_the_log_and_of_what_was_applied(home: Path) ->
         counted = {s.name.rpartition("_")[2]: s.value for s in samples if "le" not in s.labels}
         assert counted["count"] == batches
         assert counted["count"] >= 2
-        assert 0 < counted["sum"] < PATIENCE_S
+        assert 0 < counted["sum"] < DEADLINE_S
         buckets = [s.value for s in samples if "le" in s.labels]
         assert buckets == sorted(buckets)
         assert buckets[-1] == counted["count"]
         assert d.stop() == 0
 
 
-def test_names_units_and_labels_are_prometheus_own_and_bounded(home: Path) -> None:
+def test_names_units_and_labels_follow_prometheus_conventions_and_are_bounded(home: Path) -> None:
     append(home, a_signal(1))
     env = {"ALPINE_SYNC_ENABLED": "false"}
-    states = {*map(str, State), DISABLED, STOPPED}
+    states = {*map(str, DeliveryState), DISABLED, STOPPED}
     labels = {
         "projection": {"sqlite", "alpine"},
         "state": states,
@@ -215,9 +215,7 @@ class {name}:
 
 
 @pytest.mark.slow
-def test_while_a_daemon_ends_because_a_projection_has_stopped_it_says_which(
-    home: Path, tmp_path: Path
-) -> None:
+def test_health_names_the_projection_whose_stop_ends_the_daemon(home: Path, tmp_path: Path) -> None:
     sources = {n: STUBBORN.format(name=n.capitalize(), lower=n) for n in ("failing", "slow")}
     env = plugins(tmp_path / "site", **sources)
     append(home, a_signal(1))
@@ -235,7 +233,7 @@ def test_while_a_daemon_ends_because_a_projection_has_stopped_it_says_which(
 # -- that nothing is disturbed
 
 
-def test_clients_that_hang_hold_up_neither_the_table_nor_the_end(home: Path) -> None:
+def test_hanging_clients_delay_neither_the_table_nor_the_shutdown(home: Path) -> None:
     append(home, a_signal(1))
     with ExitStack() as stack, listening(home, "sqlite") as (d, url):
         port = int(url.rpartition(":")[2])
@@ -249,15 +247,15 @@ def test_clients_that_hang_hold_up_neither_the_table_nor_the_end(home: Path) -> 
         assert "Traceback" not in d.err
 
 
-def test_asking_again_and_again_changes_nothing_on_disk(home: Path) -> None:
+def test_repeated_requests_change_nothing_on_disk(home: Path) -> None:
     append(home, *signals(3))
     with listening(home, "sqlite") as (_, url):
         until(lambda: seq_in(home) == 3)
-        before = bytes_of(home)
+        before = tree_contents(home)
         for _ in range(20):
             assert get(f"{url}/health").status == 200
             assert get(f"{url}/metrics").status == 200
-        assert bytes_of(home) == before
+        assert tree_contents(home) == before
 
 
 # -- what it cannot do is told
@@ -279,7 +277,7 @@ def test_a_port_that_is_taken_ends_it_before_anything_is_projected(home: Path) -
 @pytest.mark.parametrize(
     "words", [["--listen", "9464"], ["--listen", "::1:1"], ["--once", "--listen", "127.0.0.1:0"]]
 )
-def test_an_address_that_is_none_is_wrong_usage(home: Path, words: list[str]) -> None:
+def test_an_invalid_address_is_wrong_usage(home: Path, words: list[str]) -> None:
     append(home, a_signal(1))
     done = eventlog("project", "sqlite", *words, home=home)
     assert done.code == 2
@@ -295,14 +293,14 @@ def test_an_address_that_is_none_is_wrong_usage(home: Path, words: list[str]) ->
         ["doctor", "--seconds", "nan"],
     ],
 )
-def test_what_is_no_number_of_seconds_is_wrong_usage(home: Path, words: list[str]) -> None:
+def test_an_invalid_number_of_seconds_is_wrong_usage(home: Path, words: list[str]) -> None:
     append(home, a_signal(1))
     done = eventlog(*words, home=home)
     assert done.code == 2
     assert f"{words[-1]} is not a number of seconds" in done.err
 
 
-def test_without_the_extra_it_says_what_to_install(home: Path, tmp_path: Path) -> None:
+def test_without_the_extra_it_names_the_package_to_install(home: Path, tmp_path: Path) -> None:
     append(home, a_signal(1))
     hidden = "raise ModuleNotFoundError(\"it is hidden\", name='prometheus_client')"
     (tmp_path / "prometheus_client.py").write_text(hidden)
@@ -314,7 +312,7 @@ def test_without_the_extra_it_says_what_to_install(home: Path, tmp_path: Path) -
     assert eventlog("project", "sqlite", "--once", home=home, env=env).code == 0
 
 
-def test_an_address_that_others_can_reach_is_warned_of_at_the_start(home: Path) -> None:
+def test_a_publicly_reachable_address_gets_a_warning_at_the_start(home: Path) -> None:
     append(home, a_signal(1))
     with daemon(home, "sqlite", "--listen", "0.0.0.0:0") as d:
         until(lambda: "listening_unauthenticated address=0.0.0.0:0" in d.err)
@@ -352,7 +350,7 @@ def test_delivery_is_counted_and_neither_key_nor_payload_is_shown(home: Path) ->
 
 
 @pytest.mark.slow
-def test_one_that_stands_by_while_another_delivers_is_healthy(home: Path) -> None:
+def test_a_standby_daemon_is_healthy(home: Path) -> None:
     with AlpineServer() as server:
         env = {"ALPINE_API_URL": server.url, "ALPINE_API_KEY_FILE": str(server.key_file)}
         append(home, *signals(3))

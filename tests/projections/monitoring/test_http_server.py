@@ -13,25 +13,25 @@ from projections.monitoring.http_server import (
     EXCHANGE_S_MAX,
     REQUEST_BYTES_MAX,
     Address,
-    Answer,
-    Listener,
+    HttpResponse,
+    HttpServer,
     parse_address,
 )
-from tests.harness.deadline import PATIENCE_S
+from tests.harness.deadline import DEADLINE_S
 
 GET = b"GET /here HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-async def here(path: str) -> Answer | None:
+async def here(path: str) -> HttpResponse | None:
     if path == "/broken":
         raise RuntimeError("a bug")
-    return Answer(200, b"it is here\n") if path == "/here" else None
+    return HttpResponse(200, b"it is here\n") if path == "/here" else None
 
 
 @asynccontextmanager
 async def listener(host: str = "127.0.0.1") -> AsyncIterator[int]:
     """A listener; its port."""
-    listener = await Listener.open(Address(host, 0), here)
+    listener = await HttpServer.open(Address(host, 0), here)
     assert listener._server is not None
     try:
         yield listener._server.sockets[0].getsockname()[1]
@@ -40,12 +40,12 @@ async def listener(host: str = "127.0.0.1") -> AsyncIterator[int]:
             await listener.close()
 
 
-async def ask(port: int, request: bytes, host: str = "127.0.0.1") -> bytes:
+async def send_request(port: int, request: bytes, host: str = "127.0.0.1") -> bytes:
     """All that comes back; empty where the connection was cut."""
     reader, writer = await asyncio.open_connection(host, port)
     try:
         writer.write(request)
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(DEADLINE_S):
             return await reader.read()
     except ConnectionError:
         return b""
@@ -67,7 +67,7 @@ def test_an_address_is_a_host_and_a_port() -> None:
         *("[::1:1", "[x]:1", "http://x:1", "a b:1", "a\x1bb:1", "host:\uff19"),
     ],
 )
-def test_what_is_no_address_is_refused(text: str) -> None:
+def test_an_invalid_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         parse_address(text)
 
@@ -76,7 +76,7 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 def test_it_answers_a_get_and_ends_the_connection(host: str) -> None:
     async def run() -> None:
         async with listener(host) as port:
-            answer = await ask(port, GET, host)
+            answer = await send_request(port, GET, host)
             assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
             assert answer.endswith(b"\r\n\r\nit is here\n")
             assert b"\r\nContent-Length: 11\r\n" in answer
@@ -87,8 +87,8 @@ def test_it_answers_a_get_and_ends_the_connection(host: str) -> None:
 def test_a_head_request_gets_the_head_of_the_answer_to_a_get() -> None:
     async def run() -> None:
         async with listener() as port:
-            head, _, _ = (await ask(port, GET)).partition(b"it is here")
-            assert await ask(port, GET.replace(b"GET", b"HEAD", 1)) == head
+            head, _, _ = (await send_request(port, GET)).partition(b"it is here")
+            assert await send_request(port, GET.replace(b"GET", b"HEAD", 1)) == head
 
     asyncio.run(run())
 
@@ -108,27 +108,27 @@ def test_a_head_request_gets_the_head_of_the_answer_to_a_get() -> None:
         (b"GET /here HTTP/1.1\r\nX: " + REQUEST_BYTES_MAX * b"x" + b"\r\n\r\n", b"431"),
     ],
 )
-def test_each_request_gets_the_status_that_it_earns(request_: bytes, status: bytes) -> None:
+def test_each_request_gets_its_http_status(request_: bytes, status: bytes) -> None:
     async def run() -> None:
         async with listener() as port:
-            answer = await ask(port, request_)
+            answer = await send_request(port, request_)
             assert answer.split(b" ")[1] == status
             assert b"passwd" not in answer
             assert b"bug" not in answer
-            assert (await ask(port, GET)).endswith(b"it is here\n")
+            assert (await send_request(port, GET)).endswith(b"it is here\n")
 
     asyncio.run(run())
 
 
-def test_clients_that_say_nothing_give_way_to_who_asks_and_do_not_hold_up_the_end() -> None:
+def test_silent_clients_delay_neither_other_requests_nor_the_shutdown() -> None:
     async def run() -> None:
         async with listener() as port:
             silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(40)]
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(DEADLINE_S):
                 for reader, _ in silent[:-CONNECTIONS_MAX]:
                     assert await reader.read() == b""
             assert not any(reader.at_eof() for reader, _ in silent[-CONNECTIONS_MAX:])
-            assert (await ask(port, GET)).endswith(b"here\n")
+            assert (await send_request(port, GET)).endswith(b"here\n")
         for _, writer in silent:
             writer.close()
 
@@ -139,7 +139,7 @@ def test_clients_that_say_nothing_give_way_to_who_asks_and_do_not_hold_up_the_en
 @pytest.mark.parametrize("request_", [b"GET /here HT", GET + b"more"])
 def test_a_client_that_neither_ends_nor_goes_away_is_cut_off(request_: bytes) -> None:
     async def run() -> None:
-        async with listener() as port, asyncio.timeout(PATIENCE_S):
+        async with listener() as port, asyncio.timeout(DEADLINE_S):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(request_)
             try:
@@ -158,7 +158,7 @@ def test_a_client_that_neither_ends_nor_goes_away_is_cut_off(request_: bytes) ->
 
 
 async def open_and_close(host: str, port: int) -> None:
-    await (await Listener.open(Address(host, port), here)).close()
+    await (await HttpServer.open(Address(host, port), here)).close()
 
 
 def refused(open_: Callable[[], Awaitable[None]]) -> str:
@@ -170,7 +170,7 @@ def refused(open_: Callable[[], Awaitable[None]]) -> str:
     return str(raised.value)
 
 
-def test_a_port_that_somebody_else_has_is_told() -> None:
+def test_a_port_in_use_is_reported() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -180,12 +180,12 @@ def test_a_port_that_somebody_else_has_is_told() -> None:
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid", "x" * 300])
-def test_an_address_that_is_not_of_this_machine_is_told(host: str) -> None:
+def test_an_address_of_another_machine_is_reported(host: str) -> None:
     assert f"cannot listen on {host}:0" in refused(lambda: open_and_close(host, 0))
 
 
 @pytest.mark.parametrize(("host", "warns"), [("0.0.0.0", True), ("127.0.0.1", False)])
-def test_an_address_that_others_can_reach_is_warned_of(
+def test_a_publicly_reachable_address_gets_a_warning(
     host: str, warns: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     asyncio.run(open_and_close(host, 0))

@@ -16,7 +16,7 @@ from projections import WaitTimeout, wait, wait_async
 from tests.harness.command import eventlog
 from tests.harness.daemon import daemon, ready
 from tests.harness.deadline import until
-from tests.harness.log_checks import bytes_of, entries_in, lines_in
+from tests.harness.log_checks import entries_in, lines_in, tree_contents
 from tests.harness.raw_log import RawLog, swap
 from tests.harness.read_side import append, project
 from tests.harness.signals import a_signal, closed, signals
@@ -50,7 +50,9 @@ def sqlite_figures(home: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("more", [0, 7])
-def test_a_log_that_is_not_the_one_projected_is_told(home: Path, tmp_path: Path, more: int) -> None:
+def test_a_log_that_is_not_the_projected_one_is_reported(
+    home: Path, tmp_path: Path, more: int
+) -> None:
     """Its last entry may have the same seq, or a later one."""
     append(home, *signals(5))
     project(home)
@@ -132,7 +134,7 @@ def test_the_lag_in_seconds_is_the_age_of_the_oldest_entry_that_is_not_applied(h
 
 
 @pytest.mark.slow
-def test_beside_a_running_daemon_it_catches_it_in_the_act_and_at_rest(home: Path) -> None:
+def test_it_shows_the_lag_of_a_busy_and_of_an_idle_daemon(home: Path) -> None:
     append(home, a_signal(0))
     with ready(home, "sqlite") as d:
         for number in range(1, 30):
@@ -148,18 +150,18 @@ def test_beside_a_running_daemon_it_catches_it_in_the_act_and_at_rest(home: Path
         assert (d.stop(), d.err) == (0, "")
 
 
-def test_without_a_database_all_of_the_log_is_to_be_done(home: Path) -> None:
+def test_without_a_database_the_lag_is_the_whole_log(home: Path) -> None:
     append(home, *signals(3))
-    before = bytes_of(home)
+    before = tree_contents(home)
     figures = sqlite_figures(home)
     assert (figures["checkpoint"], figures["lag_entries"], figures["rows"]) == (0, 3, 0)
     assert figures["lag_seconds"] > 0
     assert figures["bytes"] == 0
     assert "no database" in figures["problem"]
-    assert bytes_of(home) == before
+    assert tree_contents(home) == before
 
 
-def test_what_cannot_be_read_of_a_damaged_database_is_null_and_the_problem_is_said(
+def test_figures_of_a_damaged_database_are_null_and_the_problem_is_reported(
     home: Path,
 ) -> None:
     append(home, *signals(30))
@@ -167,17 +169,17 @@ def test_what_cannot_be_read_of_a_damaged_database_is_null_and_the_problem_is_sa
     data = database_of(home).read_bytes()
     for bad in (b"no database at all" * 500, data[:4096] + b"\xa5" * (len(data) - 4096), b""):
         database_of(home).write_bytes(bad)
-        before = bytes_of(home)
+        before = tree_contents(home)
         found = status(home)
         figures = found["projections"]["sqlite"]
         assert figures["checkpoint"] is figures["rows"] is figures["lag_entries"] is None
         assert figures["problem"].startswith("the database cannot be read: ")
         assert figures["bytes"] == len(bad)
         assert found["log"]["last_seq"] == 30
-        assert bytes_of(home) == before
+        assert tree_contents(home) == before
 
 
-def test_a_log_that_is_shorter_than_the_checkpoint_is_no_lag_of_zero(home: Path) -> None:
+def test_a_log_shorter_than_the_checkpoint_is_not_a_lag_of_zero(home: Path) -> None:
     source = home.with_name("source")
     append(source, *signals(8))
     raw = RawLog(home)
@@ -190,7 +192,7 @@ def test_a_log_that_is_shorter_than_the_checkpoint_is_no_lag_of_zero(home: Path)
     assert figures["checkpoint"] == 8
 
 
-def test_a_damaged_log_is_told_and_the_rest_is_measured(home: Path) -> None:
+def test_a_damaged_log_is_reported_and_the_rest_is_measured(home: Path) -> None:
     append(home, *signals(4))
     project(home)
     append(home, *signals(4, start=5))
@@ -205,7 +207,7 @@ def test_a_damaged_log_is_told_and_the_rest_is_measured(home: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["status", "wait 1", "signals", "stats"])
-def test_a_home_without_a_log_is_told_and_nothing_is_made(home: Path, command: str) -> None:
+def test_a_home_without_a_log_is_reported_and_nothing_is_created(home: Path, command: str) -> None:
     done = eventlog(*command.split(), home=home)
     assert done.code == 3
     assert "error: " in done.err
@@ -214,7 +216,9 @@ def test_a_home_without_a_log_is_told_and_nothing_is_made(home: Path, command: s
 
 
 @pytest.mark.parametrize("command", ["cat", "status", "signals", "rebuild-database", "tail"])
-def test_a_log_whose_segments_are_all_gone_is_not_told_as_none(home: Path, command: str) -> None:
+def test_a_log_without_any_of_its_segments_is_not_reported_as_missing(
+    home: Path, command: str
+) -> None:
     """R6: word and watermark know that there was one, and to append a signal first is no advice."""
     append(home, *signals(3))
     project(home)
@@ -225,13 +229,13 @@ def test_a_log_whose_segments_are_all_gone_is_not_told_as_none(home: Path, comma
     assert "entry 1 is gone: the log was durable up to entry 3" in done.err
 
 
-def test_looking_changes_and_makes_nothing(home: Path) -> None:
+def test_status_changes_and_creates_nothing(home: Path) -> None:
     append(home, *signals(3))
     project(home)
-    before = bytes_of(home)
+    before = tree_contents(home)
     for words in (["status"], ["status", "--json"], ["wait", "3"]):
         assert eventlog(*words, home=home).code == 0
-    assert bytes_of(home) == before
+    assert tree_contents(home) == before
 
 
 # -- wait
@@ -255,7 +259,7 @@ def test_wait_returns_when_the_entry_is_in_the_table(home: Path) -> None:
     wait(home, 2, "projected", timeout_s=0)  # it is so already
 
 
-def test_wait_async_holds_up_nobody_else(home: Path) -> None:
+def test_wait_async_blocks_no_other_task(home: Path) -> None:
     append(home, a_signal(1))
 
     async def run() -> None:
@@ -274,7 +278,7 @@ def test_wait_async_holds_up_nobody_else(home: Path) -> None:
     asyncio.run(run())
 
 
-def test_what_does_not_come_in_time_is_an_error_that_says_where_to_look(home: Path) -> None:
+def test_a_wait_timeout_names_where_to_look(home: Path) -> None:
     append(home, *signals(2))
     project(home)
     wait(home, 2, "projected", timeout_s=0.05)
@@ -283,12 +287,12 @@ def test_what_does_not_come_in_time_is_an_error_that_says_where_to_look(home: Pa
     assert "eventlog status" in refusal.value.do
 
 
-def test_a_stage_that_is_none_is_a_mistake_of_the_caller(home: Path) -> None:
+def test_an_unknown_stage_raises_an_error(home: Path) -> None:
     with pytest.raises(ValueError, match="stage"):
         wait(home, 1, "sent")
 
 
-def test_the_command_waits_and_its_exit_code_is_the_answer(home: Path) -> None:
+def test_the_command_waits_and_reports_by_its_exit_code(home: Path) -> None:
     append(home, *signals(2))
     done = eventlog("wait", 2, "--for", "projected", "--timeout", 0.1, home=home)
     assert (done.code, done.out) == (1, b"")
@@ -301,7 +305,7 @@ def test_the_command_waits_and_its_exit_code_is_the_answer(home: Path) -> None:
     assert eventlog("wait", "two", home=home).code == 2
 
 
-def test_waiting_goes_on_while_the_database_is_made_anew(home: Path) -> None:
+def test_waiting_continues_while_the_database_is_created_again(home: Path) -> None:
     append(home, *signals(2))
     project(home)
     database_of(home).write_bytes(b"damaged")

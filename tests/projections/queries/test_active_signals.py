@@ -15,7 +15,7 @@ from eventlog import EventLog
 from projections import ActiveSignal, LifecycleTracker
 from tests.harness import model
 from tests.harness.daemon import ready
-from tests.harness.deadline import happens
+from tests.harness.deadline import until_async
 from tests.harness.histories import Item, histories
 from tests.harness.raw_log import RawLog
 from tests.harness.read_side import append, project
@@ -75,7 +75,7 @@ def check_conversion(tracker: LifecycleTracker, home: Path, today: date) -> None
 @pytest.mark.slow
 @settings(max_examples=40)
 @given(histories(), st.lists(st.integers(1, 10), max_size=4), st.booleans())
-def test_the_active_set_is_the_models_whether_read_from_the_table_or_fed_by_the_log(
+def test_the_active_set_from_table_or_log_equals_the_model(
     history: list[Item], steps: list[int], begin_late: bool
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -148,7 +148,7 @@ def test_the_active_set_cannot_be_changed_from_outside(home: Path) -> None:
     asyncio.run(run())
 
 
-def test_before_the_first_entry_nothing_is_active_and_nothing_is_made(home: Path) -> None:
+def test_before_the_first_entry_nothing_is_active_and_nothing_is_created(home: Path) -> None:
     async def run() -> None:
         async with LifecycleTracker(home) as tracker:
             assert not tracker.active
@@ -162,7 +162,7 @@ def test_before_the_first_entry_nothing_is_active_and_nothing_is_made(home: Path
     asyncio.run(run())
 
 
-def test_it_starts_from_the_database_and_goes_on_with_the_log(home: Path) -> None:
+def test_it_starts_from_the_database_and_continues_with_the_log(home: Path) -> None:
     append(home, *signals(3), closed(1))
     project(home)
     append(home, a_signal(4), closed(2))
@@ -174,7 +174,7 @@ def test_it_starts_from_the_database_and_goes_on_with_the_log(home: Path) -> Non
     asyncio.run(run())
 
 
-def test_beside_a_daemon_and_across_a_new_database_it_stays_right(home: Path) -> None:
+def test_it_stays_correct_with_a_daemon_and_across_a_new_database(home: Path) -> None:
     append(home, *signals(3))
 
     async def run() -> None:
@@ -201,9 +201,9 @@ def test_it_follows_the_log_until_it_is_cancelled(home: Path) -> None:
                 following = asyncio.create_task(tracker.follow())
                 for number in range(2, 12):
                     await log.append_async(a_signal(number))
-                    await happens(lambda n=number: f"s-{n}" in tracker.active)  # type: ignore[misc]
+                    await until_async(lambda n=number: f"s-{n}" in tracker.active)  # type: ignore[misc]
                 await log.append_async(closed(5))
-                await happens(lambda: "s-5" not in tracker.active)
+                await until_async(lambda: "s-5" not in tracker.active)
                 following.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await following
@@ -211,7 +211,7 @@ def test_it_follows_the_log_until_it_is_cancelled(home: Path) -> None:
     asyncio.run(run())
 
 
-def test_only_the_days_that_are_asked_for_count(home: Path) -> None:
+def test_only_the_requested_days_count(home: Path) -> None:
     raw = RawLog(home)
     append(home.with_name("source"), *signals(3), closed(1))
     raw.add([(entry.event, entry.payload) for entry in raw_entries(home.with_name("source"))])
@@ -231,7 +231,7 @@ def test_only_the_days_that_are_asked_for_count(home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_several_who_refresh_at_once_count_nothing_twice(home: Path) -> None:
+def test_concurrent_refreshes_count_nothing_twice(home: Path) -> None:
     append(home, *signals(40))
 
     async def run() -> None:

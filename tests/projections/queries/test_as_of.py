@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 from eventlog import Entry
 from projections import ProjectionError, SignalStore
 from projections.queries.as_of import (
-    LATEST_OF_THEN,
-    LATEST_THEN,
-    ONE_THEN,
-    moment_of,
-    refuse_unless_past,
+    BY_SIGNAL_ID_AS_OF,
+    LATEST_AS_OF,
+    LATEST_OF_SYMBOL_AS_OF,
+    parse_as_of,
+    require_past,
 )
 from projections.signals import schema
-from projections.signals.fold import ids_json, prepare, settle, signal_ids, statements, states_of
+from projections.signals.fold import ids_json, prepare, resolve, signal_ids, statements, states_of
 from projections.sqlite.database import database_path, set_up
 from tests.harness import model
 from tests.harness.command import eventlog
@@ -47,7 +47,7 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
-def ask(home: Path, question: Callable[[SignalStore], Awaitable[T]]) -> T:
+def run_query(home: Path, question: Callable[[SignalStore], Awaitable[T]]) -> T:
     async def run() -> T:
         async with SignalStore(home) as store:
             return await question(store)
@@ -58,12 +58,14 @@ def ask(home: Path, question: Callable[[SignalStore], Awaitable[T]]) -> T:
 def write_table(home: Path, entries: Sequence[Entry]) -> None:
     """The table of these entries, by the statements of the live projection."""
     path = database_path(home)
-    set_up(path, thoroughly=False)
+    set_up(path, check_pages=False)
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("BEGIN")
         prepared = prepare(entries, after=0)
-        states = states_of(db.execute(schema.STATES, (ids_json(signal_ids(prepared)),)).fetchall())
-        for statement, rows in statements(settle(prepared, states)):
+        states = states_of(
+            db.execute(schema.SELECT_STATES, (ids_json(signal_ids(prepared)),)).fetchall()
+        )
+        for statement, rows in statements(resolve(prepared, states)):
             db.executemany(statement, rows)
         db.execute(
             "INSERT OR REPLACE INTO checkpoint(name, seq, chain) VALUES ('sqlite', ?, ?)",
@@ -110,7 +112,7 @@ def expected_stats(tables: model.Tables) -> dict[str, object]:
 @pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(data=st.data(), history=histories_with_an_end())
-def test_what_was_known_then_is_the_fold_of_what_was_recorded_by_then(
+def test_the_state_at_a_time_is_the_fold_of_the_entries_recorded_by_then(
     data: st.DataObject, history: list[Item]
 ) -> None:
     entries = entries_of(history)
@@ -142,7 +144,7 @@ def test_what_was_known_then_is_the_fold_of_what_was_recorded_by_then(
         asyncio.run(check())
 
 
-def test_a_fact_of_each_kind_is_known_from_the_microsecond_that_it_was_recorded(
+def test_each_kind_of_fact_is_visible_from_the_microsecond_it_was_recorded(
     home: Path,
 ) -> None:
     for number, fact in enumerate(FACTS):
@@ -169,10 +171,10 @@ def test_a_fact_of_each_kind_is_known_from_the_microsecond_that_it_was_recorded(
             assert changed == set(columns.get(event, ()))
             assert all(before[key] is None for key in changed)
 
-    ask(home, run)
+    run_query(home, run)
 
 
-def test_a_signal_is_known_from_the_microsecond_that_it_was_recorded(home: Path) -> None:
+def test_a_signal_is_visible_from_the_microsecond_it_was_recorded(home: Path) -> None:
     for number in (1, 2):
         append(home, a_signal(number))
     project(home)
@@ -189,10 +191,10 @@ def test_a_signal_is_known_from_the_microsecond_that_it_was_recorded(home: Path)
         elsewhere = at.astimezone(timezone(timedelta(hours=-5, minutes=-30)))
         assert await store.count(as_of=elsewhere.isoformat()) == 1
 
-    ask(home, run)
+    run_query(home, run)
 
 
-def test_an_answer_stays_the_same_while_outcomes_come_and_the_table_is_built_anew(
+def test_a_result_stays_the_same_after_later_outcomes_and_a_rebuild(
     home: Path,
 ) -> None:
     append(home, *signals(5))
@@ -220,7 +222,7 @@ def test_an_answer_stays_the_same_while_outcomes_come_and_the_table_is_built_ane
 # -- what may still change is refused
 
 
-def test_a_table_that_is_behind_the_moment_is_refused_until_it_has_caught_up(home: Path) -> None:
+def test_a_table_behind_the_given_time_is_refused_until_it_has_caught_up(home: Path) -> None:
     append(home, *signals(2))
     project(home)
     append(home, closed(1))
@@ -240,17 +242,17 @@ def test_a_table_that_is_behind_the_moment_is_refused_until_it_has_caught_up(hom
     asyncio.run(run())
 
 
-def test_a_moment_to_come_is_refused(home: Path) -> None:
+def test_a_future_time_is_refused(home: Path) -> None:
     append(home, a_signal(1))
     project(home)
     later = datetime.now(UTC) + timedelta(minutes=5)
     with pytest.raises(ProjectionError, match="has not come yet"):
-        ask(home, lambda store: store.latest(as_of=later))
+        run_query(home, lambda store: store.latest(as_of=later))
     done = eventlog("stats", "--as-of", text_of(later), home=home)
     assert (done.code, done.out) == (3, b"")
     with pytest.raises(ProjectionError):
-        refuse_unless_past(text_of(FIRST), FIRST)
-    refuse_unless_past(text_of(FIRST), FIRST + MICROSECOND)
+        require_past(text_of(FIRST), FIRST)
+    require_past(text_of(FIRST), FIRST + MICROSECOND)
 
 
 @pytest.mark.parametrize(
@@ -264,8 +266,8 @@ def test_a_moment_to_come_is_refused(home: Path) -> None:
         ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00.000000Z"),
     ],
 )
-def test_a_moment_has_one_form(given_: str | datetime, stored: str) -> None:
-    assert moment_of(given_) == stored
+def test_a_time_has_one_form(given_: str | datetime, stored: str) -> None:
+    assert parse_as_of(given_) == stored
 
 
 @pytest.mark.parametrize(
@@ -278,14 +280,14 @@ def test_a_moment_has_one_form(given_: str | datetime, stored: str) -> None:
         FIRST.replace(tzinfo=None),
     ],
 )
-def test_what_is_no_moment_is_refused_with_one_that_is(no_moment: str | datetime) -> None:
+def test_an_invalid_time_is_refused_with_a_valid_example(no_moment: str | datetime) -> None:
     with pytest.raises(ProjectionError, match="give it like 2025-11-18T02:00:00Z") as raised:
-        moment_of(no_moment)
+        parse_as_of(no_moment)
     assert len(raised.value.what) < 200
     assert raised.value.what.isprintable()
 
 
-def test_a_date_alone_is_refused_and_its_beginning_named(home: Path) -> None:
+def test_a_date_alone_is_refused_with_its_start_as_the_suggestion(home: Path) -> None:
     append(home, a_signal(1))
     for command in ("signals", "stats"):
         done = eventlog(command, "--as-of", "2025-11-18", home=home)
@@ -303,7 +305,7 @@ def answer(*words: object, home: Path) -> Any:
 
 
 @pytest.mark.slow
-def test_the_commands_answer_as_of_then(home: Path) -> None:
+def test_the_commands_accept_as_of(home: Path) -> None:
     append(home, a_signal(1), a_signal(2, symbol="MSFT"))
     append(home, closed(1))
     append(home, a_signal(3))
@@ -322,7 +324,7 @@ def test_the_commands_answer_as_of_then(home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_imported_signals_count_from_their_import_on_and_the_help_says_so(
+def test_imported_signals_count_from_their_import_as_the_help_states(
     home: Path, tmp_path: Path
 ) -> None:
     old = {**a_signal(1, timestamp="2024-03-01T02:00:00"), "server_timestamp": 1709258400.0}
@@ -340,14 +342,14 @@ def test_imported_signals_count_from_their_import_on_and_the_help_says_so(
     assert "import-legacy brought in count from their import on" in said
 
 
-def test_no_query_of_then_looks_at_each_row_or_sorts(home: Path) -> None:
+def test_no_as_of_query_scans_the_table_or_sorts(home: Path) -> None:
     append(home, *signals(3))
     project(home)
     with closing(reading(database_of(home))) as db:
         for statement, values in (
-            (LATEST_THEN, (3, 10)),
-            (LATEST_OF_THEN, (3, 10, "AAPL")),
-            (ONE_THEN, (3, "s-1")),
+            (LATEST_AS_OF, (3, 10)),
+            (LATEST_OF_SYMBOL_AS_OF, (3, 10, "AAPL")),
+            (BY_SIGNAL_ID_AS_OF, (3, "s-1")),
         ):
             plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
             assert not [step for step in plan if "TEMP B-TREE" in step], plan

@@ -27,16 +27,16 @@ from eventlog import LogNotFound, UnsafePath
 from projections import ProjectionError
 from projections.queries.export import (
     COLUMNS,
-    RUN_BY_SPREADSHEETS,
-    Citation,
+    FORMULA_PREFIXES,
+    ExportMetadata,
+    atomic_file,
     csv_line,
     export,
-    text_of,
-    whole_file,
+    unescape_cell,
 )
 from tests.harness import model
 from tests.harness.command import COMMAND, eventlog
-from tests.harness.deadline import PATIENCE_S
+from tests.harness.deadline import DEADLINE_S
 from tests.harness.read_side import append, project
 from tests.harness.requirements import needs_tool
 from tests.harness.signals import a_signal, closed, signals
@@ -93,7 +93,7 @@ def expected(home: Path, *, seq: int | None = None) -> list[Row]:
     ]
 
 
-def exported(home: Path, **options: Any) -> tuple[bytes, Citation]:
+def exported(home: Path, **options: Any) -> tuple[bytes, ExportMetadata]:
     out = io.BytesIO()
     cited = export(home, out, **options)
     return out.getvalue(), cited
@@ -112,7 +112,7 @@ def _value(name: str, cell: str) -> object:
     if name in NUMBERS:
         return None if cell == "" else int(cell) if name == "id" else float(cell)
     # csv tells no empty text from none; the two columns that may be empty are never none.
-    return None if cell == "" and name not in ("asset_type", "data_source") else text_of(cell)
+    return None if cell == "" and name not in ("asset_type", "data_source") else unescape_cell(cell)
 
 
 def rows_of_duckdb(query: str) -> list[tuple[Any, ...]]:
@@ -131,9 +131,7 @@ def test_the_csv_holds_the_table_and_all_of_it_comes_back(home: Path) -> None:
     assert (cited.bytes, cited.sha256) == (len(data), sha256(data).hexdigest())
 
 
-def test_parquet_holds_the_same_rows_with_types_and_says_which_they_are(
-    home: Path, tmp_path: Path
-) -> None:
+def test_parquet_holds_the_same_rows_with_types_and_a_citation(home: Path, tmp_path: Path) -> None:
     path = tmp_path / "signals.parquet"
     done = eventlog("export", "--format", "parquet", "--output", path, "--json", home=home)
     assert done.code == 0, done.err
@@ -176,13 +174,13 @@ def test_duckdb_reads_csv_and_parquet_alike(home: Path, tmp_path: Path) -> None:
         rows_of_duckdb(f"SELECT {columns} FROM '{tmp_path}/x.{kind}' ORDER BY id")
         for kind in ("csv", "parquet")
     ]
-    of_csv = [(row[0], text_of(row[1]), *row[2:]) for row in found[0]]
+    of_csv = [(row[0], unescape_cell(row[1]), *row[2:]) for row in found[0]]
     assert of_csv == found[1]
     wanted = [(row[0], row[2], row[13]) for row in expected(home)]
     assert [(row[0], row[1], row[4]) for row in found[1]] == wanted
 
 
-def test_duckdb_reads_the_log_itself_as_the_page_for_quants_says(home: Path) -> None:
+def test_duckdb_reads_the_log_as_the_quants_page_describes(home: Path) -> None:
     found = rows_of_duckdb(
         f"SELECT count(*), avg(confidence) FROM read_json('{home}/logs/*.jsonl')"
         " WHERE event = 'signal'"
@@ -190,7 +188,7 @@ def test_duckdb_reads_the_log_itself_as_the_page_for_quants_says(home: Path) -> 
     assert found == [(len(HOSTILE), 85.5)]
 
 
-def test_of_one_symbol_only_its_signals_are_written(home: Path) -> None:
+def test_an_export_of_one_symbol_holds_only_its_signals(home: Path) -> None:
     append(home, a_signal(900, symbol="MSFT"), a_signal(901, symbol="MSFT"))
     project(home)
     data, cited = exported(home, symbol=" msft ", page_rows=1)
@@ -205,9 +203,9 @@ def test_of_one_symbol_only_its_signals_are_written(home: Path) -> None:
 def test_any_text_in_a_cell_comes_back_and_is_never_run(text: str) -> None:
     line = csv_line(["a", text, -1.5])
     ((_, cell, number),) = csv.reader(io.StringIO(line, newline=""))
-    assert text_of(cell) == text
+    assert unescape_cell(cell) == text
     assert number == "-1.5"
-    assert not cell.startswith(RUN_BY_SPREADSHEETS)
+    assert not cell.startswith(FORMULA_PREFIXES)
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**63), 2**63 - 1))
@@ -219,7 +217,7 @@ def test_no_text_that_a_spreadsheet_would_run_is_written(home: Path) -> None:
     data, _ = exported(home)
     for line in csv.DictReader(io.StringIO(data.decode(), newline="")):
         for name, cell in line.items():
-            assert name in NUMBERS or not cell.startswith(RUN_BY_SPREADSHEETS), (name, cell)
+            assert name in NUMBERS or not cell.startswith(FORMULA_PREFIXES), (name, cell)
 
 
 # -- which data it is
@@ -229,7 +227,7 @@ def chain_of(home: Path, seq: int) -> str:
     return raw_entries(home)[seq - 1].chain if seq else "0" * 64
 
 
-def test_the_citation_names_the_last_entry_that_was_taken_into_account(home: Path) -> None:
+def test_the_citation_names_the_last_entry_that_is_included(home: Path) -> None:
     entries = raw_entries(home)
     _, cited = exported(home)
     last = entries[-1]
@@ -240,7 +238,7 @@ def test_the_citation_names_the_last_entry_that_was_taken_into_account(home: Pat
     assert exported(home)[1] == cited
 
 
-def test_as_of_then_it_is_the_fold_of_what_was_recorded_by_then(home: Path) -> None:
+def test_an_as_of_export_is_the_fold_of_the_entries_recorded_by_then(home: Path) -> None:
     entries = raw_entries(home)
     for entry in entries[:-1]:
         data, cited = exported(home, as_of=entry.recorded_at)
@@ -250,7 +248,7 @@ def test_as_of_then_it_is_the_fold_of_what_was_recorded_by_then(home: Path) -> N
     assert (cited.rows, cited.seq, cited.chain, cited.recorded_at) == (0, 0, "0" * 64, None)
 
 
-def test_a_table_that_is_behind_the_moment_is_refused(home: Path, tmp_path: Path) -> None:
+def test_a_table_behind_the_given_time_is_refused(home: Path, tmp_path: Path) -> None:
     append(home, *signals(3))
     now = raw_entries(home)[-1].recorded_at
     done = eventlog("export", "--as-of", now, "--output", tmp_path / "x.csv", home=home)
@@ -273,7 +271,7 @@ def test_the_table_of_another_log_is_refused(home: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_beside_a_csv_stands_which_data_it_is_and_on_stdout_it_goes_to_stderr(
+def test_a_csv_file_gets_a_citation_file_and_csv_on_stdout_a_citation_on_stderr(
     home: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.csv"
@@ -308,7 +306,7 @@ class Meddling(io.BytesIO):
         return super().write(data)
 
 
-def test_whatever_is_written_meanwhile_it_is_of_one_moment_and_holds_no_transaction(
+def test_concurrent_writes_leave_the_export_consistent_and_no_transaction_open(
     tmp_path: Path,
 ) -> None:
     home = tmp_path / "home"
@@ -332,7 +330,7 @@ def test_whatever_is_written_meanwhile_it_is_of_one_moment_and_holds_no_transact
     assert len(rows_of_csv(exported(home)[0])) == 37
 
 
-def test_a_rebuild_meanwhile_changes_nothing_and_a_table_begun_anew_is_noticed(
+def test_a_concurrent_rebuild_changes_nothing_and_a_restarted_table_is_detected(
     tmp_path: Path,
 ) -> None:
     home = tmp_path / "home"
@@ -382,7 +380,7 @@ def test_a_disk_that_is_full_leaves_the_old_file_and_nothing_else(
     assert "No space left" in done.err
 
 
-def test_asked_to_stop_it_leaves_nothing(home: Path, tmp_path: Path) -> None:
+def test_when_stopped_it_leaves_no_file(home: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
 
@@ -390,7 +388,7 @@ def test_asked_to_stop_it_leaves_nothing(home: Path, tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     def write_half() -> None:
-        with whole_file(out / "x") as file:
+        with atomic_file(out / "x") as file:
             file.write(b"half")
             export(home, Meddling(stop))
 
@@ -399,7 +397,7 @@ def test_asked_to_stop_it_leaves_nothing(home: Path, tmp_path: Path) -> None:
     assert names_in(out) == []
 
 
-def test_parquet_that_was_begun_never_passes_for_the_whole(
+def test_an_unfinished_parquet_file_is_never_valid(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unraisable: list[object] = []
@@ -423,7 +421,7 @@ def test_parquet_that_was_begun_never_passes_for_the_whole(
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_there_is_the_old_file_or_the_new_one(
+def test_after_a_kill_at_any_moment_the_old_or_the_new_file_is_there(
     home: Path, tmp_path: Path
 ) -> None:
     append(home, *signals(3_000, start=1_000))
@@ -439,7 +437,7 @@ def test_killed_at_any_moment_there_is_the_old_file_or_the_new_one(
             process.wait(delay_ms / 1_000)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
-            process.wait(PATIENCE_S)
+            process.wait(DEADLINE_S)
         assert path.read_bytes() in (b"old", whole)
         seen.add(path.read_bytes())
     assert b"old" in seen
@@ -456,13 +454,13 @@ def test_a_new_file_is_ours_alone_whatever_the_umask(home: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_what_is_no_regular_file_is_left_alone(home: Path, tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_regular_file_is_left_alone(home: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_text("mine")
     (tmp_path / "link").symlink_to(target)
     os.mkfifo(tmp_path / "pipe")
     for name in ("link", "pipe", "home"):
-        with pytest.raises(UnsafePath), whole_file(tmp_path / name):
+        with pytest.raises(UnsafePath), atomic_file(tmp_path / name):
             raise AssertionError("it is open")
         done = eventlog("export", "--output", tmp_path / name, home=home)
         assert (done.code, done.out) == (3, b"")
@@ -486,7 +484,7 @@ def test_without_pyarrow_the_extra_is_named_and_csv_works(home: Path, tmp_path: 
     assert eventlog("export", home=home, env=env).code == 0
 
 
-def test_a_home_without_a_log_or_a_table_is_said_and_nothing_made(tmp_path: Path) -> None:
+def test_a_home_without_a_log_or_a_table_is_reported_and_nothing_is_created(tmp_path: Path) -> None:
     out = tmp_path / "x.csv"
     with pytest.raises(LogNotFound):
         exported(tmp_path / "none")
@@ -497,7 +495,7 @@ def test_a_home_without_a_log_or_a_table_is_said_and_nothing_made(tmp_path: Path
     assert names_in(tmp_path) == ["home"]
 
 
-def test_a_damaged_database_is_said(home: Path) -> None:
+def test_a_damaged_database_is_reported(home: Path) -> None:
     database_of(home).write_bytes(b"SQLite format 3\0" + b"x" * 5_000)
     done = eventlog("export", home=home)
     assert done.code == 3
@@ -505,13 +503,13 @@ def test_a_damaged_database_is_said(home: Path) -> None:
     assert "Traceback" not in done.err
 
 
-def test_parquet_is_not_written_to_a_terminal_and_nobody_reading_is_no_traceback(
+def test_parquet_is_refused_on_a_terminal_and_a_closed_pipe_gives_no_traceback(
     home: Path,
 ) -> None:
     script = needs_tool("script", apt="bsdutils")
     words = f"{COMMAND} --home '{home}' export --format parquet"
     done = subprocess.run(
-        [script, "-qec", words, "/dev/null"], capture_output=True, timeout=PATIENCE_S, check=False
+        [script, "-qec", words, "/dev/null"], capture_output=True, timeout=DEADLINE_S, check=False
     )
     assert done.returncode == 2
     assert b"name a file with --output" in done.stdout

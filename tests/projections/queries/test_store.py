@@ -21,8 +21,8 @@ from projections import ProjectionError, SignalStore
 from projections.signals.schema import COLUMNS
 from tests.harness.command import eventlog, python_dev
 from tests.harness.daemon import daemon
-from tests.harness.deadline import PATIENCE_S, until
-from tests.harness.log_checks import bytes_of
+from tests.harness.deadline import DEADLINE_S, until
+from tests.harness.log_checks import tree_contents
 from tests.harness.read_side import append, project
 from tests.harness.requirements import CHECKOUT
 from tests.harness.signals import a_signal, closed, signals
@@ -169,7 +169,7 @@ def writer(home: Path) -> Iterator[Callable[[], None]]:
         yield commit
     finally:
         stdin.close()
-        process.wait(PATIENCE_S)
+        process.wait(DEADLINE_S)
         stdout.close()
 
 
@@ -189,7 +189,7 @@ def test_a_commit_of_another_process_is_seen_at_once(home: Path) -> None:
     asyncio.run(run())
 
 
-def test_whoever_asks_while_others_commit_gets_nothing_older_than_the_question(
+def test_a_query_during_commits_returns_nothing_older_than_its_start(
     home: Path,
 ) -> None:
     append(home, *signals(3))
@@ -285,7 +285,7 @@ print("done")
 """
 
 
-def test_cancelled_questions_leave_nothing_behind_that_hangs(home: Path) -> None:
+def test_cancelled_queries_leave_no_hanging_thread(home: Path) -> None:
     append(home, *signals(50))
     project(home)
     done = subprocess.run(
@@ -293,7 +293,7 @@ def test_cancelled_questions_leave_nothing_behind_that_hangs(home: Path) -> None
         cwd=CHECKOUT,
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=DEADLINE_S,
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
@@ -302,7 +302,7 @@ def test_cancelled_questions_leave_nothing_behind_that_hangs(home: Path) -> None
 # -- the database goes away
 
 
-def test_another_database_in_its_place_is_noticed_at_once(home: Path, tmp_path: Path) -> None:
+def test_a_replaced_database_is_detected_at_once(home: Path, tmp_path: Path) -> None:
     append(home, *signals(3))
     project(home)
     copy = tmp_path / "copy.db"
@@ -335,7 +335,7 @@ def project_elsewhere(home: Path) -> None:
     assert eventlog("project", "sqlite", "--once", home=home).code == 0
 
 
-def test_whoever_asks_while_it_is_replaced_again_and_again_gets_a_whole_answer(
+def test_a_query_during_repeated_replacements_returns_a_complete_answer(
     home: Path, tmp_path: Path
 ) -> None:
     copies = []
@@ -376,9 +376,9 @@ def test_whoever_asks_while_it_is_replaced_again_and_again_gets_a_whole_answer(
     asyncio.run(run())
 
 
-def test_where_there_is_no_database_it_says_so_and_makes_nothing(home: Path) -> None:
+def test_a_missing_database_is_reported_and_nothing_is_created(home: Path) -> None:
     append(home, a_signal(1))
-    before = bytes_of(home)
+    before = tree_contents(home)
 
     async def run() -> None:
         async with SignalStore(home) as store:
@@ -393,7 +393,7 @@ def test_where_there_is_no_database_it_says_so_and_makes_nothing(home: Path) -> 
         done = eventlog(*words, home=home)
         assert done.code == 3
         assert "no database yet" in done.err
-    assert bytes_of(home) == before
+    assert tree_contents(home) == before
 
 
 def damaged_pages(path: Path) -> None:
@@ -413,16 +413,16 @@ def emptied(path: Path) -> None:
     os.truncate(path, 0)
 
 
-def robbed_of_a_table(path: Path) -> None:
+def without_a_table(path: Path) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("DROP TABLE signals")
 
 
-DAMAGE = [damaged_pages, damaged_head, truncated, emptied, robbed_of_a_table]
+DAMAGE = [damaged_pages, damaged_head, truncated, emptied, without_a_table]
 
 
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
-def test_a_damaged_database_is_told_with_what_to_do(
+def test_a_damaged_database_is_reported_with_the_remedy(
     home: Path, damage: Callable[[Path], None]
 ) -> None:
     append(home, *signals(50))
@@ -446,7 +446,7 @@ def test_a_damaged_database_is_told_with_what_to_do(
         assert "`eventlog rebuild-database` heals" in done.err
 
 
-def test_a_closed_store_answers_nothing_more_and_holds_up_no_interpreter(home: Path) -> None:
+def test_a_closed_store_refuses_queries_and_does_not_delay_exit(home: Path) -> None:
     """A connection that it opened after all would keep the process from ending."""
     append(home, *signals(3))
     project(home)
@@ -474,7 +474,7 @@ def test_a_closed_store_answers_nothing_more_and_holds_up_no_interpreter(home: P
         cwd=CHECKOUT,
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=DEADLINE_S,
         check=True,
     )
     assert done.stdout.splitlines() == ["3", "this store is closed", "this store is closed"]
@@ -541,12 +541,12 @@ def test_an_account_that_may_only_read_the_database_sees_each_commit_with_and_wi
             os.chown(there / "data", 0, 65534)
             (there / "data").chmod(0o2750)
             project(there)
-            look_on(home, there, log)
+            read_as_another_account(home, there, log)
     finally:
         shutil.rmtree(folder)
 
 
-def look_on(home: Path, there: Path, log: EventLog) -> None:
+def read_as_another_account(home: Path, there: Path, log: EventLog) -> None:
     words = [sys.executable, "-c", READER, str(home), str(there)]
     process = subprocess.Popen(
         words, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
@@ -581,7 +581,7 @@ def look_on(home: Path, there: Path, log: EventLog) -> None:
         assert sees() == "8 s-8"
     finally:
         stdin.close()
-        process.wait(PATIENCE_S)
+        process.wait(DEADLINE_S)
         stdout.close()
     assert process.returncode == 0
 
@@ -630,7 +630,7 @@ HOSTILE = [
 
 
 @pytest.mark.slow
-def test_hostile_text_stays_data_and_is_shown_harmlessly(home: Path) -> None:
+def test_hostile_text_stays_data_and_is_shown_escaped(home: Path) -> None:
     items = [
         a_signal(
             number,
@@ -665,7 +665,7 @@ def test_hostile_text_stays_data_and_is_shown_harmlessly(home: Path) -> None:
     asyncio.run(run())
 
 
-def test_text_that_another_writer_put_into_the_table_is_shown_harmlessly(home: Path) -> None:
+def test_text_put_into_the_table_by_another_writer_is_shown_escaped(home: Path) -> None:
     append(home, a_signal(1))
     project(home)
     with closing(sqlite3.connect(database_of(home))) as db, db:

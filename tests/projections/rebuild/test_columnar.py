@@ -12,10 +12,10 @@ from eventlog.errors import InvalidSignal
 from eventlog.format.line import decode, encode
 from eventlog.format.scan import TIP_START
 from eventlog.read.columns import read_columns
-from eventlog.schema.validation import admit
-from projections.rebuild.columnar import Rows, read_rows
+from eventlog.schema.validation import validate
+from projections.rebuild.columnar import ColumnarRows, read_rows
 from projections.signals.digest import digest_line
-from projections.signals.fold import Prepared, prepare
+from projections.signals.fold import PreparedBatch, prepare
 from tests.harness.histories import JUNK, Item, signals, with_sha256
 from tests.harness.signals import a_signal
 
@@ -36,20 +36,20 @@ def lines_of(payloads: list[dict[str, Any]]) -> list[bytes]:
     return lines
 
 
-def both_ways(lines: list[bytes]) -> tuple[Rows, Prepared]:
+def both_paths(lines: list[bytes]) -> tuple[ColumnarRows, PreparedBatch]:
     """What the fast way gives, and what the long way makes of the lines that it took."""
     found = read_columns(b"".join(lines), TIP_START)
     assert found is not None
     rows = read_rows(found.signals)
-    taken = [line for line in found.signals.line if line not in rows.left]
+    taken = [line for line in found.signals.line if line not in rows.remaining]
     parts = [prepare([decode(line)], after=decode(line).seq - 1) for line in taken]
     assert all(not part.conflicts and not part.facts for part in parts)
     signals = [row for part in parts for row in part.signals]
     extras = [row for part in parts for row in part.extras]
-    return rows, Prepared(signals, extras, [], [], [])
+    return rows, PreparedBatch(signals, extras, [], [], [])
 
 
-def assert_same(rows: Rows, prepared: Prepared) -> None:
+def assert_same(rows: ColumnarRows, prepared: PreparedBatch) -> None:
     texts = {seq: extra for seq, _, extra in prepared.extras}
     expected = [
         (
@@ -67,14 +67,14 @@ def assert_same(rows: Rows, prepared: Prepared) -> None:
 @pytest.mark.slow
 @settings(max_examples=150)
 @given(st.lists(signals(), min_size=1, max_size=8))
-def test_a_row_is_to_the_byte_what_the_long_way_gives(history: list[Item]) -> None:
-    assert_same(*both_ways(lines_of([payload for _, payload in history])))
+def test_a_columnar_row_equals_the_row_of_the_full_path_to_the_byte(history: list[Item]) -> None:
+    assert_same(*both_paths(lines_of([payload for _, payload in history])))
 
 
 @pytest.mark.slow
 @settings(max_examples=150)
 @given(st.data())
-def test_whatever_passes_the_door_is_the_same_both_ways(data: st.DataObject) -> None:
+def test_every_valid_signal_gives_the_same_row_on_both_paths(data: st.DataObject) -> None:
     keys = st.sampled_from(["reasoning", "regime", "consensus_agreement", "a", "ü", 'q"'])
     values = st.one_of(
         st.text(max_size=20),
@@ -88,7 +88,7 @@ def test_whatever_passes_the_door_is_the_same_both_ways(data: st.DataObject) -> 
         extra = data.draw(st.dictionaries(keys, values, max_size=3))
         confidence = data.draw(st.sampled_from([0, 0.0, 1.5, 100, 85.25]))
         try:
-            admitted = admit(
+            admitted = validate(
                 a_signal(seq, confidence=confidence, **extra),
                 now=lambda: NOW,
                 new_id=lambda: "unused",
@@ -105,10 +105,10 @@ def test_whatever_passes_the_door_is_the_same_both_ways(data: st.DataObject) -> 
         )
         lines.append(line)
     if lines:
-        assert_same(*both_ways(lines))
+        assert_same(*both_paths(lines))
 
 
-def test_nearly_all_signals_of_our_door_are_plain() -> None:
+def test_nearly_all_validated_signals_take_the_columnar_path() -> None:
     payloads = [
         with_sha256(
             {
@@ -123,8 +123,8 @@ def test_nearly_all_signals_of_our_door_are_plain() -> None:
         *("signal_id", "symbol", "action", "entry_price", "target_price", "stop_price"),
         *("confidence", "strategy", "asset_type", "data_source", "timestamp", "sha256"),
     )
-    rows, prepared = both_ways(lines_of([{key: p[key] for key in order} for p in payloads]))
-    assert (len(rows.lines), list(rows.left)) == (19, [])
+    rows, prepared = both_paths(lines_of([{key: p[key] for key in order} for p in payloads]))
+    assert (len(rows.lines), list(rows.remaining)) == (19, [])
     assert_same(rows, prepared)
 
 
@@ -136,7 +136,7 @@ ODD = [*JUNK, 0.0, 1e-7, "2025-13-01T00:00:00.000000+00:00", "2025-11-18T23:59:6
 
 
 @pytest.mark.parametrize("key", FIELDS)
-def test_what_the_rules_refuse_is_left_to_the_long_way_and_its_neighbours_are_not(key: str) -> None:
+def test_only_lines_that_the_rules_refuse_are_left_to_the_full_path(key: str) -> None:
     good = with_sha256(
         {
             **a_signal(1, timestamp=NOW),

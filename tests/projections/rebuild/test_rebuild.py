@@ -24,17 +24,17 @@ from projections.rebuild.rebuild import digest_of, rebuild
 from projections.signals import schema
 from tests.harness import model
 from tests.harness.command import eventlog, strace
-from tests.harness.histories import NINE, Item, histories, with_sha256
+from tests.harness.histories import HASHED_FIELDS, Item, histories, with_sha256
 from tests.harness.raw_log import RawLog
 from tests.harness.read_side import append, project
 from tests.harness.rebuilds import (
     OLD_SYMBOL,
+    assert_healthy_database,
     assert_nothing_left,
-    assert_sound,
-    kept,
-    lived,
+    build_history,
+    damaged_copies,
+    execute_sql,
     names_in,
-    written,
 )
 from tests.harness.signals import a_signal, closed
 from tests.harness.tables import (
@@ -59,7 +59,7 @@ def hashed_anew(history: list[Item]) -> list[Item]:
     """What is malformed stays so, but no signal says a hash that is not its own."""
 
     def hashed(event: str, payload: dict[str, Any]) -> dict[str, Any]:
-        whole = all(type(payload.get(key)) in (str, int, float) for key in NINE)
+        whole = all(type(payload.get(key)) in (str, int, float) for key in HASHED_FIELDS)
         if event != "signal" or not whole or "sha256" not in payload:
             return payload
         return with_sha256(payload)
@@ -79,7 +79,7 @@ def grown_live(home: Path, raw: RawLog, history: list[Item], steps: list[int]) -
 @pytest.mark.slow
 @settings(max_examples=20)
 @given(histories().map(hashed_anew), st.lists(st.integers(1, 12), max_size=4))
-def test_the_rebuilt_table_is_the_one_that_grew_live_and_the_models(
+def test_the_rebuilt_table_equals_the_live_table_and_the_model(
     history: list[Item], steps: list[int]
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -128,7 +128,7 @@ def test_a_log_of_our_own_writer_gives_the_same_table(history: list[Item]) -> No
 
 def test_row_numbers_and_sequences_are_those_of_the_live_table(home: Path) -> None:
     """Also what only SQL shows: the numbers of rows without an id, and of the next row."""
-    path = lived(home)
+    path = build_history(home)
     project(home)
     queries = (
         "SELECT rowid, * FROM signal_extras ORDER BY rowid",
@@ -144,7 +144,7 @@ def test_row_numbers_and_sequences_are_those_of_the_live_table(home: Path) -> No
     live = found()
     rebuild(home)
     assert found() == live
-    assert_sound(path)
+    assert_healthy_database(path)
 
 
 def test_signals_that_come_again_are_conflicts_in_a_long_log_too(home: Path) -> None:
@@ -162,7 +162,7 @@ def test_signals_that_come_again_are_conflicts_in_a_long_log_too(home: Path) -> 
     rebuilt = rebuild(home)
     assert_caught_up(home)
     assert rebuilt.conflicts == 5
-    assert_sound(database_of(home))
+    assert_healthy_database(database_of(home))
 
 
 def test_accepted_damage_is_a_conflict_as_in_the_live_table(home: Path) -> None:
@@ -186,12 +186,12 @@ def test_accepted_damage_is_a_conflict_as_in_the_live_table(home: Path) -> None:
 # -- the report
 
 
-def test_it_says_what_has_changed_against_the_old_table(home: Path) -> None:
-    path = lived(home)
+def test_it_reports_the_differences_from_the_old_table(home: Path) -> None:
+    path = build_history(home)
     project(home)
     first = rebuild(home)
     assert (first.old, first.difference and first.difference.added) == ("compared", 0)
-    written(
+    execute_sql(
         path,
         OLD_SYMBOL,
         "UPDATE signals SET profit_loss_pct = NULL WHERE id = 5",
@@ -232,7 +232,7 @@ def test_the_command_prints_the_report_and_the_digest(home: Path) -> None:
     assert said["digest"] in for_people
 
 
-def test_without_a_log_or_a_table_it_says_so_and_makes_nothing(home: Path) -> None:
+def test_a_missing_log_or_table_is_reported_and_nothing_is_created(home: Path) -> None:
     for word in ("rebuild-database", "digest"):
         done = eventlog(word, home=home)
         assert done.code == 3
@@ -246,9 +246,9 @@ def test_without_a_log_or_a_table_it_says_so_and_makes_nothing(home: Path) -> No
 @pytest.fixture
 def old_table(home: Path) -> Iterator[Path]:
     """A live table that tells by its first symbol that it is the old one, checked at the end."""
-    path = lived(home)
+    path = build_history(home)
     project(home)
-    written(path, OLD_SYMBOL)
+    execute_sql(path, OLD_SYMBOL)
     before = dump(path)
     for name in (f"{path}-wal", f"{path}-shm"):  # left by a reader that may not remove them
         Path(name).unlink()
@@ -281,7 +281,7 @@ def test_a_signal_without_its_own_hash_is_damage_too(home: Path, tmp_path: Path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("file", "when"), [("", 1), ("", 30), ("-wal", 1), ("-wal", 5)])
-def test_where_the_disk_refuses_the_old_table_stays(
+def test_a_disk_error_leaves_the_old_table(
     home: Path, old_table: Path, file: str, when: int
 ) -> None:
     """Q3: at the new file, and in the WAL, where the old table is overwritten."""
@@ -296,13 +296,13 @@ def test_where_the_disk_refuses_the_old_table_stays(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("file", "call"), [("", "pwrite64"), ("", "fdatasync"), ("-wal", "fsync")])
-def test_what_the_disk_refuses_after_the_swap_is_done_by_a_later_commit(
+def test_work_that_fails_after_the_swap_is_done_by_a_later_commit(
     home: Path, file: str, call: str
 ) -> None:
     """The new table is in the WAL by then, whole."""
-    path = lived(home, 100)
+    path = build_history(home, 100)
     project(home)
-    written(path, OLD_SYMBOL)
+    execute_sql(path, OLD_SYMBOL)
     error = "EIO" if "sync" in call else "ENOSPC"
     only = ("-P", f"{path}{file}", "-e", f"trace={call}")
     under = strace(*only, "-e", f"inject={call}:error={error}:when=1+")
@@ -311,10 +311,10 @@ def test_what_the_disk_refuses_after_the_swap_is_done_by_a_later_commit(
     append(home, a_signal(500))
     project(home)
     assert_caught_up(home)
-    assert_sound(path)
+    assert_healthy_database(path)
 
 
-def test_no_room_is_said_with_what_to_do(home: Path, old_table: Path) -> None:
+def test_a_lack_of_disk_space_is_reported_with_the_remedy(home: Path, old_table: Path) -> None:
     done = eventlog(
         "rebuild-database",
         home=home,
@@ -325,10 +325,10 @@ def test_no_room_is_said_with_what_to_do(home: Path, old_table: Path) -> None:
     assert "Traceback" not in done.err
 
 
-def test_a_foreign_database_is_refused(home: Path) -> None:
+def test_an_unknown_database_is_refused(home: Path) -> None:
     append(home, a_signal(1))
     path = database_of(home)
-    written(path, "CREATE TABLE signals(id)", "INSERT INTO signals VALUES (1)")
+    execute_sql(path, "CREATE TABLE signals(id)", "INSERT INTO signals VALUES (1)")
     before = path.read_bytes()
     with pytest.raises(ForeignHome):
         rebuild(home)
@@ -340,19 +340,19 @@ def test_a_foreign_database_is_refused(home: Path) -> None:
 
 
 def test_a_newer_schema_is_refused_and_an_older_one_replaced(home: Path) -> None:
-    path = lived(home)
+    path = build_history(home)
     project(home)
-    written(path, f"PRAGMA user_version = {schema.SCHEMA_VERSION + 1}")
+    execute_sql(path, f"PRAGMA user_version = {schema.SCHEMA_VERSION + 1}")
     with pytest.raises(SchemaTooNew):
         rebuild(home)
-    written(path, "PRAGMA user_version = 0", "DROP TABLE signals", "CREATE TABLE was(x)")
+    execute_sql(path, "PRAGMA user_version = 0", "DROP TABLE signals", "CREATE TABLE was(x)")
     rebuilt = rebuild(home)
-    assert (rebuilt.old, rebuilt.difference, kept(home)) == ("unreadable", None, [])
+    assert (rebuilt.old, rebuilt.difference, damaged_copies(home)) == ("unreadable", None, [])
     assert_caught_up(home)
-    assert_sound(path)
+    assert_healthy_database(path)
 
 
-def test_somebody_who_writes_and_does_not_end_is_named(
+def test_a_writer_that_keeps_its_transaction_open_is_named(
     home: Path, old_table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("projections.rebuild.swap.BACKUP_BUSY_S_MAX", 0.1)
@@ -381,31 +381,31 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "its header": lambda path: flip(path, 0),
     "its schema": lambda path: flip(path, 3_800),
     "a page of the table": lambda path: flip(path, 4_096),
-    "without tables": lambda path: written(path, "DROP TABLE checkpoint"),
+    "without tables": lambda path: execute_sql(path, "DROP TABLE checkpoint"),
 }
 
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_damaged_database_is_kept_aside_and_a_new_one_put_there(home: Path, name: str) -> None:
-    path = lived(home)
+    path = build_history(home)
     project(home)
     inode = path.stat().st_ino
     DAMAGES[name](path)
     damaged = path.read_bytes()
     rebuilt = rebuild(home)
     assert (rebuilt.old, rebuilt.difference) == ("unreadable", None)
-    (there,) = kept(home)
+    (there,) = damaged_copies(home)
     assert rebuilt.kept == str(there)
     assert there.read_bytes() == damaged
     assert path.stat().st_ino != inode
     assert_caught_up(home)
-    assert_sound(path)
+    assert_healthy_database(path)
     assert_nothing_left(home)
 
 
 @pytest.mark.parametrize("with_wal", [False, True])
-def test_a_deleted_database_is_made_anew(home: Path, with_wal: bool) -> None:
-    path = lived(home)
+def test_a_deleted_database_is_created_again(home: Path, with_wal: bool) -> None:
+    path = build_history(home)
     project(home)
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute(OLD_SYMBOL)
@@ -416,11 +416,11 @@ def test_a_deleted_database_is_made_anew(home: Path, with_wal: bool) -> None:
     rebuilt = rebuild(home)
     assert rebuilt.old == "missing"
     assert_caught_up(home)
-    assert_sound(path)
+    assert_healthy_database(path)
 
 
-def test_the_directory_of_data_need_not_be_there(home: Path) -> None:
-    lived(home)
+def test_the_data_directory_may_be_missing(home: Path) -> None:
+    build_history(home)
     shutil.rmtree(home / "data")
     rebuild(home)
     assert_caught_up(home)
@@ -429,7 +429,7 @@ def test_the_directory_of_data_need_not_be_there(home: Path) -> None:
 
 
 def test_a_group_that_may_read_data_may_read_the_new_database(home: Path) -> None:
-    lived(home)
+    build_history(home)
     (home / "data").chmod(0o2750)
     rebuild(home)
     assert database_of(home).stat().st_mode & 0o777 == 0o640
@@ -437,22 +437,22 @@ def test_a_group_that_may_read_data_may_read_the_new_database(home: Path) -> Non
 
 @pytest.mark.parametrize("page_bytes", [512, 8192, 65536])
 def test_the_page_size_of_the_live_database_stays(home: Path, page_bytes: int) -> None:
-    path = lived(home)
+    path = build_history(home)
     project(home)
-    written(path, "PRAGMA journal_mode = DELETE", f"PRAGMA page_size = {page_bytes}", "VACUUM")
+    execute_sql(path, "PRAGMA journal_mode = DELETE", f"PRAGMA page_size = {page_bytes}", "VACUUM")
     rebuild(home)  # also brings back the WAL mode
     with closing(reading(path)) as db:
         assert db.execute("PRAGMA page_size").fetchone() == (page_bytes,)
     assert_caught_up(home)
-    assert_sound(path)
+    assert_healthy_database(path)
 
 
-def test_a_database_of_another_log_is_replaced_by_this_ones(home: Path, tmp_path: Path) -> None:
+def test_a_database_of_another_log_is_replaced(home: Path, tmp_path: Path) -> None:
     """R5: what a projector refuses to build on, a person may order to be built anew."""
-    lived(home, 20)
+    build_history(home, 20)
     project(home)
     other = tmp_path / "other"
-    lived(other, 3)
+    build_history(other, 3)
     shutil.rmtree(home / "logs")
     shutil.copytree(other / "logs", home / "logs", symlinks=True)
     rebuilt = rebuild(home)

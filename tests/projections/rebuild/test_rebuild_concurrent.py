@@ -21,17 +21,23 @@ import pytest
 
 from eventlog import EventLog, LogCorrupt
 from projections import ProjectionError
-from projections.rebuild.prefetch import beside
+from projections.rebuild.prefetch import prefetch
 from projections.rebuild.rebuild import digest_of, rebuild
 from projections.signals import schema
 from projections.signals.digest import digest
 from projections.sqlite.lock import write_lock
-from projections.sqlite.scratch import workplace
+from projections.sqlite.scratch import rebuild_directory
 from tests.harness.command import command_line, eventlog, strace
 from tests.harness.daemon import daemon
 from tests.harness.deadline import until
 from tests.harness.read_side import append, project
-from tests.harness.rebuilds import OLD_SYMBOL, assert_nothing_left, assert_sound, lived, written
+from tests.harness.rebuilds import (
+    OLD_SYMBOL,
+    assert_healthy_database,
+    assert_nothing_left,
+    build_history,
+    execute_sql,
+)
 from tests.harness.requirements import CHECKOUT
 from tests.harness.signals import a_signal, closed
 from tests.harness.tables import (
@@ -108,7 +114,7 @@ def readers(path: Path, known: set[str], count: int = 2) -> Iterator[list[str]]:
 
 
 def test_readers_see_the_old_table_or_the_new_one_and_never_an_error(home: Path) -> None:
-    path = lived(home, 200)
+    path = build_history(home, 200)
     project(home)
     new = digest_of(home)
     with closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as db:
@@ -123,9 +129,9 @@ def test_readers_see_the_old_table_or_the_new_one_and_never_an_error(home: Path)
 
 
 def test_a_reader_in_a_long_transaction_keeps_what_it_saw(home: Path) -> None:
-    path = lived(home)
+    path = build_history(home)
     project(home)
-    written(path, OLD_SYMBOL)
+    execute_sql(path, OLD_SYMBOL)
     with closing(reading(path)) as db:
         db.execute("BEGIN")
         before = db.execute(schema.SELECT_SIGNALS).fetchall()
@@ -141,7 +147,7 @@ def test_a_daemon_writers_readers_and_two_rebuilds_at_once_end_with_the_right_ta
     home: Path,
 ) -> None:
     """T9: nobody crashes, and the checkpoint never moves back."""
-    path = lived(home, 100)
+    path = build_history(home, 100)
     project(home)
     with daemon(home, "sqlite") as projecting, readers(path, set()) as problems:
         with EventLog(home) as log:
@@ -161,12 +167,12 @@ def test_a_daemon_writers_readers_and_two_rebuilds_at_once_end_with_the_right_ta
         assert projecting.stop() == 0
     assert problems == []
     assert_caught_up(home)
-    assert_sound(path)
+    assert_healthy_database(path)
     assert_nothing_left(home)
 
 
 def test_a_rebuild_does_not_wait_for_the_daemon_to_end_nor_the_daemon_for_it(home: Path) -> None:
-    path = lived(home)
+    path = build_history(home)
     with daemon(home, "sqlite") as projecting:
         until(lambda: path.exists() and read_tables(home)[1].seq == 40)
         assert eventlog("rebuild-database", home=home).code == 0
@@ -182,9 +188,9 @@ def waits_for_the_lock(process: subprocess.Popen[bytes]) -> bool:
     return any(f" {process.pid} " in line for line in waiting)
 
 
-def test_what_comes_while_it_waits_for_the_lock_is_in_the_new_table(home: Path) -> None:
+def test_entries_appended_while_it_waits_for_the_lock_are_in_the_new_table(home: Path) -> None:
     """Else the live checkpoint would move back."""
-    lived(home)
+    build_history(home)
     project(home)
     with write_lock(home).held():
         process = rebuilding(home)
@@ -201,7 +207,7 @@ def test_what_comes_while_it_waits_for_the_lock_is_in_the_new_table(home: Path) 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["deleted", "empty", "garbage"])
 def test_a_daemon_that_had_the_bad_file_open_goes_on_in_the_new_one(home: Path, how: str) -> None:
-    path = lived(home)
+    path = build_history(home)
     with daemon(home, "sqlite") as projecting:
         until(lambda: path.exists() and read_tables(home)[1].seq == 40)
         if how == "deleted":
@@ -214,18 +220,18 @@ def test_a_daemon_that_had_the_bad_file_open_goes_on_in_the_new_one(home: Path, 
         assert projecting.process.poll() is None
         assert projecting.stop() == 0
     assert_caught_up(home)
-    assert_sound(path)
+    assert_healthy_database(path)
 
 
 # -- killed
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_leaves_the_old_table_or_the_new_one(home: Path) -> None:
-    path = lived(home, 800)
+def test_a_kill_at_any_moment_leaves_the_old_or_the_new_table(home: Path) -> None:
+    path = build_history(home, 800)
     project(home)
     new = digest_of(home)
-    written(path, OLD_SYMBOL)
+    execute_sql(path, OLD_SYMBOL)
     old = digest_of(home)
     saved = path.read_bytes()
     started_s = time.monotonic()
@@ -254,14 +260,14 @@ def test_killed_at_any_moment_it_leaves_the_old_table_or_the_new_one(home: Path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("file", "when"), [("-wal", 1), ("-wal", 15), ("", 1), ("", 15)])
-def test_killed_in_the_swap_it_leaves_the_old_table_or_the_new_one(
+def test_a_kill_during_the_swap_leaves_the_old_or_the_new_table(
     home: Path, file: str, when: int
 ) -> None:
     """At a write to the WAL, where the backup is under way, and to the database, behind it."""
-    path = lived(home, 200)
+    path = build_history(home, 200)
     project(home)
     new = digest_of(home)
-    written(path, OLD_SYMBOL)
+    execute_sql(path, OLD_SYMBOL)
     old = digest_of(home)
     with closing(reading(path)) as db:  # makes the WAL, so that its name stands for it
         db.execute(schema.SELECT_SIGNALS).fetchone()
@@ -270,19 +276,19 @@ def test_killed_in_the_swap_it_leaves_the_old_table_or_the_new_one(
         assert eventlog("rebuild-database", home=home, under=strace(*only)).code in (-9, 137)
         found = digest(db.execute(schema.SELECT_SIGNALS))
         assert found == (old if file else new)
-    assert_sound(path)
+    assert_healthy_database(path)
     assert rebuild(home).digest == new
     assert_nothing_left(home)
 
 
-def test_what_a_killed_one_left_is_removed_by_the_next_and_what_is_in_use_is_not(
+def test_files_of_a_killed_rebuild_are_removed_and_files_in_use_are_not(
     home: Path,
 ) -> None:
-    lived(home)
+    build_history(home)
     left = home / "data" / ".rebuild-1-0"
     left.mkdir(parents=True)
     (left / "signals.db").write_bytes(b"half of it")
-    with workplace(home) as place:
+    with rebuild_directory(home) as place:
         assert not left.exists()
         (place / "signals.db").write_bytes(b"somebody's")
         rebuild(home)
@@ -290,8 +296,8 @@ def test_what_a_killed_one_left_is_removed_by_the_next_and_what_is_in_use_is_not
     assert_nothing_left(home)
 
 
-def test_interrupted_it_removes_what_it_began(home: Path) -> None:
-    lived(home, 400)
+def test_an_interrupted_rebuild_removes_its_files(home: Path) -> None:
+    build_history(home, 400)
     process = rebuilding(home)
     there = (home / "data").glob
     until(lambda: any(there(".rebuild-*/signals.db")) or process.poll() is not None)
@@ -305,7 +311,7 @@ def test_interrupted_it_removes_what_it_began(home: Path) -> None:
 # -- the second process
 
 
-def in_a_process_of_its_own(work: Callable[[], None]) -> None:
+def run_in_new_process(work: Callable[[], None]) -> None:
     """With one thread, so that it may fork: who runs tests on all cores has another one."""
     program = f"from {__name__} import {work.__name__} as work; work()"
     done = subprocess.run(
@@ -326,21 +332,21 @@ def comes_in_order() -> None:
         raise LogCorrupt("entry 7 is gone", segment="1", byte_offset=3, seq=7)
 
     seen: list[tuple[object, ...]] = []
-    with beside(count) as items, pytest.raises(LogCorrupt, match="entry 7 is gone") as raised:
+    with prefetch(count) as items, pytest.raises(LogCorrupt, match="entry 7 is gone") as raised:
         seen.extend(items)  # what came before the error stays in it
     assert (raised.value.seq, raised.value.byte_offset) == (7, 3)
     assert seen == list(itertools.islice(count(), 1_000))
 
 
-@pytest.mark.parametrize("run", [in_a_process_of_its_own, lambda work: work()])
-def test_what_is_done_beside_comes_in_order_and_so_do_its_errors(
+@pytest.mark.parametrize("run", [run_in_new_process, lambda work: work()])
+def test_prefetched_results_and_errors_come_in_order(
     run: Callable[[Callable[[], None]], None],
 ) -> None:
     run(comes_in_order)
 
 
 def is_gone_when_it_is_left() -> None:
-    with beside(pids) as items:
+    with prefetch(pids) as items:
         (pid,) = next(items)
         assert isinstance(pid, int)
         assert pid != os.getpid()
@@ -348,17 +354,17 @@ def is_gone_when_it_is_left() -> None:
         os.kill(pid, 0)
 
 
-def test_the_second_process_is_gone_when_it_is_left() -> None:
-    in_a_process_of_its_own(is_gone_when_it_is_left)
+def test_the_prefetch_process_ends_when_the_block_is_left() -> None:
+    run_in_new_process(is_gone_when_it_is_left)
 
 
-def test_with_another_thread_there_is_no_second_process() -> None:
+def test_a_process_with_several_threads_starts_no_prefetch_process() -> None:
     """Forking would not be safe."""
     stop = threading.Event()
     thread = threading.Thread(target=stop.wait)
     thread.start()
     try:
-        with beside(pids) as items:
+        with prefetch(pids) as items:
             assert next(items) == (os.getpid(),)
     finally:
         stop.set()
@@ -366,7 +372,7 @@ def test_with_another_thread_there_is_no_second_process() -> None:
 
 
 def tells_when_it_is_killed() -> None:
-    with beside(pids) as items:
+    with prefetch(pids) as items:
         (pid,) = next(items)
         assert isinstance(pid, int)
         assert pid != os.getpid()
@@ -375,5 +381,5 @@ def tells_when_it_is_killed() -> None:
             list(items)
 
 
-def test_when_the_second_process_is_killed_the_error_says_so() -> None:
-    in_a_process_of_its_own(tells_when_it_is_killed)
+def test_a_killed_prefetch_process_is_named_in_the_error() -> None:
+    run_in_new_process(tells_when_it_is_killed)

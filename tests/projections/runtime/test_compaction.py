@@ -42,7 +42,7 @@ def test_once_compresses_once_and_without_the_option_nothing_is_compressed(home:
     assert eventlog("digest", home=home) == digest
 
 
-def test_what_is_appended_meanwhile_is_projected(home: Path) -> None:
+def test_entries_appended_during_compression_are_projected(home: Path) -> None:
     fill(home, 1)
     with daemon(home, "sqlite", "--compress") as running:
         until(lambda: len(segments_in(home)) == 1)
@@ -52,7 +52,7 @@ def test_what_is_appended_meanwhile_is_projected(home: Path) -> None:
     assert len(segments_in(home)) > 1, "the next round is a minute away"
 
 
-def test_what_cannot_be_compressed_stops_no_projection(home: Path) -> None:
+def test_a_segment_that_cannot_be_compressed_stops_no_projection(home: Path) -> None:
     fill(home, 1)
     assert eventlog("compress", home=home).code == 0
     assert eventlog("project", "sqlite", "--once", home=home).code == 0

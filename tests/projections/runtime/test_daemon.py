@@ -18,7 +18,7 @@ from tests.harness import model
 from tests.harness.command import child_of, eventlog, strace
 from tests.harness.daemon import Daemon, NotifySocket, abstract_name, daemon, lock_held, ready
 from tests.harness.deadline import until
-from tests.harness.log_checks import assert_whole, segments_in
+from tests.harness.log_checks import assert_valid_log, segments_in
 from tests.harness.mounts import on_small_disk
 from tests.harness.plugins import plugins
 from tests.harness.read_side import append
@@ -139,7 +139,7 @@ def wait_for_a_commit(home: Path, d: Daemon) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(60 + 5 * KILLS)
 @pytest.mark.parametrize("part", range(PARTS))
-def test_whenever_it_is_killed_rows_are_the_fold_of_the_log_up_to_the_checkpoint(
+def test_after_a_kill_at_any_moment_rows_are_the_fold_up_to_the_checkpoint(
     home: Path, part: int
 ) -> None:
     """PROJECTOR_KILLS=1000 does it so often, in all parts together."""
@@ -170,13 +170,13 @@ def test_whenever_it_is_killed_rows_are_the_fold_of_the_log_up_to_the_checkpoint
                 for path in (home / "data").iterdir():
                     path.unlink()
     assert eventlog("project", "sqlite", "--once", home=home).code == 0
-    assert expected.check() == len(assert_whole(home))
+    assert expected.check() == len(assert_valid_log(home))
     assert not list((home / "data").glob("*.damaged-*"))
     assert len(segments_in(home)) > kills / 20
     assert moved > kills / 10, "nearly all were killed before they did anything"
 
 
-def test_two_daemons_keep_one_table_and_outlive_each_other(home: Path) -> None:
+def test_two_daemons_share_one_table_and_either_may_be_killed(home: Path) -> None:
     append(home, *signals(5))
     with Load(home) as load, daemon(home, "sqlite", "--batch-size", 3) as one:
         load.wanted = 150
@@ -205,7 +205,7 @@ def test_two_daemons_keep_one_table_and_outlive_each_other(home: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("times", [1, 2])
-def test_asked_to_stop_it_closes_the_database_and_ends(
+def test_sigterm_closes_the_database_and_ends_the_daemon(
     home: Path, number: signal.Signals, times: int
 ) -> None:
     append(home, *signals(3))
@@ -219,9 +219,7 @@ def test_asked_to_stop_it_closes_the_database_and_ends(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_asked_to_stop_until_it_is_gone_it_ends_as_if_asked_once(
-    home: Path, number: signal.Signals
-) -> None:
+def test_repeated_sigterm_has_the_effect_of_one(home: Path, number: signal.Signals) -> None:
     append(home, *signals(3))
     with daemon(home, "sqlite") as d:
         until(lambda: seq_in(home) == 3)
@@ -232,7 +230,7 @@ def test_asked_to_stop_until_it_is_gone_it_ends_as_if_asked_once(
     assert_caught_up(home)
 
 
-def test_asked_to_stop_under_load_it_ends_with_a_whole_batch(home: Path) -> None:
+def test_sigterm_under_load_ends_with_a_complete_batch(home: Path) -> None:
     append(home, a_signal(0))
     with Load(home) as load, daemon(home, "sqlite", "--batch-size", 7) as d:
         load.wanted = 10**9
@@ -243,7 +241,7 @@ def test_asked_to_stop_under_load_it_ends_with_a_whole_batch(home: Path) -> None
     assert assert_is_fold(home).seq > 50
 
 
-def test_asked_to_stop_while_a_batch_fills_it_commits_what_it_holds(home: Path) -> None:
+def test_sigterm_while_a_batch_fills_commits_the_partial_batch(home: Path) -> None:
     append(home, *signals(53))
     with daemon(home, "sqlite", "--batch-size", 50, "--batch-timeout", 3600) as d:
         until(lambda: seq_in(home) == 50)
@@ -254,7 +252,7 @@ def test_asked_to_stop_while_a_batch_fills_it_commits_what_it_holds(home: Path) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 2])
-def test_asked_to_stop_it_ends_although_somebody_else_keeps_the_database_locked(
+def test_sigterm_ends_the_daemon_while_another_process_locks_the_database(
     home: Path, times: int
 ) -> None:
     append(home, *signals(2))
@@ -270,7 +268,7 @@ def test_asked_to_stop_it_ends_although_somebody_else_keeps_the_database_locked(
 
 
 @pytest.mark.slow
-def test_asked_to_stop_before_it_has_the_lock_it_ends(home: Path) -> None:
+def test_sigterm_ends_a_daemon_that_still_waits_for_the_lock(home: Path) -> None:
     append(home, a_signal(1))
     eventlog("project", "sqlite", "--once", home=home)
     with lock_held(home), daemon(home, "sqlite") as d:
@@ -281,7 +279,7 @@ def test_asked_to_stop_before_it_has_the_lock_it_ends(home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_asked_to_stop_behind_a_foreign_writer_it_ends(home: Path) -> None:
+def test_sigterm_ends_a_daemon_that_waits_for_another_writer(home: Path) -> None:
     append(home, a_signal(1))
     with daemon(home, "sqlite") as d:
         until(lambda: seq_in(home) == 1)
@@ -303,7 +301,7 @@ def test_asked_to_stop_behind_a_foreign_writer_it_ends(home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_asked_to_stop_while_the_disk_is_slow_it_ends_with_a_whole_batch(home: Path) -> None:
+def test_sigterm_on_a_slow_disk_ends_with_a_complete_batch(home: Path) -> None:
     append(home, *signals(3))
     slow = "inject=fdatasync,fsync:delay_enter=300000"
     with daemon(home, "sqlite", under=strace("-e", slow)) as d:
@@ -337,9 +335,7 @@ class Failing:
 """
 
 
-def test_a_projection_that_fails_ends_the_process_which_says_why(
-    home: Path, tmp_path: Path
-) -> None:
+def test_a_failing_projection_ends_the_process_with_its_error(home: Path, tmp_path: Path) -> None:
     env = plugins(tmp_path / "site", failing=FAILING)
     append(home, *signals(2))
     with daemon(home, "sqlite", "failing", env=env) as d:
@@ -389,7 +385,7 @@ class Second(First):
 """
 
 
-def test_projections_that_fail_together_are_each_named_and_nothing_else_is_said(
+def test_projections_that_fail_together_are_each_named_and_nothing_else_is_logged(
     home: Path, tmp_path: Path
 ) -> None:
     env = plugins(tmp_path / "site", first=FIRST, second=SECOND)
@@ -401,7 +397,7 @@ def test_projections_that_fail_together_are_each_named_and_nothing_else_is_said(
         assert "never retrieved" not in d.err
 
 
-def test_damage_to_the_log_ends_the_process_which_says_where(home: Path) -> None:
+def test_damage_to_the_log_ends_the_process_with_its_place(home: Path) -> None:
     append(home, *signals(4))
     with daemon(home, "sqlite") as d:
         until(lambda: seq_in(home) == 4)
@@ -442,7 +438,7 @@ def assert_is_fold_of_the_whole_part(home: Path) -> int:
 @pytest.mark.parametrize(
     "address", ["./notify.sock", "./user@1000/notify.sock", ""], ids=["file", "@", "abstract"]
 )
-def test_systemd_hears_that_it_is_ready_and_lives_and_ends(
+def test_systemd_is_notified_of_ready_watchdog_and_stopping(
     home: Path, tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "user@1000").mkdir()
@@ -450,13 +446,13 @@ def test_systemd_hears_that_it_is_ready_and_lives_and_ends(
     append(home, *signals(2))
     with NotifySocket(address or abstract_name()) as systemd:
         with daemon(home, "sqlite", env={"NOTIFY_SOCKET": systemd.address}) as d:
-            until(lambda: systemd.hears("READY=1"))
-            until(lambda: systemd.hears("WATCHDOG=1"))
-            assert not systemd.hears("STOPPING=1")
+            until(lambda: systemd.has_received("READY=1"))
+            until(lambda: systemd.has_received("WATCHDOG=1"))
+            assert not systemd.has_received("STOPPING=1")
             d.send(signal.SIGTERM)
             assert ends(d) == 0
-            assert systemd.hears("STOPPING=1")
-        assert systemd.heard.count("READY=1") == 1
+            assert systemd.has_received("STOPPING=1")
+        assert systemd.messages.count("READY=1") == 1
 
 
 SHUT = FAILING.replace("return Checkpoint", "return await sleep(600) or Checkpoint").replace(
@@ -465,7 +461,7 @@ SHUT = FAILING.replace("return Checkpoint", "return await sleep(600) or Checkpoi
 
 
 @pytest.mark.slow
-def test_it_says_how_far_it_is_and_is_not_ready_before_all_its_projections_are(
+def test_it_reports_progress_and_is_ready_only_when_all_projections_are(
     home: Path, tmp_path: Path
 ) -> None:
     env = plugins(tmp_path / "site", failing=SHUT)
@@ -473,16 +469,14 @@ def test_it_says_how_far_it_is_and_is_not_ready_before_all_its_projections_are(
     with NotifySocket(abstract_name()) as systemd:
         env["NOTIFY_SOCKET"] = systemd.address
         with daemon(home, "sqlite", "failing", env=env) as d:
-            until(lambda: systemd.hears("STATUS=sqlite at seq 2, failing is not open yet"))
-            assert not systemd.hears("READY=1")
+            until(lambda: systemd.has_received("STATUS=sqlite at seq 2, failing is not open yet"))
+            assert not systemd.has_received("READY=1")
             d.send(signal.SIGTERM)
             assert ends(d) == 0
 
 
 @pytest.mark.slow
-def test_a_listener_that_does_not_read_or_is_not_there_holds_up_nothing(
-    home: Path, tmp_path: Path
-) -> None:
+def test_a_missing_or_blocked_notify_socket_delays_nothing(home: Path, tmp_path: Path) -> None:
     append(home, *signals(600))
     address, unheard = abstract_name(), abstract_name()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
@@ -502,14 +496,14 @@ STUCK = FAILING.replace("raise RuntimeError", "await sleep(600); raise RuntimeEr
 
 
 @pytest.mark.slow
-def test_the_watchdog_is_not_fed_for_a_projection_that_hangs(home: Path, tmp_path: Path) -> None:
+def test_the_watchdog_is_not_notified_while_a_projection_hangs(home: Path, tmp_path: Path) -> None:
     env = plugins(tmp_path / "site", failing=STUCK)
     append(home, *signals(2))
     with NotifySocket(abstract_name()) as systemd:
         env["NOTIFY_SOCKET"] = systemd.address
         with daemon(home, "failing", env=env) as d:
-            until(lambda: systemd.hears("READY=1"))
-            until(lambda: systemd.hears("STATUS=failing at seq 2"))
+            until(lambda: systemd.has_received("READY=1"))
+            until(lambda: systemd.has_received("STATUS=failing at seq 2"))
             append(home, a_signal(3))
             statuses = count_of(systemd, "STATUS=")
             until(lambda: count_of(systemd, "STATUS=") >= statuses + 2)
@@ -520,11 +514,11 @@ def test_the_watchdog_is_not_fed_for_a_projection_that_hangs(home: Path, tmp_pat
 
 
 def count_of(systemd: NotifySocket, text: str) -> int:
-    systemd.hears(text)
-    return sum(line.startswith(text) for line in systemd.heard)
+    systemd.has_received(text)
+    return sum(line.startswith(text) for line in systemd.messages)
 
 
-def test_without_a_socket_nothing_is_sent_and_nothing_is_said(home: Path) -> None:
+def test_without_a_notify_socket_nothing_is_sent_or_logged(home: Path) -> None:
     append(home, a_signal(1))
     with daemon(home, "sqlite", env={"NOTIFY_SOCKET": ""}) as d:
         until(lambda: seq_in(home) == 1)
@@ -543,7 +537,7 @@ def test_all_means_every_projection_that_is_registered(home: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("state", ["disabled", "waiting"])
-def test_started_on_a_full_disk_it_waits_and_goes_on_when_space_is_back(
+def test_started_on_a_full_disk_it_waits_and_continues_when_space_is_free(
     home: Path, state: str
 ) -> None:
     """Q3, and no projection takes the others down: a supervisor gives up after a few starts."""

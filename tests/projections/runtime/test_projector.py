@@ -16,11 +16,11 @@ from eventlog import Entry, EventLog, EventLogError, LogCorrupt, LogDiverged
 from projections import Checkpoint, CheckpointMoved, Pace, ProjectionStalled, Projector
 from projections.sqlite.projection import SqliteProjection
 from tests.harness.command import eventlog
-from tests.harness.deadline import PATIENCE_S, happens, until
+from tests.harness.deadline import DEADLINE_S, until, until_async
 from tests.harness.histories import Item, histories
 from tests.harness.plugins import plugins
 from tests.harness.raw_log import RawLog, swap
-from tests.harness.read_side import append, at, project, running
+from tests.harness.read_side import append, checkpoint_seq_of, project, running
 from tests.harness.signals import a_signal, closed, signals
 from tests.harness.tables import (
     assert_caught_up,
@@ -49,7 +49,7 @@ def home(tmp_path: Path) -> Path:
     st.booleans(),
     st.integers(1, 8),
 )
-def test_in_whatever_batches_and_restarts_it_grows_the_table_is_the_fold_of_the_log(
+def test_the_table_is_the_fold_of_the_log_for_any_batches_and_restarts(
     history: list[Item], steps: list[int], batch_entries: int, again: bool, lines_in_segment: int
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -72,7 +72,7 @@ def test_in_whatever_batches_and_restarts_it_grows_the_table_is_the_fold_of_the_
 
 
 @pytest.mark.slow
-def test_beside_writers_rotations_and_restarts_the_table_is_the_fold_of_the_log(
+def test_with_writers_rotations_and_restarts_the_table_is_the_fold_of_the_log(
     home: Path,
 ) -> None:
     async def write(log: EventLog, start: int) -> None:
@@ -92,7 +92,7 @@ def test_beside_writers_rotations_and_restarts_the_table_is_the_fold_of_the_log(
             pace = Pace(batch_entries=batch_entries)
             projector = Projector(home, SqliteProjection(), pace=pace, on_progress=seen.append)
             async with running(projector):
-                await happens(lambda seen=seen: len(seen) > 3 or done.is_set())  # type: ignore[misc]
+                await until_async(lambda seen=seen: len(seen) > 3 or done.is_set())  # type: ignore[misc]
             assert_is_fold(home)
             if done.is_set():
                 return
@@ -121,7 +121,7 @@ def test_a_lone_entry_is_projected_while_the_daemon_waits_for_more(home: Path) -
             projector = Projector(home, SqliteProjection())
             async with running(projector):
                 for seq in range(1, 6):
-                    await happens(lambda seq=seq: at(projector) == seq)  # type: ignore[misc]
+                    await until_async(lambda seq=seq: checkpoint_seq_of(projector) == seq)  # type: ignore[misc]
                     assert assert_is_fold(home).seq == seq
                     await log.append_async(a_signal(seq + 1))
 
@@ -144,7 +144,7 @@ def test_under_load_batches_are_full_and_the_rest_is_committed_at_once(home: Pat
     assert cuts(seen) == [0, 50, 100, 120]
 
 
-def test_with_a_time_out_a_batch_is_held_until_it_is_full(home: Path) -> None:
+def test_with_a_batch_timeout_a_batch_waits_until_it_is_full(home: Path) -> None:
     async def run() -> None:
         with EventLog(home) as log:
             await log.append_async(a_signal(1))
@@ -154,7 +154,7 @@ def test_with_a_time_out_a_batch_is_held_until_it_is_full(home: Path) -> None:
             async with running(projector):
                 for number in range(2, 121):
                     await log.append_async(a_signal(number))
-                await happens(lambda: at(projector) == 100)
+                await until_async(lambda: checkpoint_seq_of(projector) == 100)
                 await asyncio.sleep(0.2)
                 assert cuts(seen) == [0, 50, 100]  # 20 are held
             assert cuts(seen) == [0, 50, 100, 120]  # and committed when it is asked to stop
@@ -163,7 +163,7 @@ def test_with_a_time_out_a_batch_is_held_until_it_is_full(home: Path) -> None:
     assert_caught_up(home)
 
 
-def test_with_a_time_out_a_batch_that_does_not_fill_is_committed_after_it(home: Path) -> None:
+def test_with_a_batch_timeout_a_partial_batch_is_committed_after_it(home: Path) -> None:
     async def run() -> None:
         with EventLog(home) as log:
             await log.append_async(a_signal(1))
@@ -171,23 +171,23 @@ def test_with_a_time_out_a_batch_that_does_not_fill_is_committed_after_it(home: 
             pace = Pace(batch_entries=50, batch_timeout_s=1.0)
             projector = Projector(home, SqliteProjection(), pace=pace, on_progress=seen.append)
             async with running(projector):
-                await happens(lambda: at(projector) == 1)
+                await until_async(lambda: checkpoint_seq_of(projector) == 1)
                 for number in (2, 3, 4):
                     await log.append_async(a_signal(number))
-                await happens(lambda: at(projector) == 4)
+                await until_async(lambda: checkpoint_seq_of(projector) == 4)
             assert len(seen) < 5  # a slow machine may cut once more
 
     asyncio.run(run())
     assert_caught_up(home)
 
 
-def test_who_wants_the_end_of_the_log_does_not_wait_for_a_batch_to_fill(home: Path) -> None:
+def test_a_run_to_the_end_does_not_wait_for_a_batch_to_fill(home: Path) -> None:
     append(home, *signals(60))
     project(home, Pace(batch_entries=50, batch_timeout_s=3600))
     assert_caught_up(home)
 
 
-def test_the_old_batches_may_be_asked_for(home: Path) -> None:
+def test_the_batches_of_the_old_tracker_can_be_configured(home: Path) -> None:
     append(home, *signals(60))
     words = ("project", "sqlite", "--once", "--batch-size", 50, "--batch-timeout", 5)
     assert eventlog(*words, home=home).code == 0
@@ -210,8 +210,8 @@ def test_once_ends_at_the_end_that_the_log_had_although_more_comes(home: Path) -
             for _ in range(5):
                 end = log.last_seq
                 projector = Projector(home, SqliteProjection())
-                await asyncio.wait_for(projector.run(once=True), PATIENCE_S)
-                assert at(projector) >= end
+                await asyncio.wait_for(projector.run(once=True), DEADLINE_S)
+                assert checkpoint_seq_of(projector) >= end
             done = True
             await writing
 
@@ -230,7 +230,7 @@ def test_once_on_a_log_that_has_been_projected_changes_nothing(home: Path) -> No
 # -- the fence
 
 
-def test_of_two_that_hold_one_checkpoint_only_the_first_moves_it(home: Path) -> None:
+def test_only_the_first_of_two_projectors_advances_a_shared_checkpoint(home: Path) -> None:
     executed = {"event": "executed", "signal_id": "s-1", "order_id": "o"}
     append(home, a_signal(1), executed, closed(7), a_signal(2))
     entries = raw_entries(home)
@@ -287,7 +287,9 @@ def test_two_projectors_on_one_database_take_turns(home: Path) -> None:
             async with running(two[0]) as first, running(two[1]) as second:
                 for number in range(1, 100):
                     await log.append_async(a_signal(number))
-                await happens(lambda: all(at(projector) == 100 for projector in two))
+                await until_async(
+                    lambda: all(checkpoint_seq_of(projector) == 100 for projector in two)
+                )
                 assert not first.done()
                 assert not second.done()
 
@@ -296,7 +298,7 @@ def test_two_projectors_on_one_database_take_turns(home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_somebody_who_is_always_faster_does_not_end_a_daemon(home: Path) -> None:
+def test_another_projector_that_is_always_faster_does_not_end_a_daemon(home: Path) -> None:
     """A generator that asks for its own writes after each of them moves the checkpoint itself."""
 
     async def run() -> None:
@@ -307,7 +309,7 @@ def test_somebody_who_is_always_faster_does_not_end_a_daemon(home: Path) -> None
                 for number in range(1, 111):  # more often than it may be moved in vain
                     await log.append_async(a_signal(number))
                     await Projector(home, SqliteProjection()).run(once=True)
-                await happens(lambda: at(projector) == log.last_seq)
+                await until_async(lambda: checkpoint_seq_of(projector) == log.last_seq)
                 assert not task.done()
 
     asyncio.run(run())
@@ -339,7 +341,7 @@ def assert_halts(home: Path, error: type[EventLogError] = LogDiverged) -> str:
     return str(refusal.value)
 
 
-def test_a_log_that_is_shorter_than_the_table_is_not_built_upon(tmp_path: Path) -> None:
+def test_a_log_shorter_than_the_table_is_refused(tmp_path: Path) -> None:
     home, raw = raw_home(tmp_path)
     raw.cut(7)
     told = assert_halts(home)
@@ -348,7 +350,7 @@ def test_a_log_that_is_shorter_than_the_table_is_not_built_upon(tmp_path: Path) 
     assert "checkpoint sqlite" in told
 
 
-def test_a_log_that_lost_its_end_is_not_built_upon(home: Path) -> None:
+def test_a_log_that_lost_its_end_is_refused(home: Path) -> None:
     append(home, *signals(6))
     project(home)
     (segment,) = (home / "logs").glob("*.jsonl")
@@ -357,7 +359,7 @@ def test_a_log_that_lost_its_end_is_not_built_upon(home: Path) -> None:
     assert "entry 5 is missing" in assert_halts(home, LogCorrupt)
 
 
-def test_a_log_that_was_written_anew_is_not_built_upon(tmp_path: Path) -> None:
+def test_a_rewritten_log_is_refused(tmp_path: Path) -> None:
     home, raw = raw_home(tmp_path)
     payload = {**raw_entries(home)[8].payload, "note": "edited"}
     history = [(entry.event, entry.payload) for entry in raw_entries(home)]
@@ -368,7 +370,7 @@ def test_a_log_that_was_written_anew_is_not_built_upon(tmp_path: Path) -> None:
     assert "has another entry there" in told
 
 
-def test_a_log_of_somebody_else_is_not_built_upon(tmp_path: Path) -> None:
+def test_another_log_is_refused(tmp_path: Path) -> None:
     home, _ = raw_home(tmp_path)
     other = tmp_path / "other"
     append(other, *signals(30, start=100))
@@ -376,7 +378,7 @@ def test_a_log_of_somebody_else_is_not_built_upon(tmp_path: Path) -> None:
     assert "has another entry there" in assert_halts(home)
 
 
-def test_a_log_that_is_gone_is_told(home: Path) -> None:
+def test_a_missing_log_is_reported(home: Path) -> None:
     append(home, *signals(2))
     project(home)
     tables = dump(database_of(home))
@@ -404,10 +406,10 @@ def test_a_log_that_is_replaced_under_a_running_daemon_ends_it(tmp_path: Path) -
     async def run() -> None:
         projector = Projector(home, SqliteProjection())
         task = asyncio.create_task(projector.run())
-        await happens(lambda: at(projector) == 5)
+        await until_async(lambda: checkpoint_seq_of(projector) == 5)
         swap(home, tmp_path / "other")
         with pytest.raises((LogDiverged, LogCorrupt)):
-            await asyncio.wait_for(task, PATIENCE_S)
+            await asyncio.wait_for(task, DEADLINE_S)
 
     asyncio.run(run())
     tables, point = read_tables(home)
@@ -415,7 +417,7 @@ def test_a_log_that_is_replaced_under_a_running_daemon_ends_it(tmp_path: Path) -
     assert [row[1] for row in tables.signals] == [f"s-{n}" for n in range(1, 6)]
 
 
-def test_damage_ends_it_after_what_is_whole(home: Path) -> None:
+def test_damage_ends_it_after_the_valid_entries(home: Path) -> None:
     append(home, *signals(9))
     (segment,) = (home / "logs").glob("*.jsonl")
     lines = segment.read_bytes().splitlines(keepends=True)
@@ -465,14 +467,14 @@ class Stalling:
         pass
 
 
-def test_what_stalls_is_tried_again_and_nothing_is_left_out(home: Path) -> None:
+def test_a_stalled_batch_is_retried_and_nothing_is_skipped(home: Path) -> None:
     append(home, *signals(6))
     projection = Stalling(failures=2)
     asyncio.run(Projector(home, projection, pace=Pace(batch_entries=3)).run(once=True))
     assert projection.applied == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_daemon_that_stalls_says_so_and_can_be_stopped(
+def test_a_stalled_daemon_logs_it_and_can_be_stopped(
     home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     append(home, *signals(1))
@@ -480,8 +482,8 @@ def test_a_daemon_that_stalls_says_so_and_can_be_stopped(
     async def run() -> None:
         projector = Projector(home, Stalling(failures=10**9))
         async with running(projector):
-            await happens(lambda: projector.stalled == "not now")
-        assert at(projector) == 0
+            await until_async(lambda: projector.stalled == "not now")
+        assert checkpoint_seq_of(projector) == 0
 
     asyncio.run(run())
     assert "stalled projection=stalling not yet open" in caplog.text
@@ -507,7 +509,7 @@ def test_cancelled_at_any_moment_it_leaves_no_connection_open(home: Path) -> Non
     assert_caught_up(home)
 
 
-def test_who_waits_for_the_end_is_told_what_stalls(home: Path) -> None:
+def test_a_run_to_the_end_raises_what_stalled_it(home: Path) -> None:
     append(home, *signals(1))
     projector = Projector(home, Stalling(failures=10**9), pace=Pace(once_stall_s=0.3))
     with pytest.raises(ProjectionStalled, match="not now"):
@@ -562,7 +564,7 @@ class Broken:
 """
 
 
-def test_a_projection_of_somebody_else_runs_by_its_name(home: Path, tmp_path: Path) -> None:
+def test_a_third_party_projection_runs_by_its_name(home: Path, tmp_path: Path) -> None:
     env = plugins(tmp_path / "site", counter=COUNTER)
     append(home, *signals(7), a_signal(8, symbol="MSFT"), segment_bytes=1000)
     assert eventlog("project", "counter", "--once", home=home, env=env).err == ""
@@ -581,7 +583,7 @@ def test_a_projection_of_somebody_else_runs_by_its_name(home: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_projection_of_somebody_else_that_fails_is_named_and_harms_no_other(
+def test_a_failing_third_party_projection_is_named_and_affects_no_other(
     home: Path, tmp_path: Path
 ) -> None:
     env = plugins(tmp_path / "site", broken=BROKEN)
@@ -598,7 +600,7 @@ def test_a_projection_of_somebody_else_that_fails_is_named_and_harms_no_other(
     assert "somebody else's mistake" in found["broken"]["problem"]
 
 
-def test_a_name_that_nobody_registered_is_told_with_those_that_are(home: Path) -> None:
+def test_an_unknown_name_is_reported_with_the_registered_ones(home: Path) -> None:
     append(home, *signals(1))
     done = eventlog("project", "nope", "--once", home=home)
     assert done.code == 3
@@ -606,6 +608,6 @@ def test_a_name_that_nobody_registered_is_told_with_those_that_are(home: Path) -
     assert "sqlite" in done.err
 
 
-def test_a_home_without_a_log_is_told_and_nothing_is_made(home: Path) -> None:
+def test_a_home_without_a_log_is_reported_and_nothing_is_created(home: Path) -> None:
     done = eventlog("project", "sqlite", "--once", home=home)
     assert (done.code, home.exists()) == (3, False)

@@ -14,15 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventlog import Entry
-from eventlog.schema.validation import admit
+from eventlog.schema.validation import validate
 from projections.signals import payloads, schema
 from projections.signals.digest import digest
 from projections.signals.fold import (
-    Prepared,
+    PreparedBatch,
     fact_ids,
     ids_json,
     prepare,
-    settle,
+    resolve,
     signal_ids,
     statements,
     states_of,
@@ -80,9 +80,9 @@ FACTS: dict[str, dict[str, object]] = {
 # two ways to apply a batch
 
 
-def execute(db: sqlite3.Connection, prepared: Prepared, ids: set[str]) -> None:
-    states = states_of(db.execute(schema.STATES, (ids_json(ids),)).fetchall())
-    for statement, rows in statements(settle(prepared, states)):
+def execute(db: sqlite3.Connection, prepared: PreparedBatch, ids: set[str]) -> None:
+    states = states_of(db.execute(schema.SELECT_STATES, (ids_json(ids),)).fetchall())
+    for statement, rows in statements(resolve(prepared, states)):
         db.executemany(statement, rows)
 
 
@@ -94,7 +94,7 @@ def carefully(db: sqlite3.Connection, entries: Sequence[Entry], after: int) -> N
 
 def boldly(db: sqlite3.Connection, entries: Sequence[Entry], after: int) -> None:
     """As a rebuild may: prepared elsewhere; the UNIQUE column finds signals that come again."""
-    prepared = Prepared(*marshal.loads(marshal.dumps([*prepare(entries, after=after)])))
+    prepared = PreparedBatch(*marshal.loads(marshal.dumps([*prepare(entries, after=after)])))
     try:
         execute(db, prepared, fact_ids(prepared))
     except sqlite3.IntegrityError:
@@ -146,7 +146,7 @@ def folded(*items: Item) -> model.Tables:
     gaps=st.sets(st.integers(0, 30), max_size=3),
     cuts=st.lists(st.integers(0, 34), max_size=6),
 )
-def test_the_tables_are_those_of_the_model_in_whatever_batches_they_grew(
+def test_the_tables_equal_the_model_for_any_batches(
     apply: Apply, history: list[Item], gaps: set[int], cuts: list[int]
 ) -> None:
     entries = entries_of(history, gaps=sorted(gaps))
@@ -160,9 +160,9 @@ def test_the_tables_are_those_of_the_model_in_whatever_batches_they_grew(
 
 @settings(max_examples=300)
 @given(signals() | broken())
-def test_the_quick_look_at_a_signal_says_what_the_rules_say(item: Item) -> None:
+def test_the_fast_path_for_a_signal_agrees_with_the_rules(item: Item) -> None:
     (entry,) = entries_of([("signal", item[1])])
-    quick = payloads._plain_values(entry.payload)
+    quick = payloads._stored_values(entry.payload)
     if quick is not None:
         assert quick == payloads._read_signal_values(entry.payload)
 
@@ -211,11 +211,11 @@ def test_extras_and_details_are_json_to_sqlite_too_and_keep_every_value(
 
 
 @given(histories(malformed=False))
-def test_a_history_without_malformed_items_is_one_that_the_door_lets_pass_unchanged(
+def test_a_history_without_malformed_items_passes_validation_unchanged(
     history: list[Item],
 ) -> None:
     for event, payload in history:
-        admitted = admit({"event": event, **payload}, now=str, new_id=str)
+        admitted = validate({"event": event, **payload}, now=str, new_id=str)
         assert (admitted.event, orjson.loads(b"{%b}" % admitted.body)) == (event, payload)
 
 
@@ -231,7 +231,7 @@ def test_a_row_carries_seq_as_its_id_and_the_second_of_its_recording() -> None:
     ]
 
 
-def test_every_fact_that_applied_stands_in_the_lifecycle_with_its_other_keys() -> None:
+def test_every_applied_fact_is_in_the_lifecycle_with_its_other_keys() -> None:
     tables = folded(
         signal(reasoning="why"),
         fact("executed", fill_price=100.5, order_id="o-1"),
@@ -253,7 +253,7 @@ def test_every_fact_that_applied_stands_in_the_lifecycle_with_its_other_keys() -
     assert tables.conflicts == []
 
 
-def test_what_closed_names_stands_and_is_not_computed() -> None:
+def test_values_given_by_closed_are_stored_and_not_computed() -> None:
     tables = folded(SIGNAL, fact("closed", exit_price=111.0, outcome="loss", profit_loss_pct=-0.5))
     assert tables.signals[0][12:15] == ["loss", 111.0, -0.5]
 
@@ -284,7 +284,7 @@ def test_what_closed_names_stands_and_is_not_computed() -> None:
          "outcome is not win, loss or expired"),
     ],
 )  # fmt: skip
-def test_an_entry_that_does_not_fit_is_one_conflict_that_says_why(
+def test_an_entry_that_does_not_fit_is_one_conflict_with_its_reason(
     items: list[Item], reason: str
 ) -> None:
     tables = folded(*items)
@@ -303,10 +303,10 @@ def test_no_number_in_a_row_is_negative_zero() -> None:
         [signal(confidence=-0.0), fact("closed", exit_price=100.0, profit_loss_pct=-0.0)]
     )
     prepared = prepare(entries, after=0)
-    assert "-0.0" not in repr([prepared.signals, settle(prepared, {}).outcomes])
+    assert "-0.0" not in repr([prepared.signals, resolve(prepared, {}).outcomes])
 
 
-def test_the_first_of_two_signals_stands_with_its_own_extras() -> None:
+def test_the_first_of_two_signals_is_kept_with_its_own_extras() -> None:
     tables = folded(signal(note="first"), signal(note="second"))
     assert tables.extras == {"a": '{"note":"first"}'}
     assert [row[0] for row in tables.signals] == [1]
@@ -317,7 +317,7 @@ def test_a_gap_is_one_conflict_at_its_first_seq() -> None:
     assert tables.conflicts == [(2, None, "entries 2 to 4 are damaged in the log")]
 
 
-def test_entries_out_of_order_are_a_mistake_of_the_caller() -> None:
+def test_entries_out_of_order_raise_an_error() -> None:
     entries = entries_of([("note", {})] * 3)
     with pytest.raises(ValueError, match="entry 1 comes after entry 1"):
         prepare(entries, after=1)

@@ -75,7 +75,7 @@ def test_the_signals_table_is_the_old_trackers_column_by_column(db: sqlite3.Conn
         ("checkpoint", ["name", "seq", "chain", "segment", "byte_offset"]),
     ],
 )
-def test_the_tables_beside_it_have_the_columns_that_others_rely_on(
+def test_the_other_tables_have_the_documented_columns(
     db: sqlite3.Connection, table: str, columns: list[str]
 ) -> None:
     found = db.execute("SELECT name FROM pragma_table_info(?)", (table,)).fetchall()
@@ -92,7 +92,7 @@ def test_the_tables_beside_it_have_the_columns_that_others_rely_on(
         "SELECT outcome, count(*), sum(profit_loss_pct) FROM signals"
         " WHERE outcome IS NOT NULL GROUP BY outcome",
         schema.SELECT_SIGNALS,
-        schema.STATES,
+        schema.SELECT_STATES,
     ],
 )
 def test_each_query_that_the_indexes_are_for_reads_no_table_from_end_to_end_and_sorts_nothing(

@@ -7,19 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from projections.signals.transitions import (
-    ACTIVE,
-    FACTS,
-    MOVES,
+    ACTIVE_EVENTS,
+    FACT_EVENTS,
+    TRANSITIONS,
     is_allowed,
     outcome_of,
     profit_loss_pct_of,
 )
 
-EVENTS = sorted(MOVES)
+EVENTS = sorted(TRANSITIONS)
 prices = st.floats(min_value=1e-6, max_value=1e9)
 
 
-def test_these_moves_are_allowed_and_no_others() -> None:
+def test_exactly_these_transitions_are_allowed() -> None:
     allowed = {
         (before, event) for before in EVENTS for event in EVENTS if is_allowed(before, event)
     }
@@ -31,12 +31,12 @@ def test_these_moves_are_allowed_and_no_others() -> None:
         ("signal", "closed"),
         ("executed", "closed"),
     }
-    assert {"executed", "skipped", "expired", "cancelled", "closed"} == FACTS
-    assert {"signal", "executed"} == ACTIVE
+    assert {"executed", "skipped", "expired", "cancelled", "closed"} == FACT_EVENTS
+    assert {"signal", "executed"} == ACTIVE_EVENTS
 
 
 @given(st.lists(st.sampled_from(EVENTS), max_size=8))
-def test_no_fact_applies_twice_and_every_life_ends(events: list[str]) -> None:
+def test_no_fact_applies_twice_and_every_lifecycle_ends(events: list[str]) -> None:
     before, applied = "signal", []
     for event in events:
         if is_allowed(before, event):
@@ -65,7 +65,7 @@ def test_a_trade_wins_at_its_target_and_loses_at_its_stop_and_sell_is_mirrored(
     assert outcome_of("SELL", target_price=90.0, stop_price=110.0, exit_price=exit_price) == sell
 
 
-def test_where_target_and_stop_are_reached_at_once_it_is_a_win() -> None:
+def test_a_trade_that_reaches_target_and_stop_at_once_is_a_win() -> None:
     for action in ("BUY", "SELL"):
         assert outcome_of(action, target_price=1.0, stop_price=1.0, exit_price=1.0) == "win"
 
@@ -76,7 +76,7 @@ def test_profit_is_in_percent_of_the_entry_price_and_negated_for_sell() -> None:
 
 
 @given(entry=prices, exit_price=prices)
-def test_what_a_buyer_wins_a_seller_loses_and_nothing_is_never_negative_zero(
+def test_buy_and_sell_profits_are_opposite_and_zero_is_never_negative(
     entry: float, exit_price: float
 ) -> None:
     buy = profit_loss_pct_of("BUY", entry_price=entry, exit_price=exit_price)

@@ -27,16 +27,16 @@ from projections import CheckpointMoved, Pace, ProjectionError, Projector, Signa
 from projections.monitoring.status import status
 from projections.queries.wait import projected_seq
 from projections.signals import schema
-from projections.sqlite.database import examine
+from projections.sqlite.database import inspect_database
 from projections.sqlite.file import JOURNAL_BYTES_MAX, connect
 from projections.sqlite.lock import write_lock
 from projections.sqlite.projection import SqliteProjection
 from tests.harness.command import COMMAND, eventlog
 from tests.harness.daemon import daemon
-from tests.harness.deadline import PATIENCE_S, happens, until
-from tests.harness.log_checks import bytes_of
+from tests.harness.deadline import DEADLINE_S, until, until_async
+from tests.harness.log_checks import tree_contents
 from tests.harness.mounts import on_small_disk
-from tests.harness.read_side import append, at, project, running
+from tests.harness.read_side import append, checkpoint_seq_of, project, running
 from tests.harness.requirements import CHECKOUT, needs_tool
 from tests.harness.signals import a_signal, closed, signals
 from tests.harness.tables import (
@@ -55,7 +55,7 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
-def a_life(number: int) -> list[dict[str, Any]]:
+def signal_lifecycle(number: int) -> list[dict[str, Any]]:
     """A signal with further keys, and what became of it."""
     executed = {"event": "executed", "signal_id": f"s-{number}", "order_id": f"o-{number}"}
     end = closed(number)
@@ -64,7 +64,7 @@ def a_life(number: int) -> list[dict[str, Any]]:
 
 def projected(home: Path, count: int = 20) -> Path:
     """A home whose tables all hold something; gives the database."""
-    append(home, *(item for number in range(1, count + 1) for item in a_life(number)))
+    append(home, *(item for number in range(1, count + 1) for item in signal_lifecycle(number)))
     project(home)
     return database_of(home)
 
@@ -101,7 +101,7 @@ CREATE TABLE checkpoint(name TEXT PRIMARY KEY, seq INTEGER NOT NULL, chain TEXT 
 
 def shell(path: Path, question: str) -> str:
     words = [needs_tool("sqlite3", apt="sqlite3"), "-readonly", str(path), question]
-    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=DEADLINE_S)
     return done.stdout.strip()
 
 
@@ -148,7 +148,7 @@ def modes_in(folder: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o077])
-def test_files_are_ours_alone_whatever_the_umask(home: Path, umask: int) -> None:
+def test_files_are_private_regardless_of_the_umask(home: Path, umask: int) -> None:
     append(home, a_signal(1))
     before = os.umask(umask)
     try:
@@ -162,7 +162,7 @@ def test_files_are_ours_alone_whatever_the_umask(home: Path, umask: int) -> None
 
 
 @pytest.mark.parametrize("mode", [0o2750, 0o750, 0o2770])
-def test_where_the_operator_let_a_group_in_it_may_read_the_database(home: Path, mode: int) -> None:
+def test_a_group_that_may_read_data_may_read_the_database(home: Path, mode: int) -> None:
     append(home, a_signal(1))
     data = home / "data"
     group = next(iter(set(os.getgroups()) - {os.getgid()}), 4242 if os.getuid() == 0 else -1)
@@ -183,7 +183,7 @@ def test_where_the_operator_let_a_group_in_it_may_read_the_database(home: Path, 
 
 
 @pytest.mark.slow
-def test_a_foreign_writer_is_waited_for(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_it_waits_for_another_writer(home: Path, caplog: pytest.LogCaptureFixture) -> None:
     append(home, *signals(5))
     project(home)
     done = threading.Event()
@@ -206,7 +206,7 @@ def test_a_foreign_writer_is_waited_for(home: Path, caplog: pytest.LogCaptureFix
         async with running(projector):
             for number in range(6, 40):
                 await asyncio.to_thread(append, home, a_signal(number))
-            await happens(lambda: at(projector) == 39)
+            await until_async(lambda: checkpoint_seq_of(projector) == 39)
 
     scribbling = threading.Thread(target=scribble)
     scribbling.start()
@@ -221,7 +221,7 @@ def test_a_foreign_writer_is_waited_for(home: Path, caplog: pytest.LogCaptureFix
 
 
 @pytest.mark.slow
-def test_a_foreign_writer_that_does_not_let_go_stalls_it_and_loses_nothing(home: Path) -> None:
+def test_a_writer_that_keeps_the_lock_stalls_it_and_loses_nothing(home: Path) -> None:
     append(home, a_signal(1))
     project(home)
     with daemon(home, "sqlite") as d, closing(writing(database_of(home))) as db:
@@ -249,13 +249,13 @@ def test_after_a_long_reader_the_wal_is_cut_back_to_its_limit(home: Path) -> Non
     async def run() -> None:
         projector = Projector(home, SqliteProjection(), pace=Pace(batch_entries=100))
         async with running(projector):
-            await happens(lambda: at(projector) == 1)
+            await until_async(lambda: checkpoint_seq_of(projector) == 1)
             with closing(reading(database_of(home))) as reader:
                 reader.execute("BEGIN")
                 assert reader.execute("SELECT count(*) FROM signals").fetchone() == (1,)
                 for start in range(1, 1300, 200):
                     batch(start, 200)
-                await happens(lambda: at(projector) == 1401)
+                await until_async(lambda: checkpoint_seq_of(projector) == 1401)
                 assert wal.stat().st_size > JOURNAL_BYTES_MAX, "the reader did not pin it"
                 (found,) = eventlog("status", "--json", home=home).answers
                 figures = found["projections"]["sqlite"]
@@ -263,7 +263,7 @@ def test_after_a_long_reader_the_wal_is_cut_back_to_its_limit(home: Path) -> Non
                 assert reader.execute("SELECT count(*) FROM signals").fetchone() == (1,)
             for number in (2000, 2001, 2002):  # the first writes all back, the next begins anew
                 batch(number, 1)
-                await happens(lambda n=number: at(projector) == n - 598)  # type: ignore[misc]
+                await until_async(lambda n=number: checkpoint_seq_of(projector) == n - 598)  # type: ignore[misc]
             assert wal.stat().st_size <= JOURNAL_BYTES_MAX
 
     asyncio.run(run())
@@ -342,7 +342,7 @@ def test_on_a_real_full_disk_nothing_is_half_done_and_it_goes_on_when_space_is_b
         capture_output=True,
         text=True,
         check=False,
-        timeout=PATIENCE_S,
+        timeout=DEADLINE_S,
         cwd=CHECKOUT,
     )
     assert done.returncode == 0, done.stderr
@@ -396,7 +396,7 @@ sys.exit(asyncio.run(main(Path(sys.argv[1]))))
 def test_a_forked_child_is_refused_the_connection_of_its_parent(home: Path) -> None:
     append(home, *signals(3))
     words = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, str(home)]
-    done = subprocess.run(words, cwd=CHECKOUT, timeout=PATIENCE_S, check=False)
+    done = subprocess.run(words, cwd=CHECKOUT, timeout=DEADLINE_S, check=False)
     assert done.returncode == 0
     assert seq_in(home) == 0
 
@@ -408,12 +408,12 @@ async def grow(home: Path, projector: Projector, start: int, count: int = 3, **m
     """Appends one by one, and waits until they are applied."""
     for number in range(start, start + count):
         await asyncio.to_thread(append, home, a_signal(number, **more))
-        await happens(lambda n=number: at(projector) == n)  # type: ignore[misc]
+        await until_async(lambda n=number: checkpoint_seq_of(projector) == n)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("readers", [0, 1])
 @pytest.mark.parametrize("with_wal", [False, True])
-def test_a_database_that_is_deleted_under_a_projector_is_made_anew(
+def test_a_database_deleted_under_a_projector_is_created_again(
     home: Path, readers: int, with_wal: bool
 ) -> None:
     """A reader that still has the old one open keeps its -shm alive, which must not mislead."""
@@ -453,7 +453,7 @@ def test_two_projectors_agree_on_the_new_one_when_a_database_is_deleted(home: Pa
             for start in (2, 5, 8):
                 await grow(home, one, start)
                 await grow(home, two, start + 3, 0)
-                await happens(lambda s=start: at(two) == s + 2)  # type: ignore[misc]
+                await until_async(lambda s=start: checkpoint_seq_of(two) == s + 2)  # type: ignore[misc]
                 assert_caught_up(home)
                 database_of(home).unlink()
 
@@ -472,7 +472,7 @@ def test_an_older_copy_put_in_its_place_under_a_projector_is_brought_up(
         append(home, *signals(3))
         projector = Projector(home, SqliteProjection())
         async with running(projector):
-            await happens(lambda: at(projector) == 3)
+            await until_async(lambda: checkpoint_seq_of(projector) == 3)
             with closing(reading(database_of(home))) as db, closing(writing(copy)) as out:
                 db.backup(out)
             await grow(home, projector, 4, note="x" * 20_000)
@@ -489,7 +489,7 @@ def test_an_older_copy_put_in_its_place_under_a_projector_is_brought_up(
     assert not set_aside(home)
 
 
-def test_a_foreign_database_put_in_its_place_under_a_daemon_ends_it(home: Path) -> None:
+def test_replacing_the_database_by_an_unknown_one_ends_the_daemon(home: Path) -> None:
     with EventLog(home) as log:  # opened before, so that it goes on
         log.append(a_signal(1))
         with daemon(home, "sqlite") as d:
@@ -514,13 +514,13 @@ def test_daemons_that_start_at_once_on_a_new_database_all_come_up(tmp_path: Path
         words = [str(COMMAND), "--home", str(home), "project", "sqlite", "--once"]
         started = [subprocess.Popen(words, stderr=subprocess.PIPE) for _ in range(3)]
         for process in started:
-            _, err = process.communicate(timeout=PATIENCE_S)
+            _, err = process.communicate(timeout=DEADLINE_S)
             assert (process.returncode, err) == (0, b"")
         assert_caught_up(home)
         assert not set_aside(home)
 
 
-def test_a_setting_up_that_was_killed_is_no_damage(home: Path) -> None:
+def test_a_killed_set_up_is_not_treated_as_damage(home: Path) -> None:
     append(home, *signals(2))
     data = home / "data"
     (data / "signals.db.new").write_bytes(b"half of it")
@@ -583,7 +583,7 @@ DAMAGE += [
 
 
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
-def test_a_database_that_was_damaged_is_set_aside_and_built_anew(
+def test_a_damaged_database_is_set_aside_and_rebuilt(
     home: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     path = projected(home)
@@ -597,14 +597,14 @@ def test_a_database_that_was_damaged_is_set_aside_and_built_anew(
     assert "database_damaged" in caplog.text
 
 
-def test_a_database_that_was_deleted_is_built_anew(home: Path) -> None:
+def test_a_deleted_database_is_rebuilt(home: Path) -> None:
     projected(home).unlink()
     project(home)
     assert_caught_up(home)
     assert not set_aside(home)
 
 
-def test_whichever_page_was_overwritten_it_is_found_at_the_start(home: Path) -> None:
+def test_an_overwritten_page_is_found_at_the_start(home: Path) -> None:
     path = projected(home)
     whole = path.read_bytes()
     with closing(reading(path)) as db:
@@ -644,7 +644,7 @@ def test_each_damaged_database_is_kept_under_a_name_of_its_own(home: Path) -> No
         assert_caught_up(home)
 
 
-def test_what_is_no_file_at_all_is_refused(home: Path) -> None:
+def test_a_path_that_is_not_a_file_is_refused(home: Path) -> None:
     append(home, a_signal(1))
     database_of(home).symlink_to(home / "elsewhere.db")
     done = eventlog("project", "sqlite", "--once", home=home)
@@ -684,21 +684,21 @@ def test_a_database_of_the_old_tracker_is_refused_and_left_alone(
 ) -> None:
     append(home, a_signal(1))
     foreign(database_of(home), wal=wal)
-    before = bytes_of(home)
+    before = tree_contents(home)
     done = eventlog(*words, home=home)
     assert done.code == 3
     assert "old tracker" in done.err
     assert "import-legacy" in done.err
     assert done.out == b""
-    assert bytes_of(home) == before
+    assert tree_contents(home) == before
 
 
 def test_the_projection_itself_refuses_a_database_of_the_old_tracker(home: Path) -> None:
     foreign(database_of(home), wal=True)
-    before = bytes_of(home)
+    before = tree_contents(home)
     with pytest.raises(ForeignHome):
         asyncio.run(SqliteProjection().open(home))
-    assert bytes_of(home).keys() - before.keys() == {"data/signals.db.lock"}
+    assert tree_contents(home).keys() - before.keys() == {"data/signals.db.lock"}
     assert database_of(home).read_bytes() == before["data/signals.db"]
 
 
@@ -767,8 +767,8 @@ def test_an_older_database_that_is_damaged_is_set_aside(home: Path) -> None:
 # -- a batch is applied wholly or not at all
 
 
-def test_cancelling_at_any_moment_leaves_a_whole_batch_or_none(home: Path) -> None:
-    lives = [item for number in range(1, 30) for item in a_life(number)]
+def test_cancelling_at_any_moment_leaves_a_complete_batch_or_none(home: Path) -> None:
+    lives = [item for number in range(1, 30) for item in signal_lifecycle(number)]
     append(home, *lives)
     entries = raw_entries(home)
 
@@ -800,7 +800,7 @@ def test_cancelling_at_any_moment_leaves_a_whole_batch_or_none(home: Path) -> No
     assert_caught_up(home)
 
 
-def test_cancelling_while_somebody_holds_the_lock_does_not_wait_for_it(home: Path) -> None:
+def test_cancelling_does_not_wait_for_a_lock_held_by_another_process(home: Path) -> None:
     append(home, *signals(2))
     project(home)
     append(home, a_signal(3))
@@ -836,7 +836,7 @@ def held(home: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def test_who_waits_for_a_lock_file_that_is_deleted_meanwhile_waits_for_the_new_one(
+def test_a_waiter_for_a_deleted_lock_file_waits_for_the_new_one(
     home: Path,
 ) -> None:
     """W9: two that hold the locks of two files would write at once."""
@@ -907,7 +907,7 @@ def test_a_database_that_is_deleted_before_it_is_opened_is_not_made_open_to_all(
     assert_is_fold(home)
 
 
-def test_a_row_that_somebody_else_put_in_is_told(home: Path) -> None:
+def test_a_row_inserted_by_another_process_is_reported(home: Path) -> None:
     path = projected(home, 1)
     with closing(writing(path)) as db:
         db.execute(
@@ -937,7 +937,7 @@ def locks_on(path: Path) -> list[str]:
     return [line for line in lines if f" {pid} " in line and f":{inode} " in line]
 
 
-def test_looking_at_the_database_drops_no_lock_that_this_process_holds_on_it(home: Path) -> None:
+def test_examining_the_database_drops_no_lock_of_this_process(home: Path) -> None:
     """Closing any other descriptor of the file would drop them all (Q4)."""
     path = projected(home, 2)
 
@@ -951,14 +951,14 @@ def test_looking_at_the_database_drops_no_lock_that_this_process_holds_on_it(hom
             assert len(locks_on(path)) == len(held_before), question
         async with SignalStore(home) as store:
             assert await store.count() == 2
-        examine(path, thoroughly=True)
+        inspect_database(path, check_pages=True)
         assert len(locks_on(path)) == len(held_before)
         await projection.close()
 
     asyncio.run(run())
 
 
-def test_whoever_reads_can_neither_write_nor_map_the_file(home: Path) -> None:
+def test_a_reader_can_neither_write_nor_memory_map_the_file(home: Path) -> None:
     path = projected(home, 1)
     with closing(connect(path, readonly=True)) as db:
         assert db.execute("PRAGMA query_only").fetchone() == (1,)

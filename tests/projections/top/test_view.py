@@ -15,22 +15,22 @@ from hypothesis import strategies as st
 
 from eventlog import LogNotFound
 from projections.top.recent_signals import SIGNALS_MAX, RecentSignal, RecentSignals
-from projections.top.sampler import ENTRIES_MAX, INTERVAL_S, Watcher, pause_s
+from projections.top.sampler import ENTRIES_MAX, INTERVAL_S, Sampler, pause_s
 from projections.top.view import (
-    Figures,
+    HomeSample,
     Table,
-    fitted,
-    line_of,
-    lines_of,
-    page_of,
-    view_of,
-    widths_of,
+    build_view,
+    column_widths,
+    fit_to_width,
+    format_line,
+    format_page,
+    format_table,
 )
 from tests.harness import model
 from tests.harness.command import COMMAND, Done, eventlog, pipe
 from tests.harness.daemon import ready
 from tests.harness.histories import Item, entries_of, histories
-from tests.harness.log_checks import bytes_of, segments_in
+from tests.harness.log_checks import segments_in, tree_contents
 from tests.harness.plugins import first_on_path, plugins
 from tests.harness.raw_log import RawLog
 from tests.harness.read_side import append, project
@@ -69,10 +69,10 @@ def rows_below(heading: str, text: str) -> list[list[str]]:
     return [line.split() for line in table.partition("\n\n")[0].splitlines()[1:]]
 
 
-def figures(**changes: Any) -> Figures:
+def figures(**changes: Any) -> HomeSample:
     log: dict[str, object] = {"last_seq": 7, "segments": 1, "bytes": 2_048}
     at = "2025-11-18 02:00:00Z"
-    return Figures("home", at, log, 1.5, {}, (SIGNAL,))._replace(**changes)
+    return HomeSample("home", at, log, 1.5, {}, (SIGNAL,))._replace(**changes)
 
 
 # What became of the last signals
@@ -81,13 +81,15 @@ def figures(**changes: Any) -> Figures:
 @pytest.mark.slow
 @given(history=histories(), cuts=st.sets(st.integers(1, 29)))
 @settings(max_examples=50)
-def test_it_says_of_a_signal_what_the_table_says(history: Sequence[Item], cuts: set[int]) -> None:
+def test_it_shows_the_state_of_a_signal_as_the_table_does(
+    history: Sequence[Item], cuts: set[int]
+) -> None:
     """Whatever the log holds, and wherever one look ended and the next began."""
     entries = entries_of(history)
     recent = RecentSignals()
     places = [0, *sorted(cut for cut in cuts if cut < len(entries)), len(entries)]
     for first, last in pairwise(places):
-        recent.take(entries[first:last], after=first)
+        recent.apply(entries[first:last], after=first)
     tables = model.fold(entries)
     last_event = {row[1]: row[2] for row in tables.lifecycle}
     # of a row: id, symbol ... strategy, timestamp; then outcome and profit_loss_pct
@@ -97,41 +99,41 @@ def test_it_says_of_a_signal_what_the_table_says(history: Sequence[Item], cuts: 
     assert [tuple(signal) for signal in reversed(recent.newest())] == expected
 
 
-def test_what_it_remembers_is_bounded() -> None:
+def test_its_memory_is_bounded() -> None:
     recent = RecentSignals()
     history = [("signal", item) for item in signals(SIGNALS_MAX + 50)]
     complete = {"asset_type": "stock", "data_source": "x", "sha256": "0" * 64}
     when = "2025-11-18T02:00:00.000000+00:00"
     entries = entries_of([(e, {**item, **complete, "timestamp": when}) for e, item in history])
-    recent.take(entries, after=0)
+    recent.apply(entries, after=0)
     assert [signal.seq for signal in recent.newest()] == list(range(250, 50, -1))
 
 
-def test_a_log_that_grew_by_more_than_one_look_reads_is_read_at_its_end(home: Path) -> None:
+def test_a_log_that_grew_by_more_than_a_sample_is_read_at_its_end(home: Path) -> None:
     """What became meanwhile of the signals before is not known, so they are not shown."""
-    watcher = Watcher(home)
+    sampler = Sampler(home)
     append(home, *signals(5))
-    assert [signal.seq for signal in watcher.look().signals] == [5, 4, 3, 2, 1]
+    assert [signal.seq for signal in sampler.sample().signals] == [5, 4, 3, 2, 1]
     append(home, closed(5), *({"event": "note", "n": n} for n in range(ENTRIES_MAX)))
-    assert watcher.look().signals == ()
+    assert sampler.sample().signals == ()
     append(home, a_signal(6), closed(6))
-    (newest,) = watcher.look().signals
+    (newest,) = sampler.sample().signals
     assert (newest.seq, newest.event) == (ENTRIES_MAX + 7, "closed")
 
 
 # Figures as text
 
 
-def test_what_is_not_known_is_a_dash() -> None:
+def test_an_unknown_value_is_a_dash() -> None:
     unknown = {"checkpoint": None, "lag_entries": None, "lag_seconds": None, "problem": "gone"}
-    view = view_of(figures(rate=None, projections={"mine": unknown}))
+    view = build_view(figures(rate=None, projections={"mine": unknown}))
     assert view.projections.rows == (("mine", "-", "-", "-", "gone"),)
     assert "seq 7  - entries/s" in view.log
 
 
-def test_a_projection_of_somebody_else_tells_what_it_tells() -> None:
+def test_a_third_party_projection_shows_its_own_status() -> None:
     found = {"checkpoint": 3, "lag_entries": 4, "lag_seconds": 7_300.0, "AAPL": 1_234, "x": "y\n"}
-    view = view_of(figures(projections={"mine": found}))
+    view = build_view(figures(projections={"mine": found}))
     assert view.projections.rows == (("mine", "3", "4", "2 h", r"AAPL 1,234, x y\n"),)
 
 
@@ -145,44 +147,44 @@ def test_a_projection_of_somebody_else_tells_what_it_tells() -> None:
         ({"event": "closed", "outcome": "loss", "profit_loss_pct": -2.0}, "loss -2.00 %"),
     ],
 )
-def test_what_became_of_a_signal_is_a_word_or_two(changes: dict[str, Any], became: str) -> None:
-    view = view_of(figures(signals=[SIGNAL._replace(**changes)]))
+def test_the_outcome_of_a_signal_is_one_or_two_words(changes: dict[str, Any], became: str) -> None:
+    view = build_view(figures(signals=[SIGNAL._replace(**changes)]))
     assert view.signals.rows[0][-1] == became
 
 
 @given(text=st.text(max_size=200))
-def test_no_text_from_outside_can_steer_a_terminal(text: str) -> None:
+def test_no_external_text_can_control_the_terminal(text: str) -> None:
     hostile = figures(
         home=text,
         problem=text,
         projections={text: {text: text, "state": text}},
         signals=[SIGNAL._replace(symbol=text, strategy=text)],
     )
-    assert page_of(view_of(hostile)).replace("\n", "").isprintable()
-    assert line_of(hostile).isprintable()
+    assert format_page(build_view(hostile)).replace("\n", "").isprintable()
+    assert format_line(hostile).isprintable()
 
 
 @given(
     rows=st.lists(st.tuples(*[st.text("abc", max_size=12)] * 4), max_size=5),
     width=st.integers(0, 60),
 )
-def test_where_it_is_narrow_spare_columns_go_in_order_and_the_others_stay(
+def test_on_a_narrow_terminal_optional_columns_are_dropped_in_order(
     rows: list[tuple[str, str, str, str]], width: int
 ) -> None:
-    table = Table(("one", "two", "three", "four"), tuple(rows), spare=("three", "one"))
-    found = fitted(table, width)
+    table = Table(("one", "two", "three", "four"), tuple(rows), optional=("three", "one"))
+    found = fit_to_width(table, width)
     assert found.headings in (
         ("one", "two", "three", "four"),
         ("one", "two", "four"),
         ("two", "four"),
     )
     if len(found.headings) > 2:
-        assert max(map(len, lines_of(found))) <= width
-    wider = sum(widths_of(table)) + 6
-    assert fitted(table, wider) == table
+        assert max(map(len, format_table(found))) <= width
+    wider = sum(column_widths(table)) + 6
+    assert fit_to_width(table, wider) == table
 
 
-def test_a_look_that_takes_long_is_followed_by_a_long_rest() -> None:
+def test_a_slow_sample_is_followed_by_a_long_pause() -> None:
     """So that a home of any size costs a tenth of a core at most."""
     assert pause_s(0.01, INTERVAL_S) == INTERVAL_S
     assert pause_s(3.0, INTERVAL_S) == pytest.approx(30.0)
@@ -191,7 +193,7 @@ def test_a_look_that_takes_long_is_followed_by_a_long_rest() -> None:
 # The command, without a terminal
 
 
-def test_once_shows_the_log_every_projection_and_what_became_of_the_signals(home: Path) -> None:
+def test_once_shows_the_log_every_projection_and_the_outcomes(home: Path) -> None:
     append(home, *signals(3), EXECUTED, closed(2))
     project(home)
     append(home, a_signal(4, symbol="MSFT"))
@@ -216,17 +218,17 @@ def test_once_shows_the_log_every_projection_and_what_became_of_the_signals(home
     ]
 
 
-def test_a_home_without_a_database_shows_and_nothing_is_made_in_it(home: Path) -> None:
+def test_a_home_without_a_database_is_shown_and_nothing_is_created(home: Path) -> None:
     append(home, *signals(2))
-    before = bytes_of(home)
+    before = tree_contents(home)
     done = once(home)
     assert done.code == 0
     assert "there is no database yet" in done.out.decode()
-    assert bytes_of(home) == before
+    assert tree_contents(home) == before
 
 
 @pytest.mark.slow
-def test_beside_a_running_daemon_the_lag_is_gone(home: Path) -> None:
+def test_with_a_running_daemon_the_lag_disappears(home: Path) -> None:
     append(home, *signals(2))
     with ready(home, "sqlite") as d:
         assert eventlog("wait", 2, "--timeout", 60, home=home).code == 0
@@ -235,17 +237,17 @@ def test_beside_a_running_daemon_the_lag_is_gone(home: Path) -> None:
         assert d.stop() == 0
 
 
-def test_a_home_without_a_log_is_an_error_that_says_so(home: Path) -> None:
+def test_a_home_without_a_log_is_reported_as_an_error(home: Path) -> None:
     for words in (("top", "--once"), ("top",)):
         done = eventlog(*words, home=home)
         assert (done.code, done.out) == (3, b"")
         assert done.err.startswith("error: ")
     with pytest.raises(LogNotFound):
-        Watcher(home).look()
+        Sampler(home).sample()
     assert not home.exists()
 
 
-def test_of_a_damaged_log_it_shows_what_can_be_read_and_the_damage(home: Path) -> None:
+def test_it_shows_the_readable_part_of_a_damaged_log_and_the_damage(home: Path) -> None:
     append(home, *signals(3))
     segment = segments_in(home)[0]
     data = segment.read_bytes()
@@ -255,7 +257,7 @@ def test_of_a_damaged_log_it_shows_what_can_be_read_and_the_damage(home: Path) -
     assert "entry 2 does not match its chain" in done.out.decode()
 
 
-def test_a_projection_that_cannot_be_asked_is_shown_with_its_problem(
+def test_a_projection_without_a_readable_status_is_shown_with_its_problem(
     home: Path, tmp_path: Path
 ) -> None:
     append(home, *signals(2))
@@ -268,7 +270,7 @@ def test_a_projection_that_cannot_be_asked_is_shown_with_its_problem(
 
 
 @pytest.mark.slow
-def test_hostile_text_is_shown_as_it_is_and_steers_nothing(home: Path) -> None:
+def test_hostile_text_is_shown_escaped_and_controls_nothing(home: Path) -> None:
     """Written by another program: our door would refuse the control characters."""
     raw = RawLog(home)
     complete = {"asset_type": "stock", "data_source": "x", "sha256": "0" * 64}
@@ -283,7 +285,7 @@ def test_hostile_text_is_shown_as_it_is_and_steers_nothing(home: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
-def test_without_a_terminal_it_says_a_line_and_ends_when_told_to(
+def test_without_a_terminal_it_prints_a_line_and_ends_when_stopped(
     home: Path, number: signal.Signals, code: int
 ) -> None:
     append(home, *signals(2))
@@ -300,7 +302,7 @@ def test_without_a_terminal_it_says_a_line_and_ends_when_told_to(
     )
 
 
-def test_what_a_machine_wants_is_in_status_and_signals(home: Path) -> None:
+def test_a_request_for_json_points_to_status_and_signals(home: Path) -> None:
     """`top` has no --json: its help leads to the commands that have."""
     text = eventlog("top", "--help").out.decode()
     assert "status --json" in text and "signals --json" in text
@@ -312,7 +314,7 @@ def test_what_a_machine_wants_is_in_status_and_signals(home: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["Ctrl-C", "SIGTERM"])
-def test_on_a_terminal_it_lives_and_gives_the_terminal_back(home: Path, way: str) -> None:
+def test_on_a_terminal_it_updates_and_restores_the_terminal(home: Path, way: str) -> None:
     append(home, *signals(2))
     with terminal(COMMAND, "--home", home, "top") as t:
         settings_before = t.settings
@@ -334,7 +336,7 @@ def test_on_a_terminal_it_lives_and_gives_the_terminal_back(home: Path, way: str
     assert "Traceback" not in text
 
 
-def test_on_a_terminal_hostile_text_is_no_markup_and_no_escape(home: Path) -> None:
+def test_on_a_terminal_hostile_text_is_neither_markup_nor_escape(home: Path) -> None:
     hostile = {"symbol": "[RED]X[/RED]", "strategy": "[link=x]y[/] :smile:\u202e"}
     raw = RawLog(home)
     complete = {"asset_type": "stock", "data_source": "x", "sha256": "0" * 64}
@@ -384,7 +386,7 @@ def test_a_terminal_that_cannot_draw_gets_lines(home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_without_rich_a_terminal_is_told_what_to_install_and_lines_still_work(
+def test_without_rich_it_names_the_package_to_install_and_prints_lines(
     home: Path, tmp_path: Path
 ) -> None:
     append(home, *signals(1))

@@ -120,7 +120,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.promise)
-def test_a_signal_is_answered_as_the_contract_says(backend: Backend, case: Case) -> None:
+def test_each_signal_gets_the_answer_defined_by_the_contract(backend: Backend, case: Case) -> None:
     if case.ours and backend.server is None:
         pytest.skip("the contract leaves it open to another Alpine")
     body = signal_body(case.hashed, **case.sent)
@@ -162,7 +162,7 @@ def test_each_hash_vector_is_accepted(backend: Backend) -> None:
             assert (answer.status_code, answer.json()["status"]) == (STORED, "success"), vector
 
 
-def test_a_known_hash_is_a_duplicate_whatever_the_body(backend: Backend) -> None:
+def test_a_known_hash_is_a_duplicate_regardless_of_the_body(backend: Backend) -> None:
     body = signal_body()
     first = backend.send(body)
     assert first.status_code == STORED
@@ -181,7 +181,7 @@ def test_one_signal_sent_by_many_at_once_is_stored_once(backend: Backend) -> Non
 
 
 @pytest.mark.parametrize("key", [None, b"", b"wrong", "clé".encode("latin-1"), b"\xff\xfe"])
-def test_without_the_right_key_nothing_passes(backend: Backend, key: bytes | None) -> None:
+def test_requests_without_the_right_key_are_refused(backend: Backend, key: bytes | None) -> None:
     headers = {} if key is None else {b"X-API-Key": key}
     with httpx.Client(base_url=backend.client.base_url, trust_env=False) as stranger:
         body = signal_body()
@@ -190,7 +190,7 @@ def test_without_the_right_key_nothing_passes(backend: Backend, key: bytes | Non
     assert backend.send(body).json()["status"] == "success"
 
 
-def test_a_body_that_is_no_json_object_does_not_validate(backend: Backend) -> None:
+def test_a_body_that_is_not_a_json_object_fails_validation(backend: Backend) -> None:
     headers = {"Content-Type": "application/json"}
     for content in (b"{", b"[]", b'"text"', b"null", b""):
         answer = backend.client.post(SIGNAL, content=content, headers=headers)

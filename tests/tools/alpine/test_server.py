@@ -38,7 +38,7 @@ from tests.harness.backend import (
     own_backend,
     signal_body,
 )
-from tests.harness.deadline import PATIENCE_S, until
+from tests.harness.deadline import DEADLINE_S, until
 from tests.harness.requirements import CHECKOUT
 from tools.alpine.asgi import BODY_BYTES_MAX
 from tools.alpine.postgres import EmbeddedPostgres, read_line
@@ -83,7 +83,7 @@ def test_a_key_is_compared_whole_and_sent_once(backend: Backend) -> None:
                 assert answer.status_code == 401
 
 
-def test_the_row_says_what_the_signal_said(backend: Backend, server: AlpineServer) -> None:
+def test_the_row_holds_the_values_of_the_signal(backend: Backend, server: AlpineServer) -> None:
     body = signal_body({"strategy": HOSTILE[0], "symbol": "'; DROP TABLE x;--"[:20]})
     row_id = backend.send(body).json()["signal_id"]
     reasoned = signal_body(reasoning="\n".join(HOSTILE))
@@ -104,7 +104,7 @@ def test_the_row_says_what_the_signal_said(backend: Backend, server: AlpineServe
     assert rows[reasoned_id]["rationale"] == "\n".join(HOSTILE)
 
 
-def test_numbers_and_text_that_no_json_knows_are_never_stored(backend: Backend) -> None:
+def test_numbers_and_text_outside_json_are_never_stored(backend: Backend) -> None:
     """NaN, infinity and lone surrogates: Python's parser lets them pass, nothing after it may."""
     for hashed in (
         {"entry_price": float("nan")},
@@ -154,12 +154,12 @@ def test_the_list_pages_through_all_rows(backend: Backend, server: AlpineServer)
     assert past == {"signals": [], "next": None}
 
 
-def test_without_the_flag_there_is_nothing_to_misbehave(backend: Backend) -> None:
+def test_misbehaviour_is_unavailable_without_the_flag(backend: Backend) -> None:
     assert backend.client.get(CONTROL).status_code == 404
     assert backend.client.post(CONTROL, json={"lose": 1}).status_code == 404
 
 
-def test_it_can_be_told_to_fail_to_poison_and_to_reject(unruly: AlpineServer) -> None:
+def test_it_can_be_made_to_fail_to_poison_and_to_reject(unruly: AlpineServer) -> None:
     unruly.restart()  # counts from 0
     before = unruly.hashes()
     with client_of(unruly.url, unruly.key) as client:
@@ -188,7 +188,7 @@ def test_it_can_be_told_to_fail_to_poison_and_to_reject(unruly: AlpineServer) ->
     assert unruly.counters()["answers"]["401"] == 1
 
 
-def test_an_answer_that_is_lost_was_stored_before(unruly: AlpineServer) -> None:
+def test_a_signal_whose_answer_is_lost_is_already_stored(unruly: AlpineServer) -> None:
     body = signal_body()
     unruly.control(lose=2)
     with client_of(unruly.url, unruly.key) as client:
@@ -215,7 +215,7 @@ def test_it_counts_how_many_are_in_flight_at_once(unruly: AlpineServer) -> None:
 
 
 @pytest.mark.slow
-def test_what_was_stored_outlives_the_server(unruly: AlpineServer) -> None:
+def test_stored_rows_survive_a_restart_of_the_server(unruly: AlpineServer) -> None:
     body = signal_body()
     with client_of(unruly.url, unruly.key) as client:
         assert client.post(SIGNAL, json=body).status_code == STORED
@@ -230,7 +230,7 @@ def test_what_was_stored_outlives_the_server(unruly: AlpineServer) -> None:
 
 
 @pytest.mark.slow
-def test_a_stop_comes_through_beside_a_request_that_hangs(unruly: AlpineServer) -> None:
+def test_the_server_stops_while_a_request_hangs(unruly: AlpineServer) -> None:
     unruly.control(delay_s=300)
     with client_of(unruly.url, unruly.key) as client:
         outcome: list[str] = []
@@ -245,13 +245,13 @@ def test_a_stop_comes_through_beside_a_request_that_hangs(unruly: AlpineServer) 
         thread.start()
         until(lambda: unruly.counters()["in_flight"] == 1)
         assert unruly.stop() == 0
-        thread.join(PATIENCE_S)
+        thread.join(DEADLINE_S)
     unruly.start()
     unruly.control(delay_s=0)
 
 
 @pytest.mark.slow
-def test_health_tells_when_postgres_is_away_and_heals_with_it() -> None:
+def test_health_reports_that_postgres_is_down_and_recovers_with_it() -> None:
     with AlpineServer() as alone, client_of(alone.url, alone.key) as client:
         body = signal_body()
         assert client.post(SIGNAL, json=body).status_code == STORED
@@ -283,7 +283,7 @@ def command(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[by
 
 def url_of(process: subprocess.Popen[bytes]) -> str:
     assert process.stdout is not None
-    line = read_line(process.stdout, PATIENCE_S).decode()
+    line = read_line(process.stdout, DEADLINE_S).decode()
     assert line.startswith("listening on http://127.0.0.1:"), line
     return line.removeprefix("listening on ").strip()
 
@@ -319,16 +319,16 @@ def place() -> Iterator[Path]:
 )
 def test_it_refuses_to_start_unsafely(arguments: list[str], key: str, says: str) -> None:
     with command(*arguments, EXTERNAL_SIGNAL_API_KEY=key) as process:
-        output, errors = process.communicate(timeout=PATIENCE_S)
+        output, errors = process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 3
     assert says in errors.decode()
     assert b"Traceback" not in errors + output
 
 
-def test_it_tells_nothing_of_a_database_url_that_does_not_work() -> None:
+def test_it_never_prints_a_database_url_that_does_not_work() -> None:
     url = "postgresql://user:pass-word@127.0.0.1:1/database"
     with command(EXTERNAL_SIGNAL_API_KEY="the-key", DATABASE_URL=url) as process:
-        _, errors = process.communicate(timeout=PATIENCE_S)
+        _, errors = process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 3
     assert b"check DATABASE_URL" in errors
     assert b"pass-word" not in errors
@@ -350,30 +350,32 @@ def test_a_development_key_is_made_once_for_its_owner_alone(
                 assert client.get(LIST).status_code == 200
             assert stat.S_IMODE(file.stat().st_mode) == 0o600
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=PATIENCE_S)
+            _, errors = process.communicate(timeout=DEADLINE_S)
             assert process.returncode == 0
         assert word in errors.decode()
         assert max(keys) not in errors
     assert len(keys) == 1
     file.chmod(0o644)
     with command(*options, DATABASE_URL=postgres.url) as process:
-        assert process.wait(PATIENCE_S) == 3
+        assert process.wait(DEADLINE_S) == 3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_nothing_is_left_of_the_embedded_postgres(place: Path, number: signal.Signals) -> None:
+def test_the_embedded_postgres_leaves_no_process_and_no_file(
+    place: Path, number: signal.Signals
+) -> None:
     with command(EXTERNAL_SIGNAL_API_KEY="k", TMPDIR=str(place)) as process:
         url_of(process)
         [pid_file] = place.glob("alpine-postgres-*/data/postmaster.pid")
         postmaster = int(pid_file.read_text().splitlines()[0])
         process.send_signal(number)
-        assert process.wait(PATIENCE_S) == (-9 if number == signal.SIGKILL else 0)
+        assert process.wait(DEADLINE_S) == (-9 if number == signal.SIGKILL else 0)
     until(lambda: is_gone(postmaster) and not list(place.iterdir()))
 
 
 @pytest.mark.slow
-def test_a_data_directory_keeps_the_rows_even_through_sigkill(place: Path) -> None:
+def test_a_data_directory_keeps_its_rows_after_sigkill(place: Path) -> None:
     data = place / "data"
     body = signal_body()
     for expected in ("success", "duplicate"):
@@ -386,22 +388,22 @@ def test_a_data_directory_keeps_the_rows_even_through_sigkill(place: Path) -> No
     until(lambda: not postmaster.exists())
 
 
-def test_postgres_is_never_put_into_a_home(place: Path) -> None:
+def test_postgres_data_is_never_placed_in_a_home(place: Path) -> None:
     (place / "logs").mkdir()
     (place / "logs" / ".lock").touch()
     with command("--data-dir", str(place / "pg"), EXTERNAL_SIGNAL_API_KEY="k") as process:
-        _, errors = process.communicate(timeout=PATIENCE_S)
+        _, errors = process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 3
     assert f"{place} is the home of a log" in errors.decode()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only as root is there anything to open")
-def test_as_root_no_private_directory_is_opened(place: Path) -> None:
+def test_as_root_it_does_not_open_private_directories_to_others(place: Path) -> None:
     private = place / "private"
     private.mkdir(mode=0o700)
     (private / "something").touch()
     with command("--data-dir", str(private / "pg"), EXTERNAL_SIGNAL_API_KEY="k") as process:
-        _, errors = process.communicate(timeout=PATIENCE_S)
+        _, errors = process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 3
     assert f"would open {private}" in errors.decode()
     assert stat.S_IMODE(private.stat().st_mode) == 0o700

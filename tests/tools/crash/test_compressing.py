@@ -28,17 +28,17 @@ def test_power_may_fail_at_any_step_of_compressing_and_moving() -> None:
     assert explorer.states > 100
 
 
-def test_a_disk_that_lies_costs_no_segment() -> None:
+def test_a_disk_that_stores_wrong_bytes_loses_no_segment() -> None:
     compress_on_a_lying_disk(Explorer(Subject()))
 
 
 @pytest.mark.parametrize("name", ["no-file-sync", "no-directory-sync", "unlink-before-rename"])
-def test_a_step_that_is_left_out_costs_a_segment(name: str) -> None:
+def test_leaving_out_a_step_loses_a_segment(name: str) -> None:
     with COMPRESS_MUTANTS[name].applied() as disk, pytest.raises(Failure):
         explore_compress(Explorer(Subject()), disk)
 
 
-def test_only_what_is_read_back_shows_that_a_disk_lies() -> None:
+def test_only_reading_back_detects_a_disk_that_stores_wrong_bytes() -> None:
     with COMPRESS_MUTANTS["no-read-back"].applied(), pytest.raises(Failure):
         compress_on_a_lying_disk(Explorer(Subject()))
 

@@ -8,24 +8,26 @@ from pathlib import Path
 import pytest
 
 from eventlog.append.batch import Receipt
-from eventlog.append.writer import Settings
+from eventlog.append.writer import WriterSettings
 from eventlog.storage.disk import Disk, RealDisk
 from tools.crash.__main__ import main
 from tools.crash.check import Subject, simulation
 from tools.crash.damages import sweep_damages
 from tools.crash.exhaustive import explore, explore_takeovers
-from tools.crash.expected_log import Ledger, Violation
+from tools.crash.expected_log import ExpectedLog, Violation
 from tools.crash.explorer import Explorer, Failure
 from tools.crash.flips import sweep
 from tools.crash.histories import work
 from tools.crash.inodes import SECTOR_BYTES, File
 from tools.crash.mutants import MUTANTS
-from tools.crash.random_histories import Round
+from tools.crash.random_histories import RandomHistory
 from tools.crash.readers import explore_readers
-from tools.crash.simulated_disk import Fault, SimDisk, World
+from tools.crash.simulated_disk import Fault, SimulatedDisk, World
 from tools.crash.states import ADVERSARIAL, BOTH, ORDERED, power_losses
 
-SUBJECT = Subject(settings=Settings(segment_bytes=2500, dedupe_entries=100, lock_timeout_s=1.0))
+SUBJECT = Subject(
+    settings=WriterSettings(segment_bytes=2500, dedupe_entries=100, lock_timeout_s=1.0)
+)
 WORKLOAD = (1, 3, 0, 5, 1, -1, 2, 1)  # three segments, a mark, and another process
 TAKEN_OVER = (1, 0, 4, 1)
 ROUNDS = 12
@@ -51,10 +53,10 @@ def two_writers(explorer: Explorer) -> None:
 
 def random_histories(explorer: Explorer) -> None:
     for number in range(ROUNDS):
-        Round(explorer, f"tests-{number}").play()
+        RandomHistory(explorer, f"tests-{number}").play()
 
 
-def states_until_death(
+def states_until_detected(
     name: str, search: Callable[[Explorer], None], models: tuple[str, ...] = BOTH
 ) -> int | None:
     """How many states it took; None when the mutant survives."""
@@ -81,7 +83,7 @@ def test_a_writer_may_die_or_fail_to_sync_at_any_step_and_power_fail_in_the_next
 
 
 @pytest.mark.slow
-def test_a_writer_may_pass_a_reader_at_any_call_and_die_at_any_step() -> None:
+def test_a_writer_may_overtake_a_reader_at_any_call_and_die_at_any_step() -> None:
     explorer = Explorer(SUBJECT)
     explore_readers(explorer)
     assert explorer.states > 1000
@@ -95,7 +97,7 @@ def test_processes_may_die_fail_to_sync_and_lose_power_in_any_order() -> None:
 
 
 @pytest.mark.slow
-def test_no_flip_of_what_was_acknowledged_goes_by() -> None:
+def test_every_flipped_bit_of_acknowledged_bytes_is_detected() -> None:
     """The accepted limit is counted: the last batch, where no watermark covers it."""
     counts = sweep(SUBJECT)
     halts = counts.halted + counts.only_reader
@@ -105,7 +107,7 @@ def test_no_flip_of_what_was_acknowledged_goes_by() -> None:
 
 
 @pytest.mark.slow
-def test_nothing_that_is_cut_moved_doubled_or_gone_goes_by() -> None:
+def test_every_truncated_moved_duplicated_or_missing_segment_is_detected() -> None:
     """Lines, sectors and whole segments, everywhere in a log that its watermark covers."""
     counts = sweep_damages(SUBJECT)
     assert counts.halted + counts.only_reader == counts.flips > 1000
@@ -132,43 +134,43 @@ def test_nothing_that_is_cut_moved_doubled_or_gone_goes_by() -> None:
         ("one-watermark-slot", one_writer),
     ],
 )
-def test_a_mutant_dies(
+def test_each_mutant_is_detected(
     name: str,
     search: Callable[[Explorer], None],
     record_property: Callable[[str, object], None],
 ) -> None:
-    states = states_until_death(name, search)
+    states = states_until_detected(name, search)
     assert states is not None, f"{name} survives"
     record_property("states_until_death", states)
 
 
 def test_every_mutant_has_its_test() -> None:
-    (mark,) = (m for m in test_a_mutant_dies.pytestmark if m.name == "parametrize")  # type: ignore[attr-defined]
+    (mark,) = (m for m in test_each_mutant_is_detected.pytestmark if m.name == "parametrize")  # type: ignore[attr-defined]
     assert {name for name, _ in mark.args[1]} == set(MUTANTS)
 
 
 @pytest.mark.slow
-def test_only_the_adversarial_model_kills_who_refuses_a_valid_line_behind_a_bad_one() -> None:
-    assert states_until_death("refuse-valid-after-bad", one_writer, (ORDERED,)) is None
-    assert states_until_death("refuse-valid-after-bad", one_writer, (ADVERSARIAL,)) is not None
+def test_only_the_adversarial_model_detects_the_mutant_refuse_valid_after_bad() -> None:
+    assert states_until_detected("refuse-valid-after-bad", one_writer, (ORDERED,)) is None
+    assert states_until_detected("refuse-valid-after-bad", one_writer, (ADVERSARIAL,)) is not None
 
 
 @pytest.mark.slow
-def test_only_the_flip_sweep_kills_who_cuts_at_any_bad_line() -> None:
-    assert states_until_death("cut-any-bad-line", one_writer) is None
+def test_only_the_flip_sweep_detects_the_mutant_cut_any_bad_line() -> None:
+    assert states_until_detected("cut-any-bad-line", one_writer) is None
 
 
 # -- the explorer's own parts
 
 
 def disks(tmp_path: Path) -> Iterator[tuple[Disk, str]]:
-    sim = SimDisk(World())
+    sim = SimulatedDisk(World())
     sim.make_dir("/home")
     yield sim, "/home"
     yield RealDisk(), str(tmp_path)
 
 
-def told(call: Callable[[], object]) -> object:
+def outcome_of(call: Callable[[], object]) -> object:
     """What a call returns, or the number of its error."""
     try:
         return call()
@@ -178,13 +180,13 @@ def told(call: Callable[[], object]) -> object:
 
 def history(disk: Disk, root: str) -> Iterator[object]:
     """What a disk answers to a few calls of each kind."""
-    yield told(lambda: disk.names(f"{root}/a"))
+    yield outcome_of(lambda: disk.names(f"{root}/a"))
     disk.make_dir(f"{root}/a")
-    yield told(lambda: disk.make_dir(f"{root}/a"))
+    yield outcome_of(lambda: disk.make_dir(f"{root}/a"))
     yield disk.is_dir(f"{root}/a"), disk.is_dir(f"{root}/b")
-    yield told(lambda: disk.open(f"{root}/a/f", writable=True))
+    yield outcome_of(lambda: disk.open(f"{root}/a/f", writable=True))
     fd = disk.create(f"{root}/a/f")
-    yield told(lambda: disk.create(f"{root}/a/f"))
+    yield outcome_of(lambda: disk.create(f"{root}/a/f"))
     yield disk.pwrite(fd, b"hello", 3), disk.size(fd), disk.pread(fd, 99, 1)
     disk.truncate(fd, 6)
     disk.fdatasync(fd)
@@ -210,13 +212,13 @@ def history(disk: Disk, root: str) -> Iterator[object]:
     disk.close(fd)
 
 
-def test_the_simulated_disk_answers_as_the_real_one(tmp_path: Path) -> None:
+def test_the_simulated_disk_behaves_like_the_real_one(tmp_path: Path) -> None:
     sim, real = (list(history(disk, root)) for disk, root in disks(tmp_path))
     assert sim == real
 
 
-def synced_file(data: bytes) -> tuple[SimDisk, int]:
-    disk = SimDisk(World())
+def synced_file(data: bytes) -> tuple[SimulatedDisk, int]:
+    disk = SimulatedDisk(World())
     fd = disk.create("/f")
     disk.pwrite(fd, data, 0)
     disk.fdatasync(fd)
@@ -224,7 +226,7 @@ def synced_file(data: bytes) -> tuple[SimDisk, int]:
     return disk, fd
 
 
-def contents(disk: SimDisk, model: str) -> set[bytes]:
+def contents(disk: SimulatedDisk, model: str) -> set[bytes]:
     """What the file may hold after a power loss."""
     files = (
         state[disk.world.find("/f") or 0] for state in power_losses(disk.world.inodes, [model])
@@ -257,35 +259,35 @@ def test_a_power_loss_takes_any_names_that_were_not_synced_and_no_others() -> No
 
     def names(model: str) -> set[str]:
         states = power_losses(disk.world.inodes, [model])
-        return {"".join(sorted(SimDisk(World(dict(state))).names("/"))) for state in states}
+        return {"".join(sorted(SimulatedDisk(World(dict(state))).names("/"))) for state in states}
 
     assert names(ORDERED) == {"f", "af", "abf", "abcf"}
     assert names(ADVERSARIAL) == names(ORDERED) | {"bf", "cf", "acf", "bcf"}
 
 
-def test_the_ledger_misses_what_is_lost_and_what_nobody_wrote() -> None:
-    world, ledger = World(), Ledger()
-    work(SimDisk(world), ledger, SUBJECT, (2, 1), "w")
-    ledger.collect()
-    assert ledger.owed.keys() == {1, 2, 3}
-    ledger.check(world.inodes)
-    ledger.owe(4, "0" * 64)
+def test_the_expected_log_detects_lost_and_unsubmitted_entries() -> None:
+    world, expected = World(), ExpectedLog()
+    work(SimulatedDisk(world), expected, SUBJECT, (2, 1), "w")
+    expected.collect()
+    assert expected.acknowledged.keys() == {1, 2, 3}
+    expected.check(world.inodes)
+    expected.acknowledge(4, "0" * 64)
     with pytest.raises(Violation, match="entry 4 is lost"):
-        ledger.check(world.inodes)
+        expected.check(world.inodes)
     with pytest.raises(Violation, match="nobody submitted"):
-        Ledger().check(world.inodes)
+        ExpectedLog().check(world.inodes)
 
 
-def test_the_ledger_takes_nothing_back_that_has_its_receipt() -> None:
+def test_the_expected_log_never_withdraws_an_acknowledged_entry() -> None:
     """A repetition that fails says nothing of the entry that is there."""
-    ledger = Ledger()
-    first = ledger.submit(["s1"])
+    expected = ExpectedLog()
+    first = expected.submit(["s1"])
     first.settle(0, Receipt(1, "s1", None, "0" * 64, "2025-11-18T02:00:00.000000Z", False))
-    ledger.collect()
-    again, never = ledger.submit(["s1"]), ledger.submit(["s2"])
-    ledger.withdraw(again)
-    ledger.withdraw(never)
-    assert ledger.submitted == {"s1"}
+    expected.collect()
+    again, never = expected.submit(["s1"]), expected.submit(["s2"])
+    expected.withdraw(again)
+    expected.withdraw(never)
+    assert expected.submitted == {"s1"}
 
 
 def test_a_failed_sync_is_hidden_by_the_cache_until_that_is_dropped() -> None:
@@ -301,7 +303,7 @@ def test_a_failed_sync_is_hidden_by_the_cache_until_that_is_dropped() -> None:
     assert disk.pread(fd, 99, 0) == b"durable \0\0\0\0"
 
 
-def test_a_sync_error_is_told_once_to_each_descriptor_that_was_open() -> None:
+def test_a_sync_error_is_reported_once_to_each_open_descriptor() -> None:
     disk, fd = synced_file(b"")
     other = disk.open("/f", writable=False)
     disk.world.lose(disk.world.fds[fd].ino, b"", is_reported_later=True)
@@ -312,7 +314,7 @@ def test_a_sync_error_is_told_once_to_each_descriptor_that_was_open() -> None:
     disk.fdatasync(disk.open("/f", writable=False))
 
 
-def test_a_long_run_says_its_seed_and_how_fast_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_long_run_prints_its_seed_and_its_speed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--seed", "7", "--round", "1"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("seed 7\n")

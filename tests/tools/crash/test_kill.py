@@ -10,7 +10,7 @@ KILLS = 200
 
 
 @pytest.mark.slow
-def test_each_receipt_that_left_a_killed_pipe_is_in_the_log_once(tmp_path: Path) -> None:
+def test_each_receipt_printed_by_a_killed_pipe_is_in_the_log_once(tmp_path: Path) -> None:
     found = run(tmp_path, kills=KILLS, pipes=4, seed=20251118)
     assert found.kills == KILLS
     assert found.receipts > KILLS  # they did live long enough to say something
