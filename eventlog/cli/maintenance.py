@@ -59,7 +59,7 @@ def verify(obj: CommandContext, as_json: bool) -> None:
     "backup",
     metavar="BACKUP",
     type=click.Path(exists=True, file_okay=False),
-    help="Restore the original bytes from BACKUP: a home, its logs directory, or a copy of it.",
+    help="Restore original bytes from BACKUP: a home, its logs directory, or a copy of it.",
 )
 @click.option("--accept", is_flag=True, help="Record the entries that stay damaged as lost.")
 @JSON_OPTION

@@ -40,8 +40,8 @@ def import_legacy(
     """Import the files of the old tracker into a new home.
 
     Give --log, --db or both. A line and a row with the same signal_id become one signal; an outcome
-    becomes a `closed` fact, an order id an `executed` fact. Running it again
-    imports nothing twice. For --as-of the signals count from this import on. Exit code 1 if a line or row was refused.
+    becomes a `closed` fact, an order id an `executed` fact. Running it again imports nothing twice.
+    For --as-of the signals count from this import on. Exit code 1 if a line or row was refused.
 
     \b
     Example:

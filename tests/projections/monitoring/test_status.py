@@ -1,4 +1,4 @@
-"""status and wait: how far each projection is, with and without a daemon, told against the log."""
+"""`status` and `wait`: the position of each projection, with and without a daemon."""
 
 import asyncio
 import sqlite3
@@ -96,7 +96,7 @@ def test_it_has_the_keys_of_the_contract(home: Path) -> None:
     }
 
 
-def test_a_person_reads_the_same_figures(home: Path) -> None:
+def test_the_text_output_has_the_same_figures(home: Path) -> None:
     append(home, *signals(3))
     project(home)
     text = eventlog("status", home=home).out.decode()
@@ -219,7 +219,7 @@ def test_a_home_without_a_log_is_reported_and_nothing_is_created(home: Path, com
 def test_a_log_without_any_of_its_segments_is_not_reported_as_missing(
     home: Path, command: str
 ) -> None:
-    """R6: word and watermark know that there was one, and to append a signal first is no advice."""
+    """R6: lock record and watermark show that it existed; an append would not help."""
     append(home, *signals(3))
     project(home)
     for segment in (home / "logs").glob("*.jsonl"):
@@ -256,7 +256,7 @@ def test_wait_returns_when_the_entry_is_in_the_table(home: Path) -> None:
     project(home)
     thread.join(60)
     assert done == [2]
-    wait(home, 2, "projected", timeout_s=0)  # it is so already
+    wait(home, 2, "projected", timeout_s=0)  # it is projected already
 
 
 def test_wait_async_blocks_no_other_task(home: Path) -> None:
