@@ -36,7 +36,7 @@ async def check_alpine(config: AlpineConfig) -> list[DoctorFinding]:
             findings += await _check_server(client)
         finally:
             await client.close()
-    return [*findings, *_key_file_findings(config)]
+    return [*findings, *_key_findings(config)]
 
 
 async def _check_server(client: AlpineClient) -> list[DoctorFinding]:
@@ -84,8 +84,10 @@ async def _check_key(client: AlpineClient) -> DoctorFinding:
     )
 
 
-def _key_file_findings(config: AlpineConfig) -> list[DoctorFinding]:
+def _key_findings(config: AlpineConfig) -> list[DoctorFinding]:
     """Reports who may read the key."""
+    check = "alpine key"
+    do: str | None
     if not isinstance(config.key, FileKey):
         try:
             config.key.read()
@@ -93,24 +95,24 @@ def _key_file_findings(config: AlpineConfig) -> list[DoctorFinding]:
             return []
         do = "put it into a file with mode 0600, and set ALPINE_API_KEY_FILE to its path"
         found = "it is in the environment, which other programs of this account can read"
-        return [DoctorFinding(check="alpine key", level=NOTE, found=found, do=do)]
+        return [DoctorFinding(check=check, level=NOTE, found=found, do=do)]
     path = Path(config.key.path)
+    name = printable_value(str(path))
+    level, do = PROBLEM, None
     try:
-        status = path.stat()
+        mode = stat.S_IMODE(path.stat().st_mode)
     except OSError as error:
         found = f"its file cannot be read: {error.strerror}"
         do = "set ALPINE_API_KEY_FILE to a readable file"
-        return [DoctorFinding(check="alpine key", level=PROBLEM, found=found, do=do)]
-    name = printable_value(str(path))
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        found, do = f"other accounts may change {name}", "run chmod go-w on it"
-        return [DoctorFinding(check="alpine key", level=PROBLEM, found=found, do=do)]
-    if status.st_mode & stat.S_IROTH:
-        found = f"every account on this machine may read {name}"
-        do = "run chmod o-rwx on it, and replace the key"
-        return [DoctorFinding(check="alpine key", level=PROBLEM, found=found, do=do)]
-    if not os.access(path, os.R_OK):
-        found, do = f"this account may not read {name}", "run doctor under the daemon's account"
-        return [DoctorFinding(check="alpine key", level=WARNING, found=found, do=do)]
-    mode = stat.S_IMODE(status.st_mode)
-    return [DoctorFinding(check="alpine key", level=OK, found=f"{name} has mode {mode:04o}")]
+    else:
+        if mode & (stat.S_IWGRP | stat.S_IWOTH):
+            found, do = f"other accounts may change {name}", "run chmod go-w on it"
+        elif mode & stat.S_IROTH:
+            found = f"every account on this machine may read {name}"
+            do = "run chmod o-rwx on it, and replace the key"
+        elif not os.access(path, os.R_OK):
+            level, found = WARNING, f"this account may not read {name}"
+            do = "run doctor under the daemon's account"
+        else:
+            level, found = OK, f"{name} has mode {mode:04o}"
+    return [DoctorFinding(check=check, level=level, found=found, do=do)]

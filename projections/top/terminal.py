@@ -5,7 +5,6 @@ as markup.
 """
 
 import sys
-from types import TracebackType
 from typing import Self
 
 from rich.cells import cell_len
@@ -45,12 +44,7 @@ class Screen:
         self._live.start()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._live.stop()
 
     def show(self, view: View) -> None:

@@ -376,6 +376,13 @@ def alpine() -> Iterator[AlpineServer]:
         yield found
 
 
+def key_file(directory: Path, text: str = "k", *, mode: int = 0o600) -> Path:
+    path = directory / "key"
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
 def alpine_levels(found: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return [(f["check"], f["level"]) for f in found if f["check"].startswith("alpine")]
 
@@ -394,9 +401,7 @@ def test_alpine_and_its_key_are_tried_and_nothing_changes_there(
 def test_a_wrong_key_is_a_problem_and_is_never_shown(
     home: Path, tmp_path: Path, alpine: AlpineServer
 ) -> None:
-    key = tmp_path / "key"
-    key.touch(mode=0o600)
-    key.write_text("s3cr3t-and-wrong\n")
+    key = key_file(tmp_path, "s3cr3t-and-wrong\n")
     for words in (("doctor",), ("doctor", "--json")):
         env = {**NO_ALPINE, "ALPINE_API_URL": alpine.url, "ALPINE_API_KEY_FILE": str(key)}
         done = eventlog(*words, home=home, env=env)
@@ -407,9 +412,7 @@ def test_a_wrong_key_is_a_problem_and_is_never_shown(
 
 @pytest.mark.slow
 def test_a_dead_address_is_a_problem(home: Path, tmp_path: Path) -> None:
-    key = tmp_path / "key"
-    key.touch(mode=0o600)
-    key.write_text("k")
+    key = key_file(tmp_path)
     found = findings(home, ALPINE_API_URL="http://127.0.0.1:1", ALPINE_API_KEY_FILE=key)
     assert alpine_levels(found) == [("alpine", PROBLEM), ("alpine key", OK)]
     assert "no answer" in messages(found, "alpine")
@@ -423,9 +426,7 @@ def test_a_dead_address_is_a_problem(home: Path, tmp_path: Path) -> None:
 def test_a_key_file_readable_by_others_is_found(
     home: Path, tmp_path: Path, mode: int, level: str
 ) -> None:
-    key = tmp_path / "key"
-    key.write_text("k")
-    key.chmod(mode)
+    key = key_file(tmp_path, mode=mode)
     found = findings(home, ALPINE_API_URL="http://127.0.0.1:1", ALPINE_API_KEY_FILE=key)
     assert levels(found, "alpine key") == [level]
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -161,12 +161,9 @@ async def open_and_close(host: str, port: int) -> None:
     await (await HttpServer.open(Address(host, port), here)).close()
 
 
-def listen_error(open_: Callable[[], Awaitable[None]]) -> str:
-    async def run() -> None:
-        await open_()
-
+def listen_error(host: str, port: int) -> str:
     with pytest.raises(ProjectionError) as raised:
-        asyncio.run(run())
+        asyncio.run(open_and_close(host, port))
     return str(raised.value)
 
 
@@ -175,13 +172,13 @@ def test_a_port_in_use_is_reported() -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        error = listen_error(lambda: open_and_close("127.0.0.1", port))
+        error = listen_error("127.0.0.1", port)
     assert f"cannot listen on 127.0.0.1:{port}" in error
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid", "x" * 300])
 def test_an_address_of_another_machine_is_reported(host: str) -> None:
-    assert f"cannot listen on {host}:0" in listen_error(lambda: open_and_close(host, 0))
+    assert f"cannot listen on {host}:0" in listen_error(host, 0)
 
 
 @pytest.mark.parametrize(("host", "warns"), [("0.0.0.0", True), ("127.0.0.1", False)])

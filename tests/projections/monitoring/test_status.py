@@ -241,16 +241,22 @@ def test_status_changes_and_creates_nothing(home: Path) -> None:
 # -- wait
 
 
-def test_wait_returns_when_the_entry_is_in_the_table(home: Path) -> None:
-    append(home, *signals(2))
+def waiting_for(home: Path, seq: int) -> tuple[threading.Thread, list[int]]:
+    """A thread that waits for an entry, and the list to which it adds the checkpoint it found."""
     done: list[int] = []
 
-    def waiting() -> None:
-        wait(home, 2, "projected")
+    def run() -> None:
+        wait(home, seq, "projected")
         done.append(seq_in(home))
 
-    thread = threading.Thread(target=waiting)
+    thread = threading.Thread(target=run)
     thread.start()
+    return thread, done
+
+
+def test_wait_returns_when_the_entry_is_in_the_table(home: Path) -> None:
+    append(home, *signals(2))
+    thread, done = waiting_for(home, 2)
     time.sleep(0.1)
     assert not done
     project(home)
@@ -309,14 +315,7 @@ def test_waiting_continues_while_the_database_is_created_again(home: Path) -> No
     append(home, *signals(2))
     project(home)
     database_of(home).write_bytes(b"damaged")
-    done: list[int] = []
-
-    def waiting() -> None:
-        wait(home, 3, "projected")
-        done.append(seq_in(home))
-
-    thread = threading.Thread(target=waiting)
-    thread.start()
+    thread, done = waiting_for(home, 3)
     append(home, a_signal(3))
     time.sleep(0.1)
     project(home)

@@ -63,6 +63,12 @@ def once(home: Path, env: dict[str, str] | None = None) -> Done:
     return eventlog("top", "--once", home=home, env=env)
 
 
+def stored_payload(item: dict[str, Any], **changes: str) -> dict[str, Any]:
+    """The payload of a signal with the fields that `append` adds; `sha256` is not a real hash."""
+    added = {"asset_type": "stock", "data_source": "x", "sha256": "0" * 64}
+    return {**item, **added, "timestamp": "2025-11-18T02:00:00.000000+00:00", **changes}
+
+
 def rows_below(heading: str, text: str) -> list[list[str]]:
     """The words of each row of the table whose first column is `heading`."""
     _, _, table = text.partition(f"\n{heading} ")
@@ -101,11 +107,8 @@ def test_it_shows_the_state_of_a_signal_as_the_table_does(
 
 def test_its_memory_is_bounded() -> None:
     recent = RecentSignals()
-    history = [("signal", item) for item in signals(SIGNALS_MAX + 50)]
-    complete = {"asset_type": "stock", "data_source": "x", "sha256": "0" * 64}
-    when = "2025-11-18T02:00:00.000000+00:00"
-    entries = entries_of([(e, {**item, **complete, "timestamp": when}) for e, item in history])
-    recent.apply(entries, after=0)
+    history = [("signal", stored_payload(item)) for item in signals(SIGNALS_MAX + 50)]
+    recent.apply(entries_of(history), after=0)
     assert [signal.seq for signal in recent.newest()] == list(range(250, 50, -1))
 
 
@@ -272,10 +275,7 @@ def test_a_projection_without_a_readable_status_is_shown_with_its_problem(
 @pytest.mark.slow
 def test_hostile_text_is_shown_escaped_and_controls_nothing(home: Path) -> None:
     """The log was written by another program: validation would refuse control characters."""
-    raw = RawLog(home)
-    complete = {"asset_type": "stock", "data_source": "x", "sha256": "0" * 64}
-    when = "2025-11-18T02:00:00.000000+00:00"
-    raw.add([("signal", {**a_signal(1), **complete, "timestamp": when, **HOSTILE})])
+    RawLog(home).add([("signal", stored_payload(a_signal(1), **HOSTILE))])
     for words in (("top", "--once"), ("top",)):
         with pipe(home, *words[1:], command=words[0]) as p:
             shown = os.read(p.process.stdout.fileno(), 1 << 16).decode()  # type: ignore[union-attr]
@@ -338,10 +338,7 @@ def test_on_a_terminal_it_updates_and_restores_the_terminal(home: Path, way: str
 
 def test_on_a_terminal_hostile_text_is_neither_markup_nor_escape(home: Path) -> None:
     hostile = {"symbol": "[RED]X[/RED]", "strategy": "[link=x]y[/] :smile:\u202e"}
-    raw = RawLog(home)
-    complete = {"asset_type": "stock", "data_source": "x", "sha256": "0" * 64}
-    when = "2025-11-18T02:00:00.000000+00:00"
-    raw.add([("signal", {**a_signal(1), **complete, "timestamp": when, **hostile})])
+    RawLog(home).add([("signal", stored_payload(a_signal(1), **hostile))])
     with terminal(COMMAND, "--home", home, "top", columns=160) as t:
         t.until(r"[link=x]y[/] :smile:\u202e")
         assert "[RED]X[/RED]" in t.text
