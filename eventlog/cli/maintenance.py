@@ -70,8 +70,8 @@ def repair(obj: CommandContext, backup: str | None, accept: bool, as_json: bool)
     Writers wait meanwhile. Only an unacknowledged tail is ever cut, and its bytes are kept in a
     file beside the segment. Damage before the tail is listed with exit code 1, and nothing is
     changed. --from restores the original bytes from a backup. Where no backup has them, --accept
-    records the lost entries in logs/.accepted: readers then report a gap there, and `eventlog verify`
-    goes on reporting them.
+    records the lost entries in logs/.accepted: readers then report a gap there, and
+    `eventlog verify` goes on reporting them.
 
     \b
     Example:
