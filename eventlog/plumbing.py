@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from eventlog.cli.command import EXIT_COULD_NOT_RUN, EXIT_PROBLEM, JSON_OPTION, CommandContext
     from eventlog.cli.progress import Progress
     from eventlog.errors import printable, printable_value
     from eventlog.format.line import decode
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "COMMANDS": "plugins",
+    "CommandContext": "cli.command",
+    "EXIT_COULD_NOT_RUN": "cli.command",
+    "EXIT_PROBLEM": "cli.command",
+    "JSON_OPTION": "cli.command",
     "PROJECTIONS": "plugins",
     "Progress": "cli.progress",
     "SignalColumns": "read.columns",
@@ -45,7 +50,11 @@ _MODULES = {
 
 __all__ = [
     "COMMANDS",
+    "EXIT_COULD_NOT_RUN",
+    "EXIT_PROBLEM",
+    "JSON_OPTION",
     "PROJECTIONS",
+    "CommandContext",
     "Progress",
     "SignalColumns",
     "VerifiedChunk",

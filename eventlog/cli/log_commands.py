@@ -9,7 +9,7 @@ import sys
 
 import click
 
-from eventlog.cli.main import EXIT_INTERRUPTED, EXIT_PROBLEM, CommandContext
+from eventlog.cli.command import EXIT_INTERRUPTED, EXIT_PROBLEM, CommandContext
 from eventlog.cli.streams import (
     print_message,
     write_stdout,
@@ -22,20 +22,29 @@ LOCK_TIMEOUT_S = 2.0  # of `append`, which tries again and sees a signal in betw
 
 @click.command()
 @click.argument("file", required=False, metavar="[FILE]")
-@click.option("--skip-invalid", is_flag=True, help="Answer a bad line with its error and go on.")
 @click.option(
-    "--segment-bytes", type=click.IntRange(min=1), help="Size that ends a segment. Default: 64 MiB."
+    "--skip-invalid", is_flag=True, help="Continue after an invalid line. Default: stop there."
+)
+@click.option(
+    "--segment-bytes",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Start a new segment at this size. Default: 64 MiB.",
 )
 @click.pass_obj
 def append(
     obj: CommandContext, file: str | None, skip_invalid: bool, segment_bytes: int | None
 ) -> None:
-    """Append signals and facts: JSON Lines from FILE or stdin.
+    """Append signals and facts to the log.
 
-    Each line of input gets exactly one line on stdout, in order: a receipt, once it is durable, or
-    an object with line, error and field. What waits on stdin is committed together, so this also
-    serves as a long-lived pipe for a generator in any language. Without --skip-invalid it ends
-    at the first bad line, exit code 1: lines before it are durable, none after it is written.
+    Reads JSON Lines from FILE, or from standard input. Each input line gets exactly one line on
+    stdout, in order: a receipt once the entry is durable, or an object with `line`, `error` and
+    `field`. Lines that are waiting are committed together, so the command also works as a
+    long-running pipe for a generator in any language.
+
+    Without --skip-invalid the command stops at the first invalid line with exit code 1: the lines
+    before it are durable, and none after it is written. With it, invalid lines are reported, the
+    others are appended, and the exit code is 1 at the end.
 
     \b
     Example:
@@ -73,11 +82,20 @@ def append(
 
 
 @click.command()
-@click.option("--after", type=click.IntRange(min=0), default=0, help="Start after this seq.")
-@click.option("--limit", type=click.IntRange(min=0), help="At most so many lines.")
+@click.option(
+    "--after",
+    metavar="SEQ",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Start with the entry after SEQ.",
+)
+@click.option(
+    "--limit", metavar="N", type=click.IntRange(min=0), help="At most N lines. Default: all."
+)
 @click.pass_obj
 def cat(obj: CommandContext, after: int, limit: int | None) -> None:
-    """Print raw lines of the log.
+    """Print the lines of the log as they are stored.
 
     \b
     Example:
@@ -91,13 +109,19 @@ def cat(obj: CommandContext, after: int, limit: int | None) -> None:
 
 @click.command()
 @click.option(
-    "-n", "--lines", type=click.IntRange(min=0), default=10, help="How many. Default: 10."
+    "-n",
+    "--lines",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    help="Number of entries.",
 )
-@click.option("-f", "--follow", is_flag=True, help="Go on with what is appended, until Ctrl-C.")
-@click.option("--json", "as_json", is_flag=True, help="Raw lines instead of a summary.")
+@click.option("-f", "--follow", is_flag=True, help="Then print new entries, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print the stored lines, not a summary.")
 @click.pass_obj
 def tail(obj: CommandContext, lines: int, follow: bool, as_json: bool) -> None:
-    """Show the last entries, and with -f those that come.
+    """Print the newest entries, and new ones with -f.
 
     \b
     Example:

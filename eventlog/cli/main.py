@@ -10,10 +10,11 @@ import logging
 import os
 import sys
 from importlib import import_module
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 import click
 
+from eventlog.cli.command import EXIT_COULD_NOT_RUN, EXIT_INTERRUPTED, CommandContext
 from eventlog.cli.streams import (
     NoReader,
     flush_standard_streams,
@@ -22,17 +23,7 @@ from eventlog.cli.streams import (
 )
 from eventlog.errors import EventLogError
 
-EXIT_PROBLEM = 1
-EXIT_COULD_NOT_RUN = 3
-EXIT_INTERRUPTED = 130  # what a shell expects of a program that ended by Ctrl-C
-
 _QUIET_LOGGERS = ("httpx", "httpcore", "watchfiles", "aiosqlite", "asyncio")
-
-
-class CommandContext(NamedTuple):
-    """What the options before the command said."""
-
-    home: str
 
 
 BUILT_IN = {  # command: the module of this package that defines it
@@ -104,19 +95,24 @@ def _version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None
     metavar="DIR",
     envvar="EVENTLOG_HOME",
     default=".",
-    help="Where the log and its projections live. Default: EVENTLOG_HOME, else this directory.",
+    help="Directory of the log and its projections. Default: EVENTLOG_HOME, else the current one.",
 )
-@click.option("-v", "--verbose", count=True, help="Say more on stderr; twice for debugging.")
-@click.option("-q", "--quiet", is_flag=True, help="Say errors only.")
+@click.option("-v", "--verbose", count=True, help="Log more to stderr; -vv for debugging.")
+@click.option("-q", "--quiet", is_flag=True, help="Log errors only.")
 @click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
     default="text",
-    help="How messages on stderr are written. Default: text.",
+    show_default=True,
+    help="Format of log messages on stderr.",
 )
 @click.pass_context
 def cli(ctx: click.Context, home: str, verbose: int, quiet: bool, log_format: str) -> None:
-    """An append-only, hash-chained log of trading signals, and what is built from it.
+    """Append trading signals to a hash-chained log and query what is derived from it.
+
+    Data goes to stdout, messages to stderr. Exit codes: 0 done; 1 the result is bad news, such as
+    damage, differences or invalid input; 2 wrong usage; 3 the command could not run.
+    `eventlog COMMAND --help` describes one command.
 
     \b
     Example:

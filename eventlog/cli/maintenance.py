@@ -7,18 +7,19 @@ import sys
 
 import click
 
-from eventlog.cli.main import EXIT_PROBLEM, CommandContext
+from eventlog.cli.command import EXIT_PROBLEM, JSON_OPTION, CommandContext
 from eventlog.cli.streams import write_stdout
 from eventlog.errors import printable
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="The whole report as JSON.")
+@JSON_OPTION
 @click.pass_obj
 def verify(obj: CommandContext, as_json: bool) -> None:
-    """Re-hash every line and every signal. Reads only; takes no lock.
+    """Verify the hash of every line and every signal.
 
-    Exit code 1 when something is wrong. An unacknowledged tail, left by a crash, is nothing wrong:
+    Only reads, and takes no lock. Exit code 1 if the log is damaged; each finding has the segment,
+    the byte offset, the seq and the problem. An unacknowledged tail left by a crash is not damage:
     the next append cuts it.
 
     \b
@@ -58,17 +59,19 @@ def verify(obj: CommandContext, as_json: bool) -> None:
     "backup",
     metavar="BACKUP",
     type=click.Path(exists=True, file_okay=False),
-    help="Put original bytes back from there: a home, its logs directory, or a copy of it.",
+    help="Restore original bytes from BACKUP: a home, its logs directory, or a copy of it.",
 )
-@click.option("--accept", is_flag=True, help="Record what stays damaged as lost, and go on.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON, for machines.")
+@click.option("--accept", is_flag=True, help="Record the entries that stay damaged as lost.")
+@JSON_OPTION
 @click.pass_obj
 def repair(obj: CommandContext, backup: str | None, accept: bool, as_json: bool) -> None:
-    """Mend the log, while writers wait. Only an unacknowledged tail is ever cut, and it is kept.
+    """Repair a damaged log.
 
-    Damage before it is listed, with exit code 1, and nothing is changed. Put the original bytes
-    back with --from. Where no backup has them, --accept records what is lost in logs/.accepted:
-    readers go on behind it, and verify goes on reporting it.
+    Writers wait meanwhile. Only an unacknowledged tail is ever cut, and its bytes are kept in a
+    file beside the segment. Damage before the tail is listed with exit code 1, and nothing is
+    changed. --from restores the original bytes from a backup. Where no backup has them, --accept
+    records the lost entries in logs/.accepted: readers then report a gap there, and
+    `eventlog verify` goes on reporting them.
 
     \b
     Example:
@@ -98,15 +101,23 @@ def repair(obj: CommandContext, backup: str | None, accept: bool, as_json: bool)
 
 
 @click.command()
-@click.option("--keep", type=click.IntRange(min=0), default=0, help="Leave so many as they are.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON, for machines.")
+@click.option(
+    "--keep",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Leave the newest N closed segments uncompressed.",
+)
+@JSON_OPTION
 @click.pass_obj
 def compress(obj: CommandContext, keep: int, as_json: bool) -> None:
-    """Compress closed segments, but for the newest --keep of them. Appends go on meanwhile.
+    """Compress closed segments with zstd.
 
-    Every command reads them as before, and so does `zstd -dc`. A raw segment is removed only when
-    the compressed one was read back from the disk. Where logs/closed is a directory, or a link to
-    one on a larger disk, compressed segments are put there. Exit code 1 when one is damaged.
+    Appends continue meanwhile. Every command reads compressed segments, and so does `zstd -dc`. A
+    raw segment is removed only after the compressed one was read back from disk. If logs/closed
+    exists, as a directory or as a link to one on a larger disk, compressed segments are moved
+    there. Exit code 1 if a segment is damaged.
 
     \b
     Example:

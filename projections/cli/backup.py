@@ -1,8 +1,6 @@
-"""Commands for the day on which the log is lost: backup, its proof, and restore.
+"""The commands `backup` (with its restore drill) and `restore`.
 
-What a command needs is imported when it runs, so that `eventlog --help` stays fast.
-
-Invariant: data goes to stdout, messages to stderr; exit codes are those of eventlog.cli.
+Invariant: a backup holds only the log, because everything else is derived from it.
 """
 
 import sys
@@ -10,34 +8,41 @@ from pathlib import Path
 
 import click
 
-from projections.cli.common import EXIT_BAD_NEWS, GlobalOptions, print_json
+from eventlog.plumbing import EXIT_PROBLEM, JSON_OPTION, CommandContext
+from projections.cli.common import interrupt_on_sigterm, print_result
 
 _DIRECTORY = click.Path(path_type=Path, file_okay=False)
 
 
 @click.command()
 @click.argument("dest", type=_DIRECTORY)
-@click.option("--verify", "is_drill", is_flag=True, help="Prove that DEST can be restored.")
+@click.option(
+    "--verify",
+    "is_drill",
+    is_flag=True,
+    help="Copy nothing; restore DEST into a scratch directory and check the result.",
+)
 @click.option(
     "--scratch",
+    metavar="DIR",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="Where --verify restores it to, for a while. Default: in DEST.",
+    help="Where --verify makes its scratch directory. Default: DEST.",
 )
-@click.option("--json", "as_json", is_flag=True, help="As JSON, for machines.")
+@JSON_OPTION
 @click.pass_obj
 def backup(
-    obj: GlobalOptions, dest: Path, is_drill: bool, scratch: Path | None, as_json: bool
+    obj: CommandContext, dest: Path, is_drill: bool, scratch: Path | None, as_json: bool
 ) -> None:
-    """Bring the backup in the directory DEST up to the log, while writers go on.
+    """Copy new log data into the backup directory DEST.
 
-    Only the log is copied, for all else is built from it. What DEST holds already is hashed again
-    and stays; what is new is verified, copied, synced and read back. Killed at any moment it
-    leaves a backup that is good up to what it says, and running it again goes on from there.
+    Writers continue meanwhile. Files that DEST holds already are hashed again and kept; new data is
+    verified, copied, synced and read back. If the command is killed, DEST stays a valid backup up
+    to the position that it names, and the next run continues from there.
 
-    With --verify nothing is copied: DEST is restored into a scratch directory, every chain and
-    every sha256 is checked, a database is built, and the result is compared with the log. Exit
-    code 1 when it cannot be restored, or is not of this log. `eventlog status` shows the age of
-    the last proof.
+    With --verify, every chain and every sha256 of the restored log is checked, a database is built
+    from it, and the result is compared with the log of this home. Exit code 1 if DEST cannot be
+    restored or belongs to another log. `eventlog status` shows the age of the last successful
+    check.
 
     \b
     Example:
@@ -49,45 +54,39 @@ def backup(
     from eventlog.plumbing import Progress
 
     if scratch is not None and not is_drill:
-        raise click.UsageError("--scratch goes with --verify")
-    _interrupt_on_sigterm()
+        raise click.UsageError("--scratch needs --verify")
+    interrupt_on_sigterm()
     if is_drill:
         _run_drill(obj, dest, scratch, as_json)
         return
     with Progress("backing up") as progress:
         done = back_up(obj.home, dest, now=_now(), progress=progress)
-    if as_json:
-        print_json(done.to_json())
-    else:
-        click.echo("\n".join(done.to_text()))
+    print_result(done, as_json=as_json)
 
 
-def _run_drill(obj: GlobalOptions, dest: Path, scratch: Path | None, as_json: bool) -> None:
+def _run_drill(obj: CommandContext, dest: Path, scratch: Path | None, as_json: bool) -> None:
     from eventlog.plumbing import Progress
     from projections.monitoring.restore_drill import run_restore_drill
 
     result = run_restore_drill(
         Path(obj.home), dest, scratch_parent=scratch, now=_now(), progress_factory=Progress
     )
-    if as_json:
-        print_json(result.to_json())
-    else:
-        click.echo("\n".join(result.to_text()))
+    print_result(result, as_json=as_json)
     if not result.ok:
-        sys.exit(EXIT_BAD_NEWS)
+        sys.exit(EXIT_PROBLEM)
 
 
 @click.command()
 @click.argument("src", type=_DIRECTORY)
-@click.option("--json", "as_json", is_flag=True, help="As JSON, for machines.")
+@JSON_OPTION
 @click.pass_obj
-def restore(obj: GlobalOptions, src: Path, as_json: bool) -> None:
-    """Restore the log of the backup in SRC into a new home.
+def restore(obj: CommandContext, src: Path, as_json: bool) -> None:
+    """Restore the backup in directory SRC into a new home.
 
-    The home that --home names must be new or empty: one that holds anything is refused, and not
-    touched. Each segment is checked against its hash, synced and read back, and the log gets its
-    name when all of it is there. Then rebuild the database. To mend a log that is there, use
-    `eventlog repair --from SRC`.
+    The home that --home names must be missing or empty; otherwise it is refused and not touched.
+    Each segment is checked against its hash, synced and read back. The log appears under its name
+    only when it is complete. Then rebuild the database with `eventlog rebuild-database`. To repair
+    an existing log from a backup, use `eventlog repair --from SRC`.
 
     \b
     Example:
@@ -97,20 +96,10 @@ def restore(obj: GlobalOptions, src: Path, as_json: bool) -> None:
     from eventlog import restore_home
     from eventlog.plumbing import Progress
 
-    _interrupt_on_sigterm()
+    interrupt_on_sigterm()
     with Progress("restoring") as progress:
         restored = restore_home(src, obj.home, progress=progress)
-    if as_json:
-        print_json(restored.to_json())
-    else:
-        click.echo("\n".join(restored.to_text()))
-
-
-def _interrupt_on_sigterm() -> None:
-    """SIGTERM ends it as Ctrl-C does: what was begun is removed."""
-    import signal
-
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    print_result(restored, as_json=as_json)
 
 
 def _now() -> str:

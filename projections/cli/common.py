@@ -1,26 +1,21 @@
-"""Commands of the read side. They join the `eventlog` command by its entry-point group.
+"""What the commands of the read side share: option types, output, and the end by SIGTERM.
 
-Beside eventlog.cli the one module that reads the environment. What a command needs is imported
-when it runs, so that `eventlog --help` stays fast.
+Modules that a command needs are imported when it runs, so that `eventlog --help` stays fast.
 
 Invariant: data goes to stdout, messages to stderr; exit codes are those of eventlog.cli.
 """
 
 import math
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 import click
 
-if TYPE_CHECKING:
-    pass
-
-
-EXIT_BAD_NEWS = 1
-EXIT_COULD_NOT_RUN = 3
-
 
 class _Seconds(click.FloatRange):
-    """A number of seconds. `nan` passes any range, and no duration is ever as long as it."""
+    """A finite number of seconds. `nan` would pass any range, and no wait would ever end."""
+
+    name = "seconds"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -44,23 +39,49 @@ def _parse_as_of(ctx: click.Context, param: click.Parameter, value: str | None) 
         raise click.BadParameter(f"{error.what}: {error.do}", ctx, param) from None
 
 
-AS_OF = click.option(
+AS_OF_OPTION = click.option(
     "--as-of",
     metavar="TIME",
     callback=_parse_as_of,
-    help="What was known at TIME, such as 2025-11-18T02:00:00Z.",
+    help="Answer from what the log had recorded by TIME, for example 2025-11-18T02:00:00Z."
+    " Default: now.",
 )
+SYMBOL_OPTION = click.option("--symbol", metavar="SYMBOL", help="Only this symbol. Default: all.")
 
 
-class GlobalOptions(Protocol):
-    """What the options before the command said."""
+def interrupt_on_sigterm() -> None:
+    """Makes SIGTERM end the command as Ctrl-C does, so that unfinished files are removed."""
+    import signal
 
-    @property
-    def home(self) -> str: ...
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+class Reportable(Protocol):
+    """A result in both forms."""
+
+    def to_json(self) -> dict[str, object]: ...
+    def to_text(self) -> list[str]: ...
+
+
+def print_result(result: Reportable, *, as_json: bool) -> None:
+    """Prints a result on stdout: one line of JSON, or its lines of text."""
+    if as_json:
+        print_json(result.to_json())
+    else:
+        click.echo("\n".join(result.to_text()))
 
 
 def print_json(found: object) -> None:
-    """One line of JSON on stdout."""
+    """Prints one line of JSON on stdout."""
     import orjson
 
     click.echo(orjson.dumps(found).decode())
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Prints rows of text below their headings, in columns aligned at the left."""
+    table = [headings, *rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for cells in table:
+        pairs = zip(cells, widths, strict=True)
+        click.echo("  ".join(cell.ljust(width) for cell, width in pairs).rstrip())

@@ -1,8 +1,6 @@
-"""Commands about delivery: what is parked, and what Alpine has.
+"""The commands on delivery: `parked list|retry|discard` and `reconcile`.
 
-What a command needs is imported when it runs, so that `eventlog --help` stays fast.
-
-Invariant: data goes to stdout, messages to stderr; exit codes are those of eventlog.cli.
+Invariant: a signal is sent by one process per home: by the running daemon, else by the command.
 """
 
 import sys
@@ -13,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from projections.cli.common import EXIT_BAD_NEWS, GlobalOptions, print_json
+from eventlog.plumbing import EXIT_PROBLEM, JSON_OPTION, CommandContext
+from projections.cli.common import print_json, print_table
 from projections.cli.settings import alpine_config
 
 if TYPE_CHECKING:
@@ -24,16 +23,21 @@ if TYPE_CHECKING:
 
 
 _HEADINGS = ("seq", "kind", "status", "attempts", "last", "next", "signal_id", "answer")
-_SHOWN_MAX = 20  # differences that a person is shown of each kind; --json names more
-_ANSWER_CHARS = 60  # of an answer, in a table; --json has it whole
+_SHOWN_MAX = 20  # differences of each kind in the text output; --json has more
+_ANSWER_CHARS = 60  # of an answer in the table; --json has all of it
+
+_SEQS_ARGUMENT = click.argument("seqs", nargs=-1, type=click.IntRange(min=1), metavar="[SEQ]...")
+_ALL_OPTION = click.option("--all", "all_", is_flag=True, help="Every parked signal.")
 
 
 @click.group()
 def parked() -> None:
-    """List, retry or discard signals that Alpine does not take.
+    """List, retry or discard parked signals.
 
-    `refused`: Alpine calls the signal invalid; it is retried only by hand. `failing`: it answers
-    500 to this signal while others pass; it is retried for ever, at a growing interval.
+    A parked signal is a dead letter: Alpine does not accept it, it is kept with the reason, and it
+    blocks no other signal. There are two kinds. `refused`: Alpine answered that the signal is
+    invalid (400 or 422); it is retried only by `parked retry`. `failing`: Alpine answers 500 to
+    this signal while it accepts others; it is retried for ever, at a growing interval.
 
     \b
     Example:
@@ -45,10 +49,14 @@ def parked() -> None:
 
 
 @parked.command("list")
-@click.option("--json", "as_json", is_flag=True, help="A JSON array, with all that is known.")
+@JSON_OPTION
 @click.pass_obj
-def list_(obj: GlobalOptions, as_json: bool) -> None:
-    """List what is parked, in the order of the log.
+def list_(obj: CommandContext, as_json: bool) -> None:
+    """List parked signals in log order.
+
+    The table has the seq, the kind, the last HTTP status, the number of attempts, the time of the
+    last and of the next one, the signal_id, and Alpine's answer. --json prints an array with all
+    fields.
 
     \b
     Example:
@@ -59,23 +67,21 @@ def list_(obj: GlobalOptions, as_json: bool) -> None:
     if as_json:
         print_json([_as_json(row) for row in rows])
         return
-    table = [_HEADINGS, *map(_cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for cells in table if rows else ():
-        pairs = zip(cells, widths, strict=True)
-        click.echo("  ".join(cell.ljust(width) for cell, width in pairs).rstrip())
+    if rows:
+        print_table(_HEADINGS, map(_cells, rows))
 
 
 @parked.command()
-@click.argument("seqs", nargs=-1, type=click.IntRange(min=1), metavar="[SEQ]...")
-@click.option("--all", "all_", is_flag=True, help="All that are parked.")
-@click.option("--json", "as_json", is_flag=True, help="The counts as JSON.")
+@_SEQS_ARGUMENT
+@_ALL_OPTION
+@JSON_OPTION
 @click.pass_obj
-def retry(obj: GlobalOptions, seqs: tuple[int, ...], all_: bool, as_json: bool) -> None:
-    """Send parked signals again, now.
+def retry(obj: CommandContext, seqs: tuple[int, ...], all_: bool, as_json: bool) -> None:
+    """Send parked signals to Alpine again, now.
 
-    The daemon that delivers does it; where none runs it is done here. Exit code 1 when some of
-    them are still parked.
+    Name the signals by SEQ, as `eventlog parked list` shows them, or use --all. The delivering
+    daemon sends them; if none runs, this command does. Prints how many were delivered. Exit code 1
+    if some are still parked or not sent yet.
 
     \b
     Example:
@@ -87,42 +93,52 @@ def retry(obj: GlobalOptions, seqs: tuple[int, ...], all_: bool, as_json: bool) 
     done = _execute(obj, RETRY, _chosen(obj, seqs, all_))
     _print_counts(done, as_json)
     if done.parked or done.left:
-        sys.exit(EXIT_BAD_NEWS)
+        sys.exit(EXIT_PROBLEM)
 
 
 @parked.command()
-@click.argument("seqs", nargs=-1, type=click.IntRange(min=1), metavar="[SEQ]...")
-@click.option("--all", "all_", is_flag=True, help="All that are parked.")
-@click.option("--json", "as_json", is_flag=True, help="The counts as JSON.")
+@_SEQS_ARGUMENT
+@_ALL_OPTION
+@JSON_OPTION
 @click.pass_obj
-def discard(obj: GlobalOptions, seqs: tuple[int, ...], all_: bool, as_json: bool) -> None:
-    """Give parked signals up: they stay in the log, and are not tried again.
+def discard(obj: CommandContext, seqs: tuple[int, ...], all_: bool, as_json: bool) -> None:
+    """Give up parked signals.
 
-    `eventlog reconcile` goes on naming them as missing.
+    Name the signals by SEQ, as `eventlog parked list` shows them, or use --all. They are not sent
+    again. They stay in the log, and `eventlog reconcile` still reports them as missing at Alpine.
 
     \b
     Example:
       eventlog parked discard 17
+      eventlog parked discard --all
     """
     from projections.delivery.outbox import DISCARD
 
     done = _execute(obj, DISCARD, _chosen(obj, seqs, all_))
     _print_counts(done, as_json)
     if done.left:
-        sys.exit(EXIT_BAD_NEWS)
+        sys.exit(EXIT_PROBLEM)
 
 
 @click.command()
-@click.option("--replay", is_flag=True, help="Send what is missing.")
-@click.option("--exclusive", is_flag=True, help="Nobody else feeds this Alpine: extra is wrong.")
-@click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
+@click.option("--replay", is_flag=True, help="Send the missing signals to Alpine.")
+@click.option(
+    "--exclusive",
+    is_flag=True,
+    help="Only this log feeds Alpine, so count extra signals as an error.",
+)
+@JSON_OPTION
 @click.pass_obj
-def reconcile(obj: GlobalOptions, replay: bool, exclusive: bool, as_json: bool) -> None:
-    """Compare the log with what Alpine has, by hash.
+def reconcile(obj: CommandContext, replay: bool, exclusive: bool, as_json: bool) -> None:
+    """Compare the log with Alpine, by hash.
 
-    missing: in the log, not at Alpine. different: the same hash with another symbol, action,
-    price, target, stop or confidence. extra: at Alpine only; other services may feed it too. Exit
-    code 1 for what is missing or different, and with --exclusive for what is extra.
+    Reports three kinds of difference. missing: in the log but not at Alpine. different: at Alpine
+    under the same hash, but with another symbol, action, price, target, stop or confidence. extra:
+    at Alpine only, for example because another service feeds it too. Exit code 1 if a signal is
+    missing or different, and with --exclusive also if one is extra.
+
+    If Alpine does not list hashes, the two cannot be compared; --replay then sends all signals
+    again, and Alpine answers `duplicate` to those that it has.
 
     \b
     Example:
@@ -141,7 +157,7 @@ def reconcile(obj: GlobalOptions, replay: bool, exclusive: bool, as_json: bool) 
     except ComparisonUnsupported as error:
         if not replay:
             raise
-        click.echo(f"{error.what}: all signals are sent again", err=True)
+        click.echo(f"{error.what}: sending all signals again", err=True)
         seqs = all_signal_seqs(home)
     done = _execute(obj, REPLAY, seqs) if replay and seqs else None
     undelivered = len(seqs) if done is None else done.asked - done.stored - done.duplicate
@@ -158,10 +174,10 @@ def reconcile(obj: GlobalOptions, replay: bool, exclusive: bool, as_json: bool) 
         if done is not None:
             _print_counts(done, as_json=False)
     if not is_ok:
-        sys.exit(EXIT_BAD_NEWS)
+        sys.exit(EXIT_PROBLEM)
 
 
-def _home(obj: GlobalOptions) -> Path:
+def _home(obj: CommandContext) -> Path:
     """The home, which must hold a log."""
     from eventlog.plumbing import log_status
 
@@ -181,7 +197,7 @@ def _parked_rows(home: Path) -> "list[ParkedSignal]":
     try:
         return read_parked(path)
     except FileNotFoundError:
-        return []  # nothing was delivered yet
+        return []  # delivery has not started yet
     except (OSError, sqlite3.Error) as error:
         raise ProjectionError(
             f"the delivery state cannot be read: {error}",
@@ -190,13 +206,13 @@ def _parked_rows(home: Path) -> "list[ParkedSignal]":
         ) from error
 
 
-def _chosen(obj: GlobalOptions, seqs: tuple[int, ...], all_: bool) -> list[int]:
+def _chosen(obj: CommandContext, seqs: tuple[int, ...], all_: bool) -> list[int]:
     if bool(seqs) == all_:
-        raise click.UsageError("name the seqs, as `eventlog parked list` shows them, or --all")
+        raise click.UsageError("give SEQs, as `eventlog parked list` shows them, or --all")
     return [row.seq for row in _parked_rows(Path(obj.home))] if all_ else list(dict.fromkeys(seqs))
 
 
-def _execute(obj: GlobalOptions, what: str, seqs: list[int]) -> "RequestCounts":
+def _execute(obj: CommandContext, what: str, seqs: list[int]) -> "RequestCounts":
     import asyncio
 
     from projections.delivery.requests import RequestCounts, execute_request
@@ -236,11 +252,11 @@ def _print_counts(done: "RequestCounts", as_json: bool) -> None:
         return
     labels = {
         "stored": "delivered now",
-        "duplicate": "were at Alpine already",
+        "duplicate": "already at Alpine",
         "parked": "still parked",
         "discarded": "discarded",
         "gone": "not parked",
-        "left": "left to be done when Alpine lets them pass",
+        "left": "waiting until Alpine accepts signals again",
     }
     parts = [f"{counts[name]} {text}" for name, text in labels.items() if counts[name]]
     click.echo(f"{done.asked} signals: {', '.join(parts) or 'nothing to do'}")

@@ -1,8 +1,6 @@
 """The command `doctor`.
 
-What it needs is imported when it runs, so that `eventlog --help` stays fast.
-
-Invariant: data goes to stdout, messages to stderr; exit codes are those of eventlog.cli.
+Invariant: it changes nothing except its own scratch directory.
 """
 
 import sys
@@ -11,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from projections.cli.common import EXIT_BAD_NEWS, SECONDS, GlobalOptions, print_json
+from eventlog.plumbing import EXIT_PROBLEM, JSON_OPTION, CommandContext
+from projections.cli.common import SECONDS, interrupt_on_sigterm, print_json
 from projections.cli.settings import alpine_config
 
 if TYPE_CHECKING:
@@ -27,20 +26,26 @@ SECONDS_DEFAULT = 20
     "directory",
     metavar="DIR",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Try the disk that DIR is on, in a scratch directory below DIR.",
+    help="Test the disk of DIR instead, in a scratch directory below DIR.",
 )
-@click.option("--seconds", type=SECONDS, help=f"For --disk; default: {SECONDS_DEFAULT}.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON, for machines.")
+@click.option(
+    "--seconds",
+    type=SECONDS,
+    help=f"About how long --disk takes. Default: {SECONDS_DEFAULT}.",
+)
+@JSON_OPTION
 @click.pass_obj
 def doctor(
-    obj: GlobalOptions, directory: Path | None, seconds: float | None, as_json: bool
+    obj: CommandContext, directory: Path | None, seconds: float | None, as_json: bool
 ) -> None:
-    """Say what could keep this home from holding its promises, and what to do about it.
+    """Check this home and this machine for problems.
 
-    It looks at Python and SQLite, file systems, the time of a sync, file events, permissions, the
-    clock, free space, and Alpine with its key, and changes nothing. With --disk it tries a disk
-    instead: a real append is killed again and again, writes are torn, bits turned, and a limit run
-    into. Exit code 1 when there is a problem.
+    Each finding is `ok`, `note`, `warning` or `problem`, and says what to do. Checked are the
+    versions of Python and SQLite, the log and the table, file systems, the duration of a sync, file
+    events, permissions, the clock, free space, and Alpine with its key. Nothing is changed.
+
+    With --disk a disk is tested instead: a real append is killed repeatedly, writes are torn, bits
+    are flipped, and a file size limit is reached. Exit code 1 if there is a problem.
 
     \b
     Example:
@@ -53,7 +58,7 @@ def doctor(
     from projections.doctor.finding import is_ok
 
     if directory is None and seconds is not None:
-        raise click.UsageError("--seconds is for --disk DIR")
+        raise click.UsageError("--seconds needs --disk DIR")
     more: dict[str, object] = {}
     if directory is None:
         from projections.doctor.doctor import examine_home
@@ -70,17 +75,16 @@ def doctor(
     if as_json:
         print_json({"ok": is_ok(findings), "findings": [f.to_json() for f in findings], **more})
     if not is_ok(findings):
-        sys.exit(EXIT_BAD_NEWS)
+        sys.exit(EXIT_PROBLEM)
 
 
 def _try_disk(directory: Path, seconds: float) -> "tuple[list[DoctorFinding], dict[str, object]]":
     import logging
-    import signal
 
     from projections.doctor.disk_trial import examine_disk
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the scratch directory is removed
-    logging.getLogger("eventlog").setLevel(logging.ERROR)  # it warns of each tear that we make
+    interrupt_on_sigterm()
+    logging.getLogger("eventlog").setLevel(logging.ERROR)  # it warns of each torn write we make
     is_terminal = sys.stderr.isatty()
 
     def report_step(step: str) -> None:

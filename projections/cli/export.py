@@ -1,8 +1,6 @@
 """The command `export`.
 
-What it needs is imported when it runs, so that `eventlog --help` stays fast.
-
-Invariant: data goes to stdout, messages to stderr; exit codes are those of eventlog.cli.
+Invariant: the output file appears complete or not at all.
 """
 
 import sys
@@ -10,32 +8,45 @@ from pathlib import Path
 
 import click
 
-from projections.cli.common import AS_OF, GlobalOptions
+from eventlog.plumbing import CommandContext
+from projections.cli.common import AS_OF_OPTION, SYMBOL_OPTION, interrupt_on_sigterm
 
 STDOUT = "-"
 
 
 @click.command()
-@click.option("--format", "format_", type=click.Choice(["csv", "parquet"]), default="csv")
-@AS_OF
-@click.option("--symbol", metavar="S", help="Of this symbol only.")
-@click.option("--output", metavar="FILE", default=STDOUT, help="A file; default: - for stdout.")
-@click.option("--json", "as_json", is_flag=True, help="Say as JSON which data it is.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["csv", "parquet"]),
+    default="csv",
+    show_default=True,
+    help="Format of the output. Parquet needs the extra `parquet`.",
+)
+@AS_OF_OPTION
+@SYMBOL_OPTION
+@click.option(
+    "--output", metavar="FILE", default=STDOUT, help="Output file. Default: -, standard output."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_obj
 def export(
-    obj: GlobalOptions,
+    obj: CommandContext,
     format_: str,
     as_of: str | None,
     symbol: str | None,
     output: str,
     as_json: bool,
 ) -> None:
-    """Write the signals with their outcomes to a file, and say which data it is.
+    """Write the signals and their outcomes to a file.
 
-    `seq` and `chain` of the last entry of the log that it takes into account name the data: they
-    stand in the metadata of Parquet, and in FILE.meta.json beside a CSV; with stdout they go to
-    stderr. FILE appears whole or not at all. Text in CSV that a spreadsheet would run gets a '
-    before it. With --as-of, what was known then: see `eventlog signals --help`.
+    The output has one row per signal, including its outcome. The seq and chain of the last log
+    entry it includes identify the data: a Parquet file has them in its metadata, a CSV file in
+    FILE.meta.json beside it. They are also in the summary, which goes to stdout, or to stderr when
+    the data goes to stdout. FILE appears complete or not at all.
+
+    In CSV, text that a spreadsheet would execute as a formula gets a leading '. With --as-of, the
+    data is that of a past time: see `eventlog signals --help`.
 
     \b
     Example:
@@ -43,7 +54,6 @@ def export(
       eventlog export --format parquet --output signals.parquet
       eventlog export --as-of 2025-11-18T02:00:00Z --output then.csv
     """
-    import signal
     from functools import partial
 
     import orjson
@@ -52,10 +62,10 @@ def export(
     from projections.queries.export import CSV, atomic_file, write_metadata
     from projections.queries.export import export as export_to
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was begun is removed
+    interrupt_on_sigterm()
     is_stdout = output == STDOUT
     if is_stdout and format_ != CSV and sys.stdout.isatty():
-        raise click.UsageError("Parquet is not for a terminal: name a file with --output")
+        raise click.UsageError("Parquet cannot be shown on a terminal: name a file with --output")
     write = partial(export_to, Path(obj.home), format=format_, as_of=as_of, symbol=symbol)
     with Progress("exporting") as progress:
         if is_stdout:

@@ -1,40 +1,47 @@
 """The command `import-legacy`.
 
-Invariant: the old tracker's files are only read.
+Invariant: the files of the old tracker are only read.
 """
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    pass
-from projections.cli.common import EXIT_BAD_NEWS, GlobalOptions, print_json
+from eventlog.plumbing import EXIT_PROBLEM, JSON_OPTION, CommandContext
+from projections.cli.common import print_json
 
 _PATH = click.Path(dir_okay=False, path_type=Path)
 _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command("import-legacy")
-@click.option("--log", "log_file", type=_EXISTING, help="The old tracker's signals.log.")
-@click.option("--db", "database", type=_EXISTING, help="The old tracker's signals.db.")
-@click.option("--rejects", type=_PATH, help="Where to keep what cannot pass, as it was.")
-@click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
+@click.option(
+    "--log", "log_file", metavar="FILE", type=_EXISTING, help="The old tracker's signals.log."
+)
+@click.option(
+    "--db", "database", metavar="FILE", type=_EXISTING, help="The old tracker's signals.db."
+)
+@click.option(
+    "--rejects",
+    metavar="FILE",
+    type=_PATH,
+    help="Write refused lines and rows to FILE, unchanged. Default: they are only listed.",
+)
+@JSON_OPTION
 @click.pass_obj
 def import_legacy(
-    obj: GlobalOptions,
+    obj: CommandContext,
     log_file: Path | None,
     database: Path | None,
     rejects: Path | None,
     as_json: bool,
 ) -> None:
-    """Bring an old tracker's signals into the log of a new home.
+    """Import the files of the old tracker into a new home.
 
-    Line and row of one signal_id become one signal; outcomes become `closed`, order ids
-    `executed`. Running it again adds nothing twice. For --as-of they count from this import on.
-    Exit code 1 when something was refused.
+    Give --log, --db or both. A line and a row with the same signal_id become one signal; an outcome
+    becomes a `closed` fact, an order id an `executed` fact. Running it again imports nothing twice.
+    For --as-of the signals count from this import on. Exit code 1 if a line or row was refused.
 
     \b
     Example:
@@ -47,10 +54,10 @@ def import_legacy(
     from projections.legacy.importer import import_legacy as run_import
 
     if log_file is None and database is None:
-        raise click.UsageError("name at least one of --log and --db")
+        raise click.UsageError("give --log, --db or both")
     sources = [source for source in (log_file, database) if source is not None]
     if rejects is not None and rejects.exists() and any(map(rejects.samefile, sources)):
-        raise click.UsageError("--rejects names a file that is read: name another")
+        raise click.UsageError("--rejects names a file to import from: name another file")
     opened = rejects.open("wb") if rejects is not None else nullcontext()
     with opened as rejects_file, Progress("importing") as progress:
         report = run_import(
@@ -69,6 +76,6 @@ def import_legacy(
         for refused in report.refused:
             click.echo(f"  {refused.where}: {refused.reason}")
         if report.refused_count and rejects is None:
-            click.echo("  (not kept: name a file with --rejects)")
+            click.echo("  (not saved: name a file with --rejects)")
     if report.refused_count:
-        sys.exit(EXIT_BAD_NEWS)
+        sys.exit(EXIT_PROBLEM)

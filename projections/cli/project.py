@@ -1,6 +1,6 @@
-"""The command `project`: the daemon, as a person or systemd starts it.
+"""The command `project`: starts the projector daemon, from a terminal or from systemd.
 
-Invariant: data goes to stdout, messages to stderr; exit codes are those of eventlog.cli.
+Invariant: SIGTERM and Ctrl-C end it after the current batch, with exit code 0.
 """
 
 import os
@@ -9,47 +9,53 @@ from typing import TYPE_CHECKING
 
 import click
 
-from projections.cli.common import SECONDS, GlobalOptions
+from eventlog.plumbing import CommandContext
+from projections.cli.common import SECONDS
 from projections.cli.settings import alpine_config
 
 if TYPE_CHECKING:
     from projections.monitoring.endpoints import ListenConfig
 
 
-# Longer than a rebuild's swap or a restart of Alpine takes; shorter than it takes a person to
-# notice a table that stands still.
+# Longer than the swap of a rebuild or a restart of Alpine takes, and short enough that the alarm
+# comes before a person notices a table that no longer changes.
 UNHEALTHY_AFTER_S = 60.0
 
 
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...|all")
-@click.option("--once", is_flag=True, help="Catch up with the log and exit.")
+@click.option("--once", is_flag=True, help="Apply what the log holds now, then exit.")
 @click.option(
     "--batch-size",
+    metavar="N",
     type=click.IntRange(min=1),
     default=1000,
     show_default=True,
-    help="Entries in one transaction, at most.",
+    help="At most N entries in one transaction.",
 )
 @click.option(
     "--batch-timeout",
     type=SECONDS,
     default=0.0,
     show_default=True,
-    help="Seconds to wait for a batch to fill; 0 commits what is there.",
+    help="How long to wait until a batch is full; 0 commits what is there.",
 )
-@click.option("--compress", is_flag=True, help="Compress closed segments too, as they come.")
-@click.option("--listen", metavar="HOST:PORT", help="Answer /health and /metrics there.")
+@click.option("--compress", is_flag=True, help="Also compress each segment once it is closed.")
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    help="Serve /health and /metrics over HTTP at this address. Default: not served.",
+)
 @click.option(
     "--unhealthy-after",
     type=SECONDS,
     default=UNHEALTHY_AFTER_S,
     show_default=True,
-    help="Seconds that a trouble lasts before /health calls it one.",
+    help="How long a failure must persist before /health reports it.",
 )
 @click.pass_obj
 def project(
-    obj: GlobalOptions,
+    obj: CommandContext,
     names: tuple[str, ...],
     once: bool,
     batch_size: int,
@@ -58,10 +64,13 @@ def project(
     listen: str | None,
     unhealthy_after: float,
 ) -> None:
-    """Keep projections up to the log: a daemon for systemd or a terminal.
+    """Run the daemon that keeps projections up to date.
 
-    Stops cleanly on SIGTERM and Ctrl-C. `--batch-size 50 --batch-timeout 5` gives the batches of
-    the old tracker.
+    It follows the log and applies each new entry to the named projections: `sqlite` builds the
+    signals table, `alpine` delivers signals to Alpine, and installed plug-ins add others; `all`
+    runs every one. It stops cleanly on SIGTERM and Ctrl-C, works under systemd (Type=notify), and
+    continues from its checkpoint when it is started again. `--batch-size 50 --batch-timeout 5`
+    gives the batches of the old tracker.
 
     \b
     Example:
@@ -76,9 +85,13 @@ def project(
 
     chosen = projection_names() if "all" in names else list(dict.fromkeys(names))
     if once and chosen == ["alpine"] and (reason := alpine_config().disabled):
-        # As a daemon, or beside others, it says so and stays idle; whoever asks for this alone
-        # must not think that it was done.
-        raise ProjectionError(f"nothing is delivered: {reason}", where=obj.home)
+        # A daemon logs this and stays idle. With --once and no other projection, exit code 0 would
+        # wrongly say that the signals were delivered.
+        raise ProjectionError(
+            f"delivery is disabled: {reason}",
+            where=obj.home,
+            do="set ALPINE_API_URL and ALPINE_API_KEY_FILE",
+        )
     home = Path(obj.home)
     services: list[Service] = []
     if (address := _listen_config(listen, unhealthy_after, once=once)) is not None:
@@ -110,7 +123,7 @@ def _listen_config(
     if text is None:
         return None
     if once:
-        raise click.UsageError("--listen is for the daemon, and --once ends by itself")
+        raise click.UsageError("--listen serves a running daemon; it cannot be used with --once")
     try:
         return ListenConfig(parse_address(text), unhealthy_after_s)
     except ValueError as error:

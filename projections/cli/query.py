@@ -1,28 +1,33 @@
-"""Commands that read: status, wait, signals, stats, digest.
+"""The commands that only read: status, wait, signals, stats, digest.
 
 Invariant: they change nothing.
 """
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    pass
-from projections.cli.common import AS_OF, EXIT_BAD_NEWS, SECONDS, GlobalOptions, print_json
+from eventlog.plumbing import EXIT_PROBLEM, JSON_OPTION, CommandContext
+from projections.cli.common import (
+    AS_OF_OPTION,
+    SECONDS,
+    SYMBOL_OPTION,
+    print_json,
+    print_table,
+)
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="As JSON, for machines.")
+@JSON_OPTION
 @click.pass_obj
-def status(obj: GlobalOptions, as_json: bool) -> None:
-    """Say what the log holds, and how far each projection is behind it.
+def status(obj: CommandContext, as_json: bool) -> None:
+    """Show the size of the log and the lag of each projection.
 
-    lag_entries counts entries not applied yet, lag_seconds is the age of the oldest of them; both
-    are measured against the log's real end, whether a daemon runs or not. `backup` is the last
-    one that `backup --verify` has proven, and how long ago.
+    `lag_entries` is the number of entries not applied yet; `lag_seconds` is the age of the oldest
+    of them. Both are measured against the real end of the log, whether a daemon runs or not.
+    `backup` describes the last backup that passed `eventlog backup --verify`, and how long ago
+    that was.
 
     \b
     Example:
@@ -51,17 +56,21 @@ def status(obj: GlobalOptions, as_json: bool) -> None:
     type=click.Choice(["projected", "delivered"]),
     default="projected",
     show_default=True,
+    help="projected: in the signals table; delivered: at Alpine.",
 )
-@click.option("--timeout", "timeout_s", type=SECONDS, help="Seconds; default: none.")
+@click.option(
+    "--timeout", "timeout_s", type=SECONDS, help="Give up after this time. Default: wait for ever."
+)
 @click.pass_obj
-def wait(obj: GlobalOptions, seq: int, stage: str, timeout_s: float | None) -> None:
-    """Return when entry SEQ is in the table, or at Alpine.
+def wait(obj: CommandContext, seq: int, stage: str, timeout_s: float | None) -> None:
+    """Wait until entry SEQ is projected or delivered.
 
-    Exit code 1 when it is not there in time, or never will be.
+    Exit code 1 if the time is over first, or if the signal is parked.
 
     \b
     Example:
       eventlog wait 42 --for projected --timeout 5
+      eventlog wait 42 --for delivered
     """
     from eventlog.plumbing import log_status
     from projections.queries.wait import SignalParked, WaitTimeout
@@ -72,23 +81,31 @@ def wait(obj: GlobalOptions, seq: int, stage: str, timeout_s: float | None) -> N
         wait_for(obj.home, seq, stage, timeout_s)
     except (WaitTimeout, SignalParked) as error:
         click.echo(str(error), err=True)
-        sys.exit(EXIT_BAD_NEWS)
+        sys.exit(EXIT_PROBLEM)
 
 
 @click.command()
-@click.option("--symbol", metavar="S", help="Of this symbol only.")
-@click.option("--limit", type=click.IntRange(min=1), default=10, show_default=True)
-@AS_OF
-@click.option("--json", "as_json", is_flag=True, help="A JSON array, with all columns.")
+@SYMBOL_OPTION
+@click.option(
+    "--limit",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="At most N signals.",
+)
+@AS_OF_OPTION
+@JSON_OPTION
 @click.pass_obj
 def signals(
-    obj: GlobalOptions, symbol: str | None, limit: int, as_of: str | None, as_json: bool
+    obj: CommandContext, symbol: str | None, limit: int, as_of: str | None, as_json: bool
 ) -> None:
-    """List signals, the newest first.
+    """List signals, newest first.
 
-    With --as-of, what was known at that moment: what the log had recorded by then, without the
-    outcomes and order ids that it recorded later. Signals that import-legacy brought in count from
-    their import on. The answer is always the same; a moment that is not over is refused.
+    With --as-of, the list is the one of that time: it has the signals, outcomes and order ids that
+    the log had recorded by then, and none recorded later. Signals that import-legacy brought in
+    count from their import on. The answer for a given time never changes, so a time in the future
+    is refused. --json prints an array with all columns.
 
     \b
     Example:
@@ -111,27 +128,25 @@ def signals(
     if as_json:
         print_json(found)
         return
-    printable_value = [[_cell(row[column]) for column in _SIGNAL_COLUMNS] for row in found]
-    widths = [max(map(len, cells)) for cells in zip(_SIGNAL_COLUMNS, *printable_value, strict=True)]
-    for cells in (_SIGNAL_COLUMNS, *printable_value):
-        pairs = zip(cells, widths, strict=True)
-        click.echo("  ".join(cell.ljust(width) for cell, width in pairs).rstrip())
+    rows = ([_cell(row[column]) for column in _SIGNAL_COLUMNS] for row in found)
+    print_table(_SIGNAL_COLUMNS, rows)
 
 
 @click.command()
-@AS_OF
-@click.option("--json", "as_json", is_flag=True, help="As JSON, for machines.")
+@AS_OF_OPTION
+@JSON_OPTION
 @click.pass_obj
-def stats(obj: GlobalOptions, as_of: str | None, as_json: bool) -> None:
-    """Say how the signals did: wins, losses, win rate, average return.
+def stats(obj: CommandContext, as_of: str | None, as_json: bool) -> None:
+    """Show wins, losses, win rate and average return.
 
-    win_rate is the percentage of wins among wins and losses; average_return is the mean
-    profit_loss_pct of the signals that have an outcome. With --as-of, what they were at that
-    moment: see `eventlog signals --help`.
+    `win_rate` is the percentage of wins among wins and losses; `average_return` is the mean
+    profit_loss_pct of the signals that have an outcome. With --as-of, the figures are those of
+    that time: see `eventlog signals --help`.
 
     \b
     Example:
-      eventlog stats --json | jq .win_rate
+      eventlog stats
+      eventlog stats --as-of 2025-11-18T02:00:00Z --json | jq .win_rate
     """
     import asyncio
 
@@ -154,10 +169,11 @@ def stats(obj: GlobalOptions, as_of: str | None, as_json: bool) -> None:
 
 @click.command()
 @click.pass_obj
-def digest(obj: GlobalOptions) -> None:
-    """Print the SHA-256 of the signals table: equal for equal tables, on any machine.
+def digest(obj: CommandContext) -> None:
+    """Print the SHA-256 of the signals table.
 
-    It is taken over the rows in the order of their id, each a line of compact JSON.
+    Equal tables have equal digests, on any machine. The hash is taken over the rows in id order,
+    each encoded as one line of compact JSON.
 
     \b
     Example:
@@ -181,5 +197,5 @@ def _cell(value: object) -> str:
 
 
 def _as_dict(value: object) -> dict[str, object]:
-    assert isinstance(value, dict), "status gives objects of objects"
+    assert isinstance(value, dict), "status returns nested objects"
     return value

@@ -1,31 +1,32 @@
-"""The environment as the commands see it, and the end of a daemon's process.
+"""Settings of delivery, read from the environment.
 
-Invariant: a key is read here and handed on; it is never printed.
+Invariant: a key is read here and passed on; it is never printed.
 """
 
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eventlog.plumbing import EXIT_COULD_NOT_RUN
+
 if TYPE_CHECKING:
     from projections.delivery.projection import AlpineConfig, AlpineProjection
-from projections.cli.common import EXIT_COULD_NOT_RUN
 
 
 def alpine_projection() -> "AlpineProjection":
-    """What the entry point `alpine` makes: delivery as the environment says."""
+    """The entry point `alpine`: delivery configured by the environment."""
     from projections.delivery.projection import AlpineProjection
 
     return AlpineProjection(alpine_config(), on_failure=end_process)
 
 
 def end_process(_error: BaseException) -> None:
-    """A daemon whose delivery has died must not go on as if it delivered; it was said by then."""
+    """Ends a daemon whose delivery failed, instead of running on without it. Already logged."""
     raise SystemExit(EXIT_COULD_NOT_RUN)
 
 
 def alpine_config() -> "AlpineConfig":
-    """Where Alpine is and with which key. An empty variable is unset."""
+    """The address and key of Alpine, or why delivery is disabled. An empty variable is unset."""
     from projections.alpine.credentials import FileKey, FixedKey
     from projections.delivery.projection import AlpineConfig
 

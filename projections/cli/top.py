@@ -1,6 +1,4 @@
-"""The command `top`: a live view of a home, for people who would rather look than read.
-
-What a command needs is imported when it runs, so that `eventlog --help` stays fast.
+"""The command `top`: a live view of a home.
 
 Invariant: the view goes to stdout, and Ctrl-C or SIGTERM leaves the terminal as it was.
 """
@@ -12,20 +10,21 @@ from pathlib import Path
 
 import click
 
-from projections.cli.common import GlobalOptions
+from eventlog.plumbing import CommandContext
 
-LINE_S = 5.0  # between two lines where there is no terminal: a file of them stays readable
+LINE_INTERVAL_S = 5.0  # without a terminal: a file of such lines stays short enough to read
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="Show it once, as plain text, and end.")
+@click.option("--once", is_flag=True, help="Print the view once, as plain text, then exit.")
 @click.pass_obj
-def top(obj: GlobalOptions, once: bool) -> None:
-    """Watch a home live: the log's rate, each projection's lag, and the last signals.
+def top(obj: CommandContext, once: bool) -> None:
+    """Show a live view of the home.
 
-    On a terminal it is drawn anew twice a second; elsewhere it is a line every five seconds. It
-    reads from outside, beside whatever runs, and changes nothing. Ctrl-C ends it. For machines
-    there are `eventlog status --json` and `eventlog signals --json`.
+    The view has the append rate of the log, the lag of each projection, and the newest signals with
+    their outcomes. On a terminal it is redrawn twice a second (this needs the extra `top`);
+    elsewhere one line is printed every five seconds. It only reads, and needs no daemon. Ctrl-C
+    ends it. For scripts, use `eventlog status --json` and `eventlog signals --json`.
 
     \b
     Example:
@@ -37,14 +36,16 @@ def top(obj: GlobalOptions, once: bool) -> None:
     from projections.top.view import build_view, format_page
 
     stop, sampler = StopRequest(), Sampler(Path(obj.home))
-    sample = sampler.sample()  # says what is wrong with the home before a screen is taken
+    sample = sampler.sample()  # a home without a log is reported before the screen is cleared
     if once:
-        if stop.sleep(INTERVAL_S):  # a rate takes two looks
+        if stop.sleep(INTERVAL_S):  # the rate needs two samples
             click.echo(format_page(build_view(sampler.sample())))
     else:
-        with open_output(full_screen=True, line_interval_s=LINE_S, write_line=click.echo) as output:
+        with open_output(
+            full_screen=True, line_interval_s=LINE_INTERVAL_S, write_line=click.echo
+        ) as output:
             if output.interval_s == INTERVAL_S:
-                logging.disable()  # a warning would be written into the view, which has it anyway
+                logging.disable()  # a warning would overwrite the view, which shows it anyway
             took_s = 0.0
             output.show(sample)
             while stop.sleep(pause_s(took_s, output.interval_s)):
@@ -52,4 +53,4 @@ def top(obj: GlobalOptions, once: bool) -> None:
                 output.show(sampler.sample())
                 took_s = time.monotonic() - started_s
     if stop.number == signal.SIGINT:
-        raise KeyboardInterrupt  # the exit code is then that of every command
+        raise KeyboardInterrupt  # gives the exit code of an interrupted command

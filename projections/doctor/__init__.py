@@ -1,6 +1,6 @@
-"""Checks whether this machine and home can keep the promises.
+"""Checks whether a home and its machine are fit to keep the log safe: `eventlog doctor`.
 
-Invariant: a check changes nothing but files that it creates and removes itself.
+Invariant: a check changes nothing except files that it creates and removes itself.
 
 May import: everything below it, monitoring included; eventlog.
 """

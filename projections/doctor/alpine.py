@@ -1,6 +1,6 @@
-"""What `doctor` asks of Alpine: address, health, and whether it takes the key.
+"""The checks of Alpine: its address, its health, and whether it accepts the key.
 
-Invariant: nothing at Alpine changes, and the key is shown nowhere.
+Invariant: nothing changes at Alpine, and the key is never shown.
 """
 
 import os
@@ -17,15 +17,15 @@ from projections.doctor.finding import NOTE, OK, PROBLEM, WARNING, DoctorFinding
 from projections.errors import ProjectionError
 from projections.hosts import is_loopback
 
-ID_MAX = 2**31 - 1  # behind every signal: the page after it is empty
+ID_MAX = 2**31 - 1  # greater than the id of any signal, so the page after it is empty
 
 
 async def check_alpine(config: AlpineConfig) -> list[DoctorFinding]:
-    """Whether Alpine is there and takes the key, and who else can read it."""
+    """Reports whether Alpine answers and accepts the key, and who else can read the key."""
     findings = []
     if config.disabled is not None:
-        found = f"nothing is delivered: {config.disabled}"
-        do = "nothing, unless signals are to be delivered: then see docs/operations.md"
+        found = f"delivery is disabled: {config.disabled}"
+        do = "nothing; to deliver signals, see docs/operations.md"
         findings.append(DoctorFinding(check="alpine", level=NOTE, found=found, do=do))
     if config.url:
         try:
@@ -36,31 +36,31 @@ async def check_alpine(config: AlpineConfig) -> list[DoctorFinding]:
             findings += await _check_server(client)
         finally:
             await client.close()
-    return [*findings, *_key_file_findings(config)]
+    return [*findings, *_key_findings(config)]
 
 
 async def _check_server(client: AlpineClient) -> list[DoctorFinding]:
     check, findings = "alpine", []
     url, parts = printable_value(client.url), urlsplit(client.url)
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-        found = f"the key goes over the network in the clear to {url}"
+        found = f"the key is sent unencrypted to {url}"
         do = "use an https address in ALPINE_API_URL"
         findings.append(DoctorFinding(check=check, level=WARNING, found=found, do=do))
-    do = "signals wait until it answers: look after Alpine, ALPINE_API_URL and the network"
+    do = "signals wait until it answers: check Alpine, ALPINE_API_URL and the network"
     try:
         health = await client.health()
     except NoResponse as error:
         found = f"{url}: {error.what}"
         return [*findings, DoctorFinding(check=check, level=PROBLEM, found=found, do=do)]
     if health.status != 200:
-        found = f"{url} is not well: {describe_response(health.status, health.data)}"
+        found = f"{url} is unhealthy: {describe_response(health.status, health.data)}"
         return [*findings, DoctorFinding(check=check, level=PROBLEM, found=found, do=do)]
-    healthy = DoctorFinding(check=check, level=OK, found=f"{url} says that it is well")
+    healthy = DoctorFinding(check=check, level=OK, found=f"{url} is healthy")
     return [*findings, healthy, await _check_key(client)]
 
 
 async def _check_key(client: AlpineClient) -> DoctorFinding:
-    """Whether Alpine takes the key, by a page that is empty."""
+    """Reports whether Alpine accepts the key, by a request for an empty page."""
     check = "alpine key"
     try:
         response = await client.page(ID_MAX)
@@ -68,48 +68,51 @@ async def _check_key(client: AlpineClient) -> DoctorFinding:
         do = "put the key into the file that ALPINE_API_KEY_FILE names"
         return DoctorFinding(check=check, level=PROBLEM, found=str(error), do=do)
     except NoResponse as error:
-        do = "ask again; deliveries tell, too: see `eventlog status`"
-        return DoctorFinding(check=check, level=WARNING, found=f"not tried: {error.what}", do=do)
+        do = "run doctor again, or see `eventlog status` once a signal was delivered"
+        return DoctorFinding(check=check, level=WARNING, found=f"not checked: {error.what}", do=do)
     if response.status == 200:
-        return DoctorFinding(check=check, level=OK, found="Alpine takes it")
+        return DoctorFinding(check=check, level=OK, found="Alpine accepts it")
     found = describe_response(response.status, response.data)
     if response.status in (401, 403):
-        do = "put the right key into its file: the daemon takes it at once"
+        do = "put the right key into its file: the daemon reads it again at once"
         return DoctorFinding(check=check, level=PROBLEM, found=f"Alpine refuses it: {found}", do=do)
     return DoctorFinding(
         check=check,
         level=NOTE,
-        found=f"whether Alpine takes it cannot be told, for it did not list its signals: {found}",
-        do="see `eventlog status` once something was delivered",
+        found=f"not checked, because Alpine did not list its signals: {found}",
+        do="see `eventlog status` once a signal was delivered",
     )
 
 
-def _key_file_findings(config: AlpineConfig) -> list[DoctorFinding]:
-    """Who may read the key."""
+def _key_findings(config: AlpineConfig) -> list[DoctorFinding]:
+    """Reports who may read the key."""
+    check = "alpine key"
+    do: str | None
     if not isinstance(config.key, FileKey):
         try:
             config.key.read()
         except KeyUnavailable:
             return []
-        do = "put it into a file of mode 0600, and its path into ALPINE_API_KEY_FILE"
+        do = "put it into a file with mode 0600, and set ALPINE_API_KEY_FILE to its path"
         found = "it is in the environment, which other programs of this account can read"
-        return [DoctorFinding(check="alpine key", level=NOTE, found=found, do=do)]
+        return [DoctorFinding(check=check, level=NOTE, found=found, do=do)]
     path = Path(config.key.path)
+    name = printable_value(str(path))
+    level, do = PROBLEM, None
     try:
-        status = path.stat()
+        mode = stat.S_IMODE(path.stat().st_mode)
     except OSError as error:
         found = f"its file cannot be read: {error.strerror}"
-        do = "name a readable file in ALPINE_API_KEY_FILE"
-        return [DoctorFinding(check="alpine key", level=PROBLEM, found=found, do=do)]
-    name = printable_value(str(path))
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        found, do = f"others may change {name}", "chmod go-w it"
-        return [DoctorFinding(check="alpine key", level=PROBLEM, found=found, do=do)]
-    if status.st_mode & stat.S_IROTH:
-        found, do = f"anybody on this machine may read {name}", "chmod o-rwx it, and renew the key"
-        return [DoctorFinding(check="alpine key", level=PROBLEM, found=found, do=do)]
-    if not os.access(path, os.R_OK):
-        found, do = f"this account may not read {name}", "run it as the daemon's account"
-        return [DoctorFinding(check="alpine key", level=WARNING, found=found, do=do)]
-    mode = stat.S_IMODE(status.st_mode)
-    return [DoctorFinding(check="alpine key", level=OK, found=f"{name} has mode {mode:04o}")]
+        do = "set ALPINE_API_KEY_FILE to a readable file"
+    else:
+        if mode & (stat.S_IWGRP | stat.S_IWOTH):
+            found, do = f"other accounts may change {name}", "run chmod go-w on it"
+        elif mode & stat.S_IROTH:
+            found = f"every account on this machine may read {name}"
+            do = "run chmod o-rwx on it, and replace the key"
+        elif not os.access(path, os.R_OK):
+            level, found = WARNING, f"this account may not read {name}"
+            do = "run doctor under the daemon's account"
+        else:
+            level, found = OK, f"{name} has mode {mode:04o}"
+    return [DoctorFinding(check=check, level=level, found=found, do=do)]

@@ -1,7 +1,7 @@
-"""`doctor --disk`: kills, torn writes, flipped bits and a full disk, for real, on a user's disk.
+"""The disk test of `doctor --disk`: kills, torn writes, flipped bits and a full disk.
 
-All of it happens in a scratch directory below the one that is named. A loss of power is what no
-program can try: the last finding says so.
+Everything happens in a scratch directory below the given directory. No program can test a loss of
+power; the last finding says so.
 
 Invariant: the scratch directory is removed, and nothing else below the directory is touched.
 """
@@ -36,20 +36,16 @@ from projections.doctor.finding import (
 from projections.doctor.home import SAMPLE_LINE, file_system_finding, time_syncs
 
 SYNCS_MAX = 1_000
-SYNC_SHARE, APPEND_SHARE, KILL_SHARE = (
-    0.1,
-    0.15,
-    0.5,
-)  # of the seconds; the rest takes what it takes
-KILLS_MIN = 3  # however few seconds there are
+SYNC_SHARE, APPEND_SHARE, KILL_SHARE = 0.1, 0.15, 0.5  # of the seconds; other steps have no limit
+KILLS_MIN = 3  # however short the time
 KILL_AFTER_S = (0.02, 0.4)  # from the first receipt to the kill
 FLIPS = 40
-FILE_BYTES_LIMIT = 20_000  # the limit that `append` runs into: some thirty signals
-FULL_SIGNALS_MAX = 100  # more than fit
+FILE_BYTES_LIMIT = 20_000  # the file size limit that `append` reaches, about thirty signals
+FULL_SIGNALS_MAX = 100  # more than fit below the limit
 WAIT_S_MAX = 60.0  # for a process that should have ended
-SEGMENT_BYTES = 16_000  # so that kills meet rotations
+SEGMENT_BYTES = 16_000  # small, so that kills coincide with rotations
 SCRATCH_PREFIX = ".eventlog-doctor-"
-# The command as an entry point starts it, whichever way this Python was installed.
+# Starts the command as its entry point does, however this Python was installed.
 COMMAND = (sys.executable, "-c", "from eventlog.cli.main import main; main()")
 
 Acknowledged = tuple[int, str]  # seq and chain of a receipt
@@ -57,7 +53,7 @@ Acknowledged = tuple[int, str]  # seq and chain of a receipt
 
 @dataclass(slots=True, kw_only=True)
 class DiskTrialResult:
-    """The figures, as far as the checks have come."""
+    """The findings and figures of the steps that have run."""
 
     file_system: str
     write_fdatasync_us: Latency | None = None
@@ -70,37 +66,37 @@ class DiskTrialResult:
     findings: list[DoctorFinding] = field(default_factory=list)
 
     def to_json(self) -> dict[str, object]:
-        """The object `result`."""
+        """The object `measured`."""
         found = asdict(self)
         del found["findings"]
         return found
 
 
 class PromiseBroken(Exception):
-    """A promise did not hold; the text says which."""
+    """A guarantee did not hold; the text says which."""
 
 
 def examine_disk(
     directory: Path, *, seconds: float, report_step: Callable[[str], object] = lambda _: None
 ) -> DiskTrialResult:
-    """Tries the disk that `directory` is on. `report_step` hears what begins. Raises OSError."""
+    """Tests the disk of `directory`. `report_step` gets the name of each step. Raises OSError."""
     result = DiskTrialResult(file_system=filesystem_type(os.fspath(directory)))
     result.findings.append(file_system_finding("disk kind", str(directory), directory))
     with _scratch_directory(directory) as scratch:
-        for check, words, run in (
+        for check, step, run in (
             ("disk sync", "timing write + fdatasync", _try_sync),
-            ("disk kill", "killing a real append, again and again", _try_kill),
-            ("disk torn", "leaving torn writes behind", _try_torn),
-            ("disk flip", "turning bits", _try_flip),
-            ("disk full", "running into a full disk", _try_full),
+            ("disk kill", "killing an append repeatedly", _try_kill),
+            ("disk torn", "leaving torn writes", _try_torn),
+            ("disk flip", "flipping bits", _try_flip),
+            ("disk full", "filling the disk", _try_full),
         ):
-            report_step(words)
+            report_step(step)
             home = scratch / check.removeprefix("disk ")
             home.mkdir(mode=0o700)
             try:
                 found = run(home, result, seconds)
             except (PromiseBroken, EventLogError, OSError, subprocess.TimeoutExpired) as error:
-                do = "do not keep a log on this disk, and see what the kernel says: `dmesg`"
+                do = "do not keep a log on this disk, and read the kernel messages: `dmesg`"
                 found = [DoctorFinding(check=check, level=PROBLEM, found=str(error), do=do)]
             result.findings += found
     result.findings.append(_overall_finding(result.findings))
@@ -124,7 +120,7 @@ def _try_sync(home: Path, result: DiskTrialResult, seconds: float) -> list[Docto
     finally:
         os.close(fd)
     if found != len(times) * SAMPLE_LINE:
-        raise PromiseBroken("what was written is not what is read back")
+        raise PromiseBroken("the bytes read back differ from the bytes written")
     result.write_fdatasync_us = summarize_latency(times)
     times = []
     deadline_s = time.monotonic() + APPEND_SHARE * seconds
@@ -143,7 +139,7 @@ def _try_sync(home: Path, result: DiskTrialResult, seconds: float) -> list[Docto
 
 
 def _try_kill(home: Path, result: DiskTrialResult, seconds: float) -> list[DoctorFinding]:
-    """Each receipt that came out of a killed process must be in the log as it was said."""
+    """Each receipt that a killed process printed must be in the log unchanged."""
     rng = random.Random(0)
     deadline_s = time.monotonic() + KILL_SHARE * seconds
     acknowledged: list[Acknowledged] = []
@@ -157,13 +153,13 @@ def _try_kill(home: Path, result: DiskTrialResult, seconds: float) -> list[Docto
 
 
 def _killed_append(home: Path, number: int, kill_after_s: float) -> list[Acknowledged]:
-    """Feeds a process from a file, since one that is killed must not wait for us."""
+    """Kills an append that reads a file, and so never waits for this process."""
     lines = home / "lines"
     with lines.open("wb") as file:
         for count in range(20_000):
             file.write(orjson.dumps(_signal(count, f"k{number}")) + b"\n")
-    words = ("--home", home, "append", "--segment-bytes", SEGMENT_BYTES, lines)
-    process = _start_process(words, stdin=subprocess.DEVNULL)
+    arguments = ("--home", home, "append", "--segment-bytes", SEGMENT_BYTES, lines)
+    process = _start_process(arguments, stdin=subprocess.DEVNULL)
     assert process.stdout is not None
     try:
         first = process.stdout.readline()
@@ -178,7 +174,7 @@ def _killed_append(home: Path, number: int, kill_after_s: float) -> list[Acknowl
 
 
 def _try_torn(home: Path, result: DiskTrialResult, _seconds: float) -> list[DoctorFinding]:
-    """Parts of a write behind the end must be put aside by the next append, and kept."""
+    """The next append must keep torn bytes in a file of their own and cut them from the log."""
     with EventLog(home) as log:
         acknowledged = [_acknowledged(log.append(_signal(0)))]
     segment = home / "logs" / "00000000000000000001.jsonl"
@@ -194,34 +190,34 @@ def _try_torn(home: Path, result: DiskTrialResult, _seconds: float) -> list[Doct
             acknowledged.append(_acknowledged(log.append(_signal(number + 1))))
         aside = segment.with_name(f"{segment.name}.{end}.torn")
         if not aside.exists() or aside.read_bytes() != torn:
-            raise PromiseBroken(f"{len(torn)} torn bytes at {end} were not kept aside")
+            raise PromiseBroken(f"{len(torn)} torn bytes at byte {end} were not kept")
         result.torn += 1
         check_receipts(home, acknowledged)
-    found = f"{result.torn} torn writes were put aside, and all receipts are in the log"
+    found = f"{result.torn} torn writes were cut and kept, and all receipts are in the log"
     return [DoctorFinding(check="disk torn", level=OK, found=found)]
 
 
 def _try_flip(home: Path, result: DiskTrialResult, _seconds: float) -> list[DoctorFinding]:
-    """Each flipped bit must be found, from the device where the kernel gives up its cache."""
+    """Each flipped bit must be detected; read from the device if the kernel drops its cache."""
     with EventLog(home, segment_bytes=SEGMENT_BYTES) as log:
         log.append_many([_signal(number) for number in range(100)])
     rng = random.Random(0)
     segments = [path for path in sorted((home / "logs").glob("*.jsonl")) if path.stat().st_size]
     for _ in range(FLIPS):
         if not segments:
-            raise PromiseBroken("what was written is gone")
+            raise PromiseBroken("the segments just written are gone")
         segment = rng.choice(segments)
         at, bit = rng.randrange(segment.stat().st_size or 1), 1 << rng.randrange(8)
         _flip(segment, at, bit)
         try:
             for _chunk in read_verified(home):
                 pass
-            raise PromiseBroken(f"a flipped bit at byte {at} of {segment.name} was not found")
+            raise PromiseBroken(f"a flipped bit at byte {at} of {segment.name} was not detected")
         except EventLogError:
             result.flips += 1
         _flip(segment, at, bit)
     check_receipts(home, [])
-    found = f"each of {result.flips} flipped bits was found"
+    found = f"each of {result.flips} flipped bits was detected"
     return [DoctorFinding(check="disk flip", level=OK, found=found)]
 
 
@@ -240,17 +236,17 @@ def _flip(path: Path, at: int, bit: int) -> None:
 
 
 def _try_full(home: Path, result: DiskTrialResult, _seconds: float) -> list[DoctorFinding]:
-    """A real `append` under a limit on the size of files, which is as good as a full disk."""
+    """Limits the file size of a running `append`, whose writes then fail as on a full disk."""
     if not hasattr(resource, "prlimit"):
-        do = "nothing: where a disk is full for real, the same code is at work"
-        found = "not tried, for this system limits no other process"
+        do = "nothing: a full disk is handled by the same code"
+        found = "not tested, because this system cannot limit another process"
         return [DoctorFinding(check="disk full", level=NOTE, found=found, do=do)]
     acknowledged: list[Acknowledged] = []
     process = _start_process(("--home", home, "append"), stdin=subprocess.PIPE)
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        # It reads a line before it writes a byte, so the limit is there in time.
+        # It reads a line before it writes a byte, so the limit is set in time.
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (FILE_BYTES_LIMIT, FILE_BYTES_LIMIT))
         while len(acknowledged) < FULL_SIGNALS_MAX:
             process.stdin.write(orjson.dumps(_signal(len(acknowledged))) + b"\n")
@@ -264,15 +260,15 @@ def _try_full(home: Path, result: DiskTrialResult, _seconds: float) -> list[Doct
         _stop_process(process)
     result.full_after = len(acknowledged)
     if len(acknowledged) == FULL_SIGNALS_MAX:
-        raise PromiseBroken("append went on over the limit")
+        raise PromiseBroken("append continued beyond the file size limit")
     with EventLog(home) as log:
         if log.last_seq != len(acknowledged):
             raise PromiseBroken(
-                f"{len(acknowledged)} were acknowledged, and {log.last_seq} are there"
+                f"{len(acknowledged)} entries were acknowledged, but the log has {log.last_seq}"
             )
         acknowledged.append(_acknowledged(log.append(_signal(1_000))))
     check_receipts(home, acknowledged)
-    found = f"append stopped after {result.full_after} signals, lost none, and went on afterwards"
+    found = f"append stopped after {result.full_after} signals, lost none, and continued later"
     return [DoctorFinding(check="disk full", level=OK, found=found)]
 
 
@@ -280,30 +276,30 @@ def _overall_finding(findings: list[DoctorFinding]) -> DoctorFinding:
     check = "disk verdict"
     levels = {finding.level for finding in findings}
     if PROBLEM in levels:
-        found = "this disk, or what stands before it, does not keep what the log needs"
-        do = "keep the log elsewhere, and run this again there"
+        found = "this disk, or a layer above it, does not give the guarantees that the log needs"
+        do = "keep the log on another disk, and test that one"
         return DoctorFinding(check=check, level=PROBLEM, found=found, do=do)
-    rest = "whether the device keeps through a loss of power what it says it has flushed"
+    rest = "no program can test whether flushed data survives a loss of power"
     if WARNING in levels:
-        found = f"nothing was lost, but see `disk sync`; no program can see {rest}"
-        return DoctorFinding(check=check, level=NOTE, found=found, do="do what it says")
-    found = f"nothing was lost and nothing went unnoticed; no program can see {rest}"
+        found = f"nothing was lost, but there are warnings above; {rest}"
+        return DoctorFinding(check=check, level=NOTE, found=found, do="follow the warnings")
+    found = f"nothing was lost, and all damage was detected; {rest}"
     return DoctorFinding(check=check, level=OK, found=found)
 
 
 def check_receipts(home: Path, acknowledged: list[Acknowledged]) -> None:
-    """The log is whole, dense, and holds every receipt."""
+    """Raises PromiseBroken or EventLogError unless the log is undamaged and has every receipt."""
     for _ in read_verified(home):
         pass
     chains = [entry.chain for entry in read_entries(os.fspath(home), after=0)]
     for seq, chain in acknowledged:
         if seq > len(chains) or chains[seq - 1] != chain:
-            raise PromiseBroken(f"entry {seq} was acknowledged, and is not in the log")
+            raise PromiseBroken(f"entry {seq} was acknowledged, but is not in the log")
 
 
-def _start_process(words: tuple[object, ...], *, stdin: int) -> "subprocess.Popen[bytes]":
+def _start_process(arguments: tuple[object, ...], *, stdin: int) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        [*COMMAND, "--quiet", *map(str, words)],
+        [*COMMAND, "--quiet", *map(str, arguments)],
         stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -1,6 +1,6 @@
-"""`doctor`: what could keep a home from holding its promises on this machine. A table of checks.
+"""Runs the checks of `eventlog doctor` on a home, from one table.
 
-Invariant: a check that cannot look is a finding itself; none keeps the others from being made.
+Invariant: a check that fails to run becomes a finding, and the other checks still run.
 """
 
 import asyncio
@@ -30,10 +30,10 @@ from projections.doctor.machine import check_clock, check_inotify, check_python,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoctorContext:
-    """What is examined."""
+    """The inputs of the checks."""
 
     home: Path
-    log: Mapping[str, object] | None  # the `log` object of status; None where there is none
+    log: Mapping[str, object] | None  # the `log` object of status; None without a log
     alpine: AlpineConfig
     now: datetime
 
@@ -56,7 +56,7 @@ CHECKS: Mapping[str, Callable[[DoctorContext], Iterable[DoctorFinding]]] = Mappi
 
 
 def examine_home(home: Path, alpine: AlpineConfig, *, now: datetime) -> Iterator[DoctorFinding]:
-    """The findings of all checks, as they are made. Raises ForeignHome for an old tracker's."""
+    """Yields the findings of all checks. Raises ForeignHome for a home of the old tracker."""
     log, done = None, set[str]()
     try:
         log = log_status(os.fspath(home), count=False)
@@ -90,10 +90,9 @@ def _finding_from_error(check: str, level: str, error: EventLogError) -> DoctorF
 
 
 def _unreadable_finding(check: str, level: str, error: OSError) -> DoctorFinding:
-    found = f"cannot be looked at: {error.strerror} {error.filename or ''}".rstrip()
-    return DoctorFinding(
-        check=check, level=level, found=found, do="run it as the account that appends"
-    )
+    found = f"cannot be checked: {error.strerror} {error.filename or ''}".rstrip()
+    do = "run doctor under the account that appends"
+    return DoctorFinding(check=check, level=level, found=found, do=do)
 
 
 def _last_recorded_at(context: DoctorContext) -> str | None:

@@ -1,6 +1,6 @@
-"""What `doctor` looks at in a home: its file systems, sync, permissions, space, log and table.
+"""The checks of a home: log, table, file systems, sync, permissions, free space.
 
-Invariant: nothing is changed or made; what is timed is written to a file without a name.
+Invariant: nothing is changed or created; the timed writes go to an unnamed file.
 """
 
 import errno
@@ -26,28 +26,24 @@ from projections.doctor.finding import (
 from projections.sqlite.database import DAMAGED, MISSING, NEWER, database_path, inspect_database
 
 SYNCS_MAX, SYNCS_MIN = 100, 20  # tens of milliseconds on a good disk, two seconds on a slow one
-SYNC_S_MAX = 3.0  # on a very slow one
-SAMPLE_LINE = b"x" * 600  # about what a signal takes
-NAMES_SHOWN_MAX = 5  # of files that share a trouble
-BYTES_LOW, BYTES_EXHAUSTED = 1 << 30, 64 << 20  # 64 MiB: one segment
+SYNC_S_MAX = 3.0  # limit on a very slow disk
+SAMPLE_LINE = b"x" * 600  # about the size of a signal
+NAMES_SHOWN_MAX = 5  # files named per problem
+BYTES_LOW, BYTES_EXHAUSTED = 1 << 30, 64 << 20  # 64 MiB is one segment
 INODES_LOW, INODES_EXHAUSTED = 1_000, 50
 MEMORY_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs"})
-CLOSED_DIRECTORY = Path(
-    "logs/closed"
-)  # of the home: a directory, or a link to one on a larger disk
+CLOSED_DIRECTORY = Path("logs/closed")  # a directory, or a link to one on a larger disk
 OVERLAY_FILE_SYSTEMS = frozenset({"overlay", "aufs", "fuse-overlayfs", "fuse.fuse-overlayfs"})
 
 
 def directories(home: Path) -> dict[str, Path]:
-    """Where `logs/` and `data/` are, or would be made: the next directory above that exists; and
-    `logs/closed/` where the operator has it.
-    """
+    """The nearest existing directory of `logs/`, `data/` and, if it exists, `logs/closed/`."""
     closed = (str(CLOSED_DIRECTORY),) if (home / CLOSED_DIRECTORY).is_dir() else ()
     return {f"{name}/": nearest_existing(home / name) for name in ("logs", "data", *closed)}
 
 
 def nearest_existing(path: Path) -> Path:
-    """`path`, or the next directory above it that exists."""
+    """`path`, or the nearest directory above it that exists."""
     path = path.absolute()
     while not path.is_dir() and path != path.parent:
         path = path.parent
@@ -55,46 +51,43 @@ def nearest_existing(path: Path) -> Path:
 
 
 def check_log(log: Mapping[str, object] | None) -> Iterator[DoctorFinding]:
-    """Whether there is a log; `eventlog verify` looks at every byte of it."""
+    """Reports whether there is a log. `eventlog verify` checks every byte of it."""
     if log is None:
         found = "there is none yet"
-        yield DoctorFinding(check="log", level=NOTE, found=found, do="the first append makes it")
+        yield DoctorFinding(check="log", level=NOTE, found=found, do="the first append creates it")
     else:
         found = f"{log['last_seq']} entries in {log['segments']} segments, {log['bytes']:,} bytes"
         yield DoctorFinding(check="log", level=OK, found=found)
 
 
 def check_table(home: Path) -> Iterator[DoctorFinding]:
-    """Whether there is a table, and whether SQLite can read it."""
-    path = database_path(home)
-    do = "run `eventlog project sqlite`, or `eventlog rebuild-database`"
+    """Reports whether there is a table, and whether SQLite can read all of it."""
+    level, do = PROBLEM, "run `eventlog project sqlite` or `eventlog rebuild-database`"
     try:
-        state = inspect_database(path, check_pages=True)
+        state = inspect_database(database_path(home), check_pages=True)
     except sqlite3.Error as error:
-        state, do = f"cannot be read: {error}", "see `eventlog status`"
-    if state == MISSING:
-        yield DoctorFinding(check="table", level=NOTE, found="there is none yet", do=do)
-    elif state == DAMAGED:
-        yield DoctorFinding(check="table", level=PROBLEM, found="data/signals.db is damaged", do=do)
-    elif state == NEWER:
-        found, do = "data/signals.db is of a newer version of this program", "use that one"
-        yield DoctorFinding(check="table", level=PROBLEM, found=found, do=do)
-    elif state.startswith("cannot"):
-        yield DoctorFinding(check="table", level=PROBLEM, found=f"data/signals.db {state}", do=do)
+        found, do = f"data/signals.db cannot be read: {error}", "see `eventlog status`"
     else:
-        yield DoctorFinding(
-            check="table", level=OK, found="data/signals.db can be read, every page of it"
-        )
+        if state == MISSING:
+            level, found = NOTE, "there is none yet"
+        elif state == DAMAGED:
+            found = "data/signals.db is damaged"
+        elif state == NEWER:
+            found = "data/signals.db was written by a newer version of eventlog"
+            do = "install that version"
+        else:
+            level, found = OK, "every page of data/signals.db can be read"
+    yield _finding("table", level, found, do)
 
 
 def check_file_system(home: Path) -> Iterator[DoctorFinding]:
-    """What kinds of file systems hold the log and what is built from it."""
+    """Reports the kinds of file systems that hold the log and the databases."""
     for name, path in directories(home).items():
         yield file_system_finding("file system", name, path, is_log=name != "data/")
 
 
 def file_system_finding(check: str, name: str, path: Path, *, is_log: bool = True) -> DoctorFinding:
-    """What is known of the kind of file system that `path` is on."""
+    """Reports the kind of file system that holds `path`."""
     kind = filesystem_type(os.fspath(path))
     found = f"{name} is on {kind or 'a file system of unknown kind'}"
     problem = file_system_problem(kind, is_log=is_log)
@@ -105,27 +98,27 @@ def file_system_finding(check: str, name: str, path: Path, *, is_log: bool = Tru
 
 
 def file_system_problem(kind: str, *, is_log: bool) -> tuple[str, str, str] | None:
-    """Level, why, and what to do; None where there is nothing to say."""
-    local = "put the home on a disk of this machine"
+    """Level, reason and what to do for a kind of file system; None if it is suitable."""
+    local = "move the home to a disk of this machine"
     if is_network_filesystem(kind):
-        return PROBLEM, "locks and syncs are another machine's to keep", local
+        return PROBLEM, "locks and syncs depend on another machine", local
     if kind in MEMORY_FILE_SYSTEMS:
         level = PROBLEM if is_log else NOTE
-        return level, "it is memory, and gone with the next restart", local
+        return level, "it is memory, which is lost at the next restart", local
     if kind in OVERLAY_FILE_SYSTEMS:
-        why = "it is a layer of a container, and gone with it"
+        why = "it is a container layer, which is lost with the container"
         return WARNING, why, "mount a volume there"
     if kind.startswith("fuse"):
-        why = "a program stands between the log and the disk"
-        return WARNING, why, f"{local}, or try it with `eventlog doctor --disk DIR`"
+        why = "a FUSE program lies between the log and the disk"
+        return WARNING, why, f"{local}, or test it with `eventlog doctor --disk DIR`"
     if not kind:
-        do = "look which one it is; `eventlog doctor --disk DIR` tries it"
-        return NOTE, "what it promises is not known", do
+        do = "find out which it is, and test it with `eventlog doctor --disk DIR`"
+        return NOTE, "its guarantees are not known", do
     return None
 
 
 def check_sync(home: Path) -> Iterator[DoctorFinding]:
-    """How long a sync takes where the log is."""
+    """Measures how long a sync takes where the log is."""
     path = directories(home)["logs/"]
     try:
         fd = _open_unnamed(path)
@@ -134,13 +127,13 @@ def check_sync(home: Path) -> Iterator[DoctorFinding]:
             check="sync",
             level=WARNING,
             found=f"nothing can be written to {printable_value(str(path))}: {error.strerror}",
-            do="run it as the account that appends",
+            do="run doctor under the account that appends",
         )
         return
     try:
         yield sync_finding("sync", summarize_latency(time_syncs(fd, SYNCS_MAX, SYNC_S_MAX)))
     except OSError as error:
-        do = "make space, or look after the disk: see `dmesg`"
+        do = "free some space, or check the disk: see `dmesg`"
         found = f"a write or its sync failed: {error.strerror}"
         yield DoctorFinding(check="sync", level=PROBLEM, found=found, do=do)
     finally:
@@ -148,7 +141,7 @@ def check_sync(home: Path) -> Iterator[DoctorFinding]:
 
 
 def _open_unnamed(path: Path) -> int:
-    """A file in that directory which nobody sees, and which goes with its descriptor."""
+    """Opens an unnamed file in a directory; it is gone when the descriptor is closed."""
     with suppress(AttributeError):
         try:
             return os.open(path, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -160,7 +153,7 @@ def _open_unnamed(path: Path) -> int:
 
 
 def time_syncs(fd: int, count: int, s_max: float) -> list[int]:
-    """Nanoseconds of each write + fdatasync, one line after the other; at least SYNCS_MIN."""
+    """The duration of each write + fdatasync of a line, in nanoseconds; at least SYNCS_MIN."""
     times: list[int] = []
     deadline_s = time.monotonic() + s_max
     while len(times) < count and (len(times) < SYNCS_MIN or time.monotonic() < deadline_s):
@@ -172,27 +165,27 @@ def time_syncs(fd: int, count: int, s_max: float) -> list[int]:
 
 
 def check_permissions(home: Path) -> Iterator[DoctorFinding]:
-    """Who may read and change what."""
+    """Reports files and directories that other accounts may read or change."""
     problems: dict[tuple[str, str, str], list[str]] = {}
     count = 0
     owner = nearest_existing(home / "logs").stat().st_uid
     for path in _paths(home):
-        with suppress(FileNotFoundError):  # SQLite's files come and go
+        with suppress(FileNotFoundError):  # SQLite creates and removes files meanwhile
             count += 1
             for problem in _permission_problems(path, None if path == home else owner):
                 problems.setdefault(problem, []).append(str(path.relative_to(home)))
     for (level, found, do), names in problems.items():
-        named = ", ".join(printable_value(name) for name in names[:NAMES_SHOWN_MAX])
+        shown = ", ".join(printable_value(name) for name in names[:NAMES_SHOWN_MAX])
         more = len(names) - NAMES_SHOWN_MAX
-        which = named + (f" and {more} more" if more > 0 else "")
-        yield DoctorFinding(check="permissions", level=level, found=f"{found}: {which}", do=do)
+        paths = shown + (f" and {more} more" if more > 0 else "")
+        yield DoctorFinding(check="permissions", level=level, found=f"{found}: {paths}", do=do)
     if not problems:
-        found = f"{count} files and directories, for their owner to change alone"
+        found = f"{count} files and directories that only their owner may change"
         yield DoctorFinding(check="permissions", level=OK, found=found)
 
 
 def _paths(home: Path) -> Iterator[Path]:
-    """The home, its directories, and the files in them; what cannot be listed is left out."""
+    """The home, its directories and their files, except those that cannot be listed."""
     if not home.is_dir():
         return
     yield home
@@ -212,26 +205,27 @@ def _permission_problems(path: Path, owner: int | None) -> Iterator[tuple[str, s
         return
     if is_link and path.parts[-2:] == CLOSED_DIRECTORY.parts:
         if not path.is_dir():
-            do = "mount the disk that the link leads to, or mend the link"
-            yield PROBLEM, "the directory of closed segments is not there", do
+            do = "mount the disk that the link leads to, or correct the link"
+            yield PROBLEM, "the directory of closed segments is missing", do
             return
         status, is_link = path.stat(), False
     if is_link or not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-        yield PROBLEM, "neither file nor directory", "put what it stands for in its place"
+        do = "replace it by the file or directory itself"
+        yield PROBLEM, "neither a regular file nor a directory", do
         return
     if owner is not None and status.st_uid != owner:
-        do = "run all that writes under one account, and give it these by chown"
-        yield WARNING, "not of the account that logs/ belongs to", do
+        do = "run all writers under one account, and give it these files with chown"
+        yield WARNING, "not owned by the owner of logs/", do
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        yield PROBLEM, "others may change these", "take that away: chmod go-w"
+        yield PROBLEM, "other accounts may change these", "run chmod go-w on them"
     if status.st_mode & stat.S_IROTH and stat.S_ISREG(status.st_mode):
-        yield WARNING, "anybody on this machine may read these", "take that away: chmod o-rwx"
+        yield WARNING, "every account on this machine may read these", "run chmod o-rwx on them"
     if not os.access(path, os.R_OK | os.W_OK):
-        yield WARNING, "this account may not read and write these", "run it as their owner"
+        yield WARNING, "this account may not read and write these", "run doctor as their owner"
 
 
 def check_space(home: Path) -> Iterator[DoctorFinding]:
-    """What is left where log and table grow; the log is never pruned."""
+    """Reports the free space where log and table grow. The log is never pruned."""
     for name, path in directories(home).items():
         found = os.statvfs(path)
         free, inodes = found.f_bavail * found.f_frsize, found.f_favail
@@ -239,14 +233,16 @@ def check_space(home: Path) -> Iterator[DoctorFinding]:
         figures = f"{name} {free / (1 << 30):,.1f} GiB free" + (
             f", {inodes:,} inodes" if is_counted else ""
         )
-        do = "make space, or move the home to a larger disk: appends fail once it is full"
         if free < BYTES_EXHAUSTED or (is_counted and inodes < INODES_EXHAUSTED):
-            yield DoctorFinding(
-                check="space", level=PROBLEM, found=f"nearly full: {figures}", do=do
-            )
+            level, figures = PROBLEM, f"nearly full: {figures}"
         elif free < BYTES_LOW or (is_counted and inodes < INODES_LOW):
-            yield DoctorFinding(
-                check="space", level=WARNING, found=f"little left: {figures}", do=do
-            )
+            level, figures = WARNING, f"low: {figures}"
         else:
-            yield DoctorFinding(check="space", level=OK, found=figures)
+            level = OK
+        do = "free some space or move the home to a larger disk: appends fail when it is full"
+        yield _finding("space", level, figures, do)
+
+
+def _finding(check: str, level: str, found: str, do: str) -> DoctorFinding:
+    """A finding, which needs no `do` if it is ok."""
+    return DoctorFinding(check=check, level=level, found=found, do=None if level == OK else do)

@@ -1,6 +1,6 @@
-"""What `doctor` asks of the machine: Python, SQLite, file events, the clock.
+"""The checks of the machine: Python, SQLite, file events, the clock.
 
-Invariant: nothing is changed; what was taken to try something is given back.
+Invariant: nothing is changed; resources taken for a check are released.
 """
 
 import ctypes
@@ -15,58 +15,58 @@ from pathlib import Path
 
 from projections.doctor.finding import NOTE, OK, PROBLEM, WARNING, DoctorFinding
 
-# SQLite lost or damaged pages when two connections wrote and checkpointed a WAL at the same time.
+# Earlier versions may damage the database when two connections write and checkpoint at once.
 WAL_RESET_FIXED = (3, 51, 3)
 INOTIFY = Path("/proc/sys/fs/inotify")
-WATCHES_MIN = 8_192  # the kernel's default of old; editors and sync tools eat thousands
+WATCHES_MIN = 8_192  # the former default of Linux; editors and sync tools use thousands
 INSTANCES_MIN = 128
-EARLIEST = datetime(2025, 1, 1, tzinfo=UTC)  # a clock that is before it was never set
+EARLIEST = datetime(2025, 1, 1, tzinfo=UTC)  # a clock before this time was never set
 IN_CLOEXEC = os.O_CLOEXEC
 IN_MODIFY = 0x2
 STA_UNSYNC = 0x40  # of adjtimex(2)
-_TIMEX_BYTES = 512  # more than `struct timex` has on any Linux
-_STATUS_OFFSET_LONGS = 4  # modes, offset, freq, maxerror, esterror, and then status
+_TIMEX_BYTES = 512  # larger than `struct timex` on any Linux
+_STATUS_OFFSET_LONGS = 4  # `status` follows modes, offset, freq, maxerror and esterror
 
 
 def check_python() -> Iterator[DoctorFinding]:
-    """Which Python runs which version of this package, and on what."""
+    """Reports the versions of eventlog, Python and the operating system."""
     found = f"eventlog {version('eventlog')} on Python {platform.python_version()}"
     yield DoctorFinding(check="python", level=OK, found=f"{found}, {platform.platform(terse=True)}")
 
 
 def check_sqlite() -> Iterator[DoctorFinding]:
-    """The SQLite library that this Python uses."""
+    """Checks the version of the SQLite library that Python uses."""
     yield sqlite_finding(sqlite3.sqlite_version_info)
 
 
 def sqlite_finding(found: tuple[int, ...]) -> DoctorFinding:
-    """What is known about a version of SQLite."""
+    """Reports the known bug of a SQLite version, if it has it."""
     name = ".".join(map(str, found))
     if found >= WAL_RESET_FIXED:
         return DoctorFinding(check="sqlite", level=OK, found=name)
     return DoctorFinding(
         check="sqlite",
         level=NOTE,
-        found=f"{name} has the WAL-reset fault, mended in 3.51.3: two connections that write and"
-        " checkpoint at once may damage the file. Here one writes at a time, under"
-        " data/signals.db.lock, and the table can be rebuilt",
-        do="let no other program write to data/signals.db: open it read-only",
+        found=f"{name} has the WAL-reset bug, fixed in 3.51.3: two connections that write and"
+        " checkpoint at once may damage the file. eventlog writes from one connection at a time,"
+        " under data/signals.db.lock, and the table can be rebuilt",
+        do="let other programs open data/signals.db read-only",
     )
 
 
 def check_inotify(path: Path) -> Iterator[DoctorFinding]:
-    """Whether changes of the log can be watched; a timer is there where they cannot."""
+    """Reports whether file events announce log changes. Without them a timer polls the log."""
     problem = _watch_problem(path)
     limits = {name: _number(INOTIFY / name) for name in ("max_user_watches", "max_user_instances")}
     figures = ", ".join(f"{name} {value}" for name, value in limits.items())
-    effect = "news of the log then comes within a second, not within milliseconds"
+    effect = "new entries are then noticed within a second, not within milliseconds"
     if problem:
-        do = "raise fs.inotify.max_user_instances and max_user_watches by sysctl, or end what uses"
         yield DoctorFinding(
             check="inotify",
             level=WARNING,
-            found=f"no watch can be had ({problem}; {figures}): {effect}",
-            do=f"{do} them up",
+            found=f"no watch is available ({problem}; {figures}): {effect}",
+            do="raise fs.inotify.max_user_instances and max_user_watches with sysctl, or stop the"
+            " programs that use them up",
         )
     elif (limits["max_user_watches"] or WATCHES_MIN) < WATCHES_MIN or (
         limits["max_user_instances"] or INSTANCES_MIN
@@ -75,14 +75,14 @@ def check_inotify(path: Path) -> Iterator[DoctorFinding]:
             check="inotify",
             level=NOTE,
             found=f"low limits, {figures}: when they are used up, {effect}",
-            do=f"raise them by sysctl to {WATCHES_MIN:,} watches and {INSTANCES_MIN} instances",
+            do=f"raise them with sysctl to {WATCHES_MIN:,} watches and {INSTANCES_MIN} instances",
         )
     else:
-        yield DoctorFinding(check="inotify", level=OK, found=f"a watch can be had; {figures}")
+        yield DoctorFinding(check="inotify", level=OK, found=f"a watch is available; {figures}")
 
 
 def _watch_problem(path: Path) -> str:
-    """Why no watch of `path` can be had; empty where one can."""
+    """Why no watch of `path` is available; empty if one is."""
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "inotify_init1"):
         return "this system has no inotify"
@@ -106,13 +106,13 @@ def _number(path: Path) -> int | None:
 
 
 def check_clock(now: datetime, last_recorded_at: str | None) -> Iterator[DoctorFinding]:
-    """Whether the clock can be believed: `recorded_at` and `--as-of` go by it."""
+    """Reports whether the clock is plausible: `recorded_at` and `--as-of` depend on it."""
     if now < EARLIEST:
         yield DoctorFinding(
             check="clock",
             level=PROBLEM,
-            found=f"it says {now:%Y-%m-%d}: it was never set",
-            do="set it, and run an NTP client, before anything is appended",
+            found=f"it shows {now:%Y-%m-%d}: it was never set",
+            do="set it and run an NTP client before anything is appended",
         )
         return
     if last_recorded_at is not None:
@@ -121,17 +121,17 @@ def check_clock(now: datetime, last_recorded_at: str | None) -> Iterator[DoctorF
             yield DoctorFinding(
                 check="clock",
                 level=PROBLEM if ahead_s > 3_600 else WARNING,
-                found=f"the last entry was recorded {ahead_s:,.0f} s after now: the clock was"
+                found=f"the last entry was recorded {ahead_s:,.0f} s in the future: the clock was"
                 " ahead then, or is behind now",
-                do="set the clock; until it has passed that moment all entries get that same"
-                " recorded_at, since it never decreases",
+                do="set the clock; until it passes that time, every entry gets the same"
+                " recorded_at, because recorded_at never decreases",
             )
             return
     if is_clock_synchronised() is False:
         yield DoctorFinding(
             check="clock",
             level=NOTE,
-            found=f"{now:%Y-%m-%d %H:%M:%S} UTC; the kernel says that nobody keeps it synchronised",
+            found=f"{now:%Y-%m-%d %H:%M:%S} UTC; the kernel reports it as not synchronised",
             do="run an NTP client such as chrony, unless the host of this machine sets its clock",
         )
     else:
@@ -139,11 +139,11 @@ def check_clock(now: datetime, last_recorded_at: str | None) -> Iterator[DoctorF
 
 
 def is_clock_synchronised() -> bool | None:
-    """What the kernel says, by adjtimex(2) without a change; None where it does not say."""
+    """Whether the kernel reports the clock as synchronised (adjtimex); None if it does not know."""
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "adjtimex"):
         return None
-    timex = ctypes.create_string_buffer(_TIMEX_BYTES)  # modes = 0: only asks
+    timex = ctypes.create_string_buffer(_TIMEX_BYTES)  # modes = 0 only reads
     if libc.adjtimex(timex) < 0:
         return None
     at = (1 + _STATUS_OFFSET_LONGS) * ctypes.sizeof(ctypes.c_long)

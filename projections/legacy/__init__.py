@@ -1,4 +1,4 @@
-"""The old tracker: its interface on top of the log, and the import of its files.
+"""Compatibility with the old tracker: its Python interface, and the import of its files.
 
 Invariant: the files of the old tracker are only read.
 

@@ -1,12 +1,12 @@
-"""The old tracker's files into the log: its `signals.log` and its `signals.db`.
+"""Imports the files of the old tracker, `signals.log` and `signals.db`, into the log.
 
-A line and a row of one signal_id are one signal: the line is what came in, the row fills what it
-lacks, outcome and order id above all. Those become facts. The old tracker hashed the nine fields
-as they came (ints stayed ints, a timestamp without an offset stayed so, missing fields were left
-out); its hash is checked by that rule and kept as `legacy_sha256`, and its own time of the signal
-as `legacy_recorded_at`.
+A line and a row with the same signal_id are one signal. The line is the signal as it was received;
+the row supplies the fields that the line lacks, mainly outcome and order id, which become facts.
+The old tracker hashed the nine fields as received: ints stayed ints, a timestamp without an offset
+stayed as it was, and missing fields were left out. Its hash is checked by that rule and kept as
+`legacy_sha256`; its own time of the signal is kept as `legacy_recorded_at`.
 
-Invariant: running it again, also after it was interrupted, adds only what is not there yet.
+Invariant: a repeated import, also after an interruption, adds only what the log does not have yet.
 """
 
 import itertools
@@ -29,21 +29,21 @@ HASHED_KEYS = (
     *("confidence", "strategy", "timestamp"),
 )
 NUMBER_KEYS = ("entry_price", "target_price", "stop_price", "confidence")
-# What the row says of the signal's fate, or what the old tracker added: no part of the signal.
+# Outcome fields, and fields that the old tracker added: not part of the signal.
 NON_SIGNAL_KEYS = frozenset(
     {"id", "outcome", "exit_price", "profit_loss_pct", "order_id", "created_at"}
     | {"server_timestamp", "sha256", "legacy_sha256", "legacy_recorded_at"}
 )
-ROW_ONLY = frozenset({"id", "created_at"})  # are in every row and in no line
-BATCH_SIGNALS = 500  # with their facts in one durable write
-REFUSED_MAX = 1_000  # are listed; all are counted, and all go to the rejects file
+ROW_ONLY_KEYS = frozenset({"id", "created_at"})  # in every row and in no line
+BATCH_ITEMS_MAX = 500  # signals and facts in one durable write
+REFUSED_LISTED_MAX = 1_000  # all are counted, and all go to the rejects file
 
 Record = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RejectedRecord:
-    """One line or row that cannot pass."""
+    """One line or row that was refused."""
 
     where: str  # `line 122` or `row 121`
     reason: str
@@ -51,7 +51,7 @@ class RejectedRecord:
 
 @dataclass(slots=True, kw_only=True)
 class ImportReport:
-    """What came in, what was there already, what was refused and why."""
+    """How many signals and facts were imported, already known, or refused, and why."""
 
     signals_imported: int = 0
     signals_known: int = 0
@@ -78,7 +78,7 @@ def import_legacy(
     rejects: BinaryIO | None,
     progress: Callable[[int, int], object] | None = None,
 ) -> ImportReport:
-    """Appends what the old files hold and the log does not. Raises EventLogError, OSError."""
+    """Appends the signals and facts that the log does not have. Raises EventLogError, OSError."""
     report = ImportReport()
     with EventLog(home) as log:
         importer = _Importer(log, report, rejects)
@@ -101,16 +101,16 @@ def import_legacy(
 
 
 class _Importer:
-    """Collects signals with their facts, and appends them together."""
+    """Collects signals and facts, and appends them in batches."""
 
     def __init__(self, log: EventLog, report: ImportReport, rejects: BinaryIO | None) -> None:
         self._log = log
         self._report = report
         self._rejects = rejects
-        self._signals: dict[str, object] = {}  # signal_id: legacy_sha256, of the whole log
+        self._signals: dict[str, object] = {}  # legacy_sha256 by signal_id, of the whole log
         self._facts: set[tuple[str, object]] = set()  # (event, signal_id) of the whole log
         self._batch: list[tuple[str, bytes, Record]] = []
-        # The log's own dedupe window is too short for a home of years.
+        # The dedupe window of append does not reach back far enough.
         for entry in log.read():
             signal_id = entry.payload.get("signal_id")
             if entry.event != "signal":
@@ -119,7 +119,7 @@ class _Importer:
                 self._signals.setdefault(signal_id, entry.payload.get("legacy_sha256"))
 
     def add(self, where: str, raw: bytes, line: Record, row: Record) -> None:
-        """One signal: the line as it came, and its row; either may be empty."""
+        """Adds one signal from its line and its row; either may be empty."""
         try:
             item = _signal_item(line, row)
             Signal.from_mapping(item)
@@ -129,7 +129,7 @@ class _Importer:
         signal_id = str(item["signal_id"])
         if signal_id in self._signals:
             if self._signals[signal_id] != item.get("legacy_sha256"):
-                self.refuse(where, raw, f"signal_id {signal_id} is taken by another signal")
+                self.refuse(where, raw, f"signal_id {signal_id} belongs to another signal")
                 return
             self._report.signals_known += 1
         else:
@@ -142,15 +142,15 @@ class _Importer:
             else:
                 self._facts.add(key)
                 self._batch.append((where, raw, fact))
-        if len(self._batch) >= BATCH_SIGNALS:
+        if len(self._batch) >= BATCH_ITEMS_MAX:
             self.flush()
 
     def flush(self) -> None:
-        """Appends what was collected. Raises the error of a log that takes no more."""
+        """Appends the batch. Raises EventLogError if the log cannot be written."""
         batch, self._batch = self._batch, []
         results = self._log.append_each([item for _, _, item in batch])
         for (where, raw, item), result in zip(batch, results, strict=True):
-            if isinstance(result, InvalidSignal):  # a fact: the signals have been looked at
+            if isinstance(result, InvalidSignal):  # a fact: the signals were validated before
                 self.refuse(where, raw, f"{item.get('event')}: {result}")
             elif isinstance(result, EventLogError):
                 raise result
@@ -160,27 +160,27 @@ class _Importer:
                 self._report.signals_imported += 1
 
     def refuse(self, where: str, raw: bytes, reason: str) -> None:
-        """Counts, lists and keeps what cannot pass, as it was."""
+        """Counts and lists a refused line or row, and writes it to the rejects file unchanged."""
         self._report.refused_count += 1
-        if len(self._report.refused) < REFUSED_MAX:
+        if len(self._report.refused) < REFUSED_LISTED_MAX:
             self._report.refused.append(RejectedRecord(where=where, reason=reason))
         if self._rejects is not None:
             self._rejects.write(raw.rstrip(b"\n") + b"\n")
 
 
 def _merged(line: Record, row: Record) -> Record:
-    """The line, and of the row what the line lacks."""
+    """The line, completed by the fields that only the row has."""
     return {**row, **{key: value for key, value in line.items() if value is not None}}
 
 
 def _signal_item(line: Record, row: Record) -> Record:
-    """What the door is given. Raises InvalidSignal where the old hash does not match."""
+    """The signal to append. Raises InvalidSignal if its old hash does not match."""
     merged = _merged(line, row)
     legacy_sha256 = merged.get("sha256")
-    is_row = not line or line.keys() >= ROW_ONLY  # or one that was rejected, and mended
+    is_row = not line or line.keys() >= ROW_ONLY_KEYS  # or a rejected row that was corrected
     if legacy_sha256 is not None and not _hash_matches(line or row, legacy_sha256, is_row=is_row):
         raise InvalidSignal(
-            "does not match the nine fields as they came", field="sha256", value=legacy_sha256
+            "does not match the nine fields as received", field="sha256", value=legacy_sha256
         )
     item = {key: value for key, value in merged.items() if key not in NON_SIGNAL_KEYS}
     if not isinstance(item.get("signal_id"), str):
@@ -197,12 +197,15 @@ def _signal_item(line: Record, row: Record) -> Record:
         item["legacy_recorded_at"] = recorded_at
         moment = _stored_moment(recorded_at)
         if moment is not None:
-            item.setdefault("timestamp", moment)  # else it were decided when it is imported
+            item.setdefault("timestamp", moment)  # the default would be the time of the import
     return item
 
 
 def _hash_matches(fields: Mapping[str, object], legacy_sha256: object, *, is_row: bool) -> bool:
-    """Whether the old rule gives this hash. A row has made floats of ints: both are tried."""
+    """Whether the fields have this hash by the old rule.
+
+    SQLite stored ints as floats, so for a row every combination of both is tried.
+    """
     present = {key: fields[key] for key in HASHED_KEYS if key in fields}
     whole_numbers = [
         key
@@ -221,12 +224,13 @@ def _hash_matches(fields: Mapping[str, object], legacy_sha256: object, *, is_row
 
 
 def _json(record: Record, *, sort_keys: bool = False) -> bytes:
-    # SQLite keeps bytes where somebody stored a number of numpy's: they are shown, and refused.
+    # A column may hold bytes, for example of a stored numpy number: they become text, and the row
+    # is refused.
     return json.dumps(record, sort_keys=sort_keys, default=repr).encode()
 
 
 def _facts(record: Mapping[str, object]) -> Iterator[Record]:
-    """What became of the signal. The door refuses half an outcome; the signal stands without."""
+    """The facts about a signal. An incomplete outcome is refused later, without the signal."""
     signal_id = record.get("signal_id")
     if record.get("order_id"):
         yield {
@@ -247,16 +251,16 @@ def _facts(record: Mapping[str, object]) -> Iterator[Record]:
 
 
 def _with_offset(text: str) -> str:
-    """A timestamp without an offset was UTC."""
+    """The timestamp with an offset: without one it was UTC."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        return text  # the door says what is wrong with it
+        return text  # validation reports what is wrong with it
     return moment.replace(tzinfo=UTC).isoformat() if moment.tzinfo is None else text
 
 
 def _stored_moment(text: str) -> str | None:
-    """It as the door stores a time; None where it is none that the door would take."""
+    """The time in stored form; None if it is not a valid time."""
     try:
         moment = datetime.fromisoformat(_with_offset(text)).astimezone(UTC)
     except (ValueError, OverflowError):
@@ -265,7 +269,7 @@ def _stored_moment(text: str) -> str | None:
 
 
 def _recorded_at(record: Mapping[str, object]) -> str | None:
-    """When the old tracker took it, UTC: its server_timestamp (seconds), else its created_at."""
+    """When the old tracker received it, UTC: its server_timestamp (seconds), else created_at."""
     if record.get("legacy_recorded_at") is not None:
         return str(record["legacy_recorded_at"])
     seconds, created_at = record.get("server_timestamp"), record.get("created_at")
@@ -306,9 +310,11 @@ def _open_rows(path: Path | None) -> sqlite3.Connection:
     if path is None:
         return sqlite3.connect(":memory:")
     if not path.is_file():
-        raise ProjectionError("there is no such database", where=str(path), do="name another --db")
+        raise ProjectionError(
+            "the database does not exist", where=str(path), do="name its signals.db with --db"
+        )
     wal = Path(f"{path}-wal")
-    # Without a WAL nothing is changed or made beside the file by reading it so.
+    # `immutable` keeps SQLite from creating files beside a database that has no WAL.
     mode = "mode=ro" if wal.exists() and wal.stat().st_size else "mode=ro&immutable=1"
     rows = sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True)
     rows.row_factory = sqlite3.Row

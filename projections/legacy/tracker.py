@@ -1,10 +1,10 @@
-"""SignalTracker: the old interface on the new machine. Code written for it changes one import.
+"""SignalTracker: the interface of the old tracker on top of the log.
 
-What it logs is durable when the call returns; there is no queue to flush. `flush_pending` and the
-queries bring the table up to the log first, in this process and fenced, so a caller reads its own
-writes with or without a daemon.
+Code written for the old tracker changes one import. A logged signal is durable when the call
+returns; there is no queue to flush. `flush_pending` and the queries first bring the table up to
+date in this process, so a caller reads its own writes with or without a daemon.
 
-Invariant: a signal_id that was returned names a durable entry of the log.
+Invariant: a returned signal_id names a durable entry of the log.
 """
 
 import asyncio
@@ -14,7 +14,6 @@ from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from eventlog import EventLog
@@ -29,7 +28,7 @@ LATEST_KEYS = (
     *("signal_id", "symbol", "action", "entry_price", "target_price", "stop_price"),
     *("confidence", "strategy", "timestamp", "outcome", "profit_loss_pct"),
 )
-OPTIONAL_KEYS = ("signal_id", "asset_type", "data_source", "timestamp")  # as good as left out
+OPTIONAL_KEYS = ("signal_id", "asset_type", "data_source", "timestamp")  # None means left out
 EMPTY_STATS: Mapping[str, object] = {
     "total_signals": 0,
     "wins": 0,
@@ -41,10 +40,10 @@ EMPTY_STATS: Mapping[str, object] = {
 
 
 class SignalTracker:
-    """Logs signals and answers for them; usable from threads and from asyncio.
+    """Logs signals and queries them, from threads and from asyncio.
 
-    `home` is the directory of log and database: without it EVENTLOG_HOME, else the current
-    directory. Raises ForeignHome for a home of the old tracker: bring its signals over with
+    `home` is the directory of log and database; default: EVENTLOG_HOME, else the current directory.
+    Raises ForeignHome for a home of the old tracker; import its signals with
     `eventlog import-legacy`.
     """
 
@@ -55,24 +54,24 @@ class SignalTracker:
         self._loop_thread = _LoopThread()
 
     def log_signal(self, signal: Mapping[str, object]) -> str:
-        """Appends a signal and returns its signal_id when it is durable.
+        """Appends a signal and returns its signal_id once it is durable.
 
-        As forgiving as ever: a timestamp without an offset is UTC, and signal_id, asset_type,
-        data_source and timestamp may be missing. Raises InvalidSignal, SignalConflict and what
-        else `EventLog.append` raises.
+        As in the old tracker, a timestamp without an offset is UTC, and signal_id, asset_type,
+        data_source and timestamp may be missing. Raises InvalidSignal, SignalConflict and the other
+        errors of `EventLog.append`.
         """
         signal_id = self._log.append(_normalized(signal)).signal_id
         assert signal_id is not None, "every signal has one"
         return signal_id
 
     async def log_signal_async(self, signal: Mapping[str, object]) -> str:
-        """`log_signal` for asyncio; shares its sync with every other caller."""
+        """`log_signal` for asyncio; concurrent calls share one sync."""
         receipt = await self._log.append_async(_normalized(signal))
         assert receipt.signal_id is not None, "every signal has one"
         return receipt.signal_id
 
     def flush_pending(self) -> None:
-        """Brings the table up to the end of the log. What was logged is durable without it."""
+        """Brings the table up to the end of the log. Logged signals are durable without it."""
         self._loop_thread.run(self._catch_up)
 
     async def flush_pending_async(self) -> None:
@@ -90,23 +89,18 @@ class SignalTracker:
         return self._loop_thread.run(self._stats)
 
     def close(self) -> None:
-        """Gives everything back. What was logged is durable already. Idempotent."""
+        """Releases all resources. Logged signals are durable already. Idempotent."""
         self._log.close()
         self._loop_thread.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     async def _catch_up(self) -> bool:
-        """Whether there is anything to read."""
+        """Brings the table up to date. Returns False if the log is empty."""
         if self._log.last_seq == 0:
             return False
         await Projector(self._home, self._projection).run(once=True)
@@ -127,7 +121,10 @@ class SignalTracker:
 
 
 class _LoopThread:
-    """An event loop in a thread of its own, one job at a time, for callers with and without one."""
+    """An event loop in its own daemon thread that runs one job at a time.
+
+    A ThreadPoolExecutor would refuse jobs of other threads once the main thread has ended.
+    """
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
@@ -145,7 +142,7 @@ class _LoopThread:
         return await asyncio.wrap_future(self._submit(job))
 
     def close(self) -> None:
-        """Ends the thread, after the jobs that were given to it."""
+        """Ends the thread after the jobs that were submitted before."""
         with self._mutex:
             loop, self._loop = self._loop, None
             if loop is None or self._thread is None or self._pid != os.getpid():
@@ -159,8 +156,8 @@ class _LoopThread:
     def _submit(self, job: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
         if self._pid != os.getpid():
             raise ProjectionError(
-                "this tracker was made before the process forked",
-                do="make one in the process that uses it",
+                "this SignalTracker was created before the process forked",
+                do="create one in the process that uses it",
             )
         with self._mutex:
             if self._loop is None:
@@ -178,7 +175,7 @@ async def _run_locked(lock: asyncio.Lock, job: Callable[[], Coroutine[Any, Any, 
 
 
 async def _do_nothing() -> None:
-    """A job whose turn comes when those before it have ended."""
+    """A job that runs after all jobs submitted before it."""
 
 
 def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
@@ -191,7 +188,7 @@ def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _normalized(signal: Mapping[str, object]) -> dict[str, object]:
-    """The signal as the door wants it: without an offset a timestamp is UTC, as it ever was."""
+    """The signal in the form that `append` accepts: a timestamp without an offset is UTC."""
     fields = {
         key: value for key, value in signal.items() if value is not None or key not in OPTIONAL_KEYS
     }
@@ -200,7 +197,7 @@ def _normalized(signal: Mapping[str, object]) -> dict[str, object]:
         try:
             timestamp = datetime.fromisoformat(timestamp)
         except ValueError:
-            return fields  # the door says what is wrong with it
+            return fields  # validation reports what is wrong with it
     if isinstance(timestamp, datetime) and timestamp.tzinfo is None:
         fields["timestamp"] = timestamp.replace(tzinfo=UTC)
     return fields

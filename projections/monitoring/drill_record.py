@@ -1,6 +1,6 @@
-"""When a backup was last proven, noted in the home so that `status` can tell its age.
+"""The record of the last successful restore drill, from which `status` shows its age.
 
-Invariant: the note says no more than a proof did; losing it costs another proof.
+Invariant: a record is written only after a successful drill; losing it costs another drill.
 """
 
 import json
@@ -18,7 +18,7 @@ _KEYS = ("proven_seq", "proven_at", "dest")
 
 
 def write_drill_record(home: Path, *, seq: int, chain: str, at: str, dest: str) -> None:
-    """Notes a proof. Where that cannot be done it is said, and nothing else is wrong."""
+    """Writes the record of a successful drill. A failure to write it is only logged."""
     path = home / "data" / _FILE_NAME
     new = path.with_name(f".{_FILE_NAME}.new")
     record = {"proven_seq": seq, "chain": chain, "proven_at": at, "dest": dest}
@@ -33,7 +33,7 @@ def write_drill_record(home: Path, *, seq: int, chain: str, at: str, dest: str) 
 
 
 def last_drill(home: Path) -> dict[str, object] | None:
-    """The `backup` object of `eventlog status --json`; None where nothing is noted."""
+    """The `backup` object of `eventlog status --json`; None without a readable record."""
     try:
         record = json.loads((home / "data" / _FILE_NAME).read_bytes())
         seq, at, dest = (record[key] for key in _KEYS)

@@ -1,9 +1,10 @@
-"""What a daemon answers to `/health` and `/metrics`.
+"""Serves `/health` and `/metrics` of a running daemon.
 
-It looks every few seconds by itself, so that it knows since when a trouble is there, and once more
-for a question. One look at a time: a disk that hangs holds up one thread, however many ask.
+A snapshot is taken every few seconds, so that the start of a failure is known, and for each
+request. Only one snapshot is taken at a time: a disk that hangs blocks one thread, however many
+requests wait for it.
 
-Invariant: it only reads; the projectors do not notice it.
+Invariant: it only reads, and does not slow the projectors down.
 """
 
 import asyncio
@@ -22,13 +23,13 @@ from projections.monitoring.http_server import Address, HttpResponse, HttpServer
 from projections.monitoring.snapshot import Snapshot, take_snapshot
 from projections.runtime.projector import Projector
 
-SAMPLE_INTERVAL_S = 5.0  # between two looks: a trouble's age is known so well
-SAMPLE_FRESH_S = 0.2  # a look serves all who ask within this
+SAMPLE_INTERVAL_S = 5.0  # the age of a failure is known to this precision
+SAMPLE_FRESH_S = 0.2  # requests within this time get the same snapshot
 JSON = "application/json"
 
 
 class ListenConfig(NamedTuple):
-    """Where to answer, and how long a trouble must last to be one."""
+    """The address to serve, and how long a failure must persist before it is reported."""
 
     address: Address
     unhealthy_after_s: float
@@ -38,7 +39,7 @@ class ListenConfig(NamedTuple):
 async def serving_endpoints(
     home: Path, projectors: Sequence[Projector], listen: ListenConfig
 ) -> AsyncIterator[None]:
-    """Answers for as long as the block lasts. Raises ProjectionError where it cannot listen."""
+    """Serves the endpoints during the block. Raises ProjectionError if it cannot listen."""
     try:
         from projections.monitoring import metrics
     except ModuleNotFoundError as error:
@@ -58,7 +59,7 @@ async def serving_endpoints(
         return None
 
     server = await HttpServer.open(listen.address, respond)
-    sampling = asyncio.create_task(sampler.keep_sampling(), name="reporter")
+    sampling = asyncio.create_task(sampler.keep_sampling(), name="health-sampler")
     try:
         yield
     finally:
@@ -68,7 +69,7 @@ async def serving_endpoints(
 
 
 class SnapshotSampler:
-    """Looks, and remembers what it needs to judge."""
+    """Takes snapshots and evaluates the health over them."""
 
     def __init__(
         self, home: Path, projectors: Sequence[Projector], unhealthy_after_s: float
@@ -80,18 +81,18 @@ class SnapshotSampler:
         self._sampled_s = 0.0
 
     async def keep_sampling(self) -> None:
-        """Looks again and again."""
+        """Takes a snapshot every SAMPLE_INTERVAL_S, until it is cancelled."""
         while True:
             await self.sample()
             await asyncio.sleep(SAMPLE_INTERVAL_S)
 
     async def sample(self) -> tuple[Snapshot, HealthResult]:
-        """How things are now, or were a moment ago."""
+        """A snapshot that is at most SAMPLE_FRESH_S old, and its health."""
         sampling = self._sampling
         is_fresh = time.monotonic() - self._sampled_s < SAMPLE_FRESH_S
         if sampling is None or (sampling.done() and not is_fresh):
             sampling = self._sampling = asyncio.create_task(self._take_sample())
-        return await asyncio.shield(sampling)  # others wait for the same
+        return await asyncio.shield(sampling)  # other requests wait for the same task
 
     async def _take_sample(self) -> tuple[Snapshot, HealthResult]:
         snapshot = await take_snapshot(self._home, self._projectors)
@@ -100,7 +101,7 @@ class SnapshotSampler:
 
 
 def health_response(snapshot: Snapshot, result: HealthResult) -> HttpResponse:
-    """200 or 503, with reasons and figures."""
+    """The answer to /health: status 200 or 503, the reasons and the lag of each projection."""
     body = {
         "status": result.status,
         "reasons": result.reasons,

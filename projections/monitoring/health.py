@@ -1,16 +1,16 @@
-"""Whether a daemon is well, judged over time: a trouble counts once it has lasted.
+"""Decides whether a daemon is healthy. A condition is reported once it has persisted.
 
-    unhealthy   this process does not keep its projections up: one is behind the log's end, or not
-                open, for too long; one has stopped; it is not told of changes; it is stopping; the
-                log cannot be read
-    degraded    Alpine takes nothing, for too long. Starting this process again would not help, and
-                would only take the table away for a moment, so it is no reason to do so
+    unhealthy   this process does not keep its projections up to date: for too long a projection
+                lags behind the end of the log or is not open, its file watch is dead, or the log
+                cannot be read; or, at once, a projection or the daemon stops
+    degraded    Alpine has accepted nothing for too long. A restart would not help, and would also
+                interrupt the SQLite projection, so the HTTP status stays 200
     ok          none of these
 
-Durations are of this process's own steady clock: neither a clock that was set nor entries that come
-from a clock in the future hide that a projection hangs.
+Durations are measured by the monotonic clock of this process: neither a changed system clock nor
+entries recorded by a clock in the future hide a projection that hangs.
 
-Invariant: no reason holds a word of a payload, of a key, or of what Alpine answered.
+Invariant: no reason contains text of a payload, of a key, or of an answer of Alpine.
 """
 
 from collections import deque
@@ -22,65 +22,64 @@ from projections.monitoring.snapshot import ProjectionSnapshot, Snapshot
 
 OK, DEGRADED, UNHEALTHY = "ok", "degraded", "unhealthy"
 
-LOG_ENDS_MAX = 1_000  # ends of the log that are remembered; beyond, every second one is forgotten
+LOG_ENDS_MAX = 1_000  # ends of the log remembered per projection; beyond it every second is dropped
 
 _NOT_DELIVERING = {
-    "waiting": "Alpine takes nothing: no answer, 429 or 5xx",
+    "waiting": "Alpine accepts nothing: no answer, 429 or 5xx",
     "refused": "Alpine refuses the key or the address",
     "rejecting": "Alpine rejects every signal",
 }
-_IDLE = {*_NOT_DELIVERING, "disabled"}  # states in which a lag of delivery is no fault of ours
+_IDLE = {*_NOT_DELIVERING, "disabled"}  # states in which a lag of delivery has an outside cause
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthResult:
-    """One of OK, DEGRADED and UNHEALTHY, and why."""
+    """One of OK, DEGRADED and UNHEALTHY, with its reasons."""
 
     status: str
     reasons: tuple[str, ...]
 
 
 class _Condition(NamedTuple):
-    """What is not as it should be."""
+    """Something that is wrong now."""
 
-    text: str  # the same words for as long as it is the same trouble
-    since_s: float | None = None  # None: since it is seen
-    is_local: bool = True
-    detail: str = ""  # may differ from one look to the next
+    text: str  # identifies the condition, so it stays the same while the condition persists
+    since_s: float | None = None  # None: since the first snapshot that has it
+    is_local: bool = True  # a fault of this process or its disk, not of Alpine
+    detail: str = ""  # may differ from one snapshot to the next
 
 
 class _LogEnd(NamedTuple):
-    at_s: float
+    seen_s: float
     last_seq: int
 
 
 class Health:
-    """Remembers since when each trouble is there; it counts after `unhealthy_after_s`. Give it each look."""
+    """Evaluates one snapshot after the other, and remembers when each condition began.
+
+    A condition is reported after `unhealthy_after_s`.
+    """
 
     def __init__(self, unhealthy_after_s: float) -> None:
         self._after_s = unhealthy_after_s
         self._since: dict[str, float] = {}
-        self._log_ends: dict[
-            str, deque[_LogEnd]
-        ] = {}  # ends of the log that were not reached, by name
+        # By projection: the ends of the log that its checkpoint has not reached yet.
+        self._log_ends: dict[str, deque[_LogEnd]] = {}
 
     def evaluate(self, snapshot: Snapshot, *, now_s: float) -> HealthResult:
-        """What is to be said now; `now_s` is of a clock that never goes back."""
-        now = list(_immediate_reasons(snapshot))
-        ours: list[str] = []
-        others: list[str] = []
+        """The health at `now_s`, which is a time of a monotonic clock."""
+        immediate = list(_immediate_reasons(snapshot))
+        local: list[str] = []
+        external: list[str] = []
         conditions = list(self._conditions(snapshot, now_s))
-        self._since = {t.text: self._since.get(t.text, now_s) for t in conditions}
-        for condition in conditions:
-            since_s = (
-                self._since[condition.text] if condition.since_s is None else condition.since_s
-            )
-            lasted_s = now_s - since_s
+        self._since = {c.text: self._since.get(c.text, now_s) for c in conditions}
+        for text, since_s, is_local, detail in conditions:
+            lasted_s = now_s - (self._since[text] if since_s is None else since_s)
             if lasted_s >= self._after_s:
-                text = f"{condition.text}{condition.detail}, for {lasted_s:.0f} s"
-                (ours if condition.is_local else others).append(text)
-        status = UNHEALTHY if now or ours else DEGRADED if others else OK
-        return HealthResult(status=status, reasons=(*now, *ours, *others))
+                reasons = local if is_local else external
+                reasons.append(f"{text}{detail}, for {lasted_s:.0f} s")
+        status = UNHEALTHY if immediate or local else DEGRADED if external else OK
+        return HealthResult(status=status, reasons=(*immediate, *local, *external))
 
     def _conditions(self, snapshot: Snapshot, now_s: float) -> Iterator[_Condition]:
         if snapshot.log is None:
@@ -90,9 +89,7 @@ class Health:
             if state in _NOT_DELIVERING:
                 yield _Condition(f"alpine is {state} ({_NOT_DELIVERING[state]})", is_local=False)
             if projection.is_watched is False:
-                yield _Condition(
-                    f"{projection.name} is not told of new entries: the file watch is dead"
-                )
+                yield _Condition(f"{projection.name} gets no file events: its watch is dead")
             if projection.checkpoint is None:
                 yield _Condition(f"{projection.name} is not open", detail=_stall_detail(projection))
             elif state in _IDLE:
@@ -115,20 +112,20 @@ class Health:
         if log_ends:
             behind = f" by {last_seq - checkpoint} entries{_stall_detail(projection)}"
             text = f"{projection.name} is behind the end of the log"
-            yield _Condition(text, since_s=log_ends[0].at_s, detail=behind)
+            yield _Condition(text, since_s=log_ends[0].seen_s, detail=behind)
 
 
 def _immediate_reasons(snapshot: Snapshot) -> Iterator[str]:
-    """What need not last to be told."""
+    """Reasons that are reported at once, without having to persist."""
     for projection in snapshot.projections:
         if projection.has_failed:
-            yield f"{projection.name} has stopped: the daemon ends, and its last message says why"
+            yield f"{projection.name} has stopped: the daemon ends; its last log message says why"
     if any(projection.is_stopping for projection in snapshot.projections):
         yield "the daemon is stopping"
 
 
 def _stall_detail(projection: ProjectionSnapshot) -> str:
-    # What stalls delivery is told in the words of the other side, which may repeat a payload.
+    # The reason that delivery stalls quotes Alpine, whose answer may repeat a payload.
     return (
         "" if projection.stalled is None or projection.is_external else f" ({projection.stalled})"
     )

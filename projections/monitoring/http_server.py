@@ -1,10 +1,9 @@
-"""A small HTTP server for figures: GET and HEAD only, one answer a connection, everything bounded.
+"""A small HTTP server for /health and /metrics: GET and HEAD only, one request per connection.
 
-It is no framework: a monitor or a person asks for one of a few paths now and then. It stands beside
-the work of its process, so whatever a client does, or does not do, costs a bounded amount of time
-and memory, and ends with `close`.
+It runs beside the projectors in their process. So whatever a client does, or fails to do, costs a
+bounded amount of time and memory, and `close` ends every connection.
 
-Invariant: of a request nothing but method and path is looked at, and nothing of it is sent back.
+Invariant: only method and path of a request are read, and nothing of it is sent back.
 """
 
 import asyncio
@@ -20,17 +19,17 @@ from projections.hosts import is_loopback
 
 logger = logging.getLogger(__name__)
 
-REQUEST_BYTES_MAX = 8 * 1024  # a monitor sends some 300
-METHODS = ("GET", "HEAD")  # what asks, and what asks whether there is an answer: probes do
-CONNECTIONS_MAX = 16  # a monitor or two, a probe, a person; beyond, the oldest gives way
-EXCHANGE_S_MAX = 10.0  # a scrape's own time-out is 10 s: afterwards nobody waits any more
-LINGER_S_MAX = 1.0  # for a client to read its answer, before the connection is cut
+REQUEST_BYTES_MAX = 8 * 1024  # a monitor sends about 300
+METHODS = ("GET", "HEAD")  # some probes use HEAD
+CONNECTIONS_MAX = 16  # for a few monitors and probes; one more closes the oldest
+EXCHANGE_S_MAX = 10.0  # the default timeout of a Prometheus scrape
+LINGER_S_MAX = 1.0  # time for a client to read the answer before the connection is closed
 PORT_MAX = 65_535
 TEXT = "text/plain; charset=utf-8"
 
 
 class Address(NamedTuple):
-    """Where to listen; port 0 lets the system choose one."""
+    """An address to listen on; port 0 lets the system choose a port."""
 
     host: str
     port: int
@@ -40,7 +39,7 @@ class Address(NamedTuple):
 
 
 class HttpResponse(NamedTuple):
-    """What a request gets."""
+    """The answer to a request."""
 
     status: int
     body: bytes
@@ -48,32 +47,32 @@ class HttpResponse(NamedTuple):
 
 
 def parse_address(text: str) -> Address:
-    """Of `127.0.0.1:9464`, `localhost:9464` or `[::1]:9464`. Raises ValueError."""
+    """Parses `127.0.0.1:9464`, `localhost:9464` or `[::1]:9464`. Raises ValueError."""
     host, colon, port = text.rpartition(":")
     is_bracketed = host.startswith("[") and host.endswith("]")
     host = host[1:-1] if is_bracketed else host
     is_valid = host.isprintable() and not set(host) & set("[]/ ") and (":" in host) == is_bracketed
     if not (colon and host and is_valid and port.isascii() and port.isdecimal()):
-        raise ValueError(f"{text!r} is not like 127.0.0.1:9464 or [::1]:9464")
+        raise ValueError(f"{text!r} is not HOST:PORT, for example 127.0.0.1:9464 or [::1]:9464")
     if int(port) > PORT_MAX:
-        raise ValueError(f"port {port} is over {PORT_MAX}")
+        raise ValueError(f"port {port} is greater than {PORT_MAX}")
     return Address(host, int(port))
 
 
 class HttpServer:
-    """Answers at one address until it is closed. `answer` gets a path; None is a 404."""
+    """Serves one address until it is closed. `respond` gets the path; None means status 404."""
 
-    def __init__(self, answer: Callable[[str], Awaitable[HttpResponse | None]]) -> None:
-        self._respond = answer
+    def __init__(self, respond: Callable[[str], Awaitable[HttpResponse | None]]) -> None:
+        self._respond = respond
         self._server: asyncio.Server | None = None
         self._connections: dict[asyncio.Task[None], None] = {}  # the oldest first
 
     @classmethod
     async def open(
-        cls, address: Address, answer: Callable[[str], Awaitable[HttpResponse | None]]
+        cls, address: Address, respond: Callable[[str], Awaitable[HttpResponse | None]]
     ) -> Self:
-        """Listens. Warns of an address that others can reach. Raises ProjectionError."""
-        listener = cls(answer)
+        """Listens; warns if other machines can reach the address. Raises ProjectionError."""
+        listener = cls(respond)
         try:
             server = await asyncio.start_server(
                 listener._accept, address.host, address.port, limit=REQUEST_BYTES_MAX
@@ -81,22 +80,22 @@ class HttpServer:
         except (OSError, UnicodeError) as error:
             raise ProjectionError(
                 f"cannot listen on {address}: {_listen_problem(error)}",
-                do="give --listen an address of this machine, and a port that nobody else has",
+                do="give --listen an address of this machine and a port that is not in use",
             ) from None
         listener._server = server
         for socket in server.sockets:
             logger.info("listening url=http://%s", Address(*socket.getsockname()[:2]))
         if not is_loopback(address.host):
             logger.warning(
-                "listening_unauthenticated address=%s: whoever reaches it reads the figures; "
-                "let a firewall or a proxy decide who does",
+                "listening_unauthenticated address=%s: anyone who can reach it can read the "
+                "metrics; restrict access by a firewall or a proxy",
                 address,
             )
         return listener
 
     async def close(self) -> None:
-        """Answers nobody any more."""
-        assert self._server is not None, "it was opened"
+        """Stops listening and ends every connection."""
+        assert self._server is not None, "open() was called"
         self._server.close()
         for task in self._connections:
             task.cancel()
@@ -105,12 +104,12 @@ class HttpServer:
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._connections) >= CONNECTIONS_MAX:
-            # Not the new one: an answer takes milliseconds, so who is old has asked nothing.
+            # An answer takes milliseconds, so the oldest connection has sent no whole request.
             oldest = next(iter(self._connections))
             del self._connections[oldest]
             oldest.cancel()
 
-        def end(task: asyncio.Task[None]) -> None:  # also of one that was cancelled unbegun
+        def end(task: asyncio.Task[None]) -> None:  # also called if the task never started
             self._connections.pop(task, None)
             writer.transport.abort()
 
@@ -126,13 +125,13 @@ class HttpServer:
                     writer.write(response)
                     await writer.drain()
                     writer.write_eof()
-            # What is still unread would make the system cut the connection under the answer.
+            # Closing a socket with unread input resets it, and the client would lose the answer.
             async with asyncio.timeout(LINGER_S_MAX):
                 while await reader.read(REQUEST_BYTES_MAX):
                     pass
 
     async def _exchange(self, reader: asyncio.StreamReader) -> bytes | None:
-        """The response to what comes; None for a client that went away."""
+        """Reads a request and returns the response; None if the client closed early."""
         try:
             head = await reader.readuntil(b"\r\n\r\n")
         except asyncio.IncompleteReadError:
@@ -145,20 +144,20 @@ class HttpServer:
         method, target, _ = words
         if method not in METHODS:
             return _encode_response(_status_response(HTTPStatus.METHOD_NOT_ALLOWED))
-        answer = await self._respond_to(target.partition("?")[0])
-        return _encode_response(answer, with_body=method != "HEAD")
+        response = await self._respond_to(target.partition("?")[0])
+        return _encode_response(response, with_body=method != "HEAD")
 
     async def _respond_to(self, path: str) -> HttpResponse:
         try:
             found = await self._respond(path)
-        except Exception:  # the top of what a request can start: the daemon goes on
+        except Exception:  # the outermost frame of a request: the daemon continues
             logger.exception("request_failed")
             return _status_response(HTTPStatus.INTERNAL_SERVER_ERROR)
         return found if found is not None else _status_response(HTTPStatus.NOT_FOUND)
 
 
 def _listen_problem(error: OSError | UnicodeError) -> str:
-    # asyncio's own text repeats the address; that of a name which is not found has no errno.
+    # asyncio's own text repeats the address; a host name that is not found has no errno.
     number = error.errno if isinstance(error, OSError) else None
     return os.strerror(number) if number is not None and number > 0 else str(error)
 
@@ -167,12 +166,12 @@ def _status_response(status: HTTPStatus) -> HttpResponse:
     return HttpResponse(status, f"{status.phrase}\n".encode())
 
 
-def _encode_response(answer: HttpResponse, *, with_body: bool = True) -> bytes:
-    status = HTTPStatus(answer.status)
+def _encode_response(response: HttpResponse, *, with_body: bool = True) -> bytes:
+    status = HTTPStatus(response.status)
     allow = f"Allow: {', '.join(METHODS)}\r\n" if status == HTTPStatus.METHOD_NOT_ALLOWED else ""
     head = (
         f"HTTP/1.1 {status.value} {status.phrase}\r\n{allow}"
-        f"Content-Type: {answer.content_type}\r\nContent-Length: {len(answer.body)}\r\n"
+        f"Content-Type: {response.content_type}\r\nContent-Length: {len(response.body)}\r\n"
         "Cache-Control: no-store\r\nConnection: close\r\n\r\n"
     )
-    return head.encode() + (answer.body if with_body else b"")
+    return head.encode() + (response.body if with_body else b"")

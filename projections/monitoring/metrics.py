@@ -1,9 +1,9 @@
-"""The door to prometheus-client: the vitals of a daemon in Prometheus's exposition format.
+"""Formats a snapshot as Prometheus metrics. The only module that uses prometheus-client.
 
-Units are seconds, bytes and counts; labels are names of registered projections and words of tables
-below, so their number is bounded.
+Units are seconds, bytes and counts. Label values are names of registered projections and of fixed
+sets below, so their number is bounded.
 
-Invariant: nothing here comes from a payload, a key, or an answer of Alpine.
+Invariant: no metric contains text of a payload, a key, or an answer of Alpine.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,14 +30,14 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
 def exposition(snapshot: Snapshot) -> bytes:
-    """The text that a scrape gets."""
+    """The body of an answer to /metrics."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(snapshot))
     return generate_latest(registry)
 
 
 class _Collector(Collector):
-    """What prometheus-client asks for the figures."""
+    """Adapts a snapshot to the interface of prometheus-client."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
@@ -57,26 +57,26 @@ def _log_metrics(log: LogSnapshot) -> Iterator[Metric]:
     yield _gauge("eventlog_log_bytes", "Size of all segments", log.bytes)
     yield _gauge("eventlog_log_segments", "Number of segments", log.segments)
     if log.backup_age_seconds is not None:
-        help_text = "How long ago a backup was proven restorable"
+        help_text = "Time since a restore drill of a backup last succeeded"
         yield _gauge("eventlog_backup_age_seconds", help_text, log.backup_age_seconds)
 
 
-# What may be unknown; then there is no sample.
+# Gauges whose value may be unknown; then the metric has no sample.
 _GAUGES: dict[str, tuple[str, Callable[[ProjectionSnapshot], float | None]]] = {
     "eventlog_projection_checkpoint_seq": (
         "Seq of the last entry applied",
         lambda projection: projection.checkpoint,
     ),
     "eventlog_projection_lag_entries": (
-        "Entries of the log that are not applied, against the log's real end",
+        "Entries not applied yet, against the real end of the log",
         lambda projection: projection.lag_entries,
     ),
     "eventlog_projection_lag_seconds": (
-        "Age of the oldest entry that is not applied",
+        "Age of the oldest entry not applied yet",
         lambda projection: projection.lag_seconds,
     ),
     "eventlog_projection_watched": (
-        "1 while file events tell of new entries, 0 while only a timer does",
+        "1 if file events announce new entries, 0 if only a timer polls for them",
         lambda projection: projection.is_watched,
     ),
 }
@@ -92,7 +92,7 @@ def _projection_metrics(snapshot: tuple[ProjectionSnapshot, ...]) -> Iterator[Me
                 gauge.add_metric([projection.name], float(value))
         yield gauge
     stalled = GaugeMetricFamily(
-        "eventlog_projection_stalled", "1 while the last try at a batch has failed", labels=label
+        "eventlog_projection_stalled", "1 if the last attempt at a batch failed", labels=label
     )
     batches = CounterMetricFamily(
         "eventlog_projection_batches_applied", "Batches applied by this process", labels=label
@@ -101,7 +101,7 @@ def _projection_metrics(snapshot: tuple[ProjectionSnapshot, ...]) -> Iterator[Me
         "eventlog_projection_entries_applied", "Entries applied by this process", labels=label
     )
     commits = HistogramMetricFamily(
-        "eventlog_projection_commit_seconds", "How long a batch took to apply", labels=label
+        "eventlog_projection_commit_seconds", "Time to apply a batch", labels=label
     )
     ends = [*map(str, COMMIT_S_BUCKETS), "+Inf"]
     for projection in snapshot:
@@ -115,24 +115,23 @@ def _projection_metrics(snapshot: tuple[ProjectionSnapshot, ...]) -> Iterator[Me
 
 
 def _delivery_metrics(delivery: DeliverySnapshot) -> Iterator[Metric]:
-    from projections.alpine.metered_client import (
-        OUTCOMES,  # with what sends: only where that is loaded anyway
-    )
+    # Imported here, because a process without delivery does not load these modules.
+    from projections.alpine.metered_client import OUTCOMES
     from projections.delivery.dispatcher import DeliveryState
     from projections.delivery.outbox import DISABLED, STOPPED
 
     yield CounterMetricFamily(
         "eventlog_delivery_delivered",
-        "Signals that Alpine has, over all processes",
+        "Signals delivered to Alpine, by all processes",
         value=delivery.delivered,
     )
     parked = GaugeMetricFamily(
-        "eventlog_delivery_parked", "Signals that Alpine does not take", labels=["kind"]
+        "eventlog_delivery_parked", "Parked signals, by kind", labels=["kind"]
     )
     parked.add_metric(["refused"], delivery.refused)
     parked.add_metric(["failing"], delivery.failing)
     state = GaugeMetricFamily(
-        "eventlog_delivery_state", "1 for the state that delivery is in", labels=["state"]
+        "eventlog_delivery_state", "1 for the current state of delivery", labels=["state"]
     )
     for name in (*map(str, DeliveryState), DISABLED, STOPPED):
         state.add_metric([name], float(name == delivery.state))
@@ -144,7 +143,7 @@ def _delivery_metrics(delivery: DeliverySnapshot) -> Iterator[Metric]:
     yield from (parked, state, requests)
     yield _gauge(
         "eventlog_delivery_requests_in_flight",
-        "Requests under way",
+        "Requests in flight",
         delivery.requests.in_flight,
     )
 

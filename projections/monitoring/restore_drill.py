@@ -1,9 +1,9 @@
-"""Whether a backup can be restored, proven by restoring it.
+"""The restore drill: proves that a backup can be restored, by restoring it.
 
-It is restored into a scratch directory, every chain and every sha256 of it is checked while a
-database is built from it, and its last entry is looked up in the log that it is of.
+The backup is restored into a scratch directory, every chain and every sha256 is checked while a
+database is built from it, and its last entry is compared with the log of the home.
 
-Invariant: a proof is given only of what was restored, verified and built a moment ago.
+Invariant: `ok` is true only for a backup that was just restored, verified and rebuilt.
 """
 
 import os
@@ -35,37 +35,37 @@ ProgressFactory = Callable[[str], AbstractContextManager[Callable[[int, int], ob
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrillResult:
-    """What came of it. Figures are None where it did not come so far."""
+    """The result of a restore drill. Figures that it did not reach are None."""
 
     ok: bool
     dest: str
     last_seq: int | None = None
     chain: str | None = None
-    entries: int | None = None  # that were verified
-    rows: int | None = None  # of the table that was built
+    entries: int | None = None  # verified
+    rows: int | None = None  # in the table that was built
     digest: str | None = None
     backed_up_at: str | None = None
     proven_at: str | None = None
-    log: str | None = None  # against the log itself: SAME, DIFFERS or ABSENT
+    log: str | None = None  # how the log of the home compares: SAME, DIFFERS or ABSENT
     problem: str | None = None  # why it is not ok
 
     def to_json(self) -> dict[str, object]:
-        """What `eventlog backup --verify --json` prints."""
+        """The object that `eventlog backup --verify --json` prints."""
         return asdict(self)
 
     def to_text(self) -> list[str]:
-        """The same for a person."""
+        """The lines that `eventlog backup --verify` prints."""
         if self.proven_at is None:
             return [f"NOT RESTORABLE: {self.problem}"]
         compared = {
-            SAME: "the log has the same entry there",
-            ABSENT: "not compared: there is no log at this home",
-            DIFFERS: f"BUT THE LOG DIFFERS: {self.problem}",
+            SAME: "the log has the same entry at that seq",
+            ABSENT: "not compared: this home has no log",
+            DIFFERS: f"THE LOG DIFFERS: {self.problem}",
         }
         lost = (self.last_seq or 0) - (self.entries or 0)
         return [
             f"proven restorable up to seq {self.last_seq}, chain {self.chain}",
-            f"verified  {self.entries} entries, and built {self.rows} rows, digest {self.digest}",
+            f"verified  {self.entries} entries, built {self.rows} rows, digest {self.digest}",
             *([f"WITHOUT   {lost} entries that were accepted as lost"] if lost else []),
             f"backed up {self.backed_up_at}",
             f"log       {compared[self.log or ABSENT]}",
@@ -80,10 +80,10 @@ def run_restore_drill(
     now: str,
     progress_factory: ProgressFactory,
 ) -> DrillResult:
-    """Restores the backup `dest` into a scratch directory, there or in `scratch_parent`, verifies it,
-    and compares it with the log of `home`. A proof is noted in that home, at `now`.
+    """Restores and verifies the backup `dest`, and compares it with the log of `home`.
 
-    Raises EventLogError where the directories cannot be used.
+    The scratch directory is made in `scratch_parent`, else in `dest`. A success is recorded in
+    `home` with the time `now`. Raises EventLogError if the directories cannot be used.
     """
     is_log_absent = False
     try:
@@ -99,10 +99,10 @@ def run_restore_drill(
         return replace(failed, problem=str(error))
     except OSError as error:
         raise ProjectionError(
-            f"there is no place to restore it to: {error.strerror or error}",
+            f"cannot make a scratch directory to restore into: {error.strerror or error}",
             where=str(error.filename or scratch_parent or real),
-            do="name the directory of a backup, and, where that is read-only, one with room for "
-            "twice the log by --scratch",
+            do="name the directory of a backup; if it is read-only, use --scratch to name a "
+            "directory with free space for twice the log",
         ) from error
     manifest = restored.manifest
     result = replace(
@@ -141,7 +141,7 @@ def _restore_and_rebuild(
     )
     if tuple(found[:2]) != end:
         raise BackupUnusable(
-            f"its log ends with entry {found[0]}, chain {found[1]}, and not as it is listed",
+            f"its log ends with entry {found[0]}, chain {found[1]}; its manifest has another end",
             where=str(dest),
             do="make a new backup in an empty directory",
         )
@@ -149,7 +149,7 @@ def _restore_and_rebuild(
 
 
 def _log_mismatch(home: Path, seq: int, chain: str) -> str | None:
-    """Why the log is not the one that was backed up; None where it is."""
+    """Why the log is not the one that was backed up; None if it is."""
     try:
         next(read_verified(home, after=seq, chain=chain), None)
     except (LogDiverged, LogCorrupt, LogNotFound) as error:

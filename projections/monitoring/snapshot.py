@@ -1,6 +1,7 @@
-"""How the log and the projections of one daemon are at one moment.
+"""A snapshot of the log and of the projections of one daemon, for /health and /metrics.
 
-Invariant: a lag is against the log's real end, read from its files, never against what a tail saw.
+Invariant: a lag is measured against the real end of the log, read from its files, and never against
+the end that a tail has seen.
 """
 
 import os
@@ -25,15 +26,15 @@ class LogSnapshot:
     last_seq: int
     bytes: int
     segments: int
-    backup_age_seconds: float | None = None  # since a backup was proven; None: never
+    backup_age_seconds: float | None = None  # since the last successful restore drill
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliverySnapshot:
-    """What `data/alpine.db` says, whoever delivers, and what this process has sent."""
+    """The state in `data/alpine.db`, whichever process delivers, and this process's requests."""
 
     delivered: int
-    refused: int  # parked as such
+    refused: int  # parked signals of each kind
     failing: int
     state: str
     requests: RequestCounters
@@ -41,15 +42,15 @@ class DeliverySnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectionSnapshot:
-    """One projection. None: it is not known (yet)."""
+    """One projection. None means not known (yet)."""
 
     name: str
     checkpoint: int | None
     lag_entries: int | None
     lag_seconds: float | None
-    is_watched: bool | None  # whether file events tell it of new entries
-    stalled: str | None  # why the last try at a batch failed
-    is_external: bool  # its effect is in somebody else's hands: see Draining
+    is_watched: bool | None  # whether it gets file events for new entries
+    stalled: str | None  # why the last attempt at a batch failed
+    is_external: bool  # it depends on an external service: see Drainable
     is_stopping: bool
     has_failed: bool
     counters: BatchCounters
@@ -58,7 +59,7 @@ class ProjectionSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """All of it. Without a log, `problem` says why."""
+    """The log and its projections. If the log could not be read, `problem` says why."""
 
     log: LogSnapshot | None
     problem: str | None
@@ -66,8 +67,9 @@ class Snapshot:
 
 
 async def take_snapshot(home: Path, projectors: Sequence[Projector]) -> Snapshot:
-    """Looks at everything now. Files are read in a thread."""
-    # First, so that an entry that comes meanwhile makes a lag, and never a negative one.
+    """Takes a snapshot. Files are read in a thread."""
+    # Checkpoints are read before the log, so that an entry appended meanwhile counts as lag and the
+    # lag is never negative.
     seqs = {p.projection.name: p.checkpoint.seq if p.checkpoint else None for p in projectors}
     log, problem, figures = await run_in_thread(lambda: _read(home, seqs))
     projections = tuple(
@@ -117,7 +119,7 @@ def _read(
     figures: dict[str, Mapping[str, object]] = {}
     try:
         for name, seq in seqs.items():
-            if name == ALPINE:  # what it has taken over is not done yet: its file knows
+            if name == ALPINE:  # its checkpoint in memory covers signals that are still in flight
                 figures[name] = alpine_status(home)
             elif seq is not None:
                 figures[name] = lag(home, seq)

@@ -1,7 +1,7 @@
-"""How far the log and each projection are, read from outside, beside running daemons.
+"""Reads the position of the log and of each projection from disk, whether daemons run or not.
 
-Invariant: nothing is made or changed, and a figure that cannot be had is None, with the problem
-said beside it.
+Invariant: nothing is created or changed. A figure that cannot be read is None, and `problem` beside
+it says why.
 """
 
 import os
@@ -28,7 +28,7 @@ def status(home: str | os.PathLike[str]) -> dict[str, object]:
     found = projections_status(path)
     sqlite = found.get(SQLITE, {})
     if log["signals"] is None and sqlite.get("lag_entries") == 0:
-        log["signals"] = sqlite.get("rows")  # counting the log would take as long as reading it
+        log["signals"] = sqlite.get("rows")  # counting them in the log would mean reading all of it
     return {"log": log, "projections": found, "backup": last_drill(path)}
 
 
@@ -42,7 +42,7 @@ def projections_status(home: Path) -> dict[str, Mapping[str, object]]:
 
 
 def sqlite_status(home: Path) -> dict[str, object]:
-    """Figures of the SQLite projection; without a database it is at seq 0."""
+    """The figures of the SQLite projection. Without a database its checkpoint is 0."""
     path = database_path(home)
     figures: dict[str, object] = {
         **dict.fromkeys(("checkpoint", "lag_entries", "lag_seconds", "rows", "conflicts")),
@@ -62,7 +62,7 @@ def sqlite_status(home: Path) -> dict[str, object]:
 
 
 def _read_figures(database: sqlite3.Connection) -> dict[str, object]:
-    database.execute("BEGIN")  # one moment of the tables for all figures
+    database.execute("BEGIN")  # all figures come from one state of the tables
     row = database.execute(SELECT_CHECKPOINT, (SQLITE,)).fetchone()
     (rows,) = database.execute("SELECT count(*) FROM signals").fetchone()
     (conflicts,) = database.execute("SELECT count(*) FROM conflicts").fetchone()
@@ -79,7 +79,7 @@ def _read_figures(database: sqlite3.Connection) -> dict[str, object]:
 
 
 def alpine_status(home: Path) -> dict[str, object]:
-    """Figures of delivery: parked signals count as done."""
+    """The figures of delivery. Parked signals count as done."""
     counts = ("delivered", "parked", "failing")
     rest: dict[str, object] = {"state": STOPPED, "last_error": None}
     try:
@@ -98,15 +98,15 @@ _READERS = {SQLITE: sqlite_status, ALPINE: alpine_status}
 
 
 def lag(home: Path, seq: int, done: Collection[int] = ()) -> dict[str, object]:
-    """`lag_entries` and `lag_seconds` of a projection that is at `seq`, against the log's end.
+    """`lag_entries` and `lag_seconds` of a projection whose checkpoint is `seq`.
 
-    `done` are entries above `seq` that are done already.
+    `done` has the seqs above `seq` that are done already.
     """
     last_seq = log_status(os.fspath(home), count=False)["last_seq"]
     assert isinstance(last_seq, int)
     unknown: dict[str, object] = {"lag_entries": None, "lag_seconds": None}
     if last_seq < seq:
-        problem = f"the log ends at seq {last_seq}: it was shortened, or is not the one projected"
+        problem = f"the log ends at seq {last_seq}: it was cut, or is not the one projected"
         return unknown | {"problem": problem}
     entries = max(0, last_seq - seq - len(done))
     oldest = None
@@ -124,10 +124,11 @@ def lag(home: Path, seq: int, done: Collection[int] = ()) -> dict[str, object]:
 
 
 def _other_log_problem(home: Path, seq: int, chain: object) -> dict[str, object] | None:
-    """The figures of a projection whose checkpoint is of another log, or of damaged bytes; None
-    where the log holds it, or does not reach so far, which `lag` tells.
+    """The figures if the checkpoint (seq, chain) is not in this log, or the log is damaged there.
+
+    None if the log holds it, or ends before it, which `lag` reports.
     """
-    problem = f"the log has another entry {seq}: it is not the one projected"
+    problem = f"entry {seq} of the log has another chain: this log is not the one projected"
     try:
         before = read_entries(os.fspath(home), after=seq - 1, first_only=True)
         entry = next(before, None) if seq else None
@@ -141,8 +142,8 @@ def _other_log_problem(home: Path, seq: int, chain: object) -> dict[str, object]
 
 
 def _third_party_status(name: str, home: Path) -> dict[str, object]:
-    """What a projection of somebody else says of itself."""
-    import asyncio  # only where somebody else's projection is asked
+    """The figures that a plug-in projection reports about itself."""
+    import asyncio  # needed for plug-ins only
 
     async def query() -> dict[str, object]:
         projection = make_projection(name)
@@ -155,7 +156,7 @@ def _third_party_status(name: str, home: Path) -> dict[str, object]:
 
     try:
         return asyncio.run(query())
-    except Exception as error:  # noqa: BLE001  # it is somebody else's code: anything may happen
+    except Exception as error:  # noqa: BLE001  # plug-in code may raise anything
         return {"checkpoint": None, "problem": f"{type(error).__name__}: {error}"}
 
 

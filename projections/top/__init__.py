@@ -1,6 +1,6 @@
-"""The live terminal view of a home.
+"""The live terminal view of a home: `eventlog top`.
 
-Invariant: it reads only, and leaves the terminal as it found it.
+Invariant: it only reads, and leaves the terminal as it found it.
 
 May import: everything below it, monitoring included; eventlog.
 """

@@ -1,6 +1,6 @@
-"""Where figures are shown: drawn on a terminal, as lines elsewhere.
+"""Shows samples of a home: as a live view on a terminal, as lines of text elsewhere.
 
-Invariant: without a terminal rich is not needed, and nothing is written but whole lines.
+Invariant: without a terminal, rich is not needed and only whole lines are written.
 """
 
 import sys
@@ -15,7 +15,7 @@ from projections.top.view import HomeSample, build_view, format_line
 
 
 class Output(NamedTuple):
-    """`show` figures as often as you like; more often than every `interval_s` is not seen."""
+    """`show` displays a sample; calls more frequent than every `interval_s` have no effect."""
 
     show: Callable[[HomeSample], object]
     interval_s: float
@@ -25,9 +25,10 @@ class Output(NamedTuple):
 def open_output(
     *, full_screen: bool, line_interval_s: float, write_line: Callable[[str], object]
 ) -> Iterator[Output]:
-    """A terminal's screen, the `full_screen` of it or as much as it takes; else a line each `line_interval_s`.
+    """Opens a view on the terminal, or, without one, prints a line every `line_interval_s`.
 
-    Raises ProjectionError for a terminal without rich.
+    With `full_screen` the view takes the whole terminal, otherwise only the lines it needs. Raises
+    ProjectionError on a terminal if rich is not installed.
     """
     if sys.stdout.isatty():
         try:
@@ -53,6 +54,6 @@ def open_output(
 def _rich_missing_error(error: ModuleNotFoundError) -> ProjectionError:
     return ProjectionError(
         f"the live view needs a package that is not installed: {error.name}",
-        do="install the extra `top` (`pip install '.[top]'` in the checkout); without it there is"
-        " `eventlog top --once`",
+        do="install the extra `top` (`pip install '.[top]'` in the checkout), or use"
+        " `eventlog top --once`, which does not need it",
     )

@@ -1,9 +1,9 @@
-"""The last signals of a log and what became of them, in memory, fed by its entries. Pure.
+"""The newest signals of a log with their outcomes, kept in memory. Pure.
 
-It decides by the fold that fills the table (signals_table.py), so both say the same of a signal.
-Facts about signals from before the first entry that it was given are passed over.
+It uses the fold that fills the signals table (projections.signals.fold), so both agree. Facts about
+signals that came before the first applied entry are ignored.
 
-Invariant: what it holds is bounded, whatever the log holds.
+Invariant: it holds at most SIGNALS_MAX signals.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from eventlog import Entry
 from projections.signals.fold import SignalState, prepare, resolve
 from projections.signals.transitions import CLOSED, SIGNAL
 
-SIGNALS_MAX = 200  # more than a terminal has lines
+SIGNALS_MAX = 200  # more than the lines of a terminal
 
 
 class RecentSignal(NamedTuple):
-    """A signal as it was decided, and its last event."""
+    """A signal with its last event."""
 
     seq: int
     symbol: str
@@ -28,20 +28,20 @@ class RecentSignal(NamedTuple):
     confidence: float  # percent
     strategy: str
     timestamp: str  # UTC, in stored form
-    event: str = SIGNAL  # the last that applied
+    event: str = SIGNAL  # the last event that applied
     outcome: str | None = None  # once it is closed
     profit_loss_pct: float | None = None
 
 
 class RecentSignals:
-    """Give it entries in order, by `apply`; `newest` are the signals that came last."""
+    """Collects the newest signals from entries that are applied in log order."""
 
     def __init__(self) -> None:
         self._signals: dict[str, RecentSignal] = {}  # by signal_id, in the order of the log
         self._states: dict[str, SignalState] = {}  # of the same signals
 
     def apply(self, entries: Sequence[Entry], *, after: int) -> None:
-        """Takes over a batch; `after` is the seq of the entry before it."""
+        """Applies a batch; `after` is the seq of the entry before it."""
         changes = resolve(prepare(entries, after=after), self._states)
         for row in changes.signals:
             seq, signal_id, symbol, action, entry, target, stop, confidence, strategy = row[:9]
@@ -61,5 +61,5 @@ class RecentSignals:
             del self._signals[signal_id], self._states[signal_id]
 
     def newest(self) -> tuple[RecentSignal, ...]:
-        """The last SIGNALS_MAX signals, the newest first."""
+        """The last SIGNALS_MAX signals, newest first."""
         return tuple(reversed(self._signals.values()))

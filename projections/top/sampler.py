@@ -1,7 +1,7 @@
-"""Looks at a home again and again, from outside, beside whatever runs there.
+"""Samples the state of a home repeatedly, from its files, for the live view.
 
-Invariant: it makes and changes nothing, and one look reads a bounded piece of the log, however fast
-that grows.
+Invariant: it creates and changes nothing, and one sample reads at most ENTRIES_MAX entries, however
+fast the log grows.
 """
 
 import os
@@ -19,24 +19,24 @@ from projections.monitoring.status import projections_status
 from projections.top.recent_signals import RecentSignals
 from projections.top.view import HomeSample
 
-INTERVAL_S = 0.5  # between two looks: as often as a person sees
-WORK_SHARE_MAX = 0.1  # of the time may be work: a large home is looked at less often
-ENTRIES_MAX = 2_000  # read in one look; a log that grew by more is only read at its end
-RATE_S = 5.0  # the rate is that of the last so many seconds
-STOP_POLL_S = 0.05  # how long a signal may wait to be seen
+INTERVAL_S = 0.5  # between two samples; a person does not need more
+WORK_SHARE_MAX = 0.1  # of the time is spent on sampling: a large home is sampled less often
+ENTRIES_MAX = 2_000  # read per sample; of a log that grew by more, only the end is read
+RATE_S = 5.0  # the append rate is averaged over this time
+STOP_POLL_S = 0.05  # the longest delay until a stop signal is noticed
 
 
 class Sampler:
-    """Remembers between two looks what the second one need not read again."""
+    """Takes samples of a home; each reads only the entries appended since the last one."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
         self._recent = RecentSignals()
-        self._seq: int | None = None  # the last entry that `_recent` knows; None before the first
+        self._seq: int | None = None  # the last entry applied to `_recent`; None at first
         self._history: deque[tuple[float, int]] = deque()  # monotonic seconds, last seq
 
     def sample(self) -> HomeSample:
-        """The figures of this moment. Raises LogNotFound, ForeignHome."""
+        """Takes a sample now. Raises LogNotFound, ForeignHome."""
         log = log_status(os.fspath(self._home), count=False)
         last_seq = log["last_seq"]
         assert isinstance(last_seq, int)
@@ -59,10 +59,10 @@ class Sampler:
         return max(0, last_seq - then_seq) / (now_s - then_s) if now_s > then_s else None
 
     def _read_up_to(self, last_seq: int) -> str:
-        """Reads what is new; why that did not succeed, or nothing."""
+        """Reads the new entries. Returns why that failed, or an empty text."""
         first = max(0, last_seq - ENTRIES_MAX)
         if self._seq is None or not first <= self._seq <= last_seq:
-            # What became of the signals before would not be known: it begins anew.
+            # Entries are skipped, so the outcomes of the known signals may be out of date: discard.
             self._recent, self._seq = RecentSignals(), first
         after = self._seq
         try:
@@ -76,7 +76,7 @@ class Sampler:
 
 
 class StopRequest:
-    """SIGTERM and Ctrl-C: what is drawn is drawn whole, then it ends. A second one ends it now."""
+    """Records SIGTERM and Ctrl-C, so that drawing is finished first. A second one interrupts."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -89,7 +89,7 @@ class StopRequest:
         self.number = number
 
     def sleep(self, seconds: float) -> bool:
-        """Waits so long; False, at once, when asked to stop."""
+        """Sleeps and returns True, or returns False as soon as a stop is requested."""
         end_s = time.monotonic() + seconds
         while self.number is None and (left_s := end_s - time.monotonic()) > 0:
             time.sleep(min(left_s, STOP_POLL_S))
@@ -97,5 +97,5 @@ class StopRequest:
 
 
 def pause_s(took_s: float, interval_s: float) -> float:
-    """How long to rest after a look that took so long."""
+    """How long to pause after a sample that took `took_s`."""
     return max(interval_s, took_s / WORK_SHARE_MAX)

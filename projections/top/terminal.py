@@ -1,11 +1,10 @@
-"""The live view on a terminal. The only module that uses rich, which the extra `top` brings.
+"""Draws the live view on a terminal. The only module that uses rich (the extra `top`).
 
-Invariant: the terminal is as it was before when `Screen` is left, however that happens; no text is
-read as markup.
+Invariant: leaving `Screen` restores the terminal, also after an exception; no text is interpreted
+as markup.
 """
 
 import sys
-from types import TracebackType
 from typing import Self
 
 from rich.cells import cell_len
@@ -18,11 +17,11 @@ from projections.top.view import GAP, Table, View, column_widths, fit_to_width
 
 _STYLES = {"win": "green", "loss": "red", "problem": "bold red"}
 _LINES_AROUND = 6  # title, log, two empty lines, two lines of headings
-_SIGNALS_INLINE_MAX = 10  # where other text is to stay on the screen, too
+_SIGNALS_INLINE_MAX = 10  # without full screen, where other text stays visible
 
 
 class Screen:
-    """Draws views one over the other. `full_screen` takes the whole terminal and gives it back."""
+    """Draws each view over the one before, on the full screen or in a part of it."""
 
     def __init__(self, *, full_screen: bool) -> None:
         self._console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
@@ -38,23 +37,18 @@ class Screen:
 
     @property
     def can_draw(self) -> bool:
-        """Whether stdout is a terminal that can go back and draw over what is there."""
+        """Whether stdout is a terminal that can move the cursor."""
         return self._console.is_terminal and not self._console.is_dumb_terminal
 
     def __enter__(self) -> Self:
         self._live.start()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._live.stop()
 
     def show(self, view: View) -> None:
-        """Draws it in place of the one before."""
+        """Draws the view in place of the previous one."""
         self._live.update(self._render(view), refresh=True)
 
     def _render(self, view: View) -> Group:
@@ -79,7 +73,7 @@ class Screen:
 def _grid(table: Table) -> Grid:
     grid = Grid(box=None, pad_edge=False, padding=(0, len(GAP), 0, 0), header_style="dim")
     for heading, width in zip(table.headings, column_widths(table, cell_len), strict=True):
-        is_last = heading == table.headings[-1]  # it alone gives way where there is no room
+        is_last = heading == table.headings[-1]  # only this column is shortened if there is no room
         grid.add_column(
             heading,
             justify="right" if heading in table.numbers else "left",

@@ -1,11 +1,11 @@
-"""What `eventlog top` shows: figures of a home, and what a person reads of them. Pure.
+"""Formats a sample of a home for `eventlog top`. Pure.
 
-    Figures    what was read of a home at one moment, as numbers
-    view_of    figures -> titled tables of text, for a terminal of any size
-    line_of    figures -> one line, where there is no terminal
+    HomeSample     the figures of a home at one time
+    build_view     sample -> titled tables of text, for a terminal of any size
+    format_line    sample -> one line, for output without a terminal
 
-Invariant: every text from a log, a database or a projection leaves here through `printable_value`, so that
-nothing in it can steer a terminal; what cannot be measured is `-`.
+Invariant: every text from a log, a database or a projection passes through `printable_value`, so
+that it cannot control the terminal. A figure that is not known is shown as `-`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,16 +17,18 @@ from projections.signals.schema import SQLITE
 from projections.signals.transitions import CLOSED, SIGNAL
 from projections.top.recent_signals import RecentSignal
 
-DETAILS_MAX = 4  # of a projection of somebody else: a line holds no more
+DETAILS_MAX = 4  # figures of a plug-in projection: a line has no room for more
 GAP = "  "  # between two columns
 
-# What is told of ours beside how far they are; of others, whatever they tell of themselves.
+# The figures of our own projections; a plug-in projection shows the first that it reports.
 _DETAIL_KEYS = {
     SQLITE: ("rows", "conflicts", "problem"),
     ALPINE: ("state", "delivered", "parked", "failing", "last_error", "problem"),
 }
-_UNLABELLED_KEYS = frozenset({"state", "problem", "last_error"})  # they need no name beside them
-_COLUMN_KEYS = frozenset({"checkpoint", "lag_entries", "lag_seconds"})  # they have columns
+_UNLABELLED_KEYS = frozenset({"state", "problem", "last_error"})  # shown without their key
+_COLUMN_KEYS = frozenset(
+    {"checkpoint", "lag_entries", "lag_seconds"}
+)  # shown in columns of their own
 _SIGNAL_HEADINGS = (
     *("seq", "decided", "symbol", "action", "entry", "target", "stop", "conf %"),
     *("strategy", "became"),
@@ -35,15 +37,15 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 class HomeSample(NamedTuple):
-    """A home at one moment."""
+    """The figures of a home at one time."""
 
     home: str
     at: str  # UTC
     log: Mapping[str, object]  # as in `eventlog status --json`
-    rate: float | None  # entries a second, of late; None while nothing can be said
-    projections: Mapping[str, Mapping[str, object]]  # the same, by name
-    signals: Sequence[RecentSignal]  # the newest first
-    problem: str = ""  # why `signals` does not reach to the end of the log
+    rate: float | None  # entries per second, recently; None in the first sample
+    projections: Mapping[str, Mapping[str, object]]  # as in `eventlog status --json`, by name
+    signals: Sequence[RecentSignal]  # newest first
+    problem: str = ""  # why `signals` does not reach the end of the log
 
 
 class Table(NamedTuple):
@@ -51,12 +53,12 @@ class Table(NamedTuple):
 
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    numbers: frozenset[str] = frozenset()  # headings of columns that end at the right
-    optional: tuple[str, ...] = ()  # headings of columns to leave out where it is narrow, in order
+    numbers: frozenset[str] = frozenset()  # headings of right-aligned columns
+    optional: tuple[str, ...] = ()  # headings of columns to drop on a narrow terminal, in order
 
 
 class View(NamedTuple):
-    """What is shown, from the top down."""
+    """The parts of the view, from top to bottom."""
 
     title: str
     log: str
@@ -66,7 +68,7 @@ class View(NamedTuple):
 
 
 def build_view(sample: HomeSample) -> View:
-    """The whole view; whoever draws it leaves out the signals for which there is no room."""
+    """Builds the view with all signals; the terminal drops those that do not fit."""
     return View(
         title=f"{printable_value(sample.home)}  {sample.at}",
         log=_log(sample),
@@ -86,7 +88,7 @@ def build_view(sample: HomeSample) -> View:
 
 
 def format_line(sample: HomeSample) -> str:
-    """The same in one line: how far the log is, each projection behind it, and the last signal."""
+    """The sample in one line: the end of the log, the lag of each projection, the last signal."""
     parts = [f"{sample.at}  seq {_count(sample.log['last_seq'])}, {_rate(sample.rate)}"]
     for name, found in sample.projections.items():
         lag = f"lag {_count(found.get('lag_entries'))} ({_seconds(found.get('lag_seconds'))})"
@@ -101,7 +103,7 @@ def format_line(sample: HomeSample) -> str:
 
 
 def format_page(view: View) -> str:
-    """The view as plain text, whole."""
+    """The view as plain text, with all signals."""
     tables = (view.projections, view.signals)
     parts = [
         view.title,
@@ -124,12 +126,12 @@ def format_table(table: Table) -> list[str]:
 
 
 def column_widths(table: Table, length: Callable[[str], int] = len) -> list[int]:
-    """How wide each column is; `length` of a text is in the unit of the answer."""
+    """The width of each column, measured by `length`."""
     return [max(map(length, cells)) for cells in zip(table.headings, *table.rows, strict=True)]
 
 
 def fit_to_width(table: Table, width: int, length: Callable[[str], int] = len) -> Table:
-    """The table without as many of its spare columns as it takes to be `width` wide."""
+    """The table without as many optional columns as necessary to fit into `width`."""
     for heading in table.optional:
         if sum(column_widths(table, length)) + len(GAP) * (len(table.headings) - 1) <= width:
             break
@@ -162,7 +164,7 @@ def _projection(name: str, found: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def _details(name: str, found: Mapping[str, object]) -> str:
-    """What a projection tells of itself, in words."""
+    """The figures of a projection that have no column of their own, as text."""
     keys = _DETAIL_KEYS.get(name) or [key for key in found if key not in _COLUMN_KEYS][:DETAILS_MAX]
     details = ((key, found[key]) for key in keys if found.get(key) is not None)
     return ", ".join(
@@ -189,14 +191,14 @@ def _signal(signal: RecentSignal) -> tuple[str, ...]:
 
 
 def outcome_text(signal: RecentSignal) -> str:
-    """What became of a signal, in a word or two."""
+    """The outcome or state of a signal, in one or two words."""
     if signal.event == CLOSED:
         return f"{signal.outcome} {signal.profit_loss_pct:+.2f} %"
     return "open" if signal.event == SIGNAL else signal.event
 
 
 def _count(value: object) -> str:
-    """A number of things; whatever else it is, as text."""
+    """An int with thousands separators, None as `-`, any other value as text."""
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return "-" if value is None else printable_value(value)

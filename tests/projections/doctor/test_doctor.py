@@ -1,4 +1,4 @@
-"""doctor: each trouble is made for real, and found with what to do; a sound home has none."""
+"""`doctor` finds each real problem and names a remedy; a healthy home has no problem."""
 
 import asyncio
 import json
@@ -80,14 +80,14 @@ def doctor(home: Path, *words: object, under: Sequence[object] = (), **env: obje
 
 
 def findings(home: Path, *, under: Sequence[object] = (), **env: object) -> list[dict[str, Any]]:
-    """All findings; what is said of them as a whole is checked."""
+    """All findings, after a check that `ok` and the exit code agree with their levels."""
     done = doctor(home, "--json", under=under, **env)
     report = json.loads(done.out)
     found: list[dict[str, Any]] = report["findings"]
     assert {f["level"] for f in found} <= set(LEVELS)
     assert all((f["do"] is None) == (f["level"] == OK) for f in found)
-    is_sound = all(f["level"] != PROBLEM for f in found)
-    assert (report["ok"], done.code) == (is_sound, 0 if is_sound else 1)
+    is_healthy = all(f["level"] != PROBLEM for f in found)
+    assert (report["ok"], done.code) == (is_healthy, 0 if is_healthy else 1)
     return found
 
 
@@ -99,7 +99,7 @@ def messages(found: list[dict[str, Any]], check: str) -> str:
     return " | ".join(f["found"] for f in found if f["check"] == check)
 
 
-# -- a sound home
+# -- a healthy home
 
 
 @pytest.mark.slow
@@ -111,8 +111,8 @@ def test_a_healthy_home_has_no_problem_and_is_not_changed(home: Path) -> None:
     assert {f["check"] for f in found} == set(CHECKS)
     for check in ("log", "table", "file system", "permissions"):
         assert set(levels(found, check)) == {OK}, check
-    for_people = doctor(home).out.decode()
-    assert all(check in for_people for check in CHECKS)
+    text = doctor(home).out.decode()
+    assert all(check in text for check in CHECKS)
 
 
 def test_a_missing_home_is_not_created(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_damage_is_a_problem(home: Path) -> None:
     data = bytearray(segments_in(home)[-1].read_bytes())
     data[len(data) // 2] ^= 1
     segments_in(home)[-1].write_bytes(data)
-    findings(home)  # it looks on
+    findings(home)  # the other checks still run
 
 
 def test_an_unreadable_log_is_a_problem_and_the_other_checks_still_run(
@@ -170,7 +170,7 @@ def test_a_newer_table_is_a_problem(home: Path) -> None:
     assert (levels(found, "table"), "newer" in messages(found, "table")) == ([PROBLEM], True)
 
 
-# -- file systems, for real where a kernel lets us mount
+# -- file systems, mounted for real if the kernel allows it
 
 
 def test_memory_is_a_problem_for_the_log(tmp_path: Path) -> None:
@@ -202,8 +202,8 @@ def test_a_container_layer_gets_a_warning(tmp_path: Path) -> None:
     ],
 )
 def test_each_kind_of_file_system_has_its_finding(kind: str, level: str | None) -> None:
-    trouble = file_system_problem(kind, is_log=True)
-    assert (trouble and trouble[0]) == level
+    problem = file_system_problem(kind, is_log=True)
+    assert (problem and problem[0]) == level
 
 
 @pytest.mark.parametrize(
@@ -229,13 +229,13 @@ def test_a_disk_that_cannot_be_written_is_found(tmp_path: Path) -> None:
 
 
 def test_an_implausibly_fast_or_slow_sync_gets_a_warning() -> None:
-    def judged(p50: int, p99: int) -> str:
+    def level(p50: int, p99: int) -> str:
         return sync_finding("sync", Latency(count=100, p50=p50, p99=p99)).level
 
-    assert [judged(1, 5), judged(14, 900), judged(15, 900), judged(150, 4_000)] == [
+    assert [level(1, 5), level(14, 900), level(15, 900), level(150, 4_000)] == [
         *(WARNING, WARNING, OK, OK)
     ]
-    assert [judged(25_000, 30_000), judged(150, 600_000)] == [WARNING, WARNING]
+    assert [level(25_000, 30_000), level(150, 600_000)] == [WARNING, WARNING]
     assert summarize_latency([5_000]) == Latency(count=1, p50=5, p99=5)
     assert summarize_latency([n * 1_000 for n in range(1, 101)]) == Latency(
         count=100, p50=51, p99=100
@@ -297,7 +297,7 @@ def test_a_directory_of_closed_segments_is_checked_like_the_log(home: Path, tmp_
     assert "mount the disk" in found[0]["do"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="giving files away takes root: sudo tools/test")
+@pytest.mark.skipif(os.geteuid() != 0, reason="changing the owner needs root: sudo tools/test")
 def test_files_of_another_account_are_found(home: Path) -> None:
     os.chown(database_of(home), 12_345, -1)
     found = findings(home)
@@ -376,7 +376,14 @@ def alpine() -> Iterator[AlpineServer]:
         yield found
 
 
-def of_alpine(found: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def key_file(directory: Path, text: str = "k", *, mode: int = 0o600) -> Path:
+    path = directory / "key"
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+def alpine_levels(found: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return [(f["check"], f["level"]) for f in found if f["check"].startswith("alpine")]
 
 
@@ -385,7 +392,7 @@ def test_alpine_and_its_key_are_tried_and_nothing_changes_there(
     home: Path, alpine: AlpineServer
 ) -> None:
     found = findings(home, ALPINE_API_URL=alpine.url, ALPINE_API_KEY_FILE=alpine.key_file)
-    assert of_alpine(found) == [("alpine", OK), ("alpine key", OK), ("alpine key", OK)]
+    assert alpine_levels(found) == [("alpine", OK), ("alpine key", OK), ("alpine key", OK)]
     assert alpine.rows() == []
     assert alpine.key.decode() not in json.dumps(found)
 
@@ -394,9 +401,7 @@ def test_alpine_and_its_key_are_tried_and_nothing_changes_there(
 def test_a_wrong_key_is_a_problem_and_is_never_shown(
     home: Path, tmp_path: Path, alpine: AlpineServer
 ) -> None:
-    key = tmp_path / "key"
-    key.touch(mode=0o600)
-    key.write_text("s3cr3t-and-wrong\n")
+    key = key_file(tmp_path, "s3cr3t-and-wrong\n")
     for words in (("doctor",), ("doctor", "--json")):
         env = {**NO_ALPINE, "ALPINE_API_URL": alpine.url, "ALPINE_API_KEY_FILE": str(key)}
         done = eventlog(*words, home=home, env=env)
@@ -407,14 +412,12 @@ def test_a_wrong_key_is_a_problem_and_is_never_shown(
 
 @pytest.mark.slow
 def test_a_dead_address_is_a_problem(home: Path, tmp_path: Path) -> None:
-    key = tmp_path / "key"
-    key.touch(mode=0o600)
-    key.write_text("k")
+    key = key_file(tmp_path)
     found = findings(home, ALPINE_API_URL="http://127.0.0.1:1", ALPINE_API_KEY_FILE=key)
-    assert of_alpine(found) == [("alpine", PROBLEM), ("alpine key", OK)]
+    assert alpine_levels(found) == [("alpine", PROBLEM), ("alpine key", OK)]
     assert "no answer" in messages(found, "alpine")
     found = findings(home, ALPINE_API_URL="ftp://x", ALPINE_API_KEY_FILE=key)
-    assert ("alpine", PROBLEM) in of_alpine(found)
+    assert ("alpine", PROBLEM) in alpine_levels(found)
 
 
 @pytest.mark.parametrize(
@@ -423,9 +426,7 @@ def test_a_dead_address_is_a_problem(home: Path, tmp_path: Path) -> None:
 def test_a_key_file_readable_by_others_is_found(
     home: Path, tmp_path: Path, mode: int, level: str
 ) -> None:
-    key = tmp_path / "key"
-    key.write_text("k")
-    key.chmod(mode)
+    key = key_file(tmp_path, mode=mode)
     found = findings(home, ALPINE_API_URL="http://127.0.0.1:1", ALPINE_API_KEY_FILE=key)
     assert levels(found, "alpine key") == [level]
 
@@ -440,11 +441,11 @@ def test_a_missing_key_or_one_in_the_environment_is_reported(home: Path, tmp_pat
     assert "s3cr3t" not in json.dumps(found)
     found = findings(home, ALPINE_API_URL=url)
     assert (levels(found, "alpine")[0], levels(found, "alpine key")) == (NOTE, [])
-    assert "nothing is delivered" in messages(found, "alpine")
+    assert "delivery is disabled" in messages(found, "alpine")
 
 
 def answers(*responses: bytes) -> list[DoctorFinding]:
-    """What is found of an Alpine that gives these answers, and no others."""
+    """The findings about an Alpine that gives these answers."""
 
     async def run() -> list[DoctorFinding]:
         async with server(answering(*responses)) as found:
@@ -464,8 +465,8 @@ def test_an_alpine_url_without_a_key_is_a_problem() -> None:
         async with server(answering(http_response(200, b"{}"))) as found:
             return await check_alpine(AlpineConfig(url=found.url, key=FixedKey("")))
 
-    well, key = asyncio.run(run())
-    assert (well.level, key.check, key.level) == (OK, "alpine key", PROBLEM)
+    health, key = asyncio.run(run())
+    assert (health.level, key.check, key.level) == (OK, "alpine key", PROBLEM)
     assert "there is no API key" in key.found
 
 
@@ -549,21 +550,21 @@ def test_when_stopped_it_removes_its_scratch_files(tmp_path: Path) -> None:
 
 def test_a_missing_or_damaged_acknowledged_entry_is_detected(home: Path) -> None:
     entries = raw_entries(home)
-    heard = [(entry.seq, entry.chain) for entry in entries]
-    check_receipts(home, heard)
+    receipts = [(entry.seq, entry.chain) for entry in entries]
+    check_receipts(home, receipts)
     for wrong in ((31, "0" * 64), (20, "0" * 64)):
-        with pytest.raises(PromiseBroken, match="was acknowledged, and is not in the log"):
-            check_receipts(home, [*heard, wrong])
+        with pytest.raises(PromiseBroken, match="was acknowledged, but is not in the log"):
+            check_receipts(home, [*receipts, wrong])
     data = bytearray(segments_in(home)[0].read_bytes())
     data[100] ^= 1
     segments_in(home)[0].write_bytes(data)
     with pytest.raises(LogCorrupt):
-        check_receipts(home, heard)
+        check_receipts(home, receipts)
 
 
 @pytest.mark.slow
 def test_a_disk_that_loses_acknowledged_entries_is_a_problem(tmp_path: Path) -> None:
-    """Somebody shortens each log behind its back, as a disk does that lies."""
+    """A thread truncates each log, as a disk does that loses flushed writes."""
 
     stop = threading.Event()
 

@@ -1,4 +1,4 @@
-"""import-legacy: what the old tracker left, into the log; again and again, and nothing twice."""
+"""`import-legacy` imports the files of the old tracker; a repeated import adds nothing twice."""
 
 import json
 import random
@@ -38,18 +38,18 @@ Fields = dict[str, Any]
 
 
 def hashed(fields: Mapping[str, Any]) -> str:
-    """The old tracker's hash: the nine fields as they came, missing ones left out."""
+    """The old tracker's hash: the nine fields as received, without missing ones."""
     nine = {key: fields[key] for key in HASHED_FIELDS if key in fields}
     return sha256(json.dumps(nine, sort_keys=True).encode()).hexdigest()
 
 
 def line(number: int = 1, **changes: Any) -> Fields:
-    """A line of the old log; a change of ... leaves the key out."""
+    """A line of the old log; a value of ... leaves the key out."""
     fields = {
         "signal_id": f"old-{number}",
         "symbol": "AAPL",
         "action": "BUY",
-        "entry_price": 100,  # an int, as it came
+        "entry_price": 100,  # an int, as received
         "target_price": 110.5,
         "stop_price": 95.25,
         "confidence": 88.5,
@@ -66,7 +66,7 @@ def line(number: int = 1, **changes: Any) -> Fields:
 
 
 def row(number: int = 1, **changes: Any) -> Fields:
-    """A row of the old table: as the line, but SQLite has made floats of the numbers."""
+    """A row of the old table: like the line, but SQLite has stored the numbers as floats."""
     came = line(number, server_timestamp=..., generation_latency_ms=...)
     return {**came, "created_at": "2025-11-18 02:00:01", **changes}
 
@@ -114,7 +114,7 @@ def old(tmp_path: Path) -> LegacyHome:
 
 
 def run_import(old: LegacyHome, home: Path) -> Fields:
-    """Imports twice; checks that the second time changes nothing; gives the first report."""
+    """Imports twice, checks that the second import changes nothing, returns the first report."""
     source = tree_contents(old.folder)
     done = eventlog(*old.words(), "--json", home=home)
     assert done.code == (1 if report(done)["refused_count"] else 0), done.err
@@ -136,7 +136,7 @@ def report(done: Done) -> Fields:
 
 
 def payloads(home: Path) -> list[tuple[str, Fields]]:
-    """What the log holds: events with what came in, less what the log adds."""
+    """The event and payload of each entry, without the keys that the log adds."""
     return [
         (entry["event"], {key: value for key, value in entry.items() if key not in ADDED})
         for entry in assert_valid_log(home)
@@ -150,7 +150,7 @@ def rejected(old: LegacyHome) -> list[bytes]:
     return old.rejects.read_bytes().splitlines()
 
 
-# -- the small old home beside the checkout
+# -- the sample home of the old tracker
 
 
 def test_the_sample_legacy_home_is_imported(home: Path, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_the_sample_legacy_home_is_imported(home: Path, tmp_path: Path) -> None:
     lost = rows.pop("db-only-0001")
     closed = [each for each in rows.values() if each["outcome"]]
     executed = [each for each in rows.values() if each["order_id"]]
-    assert found["signals"] == {"imported": 120, "known": 1}  # one line is doubled
+    assert found["signals"] == {"imported": 120, "known": 1}  # one line is repeated
     assert found["facts"]["imported"] == len(closed) + len(executed)
     assert [each["where"] for each in found["refused"]] == ["line 122", "row 121"]
     assert rejects.read_bytes().splitlines()[0] == torn[0]
@@ -208,7 +208,7 @@ def read_lines(path: Path) -> tuple[dict[str, Fields], list[bytes]]:
 
 
 def check_row(ours: Sequence[Any], came: Fields, theirs: Fields | None) -> None:
-    """A row of our table against the old line, and against the old row where there is one."""
+    """Compares a row of our table with the old line, and with the old row if there is one."""
     _, _, symbol, action, *prices, confidence, strategy = ours[:9]
     assert [symbol, action] == [came["symbol"], came["action"]]
     assert prices == [came["entry_price"], came["target_price"], came["stop_price"]]
@@ -225,7 +225,7 @@ def check_row(ours: Sequence[Any], came: Fields, theirs: Fields | None) -> None:
         assert ours[9] == theirs["asset_type"]
 
 
-# -- odd cases
+# -- special cases
 
 
 def the_signal(home: Path) -> Fields:
@@ -277,7 +277,10 @@ def test_missing_fields_are_left_out_of_the_hash_and_filled_in(
     ("created_at", "timestamp"),
     [
         ("2025-11-18 02:00:03", "2025-11-18T02:00:03.000000+00:00"),
-        ("2025-11-18T02:00+00:00", "2025-11-18T02:00:00.000000+00:00"),  # the door wants seconds
+        (
+            "2025-11-18T02:00+00:00",
+            "2025-11-18T02:00:00.000000+00:00",
+        ),  # validation requires seconds
         ("2025-11-18T02:00:03.123456789Z", "2025-11-18T02:00:03.123456+00:00"),  # and six digits
         ("0001-01-01T00:00:00+05:00", None),  # no year in UTC
         ("once", None),
@@ -286,7 +289,7 @@ def test_missing_fields_are_left_out_of_the_hash_and_filled_in(
 def test_a_signal_without_timestamp_gets_the_recording_time_of_the_old_tracker(
     home: Path, old: LegacyHome, created_at: str, timestamp: str | None
 ) -> None:
-    """Not when it is imported, years later, unless nothing else is known."""
+    """The time of the import is used only if no other time is known."""
     took = line(1, timestamp=...)
     came = line(2, timestamp=..., server_timestamp=..., created_at=created_at)
     run_import(old.lines(took, came), home)
@@ -331,7 +334,7 @@ def test_the_line_takes_precedence_over_a_differing_row(home: Path, old: LegacyH
 
 
 def test_a_row_without_a_line_is_imported_if_its_hash_matches(home: Path, old: LegacyHome) -> None:
-    """It was made from ints, which SQLite has made floats."""
+    """The hash was made from ints, which SQLite has stored as floats."""
     whole = line(2, entry_price=100, target_price=110, stop_price=95, confidence=88)
     there = {**row(2), **{key: float(whole[key]) for key in ("target_price", "stop_price")}}
     there |= {"confidence": 88.0, "sha256": whole["sha256"]}
@@ -386,8 +389,8 @@ def test_all_invalid_records_go_to_the_rejects_in_one_run(home: Path, old: Legac
     bads, whys = zip(*REFUSED.values(), strict=True)
     found = run_import(old.lines(line(8), *bads, line(9)), home)
     assert found["signals"]["imported"] == 2
-    told = zip(found["refused"], whys, strict=True)
-    for number, (refused, why) in enumerate(told, start=2):
+    pairs = zip(found["refused"], whys, strict=True)
+    for number, (refused, why) in enumerate(pairs, start=2):
         assert refused["where"] == f"line {number}"
         assert why in refused["reason"]
     wanted = [bad if isinstance(bad, bytes) else json.dumps(bad).encode() for bad in bads]
@@ -410,17 +413,17 @@ def test_an_invalid_line_goes_to_the_rejects_unchanged_and_affects_no_other(
 
 
 OUTCOMES: dict[str, tuple[Fields, str]] = {
-    "half an outcome": ({"outcome": "win"}, "closed: exit_price is missing"),
-    "an outcome of its own": ({"outcome": "maybe", "exit_price": 1}, "closed: outcome"),
-    "a price that is none": ({"outcome": "win", "exit_price": "x"}, "closed: exit_price"),
+    "an outcome without a price": ({"outcome": "win"}, "closed: exit_price is missing"),
+    "an unknown outcome": ({"outcome": "maybe", "exit_price": 1}, "closed: outcome"),
+    "a price that is no number": ({"outcome": "win", "exit_price": "x"}, "closed: exit_price"),
 }
 
 
-@pytest.mark.parametrize(("fate", "why"), OUTCOMES.values(), ids=OUTCOMES)
+@pytest.mark.parametrize(("changes", "why"), OUTCOMES.values(), ids=OUTCOMES)
 def test_an_invalid_outcome_goes_to_the_rejects_and_the_signal_is_imported(
-    home: Path, old: LegacyHome, fate: Fields, why: str
+    home: Path, old: LegacyHome, changes: Fields, why: str
 ) -> None:
-    bad = {**line(1), "order_id": "o-1", **fate}
+    bad = {**line(1), "order_id": "o-1", **changes}
     found = run_import(old.lines(bad, line(2)), home)
     assert [each["where"] for each in found["refused"]] == ["line 1"]
     assert why in found["refused"][0]["reason"]
@@ -430,7 +433,7 @@ def test_an_invalid_outcome_goes_to_the_rejects_and_the_signal_is_imported(
 
 def test_an_invalid_row_goes_to_the_rejects_as_json(home: Path, old: LegacyHome) -> None:
     bad = row(1, sha256="0" * 64)
-    blob = row(2, strategy=b"\x80\x00")  # SQLite keeps what it is given
+    blob = row(2, strategy=b"\x80\x00")  # SQLite stores any type in any column
     found = run_import(old.rows(bad, blob, row(3)), home)
     assert [each["where"] for each in found["refused"]] == ["row 1", "row 2"]
     assert json.loads(rejected(old)[0])["sha256"] == "0" * 64
@@ -447,7 +450,7 @@ def test_another_signal_under_the_same_id_is_refused(home: Path, old: LegacyHome
     other = line(1, entry_price=50)
     found = run_import(old.lines(line(1), other), home)
     assert found["signals"]["imported"] == 1
-    assert "old-1 is taken by another signal" in found["refused"][0]["reason"]
+    assert "old-1 belongs to another signal" in found["refused"][0]["reason"]
     assert rejected(old) == [json.dumps(other).encode()]
 
 
@@ -487,18 +490,18 @@ def test_rejected_lines_can_be_fixed_and_imported(home: Path, old: LegacyHome) -
     bad_row = row(3, outcome="win")  # no exit_price
     old.lines(line(1, entry_price=-1), {**line(2), "outcome": "win"}).rows(bad_row)
     assert run_import(old, home)["refused_count"] == 3
-    mended = []
+    corrected = []
     for raw in rejected(old):
         fields = json.loads(raw)
         if fields["entry_price"] == -1:
             fields["entry_price"] = 100
-            del fields["sha256"]  # it was of what came in
+            del fields["sha256"]  # it is the hash of the old values
         else:
             fields["exit_price"] = 111.0
-        mended.append(fields)
-    again = LegacyHome(home.parent / "mended")
+        corrected.append(fields)
+    again = LegacyHome(home.parent / "corrected")
     again.rejects = home.parent / "rejects-2.jsonl"
-    found = run_import(again.lines(*mended), home)
+    found = run_import(again.lines(*corrected), home)
     assert found["signals"] == {"imported": 1, "known": 2}
     assert (found["facts"]["imported"], found["refused_count"]) == (2, 0)
     project(home)
@@ -519,7 +522,7 @@ def test_an_import_into_a_log_with_entries_works(home: Path, old: LegacyHome) ->
     append(home, a_signal(1), a_signal(2, signal_id="old-2"))
     found = run_import(old.lines(line(1), line(2)), home)
     assert found["signals"]["imported"] == 1
-    assert "old-2 is taken" in found["refused"][0]["reason"]
+    assert "old-2 belongs to another signal" in found["refused"][0]["reason"]
 
 
 def test_it_reports_the_imported_and_the_refused_records(home: Path, old: LegacyHome) -> None:
@@ -559,12 +562,14 @@ def test_the_old_home_itself_cannot_be_the_new_one(tmp_path: Path) -> None:
     assert tree_contents(home) == before
 
 
-# -- resumable
+# -- interrupted imports
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_it_ends_with_the_same_log(home: Path, old: LegacyHome) -> None:
-    chance = random.Random(3)
+def test_an_import_that_is_killed_repeatedly_ends_with_the_same_log(
+    home: Path, old: LegacyHome
+) -> None:
+    rng = random.Random(3)
     old.lines(*(line(n) for n in range(4000)))
     old.rows(
         *(row(n, order_id=f"o-{n}", outcome="win", exit_price=111.0) for n in range(0, 4000, 3))
@@ -577,7 +582,7 @@ def test_killed_again_and_again_it_ends_with_the_same_log(home: Path, old: Legac
         before = log_bytes(home)
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until(lambda b=before, p=process: log_bytes(home) > b or p.poll() is not None)  # type: ignore[misc]
-        time.sleep(chance.choice([0.0, 0.002, 0.02]))
+        time.sleep(rng.choice([0.0, 0.002, 0.02]))
         process.kill()
         if process.wait(DEADLINE_S) == 0 or kills > 100:
             break

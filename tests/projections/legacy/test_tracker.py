@@ -1,4 +1,4 @@
-"""SignalTracker: the old interface to the letter of the contract, from threads and from asyncio."""
+"""SignalTracker: exactly the interface of the old tracker, from threads and from asyncio."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ from tests.harness.requirements import CHECKOUT
 from tests.harness.signals import a_signal, closed, signals
 from tests.harness.tables import assert_caught_up, assert_is_fold, database_of, read_tables, seq_in
 
-# The contract's words.
+# As the contract lists them.
 LATEST_KEYS = [
     *("signal_id", "symbol", "action", "entry_price", "target_price", "stop_price"),
     *("confidence", "strategy", "timestamp", "outcome", "profit_loss_pct"),
@@ -45,7 +45,7 @@ def tracker(home: Path) -> Iterator[SignalTracker]:
 
 
 def old_signal(number: int = 1, **changes: Any) -> dict[str, Any]:
-    """A signal as old code makes one: no id, no asset_type, ints, a time without an offset."""
+    """A signal as old code creates it: no id, no asset_type, ints, a time without an offset."""
     signal = {
         "symbol": "AAPL",
         "action": "BUY",
@@ -59,7 +59,7 @@ def old_signal(number: int = 1, **changes: Any) -> dict[str, Any]:
     return signal | changes
 
 
-# -- the letter of the contract
+# -- the contract
 
 
 def test_the_latest_signals_have_the_keys_and_values_of_the_contract(
@@ -138,10 +138,10 @@ def test_a_signal_is_durable_when_its_id_is_returned(tracker: SignalTracker, hom
     signal_id = tracker.log_signal(old_signal())
     (entry,) = assert_valid_log(home)
     assert entry["signal_id"] == signal_id
-    assert not database_of(home).exists()  # nothing waits for a table
+    assert not database_of(home).exists()  # log_signal does not build the table
 
 
-# -- as forgiving as ever
+# -- as tolerant as the old tracker
 
 NINE_HOURS = timezone(timedelta(hours=9))
 TIMES: dict[str, Any] = {
@@ -150,7 +150,7 @@ TIMES: dict[str, Any] = {
     "with a blank": "2025-11-18 02:00:00",
     "Z": "2025-11-18T02:00:00Z",
     "an offset": "2025-11-18T11:00:00+09:00",
-    "naive": datetime(2025, 11, 18, 2),  # noqa: DTZ001  # that is what old code gives
+    "naive": datetime(2025, 11, 18, 2),  # noqa: DTZ001  # as old code passes it
     "aware": datetime(2025, 11, 18, 2, tzinfo=UTC),
     "elsewhere": datetime(2025, 11, 18, 11, tzinfo=NINE_HOURS),
 }
@@ -219,7 +219,7 @@ def test_a_retry_with_its_own_id_is_the_same_signal(tracker: SignalTracker, home
         tracker.log_signal(old_signal(signal_id="mine", entry_price=1))
 
 
-# -- whose home
+# -- the home
 
 
 def test_the_home_is_given_or_from_the_environment_or_the_current_directory(
@@ -305,7 +305,7 @@ def test_threads_and_tasks_share_one_tracker(tracker: SignalTracker, home: Path)
                     found = tracker.get_latest_signals(limit=10_000)
                     assert f"s-{number}" in {row["signal_id"] for row in found}
                     tracker.flush_pending()
-        except BaseException as error:  # noqa: BLE001  # told by the test
+        except BaseException as error:  # noqa: BLE001  # reported by the test
             problems.append(error)
 
     async def in_tasks(start: int) -> None:
@@ -335,7 +335,7 @@ def test_threads_and_tasks_share_one_tracker(tracker: SignalTracker, home: Path)
 
 
 def test_the_blocking_calls_work_inside_a_coroutine_too(tracker: SignalTracker) -> None:
-    """Old code calls them there, and blocks its loop for a moment, as it ever did."""
+    """Old code calls them there, and blocks its loop for a moment, as before."""
 
     async def run() -> None:
         signal_id = await tracker.log_signal_async(old_signal(1))
@@ -376,15 +376,15 @@ def test_closing_during_queries_answers_or_refuses_them_and_never_hangs(home: Pa
         tracker = SignalTracker(home)
         answers: list[int] = []
 
-        def ask(tracker: SignalTracker = tracker, answers: list[int] = answers) -> None:
+        def query(tracker: SignalTracker = tracker, answers: list[int] = answers) -> None:
             answers.append(len(tracker.get_latest_signals(limit=1000)))
 
-        asking = [threading.Thread(target=ask) for _ in range(8)]
-        for thread in asking:
+        threads = [threading.Thread(target=query) for _ in range(8)]
+        for thread in threads:
             thread.start()
         tracker.close()
         tracker.close()
-        for thread in asking:
+        for thread in threads:
             thread.join(DEADLINE_S)
             assert not thread.is_alive()
         assert answers == [300] * 8
@@ -417,7 +417,7 @@ def script(text: str, home: Path, *words: str) -> subprocess.CompletedProcess[st
 
 
 OLD_CODE = '''
-"""A generator as it was written for the old tracker; only the import line is another."""
+"""A generator written for the old tracker; only the import line is different."""
 import asyncio
 from datetime import datetime
 
@@ -475,18 +475,18 @@ def test_code_written_for_the_old_tracker_keeps_working(home: Path) -> None:
 EXITS = {
     "after a call": "tracker.log_signal(signal)",
     "after a flush": "tracker.log_signal(signal); tracker.flush_pending()",
-    "after a question": "tracker.log_signal(signal); tracker.get_latest_signals()",
-    "with a thread that goes on": """
+    "after a query": "tracker.log_signal(signal); tracker.get_latest_signals()",
+    "with a thread that continues": """
 import threading, time
-def ask():
+def query():
     time.sleep(0.3)  # the main thread has ended
     for _ in range(20):
         tracker.get_latest_signals()
     tracker.flush_pending()
 tracker.log_signal(signal)
-threading.Thread(target=ask).start()
+threading.Thread(target=query).start()
 """,
-    "with a flush that nobody waits for": """
+    "with a flush that is not awaited": """
 import asyncio
 async def main():
     await tracker.log_signal_async(signal)

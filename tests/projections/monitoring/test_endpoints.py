@@ -1,4 +1,4 @@
-"""`project --listen`: /health and /metrics of a real daemon, and that it is not disturbed."""
+"""`project --listen`: /health and /metrics of a real daemon, which does not slow it down."""
 
 import json
 import re
@@ -28,7 +28,7 @@ from tests.harness.read_side import append
 from tests.harness.signals import a_signal, closed, signals
 from tests.harness.tables import seq_in
 
-EXIT_S = 10.0  # what is promised for SIGTERM; below, twice as long for a machine that is busy
+EXIT_S = 10.0  # the promised limit after SIGTERM; tests allow twice as long for a busy machine
 
 
 @pytest.fixture
@@ -36,8 +36,8 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
-class Got(NamedTuple):
-    """An answer."""
+class HttpAnswer(NamedTuple):
+    """An answer of the daemon."""
 
     status: int
     body: bytes
@@ -48,14 +48,14 @@ class Got(NamedTuple):
         return json.loads(self.body)
 
 
-def get(url: str) -> Got:
+def get(url: str) -> HttpAnswer:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=DEADLINE_S) as answer:
-            return Got(answer.status, answer.read(), answer.headers["Content-Type"])
+            return HttpAnswer(answer.status, answer.read(), answer.headers["Content-Type"])
     except urllib.error.HTTPError as error:
         with error:
-            return Got(error.code, error.read(), error.headers["Content-Type"])
+            return HttpAnswer(error.code, error.read(), error.headers["Content-Type"])
 
 
 def health(url: str) -> Any:
@@ -77,7 +77,7 @@ def metrics(url: str) -> dict[str, Metric]:
 
 
 def value(url: str, metric: str, **labels: str) -> float | None:
-    """One sample, None where there is none."""
+    """The value of one sample; None if there is no such sample."""
     samples = metrics(url)[metric].samples
     found = [s.value for s in samples if labels.items() <= s.labels.items()]
     return found[0] if found else None
@@ -86,7 +86,7 @@ def value(url: str, metric: str, **labels: str) -> float | None:
 # -- /metrics
 
 
-def test_the_figures_are_those_of_the_log_and_of_what_was_applied(home: Path) -> None:
+def test_the_metrics_equal_the_log_and_the_applied_entries(home: Path) -> None:
     append(home, *signals(4), closed(1), segment_bytes=1_000)
     with listening(home, "sqlite") as (d, url):
         until(lambda: value(url, "eventlog_projection_checkpoint_seq") == 5)
@@ -146,7 +146,7 @@ def test_a_daemon_that_keeps_up_is_healthy_on_either_internet_protocol(home: Pat
         with listening(home, "sqlite", "--unhealthy-after", 0.5, host=host) as (d, url):
             assert url.startswith(f"http://{host}:")
             until(partial(is_at, url, 3))
-            until(partial(is_healthy, url))  # its start may have taken longer than it bears
+            until(partial(is_healthy, url))  # the start may take longer than --unhealthy-after
             found = get(f"{url}/health")
             assert (found.status, found.content_type) == (200, "application/json")
             assert found.json["status"] == "ok"
@@ -158,7 +158,7 @@ def test_a_daemon_that_keeps_up_is_healthy_on_either_internet_protocol(home: Pat
 
 
 def test_a_lag_against_the_real_end_is_unhealthy_and_ends_when_it_ends(home: Path) -> None:
-    """The projector hangs in a batch, so its tail sees nothing of what comes after."""
+    """The projector hangs in a batch, so its tail does not see the entries appended meanwhile."""
     append(home, *signals(3))
     with listening(home, "sqlite", "--unhealthy-after", 0.3) as (_, url):
         until(lambda: seq_in(home) == 3)
@@ -178,18 +178,18 @@ def test_a_lag_against_the_real_end_is_unhealthy_and_ends_when_it_ends(home: Pat
 
 @pytest.mark.slow
 def test_a_watch_that_is_dead_is_unhealthy_and_costs_no_entry(home: Path) -> None:
-    """No inotify instance is to be had, as where others have used up the account's."""
+    """No inotify instance is available, as if other programs had used up the limit."""
     append(home, a_signal(1))
     under = strace("-e", "inject=inotify_init1:error=EMFILE")
     with listening(home, "sqlite", "--unhealthy-after", 1, under=under) as (_, url):
-        until(lambda: "sqlite is not told of new entries" in str(health(url)["reasons"]))
+        until(lambda: "sqlite gets no file events" in str(health(url)["reasons"]))
         assert get(f"{url}/health").status == 503
         assert value(url, "eventlog_projection_watched") == 0
         append(home, a_signal(2))
         until(lambda: seq_in(home) == 2)
 
 
-STUBBORN = """
+STUBBORN_PROJECTION = """
 from asyncio import sleep
 
 from projections import Checkpoint
@@ -216,7 +216,9 @@ class {name}:
 
 @pytest.mark.slow
 def test_health_names_the_projection_whose_stop_ends_the_daemon(home: Path, tmp_path: Path) -> None:
-    sources = {n: STUBBORN.format(name=n.capitalize(), lower=n) for n in ("failing", "slow")}
+    sources = {
+        n: STUBBORN_PROJECTION.format(name=n.capitalize(), lower=n) for n in ("failing", "slow")
+    }
     env = plugins(tmp_path / "site", **sources)
     append(home, a_signal(1))
     with listening(home, "failing", "slow", env=env) as (d, url):
@@ -230,7 +232,7 @@ def test_health_names_the_projection_whose_stop_ends_the_daemon(home: Path, tmp_
         assert d.wait() != 0
 
 
-# -- that nothing is disturbed
+# -- the daemon is not disturbed
 
 
 def test_hanging_clients_delay_neither_the_table_nor_the_shutdown(home: Path) -> None:
@@ -258,10 +260,10 @@ def test_repeated_requests_change_nothing_on_disk(home: Path) -> None:
         assert tree_contents(home) == before
 
 
-# -- what it cannot do is told
+# -- errors
 
 
-def test_a_port_that_is_taken_ends_it_before_anything_is_projected(home: Path) -> None:
+def test_a_port_in_use_ends_the_daemon_before_anything_is_projected(home: Path) -> None:
     append(home, a_signal(1))
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -325,7 +327,7 @@ def test_a_publicly_reachable_address_gets_a_warning_at_the_start(home: Path) ->
 
 @pytest.mark.slow
 def test_delivery_is_counted_and_neither_key_nor_payload_is_shown(home: Path) -> None:
-    """S3. Also where the answers of the backend repeat what it was sent."""
+    """S3. Also if the answers of the backend repeat the request."""
     with AlpineServer() as server:
         env = {"ALPINE_API_URL": server.url, "ALPINE_API_KEY_FILE": str(server.key_file)}
         secret = {"symbol": "GEHEIM", "strategy": "geheim", "reasoning": "geheim" * 10}
@@ -343,9 +345,9 @@ def test_delivery_is_counted_and_neither_key_nor_payload_is_shown(home: Path) ->
             append(home, a_signal(200, **secret))
             until(lambda: value(url, "eventlog_delivery_state", state="waiting") == 1)
             assert (value(url, "eventlog_delivery_requests", outcome="down") or 0) > 0
-            said = get(f"{url}/metrics").body + get(f"{url}/health").body
-            assert b"geheim" not in said.lower()
-            assert server.key not in said
+            shown = get(f"{url}/metrics").body + get(f"{url}/health").body
+            assert b"geheim" not in shown.lower()
+            assert server.key not in shown
             assert d.stop() == 0
 
 

@@ -1,4 +1,4 @@
-"""Health, judged over time: a trouble counts once it has lasted, by a steady clock."""
+"""Health over time: a condition is reported once it has persisted, by a monotonic clock."""
 
 import pytest
 from hypothesis import given
@@ -47,49 +47,51 @@ def a_snapshot(last_seq: int, *projections: ProjectionSnapshot) -> Snapshot:
 
 
 class HealthScenario:
-    """Looks, some seconds apart."""
+    """Evaluates snapshots that are some seconds apart."""
 
     def __init__(self) -> None:
         self._health = Health(AFTER_S)
         self.now_s = 1_000.0
 
-    def look(self, after_s: float, seen: Snapshot) -> str:
+    def evaluate(self, after_s: float, snapshot: Snapshot) -> str:
         self.now_s += after_s
-        verdict = self._health.evaluate(seen, now_s=self.now_s)
-        self.reasons = " | ".join(verdict.reasons)
-        return verdict.status
+        result = self._health.evaluate(snapshot, now_s=self.now_s)
+        self.reasons = " | ".join(result.reasons)
+        return result.status
 
 
 def test_a_projection_that_stays_behind_the_end_is_unhealthy_after_a_while() -> None:
     scenario = HealthScenario()
-    assert scenario.look(0, a_snapshot(5, a_projection(5))) == OK
-    assert scenario.look(5, a_snapshot(9, a_projection(5))) == OK
-    assert scenario.look(AFTER_S - 1, a_snapshot(12, a_projection(5, stalled="disk full"))) == OK
-    assert scenario.look(1, a_snapshot(12, a_projection(5, stalled="disk full"))) == UNHEALTHY
+    assert scenario.evaluate(0, a_snapshot(5, a_projection(5))) == OK
+    assert scenario.evaluate(5, a_snapshot(9, a_projection(5))) == OK
+    assert (
+        scenario.evaluate(AFTER_S - 1, a_snapshot(12, a_projection(5, stalled="disk full"))) == OK
+    )
+    assert scenario.evaluate(1, a_snapshot(12, a_projection(5, stalled="disk full"))) == UNHEALTHY
     assert scenario.reasons == (
         "sqlite is behind the end of the log by 7 entries (disk full), for 60 s"
     )
-    assert scenario.look(1, a_snapshot(13, a_projection(12))) == OK
+    assert scenario.evaluate(1, a_snapshot(13, a_projection(12))) == OK
 
 
 def test_a_projection_that_keeps_up_with_load_is_healthy_although_slightly_behind() -> None:
     scenario = HealthScenario()
     for number in range(100):
         assert (
-            scenario.look(5, a_snapshot(100 * number, a_projection(max(0, 100 * number - 150))))
+            scenario.evaluate(5, a_snapshot(100 * number, a_projection(max(0, 100 * number - 150))))
             == OK
         )
 
 
 def test_a_lag_beyond_the_limit_does_not_flap() -> None:
-    """It moves on, and is 90 s behind all the time."""
+    """The checkpoint advances, but stays 90 s behind."""
     scenario = HealthScenario()
-    looks = (
+    snapshots = (
         a_snapshot(10 * number, a_projection(max(0, 10 * (number - 18)))) for number in range(100)
     )
-    seen = [scenario.look(5, look) for look in looks]
-    first = seen.index(UNHEALTHY)
-    assert set(seen[first:]) == {UNHEALTHY}
+    statuses = [scenario.evaluate(5, snapshot) for snapshot in snapshots]
+    first = statuses.index(UNHEALTHY)
+    assert set(statuses[first:]) == {UNHEALTHY}
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 40)), max_size=60))
@@ -102,7 +104,7 @@ def test_it_is_always_unhealthy_if_the_end_of_a_minute_ago_is_not_reached(
     for appended, applied in steps:
         last_seq += appended
         checkpoint = min(last_seq, checkpoint + applied)
-        status = scenario.look(7, a_snapshot(last_seq, a_projection(checkpoint)))
+        status = scenario.evaluate(7, a_snapshot(last_seq, a_projection(checkpoint)))
         ends.append((scenario.now_s, last_seq))
         is_late = any(seq > checkpoint and scenario.now_s - at_s >= AFTER_S for at_s, seq in ends)
         assert (status == UNHEALTHY) == is_late
@@ -110,51 +112,55 @@ def test_it_is_always_unhealthy_if_the_end_of_a_minute_ago_is_not_reached(
 
 def test_the_memory_of_a_long_outage_is_bounded_and_it_stays_unhealthy() -> None:
     scenario = HealthScenario()
-    looks = [scenario.look(5, a_snapshot(1 + n, a_projection(0))) for n in range(5 * LOG_ENDS_MAX)]
-    assert set(looks[int(AFTER_S / 5) :]) == {UNHEALTHY}
+    statuses = [
+        scenario.evaluate(5, a_snapshot(1 + n, a_projection(0))) for n in range(5 * LOG_ENDS_MAX)
+    ]
+    assert set(statuses[int(AFTER_S / 5) :]) == {UNHEALTHY}
     assert len(scenario._health._log_ends["sqlite"]) <= LOG_ENDS_MAX
-    assert scenario.look(5, a_snapshot(5 * LOG_ENDS_MAX, a_projection(5 * LOG_ENDS_MAX))) == OK
+    assert scenario.evaluate(5, a_snapshot(5 * LOG_ENDS_MAX, a_projection(5 * LOG_ENDS_MAX))) == OK
 
 
 def test_a_dead_file_watch_is_unhealthy_after_a_while_and_healthy_once_it_works() -> None:
     scenario = HealthScenario()
     dead = a_snapshot(1, a_projection(1, is_watched=False))
-    assert scenario.look(0, dead) == OK
-    assert scenario.look(AFTER_S, dead) == UNHEALTHY
-    assert "sqlite is not told of new entries" in scenario.reasons
-    assert scenario.look(1, a_snapshot(1, a_projection(1))) == OK
-    assert scenario.look(1, dead) == OK  # it counts anew
+    assert scenario.evaluate(0, dead) == OK
+    assert scenario.evaluate(AFTER_S, dead) == UNHEALTHY
+    assert "sqlite gets no file events" in scenario.reasons
+    assert scenario.evaluate(1, a_snapshot(1, a_projection(1))) == OK
+    assert scenario.evaluate(1, dead) == OK  # its duration starts again
 
 
 def test_a_projection_that_is_not_open_is_unhealthy_after_a_while() -> None:
     scenario = HealthScenario()
-    shut = a_snapshot(1, a_projection(None, stalled="database is locked"))
-    assert scenario.look(0, shut) == OK
-    assert scenario.look(AFTER_S, shut) == UNHEALTHY
+    closed = a_snapshot(1, a_projection(None, stalled="database is locked"))
+    assert scenario.evaluate(0, closed) == OK
+    assert scenario.evaluate(AFTER_S, closed) == UNHEALTHY
     assert "sqlite is not open (database is locked)" in scenario.reasons
 
 
 def test_a_stopped_projection_and_a_stopping_daemon_are_reported_at_once() -> None:
     scenario = HealthScenario()
-    assert scenario.look(0, a_snapshot(1, a_projection(1, has_failed=True))) == UNHEALTHY
+    assert scenario.evaluate(0, a_snapshot(1, a_projection(1, has_failed=True))) == UNHEALTHY
     assert "sqlite has stopped" in scenario.reasons
-    assert scenario.look(0, a_snapshot(1, a_projection(1, is_stopping=True))) == UNHEALTHY
+    assert scenario.evaluate(0, a_snapshot(1, a_projection(1, is_stopping=True))) == UNHEALTHY
     assert scenario.reasons == "the daemon is stopping"
 
 
 def test_an_unreadable_log_is_unhealthy_after_a_while() -> None:
     scenario = HealthScenario()
     gone = Snapshot(log=None, problem="it is gone", projections=(a_projection(1),))
-    assert scenario.look(0, gone) == OK
-    assert scenario.look(AFTER_S, gone) == UNHEALTHY
+    assert scenario.evaluate(0, gone) == OK
+    assert scenario.evaluate(AFTER_S, gone) == UNHEALTHY
     assert scenario.reasons == "the log cannot be read (it is gone), for 60 s"
 
 
 def test_a_failed_sample_of_the_log_does_not_clear_a_lag() -> None:
     scenario = HealthScenario()
-    scenario.look(0, a_snapshot(9, a_projection(5)))
-    scenario.look(AFTER_S / 2, Snapshot(log=None, problem="busy", projections=(a_projection(5),)))
-    assert scenario.look(AFTER_S / 2, a_snapshot(9, a_projection(5))) == UNHEALTHY
+    scenario.evaluate(0, a_snapshot(9, a_projection(5)))
+    scenario.evaluate(
+        AFTER_S / 2, Snapshot(log=None, problem="busy", projections=(a_projection(5),))
+    )
+    assert scenario.evaluate(AFTER_S / 2, a_snapshot(9, a_projection(5))) == UNHEALTHY
 
 
 @pytest.mark.parametrize("state", ["waiting", "refused", "rejecting"])
@@ -163,28 +169,28 @@ def test_an_alpine_that_accepts_nothing_is_reported_as_degraded(
 ) -> None:
     scenario = HealthScenario()
     down = a_snapshot(9, a_projection(9), alpine(state))
-    assert scenario.look(0, down) == OK
-    assert scenario.look(AFTER_S, down) == DEGRADED
+    assert scenario.evaluate(0, down) == OK
+    assert scenario.evaluate(AFTER_S, down) == DEGRADED
     assert scenario.reasons.startswith(f"alpine is {state} (")
-    assert scenario.look(1, a_snapshot(9, a_projection(9), alpine("delivering"))) == OK
+    assert scenario.evaluate(1, a_snapshot(9, a_projection(9), alpine("delivering"))) == OK
 
 
 def test_delivery_that_lags_while_alpine_accepts_signals_is_unhealthy() -> None:
     scenario = HealthScenario()
-    assert scenario.look(0, a_snapshot(9, alpine("delivering"))) == OK
-    assert scenario.look(AFTER_S, a_snapshot(9, alpine("delivering"))) == UNHEALTHY
+    assert scenario.evaluate(0, a_snapshot(9, alpine("delivering"))) == OK
+    assert scenario.evaluate(AFTER_S, a_snapshot(9, alpine("delivering"))) == UNHEALTHY
     for _ in range(3):
-        assert scenario.look(AFTER_S, a_snapshot(9, alpine("disabled"))) == OK
+        assert scenario.evaluate(AFTER_S, a_snapshot(9, alpine("disabled"))) == OK
     stalled = alpine("delivering")
-    assert scenario.look(AFTER_S, a_snapshot(0, stalled)) == OK
+    assert scenario.evaluate(AFTER_S, a_snapshot(0, stalled)) == OK
 
 
 def test_no_reason_contains_the_answer_of_alpine() -> None:
     scenario = HealthScenario()
     delivery = alpine("stopped").delivery
-    seen = a_snapshot(
+    snapshot = a_snapshot(
         9, a_projection(0, name="alpine", is_external=True, delivery=delivery, stalled="geheim")
     )
-    scenario.look(0, seen)
-    assert scenario.look(AFTER_S, seen) == UNHEALTHY
+    scenario.evaluate(0, snapshot)
+    assert scenario.evaluate(AFTER_S, snapshot) == UNHEALTHY
     assert "geheim" not in scenario.reasons

@@ -1,8 +1,8 @@
-"""The small HTTP server: GET and HEAD only, and whatever a client does costs a bounded amount."""
+"""The small HTTP server: GET and HEAD only, and no client costs unbounded time or memory."""
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -30,7 +30,7 @@ async def here(path: str) -> HttpResponse | None:
 
 @asynccontextmanager
 async def listener(host: str = "127.0.0.1") -> AsyncIterator[int]:
-    """A listener; its port."""
+    """Runs a server; yields its port."""
     listener = await HttpServer.open(Address(host, 0), here)
     assert listener._server is not None
     try:
@@ -41,7 +41,7 @@ async def listener(host: str = "127.0.0.1") -> AsyncIterator[int]:
 
 
 async def send_request(port: int, request: bytes, host: str = "127.0.0.1") -> bytes:
-    """All that comes back; empty where the connection was cut."""
+    """The whole answer; empty if the connection was reset."""
     reader, writer = await asyncio.open_connection(host, port)
     try:
         writer.write(request)
@@ -145,7 +145,7 @@ def test_a_client_that_neither_ends_nor_goes_away_is_cut_off(request_: bytes) ->
             try:
                 while await reader.read(100):
                     pass
-                while True:  # its end has come; this fails once the connection is gone
+                while True:  # the server closed its side; writing fails once the rest is gone
                     writer.write(b"drip")
                     await writer.drain()
                     await asyncio.sleep(EXCHANGE_S_MAX / 20)
@@ -161,12 +161,9 @@ async def open_and_close(host: str, port: int) -> None:
     await (await HttpServer.open(Address(host, port), here)).close()
 
 
-def refused(open_: Callable[[], Awaitable[None]]) -> str:
-    async def run() -> None:
-        await open_()
-
+def listen_error(host: str, port: int) -> str:
     with pytest.raises(ProjectionError) as raised:
-        asyncio.run(run())
+        asyncio.run(open_and_close(host, port))
     return str(raised.value)
 
 
@@ -175,13 +172,13 @@ def test_a_port_in_use_is_reported() -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        said = refused(lambda: open_and_close("127.0.0.1", port))
-    assert f"cannot listen on 127.0.0.1:{port}" in said
+        error = listen_error("127.0.0.1", port)
+    assert f"cannot listen on 127.0.0.1:{port}" in error
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid", "x" * 300])
 def test_an_address_of_another_machine_is_reported(host: str) -> None:
-    assert f"cannot listen on {host}:0" in refused(lambda: open_and_close(host, 0))
+    assert f"cannot listen on {host}:0" in listen_error(host, 0)
 
 
 @pytest.mark.parametrize(("host", "warns"), [("0.0.0.0", True), ("127.0.0.1", False)])

@@ -1,4 +1,4 @@
-"""status and wait: how far each projection is, with and without a daemon, told against the log."""
+"""`status` and `wait`: the position of each projection, with and without a daemon."""
 
 import asyncio
 import sqlite3
@@ -96,7 +96,7 @@ def test_it_has_the_keys_of_the_contract(home: Path) -> None:
     }
 
 
-def test_a_person_reads_the_same_figures(home: Path) -> None:
+def test_the_text_output_has_the_same_figures(home: Path) -> None:
     append(home, *signals(3))
     project(home)
     text = eventlog("status", home=home).out.decode()
@@ -219,7 +219,7 @@ def test_a_home_without_a_log_is_reported_and_nothing_is_created(home: Path, com
 def test_a_log_without_any_of_its_segments_is_not_reported_as_missing(
     home: Path, command: str
 ) -> None:
-    """R6: word and watermark know that there was one, and to append a signal first is no advice."""
+    """R6: lock record and watermark show that it existed; an append would not help."""
     append(home, *signals(3))
     project(home)
     for segment in (home / "logs").glob("*.jsonl"):
@@ -241,22 +241,28 @@ def test_status_changes_and_creates_nothing(home: Path) -> None:
 # -- wait
 
 
-def test_wait_returns_when_the_entry_is_in_the_table(home: Path) -> None:
-    append(home, *signals(2))
+def waiting_for(home: Path, seq: int) -> tuple[threading.Thread, list[int]]:
+    """A thread that waits for an entry, and the list to which it adds the checkpoint it found."""
     done: list[int] = []
 
-    def waiting() -> None:
-        wait(home, 2, "projected")
+    def run() -> None:
+        wait(home, seq, "projected")
         done.append(seq_in(home))
 
-    thread = threading.Thread(target=waiting)
+    thread = threading.Thread(target=run)
     thread.start()
+    return thread, done
+
+
+def test_wait_returns_when_the_entry_is_in_the_table(home: Path) -> None:
+    append(home, *signals(2))
+    thread, done = waiting_for(home, 2)
     time.sleep(0.1)
     assert not done
     project(home)
     thread.join(60)
     assert done == [2]
-    wait(home, 2, "projected", timeout_s=0)  # it is so already
+    wait(home, 2, "projected", timeout_s=0)  # it is projected already
 
 
 def test_wait_async_blocks_no_other_task(home: Path) -> None:
@@ -309,14 +315,7 @@ def test_waiting_continues_while_the_database_is_created_again(home: Path) -> No
     append(home, *signals(2))
     project(home)
     database_of(home).write_bytes(b"damaged")
-    done: list[int] = []
-
-    def waiting() -> None:
-        wait(home, 3, "projected")
-        done.append(seq_in(home))
-
-    thread = threading.Thread(target=waiting)
-    thread.start()
+    thread, done = waiting_for(home, 3)
     append(home, a_signal(3))
     time.sleep(0.1)
     project(home)

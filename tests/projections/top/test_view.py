@@ -1,4 +1,4 @@
-"""eventlog top: what it shows is what the log and the table say, on a terminal and without one."""
+"""`eventlog top` shows what the log and the table hold, on a terminal and without one."""
 
 import json
 import os
@@ -63,8 +63,14 @@ def once(home: Path, env: dict[str, str] | None = None) -> Done:
     return eventlog("top", "--once", home=home, env=env)
 
 
+def stored_payload(item: dict[str, Any], **changes: str) -> dict[str, Any]:
+    """The payload of a signal with the fields that `append` adds; `sha256` is not a real hash."""
+    added = {"asset_type": "stock", "data_source": "x", "sha256": "0" * 64}
+    return {**item, **added, "timestamp": "2025-11-18T02:00:00.000000+00:00", **changes}
+
+
 def rows_below(heading: str, text: str) -> list[list[str]]:
-    """The words of each line of the table that begins with `heading`."""
+    """The words of each row of the table whose first column is `heading`."""
     _, _, table = text.partition(f"\n{heading} ")
     return [line.split() for line in table.partition("\n\n")[0].splitlines()[1:]]
 
@@ -75,7 +81,7 @@ def figures(**changes: Any) -> HomeSample:
     return HomeSample("home", at, log, 1.5, {}, (SIGNAL,))._replace(**changes)
 
 
-# What became of the last signals
+# The outcomes of the newest signals
 
 
 @pytest.mark.slow
@@ -84,15 +90,15 @@ def figures(**changes: Any) -> HomeSample:
 def test_it_shows_the_state_of_a_signal_as_the_table_does(
     history: Sequence[Item], cuts: set[int]
 ) -> None:
-    """Whatever the log holds, and wherever one look ended and the next began."""
+    """For any log, and however it is divided into samples."""
     entries = entries_of(history)
     recent = RecentSignals()
-    places = [0, *sorted(cut for cut in cuts if cut < len(entries)), len(entries)]
-    for first, last in pairwise(places):
+    bounds = [0, *sorted(cut for cut in cuts if cut < len(entries)), len(entries)]
+    for first, last in pairwise(bounds):
         recent.apply(entries[first:last], after=first)
     tables = model.fold(entries)
     last_event = {row[1]: row[2] for row in tables.lifecycle}
-    # of a row: id, symbol ... strategy, timestamp; then outcome and profit_loss_pct
+    # columns of a row: id, symbol ... strategy, timestamp, then outcome and profit_loss_pct
     expected = [
         (row[0], *row[2:9], row[11], last_event[row[1]], row[12], row[14]) for row in tables.signals
     ]
@@ -101,16 +107,13 @@ def test_it_shows_the_state_of_a_signal_as_the_table_does(
 
 def test_its_memory_is_bounded() -> None:
     recent = RecentSignals()
-    history = [("signal", item) for item in signals(SIGNALS_MAX + 50)]
-    complete = {"asset_type": "stock", "data_source": "x", "sha256": "0" * 64}
-    when = "2025-11-18T02:00:00.000000+00:00"
-    entries = entries_of([(e, {**item, **complete, "timestamp": when}) for e, item in history])
-    recent.apply(entries, after=0)
+    history = [("signal", stored_payload(item)) for item in signals(SIGNALS_MAX + 50)]
+    recent.apply(entries_of(history), after=0)
     assert [signal.seq for signal in recent.newest()] == list(range(250, 50, -1))
 
 
 def test_a_log_that_grew_by_more_than_a_sample_is_read_at_its_end(home: Path) -> None:
-    """What became meanwhile of the signals before is not known, so they are not shown."""
+    """The outcomes of earlier signals may have been skipped, so those signals are not shown."""
     sampler = Sampler(home)
     append(home, *signals(5))
     assert [signal.seq for signal in sampler.sample().signals] == [5, 4, 3, 2, 1]
@@ -138,7 +141,7 @@ def test_a_third_party_projection_shows_its_own_status() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "became"),
+    ("changes", "outcome"),
     [
         ({}, "open"),
         ({"event": "executed"}, "executed"),
@@ -147,9 +150,9 @@ def test_a_third_party_projection_shows_its_own_status() -> None:
         ({"event": "closed", "outcome": "loss", "profit_loss_pct": -2.0}, "loss -2.00 %"),
     ],
 )
-def test_the_outcome_of_a_signal_is_one_or_two_words(changes: dict[str, Any], became: str) -> None:
+def test_the_outcome_of_a_signal_is_one_or_two_words(changes: dict[str, Any], outcome: str) -> None:
     view = build_view(figures(signals=[SIGNAL._replace(**changes)]))
-    assert view.signals.rows[0][-1] == became
+    assert view.signals.rows[0][-1] == outcome
 
 
 @given(text=st.text(max_size=200))
@@ -185,7 +188,7 @@ def test_on_a_narrow_terminal_optional_columns_are_dropped_in_order(
 
 
 def test_a_slow_sample_is_followed_by_a_long_pause() -> None:
-    """So that a home of any size costs a tenth of a core at most."""
+    """A home of any size costs at most a tenth of a core."""
     assert pause_s(0.01, INTERVAL_S) == INTERVAL_S
     assert pause_s(3.0, INTERVAL_S) == pytest.approx(30.0)
 
@@ -271,11 +274,8 @@ def test_a_projection_without_a_readable_status_is_shown_with_its_problem(
 
 @pytest.mark.slow
 def test_hostile_text_is_shown_escaped_and_controls_nothing(home: Path) -> None:
-    """Written by another program: our door would refuse the control characters."""
-    raw = RawLog(home)
-    complete = {"asset_type": "stock", "data_source": "x", "sha256": "0" * 64}
-    when = "2025-11-18T02:00:00.000000+00:00"
-    raw.add([("signal", {**a_signal(1), **complete, "timestamp": when, **HOSTILE})])
+    """The log was written by another program: validation would refuse control characters."""
+    RawLog(home).add([("signal", stored_payload(a_signal(1), **HOSTILE))])
     for words in (("top", "--once"), ("top",)):
         with pipe(home, *words[1:], command=words[0]) as p:
             shown = os.read(p.process.stdout.fileno(), 1 << 16).decode()  # type: ignore[union-attr]
@@ -303,7 +303,7 @@ def test_without_a_terminal_it_prints_a_line_and_ends_when_stopped(
 
 
 def test_a_request_for_json_points_to_status_and_signals(home: Path) -> None:
-    """`top` has no --json: its help leads to the commands that have."""
+    """`top` has no --json: its help names the commands that have it."""
     text = eventlog("top", "--help").out.decode()
     assert "status --json" in text and "signals --json" in text
     append(home, *signals(1))
@@ -338,10 +338,7 @@ def test_on_a_terminal_it_updates_and_restores_the_terminal(home: Path, way: str
 
 def test_on_a_terminal_hostile_text_is_neither_markup_nor_escape(home: Path) -> None:
     hostile = {"symbol": "[RED]X[/RED]", "strategy": "[link=x]y[/] :smile:\u202e"}
-    raw = RawLog(home)
-    complete = {"asset_type": "stock", "data_source": "x", "sha256": "0" * 64}
-    when = "2025-11-18T02:00:00.000000+00:00"
-    raw.add([("signal", {**a_signal(1), **complete, "timestamp": when, **hostile})])
+    RawLog(home).add([("signal", stored_payload(a_signal(1), **hostile))])
     with terminal(COMMAND, "--home", home, "top", columns=160) as t:
         t.until(r"[link=x]y[/] :smile:\u202e")
         assert "[RED]X[/RED]" in t.text
