@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import tenacity
 
 from projections.alpine.contract import REFUSED, SendResult, Unavailable
+from projections.runtime.pause import wait_for_event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +49,7 @@ async def send_with_retries(
         return answer
 
     async def pause(seconds: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await halt.wait()
+        await wait_for_event(halt, seconds)
 
     is_first = True
 

@@ -14,7 +14,6 @@ signal's fault; 429 never is. In an outage nothing passes, so nobody is to blame
 Invariant: without an answer that shows that the server was there meanwhile, no signal is to blame.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 from projections.alpine.client import Alpine
@@ -33,11 +32,10 @@ class Attempt(NamedTuple):
 
 
 class PoisonDetector:
-    """Notes every request and answer. `may_park`: whether one more signal may be blamed."""
+    """Notes each request and its answer."""
 
-    def __init__(self, alpine: Alpine, may_park: Callable[[], bool]) -> None:
+    def __init__(self, alpine: Alpine) -> None:
         self._alpine = alpine
-        self._may_park = may_park
         self._now = 0
         self._newest_pass = -1
 
@@ -62,7 +60,7 @@ class PoisonDetector:
 
     async def is_poison(self, job: Job, answer: Unavailable, *, is_alone: bool) -> bool:
         """Whether this signal is to blame. `is_alone`: no other is there that could pass."""
-        if not self._may_park() or answer.status == TOO_MANY_REQUESTS:
+        if answer.status == TOO_MANY_REQUESTS:
             return False
         if not job.have_others_passed_in_round:
             is_suspect = job.have_others_passed or (is_alone and answer.kind == FAILING)

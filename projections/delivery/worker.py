@@ -21,7 +21,7 @@ from projections.alpine.credentials import KeySource
 from projections.alpine.retry import DeliveryTiming
 from projections.delivery import outbox as file
 from projections.delivery.ack_tracker import AckTracker
-from projections.delivery.dispatcher import DeliveryState, Dispatcher
+from projections.delivery.dispatcher import DeliveryState, Dispatcher, StateChange
 from projections.delivery.job import (
     Delivered,
     Job,
@@ -70,19 +70,11 @@ class DeliveryWorker:
         self._unsaved = UnsavedChanges()
         self._resends = ResendQueue(self.ack_tracker, self._unsaved.request_outcomes)
         self._tick_lock = asyncio.Lock()  # what a look has begun is on its way when it ends
-        self._failing = outbox.failing_count()
         rejections = outbox.state()["rejections"]
         assert isinstance(rejections, int)
-        self._dispatcher = Dispatcher(
-            alpine,
-            on_done=self._complete,
-            on_state=self._store_state,
-            may_park=lambda: self._failing < FAILING_MAX,
-            key_has_changed=key.has_changed,
-            timing=timing,
-            rejections=rejections,
-        )
-        self._last_error: str | None = None
+        self._dispatcher = Dispatcher(alpine, key, timing=timing, rejections=rejections)
+        self._set_failing_count(outbox.failing_count())
+        self._progress = asyncio.Event()  # an outcome, a change of state, or the end
         self._is_changed = asyncio.Event()  # since the last save
         self._has_save_failed = False  # the last save failed
         self.file_lost = asyncio.Event()  # what it said is unknown: delivery must begin anew
@@ -94,13 +86,14 @@ class DeliveryWorker:
         self._task.add_done_callback(self._on_task_end)
 
     def stop(self) -> None:
-        """Sends nothing more."""
+        """Ends sending; requests in flight are awaited by `end`."""
         self._dispatcher.stop()
+        self._progress.set()
 
     async def end(self) -> None:
         """Waits a little for answers under way, stores what is done, gives everything back."""
         assert self._task is not None, "it was started"
-        self._dispatcher.stop()
+        self.stop()
         try:
             await asyncio.wait({self._task}, timeout=STOP_S_MAX)
             self._task.cancel()
@@ -109,14 +102,15 @@ class DeliveryWorker:
         finally:
             self._flush()
             with suppress(sqlite3.Error):
-                self._outbox.write_state(state=file.STOPPED, last_error=self._last_error)
+                last_error = self._dispatcher.last_error
+                self._outbox.write_state(state=file.STOPPED, last_error=last_error)
             self._outbox.close()
 
     @property
     def description(self) -> str:
         """State and last error, for a message."""
-        state = str(self._dispatcher.state)
-        return f"{state}, {self._last_error}" if self._last_error else state
+        state, last_error = str(self._dispatcher.state), self._dispatcher.last_error
+        return f"{state}, {last_error}" if last_error else state
 
     def figures(self) -> dict[str, object]:
         """What status shows of the file."""
@@ -167,9 +161,7 @@ class DeliveryWorker:
         def has_room() -> bool:
             return dispatcher.backlog < BACKLOG_MAX and self.ack_tracker.entries_tracked <= SPAN_MAX
 
-        await dispatcher.condition.until(
-            lambda: dispatcher.is_stopped or not dispatcher.is_open or has_room()
-        )
+        await self._until(lambda: not dispatcher.is_open or has_room())
         self._raise_if_failed()
         return dispatcher.is_stopped or has_room()
 
@@ -178,8 +170,10 @@ class DeliveryWorker:
         dispatcher = self._dispatcher
         while True:
             await self._tick()
-            await dispatcher.until_idle_or_stuck()
-            await self._wait_for_probes()
+            await self._until(lambda: not dispatcher.outstanding or not dispatcher.is_open)
+            with suppress(TimeoutError):  # a short outage ends, and poison messages are found
+                async with asyncio.timeout(self._timing.once_s):
+                    await self._until(lambda: dispatcher.state is not DeliveryState.WAITING)
             self._raise_if_failed()
             self._flush()
             if dispatcher.is_stopped:
@@ -191,17 +185,11 @@ class DeliveryWorker:
             ):
                 return dispatcher.outstanding
 
-    async def _wait_for_probes(self) -> None:
-        """While nothing passes, for a time: a short outage ends, and who is to blame is found."""
-        dispatcher = self._dispatcher
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._timing.once_s):
-                while dispatcher.state is DeliveryState.WAITING and not dispatcher.is_stopped:
-                    await dispatcher.condition.until(
-                        lambda: (
-                            dispatcher.is_stopped or dispatcher.state is not DeliveryState.WAITING
-                        )
-                    )
+    async def _until(self, predicate: Callable[[], bool]) -> None:
+        """Returns when the predicate holds, or delivery is stopped."""
+        while not (self._dispatcher.is_stopped or predicate()):
+            self._progress.clear()
+            await self._progress.wait()
 
     def _has_open_requests(self) -> bool:
         with suppress(sqlite3.Error):
@@ -216,7 +204,13 @@ class DeliveryWorker:
                 group.create_task(self._flush_loop()),
                 group.create_task(self._tick_loop()),
             ]
-            await self._dispatcher.run()
+            async for event in self._dispatcher.run(group):
+                match event:
+                    case StateChange():
+                        self._store_state()
+                    case (job, outcome):
+                        self._complete(job, outcome)
+                self._progress.set()
             for helper in helpers:
                 helper.cancel()
 
@@ -224,7 +218,7 @@ class DeliveryWorker:
         error = None if task.cancelled() else task.exception()
         if error is None:
             return
-        self._dispatcher.stop()  # whoever waits for it must not wait for ever
+        self.stop()  # ends `wait_for_room` and `drain`
         logger.error("delivery_failed error=%s", _root_error(error))
         if self._on_failure is not None:
             self._on_failure(_root_error(error))
@@ -256,7 +250,7 @@ class DeliveryWorker:
         if self.file_lost.is_set():
             return
         try:
-            self._failing = self._outbox.failing_count()
+            self._set_failing_count(self._outbox.failing_count())
             resends = self._resends.collect(self._outbox, with_due=self._dispatcher.is_open)
         except sqlite3.Error as error:
             logger.debug("resends_not_read error=%s", error)  # the next save says what is wrong
@@ -304,7 +298,7 @@ class DeliveryWorker:
         self._unsaved.unpark.discard(job.seq)
         self._unsaved.park[job.seq] = row
         was_failing = old is not None and old.kind == file.FAILING
-        self._failing += (row.kind == file.FAILING) - was_failing
+        self._set_failing_count(self._failing + (row.kind == file.FAILING) - was_failing)
         if old is None or old.kind != row.kind:
             logger.warning("parked seq=%d kind=%s status=%s", row.seq, row.kind, row.status)
 
@@ -315,10 +309,14 @@ class DeliveryWorker:
             return self._unsaved.park.get(seq) or self._outbox.parked(seq)
         return None
 
-    def _store_state(self, state: DeliveryState, error: str | None) -> None:
-        self._last_error = error
+    def _set_failing_count(self, count: int) -> None:
+        self._failing = count
+        self._dispatcher.may_park = count < FAILING_MAX
+
+    def _store_state(self) -> None:
+        state, last_error = str(self._dispatcher.state), self._dispatcher.last_error
         with suppress(sqlite3.Error):
-            self._outbox.write_state(state=str(state), last_error=error)
+            self._outbox.write_state(state=state, last_error=last_error)
 
     # -- the file
 
@@ -364,7 +362,7 @@ class DeliveryWorker:
         with suppress(sqlite3.Error, OSError):
             self._outbox = Outbox.open(file.outbox_path(self._home))
             self._outbox.set_busy_timeout(BUSY_S_MAX)
-            self._outbox.write_state(state=str(self._dispatcher.state), last_error=self._last_error)
+            self._store_state()
 
 
 def _root_error(error: BaseException) -> BaseException:

@@ -8,11 +8,12 @@ Invariant: what goes wrong here is said once, and stops no projection.
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from eventlog import EventLogError, compress_log
 from eventlog.plumbing import run_in_thread
+from projections.runtime.pause import wait_for_event
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,4 @@ async def _compression_loop(home: Path, *, once: bool, stop: asyncio.Event) -> N
         last_logged = problem
         if once:
             return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(INTERVAL_S):
-                await stop.wait()
+        await wait_for_event(stop, INTERVAL_S)

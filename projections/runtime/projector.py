@@ -20,6 +20,7 @@ from eventlog import Batch, EventLog, LogDiverged, Position
 from projections.errors import CheckpointMoved, ProjectionStalled
 from projections.projection import Checkpoint, Drainable, Projection
 from projections.runtime.batcher import Batcher, Pace
+from projections.runtime.pause import wait_for_event
 
 logger = logging.getLogger(__name__)
 
@@ -217,10 +218,7 @@ class Projector:
                 if self.stalled is None:
                     logger.warning("stalled projection=%s %s", self._projection.name, error)
                 self.stalled = str(error)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(stall_s):
-                    await self._stop.wait()
-            if self._stop.is_set():
+            if await wait_for_event(self._stop, stall_s):
                 return None
             stall_s = min(2 * stall_s, STALL_S_MAX)
 

@@ -30,6 +30,7 @@ from projections.delivery.dispatcher import (
     RESENDS_IN_FLIGHT_MAX,
     DeliveryState,
     Dispatcher,
+    StateChange,
 )
 from projections.delivery.job import Delivered, Job, KeepParked, Outcome, Park, ResendReason
 from tests.harness.deadline import DEADLINE_S, until_async
@@ -59,6 +60,18 @@ NEVER_SLOWLY = DeliveryTiming(
 )
 
 
+class ScriptedKey:
+    """A key that changes when the test says so."""
+
+    is_new = False
+
+    def read(self) -> bytes:
+        return b"key"
+
+    def has_changed(self) -> bool:
+        return self.is_new
+
+
 class World:
     """A courier at work for a script, and what came of it."""
 
@@ -69,25 +82,19 @@ class World:
         self.outcomes: dict[int, Outcome] = {}
         self.states: list[DeliveryState] = []
         self.last_error: str | None = None
-        self.may_park = True
-        self.is_key_new = False
-        self.courier = Dispatcher(
-            script,
-            on_done=self._settled,
-            on_state=self._state_changed,
-            may_park=lambda: self.may_park,
-            key_has_changed=lambda: self.is_key_new,
-            timing=timing,
-            rejections=rejections,
-        )
+        self.key = ScriptedKey()
+        self.courier = Dispatcher(script, self.key, timing=timing, rejections=rejections)
 
-    def _settled(self, job: Job, outcome: Outcome) -> None:
-        assert job.seq not in self.outcomes, f"{job.seq} was settled twice"
-        self.outcomes[job.seq] = outcome
-
-    def _state_changed(self, state: DeliveryState, error: str | None) -> None:
-        self.states.append(state)
-        self.last_error = error
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            async for event in self.courier.run(group):
+                match event:
+                    case StateChange(state, error):
+                        self.states.append(state)
+                        self.last_error = error
+                    case (job, outcome):
+                        assert job.seq not in self.outcomes, f"{job.seq} has two outcomes"
+                        self.outcomes[job.seq] = outcome
 
     def add(self, *seqs: int, resend: ResendReason | None = None) -> None:
         self.courier.add(job(seq, resend) for seq in seqs)
@@ -116,7 +123,7 @@ def run_scenario(world: World, scenario: Callable[[World], Awaitable[None]]) -> 
     """Runs the courier beside a story; both must end."""
 
     async def run() -> None:
-        running = asyncio.ensure_future(world.courier.run())
+        running = asyncio.ensure_future(world.run())
         try:
             await scenario(world)
         finally:
@@ -155,17 +162,18 @@ def test_a_duplicate_counts_as_delivered() -> None:
     assert world.outcomes == {1: Delivered(is_duplicate=True)}
 
 
-def test_waiters_for_capacity_or_for_the_end_are_woken() -> None:
-    world = World(ScriptedAlpine(delay_s=0.001))
+def test_each_job_counts_as_outstanding_until_its_outcome() -> None:
+    world = World(ScriptedAlpine(answer_to=lambda seq: UNREACHABLE if seq == 7 else Stored()))
 
     async def scenario(world: World) -> None:
         courier = world.courier
-        await courier.until_idle_or_stuck()  # nothing to do
         world.add(*range(1, 101))
-        await courier.condition.until(lambda: courier.backlog < 50)
-        assert len(world.outcomes) > 50
-        await courier.until_idle_or_stuck()
-        assert len(world.outcomes) == 100
+        world.add(200, resend=ResendReason.REPLAY)
+        assert (courier.outstanding, courier.backlog) == (101, 100)
+        await world.until(lambda: courier.backlog < 50)
+        assert len(world.outcomes) >= 50
+        await world.until_settled({*range(1, 101), 200} - {7})
+        assert (courier.outstanding, courier.backlog) == (1, 1)
 
     run_scenario(world, scenario)
 
@@ -278,7 +286,7 @@ def test_a_wrong_key_costs_one_request_at_the_start_and_heals_when_it_changes() 
         assert world.script.sent == [1]
         assert world.last_error == WRONG_KEY.detail
         world.script.answer_to = lambda _: Stored()
-        world.is_key_new = True
+        world.key.is_new = True
         await world.until_settled(range(1, 51))
 
     run_scenario(world, scenario)
@@ -582,7 +590,7 @@ def test_beyond_a_thousand_failing_signals_none_is_parked_and_others_are_deliver
     world = World(
         ScriptedAlpine(answer_to=lambda seq: SERVER_ERROR if seq == 1 else Stored(), delay_s=0.0005)
     )
-    world.may_park = False
+    world.courier.may_park = False
 
     async def scenario(world: World) -> None:
         world.add(*range(1, 101))
@@ -659,7 +667,10 @@ def test_under_random_failures_each_signal_is_completed_exactly_once(
 
 
 def test_a_due_retry_gets_one_try_and_does_not_open_the_circuit() -> None:
-    world = World(ScriptedAlpine(answer_to=lambda seq: SERVER_ERROR if seq < 20 else Stored()))
+    script = ScriptedAlpine(
+        answer_to=lambda seq: SERVER_ERROR if seq < 20 else Stored(), delay_s=0.001
+    )
+    world = World(script)
 
     async def scenario(world: World) -> None:
         world.add(*range(1, 20), resend=ResendReason.DUE)
