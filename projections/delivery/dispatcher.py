@@ -39,7 +39,7 @@ from projections.alpine.contract import (
     Unavailable,
 )
 from projections.alpine.credentials import KeySource
-from projections.alpine.retry import DeliveryTiming, send_with_retries
+from projections.alpine.retry import DeliveryTiming, retry
 from projections.delivery.job import Delivered, Job, KeepParked, Outcome, Park, ResendReason
 from projections.delivery.poison import PoisonDetector
 from projections.runtime.pause import wait_for_event
@@ -186,7 +186,7 @@ class Dispatcher:
         (queue.append if behind else queue.appendleft)(job)
 
     def _fill_window(self) -> None:
-        while self.is_open and not self.is_stopped and self._in_flight < self._window_size:
+        while not self._halt.is_set() and self._in_flight < self._window_size:
             if self._resends and self._resends_in_flight < RESENDS_IN_FLIGHT_MAX:
                 job = self._resends.popleft()
             elif self._pending:
@@ -215,11 +215,11 @@ class Dispatcher:
         if self._halt.is_set():  # since the job entered the window
             return _Attempted(job, None)
         job.round_failed_at = None
-        if job.resend is ResendReason.DUE:  # it has failed so often that one try is enough
-            answer = await self._try(job)
-        else:
+        answer = await self._try(job)
+        # A due one has failed so often that one try is enough.
+        if isinstance(answer, Unavailable) and job.resend is not ResendReason.DUE:
             retry_policy = self._timing.retry_policy
-            answer = await send_with_retries(partial(self._try, job), retry_policy, self._halt)
+            answer = await retry(answer, partial(self._try, job), retry_policy, self._halt)
         is_poison = self.is_open and await self._is_poison(job, answer, is_alone=False)
         return _Attempted(job, answer, is_poison)
 

@@ -48,7 +48,7 @@ from projections.alpine.contract import (
     retry_after_seconds,
 )
 from projections.alpine.credentials import KEY_BYTES_MAX, FileKey, FixedKey, KeyUnavailable
-from projections.alpine.retry import RetryPolicy, send_with_retries
+from projections.alpine.retry import RetryPolicy, retry
 from projections.errors import ProjectionError
 from projections.hosts import is_loopback
 from tests.harness.deadline import DEADLINE_S
@@ -578,7 +578,7 @@ def run_with_retries(
             return tried[-1]
 
         retry_policy = RetryPolicy(first_s=0.001, max_s=0.002)
-        tried.append(await send_with_retries(send, retry_policy, halt))
+        tried.append(await retry(await send(), send, retry_policy, halt))
         return tried
 
     return asyncio.run(run())
@@ -631,7 +631,7 @@ def test_retries_of_many_at_once_do_not_mix_up() -> None:
                 await asyncio.sleep(0.001)
                 return TROUBLE
 
-            return await send_with_retries(send, RetryPolicy(first_s=0.001), asyncio.Event())
+            return await retry(await send(), send, RetryPolicy(first_s=0.001), asyncio.Event())
 
         await asyncio.gather(*(one(number) for number in range(50)))
         assert counts == [4] * 50
@@ -651,7 +651,7 @@ def test_a_cancelled_try_is_not_retried() -> None:
             return TROUBLE
 
         with pytest.raises(asyncio.CancelledError):
-            await send_with_retries(send, RetryPolicy(first_s=0.001), asyncio.Event())
+            await retry(await send(), send, RetryPolicy(first_s=0.001), asyncio.Event())
         assert tries == 2
 
     asyncio.run(run())

@@ -470,7 +470,9 @@ BROKEN = """
             pass
 
     def Alpine():
-        return AlpineProjection(alpine_config(), make_client=lambda _: Client(), on_failure=end_process)
+        return AlpineProjection(
+            alpine_config(), make_client=lambda _: Client(), on_failure=end_process
+        )
 """
 
 

@@ -572,7 +572,7 @@ def test_a_path_that_is_not_a_regular_file_is_refused_and_nothing_is_created(
         path.symlink_to(elsewhere)
     else:
         path.mkdir()
-    with pytest.raises(UnsafePath, match="no regular file stands"):
+    with pytest.raises(UnsafePath, match="is not a regular file"):
         deliver(home, ScriptedAlpine())
     assert not elsewhere.exists()
 
