@@ -240,7 +240,7 @@ class Outbox:
         return dict(self._db.execute(statement, (requester,)).fetchall())
 
     def delete_answered(self, requester: str) -> None:
-        """Deletes executed requests of `requester`, and those whose outcome was not read in time."""
+        """Deletes executed requests of `requester`, and those whose outcome has expired."""
         self._db.execute(
             "DELETE FROM asked WHERE outcome IS NOT NULL AND (who = ? OR answered_at < ?)",
             (requester, time.time() - OUTCOME_KEPT_S_MAX),

@@ -17,7 +17,7 @@ SKIP_ENTRIES_MAX = 2_000  # read over between two signals; beyond it a new seek 
 
 
 class ResendQueue:
-    """The resends of one run. The outcome of each request goes into `request_outcomes`, by its id."""
+    """The resends of one run. Outcomes of requests go into `request_outcomes`, by request id."""
 
     def __init__(self, ack_tracker: AckTracker, request_outcomes: dict[int, str]) -> None:
         self._ack_tracker = ack_tracker

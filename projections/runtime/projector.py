@@ -253,8 +253,8 @@ def check_same_log(log: EventLog, checkpoint: Checkpoint) -> None:
             f"the projection {checkpoint.projection!r} was built from another log: it has applied "
             f"seq {checkpoint.seq}, and this log {found}",
             where=f"checkpoint {checkpoint.projection}, chain {checkpoint.chain[:16]}...",
-            do="find out which of the two is right (`eventlog verify` checks the log); then restore "
-            "the log, or build the projection again: the table with `eventlog rebuild-database`, "
+            do="find out which of the two is right (`eventlog verify` checks the log); restore the "
+            "log, or build the projection again: the table with `eventlog rebuild-database`, "
             "another projection by deleting its data while no daemon runs (for `alpine`, "
             "data/alpine.db: it costs repeated requests)",
         )
