@@ -23,7 +23,13 @@ from projections.delivery.lease import is_held
 from projections.delivery.outbox_schema import BUSY_S_MAX, is_intact, set_up
 from projections.delivery.outbox_schema import NAME as NAME
 from projections.projection import Checkpoint
-from projections.sqlite.file import create_private_file, is_damage, read_database, set_aside
+from projections.sqlite.file import (
+    create_private_file,
+    is_damage,
+    read_database,
+    set_aside,
+    transaction,
+)
 
 T = TypeVar("T")
 
@@ -147,8 +153,7 @@ class Outbox:
             (outcome, now_s, request_id) for request_id, outcome in unsaved.request_outcomes.items()
         ]
         execute, each = self._db.execute, self._db.executemany
-        execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(self._db):
             each("INSERT OR IGNORE INTO done VALUES (?)", [(seq,) for seq in done])
             each("DELETE FROM parked WHERE seq = ?", [(seq,) for seq in unsaved.unpark])
             each(
@@ -165,11 +170,6 @@ class Outbox:
                 "UPDATE state SET value = value + ? WHERE name = 'delivered'", (unsaved.delivered,)
             )
             execute("UPDATE state SET value = ? WHERE name = 'rejections'", (rejections,))
-            execute("COMMIT")
-        except BaseException:
-            with suppress(sqlite3.Error):
-                execute("ROLLBACK")
-            raise
 
     def write_state(self, *, state: str, last_error: str | None) -> None:
         """Stores for `eventlog status` what delivery is doing."""
@@ -203,14 +203,8 @@ class Outbox:
         while batch := list(
             islice(rows, REQUESTS_MAX)
         ):  # so that the sender is never blocked for long
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
+            with transaction(self._db):
                 self._db.executemany("INSERT INTO asked(who, what, seq) VALUES (?, ?, ?)", batch)
-                self._db.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):
-                    self._db.execute("ROLLBACK")
-                raise
 
     def asked(self, *, after: int = 0) -> list[OperatorRequest]:
         """Requests without an outcome, the oldest first, at most REQUESTS_MAX."""

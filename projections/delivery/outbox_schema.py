@@ -5,11 +5,11 @@ Invariant: a file of a newer version, or with foreign tables, is left unchanged.
 
 import sqlite3
 import time
-from contextlib import suppress
 from pathlib import Path
 
 from projections.errors import SchemaTooNew
 from projections.projection import CHAIN_START
+from projections.sqlite.file import transaction
 
 NAME = "alpine"
 SCHEMA_VERSION = 1
@@ -44,8 +44,7 @@ def set_up(db: sqlite3.Connection, path: Path) -> None:
         )
     if version == SCHEMA_VERSION:
         return
-    db.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(db):
         if not _names(db):  # no other process was faster
             for name, columns in _TABLES.items():
                 db.execute(f"CREATE TABLE {name}({columns})")
@@ -53,11 +52,6 @@ def set_up(db: sqlite3.Connection, path: Path) -> None:
             db.execute(first, (NAME, CHAIN_START))
             db.execute("INSERT INTO state VALUES ('delivered', 0), ('rejections', 0)")
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        db.execute("COMMIT")
-    except BaseException:
-        with suppress(sqlite3.Error):
-            db.execute("ROLLBACK")
-        raise
 
 
 def is_intact(db: sqlite3.Connection) -> bool:

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,19 +83,15 @@ class AlpineProjection:
         lock = DeliveryLease.take(home)
         if lock is None:
             raise ProjectionStalled("another process delivers; this one stands by", where=str(home))
-        try:
+        with ExitStack() as undo:
+            undo.callback(lock.release)
             outbox = open_outbox(home)
-            try:
-                client = MeteredClient(self._make_client(self._config), self.requests)
-                worker = DeliveryWorker(
-                    home, outbox, client, self._config.key, self._timing, self._on_failure
-                )
-            except BaseException:
-                outbox.close()
-                raise
-        except BaseException:
-            lock.release()
-            raise
+            undo.callback(outbox.close)
+            client = MeteredClient(self._make_client(self._config), self.requests)
+            worker = DeliveryWorker(
+                home, outbox, client, self._config.key, self._timing, self._on_failure
+            )
+            undo.pop_all()  # from here on `close` does it
         self._lock, self._worker = lock, worker
         worker.start()
         return worker.ack_tracker.checkpoint
@@ -172,14 +168,11 @@ class AlpineProjection:
         if lock is None:
             return Checkpoint(projection=NAME)
         try:
-            outbox = open_outbox(self._home)
-            try:
+            with closing(open_outbox(self._home)) as outbox:
                 with suppress(sqlite3.Error):
                     if state == DISABLED or outbox.state().get("state") == DISABLED:
                         outbox.write_state(state=state, last_error=reason)
                 return outbox.checkpoint()
-            finally:
-                outbox.close()
         finally:
             lock.release()
 
