@@ -1,32 +1,32 @@
-"""Errors of the read side; all are EventLogErrors.
+"""The errors of the read side; all are EventLogErrors.
 
     EventLogError
     └── ProjectionError
-        ├── CheckpointMoved     somebody else moved on: read the checkpoint again and go on from it
-        ├── ProjectionStalled   nothing was applied now; the same batch may pass later
-        └── SchemaTooNew        a newer version of this program made the database
+        ├── CheckpointMoved     another process moved the checkpoint: read it again, go on from it
+        ├── ProjectionStalled   the batch was not applied; it may pass later
+        └── SchemaTooNew        a newer version of this program created the database
 
-Invariant: after each of them the projection holds what it held before, checkpoint included.
+Invariant: after each of them the projection is unchanged, its checkpoint included.
 """
 
 from eventlog import EventLogError
 
 
 class ProjectionError(EventLogError):
-    """A projection could not be brought up to the log."""
+    """A projection could not be brought in sync with the log."""
 
 
 class CheckpointMoved(ProjectionError):
-    """The stored checkpoint is no longer the one that the batch was to follow.
+    """The stored checkpoint is no longer the one that the batch follows.
 
-    Another daemon, a rebuild or a newer schema was there. Roll back, forget what was in memory,
-    open again and go on from the checkpoint that is found.
+    Another daemon, a rebuild or a newer schema has moved it. Roll back, drop all memory, open again
+    and go on from the stored checkpoint.
     """
 
 
 class ProjectionStalled(ProjectionError):
-    """The batch could not be applied for a reason that may go away, such as a full disk."""
+    """The batch could not be applied for a passing reason, such as a full disk."""
 
 
 class SchemaTooNew(ProjectionError):
-    """The database was made by a newer version of this program."""
+    """The database was created by a newer version of this program."""

@@ -1,6 +1,6 @@
-"""Which hosts are this machine.
+"""Tells whether a host is this machine.
 
-Invariant: a host that is not surely this machine is another one.
+Invariant: a host counts as this machine only if its name or address proves it.
 """
 
 import ipaddress

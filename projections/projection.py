@@ -1,6 +1,6 @@
-"""What a projection is: the protocol that ours and third parties' implement, and the checkpoint.
+"""The projection protocol, which third parties implement too, and the checkpoint.
 
-Invariant: a checkpoint changes in the same transaction as the effect of the entries before it.
+Invariant: a checkpoint changes in the same transaction as the effect of its entries.
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class RequestCounters:
-    """What was asked of somebody else."""
+    """Counters of requests to another service."""
 
     in_flight: int = 0
     by_outcome: Counter[str] = field(default_factory=Counter)
@@ -28,33 +28,33 @@ CHAIN_START = "0" * 64  # the chain before the first entry
 class Checkpoint:
     """How far a projection has applied the log.
 
-    (seq, chain) names a whole prefix of one log, so a checkpoint proves which log it is of.
+    (seq, chain) identifies a whole prefix of one log, so a checkpoint proves which log it is from.
     """
 
     projection: str  # its name
     seq: int = 0  # the last entry applied; 0 means none yet
     chain: str = CHAIN_START  # the chain of that entry
-    segment: int | None = None  # where the next line starts: a hint that is re-checked
+    segment: int | None = None  # start of the next line: a hint that is re-checked
     byte_offset: int | None = None
 
 
 @runtime_checkable
 class Drainable(Protocol):
-    """What a projection also has whose effect takes longer than `apply`, such as delivery."""
+    """A projection whose effect takes longer than `apply`, such as delivery."""
 
     def stop(self) -> None:
-        """The daemon is asked to stop: what waits inside returns soon."""
+        """The daemon stops: calls that wait must return soon."""
 
     async def drain(self) -> None:
-        """Returns when all that was taken over is done; raises when it cannot be now."""
+        """Returns when all applied batches are done; raises when they cannot be now."""
 
     async def wait_until_lost(self) -> None:
-        """Returns when its stored checkpoint is lost, and it is to be opened anew."""
+        """Returns when its stored checkpoint is lost, and it must be opened again."""
 
 
 @runtime_checkable
 class RequestMetered(Protocol):
-    """What a projection also has that asks somebody else, such as delivery: how that went."""
+    """A projection that sends requests to another service, such as delivery."""
 
     requests: RequestCounters
 
@@ -62,14 +62,14 @@ class RequestMetered(Protocol):
 class Projection(Protocol):
     """Derives something from the log. Registered in the entry-point group `eventlog.projections`.
 
-    What is registered is called without arguments and returns the projection. The daemon calls
+    The registered factory is called without arguments and returns the projection. The daemon calls
     `open` once, then `apply` for each batch in the order of the log, one at a time.
     """
 
     name: str
 
     async def open(self, home: Path) -> Checkpoint:
-        """Makes what it needs in `home`/data; returns the stored checkpoint, or a new one.
+        """Creates its files in `home`/data; returns the stored checkpoint, or a new one.
 
         It may be called again after CheckpointMoved, and by `eventlog status` beside a daemon.
         """
@@ -77,15 +77,15 @@ class Projection(Protocol):
     async def apply(
         self, entries: "Sequence[Entry]", *, before: Checkpoint, after: Checkpoint
     ) -> None:
-        """Applies a batch: its effect and `after`, in one transaction.
+        """Applies a batch: stores its effect and `after` in one transaction.
 
         Raises CheckpointMoved when the stored checkpoint is no longer `before`, and
-        ProjectionStalled when it wants to be given the same batch again later. An entry that it
-        cannot apply must not stop it. Seqs ascend; damage that a person accepted leaves a gap.
+        ProjectionStalled to get the same batch again later. An entry that it cannot apply must not
+        stop it. Seqs ascend; damage that an operator accepted leaves a gap.
         """
 
     async def status(self) -> Mapping[str, object]:
         """Figures for `eventlog status`: JSON values by name."""
 
     async def close(self) -> None:
-        """Gives back what `open` took. It is not called twice."""
+        """Releases what `open` acquired. It is not called twice."""

@@ -1,10 +1,10 @@
-"""The client of Alpine: one signal in; Stored, Duplicate, Rejected or Unavailable out.
+"""The HTTP client of Alpine: sends one signal; returns Stored, Duplicate, Rejected or Unavailable.
 
-Nothing that a server says can hang, flood or redirect it: a total deadline, a cap on raw bytes, no
-content encoding, no redirects (they would carry the key to another host), no cookies, no proxy
-from the environment.
+No server can hang, flood or redirect it: there is a total deadline, a cap on raw bytes, no content
+encoding, no redirects (they would carry the key to another host), no cookies, and no proxy from the
+environment.
 
-Invariant: the key is in the request's header and nowhere else.
+Invariant: the key is only in the header of the request.
 """
 
 import asyncio
@@ -33,13 +33,13 @@ from projections.hosts import is_loopback
 
 logger = logging.getLogger(__name__)
 
-IN_FLIGHT_MAX = 10  # requests at once: what Alpine's operators agreed to
-DEADLINE_S = 10.0  # for one request, everything included
+IN_FLIGHT_MAX = 10  # concurrent requests, as agreed with Alpine's operators
+DEADLINE_S = 10.0  # for one request, from connecting to the last byte
 RESPONSE_BYTES_MAX = 1 << 20  # an answer to a signal has 200 bytes, an error page some thousand
-PAGE_SIGNALS = 200  # of the list; with the longest rationales there can be it is 13 MB
+PAGE_SIGNALS = 200  # per page of the list; with the longest rationales a page has 13 MB
 PAGE_BYTES_MAX = 16 << 20
-KEEPALIVE_S = 4.0  # below the server's 5 s, so that it does not close under a request
-ABANDONED_SLOT_S = 0.05  # until a server has seen that nobody waits for its answer any more
+KEEPALIVE_S = 4.0  # below the server's 5 s, so that it does not close during a request
+ABANDONED_SLOT_S = 0.05  # until a server has noticed that a request was abandoned
 
 KEY_HEADER = b"X-API-Key"
 SYNC_PATH = "/api/v1/external-signals/sync/signal"
@@ -48,10 +48,10 @@ LIST_PATH = "/api/v1/signals"
 
 
 class Alpine(Protocol):
-    """What delivery needs of a client."""
+    """The client as delivery uses it."""
 
     async def send(self, body: bytes) -> SendResult:
-        """One try at one signal; `body` is from `answers.body_of`."""
+        """Sends one signal once; `body` is from `contract.body_of`."""
 
     async def is_healthy(self) -> bool:
         """Whether sync/health answers 200."""
@@ -61,25 +61,25 @@ class Alpine(Protocol):
 
 
 class NoResponse(ProjectionError):
-    """There was no answer, or none that could be read."""
+    """There was no answer, or an unreadable one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """A whole answer, read and bounded."""
+    """A complete answer of bounded size."""
 
     status: int
     data: bytes
     retry_after: str | None = None
-    secret: bytes = field(default=b"", repr=False)  # the key that was sent; `data` may show it
+    secret: bytes = field(default=b"", repr=False)  # the key that was sent; `data` may repeat it
 
 
 class AlpineClient:
-    """Talks to one Alpine, with at most IN_FLIGHT_MAX requests under way. For one event loop.
+    """Talks to one Alpine, with at most IN_FLIGHT_MAX requests in flight. For one event loop.
 
-    Each of its places is a transport of its own with one connection, which is thrown away after
-    anything but a whole answer: a request that was cancelled or cut off leaves nothing behind, and
-    finding a free connection takes no time. Raises ProjectionError for an address that is none.
+    Each slot has a transport of its own with one connection, which is discarded unless the answer
+    was complete: a request that was cancelled or cut off leaves nothing behind, and finding a free
+    connection takes no time. Raises ProjectionError for an invalid address.
     """
 
     def __init__(self, url: str, key: KeySource, *, deadline_s: float = DEADLINE_S) -> None:
@@ -101,7 +101,7 @@ class AlpineClient:
             await asyncio.wait(self._closing)
 
     async def send(self, body: bytes) -> SendResult:
-        """One try at one signal; `body` is from `answers.body_of`."""
+        """Sends one signal once; `body` is from `contract.body_of`."""
         try:
             headers = [(KEY_HEADER, self._key.read()), (b"Content-Type", b"application/json")]
             request = httpx.Request("POST", self._sync_url, headers=headers, content=body)
@@ -126,18 +126,21 @@ class AlpineClient:
             return False
 
     async def health(self) -> Response:
-        """What sync/health answers; it asks for no key, and gets none. Raises NoResponse."""
+        """The answer of sync/health, which needs no key and gets none. Raises NoResponse."""
         request = httpx.Request("GET", self.url + HEALTH_PATH)
         return await self._fetch(request, RESPONSE_BYTES_MAX)
 
     async def page(self, after: int) -> Response:
-        """One page of Alpine's list: signals with an id above `after`. Raises NoResponse, KeyUnavailable."""
+        """One page of Alpine's list: signals with an id above `after`.
+
+        Raises NoResponse, KeyUnavailable.
+        """
         url = f"{self.url}{LIST_PATH}?limit={PAGE_SIGNALS}&after={after}"
         request = httpx.Request("GET", url, headers=[(KEY_HEADER, self._key.read())])
         return await self._fetch(request, PAGE_BYTES_MAX)
 
     async def _fetch(self, request: httpx.Request, bytes_max: int) -> Response:
-        """The whole answer. Raises NoResponse."""
+        """Sends a request, and reads the complete answer. Raises NoResponse."""
         await self._slots.acquire()
         is_whole = False
         try:
@@ -147,13 +150,13 @@ class AlpineClient:
             return response
         except TimeoutError:
             what = f"no answer within {self._deadline_s:g} s"
-        except httpx.ConnectError as error:  # why: a name, a port, a certificate
+        except httpx.ConnectError as error:  # its text names the cause: name, port, certificate
             what = f"no answer: ConnectError: {error}"
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:
-            what = f"no answer: {type(error).__name__}"  # its text may hold what was sent
+            what = f"no answer: {type(error).__name__}"  # its text may contain the key
         finally:
-            # Where it was given up the server may still be at work for a moment, and the next one
-            # from this place would be one more under way than was agreed.
+            # After an abandoned request the server may be busy for a moment longer; the next one
+            # from this slot would exceed the agreed number.
             if is_whole:
                 self._slots.release()
             else:
@@ -194,30 +197,30 @@ class AlpineClient:
         )
 
     def _discard_transport(self, transport: httpx.AsyncHTTPTransport) -> None:
-        # A task of its own: whoever gave up on the request must not cut this off as well.
+        # A task of its own: cancelling the request must not cancel this as well.
         closing = asyncio.ensure_future(transport.aclose())
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
 
 
 def validated_url(url: str) -> str:
-    """The address without a slash at its end. Warns of one that sends the key in the clear.
+    """The address without a trailing slash. Warns if it would send the key unencrypted.
 
-    Raises ProjectionError for one that is no http(s) address, or holds a name and a password.
+    Raises ProjectionError unless it is an http(s) address without user name and password.
     """
-    do = "give it like https://alpine.example.com"
+    do = "use an address like https://alpine.example.com"
     what = "ALPINE_API_URL is not an http or https address"
     try:
         parts = urlsplit(url)
         host = parts.hostname if parts.port != 0 else None
-        httpx.URL(url).host  # noqa: B018  # a property that refuses what is no name
+        httpx.URL(url).host  # noqa: B018  # this property raises for an invalid host
     except (ValueError, httpx.InvalidURL):
         raise ProjectionError(what, do=do) from None
     is_address = parts.scheme in ("http", "https") and url.isprintable() and " " not in url
     if not is_address or not host or "?" in url or "#" in url:
         raise ProjectionError(what, do=do)
     if parts.username is not None:
-        what = "ALPINE_API_URL holds a user name or password, which messages would show"
+        what = "ALPINE_API_URL contains a user name or password, which messages would show"
         raise ProjectionError(what, do=do)
     if parts.scheme == "http" and not is_loopback(host):
         logger.warning(
@@ -228,10 +231,10 @@ def validated_url(url: str) -> str:
 
 
 def _ssl_context(url: str) -> ssl.SSLContext:
-    """One for all places: loading the certificates takes some 20 ms."""
+    """One context for all slots: loading the certificates takes about 20 ms."""
     if httpx.URL(url).scheme == "https":
         context = httpx.create_ssl_context(trust_env=False)
-        # Also whom this machine trusts: OpenSSL finds that, or SSL_CERT_FILE in its place.
+        # Trusts the certificates of this machine too, or those of SSL_CERT_FILE.
         context.load_default_certs()
         return context
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # not used

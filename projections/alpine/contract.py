@@ -1,13 +1,13 @@
-"""What is said to Alpine, and what its answers mean: the table of the wire contract. Pure.
+"""The wire contract of Alpine: the body of a request, and the meaning of each answer. Pure.
 
     201 success                     Stored
-    201 duplicate, 409              Duplicate: success too
-    400, 413, 422                   Rejected: it will never take this signal as it is
-    500                             Unavailable, FAILING: its trouble, or this signal's for ever
-    429, 408, other 5xx, no answer  Unavailable, DOWN: its trouble, or the network's
+    201 duplicate, 409              Duplicate: also success
+    400, 413, 422                   Rejected: it will never accept this signal as it is
+    500                             Unavailable, FAILING: an outage, or a poison message
+    429, 408, other 5xx, no answer  Unavailable, DOWN: an outage of server or network
     401, 403, 404, 3xx, other 4xx   Unavailable, REFUSED: the key or the address is wrong
 
-Invariant: every status has exactly one meaning, and what is kept of an answer is short, printable
+Invariant: every status has exactly one meaning; the stored part of an answer is short, printable
 and without the key that was sent.
 """
 
@@ -22,12 +22,12 @@ from urllib.parse import quote
 
 import orjson
 
-BODY_CHARS_MAX = 500  # of an answer that is kept with a parked signal
-REDACTED_BYTES_MAX = 1 << 16  # a secret is taken out of so much, before it is cut to what is shown
-RETRY_AFTER_S_MAX = 60.0  # what a server may ask for; more is its operator's mistake
-REASONING_CHARS_MIN = 20  # Alpine answers 500 to a shorter one, and writes its own for none
+BODY_CHARS_MAX = 500  # of an answer, stored with a parked signal
+REDACTED_BYTES_MAX = 1 << 16  # the key is removed from so much, before the text is shortened
+RETRY_AFTER_S_MAX = 60.0  # more is a mistake of the server's operator
+REASONING_CHARS_MIN = 20  # Alpine answers 500 to a shorter one, and fills in a missing one
 
-# Whose trouble an answer tells of.
+# Kinds of Unavailable.
 REFUSED = "refused"
 FAILING = "failing"
 DOWN = "down"
@@ -48,25 +48,25 @@ class Stored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Duplicate:
-    """Alpine has it already: success too."""
+    """Alpine has it already: also success."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected:
-    """Alpine will never take this signal as it is."""
+    """Alpine will never accept this signal as it is."""
 
     status: int
-    body: str  # cut
+    body: str  # shortened
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unavailable:
-    """It did not pass now; `kind` is one of REFUSED, FAILING, DOWN."""
+    """The signal did not pass now; `kind` is one of REFUSED, FAILING, DOWN."""
 
     kind: str
     status: int | None  # None: no answer
     detail: str
-    retry_after_s: float = 0.0  # what the server asked for
+    retry_after_s: float = 0.0  # the pause that the server asked for
 
 
 SendResult = Stored | Duplicate | Rejected | Unavailable
@@ -75,9 +75,9 @@ SendResult = Stored | Duplicate | Rejected | Unavailable
 def classify_response(
     status: int, data: bytes, retry_after: str | None, *, now_s: float, secret: bytes = b""
 ) -> SendResult:
-    """What the answer to a signal means.
+    """Classifies the answer to a signal.
 
-    `now_s`: seconds since 1970, for a Retry-After date. `secret` is not shown, should it be there.
+    `now_s`: seconds since 1970, for a Retry-After date. `secret` is removed from the text.
     """
     if 200 <= status < 300:
         return _classify_success(status, data, secret)
@@ -106,13 +106,13 @@ def _classify_success(status: int, data: bytes, secret: bytes) -> SendResult:
         return Stored()
     if reply_status == "duplicate":
         return Duplicate()
-    # Somebody else answers at this address, a proxy or a portal: the next try will tell.
+    # Another service answers at this address, such as a proxy: a later try may reach Alpine.
     detail = f"the answer is not Alpine's: {describe_response(status, data, secret)}"
     return Unavailable(kind=DOWN, status=status, detail=detail)
 
 
 def retry_after_seconds(text: str | None, *, now_s: float) -> float:
-    """Retry-After, as seconds or as a date, from 0 to RETRY_AFTER_S_MAX; 0 for nonsense."""
+    """Parses Retry-After (seconds, or a date) into 0 to RETRY_AFTER_S_MAX; 0 if it is invalid."""
     if not text:
         return 0.0
     try:
@@ -128,11 +128,11 @@ def retry_after_seconds(text: str | None, *, now_s: float) -> float:
 
 
 def body_of(payload: Mapping[str, object]) -> bytes:
-    """The request for a signal's payload. Raises KeyError for one that is no whole signal."""
+    """The request body for a signal's payload. Raises KeyError if a required field is missing."""
     fields = {key: payload[key] for key in _REQUIRED}
     fields["verification_hash"] = payload["sha256"]
-    # A key that Alpine does not ask for must not cost the signal: what it could only refuse (too
-    # short, of another type) is left out.
+    # An optional field that Alpine would refuse (too short, of another type) is left out, so that
+    # the signal itself passes.
     reasoning = payload.get("reasoning")
     if isinstance(reasoning, str) and len(reasoning) >= REASONING_CHARS_MIN:
         fields["reasoning"] = reasoning
@@ -149,21 +149,21 @@ def body_of(payload: Mapping[str, object]) -> bytes:
 
 
 def describe_response(status: int, data: bytes, secret: bytes = b"") -> str:
-    """An answer in a few words."""
+    """Status and body of an answer, for an error text."""
     text = printable_body(data, secret)
     return f"{status} {text}" if text else str(status)
 
 
 def printable_body(data: bytes, secret: bytes = b"") -> str:
-    """What is kept of a body: its beginning, printable, and without the secret."""
+    """The beginning of a body, printable, and without the secret."""
     text = _redact(secret, data[:REDACTED_BYTES_MAX].decode("utf-8", "replace"))
     return "".join(char if char.isprintable() else " " for char in text[:BODY_CHARS_MAX])
 
 
 def _redact(secret: bytes, text: str) -> str:
-    """A server may show the headers that it got: as text, in JSON, HTML, a URL, or as Python does.
+    """Removes the secret, in each form in which a server may repeat the headers it received.
 
-    Headers are often read as latin-1.
+    Those are plain text, JSON, HTML, a URL, or a Python repr; headers are often read as latin-1.
     """
     if not secret:
         return text
@@ -175,5 +175,5 @@ def _redact(secret: bytes, text: str) -> str:
     in_html |= {key.replace("&#x27;", "&#39;").replace("&quot;", "&#34;") for key in in_html}
     as_bytes = {quote(secret, safe=""), quote(secret), repr(secret)[2:-1]}
     forms = read | escaped | in_html | as_bytes
-    longest_first = sorted(forms, key=len, reverse=True)  # one may hold another
+    longest_first = sorted(forms, key=len, reverse=True)  # one form may contain another
     return re.sub("|".join(map(re.escape, longest_first)), "***", text, flags=re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""Where Alpine's API key comes from: a file that may change, or a fixed value.
+"""Sources of Alpine's API key: a file that may change, or a fixed value.
 
 Invariant: no repr, error or log line shows a key.
 """
@@ -11,28 +11,28 @@ from typing import Protocol
 
 from projections.errors import ProjectionError
 
-KEY_BYTES_MAX = 1024  # the reference backend takes no longer one; a larger file is no key
+KEY_BYTES_MAX = 1024  # the limit of the reference backend; a larger file is no key
 
 
 class KeyUnavailable(ProjectionError):
-    """There is no key that could be sent."""
+    """There is no usable key."""
 
 
 class KeySource(Protocol):
-    """Gives the key, and says when it changed."""
+    """Reads the key, and detects a change."""
 
     def read(self) -> bytes:
-        """The key now. Raises KeyUnavailable."""
+        """The current key. Raises KeyUnavailable."""
 
     def has_changed(self) -> bool:
-        """Whether there may be another key than `read` gave last."""
+        """Whether the key may differ from the last one that `read` returned."""
 
 
 class FixedKey:
-    """A key from the environment, where `name` is its variable."""
+    """A key from the environment variable `name`."""
 
     def __init__(self, key: str, name: str = "ALPINE_API_KEY") -> None:
-        # Bytes of the environment that are no UTF-8 come as lone surrogates, and go as they came.
+        # Bytes that are not UTF-8 arrive as lone surrogates, and are sent as they were.
         self._key = key.encode("utf-8", "surrogateescape").strip()
         self._name = name
 
@@ -47,7 +47,7 @@ class FixedKey:
 
 
 class FileKey:
-    """A key in a file of its own, read again when the file changes."""
+    """A key in a file, read again when the file changes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -62,7 +62,7 @@ class FileKey:
     def read(self) -> bytes:
         stamp = self._read_stamp()
         if stamp != self._stamp:
-            self._stamp = stamp  # of before it is read: a change during that is seen next time
+            self._stamp = stamp  # taken before reading: a change meanwhile is noticed next time
             self._key, self._problem = b"", ""
             try:
                 self._key = _read_key_file(self.path)
@@ -75,7 +75,7 @@ class FileKey:
     def has_changed(self) -> bool:
         if self._read_stamp() == self._stamp:
             return False
-        try:  # who only touches it, or writes the same once more, must not cost a request
+        try:  # touching the file, or writing the same key again, must not cost a request
             return _read_key_file(self.path) != self._key or bool(self._problem)
         except OSError:
             return not self._problem
@@ -93,18 +93,18 @@ def _read_key_file(path: Path) -> bytes:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with open(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
+            raise OSError(errno.EINVAL, "it is not a regular file")
         return file.read(KEY_BYTES_MAX + 2).strip()
 
 
 def _validated(key: bytes, where: str) -> bytes:
-    """A key as it is sent. What no header can carry is named here, lest a library shows it."""
+    """Checks a key here, since a library's error about an invalid header would show it."""
     if not key:
         raise KeyUnavailable("there is no API key", where=where)
     if len(key) > KEY_BYTES_MAX:
         raise KeyUnavailable(f"the API key has more than {KEY_BYTES_MAX} bytes", where=where)
     if any(byte < 0x20 or byte == 0x7F for byte in key):
         raise KeyUnavailable(
-            "the API key holds control characters, which no header can carry", where=where
+            "the API key contains control characters, which no header can carry", where=where
         )
     return key

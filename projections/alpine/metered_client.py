@@ -1,4 +1,4 @@
-"""A client of Alpine that counts what it is asked for, and how that ended.
+"""A client of Alpine that counts its requests by outcome.
 
 Invariant: each request is counted once, under one of OUTCOMES, when it has ended.
 """
@@ -16,20 +16,20 @@ from projections.alpine.contract import (
 )
 from projections.projection import RequestCounters
 
-# The answers of the wire contract (answers.py), and what was given up before there was one.
+# The answers of the wire contract (contract.py), and requests cancelled before their answer.
 ACCEPTED, DUPLICATE, REJECTED, CANCELLED = "accepted", "duplicate", "rejected", "cancelled"
 OUTCOMES = (ACCEPTED, DUPLICATE, REJECTED, FAILING, DOWN, REFUSED, CANCELLED)
 
 
 class MeteredClient:
-    """Passes everything on to another client."""
+    """Counts requests, and passes them on to another client."""
 
     def __init__(self, alpine: Alpine, requests: RequestCounters) -> None:
         self._alpine = alpine
         self._requests = requests
 
     async def send(self, body: bytes) -> SendResult:
-        """One try at one signal, counted."""
+        """Sends one signal once, and counts it."""
         outcome = CANCELLED
         self._requests.in_flight += 1
         try:
@@ -41,7 +41,7 @@ class MeteredClient:
             self._requests.by_outcome[outcome] += 1
 
     async def is_healthy(self) -> bool:
-        """Whether sync/health answers 200; that is no request about a signal."""
+        """Whether sync/health answers 200; this request is not counted."""
         return await self._alpine.is_healthy()
 
     async def close(self) -> None:
@@ -50,7 +50,7 @@ class MeteredClient:
 
 
 def outcome_label(answer: SendResult) -> str:
-    """What an answer is counted as."""
+    """The label under which an answer is counted."""
     match answer:
         case Stored():
             return ACCEPTED

@@ -1,6 +1,6 @@
-"""The intervals of delivery: one home for each default.
+"""The retry policy and the intervals of delivery, with their defaults.
 
-Invariant: none of them decides what is sent in the end, only when.
+Invariant: they decide when a signal is sent, never whether.
 """
 
 import asyncio
@@ -11,14 +11,15 @@ from dataclasses import dataclass, field
 import tenacity
 
 from projections.alpine.contract import REFUSED, SendResult, Unavailable
+from projections.runtime.pause import wait_for_event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How often one signal is tried in a row, and how far apart."""
+    """How often one signal is retried in a row, and after which pauses."""
 
     retries_max: int = 3
-    first_s: float = 0.2  # the ceiling of the first pause; it doubles
+    first_s: float = 0.2  # upper limit of the first pause; it doubles
     max_s: float = 5.0
 
 
@@ -26,15 +27,17 @@ class _RetryNeeded(Exception):
     """An answer that is worth another try."""
 
 
-async def send_with_retries(
-    send: Callable[[], Awaitable[SendResult]], retry_policy: RetryPolicy, halt: asyncio.Event
+async def retry(
+    answer: SendResult,
+    send: Callable[[], Awaitable[SendResult]],
+    retry_policy: RetryPolicy,
+    halt: asyncio.Event,
 ) -> SendResult:
-    """`send` with a few retries: exponential back-off, full jitter. `halt` ends them.
+    """Sends again after `answer`, a few times: exponential back-off, full jitter.
 
-    Not retried is what another try cannot change, and what the server wants to be left alone with
-    for longer than the longest pause.
+    `halt` ends it. An answer that another try cannot change is not retried, nor one whose
+    Retry-After is longer than the longest pause.
     """
-    answer = await send()
 
     def is_retryable() -> bool:
         return (
@@ -44,13 +47,11 @@ async def send_with_retries(
             and not halt.is_set()
         )
 
-    if not is_retryable():  # most signals pass at once, and pay for none of the below
+    if not is_retryable():
         return answer
 
     async def pause(seconds: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await halt.wait()
+        await wait_for_event(halt, seconds)
 
     is_first = True
 
@@ -81,14 +82,12 @@ async def send_with_retries(
 class DeliveryTiming:
     """The intervals of delivery, in seconds."""
 
-    retry_policy: RetryPolicy = field(
-        default_factory=RetryPolicy
-    )  # between the tries at one signal
-    probe_s_min: float = 5.0  # between probes while nothing passes, growing
+    retry_policy: RetryPolicy = field(default_factory=RetryPolicy)
+    probe_s_min: float = 5.0  # between probes while the state is waiting, growing
     probe_s_max: float = 60.0
-    slow_probe_s: float = 900.0  # the same while nothing can pass before somebody mends it
-    key_poll_s: float = 1.0
-    failing_s_min: float = 60.0  # between tries at a signal that is parked as failing, growing
+    slow_probe_s: float = 900.0  # the same while it is refused or rejecting
+    key_poll_s: float = 1.0  # between checks whether the key has changed
+    failing_s_min: float = 60.0  # between retries of a signal parked as failing, growing
     failing_s_max: float = 6 * 3600.0
-    tick_s: float = 0.5  # between looks at what is due, or was asked for
-    once_s: float = 13.0  # `--once` waits so long while nothing passes: for two probes
+    tick_s: float = 0.5  # between checks for due retries and operator requests
+    once_s: float = 13.0  # `--once` waits so long in state waiting: for two probes

@@ -1,8 +1,8 @@
-"""Which entries are done: a checkpoint below which all are, and those above it. No IO.
+"""Tracks acknowledged entries: a checkpoint up to which all are done, and those above it. No IO.
 
-Delivery takes entries in the order of the log and finishes them in any order.
+Delivery takes entries in the order of the log and completes them in any order.
 
-Invariant: the checkpoint passes an entry only when it and all entries taken before it are done.
+Invariant: the checkpoint passes an entry only when it and all entries before it are done.
 """
 
 from collections import deque
@@ -12,17 +12,17 @@ from projections.projection import Checkpoint
 
 
 class AckTracker:
-    """Entries from the checkpoint on, of one run. `done`: seqs above it from an earlier run."""
+    """The entries of one run, from its checkpoint on. `done`: seqs done in an earlier run."""
 
     def __init__(self, checkpoint: Checkpoint, done: Iterable[int] = ()) -> None:
         self.checkpoint = checkpoint
-        self.unsaved: set[int] = set()  # done above the checkpoint, and not stored yet
+        self.unsaved: set[int] = set()  # done above the checkpoint, but not stored yet
         self._done = set(done)
         self._tracked: deque[tuple[int, str]] = deque()  # seq and chain, from the checkpoint on
 
     @property
     def entries_tracked(self) -> int:
-        """How many entries are taken from the checkpoint on."""
+        """How many entries above the checkpoint were taken."""
         return len(self._tracked)
 
     def is_done(self, seq: int) -> bool:
@@ -30,15 +30,15 @@ class AckTracker:
         return seq <= self.checkpoint.seq or seq in self._done
 
     def is_in_flight(self, seq: int) -> bool:
-        """Whether the entry was taken and is not done."""
+        """Whether the entry was taken and is not done yet."""
         return bool(self._tracked) and seq <= self._tracked[-1][0] and not self.is_done(seq)
 
     def take(self, seq: int, chain: str) -> None:
-        """The next entry of the log is taken over."""
+        """Takes the next entry of the log."""
         self._tracked.append((seq, chain))
 
     def mark_done(self, seq: int) -> bool:
-        """An entry is done; False when it was before. See `advance`."""
+        """Marks an entry as done; False if it was done before. `advance` moves the checkpoint."""
         if self.is_done(seq):
             return False
         self._done.add(seq)
@@ -46,7 +46,7 @@ class AckTracker:
         return True
 
     def advance(self) -> None:
-        """Moves the checkpoint over what is done without a gap."""
+        """Moves the checkpoint to the last entry before the first that is not done."""
         last = None
         while self._tracked and self._tracked[0][0] in self._done:
             last = self._tracked.popleft()

@@ -1,6 +1,6 @@
-"""What the courier carries, and how it ends: plain data.
+"""A delivery job and its outcome: plain data.
 
-Invariant: a parcel knows one signal, by its seq, from the log to Alpine's answer.
+Invariant: a job is about one signal, named by its seq, from the log to Alpine's answer.
 """
 
 from dataclasses import dataclass
@@ -11,45 +11,45 @@ from projections.delivery.outbox import FAILING, ParkedSignal
 
 
 class ResendReason(StrEnum):
-    """Why a signal is sent that is not new."""
+    """Why a signal is sent again."""
 
-    REPLAY = "replay"  # it was done, and Alpine does not have it
-    RETRY = "retry"  # it is parked, and a person wants it tried again
-    DUE = "due"  # it is parked as failing, and its time has come
+    REPLAY = "replay"  # an operator asked for it: it was done, but Alpine may lack it
+    RETRY = "retry"  # it is parked, and an operator asked for another try
+    DUE = "due"  # it is parked as failing, and its next retry is due
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Job:
-    """One signal on its way. Moments are ticks of the clock in fault.py."""
+    """One signal to deliver. Times are ticks of the clock in poison.py."""
 
     seq: int
     signal_id: str
     body: bytes
-    resend: ResendReason | None = None  # None: it is new
+    resend: ResendReason | None = None  # None: a new signal
     attempts: int = 0
     failed_at: int | None = None  # when it first failed
-    round_failed_at: int | None = None  # the same since its last retries began
-    have_others_passed: bool = False  # since it first failed
-    have_others_passed_in_round: bool = False
-    down_rounds: int = 0
-    was_overtaken: bool = False  # in an earlier run a later signal passed, and this one did not
+    round_failed_at: int | None = None  # the same within its latest round of retries
+    have_others_passed: bool = False  # since `failed_at`
+    have_others_passed_in_round: bool = False  # since `round_failed_at`
+    down_rounds: int = 0  # rounds without an answer while others passed
+    was_overtaken: bool = False  # in an earlier run a later signal passed and this one did not
 
     @property
     def is_parked(self) -> bool:
-        """Whether it is parked for as long as it has not passed."""
+        """Whether the signal is parked, and stays so until it is delivered."""
         return self.resend in (ResendReason.RETRY, ResendReason.DUE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivered:
-    """Alpine has it."""
+    """Alpine has the signal."""
 
-    is_duplicate: bool = False  # and had it before
+    is_duplicate: bool = False  # Alpine had it before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Park:
-    """It is put aside: invalid (REFUSED) or never passing (FAILING)."""
+    """The signal is parked: invalid (REFUSED), or a poison message (FAILING)."""
 
     kind: str
     status: int | None
@@ -58,7 +58,7 @@ class Park:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeepParked:
-    """It was parked, and stays so: this try told nothing about it."""
+    """The signal stays parked: the answer says nothing about the signal itself."""
 
     kind: str
     status: int | None
@@ -76,9 +76,9 @@ def parked_row(
     now_s: float,
     timing: DeliveryTiming,
 ) -> ParkedSignal:
-    """What is kept of it. `previous`: what was kept of it before.
+    """The row to store for a parked signal. `previous`: its row before this try.
 
-    The interval doubles with each try that tells something about the signal.
+    The retry interval doubles with each answer that concerns the signal itself.
     """
     kind, status, body = outcome.kind, outcome.status, outcome.body
     if isinstance(outcome, KeepParked) and previous is not None:

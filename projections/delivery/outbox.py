@@ -1,11 +1,11 @@
-"""What delivery knows across restarts: `data/alpine.db`.
+"""The outbox: delivery's durable state, in `data/alpine.db`.
 
-Signals are delivered out of order, so there is a checkpoint below which all is done, and a table
-of what is done above it. Losing this file costs repeated requests, which Alpine answers with
-duplicate, and the record of what was parked, which Alpine refuses again.
+Signals are delivered out of order, so it holds a checkpoint up to which all entries are done, and a
+table of those done above it. Losing the file costs repeated requests, which Alpine answers with
+duplicate, and the record of parked signals, which Alpine then refuses again.
 
-Invariant: an entry is below the checkpoint or in `done` only if it was delivered, parked, or is
-no signal.
+Invariant: an entry is at or below the checkpoint, or in `done`, only if it was delivered or parked,
+or is no signal.
 """
 
 import sqlite3
@@ -23,36 +23,42 @@ from projections.delivery.lease import is_held
 from projections.delivery.outbox_schema import BUSY_S_MAX, is_intact, set_up
 from projections.delivery.outbox_schema import NAME as NAME
 from projections.projection import Checkpoint
-from projections.sqlite.file import create_private_file, is_damage, read_database, set_aside
+from projections.sqlite.file import (
+    create_private_file,
+    is_damage,
+    read_database,
+    set_aside,
+    transaction,
+)
 
 T = TypeVar("T")
 
 DISABLED, STOPPED = "disabled", "stopped"  # states beside those of dispatcher.DeliveryState
 REFUSED, FAILING = "refused", "failing"  # why a signal is parked
-DISCARDED = "discarded"  # it was, and a person gave it up
-RETRY, REPLAY, DISCARD = "retry", "replay", "discard"  # what a command may ask of the sender
-STORED, DUPLICATE, PARKED, GONE = "stored", "duplicate", "parked", "gone"  # how that ended
+DISCARDED = "discarded"  # it was parked, and an operator gave it up
+RETRY, REPLAY, DISCARD = "retry", "replay", "discard"  # the operator requests
+STORED, DUPLICATE, PARKED, GONE = "stored", "duplicate", "parked", "gone"  # their outcomes
 
-REQUESTS_MAX = 1_000  # written or taken at a time
-OUTCOME_KEPT_S_MAX = 3600.0  # an answer that nobody came for, since the command was killed
+REQUESTS_MAX = 1_000  # written or read in one transaction
+OUTCOME_KEPT_S_MAX = 3600.0  # for a command that was killed before it read its outcomes
 
 
 class ParkedSignal(NamedTuple):
-    """A signal that Alpine does not take."""
+    """A signal that Alpine refuses or fails to store."""
 
     seq: int
     signal_id: str
-    kind: str  # REFUSED: only retried by hand; FAILING: retried for ever, slowly; or DISCARDED
+    kind: str  # REFUSED: retried on request only; FAILING: retried for ever, slowly; or DISCARDED
     status: int | None
-    body: str  # of the answer, cut
+    body: str  # of the answer, shortened
     attempts: int
     first_at: float  # seconds since 1970
     last_at: float
-    next_at: float | None  # when it is tried again; None: not by itself
+    next_at: float | None  # the next retry; None: only on request
 
 
 class OperatorRequest(NamedTuple):
-    """Work that a command handed over."""
+    """A retry, replay or discard that a command asked for."""
 
     id: int
     what: str
@@ -61,7 +67,7 @@ class OperatorRequest(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class UnsavedChanges:
-    """What changed since the last save, beside the checkpoint and what is done."""
+    """What has changed since the last save, besides the checkpoint and the done entries."""
 
     park: dict[int, ParkedSignal] = field(default_factory=dict)
     unpark: set[int] = field(default_factory=set)
@@ -69,7 +75,7 @@ class UnsavedChanges:
     delivered: int = 0
 
     def clear(self) -> None:
-        """It was saved."""
+        """Forgets the changes, once they are saved."""
         self.park.clear()
         self.unpark.clear()
         self.request_outcomes.clear()
@@ -77,7 +83,7 @@ class UnsavedChanges:
 
 
 class Outbox:
-    """The file of one home. Not thread-safe; its transactions take some 100 us and sync nothing.
+    """The outbox of one home. Not thread-safe; a transaction takes about 100 us, without a sync.
 
     Raises sqlite3.Error, also from each of its methods; SchemaTooNew, UnsafePath.
     """
@@ -87,9 +93,9 @@ class Outbox:
             create_private_file(path)
         if not stat.S_ISREG(path.lstat().st_mode):
             raise UnsafePath(
-                "no regular file stands where the delivery state should be",
+                "the delivery state is not a regular file",
                 where=str(path),
-                do="move it",
+                do="move it away",
             )
         self._path = path
         self._db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_S_MAX)
@@ -102,7 +108,7 @@ class Outbox:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """For the sender: a file that is damaged or not ours is set aside, and a new one made."""
+        """Opens it for delivery: a damaged or foreign file is set aside, and a new one created."""
         try:
             outbox = cls(path)
             if is_intact(outbox._db):
@@ -115,19 +121,19 @@ class Outbox:
         return cls(path)
 
     def close(self) -> None:
-        """Gives the file back."""
+        """Closes the file."""
         self._db.close()
 
     def set_busy_timeout(self, seconds: float) -> None:
-        """For somebody else's transaction; the sender's event loop stands still meanwhile."""
+        """How long to wait for another process's transaction; that blocks the event loop."""
         self._db.execute(f"PRAGMA busy_timeout = {int(1_000 * seconds)}")
 
     def is_in_place(self) -> bool:
-        """Whether the path still leads to this file: another one would not get what is saved."""
+        """Whether the path still leads to the open file; a save into a deleted one is lost."""
         return _inode(self._path) == self._inode
 
     def checkpoint(self) -> Checkpoint:
-        """All entries up to it are done."""
+        """The checkpoint: all entries up to it are done."""
         return _checkpoint(self._db)
 
     def done_above(self) -> set[int]:
@@ -141,14 +147,13 @@ class Outbox:
         unsaved: UnsavedChanges,
         rejections: int,
     ) -> None:
-        """What was done since, with the checkpoint, in one transaction."""
+        """Stores the checkpoint and all changes in one transaction."""
         now_s = time.time()
         request_outcomes = [
             (outcome, now_s, request_id) for request_id, outcome in unsaved.request_outcomes.items()
         ]
         execute, each = self._db.execute, self._db.executemany
-        execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(self._db):
             each("INSERT OR IGNORE INTO done VALUES (?)", [(seq,) for seq in done])
             each("DELETE FROM parked WHERE seq = ?", [(seq,) for seq in unsaved.unpark])
             each(
@@ -165,23 +170,18 @@ class Outbox:
                 "UPDATE state SET value = value + ? WHERE name = 'delivered'", (unsaved.delivered,)
             )
             execute("UPDATE state SET value = ? WHERE name = 'rejections'", (rejections,))
-            execute("COMMIT")
-        except BaseException:
-            with suppress(sqlite3.Error):
-                execute("ROLLBACK")
-            raise
 
     def write_state(self, *, state: str, last_error: str | None) -> None:
-        """Keeps for `eventlog status` what delivery is doing."""
+        """Stores for `eventlog status` what delivery is doing."""
         rows = [("state", state), ("last_error", last_error)]
         self._db.executemany("REPLACE INTO state VALUES (?, ?)", rows)
 
     def state(self) -> dict[str, object]:
-        """state, last_error, delivered, and rejections: in a row, without an acceptance."""
+        """Values of state, last_error, delivered and rejections (those in a row), by name."""
         return _state(self._db)
 
     def parked(self, seq: int) -> ParkedSignal | None:
-        """What is parked, or was discarded, under a seq."""
+        """The parked or discarded signal with this seq."""
         return _parked(self._db, seq)
 
     def failing_count(self) -> int:
@@ -191,27 +191,23 @@ class Outbox:
         return int(count)
 
     def due(self, now_s: float, count: int) -> list[ParkedSignal]:
-        """The failing signals whose time has come, the longest overdue first."""
+        """The failing signals whose retry is due, the longest overdue first."""
         rows = self._db.execute(
             "SELECT * FROM parked WHERE next_at <= ? ORDER BY next_at LIMIT ?", (now_s, count)
         )
         return [ParkedSignal._make(row) for row in rows]
 
     def request(self, requester: str, what: str, seqs: Iterable[int]) -> None:
-        """Hands work to the sender, who does it now or when there is one."""
+        """Stores operator requests for the process that delivers, now or later."""
         rows = iter((requester, what, seq) for seq in seqs)
-        while batch := list(islice(rows, REQUESTS_MAX)):  # so that the sender never waits long
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
+        while batch := list(
+            islice(rows, REQUESTS_MAX)
+        ):  # so that the sender is never blocked for long
+            with transaction(self._db):
                 self._db.executemany("INSERT INTO asked(who, what, seq) VALUES (?, ?, ?)", batch)
-                self._db.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):
-                    self._db.execute("ROLLBACK")
-                raise
 
     def asked(self, *, after: int = 0) -> list[OperatorRequest]:
-        """Work that is not done, from the oldest on, REQUESTS_MAX at a time."""
+        """Requests without an outcome, the oldest first, at most REQUESTS_MAX."""
         rows = self._db.execute(
             "SELECT id, what, seq FROM asked WHERE outcome IS NULL AND id > ? ORDER BY id LIMIT ?",
             (after, REQUESTS_MAX),
@@ -219,7 +215,7 @@ class Outbox:
         return [OperatorRequest._make(row) for row in rows]
 
     def execute_discards(self, requester: str) -> None:
-        """Does the discards that `requester` asked for, where nobody else delivers."""
+        """Executes the discards that `requester` asked for; no other process may deliver."""
         statement = "SELECT id, seq FROM asked WHERE who = ? AND outcome IS NULL"
         for request_id, seq in self._db.execute(statement, (requester,)).fetchall():
             outcome = DISCARDED if self.discard(seq) else GONE
@@ -229,29 +225,29 @@ class Outbox:
             )
 
     def cancel_requests(self, requester: str) -> None:
-        """Forgets all that `requester` asked for."""
+        """Deletes all requests of `requester`."""
         self._db.execute("DELETE FROM asked WHERE who = ?", (requester,))
 
     def outcomes(self, requester: str) -> dict[str | None, int]:
-        """How the work that `requester` handed over has ended; None: it has not."""
+        """Counts the requests of `requester` by outcome; None: not executed yet."""
         statement = "SELECT outcome, count(*) FROM asked WHERE who = ? GROUP BY outcome"
         return dict(self._db.execute(statement, (requester,)).fetchall())
 
     def delete_answered(self, requester: str) -> None:
-        """Forgets answers that were read, and those that nobody comes for. The rest stays."""
+        """Deletes executed requests of `requester`, and those whose outcome has expired."""
         self._db.execute(
             "DELETE FROM asked WHERE outcome IS NOT NULL AND (who = ? OR answered_at < ?)",
             (requester, time.time() - OUTCOME_KEPT_S_MAX),
         )
 
     def discard(self, seq: int) -> bool:
-        """A person gives a parked signal up: it stays undelivered. False: it is not parked."""
+        """Gives a parked signal up: it stays undelivered. False: it is not parked."""
         statement = "UPDATE parked SET kind = ?, next_at = NULL WHERE seq = ? AND kind IN (?, ?)"
         values = (DISCARDED, seq, REFUSED, FAILING)
         return self._db.execute(statement, values).rowcount == 1
 
     def figures(self) -> dict[str, object]:
-        """What status shows of the file."""
+        """The figures that `eventlog status` shows."""
         return _figures(self._db)
 
 
@@ -261,7 +257,7 @@ def outbox_path(home: Path) -> Path:
 
 
 def read_outbox(path: Path) -> tuple[Checkpoint, set[int], dict[str, object]] | None:
-    """Checkpoint, done above it, and figures; None without a readable file. Changes nothing."""
+    """Checkpoint, seqs done above it, figures; None without a readable file. Changes nothing."""
     try:
         return load_outbox(path)
     except (OSError, sqlite3.Error):
@@ -269,12 +265,12 @@ def read_outbox(path: Path) -> tuple[Checkpoint, set[int], dict[str, object]] | 
 
 
 def load_outbox(path: Path) -> tuple[Checkpoint, set[int], dict[str, object]]:
-    """The same. Raises FileNotFoundError where there is none yet, OSError, sqlite3.Error."""
+    """The same, but raises: FileNotFoundError if there is none yet, OSError, sqlite3.Error."""
     return _read_snapshot(path, lambda db: (_checkpoint(db), _done_above(db), _figures(db)))
 
 
 def read_parked(path: Path) -> list[ParkedSignal]:
-    """All that is parked, in the order of the log. Raises FileNotFoundError, sqlite3.Error."""
+    """All parked signals, in the order of the log. Raises FileNotFoundError, sqlite3.Error."""
     statement = "SELECT * FROM parked WHERE kind IN (?, ?) ORDER BY seq"
     rows = _read_snapshot(path, lambda db: db.execute(statement, (REFUSED, FAILING)).fetchall())
     return [ParkedSignal._make(row) for row in rows]
@@ -291,7 +287,7 @@ def read_seq(path: Path, seq: int) -> tuple[bool, ParkedSignal | None]:
 
 
 def _read_snapshot(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
-    """What `read` finds at one moment of all tables. Raises FileNotFoundError, sqlite3.Error."""
+    """The result of `read` in one snapshot. Raises FileNotFoundError, sqlite3.Error."""
 
     def read_whole(db: sqlite3.Connection) -> T:
         db.execute("BEGIN")
@@ -347,11 +343,11 @@ def _inode(path: Path) -> tuple[int, int]:
 
 
 def is_delivering(home: Path) -> bool:
-    """Whether a daemon stands behind the state in the file: it sends, or says that it is disabled.
+    """Whether a daemon maintains the state in the outbox: it delivers, or reports `disabled`.
 
-    One that is disabled does not hold the lock, so that another one may send.
+    A disabled daemon does not hold the lease, so that another one may deliver.
     """
     if is_held(home):
-        return True  # also where this account cannot tell: what the file says stands
+        return True  # also if this account cannot find out: the stored state is believed
     found = read_outbox(outbox_path(home))
     return found is not None and found[2]["state"] == DISABLED

@@ -1,19 +1,19 @@
-"""The tables of `data/alpine.db`, and how they are set up.
+"""The tables of `data/alpine.db`, and their creation.
 
-Invariant: a file of a newer version, or with tables of somebody else, is left as it is.
+Invariant: a file of a newer version, or with foreign tables, is left unchanged.
 """
 
 import sqlite3
 import time
-from contextlib import suppress
 from pathlib import Path
 
 from projections.errors import SchemaTooNew
 from projections.projection import CHAIN_START
+from projections.sqlite.file import transaction
 
 NAME = "alpine"
 SCHEMA_VERSION = 1
-BUSY_S_MAX = 10.0  # a command and the sender write for a millisecond each
+BUSY_S_MAX = 10.0  # other transactions on this file take a millisecond each
 _TABLES = {
     "checkpoint": "name TEXT PRIMARY KEY, seq INTEGER NOT NULL, chain TEXT NOT NULL,"
     " segment INTEGER, byte_offset INTEGER",
@@ -22,19 +22,19 @@ _TABLES = {
     " status INTEGER, body TEXT NOT NULL, attempts INTEGER NOT NULL, first_at REAL NOT NULL,"
     " last_at REAL NOT NULL, next_at REAL",
     "state": "name TEXT PRIMARY KEY, value",
-    # AUTOINCREMENT: the sender remembers how far it has read, so no id may come again.
+    # AUTOINCREMENT: the sender remembers the last id it read, so no id may be used again.
     "asked": "id INTEGER PRIMARY KEY AUTOINCREMENT, who TEXT NOT NULL, what TEXT NOT NULL,"
     " seq INTEGER NOT NULL, outcome TEXT, answered_at REAL",
 }
 
 
 def set_up(db: sqlite3.Connection, path: Path) -> None:
-    """Makes the tables where there are none. Raises SchemaTooNew, sqlite3.Error."""
-    # NORMAL: a power loss may take the last commits, never half of one; it costs requests.
+    """Creates the tables in an empty file. Raises SchemaTooNew, sqlite3.Error."""
+    # NORMAL: a power loss may take the last commits, never half of one; that repeats requests.
     db.execute("PRAGMA synchronous = NORMAL")
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if version < SCHEMA_VERSION and _names(db):
-        return  # they are not ours, or somebody was faster: see is_intact
+        return  # foreign tables, or another process was faster: see is_intact
     (journal,) = db.execute("PRAGMA journal_mode").fetchone()
     if journal != "wal":
         _enable_wal(db)
@@ -44,24 +44,18 @@ def set_up(db: sqlite3.Connection, path: Path) -> None:
         )
     if version == SCHEMA_VERSION:
         return
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        if not _names(db):  # nobody else was faster
+    with transaction(db):
+        if not _names(db):  # no other process was faster
             for name, columns in _TABLES.items():
                 db.execute(f"CREATE TABLE {name}({columns})")
             first = "INSERT INTO checkpoint(name, seq, chain) VALUES (?, 0, ?)"
             db.execute(first, (NAME, CHAIN_START))
             db.execute("INSERT INTO state VALUES ('delivered', 0), ('rejections', 0)")
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        db.execute("COMMIT")
-    except BaseException:
-        with suppress(sqlite3.Error):
-            db.execute("ROLLBACK")
-        raise
 
 
 def is_intact(db: sqlite3.Connection) -> bool:
-    """Whether all our tables are there, and no page is damaged. Raises sqlite3.Error."""
+    """Whether all our tables exist, and no page is damaged. Raises sqlite3.Error."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if version != SCHEMA_VERSION or _names(db) != set(_TABLES):
         return False
@@ -81,7 +75,7 @@ def _names(db: sqlite3.Connection) -> set[str]:
 
 
 def _enable_wal(db: sqlite3.Connection) -> None:
-    """Changing the journal does not wait for who else sets the file up: we do."""
+    """Waits for other processes that set the file up, as changing the journal mode does not."""
     deadline_s = time.monotonic() + BUSY_S_MAX
     while True:
         try:

@@ -1,20 +1,19 @@
-"""Whose fault is it that a signal does not pass: its own, or the server's?
+"""Tells a poison message from an outage of the server.
 
-A signal that answers 500 through all its retries is to blame when others pass:
+A signal that is answered with 500 through all its retries is a poison message when others pass:
 
-- when another passed between its first try and its last: its request began after this one had
-  failed, and was answered before this one was tried again;
-- when another passed in that way since it first failed at all, or it is the only one there is
-  beside those that others overtook before a restart, and Alpine says twice that it is healthy. A
-  dozen such signals in a row would otherwise wait for each other for ever.
+- Another signal passed during this round of retries: its request began after this signal had
+  failed, and was answered before this signal was tried again.
+- Another signal passed in that way since this one first failed at all, or no other signal is left
+  (those that were overtaken before a restart do not count), and two health checks succeed. A
+  dozen poison messages in a row would otherwise wait for each other for ever.
 
-One that gets no answer at all is to blame after five such rounds, since that is hardly ever the
-signal's fault; 429 never is. In an outage nothing passes, so nobody is to blame.
+A signal without any answer is a poison message only after five such rounds, since the signal is
+hardly ever the cause; 429 never makes one. In an outage nothing passes, so no signal is poison.
 
-Invariant: without an answer that shows that the server was there meanwhile, no signal is to blame.
+Invariant: no signal is poison unless an answer shows that the server was there meanwhile.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 from projections.alpine.client import Alpine
@@ -26,28 +25,27 @@ TOO_MANY_REQUESTS = 429
 
 
 class Attempt(NamedTuple):
-    """A request under way, in ticks of our clock: one a request, and one an answer."""
+    """A request in flight. The clock ticks once per request and once per answer."""
 
     started: int
-    newest_pass: int  # when the newest request began that had passed by then
+    newest_pass: int  # start of the latest request that had passed by then
 
 
 class PoisonDetector:
-    """Notes every request and answer. `may_park`: whether one more signal may be blamed."""
+    """Notes each request and its answer."""
 
-    def __init__(self, alpine: Alpine, may_park: Callable[[], bool]) -> None:
+    def __init__(self, alpine: Alpine) -> None:
         self._alpine = alpine
-        self._may_park = may_park
         self._now = 0
         self._newest_pass = -1
 
     def attempt_started(self) -> Attempt:
-        """A request begins."""
+        """Notes that a request begins."""
         self._now += 1
         return Attempt(self._now, self._newest_pass)
 
     def attempt_ended(self, job: Job, attempt: Attempt, answer: SendResult) -> None:
-        """It was answered."""
+        """Notes its answer, on the job too."""
         self._now += 1
         match answer:
             case Stored() | Duplicate():
@@ -61,8 +59,8 @@ class PoisonDetector:
                 job.have_others_passed_in_round = attempt.newest_pass > job.round_failed_at
 
     async def is_poison(self, job: Job, answer: Unavailable, *, is_alone: bool) -> bool:
-        """Whether this signal is to blame. `is_alone`: no other is there that could pass."""
-        if not self._may_park() or answer.status == TOO_MANY_REQUESTS:
+        """Whether the signal is a poison message. `is_alone`: no other signal could pass."""
+        if answer.status == TOO_MANY_REQUESTS:
             return False
         if not job.have_others_passed_in_round:
             is_suspect = job.have_others_passed or (is_alone and answer.kind == FAILING)

@@ -1,20 +1,19 @@
 """The projection that delivers signals to Alpine: at least once, with the hash as idempotency key.
 
-It shares the daemon loop with the others, but its effect takes longer than `apply`: `apply` only
-takes a batch over, in memory, and returns. What is stored is a checkpoint below which all is done
-(delivered, parked, or no signal), and the seqs above it that are done. The checkpoint that `open`
-returns is that one, so after a restart the loop gives the entries above it again, and those that
-are done already are passed over. There is one sender a home; a second daemon stands by until the
-first one ends.
+It shares the daemon loop with the other projections, but its effect takes longer than `apply`,
+which only queues a batch in memory. The outbox stores a checkpoint up to which all entries are done
+(delivered, parked, or no signal), and the seqs of those done above it. `open` returns that
+checkpoint, so after a restart the loop gives the entries above it again, and those that are done
+are skipped. One process delivers for a home; a second daemon stands by until the first one ends.
 
-Invariant: no entry is below the stored checkpoint before Alpine has answered for it, or parked it.
+Invariant: an entry at or below the stored checkpoint is delivered, parked, or no signal.
 """
 
 import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlpineConfig:
-    """Where Alpine is; `disabled` says why nothing is sent."""
+    """Address and key of Alpine; `disabled` is the reason why nothing is sent."""
 
     url: str
     key: KeySource
@@ -45,8 +44,8 @@ class AlpineConfig:
 class AlpineProjection:
     """Delivers the signals of one home.
 
-    `make_client` makes what talks to Alpine. `on_failure` is told when delivery ends by an error while
-    nobody waits for it; without it the next call of a method raises that error.
+    `make_client` builds the client. `on_failure` is called when delivery ends with an error, which
+    may happen between two calls of a method; the next call raises that error too.
     """
 
     name = NAME
@@ -65,38 +64,34 @@ class AlpineProjection:
         self._on_failure = on_failure
         self.requests = RequestCounters()
         self._home = Path()
-        self._has_warned = False  # that it is disabled
+        self._has_warned = False  # that delivery is disabled
         self._lock: DeliveryLease | None = None
-        self._worker: DeliveryWorker | None = None  # None while it is closed, or disabled
+        self._worker: DeliveryWorker | None = None  # None while closed or disabled
 
     async def open(self, home: Path) -> Checkpoint:
-        """The checkpoint below which all is done.
+        """Starts delivery, and returns the checkpoint up to which all entries are done.
 
-        Raises ProjectionStalled while another daemon sends, or the file cannot be opened for now,
-        ProjectionError for a wrong address.
+        Raises ProjectionStalled while another daemon delivers or the outbox cannot be opened for
+        now, ProjectionError for a wrong address.
         """
         self._home = home
         if self._config.disabled is not None:
-            if not self._has_warned:  # also where it stalls, and is opened again and again
+            if not self._has_warned:  # once, even if it is opened again and again
                 logger.warning("delivery_disabled reason=%s", self._config.disabled)
             self._has_warned = True
             return self._store_disabled(DISABLED, self._config.disabled)
         lock = DeliveryLease.take(home)
         if lock is None:
             raise ProjectionStalled("another process delivers; this one stands by", where=str(home))
-        try:
+        with ExitStack() as undo:
+            undo.callback(lock.release)
             outbox = open_outbox(home)
-            try:
-                client = MeteredClient(self._make_client(self._config), self.requests)
-                worker = DeliveryWorker(
-                    home, outbox, client, self._config.key, self._timing, self._on_failure
-                )
-            except BaseException:
-                outbox.close()
-                raise
-        except BaseException:
-            lock.release()
-            raise
+            undo.callback(outbox.close)
+            client = MeteredClient(self._make_client(self._config), self.requests)
+            worker = DeliveryWorker(
+                home, outbox, client, self._config.key, self._timing, self._on_failure
+            )
+            undo.pop_all()  # from here on `close` does it
         self._lock, self._worker = lock, worker
         worker.start()
         return worker.ack_tracker.checkpoint
@@ -105,27 +100,27 @@ class AlpineProjection:
         self,
         entries: Sequence[Entry],
         *,
-        before: Checkpoint,  # noqa: ARG002  # what is stored is what is done, not what was taken
+        before: Checkpoint,  # noqa: ARG002  # stored is what is done, not what was taken
         after: Checkpoint,  # noqa: ARG002
     ) -> None:
-        """Takes a batch over, once not too much is undone. See the module's docstring.
+        """Queues a batch, once the backlog has room. While disabled, it skips the batch.
 
-        Raises ProjectionStalled where that is so and nothing passes, CheckpointMoved when the file
-        was lost. Disabled, it only passes the batch by.
+        Raises ProjectionStalled when the backlog is full and the circuit is open, CheckpointMoved
+        when the outbox was lost.
         """
         worker = self._worker
         if worker is None:
             return
         if worker.file_lost.is_set():
-            raise CheckpointMoved("what was delivered is not known any more", where=str(self._home))
+            raise CheckpointMoved("the delivery state was lost", where=str(self._home))
         if not await worker.wait_for_room():
             raise ProjectionStalled(f"Alpine takes nothing: {worker.description}")
         worker.take(entries)
 
     async def drain(self) -> None:
-        """Returns when all that was taken or asked for is done; ProjectionStalled if it cannot be.
+        """Returns when all batches and operator requests are done. While disabled, at once.
 
-        Disabled, it returns at once: who runs all projections wants the others caught up.
+        Raises ProjectionStalled when the circuit is open and signals are left.
         """
         if self._worker is None:
             return
@@ -138,57 +133,54 @@ class AlpineProjection:
             )
 
     async def wait_until_lost(self) -> None:
-        """Returns when the file was deleted or damaged: all is to be given again."""
+        """Returns when the outbox was deleted or damaged, and all entries must be given again."""
         never = asyncio.Event()
         await (self._worker.file_lost if self._worker is not None else never).wait()
 
     def stop(self) -> None:
-        """Whatever waits in here returns soon."""
+        """Ends sending; calls that wait return soon."""
         if self._worker is not None:
             self._worker.stop()
 
     async def status(self) -> Mapping[str, object]:
-        """What the file says; lags are added by `eventlog status`."""
+        """The figures of the outbox; `eventlog status` adds the lags."""
         if self._worker is None:
             return {"state": DISABLED, "last_error": self._config.disabled}
         return self._worker.figures()
 
     async def close(self) -> None:
-        """Ends or abandons what is under way, stores what is done, lets another daemon send."""
+        """Ends or abandons requests in flight, stores outcomes, releases the lease."""
         worker, self._worker = self._worker, None
         lock, self._lock = self._lock, None
         try:
             if worker is not None:
                 await worker.end()
             else:
-                with suppress(ProjectionStalled):  # a full disk: for a word it stops nobody
+                with suppress(ProjectionStalled):  # a full disk must not fail the close
                     self._store_disabled(STOPPED, None)
         finally:
             if lock is not None:
                 lock.release()
 
     def _store_disabled(self, state: str, reason: str | None) -> Checkpoint:
-        """Keeps for `eventlog status` that nothing is sent, unless somebody else sends."""
+        """Stores for `eventlog status` that nothing is sent, unless another process delivers."""
         lock = DeliveryLease.take(self._home)
         if lock is None:
             return Checkpoint(projection=NAME)
         try:
-            outbox = open_outbox(self._home)
-            try:
+            with closing(open_outbox(self._home)) as outbox:
                 with suppress(sqlite3.Error):
                     if state == DISABLED or outbox.state().get("state") == DISABLED:
                         outbox.write_state(state=state, last_error=reason)
                 return outbox.checkpoint()
-            finally:
-                outbox.close()
         finally:
             lock.release()
 
 
 def open_outbox(home: Path) -> Outbox:
-    """`data/alpine.db`, made or set up anew where that is needed.
+    """Opens `data/alpine.db`, and creates it if it is missing or damaged.
 
-    Raises ProjectionStalled while the disk is full or the like, ProjectionError.
+    Raises ProjectionStalled for a passing reason such as a full disk, else ProjectionError.
     """
     path = outbox_path(home)
     try:
@@ -199,6 +191,6 @@ def open_outbox(home: Path) -> Outbox:
         raise kind(
             f"the delivery state cannot be opened: {error}",
             where=str(path),
-            do="make room, or mend the permissions of its directory; "
-            "removing the file costs repeated requests, nothing else",
+            do="free some space, or fix the permissions of its directory; "
+            "deleting the file costs repeated requests, nothing else",
         ) from error

@@ -1,10 +1,10 @@
-"""Log against Alpine, by hash: what is missing there, what differs, what is there besides.
+"""Compares the log with Alpine by hash: missing, different and extra signals.
 
 Both sides go into a private temporary database on disk, so that neither needs to fit into memory.
-Alpine is asked for one page at a time, a few a second. What came to Alpine while the log was read
-is asked for at the end, so that a daemon at work makes nothing look missing.
+Alpine's list is fetched page by page, a few pages a second. Signals that reached Alpine while the
+log was read are fetched at the end, so that a delivering daemon makes nothing look missing.
 
-Invariant: nothing is sent, and nothing of the log or of the delivery state changes.
+Invariant: nothing is sent, and neither the log nor the delivery state changes.
 """
 
 import asyncio
@@ -43,30 +43,30 @@ _DIFFERENT = "NOT (ours.symbol IS theirs.symbol AND ours.action IS theirs.action
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconcileLimits:
-    """How hard Alpine is asked, and how much a report holds."""
+    """The rate of requests to Alpine, and the size of a report."""
 
     pages_per_s: float = 20.0
-    retry_s: float = 0.5  # after a page that did not come; it doubles
-    listed_max: int = 1_000  # signals that are named of each kind; the counts are of all
+    retry_s: float = 0.5  # pause after a page that failed; it doubles
+    listed_max: int = 1_000  # signals listed of each kind; the counts include all
 
 
 class ComparisonUnsupported(ProjectionError):
-    """This Alpine's list does not tell which signals it has."""
+    """This Alpine cannot list its signals with their hashes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Missing:
-    """A signal that Alpine does not have, and why as far as is known."""
+    """A signal that Alpine does not have, and the reason as far as it is known."""
 
     seq: int
     signal_id: str
     sha256: str
-    why: str  # undelivered; refused, failing, discarded; lost: it was delivered
+    why: str  # undelivered; refused, failing or discarded; lost: it was delivered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Different:
-    """A signal that Alpine has with other values; `fields` names them: (ours, theirs)."""
+    """A signal that Alpine has with other values: (ours, theirs) by field."""
 
     seq: int
     signal_id: str
@@ -76,7 +76,7 @@ class Different:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconcileReport:
-    """What was found. Counts are of all; of each kind the first `ReconcileLimits.listed_max` are named."""
+    """The differences. Counts include all; `ReconcileLimits.listed_max` of each kind are listed."""
 
     in_log: int
     at_alpine: int
@@ -92,7 +92,7 @@ class ReconcileReport:
 async def compare_with_alpine(
     home: Path, client: AlpineClient, *, limits: ReconcileLimits | None = None
 ) -> ReconcileReport:
-    """Compares the log up to its present end with what Alpine lists.
+    """Compares the log up to its present end with Alpine's list.
 
     Raises ComparisonUnsupported, NoResponse, KeyUnavailable, LogCorrupt.
     """
@@ -111,7 +111,7 @@ async def compare_with_alpine(
 
 
 class _Listing:
-    """Reads Alpine's list, page after page, on from where it was."""
+    """Reads Alpine's list page by page, and goes on where it stopped."""
 
     def __init__(
         self, client: AlpineClient, db: sqlite3.Connection, limits: ReconcileLimits
@@ -123,7 +123,7 @@ class _Listing:
         self.count = 0
 
     async def read_to_end(self) -> None:
-        """To the end that the list has now."""
+        """Reads to the present end of the list."""
         while True:
             begun_s = time.monotonic()
             response = await self._page()
@@ -138,7 +138,7 @@ class _Listing:
             )
             ids = (row.get("id") for row in rows)
             last = max((id_ for id_ in (*ids, following) if isinstance(id_, int)), default=0)
-            if following is None or last <= self._after:  # a list that does not go on has ended
+            if following is None or last <= self._after:  # the list has ended, or repeats itself
                 self._after = max(self._after, last)
                 return
             self._after = last
@@ -165,8 +165,8 @@ class _Listing:
 def _unsupported(why: str) -> ComparisonUnsupported:
     return ComparisonUnsupported(
         f"this Alpine cannot be compared with the log: {why}",
-        do="`eventlog reconcile --replay` sends all signals again; it answers duplicate to those "
-        "that it has",
+        do="`eventlog reconcile --replay` sends all signals again; Alpine answers duplicate to "
+        "those that it has",
     )
 
 
@@ -196,7 +196,7 @@ def _ours(log: EventLog) -> Iterator[list[tuple[object, ...]]]:
 def _their_row(row: dict[str, object]) -> tuple[object, ...]:
     numbers = (row.get(key) for key in ("price", "target_price", "stop_loss", "confidence"))
     texts = (_text(row.get(key)) for key in ("symbol", "action"))
-    # What has no hash came from elsewhere, and is told apart by its id.
+    # A signal without a hash came from another source; its id identifies it.
     name = _text(row.get("verification_hash")) or f"id {row.get('id')}"
     return (name, _number(row.get("id")), *texts, *map(_number, numbers))
 
@@ -206,7 +206,7 @@ def _text(value: object) -> str | None:
 
 
 def _number(value: object) -> float | None:
-    """A number, also one that is written as text: some services write decimals so."""
+    """A number, also if it is written as text, as some services write decimals."""
     try:
         return float(value) if isinstance(value, int | float | str) else None
     except ValueError:
@@ -269,7 +269,7 @@ def _count(db: sqlite3.Connection, of: str) -> int:
 
 
 class _MissingReason:
-    """What is known here of a signal that Alpine does not have."""
+    """Finds out from the outbox why Alpine does not have a signal."""
 
     def __init__(self, home: Path) -> None:
         self._path = outbox_path(home)

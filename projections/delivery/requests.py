@@ -1,9 +1,9 @@
-"""Work that a person orders: retries, replays and discards, done by whoever delivers.
+"""Operator requests: retries, replays and discards, executed by the process that delivers.
 
-It is written into `data/alpine.db`, where the daemon that delivers finds it; where there is none,
-it is done here, under the sender's lock. So there is one sender, whoever asks.
+They are written into `data/alpine.db`, where the delivering daemon finds them. Without a daemon
+they are executed here, under the lease, so that one process delivers in any case.
 
-Invariant: what was asked for and has no outcome stays asked for.
+Invariant: a request without an outcome stays in the outbox.
 """
 
 import asyncio
@@ -22,21 +22,21 @@ from projections.delivery.projection import AlpineConfig, AlpineProjection, open
 from projections.errors import ProjectionError, ProjectionStalled
 
 POLL_S = 0.05
-STUCK_S = 3.0  # the daemon's probe, which our asking sets off, has ended by then
-PROGRESS_S_MAX = 60.0  # a daemon that delivers does something within this
+STUCK_S = 3.0  # the probe that our request causes has ended by then
+PROGRESS_S_MAX = 60.0  # a delivering daemon completes some request within this
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestCounts:
-    """How it ended: counts of signals."""
+    """Counts of signals by outcome."""
 
     asked: int
-    stored: int = 0  # at Alpine now
-    duplicate: int = 0  # at Alpine, and were there before
-    parked: int = 0  # tried, and Alpine does not take them
+    stored: int = 0  # by Alpine
+    duplicate: int = 0  # Alpine had them before
+    parked: int = 0  # tried, and not accepted
     discarded: int = 0
-    gone: int = 0  # not parked, or no signals
-    left: int = 0  # not done yet: a daemon will do it when it can
+    gone: int = 0  # not parked, or no signal
+    left: int = 0  # not executed yet: the next delivery does it
 
 
 async def execute_request(
@@ -47,9 +47,9 @@ async def execute_request(
     *,
     make_projection: Callable[[AlpineConfig], AlpineProjection] = AlpineProjection,
 ) -> RequestCounts:
-    """Asks for `what` with these signals, and returns when it is done or cannot be done now.
+    """Requests `what` for these signals; returns when it is done or cannot be done now.
 
-    Raises ProjectionError where nobody delivers and we cannot.
+    Raises ProjectionError when no process delivers and this one cannot.
     """
     requester = secrets.token_hex(8)
     with closing(open_outbox(home)) as outbox:
@@ -109,12 +109,12 @@ async def _wait_until_done(
 
 
 async def _deliver(home: Path, projection: AlpineProjection) -> bool:
-    """Does what is asked for here; False when Alpine does not let it pass now."""
+    """Executes the requests in this process; False while Alpine accepts nothing."""
     try:
         await projection.open(home)
     except ProjectionStalled:
         await asyncio.sleep(POLL_S)
-        return True  # somebody else has begun to deliver, or there is no room for now
+        return True  # another process has begun to deliver, or the disk is full for now
     try:
         await projection.drain()
         return True
@@ -125,7 +125,7 @@ async def _deliver(home: Path, projection: AlpineProjection) -> bool:
 
 
 class _DaemonWait:
-    """How long to wait for a daemon that has our work."""
+    """Decides how long to wait for a daemon to execute our requests."""
 
     def __init__(self) -> None:
         self._left = -1

@@ -1,6 +1,6 @@
-"""What is sent that is not new: failing signals that are due, and what a command asked for.
+"""Signals to resend: parked retries that are due, and operator requests.
 
-Invariant: each piece of work that was asked for gets one outcome, and waits in the file until then.
+Invariant: each operator request gets one outcome, and stays in the outbox until then.
 """
 
 import time
@@ -12,32 +12,32 @@ from projections.delivery.ack_tracker import AckTracker
 from projections.delivery.job import ResendReason
 from projections.delivery.outbox import DISCARD, DISCARDED, GONE, REPLAY, OperatorRequest, Outbox
 
-RESENDS_MAX = 1_000  # read from the log and held in memory
-SKIP_ENTRIES_MAX = 2_000  # between two that are read on; beyond it a new search is cheaper
+RESENDS_MAX = 1_000  # held in memory at once
+SKIP_ENTRIES_MAX = 2_000  # read over between two signals; beyond it a new seek is cheaper
 
 
 class ResendQueue:
-    """The errands of one run. `request_outcomes` is told the outcome of each that was asked for."""
+    """The resends of one run. Outcomes of requests go into `request_outcomes`, by request id."""
 
     def __init__(self, ack_tracker: AckTracker, request_outcomes: dict[int, str]) -> None:
         self._ack_tracker = ack_tracker
         self._request_outcomes = request_outcomes
-        self._request_ids: dict[int, list[int]] = {}  # ids of who asked, by seq
-        self._uncollected: dict[int, ResendReason] = {}  # under way, and not handed out yet
+        self._request_ids: dict[int, list[int]] = {}  # of the requests for each seq
+        self._uncollected: dict[int, ResendReason] = {}  # begun, but not returned yet
         self._last_request_id = 0
 
     def collect(self, outbox: Outbox, *, with_due: bool) -> dict[int, ResendReason]:
-        """What is to be sent now that is not under way yet.
+        """The signals to resend now that were not collected before. `with_due`: due retries too.
 
-        Raises sqlite3.Error; what was begun by then is handed out the next time.
+        Raises sqlite3.Error; what was begun by then is returned the next time.
         """
         collected = self._uncollected
         if len(self._request_ids) < RESENDS_MAX:
-            for asked in outbox.asked(after=self._last_request_id):
-                resend = self._begin(outbox, asked)
+            for request in outbox.asked(after=self._last_request_id):
+                resend = self._begin(outbox, request)
                 if resend is not None:
-                    collected[asked.seq] = resend
-                self._last_request_id = asked.id
+                    collected[request.seq] = resend
+                self._last_request_id = request.id
                 if len(self._request_ids) >= RESENDS_MAX:
                     break
         if with_due:
@@ -49,32 +49,32 @@ class ResendQueue:
         self._uncollected = {}
         return collected
 
-    def _begin(self, outbox: Outbox, asked: OperatorRequest) -> ResendReason | None:
-        if asked.what == DISCARD:
-            is_parked = outbox.discard(asked.seq)
-            self._request_outcomes[asked.id] = DISCARDED if is_parked else GONE
+    def _begin(self, outbox: Outbox, request: OperatorRequest) -> ResendReason | None:
+        if request.what == DISCARD:
+            is_parked = outbox.discard(request.seq)
+            self._request_outcomes[request.id] = DISCARDED if is_parked else GONE
             return None
-        if asked.seq in self._request_ids:
-            self._request_ids[asked.seq].append(asked.id)
+        if request.seq in self._request_ids:
+            self._request_ids[request.seq].append(request.id)
             return None
-        parked = outbox.parked(asked.seq)
-        if asked.what != REPLAY and (parked is None or parked.kind == DISCARDED):
-            self._request_outcomes[asked.id] = GONE
+        parked = outbox.parked(request.seq)
+        if request.what != REPLAY and (parked is None or parked.kind == DISCARDED):
+            self._request_outcomes[request.id] = GONE
             return None
-        self._request_ids[asked.seq] = [asked.id]
+        self._request_ids[request.seq] = [request.id]
         if parked is not None:
-            # Also in a replay: twenty that are parked say nothing about those that are not.
+            # In a replay too: rejections of parked signals say nothing about the others.
             return ResendReason.RETRY
-        # One that is on its way as new is not sent a second time beside that.
-        return None if self._ack_tracker.is_in_flight(asked.seq) else ResendReason.REPLAY
+        # A signal that is in flight as new is not sent a second time.
+        return None if self._ack_tracker.is_in_flight(request.seq) else ResendReason.REPLAY
 
     def complete(self, seq: int, outcome: str) -> None:
-        """A signal was settled, or there is none: whoever asked for it gets to know."""
+        """Notes the outcome of all requests for a signal, also if the log has no such signal."""
         for request_id in self._request_ids.pop(seq, ()):
             self._request_outcomes[request_id] = outcome
 
     def has_open_requests(self, outbox: Outbox) -> bool:
-        """Whether work waits in the file that was not begun. Raises sqlite3.Error."""
+        """Whether the outbox holds requests that were not begun. Raises sqlite3.Error."""
         return bool(outbox.asked(after=self._last_request_id))
 
 
@@ -87,7 +87,7 @@ def read_signals(home: Path, seqs: Iterable[int]) -> dict[int, Entry]:
             first = wanted[-1]
             for entry in log.read(after=first - 1):
                 while wanted and wanted[-1] < entry.seq:
-                    wanted.pop()  # it is not there
+                    wanted.pop()  # the log has no such entry
                 if not wanted or wanted[-1] > entry.seq + SKIP_ENTRIES_MAX:
                     break
                 if entry.seq == wanted[-1]:

@@ -1,9 +1,9 @@
-"""One run of delivery, from `open` to `close`: between the log, the courier and the file.
+"""The delivery worker: one run of delivery, from `open` to `close` of the projection.
 
-Entries come in through `take`, errands (what is due, and what a person asked for) from the file;
-the courier carries them; what it settles is stored a moment later, in one transaction.
+New signals come in through `take`, resends from the outbox. The dispatcher sends them and yields
+their outcomes; the worker stores those a moment later, in one transaction.
 
-Invariant: whatever is lost with the process before it is stored is sent again, and nothing else.
+Invariant: an outcome that a crash takes before it is stored costs a repeated request, nothing else.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from projections.alpine.credentials import KeySource
 from projections.alpine.retry import DeliveryTiming
 from projections.delivery import outbox as file
 from projections.delivery.ack_tracker import AckTracker
-from projections.delivery.dispatcher import DeliveryState, Dispatcher
+from projections.delivery.dispatcher import DeliveryState, Dispatcher, StateChange
 from projections.delivery.job import (
     Delivered,
     Job,
@@ -37,17 +37,17 @@ from projections.sqlite.file import is_damage, set_aside
 
 logger = logging.getLogger(__name__)
 
-BACKLOG_MAX = 1_000  # signals taken over and not done: a hundred times what is under way
+BACKLOG_MAX = 1_000  # new signals without an outcome: a hundred times the in-flight window
 SPAN_MAX = 200_000  # entries above the checkpoint: bounds memory while one signal does not pass
-FLUSH_S = 0.05  # what is done is stored so soon; a crash in between costs a repeated request
-FLUSH_FAILED_S = 1.0  # the same where it could not be stored
-BUSY_S_MAX = 0.5  # for somebody else's transaction; then what is done is stored a second later
-FAILING_MAX = 1_000  # failing signals that are parked; more are an outage, not signals
-STOP_S_MAX = 2.0  # requests under way when asked to stop; then they are abandoned
+FLUSH_S = 0.05  # until outcomes are stored; a crash before that repeats their requests
+FLUSH_FAILED_S = 1.0  # the same after a failed write
+BUSY_S_MAX = 0.5  # for another process's transaction; then the write is tried a second later
+FAILING_MAX = 1_000  # signals parked as failing; more mean an outage, not poison messages
+STOP_S_MAX = 2.0  # for requests in flight after a stop; then they are abandoned
 
 
 class DeliveryWorker:
-    """See above. For one event loop; `end` must be called once it was started."""
+    """Runs delivery for one home. For one event loop; after `start`, `end` must be called."""
 
     def __init__(
         self,
@@ -66,41 +66,34 @@ class DeliveryWorker:
         self._on_failure = on_failure
         self.ack_tracker = AckTracker(outbox.checkpoint(), outbox.done_above())
         self._done_until = max(outbox.done_above(), default=0)
-        self._unfinished: list[Job] = []  # not done, and no later signal was seen that is
+        self._unfinished: list[Job] = []  # not done; no later signal seen yet is done
         self._unsaved = UnsavedChanges()
         self._resends = ResendQueue(self.ack_tracker, self._unsaved.request_outcomes)
-        self._tick_lock = asyncio.Lock()  # what a look has begun is on its way when it ends
-        self._failing = outbox.failing_count()
+        self._tick_lock = asyncio.Lock()  # held until what a tick collected is queued
         rejections = outbox.state()["rejections"]
         assert isinstance(rejections, int)
-        self._dispatcher = Dispatcher(
-            alpine,
-            on_done=self._complete,
-            on_state=self._store_state,
-            may_park=lambda: self._failing < FAILING_MAX,
-            key_has_changed=key.has_changed,
-            timing=timing,
-            rejections=rejections,
-        )
-        self._last_error: str | None = None
+        self._dispatcher = Dispatcher(alpine, key, timing=timing, rejections=rejections)
+        self._set_failing_count(outbox.failing_count())
+        self._progress = asyncio.Event()  # an outcome, a change of state, or the end
         self._is_changed = asyncio.Event()  # since the last save
-        self._has_save_failed = False  # the last save failed
-        self.file_lost = asyncio.Event()  # what it said is unknown: delivery must begin anew
+        self._has_save_failed = False
+        self.file_lost = asyncio.Event()  # the outbox is lost: delivery must begin anew
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begins to deliver."""
+        """Starts delivery."""
         self._task = asyncio.create_task(self._run(), name="delivery")
         self._task.add_done_callback(self._on_task_end)
 
     def stop(self) -> None:
-        """Sends nothing more."""
+        """Ends sending; requests in flight are awaited by `end`."""
         self._dispatcher.stop()
+        self._progress.set()
 
     async def end(self) -> None:
-        """Waits a little for answers under way, stores what is done, gives everything back."""
+        """Waits briefly for requests in flight, stores outcomes, closes client and outbox."""
         assert self._task is not None, "it was started"
-        self._dispatcher.stop()
+        self.stop()
         try:
             await asyncio.wait({self._task}, timeout=STOP_S_MAX)
             self._task.cancel()
@@ -109,21 +102,22 @@ class DeliveryWorker:
         finally:
             self._flush()
             with suppress(sqlite3.Error):
-                self._outbox.write_state(state=file.STOPPED, last_error=self._last_error)
+                last_error = self._dispatcher.last_error
+                self._outbox.write_state(state=file.STOPPED, last_error=last_error)
             self._outbox.close()
 
     @property
     def description(self) -> str:
-        """State and last error, for a message."""
-        state = str(self._dispatcher.state)
-        return f"{state}, {self._last_error}" if self._last_error else state
+        """State and last error, for an error text."""
+        state, last_error = str(self._dispatcher.state), self._dispatcher.last_error
+        return f"{state}, {last_error}" if last_error else state
 
     def figures(self) -> dict[str, object]:
-        """What status shows of the file."""
+        """The figures of the outbox for `eventlog status`."""
         return self._outbox.figures()
 
     def take(self, entries: Sequence[Entry]) -> None:
-        """Takes a batch of the log over."""
+        """Queues the signals of a batch; facts are done at once."""
         jobs: list[Job] = []
         for entry in entries:
             self.ack_tracker.take(entry.seq, entry.chain)
@@ -145,7 +139,7 @@ class DeliveryWorker:
         self._dispatcher.add(jobs)
 
     def _jobs_of(self, entry: Entry, resend: ResendReason | None = None) -> list[Job]:
-        """The signal as a parcel; none, but a parked row, for what Alpine could only refuse."""
+        """The job for a signal; none, but a parked row, for one that lacks a required field."""
         job = Job(
             seq=entry.seq,
             signal_id=str(entry.payload.get("signal_id")),
@@ -155,31 +149,33 @@ class DeliveryWorker:
         try:
             job.body = body_of(entry.payload)
             return [job]
-        except KeyError as error:  # it was not written through the door
-            what = f"it is no whole signal: {error} is missing"
+        except KeyError as error:  # its line was written without our validation
+            what = f"the signal is incomplete: {error} is missing"
             self._complete(job, Park(kind=file.REFUSED, status=None, body=what))
             return []
 
     async def wait_for_room(self) -> bool:
-        """Waits until another batch may be taken, or it is stopped; False: nothing passes."""
+        """Waits until another batch may be taken, or delivery stops; False: the circuit is open."""
         dispatcher = self._dispatcher
 
         def has_room() -> bool:
             return dispatcher.backlog < BACKLOG_MAX and self.ack_tracker.entries_tracked <= SPAN_MAX
 
-        await dispatcher.condition.until(
-            lambda: dispatcher.is_stopped or not dispatcher.is_open or has_room()
-        )
+        await self._until(lambda: not dispatcher.is_open or has_room())
         self._raise_if_failed()
         return dispatcher.is_stopped or has_room()
 
     async def drain(self) -> int:
-        """Returns when all is done, or nothing passes: how many are left. 0 when stopped."""
+        """Returns how many jobs are left: 0 when all are done or delivery stops, else the circuit
+        is open.
+        """
         dispatcher = self._dispatcher
         while True:
             await self._tick()
-            await dispatcher.until_idle_or_stuck()
-            await self._wait_for_probes()
+            await self._until(lambda: not dispatcher.outstanding or not dispatcher.is_open)
+            with suppress(TimeoutError):  # a short outage ends, and poison messages are found
+                async with asyncio.timeout(self._timing.once_s):
+                    await self._until(lambda: dispatcher.state is not DeliveryState.WAITING)
             self._raise_if_failed()
             self._flush()
             if dispatcher.is_stopped:
@@ -191,17 +187,11 @@ class DeliveryWorker:
             ):
                 return dispatcher.outstanding
 
-    async def _wait_for_probes(self) -> None:
-        """While nothing passes, for a time: a short outage ends, and who is to blame is found."""
-        dispatcher = self._dispatcher
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._timing.once_s):
-                while dispatcher.state is DeliveryState.WAITING and not dispatcher.is_stopped:
-                    await dispatcher.condition.until(
-                        lambda: (
-                            dispatcher.is_stopped or dispatcher.state is not DeliveryState.WAITING
-                        )
-                    )
+    async def _until(self, predicate: Callable[[], bool]) -> None:
+        """Returns when the predicate holds, or delivery is stopped."""
+        while not (self._dispatcher.is_stopped or predicate()):
+            self._progress.clear()
+            await self._progress.wait()
 
     def _has_open_requests(self) -> bool:
         with suppress(sqlite3.Error):
@@ -216,7 +206,13 @@ class DeliveryWorker:
                 group.create_task(self._flush_loop()),
                 group.create_task(self._tick_loop()),
             ]
-            await self._dispatcher.run()
+            async for event in self._dispatcher.run(group):
+                match event:
+                    case StateChange():
+                        self._store_state()
+                    case (job, outcome):
+                        self._complete(job, outcome)
+                self._progress.set()
             for helper in helpers:
                 helper.cancel()
 
@@ -224,7 +220,7 @@ class DeliveryWorker:
         error = None if task.cancelled() else task.exception()
         if error is None:
             return
-        self._dispatcher.stop()  # whoever waits for it must not wait for ever
+        self.stop()  # ends `wait_for_room` and `drain`
         logger.error("delivery_failed error=%s", _root_error(error))
         if self._on_failure is not None:
             self._on_failure(_root_error(error))
@@ -247,19 +243,19 @@ class DeliveryWorker:
             await self._tick()
 
     async def _tick(self) -> None:
-        """Looks at what is due, and at what was asked for."""
+        """Collects due retries and operator requests."""
         async with self._tick_lock:
             await self._collect_resends()
 
     async def _collect_resends(self) -> None:
-        self._flush()  # what was parked a moment ago can be asked for
+        self._flush()  # a request may be for a signal that was parked a moment ago
         if self.file_lost.is_set():
             return
         try:
-            self._failing = self._outbox.failing_count()
+            self._set_failing_count(self._outbox.failing_count())
             resends = self._resends.collect(self._outbox, with_due=self._dispatcher.is_open)
         except sqlite3.Error as error:
-            logger.debug("resends_not_read error=%s", error)  # the next save says what is wrong
+            logger.debug("resends_not_read error=%s", error)  # the next save logs the cause
             return
         if self._unsaved.request_outcomes:
             self._is_changed.set()
@@ -277,7 +273,7 @@ class DeliveryWorker:
         if ResendReason.RETRY in resends.values():
             self._dispatcher.wake()
 
-    # -- what is settled
+    # -- outcomes
 
     def _complete(self, job: Job, outcome: Outcome) -> None:
         seq = job.seq
@@ -299,12 +295,12 @@ class DeliveryWorker:
     def _park(self, job: Job, outcome: Park | KeepParked) -> None:
         old = self._parked(job.seq) if job.resend is not None else None
         if job.is_parked and (old is None or old.kind == file.DISCARDED):
-            return  # a person gave it up meanwhile
+            return  # an operator discarded it meanwhile
         row = parked_row(job, outcome, old, now_s=time.time(), timing=self._timing)
         self._unsaved.unpark.discard(job.seq)
         self._unsaved.park[job.seq] = row
         was_failing = old is not None and old.kind == file.FAILING
-        self._failing += (row.kind == file.FAILING) - was_failing
+        self._set_failing_count(self._failing + (row.kind == file.FAILING) - was_failing)
         if old is None or old.kind != row.kind:
             logger.warning("parked seq=%d kind=%s status=%s", row.seq, row.kind, row.status)
 
@@ -315,15 +311,19 @@ class DeliveryWorker:
             return self._unsaved.park.get(seq) or self._outbox.parked(seq)
         return None
 
-    def _store_state(self, state: DeliveryState, error: str | None) -> None:
-        self._last_error = error
-        with suppress(sqlite3.Error):
-            self._outbox.write_state(state=str(state), last_error=error)
+    def _set_failing_count(self, count: int) -> None:
+        self._failing = count
+        self._dispatcher.may_park = count < FAILING_MAX
 
-    # -- the file
+    def _store_state(self) -> None:
+        state, last_error = str(self._dispatcher.state), self._dispatcher.last_error
+        with suppress(sqlite3.Error):
+            self._outbox.write_state(state=state, last_error=last_error)
+
+    # -- the outbox
 
     def _flush(self) -> None:
-        """Stores what was done since; while the disk is full it is kept, and tried again."""
+        """Stores what has changed; after a failed write it is kept, and tried again."""
         if self.file_lost.is_set():
             return
         if not self._outbox.is_in_place():
@@ -357,18 +357,18 @@ class DeliveryWorker:
         self._unsaved.clear()
 
     def _reset_outbox(self, why: str) -> None:
-        """Makes an empty file, so that status tells the truth; delivery begins from seq 1."""
-        logger.warning("delivery_state_lost reason=%s: all is sent again", why)
+        """Replaces the outbox by an empty one, as status must show; delivery begins from seq 1."""
+        logger.warning("delivery_state_lost reason=%s: all signals are sent again", why)
         self.file_lost.set()
         self._outbox.close()
         with suppress(sqlite3.Error, OSError):
             self._outbox = Outbox.open(file.outbox_path(self._home))
             self._outbox.set_busy_timeout(BUSY_S_MAX)
-            self._outbox.write_state(state=str(self._dispatcher.state), last_error=self._last_error)
+            self._store_state()
 
 
 def _root_error(error: BaseException) -> BaseException:
-    """What one of the tasks raised."""
+    """The error behind an exception group."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

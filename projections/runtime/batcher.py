@@ -1,4 +1,4 @@
-"""When a batch is full: by entries, by time, or because the log's end is reached.
+"""Cuts the tail of the log into batches: by entries, by time, or at the end of the log.
 
 Invariant: no entry waits longer than the batch timeout.
 """
@@ -17,15 +17,15 @@ BATCH_ENTRIES_DEFAULT = 1000  # a transaction of a few ms; more gains nothing (d
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How batches are cut."""
+    """The limits of a batch."""
 
     batch_entries: int = BATCH_ENTRIES_DEFAULT  # at most
-    batch_timeout_s: float = 0.0  # wait so long for a batch to fill; 0 commits what is there
-    once_stall_s: float = 10.0  # with `once` somebody waits: what stalls for longer is an error
+    batch_timeout_s: float = 0.0  # how long a batch may fill; 0 commits what is there
+    once_stall_s: float = 10.0  # with `once`, a batch that stalls for longer is an error
 
 
 class Batcher:
-    """Cuts what the tail gives into the batches that the pace asks for."""
+    """Collects entries of the tail into batches."""
 
     def __init__(
         self,
@@ -36,9 +36,9 @@ class Batcher:
         self._batches = batches
         self._buffered = Batch()
         self._tail_read: asyncio.Future[Batch] | None = None
-        self.is_filling = False  # holds a batch that is to grow
+        self.is_filling = False  # holds a batch that waits for more entries
         self._stop_task = asyncio.ensure_future(stop.wait())
-        # What is lost while nothing comes must not wait for what comes.
+        # A lost checkpoint must be noticed also while no entries come.
         self._lost_task = (
             asyncio.ensure_future(wait_until_lost()) if wait_until_lost is not None else None
         )
@@ -54,9 +54,9 @@ class Batcher:
                     await task
 
     async def next(self, pace: Pace, until_seq: int | None) -> Batch:
-        """The next batch, not empty unless stopped; one that reaches `until_seq` is not held.
+        """The next batch; empty only when stopped. A batch that reaches `until_seq` is not held.
 
-        Raises CheckpointMoved once the projection has lost its own.
+        Raises CheckpointMoved once the projection has lost its checkpoint.
         """
         if not self._buffered:
             self._buffered = await self._read_tail(None)
@@ -78,10 +78,10 @@ class Batcher:
         if len(taken) <= count:
             return taken
         self._buffered = Batch(taken[count:], taken.position)
-        return Batch(taken[:count])  # where it ends in the segment is not known, and only a hint
+        return Batch(taken[:count])  # without its position, which is only a hint
 
     async def _read_tail(self, timeout_s: float | None) -> Batch:
-        """What the tail gives next; empty when stopped, or after the time-out."""
+        """The next entries of the tail; empty when stopped, or after the timeout."""
         if self._tail_read is None:
             self._tail_read = asyncio.ensure_future(anext(self._batches))
         waited: set[asyncio.Future[Any]] = {self._tail_read, self._stop_task}
@@ -89,8 +89,8 @@ class Batcher:
             waited.add(self._lost_task)
         await asyncio.wait(waited, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if self._lost_task is not None and self._lost_task.done():
-            raise CheckpointMoved("what was done is not known any more")
+            raise CheckpointMoved("the stored checkpoint was lost")
         if self._stop_task.done() or not self._tail_read.done():
             return Batch()
-        coming, self._tail_read = self._tail_read, None
-        return coming.result()
+        tail_read, self._tail_read = self._tail_read, None
+        return tail_read.result()

@@ -1,24 +1,25 @@
-"""Closed segments are compressed beside the projections, where the operator wants it.
+"""Compresses closed segments beside the projections, if the operator asked for it.
 
-It goes on in a thread: zstd and SHA-256 work there while the projections go on.
+The work is done in a thread: zstd and SHA-256 run there while the projections go on.
 
-Invariant: what goes wrong here is said once, and stops no projection.
+Invariant: an error here is logged once, and stops no projection.
 """
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from eventlog import EventLogError, compress_log
 from eventlog.plumbing import run_in_thread
+from projections.runtime.pause import wait_for_event
 
 logger = logging.getLogger(__name__)
 
-INTERVAL_S = 60.0  # a segment of 64 MiB takes longer than that to fill
-LOCK_TIMEOUT_S = 5.0  # then somebody repairs; the next round comes soon
-STOP_S_MAX = 5.0  # a segment is given up within its next frame, or read back to its end
+INTERVAL_S = 60.0  # a segment of 64 MiB takes longer to fill
+LOCK_TIMEOUT_S = 5.0  # a lock held for longer means a repair; the next round tries again
+STOP_S_MAX = 5.0  # compression stops at the next frame; reading back goes to the end
 
 
 class _StopRequested(Exception):
@@ -29,7 +30,7 @@ class _StopRequested(Exception):
 async def compress_in_background(
     home: Path, *, once: bool, stop: asyncio.Event
 ) -> AsyncIterator[None]:
-    """Compresses for as long as the block lasts; with `once` to the end of one round."""
+    """Compresses while the block runs; with `once`, one round to its end."""
     task = asyncio.create_task(_compression_loop(home, once=once, stop=stop), name="compress")
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -65,6 +66,4 @@ async def _compression_loop(home: Path, *, once: bool, stop: asyncio.Event) -> N
         last_logged = problem
         if once:
             return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(INTERVAL_S):
-                await stop.wait()
+        await wait_for_event(stop, INTERVAL_S)

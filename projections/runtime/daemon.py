@@ -1,6 +1,6 @@
-"""One process that keeps one or more projections up, and ends as a whole when one of them fails.
+"""The daemon: runs one or more projections in one process, which ends when one of them fails.
 
-Invariant: a projection that stops is never silent: the process exits with its error.
+Invariant: a projection never stops silently: the process exits with its error.
 """
 
 import asyncio
@@ -21,9 +21,9 @@ from projections.runtime.systemd import Notifier
 
 logger = logging.getLogger(__name__)
 
-STOP_S_MAX = 7.0  # what is under way when asked to stop may take so long; then it is abandoned
-STATUS_S = 5.0  # between two lines of status for systemd; WatchdogSec= must be a few times that
-# What runs beside the projections of a daemon, for as long as its context lasts.
+STOP_S_MAX = 7.0  # for the work in progress at a stop; then it is abandoned
+STATUS_S = 5.0  # between two status lines for systemd; WatchdogSec= must be a few times that
+# A context that runs something beside the projections of a daemon.
 Service = Callable[[Sequence[Projector], asyncio.Event], AbstractAsyncContextManager[None]]
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -42,13 +42,13 @@ def run(
 
     `services` run beside the projections, and end before `run` returns.
 
-    Raises LogNotFound where there is no log, what stops a projection, and what a service raises.
+    Raises LogNotFound without a log, and the error of a projection or service.
     """
     log_status(str(home))
     try:
         asyncio.run(_run(home, names, pace, once, Notifier(notify_socket), services))
     finally:
-        for number in _STOP_SIGNALS:  # all is closed: a second one must not change how it ends
+        for number in _STOP_SIGNALS:  # all is closed: a second signal must not change the exit
             signal.signal(number, signal.SIG_IGN)
 
 
@@ -83,7 +83,7 @@ async def _run(
 
 
 def _stop_by_signal(stop: asyncio.Event) -> None:
-    """Not by the loop's own handlers: those are gone before the process is."""
+    """Sets `stop` on a signal. The loop's own handlers are removed before the process ends."""
     loop = asyncio.get_running_loop()
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
@@ -119,7 +119,7 @@ async def _run_all(
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:
-    """Each of them: the process ends with the error of one, and several may meet the same fault."""
+    """Logs each failure: several may meet the same fault, and the process raises only one."""
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.error("projection_stopped projection=%s error=%s", task.get_name(), error)
 
@@ -131,7 +131,7 @@ async def _wait_for_end(
     projectors: list[Projector],
     notifier: Notifier,
 ) -> None:
-    """Returns when asked to stop, when all are done, or when one fails."""
+    """Returns on a stop, when all are done, or when one fails."""
     previous: list[Checkpoint | None] = []
     while not stopping.done():
         has_failed = any(task.done() and task.exception() is not None for task in tasks)
@@ -155,4 +155,4 @@ def _last_seq(home: Path) -> int:
         with EventLog(home) as log:
             return log.last_seq
     except EventLogError:
-        return 0  # the projectors meet the same, and say so
+        return 0  # the projectors meet the same error, and raise it

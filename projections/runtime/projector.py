@@ -1,7 +1,7 @@
 """The daemon loop: tail the log, apply a batch, commit it with its checkpoint.
 
-A projector commits what is there as soon as it has caught up, so a lone signal is projected within
-milliseconds, and under load it fills its batches.
+A projector commits as soon as it has caught up, so a lone signal is projected within milliseconds;
+under load it fills its batches.
 
 Invariant: `apply` gets each entry once, in order, from the checkpoint that the projection stored.
 """
@@ -20,17 +20,18 @@ from eventlog import Batch, EventLog, LogDiverged, Position
 from projections.errors import CheckpointMoved, ProjectionStalled
 from projections.projection import Checkpoint, Drainable, Projection
 from projections.runtime.batcher import Batcher, Pace
+from projections.runtime.pause import wait_for_event
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 STALL_S_MIN, STALL_S_MAX = 0.1, 5.0  # between two tries at a batch that stalls
-MOVED_RETRIES_MAX = 100  # times in a row from the same place: whoever moves it gets nowhere either
+MOVED_RETRIES_MAX = 100  # in a row from the same seq: no process gets any further
 
 
 class Projector:
-    """Keeps one projection up to one log, until it is stopped or the log is damaged."""
+    """Keeps one projection in sync with one log, until it is stopped or the log is damaged."""
 
     def __init__(
         self,
@@ -47,29 +48,29 @@ class Projector:
         self._stop = asyncio.Event()
         self.checkpoint: Checkpoint | None = None  # None until the projection is open
         self.stalled: str | None = None  # why the last try at a batch failed
-        self.is_watched: bool | None = None  # whether file events come; None: not known yet
-        self.has_failed = False  # it has ended by an error
+        self.is_watched: bool | None = None  # whether file events arrive; None: not known yet
+        self.has_failed = False  # it ended with an error
         self.counters = BatchCounters()
         self._batcher: Batcher | None = None
 
     def stop(self) -> None:
-        """Intake ends; the batch under way is committed."""
+        """Ends the intake; the batch in progress is committed."""
         self._stop.set()
         if isinstance(self._projection, Drainable):
             self._projection.stop()
 
     @property
     def projection(self) -> Projection:
-        """What it keeps up."""
+        """The projection that it keeps in sync."""
         return self._projection
 
     @property
     def is_stopping(self) -> bool:
-        """Whether it was told to stop."""
+        """Whether `stop` was called."""
         return self._stop.is_set()
 
     def __str__(self) -> str:
-        """A line for a person: how far it is."""
+        """One line of status."""
         name = self._projection.name
         if self.checkpoint is None:
             return f"{name} is not open yet"
@@ -77,10 +78,10 @@ class Projector:
         return text if self.stalled is None else f"{text}, stalled: {self.stalled}"
 
     def is_healthy(self, last_seq: int) -> bool:
-        """Whether there is a reason why it does not move, the log's end being `last_seq`.
+        """Whether it moves, or has a reason not to. `last_seq`: the end of the log.
 
-        It is not open yet, has caught up, says what stalls it, or waits for a batch to fill. And
-        delivery may stand for as long as the other side does not answer.
+        The reasons: it is not open yet, has caught up, reports what stalls it, or waits for a batch
+        to fill; and delivery may wait as long as the other side does not answer.
         """
         return (
             self.checkpoint is None
@@ -93,8 +94,8 @@ class Projector:
     async def run(self, *, once: bool = False) -> None:
         """Projects until stopped; with `once`, up to the end that the log has at the start.
 
-        Raises LogDiverged when the log is not the one that was projected, LogCorrupt at damage,
-        and what the projection raises.
+        Raises LogDiverged when this is not the log that was projected, LogCorrupt at damage, and
+        the errors of the projection.
         """
         try:
             await self._run(once=once)
@@ -110,7 +111,7 @@ class Projector:
                 try:
                     await self._apply_batches(log, until_seq)
                 except CheckpointMoved as error:
-                    # Beside somebody who keeps the table up as well this is how each batch ends.
+                    # Beside a second daemon on the same table each batch ends like this.
                     moved_count = moved_count + 1 if self.checkpoint == moved_from else 1
                     moved_from = self.checkpoint
                     if moved_count > MOVED_RETRIES_MAX:
@@ -126,7 +127,7 @@ class Projector:
         return self.checkpoint.seq >= until_seq
 
     async def _apply_batches(self, log: EventLog, until_seq: int | None) -> None:
-        """Opens the projection and applies batches until done. It is closed in any case."""
+        """Opens the projection, applies batches until done, and closes it in any case."""
         is_once = until_seq is not None
         opened = await self._retry_while_stalled(self._open, is_once=is_once)
         if opened is None:
@@ -175,7 +176,7 @@ class Projector:
         opening.cancel()
         with suppress(asyncio.CancelledError):
             await opening
-            await self._projection.close()  # it was opened after all
+            await self._projection.close()  # `open` had finished
 
     async def _apply(self, batch: Batch, *, is_once: bool) -> None:
         before = self.checkpoint
@@ -202,7 +203,7 @@ class Projector:
     async def _retry_while_stalled(
         self, work: Callable[[], Awaitable[T]], *, is_once: bool
     ) -> T | None:
-        """What `work` gives, tried again for as long as it stalls; None when stopped meanwhile."""
+        """The result of `work`, retried while it stalls; None when stopped meanwhile."""
         loop = asyncio.get_running_loop()
         started_s = loop.time()
         stall_s = STALL_S_MIN
@@ -217,10 +218,7 @@ class Projector:
                 if self.stalled is None:
                     logger.warning("stalled projection=%s %s", self._projection.name, error)
                 self.stalled = str(error)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(stall_s):
-                    await self._stop.wait()
-            if self._stop.is_set():
+            if await wait_for_event(self._stop, stall_s):
                 return None
             stall_s = min(2 * stall_s, STALL_S_MAX)
 
@@ -241,13 +239,13 @@ def _hint(checkpoint: Checkpoint) -> Position | None:
 def check_same_log(log: EventLog, checkpoint: Checkpoint) -> None:
     """Raises LogDiverged unless the log holds the checkpoint's entry with the checkpoint's chain.
 
-    A log that was shortened, rewritten or put in the place of another must not be built upon.
+    A log that was shortened, rewritten or replaced must not be projected further.
     """
     if checkpoint.seq == 0:
         return
     try:
         entry = next(log.read(after=checkpoint.seq - 1), None)
-    except LogDiverged:  # not even the entry before it is there
+    except LogDiverged:  # the log ends even before the entry before it
         entry = None
     if entry is None or (entry.seq, entry.chain) != (checkpoint.seq, checkpoint.chain):
         found = "has another entry there" if entry is not None else "does not reach so far"
@@ -255,15 +253,15 @@ def check_same_log(log: EventLog, checkpoint: Checkpoint) -> None:
             f"the projection {checkpoint.projection!r} was built from another log: it has applied "
             f"seq {checkpoint.seq}, and this log {found}",
             where=f"checkpoint {checkpoint.projection}, chain {checkpoint.chain[:16]}...",
-            do="find out which of the two is right (`eventlog verify` tells whether the log is "
-            "whole): restore the log, or build anew from it: the table with `eventlog "
-            "rebuild-database`, another projection by deleting what it has built while no daemon "
-            "runs (of `alpine`, data/alpine.db: it costs requests)",
+            do="find out which of the two is right (`eventlog verify` checks the log); restore the "
+            "log, or build the projection again: the table with `eventlog rebuild-database`, "
+            "another projection by deleting its data while no daemon runs (for `alpine`, "
+            "data/alpine.db: it costs repeated requests)",
         )
 
 
-# Upper ends of the buckets, in seconds. A commit takes a few ms; a slow disk takes 100 times that,
-# and from 10 s on a projection is stalled rather than slow.
+# Upper ends of the buckets, in seconds. A commit takes a few ms, on a slow disk 100 times that; a
+# projection that needs more than 10 s is stalled rather than slow.
 COMMIT_S_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -273,11 +271,11 @@ class BatchCounters:
 
     batches: int = 0
     entries: int = 0
-    commit_s: float = 0.0  # all of them together
+    commit_s: float = 0.0  # the sum of all batches
     buckets: list[int] = field(default_factory=lambda: [0] * (len(COMMIT_S_BUCKETS) + 1))
 
     def add(self, entries: int, commit_s: float) -> None:
-        """A batch of so many entries was committed, and that took so long."""
+        """Counts a committed batch of `entries` that took `commit_s`."""
         self.batches += 1
         self.entries += entries
         self.commit_s += commit_s

@@ -1,6 +1,6 @@
-"""The projections that are registered, by name.
+"""The registered projections, by name.
 
-Invariant: a projection that cannot be loaded is named in the error; the others are not affected.
+Invariant: the error names a projection that cannot be loaded; the others are not affected.
 """
 
 from eventlog.plumbing import PROJECTIONS, load_plugin, plugin_names
@@ -19,8 +19,8 @@ def make_projection(name: str) -> Projection:
     if not callable(factory):
         known = ", ".join(projection_names())
         raise ProjectionError(
-            f"there is no projection {name!r}, or it cannot be loaded",
-            do=f"registered are: {known}",
+            f"the projection {name!r} is not registered, or cannot be loaded",
+            do=f"choose one of: {known}",
         )
-    made: Projection = factory()
-    return made
+    projection: Projection = factory()
+    return projection

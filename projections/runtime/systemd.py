@@ -1,9 +1,9 @@
-"""Tells systemd how a daemon is doing (Type=notify): ready, a line of status, and still alive.
+"""Notifies systemd of a daemon's state (Type=notify): ready, a status line, and the watchdog.
 
 The protocol is a datagram of `KEY=value` lines to the socket that NOTIFY_SOCKET names; see
-sd_notify(3). Without that variable nothing is sent.
+sd_notify(3). Without that variable, nothing is sent.
 
-Invariant: WATCHDOG is fed by progress alone, so a projector that hangs is restarted.
+Invariant: only progress resets the watchdog, so a projector that hangs is restarted.
 """
 
 import socket
@@ -11,7 +11,7 @@ from contextlib import suppress
 
 
 class Notifier:
-    """Sends to one socket; silent when there is none, or nobody listens."""
+    """Sends to one socket; does nothing without one, or when no process listens."""
 
     def __init__(self, address: str | None) -> None:
         if address is not None and address.startswith("@"):
@@ -24,5 +24,5 @@ class Notifier:
             return
         text = "\n".join(f"{key}={value}" for key, value in fields.items())
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-            channel.setblocking(False)  # whoever reads slowly must not hold us up
+            channel.setblocking(False)  # a slow reader must not block the daemon
             channel.sendto(text.encode(), self._address)

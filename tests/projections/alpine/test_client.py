@@ -1,7 +1,7 @@
 """The client of Alpine, against real servers on this machine, most of them hostile.
 
-Invariant: whatever a server does, one try gives one answer within the deadline, and the key goes
-nowhere but into the header of that request.
+Invariant: whatever a server does, a try returns one answer within the deadline, and the key is only
+in the header of that request.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ from projections.alpine.contract import (
     retry_after_seconds,
 )
 from projections.alpine.credentials import KEY_BYTES_MAX, FileKey, FixedKey, KeyUnavailable
-from projections.alpine.retry import RetryPolicy, send_with_retries
+from projections.alpine.retry import RetryPolicy, retry
 from projections.errors import ProjectionError
 from projections.hosts import is_loopback
 from tests.harness.deadline import DEADLINE_S
@@ -69,7 +69,7 @@ from tests.harness.signals import a_signal
 
 SOON_S = 0.3  # a deadline for what would never end
 KEY = "geheim-κλειδί-鍵"
-CERTIFICATE = CHECKOUT / "tests/data/localhost.pem"  # signed by nobody but itself
+CERTIFICATE = CHECKOUT / "tests/data/localhost.pem"  # self-signed
 BODY = b'{"signal_id":"s-1"}'
 
 
@@ -78,7 +78,7 @@ def client_of(found: Server, *, deadline_s: float = DEADLINE_S) -> AlpineClient:
 
 
 def send_to(handle: Handler, *, deadline_s: float = DEADLINE_S) -> tuple[SendResult, Server]:
-    """One try at a server of its own."""
+    """One try, at a server of its own."""
 
     async def run() -> tuple[SendResult, Server]:
         async with server(handle) as found:
@@ -172,7 +172,7 @@ def test_the_stored_part_of_an_answer_is_short_and_printable() -> None:
 def test_a_key_echoed_by_the_server_is_not_stored(
     status: int, key: str, escaping: bool | None, charset: str
 ) -> None:
-    """S3: frameworks answer with the headers that they got; the key may stand where it is cut."""
+    """S3: frameworks repeat the headers that they received; the text may be cut within the key."""
     text = key.encode().decode(charset)
     for before in ("", "x" * 490):
         shown = text if escaping is None else json.dumps(text, ensure_ascii=escaping)[1:-1]
@@ -192,7 +192,7 @@ def test_a_key_echoed_by_the_server_is_not_stored(
     ],
 )
 def test_a_key_echoed_as_html_as_url_or_as_a_python_literal_is_not_stored(shown: str) -> None:
-    """S3: what a debug page makes of it."""
+    """S3: the key in the forms of a debug page."""
     key = "a+b/c<d&e\"f'g=ß".encode()
     assert printable_body(f"X-API-Key: {shown}!".encode(), key) == "X-API-Key: ***!"
 
@@ -228,7 +228,7 @@ def test_a_request_has_the_form_defined_by_the_contract() -> None:
 def test_an_https_certificate_must_be_trusted_by_this_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A company's own authority is named by SSL_CERT_FILE, as to every program with OpenSSL."""
+    """A company's own authority comes from SSL_CERT_FILE, as for any program with OpenSSL."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(CERTIFICATE)
 
@@ -337,7 +337,7 @@ def test_a_kept_connection_that_the_server_closed_is_not_used_again() -> None:
 
 
 def test_connections_are_kept_and_never_more_than_ten() -> None:
-    """H10, at the client: whoever calls it."""
+    """H10, at the client, for any caller."""
 
     async def slow(found: Server, reader: Reader, writer: Writer) -> None:
         while True:
@@ -565,7 +565,7 @@ def test_after_many_cancelled_requests_the_next_ten_succeed(seed: int) -> None:
 def run_with_retries(
     answers: list[SendResult], *, halted_after: int | None = None
 ) -> list[SendResult]:
-    """What was tried, and last what came out."""
+    """The answers of all tries, and last the result."""
 
     async def run() -> list[SendResult]:
         halt = asyncio.Event()
@@ -578,7 +578,7 @@ def run_with_retries(
             return tried[-1]
 
         retry_policy = RetryPolicy(first_s=0.001, max_s=0.002)
-        tried.append(await send_with_retries(send, retry_policy, halt))
+        tried.append(await retry(await send(), send, retry_policy, halt))
         return tried
 
     return asyncio.run(run())
@@ -631,7 +631,7 @@ def test_retries_of_many_at_once_do_not_mix_up() -> None:
                 await asyncio.sleep(0.001)
                 return TROUBLE
 
-            return await send_with_retries(send, RetryPolicy(first_s=0.001), asyncio.Event())
+            return await retry(await send(), send, RetryPolicy(first_s=0.001), asyncio.Event())
 
         await asyncio.gather(*(one(number) for number in range(50)))
         assert counts == [4] * 50
@@ -651,7 +651,7 @@ def test_a_cancelled_try_is_not_retried() -> None:
             return TROUBLE
 
         with pytest.raises(asyncio.CancelledError):
-            await send_with_retries(send, RetryPolicy(first_s=0.001), asyncio.Event())
+            await retry(await send(), send, RetryPolicy(first_s=0.001), asyncio.Event())
         assert tries == 2
 
     asyncio.run(run())
@@ -848,7 +848,7 @@ def test_a_key_path_that_is_not_a_regular_file_gives_no_key_and_does_not_block(
 
 
 def test_the_key_is_in_no_log_repr_or_traceback(caplog: pytest.LogCaptureFixture) -> None:
-    """S3, with every logger at its most talkative."""
+    """S3, with every logger at DEBUG."""
     caplog.set_level(logging.DEBUG)
     loggers = [logging.getLogger(name) for name in ("httpx", "httpcore", "h11", "asyncio")]
     for logger in loggers:

@@ -1,6 +1,6 @@
-"""The courier: its states, and whose fault it is, with an Alpine that follows a script.
+"""The dispatcher: window, states and poison messages, with an Alpine that follows a script.
 
-Invariant: the script implements the real interface; intervals are short, and no test measures them.
+Invariant: the script implements the real protocol; intervals are short, and no test measures them.
 """
 
 import asyncio
@@ -30,6 +30,7 @@ from projections.delivery.dispatcher import (
     RESENDS_IN_FLIGHT_MAX,
     DeliveryState,
     Dispatcher,
+    StateChange,
 )
 from projections.delivery.job import Delivered, Job, KeepParked, Outcome, Park, ResendReason
 from tests.harness.deadline import DEADLINE_S, until_async
@@ -59,8 +60,20 @@ NEVER_SLOWLY = DeliveryTiming(
 )
 
 
+class ScriptedKey:
+    """A key that is changed by the test."""
+
+    is_new = False
+
+    def read(self) -> bytes:
+        return b"key"
+
+    def has_changed(self) -> bool:
+        return self.is_new
+
+
 class World:
-    """A courier at work for a script, and what came of it."""
+    """A dispatcher with a scripted Alpine; collects its outcomes and states."""
 
     def __init__(
         self, script: ScriptedAlpine, *, timing: DeliveryTiming = QUICK, rejections: int = 0
@@ -69,31 +82,25 @@ class World:
         self.outcomes: dict[int, Outcome] = {}
         self.states: list[DeliveryState] = []
         self.last_error: str | None = None
-        self.may_park = True
-        self.is_key_new = False
-        self.courier = Dispatcher(
-            script,
-            on_done=self._settled,
-            on_state=self._state_changed,
-            may_park=lambda: self.may_park,
-            key_has_changed=lambda: self.is_key_new,
-            timing=timing,
-            rejections=rejections,
-        )
+        self.key = ScriptedKey()
+        self.dispatcher = Dispatcher(script, self.key, timing=timing, rejections=rejections)
 
-    def _settled(self, job: Job, outcome: Outcome) -> None:
-        assert job.seq not in self.outcomes, f"{job.seq} was settled twice"
-        self.outcomes[job.seq] = outcome
-
-    def _state_changed(self, state: DeliveryState, error: str | None) -> None:
-        self.states.append(state)
-        self.last_error = error
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            async for event in self.dispatcher.run(group):
+                match event:
+                    case StateChange(state, error):
+                        self.states.append(state)
+                        self.last_error = error
+                    case (job, outcome):
+                        assert job.seq not in self.outcomes, f"{job.seq} has two outcomes"
+                        self.outcomes[job.seq] = outcome
 
     def add(self, *seqs: int, resend: ResendReason | None = None) -> None:
-        self.courier.add(job(seq, resend) for seq in seqs)
+        self.dispatcher.add(job(seq, resend) for seq in seqs)
 
     async def until(self, condition: Callable[[], object]) -> None:
-        """Waits until it is so; the courier's own changes are not all there is."""
+        """Waits until the condition holds."""
         await until_async(condition)
 
     async def until_settled(self, seqs: Iterable[int]) -> None:
@@ -113,21 +120,21 @@ def job(seq: int, resend: ResendReason | None = None) -> Job:
 
 
 def run_scenario(world: World, scenario: Callable[[World], Awaitable[None]]) -> None:
-    """Runs the courier beside a story; both must end."""
+    """Runs the dispatcher beside a scenario; both must end."""
 
     async def run() -> None:
-        running = asyncio.ensure_future(world.courier.run())
+        running = asyncio.ensure_future(world.run())
         try:
             await scenario(world)
         finally:
-            world.courier.stop()
+            world.dispatcher.stop()
             async with asyncio.timeout(DEADLINE_S):
                 await running
 
     asyncio.run(run())
 
 
-# All is well
+# Healthy server
 
 
 def test_all_signals_are_delivered_in_order_with_at_most_ten_in_flight() -> None:
@@ -155,17 +162,18 @@ def test_a_duplicate_counts_as_delivered() -> None:
     assert world.outcomes == {1: Delivered(is_duplicate=True)}
 
 
-def test_waiters_for_capacity_or_for_the_end_are_woken() -> None:
-    world = World(ScriptedAlpine(delay_s=0.001))
+def test_each_job_counts_as_outstanding_until_its_outcome() -> None:
+    world = World(ScriptedAlpine(answer_to=lambda seq: UNREACHABLE if seq == 7 else Stored()))
 
     async def scenario(world: World) -> None:
-        courier = world.courier
-        await courier.until_idle_or_stuck()  # nothing to do
+        dispatcher = world.dispatcher
         world.add(*range(1, 101))
-        await courier.condition.until(lambda: courier.backlog < 50)
-        assert len(world.outcomes) > 50
-        await courier.until_idle_or_stuck()
-        assert len(world.outcomes) == 100
+        world.add(200, resend=ResendReason.REPLAY)
+        assert (dispatcher.outstanding, dispatcher.backlog) == (101, 100)
+        await world.until(lambda: dispatcher.backlog < 50)
+        assert len(world.outcomes) >= 50
+        await world.until_settled({*range(1, 101), 200} - {7})
+        assert (dispatcher.outstanding, dispatcher.backlog) == (1, 1)
 
     run_scenario(world, scenario)
 
@@ -176,7 +184,7 @@ def test_once_stopped_nothing_is_sent_and_answers_under_way_count() -> None:
     async def scenario(world: World) -> None:
         world.add(*range(1, 101))
         await world.until(lambda: world.script.in_flight["now"] == IN_FLIGHT_MAX)
-        world.courier.stop()
+        world.dispatcher.stop()
 
     run_scenario(world, scenario)
     assert world.delivered() == set(world.script.sent)
@@ -200,7 +208,19 @@ def test_a_stop_ends_the_pause_before_a_retry_and_sends_nothing_more() -> None:
     assert world.outcomes == {}
 
 
-# H2, H6b: what Alpine calls invalid
+def test_a_stop_before_the_first_request_sends_nothing() -> None:
+    world = World(ScriptedAlpine())
+
+    async def scenario(world: World) -> None:
+        world.add(1)
+        world.dispatcher.stop()
+
+    run_scenario(world, scenario)
+    assert world.script.sent == []
+    assert world.outcomes == {}
+
+
+# H2, H6b: invalid signals
 
 
 def test_an_invalid_signal_is_parked_at_once_and_the_others_go_on() -> None:
@@ -222,7 +242,7 @@ def test_twenty_rejections_in_a_row_park_nothing_more_and_heal_with_an_acceptanc
 
     async def scenario(world: World) -> None:
         world.add(*range(1, 101))
-        await world.until(lambda: world.courier.state is DeliveryState.REJECTING)
+        await world.until(lambda: world.dispatcher.state is DeliveryState.REJECTING)
         requests = len(world.script.sent)
         assert requests <= REJECTIONS_MAX + IN_FLIGHT_MAX
         assert "20 rejections in a row: 400" in str(world.last_error)
@@ -247,11 +267,11 @@ def test_after_a_restart_it_still_parks_nothing_more() -> None:
 
     async def scenario(world: World) -> None:
         world.add(*range(1, 11))
-        await world.until(lambda: world.courier.state is DeliveryState.REJECTING)
+        await world.until(lambda: world.dispatcher.state is DeliveryState.REJECTING)
 
     run_scenario(world, scenario)
     assert world.outcomes == {}
-    assert world.courier.rejections == REJECTIONS_MAX
+    assert world.dispatcher.rejections == REJECTIONS_MAX
 
 
 def test_an_acceptance_resets_the_count_of_rejections() -> None:
@@ -273,12 +293,12 @@ def test_a_wrong_key_costs_one_request_at_the_start_and_heals_when_it_changes() 
 
     async def scenario(world: World) -> None:
         world.add(*range(1, 51))
-        await world.until(lambda: world.courier.state is DeliveryState.REFUSED)
+        await world.until(lambda: world.dispatcher.state is DeliveryState.REFUSED)
         await asyncio.sleep(0.05)
         assert world.script.sent == [1]
         assert world.last_error == WRONG_KEY.detail
         world.script.answer_to = lambda _: Stored()
-        world.is_key_new = True
+        world.key.is_new = True
         await world.until_settled(range(1, 51))
 
     run_scenario(world, scenario)
@@ -298,7 +318,7 @@ def test_a_key_that_is_withdrawn_later_costs_no_more_than_what_is_under_way() ->
         await world.until(lambda: len(world.outcomes) >= 20)
         sent = len(world.script.sent)
         world.script.answer_to = lambda _: WRONG_KEY
-        await world.until(lambda: world.courier.state is DeliveryState.REFUSED)
+        await world.until(lambda: world.dispatcher.state is DeliveryState.REFUSED)
         await asyncio.sleep(0.05)
         assert len(world.script.sent) <= sent + IN_FLIGHT_MAX
         assert not world.parked(REFUSED)
@@ -331,7 +351,7 @@ def test_during_an_outage_nothing_is_parked_and_afterwards_all_is_delivered(
     async def scenario(world: World) -> None:
         world.add(*range(1, 41))
         await world.until(lambda: len(world.script.sent) > 300)
-        assert world.courier.state is DeliveryState.WAITING
+        assert world.dispatcher.state is DeliveryState.WAITING
         assert world.last_error == trouble.detail
         assert world.outcomes == {}
         world.script.answer_to = lambda _: Stored()
@@ -347,7 +367,7 @@ def test_during_an_outage_nothing_is_parked_and_afterwards_all_is_delivered(
 
 
 def test_no_signal_is_parked_before_any_signal_was_delivered() -> None:
-    """Alpine answers 500 to all of them, and says that it is well."""
+    """Alpine answers 500 to each signal, and is healthy."""
     world = World(ScriptedAlpine(answer_to=lambda _: SERVER_ERROR))
 
     async def scenario(world: World) -> None:
@@ -370,7 +390,7 @@ def test_each_probe_takes_other_signals_and_one_more_each_round() -> None:
 
     async def scenario(world: World) -> None:
         world.add(*range(1, 101))
-        await world.until(lambda: world.courier.state is DeliveryState.WAITING)
+        await world.until(lambda: world.dispatcher.state is DeliveryState.WAITING)
         await world.until(lambda: not world.script.in_flight["now"])
         del world.script.sent[:], others[:]
         await world.until(lambda: others.count(0) > 3)
@@ -446,7 +466,7 @@ def test_a_long_retry_after_opens_the_circuit_at_once() -> None:
 
     async def scenario(world: World) -> None:
         world.add(1, 2, 3)
-        await world.until(lambda: world.courier.state is DeliveryState.WAITING)
+        await world.until(lambda: world.dispatcher.state is DeliveryState.WAITING)
         assert world.script.sent == [1]  # no retries
         world.script.answer_to = lambda _: Stored()
         await world.until_settled([1, 2, 3])
@@ -455,7 +475,7 @@ def test_a_long_retry_after_opens_the_circuit_at_once() -> None:
     assert world.script.started_s[1] >= world.script.started_s[0] + asked.retry_after_s
 
 
-# H6: one signal, or some, for ever
+# H6: poison messages
 
 
 def test_one_poison_message_among_many_is_parked_and_delays_no_other() -> None:
@@ -482,13 +502,13 @@ def test_a_lone_poison_message_is_parked_after_two_successful_health_checks() ->
         world.add(1)
         await world.until(lambda: world.script.health_checks > 2)
         assert world.outcomes == {}
-        assert world.courier.state is DeliveryState.WAITING
+        assert world.dispatcher.state is DeliveryState.WAITING
         world.script.healthy = True
         await world.until_settled([1])
 
     run_scenario(world, scenario)
     assert world.parked(FAILING) == {1}
-    assert world.courier.state is DeliveryState.DELIVERING
+    assert world.dispatcher.state is DeliveryState.DELIVERING
 
 
 def test_a_lone_failing_signal_is_not_parked_after_one_successful_health_check() -> None:
@@ -538,7 +558,7 @@ def test_a_dozen_lone_poison_messages_are_parked_once_another_signal_is_delivere
     async def scenario(world: World) -> None:
         world.add(*poison)
         await world.until(lambda: len(world.script.sent) > 100)
-        assert world.outcomes == {}  # as far as anybody can tell Alpine is down
+        assert world.outcomes == {}  # this looks like an outage
         world.add(13)
         await world.until_settled(range(1, 14))
 
@@ -582,7 +602,7 @@ def test_beyond_a_thousand_failing_signals_none_is_parked_and_others_are_deliver
     world = World(
         ScriptedAlpine(answer_to=lambda seq: SERVER_ERROR if seq == 1 else Stored(), delay_s=0.0005)
     )
-    world.may_park = False
+    world.dispatcher.may_park = False
 
     async def scenario(world: World) -> None:
         world.add(*range(1, 101))
@@ -611,7 +631,7 @@ def test_with_a_healthy_server_exactly_the_poison_messages_are_parked(
     async def scenario(world: World) -> None:
         world.add(*order)
         await world.until_settled(set(order) - poison)
-        world.add(41)  # the others are all done: somebody must pass, to tell
+        world.add(41)  # the others are done, and a poison message is found when another passes
         await world.until_settled([*order, 41])
 
     run_scenario(world, scenario)
@@ -621,7 +641,7 @@ def test_with_a_healthy_server_exactly_the_poison_messages_are_parked(
 
 @settings(max_examples=25)
 @given(
-    spells=st.lists(
+    failures=st.lists(
         st.tuples(
             st.integers(1, 40),
             st.sampled_from([None, UNREACHABLE, SERVER_ERROR, RATE_LIMITED, BAD_REQUEST]),
@@ -631,15 +651,15 @@ def test_with_a_healthy_server_exactly_the_poison_messages_are_parked(
     poison=st.sets(st.integers(1, 60), max_size=3),
 )
 def test_under_random_failures_each_signal_is_completed_exactly_once(
-    spells: list[tuple[int, Unavailable | Rejected | None]], poison: set[int]
+    failures: list[tuple[int, Unavailable | Rejected | None]], poison: set[int]
 ) -> None:
-    """Spells of so many requests each; then the weather is fine."""
-    weather = [answer for count, answer in spells for _ in range(count)]
+    """Periods of one failure each, for so many requests; after them Alpine is healthy."""
+    pending_failures = [answer for count, answer in failures for _ in range(count)]
     script = ScriptedAlpine(healthy=False)
 
     def answer_to(seq: int) -> SendResult:
-        answer = weather.pop(0) if weather else None
-        script.healthy = not weather
+        answer = pending_failures.pop(0) if pending_failures else None
+        script.healthy = not pending_failures
         return answer or (SERVER_ERROR if seq in poison else Stored())
 
     script.answer_to = answer_to
@@ -655,11 +675,14 @@ def test_under_random_failures_each_signal_is_completed_exactly_once(
     assert not world.delivered() & poison
 
 
-# What is sent again
+# Resends
 
 
 def test_a_due_retry_gets_one_try_and_does_not_open_the_circuit() -> None:
-    world = World(ScriptedAlpine(answer_to=lambda seq: SERVER_ERROR if seq < 20 else Stored()))
+    script = ScriptedAlpine(
+        answer_to=lambda seq: SERVER_ERROR if seq < 20 else Stored(), delay_s=0.001
+    )
+    world = World(script)
 
     async def scenario(world: World) -> None:
         world.add(*range(1, 20), resend=ResendReason.DUE)
@@ -696,7 +719,7 @@ def test_signals_retried_by_hand_do_not_count_as_rejections_in_a_row() -> None:
     run_scenario(world, scenario)
     assert world.parked(REFUSED) == set(range(1, 40))
     assert world.states == [DeliveryState.DELIVERING]
-    assert world.courier.rejections == 0
+    assert world.dispatcher.rejections == 0
 
 
 def test_a_wake_up_sends_a_probe_at_once() -> None:
@@ -704,7 +727,7 @@ def test_a_wake_up_sends_a_probe_at_once() -> None:
 
     async def scenario(world: World) -> None:
         world.add(*range(1, 51))
-        await world.until(lambda: world.courier.state is DeliveryState.REJECTING)
+        await world.until(lambda: world.dispatcher.state is DeliveryState.REJECTING)
         world.script.answer_to = lambda _: Stored()
         refused = world.parked(REFUSED)
         for seq in refused:
@@ -712,7 +735,7 @@ def test_a_wake_up_sends_a_probe_at_once() -> None:
         world.add(*refused, resend=ResendReason.RETRY)
         await asyncio.sleep(0.02)
         assert not world.delivered()
-        world.courier.wake()
+        world.dispatcher.wake()
         await world.until_settled(range(1, 51))
 
     run_scenario(world, scenario)
@@ -726,10 +749,10 @@ def test_a_wake_up_probes_with_a_retried_signal_if_the_queue_is_empty() -> None:
         world.add(1, resend=ResendReason.RETRY)
         await world.until_settled([1])
         assert isinstance(world.outcomes[1], KeepParked)
-        assert world.courier.state is DeliveryState.REFUSED
+        assert world.dispatcher.state is DeliveryState.REFUSED
         world.script.answer_to = lambda _: Stored()
         world.add(2, resend=ResendReason.RETRY)
-        world.courier.wake()
+        world.dispatcher.wake()
         await world.until_settled([2])
 
     run_scenario(world, scenario)
@@ -757,7 +780,7 @@ def test_a_replay_in_an_outage_is_sent_when_it_is_over() -> None:
     async def scenario(world: World) -> None:
         world.add(*range(1, 11), resend=ResendReason.REPLAY)
         await world.until(lambda: len(world.script.sent) > 50)
-        assert world.courier.state is DeliveryState.WAITING
+        assert world.dispatcher.state is DeliveryState.WAITING
         world.script.answer_to = lambda _: Duplicate()
         await world.until_settled(range(1, 11))
 

@@ -1,9 +1,9 @@
-"""Delivery as it runs: `eventlog project alpine`, the reference backend, PostgreSQL. No mocks.
+"""Delivery end to end: `eventlog project alpine`, the reference backend, PostgreSQL. No mocks.
 
-DELIVERY_SIGNALS=20000 makes the long test longer. DELIVERY_SEED chooses what it meets.
+DELIVERY_SIGNALS=20000 makes the long test longer. DELIVERY_SEED chooses its failures.
 
-Invariant: at the end of each story the hashes in PostgreSQL are those of the signals in the log,
-but for those that are parked.
+Invariant: at the end of each scenario PostgreSQL has the hashes of the signals in the log, except
+those of parked signals.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ from tools.alpine.postgres import EmbeddedPostgres
 pytestmark = pytest.mark.slow
 
 SIGNALS = int(os.environ.get("DELIVERY_SIGNALS", "2000"))
-FAILURES = SIGNALS // 80  # of server and network; then the weather is fine
+FAILURES = SIGNALS // 80  # of server and network; after them both are healthy
 SEED = int(os.environ.get("DELIVERY_SEED", "5"))
 STOP_S_MAX = 10.0  # what is promised; below, twice as long for a machine that is busy
 
@@ -67,7 +67,7 @@ QUICK = """
 
 
 class Scene:
-    """A home, a backend, and the commands with the environment that leads from one to the other."""
+    """A home, a backend, and commands whose environment points to it."""
 
     def __init__(self, folder: Path, server: AlpineServer) -> None:
         self.home = folder / "home"
@@ -76,7 +76,7 @@ class Scene:
         self.env = {"ALPINE_API_URL": server.url, "ALPINE_API_KEY_FILE": str(server.key_file)}
 
     def use_fast_timing(self, *, slow_probe_s: float = 0.5, failing_s: float = 0.3) -> None:
-        """Makes the intervals of all further commands short."""
+        """Shortens the intervals of all later commands."""
         source = QUICK.format(slow_probe_s=slow_probe_s, failing_s=failing_s)
         self.env |= plugins(self._folder / "quick", alpine=source)
 
@@ -109,7 +109,7 @@ class Scene:
         return delivered
 
     def parked(self) -> dict[str, str]:
-        """Kind by signal_id."""
+        """The kind of each parked signal, by signal_id."""
         try:
             return {row.signal_id: row.kind for row in read_parked(outbox_path(self.home))}
         except FileNotFoundError:
@@ -161,7 +161,7 @@ def scene(tmp_path: Path, postgres: EmbeddedPostgres) -> Iterator[Scene]:
 
 
 class RandomFailures:
-    """What happens to server and network meanwhile, in a thread of its own."""
+    """Injects failures of server and network, in a thread of its own."""
 
     def __init__(self, server: AlpineServer, rng: random.Random) -> None:
         self._server = server
@@ -186,7 +186,7 @@ class RandomFailures:
                 self.seen[kind] += 1
                 self._happens(kind)
                 self._over.wait(self._random.random() * 0.6)
-        except BaseException as error:  # noqa: BLE001  # told by the test
+        except BaseException as error:  # noqa: BLE001  # raised again by the test
             self.problem = error
 
     def _happens(self, kind: str) -> None:
@@ -266,7 +266,7 @@ def test_a_dozen_poison_messages_at_the_head_stop_neither_the_rest_nor_new_signa
         done = scene.run("wait", 3, "--for", "delivered")
         assert done.code == 1
         assert "entry 3 is parked as failing: Alpine answered 500" in done.err
-        scene.server.control(poison=[])  # somebody has mended Alpine: it heals by itself
+        scene.server.control(poison=[])  # Alpine is repaired: the signals pass without an operator
         until(lambda: scene.parked() == {})
         assert scene.ends(d) == 0
     scene.assert_delivered()
@@ -286,7 +286,7 @@ def test_one_lone_poison_message_does_not_keep_the_circuit_open(scene: Scene) ->
 
 
 def test_a_backend_that_rejects_everything_does_not_park_the_whole_log(scene: Scene) -> None:
-    """H6b, and what to do about it."""
+    """H6b, and how an operator ends it."""
     scene.use_fast_timing(slow_probe_s=1e6)
     append(scene.home, *signals(100))
     scene.server.control(reject=True)
@@ -410,7 +410,7 @@ def test_a_kill_before_the_outbox_write_changes_nothing_at_alpine(scene: Scene) 
 
 
 def test_signals_lost_by_alpine_are_found_and_sent_again(scene: Scene) -> None:
-    """H12: restored from an old backup; and delivery's own state is lost."""
+    """H12: Alpine restored from an old backup, and the delivery state lost."""
     append(scene.home, *signals(60))
     assert scene.run("project", "alpine", "--once").code == 0
     scene.forget(*sorted(scene.hashes())[:25])
@@ -470,7 +470,9 @@ BROKEN = """
             pass
 
     def Alpine():
-        return AlpineProjection(alpine_config(), make_client=lambda _: Client(), on_failure=end_process)
+        return AlpineProjection(
+            alpine_config(), make_client=lambda _: Client(), on_failure=end_process
+        )
 """
 
 
@@ -478,7 +480,7 @@ BROKEN = """
 def test_a_crash_of_delivery_ends_the_daemon_with_the_error(
     scene: Scene, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
-    """P2, while nothing comes from the log."""
+    """P2, while the log is idle."""
     append(scene.home, a_signal(1))
     env = plugins(tmp_path / "broken", alpine=BROKEN)
     with scene.daemon(*words, env=env) as d:
@@ -636,7 +638,7 @@ def test_the_key_is_in_no_output_of_any_kind(scene: Scene) -> None:
 
 
 def test_the_daemon_warns_about_an_unencrypted_key_at_each_start(scene: Scene) -> None:
-    """S4. The name leads nowhere: RFC 2606 keeps it free."""
+    """S4. RFC 2606 reserves this name, so it leads nowhere."""
     append(scene.home, a_signal(1))
     for _ in range(2):
         with scene.daemon(env={"ALPINE_API_URL": "http://alpine.invalid"}) as d:

@@ -1,6 +1,6 @@
-"""`eventlog reconcile`: log against Alpine by hash; the real backend, and odd lists.
+"""`eventlog reconcile`: compares log and Alpine by hash; the real backend, and odd lists.
 
-Invariant: it changes nothing unless it is told to replay.
+Invariant: it changes nothing without `--replay`.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def rows_for(home: Path) -> list[dict[str, Any]]:
-    """What an Alpine that has everything lists."""
+    """The list of an Alpine that has every signal."""
     with EventLog(home) as log:
         found = [entry.payload for entry in log.read() if entry.event == "signal"]
     return [
@@ -72,7 +72,7 @@ def rows_for(home: Path) -> list[dict[str, Any]]:
 
 
 def listing(rows: list[dict[str, Any]], *, page: int = 7, spoilt: list[bytes] | None = None) -> Any:
-    """A server that lists rows; the answers in `spoilt` come first."""
+    """A server that lists rows, after the answers in `spoilt`."""
 
     async def handle(found: Server, reader: Reader, writer: Writer) -> None:
         while True:
@@ -113,7 +113,7 @@ def test_identical_contents_have_no_differences(home: Path) -> None:
     found, backend = compared(home, listing(rows_for(home)))
     assert (found.in_log, found.at_alpine) == (30, 30)
     assert (found.missing_count, found.different_count, found.extra_count) == (0, 0, 0)
-    assert len(backend.requests) == 6  # five pages, and one more look at the end
+    assert len(backend.requests) == 6  # five pages, and one more at the end
     assert all(request.headers["x-api-key"] == b"key" for request in backend.requests)
     assert tree_contents(home / "logs") == before
     assert not outbox_path(home).exists()
@@ -167,7 +167,7 @@ def test_confidences_of_0_and_100_are_compared_as_fractions(home: Path) -> None:
 def test_signals_that_arrive_during_the_comparison_are_neither_missing_nor_extra(
     home: Path,
 ) -> None:
-    """A daemon is at work: the log grows, and Alpine's list a little behind it."""
+    """While a daemon delivers, the log grows, and Alpine's list follows a little later."""
     append(home, *signals(20))
 
     async def growing(found: Server, reader: Reader, writer: Writer) -> None:
@@ -333,7 +333,7 @@ def test_the_command_finds_and_resends_differences(home: Path, alpine: AlpineSer
 
 @pytest.mark.slow
 def test_a_backend_without_hashes_gets_everything_again(home: Path, alpine: AlpineServer) -> None:
-    """A front that hides the list, as an Alpine without one would."""
+    """A proxy without the list, as an older Alpine would be."""
     append(home, *signals(25))
     assert run(home, alpine, "project", "alpine", "--once").code == 0
     execute(alpine, "DELETE FROM signals WHERE id <= 5")

@@ -1,7 +1,7 @@
-"""One run of delivery over a real log and a real alpine.db, with an Alpine that follows a script.
+"""The delivery worker with a real log and outbox, and an Alpine that follows a script.
 
 Invariant: whatever happens to the process or the file, a signal that Alpine does not have is sent
-again, and nothing is lost but requests.
+again; the only cost is repeated requests.
 """
 
 import asyncio
@@ -86,7 +86,7 @@ def projection_of(
 
 
 def deliver(home: Path, script: ScriptedAlpine, *, timing: DeliveryTiming = FAST_TIMING) -> None:
-    """What `eventlog project alpine --once` does."""
+    """Delivers as `eventlog project alpine --once` does."""
     projector = Projector(home, projection_of(script, timing=timing), pace=Pace(once_stall_s=0.1))
     asyncio.run(projector.run(once=True))
 
@@ -98,7 +98,7 @@ def while_delivering(
     *,
     timing: DeliveryTiming = FAST_TIMING,
 ) -> None:
-    """Tells a story while a daemon runs in the same loop."""
+    """Runs a scenario beside a daemon in the same event loop."""
 
     async def run() -> None:
         projector = Projector(home, projection_of(script, timing=timing))
@@ -130,7 +130,7 @@ def parked_kinds(home: Path) -> dict[int, str]:
 def send_operator_request(
     home: Path, script: ScriptedAlpine, what: str, *seqs: int
 ) -> RequestCounts:
-    """What a command does about it."""
+    """Executes an operator request as a command does."""
 
     async def run() -> RequestCounts:
         return await execute_request(
@@ -140,7 +140,7 @@ def send_operator_request(
     return asyncio.run(run())
 
 
-# All is well
+# Healthy server
 
 
 def test_each_signal_is_delivered_once_and_the_checkpoint_follows(home: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_daemon_delivers_new_signals(home: Path) -> None:
 
 
 def test_lag_counts_unfinished_entries_above_the_checkpoint_too(home: Path) -> None:
-    """Signal 5 does not pass: what is behind it, facts too, is no lag."""
+    """Signal 5 does not pass: later entries, facts too, do not count as lag."""
     append(home, *signals(20), *(closed(n) for n in range(1, 11)))
     script = ScriptedAlpine(answer_to=lambda seq: UNREACHABLE if seq == 5 else Stored())
     slow = DeliveryTiming(probe_s_min=0.01, probe_s_max=0.01, tick_s=0.01)
@@ -216,7 +216,7 @@ def test_answers_received_before_the_stop_are_stored(home: Path) -> None:
 
     async def scenario(projector: Projector) -> None:
         # At once after the last answer: before it would be stored by itself.
-        while len(script.sent) < 10:  # noqa: ASYNC110  # what is looked at tells nobody
+        while len(script.sent) < 10:  # noqa: ASYNC110  # the script has no event to wait for
             await asyncio.sleep(0)
         projector.stop()
 
@@ -367,8 +367,8 @@ def test_an_operator_request_survives_the_worker_and_is_executed_by_the_next(hom
 
 
 def test_operator_requests_in_progress_are_awaited(home: Path) -> None:
-    """While the signals of one look are read from the log, the look of who wants the end finds no
-    more: what was asked for is then neither waiting nor on its way."""
+    """While a tick reads signals from the log, `drain` finds no request in the outbox and no job in
+    the dispatcher: it must wait for that tick."""
     append(home, *signals(5))
     deliver(home, ScriptedAlpine())
     for _ in range(5):
@@ -399,7 +399,7 @@ def test_a_replay_of_what_is_still_on_its_way_sends_it_once(home: Path) -> None:
 
 
 def test_poison_messages_that_were_overtaken_before_a_restart_are_parked(home: Path) -> None:
-    """H6: a kill in the middle of their retries leaves a few poisoned ones, and nothing else."""
+    """H6: a kill amid their retries leaves only poison messages undelivered."""
     append(home, *signals(10))
     with pytest.raises(ProjectionStalled):
         deliver(
@@ -444,7 +444,7 @@ def test_an_operator_request_read_while_the_file_was_locked_is_executed(home: Pa
 
 
 def test_a_replay_of_what_alpine_refuses_does_not_stop_the_others(home: Path) -> None:
-    """Twenty and more that are parked are refused again: that says nothing about new ones."""
+    """Rejections of more than twenty parked signals must not stop new ones."""
     append(home, *signals(60))
     script = ScriptedAlpine(answer_to=lambda seq: BAD_REQUEST if seq % 2 else Stored())
     deliver(home, script)
@@ -496,7 +496,7 @@ def test_everything_rejected_parks_twenty_also_over_restarts_and_heals_by_hand(h
 
 
 def test_an_incomplete_signal_is_parked_and_stops_nothing(home: Path) -> None:
-    """The door lets none through; a log may have been written by something else."""
+    """Validation refuses such a signal; another program may have written the line."""
     append(home, *signals(3))
     script = ScriptedAlpine()
 
@@ -539,7 +539,7 @@ def test_a_file_that_was_lost_while_down_costs_requests_and_nothing_else(
     assert found["lag_entries"] in (0, 500) or "cannot be read" in found["problem"]
     script = ScriptedAlpine(answer_to=lambda seq: BAD_REQUEST if seq == 7 else Duplicate())
     deliver(home, script)
-    assert set(script.sent) in (set(range(1, 501)), set())  # a flip may hit what nobody reads
+    assert set(script.sent) in (set(range(1, 501)), set())  # a flip may hit an unused byte
     assert parked_kinds(home) == {7: REFUSED}
     assert status(home)["lag_entries"] == 0
 
@@ -565,14 +565,14 @@ def test_an_unknown_database_is_set_aside_with_its_tables(home: Path) -> None:
 def test_a_path_that_is_not_a_regular_file_is_refused_and_nothing_is_created(
     home: Path, kind: str
 ) -> None:
-    """W13: a link may lead out of the home."""
+    """W13: a symbolic link may lead out of the home."""
     append(home, a_signal(1))
     path, elsewhere = outbox_path(home), home.parent / "elsewhere"
     if kind == "link":
         path.symlink_to(elsewhere)
     else:
         path.mkdir()
-    with pytest.raises(UnsafePath, match="no regular file stands"):
+    with pytest.raises(UnsafePath, match="is not a regular file"):
         deliver(home, ScriptedAlpine())
     assert not elsewhere.exists()
 
@@ -719,7 +719,7 @@ def test_files_are_for_their_owner_and_for_a_group_that_may_read_data(home: Path
         os.umask(0o022)
 
 
-# Who sends
+# The lease
 
 
 def test_a_second_worker_waits_for_the_lease_and_takes_over(home: Path) -> None:
@@ -749,7 +749,7 @@ def test_a_second_worker_waits_for_the_lease_and_takes_over(home: Path) -> None:
 
 
 def test_deleting_the_lock_file_does_not_allow_a_second_worker(home: Path) -> None:
-    """W9: the one that runs goes on alone, and status sees it."""
+    """W9: the running worker goes on alone, and status reports it."""
     append(home, a_signal(1))
     old = DeliveryLease.take(home)
     assert old is not None
@@ -795,7 +795,7 @@ def test_an_operator_request_is_refused_if_no_worker_delivers(home: Path) -> Non
         asyncio.run(execute_request(home, DISABLED, REPLAY, [1]))
     script = ScriptedAlpine()
     deliver(home, script)
-    assert script.sent == [1]  # and the order is withdrawn
+    assert script.sent == [1]  # and the request was cancelled
 
 
 # P2: a task that dies

@@ -1,4 +1,4 @@
-"""`eventlog project ... --compress`: the daemon compresses what is closed, and projects on."""
+"""`eventlog project ... --compress`: the daemon compresses closed segments beside projecting."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`eventlog project` as a process: killed, asked to stop, failing, watched by systemd."""
+"""`eventlog project` as a process: killed, stopped, failing, supervised by systemd."""
 
 import os
 import random
@@ -42,7 +42,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def ends(d: Daemon) -> int:
-    """Its exit code, after a SIGTERM that was sent."""
+    """Waits for the exit code after a SIGTERM."""
     return d.process.wait(2 * EXIT_S)
 
 
@@ -50,7 +50,7 @@ def ends(d: Daemon) -> int:
 
 
 class Load:
-    """Appends in a thread, with rotations: signals, their doubles, what fits and what does not."""
+    """Appends in a thread, with rotations: signals, duplicates, valid and impossible facts."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -77,7 +77,7 @@ class Load:
                         items = [self._item(seq + n) for n in range(self._random.randint(1, 6))]
                         seq = log.append_many(items)[-1].seq
                     self._stopped.wait(0.002)
-        except BaseException as error:  # noqa: BLE001  # told by the test
+        except BaseException as error:  # noqa: BLE001  # raised again by the test
             self.problem = error
 
     def _item(self, number: int) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class Load:
 
 
 class Expected:
-    """The tables of the model, which grow with the checkpoint."""
+    """The tables of the model, up to the checkpoint."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -105,7 +105,7 @@ class Expected:
         self._seq = 0
 
     def check(self) -> int:
-        """Compares them with the database as it stands; gives the seq of its checkpoint."""
+        """Compares them with the database; returns the seq of its checkpoint."""
         tables, point = read_tables(self._home)
         if point.seq < self._seq:  # the database was made anew
             self._tables, self._seq = model.Tables(), 0
@@ -142,7 +142,7 @@ def wait_for_a_commit(home: Path, d: Daemon) -> None:
 def test_after_a_kill_at_any_moment_rows_are_the_fold_up_to_the_checkpoint(
     home: Path, part: int
 ) -> None:
-    """PROJECTOR_KILLS=1000 does it so often, in all parts together."""
+    """PROJECTOR_KILLS=1000 sets the number of kills over all parts."""
     kills = KILLS // PARTS
     chance = random.Random(f"{KILLS} {part}")
     append(home, {"event": "tick"})
@@ -311,7 +311,7 @@ def test_sigterm_on_a_slow_disk_ends_with_a_complete_batch(home: Path) -> None:
     assert_caught_up(home)
 
 
-# -- P2: what fails is told
+# -- P2: failures are reported
 
 FAILING = """
 from projections import Checkpoint
@@ -540,11 +540,11 @@ def test_all_means_every_projection_that_is_registered(home: Path, tmp_path: Pat
 def test_started_on_a_full_disk_it_waits_and_continues_when_space_is_free(
     home: Path, state: str
 ) -> None:
-    """Q3, and no projection takes the others down: a supervisor gives up after a few starts."""
+    """Q3: a full disk must not end the daemon, since a supervisor gives up after a few starts."""
     append(home, *signals(30))
     small = on_small_disk("2m", home / "data")
     script = 'dd if=/dev/zero of="$0/data/filler" bs=4096 2>/dev/null; exec "$@"'
-    env = {"ALPINE_API_URL": "http://127.0.0.1:9", "ALPINE_API_KEY": "k"}  # where nobody listens
+    env = {"ALPINE_API_URL": "http://127.0.0.1:9", "ALPINE_API_KEY": "k"}  # no server listens there
     with daemon(
         home,
         "all",
@@ -562,6 +562,6 @@ def test_started_on_a_full_disk_it_waits_and_continues_when_space_is_free(
 
 
 def seen_from_within(d: Daemon, home: Path) -> Any:
-    """What status says to one who sees the disks that the daemon sees."""
+    """Reads status in the mount namespace of the daemon."""
     under = ("nsenter", "-t", d.process.pid, "-m")
     return eventlog("status", "--json", home=home, under=under).answers[0]["projections"]

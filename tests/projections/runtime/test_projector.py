@@ -1,4 +1,4 @@
-"""The daemon loop: rows are the fold of the log up to the checkpoint, in whatever steps it ran."""
+"""The daemon loop: rows are the fold of the log up to the checkpoint, however it was batched."""
 
 import asyncio
 import shutil
@@ -83,7 +83,7 @@ def test_with_writers_rotations_and_restarts_the_table_is_the_fold_of_the_log(
                 await log.append_async(fact)
             if number % 5 == 0:
                 await log.append_async(closed(number - 2))
-            if number % 7 == 0:  # illegal, or of nobody
+            if number % 7 == 0:  # not allowed, or of an unknown signal
                 await log.append_async(closed(number - 5, exit_price=1.0))
 
     async def restart_again_and_again(done: asyncio.Event) -> None:
@@ -299,7 +299,7 @@ def test_two_projectors_on_one_database_take_turns(home: Path) -> None:
 
 @pytest.mark.slow
 def test_another_projector_that_is_always_faster_does_not_end_a_daemon(home: Path) -> None:
-    """A generator that asks for its own writes after each of them moves the checkpoint itself."""
+    """A generator that queries its own writes after each of them moves the checkpoint itself."""
 
     async def run() -> None:
         with EventLog(home) as log:
@@ -320,7 +320,7 @@ def test_another_projector_that_is_always_faster_does_not_end_a_daemon(home: Pat
 
 
 def raw_home(folder: Path, *, count: int = 12, start: int = 1) -> tuple[Path, RawLog]:
-    """A home whose log has no word and no watermark, projected."""
+    """A projected home whose log has neither lock record nor watermark."""
     home = folder / "raw"
     append(folder / "source", *signals(count, start=start))
     raw = RawLog(home)
@@ -330,7 +330,7 @@ def raw_home(folder: Path, *, count: int = 12, start: int = 1) -> tuple[Path, Ra
 
 
 def assert_halts(home: Path, error: type[EventLogError] = LogDiverged) -> str:
-    """Checks that the daemon refuses to go on and leaves the table; gives what it says."""
+    """Checks that the daemon stops with an error and leaves the table; returns the error text."""
     tables = dump(database_of(home))
     with pytest.raises(error) as refusal:
         project(home)
@@ -435,7 +435,7 @@ def test_damage_ends_it_after_the_valid_entries(home: Path) -> None:
 
 
 class Stalling:
-    """A projection whose first tries at each batch fail for a reason that goes away."""
+    """A projection whose first tries at each batch stall for a passing reason."""
 
     name = "stalling"
 
@@ -491,7 +491,7 @@ def test_a_stalled_daemon_logs_it_and_can_be_stopped(
 
 
 def test_cancelled_at_any_moment_it_leaves_no_connection_open(home: Path) -> None:
-    """One that is left has a thread, and that keeps the interpreter from ending."""
+    """An open connection has a thread, which keeps the interpreter from exiting."""
     append(home, *signals(3))
     before = set(threading.enumerate())
 
@@ -516,7 +516,7 @@ def test_a_run_to_the_end_raises_what_stalled_it(home: Path) -> None:
         asyncio.run(projector.run(once=True))
 
 
-# -- a projection of somebody else
+# -- a third party's projection
 
 COUNTER = '''
 import json
@@ -525,7 +525,7 @@ from projections import Checkpoint, CheckpointMoved
 
 
 class Counter:
-    """Counts the signals of each symbol, in a file of its own."""
+    """Counts the signals of each symbol in a file of its own."""
 
     name = "counter"
 
