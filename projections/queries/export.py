@@ -20,7 +20,7 @@ from typing import IO, Protocol, TypeVar, cast
 import orjson
 
 from eventlog import UnsafePath
-from eventlog.plumbing import log_status, read_entries
+from eventlog.plumbing import read_entries, require_home
 from projections.errors import ProjectionError
 from projections.projection import CHAIN_START
 from projections.queries.as_of import AS_OF_BOUNDS, COLUMNS_AS_OF, FROM_AS_OF, AsOfBounds
@@ -150,7 +150,7 @@ def _start_metadata(
     home: Path, format_: str, as_of: str | None, symbol: str | None
 ) -> ExportMetadata:
     """Where the export stands, before its first row."""
-    log_status(os.fspath(home), count=False)  # refuses a home that is not ours
+    require_home(home)
     bounds, checkpoint = _read_table(
         home, lambda database: _bounds_and_checkpoint(database, as_of or "")
     )
