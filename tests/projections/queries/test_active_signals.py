@@ -1,4 +1,4 @@
-"""LifecycleTracker: the signals in memory are those of the table that can still move."""
+"""LifecycleTracker: memory holds the signals of the table that can still change."""
 
 import asyncio
 import tempfile
@@ -25,13 +25,8 @@ from tests.harness.tables import database_of, raw_entries
 DAY_ONE = date(2025, 11, 18)  # of the entries that RawLog makes
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "home"
-
-
 def active_by_the_model(home: Path) -> dict[str, dict[str, Any]]:
-    """The rows of the model's signals whose last fact lets them move."""
+    """The model's rows of signals that can still change."""
     tables = model.fold(raw_entries(home))
     last = {fact[1]: fact[2] for fact in tables.lifecycle}
     names = ["seq", "signal_id", "symbol", "action", "entry_price", "target_price", "stop_price"]
@@ -56,7 +51,7 @@ def in_memory(tracker: LifecycleTracker) -> dict[str, dict[str, Any]]:
 
 
 def check_conversion(tracker: LifecycleTracker, home: Path, today: date) -> None:
-    """Compares the counts with those of the facts that applied, by the model."""
+    """Compares the counts with the model's count of facts that applied."""
     tables = model.fold(raw_entries(home))
     counts = Counter(fact[2] for fact in tables.lifecycle)
     reasons: Counter[str] = Counter()

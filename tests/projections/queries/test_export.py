@@ -1,4 +1,4 @@
-"""export: the table of one moment as a file, whole or not at all, that says which data it is."""
+"""export: one state of the table as a complete file or none, and the data it came from."""
 
 import csv
 import gc
@@ -54,7 +54,7 @@ Row = list[Any]
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Signals with all that may stand in a cell, some traded, some with further keys."""
+    """Signals with every kind of cell value, some traded, some with further keys."""
     home = tmp_path / "home"
     for number, text in enumerate(HOSTILE):
         append(
@@ -79,7 +79,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def expected(home: Path, *, seq: int | None = None) -> list[Row]:
-    """The rows by the model, up to entry `seq`."""
+    """The model's rows, up to entry `seq`."""
     entries = [e for e in raw_entries(home) if seq is None or e.seq <= seq]
     tables = model.fold(entries)
     when = {(fact[1], fact[2]): fact[3] for fact in tables.lifecycle}
@@ -100,7 +100,7 @@ def exported(home: Path, **options: Any) -> tuple[bytes, ExportMetadata]:
 
 
 def rows_of_csv(data: bytes) -> list[Row]:
-    """What a reader of CSV makes of it that knows the columns and the way back."""
+    """The rows as a CSV reader gives them that knows the columns and the escape."""
     heading, *lines = csv.reader(io.StringIO(data.decode(), newline=""))
     assert heading == list(COLUMNS)
     return [
@@ -121,7 +121,7 @@ def rows_of_duckdb(query: str) -> list[tuple[Any, ...]]:
     return found.fetchall()
 
 
-# -- what is in it
+# -- content
 
 
 def test_the_csv_holds_the_table_and_all_of_it_comes_back(home: Path) -> None:
@@ -253,7 +253,7 @@ def test_a_table_behind_the_given_time_is_refused(home: Path, tmp_path: Path) ->
     now = raw_entries(home)[-1].recorded_at
     done = eventlog("export", "--as-of", now, "--output", tmp_path / "x.csv", home=home)
     assert done.code == 3
-    assert "does not reach" in done.err
+    assert "does not cover" in done.err
     assert not (tmp_path / "x.csv").exists()
 
 
@@ -266,7 +266,7 @@ def test_the_table_of_another_log_is_refused(home: Path, tmp_path: Path) -> None
         closing(sqlite3.connect(database_of(other))) as copy,
     ):
         db.backup(copy)
-    with pytest.raises(ProjectionError, match="not of this log"):
+    with pytest.raises(ProjectionError, match="does not belong to this log"):
         exported(other)
 
 
@@ -288,11 +288,11 @@ def test_a_csv_file_gets_a_citation_file_and_csv_on_stdout_a_citation_on_stderr(
     assert pq.read_table(io.BytesIO(binary.out)).num_rows == len(HOSTILE)
 
 
-# -- one moment, in short transactions
+# -- one state of the table, in short transactions
 
 
 class Meddling(io.BytesIO):
-    """A file during whose writes something happens, a few times."""
+    """A file that calls a function at each write."""
 
     def __init__(self, happens: Callable[[int], object]) -> None:
         super().__init__()
@@ -347,11 +347,11 @@ def test_a_concurrent_rebuild_changes_nothing_and_a_restarted_table_is_detected(
                 db.execute("UPDATE checkpoint SET seq = 3")
                 db.commit()
 
-    with pytest.raises(ProjectionError, match="set up anew meanwhile"):
+    with pytest.raises(ProjectionError, match="replaced during the export"):
         export(home, Meddling(begin_anew), page_rows=2)
 
 
-# -- a file is whole or not there
+# -- the file is complete or missing
 
 
 def names_in(folder: Path) -> list[str]:
@@ -468,7 +468,7 @@ def test_a_path_that_is_not_a_regular_file_is_left_alone(home: Path, tmp_path: P
     assert names_in(tmp_path) == ["home", "link", "pipe", "target"]
 
 
-# -- what it cannot do is said
+# -- errors
 
 
 def test_without_pyarrow_the_extra_is_named_and_csv_works(home: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""SignalStore and the commands `signals` and `stats`: never stale, never more than five."""
+"""SignalStore, `signals` and `stats`: results are never stale, connections at most five."""
 
 import asyncio
 import json
@@ -29,17 +29,12 @@ from tests.harness.signals import a_signal, closed, signals
 from tests.harness.tables import database_of, read_tables, reading, seq_in
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "home"
-
-
 def at_minute(number: int, minute: int, **changes: Any) -> dict[str, Any]:
     return a_signal(number, timestamp=f"2025-11-18T02:{minute:02}:00Z", **changes)
 
 
 def answer(*words: object, home: Path) -> Any:
-    """What a command prints as JSON."""
+    """The JSON that a command prints."""
     return json.loads(eventlog(*words, "--json", home=home).out)
 
 
@@ -47,7 +42,7 @@ def ids(rows: list[dict[str, object]]) -> list[object]:
     return [row["signal_id"] for row in rows]
 
 
-# -- answers
+# -- results
 
 
 def test_the_latest_come_newest_first_of_one_symbol_or_of_all(home: Path) -> None:
@@ -228,7 +223,7 @@ def test_a_query_during_commits_returns_nothing_older_than_its_start(
 
 
 def connections(home: Path) -> int:
-    """How many connections this process has to the database."""
+    """The number of connections that this process has to the database."""
     paths = []
     for fd in os.listdir("/proc/self/fd"):
         with suppress(FileNotFoundError):  # a thread has closed it meanwhile
@@ -237,7 +232,7 @@ def connections(home: Path) -> int:
 
 
 def test_there_are_never_more_than_five_connections(home: Path) -> None:
-    """As many answers as take long enough for all places to be taken: of some thousand rows."""
+    """Queries of some thousand rows, slow enough to use all connections at once."""
     append(home, *signals(3_000))
     project(home)
 
@@ -299,7 +294,7 @@ def test_cancelled_queries_leave_no_hanging_thread(home: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
-# -- the database goes away
+# -- the database is deleted or replaced
 
 
 def test_a_replaced_database_is_detected_at_once(home: Path, tmp_path: Path) -> None:
@@ -443,11 +438,11 @@ def test_a_damaged_database_is_reported_with_the_remedy(
         assert done.err.startswith("error: the ")
         assert "cannot be read: " in done.err
         assert len(done.err.splitlines()) == 3, "what, where, do, and no traceback"
-        assert "`eventlog rebuild-database` heals" in done.err
+        assert "`eventlog rebuild-database` repairs" in done.err
 
 
 def test_a_closed_store_refuses_queries_and_does_not_delay_exit(home: Path) -> None:
-    """A connection that it opened after all would keep the process from ending."""
+    """A connection left open would keep the process from ending."""
     append(home, *signals(3))
     project(home)
     program = f"""if True:

@@ -1,4 +1,4 @@
-"""Rows straight from the text of lines: to the byte what the long way gives."""
+"""Columnar rows equal, byte for byte, the rows that `prepare` gives."""
 
 import json
 from typing import Any
@@ -23,7 +23,7 @@ NOW = "2025-11-18T02:00:00.000000+00:00"
 
 
 def lines_of(payloads: list[dict[str, Any]]) -> list[bytes]:
-    """A log of these signals; payloads of ours go through the door, as they would be stored."""
+    """A log of these signals; valid payloads pass validation, as in an append."""
     lines: list[bytes] = []
     chain = "0" * 64
     for seq, payload in enumerate(payloads, 1):
@@ -37,7 +37,7 @@ def lines_of(payloads: list[dict[str, Any]]) -> list[bytes]:
 
 
 def both_paths(lines: list[bytes]) -> tuple[ColumnarRows, PreparedBatch]:
-    """What the fast way gives, and what the long way makes of the lines that it took."""
+    """The columnar rows, and what `prepare` makes of the same lines."""
     found = read_columns(b"".join(lines), TIP_START)
     assert found is not None
     rows = read_rows(found.signals)

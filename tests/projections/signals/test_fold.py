@@ -1,4 +1,4 @@
-"""The fold: whatever a log holds, in whatever batches, the tables are those of the model."""
+"""The fold: for any log and any division into batches, the tables equal the model's."""
 
 import json
 import marshal
@@ -87,13 +87,13 @@ def execute(db: sqlite3.Connection, prepared: PreparedBatch, ids: set[str]) -> N
 
 
 def carefully(db: sqlite3.Connection, entries: Sequence[Entry], after: int) -> None:
-    """As the live projection does: it asks for every signal of the batch."""
+    """Folds as the live projection does: it reads the states of all signals of a batch."""
     prepared = prepare(entries, after=after)
     execute(db, prepared, signal_ids(prepared))
 
 
 def boldly(db: sqlite3.Connection, entries: Sequence[Entry], after: int) -> None:
-    """As a rebuild may: prepared elsewhere; the UNIQUE column finds signals that come again."""
+    """Folds as a rebuild does: the UNIQUE column finds duplicate signals."""
     prepared = PreparedBatch(*marshal.loads(marshal.dumps([*prepare(entries, after=after)])))
     try:
         execute(db, prepared, fact_ids(prepared))
@@ -121,7 +121,7 @@ def tables_of(db: sqlite3.Connection) -> model.Tables:
 def fold(
     entries: Sequence[Entry], *, cuts: Sequence[int] = (), apply: Apply = carefully
 ) -> tuple[model.Tables, str]:
-    """The tables that SQLite holds after these entries, in batches cut there, and their digest."""
+    """The SQLite tables after these entries, cut into batches at `cuts`, and their digest."""
     with closing(database()) as db:
         after = 0
         ends = sorted({min(cut, len(entries)) for cut in cuts} | {len(entries)})
@@ -294,7 +294,7 @@ def test_an_entry_that_does_not_fit_is_one_conflict_with_its_reason(
 
 @pytest.mark.parametrize("value", [1e-05, 9.968574844719817e-05, 1e16, 1.5e300, -0.0, 85.0])
 def test_floats_in_extras_are_written_as_python_writes_them(value: float) -> None:
-    """orjson writes some in another way, and not each release in the same."""
+    """orjson writes some floats differently, depending on its release."""
     assert folded(signal(regime=value)).extras == {"a": f'{{"regime":{value!r}}}'}
 
 
