@@ -93,7 +93,7 @@ def test_the_active_set_from_table_or_log_equals_the_model(
                 await tracker.refresh()
                 assert in_memory(tracker) == active_by_the_model(home)
             check_conversion(tracker, home, DAY_ONE)
-            async with LifecycleTracker(home) as fresh:  # all of it from the table
+            async with LifecycleTracker(home) as fresh:  # loads everything from the table
                 assert in_memory(fresh) == in_memory(tracker)
                 check_conversion(fresh, home, DAY_ONE)
 
@@ -114,7 +114,7 @@ def test_a_signal_is_active_until_it_ends(home: Path) -> None:
                 {"event": "expired", "signal_id": "s-3"},
                 {"event": "cancelled", "signal_id": "s-4"},
                 closed(5),
-                closed(2),  # after it was skipped: does not fit
+                closed(2),  # not allowed after skipped
             )
             assert len(tracker.active) == 6  # as of the last refresh
             await tracker.refresh()
@@ -235,7 +235,7 @@ def test_concurrent_refreshes_count_nothing_twice(home: Path) -> None:
             await asyncio.gather(*(tracker.refresh() for _ in range(10)))
             assert len(tracker.active) == 20
             assert tracker.conversion().closed == 20
-            for turns in range(60):  # a refresh that is cancelled anywhere, and then another
+            for turns in range(60):  # cancels a refresh at any point, then runs another
                 append(home, a_signal(100 + turns))
                 refreshing = asyncio.create_task(tracker.refresh())
                 for _ in range(turns):

@@ -38,7 +38,7 @@ from tests.harness.tables import database_of, raw_entries, reading
 
 T = TypeVar("T")
 
-FIRST = datetime(2025, 11, 18, 2, tzinfo=UTC)  # of the histories; all are over long since
+FIRST = datetime(2025, 11, 18, 2, tzinfo=UTC)  # recorded_at of the first entry of a history
 MICROSECOND = timedelta(microseconds=1)
 
 
@@ -130,9 +130,9 @@ def test_the_state_at_a_time_is_the_fold_of_the_entries_recorded_by_then(
                 assert await store.count(as_of=moment) == len(expected.signals)
                 for _, signal_id, *_ in now.signals:
                     found = await store.get(signal_id, as_of=moment)
-                    wanted = next((r for r in rows if r["signal_id"] == signal_id), None)
+                    expected_row = next((r for r in rows if r["signal_id"] == signal_id), None)
                     extra = json.loads(expected.extras.get(signal_id, "{}"))
-                    assert found == (wanted and {**wanted, "extra": extra})
+                    assert found == (expected_row and {**expected_row, "extra": extra})
                 stats = await store.stats(as_of=moment)
                 assert expected_stats(expected).items() <= stats.items()
 
@@ -229,7 +229,9 @@ def test_a_table_behind_the_given_time_is_refused_until_it_has_caught_up(home: P
             with pytest.raises(ProjectionError, match=r"at entry 2 of 3"):
                 await store.latest(as_of=then)
             with pytest.raises(ProjectionError, match="project sqlite"):
-                await store.count(as_of=early)  # of a batch: the next may share its moment
+                await store.count(
+                    as_of=early
+                )  # the next entry of a batch may have the same recorded_at
             await asyncio.to_thread(project, home)
             assert (await store.stats(as_of=then))["wins"] == 1
             assert (await store.stats(as_of=early))["wins"] == 0

@@ -111,7 +111,7 @@ def rows_of_csv(data: bytes) -> list[Row]:
 def _value(name: str, cell: str) -> object:
     if name in NUMBERS:
         return None if cell == "" else int(cell) if name == "id" else float(cell)
-    # csv tells no empty text from none; the two columns that may be empty are never none.
+    # csv reads empty text and None alike; the two columns that may be empty are never None.
     return None if cell == "" and name not in ("asset_type", "data_source") else unescape_cell(cell)
 
 
@@ -291,7 +291,7 @@ def test_a_csv_file_gets_a_citation_file_and_csv_on_stdout_a_citation_on_stderr(
 # -- one state of the table, in short transactions
 
 
-class Meddling(io.BytesIO):
+class HookedFile(io.BytesIO):
     """A file that calls a function at each write."""
 
     def __init__(self, happens: Callable[[int], object]) -> None:
@@ -315,7 +315,7 @@ def test_concurrent_writes_leave_the_export_consistent_and_no_transaction_open(
     project(home)
     wanted = expected(home)
 
-    def meddle(times: int) -> None:
+    def hook(times: int) -> None:
         append(home, *signals(5, start=100 * times), closed(12 - 2 * times))
         append(home, {"event": "executed", "signal_id": f"s-{13 - 2 * times}", "order_id": "o"})
         project(home)
@@ -323,7 +323,7 @@ def test_concurrent_writes_leave_the_export_consistent_and_no_transaction_open(
             busy, *_ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         assert not busy, "a reader pins the WAL"
 
-    out = Meddling(meddle)
+    out = HookedFile(hook)
     cited = export(home, out, page_rows=2)
     assert rows_of_csv(out.getvalue()) == wanted
     assert (cited.seq, cited.rows) == (13, 12)
@@ -337,18 +337,18 @@ def test_a_concurrent_rebuild_changes_nothing_and_a_restarted_table_is_detected(
     append(home, *signals(12))
     project(home)
     wanted = expected(home)
-    out = Meddling(lambda times: times == 3 and eventlog("rebuild-database", home=home))
+    out = HookedFile(lambda times: times == 3 and eventlog("rebuild-database", home=home))
     export(home, out, page_rows=2)
     assert rows_of_csv(out.getvalue()) == wanted
 
-    def begin_anew(times: int) -> None:
+    def reset_checkpoint(times: int) -> None:
         if times == 3:
             with closing(sqlite3.connect(database_of(home))) as db:
                 db.execute("UPDATE checkpoint SET seq = 3")
                 db.commit()
 
     with pytest.raises(ProjectionError, match="replaced during the export"):
-        export(home, Meddling(begin_anew), page_rows=2)
+        export(home, HookedFile(reset_checkpoint), page_rows=2)
 
 
 # -- the file is complete or missing
@@ -390,7 +390,7 @@ def test_when_stopped_it_leaves_no_file(home: Path, tmp_path: Path) -> None:
     def write_half() -> None:
         with atomic_file(out / "x") as file:
             file.write(b"half")
-            export(home, Meddling(stop))
+            export(home, HookedFile(stop))
 
     with pytest.raises(KeyboardInterrupt):
         write_half()
@@ -446,7 +446,7 @@ def test_after_a_kill_at_any_moment_the_old_or_the_new_file_is_there(
 @pytest.mark.slow
 def test_a_new_file_is_ours_alone_whatever_the_umask(home: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
-    for _ in range(2):  # a new one, and in the place of another
+    for _ in range(2):  # creates the file, then replaces it
         assert eventlog("export", "--output", path, home=home, umask=0).code == 0
         for name in ("x.csv", "x.csv.meta.json"):
             assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600

@@ -226,7 +226,7 @@ def connections(home: Path) -> int:
     """The number of connections that this process has to the database."""
     paths = []
     for fd in os.listdir("/proc/self/fd"):
-        with suppress(FileNotFoundError):  # a thread has closed it meanwhile
+        with suppress(FileNotFoundError):  # closed by a thread in between
             paths.append(os.readlink(f"/proc/self/fd/{fd}"))
     return paths.count(str(database_of(home)))
 
@@ -360,7 +360,7 @@ def test_a_query_during_repeated_replacements_returns_a_complete_answer(
                 (tmp_path / "next.db").replace(database_of(home))
                 remove(home, "-wal", "-shm")
                 await asyncio.sleep(0.01)
-                # However slow this machine is: a few times in a row, then an answer comes through.
+                # Replaced a few times in a row, also on a slow machine; then a read succeeds.
                 if number % 5 == 0:
                     answered.clear()
                     answer = asyncio.ensure_future(answered.wait())
@@ -496,7 +496,7 @@ import asyncio, os, sys
 from pathlib import Path
 from projections import SignalStore
 
-async def warm_up(home):  # later nothing can be imported
+async def warm_up(home):  # it imports modules, which is impossible later
     async with SignalStore(home) as store:
         await store.latest()
         await store.stats()
@@ -550,30 +550,30 @@ def read_as_another_account(home: Path, there: Path, log: EventLog) -> None:
     assert process.stdout is not None
     stdin, stdout = process.stdin, process.stdout
 
-    def sees() -> str:
+    def printed() -> str:
         stdin.write(b"\n")
         return stdout.readline().decode().strip()
 
     try:
-        assert sees() == "3 s-3"  # nobody writes: it may not make the files that WAL needs
+        assert printed() == "3 s-3"  # no writer: this account may not create -shm
         log.append(a_signal(4))
-        project(there)  # opened, written and closed between two questions
-        assert sees() == "4 s-4"
+        project(there)  # opened, written and closed between two reads
+        assert printed() == "4 s-4"
         with daemon(there, "sqlite") as d:
             for number in (5, 6, 7):
                 log.append(a_signal(number))
                 until(lambda n=number: seq_in(there) == n)  # type: ignore[misc]
-                assert sees() == f"{number} s-{number}"
+                assert printed() == f"{number} s-{number}"
             d.stop()
-        assert sees() == "7 s-7"
+        assert printed() == "7 s-7"
         with daemon(there, "sqlite") as d:
             log.append(a_signal(8))
             until(lambda: seq_in(there) == 8)
             d.process.kill()
             d.wait()
-        assert sees() == "8 s-8"  # what is in the WAL that it left
+        assert printed() == "8 s-8"  # read from the WAL that the killed writer left
         project(there)
-        assert sees() == "8 s-8"
+        assert printed() == "8 s-8"
     finally:
         stdin.close()
         process.wait(DEADLINE_S)

@@ -152,7 +152,7 @@ def test_only_lines_that_the_rules_refuse_are_left_to_the_full_path(key: str) ->
         payloads.insert(1, bad)
         lines = lines_of([{k: p[k] for k in order} for p in payloads])
         found = read_columns(b"".join(lines), TIP_START)
-        if found is None:  # an integer for a float was hashed as such; the full rules take it
+        if found is None:  # the hash covers an integer for a float: only the full rules accept it
             continue
         rows = read_rows(found.signals)
         refused = bool(prepare([decode(lines[1])], after=1).conflicts)

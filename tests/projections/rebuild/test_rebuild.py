@@ -49,7 +49,7 @@ from tests.harness.tables import (
 # -- the same table
 
 
-def hashed_anew(history: list[Item]) -> list[Item]:
+def rehashed(history: list[Item]) -> list[Item]:
     """Corrects the sha256 of each signal; malformed values stay."""
 
     def hashed(event: str, payload: dict[str, Any]) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def grown_live(home: Path, raw: RawLog, history: list[Item], steps: list[int]) -
 
 @pytest.mark.slow
 @settings(max_examples=20)
-@given(histories().map(hashed_anew), st.lists(st.integers(1, 12), max_size=4))
+@given(histories().map(rehashed), st.lists(st.integers(1, 12), max_size=4))
 def test_the_rebuilt_table_equals_the_live_table_and_the_model(
     history: list[Item], steps: list[int]
 ) -> None:

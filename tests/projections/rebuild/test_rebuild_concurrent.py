@@ -263,7 +263,7 @@ def test_a_kill_during_the_swap_leaves_the_old_or_the_new_table(
     new = digest_of(home)
     execute_sql(path, OLD_SYMBOL)
     old = digest_of(home)
-    with closing(reading(path)) as db:  # makes the WAL, so that its name stands for it
+    with closing(reading(path)) as db:  # creates the WAL file, whose path strace needs
         db.execute(schema.SELECT_SIGNALS).fetchone()
         inject = f"inject=pwrite64:signal=SIGKILL:when={when}"
         only = ("-P", f"{path}{file}", "-e", "trace=pwrite64", "-e", inject)
@@ -284,9 +284,9 @@ def test_files_of_a_killed_rebuild_are_removed_and_files_in_use_are_not(
     (left / "signals.db").write_bytes(b"half of it")
     with rebuild_directory(home) as place:
         assert not left.exists()
-        (place / "signals.db").write_bytes(b"somebody's")
+        (place / "signals.db").write_bytes(b"in use")
         rebuild(home)
-        assert (place / "signals.db").read_bytes() == b"somebody's"
+        assert (place / "signals.db").read_bytes() == b"in use"
     assert_nothing_left(home)
 
 
@@ -327,7 +327,7 @@ def comes_in_order() -> None:
 
     seen: list[tuple[object, ...]] = []
     with prefetch(count) as items, pytest.raises(LogCorrupt, match="entry 7 is gone") as raised:
-        seen.extend(items)  # what came before the error stays in it
+        seen.extend(items)  # keeps the items before the error
     assert (raised.value.seq, raised.value.byte_offset) == (7, 3)
     assert seen == list(itertools.islice(count(), 1_000))
 

@@ -181,7 +181,7 @@ def test_it_waits_for_another_writer(home: Path, caplog: pytest.LogCaptureFixtur
                     db.execute("INSERT INTO notes VALUES ('x')")
                     done.wait(0.01)
                     db.execute("COMMIT")
-        except BaseException as error:  # noqa: BLE001  # told by the test
+        except BaseException as error:  # noqa: BLE001  # the test reports it
             problems.append(error)
 
     async def run() -> None:
@@ -244,7 +244,11 @@ def test_after_a_long_reader_the_wal_is_cut_back_to_its_limit(home: Path) -> Non
                 figures = found["projections"]["sqlite"]
                 assert figures["wal_bytes"] == wal.stat().st_size
                 assert reader.execute("SELECT count(*) FROM signals").fetchone() == (1,)
-            for number in (2000, 2001, 2002):  # the first writes all back, the next begins anew
+            for number in (
+                2000,
+                2001,
+                2002,
+            ):  # the first writes the WAL back, the next starts it again
                 batch(number, 1)
                 await until_async(lambda n=number: checkpoint_seq_of(projector) == n - 598)  # type: ignore[misc]
             assert wal.stat().st_size <= JOURNAL_BYTES_MAX
@@ -416,7 +420,7 @@ def test_a_database_deleted_under_a_projector_is_created_again(
                     (home / "data" / "signals.db-shm").unlink()
                 await grow(home, projector, start)
                 assert_caught_up(home)
-                for db in held:  # they go on seeing what they had
+                for db in held:  # they keep their snapshot
                     assert db.execute("SELECT max(id) FROM signals").fetchone() == (start - 1,)
                     db.close()
                 assert_caught_up(home)
@@ -473,7 +477,7 @@ def test_an_older_copy_put_in_its_place_under_a_projector_is_brought_up(
 
 
 def test_replacing_the_database_by_an_unknown_one_ends_the_daemon(home: Path) -> None:
-    with EventLog(home) as log:  # opened before, so that it goes on
+    with EventLog(home) as log:  # opened first, so that it keeps working
         log.append(a_signal(1))
         with daemon(home, "sqlite") as d:
             until(lambda: seq_in(home) == 1)
@@ -725,7 +729,7 @@ def test_a_database_of_an_older_schema_of_ours_is_filled_again_from_the_log(home
     with closing(reading(path)) as db:
         assert db.execute("SELECT old FROM signals").fetchone() == ("x",)
         project(home)
-        assert db.execute("SELECT count(*) FROM signals").fetchone() == (3,)  # readers go on
+        assert db.execute("SELECT count(*) FROM signals").fetchone() == (3,)  # readers keep working
     assert path.stat().st_ino == inode
     assert_caught_up(home)
     assert not damaged_copies(home)
@@ -773,7 +777,7 @@ def test_cancelling_at_any_moment_leaves_a_complete_batch_or_none(home: Path) ->
             found = await asyncio.to_thread(assert_is_fold, home)
             assert found.seq in (checkpoint.seq, after.seq)
             checkpoint = checkpoint if found.seq == checkpoint.seq else after
-            if cancelled > 80:  # the rest without
+            if cancelled > 80:  # apply the rest without cancelling
                 break
         await projection.close()
         assert cancelled > 20
@@ -876,9 +880,9 @@ import asyncio, sys
 from pathlib import Path
 from projections.errors import ProjectionStalled
 from projections.sqlite.projection import SqliteProjection
-home, told = Path(sys.argv[1]), []
+home, stalls = Path(sys.argv[1]), []
 def hook(event, words):
-    if event == "sqlite3.connect" and "mode=ro" not in str(words[0]) and not told:
+    if event == "sqlite3.connect" and "mode=ro" not in str(words[0]) and not stalls:
         (home / "data" / "signals.db").unlink()
 sys.addaudithook(hook)
 async def run():
@@ -886,11 +890,11 @@ async def run():
     try:
         await projection.open(home)
     except ProjectionStalled:
-        told.append("stalled")
+        stalls.append("stalled")
     await projection.open(home)  # as a daemon does, a moment later
     await projection.close()
 asyncio.run(run())
-print(*told)
+print(*stalls)
 """
 
 
