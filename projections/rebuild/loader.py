@@ -42,6 +42,7 @@ STATEMENT_ROWS = 64
 # One statement for all signals of one recorded_at. Signals that were not inserted have no row.
 _INSERT_LIFECYCLE = """INSERT INTO lifecycle(seq, signal_id, event, recorded_at, detail)
     SELECT id, signal_id, 'signal', ?3, NULL FROM signals WHERE id BETWEEN ?1 AND ?2"""
+_COUNTS = "SELECT (SELECT count(*) FROM signals), (SELECT count(*) FROM conflicts)"
 _DELETE_ROWS = "DELETE FROM signals WHERE id BETWEEN ? AND ?"
 _SET_CHECKPOINT = """INSERT OR REPLACE INTO checkpoint(name, seq, chain, segment, byte_offset)
     VALUES (?, ?, ?, ?, ?)"""
@@ -93,6 +94,11 @@ class NewDatabase:
             self.digest = None
             self._load_batch(batch)
         self._commit()
+
+    def counts(self) -> tuple[int, int]:
+        """The number of signals, and that of conflicts."""
+        rows, conflicts = self._db.execute(_COUNTS).fetchone()
+        return rows, conflicts
 
     def close(self) -> None:
         """Closes the connection; the file stays."""

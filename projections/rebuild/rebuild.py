@@ -157,8 +157,10 @@ class _RebuildRun:
                 new.catch_up(read_batches(self._home, new.checkpoint))
                 with write_lock(self._home).held():
                     new.catch_up(read_batches(self._home, new.checkpoint))
+                    counts = new.counts()
                     new.close()
-                    return self._swap_in(new, self._current_state(inode, found), started_s)
+                    old = self._current_state(inode, found)
+                    return self._swap_in(new, counts, old, started_s)
 
     def _inspect_live(self) -> tuple[tuple[int, int], str]:
         inode = inode_of(self._path)
@@ -174,10 +176,12 @@ class _RebuildRun:
             else current
         )
 
-    def _swap_in(self, new: NewDatabase, old: str, started_s: float) -> RebuildResult:
+    def _swap_in(
+        self, new: NewDatabase, counts: tuple[int, int], old: str, started_s: float
+    ) -> RebuildResult:
         """Replaces the live database, whose state is `old`, by the new file. Under the lock."""
         digesting = self._executor.submit(lambda: new.digest or _digest(self._new))
-        rows, conflicts = _counts(self._new)
+        rows, conflicts = counts
         difference = None
         kept = None
         if old not in (MISSING, DAMAGED):
@@ -252,15 +256,6 @@ def _with_progress(
 def _digest(path: Path) -> str:
     with closing(file.connect(path, readonly=True)) as db:
         return digest(db.execute(schema.SELECT_SIGNALS))
-
-
-_COUNTS = "SELECT (SELECT count(*) FROM signals), (SELECT count(*) FROM conflicts)"
-
-
-def _counts(path: Path) -> tuple[int, int]:
-    with closing(file.connect(path, readonly=True)) as db:
-        rows, conflicts = db.execute(_COUNTS).fetchone()
-        return rows, conflicts
 
 
 def _page_bytes(path: Path) -> int:
