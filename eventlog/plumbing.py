@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from eventlog.processes import can_fork
     from eventlog.read.bulk import VerifiedChunk, log_bytes, read_verified
     from eventlog.read.columns import SignalColumns
-    from eventlog.read.inspect import log_status, read_entries
+    from eventlog.read.inspect import log_status, read_entries, require_home
     from eventlog.storage.filesystem import filesystem_type, is_network_filesystem
     from eventlog.threads import run_in_thread, uncancelled
 
@@ -45,6 +45,7 @@ _MODULES = {
     "read_entries": "read.inspect",
     "read_verified": "read.bulk",
     "printable_value": "errors",
+    "require_home": "read.inspect",
     "uncancelled": "threads",
 }
 
@@ -70,6 +71,7 @@ __all__ = [
     "printable_value",
     "read_entries",
     "read_verified",
+    "require_home",
     "run_in_thread",
     "uncancelled",
 ]

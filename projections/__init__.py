@@ -1,9 +1,10 @@
-"""The read side: what is derived from the log, disposable and rebuilt from it at any time.
+"""The read side: projections derived from the log, which can be rebuilt from it at any time.
 
-The names below are imported when they are first used (PEP 562): the commands of this package must
-not wait for what they do not need.
+Each name below is imported when it is first used (PEP 562), so that a command loads only the
+modules it needs.
 
-Invariant: nothing here writes to the log or enters `eventlog` but by its front door.
+Invariant: this package enters `eventlog` through `eventlog` and `eventlog.plumbing` alone, and
+changes the log only by appending through `EventLog`.
 """
 
 from importlib import import_module
@@ -26,12 +27,12 @@ _MODULES = {
     "Conversion": "queries.active_signals",
     "LifecycleTracker": "queries.active_signals",
     "Pace": "runtime.batcher",
-    "SignalSignalParked": "queries.wait",
     "Projection": "projection",
     "ProjectionError": "errors",
     "ProjectionStalled": "errors",
     "Projector": "runtime.projector",
     "SchemaTooNew": "errors",
+    "SignalParked": "queries.wait",
     "SignalStore": "queries.store",
     "SignalTracker": "legacy.tracker",
     "WaitTimeout": "queries.wait",
@@ -51,7 +52,7 @@ __all__ = [
     "ProjectionStalled",
     "Projector",
     "SchemaTooNew",
-    "SignalSignalParked",
+    "SignalParked",
     "SignalStore",
     "SignalTracker",
     "WaitTimeout",

@@ -3,6 +3,7 @@
 Invariant: nothing is changed or made; a home without a log raises LogNotFound.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, suppress
 
@@ -20,8 +21,12 @@ from eventlog.storage.segment_disk import SegmentDisk, segment_sizes
 COUNT_BYTES_MAX = 16 * 1024 * 1024  # a log up to this size is counted in a few milliseconds
 
 
-def require_home(path: str) -> Home:
-    """The home at `path`. Raises LogNotFound where there is no log, LogCorrupt where it is gone."""
+def require_home(path: str | os.PathLike[str]) -> Home:
+    """Returns the home at `path`, which must hold a log of ours. Reads no entry.
+
+    Raises LogNotFound where there is no log, LogCorrupt where its segments are missing, ForeignHome
+    for a home of the old tracker, and UnsafePath where the home is not a directory.
+    """
     home = home_at(path)
     require_segments(SegmentDisk(RealDisk()), home)
     return home

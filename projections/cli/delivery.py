@@ -179,20 +179,20 @@ def reconcile(obj: CommandContext, replay: bool, exclusive: bool, as_json: bool)
 
 def _home(obj: CommandContext) -> Path:
     """The home, which must hold a log."""
-    from eventlog.plumbing import log_status
+    from eventlog.plumbing import require_home
 
-    log_status(obj.home, count=False)
+    require_home(obj.home)
     return Path(obj.home)
 
 
 def _parked_rows(home: Path) -> "list[ParkedSignal]":
     import sqlite3
 
-    from eventlog.plumbing import log_status
+    from eventlog.plumbing import require_home
     from projections.delivery.outbox import outbox_path, read_parked
     from projections.errors import ProjectionError
 
-    log_status(str(home), count=False)
+    require_home(home)
     path = outbox_path(home)
     try:
         return read_parked(path)

@@ -72,11 +72,11 @@ def wait(obj: CommandContext, seq: int, stage: str, timeout_s: float | None) -> 
       eventlog wait 42 --for projected --timeout 5
       eventlog wait 42 --for delivered
     """
-    from eventlog.plumbing import log_status
+    from eventlog.plumbing import require_home
     from projections.queries.wait import SignalParked, WaitTimeout
     from projections.queries.wait import wait as wait_for
 
-    log_status(obj.home, count=False)  # where there is no log of ours, nothing will ever come
+    require_home(obj.home)  # without a log, no entry would ever arrive
     try:
         wait_for(obj.home, seq, stage, timeout_s)
     except (WaitTimeout, SignalParked) as error:
@@ -115,10 +115,10 @@ def signals(
     """
     import asyncio
 
-    from eventlog.plumbing import log_status
+    from eventlog.plumbing import require_home
     from projections.queries.store import SignalStore
 
-    log_status(obj.home, count=False)  # refuses a home that is not ours
+    require_home(obj.home)
 
     async def query() -> list[dict[str, object]]:
         async with SignalStore(obj.home) as store:
@@ -150,10 +150,10 @@ def stats(obj: CommandContext, as_of: str | None, as_json: bool) -> None:
     """
     import asyncio
 
-    from eventlog.plumbing import log_status
+    from eventlog.plumbing import require_home
     from projections.queries.store import SignalStore
 
-    log_status(obj.home, count=False)  # refuses a home that is not ours
+    require_home(obj.home)
 
     async def query() -> dict[str, object]:
         async with SignalStore(obj.home) as store:

@@ -20,7 +20,7 @@ from eventlog import (
     RestoredHome,
     restore_home,
 )
-from eventlog.plumbing import log_status, read_verified
+from eventlog.plumbing import read_verified, require_home
 from projections.errors import ProjectionError
 from projections.monitoring.drill_record import write_drill_record
 from projections.rebuild.rebuild import RebuildResult, rebuild
@@ -87,7 +87,7 @@ def run_restore_drill(
     """
     is_log_absent = False
     try:
-        log_status(os.fspath(home), count=False)
+        require_home(home)
     except LogNotFound:
         is_log_absent = True
     real = Path(os.path.realpath(dest))

@@ -1,10 +1,10 @@
-"""Active signals in memory, and how many signals became trades.
+"""Keeps active signals in memory, and counts how many signals became trades.
 
-It starts from the table and is then fed by the log: each refresh applies the log up to its durable
-end (fenced, so safe beside a daemon) and takes over the facts that applied. What does not fit has
-been decided by the projection and is in `conflicts`, so memory and table never differ.
+The first refresh loads the table. Each refresh projects the log up to its durable end (fenced, so
+safe beside a daemon) and then reads the facts that were new in the table. The projection alone
+decides which facts apply, so memory and table never differ.
 
-Invariant: after `refresh`, `active` holds exactly the signals of the table that can still move.
+Invariant: after `refresh`, `active` holds exactly the signals of the table that can still change.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from sqlite3 import Connection
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Self
 
 from eventlog import EventLog
@@ -35,14 +35,14 @@ from projections.sqlite.database import database_path
 from projections.sqlite.file import connect
 from projections.sqlite.projection import SqliteProjection
 
-FACTS_PER_READ_MAX = 10_000  # taken over in one read: a few MiB, a few ms
+FACTS_PER_READ_MAX = 10_000  # a few MiB, a few ms
 CONVERSION_DAYS_DEFAULT = 30
 
 _FIELDS = (
     "s.signal_id, s.id, s.symbol, s.action, s.entry_price, s.target_price, s.stop_price,"
     " s.confidence, s.strategy, s.timestamp, s.order_id"
 )
-# `event <> 'signal'` is what lets SQLite use the index on facts.
+# `event <> 'signal'` lets SQLite use the partial index on facts.
 _LOAD_ACTIVE = f"""SELECT {_FIELDS} FROM signals AS s WHERE NOT EXISTS (
     SELECT 1 FROM lifecycle AS l WHERE l.signal_id = s.signal_id AND l.event <> 'signal'
     AND l.event NOT IN ('signal', 'executed'))"""
@@ -57,7 +57,7 @@ _FACTS_AFTER = f"""SELECT f.seq, f.event, substr(f.recorded_at, 1, 10), {_REASON
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActiveSignal:
-    """A signal that can still move."""
+    """A signal that can still change."""
 
     signal_id: str
     seq: int
@@ -69,12 +69,12 @@ class ActiveSignal:
     confidence: float  # percent
     strategy: str
     timestamp: str  # UTC
-    order_id: str | None  # None until it was executed
+    order_id: str | None  # None before execution
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversion:
-    """What became of the signals of some days; facts count on the day they were recorded."""
+    """Counts of signals and facts, each on the UTC day on which it was recorded."""
 
     days: int
     generated: int
@@ -88,7 +88,7 @@ class Conversion:
 
 
 class LifecycleTracker:
-    """Follows the signals of one home. For one event loop; open it with `async with`."""
+    """Tracks the active signals of one home. For one event loop; use it with `async with`."""
 
     def __init__(self, home: str | os.PathLike[str]) -> None:
         self._home = Path(home)
@@ -103,21 +103,16 @@ class LifecycleTracker:
         await self.refresh()
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Nothing is held between two refreshes."""
+    async def __aexit__(self, *_: object) -> None:
+        """Does nothing: no resource is held between two refreshes."""
 
     @property
     def active(self) -> Mapping[str, ActiveSignal]:
-        """Signals that can still move, by signal_id, as of the last refresh."""
+        """Signals that can still change, by signal_id, as of the last refresh."""
         return MappingProxyType(self._active)
 
     async def refresh(self) -> None:
-        """Takes over everything up to the durable end of the log."""
+        """Brings table and memory up to the durable end of the log."""
         async with self._refresh_lock:
             with EventLog(self._home) as log:
                 if log.last_seq == 0:
@@ -135,7 +130,7 @@ class LifecycleTracker:
     def conversion(
         self, days: int = CONVERSION_DAYS_DEFAULT, *, today: date | None = None
     ) -> Conversion:
-        """What happened in the last `days` UTC days, `today` included, as of the last refresh."""
+        """Counts of the last `days` UTC days, `today` included, as of the last refresh."""
         last = today or datetime.now(UTC).date()
         first = (last - timedelta(days=days - 1)).isoformat()
         events: Counter[str] = Counter()
@@ -171,7 +166,7 @@ class LifecycleTracker:
                     self._last_seq = seq
 
     def _load(self, database: Connection) -> None:
-        database.execute("BEGIN")  # one moment of the table for all three
+        database.execute("BEGIN")  # one snapshot for the three queries
         (last_seq,) = database.execute(_LAST_SEQ).fetchone()
         for fields in database.execute(_LOAD_ACTIVE):
             self._active[fields[0]] = _active(fields)
@@ -185,7 +180,7 @@ class LifecycleTracker:
         if event not in ACTIVE_EVENTS:
             self._active.pop(signal_id, None)
         elif event == SIGNAL:
-            # The row already shows what came later; those facts follow.
+            # The row already holds later facts, which are read after this one.
             self._active[signal_id] = replace(_active(fields), order_id=None)
         elif signal_id in self._active:
             self._active[signal_id] = _active(fields)

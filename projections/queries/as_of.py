@@ -1,11 +1,11 @@
-"""As of then: what the table would have said at a moment, by the log's own clock. Pure.
+"""As-of queries: the content of the table at a past time, by the log's own clock. Pure.
 
-`recorded_at` never decreases along the log, so a moment is a place in it: the last entry that was
-recorded by then. `outcome`, `exit_price` and `profit_loss_pct` come from one `closed`, `order_id`
-comes from one `executed`, and no fact applies twice. So a column holds today what it held from that
-fact on, and it held nothing before.
+`recorded_at` never decreases along the log, so a time selects a prefix of it: the entries recorded
+by then. `outcome`, `exit_price` and `profit_loss_pct` come from one `closed`, `order_id` comes from
+one `executed`, and no fact applies twice. So each of these columns was empty before that fact, and
+has held its present value since.
 
-Invariant: what SELECT_THEN gives up to a seq is the fold of the entries up to that seq.
+Invariant: the as-of queries up to a seq return the fold of the entries up to that seq.
 """
 
 import re
@@ -16,7 +16,7 @@ from typing import NamedTuple
 from projections.errors import ProjectionError
 from projections.signals import schema
 
-MOMENT_CHARS_MAX = 80  # of what is no moment, in a message
+MOMENT_CHARS_MAX = 80  # of an invalid time, in an error text
 
 _MOMENT = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ]((?!24)\d\d:\d\d:\d\d)(?:\.(\d{1,6}))?([Zz]|[+-]\d\d:[0-5]\d)",
@@ -24,8 +24,8 @@ _MOMENT = re.compile(
 )
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
-# The seq of the last fact that was recorded by ?1, by halving: `lifecycle` is in the order of the
-# log, and has no index on times. Each step is one look by the primary key.
+# The seq of the last fact recorded by ?1, by binary search: `lifecycle` is in the order of the log
+# and has no index on times. Each step is one lookup by the primary key.
 _MIDDLE = "(low + high + 1) / 2"
 _IS_BY_THEN = f"""coalesce((SELECT recorded_at FROM lifecycle WHERE seq <= {_MIDDLE}
     ORDER BY seq DESC LIMIT 1), '') <= ?1"""
@@ -39,7 +39,7 @@ AS_OF_BOUNDS = f"""WITH RECURSIVE halved(low, high) AS (
     coalesce((SELECT recorded_at FROM lifecycle ORDER BY seq DESC LIMIT 1), ''),
     coalesce((SELECT seq FROM checkpoint WHERE name = '{schema.SQLITE}'), 0)"""
 
-# ?1 is a seq. `event <> 'signal'` is what lets SQLite use the index on facts.
+# ?1 is a seq. `event <> 'signal'` lets SQLite use the partial index on facts.
 FROM_AS_OF = """FROM signals AS s
     LEFT JOIN lifecycle AS o ON o.signal_id = s.signal_id AND o.event = 'executed'
         AND o.event <> 'signal' AND o.seq <= ?1
@@ -49,11 +49,11 @@ _OUTCOME_COLUMNS = ("outcome", "exit_price", "profit_loss_pct")
 
 
 class AsOfBounds(NamedTuple):
-    """A row of REACH."""
+    """A row of AS_OF_BOUNDS."""
 
-    seq: int  # of the last fact in the table that was recorded by the moment; 0 where none was
-    last_recorded_at: str  # of the last fact in the table; empty where there is none
-    checkpoint: int  # seq of the last entry that the table has taken
+    seq: int  # of the last fact in the table that was recorded by the given time; 0 for none
+    last_recorded_at: str  # of the last fact in the table; empty for none
+    checkpoint: int  # seq of the last entry applied to the table
 
 
 def _column_as_of(column: str) -> str:
@@ -65,8 +65,8 @@ def _column_as_of(column: str) -> str:
 
 
 COLUMNS_AS_OF = ", ".join(map(_column_as_of, schema.COLUMNS))
-# The queries of queries.py, up to the seq ?1. Who was decided last may have been recorded late, so
-# for an old moment the first two pass over all newer signals, in their index.
+# The queries of store.py, up to the seq ?1. Timestamps need not follow the order of the log, so for
+# an old time the first two scan past all newer signals in their index.
 LATEST_AS_OF = f"""SELECT {COLUMNS_AS_OF} {FROM_AS_OF} WHERE s.id <= ?1
     ORDER BY s.timestamp DESC, s.id DESC LIMIT ?2"""
 LATEST_OF_SYMBOL_AS_OF = f"""SELECT {COLUMNS_AS_OF} {FROM_AS_OF} WHERE s.id <= ?1 AND s.symbol = ?3
@@ -84,13 +84,13 @@ STATS_AS_OF = """SELECT (SELECT count(*) FROM signals WHERE id <= ?1),
 
 
 def parse_as_of(value: str | datetime) -> str:
-    """A moment in the form of `recorded_at`, to the microsecond.
+    """Converts a time to the form of `recorded_at`, to the microsecond.
 
-    Text is RFC 3339 with an offset. Raises ProjectionError for anything else: a date, or a time
-    without an offset, names no moment.
+    Text is RFC 3339 with a UTC offset. Raises ProjectionError for anything else, such as a date or
+    a time without an offset.
     """
     text = value.isoformat() if isinstance(value, datetime) else value
-    do = "give it like 2025-11-18T02:00:00Z or 2025-11-18T02:00:00.123456+01:00"
+    example = "2025-11-18T02:00:00Z"
     found = _MOMENT.fullmatch(text)
     if found is not None:
         day, second, fraction, offset = found.groups()
@@ -100,17 +100,19 @@ def parse_as_of(value: str | datetime) -> str:
                 datetime.fromisoformat(f"{day}T{second}.{fraction or '0':0<6}{offset}")
             )
     elif _DATE.fullmatch(text):
-        do = f"say which moment of that day: {text}T00:00:00Z is its beginning in UTC"
+        example = f"{text}T00:00:00Z"
     shown = text if len(text) <= MOMENT_CHARS_MAX else text[: MOMENT_CHARS_MAX - 3] + "..."
-    raise ProjectionError(f"{shown} is no moment with an offset from UTC", do=do)
+    raise ProjectionError(
+        f"as-of needs a time with a UTC offset, not {shown}", do=f"give it like {example}"
+    )
 
 
 def require_past(moment: str, now: datetime) -> None:
-    """Raises ProjectionError for a moment that has not come yet."""
+    """Raises ProjectionError for a time that is not past yet."""
     if moment >= _stored_form(now):
         raise ProjectionError(
-            f"{moment} has not come yet",
-            do="what will be known then is not known now: name a moment that is past",
+            f"the as-of time {moment} is in the future",
+            do="give a time that is past: an answer must never change later",
         )
 
 

@@ -1,9 +1,9 @@
-"""The table as a file for a study elsewhere, with the position of the log that it is from.
+"""Exports the signals table to a CSV or Parquet file, with the log position it was read at.
 
-It is read in pages, each in a short transaction, as of one seq: what a fact did after it is masked,
-so all pages are of one moment, and no reader pins the WAL.
+The table is read in pages, each in a short transaction, as of one seq. Effects of later facts are
+left out, so all pages show one state of the table, and no long reader pins the WAL.
 
-Invariant: the rows are the fold of the log up to `seq`, and `chain` is that of its entry `seq`.
+Invariant: the rows are the fold of the log up to `seq`, and `chain` is the chain of entry `seq`.
 """
 
 import os
@@ -20,16 +20,21 @@ from typing import IO, Protocol, TypeVar, cast
 import orjson
 
 from eventlog import UnsafePath
-from eventlog.plumbing import log_status, read_entries
+from eventlog.plumbing import read_entries, require_home
 from projections.errors import ProjectionError
-from projections.projection import CHAIN_START
+from projections.projection import CHAIN_START, Checkpoint
 from projections.queries.as_of import AS_OF_BOUNDS, COLUMNS_AS_OF, FROM_AS_OF, AsOfBounds
 from projections.queries.store import require_settled
 from projections.signals import schema
-from projections.sqlite.database import database_path
+from projections.sqlite.database import (
+    database_path,
+    missing_error,
+    read_checkpoint,
+    unreadable_error,
+)
 from projections.sqlite.file import read_database
 
-PAGE_ROWS = 20_000  # some 20 MB of Python objects, a tenth of a second of reading
+PAGE_ROWS = 20_000  # about 20 MB of Python objects, read in a tenth of a second
 CSV = "csv"  # the other format is parquet
 
 COLUMNS = (*schema.COLUMNS, "extra", "recorded_at", "order_recorded_at", "outcome_recorded_at")
@@ -47,11 +52,11 @@ Row = Sequence[object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportMetadata:
-    """Which data it is, and what became of it."""
+    """Which data an export holds; rows, bytes and sha256 once it is complete."""
 
     format: str
     rows: int = 0
-    seq: int  # of the last entry that was taken into account; 0 where there is none
+    seq: int  # of the last entry that the export covers; 0 for none
     chain: str  # of that entry
     recorded_at: str | None  # of that entry
     as_of: str | None
@@ -61,7 +66,7 @@ class ExportMetadata:
     sha256: str = ""
 
     def to_json(self, *, is_done: bool = True) -> dict[str, object]:
-        """The object that `eventlog export --json` prints; less before it is written."""
+        """The object that `eventlog export --json` prints; without _FINAL_KEYS until it is done."""
         found = asdict(self)
         return found if is_done else {k: found[k] for k in found if k not in _FINAL_KEYS}
 
@@ -85,9 +90,9 @@ def export(
     page_rows: int = PAGE_ROWS,
     progress: Callable[[int, int], object] = lambda _done, _total: None,
 ) -> ExportMetadata:
-    """Writes the signals to `file` and says which they are.
+    """Writes the signals to `file` and returns which they are.
 
-    `as_of` is in the form of `as_of.moment_of`. Raises ProjectionError, LogNotFound, OSError.
+    `as_of` is in the form that `parse_as_of` returns. Raises ProjectionError, LogNotFound, OSError.
     """
     metadata = _start_metadata(
         home, format, as_of, None if symbol is None else symbol.strip().upper()
@@ -111,15 +116,18 @@ def export(
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file that gets its name when it is whole and synced; mode 0600. Raises UnsafePath."""
+    """A file of mode 0600 that takes the name `path` once it is complete and synced.
+
+    Raises UnsafePath, OSError.
+    """
     with suppress(FileNotFoundError):
         if not stat.S_ISREG(path.lstat().st_mode):
             raise UnsafePath(
-                "something that is no regular file stands there",
+                "the output path is not a regular file",
                 where=str(path),
                 do="name another file",
             )
-    # Beside its place, for a rename does not cross file systems.
+    # In the same directory: a rename does not cross file systems.
     fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
         with os.fdopen(fd, "wb") as file:
@@ -139,7 +147,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_metadata(path: Path, metadata: ExportMetadata) -> Path:
-    """`FILE.meta.json` beside the file."""
+    """Writes `FILE.meta.json` beside the file; returns its path."""
     metadata_path = path.with_name(f"{path.name}.meta.json")
     with atomic_file(metadata_path) as file:
         file.write(orjson.dumps(metadata.to_json(), option=orjson.OPT_APPEND_NEWLINE))
@@ -149,22 +157,22 @@ def write_metadata(path: Path, metadata: ExportMetadata) -> Path:
 def _start_metadata(
     home: Path, format_: str, as_of: str | None, symbol: str | None
 ) -> ExportMetadata:
-    """Where the export stands, before its first row."""
-    log_status(os.fspath(home), count=False)  # refuses a home that is not ours
+    """Which data the export will hold."""
+    require_home(home)
     bounds, checkpoint = _read_table(
         home, lambda database: _bounds_and_checkpoint(database, as_of or "")
     )
     if as_of is not None:
         require_settled(os.fspath(home), bounds, as_of)
-    first_seq = bounds.seq if as_of is not None else checkpoint[0]
+    first_seq = bounds.seq if as_of is not None else checkpoint.seq
     seq, chain, recorded_at = 0, CHAIN_START, None
     for entry in read_entries(os.fspath(home), after=max(0, first_seq - 1)):
-        if entry.seq > checkpoint[0] or (as_of is not None and entry.recorded_at > as_of):
+        if entry.seq > checkpoint.seq or (as_of is not None and entry.recorded_at > as_of):
             break
         seq, chain, recorded_at = entry.seq, entry.chain, entry.recorded_at
-    if seq < first_seq or (seq == checkpoint[0] and chain != checkpoint[1]):
+    if seq < first_seq or (seq == checkpoint.seq and chain != checkpoint.chain):
         raise ProjectionError(
-            f"the table is not of this log: they differ at entry {first_seq}",
+            f"the table does not belong to this log: they differ at entry {first_seq}",
             where=os.fspath(home),
             do="run `eventlog verify`, then `eventlog rebuild-database`",
         )
@@ -173,11 +181,10 @@ def _start_metadata(
     )
 
 
-def _bounds_and_checkpoint(database: Connection, moment: str) -> tuple[AsOfBounds, tuple[int, str]]:
-    database.execute("BEGIN")  # one moment for both
+def _bounds_and_checkpoint(database: Connection, moment: str) -> tuple[AsOfBounds, Checkpoint]:
+    database.execute("BEGIN")  # one snapshot for both
     bounds = AsOfBounds._make(database.execute(AS_OF_BOUNDS, (moment,)).fetchone())
-    row = database.execute(schema.SELECT_CHECKPOINT, (schema.SQLITE,)).fetchone()
-    return bounds, (row[0], row[1]) if row else (0, CHAIN_START)
+    return bounds, read_checkpoint(database) or Checkpoint(projection=schema.SQLITE)
 
 
 def _pages(home: Path, metadata: ExportMetadata, page_rows: int) -> Iterator[list[Row]]:
@@ -188,12 +195,12 @@ def _pages(home: Path, metadata: ExportMetadata, page_rows: int) -> Iterator[lis
 
     def read(database: Connection) -> list[Row]:
         database.execute("BEGIN")
-        row = database.execute(schema.SELECT_CHECKPOINT, (schema.SQLITE,)).fetchone()
-        if row is None or row[0] < metadata.seq:
+        checkpoint = read_checkpoint(database)
+        if checkpoint is None or checkpoint.seq < metadata.seq:
             raise ProjectionError(
-                "the table was set up anew meanwhile, and is not where it was",
+                "the database was replaced during the export, and is behind the log",
                 where=str(database_path(home)),
-                do="export again when it has caught up: see `eventlog status`",
+                do="export again once `eventlog status` shows no lag",
             )
         return database.execute(statement, (metadata.seq, last_id, page_rows, *symbols)).fetchall()
 
@@ -207,26 +214,16 @@ def _read_table(home: Path, read: Callable[[Connection], T]) -> T:
     try:
         return read_database(path, read)
     except FileNotFoundError:
-        raise ProjectionError(
-            "there is no database yet",
-            where=str(path),
-            do="run `eventlog project sqlite`, or `eventlog rebuild-database`",
-        ) from None
+        raise missing_error(path) from None
     except Error as error:
-        raise ProjectionError(
-            f"the database cannot be read: {error}",
-            where=str(path),
-            do="see `eventlog status`; `eventlog rebuild-database` heals a damaged one",
-        ) from error
+        raise unreadable_error(path, error) from error
 
 
 def _writer(metadata: ExportMetadata, file: IO[bytes]) -> _RowWriter:
     if metadata.format == CSV:
         return _CsvRowWriter(file)
     try:
-        from projections.queries.parquet import (
-            ParquetRowWriter,  # only where it is wanted: it takes a while
-        )
+        from projections.queries.parquet import ParquetRowWriter  # pyarrow loads slowly
     except ImportError as error:
         raise ProjectionError(
             f"Parquet needs pyarrow: {error}",
@@ -245,13 +242,13 @@ class _CsvRowWriter:
         self._file.write("".join(map(csv_line, rows)).encode())
 
     def close(self) -> None:
-        """There is no end of the file to write."""
+        """Does nothing: a CSV file has no footer."""
 
 
 class _HashingFile:
-    """A file that is only written, with what went into it."""
+    """A write-only file that counts and hashes what is written to it."""
 
-    closed = False  # pyarrow asks
+    closed = False  # pyarrow reads it
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file: IO[bytes] | None = file
@@ -259,8 +256,10 @@ class _HashingFile:
         self.sha256 = sha256()
 
     def discard_writes(self) -> None:
-        """Nothing that comes from now on is written. A writer of Parquet that is thrown away ends
-        its file all the same, and the part would pass for the whole.
+        """Discards all later writes.
+
+        A Parquet writer writes its footer even when it is garbage-collected, and an incomplete file
+        would then look complete.
         """
         self._file = None
 
@@ -280,10 +279,10 @@ class _HashingFile:
             self._file.flush()
 
     def close(self) -> None:
-        """It is closed by whoever opened it."""
+        """Does nothing: the caller of `export` closes the file."""
 
 
-# What OWASP lists for "CSV injection", with the full-width forms that some spreadsheets read alike.
+# The list of OWASP's "CSV injection", with the full-width forms that some spreadsheets treat alike.
 FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
 ESCAPE_PREFIX = "'"
 _ESCAPED_PREFIXES = (*FORMULA_PREFIXES, ESCAPE_PREFIX)
@@ -295,7 +294,7 @@ def csv_line(row: Sequence[object]) -> str:
 
 
 def unescape_cell(cell: str) -> str:
-    """The way back, for a cell of text as a CSV reader gives it."""
+    """Removes the escape from a text cell, as a CSV reader returns it."""
     return cell.removeprefix(ESCAPE_PREFIX)
 
 

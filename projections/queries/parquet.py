@@ -1,6 +1,6 @@
-"""Rows as Parquet: the door to pyarrow, which comes with the extra `parquet`.
+"""Writes rows as Parquet; the only module that imports pyarrow (the extra `parquet`).
 
-Invariant: a file that was closed holds every row that was written, with the metadata in its schema.
+Invariant: a closed file holds every row that was written, and the metadata in its schema.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ TIME_COLUMNS = frozenset(
 
 
 class ParquetRowWriter:
-    """Writes rows of `columns` to `file`, a group of rows for each call."""
+    """Writes rows of `columns` to `file`, one row group per call."""
 
     def __init__(self, file: IO[bytes], columns: Sequence[str], metadata: bytes) -> None:
         fields = [(name, _type(name)) for name in columns]
@@ -30,7 +30,7 @@ class ParquetRowWriter:
         self._writer = pyarrow.parquet.ParquetWriter(file, self._schema, compression="zstd")
 
     def write(self, rows: Sequence[Sequence[object]]) -> None:
-        """Raises ProjectionError for a value that is not of its column's type."""
+        """Writes one row group. Raises ProjectionError where a value does not fit its column."""
         try:
             arrays = [
                 _array(field.name, column)
@@ -38,13 +38,13 @@ class ParquetRowWriter:
             ]
         except pyarrow.ArrowException as error:
             raise ProjectionError(
-                f"the table holds what is not of its column's type: {error}",
-                do="somebody else wrote to the database: run `eventlog rebuild-database`",
+                f"a value in the table does not have its column's type: {error}",
+                do="another program has changed the database: run `eventlog rebuild-database`",
             ) from error
         self._writer.write_batch(pyarrow.record_batch(arrays, schema=self._schema))
 
     def close(self) -> None:
-        """Writes the end of the file."""
+        """Writes the file's footer."""
         self._writer.close()
 
 
@@ -59,6 +59,6 @@ def _type(name: str) -> pyarrow.DataType:
 def _array(name: str, values: Sequence[object]) -> pyarrow.Array:
     if name not in TIME_COLUMNS:
         return pyarrow.array(values, _type(name))
-    # SQLite's own form, which `created_at` has, names no offset; it is UTC like all the others.
+    # `created_at` has SQLite's own form, without an offset; it is UTC like the other times.
     texts = [f"{text}Z" if isinstance(text, str) and len(text) == 19 else text for text in values]
     return pyarrow.array(texts, pyarrow.string()).cast(_type(name))

@@ -1,15 +1,15 @@
-"""The read API over `data/signals.db`: a small pool of read-only connections, and a cache.
+"""SignalStore, the read API over `data/signals.db`: a pool of read-only connections and a cache.
 
-SQLite's data_version tells a connection when another one has committed. One connection is asked
-for it before each answer from the cache, so an answer is never older than the database. An account
-that may only read the directory gets connections that take no locks while nobody writes; they are
-given up as soon as somebody does.
+SQLite's data_version changes for a connection when another one commits. One connection, the
+sentinel, reads it before each use of the cache, so a result is never older than the database. An
+account that may only read the directory gets connections without locks while no process writes;
+they are replaced as soon as one does.
 
-`as_of` asks what was known at a moment: what the log had recorded by then, with the outcomes and
-order ids that it had by then. It is answered only once that answer is final.
+`as_of` returns what was known at a past time: the signals recorded by then, with the outcomes and
+order ids recorded by then. It raises while that result may still change.
 
-Invariant: what comes out was the content of the table at some moment after the call began; with
-`as_of`, it is the same whenever it is asked.
+Invariant: a result was the content of the table at some time after the call began; with `as_of`,
+every call returns the same.
 """
 
 import asyncio
@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple, Self
 
 import aiosqlite
@@ -45,15 +44,17 @@ from projections.sqlite.database import (
     FOREIGN,
     database_path,
     inspect_database,
+    missing_error,
     require_compatible,
+    unreadable_error,
 )
 from projections.sqlite.file import connect, file_identity
 
 CONNECTIONS_MAX = 5  # more readers than this wait: reads are short, and each holds memory
-REPLACEMENTS_MAX = 20  # times in a row that the database is replaced while somebody asks
+REPLACEMENTS_MAX = 20  # attempts of one query while the database is replaced again and again
 CACHE_S = 30.0
-CACHE_RESULTS_MAX = 256  # answers; a dashboard asks a few dozen questions again and again
-ROWS_MAX = 100_000  # of one answer: a read must not pin the WAL for minutes
+CACHE_RESULTS_MAX = 256  # a dashboard repeats a few dozen queries
+ROWS_MAX = 100_000  # per result: a read must not pin the WAL for minutes
 
 _COLUMNS = ", ".join(f"s.{column}" for column in schema.COLUMNS)
 LATEST = f"SELECT {_COLUMNS} FROM signals AS s ORDER BY s.timestamp DESC, s.id DESC LIMIT ?"
@@ -81,16 +82,16 @@ class _CachedRows(NamedTuple):
 
 
 class SignalStore:
-    """Reads the signals of a home. For one event loop; open it with `async with`.
+    """Reads the signals of a home. For one event loop; use it with `async with`.
 
-    Rows are dicts by the columns of the table; times are UTC text. Raises ProjectionError where
-    there is no database, ForeignHome for one of the old tracker.
+    Rows are dicts by column name; times are UTC text. Raises ProjectionError where there is no
+    database, ForeignHome for a database of the old tracker.
     """
 
     def __init__(self, home: str | os.PathLike[str]) -> None:
         self._home = os.fspath(home)
         self._path = database_path(Path(home))
-        self._identity: tuple[int, ...] | None = None  # of the file that the connections are to
+        self._identity: tuple[int, ...] | None = None  # of the file that the connections have open
         self._idle: list[aiosqlite.Connection] = []
         self._slots = asyncio.Semaphore(CONNECTIONS_MAX - 1)  # one is the sentinel
         self._sentinel: aiosqlite.Connection | None = None
@@ -101,12 +102,7 @@ class SignalStore:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def latest(
@@ -116,12 +112,12 @@ class SignalStore:
         *,
         as_of: str | datetime | None = None,
     ) -> list[dict[str, object]]:
-        """The newest signals by timestamp, newest first, of one symbol or of all.
+        """The signals of one symbol or of all, newest timestamp first.
 
-        With `as_of`, RFC 3339 text or an aware datetime, those that were recorded by then, with
-        what was known of them by then. Signals that were imported count from their import on.
-        Raises ProjectionError where that may still change: for a moment to come, and where the
-        table is behind the log.
+        With `as_of`, RFC 3339 text or an aware datetime: the signals recorded by then, with what
+        was known of them by then. Imported signals count from their import on. Raises
+        ProjectionError where that may still change: for a future time, and where the table is
+        behind the log.
         """
         count = max(0, min(limit, ROWS_MAX))
         symbols = () if symbol is None else (symbol.strip().upper(),)
@@ -137,7 +133,7 @@ class SignalStore:
     async def get(
         self, signal_id: str, *, as_of: str | datetime | None = None
     ) -> dict[str, object] | None:
-        """One signal, with its further keys under `extra`; None when there is, or was, none."""
+        """One signal, with its other keys under `extra`; None where there is, or was, none."""
         if as_of is None:
             rows = await self._query(BY_SIGNAL_ID, signal_id)
         else:
@@ -149,7 +145,7 @@ class SignalStore:
         return found | {"extra": orjson.loads(extra) if isinstance(extra, str) else {}}
 
     async def count(self, *, as_of: str | datetime | None = None) -> int:
-        """How many signals there are, or were."""
+        """The number of signals now, or as of a past time."""
         if as_of is None:
             ((count,),) = await self._query(COUNT)
         else:
@@ -162,7 +158,7 @@ class SignalStore:
 
         `win_rate` is the percentage of wins among wins and losses, `average_return` the mean
         profit_loss_pct of signals with an outcome, both rounded to two digits; `last_updated` is
-        the time of the last fact that applied, None when there is none.
+        the recorded_at of the last fact that applied, None where there is none.
         """
         if as_of is None:
             (row,) = await self._query(STATS)
@@ -182,13 +178,13 @@ class SignalStore:
         }
 
     async def close(self) -> None:
-        """Closes the connections; a question that is not answered yet is refused. Idempotent."""
+        """Closes the connections; a query that is still waiting raises. Idempotent."""
         self._is_closed = True
         async with self._sentinel_lock:
             await self._close_connections()
 
     async def _close_connections(self) -> None:
-        self._identity = None  # those that are being asked are closed when they have answered
+        self._identity = None  # a connection in use is closed once its query has ended
         idle, self._idle = self._idle, []
         sentinel, self._sentinel = self._sentinel, None
         self._cache.clear()
@@ -196,7 +192,7 @@ class SignalStore:
             await connection.close()
 
     async def _seq_as_of(self, as_of: str | datetime) -> int:
-        """The seq of the last fact that was recorded by then; 0 where there was none."""
+        """The seq of the last fact recorded by then; 0 where there was none."""
         moment = parse_as_of(as_of)
         (row,) = await self._query(AS_OF_BOUNDS, moment)
         bounds = AsOfBounds._make(row)
@@ -205,7 +201,7 @@ class SignalStore:
         return bounds.seq
 
     async def _query(self, statement: str, *values: object) -> Sequence[Row]:
-        """The rows. Raises ProjectionError where there is no database, and after `close`."""
+        """The rows of a query. Raises ProjectionError without a database, and after `close`."""
         key = (statement, *values)
         for _ in range(REPLACEMENTS_MAX):
             try:
@@ -218,25 +214,17 @@ class SignalStore:
             except sqlite3.Error as error:
                 if self._is_replaced():
                     continue
-                raise self._unreadable_error(str(error)) from error
+                raise unreadable_error(self._path, error) from error
             if rows is None:
                 continue
             if len(self._cache) >= CACHE_RESULTS_MAX:
                 self._cache.clear()
             self._cache[key] = _CachedRows(rows, now_s, version)
             return rows
-        raise self._unreadable_error("it is replaced again and again")
-
-    def _unreadable_error(self, problem: str) -> ProjectionError:
-        return ProjectionError(
-            f"the database cannot be read: {problem}",
-            where=str(self._path),
-            do="see whether this account may read it; `eventlog rebuild-database` heals a damaged "
-            "one",
-        )
+        raise unreadable_error(self._path, "it is replaced again and again")
 
     async def _read_version(self) -> tuple[int, ...]:
-        """Changes whenever somebody commits, and when another database is put in its place."""
+        """A value that changes with each commit, and when the database file is replaced."""
         async with self._sentinel_lock:
             self._check_open()
             if self._sentinel is None or self._is_replaced():
@@ -257,21 +245,21 @@ class SignalStore:
                 problem = "it is damaged"
             except sqlite3.Error as error:
                 sentinel, problem = None, str(error)
-            if self._current_identity() != before:  # another file, or the WAL is there only now
+            if self._current_identity() != before:  # another file, or a WAL was created meanwhile
                 if sentinel is not None:
                     await sentinel.close()
             elif sentinel is None:
-                raise self._unreadable_error(problem)
+                raise unreadable_error(self._path, problem)
             else:
                 return sentinel, before
-        raise self._unreadable_error("it is replaced again and again")
+        raise unreadable_error(self._path, "it is replaced again and again")
 
     def _check_open(self) -> None:
         if self._is_closed:
             raise ProjectionError(
                 "this store is closed",
                 where=str(self._path),
-                do="make another: `async with SignalStore(home) as store`",
+                do="open another: `async with SignalStore(home) as store`",
             )
 
     def _is_replaced(self) -> bool:
@@ -281,14 +269,10 @@ class SignalStore:
         try:
             return file_identity(self._path)
         except FileNotFoundError:
-            raise ProjectionError(
-                "there is no database yet",
-                where=str(self._path),
-                do="run `eventlog project sqlite`, or `eventlog rebuild-database`",
-            ) from None
+            raise missing_error(self._path) from None
 
     async def _read(self, statement: str, values: Sequence[object]) -> Sequence[Row] | None:
-        """The rows; None when they may not be believed, for the database was replaced."""
+        """The rows; None where the database was replaced meanwhile, so that they may be wrong."""
         async with self._slots:
             before = self._identity
             connection = self._idle.pop() if self._idle else await self._connect()
@@ -298,7 +282,7 @@ class SignalStore:
                     before is not None and before == self._identity == self._current_identity()
                 )
             except BaseException:
-                # Cancelled or failed: the statement may still run in its thread.
+                # Cancelled or failed: the statement may still be running in its thread.
                 with suppress(sqlite3.Error):
                     await connection.close()
                 raise
@@ -309,15 +293,15 @@ class SignalStore:
             return [tuple(row) for row in rows]
 
     async def _connect(self) -> aiosqlite.Connection:
-        # Opened in a thread of its own: where that fails, aiosqlite's would outlive the event loop.
+        # Not opened by aiosqlite: where opening fails, its thread would outlive the event loop.
         opened = await run_in_thread(lambda: connect(self._path, readonly=True))
         return await aiosqlite.Connection(lambda: opened, 64)
 
 
 def require_settled(home: str, bounds: AsOfBounds, moment: str) -> None:
-    """Raises ProjectionError where what was known at the moment may still become more.
+    """Raises ProjectionError where the result as of `moment` may still change.
 
-    It looks at the log only where the table holds nothing that was recorded later.
+    Reads the log only where the table holds no fact recorded later.
     """
     if bounds.last_recorded_at > moment:
         return
@@ -326,8 +310,8 @@ def require_settled(home: str, bounds: AsOfBounds, moment: str) -> None:
     assert isinstance(last_seq, int)
     if bounds.checkpoint < last_seq:
         raise ProjectionError(
-            f"the table does not reach {moment} yet: it is at entry {bounds.checkpoint} of"
-            f" {last_seq}",
+            f"the table is behind the log and does not cover {moment} yet: it is at entry"
+            f" {bounds.checkpoint} of {last_seq}",
             where=home,
             do="run `eventlog project sqlite --once`, or start the daemon",
         )

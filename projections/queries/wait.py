@@ -1,6 +1,6 @@
-"""Waiting until an entry has reached a projection.
+"""Waits until an entry has reached a projection.
 
-Invariant: it returns only after the projection's own file says so.
+Invariant: `wait` returns only after the projection's own file shows that it has the entry.
 """
 
 import asyncio
@@ -13,8 +13,7 @@ from pathlib import Path
 from eventlog import EventLogError
 from eventlog.plumbing import run_in_thread
 from projections.delivery.outbox import DISCARDED, outbox_path, read_seq
-from projections.signals.schema import SELECT_CHECKPOINT, SQLITE
-from projections.sqlite.database import database_path
+from projections.sqlite.database import database_path, read_checkpoint
 from projections.sqlite.file import read_database
 
 PROJECTED = "projected"
@@ -23,26 +22,27 @@ POLL_S_MIN, POLL_S_MAX = 0.002, 0.05
 
 
 class WaitTimeout(EventLogError):
-    """The entry did not get there in time; it may still."""
+    """The entry did not reach the projection within the timeout; it may do so later."""
 
 
 class SignalParked(EventLogError):
-    """Alpine does not take the signal: it is parked, and waiting longer does not help."""
+    """Alpine rejected the signal and it is parked: waiting longer does not help."""
 
 
 def projected_seq(home: Path) -> int:
-    """Last seq in the SQLite projection; 0 without a database."""
+    """The last seq applied to the SQLite projection; 0 without a usable database."""
     try:
-        return read_database(database_path(home), _checkpoint_seq)
-    except (FileNotFoundError, sqlite3.Error):  # none yet, or it is damaged: it will be set up
+        checkpoint = read_database(database_path(home), read_checkpoint)
+    except (FileNotFoundError, sqlite3.Error):  # missing or damaged: the daemon will create it
         return 0
+    return checkpoint.seq if checkpoint is not None else 0
 
 
 def is_delivered(home: Path, seq: int) -> bool:
-    """Whether Alpine has the entry, or it is no signal. Raises SignalParked."""
+    """Whether Alpine has the entry, or the entry is not a signal. Raises SignalParked."""
     try:
         is_done, parked = read_seq(outbox_path(home), seq)
-    except (FileNotFoundError, sqlite3.Error):  # none yet, or it is damaged: it will be set up
+    except (FileNotFoundError, sqlite3.Error):  # missing or damaged: the daemon will create it
         return False
     if parked is not None:
         is_discarded = parked.kind == DISCARDED
@@ -56,11 +56,6 @@ def is_delivered(home: Path, seq: int) -> bool:
     return is_done
 
 
-def _checkpoint_seq(database: sqlite3.Connection) -> int:
-    row = database.execute(SELECT_CHECKPOINT, (SQLITE,)).fetchone()
-    return int(row[0]) if row is not None else 0
-
-
 def _stage_check(home: Path, seq: int, stage: str) -> Callable[[], bool]:
     if stage == PROJECTED:
         return lambda: projected_seq(home) >= seq
@@ -72,10 +67,10 @@ def _stage_check(home: Path, seq: int, stage: str) -> Callable[[], bool]:
 def wait(
     home: str | os.PathLike[str], seq: int, stage: str, timeout_s: float | None = None
 ) -> None:
-    """Returns when entry `seq` is "projected" into SQLite, or "delivered" to Alpine.
+    """Waits until entry `seq` is "projected" into SQLite, or "delivered" to Alpine.
 
-    Waits for ever without `timeout_s`; raises WaitTimeout after it, and SignalParked at once when Alpine
-    does not take the signal.
+    Raises WaitTimeout after `timeout_s`, where it is given, and SignalParked as soon as Alpine has
+    rejected the signal.
     """
     asyncio.run(wait_async(home, seq, stage, timeout_s))
 
@@ -83,7 +78,7 @@ def wait(
 async def wait_async(
     home: str | os.PathLike[str], seq: int, stage: str, timeout_s: float | None = None
 ) -> None:
-    """`wait` for asyncio."""
+    """Does what `wait` does, for asyncio."""
     is_reached = _stage_check(Path(home), seq, stage)
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
     poll_s = POLL_S_MIN
@@ -92,7 +87,7 @@ async def wait_async(
             raise WaitTimeout(
                 f"entry {seq} was not {stage} within {timeout_s:g} s",
                 where=str(home),
-                do="see `eventlog status`: does the daemon run, and how far is it?",
+                do="check with `eventlog status` that the daemon runs, and how far it is",
             )
         await asyncio.sleep(poll_s)
         poll_s = min(2 * poll_s, POLL_S_MAX)

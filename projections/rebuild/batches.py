@@ -1,10 +1,10 @@
-"""The log as what is to be inserted, portion by portion: read, verified and prepared.
+"""Reads and verifies the log, and prepares its rows batch by batch for insertion.
 
-A portion is plain tuples, lists, bytes and text, so that marshal carries it from the process that
+A batch holds only tuples, lists, bytes and text, so that marshal carries it from the process that
 verifies to the one that inserts.
 
-Invariant: portions follow each other without a gap but those that a person accepted; each of those
-is a conflict at its first seq.
+Invariant: batches have no gap between them, except damage that a person accepted; each such gap is
+a conflict at its first seq.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,25 +24,25 @@ from projections.signals.fold import GAP, Fact, PreparedBatch, prepare
 
 
 class RebuildBatch(NamedTuple):
-    """Entries up to `seq`, as far as each alone can tell what they change."""
+    """The entries up to `seq`, prepared as far as that needs no other entry."""
 
     seq: int
     chain: str
     segment: int
     byte_offset: int
-    rows: bytes  # of signals: JSON values in the order of schema.INSERT_SIGNAL, commas between
-    extras: Sequence[str | None]  # of each row
+    rows: bytes  # of signals: JSON values in the order of schema.INSERT_SIGNAL, comma-separated
+    extras: Sequence[str | None]  # one for each row
     recorded_times: Sequence[tuple[int, int, str]]  # first seq, last seq, recorded_at
     facts: Sequence[Fact]
     conflicts: Sequence[schema.ConflictRow]
-    digest: str  # of the rows of this portion and all before it
+    digest: str  # of the rows of this batch and all before it
 
 
 def read_batches(home: Path, after: Checkpoint) -> Iterator[RebuildBatch]:
-    """The log after a checkpoint, up to its durable end as that moves.
+    """Yields the log after a checkpoint, up to its durable end at the time of each read.
 
-    Raises LogCorrupt at damage and where a signal does not have its own sha256, LogDiverged where
-    the log does not hold the checkpoint's entry, and LogNotFound.
+    Raises LogCorrupt at damage and where a signal's sha256 is wrong, LogDiverged where the log does
+    not hold the checkpoint's entry, and LogNotFound.
     """
     hint = None
     if after.segment is not None and after.byte_offset is not None:
@@ -75,7 +75,7 @@ def _gap_conflict(last_seq: int, seq: int) -> list[schema.ConflictRow]:
 
 
 def _prepare_chunk(chunk: VerifiedChunk) -> tuple[ColumnarRows, PreparedBatch]:
-    """All rows of a stretch, and what else there is in it."""
+    """The rows of a chunk's signals, and its facts and conflicts."""
     rows = read_rows(chunk.signals)
     if not rows.remaining and not chunk.others:
         return rows, _NOTHING_PREPARED
@@ -97,7 +97,7 @@ _NOTHING_PREPARED = PreparedBatch((), (), (), (), ())
 
 
 def _prepare_each(entries: Sequence[Entry]) -> PreparedBatch:
-    """The entries prepared each for itself: between them stand others, which are no gap."""
+    """Prepares each entry alone, since the entries between them are not a gap."""
     parts = [prepare([entry], after=entry.seq - 1) for entry in entries]
     return PreparedBatch(
         [row for part in parts for row in part.signals],

@@ -1,10 +1,10 @@
-"""Rows of signals straight from the text of their lines, many at once. Pure.
+"""Converts the text of many signal lines to rows, column by column. Pure.
 
-Nearly every entry of a log is a signal as our writer laid it out. Of such, the value of a column
-is already the JSON text that the digest wants, and what payloads.py asks of each value can be asked
-of a whole column. What does not pass here goes the long way, by signals_table.prepare.
+Nearly every entry of a log is a signal in the form that our writer gives it. Its column values are
+then already the JSON text that the digest needs, and the checks of signals/payloads.py can be made
+on whole columns. Other lines are left to `prepare` (signals/fold.py), one entry at a time.
 
-Invariant: a row from here is, to the byte, the one that the long way gives.
+Invariant: a row from here equals, byte for byte, the row that `prepare` gives.
 """
 
 import re
@@ -26,7 +26,7 @@ _EMPTY = b'""'
 _ZERO = b"0.0"
 _TIME = b'"0000-00-00T00:00:00.000000+00:00"'  # with zeros for its digits
 _ZEROS = bytes.maketrans(b"123456789", b"000000000")
-# Further members of a signal that stand in its line as `to_json` writes them: without escapes, and
+# Further members of a signal whose text in the line is what `to_json` writes: no escapes, and
 # numbers as Python writes them.
 _CANONICAL_MEMBERS = re.compile(
     rb'(?:,"[^"\\]*+":(?:"[^"\\]*+"|-?(?:[1-9][0-9]{0,14}|0)(?![0-9.])|true|false|null'
@@ -35,19 +35,19 @@ _CANONICAL_MEMBERS = re.compile(
 
 
 class ColumnarRows(NamedTuple):
-    """Rows of `signals`, in order, and what stands beside them."""
+    """Rows of `signals`, in order, and the lines that were not converted."""
 
-    lines: Sequence[bytes]  # of the digest
-    values: Sequence[bytes]  # of each row, as JSON, with commas between them
-    extras: Sequence[str | None]  # of each row
-    remaining: Sequence[bytes]  # lines of the log that want the long way
+    lines: Sequence[bytes]  # the digest line of each row
+    values: Sequence[bytes]  # the values of each row, as JSON, comma-separated
+    extras: Sequence[str | None]  # one for each row
+    remaining: Sequence[bytes]  # log lines for `prepare`
 
 
 NO_ROWS = ColumnarRows((), (), (), ())
 
 
 def read_rows(signals: SignalColumns) -> ColumnarRows:
-    """The rows of these signals. It takes them for verified, and no two for the same one."""
+    """The rows of these signals, which are verified and have distinct signal_ids."""
     if not signals.line:
         return NO_ROWS
     extras = _extras(signals.members)
@@ -57,7 +57,7 @@ def read_rows(signals: SignalColumns) -> ColumnarRows:
 
 
 def _convert_each(signals: SignalColumns) -> ColumnarRows:
-    """The same where some are not plain."""
+    """`read_rows` signal by signal, where some are not in canonical form."""
     each: list[ColumnarRows] = []
     for fields in zip(*signals, strict=True):
         signal = SignalColumns._make([field] for field in fields)
@@ -72,7 +72,7 @@ def _convert_each(signals: SignalColumns) -> ColumnarRows:
 
 
 def _encode_rows(signals: SignalColumns) -> tuple[list[bytes], list[bytes]]:
-    """Lines of the digest, and values in the order of schema.INSERT_SIGNAL."""
+    """The digest lines, and the values in the order of schema.INSERT_SIGNAL."""
     created_at = {
         moment: b'"%b %b"' % (moment[:10], moment[11:19]) for moment in set(signals.recorded_at)
     }
@@ -93,7 +93,7 @@ def _encode_rows(signals: SignalColumns) -> tuple[list[bytes], list[bytes]]:
 
 
 def _are_canonical(signals: SignalColumns) -> bool:
-    """Whether all values are as the door stores them: what `payloads._stored_values` asks."""
+    """Whether all values are in stored form; the checks of `payloads._stored_values`."""
     percents = list(map(float, {*signals.confidence} - {_ZERO}))
     return (
         max(map(len, signals.signal_id)) <= ID_CHARS_MAX + 2
@@ -110,18 +110,18 @@ def _are_canonical(signals: SignalColumns) -> bool:
 
 
 def _is_valid_second(text: bytes) -> bool:
-    """Whether there is such a second: not the 30th of February, and none at the hour 24."""
+    """Whether this second exists: no 30th of February, no hour 24."""
     try:
         return text[11:13] != b"24" and bool(datetime.fromisoformat(text.decode()))
     except ValueError:
         return False
 
 
-_TOO_DEEP = ""  # no JSON object is written like this
+_TOO_DEEP = ""  # never the text of a JSON object
 
 
 def _extras(members: Sequence[bytes]) -> list[str | None]:
-    """The JSON of the other keys of each signal; None where there are none, or _TOO_DEEP."""
+    """The JSON of each signal's other keys; None without any; _TOO_DEEP where nested too deep."""
     if len(members) == 1:
         return [_extra(members[0])]
     texts = {member: _extra(member) for member in set(members)}

@@ -1,7 +1,7 @@
-"""A new database, filled as fast as SQLite can: no journal, no sync, insert only, indexes last.
+"""Bulk-loads a new database: no journal, no sync, inserts only, indexes last.
 
-A crash leaves a file that nobody will open; so nothing here is protected against one. What the
-statements change is what the live projection's change: both settle by signals_table.py.
+A crash leaves a file that no process opens, so nothing here is protected against one. The loader
+and the live projection get their changes from the same fold (signals/fold.py).
 
 Invariant: the tables hold the fold of the log up to `checkpoint`.
 """
@@ -29,18 +29,20 @@ from projections.signals.fold import (
     states_of,
 )
 from projections.sqlite import file
+from projections.sqlite.database import create_tables
 
-# The UNIQUE index on random signal_ids is what wants a cache: some 100 MB for two million of them.
+# The UNIQUE index on random signal_ids needs the cache: about 100 MB for two million of them.
 CACHE_KIB = 112 * 1024
-# While indexes are made it limits what is sorted at a time: what fits into a core sorts faster.
+# While indexes are created it limits each sorted run: one that fits a core's cache sorts faster.
 SORT_KIB = 2 * 1024
 
-# More rows in a statement gain nothing, and 64 of them stay below any limit of parameters.
+# More rows per statement gain nothing, and 64 stay below SQLite's limit of parameters.
 STATEMENT_ROWS = 64
 
-# One statement for all signals of a moment. Those that were not inserted have no row to be found.
+# One statement for all signals of one recorded_at. Signals that were not inserted have no row.
 _INSERT_LIFECYCLE = """INSERT INTO lifecycle(seq, signal_id, event, recorded_at, detail)
     SELECT id, signal_id, 'signal', ?3, NULL FROM signals WHERE id BETWEEN ?1 AND ?2"""
+_COUNTS = "SELECT (SELECT count(*) FROM signals), (SELECT count(*) FROM conflicts)"
 _DELETE_ROWS = "DELETE FROM signals WHERE id BETWEEN ? AND ?"
 _SET_CHECKPOINT = """INSERT OR REPLACE INTO checkpoint(name, seq, chain, segment, byte_offset)
     VALUES (?, ?, ?, ?, ?)"""
@@ -51,8 +53,8 @@ class NewDatabase:
 
     def __init__(self, path: Path, *, name: str, page_bytes: int) -> None:
         self.checkpoint = Checkpoint(projection=name)
-        self.entries = 0  # that were added
-        self.digest: str | None = None  # of the rows, while it is that of the portions
+        self.entries = 0  # added so far
+        self.digest: str | None = None  # of the rows; None once they differ from the batches' rows
         file.create_private_file(path)
         self._db = file.connect(path)
         try:
@@ -65,16 +67,13 @@ class NewDatabase:
             ):
                 self._db.execute(f"PRAGMA {pragma}")
             self._db.execute("BEGIN")
-            for statement in schema.TABLES:
-                self._db.execute(statement)
-            self._db.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
-            self._db.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")
+            create_tables(self._db)
         except BaseException:
             self._db.close()
             raise
 
     def fill(self, batches: Iterable[RebuildBatch]) -> None:
-        """Adds what the portions change, from the first entry on."""
+        """Adds the changes of the batches, from the first entry on."""
         self.digest = ""
         for batch in batches:
             self._load_batch(batch)
@@ -82,22 +81,27 @@ class NewDatabase:
                 self.digest = batch.digest
 
     def make_indexes(self) -> None:
-        """Once, when it is filled."""
+        """Creates the indexes and commits; once, after `fill`."""
         self._db.execute(f"PRAGMA cache_size = -{SORT_KIB}")
         for statement in schema.INDEXES:
             self._db.execute(statement)
         self._commit()
 
     def catch_up(self, batches: Iterable[RebuildBatch]) -> None:
-        """Adds what came after that."""
+        """Adds the changes of later batches, after `make_indexes`."""
         self._db.execute("BEGIN")
         for batch in batches:
             self.digest = None
             self._load_batch(batch)
         self._commit()
 
+    def counts(self) -> tuple[int, int]:
+        """The number of signals, and that of conflicts."""
+        rows, conflicts = self._db.execute(_COUNTS).fetchone()
+        return rows, conflicts
+
     def close(self) -> None:
-        """Closes the file, which stays."""
+        """Closes the connection; the file stays."""
         with suppress(sqlite3.Error):
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
@@ -127,7 +131,7 @@ class NewDatabase:
         )
 
     def _load_dependent(self, batch: RebuildBatch, values: list[Any]) -> None:
-        """Where it depends on the log before: facts, and signals that come again."""
+        """Loads a batch that depends on earlier entries: it has facts or duplicate signals."""
         width = _SIGNALS_INSERT.width
         rows = [tuple(values[at : at + width]) for at in range(0, len(values), width)]
         prepared = PreparedBatch(rows, (), (), batch.facts, batch.conflicts)
@@ -145,7 +149,7 @@ class NewDatabase:
             self._db.executemany(statement, changed)
 
     def _insert(self, values: list[Any]) -> bool:
-        """Inserts signals; False, and none is there, where one of them has come before."""
+        """Inserts all signals and returns True; inserts none where one is a duplicate."""
         try:
             _SIGNALS_INSERT.insert(self._db, values)
         except sqlite3.IntegrityError:
@@ -164,18 +168,18 @@ class NewDatabase:
 
 
 class _MultiRowInsert:
-    """An INSERT of many rows in one statement: that halves what Python and SQLite do for a row."""
+    """An INSERT of many rows per statement, which halves the time for each row."""
 
     def __init__(self, one: str) -> None:
-        # FAIL lets the rows stay that stand before the one that fails, where the usual ABORT would
-        # take them back from a journal, and there is none.
+        # FAIL keeps the rows before the one that fails. The default, ABORT, would roll them back
+        # from the journal, which is off.
         head, _, row = one.replace("INSERT", "INSERT OR FAIL", 1).partition(" VALUES ")
         self.width = row.count("?")
         self._one = f"{head} VALUES {row}"
         self._many = f"{head} VALUES {', '.join([row] * STATEMENT_ROWS)}"
 
     def insert(self, db: sqlite3.Connection, values: list[Any]) -> None:
-        """`values` are those of all rows, one after the other."""
+        """Inserts rows, given the values of all of them in one list."""
         step = self.width * STATEMENT_ROWS
         remainder_start = len(values) - len(values) % step
         for at in range(0, remainder_start, step):

@@ -1,24 +1,23 @@
-"""The SQLite table built anew from the log, and swapped in while readers and the daemon go on.
+"""`eventlog rebuild-database`: rebuilds the signals table from the log while readers go on.
 
-    a second process        reads the log, verifies every chain and sha256, prepares
-    this one                fills a new file in a hidden directory, then makes its indexes
+    a second process        reads the log, verifies every chain and sha256, prepares rows
+    this process            fills a new file in a scratch directory, then creates its indexes
     under the write lock    catches up with the log, compares, and swaps the new table in
 
-Invariant: until the swap nothing of the live database is changed, and its checkpoint never moves
-back, unless it was of another log.
+Invariant: the live database is unchanged until the swap. Its checkpoint never moves back, unless
+it belonged to another log.
 """
 
 import errno
 import gc
 import os
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
 
 from eventlog import EventLog
 from eventlog.plumbing import log_bytes
@@ -32,33 +31,41 @@ from projections.rebuild.swap import TableComparison, TableDifference
 from projections.signals import schema
 from projections.signals.digest import digest
 from projections.sqlite import database, file
-from projections.sqlite.database import CURRENT, DAMAGED, MISSING, database_path
+from projections.sqlite.database import (
+    CURRENT,
+    DAMAGED,
+    MISSING,
+    database_path,
+    missing_error,
+    unreadable_error,
+)
+from projections.sqlite.file import inode_of
 from projections.sqlite.lock import write_lock
 from projections.sqlite.scratch import rebuild_directory
 
-T = TypeVar("T")
 ProgressCallback = Callable[[int, int], object]  # bytes of the log done, and in all
 
 OLD_COMPARED, OLD_MISSING, OLD_UNREADABLE = "compared", "missing", "unreadable"
+THREADS_MAX = 2  # the swap compares the tables in one, and computes the digest in the other
 _PAGE_BYTES_DEFAULT = 4096  # SQLite's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RebuildResult:
-    """What a rebuild did. Rows are those of `signals`."""
+    """What a rebuild did. `rows` counts the rows of `signals`."""
 
-    entries: int  # of the log
+    entries: int  # read from the log
     rows: int
     conflicts: int
     seconds: float
     digest: str
-    old: str  # whether there was an old table to compare with: OLD_COMPARED ...
-    difference: TableDifference | None  # against the old table; None where it was unreadable
-    kept: str | None  # where a damaged database was put
+    old: str  # OLD_COMPARED, OLD_MISSING or OLD_UNREADABLE
+    difference: TableDifference | None  # from the old table; None where it was unreadable
+    kept: str | None  # the path to which a damaged database was moved
 
     @property
     def rate(self) -> float:
-        """Entries in a second."""
+        """Entries per second."""
         return self.entries / self.seconds if self.seconds else 0.0
 
     def to_json(self) -> dict[str, object]:
@@ -79,7 +86,7 @@ class RebuildResult:
         }
 
     def to_text(self) -> list[str]:
-        """The same for a person."""
+        """The lines that `eventlog rebuild-database` prints."""
         old_texts = {
             OLD_COMPARED: "the old table",
             OLD_MISSING: "none: there was no table",
@@ -99,19 +106,24 @@ class RebuildResult:
 
 
 def rebuild(home: Path, *, progress: ProgressCallback | None = None) -> RebuildResult:
-    """Builds the table anew from the whole log, verified, and swaps it in.
+    """Rebuilds the table from the whole verified log, and swaps it in.
 
-    Works beside readers, a daemon and other rebuilds. A damaged database is set aside. Raises
-    LogNotFound, LogCorrupt, ForeignHome, SchemaTooNew and ProjectionError; the old table then
-    stays as it was.
+    Readers, a daemon and other rebuilds may run at the same time. A damaged database is set aside.
+    Raises LogNotFound, LogCorrupt, ForeignHome, SchemaTooNew and ProjectionError; the old table is
+    then unchanged.
     """
     started_s = time.monotonic()
     path = database_path(home)
     total = log_bytes(home)
     try:
         database.require_compatible(path, database.inspect_database(path, check_pages=False))
-        with rebuild_directory(home) as directory, _gc_disabled():
-            return _RebuildRun(home, directory / path.name).run(started_s, total, progress)
+        with (
+            rebuild_directory(home) as directory,
+            ThreadPoolExecutor(THREADS_MAX) as executor,
+            _gc_disabled(),
+        ):
+            run = _RebuildRun(home, directory / path.name, executor)
+            return run.run(started_s, total, progress)
     except sqlite3.Error as error:
         raise _translate_error(error, path) from error
     except OSError as error:
@@ -121,12 +133,16 @@ def rebuild(home: Path, *, progress: ProgressCallback | None = None) -> RebuildR
 
 
 class _RebuildRun:
-    """One rebuild, by way of the file `new`."""
+    """One rebuild, which fills the file `new`.
 
-    def __init__(self, home: Path, new: Path) -> None:
+    Other work runs in `executor` meanwhile: SQLite releases the GIL.
+    """
+
+    def __init__(self, home: Path, new: Path, executor: Executor) -> None:
         self._home = home
         self._path = database_path(home)
         self._new = new
+        self._executor = executor
 
     def run(self, started_s: float, total: int, progress: ProgressCallback | None) -> RebuildResult:
         """The whole of it."""
@@ -135,39 +151,43 @@ class _RebuildRun:
             new = NewDatabase(self._new, name=schema.SQLITE, page_bytes=_page_bytes(self._path))
             with closing(new):
                 new.fill(_with_progress(items, total, progress))
-                inspecting = _ThreadTask(self._inspect_live)  # now that a core is idle
+                inspecting = self._executor.submit(self._inspect_live)  # a core is idle now
                 new.make_indexes()
                 inode, found = inspecting.result()
                 new.catch_up(read_batches(self._home, new.checkpoint))
                 with write_lock(self._home).held():
                     new.catch_up(read_batches(self._home, new.checkpoint))
+                    counts = new.counts()
                     new.close()
-                    return self._swap_in(new, self._current_state(inode, found), started_s)
+                    old = self._current_state(inode, found)
+                    return self._swap_in(new, counts, old, started_s)
 
-    def _inspect_live(self) -> tuple[int, str]:
-        inode = _inode(self._path)
+    def _inspect_live(self) -> tuple[tuple[int, int], str]:
+        inode = inode_of(self._path)
         return inode, database.inspect_database(self._path, check_pages=True)
 
-    def _current_state(self, inode: int, found: str) -> str:
-        """What stands at the path now; `found` is what the thorough look found at `inode`."""
+    def _current_state(self, inode: tuple[int, int], found: str) -> str:
+        """The state of the live database now; `found` came from checking all pages of `inode`."""
         current = database.inspect_database(self._path, check_pages=False)
         database.require_compatible(self._path, current)
         return (
             found
-            if (current, found) == (CURRENT, DAMAGED) and inode == _inode(self._path)
+            if (current, found) == (CURRENT, DAMAGED) and inode == inode_of(self._path)
             else current
         )
 
-    def _swap_in(self, new: NewDatabase, old: str, started_s: float) -> RebuildResult:
-        """Under the lock: the new file in the place of what stands there."""
-        digesting = _ThreadTask(lambda: new.digest or _digest(self._new))
-        rows, conflicts = _counts(self._new)
+    def _swap_in(
+        self, new: NewDatabase, counts: tuple[int, int], old: str, started_s: float
+    ) -> RebuildResult:
+        """Replaces the live database, whose state is `old`, by the new file. Under the lock."""
+        digesting = self._executor.submit(lambda: new.digest or _digest(self._new))
+        rows, conflicts = counts
         difference = None
         kept = None
         if old not in (MISSING, DAMAGED):
             old, difference = self._overwrite_live(old)
         if old in (MISSING, DAMAGED):
-            digesting.result()  # nobody may read the file when it changes its mode
+            digesting.result()  # the journal mode cannot change while another connection reads
             kept = str(file.set_aside(self._path)) if old == DAMAGED else None
             swap.move_into_place(self._path, self._new)
         if old == MISSING:
@@ -185,10 +205,10 @@ class _RebuildRun:
         )
 
     def _overwrite_live(self, old: str) -> tuple[str, TableDifference | None]:
-        """Copies the new tables over the old ones; DAMAGED, where that cannot be done."""
+        """Copies the new tables over the old ones. Returns DAMAGED where that is impossible."""
         comparing = None
         with suppress(sqlite3.Error):
-            comparing = _ThreadTask(TableComparison(self._path, self._new).run)
+            comparing = self._executor.submit(TableComparison(self._path, self._new).run)
         try:
             swap.overwrite(self._path, self._new)
         except sqlite3.DatabaseError as error:
@@ -198,58 +218,30 @@ class _RebuildRun:
         finally:
             difference = comparing.result() if comparing else None
         with suppress(sqlite3.Error):
-            swap.checkpoint_wal(self._path)  # a later commit does it, where this cannot
+            swap.checkpoint_wal(self._path)  # where this fails, a later commit does it
         return old, difference
 
 
-class _ThreadTask(Generic[T]):
-    """Work in a thread beside the one that waits for its result. SQLite does not hold the GIL."""
-
-    def __init__(self, work: Callable[[], T]) -> None:
-        self._work = work
-        self._results: list[T] = []
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def result(self) -> T:
-        """Waits for it. Raises what the work raised."""
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        return self._results[0]
-
-    def _run(self) -> None:
-        try:
-            self._results.append(self._work())
-        except BaseException as error:  # noqa: BLE001  # it is raised where the result is wanted
-            self._error = error
-
-
 def digest_of(home: Path) -> str:
-    """The digest of the live table. Raises ProjectionError where there is none, ForeignHome."""
+    """The digest of the live table. Raises ProjectionError, ForeignHome, SchemaTooNew."""
     path = database_path(home)
     try:
         found = database.inspect_database(path, check_pages=False)
         database.require_compatible(path, found)
         if found == MISSING:
-            EventLog(home)  # a home of the old tracker is refused in its own words
-            raise ProjectionError(
-                "there is no table yet",
-                where=str(path),
-                do="run `eventlog project sqlite --once` or `eventlog rebuild-database`",
-            )
+            EventLog(home)  # raises ForeignHome for a home of the old tracker
+            raise missing_error(path)
         if found == DAMAGED:
-            raise _unreadable_error("it is damaged", path)
+            raise unreadable_error(path, "it is damaged")
         return file.read_database(path, lambda db: digest(db.execute(schema.SELECT_SIGNALS)))
     except sqlite3.Error as error:
-        raise _unreadable_error(str(error), path) from error
+        raise unreadable_error(path, error) from error
 
 
 def _with_progress(
     items: Iterable[Item], total: int, progress: ProgressCallback | None
 ) -> Iterator[RebuildBatch]:
-    """The portions, with the progress told."""
+    """The batches that `items` hold, each reported to `progress`."""
     segment = done = before = 0
     for item in items:
         batch = RebuildBatch._make(item)
@@ -266,13 +258,6 @@ def _digest(path: Path) -> str:
         return digest(db.execute(schema.SELECT_SIGNALS))
 
 
-def _counts(path: Path) -> tuple[int, int]:
-    with closing(file.connect(path, readonly=True)) as db:
-        (rows,) = db.execute("SELECT count(*) FROM signals").fetchone()
-        (conflicts,) = db.execute("SELECT count(*) FROM conflicts").fetchone()
-        return rows, conflicts
-
-
 def _page_bytes(path: Path) -> int:
     """Page size of the live database: a backup into another size fails."""
     try:
@@ -282,16 +267,9 @@ def _page_bytes(path: Path) -> int:
     return int(size)
 
 
-def _inode(path: Path) -> int:
-    try:
-        return path.stat().st_ino
-    except FileNotFoundError:
-        return 0
-
-
 @contextmanager
 def _gc_disabled() -> Iterator[None]:
-    """The cyclic garbage collector looks at every row again and again, and finds no cycle."""
+    """Disables the cyclic garbage collector, which would visit every row and find no cycle."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -301,29 +279,21 @@ def _gc_disabled() -> Iterator[None]:
             gc.enable()
 
 
-def _unreadable_error(problem: str, path: Path) -> ProjectionError:
-    return ProjectionError(
-        f"the table cannot be read: {problem}",
-        where=str(path),
-        do="see whether this account may read it; `eventlog rebuild-database` heals a damaged one",
-    )
-
-
 def _translate_error(error: sqlite3.Error, path: Path) -> ProjectionError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL:
         return _disk_full_error(path, str(error))
     if code == sqlite3.SQLITE_IOERR:
         return ProjectionError(
-            f"the disk refused: {error}",
+            f"the disk reported an error: {error}",
             where=os.fspath(path.parent),
-            do="see whether it is full or failing; the old table stays as it was",
+            do="check whether it is full or failing; the old table is unchanged",
         )
     return ProjectionError(
         f"the table could not be rebuilt: {error}",
         where=str(path),
-        do="see whether another program holds the database, and whether this account may write "
-        "there; the old table stays as it was",
+        do="check whether another program locks the database, and whether this account may write "
+        "there; the old table is unchanged",
     )
 
 
@@ -331,6 +301,6 @@ def _disk_full_error(path: Path, problem: str) -> ProjectionError:
     return ProjectionError(
         f"no room for the new table: {problem}",
         where=os.fspath(path.parent),
-        do="make room for three times the database: the new file, and its way through the WAL; the "
-        "old table stays as it was",
+        do="free three times the size of the database, for the new file and the WAL through which "
+        "it is copied; the old table is unchanged",
     )

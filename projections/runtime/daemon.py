@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from eventlog import EventLog, EventLogError
-from eventlog.plumbing import log_status, run_in_thread
+from eventlog.plumbing import require_home, run_in_thread
 from projections.projection import Checkpoint
 from projections.runtime.batcher import Pace
 from projections.runtime.projector import Projector
@@ -44,7 +44,7 @@ def run(
 
     Raises LogNotFound without a log, and the error of a projection or service.
     """
-    log_status(str(home))
+    require_home(home)
     try:
         asyncio.run(_run(home, names, pace, once, Notifier(notify_socket), services))
     finally:

@@ -1,4 +1,4 @@
-"""Turns entries into rows of the signals table; pure.
+"""Turns entries of the log into rows of the signals table. Pure.
 
 Invariant: equal logs give equal rows, live or rebuilt.
 

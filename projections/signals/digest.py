@@ -1,4 +1,4 @@
-"""The SHA-256 over the rows of the signals table.
+"""The digest of the signals table: the SHA-256 over its rows.
 
 Invariant: equal tables give equal digests, on every machine.
 """
@@ -19,23 +19,23 @@ TableRow: TypeAlias = tuple[
     *tuple[str | None, float | None, float | None],  # outcome, exit_price, profit_loss_pct
     *tuple[str, str | None, str],  # sha256, order_id, created_at
 ]
-DIGEST_ROWS = 1_000  # are hashed at once, about 400 KB: the hash then costs next to nothing a row
+DIGEST_ROWS = 1_000  # hashed at a time, about 400 KB: hashing then costs almost nothing per row
 
 
 def digest_line(row: TableRow) -> str:
     """The line of a row in the digest: `json.dumps(row, separators=(",", ":"))` and a newline.
 
-    -0.0 is written as 0.0. It takes two thirds of the time of `json.dumps`, for the digest is a
-    good part of a rebuild; what is not as plain as nearly every row goes to `json.dumps` itself.
-    Floats are written by Python alone: orjson has changed how it writes them between releases.
+    -0.0 is written as 0.0. The fast path takes two thirds of the time of `json.dumps`, since the
+    digest is a large part of a rebuild; unusual rows are left to `json.dumps`. Only Python writes
+    floats: orjson's text for them has changed between releases.
     """
     # fmt: off
     (seq, signal_id, symbol, action, entry, target, stop, confidence, strategy,
      asset_type, source, timestamp, outcome, exit_price, pct, sha, order, created_at) = row
     # fmt: on
     try:
-        # Neither zero, for it may be -0.0, nor infinite, for JSON has its own word for that; and
-        # the 1.0 is there for text to raise, where an integer would repeat it.
+        # Not zero, which may be -0.0, and not infinite, which JSON cannot hold. The 1.0 makes text
+        # raise TypeError, where an integer would repeat the text.
         if 0.0 < 1.0 * entry * target * stop * confidence < inf:
             return (
                 f"[{seq:d},{_quoted(signal_id)},{_quoted(symbol)},{_quoted(action)},{entry!r},"
@@ -47,12 +47,12 @@ def digest_line(row: TableRow) -> str:
                 f"{'null' if order is None else _quoted(order)},{_quoted(created_at)}]\n"
             )
     except TypeError:
-        pass  # somebody else wrote a column of another type: SQLite does not mind
+        pass  # another program wrote a value of another type, which SQLite allows
     return f"[{','.join([_json_value(value) for value in row])}]\n"
 
 
 def digest(rows: Iterable[TableRow]) -> str:
-    """SHA-256, in hex, over the lines of the rows of SELECT_SIGNALS: equal for equal tables."""
+    """SHA-256, in hex, over the digest lines of the rows of SELECT_SIGNALS."""
     hasher = sha256()
     source = iter(rows)
     while lines := [digest_line(row) for row in islice(source, DIGEST_ROWS)]:

@@ -1,21 +1,19 @@
-"""The fold: entries of the log into changes of the tables in schema.py. Pure.
+"""The fold: turns entries of the log into changes of the tables in schema.py. Pure.
 
-It has two halves, because three users share it:
+It has two steps:
 
-    prepare(entries)          looks at each entry alone: rows, facts, and what is malformed
-    resolve(prepared, states)  decides what depends on the log before: duplicates and moves
+    prepare(entries)           handles each entry alone: rows, facts, malformed payloads
+    resolve(prepared, states)  decides what depends on earlier entries: duplicates, transitions
 
-- The live projection prepares a batch, asks SELECT_STATES for its `signal_ids`, settles, and executes
-  `statements` in the transaction that moves its checkpoint.
-- A rebuild may prepare in one process and settle in another: what is prepared is plain tuples,
-  which marshal carries, and where a batch holds signals only, settling is one look for double ids.
-  It may ask SELECT_STATES for `fact_ids` alone, and let the UNIQUE column find the rare signal_id that
-  comes again: INSERT_SIGNAL fails, and it deletes the rows of that batch by id and settles it once
-  more with the states of all `signal_ids`.
-- Who keeps active signals in memory settles against those, and reads in `lifecycle` what applied.
+- The live projection prepares a batch, reads the states of its `signal_ids` with SELECT_STATES,
+  resolves it, and executes `statements` in the transaction that moves its checkpoint.
+- A rebuild prepares in one process and resolves in another: a prepared batch is plain tuples, which
+  marshal carries. It reads the states of `fact_ids` alone. A duplicate signal_id, which is rare,
+  makes INSERT_SIGNAL fail on the UNIQUE column; then it deletes the rows of that batch by id and
+  resolves the batch again with the states of all `signal_ids`.
 
 Invariant: every entry of a known event becomes either its rows, or one row of `conflicts` with the
-reason; no payload raises. The sum of the changes does not depend on how a log is cut into batches.
+reason; no payload raises. The changes do not depend on how a log is divided into batches.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +34,7 @@ from projections.signals.transitions import (
     profit_loss_pct_of,
 )
 
-# Why an entry is in `conflicts` and nowhere else; payloads.py has the reasons of malformed ones.
+# The reasons in `conflicts`; payloads.py has those of malformed payloads.
 UNKNOWN_SIGNAL = "unknown signal"
 SAME_CONTENT = "duplicate signal_id with the same content"
 OTHER_CONTENT = "duplicate signal_id with other content"
@@ -44,24 +42,24 @@ ILLEGAL_TRANSITION = "illegal move {before} -> {event}"
 OUT_OF_RANGE = "profit_loss_pct is not finite"
 GAP = "entries {first} to {last} are damaged in the log"
 
-Fact: TypeAlias = tuple[int, str, str, *FactValues]  # seq, event, recorded_at, what it says
+Fact: TypeAlias = tuple[int, str, str, *FactValues]  # seq, event, recorded_at, values
 
 
 class PreparedBatch(NamedTuple):
-    """What a batch says as far as each entry alone can tell; all in the order of the log."""
+    """A batch after the first step; each list is in the order of the log."""
 
     signals: Sequence[schema.SignalRow]
     extras: Sequence[schema.ExtraRow]
-    lifecycle: Sequence[schema.LifecycleRow]  # of the signals alone
+    lifecycle: Sequence[schema.LifecycleRow]  # of the signals only
     facts: Sequence[Fact]
     conflicts: Sequence[schema.ConflictRow]
 
 
 class SignalState(NamedTuple):
-    """A signal as far as the entries after it depend on it."""
+    """The part of a signal on which later entries depend."""
 
     id: int  # its seq
-    event: str  # the last that applied to it
+    event: str  # the last one that applied to it
     action: str
     entry_price: float
     target_price: float
@@ -70,7 +68,7 @@ class SignalState(NamedTuple):
 
 
 class TableChanges(NamedTuple):
-    """Rows for the statements of schema.py. No two of one list touch the same row."""
+    """Rows for the statements of schema.py. No two in one list change the same row."""
 
     signals: Sequence[schema.SignalRow]
     orders: Sequence[schema.OrderRow]
@@ -81,10 +79,10 @@ class TableChanges(NamedTuple):
 
 
 def prepare(entries: Sequence[Entry], *, after: int) -> PreparedBatch:
-    """The half of the fold that needs no state. `after` is the seq of the entry before the first.
+    """The first step of the fold. `after` is the seq of the entry before the first.
 
-    Entries ascend; where a seq is left out (damage that a person accepted), one conflict at the
-    first seq of the gap says so. A payload is what JSON can hold. Unknown events leave no trace.
+    Entries ascend. A gap (damage that a person accepted) becomes one conflict at its first seq. A
+    payload holds JSON values. Entries of unknown events are ignored.
     """
     signals: list[schema.SignalRow] = []
     extras: list[schema.ExtraRow] = []
@@ -120,12 +118,12 @@ def prepare(entries: Sequence[Entry], *, after: int) -> PreparedBatch:
 
 
 def signal_ids(prepared: PreparedBatch) -> set[str]:
-    """The ids whose states `resolve` must be given, where they exist."""
+    """The signal_ids whose states `resolve` needs, where they exist."""
     return {row[1] for row in prepared.signals} | fact_ids(prepared)
 
 
 def fact_ids(prepared: PreparedBatch) -> set[str]:
-    """The ids among them that facts name: enough for one who finds double signals himself."""
+    """The signal_ids of the facts: enough for a caller that finds duplicate signals itself."""
     return {fact[3] for fact in prepared.facts}
 
 
@@ -137,9 +135,9 @@ def states_of(
 
 
 def resolve(prepared: PreparedBatch, states: Mapping[str, SignalState]) -> TableChanges:
-    """The other half: what the batch changes, given the states of its signals before it.
+    """The second step: the changes of a batch, given the states of its signals before it.
 
-    `states` holds every id of `signal_ids(prepared)` that exists; more do no harm.
+    `states` holds every id of `signal_ids(prepared)` that exists, and may hold more.
     """
     new_signals = {row[1]: row for row in prepared.signals}
     if len(new_signals) != len(prepared.signals) or not new_signals.keys().isdisjoint(
@@ -153,7 +151,7 @@ def resolve(prepared: PreparedBatch, states: Mapping[str, SignalState]) -> Table
 
 
 def statements(changes: TableChanges) -> Iterator[tuple[str, Sequence[tuple[object, ...]]]]:
-    """Each statement with the rows to execute it for, in the order in which they must run."""
+    """Yields each statement with its rows, in the order in which they must be executed."""
     for statement, rows in (
         (schema.INSERT_SIGNAL, changes.signals),
         (schema.SET_ORDER, changes.orders),
@@ -174,7 +172,7 @@ def ids_json(ids: set[str]) -> str:
 def _without_duplicates(
     prepared: PreparedBatch, states: Mapping[str, SignalState]
 ) -> tuple[PreparedBatch, dict[str, schema.SignalRow]]:
-    """Keep the first signal of each signal_id; the others become conflicts."""
+    """Keeps the first signal of each signal_id; the others become conflicts."""
     new_signals: dict[str, schema.SignalRow] = {}
     conflicts = list(prepared.conflicts)
     dropped: set[int] = set()
@@ -185,7 +183,7 @@ def _without_duplicates(
             new_signals[signal_id] = row
             continue
         known_sha256 = new_signals[signal_id][12] if state is None else state.sha256
-        # The hash is over the nine fields that "content" means.
+        # "Content" in the reason means the nine fields that the hash covers.
         conflicts.append(
             (seq, signal_id, SAME_CONTENT if known_sha256 == sha256 else OTHER_CONTENT)
         )
@@ -233,16 +231,16 @@ def _with_facts(
 
 
 def _new_signal_state(row: schema.SignalRow | None, seq: int) -> SignalState | None:
-    """The state of a signal of this same batch, unless it comes only after `seq`."""
+    """The state of a signal of the same batch; None where it comes after `seq`."""
     if row is None or row[0] > seq:
         return None
     return SignalState(row[0], SIGNAL, row[3], row[4], row[5], row[6], row[12])
 
 
 def _outcome(state: SignalState, fact: Fact) -> schema.OutcomeRow | None:
-    """What `closed` writes into the signal's row; None where the profit is not a finite number."""
+    """The outcome columns that `closed` sets; None where the profit is not a finite number."""
     *_, exit_price, outcome, pct = fact
-    assert exit_price is not None, "read_fact lets no `closed` pass without it"
+    assert exit_price is not None, "read_fact rejects a `closed` without it"
     if outcome is None:
         outcome = outcome_of(
             state.action,

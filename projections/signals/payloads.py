@@ -1,11 +1,11 @@
-"""What a payload must hold to become a row or a move; anything else is a reason, never an error.
+"""Reads the values of a stored payload; a malformed one gives a reason, not an error.
 
-A log may come from another program, or from a door of other times. Checked here is what the tables
-and the moves need to hold: types, numbers that can be compared and divided, times that sort. It is
-not all that the door asks for: what an older door took stays a row when the door becomes stricter.
+A log may have been written by another program, or under older validation rules. This module checks
+only what the tables and transitions need: types, finite numbers, times that sort as text. It is
+less strict than validation, so a stored signal stays a row when validation becomes stricter.
 
-Invariant: no payload that JSON can hold raises; `read_signal` and `read_fact` return values that
-fit their columns without conversion, or one of the reasons below about the first key that does not.
+Invariant: no JSON payload raises. `read_signal` and `read_fact` return values that fit their
+columns without conversion, or the reason why the first unfit key does not.
 """
 
 import json
@@ -48,14 +48,14 @@ SignalValues: TypeAlias = tuple[str, str, str, float, float, float, float, str, 
 # signal_id, JSON of all other keys, order_id, exit_price, outcome, profit_loss_pct
 FactValues: TypeAlias = tuple[str, str | None, str | None, float | None, str | None, float | None]
 
-# Stored form only: text that sorts as time does. Some Pythons read an hour 24, so it is named here.
+# Stored form only: text that sorts as time does. Some Pythons accept hour 24, so it is excluded.
 _STORED_TIME = re.compile(r"\d{4}-\d\d-\d\dT(?!24)\d\d:\d\d:\d\d\.\d{6}\+00:00", re.ASCII)
 _SCALAR_TYPES = frozenset({str, int, bool, NoneType})
 _dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 class FieldRule(NamedTuple):
-    """How to read the value of a key, None where it does not fit, and what to say then."""
+    """How to read the value of a key (None where it does not fit), and the reason then."""
 
     read: Callable[[object], str | float | None]
     reason: str
@@ -63,7 +63,7 @@ class FieldRule(NamedTuple):
 
 
 def read_id(value: object) -> str | None:
-    """A signal_id. Printable, so that it survives SQLite's JSON functions, which end at a NUL."""
+    """A signal_id. Printable, since SQLite's JSON functions cut text at a NUL."""
     if isinstance(value, str) and 0 < len(value) <= ID_CHARS_MAX and value.isprintable():
         return value
     return None
@@ -127,7 +127,7 @@ SIGNAL_RULES: Mapping[str, FieldRule] = {  # in the order of the values that rea
     "timestamp": FieldRule(_time, NOT_A_TIME),
     "sha256": FieldRule(_nonempty_text, EMPTY),
 }
-# Of a fact, what the fold reads; its other keys only pass into `detail`.
+# The keys of a fact that the fold reads; `detail` keeps them and all others but signal_id.
 FACT_RULES: Mapping[str, Mapping[str, FieldRule]] = {
     EXECUTED: {"signal_id": _ID, "order_id": FieldRule(_text, NOT_TEXT)},
     SKIPPED: {"signal_id": _ID, "reason": FieldRule(_text, NOT_TEXT)},
@@ -145,7 +145,7 @@ _signal_values = itemgetter(*SIGNAL_RULES)
 
 
 def read_signal(payload: dict[str, object]) -> tuple[SignalValues, str | None] | str:
-    """The values of a signal and the JSON of its other keys, None without any; or a reason."""
+    """The values of a signal, and the JSON of its other keys or None; or a reason."""
     values = _stored_values(payload) or _read_signal_values(payload)
     if isinstance(values, str):
         return values
@@ -156,7 +156,7 @@ def read_signal(payload: dict[str, object]) -> tuple[SignalValues, str | None] |
 
 
 def read_fact(event: str, payload: dict[str, object]) -> FactValues | str:
-    """What a fact says of its signal; or a reason."""
+    """The values of a fact; or a reason."""
     read = _read(payload, FACT_RULES[event])
     if isinstance(read, str):
         return read
@@ -173,10 +173,10 @@ def read_fact(event: str, payload: dict[str, object]) -> FactValues | str:
 
 
 def _stored_values(payload: dict[str, object]) -> SignalValues | None:
-    """The values where all are as the door stores them; None leaves it to the rules to say why.
+    """The values of a signal in the form that validation stores; None leaves it to SIGNAL_RULES.
 
-    One expression for what SIGNAL_RULES say, in a third of their time: nearly every entry of a log
-    passes here. A confidence of 0 does not, for it may be -0.0.
+    One expression for all of SIGNAL_RULES, in a third of their time: nearly every entry of a log
+    passes. A confidence of 0 does not, since it may be -0.0.
     """
     try:
         values: Any = _signal_values(payload)
@@ -212,7 +212,7 @@ def _read_signal_values(payload: dict[str, object]) -> SignalValues | str:
 
 
 def _read(payload: dict[str, object], rules: Mapping[str, FieldRule]) -> dict[str, Any] | str:
-    """The values that `rules` read from the payload, or the reason of the first that does not."""
+    """The values that `rules` read from the payload, or the reason of the first unfit one."""
     read: dict[str, Any] = {}
     for key, rule in rules.items():
         given = payload.get(key)
@@ -226,10 +226,10 @@ def _read(payload: dict[str, object], rules: Mapping[str, FieldRule]) -> dict[st
 
 
 def to_json(fields: dict[str, object]) -> str | None:
-    """`fields` as JSON, in their order and with their values exactly; None where nested too deep.
+    """`fields` as JSON, in their order and with exact values; None where nested too deep.
 
-    The text is that of the standard json, whatever wrote it, so that a database that grew over the
-    years equals one that is rebuilt: orjson writes floats as its release pleases, and so gets none.
+    The text equals that of the standard json module, so that an old database equals a rebuilt one.
+    orjson therefore writes no floats: its text for them has changed between releases.
     """
     for value in fields.values():
         if type(value) not in _SCALAR_TYPES:

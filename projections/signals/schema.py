@@ -1,7 +1,7 @@
-"""The SQLite tables of the read side: schema, the statements that fill it, digest. Pure.
+"""The SQLite tables of the read side, and the statements that fill them. Pure.
 
 Invariant: the live projection and a rebuild execute the same statements, so equal changes make
-equal tables; `digest` of equal `signals` tables is equal, on every machine and Python.
+equal tables.
 """
 
 from typing import TypeAlias
@@ -9,7 +9,7 @@ from typing import TypeAlias
 APPLICATION_ID = 0x53474C47  # "SGLG": a database without it is not ours
 SCHEMA_VERSION = 1  # PRAGMA user_version; the old tracker's databases have 0
 
-# The old tracker's table, unchanged: its readers go on as before. What is ours stands beside it.
+# `signals` is the old tracker's table, unchanged, so that its readers still work.
 TABLES = (
     """CREATE TABLE signals (
     id INTEGER PRIMARY KEY AUTOINCREMENT, signal_id TEXT UNIQUE NOT NULL, symbol TEXT NOT NULL, action TEXT NOT NULL,
@@ -23,18 +23,18 @@ TABLES = (
     "CREATE TABLE conflicts(seq INTEGER PRIMARY KEY, signal_id TEXT, reason TEXT NOT NULL)",
     "CREATE TABLE checkpoint(name TEXT PRIMARY KEY, seq INTEGER NOT NULL, chain TEXT NOT NULL,"
     " segment INTEGER, byte_offset INTEGER)",
-    # SELECT_STATES looks here for where a signal stands, in a rebuild too: it cannot wait with the others.
-    # The signals themselves are left out, for they are most of the table and in no need of it.
+    # SELECT_STATES reads a signal's state through this index, in a rebuild too, so it is created
+    # with the tables. Rows of `signal`, most of the table, are left out: no query needs them here.
     "CREATE INDEX lifecycle_signal_id ON lifecycle(signal_id) WHERE event <> 'signal'",
 )
 
-# Each costs on every insert, so there are few, each for a query; a rebuild makes them last. Those
-# on times end in the rowid, which is SQLite's doing: newest first by (timestamp, id) sorts nothing.
+# Each index slows every insert, so there are few, each for a query; a rebuild creates them last.
+# SQLite ends each entry with the rowid, so newest first by (timestamp, id) needs no sort.
 INDEXES = (
     "CREATE INDEX signals_symbol_timestamp ON signals(symbol, timestamp)",  # latest of a symbol
     "CREATE INDEX signals_timestamp ON signals(timestamp)",  # latest of all
     "CREATE INDEX signals_confidence ON signals(confidence)",
-    # Wins, losses and the mean return, without a look at the rows, and only for trades that ended.
+    # Wins, losses and the mean return, from the index alone, and only for trades that ended.
     "CREATE INDEX signals_outcome ON signals(outcome, profit_loss_pct) WHERE outcome IS NOT NULL",
 )
 
@@ -43,9 +43,9 @@ COLUMNS = (
     *("confidence", "strategy", "asset_type", "data_source", "timestamp", "outcome", "exit_price"),
     *("profit_loss_pct", "sha256", "order_id", "created_at"),
 )
-SELECT_SIGNALS = f"SELECT {', '.join(COLUMNS)} FROM signals ORDER BY id"  # what `digest` takes
+SELECT_SIGNALS = f"SELECT {', '.join(COLUMNS)} FROM signals ORDER BY id"  # the input of `digest`
 
-# Plain tuples, so that a batch may cross to another process by marshal.
+# Plain tuples, so that marshal can carry a batch to another process.
 SignalRow: TypeAlias = tuple[
     *tuple[int, str, str, str],  # id, signal_id, symbol, action
     *tuple[float, float, float, float],  # entry_price, target_price, stop_price, confidence
@@ -60,7 +60,7 @@ OutcomeRow: TypeAlias = tuple[str, float, float, int]  # outcome, exit_price, pc
 
 SQLITE = "sqlite"  # the name of the projection that these tables are
 INSERT_CHECKPOINT = "INSERT INTO checkpoint(name, seq, chain) VALUES (?, 0, ?)"
-# No row where somebody else wrote what is no seq.
+# No row where another program wrote a value that is not a seq.
 SELECT_CHECKPOINT = """SELECT seq, chain, segment, byte_offset FROM checkpoint
     WHERE name = ? AND typeof(seq) = 'integer' AND seq >= 0"""
 
@@ -71,14 +71,14 @@ INSERT_SIGNAL = (
 )
 SET_ORDER = "UPDATE signals SET order_id = ? WHERE id = ?"
 SET_OUTCOME = "UPDATE signals SET outcome = ?, exit_price = ?, profit_loss_pct = ? WHERE id = ?"
-# The row's own number is the seq of its signal, as in every table here: a rebuild repeats it.
+# The rowid is the seq of the signal, as in every table here, so a rebuild gives the same one.
 INSERT_EXTRA = "INSERT INTO signal_extras(rowid, signal_id, extra) VALUES (?, ?, ?)"
 INSERT_LIFECYCLE = (
     "INSERT INTO lifecycle(seq, signal_id, event, recorded_at, detail) VALUES (?, ?, ?, ?, ?)"
 )
 INSERT_CONFLICT = "INSERT INTO conflicts(seq, signal_id, reason) VALUES (?, ?, ?)"
 
-# The signals among the ids of a JSON array, and the last event that applied to each.
+# The signals whose ids are in a JSON array, with the last event that applied to each.
 SELECT_STATES = """SELECT s.signal_id, s.id, coalesce(
         (SELECT l.event FROM lifecycle AS l WHERE l.signal_id = s.signal_id AND l.event <> 'signal'
          ORDER BY l.seq DESC LIMIT 1), 'signal'),

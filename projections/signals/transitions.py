@@ -1,13 +1,13 @@
-"""What may happen to a signal, and what its end is worth. Pure.
+"""The lifecycle of a signal: allowed transitions, outcome and profit. Pure.
 
     signal -> executed | skipped | expired | cancelled | closed
     executed -> closed
 
-A signal stands where its last fact that applied has put it; the signal itself is the first. The
-table below is the only place that says where it may go from there: the projections decide by it
-and write what does not fit into `conflicts`.
+The state of a signal is the last event that applied to it; the signal itself is the first. The
+table below is the only definition of the allowed transitions. The projections apply it, and record
+a fact that it does not allow in `conflicts`.
 
-Invariant: no fact applies twice to one signal, and nothing follows `closed`.
+Invariant: no fact applies twice to one signal, and no event follows `closed`.
 """
 
 from collections.abc import Mapping
@@ -30,10 +30,10 @@ TRANSITIONS: Mapping[str, frozenset[str]] = MappingProxyType(
         CLOSED: frozenset(),
     }
 )
-FACT_EVENTS = TRANSITIONS[SIGNAL]  # every fact can be the first
+FACT_EVENTS = TRANSITIONS[SIGNAL]  # each fact may directly follow the signal
 ACTIVE_EVENTS = frozenset(
     event for event, following in TRANSITIONS.items() if following
-)  # where a signal can still move
+)  # after which a signal can still change
 
 BUY = "BUY"
 SELL = "SELL"
@@ -51,11 +51,10 @@ def is_allowed(before: str, event: str) -> bool:
 
 
 def outcome_of(action: str, *, target_price: float, stop_price: float, exit_price: float) -> str:
-    """How a trade ended that was closed at `exit_price` without a word on its outcome.
+    """The outcome of a trade closed at `exit_price` whose `closed` fact gives none.
 
-    BUY wins at the target or above and loses at the stop or below; SELL is mirrored. Where the
-    prices of a signal stand the wrong way round and both hold, it is a win: the target is asked
-    for first.
+    BUY wins at the target or above and loses at the stop or below; SELL is mirrored. Where target
+    and stop are the wrong way round and both conditions hold, it is a win.
     """
     is_win, is_loss = exit_price >= target_price, exit_price <= stop_price
     if action == SELL:
@@ -66,8 +65,8 @@ def outcome_of(action: str, *, target_price: float, stop_price: float, exit_pric
 def profit_loss_pct_of(action: str, *, entry_price: float, exit_price: float) -> float:
     """Profit in percent of the entry price; negative is a loss. Never -0.0.
 
-    It is infinite where the quotient leaves the range of a double; the caller refuses that.
+    It is infinite where it exceeds the range of a double; the caller rejects that.
     """
     pct = (exit_price - entry_price) / entry_price * 100
-    # Taking from 0.0 negates exactly and leaves 0.0 where a minus sign would make -0.0 of it.
+    # Subtracting from 0.0 negates exactly, but leaves 0.0 as it is; a minus sign gives -0.0.
     return 0.0 - pct if action == SELL else pct

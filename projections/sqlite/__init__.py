@@ -1,4 +1,4 @@
-"""The SQLite projection: data/signals.db, its set-up, write lock, transactions and scratch files.
+"""The SQLite projection, `data/signals.db`: setup, write lock, transactions, scratch directories.
 
 Invariant: rows and checkpoint change in one transaction.
 

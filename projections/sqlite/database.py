@@ -1,19 +1,21 @@
-"""The file of the SQLite projection: whose it is, how it is set up, and who may write it.
+"""`data/signals.db`: inspecting it, setting it up, reading its checkpoint.
 
-`data/signals.db.lock` is held around each transaction that writes, with its WAL checkpoint, and
-by a rebuild while it swaps; so there is one writing and checkpointing connection at a time.
+`data/signals.db.lock` is held around each writing transaction with its WAL checkpoint, and by a
+rebuild while it swaps. So one connection at a time writes and checkpoints.
 
-Invariant: a database that is not ours is never written, and a damaged one is kept aside.
+Invariant: a database that is not ours is never written, and a damaged one is set aside.
 """
 
 import sqlite3
 import stat
+from collections.abc import Iterable
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 from eventlog import ForeignHome, UnsafePath
-from projections.errors import SchemaTooNew
-from projections.projection import CHAIN_START
+from projections.errors import ProjectionError, SchemaTooNew
+from projections.projection import CHAIN_START, Checkpoint
 from projections.signals import schema
 from projections.sqlite.file import (
     connect,
@@ -25,7 +27,7 @@ from projections.sqlite.file import (
 )
 
 MISSING, CURRENT, FOREIGN, DAMAGED = "missing", "ours", "foreign", "damaged"
-OLDER, NEWER = "older", "newer"  # ours, of another schema
+OLDER, NEWER = "older", "newer"  # ours, with another schema version
 
 _LIST_TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
 
@@ -36,9 +38,9 @@ def database_path(home: Path) -> Path:
 
 
 def inspect_database(path: Path, *, check_pages: bool) -> str:
-    """What stands at `path`: one of the six words above. Changes nothing.
+    """Returns the state of the database at `path`: one of the six words above. Changes nothing.
 
-    `check_pages` looks at every page for damage, which takes a second a gigabyte or so.
+    `check_pages` checks every page for damage, which takes about one second per gigabyte.
     """
     try:
         status = path.lstat()
@@ -46,7 +48,7 @@ def inspect_database(path: Path, *, check_pages: bool) -> str:
         return MISSING
     if not stat.S_ISREG(status.st_mode):
         raise UnsafePath(
-            "no regular file stands where the database should be", where=str(path), do="move it"
+            "the database path is not a regular file", where=str(path), do="move it away"
         )
     if status.st_size == 0:
         return DAMAGED
@@ -70,15 +72,46 @@ def _classify(database: sqlite3.Connection, check_pages: bool) -> str:
         (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             return DAMAGED
-    # Our tables are all there, or SQLite says that there is no such one, and so is the checkpoint.
+    # Each of our tables must exist: SQLite raises "no such table" for one that does not.
     for name in ("signals", "signal_extras", "lifecycle", "conflicts"):
         database.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone()
-    checkpoint = database.execute(schema.SELECT_CHECKPOINT, (schema.SQLITE,)).fetchone()
-    return CURRENT if checkpoint is not None else DAMAGED
+    return CURRENT if read_checkpoint(database) is not None else DAMAGED
+
+
+def read_checkpoint(database: sqlite3.Connection) -> Checkpoint | None:
+    """The checkpoint of the SQLite projection; None where its row is missing or not valid."""
+    row = database.execute(schema.SELECT_CHECKPOINT, (schema.SQLITE,)).fetchone()
+    return None if row is None else checkpoint_from_row(row)
+
+
+def checkpoint_from_row(row: Iterable[Any]) -> Checkpoint:
+    """The checkpoint that a row of SELECT_CHECKPOINT holds."""
+    seq, chain, segment, byte_offset = row
+    return Checkpoint(
+        projection=schema.SQLITE, seq=seq, chain=chain, segment=segment, byte_offset=byte_offset
+    )
+
+
+def missing_error(path: Path) -> ProjectionError:
+    """The error for a read where there is no database."""
+    return ProjectionError(
+        "there is no database yet",
+        where=str(path),
+        do="run `eventlog project sqlite --once` or `eventlog rebuild-database`",
+    )
+
+
+def unreadable_error(path: Path, problem: object) -> ProjectionError:
+    """The error for a database that cannot be read."""
+    return ProjectionError(
+        f"the database cannot be read: {problem}",
+        where=str(path),
+        do="check that this account may read it; `eventlog rebuild-database` repairs a damaged one",
+    )
 
 
 def require_compatible(path: Path, found: str) -> None:
-    """Raises for a database that we may not touch."""
+    """Raises ForeignHome or SchemaTooNew where `found` is a database that we may not write."""
     if found == FOREIGN:
         raise ForeignHome(
             "this home belongs to the old tracker",
@@ -94,10 +127,10 @@ def require_compatible(path: Path, found: str) -> None:
 
 
 def set_up(path: Path, *, check_pages: bool = True) -> str:
-    """Brings a database of our schema to `path`, whatever of ours stood there. Under the lock.
+    """Makes sure that `path` holds a database of our schema. The caller holds the write lock.
 
-    Returns what was found. A damaged file is set aside; tables of an older schema are dropped, to
-    be filled again from the log. Raises ForeignHome, SchemaTooNew.
+    Returns what was found. A damaged file is set aside. Tables of an older schema are dropped, and
+    filled again from the log later. Raises ForeignHome, SchemaTooNew.
     """
     found = inspect_database(path, check_pages=check_pages)
     require_compatible(path, found)
@@ -111,7 +144,7 @@ def set_up(path: Path, *, check_pages: bool = True) -> str:
 
 
 def _replace_schema(path: Path) -> bool:
-    """Puts our tables in the place of older ones; False where the file turns out to be damaged."""
+    """Replaces tables of an older schema by ours; False where the file turns out to be damaged."""
     try:
         with closing(connect(path)) as database:
             create_schema(database, replace=True)
@@ -124,32 +157,39 @@ def _replace_schema(path: Path) -> bool:
 
 
 def _create_database(path: Path) -> None:
-    """Makes it under another name, so that nobody ever sees half a schema."""
+    """Creates it under another name, so that no reader sees an incomplete schema."""
     new = path.with_name(f"{path.name}.new")
-    remove_database(new)  # whoever began it was killed
+    remove_database(new)  # left by a process that was killed
     create_private_file(new)
     with closing(connect(new)) as database:
         create_schema(database)
         database.execute("PRAGMA journal_mode = WAL")
-    # Where a database was deleted alone, SQLite would take its WAL for that of the new one.
+    # A -wal that outlived its deleted database would be taken for the WAL of the new one.
     remove_database(path)
     new.rename(path)
 
 
 def create_schema(database: sqlite3.Connection, *, replace: bool = False) -> None:
-    """Makes our tables and indexes, in one transaction."""
+    """Creates our tables, indexes and checkpoint in one transaction."""
     database.execute("BEGIN IMMEDIATE")
     try:
         if replace:
             for (name,) in database.execute(_LIST_TABLES).fetchall():
                 database.execute(f'DROP TABLE "{name}"')
-        for statement in (*schema.TABLES, *schema.INDEXES):
+        create_tables(database)
+        for statement in schema.INDEXES:
             database.execute(statement)
         database.execute(schema.INSERT_CHECKPOINT, (schema.SQLITE, CHAIN_START))
-        database.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
-        database.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")
         database.execute("COMMIT")
     except BaseException:
         with suppress(sqlite3.Error):
             database.execute("ROLLBACK")
         raise
+
+
+def create_tables(database: sqlite3.Connection) -> None:
+    """Creates our tables, empty, and marks the file as ours."""
+    for statement in schema.TABLES:
+        database.execute(statement)
+    database.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+    database.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")

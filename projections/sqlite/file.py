@@ -1,6 +1,6 @@
-"""A SQLite file: connect, create, inspect, set aside.
+"""A SQLite file: connecting, reading, creating, removing, setting aside when it is damaged.
 
-Invariant: a file that is not ours is never written.
+Invariant: a read creates no file beside a database that no process has open.
 """
 
 import logging
@@ -18,14 +18,15 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Of SQLite's own locks; ours is taken first, so only foreign writers make us wait. Half of the time
-# that a daemon has to end in.
+# How long to wait for SQLite's own locks. Our lock is taken first, so only foreign writers make us
+# wait. Half of the time in which a daemon must stop.
 BUSY_TIMEOUT_S = 5.0
-JOURNAL_BYTES_MAX = 64 * 1024 * 1024  # the WAL is cut to this after a long reader let go of it
+JOURNAL_BYTES_MAX = 64 * 1024 * 1024  # the WAL shrinks to this once a long reader has ended
 
-IMMUTABLE_QUERY = "mode=ro&immutable=1"  # takes no lock and makes no file: only while nobody writes
+IMMUTABLE_QUERY = "mode=ro&immutable=1"  # takes no lock, creates no file; only without a writer
+NO_FILE = (0, 0)  # the inode of a path without a file
 
-# A full disk, a file limit, a failed read or write, or a lock that somebody else holds.
+# A full disk, a file limit, a failed read or write, or a lock that another process holds.
 _TRANSIENT_CODES = frozenset(
     {
         *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED),
@@ -35,20 +36,20 @@ _TRANSIENT_CODES = frozenset(
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Whether SQLite says that the file itself is broken, not that it is busy or full."""
+    """Whether SQLite reports that the file itself is damaged, not that it is busy or full."""
     code = getattr(error, "sqlite_errorcode", None)
     broken = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-    # "no such table": ours by its header, but the schema is gone.
+    # "no such table": the header is ours, but the schema is gone.
     return code is not None and (code & 0xFF in broken or "no such table" in str(error))
 
 
 def is_transient(error: sqlite3.Error) -> bool:
-    """Whether SQLite could not do it now, and may be able to later, with nothing changed."""
+    """Whether the same statement may succeed later: the disk is full, or the file is locked."""
     return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _TRANSIENT_CODES
 
 
 def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
-    """A plain connection, for reads and for bulk work in a thread or process of its own."""
+    """Opens a connection without an event loop. `readonly` also works where we may not write."""
     if not readonly:
         return _connect(path, "mode=rw")
     database = _connect(path, "mode=ro")
@@ -59,16 +60,19 @@ def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
         database.close()
         if not isinstance(error, sqlite3.OperationalError) or _wal_exists(path):
             raise
-        # Nobody writes, and this account may not make the -shm file that WAL needs: read the file.
+        # No process writes, and this account may not create the -shm file that WAL mode needs.
         database = _connect(path, IMMUTABLE_QUERY)
     return database
 
 
 def read_database(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
-    """What `read` finds. Where nobody has the database open, nothing is made beside it."""
+    """Returns `read(connection)`. Creates no file where no process has the database open.
+
+    Raises FileNotFoundError, sqlite3.Error.
+    """
     before = file_identity(path)
     if not _wal_exists(path):
-        # Nobody writes without a WAL; whether somebody came meanwhile is seen afterwards.
+        # Without a WAL there is no writer; a writer that started meanwhile changes the identity.
         try:
             with closing(_connect(path, IMMUTABLE_QUERY)) as database:
                 found = read(database)
@@ -82,13 +86,28 @@ def read_database(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
 
 
 def file_identity(path: Path) -> tuple[int, ...]:
-    """Changes when another file stands at `path`, and when a connection that took no locks, since
-    nobody was writing, can no longer be trusted. Raises FileNotFoundError.
+    """Identifies the file at `path`; while it has no WAL, its content too.
+
+    A connection that took no locks can be trusted while this stays equal. Raises FileNotFoundError.
     """
     status = path.stat()
     if _wal_exists(path):
         return (status.st_dev, status.st_ino)
     return (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+def inode_of(path: str | Path) -> tuple[int, int]:
+    """Device and inode of the file at `path`; NO_FILE where there is none."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return NO_FILE
+    return (status.st_dev, status.st_ino)
+
+
+def database_uri(path: Path, query: str) -> str:
+    """The URI that opens the database at `path` with SQLite's URI parameters `query`."""
+    return f"file:{quote(str(path))}?{query}"
 
 
 def _wal_exists(path: Path) -> bool:
@@ -97,7 +116,7 @@ def _wal_exists(path: Path) -> bool:
 
 def _connect(path: Path, query: str) -> sqlite3.Connection:
     return sqlite3.connect(
-        f"file:{quote(str(path))}?{query}",
+        database_uri(path, query),
         uri=True,
         isolation_level=None,
         timeout=BUSY_TIMEOUT_S,
@@ -106,7 +125,7 @@ def _connect(path: Path, query: str) -> sqlite3.Connection:
 
 
 def remove_database(path: Path) -> None:
-    """Removes a database, or what is left of one."""
+    """Removes a database with its -wal and -shm, as far as they exist."""
     for name in (path, f"{path}-wal", f"{path}-shm"):
         with suppress(FileNotFoundError):
             os.unlink(name)
@@ -126,9 +145,9 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
 
 
 def create_private_file(path: Path) -> None:
-    """An empty file with our mode, which SQLite then gives to -wal and -shm too.
+    """Creates an empty file of mode 0600, or 0640 where a group may use the data directory.
 
-    0600; 0640 where the operator opened the data directory to a group.
+    SQLite gives -wal and -shm the same mode. Raises FileExistsError.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     mode = 0o640 if path.parent.stat().st_mode & stat.S_IRWXG else 0o600
@@ -138,7 +157,7 @@ def create_private_file(path: Path) -> None:
 
 
 def set_aside(path: Path) -> Path:
-    """Moves a damaged database, with its -wal and -shm, to a name of its own beside it."""
+    """Renames a damaged database, with its -wal and -shm, to a free name; returns that name."""
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     kept = path.with_name(f"{path.name}.damaged-{stamp}")
     number = 0

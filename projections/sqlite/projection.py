@@ -1,6 +1,7 @@
-"""The SQLite projection: rows and checkpoint change together or not at all.
+"""The SQLite projection: applies batches of entries to `data/signals.db`.
 
-Invariant: checkpoint.seq is the seq of the last entry whose effect was committed with it.
+Invariant: rows and checkpoint change in one transaction, so checkpoint.seq is the seq of the last
+entry whose effect was committed with it.
 """
 
 import asyncio
@@ -9,7 +10,6 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import quote
 
 import aiosqlite
 
@@ -28,55 +28,62 @@ from projections.signals.fold import (
     states_of,
 )
 from projections.sqlite import database, file
-from projections.sqlite.database import database_path
-from projections.sqlite.lock import write_lock
+from projections.sqlite.database import checkpoint_from_row, database_path
+from projections.sqlite.file import NO_FILE, database_uri, inode_of
+from projections.sqlite.lock import WriteLock, write_lock
 
 NAME = schema.SQLITE
 REBUILD_HINT = "run `eventlog rebuild-database`"
 STALL_HINT = (
-    "see whether the disk is full, whether another program holds the database, and whether this "
-    "account may write there; a daemon goes on by itself once it can"
+    "check whether the disk is full, whether another program locks the database, and whether this "
+    "account may write there; a daemon continues by itself once it can"
 )
-CLOSE_S_MAX = 1.0  # a daemon that ends does not wait for a lock that somebody hangs on to
+CLOSE_S_MAX = 1.0  # a daemon that stops does not wait longer for another process's lock
 WAL_SUFFIXES = ("-wal", "-shm")
-NO_INODE = (0, 0)
 
-# The fence: another daemon, a rebuild or a newer schema was here when no row changes.
+# The fence: where this changes no row, another daemon, a rebuild or a newer schema has moved on.
 ADVANCE_CHECKPOINT = """UPDATE checkpoint SET seq = ?, chain = ?, segment = ?, byte_offset = ?
     WHERE name = ? AND seq = ? AND chain = ?
     AND (SELECT user_version FROM pragma_user_version) = ?"""
 
 
 class SqliteProjection:
-    """Keeps `data/signals.db` of a home. One writing connection; safe beside others like it."""
+    """Keeps `data/signals.db` of a home in step with its log, through one writing connection.
+
+    Several processes may do this at once: the write lock and the fence keep them apart.
+    """
 
     name = NAME
 
     def __init__(self) -> None:
-        self._home = Path()
+        self._path = Path()  # of the database; set by `open`, with its lock
+        self._lock: WriteLock | None = None
+        self._turn = asyncio.Lock()  # the write lock excludes processes, not two of our own tasks
         self._db: aiosqlite.Connection | None = None
-        self._inode = NO_INODE
+        self._inode = NO_FILE
         self._wal_inodes: tuple[tuple[int, int], ...] = ()
         self._pid = 0
         self._are_pages_checked = False
 
     async def open(self, home: Path) -> Checkpoint:
-        """Sets the database up where that is needed. Raises ForeignHome, SchemaTooNew.
+        """Opens the database, and creates or replaces it where needed; returns its checkpoint.
 
-        The first time, and after damage, every page is looked at: a damaged file is set aside.
+        The first call, and each one after damage, checks every page; a damaged file is set aside.
+        Raises ForeignHome, SchemaTooNew.
         """
-        self._home = home
         path = database_path(home)
-        async with write_lock(home):
+        if self._lock is None or path != self._path:
+            self._path, self._lock = path, write_lock(home)
+        async with self._turn, self._lock:
             try:
-                # In a thread, and never left alone there: it needs the lock to its end.
+                # The thread must end before the lock is released, also when this is cancelled.
                 check_pages = not self._are_pages_checked
                 setup = run_in_thread(lambda: database.set_up(path, check_pages=check_pages))
                 await uncancelled(setup)
                 self._are_pages_checked = True
                 self._db = await _connect(path)
                 self._pid = os.getpid()
-                self._inode = _inode(path)
+                self._inode = inode_of(path)
                 self._wal_inodes = _wal_inodes(path)
                 return await self._checkpoint()
             except BaseException as error:
@@ -90,30 +97,33 @@ class SqliteProjection:
     async def apply(
         self, entries: Sequence[Entry], *, before: Checkpoint, after: Checkpoint
     ) -> None:
-        """The rows of a batch and its checkpoint, in one transaction.
+        """Applies a batch and moves the checkpoint from `before` to `after`, in one transaction.
 
-        Cancelling does not interrupt it: the statement under way would go on in its thread, and
-        the next batch would commit our half.
+        A cancelled call still ends its transaction: its current statement runs on in aiosqlite's
+        thread, and the next batch would commit our half. Raises CheckpointMoved,
+        ProjectionStalled, ProjectionError.
         """
         prepared = prepare(entries, after=before.seq)
-        async with write_lock(self._home):
+        assert self._lock is not None, "open() was called"
+        async with self._turn, self._lock:
             await uncancelled(self._apply(prepared, before, after))
 
     async def status(self) -> Mapping[str, object]:
-        """Figures of the table; projections.monitoring.status has them without a daemon."""
+        """The number of rows of `signals`; monitoring.status reads it without a projection."""
         rows = await self._require_db().execute_fetchall("SELECT count(*) FROM signals")
         return {"rows": next(iter(rows))[0]}
 
     async def close(self) -> None:
-        """Closes the connection; the last one of all writes the WAL back."""
+        """Closes the connection. SQLite then checkpoints the WAL if no other one is open."""
         db, self._db = self._db, None
         if db is None:
             return
+        assert self._lock is not None, "a connection is opened under it"
         try:
-            async with asyncio.timeout(CLOSE_S_MAX), write_lock(self._home):
+            async with asyncio.timeout(CLOSE_S_MAX), self._turn, self._lock:
                 await db.close()
         except TimeoutError:
-            pass  # who holds the lock has the database open: closing ours does not touch the WAL
+            pass  # the lock's holder has the database open: closing ours does not touch the WAL
         finally:
             await db.close()
 
@@ -122,7 +132,7 @@ class SqliteProjection:
         self._check_file()
         try:
             await db.execute("BEGIN IMMEDIATE")
-            # First, for where somebody else has been, the rows are there, and would not go in.
+            # First: where another writer has moved on, our rows exist already.
             await self._advance_checkpoint(db, before, after)
             found = await db.execute_fetchall(
                 schema.SELECT_STATES, (ids_json(signal_ids(prepared)),)
@@ -145,12 +155,12 @@ class SqliteProjection:
         cursor = await db.execute(ADVANCE_CHECKPOINT, (*values, *fence))
         if cursor.rowcount != 1:
             raise CheckpointMoved(
-                f"somebody else moved the checkpoint from seq {before.seq}",
-                where=str(database_path(self._home)),
+                f"another process moved the checkpoint from seq {before.seq}",
+                where=str(self._path),
             )
 
     async def _roll_back(self, db: aiosqlite.Connection) -> None:
-        """Ends the transaction; a connection that will not let go of it is given up."""
+        """Ends the transaction. Where the rollback fails, closes the connection."""
         with suppress(sqlite3.Error):
             if db.in_transaction:
                 await db.execute("ROLLBACK")
@@ -160,35 +170,31 @@ class SqliteProjection:
 
     async def _checkpoint(self) -> Checkpoint:
         rows = await self._require_db().execute_fetchall(schema.SELECT_CHECKPOINT, (NAME,))
-        seq, chain, segment, byte_offset = next(iter(rows))
-        return Checkpoint(
-            projection=NAME, seq=seq, chain=chain, segment=segment, byte_offset=byte_offset
-        )
+        return checkpoint_from_row(next(iter(rows)))
 
     def _require_db(self) -> aiosqlite.Connection:
         if self._db is None:
-            raise CheckpointMoved("the connection was given up")
+            raise CheckpointMoved("the connection was closed after a failed rollback")
         if os.getpid() != self._pid:
             raise ProjectionError(
                 "the database was opened before the process forked",
-                where=str(database_path(self._home)),
+                where=str(self._path),
                 do="open the projection in the process that uses it",
             )
         return self._db
 
     def _check_file(self) -> None:
-        """A database that was deleted or replaced would take commits into nothing."""
-        path = database_path(self._home)
-        if _inode(path) != self._inode:
+        """Raises CheckpointMoved where the file was deleted or replaced: commits would be lost."""
+        if inode_of(self._path) != self._inode:
             self._are_pages_checked = False
-            if _wal_inodes(path) == self._wal_inodes:
-                # They hold pages of the database that was there before.
+            if _wal_inodes(self._path) == self._wal_inodes:
+                # They hold pages of the database that stood there before.
                 for suffix in WAL_SUFFIXES:
-                    Path(f"{path}{suffix}").unlink(missing_ok=True)
-            raise CheckpointMoved("the database was deleted or replaced", where=str(path))
+                    Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+            raise CheckpointMoved("the database was deleted or replaced", where=str(self._path))
 
     def _translate_error(self, error: sqlite3.Error) -> ProjectionError:
-        where = str(database_path(self._home))
+        where = str(self._path)
         if file.is_damage(error):
             self._are_pages_checked = False
             return CheckpointMoved(
@@ -199,16 +205,16 @@ class SqliteProjection:
                 f"SQLite cannot write now: {error}", where=where, do=STALL_HINT
             )
         return ProjectionError(
-            f"the table does not take what the log says: {error}",
+            f"the signals table rejected a row: {error}",
             where=where,
-            do="somebody else wrote to the database: run `eventlog rebuild-database`",
+            do="another program has changed the database: run `eventlog rebuild-database`",
         )
 
 
 async def _connect(path: Path) -> aiosqlite.Connection:
-    # rw: a file that was deleted since it was set up must not be made, empty and open to all.
+    # mode=rw: a file deleted since the setup must not be created again, empty and readable by all.
     db = await aiosqlite.connect(
-        f"file:{quote(str(path))}?mode=rw",
+        database_uri(path, "mode=rw"),
         uri=True,
         isolation_level=None,
         timeout=file.BUSY_TIMEOUT_S,
@@ -224,13 +230,5 @@ async def _connect(path: Path) -> aiosqlite.Connection:
         raise
 
 
-def _inode(path: Path) -> tuple[int, int]:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return NO_INODE
-    return (status.st_dev, status.st_ino)
-
-
 def _wal_inodes(path: Path) -> tuple[tuple[int, int], ...]:
-    return tuple(_inode(Path(f"{path}{suffix}")) for suffix in WAL_SUFFIXES)
+    return tuple(inode_of(f"{path}{suffix}") for suffix in WAL_SUFFIXES)

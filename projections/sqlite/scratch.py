@@ -1,9 +1,9 @@
-"""A hidden directory for files that nobody needs once their maker is gone.
+"""Hidden scratch directories, which are removed when their owner ends.
 
-It is locked (flock) for as long as its maker lives, so that the next one can tell what was left by
-one that was killed.
+The owner holds a flock on its directory. A directory without one was left by a killed process, and
+the next owner removes it.
 
-Invariant: what a killed maker left is removed by the next one, and nothing that is still in use.
+Invariant: a directory in use is never removed; one left by a killed process is, by the next owner.
 """
 
 import fcntl
@@ -12,7 +12,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from projections.sqlite.lock import write_lock
@@ -24,35 +24,35 @@ ATTEMPTS_MAX = 10_000
 
 @contextmanager
 def rebuild_directory(home: Path) -> Iterator[Path]:
-    """An empty directory in the home's `data/`, which is made where it is missing."""
-    # Under the lock nobody takes a directory that was just made, and is not locked yet, for dead.
-    with write_lock(home).held():
-        _remove_stale(home / "data", REBUILD_PREFIX)
-        path = _make_directory(home / "data")
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-    try:
+    """An empty directory in the home's `data/`, which is created where it is missing."""
+    with ExitStack() as stack:
+        # The write lock keeps other owners from removing ours before it is locked.
+        with write_lock(home).held():
+            _remove_stale(home / "data", REBUILD_PREFIX)
+            path = _make_directory(home / "data")
+            stack.enter_context(_owned(path))
         yield path
-    finally:
-        _remove(path)
-        os.close(fd)
 
 
 @contextmanager
 def scratch_directory(parent: Path) -> Iterator[Path]:
-    """An empty directory in `parent`, for nobody but us. Raises OSError."""
+    """An empty directory of mode 0700 in `parent`. Raises OSError."""
     _remove_stale(parent, SCRATCH_PREFIX)
     path = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=parent))
+    with _owned(path):  # raises where another owner removed it before it was locked
+        yield path
+
+
+@contextmanager
+def _owned(path: Path) -> Iterator[None]:
+    """Holds the lock on the directory `path`; removes the directory at the end."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            # Whoever swept this very moment took it for dead; then there is nothing here to use.
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield path
-        finally:
-            os.close(fd)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
     finally:
         _remove(path)
+        os.close(fd)
 
 
 def _make_directory(data: Path) -> Path:
@@ -60,7 +60,7 @@ def _make_directory(data: Path) -> Path:
         path = data / f"{REBUILD_PREFIX}{os.getpid()}-{number}"
         with suppress(FileExistsError):
             path.mkdir(mode=0o700)
-            # What is made in it takes its mode from here, as if it were made where it is to go.
+            # create_private_file gives files the mode that fits their directory's.
             path.chmod(stat.S_IMODE(data.stat().st_mode) & ~stat.S_IRWXO)
             return path
     raise FileExistsError(f"{data} is full of {REBUILD_PREFIX}*")
@@ -71,16 +71,16 @@ def _remove_stale(parent: Path, prefix: str) -> None:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
-            continue  # somebody else's: no directory, or not ours to open
+            continue  # not a directory, or this account may not open it
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _remove(path)
         except BlockingIOError:
-            pass  # its maker lives
+            pass  # its owner lives
         finally:
             os.close(fd)
 
 
 def _remove(path: Path) -> None:
-    # What cannot be removed now, as a thread of ours still writes there, the next one removes.
+    # The next owner removes what cannot be removed now.
     shutil.rmtree(path, ignore_errors=True)

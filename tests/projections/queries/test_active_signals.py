@@ -1,4 +1,4 @@
-"""LifecycleTracker: the signals in memory are those of the table that can still move."""
+"""LifecycleTracker: memory holds the signals of the table that can still change."""
 
 import asyncio
 import tempfile
@@ -25,13 +25,8 @@ from tests.harness.tables import database_of, raw_entries
 DAY_ONE = date(2025, 11, 18)  # of the entries that RawLog makes
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "home"
-
-
 def active_by_the_model(home: Path) -> dict[str, dict[str, Any]]:
-    """The rows of the model's signals whose last fact lets them move."""
+    """The model's rows of signals that can still change."""
     tables = model.fold(raw_entries(home))
     last = {fact[1]: fact[2] for fact in tables.lifecycle}
     names = ["seq", "signal_id", "symbol", "action", "entry_price", "target_price", "stop_price"]
@@ -56,7 +51,7 @@ def in_memory(tracker: LifecycleTracker) -> dict[str, dict[str, Any]]:
 
 
 def check_conversion(tracker: LifecycleTracker, home: Path, today: date) -> None:
-    """Compares the counts with those of the facts that applied, by the model."""
+    """Compares the counts with the model's count of facts that applied."""
     tables = model.fold(raw_entries(home))
     counts = Counter(fact[2] for fact in tables.lifecycle)
     reasons: Counter[str] = Counter()
@@ -98,7 +93,7 @@ def test_the_active_set_from_table_or_log_equals_the_model(
                 await tracker.refresh()
                 assert in_memory(tracker) == active_by_the_model(home)
             check_conversion(tracker, home, DAY_ONE)
-            async with LifecycleTracker(home) as fresh:  # all of it from the table
+            async with LifecycleTracker(home) as fresh:  # loads everything from the table
                 assert in_memory(fresh) == in_memory(tracker)
                 check_conversion(fresh, home, DAY_ONE)
 
@@ -119,7 +114,7 @@ def test_a_signal_is_active_until_it_ends(home: Path) -> None:
                 {"event": "expired", "signal_id": "s-3"},
                 {"event": "cancelled", "signal_id": "s-4"},
                 closed(5),
-                closed(2),  # after it was skipped: does not fit
+                closed(2),  # not allowed after skipped
             )
             assert len(tracker.active) == 6  # as of the last refresh
             await tracker.refresh()
@@ -240,7 +235,7 @@ def test_concurrent_refreshes_count_nothing_twice(home: Path) -> None:
             await asyncio.gather(*(tracker.refresh() for _ in range(10)))
             assert len(tracker.active) == 20
             assert tracker.conversion().closed == 20
-            for turns in range(60):  # a refresh that is cancelled anywhere, and then another
+            for turns in range(60):  # cancels a refresh at any point, then runs another
                 append(home, a_signal(100 + turns))
                 refreshing = asyncio.create_task(tracker.refresh())
                 for _ in range(turns):

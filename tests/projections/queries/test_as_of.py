@@ -1,4 +1,4 @@
-"""As of then: what was known at a moment is the fold of what the log had recorded by it."""
+"""As-of queries: a result is the fold of the entries that the log had recorded by then."""
 
 import asyncio
 import json
@@ -38,13 +38,8 @@ from tests.harness.tables import database_of, raw_entries, reading
 
 T = TypeVar("T")
 
-FIRST = datetime(2025, 11, 18, 2, tzinfo=UTC)  # of the histories; all are over long since
+FIRST = datetime(2025, 11, 18, 2, tzinfo=UTC)  # recorded_at of the first entry of a history
 MICROSECOND = timedelta(microseconds=1)
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "home"
 
 
 def run_query(home: Path, question: Callable[[SignalStore], Awaitable[T]]) -> T:
@@ -56,7 +51,7 @@ def run_query(home: Path, question: Callable[[SignalStore], Awaitable[T]]) -> T:
 
 
 def write_table(home: Path, entries: Sequence[Entry]) -> None:
-    """The table of these entries, by the statements of the live projection."""
+    """The table of these entries, made by the statements of the live projection."""
     path = database_path(home)
     set_up(path, check_pages=False)
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
@@ -83,7 +78,7 @@ def text_of(moment: datetime) -> str:
 
 @st.composite
 def histories_with_an_end(draw: st.DrawFn) -> list[Item]:
-    """Histories whose last entry applies, later than all others: what was before it is settled."""
+    """Histories whose last entry applies and is the newest, so that earlier times are settled."""
     history = draw(histories())
     name, payload = draw(random_signals())
     return [*history, ("note", {}), ("note", {}), (name, {**payload, "signal_id": "the end"})]
@@ -91,7 +86,7 @@ def histories_with_an_end(draw: st.DrawFn) -> list[Item]:
 
 @st.composite
 def moments_near(draw: st.DrawFn, entries: Sequence[Entry]) -> datetime:
-    """Moments at, just before and just after an entry, but before the last."""
+    """Times at, just before and just after each entry but the last."""
     at = draw(st.sampled_from(sorted({entry.recorded_at for entry in entries})))
     moment = datetime.fromisoformat(at) + draw(st.sampled_from([-1, 0, 0, 1])) * MICROSECOND
     return min(moment, datetime.fromisoformat(entries[-1].recorded_at) - MICROSECOND)
@@ -135,9 +130,9 @@ def test_the_state_at_a_time_is_the_fold_of_the_entries_recorded_by_then(
                 assert await store.count(as_of=moment) == len(expected.signals)
                 for _, signal_id, *_ in now.signals:
                     found = await store.get(signal_id, as_of=moment)
-                    wanted = next((r for r in rows if r["signal_id"] == signal_id), None)
+                    expected_row = next((r for r in rows if r["signal_id"] == signal_id), None)
                     extra = json.loads(expected.extras.get(signal_id, "{}"))
-                    assert found == (wanted and {**wanted, "extra": extra})
+                    assert found == (expected_row and {**expected_row, "extra": extra})
                 stats = await store.stats(as_of=moment)
                 assert expected_stats(expected).items() <= stats.items()
 
@@ -234,7 +229,9 @@ def test_a_table_behind_the_given_time_is_refused_until_it_has_caught_up(home: P
             with pytest.raises(ProjectionError, match=r"at entry 2 of 3"):
                 await store.latest(as_of=then)
             with pytest.raises(ProjectionError, match="project sqlite"):
-                await store.count(as_of=early)  # of a batch: the next may share its moment
+                await store.count(
+                    as_of=early
+                )  # the next entry of a batch may have the same recorded_at
             await asyncio.to_thread(project, home)
             assert (await store.stats(as_of=then))["wins"] == 1
             assert (await store.stats(as_of=early))["wins"] == 0
@@ -246,7 +243,7 @@ def test_a_future_time_is_refused(home: Path) -> None:
     append(home, a_signal(1))
     project(home)
     later = datetime.now(UTC) + timedelta(minutes=5)
-    with pytest.raises(ProjectionError, match="has not come yet"):
+    with pytest.raises(ProjectionError, match="is in the future"):
         run_query(home, lambda store: store.latest(as_of=later))
     done = eventlog("stats", "--as-of", text_of(later), home=home)
     assert (done.code, done.out) == (3, b"")
@@ -271,7 +268,7 @@ def test_a_time_has_one_form(given_: str | datetime, stored: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "no_moment",
+    "invalid",
     [
         *("", "now", "2025-11-18T02:00:00", "2025-11-18T02:00Z", "2025-02-30T00:00:00Z"),
         *("2025-11-18T24:00:00Z", "2025-11-18T23:59:60Z", "2025-11-18T02:00:00.1234567Z"),
@@ -280,9 +277,9 @@ def test_a_time_has_one_form(given_: str | datetime, stored: str) -> None:
         FIRST.replace(tzinfo=None),
     ],
 )
-def test_an_invalid_time_is_refused_with_a_valid_example(no_moment: str | datetime) -> None:
+def test_an_invalid_time_is_refused_with_a_valid_example(invalid: str | datetime) -> None:
     with pytest.raises(ProjectionError, match="give it like 2025-11-18T02:00:00Z") as raised:
-        parse_as_of(no_moment)
+        parse_as_of(invalid)
     assert len(raised.value.what) < 200
     assert raised.value.what.isprintable()
 
@@ -292,7 +289,7 @@ def test_a_date_alone_is_refused_with_its_start_as_the_suggestion(home: Path) ->
     for command in ("signals", "stats"):
         done = eventlog(command, "--as-of", "2025-11-18", home=home)
         assert (done.code, done.out) == (2, b"")
-        assert "2025-11-18T00:00:00Z is its beginning in UTC" in done.err
+        assert "give it like 2025-11-18T00:00:00Z" in done.err
 
 
 # -- the commands

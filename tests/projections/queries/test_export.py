@@ -1,4 +1,4 @@
-"""export: the table of one moment as a file, whole or not at all, that says which data it is."""
+"""export: one state of the table as a complete file or none, and the data it came from."""
 
 import csv
 import gc
@@ -54,7 +54,7 @@ Row = list[Any]
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Signals with all that may stand in a cell, some traded, some with further keys."""
+    """Signals with every kind of cell value, some traded, some with further keys."""
     home = tmp_path / "home"
     for number, text in enumerate(HOSTILE):
         append(
@@ -79,7 +79,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def expected(home: Path, *, seq: int | None = None) -> list[Row]:
-    """The rows by the model, up to entry `seq`."""
+    """The model's rows, up to entry `seq`."""
     entries = [e for e in raw_entries(home) if seq is None or e.seq <= seq]
     tables = model.fold(entries)
     when = {(fact[1], fact[2]): fact[3] for fact in tables.lifecycle}
@@ -100,7 +100,7 @@ def exported(home: Path, **options: Any) -> tuple[bytes, ExportMetadata]:
 
 
 def rows_of_csv(data: bytes) -> list[Row]:
-    """What a reader of CSV makes of it that knows the columns and the way back."""
+    """The rows as a CSV reader gives them that knows the columns and the escape."""
     heading, *lines = csv.reader(io.StringIO(data.decode(), newline=""))
     assert heading == list(COLUMNS)
     return [
@@ -111,7 +111,7 @@ def rows_of_csv(data: bytes) -> list[Row]:
 def _value(name: str, cell: str) -> object:
     if name in NUMBERS:
         return None if cell == "" else int(cell) if name == "id" else float(cell)
-    # csv tells no empty text from none; the two columns that may be empty are never none.
+    # csv reads empty text and None alike; the two columns that may be empty are never None.
     return None if cell == "" and name not in ("asset_type", "data_source") else unescape_cell(cell)
 
 
@@ -121,7 +121,7 @@ def rows_of_duckdb(query: str) -> list[tuple[Any, ...]]:
     return found.fetchall()
 
 
-# -- what is in it
+# -- content
 
 
 def test_the_csv_holds_the_table_and_all_of_it_comes_back(home: Path) -> None:
@@ -253,7 +253,7 @@ def test_a_table_behind_the_given_time_is_refused(home: Path, tmp_path: Path) ->
     now = raw_entries(home)[-1].recorded_at
     done = eventlog("export", "--as-of", now, "--output", tmp_path / "x.csv", home=home)
     assert done.code == 3
-    assert "does not reach" in done.err
+    assert "does not cover" in done.err
     assert not (tmp_path / "x.csv").exists()
 
 
@@ -266,7 +266,7 @@ def test_the_table_of_another_log_is_refused(home: Path, tmp_path: Path) -> None
         closing(sqlite3.connect(database_of(other))) as copy,
     ):
         db.backup(copy)
-    with pytest.raises(ProjectionError, match="not of this log"):
+    with pytest.raises(ProjectionError, match="does not belong to this log"):
         exported(other)
 
 
@@ -288,11 +288,11 @@ def test_a_csv_file_gets_a_citation_file_and_csv_on_stdout_a_citation_on_stderr(
     assert pq.read_table(io.BytesIO(binary.out)).num_rows == len(HOSTILE)
 
 
-# -- one moment, in short transactions
+# -- one state of the table, in short transactions
 
 
-class Meddling(io.BytesIO):
-    """A file during whose writes something happens, a few times."""
+class HookedFile(io.BytesIO):
+    """A file that calls a function at each write."""
 
     def __init__(self, happens: Callable[[int], object]) -> None:
         super().__init__()
@@ -315,7 +315,7 @@ def test_concurrent_writes_leave_the_export_consistent_and_no_transaction_open(
     project(home)
     wanted = expected(home)
 
-    def meddle(times: int) -> None:
+    def hook(times: int) -> None:
         append(home, *signals(5, start=100 * times), closed(12 - 2 * times))
         append(home, {"event": "executed", "signal_id": f"s-{13 - 2 * times}", "order_id": "o"})
         project(home)
@@ -323,7 +323,7 @@ def test_concurrent_writes_leave_the_export_consistent_and_no_transaction_open(
             busy, *_ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         assert not busy, "a reader pins the WAL"
 
-    out = Meddling(meddle)
+    out = HookedFile(hook)
     cited = export(home, out, page_rows=2)
     assert rows_of_csv(out.getvalue()) == wanted
     assert (cited.seq, cited.rows) == (13, 12)
@@ -337,21 +337,21 @@ def test_a_concurrent_rebuild_changes_nothing_and_a_restarted_table_is_detected(
     append(home, *signals(12))
     project(home)
     wanted = expected(home)
-    out = Meddling(lambda times: times == 3 and eventlog("rebuild-database", home=home))
+    out = HookedFile(lambda times: times == 3 and eventlog("rebuild-database", home=home))
     export(home, out, page_rows=2)
     assert rows_of_csv(out.getvalue()) == wanted
 
-    def begin_anew(times: int) -> None:
+    def reset_checkpoint(times: int) -> None:
         if times == 3:
             with closing(sqlite3.connect(database_of(home))) as db:
                 db.execute("UPDATE checkpoint SET seq = 3")
                 db.commit()
 
-    with pytest.raises(ProjectionError, match="set up anew meanwhile"):
-        export(home, Meddling(begin_anew), page_rows=2)
+    with pytest.raises(ProjectionError, match="replaced during the export"):
+        export(home, HookedFile(reset_checkpoint), page_rows=2)
 
 
-# -- a file is whole or not there
+# -- the file is complete or missing
 
 
 def names_in(folder: Path) -> list[str]:
@@ -390,7 +390,7 @@ def test_when_stopped_it_leaves_no_file(home: Path, tmp_path: Path) -> None:
     def write_half() -> None:
         with atomic_file(out / "x") as file:
             file.write(b"half")
-            export(home, Meddling(stop))
+            export(home, HookedFile(stop))
 
     with pytest.raises(KeyboardInterrupt):
         write_half()
@@ -446,7 +446,7 @@ def test_after_a_kill_at_any_moment_the_old_or_the_new_file_is_there(
 @pytest.mark.slow
 def test_a_new_file_is_ours_alone_whatever_the_umask(home: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
-    for _ in range(2):  # a new one, and in the place of another
+    for _ in range(2):  # creates the file, then replaces it
         assert eventlog("export", "--output", path, home=home, umask=0).code == 0
         for name in ("x.csv", "x.csv.meta.json"):
             assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
@@ -468,7 +468,7 @@ def test_a_path_that_is_not_a_regular_file_is_left_alone(home: Path, tmp_path: P
     assert names_in(tmp_path) == ["home", "link", "pipe", "target"]
 
 
-# -- what it cannot do is said
+# -- errors
 
 
 def test_without_pyarrow_the_extra_is_named_and_csv_works(home: Path, tmp_path: Path) -> None:

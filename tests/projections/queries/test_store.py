@@ -1,4 +1,4 @@
-"""SignalStore and the commands `signals` and `stats`: never stale, never more than five."""
+"""SignalStore, `signals` and `stats`: results are never stale, connections at most five."""
 
 import asyncio
 import json
@@ -29,17 +29,12 @@ from tests.harness.signals import a_signal, closed, signals
 from tests.harness.tables import database_of, read_tables, reading, seq_in
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "home"
-
-
 def at_minute(number: int, minute: int, **changes: Any) -> dict[str, Any]:
     return a_signal(number, timestamp=f"2025-11-18T02:{minute:02}:00Z", **changes)
 
 
 def answer(*words: object, home: Path) -> Any:
-    """What a command prints as JSON."""
+    """The JSON that a command prints."""
     return json.loads(eventlog(*words, "--json", home=home).out)
 
 
@@ -47,7 +42,7 @@ def ids(rows: list[dict[str, object]]) -> list[object]:
     return [row["signal_id"] for row in rows]
 
 
-# -- answers
+# -- results
 
 
 def test_the_latest_come_newest_first_of_one_symbol_or_of_all(home: Path) -> None:
@@ -228,16 +223,16 @@ def test_a_query_during_commits_returns_nothing_older_than_its_start(
 
 
 def connections(home: Path) -> int:
-    """How many connections this process has to the database."""
+    """The number of connections that this process has to the database."""
     paths = []
     for fd in os.listdir("/proc/self/fd"):
-        with suppress(FileNotFoundError):  # a thread has closed it meanwhile
+        with suppress(FileNotFoundError):  # closed by a thread in between
             paths.append(os.readlink(f"/proc/self/fd/{fd}"))
     return paths.count(str(database_of(home)))
 
 
 def test_there_are_never_more_than_five_connections(home: Path) -> None:
-    """As many answers as take long enough for all places to be taken: of some thousand rows."""
+    """Queries of some thousand rows, slow enough to use all connections at once."""
     append(home, *signals(3_000))
     project(home)
 
@@ -299,7 +294,7 @@ def test_cancelled_queries_leave_no_hanging_thread(home: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
-# -- the database goes away
+# -- the database is deleted or replaced
 
 
 def test_a_replaced_database_is_detected_at_once(home: Path, tmp_path: Path) -> None:
@@ -365,7 +360,7 @@ def test_a_query_during_repeated_replacements_returns_a_complete_answer(
                 (tmp_path / "next.db").replace(database_of(home))
                 remove(home, "-wal", "-shm")
                 await asyncio.sleep(0.01)
-                # However slow this machine is: a few times in a row, then an answer comes through.
+                # Replaced a few times in a row, also on a slow machine; then a read succeeds.
                 if number % 5 == 0:
                     answered.clear()
                     answer = asyncio.ensure_future(answered.wait())
@@ -443,11 +438,11 @@ def test_a_damaged_database_is_reported_with_the_remedy(
         assert done.err.startswith("error: the ")
         assert "cannot be read: " in done.err
         assert len(done.err.splitlines()) == 3, "what, where, do, and no traceback"
-        assert "`eventlog rebuild-database` heals" in done.err
+        assert "`eventlog rebuild-database` repairs" in done.err
 
 
 def test_a_closed_store_refuses_queries_and_does_not_delay_exit(home: Path) -> None:
-    """A connection that it opened after all would keep the process from ending."""
+    """A connection left open would keep the process from ending."""
     append(home, *signals(3))
     project(home)
     program = f"""if True:
@@ -501,7 +496,7 @@ import asyncio, os, sys
 from pathlib import Path
 from projections import SignalStore
 
-async def warm_up(home):  # later nothing can be imported
+async def warm_up(home):  # it imports modules, which is impossible later
     async with SignalStore(home) as store:
         await store.latest()
         await store.stats()
@@ -555,30 +550,30 @@ def read_as_another_account(home: Path, there: Path, log: EventLog) -> None:
     assert process.stdout is not None
     stdin, stdout = process.stdin, process.stdout
 
-    def sees() -> str:
+    def printed() -> str:
         stdin.write(b"\n")
         return stdout.readline().decode().strip()
 
     try:
-        assert sees() == "3 s-3"  # nobody writes: it may not make the files that WAL needs
+        assert printed() == "3 s-3"  # no writer: this account may not create -shm
         log.append(a_signal(4))
-        project(there)  # opened, written and closed between two questions
-        assert sees() == "4 s-4"
+        project(there)  # opened, written and closed between two reads
+        assert printed() == "4 s-4"
         with daemon(there, "sqlite") as d:
             for number in (5, 6, 7):
                 log.append(a_signal(number))
                 until(lambda n=number: seq_in(there) == n)  # type: ignore[misc]
-                assert sees() == f"{number} s-{number}"
+                assert printed() == f"{number} s-{number}"
             d.stop()
-        assert sees() == "7 s-7"
+        assert printed() == "7 s-7"
         with daemon(there, "sqlite") as d:
             log.append(a_signal(8))
             until(lambda: seq_in(there) == 8)
             d.process.kill()
             d.wait()
-        assert sees() == "8 s-8"  # what is in the WAL that it left
+        assert printed() == "8 s-8"  # read from the WAL that the killed writer left
         project(there)
-        assert sees() == "8 s-8"
+        assert printed() == "8 s-8"
     finally:
         stdin.close()
         process.wait(DEADLINE_S)

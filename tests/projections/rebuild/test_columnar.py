@@ -1,4 +1,4 @@
-"""Rows straight from the text of lines: to the byte what the long way gives."""
+"""Columnar rows equal, byte for byte, the rows that `prepare` gives."""
 
 import json
 from typing import Any
@@ -23,7 +23,7 @@ NOW = "2025-11-18T02:00:00.000000+00:00"
 
 
 def lines_of(payloads: list[dict[str, Any]]) -> list[bytes]:
-    """A log of these signals; payloads of ours go through the door, as they would be stored."""
+    """A log of these signals; valid payloads pass validation, as in an append."""
     lines: list[bytes] = []
     chain = "0" * 64
     for seq, payload in enumerate(payloads, 1):
@@ -37,7 +37,7 @@ def lines_of(payloads: list[dict[str, Any]]) -> list[bytes]:
 
 
 def both_paths(lines: list[bytes]) -> tuple[ColumnarRows, PreparedBatch]:
-    """What the fast way gives, and what the long way makes of the lines that it took."""
+    """The columnar rows, and what `prepare` makes of the same lines."""
     found = read_columns(b"".join(lines), TIP_START)
     assert found is not None
     rows = read_rows(found.signals)
@@ -152,7 +152,7 @@ def test_only_lines_that_the_rules_refuse_are_left_to_the_full_path(key: str) ->
         payloads.insert(1, bad)
         lines = lines_of([{k: p[k] for k in order} for p in payloads])
         found = read_columns(b"".join(lines), TIP_START)
-        if found is None:  # an integer for a float was hashed as such; the full rules take it
+        if found is None:  # the hash covers an integer for a float: only the full rules accept it
             continue
         rows = read_rows(found.signals)
         refused = bool(prepare([decode(lines[1])], after=1).conflicts)

@@ -1,4 +1,4 @@
-"""`rebuild-database` and `digest`: the same table as the one that grew live, in one step.
+"""`rebuild-database` and `digest`: a rebuilt table equals the one that grew live.
 
 The letters are those of the failure catalogue: T9 and T10 of the projector, Q3 of SQLite.
 """
@@ -46,17 +46,11 @@ from tests.harness.tables import (
     reading,
 )
 
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "home"
-
-
 # -- the same table
 
 
-def hashed_anew(history: list[Item]) -> list[Item]:
-    """What is malformed stays so, but no signal says a hash that is not its own."""
+def rehashed(history: list[Item]) -> list[Item]:
+    """Corrects the sha256 of each signal; malformed values stay."""
 
     def hashed(event: str, payload: dict[str, Any]) -> dict[str, Any]:
         whole = all(type(payload.get(key)) in (str, int, float) for key in HASHED_FIELDS)
@@ -68,7 +62,7 @@ def hashed_anew(history: list[Item]) -> list[Item]:
 
 
 def grown_live(home: Path, raw: RawLog, history: list[Item], steps: list[int]) -> None:
-    """Writes the log and projects it meanwhile, in batches and with restarts."""
+    """Writes the log and projects it in between, in batches and with restarts."""
     while history:
         count = steps.pop() if steps else len(history)
         raw.add(history[:count], lines_in_segment=7)
@@ -78,7 +72,7 @@ def grown_live(home: Path, raw: RawLog, history: list[Item], steps: list[int]) -
 
 @pytest.mark.slow
 @settings(max_examples=20)
-@given(histories().map(hashed_anew), st.lists(st.integers(1, 12), max_size=4))
+@given(histories().map(rehashed), st.lists(st.integers(1, 12), max_size=4))
 def test_the_rebuilt_table_equals_the_live_table_and_the_model(
     history: list[Item], steps: list[int]
 ) -> None:
@@ -107,7 +101,7 @@ def test_the_rebuilt_table_equals_the_live_table_and_the_model(
 @settings(max_examples=15)
 @given(histories(malformed=False))
 def test_a_log_of_our_own_writer_gives_the_same_table(history: list[Item]) -> None:
-    """Its lines go the fast way."""
+    """Its lines are converted by the columnar fast path."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         with EventLog(home, dedupe_entries=0, segment_bytes=4_000) as log:
@@ -127,7 +121,7 @@ def test_a_log_of_our_own_writer_gives_the_same_table(history: list[Item]) -> No
 
 
 def test_row_numbers_and_sequences_are_those_of_the_live_table(home: Path) -> None:
-    """Also what only SQL shows: the numbers of rows without an id, and of the next row."""
+    """Compares also rowids of tables without an id, and the next id."""
     path = build_history(home)
     project(home)
     queries = (
@@ -148,7 +142,7 @@ def test_row_numbers_and_sequences_are_those_of_the_live_table(home: Path) -> No
 
 
 def test_signals_that_come_again_are_conflicts_in_a_long_log_too(home: Path) -> None:
-    """Far apart, close together, and with extras that only the second one has."""
+    """Duplicates far apart, close together, and with extras in the second one only."""
     raw = RawLog(home)
     items: list[Item] = []
     for number in [1, 1, *range(2, 900), 5, 600, 600]:
@@ -240,12 +234,12 @@ def test_a_missing_log_or_table_is_reported_and_nothing_is_created(home: Path) -
     assert not home.exists()
 
 
-# -- what stands in its way
+# -- failures that leave the old table
 
 
 @pytest.fixture
 def old_table(home: Path) -> Iterator[Path]:
-    """A live table that tells by its first symbol that it is the old one, checked at the end."""
+    """A live table with OLD_SYMBOL, which must still be there at the end."""
     path = build_history(home)
     project(home)
     execute_sql(path, OLD_SYMBOL)
@@ -284,14 +278,14 @@ def test_a_signal_without_its_own_hash_is_damage_too(home: Path, tmp_path: Path)
 def test_a_disk_error_leaves_the_old_table(
     home: Path, old_table: Path, file: str, when: int
 ) -> None:
-    """Q3: at the new file, and in the WAL, where the old table is overwritten."""
+    """Q3: in the new file, and in the WAL while the old table is overwritten."""
     only = ("-P", f"{old_table}{file}") if file else ()
     inject = f"inject=pwrite64:error=ENOSPC:when={when}+"
     done = eventlog(
         "rebuild-database", home=home, under=strace(*only, "-e", "trace=pwrite64", "-e", inject)
     )
     assert done.code == 3
-    assert "old table stays" in done.err
+    assert "old table is unchanged" in done.err
 
 
 @pytest.mark.slow
@@ -299,7 +293,7 @@ def test_a_disk_error_leaves_the_old_table(
 def test_work_that_fails_after_the_swap_is_done_by_a_later_commit(
     home: Path, file: str, call: str
 ) -> None:
-    """The new table is in the WAL by then, whole."""
+    """The WAL then holds the whole new table."""
     path = build_history(home, 100)
     project(home)
     execute_sql(path, OLD_SYMBOL)
@@ -359,12 +353,12 @@ def test_a_writer_that_keeps_its_transaction_open_is_named(
     monkeypatch.setattr("projections.sqlite.file.BUSY_TIMEOUT_S", 0.05)
     with closing(sqlite3.connect(old_table, isolation_level=None)) as foreign:
         foreign.execute("BEGIN IMMEDIATE")
-        with pytest.raises(ProjectionError, match="somebody else is writing"):
+        with pytest.raises(ProjectionError, match="another program has locked"):
             rebuild(home)
         foreign.execute("ROLLBACK")
 
 
-# -- T10: what it heals
+# -- T10: damage that a rebuild repairs
 
 
 def flip(path: Path, at: int) -> None:
@@ -448,7 +442,7 @@ def test_the_page_size_of_the_live_database_stays(home: Path, page_bytes: int) -
 
 
 def test_a_database_of_another_log_is_replaced(home: Path, tmp_path: Path) -> None:
-    """R5: what a projector refuses to build on, a person may order to be built anew."""
+    """R5: a projector refuses such a table; an operator may rebuild it."""
     build_history(home, 20)
     project(home)
     other = tmp_path / "other"

@@ -1,4 +1,4 @@
-"""`rebuild-database` beside readers, daemons, writers and others like it, and killed.
+"""`rebuild-database` with concurrent readers, daemons, writers and rebuilds, and killed.
 
 The letters are those of the failure catalogue: T9 of the projector.
 """
@@ -47,13 +47,7 @@ from tests.harness.tables import (
     reading,
 )
 
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "home"
-
-
-# -- beside others
+# -- concurrent processes
 
 
 def rebuilding(home: Path) -> subprocess.Popen[bytes]:
@@ -68,7 +62,7 @@ def rebuilding(home: Path) -> subprocess.Popen[bytes]:
 
 
 def killed(process: subprocess.Popen[bytes]) -> None:
-    """Ends it, with the process beside it, by SIGKILL."""
+    """Kills it and its second process."""
     if process.poll() is None:
         os.kill(process.pid, signal.SIGKILL)
     process.wait()
@@ -79,7 +73,7 @@ def killed(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def readers(path: Path, known: set[str], count: int = 2) -> Iterator[list[str]]:
-    """Readers that poll; gives what they complain of. `known` are digests that may be seen."""
+    """Runs polling readers; returns their complaints. `known` are the digests they may see."""
     problems: list[str] = []
     done = threading.Event()
 
@@ -146,7 +140,7 @@ def test_a_reader_in_a_long_transaction_keeps_what_it_saw(home: Path) -> None:
 def test_a_daemon_writers_readers_and_two_rebuilds_at_once_end_with_the_right_table(
     home: Path,
 ) -> None:
-    """T9: nobody crashes, and the checkpoint never moves back."""
+    """T9: no process crashes, and the checkpoint never moves back."""
     path = build_history(home, 100)
     project(home)
     with daemon(home, "sqlite") as projecting, readers(path, set()) as problems:
@@ -183,13 +177,13 @@ def test_a_rebuild_does_not_wait_for_the_daemon_to_end_nor_the_daemon_for_it(hom
 
 
 def waits_for_the_lock(process: subprocess.Popen[bytes]) -> bool:
-    """Whether the kernel lists it among those that wait for a flock."""
+    """Whether the kernel lists the process as waiting for a flock."""
     waiting = [line for line in Path("/proc/locks").read_text().splitlines() if "-> FLOCK" in line]
     return any(f" {process.pid} " in line for line in waiting)
 
 
 def test_entries_appended_while_it_waits_for_the_lock_are_in_the_new_table(home: Path) -> None:
-    """Else the live checkpoint would move back."""
+    """Otherwise the live checkpoint would move back."""
     build_history(home)
     project(home)
     with write_lock(home).held():
@@ -263,13 +257,13 @@ def test_a_kill_at_any_moment_leaves_the_old_or_the_new_table(home: Path) -> Non
 def test_a_kill_during_the_swap_leaves_the_old_or_the_new_table(
     home: Path, file: str, when: int
 ) -> None:
-    """At a write to the WAL, where the backup is under way, and to the database, behind it."""
+    """Killed at a write to the WAL, during the backup, and to the database, after it."""
     path = build_history(home, 200)
     project(home)
     new = digest_of(home)
     execute_sql(path, OLD_SYMBOL)
     old = digest_of(home)
-    with closing(reading(path)) as db:  # makes the WAL, so that its name stands for it
+    with closing(reading(path)) as db:  # creates the WAL file, whose path strace needs
         db.execute(schema.SELECT_SIGNALS).fetchone()
         inject = f"inject=pwrite64:signal=SIGKILL:when={when}"
         only = ("-P", f"{path}{file}", "-e", "trace=pwrite64", "-e", inject)
@@ -290,9 +284,9 @@ def test_files_of_a_killed_rebuild_are_removed_and_files_in_use_are_not(
     (left / "signals.db").write_bytes(b"half of it")
     with rebuild_directory(home) as place:
         assert not left.exists()
-        (place / "signals.db").write_bytes(b"somebody's")
+        (place / "signals.db").write_bytes(b"in use")
         rebuild(home)
-        assert (place / "signals.db").read_bytes() == b"somebody's"
+        assert (place / "signals.db").read_bytes() == b"in use"
     assert_nothing_left(home)
 
 
@@ -312,7 +306,7 @@ def test_an_interrupted_rebuild_removes_its_files(home: Path) -> None:
 
 
 def run_in_new_process(work: Callable[[], None]) -> None:
-    """With one thread, so that it may fork: who runs tests on all cores has another one."""
+    """Runs in a process with one thread, which may fork; pytest-xdist workers have more."""
     program = f"from {__name__} import {work.__name__} as work; work()"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False
@@ -333,7 +327,7 @@ def comes_in_order() -> None:
 
     seen: list[tuple[object, ...]] = []
     with prefetch(count) as items, pytest.raises(LogCorrupt, match="entry 7 is gone") as raised:
-        seen.extend(items)  # what came before the error stays in it
+        seen.extend(items)  # keeps the items before the error
     assert (raised.value.seq, raised.value.byte_offset) == (7, 3)
     assert seen == list(itertools.islice(count(), 1_000))
 
@@ -359,7 +353,7 @@ def test_the_prefetch_process_ends_when_the_block_is_left() -> None:
 
 
 def test_a_process_with_several_threads_starts_no_prefetch_process() -> None:
-    """Forking would not be safe."""
+    """A process with several threads cannot fork safely."""
     stop = threading.Event()
     thread = threading.Thread(target=stop.wait)
     thread.start()

@@ -1,4 +1,4 @@
-"""The fold: whatever a log holds, in whatever batches, the tables are those of the model."""
+"""The fold: for any log and any division into batches, the tables equal the model's."""
 
 import json
 import marshal
@@ -86,14 +86,14 @@ def execute(db: sqlite3.Connection, prepared: PreparedBatch, ids: set[str]) -> N
         db.executemany(statement, rows)
 
 
-def carefully(db: sqlite3.Connection, entries: Sequence[Entry], after: int) -> None:
-    """As the live projection does: it asks for every signal of the batch."""
+def apply_as_projection(db: sqlite3.Connection, entries: Sequence[Entry], after: int) -> None:
+    """Folds as the live projection does: it reads the states of all signals of a batch."""
     prepared = prepare(entries, after=after)
     execute(db, prepared, signal_ids(prepared))
 
 
-def boldly(db: sqlite3.Connection, entries: Sequence[Entry], after: int) -> None:
-    """As a rebuild may: prepared elsewhere; the UNIQUE column finds signals that come again."""
+def apply_as_rebuild(db: sqlite3.Connection, entries: Sequence[Entry], after: int) -> None:
+    """Folds as a rebuild does: the UNIQUE column finds duplicate signals."""
     prepared = PreparedBatch(*marshal.loads(marshal.dumps([*prepare(entries, after=after)])))
     try:
         execute(db, prepared, fact_ids(prepared))
@@ -119,9 +119,9 @@ def tables_of(db: sqlite3.Connection) -> model.Tables:
 
 
 def fold(
-    entries: Sequence[Entry], *, cuts: Sequence[int] = (), apply: Apply = carefully
+    entries: Sequence[Entry], *, cuts: Sequence[int] = (), apply: Apply = apply_as_projection
 ) -> tuple[model.Tables, str]:
-    """The tables that SQLite holds after these entries, in batches cut there, and their digest."""
+    """The SQLite tables after these entries, cut into batches at `cuts`, and their digest."""
     with closing(database()) as db:
         after = 0
         ends = sorted({min(cut, len(entries)) for cut in cuts} | {len(entries)})
@@ -139,7 +139,7 @@ def folded(*items: Item) -> model.Tables:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("apply", [carefully, boldly])
+@pytest.mark.parametrize("apply", [apply_as_projection, apply_as_rebuild])
 @settings(max_examples=200)
 @given(
     history=histories(),
@@ -195,7 +195,7 @@ def test_extras_and_details_are_json_to_sqlite_too_and_keep_every_value(
 ) -> None:
     entries = entries_of(history)
     with closing(database()) as db:
-        carefully(db, entries, 0)
+        apply_as_projection(db, entries, 0)
         query = "SELECT rowid, signal_id, extra FROM signal_extras WHERE json_valid(extra)"
         kept = {row[0]: row for row in db.execute(query)}
         assert len(kept) == db.execute("SELECT count(*) FROM signal_extras").fetchone()[0]
@@ -207,7 +207,7 @@ def test_extras_and_details_are_json_to_sqlite_too_and_keep_every_value(
             _, signal_id, extra = kept[entry.seq]
             assert signal_id == entry.payload["signal_id"]
             given = {k: v for k, v in entry.payload.items() if k not in payloads.SIGNAL_RULES}
-            assert repr(json.loads(extra)) == repr(given)  # repr tells 1 from 1.0 and True
+            assert repr(json.loads(extra)) == repr(given)  # repr differs for 1, 1.0 and True
 
 
 @given(histories(malformed=False))
@@ -294,7 +294,7 @@ def test_an_entry_that_does_not_fit_is_one_conflict_with_its_reason(
 
 @pytest.mark.parametrize("value", [1e-05, 9.968574844719817e-05, 1e16, 1.5e300, -0.0, 85.0])
 def test_floats_in_extras_are_written_as_python_writes_them(value: float) -> None:
-    """orjson writes some in another way, and not each release in the same."""
+    """orjson writes some floats differently, depending on its release."""
     assert folded(signal(regime=value)).extras == {"a": f'{{"regime":{value!r}}}'}
 
 

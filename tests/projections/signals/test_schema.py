@@ -1,4 +1,4 @@
-"""The tables as others rely on them, the queries that the indexes are for, and the digest."""
+"""The tables of the contract, the queries that use the indexes, and the digest."""
 
 import json
 import sqlite3
@@ -135,7 +135,7 @@ def test_a_digest_is_the_hash_of_all_lines_however_many(rows: int) -> None:
 def test_rows_come_back_from_sqlite_with_the_digest_that_they_went_in_with(
     db: sqlite3.Connection,
 ) -> None:
-    """SQLite keeps 150.0 as an integer inside, and gives back a float."""
+    """SQLite stores 150.0 as an integer, and returns a float."""
     given = (1, "id", "A", "BUY", 150.0, 1e16, 5e-324, 0.0, "s", "", "d", "t", "ab", "2025")
     db.execute(schema.INSERT_SIGNAL, given)
     (row,) = db.execute(schema.SELECT_SIGNALS)

@@ -1,4 +1,4 @@
-"""The table of moves and what the end of a trade is worth."""
+"""The table of transitions, and outcome and profit of a trade."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""data/signals.db: rows and checkpoint change together or not at all, whatever happens to the file.
+"""data/signals.db: rows and checkpoint change in one transaction, whatever happens to the file.
 
 The letters are those of the failure catalogue: Q of SQLite, T10 of a damaged database.
 """
@@ -37,8 +37,9 @@ from tests.harness.deadline import DEADLINE_S, until, until_async
 from tests.harness.log_checks import tree_contents
 from tests.harness.mounts import on_small_disk
 from tests.harness.read_side import append, checkpoint_seq_of, project, running
+from tests.harness.rebuilds import build_history, damaged_copies, signal_lifecycle
 from tests.harness.requirements import CHECKOUT, needs_tool
-from tests.harness.signals import a_signal, closed, signals
+from tests.harness.signals import a_signal, signals
 from tests.harness.tables import (
     assert_caught_up,
     assert_is_fold,
@@ -50,29 +51,11 @@ from tests.harness.tables import (
 )
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "home"
-
-
-def signal_lifecycle(number: int) -> list[dict[str, Any]]:
-    """A signal with further keys, and what became of it."""
-    executed = {"event": "executed", "signal_id": f"s-{number}", "order_id": f"o-{number}"}
-    end = closed(number)
-    return [a_signal(number, note=f"n-{number}"), executed, end, {**end, "exit_price": 1.0}]
-
-
 def projected(home: Path, count: int = 20) -> Path:
-    """A home whose tables all hold something; gives the database."""
-    append(home, *(item for number in range(1, count + 1) for item in signal_lifecycle(number)))
+    """A home in which every table has rows; returns the path of the database."""
+    path = build_history(home, count)
     project(home)
-    return database_of(home)
-
-
-def set_aside(home: Path) -> list[Path]:
-    """Damaged databases that were kept."""
-    found = (home / "data").glob("signals.db.damaged-*")
-    return sorted(path for path in found if not path.name.endswith(("-wal", "-shm")))
+    return path
 
 
 def writing(path: Path) -> sqlite3.Connection:
@@ -179,7 +162,7 @@ def test_a_group_that_may_read_data_may_read_the_database(home: Path, mode: int)
         assert groups == {group}
 
 
-# -- Q1: somebody else writes, too
+# -- Q1: other programs write, too
 
 
 @pytest.mark.slow
@@ -198,7 +181,7 @@ def test_it_waits_for_another_writer(home: Path, caplog: pytest.LogCaptureFixtur
                     db.execute("INSERT INTO notes VALUES ('x')")
                     done.wait(0.01)
                     db.execute("COMMIT")
-        except BaseException as error:  # noqa: BLE001  # told by the test
+        except BaseException as error:  # noqa: BLE001  # the test reports it
             problems.append(error)
 
     async def run() -> None:
@@ -261,7 +244,11 @@ def test_after_a_long_reader_the_wal_is_cut_back_to_its_limit(home: Path) -> Non
                 figures = found["projections"]["sqlite"]
                 assert figures["wal_bytes"] == wal.stat().st_size
                 assert reader.execute("SELECT count(*) FROM signals").fetchone() == (1,)
-            for number in (2000, 2001, 2002):  # the first writes all back, the next begins anew
+            for number in (
+                2000,
+                2001,
+                2002,
+            ):  # the first writes the WAL back, the next starts it again
                 batch(number, 1)
                 await until_async(lambda n=number: checkpoint_seq_of(projector) == n - 598)  # type: ignore[misc]
             assert wal.stat().st_size <= JOURNAL_BYTES_MAX
@@ -401,11 +388,11 @@ def test_a_forked_child_is_refused_the_connection_of_its_parent(home: Path) -> N
     assert seq_in(home) == 0
 
 
-# -- Q7: the file goes away under a running projector
+# -- Q7: the file is deleted or replaced under a running projector
 
 
 async def grow(home: Path, projector: Projector, start: int, count: int = 3, **more: Any) -> None:
-    """Appends one by one, and waits until they are applied."""
+    """Appends items one by one, and waits until each is applied."""
     for number in range(start, start + count):
         await asyncio.to_thread(append, home, a_signal(number, **more))
         await until_async(lambda n=number: checkpoint_seq_of(projector) == n)  # type: ignore[misc]
@@ -416,7 +403,7 @@ async def grow(home: Path, projector: Projector, start: int, count: int = 3, **m
 def test_a_database_deleted_under_a_projector_is_created_again(
     home: Path, readers: int, with_wal: bool
 ) -> None:
-    """A reader that still has the old one open keeps its -shm alive, which must not mislead."""
+    """A reader of the old database keeps its -shm file; the projection must not use that."""
 
     async def run() -> None:
         projector = Projector(home, SqliteProjection(), pace=Pace(batch_entries=2))
@@ -433,7 +420,7 @@ def test_a_database_deleted_under_a_projector_is_created_again(
                     (home / "data" / "signals.db-shm").unlink()
                 await grow(home, projector, start)
                 assert_caught_up(home)
-                for db in held:  # they go on seeing what they had
+                for db in held:  # they keep their snapshot
                     assert db.execute("SELECT max(id) FROM signals").fetchone() == (start - 1,)
                     db.close()
                 assert_caught_up(home)
@@ -442,7 +429,7 @@ def test_a_database_deleted_under_a_projector_is_created_again(
     assert_caught_up(home)
     with closing(reading(database_of(home))) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    assert not set_aside(home)
+    assert not damaged_copies(home)
 
 
 def test_two_projectors_agree_on_the_new_one_when_a_database_is_deleted(home: Path) -> None:
@@ -465,7 +452,7 @@ def test_two_projectors_agree_on_the_new_one_when_a_database_is_deleted(home: Pa
 def test_an_older_copy_put_in_its_place_under_a_projector_is_brought_up(
     home: Path, tmp_path: Path
 ) -> None:
-    """The WAL beside it is of the database that was there: its pages must not get in."""
+    """The WAL at the path belongs to the deleted database: its pages must not be used."""
     copy = tmp_path / "copy.db"
 
     async def run() -> None:
@@ -486,11 +473,11 @@ def test_an_older_copy_put_in_its_place_under_a_projector_is_brought_up(
     assert_caught_up(home)
     with closing(reading(database_of(home))) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    assert not set_aside(home)
+    assert not damaged_copies(home)
 
 
 def test_replacing_the_database_by_an_unknown_one_ends_the_daemon(home: Path) -> None:
-    with EventLog(home) as log:  # opened before, so that it goes on
+    with EventLog(home) as log:  # opened first, so that it keeps working
         log.append(a_signal(1))
         with daemon(home, "sqlite") as d:
             until(lambda: seq_in(home) == 1)
@@ -517,7 +504,7 @@ def test_daemons_that_start_at_once_on_a_new_database_all_come_up(tmp_path: Path
             _, err = process.communicate(timeout=DEADLINE_S)
             assert (process.returncode, err) == (0, b"")
         assert_caught_up(home)
-        assert not set_aside(home)
+        assert not damaged_copies(home)
 
 
 def test_a_killed_set_up_is_not_treated_as_damage(home: Path) -> None:
@@ -531,7 +518,7 @@ def test_a_killed_set_up_is_not_treated_as_damage(home: Path) -> None:
     assert_caught_up(home)
 
 
-# -- T10: damage while nobody looks
+# -- T10: damage while no projector runs
 
 
 def delete(path: Path) -> None:
@@ -559,7 +546,7 @@ def text(path: Path) -> None:
 
 
 def executed(statement: str) -> Callable[[Path], None]:
-    """Somebody else's hand in the tables."""
+    """Another program changes the tables."""
 
     def execute(path: Path) -> None:
         with closing(writing(path)) as db:
@@ -592,7 +579,7 @@ def test_a_damaged_database_is_set_aside_and_rebuilt(
     append(home, a_signal(100))
     project(home)
     assert_caught_up(home)
-    (kept,) = set_aside(home)
+    (kept,) = damaged_copies(home)
     assert kept.read_bytes() == bad
     assert "database_damaged" in caplog.text
 
@@ -601,7 +588,7 @@ def test_a_deleted_database_is_rebuilt(home: Path) -> None:
     projected(home).unlink()
     project(home)
     assert_caught_up(home)
-    assert not set_aside(home)
+    assert not damaged_copies(home)
 
 
 def test_an_overwritten_page_is_found_at_the_start(home: Path) -> None:
@@ -615,7 +602,7 @@ def test_an_overwritten_page_is_found_at_the_start(home: Path) -> None:
         path.write_bytes(data)
         project(home)
         assert_caught_up(home)
-        (kept,) = set_aside(home)
+        (kept,) = damaged_copies(home)
         assert kept.read_bytes() == data
         kept.unlink()
 
@@ -631,7 +618,7 @@ def test_the_wal_of_a_damaged_database_is_kept_with_it(home: Path) -> None:
     text(database_of(home))
     project(home)
     assert_caught_up(home)
-    (kept,) = set_aside(home)
+    (kept,) = damaged_copies(home)
     assert Path(f"{kept}-wal").read_bytes() == wal
 
 
@@ -640,7 +627,7 @@ def test_each_damaged_database_is_kept_under_a_name_of_its_own(home: Path) -> No
         projected(home, count) if count == 1 else project(home)
         text(database_of(home))
         project(home)
-        assert len(set_aside(home)) == count
+        assert len(damaged_copies(home)) == count
         assert_caught_up(home)
 
 
@@ -649,7 +636,7 @@ def test_a_path_that_is_not_a_file_is_refused(home: Path) -> None:
     database_of(home).symlink_to(home / "elsewhere.db")
     done = eventlog("project", "sqlite", "--once", home=home)
     assert done.code == 3
-    assert "no regular file" in done.err
+    assert "not a regular file" in done.err
     assert not (home / "elsewhere.db").exists()
 
 
@@ -657,7 +644,7 @@ def test_a_path_that_is_not_a_file_is_refused(home: Path) -> None:
 
 
 def foreign(path: Path, *, wal: bool = False) -> None:
-    """A database as the old tracker has it."""
+    """A database of the old tracker."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with closing(writing(path)) as db:
         if wal:
@@ -742,10 +729,10 @@ def test_a_database_of_an_older_schema_of_ours_is_filled_again_from_the_log(home
     with closing(reading(path)) as db:
         assert db.execute("SELECT old FROM signals").fetchone() == ("x",)
         project(home)
-        assert db.execute("SELECT count(*) FROM signals").fetchone() == (3,)  # readers go on
+        assert db.execute("SELECT count(*) FROM signals").fetchone() == (3,)  # readers keep working
     assert path.stat().st_ino == inode
     assert_caught_up(home)
-    assert not set_aside(home)
+    assert not damaged_copies(home)
     with closing(reading(path)) as db:
         assert (
             db.execute("SELECT name FROM sqlite_master WHERE name = 'lifecycles'").fetchall() == []
@@ -761,10 +748,10 @@ def test_an_older_database_that_is_damaged_is_set_aside(home: Path) -> None:
     path.write_bytes(data)
     project(home)
     assert_caught_up(home)
-    assert len(set_aside(home)) == 1
+    assert len(damaged_copies(home)) == 1
 
 
-# -- a batch is applied wholly or not at all
+# -- a batch is applied as a whole or not at all
 
 
 def test_cancelling_at_any_moment_leaves_a_complete_batch_or_none(home: Path) -> None:
@@ -790,7 +777,7 @@ def test_cancelling_at_any_moment_leaves_a_complete_batch_or_none(home: Path) ->
             found = await asyncio.to_thread(assert_is_fold, home)
             assert found.seq in (checkpoint.seq, after.seq)
             checkpoint = checkpoint if found.seq == checkpoint.seq else after
-            if cancelled > 80:  # the rest without
+            if cancelled > 80:  # apply the rest without cancelling
                 break
         await projection.close()
         assert cancelled > 20
@@ -825,9 +812,27 @@ def test_cancelling_does_not_wait_for_a_lock_held_by_another_process(home: Path)
     assert assert_is_fold(home).seq == 2
 
 
+def test_two_tasks_of_one_projection_apply_one_after_the_other(home: Path) -> None:
+    append(home, *signals(30))
+    entries = raw_entries(home)
+
+    async def run() -> list[BaseException | None]:
+        projection = SqliteProjection()
+        before = await projection.open(home)
+        after = replace(before, seq=30, chain=entries[-1].chain)
+        both = (projection.apply(entries, before=before, after=after) for _ in range(2))
+        try:
+            return await asyncio.gather(*both, return_exceptions=True)
+        finally:
+            await projection.close()
+
+    assert [type(result) for result in asyncio.run(run())] == [type(None), CheckpointMoved]
+    assert_caught_up(home)
+
+
 @contextmanager
 def held(home: Path) -> Iterator[None]:
-    """Holds the lock of the database as a process that hangs would."""
+    """Holds the write lock of the database, as a hanging process would."""
     fd = os.open(home / "data" / "signals.db.lock", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(fd, fcntl.LOCK_EX)
     try:
@@ -839,7 +844,7 @@ def held(home: Path) -> Iterator[None]:
 def test_a_waiter_for_a_deleted_lock_file_waits_for_the_new_one(
     home: Path,
 ) -> None:
-    """W9: two that hold the locks of two files would write at once."""
+    """W9: two writers with the locks of two files would write at the same time."""
     projected(home, 1)
     entered: list[str] = []
 
@@ -875,9 +880,9 @@ import asyncio, sys
 from pathlib import Path
 from projections.errors import ProjectionStalled
 from projections.sqlite.projection import SqliteProjection
-home, told = Path(sys.argv[1]), []
+home, stalls = Path(sys.argv[1]), []
 def hook(event, words):
-    if event == "sqlite3.connect" and "mode=ro" not in str(words[0]) and not told:
+    if event == "sqlite3.connect" and "mode=ro" not in str(words[0]) and not stalls:
         (home / "data" / "signals.db").unlink()
 sys.addaudithook(hook)
 async def run():
@@ -885,18 +890,18 @@ async def run():
     try:
         await projection.open(home)
     except ProjectionStalled:
-        told.append("stalled")
+        stalls.append("stalled")
     await projection.open(home)  # as a daemon does, a moment later
     await projection.close()
 asyncio.run(run())
-print(*told)
+print(*stalls)
 """
 
 
 def test_a_database_that_is_deleted_before_it_is_opened_is_not_made_open_to_all(
     home: Path,
 ) -> None:
-    """Contract 1: SQLite would make an empty file with the mode that the umask leaves."""
+    """Contract 1: SQLite would create an empty file whose mode depends on the umask."""
     path = projected(home, 1)
     script = [sys.executable, "-c", DELETING, str(home)]
     done = subprocess.run(script, capture_output=True, text=True, cwd=CHECKOUT, check=False)
@@ -918,7 +923,7 @@ def test_a_row_inserted_by_another_process_is_reported(home: Path) -> None:
     append(home, a_signal(2))
     done = eventlog("project", "sqlite", "--once", home=home)
     assert done.code == 3
-    assert "somebody else wrote to the database" in done.err
+    assert "another program has changed the database" in done.err
     assert "rebuild-database" in done.err
 
 
@@ -931,14 +936,14 @@ def test_a_projection_that_was_not_opened_is_refused() -> None:
 
 
 def locks_on(path: Path) -> list[str]:
-    """The POSIX locks that this process holds on a file."""
+    """The POSIX locks of this process on a file."""
     pid, inode = os.getpid(), path.stat().st_ino
     lines = Path("/proc/locks").read_text().splitlines()
     return [line for line in lines if f" {pid} " in line and f":{inode} " in line]
 
 
 def test_examining_the_database_drops_no_lock_of_this_process(home: Path) -> None:
-    """Closing any other descriptor of the file would drop them all (Q4)."""
+    """Closing another descriptor of the file would release all of them (Q4)."""
     path = projected(home, 2)
 
     async def run() -> None:
