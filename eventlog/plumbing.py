@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from eventlog.read.columns import SignalColumns
     from eventlog.read.inspect import log_status, read_entries
     from eventlog.storage.filesystem import filesystem_type, is_network_filesystem
+    from eventlog.storage.locks import FileLock, PollInterval
     from eventlog.threads import run_in_thread, uncancelled
 
 _MODULES = {
@@ -28,6 +29,8 @@ _MODULES = {
     "EXIT_COULD_NOT_RUN": "cli.command",
     "EXIT_PROBLEM": "cli.command",
     "JSON_OPTION": "cli.command",
+    "FileLock": "storage.locks",
+    "PollInterval": "storage.locks",
     "PROJECTIONS": "plugins",
     "Progress": "cli.progress",
     "SignalColumns": "read.columns",
@@ -55,6 +58,8 @@ __all__ = [
     "JSON_OPTION",
     "PROJECTIONS",
     "CommandContext",
+    "FileLock",
+    "PollInterval",
     "Progress",
     "SignalColumns",
     "VerifiedChunk",

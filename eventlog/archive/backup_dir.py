@@ -27,6 +27,7 @@ from eventlog.storage.atomic import (
 )
 from eventlog.storage.disk import Disk
 from eventlog.storage.home import Home
+from eventlog.storage.locks import FileLock
 
 LOCK_NAME = "backup.lock"
 _NAMES_IN_EMPTY_DIR = frozenset(
@@ -48,13 +49,9 @@ def backup_lock(disk: Disk, dest_home: Home) -> Iterator[None]:
             where=dest_home.root,
             do="name an empty directory, or one that is not there yet",
         )
-    path = f"{dest_home.root}/{LOCK_NAME}"
+    lock = FileLock(f"{dest_home.root}/{LOCK_NAME}", disk=disk, covers_directory=True)
     try:
-        fd = disk.create(path)
-    except FileExistsError:
-        fd = disk.open(path, writable=True)
-    try:
-        if not disk.try_lock(fd):
+        if not lock.try_take():
             raise EventLogError(
                 "another run is at work on this backup",
                 where=dest_home.root,
@@ -62,7 +59,7 @@ def backup_lock(disk: Disk, dest_home: Home) -> Iterator[None]:
             )
         yield
     finally:
-        disk.close(fd)
+        lock.drop()
 
 
 def _make_dir(disk: Disk, dest_home: Home) -> None:

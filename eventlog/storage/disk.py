@@ -33,8 +33,11 @@ class Disk(Protocol):
     def open(self, path: str, *, writable: bool) -> int:
         """An existing regular file; a link is not followed (UnsafePath)."""
 
+    def open_dir(self, path: str) -> int:
+        """An existing directory, to be locked."""
+
     def close(self, fd: int) -> None:
-        """Gives the descriptor back."""
+        """Closes the descriptor."""
 
     def size(self, fd: int) -> int:
         """The file's length now."""
@@ -60,8 +63,11 @@ class Disk(Protocol):
     def try_lock(self, fd: int) -> bool:
         """Takes the exclusive lock if it is free; does not wait."""
 
+    def is_locked(self, fd: int) -> bool:
+        """Whether another descriptor holds the exclusive lock."""
+
     def unlock(self, fd: int) -> None:
-        """Gives the lock back."""
+        """Releases the lock."""
 
     def size_at(self, fd: int, path: str) -> int | None:
         """Length of the file at `path`; None unless it is the one that `fd` has open."""
@@ -137,6 +143,9 @@ class RealDisk:
         self._inodes[fd] = _inode_of(status)
         return fd
 
+    def open_dir(self, path: str) -> int:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
     def close(self, fd: int) -> None:
         self._inodes.pop(fd, None)
         os.close(fd)
@@ -166,7 +175,7 @@ class RealDisk:
             os.fdatasync(fd)
 
     def fsync_dir(self, path: str) -> None:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = self.open_dir(path)
         try:
             if self._full_fsync is not None:
                 self._fcntl.fcntl(fd, self._full_fsync)
@@ -180,9 +189,19 @@ class RealDisk:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def try_lock(self, fd: int) -> bool:
+        return self._try_flock(fd, self._fcntl.LOCK_EX)
+
+    def is_locked(self, fd: int) -> bool:
+        # A shared lock, so that two processes that look do not see each other.
+        if not self._try_flock(fd, self._fcntl.LOCK_SH):
+            return True
+        self.unlock(fd)
+        return False
+
+    def _try_flock(self, fd: int, kind: int) -> bool:
         # flock, not fcntl locks: those vanish when any descriptor of the file is closed.
         try:
-            self._fcntl.flock(fd, self._fcntl.LOCK_EX | self._fcntl.LOCK_NB)
+            self._fcntl.flock(fd, kind | self._fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True

@@ -49,7 +49,9 @@ class SegmentDisk:
         self.fdatasync = disk.fdatasync
         self.fsync_dir = disk.fsync_dir
         self.drop_cache = disk.drop_cache
+        self.open_dir = disk.open_dir
         self.try_lock = disk.try_lock
+        self.is_locked = disk.is_locked
         self.unlock = disk.unlock
         self.link = disk.link
         self.link_target = disk.link_target
