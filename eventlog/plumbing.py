@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from eventlog.errors import printable, printable_value
     from eventlog.format.line import decode
     from eventlog.plugins import COMMANDS, PROJECTIONS, load_plugin, plugin_names
-    from eventlog.processes import can_fork
+    from eventlog.processes import can_fork, end_process, fork_process
     from eventlog.read.bulk import VerifiedChunk, log_bytes, read_verified
     from eventlog.read.columns import SignalColumns
     from eventlog.read.inspect import log_status, read_entries
@@ -36,6 +36,8 @@ _MODULES = {
     "SignalColumns": "read.columns",
     "VerifiedChunk": "read.bulk",
     "can_fork": "processes",
+    "end_process": "processes",
+    "fork_process": "processes",
     "decode": "format.line",
     "filesystem_type": "storage.filesystem",
     "run_in_thread": "threads",
@@ -65,7 +67,9 @@ __all__ = [
     "VerifiedChunk",
     "can_fork",
     "decode",
+    "end_process",
     "filesystem_type",
+    "fork_process",
     "is_network_filesystem",
     "load_plugin",
     "log_bytes",
