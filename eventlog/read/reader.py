@@ -22,7 +22,7 @@ from eventlog.format.scan import TIP_START, has_evidence, is_misplaced, scan, ti
 from eventlog.format.segment import Position, segment_index, segment_name
 from eventlog.read.seek import find_line
 from eventlog.storage.disk import Disk, sync_for_reading
-from eventlog.storage.durable_state import read_lock_record, read_watermark
+from eventlog.storage.durable_state import read_durable_end, read_durable_state, read_watermark
 from eventlog.storage.gap_file import AcceptedGaps
 from eventlog.storage.home import Home, list_segments, log_not_found
 
@@ -153,14 +153,11 @@ class LogReader:
         """The durable end that bounds this reader, if anything gives one."""
         if self._until is not None or self._holds_lock:
             return self._until
-        lock_record = read_lock_record(self._disk, self._home)
-        return lock_record.end if lock_record is not None else None
+        return read_durable_end(self._disk, self._home)
 
     def _durable_seq(self) -> int:
-        """The last seq that the watermark, or a word of this boot, says was durable."""
-        watermark = read_watermark(self._disk, self._home)
-        lock_record = read_lock_record(self._disk, self._home)
-        return max(watermark.end.seq if watermark else 0, lock_record.end.seq if lock_record else 0)
+        """The last seq that was durable by the watermark or by the lock record."""
+        return read_durable_state(self._disk, self._home).end.seq
 
     def _limit(self) -> _ReadLimit:
         end = self._end()

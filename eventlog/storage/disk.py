@@ -10,6 +10,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Protocol
 
 from eventlog.errors import UnsafePath, Unsupported
@@ -267,10 +268,24 @@ def size_of(disk: Disk, path: str) -> int:
         return disk.size(fd)
 
 
-def read_file(disk: Disk, path: str, bytes_max: int) -> bytes:
-    """The first `bytes_max` bytes of an existing file; all of it where it is shorter."""
+def read_file(disk: Disk, path: str, bytes_max: int | None = None) -> bytes:
+    """The bytes of an existing file, at most the first `bytes_max`."""
     with opened(disk, path) as fd:
-        return disk.pread(fd, bytes_max, 0)
+        return disk.pread(fd, disk.size(fd) if bytes_max is None else bytes_max, 0)
+
+
+def open_or_create(disk: Disk, path: str) -> int:
+    """Opens a file for writing, also where there is none yet."""
+    try:
+        return disk.create(path)
+    except FileExistsError:
+        return disk.open(path, writable=True)
+
+
+@cache
+def real_disk() -> Disk:
+    """One RealDisk for all callers that do not bring a disk."""
+    return RealDisk()
 
 
 def write_all(disk: Disk, fd: int, data: bytes, offset: int) -> None:

@@ -11,8 +11,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from eventlog.errors import LogLocked, UnsafePath
@@ -25,7 +24,7 @@ from eventlog.format.durability import (
     encode_lock_record,
 )
 from eventlog.format.segment import CLOSED_NAME
-from eventlog.storage.disk import Disk, RealDisk, write_all
+from eventlog.storage.disk import Disk, real_disk, write_all
 from eventlog.storage.home import Home, make_home, refuse_foreign
 
 ATTEMPTS_MAX = 10  # at a lock file that is replaced each time between opening and locking it
@@ -70,7 +69,7 @@ class FileLock:
         prepare: Callable[[], object] | None = None,
         covers_directory: bool = False,
     ) -> None:
-        self._disk = disk or _real_disk()
+        self._disk = disk or real_disk()
         self._path = os.fspath(path)
         self._prepare = prepare
         self._covers_directory = covers_directory
@@ -132,11 +131,9 @@ class FileLock:
         try:
             self._fd = self._disk.create(self._path)
         except FileExistsError:
-            try:
+            with suppress(FileNotFoundError):
                 self._fd = self._disk.open(self._path, writable=True)
-            except FileNotFoundError:
-                return False
-        return True
+        return self._fd >= 0
 
     def _try_take_directory(self) -> bool:
         try:
@@ -162,11 +159,6 @@ class FileLock:
             return self._disk.is_locked(fd)
         finally:
             self._disk.close(fd)
-
-
-@cache
-def _real_disk() -> Disk:
-    return RealDisk()
 
 
 class WriterLock(FileLock):
