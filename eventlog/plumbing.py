@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from eventlog.read.bulk import VerifiedChunk, log_bytes, read_verified
     from eventlog.read.columns import SignalColumns
     from eventlog.read.inspect import log_status, read_entries
+    from eventlog.storage.atomic import free_name, rename_durably
     from eventlog.storage.filesystem import filesystem_type, is_network_filesystem
     from eventlog.storage.locks import FileLock, PollInterval
     from eventlog.threads import run_in_thread, uncancelled
@@ -38,6 +39,8 @@ _MODULES = {
     "can_fork": "processes",
     "end_process": "processes",
     "fork_process": "processes",
+    "free_name": "storage.atomic",
+    "rename_durably": "storage.atomic",
     "decode": "format.line",
     "filesystem_type": "storage.filesystem",
     "run_in_thread": "threads",
@@ -70,6 +73,7 @@ __all__ = [
     "end_process",
     "filesystem_type",
     "fork_process",
+    "free_name",
     "is_network_filesystem",
     "load_plugin",
     "log_bytes",
@@ -79,6 +83,7 @@ __all__ = [
     "printable_value",
     "read_entries",
     "read_verified",
+    "rename_durably",
     "run_in_thread",
     "uncancelled",
 ]

@@ -20,9 +20,9 @@ from eventlog.errors import BackupUnusable, EventLogError, UnsafePath
 from eventlog.storage.atomic import (
     OnBytes,
     copy,
-    create_replacing,
     hash_range,
     is_temporary_name,
+    replacing,
     temporary_name,
 )
 from eventlog.storage.disk import Disk
@@ -72,6 +72,10 @@ def _make_dir(disk: Disk, dest_home: Home) -> None:
             do="see whether the disk is mounted, or make that directory",
         )
     disk.make_dir(dest_home.root)
+
+
+class _HashDiffers(Exception):
+    """The bytes copied do not have the expected hash, so the copy is discarded."""
 
 
 class BackupDir:
@@ -182,24 +186,14 @@ class BackupDir:
         self, source: int, name: str, byte_to: int, expected: str | None
     ) -> SegmentCopy | None:
         """Under its name once it is whole; None where its hash is not as expected."""
-        new = self._path(temporary_name(name))
         digest = hashlib.sha256()
-        try:
-            out = create_replacing(self._disk, new)
-            try:
-                copy(self._disk, source, out, 0, byte_to, digest, self._on_bytes)
-            finally:
-                self._disk.close(out)
-            found = digest.hexdigest()
-            if expected not in (None, found):
-                self._disk.unlink(new)
-                return None
-            self._disk.rename(new, self._path(name))
-        except BaseException:
-            with suppress(OSError):
-                self._disk.unlink(new)
-            raise
-        self._disk.fsync_dir(self._dest_home.log_dir)
+        with suppress(_HashDiffers), replacing(self._disk, self._dest_home.log_dir, name) as out:
+            copy(self._disk, source, out, 0, byte_to, digest, self._on_bytes)
+            if expected not in (None, digest.hexdigest()):
+                raise _HashDiffers
+        found = digest.hexdigest()
+        if expected not in (None, found):
+            return None
         self._last_digest = digest
         return SegmentCopy(name=name, bytes=byte_to, sha256=found)
 

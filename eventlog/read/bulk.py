@@ -9,6 +9,7 @@ Invariant: an entry comes out only from the bytes that were verified, and none a
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
@@ -54,8 +55,7 @@ def read_verified(
     """
     disk, home = SegmentDisk(RealDisk()), home_at(path)
     require_segments(disk, home)
-    reader = _VerifyingReader(disk, home, after=after, hint=hint)
-    try:
+    with closing(_VerifyingReader(disk, home, after=after, hint=hint)) as reader:
         if reader.tip.chain not in (chain, CHAIN_UNKNOWN):
             raise LogDiverged(
                 f"entry {after} is not the one that was read before",
@@ -69,8 +69,6 @@ def read_verified(
             yield VerifiedChunk(
                 seq_from, seq_to, chain, reader.position, recorded_times, signals, others
             )
-    finally:
-        reader.close()
 
 
 def log_bytes(path: str | os.PathLike[str]) -> int:

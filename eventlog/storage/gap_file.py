@@ -4,12 +4,13 @@ Invariant: a record is found only while what it speaks of is as it was when it w
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from hashlib import sha256
 
 from eventlog.format.gap import AcceptedGap, decode_gaps, encode_gap
 from eventlog.format.line import LINE_BYTES_MAX, BadLine, parse_header
 from eventlog.format.segment import segment_seqs
-from eventlog.storage.disk import Disk, write_all
+from eventlog.storage.disk import Disk, open_or_create, opened, read_file, write_all
 from eventlog.storage.home import Home
 
 GAP_FILE_NAME = ".accepted"
@@ -46,23 +47,14 @@ class AcceptedGaps:
 
 def read_gaps(disk: Disk, home: Home) -> list[AcceptedGap]:
     """All records, the newest first; none where nothing was ever accepted."""
-    try:
-        fd = disk.open(f"{home.log_dir}/{GAP_FILE_NAME}", writable=False)
-    except FileNotFoundError:
-        return []
-    try:
-        return decode_gaps(disk.pread(fd, disk.size(fd), 0))
-    finally:
-        disk.close(fd)
+    with suppress(FileNotFoundError):
+        return decode_gaps(read_file(disk, f"{home.log_dir}/{GAP_FILE_NAME}"))
+    return []
 
 
 def append_gaps(disk: Disk, home: Home, records: Iterable[AcceptedGap]) -> None:
     """Adds records, durably. Raises OSError."""
-    path = f"{home.log_dir}/{GAP_FILE_NAME}"
-    try:
-        fd = disk.create(path)
-    except FileExistsError:
-        fd = disk.open(path, writable=True)
+    fd = open_or_create(disk, f"{home.log_dir}/{GAP_FILE_NAME}")
     try:
         size = disk.size(fd)
         data = b"".join(encode_gap(record) for record in records)
@@ -79,16 +71,14 @@ def is_unchanged(disk: Disk, home: Home, gap: AcceptedGap, segments: Sequence[in
     """Whether what was accepted is still what stands there, so that nothing else is skipped."""
     if not gap.fits_between(segments):
         return False
-    try:
-        fd = disk.open(home.segment_path(gap.segment), writable=False)
-    except FileNotFoundError:
-        return gap.byte_to == 0  # the segment itself is what was missing
-    try:
+    with (
+        suppress(FileNotFoundError),
+        opened(disk, home.segment_path(gap.segment)) as fd,
+    ):
         if gap.byte_from == gap.byte_to:
             return not _starts_entry(disk, fd, gap.byte_from, gap.seq_from)
         return range_sha256(disk, fd, gap.byte_from, gap.byte_to) == gap.sha256
-    finally:
-        disk.close(fd)
+    return gap.byte_to == 0  # the segment itself was missing
 
 
 def _starts_entry(disk: Disk, fd: int, byte_offset: int, seq: int) -> bool:

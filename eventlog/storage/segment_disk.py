@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from eventlog.errors import EventLogError
 from eventlog.format.segment import CLOSED_NAME, COMPRESSED_SUFFIX, is_segment_name
-from eventlog.storage.disk import Disk
+from eventlog.storage.disk import Disk, opened
 
 if TYPE_CHECKING:
     from eventlog.format.compressed import CompressedReader
@@ -169,13 +169,10 @@ def opened_segment(
     disk: Disk, stored_path: str, *, from_device: bool = False
 ) -> Iterator[StoredSegment]:
     """One file, raw or compressed by its name, for as long as the block lasts. Raises OSError."""
-    fd = disk.open(stored_path, writable=False)
-    try:
+    with opened(disk, stored_path) as fd:
         if from_device:
             disk.drop_cache(fd)
         yield _stored_segment(disk, fd, stored_path)
-    finally:
-        disk.close(fd)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ Invariant: a crash at any moment leaves the old database, the new one, or, where
 damaged, for a moment none.
 """
 
-import os
 import sqlite3
 import time
 from contextlib import closing
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from eventlog.plumbing import rename_durably
 from projections.errors import ProjectionError
 from projections.signals import schema
 from projections.sqlite import file
@@ -65,19 +65,9 @@ def move_into_place(path: Path, new: Path) -> None:
     """Gives the file `new` the name `path`, where nothing usable stands."""
     with closing(file.connect(new)) as source:
         source.execute("PRAGMA journal_mode = WAL")
-    _sync(new)
     # What is left of a database that was deleted would be taken for the WAL of this one.
     file.remove_database(path)
-    new.rename(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    rename_durably(new, path)
 
 
 _COMPARED_COLUMNS = schema.COLUMNS[1:]
