@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from eventlog.read.bulk import VerifiedChunk, log_bytes, read_verified
     from eventlog.read.columns import SignalColumns
     from eventlog.read.inspect import log_status, read_entries
+    from eventlog.schema.fields import FIELD_LIMITS
     from eventlog.storage.atomic import free_name, rename_durably
     from eventlog.storage.filesystem import filesystem_type, is_network_filesystem
     from eventlog.storage.locks import FileLock, PollInterval
@@ -30,6 +31,7 @@ _MODULES = {
     "EXIT_COULD_NOT_RUN": "cli.command",
     "EXIT_PROBLEM": "cli.command",
     "JSON_OPTION": "cli.command",
+    "FIELD_LIMITS": "schema.fields",
     "FileLock": "storage.locks",
     "PollInterval": "storage.locks",
     "PROJECTIONS": "plugins",
@@ -60,6 +62,7 @@ __all__ = [
     "COMMANDS",
     "EXIT_COULD_NOT_RUN",
     "EXIT_PROBLEM",
+    "FIELD_LIMITS",
     "JSON_OPTION",
     "PROJECTIONS",
     "CommandContext",
