@@ -1,6 +1,6 @@
-"""What the reading commands show of a log: raw lines, the last ones, and its figures.
+"""Inspection for commands: raw lines, the end of the log, its status.
 
-Invariant: nothing is changed or made; a home without a log raises LogNotFound.
+Invariant: nothing is changed or created; a home without a log raises LogNotFound.
 """
 
 from collections.abc import Callable, Iterator
@@ -52,7 +52,7 @@ def end_seq(path: str) -> int:
 
 
 def tail_raw_lines(path: str, after: int, on_lines: Callable[[list[bytes]], object]) -> None:
-    """Hands lists of lines with seq > `after` to `on_lines` for ever, as they become durable."""
+    """Calls `on_lines` with lists of lines with seq > `after` as they become durable, for ever."""
     import asyncio
 
     from eventlog.read.tail import tail_batches
@@ -68,9 +68,11 @@ def tail_raw_lines(path: str, after: int, on_lines: Callable[[list[bytes]], obje
 
 
 def _end(disk: Disk, home: Home) -> tuple[Tip, LogCorrupt | None]:
-    """The last durable entry: as its line stands where the lock's word tells where, else by
-    scanning the tail. Where that meets damage, which comes along, it is the last line as it stands
-    or, where that is damaged itself, the last entry that can be read.
+    """The last durable entry, and the damage met on the way.
+
+    If the lock record gives the durable end, its line is read; otherwise the tail is scanned. If
+    that meets damage, the entry is the last line or, if that is damaged itself, the last readable
+    entry.
     """
     end = read_durable_end(disk, home)
     last = _tip_at_end(disk, home, end)
@@ -96,7 +98,7 @@ def _end(disk: Disk, home: Home) -> tuple[Tip, LogCorrupt | None]:
 
 
 def _tip_at_end(disk: Disk, home: Home, end: LogEnd | None) -> Tip | None:
-    """What the line that ends at `end`, or else the last line of all, says of itself."""
+    """The tip of the line that ends at `end`, or else of the last line; its chain is unchecked."""
     segment = end.segment if end is not None else list_segments(disk, home)[-1]
     with (
         suppress(BadLine, FileNotFoundError),
@@ -109,7 +111,7 @@ def _tip_at_end(disk: Disk, home: Home, end: LogEnd | None) -> Tip | None:
 def read_entries(path: str, *, after: int, first_only: bool = False) -> Iterator[Entry]:
     """The durable entries with seq > `after`. Raises LogCorrupt at damage, after those before.
 
-    `first_only`: only the first ones are wanted, so no more than a line may need is read at a time.
+    `first_only`: the caller needs only the first few, so little is read at a time.
     """
     with closing(LogReader(SegmentDisk(RealDisk()), require_home(path), after=after)) as reader:
         if first_only:

@@ -1,6 +1,6 @@
-"""The accepted ranges of a log as they stand on disk, in `.accepted`.
+"""The file of accepted gaps, `.accepted`: read, append, and check against the segments.
 
-Invariant: a record is found only while what it speaks of is as it was when it was accepted.
+Invariant: a record is used only while the bytes it describes are those that were accepted.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 class AcceptedGaps:
-    """The gaps of one log, for its reader. `given` stands for what the file says."""
+    """The accepted gaps of one log, for its reader. `given` replaces the content of the file."""
 
     def __init__(self, disk: Disk, home: Home, given: Sequence[AcceptedGap] | None = None) -> None:
         self._disk = disk
@@ -26,11 +26,11 @@ class AcceptedGaps:
         self._given = given
 
     def at(self, segment: int, byte_from: int, seq: int) -> AcceptedGap | None:
-        """The one that starts there, where a reader misses entry `seq`."""
+        """The gap that starts at that position, where a reader misses entry `seq`."""
         return self._first(gap for gap in self._all() if gap.starts_at(segment, byte_from, seq))
 
     def containing(self, seq: int) -> AcceptedGap | None:
-        """The one in which entry `seq` was lost."""
+        """The gap in which entry `seq` was lost."""
         return self._first(gap for gap in self._all() if gap.seq_from <= seq <= gap.seq_to)
 
     def _first(self, gaps: Iterable[AcceptedGap]) -> AcceptedGap | None:
@@ -41,7 +41,7 @@ class AcceptedGaps:
         return None
 
     def _all(self) -> Sequence[AcceptedGap]:
-        # Read anew each time: only damage asks for them, and a person may just have accepted it.
+        # Read again each time: only damage needs it, and that may just have been accepted.
         return read_gaps(self._disk, self._home) if self._given is None else self._given
 
 
@@ -59,7 +59,7 @@ def append_gaps(disk: Disk, home: Home, records: Iterable[AcceptedGap]) -> None:
         size = disk.size(fd)
         data = b"".join(encode_gap(record) for record in records)
         if size and disk.pread(fd, 1, size - 1) != b"\n":
-            data = b"\n" + data  # half a record, left by a loss of power, must not take ours along
+            data = b"\n" + data  # half a record, left by a power loss, must not spoil ours
         write_all(disk, fd, data, size)
         disk.fdatasync(fd)
         disk.fsync_dir(home.log_dir)
@@ -68,7 +68,7 @@ def append_gaps(disk: Disk, home: Home, records: Iterable[AcceptedGap]) -> None:
 
 
 def is_unchanged(disk: Disk, home: Home, gap: AcceptedGap, segments: Sequence[int]) -> bool:
-    """Whether what was accepted is still what stands there, so that nothing else is skipped."""
+    """Whether the bytes are still those that were accepted, so that no others are skipped."""
     if not gap.fits_between(segments):
         return False
     with (
@@ -82,7 +82,7 @@ def is_unchanged(disk: Disk, home: Home, gap: AcceptedGap, segments: Sequence[in
 
 
 def _starts_entry(disk: Disk, fd: int, byte_offset: int, seq: int) -> bool:
-    """Whether a line that says it is entry `seq` starts there."""
+    """Whether a line with the header of entry `seq` starts there."""
     try:
         return parse_header(disk.pread(fd, LINE_BYTES_MAX, byte_offset)).seq == seq
     except BadLine:

@@ -1,7 +1,7 @@
-"""An iterator whose work is done in a second process, beside the one that takes what it gives.
+"""Prefetch: runs an iterator in a second process and passes its items through a pipe.
 
-What it gives crosses a pipe by marshal, in order. Where the process cannot be forked safely, since
-it has more than one thread, the work is done in it, item by item.
+Items are encoded by marshal and keep their order. A process with more than one thread cannot be
+forked safely, so there the iterator runs in this process, item by item.
 
 Invariant: the second process is gone when `prefetch` is left, however that happens.
 """
@@ -26,7 +26,7 @@ Item = tuple[object, ...]
 
 @contextmanager
 def prefetch(produce: Callable[[], Iterator[Item]]) -> Iterator[Iterator[Item]]:
-    """Gives what `make()` gives, computed beside the caller, as tuples. It raises the same."""
+    """Iterates over the items of `produce()`, as tuples, and raises the errors that it raises."""
     process = fork_process(lambda fd: _send_all(produce, fd)) if can_fork() else None
     if process is None:
         yield produce()
@@ -60,12 +60,12 @@ def _read_payload(read: Callable[[int], bytes]) -> bytes:
 def _child_killed_error() -> ProjectionError:
     return ProjectionError(
         "the process that reads the log was killed",
-        do="run it again; where memory is short, the system's log tells of it",
+        do="run it again; if memory was short, the system's log says so",
     )
 
 
 def _send_all(produce: Callable[[], Iterator[Item]], writing: int) -> None:
-    """Sends what `produce` gives, and the error that it raises."""
+    """Sends the items of `produce()`, and the error that it raises."""
     gc.disable()  # a fifth of the time, for nothing: there are no cycles
     try:
         for item in produce():
