@@ -1,4 +1,4 @@
-"""The time of now, in the two forms that are stored.
+"""The current time, in the two forms that are stored.
 
 Invariant: UTC, with six digits of a second.
 """
@@ -10,7 +10,7 @@ _SECOND_US = 1_000_000
 
 
 def now_recorded() -> str:
-    """`2025-11-18T02:00:00.123456Z`, as the log's own clock says it."""
+    """`2025-11-18T02:00:00.123456Z`, by the log's own clock."""
     seconds, us = divmod(time.time_ns() // 1_000, _SECOND_US)
     return f"{_format_second(seconds)}.{us:06d}Z"
 
@@ -20,6 +20,6 @@ def now_stored() -> str:
     return now_recorded()[:-1] + "+00:00"
 
 
-@lru_cache(maxsize=1)  # thousands of appends share a second, and taking a time apart is slow
+@lru_cache(maxsize=1)  # thousands of appends share a second, and formatting is slow
 def _format_second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))

@@ -1,22 +1,22 @@
-"""Every error that this package raises on purpose.
+"""Exceptions: the tree of all errors that this package raises on purpose.
 
     EventLogError
-    ├── InvalidSignal          the item is refused at the door; nothing was written
-    │   ├── HashMismatch       the sha256 that it brings is not that of its nine fields
+    ├── InvalidSignal          validation refused the item; nothing was written
+    │   ├── HashMismatch       the given sha256 is not that of its nine fields
     │   └── EntryTooLarge      its line would be over the limit
     ├── SignalConflict         the signal_id is taken by a signal with other content
     ├── LogNotFound            there is no log at this home
     ├── ForeignHome            the home belongs to the old tracker
-    ├── UnsafePath             a link or a foreign kind of file stands where ours should be
+    ├── UnsafePath             a link or a foreign kind of file is where ours should be
     ├── LogCorrupt             acknowledged data is damaged
-    ├── LogDiverged            the log is not the one that was known
-    ├── LogPoisoned            a sync failed: this handle writes no more
-    ├── LogLocked              another process holds the writer's lock for too long
+    ├── LogDiverged            the log does not continue the one that was read before
+    ├── LogPoisoned            a sync failed: this handle is disabled
+    ├── LogLocked              another process holds the writer's lock too long
     ├── LogBusy                too many appends are waiting
     ├── LogClosed              the handle is closed, or belongs to the parent of this process
-    ├── BackupUnusable         a backup is damaged, of another log, or none at all
+    ├── BackupUnusable         a backup is damaged, of another log, or no backup
     ├── AppendTimeout          the outcome is unknown: retry with the same signal_id
-    ├── AppendFailed           the disk refused the write; nothing of it stays
+    ├── AppendFailed           the disk refused the write; nothing of it remains
     │   └── DiskFull           ... because it, or a quota or a limit, is full
     └── Unsupported            this platform, file system or format version
 
@@ -25,11 +25,11 @@ Invariant: each carries what happened, where, and what to do about it.
 
 from reprlib import Repr
 
-VALUE_CHARS_MAX = 80  # a message must stay readable when somebody sends a novel as a price
+VALUE_CHARS_MAX = 80  # a message must stay readable when a value is very long
 
 
 def printable(text: str) -> str:
-    """`text` with what is not printable as escapes: control characters could repaint a terminal."""
+    """`text` with unprintable characters escaped, since these could control a terminal."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
@@ -39,7 +39,7 @@ class EventLogError(Exception):
     """Base of all our errors: `what` happened, `where`, and what to `do`."""
 
     def __init__(self, what: str, *, where: str = "", do: str = "") -> None:
-        # A file name or an answer from outside may hold what repaints a terminal.
+        # A file name or an external response may hold control characters.
         what, where, do = printable(what), printable(where), printable(do)
         super().__init__(what, where, do)
         self.what = what
@@ -64,13 +64,13 @@ def _restore_error(
 
 
 class _NoValue:
-    """Marks a refusal that has no value to show."""
+    """Marks an error without a value to show."""
 
 
 _NO_VALUE = _NoValue()
 
 
-_bounded_repr = Repr()  # lists that hold one another many times over must not hang a refusal
+_bounded_repr = Repr()  # lists that share lists many times over must not hang an error
 _bounded_repr.maxlevel, _bounded_repr.maxlist, _bounded_repr.maxdict, _bounded_repr.maxtuple = (
     4,
     8,
@@ -87,7 +87,7 @@ def _repr(value: object) -> str:
 
 
 def printable_value(value: object) -> str:
-    """`value` for a message: text as it is, others as Python writes them, cut, all printable."""
+    """`value` for a message: text as it is, other values by repr; cut, and printable."""
     try:
         text = value if isinstance(value, str) else _repr(value)
     except Exception as error:  # noqa: BLE001  # a foreign __repr__ may raise anything
@@ -99,7 +99,7 @@ def printable_value(value: object) -> str:
 
 
 class InvalidSignal(EventLogError):
-    """An item that the door refuses: `field`, what is wrong with it, and the value."""
+    """An item that validation refuses: `field`, what is wrong with it, and the value."""
 
     def __init__(self, what: str, *, field: str, value: object = _NO_VALUE, do: str = "") -> None:
         text = f"{printable_value(field)} {what}" if field else what
@@ -131,11 +131,11 @@ class LogNotFound(EventLogError):
 
 
 class ForeignHome(EventLogError):
-    """The home belongs to the old tracker; we touch nothing in it."""
+    """The home belongs to the old tracker; nothing in it is touched."""
 
 
 class UnsafePath(EventLogError):
-    """A symbolic link, or something that is no regular file, stands where a file of ours should."""
+    """A symbolic link, or something that is no regular file, is where a file of ours should be."""
 
 
 class LogCorrupt(EventLogError):
@@ -158,23 +158,23 @@ class LogCorrupt(EventLogError):
 
 
 class LogDiverged(EventLogError):
-    """The log does not continue the one that was known: rewritten, shortened, or another log."""
+    """The log does not continue the one read before: rewritten, shortened, or another log."""
 
 
 class BackupUnusable(EventLogError):
-    """A backup that is damaged, that is of another log or of a better one, or that is none."""
+    """The backup is damaged, of another log, ahead of the log, or no backup at all."""
 
 
 class LogPoisoned(EventLogError):
-    """A sync failed. What this handle wrote last may be lost; it writes nothing more."""
+    """A sync failed. The last write of this handle may be lost, and the handle is disabled."""
 
 
 class LogLocked(EventLogError):
-    """Another process has held the writer's lock for longer than the caller wanted to wait."""
+    """Another process has held the writer's lock for longer than the caller's timeout."""
 
 
 class LogBusy(EventLogError):
-    """As many appends are waiting as are allowed to."""
+    """The queue of waiting appends is full."""
 
 
 class LogClosed(EventLogError):
@@ -186,11 +186,11 @@ class AppendTimeout(EventLogError):
 
 
 class AppendFailed(EventLogError):
-    """The disk refused the write. Nothing of it stays in the log, and appends may be retried."""
+    """The disk refused the write. Nothing of it remains in the log; appends may be retried."""
 
 
 class DiskFull(AppendFailed):
-    """The disk, a quota or the file size limit is exhausted. Nothing of the append stays."""
+    """The disk, a quota or the file size limit is exhausted. Nothing of the append remains."""
 
 
 class Unsupported(EventLogError):

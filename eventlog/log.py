@@ -23,7 +23,7 @@ from eventlog.read.reader import LogReader, decode_lines, reader_near_end
 from eventlog.schema.signal import Signal
 from eventlog.schema.validation import ValidatedItem, validate
 from eventlog.storage.disk import Disk, RealDisk
-from eventlog.storage.durable_state import read_lock_record
+from eventlog.storage.durable_state import read_durable_end
 from eventlog.storage.filesystem import filesystem_type, is_network_filesystem
 from eventlog.storage.home import home_at
 from eventlog.storage.segment_disk import SegmentDisk
@@ -198,9 +198,9 @@ class EventLog:
     @property
     def last_seq(self) -> int:
         """Seq of the last durable entry; 0 when there is none."""
-        lock_record = read_lock_record(self._disk, self._home)
-        if lock_record is not None:
-            return lock_record.end.seq
+        end = read_durable_end(self._disk, self._home)
+        if end is not None:
+            return end.seq
         reader = reader_near_end(self._disk, self._home)
         try:
             while reader.read():

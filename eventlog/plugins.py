@@ -1,9 +1,9 @@
-"""Commands and projections of other packages, found by their entry points.
+"""Plug-ins: commands and projections of other packages, found by their entry points.
 
-Our own `projections` package joins by the same two groups. A plug-in that cannot be loaded is
-said and left out: it never takes down what works without it.
+Our own `projections` package uses the same two groups. A plug-in that cannot be loaded is logged
+and left out; everything else works without it.
 
-Invariant: nothing is imported from a plug-in before somebody asks for it.
+Invariant: a plug-in is imported only when it is used.
 """
 
 import logging
@@ -16,7 +16,7 @@ PROJECTIONS = "eventlog.projections"
 
 logger = logging.getLogger(__name__)
 
-_entry_points = cache(entry_points)  # it looks at each package that is installed
+_entry_points = cache(entry_points)  # it reads the metadata of each installed package
 
 
 def plugin_names(group: str) -> list[str]:
@@ -25,7 +25,7 @@ def plugin_names(group: str) -> list[str]:
 
 
 def load_plugin(group: str, name: str) -> object | None:
-    """What is registered under `name`, or None, with a warning, when it cannot be loaded."""
+    """The object registered under `name`; None, with a warning, where it cannot be loaded."""
     for point in _entry_points().select(group=group, name=name):
         found = _load_entry_point(point)
         if found is not None:
@@ -37,7 +37,7 @@ def _load_entry_point(point: EntryPoint) -> object | None:
     load: Callable[[], object] = point.load
     try:
         return load()
-    except (Exception, SystemExit) as error:  # noqa: BLE001  # somebody else's code
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # code of another package
         logger.warning(
             "plugin_broken name=%s object=%s error=%s: %s",
             point.name,

@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from eventlog.errors import printable, printable_value
     from eventlog.format.line import decode
     from eventlog.plugins import COMMANDS, PROJECTIONS, load_plugin, plugin_names
-    from eventlog.processes import can_fork
+    from eventlog.processes import can_fork, end_process, fork_process
     from eventlog.read.bulk import VerifiedChunk, log_bytes, read_verified
     from eventlog.read.columns import SignalColumns
     from eventlog.read.inspect import log_status, read_entries, require_home
+    from eventlog.schema.fields import FIELD_LIMITS
+    from eventlog.storage.atomic import free_name, rename_durably
     from eventlog.storage.filesystem import filesystem_type, is_network_filesystem
+    from eventlog.storage.locks import FileLock, PollInterval
     from eventlog.threads import run_in_thread, uncancelled
 
 _MODULES = {
@@ -28,11 +31,18 @@ _MODULES = {
     "EXIT_COULD_NOT_RUN": "cli.command",
     "EXIT_PROBLEM": "cli.command",
     "JSON_OPTION": "cli.command",
+    "FIELD_LIMITS": "schema.fields",
+    "FileLock": "storage.locks",
+    "PollInterval": "storage.locks",
     "PROJECTIONS": "plugins",
     "Progress": "cli.progress",
     "SignalColumns": "read.columns",
     "VerifiedChunk": "read.bulk",
     "can_fork": "processes",
+    "end_process": "processes",
+    "fork_process": "processes",
+    "free_name": "storage.atomic",
+    "rename_durably": "storage.atomic",
     "decode": "format.line",
     "filesystem_type": "storage.filesystem",
     "run_in_thread": "threads",
@@ -53,15 +63,21 @@ __all__ = [
     "COMMANDS",
     "EXIT_COULD_NOT_RUN",
     "EXIT_PROBLEM",
+    "FIELD_LIMITS",
     "JSON_OPTION",
     "PROJECTIONS",
     "CommandContext",
+    "FileLock",
+    "PollInterval",
     "Progress",
     "SignalColumns",
     "VerifiedChunk",
     "can_fork",
     "decode",
+    "end_process",
     "filesystem_type",
+    "fork_process",
+    "free_name",
     "is_network_filesystem",
     "load_plugin",
     "log_bytes",
@@ -71,6 +87,7 @@ __all__ = [
     "printable_value",
     "read_entries",
     "read_verified",
+    "rename_durably",
     "require_home",
     "run_in_thread",
     "uncancelled",

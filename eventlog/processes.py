@@ -1,14 +1,14 @@
-"""One job, many tasks, all cores: forked processes beside this one take tasks from a shared pipe.
+"""Forked worker processes: one at the end of a pipe, or a pool that shares numbered tasks.
 
-A pipe of task numbers is all the coordination: each process reads the next one when it is free, so
-nobody waits for orders. Answers come back over one pipe for each process, whose end also tells
-that the process died: what it did not answer is left out, and the caller must do without.
+A pool's tasks are numbers in a pipe: each process reads the next one when it is free. Results come
+back over one pipe for each worker. When that pipe ends, the worker has ended, and a task that it
+did not finish is left out of the results.
 
-Forking costs 2 ms where a fresh interpreter with our imports costs 50, but it is safe only in a
+Forking costs 2 ms where a new interpreter with our imports costs 50, but it is safe only in a
 process of one thread: a lock that another thread holds would stay locked in the child for ever.
-A process of more threads does all tasks itself; it has other work for its cores anyway.
+A process with more threads does all tasks itself.
 
-Invariant: no worker outlives `run`, and none writes to the terminal.
+Invariant: no worker outlives `run`, and no forked process writes to the terminal.
 """
 
 import logging
@@ -19,12 +19,12 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Generic, NoReturn, TypeVar
+from typing import Generic, NamedTuple, NoReturn, TypeVar
 
 logger = logging.getLogger(__name__)
 
 TASKS_MAX = 1000  # their numbers fit into a pipe of one page, the smallest that Linux makes
-PROCESSES_MAX = 64  # beyond it memory is what they would wait for
+PROCESSES_MAX = 64  # more would wait for memory
 _NUMBER_BYTES = 4
 _READ_BYTES = 65_536
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -40,11 +40,71 @@ def usable_cores() -> int:
 
 
 def can_fork() -> bool:
-    """Whether this process has one thread only, counting those that Python knows nothing of."""
+    """Whether this process has one thread only, including threads that Python did not start."""
     try:
         return sys.platform == "linux" and len(os.listdir("/proc/self/task")) == 1
     except OSError:
         return False
+
+
+class ForkedProcess(NamedTuple):
+    """A child process and the end of its pipe that the parent reads."""
+
+    pid: int
+    fd: int
+
+
+def fork_process(work: Callable[[int], object]) -> ForkedProcess | None:
+    """Forks a process that calls `work` with the writing end of a pipe, and ends with it.
+
+    Its exit code is 1 where `work` raises. None, with a warning, where the system refuses another
+    process. The caller has checked `can_fork`, and ends the process by `end_process`.
+    """
+    reading, writing = os.pipe()
+    # A Ctrl-C before the child resets our signal handlers would run them a second time.
+    previous_mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            os.close(reading)
+            _run_child(work, writing, previous_mask)
+        return ForkedProcess(pid, reading)
+    except OSError as error:
+        logger.warning("worker_not_started error=%s", error)
+        os.close(reading)
+        return None
+    finally:
+        os.close(writing)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous_mask)
+
+
+def end_process(process: ForkedProcess, *, kill: bool) -> int:
+    """Waits for a forked process, which is killed first with `kill`. Returns its exit code.
+
+    0 where the program itself has waited for it.
+    """
+    os.close(process.fd)
+    with suppress(ProcessLookupError, ChildProcessError):
+        if kill:
+            os.kill(process.pid, signal.SIGKILL)
+        return os.waitstatus_to_exitcode(os.waitpid(process.pid, 0)[1])
+    return 0
+
+
+def _run_child(
+    work: Callable[[int], object], writing: int, previous_mask: Iterable[int]
+) -> NoReturn:
+    """Runs a child's whole life. It must not return into the code that its parent was running."""
+    code = 1
+    try:
+        # Ctrl-C reaches the whole process group. The parent reports it and ends its children.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous_mask)
+        work(writing)
+        code = 0
+    finally:
+        os._exit(code)
 
 
 def run(
@@ -54,10 +114,11 @@ def run(
     *,
     processes: int,
 ) -> None:
-    """Does `function` for each number below `tasks`, and gives each answer to `on_result`, here.
+    """Calls `function` for each number below `tasks` in several processes, this one included.
 
-    Answers come in no order. Those of a worker that dies, also of what `function` raises there, do not
-    come; what it raises here is raised. `tasks` is at most TASKS_MAX where processes > 1.
+    `on_result` is called in this process with each task and its result, in no order. A worker in
+    which `function` raises, or which dies, gives no result for that task; what `function` raises in
+    this process is raised. `tasks` is at most TASKS_MAX where processes > 1.
     """
     if min(processes, tasks) <= 1 or not can_fork():
         for number in range(tasks):
@@ -80,7 +141,7 @@ def run(
 
 
 def _task_pipe(count: int) -> int:
-    """A pipe from which each read of _NUMBER_BYTES takes the next number, whoever reads."""
+    """A pipe from which each read of _NUMBER_BYTES takes the next task, in any process."""
     reading, writing = os.pipe()
     os.write(writing, b"".join(n.to_bytes(_NUMBER_BYTES, "little") for n in range(count)))
     os.close(writing)
@@ -92,103 +153,62 @@ def _next_task(task_pipe: int) -> int | None:
     return int.from_bytes(data, "little") if data else None
 
 
-class _WorkerProcess:
-    """A forked process, and the bytes of an answer that is still to become whole."""
-
-    __slots__ = ("data", "fd", "pid")
-
-    def __init__(self, pid: int, fd: int) -> None:
-        self.pid = pid
-        self.fd = fd
-        self.data = b""
-
-
 class _WorkerPool(Generic[T]):
-    """The forked processes."""
+    """The forked processes of one `run`."""
 
     def __init__(self, function: Callable[[int], T], on_result: Callable[[int, T], object]) -> None:
         self._function = function
         self._on_result = on_result
-        self._workers: dict[
-            int, _WorkerProcess
-        ] = {}  # by the descriptor that their answers come from
+        self._workers: dict[int, ForkedProcess] = {}  # by the descriptor of their results
+        self._data: dict[int, bytes] = {}  # the start of a result that has not arrived whole
         self._poll = select.poll()
 
     @property
     def has_workers(self) -> bool:
-        """Whether answers may still come."""
+        """Whether results may still come."""
         return bool(self._workers)
 
     def start(self, task_pipe: int) -> None:
-        """Forks one more; where the system gives no more, fewer must do."""
-        reading, writing = os.pipe()
+        """Forks one more worker; the others do its tasks where the system refuses."""
         parent = os.getpid()
-        # A Ctrl-C in the child before it has let go of our handlers would run them a second time.
-        previous_mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        try:
-            pid = os.fork()
-            if pid == 0:
-                self._work(task_pipe, writing, parent, previous_mask)
-            self._workers[reading] = _WorkerProcess(pid, reading)
-            self._poll.register(reading, select.POLLIN)
-        except OSError as error:
-            logger.warning("worker_not_started error=%s", error)
-            os.close(reading)
-        finally:
-            os.close(writing)
-            signal.pthread_sigmask(signal.SIG_SETMASK, previous_mask)
+        worker = fork_process(lambda writing: self._work(task_pipe, writing, parent))
+        if worker is not None:
+            self._workers[worker.fd] = worker
+            self._data[worker.fd] = b""
+            self._poll.register(worker.fd, select.POLLIN)
 
     def collect(self, *, wait: bool) -> None:
-        """Hands on the answers that have come; with `wait`, something must come first."""
+        """Passes on the results that have arrived; with `wait`, waits for the first."""
         for fd, _ in self._poll.poll(None if wait else 0):
-            worker = self._workers[fd]
-            data = os.read(fd, _READ_BYTES)
-            if not data:
-                self._reap(worker)
+            received = os.read(fd, _READ_BYTES)
+            if not received:
+                self._end_worker(fd, kill=False)
                 continue
-            worker.data += data
-            while len(worker.data) >= _NUMBER_BYTES:
-                size = int.from_bytes(worker.data[:_NUMBER_BYTES], "little")
-                result = worker.data[_NUMBER_BYTES : _NUMBER_BYTES + size]
+            data = self._data[fd] + received
+            while len(data) >= _NUMBER_BYTES:
+                size = int.from_bytes(data[:_NUMBER_BYTES], "little")
+                result = data[_NUMBER_BYTES : _NUMBER_BYTES + size]
                 if len(result) < size:
                     break
-                worker.data = worker.data[_NUMBER_BYTES + size :]
+                data = data[_NUMBER_BYTES + size :]
                 self._on_result(*pickle.loads(result))
+            self._data[fd] = data
 
     def end(self) -> None:
-        """Stops those that still work."""
-        for worker in list(self._workers.values()):
-            with suppress(ProcessLookupError):
-                os.kill(worker.pid, signal.SIGKILL)
-            self._reap(worker, was_killed=True)
+        """Kills the workers that still run."""
+        for fd in list(self._workers):
+            self._end_worker(fd, kill=True)
 
-    def _reap(self, worker: _WorkerProcess, *, was_killed: bool = False) -> None:
-        del self._workers[worker.fd]
-        self._poll.unregister(worker.fd)
-        os.close(worker.fd)
-        try:
-            _, status = os.waitpid(worker.pid, 0)
-        except ChildProcessError:
-            return  # the program itself waits for all of its children
-        if status and not was_killed:
-            code = os.waitstatus_to_exitcode(status)
-            logger.warning("worker_died pid=%d exit_code=%d", worker.pid, code)
+    def _end_worker(self, fd: int, *, kill: bool) -> None:
+        worker = self._workers.pop(fd)
+        self._poll.unregister(fd)
+        exit_code = end_process(worker, kill=kill)
+        if exit_code and not kill:
+            logger.warning("worker_died pid=%d exit_code=%d", worker.pid, exit_code)
 
-    def _work(
-        self, task_pipe: int, writing: int, parent: int, previous_mask: Iterable[int]
-    ) -> NoReturn:
-        """A worker's whole life. It must not come back into what its parent was doing."""
-        code = 1
-        try:
-            # Ctrl-C goes to all of us: the parent answers for it, this one ends in silence.
-            for number in _SIGNALS:
-                signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_SETMASK, previous_mask)
-            while os.getppid() == parent and (task := _next_task(task_pipe)) is not None:
-                result = pickle.dumps((task, self._function(task)))
-                data = len(result).to_bytes(_NUMBER_BYTES, "little") + result
-                while data:
-                    data = data[os.write(writing, data) :]
-            code = 0
-        finally:
-            os._exit(code)
+    def _work(self, task_pipe: int, writing: int, parent: int) -> None:
+        while os.getppid() == parent and (task := _next_task(task_pipe)) is not None:
+            result = pickle.dumps((task, self._function(task)))
+            data = len(result).to_bytes(_NUMBER_BYTES, "little") + result
+            while data:
+                data = data[os.write(writing, data) :]

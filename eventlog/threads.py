@@ -1,9 +1,9 @@
-"""Work off the event loop, in a thread of its own, and work that no cancel may leave alone.
+"""Asyncio helpers: run a function in a new thread, and shield a coroutine from cancellation.
 
-`asyncio.to_thread` refuses once the main thread has ended, although the interpreter still waits
-for others: a generator that only starts its threads and returns would lose its queries.
+`asyncio.to_thread` fails once the main thread has ended, although the interpreter still waits for
+other threads. A program that only starts threads and returns would lose its queries.
 
-Invariant: the thread ends with its work, and nothing at exit waits for a pool.
+Invariant: the thread ends with its work, and interpreter exit waits for no pool.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ T = TypeVar("T")
 
 
 async def run_in_thread(work: Callable[[], T]) -> T:
-    """What `work` gives, called in a new thread. Cancelling the await does not stop the thread."""
+    """Returns `work()`, run in a new thread. Cancelling the await does not stop the thread."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
     def settle(result: T | None, error: BaseException | None) -> None:
         if done.done():
-            return  # nobody waits any more
+            return  # the await was cancelled
         if error is not None:
             done.set_exception(error)
         else:
@@ -42,7 +42,7 @@ async def run_in_thread(work: Callable[[], T]) -> T:
 
 
 async def uncancelled(work: Coroutine[None, None, T]) -> T:
-    """Its result; a cancelled await waits until it is done."""
+    """Returns the result of `work`; a cancelled await first waits until it is done."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)

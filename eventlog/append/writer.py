@@ -24,10 +24,10 @@ from eventlog.append.batch import AppendRequest, BatchBuilder, WriteBatch
 from eventlog.append.recovery import cut_torn_tail, find_end, sync_to_device
 from eventlog.append.writer_state import WriterState
 from eventlog.errors import AppendFailed, DiskFull, EventLogError, LogPoisoned
-from eventlog.format.durability import CLEAN, WRITING, LockRecord, LogEnd, decode_lock_record
+from eventlog.format.durability import CLEAN, WRITING, LockRecord, LogEnd
 from eventlog.format.segment import must_rotate, segment_name
 from eventlog.storage.disk import Disk, write_all
-from eventlog.storage.durable_state import write_watermark
+from eventlog.storage.durable_state import current_lock_record, write_watermark
 from eventlog.storage.home import Home, list_segments
 from eventlog.storage.locks import WriterLock
 
@@ -145,12 +145,8 @@ class Writer:
         data = self._lock.read()
         if data == self._lock.known_record and data and self._is_open_at(self._state.end):
             return
-        lock_record = decode_lock_record(data)
-        if (
-            lock_record is not None
-            and lock_record.state == CLEAN
-            and lock_record.boot_id == self._disk.boot_id()
-        ):
+        lock_record = current_lock_record(self._disk, data)
+        if lock_record is not None and lock_record.state == CLEAN:
             if self._is_open_at(lock_record.end) and self._state.catch_up_in_segment(
                 self._fd, lock_record.end
             ):
@@ -191,7 +187,7 @@ class Writer:
         self._lock.write_state(state, self._state.end)
 
     def _start_from_device(self, lock_record: LockRecord | None) -> None:
-        if lock_record is not None and lock_record.boot_id == self._disk.boot_id():
+        if lock_record is not None:
             self._lock.write_state(
                 WRITING, lock_record.end
             )  # under our pid: who waits for us is told it

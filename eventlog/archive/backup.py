@@ -27,9 +27,9 @@ from eventlog.format.segment import Position, segment_name
 from eventlog.read.reader import LogReader
 from eventlog.storage.atomic import replace_file
 from eventlog.storage.disk import Disk, RealDisk
-from eventlog.storage.durable_state import read_lock_record, read_watermark
+from eventlog.storage.durable_state import read_durable_end, require_log
 from eventlog.storage.gap_file import GAP_FILE_NAME
-from eventlog.storage.home import Home, home_at, list_segments, log_not_found
+from eventlog.storage.home import Home, home_at, list_segments
 from eventlog.storage.locks import CLOSED_LOCK_NAME
 from eventlog.storage.segment_disk import SegmentDisk
 
@@ -99,8 +99,7 @@ def back_up(
             do="name a directory on another disk",
         )
     try:
-        if not list_segments(disk, home) and read_watermark(disk, home) is None:
-            raise log_not_found(home)
+        require_log(disk, home)
         with backup_lock(disk, dest_home):
             return _BackupRun(disk, home, dest_home, now, progress or _no_progress).run()
     except OSError as error:
@@ -161,8 +160,7 @@ class _BackupRun:
     def _reader(self) -> LogReader:
         """A reader behind what the backup holds. Raises where that is not in the log."""
         backed_up = self._backup_dir.manifest
-        lock_record = read_lock_record(self._disk, self._home)
-        until = lock_record.end if lock_record is not None else None
+        until = read_durable_end(self._disk, self._home)
         if until is not None and until.seq < backed_up.last_seq:
             raise self._backup_ahead(f", which ends at entry {until.seq},")
         last = backed_up.segments[-1] if backed_up.segments else None

@@ -20,13 +20,14 @@ from eventlog.errors import BackupUnusable, EventLogError, UnsafePath
 from eventlog.storage.atomic import (
     OnBytes,
     copy,
-    create_replacing,
     hash_range,
     is_temporary_name,
+    replacing,
     temporary_name,
 )
 from eventlog.storage.disk import Disk
 from eventlog.storage.home import Home
+from eventlog.storage.locks import FileLock
 
 LOCK_NAME = "backup.lock"
 _NAMES_IN_EMPTY_DIR = frozenset(
@@ -48,13 +49,9 @@ def backup_lock(disk: Disk, dest_home: Home) -> Iterator[None]:
             where=dest_home.root,
             do="name an empty directory, or one that is not there yet",
         )
-    path = f"{dest_home.root}/{LOCK_NAME}"
+    lock = FileLock(f"{dest_home.root}/{LOCK_NAME}", disk=disk, covers_directory=True)
     try:
-        fd = disk.create(path)
-    except FileExistsError:
-        fd = disk.open(path, writable=True)
-    try:
-        if not disk.try_lock(fd):
+        if not lock.try_take():
             raise EventLogError(
                 "another run is at work on this backup",
                 where=dest_home.root,
@@ -62,7 +59,7 @@ def backup_lock(disk: Disk, dest_home: Home) -> Iterator[None]:
             )
         yield
     finally:
-        disk.close(fd)
+        lock.drop()
 
 
 def _make_dir(disk: Disk, dest_home: Home) -> None:
@@ -75,6 +72,10 @@ def _make_dir(disk: Disk, dest_home: Home) -> None:
             do="see whether the disk is mounted, or make that directory",
         )
     disk.make_dir(dest_home.root)
+
+
+class _HashDiffers(Exception):
+    """The bytes copied do not have the expected hash, so the copy is discarded."""
 
 
 class BackupDir:
@@ -185,24 +186,14 @@ class BackupDir:
         self, source: int, name: str, byte_to: int, expected: str | None
     ) -> SegmentCopy | None:
         """Under its name once it is whole; None where its hash is not as expected."""
-        new = self._path(temporary_name(name))
         digest = hashlib.sha256()
-        try:
-            out = create_replacing(self._disk, new)
-            try:
-                copy(self._disk, source, out, 0, byte_to, digest, self._on_bytes)
-            finally:
-                self._disk.close(out)
-            found = digest.hexdigest()
-            if expected not in (None, found):
-                self._disk.unlink(new)
-                return None
-            self._disk.rename(new, self._path(name))
-        except BaseException:
-            with suppress(OSError):
-                self._disk.unlink(new)
-            raise
-        self._disk.fsync_dir(self._dest_home.log_dir)
+        with suppress(_HashDiffers), replacing(self._disk, self._dest_home.log_dir, name) as out:
+            copy(self._disk, source, out, 0, byte_to, digest, self._on_bytes)
+            if expected not in (None, digest.hexdigest()):
+                raise _HashDiffers
+        found = digest.hexdigest()
+        if expected not in (None, found):
+            return None
         self._last_digest = digest
         return SegmentCopy(name=name, bytes=byte_to, sha256=found)
 

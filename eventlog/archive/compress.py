@@ -34,9 +34,9 @@ from eventlog.format.compressed import (
 )
 from eventlog.format.line import LOST_PREFIX
 from eventlog.format.segment import CLOSED_NAME, COMPRESSED_SUFFIX, segment_name
-from eventlog.storage.atomic import set_aside
+from eventlog.storage.atomic import set_aside, temporary_name
 from eventlog.storage.disk import Disk, RealDisk, write_all
-from eventlog.storage.durable_state import read_lock_record, read_watermark
+from eventlog.storage.durable_state import read_durable_state
 from eventlog.storage.home import Home, home_at, list_segments, log_not_found
 from eventlog.storage.locks import closed_segments_lock
 from eventlog.storage.segment_disk import (
@@ -50,7 +50,6 @@ from eventlog.storage.segment_disk import (
 
 logger = logging.getLogger(__name__)
 
-_NEW_SUFFIX = ".new"
 _READ_BYTES = 1 << 20  # read back at a time
 
 
@@ -191,8 +190,7 @@ def compress_log(
 
 def _closed_segments(disk: Disk, home: Home, segments: list[int]) -> list[int]:
     """Those that are closed and durable: behind them stands something that is durable."""
-    durable_records = (read_lock_record(disk, home), read_watermark(disk, home))
-    ends = [source.end.segment for source in durable_records if source is not None]
+    ends = [end.segment for end in read_durable_state(disk, home).ends]
     last = min(segments[-1], max(ends, default=segments[-1]))
     return [segment for segment in segments if segment < last]
 
@@ -223,7 +221,8 @@ class _SegmentCompression:
         closed = f"{home.log_dir}/{CLOSED_NAME}"
         self._directory = closed if disk.is_dir(closed) else home.log_dir
         self._target_path = f"{self._directory}/{self._name}{COMPRESSED_SUFFIX}"
-        self._new_path = f"{self._directory}/.{self._name}{COMPRESSED_SUFFIX}{_NEW_SUFFIX}"
+        new_name = temporary_name(f"{self._name}{COMPRESSED_SUFFIX}")
+        self._new_path = f"{self._directory}/{new_name}"
 
     def run(self) -> CompressedSegment | None:
         """Returns None where nothing was to do. Raises _Damaged and OSError."""

@@ -23,6 +23,7 @@ from eventlog.storage.atomic import copy, replace_file
 from eventlog.storage.disk import Disk, RealDisk
 from eventlog.storage.gap_file import GAP_FILE_NAME
 from eventlog.storage.home import Home, home_at, make_durable_dir
+from eventlog.storage.locks import FileLock
 from eventlog.storage.segment_disk import SegmentDisk
 
 SCRATCH_NAME = ".restoring"
@@ -131,13 +132,9 @@ def _scratch_dir(disk: Disk, home: Home) -> Iterator[str]:
     scratch_dir = f"{home.root}/{SCRATCH_NAME}"
     with suppress(FileExistsError):
         disk.make_dir(scratch_dir)
-    lock_path = f"{scratch_dir}/{_LOCK_NAME}"
+    lock = FileLock(f"{scratch_dir}/{_LOCK_NAME}", disk=disk)
     try:
-        fd = disk.create(lock_path)
-    except FileExistsError:
-        fd = disk.open(lock_path, writable=True)
-    try:
-        if not disk.try_lock(fd) or disk.size_at(fd, lock_path) is None:
+        if not lock.try_take():
             raise EventLogError(
                 "another restore is at work here", where=home.root, do="wait until it ends"
             )
@@ -149,7 +146,7 @@ def _scratch_dir(disk: Disk, home: Home) -> Iterator[str]:
                 _clear_scratch_dir(disk, scratch_dir)
             raise
     finally:
-        disk.close(fd)
+        lock.drop()
 
 
 def _clear_scratch_dir(disk: Disk, scratch_dir: str) -> None:

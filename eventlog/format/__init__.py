@@ -1,8 +1,6 @@
-"""The bytes on disk: lines, segments, compressed segments, durable state. Encodes and decodes;
-pure.
+"""The on-disk format: encodes and decodes lines, segments, compressed segments, durable state.
 
-Invariant: what is encoded here decodes to the same values, and nothing here touches a disk or a
-clock.
+Invariant: an encoded value decodes to the same value, and nothing here touches a disk or a clock.
 
 May import: eventlog.errors.
 """

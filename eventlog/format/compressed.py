@@ -1,4 +1,4 @@
-"""The layout of a compressed segment, `<segment>.zst`: see docs/format.md.
+"""Compressed segments, `<segment>.zst`: encoding, layout and random access; see docs/format.md.
 
     file  := frame* proof table
     frame := a zstd frame of at most FRAME_BYTES raw bytes, cut behind a newline
@@ -7,11 +7,11 @@
 
 So `zstd -dc` gives the raw bytes, and a reader starts at any raw byte with the frame that holds it.
 
-Where a frame is damaged, its raw bytes are replaced by lines of LOST_PREFIX in the same number: all
-positions stay, and whoever reads them meets bytes that are no line, and that no crash can leave.
-Where the table or the proof is damaged, the frames themselves tell what it said.
+The raw bytes of a damaged frame are replaced by as many bytes of LOST_PREFIX lines. All positions
+stay, and a reader meets bytes that are no line and that no crash can leave. If the table or the
+proof is damaged, its content is derived from the frames.
 
-Invariant: what is read is what was compressed, byte for byte, or is marked as lost.
+Invariant: the bytes read are those that were compressed, or are marked as lost.
 """
 
 import struct
@@ -30,21 +30,21 @@ else:
     from backports import zstd
 
 
-# Higher levels take several times as long and gain nothing: what is left of a line at this one is
-# its hashes, which nothing makes smaller.
+# Higher levels take several times as long and gain nothing: what remains of a line at this level is
+# its hashes, which do not compress.
 _OPTIONS: dict[int, int] = {
     zstd.CompressionParameter.compression_level: 1,
     zstd.CompressionParameter.checksum_flag: 1,
     zstd.CompressionParameter.content_size_flag: 1,
 }
-# 8 MiB: no frame of ours needs more, and no damaged header can ask for more.
+# 8 MiB: our frames need no more, and a damaged header cannot request more.
 _LIMITS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 23}
 _CHECKSUM_FLAG = 0x04  # in byte 4 of a frame, RFC 8878 section 3.1.1.1.1
 FRAME_OVERHEAD_BYTES_MAX = 1024  # what zstd may add at most to 128 KiB that do not compress
 
 
 class BadFrame(Exception):
-    """The bytes are no frame of ours, or are damaged."""
+    """The bytes are not a frame of ours, or are damaged."""
 
 
 def compress_frame(data: bytes) -> bytes:
@@ -67,9 +67,9 @@ def decompress_frame(frame: bytes, size: int) -> bytes:
 
 
 def frame_sizes(data: bytes) -> tuple[int, int]:
-    """How many bytes the frame at the start of `data` takes, and how many it holds, by its headers.
+    """The compressed and the raw size of the frame at the start of `data`, by its headers.
 
-    Raises BadFrame where no whole frame stands there that says so.
+    Raises BadFrame where there is no whole frame that states them.
     """
     try:
         size = zstd.get_frame_info(data).decompressed_size
@@ -80,12 +80,12 @@ def frame_sizes(data: bytes) -> tuple[int, int]:
     raise BadFrame
 
 
-# Small, for a reader unpacks a whole frame for the one line that it wants; twice as much would
-# save a hundredth of the space.
+# Small, because a reader decompresses a whole frame for one line; twice as much would save one
+# percent of the space.
 FRAME_BYTES = 128 * 1024
 COMPRESSED_FRAME_BYTES_MAX = FRAME_BYTES + FRAME_OVERHEAD_BYTES_MAX
-FRAMES_MAX = 1 << 20  # 128 GiB: a table that says more is damaged, and is not read into memory
-FRAMES_CACHED_MAX = 4  # unpacked: what is read next is near by, or at the other end of a piece
+FRAMES_MAX = 1 << 20  # 128 GiB: a table that states more is damaged, and is not read into memory
+FRAMES_CACHED_MAX = 4  # decompressed: the next read is near by, or at the other end of a range
 
 _SKIPPABLE = struct.Struct("<II")  # magic, length of what follows
 _CONTENT_MAGIC, _TABLE_MAGIC = 0x184D2A50, 0x184D2A5E
@@ -96,7 +96,7 @@ _CHECKSUM_BYTES = 4  # with which a frame ends
 _CONTENT_TEXT = "1 {:020d} {} {:08x}"
 _CONTENT_BYTES = _SKIPPABLE.size + len(_CONTENT_TEXT.format(0, "0" * 64, 0)) + len(" 00000000\n")
 _LOST_LINE = LOST_PREFIX.ljust(63, b".") + b"\n"
-_REPAIR_HINT = "though nothing of it is lost: `eventlog compress` mends it"
+_REPAIR_HINT = "though nothing of it is lost: `eventlog compress` repairs it"
 _TABLE_PROBLEM = f"the seek table of the compressed segment is damaged, {_REPAIR_HINT}"
 _CONTENT_PROBLEM = f"the length and hash in the compressed segment are damaged, {_REPAIR_HINT}"
 _TRUNCATED_PROBLEM = (
@@ -107,7 +107,7 @@ ReadAt = Callable[[int, int], bytes]  # length, offset
 
 
 class Frame(NamedTuple):
-    """One frame, as the table has it."""
+    """One frame, as the table lists it."""
 
     compressed_bytes: int  # in the file
     raw_bytes: int
@@ -115,14 +115,14 @@ class Frame(NamedTuple):
 
 
 def table_entry(compressed: bytes, raw_bytes: int) -> Frame:
-    """The table's entry for a frame that holds so many raw bytes."""
+    """The table entry for a frame that holds `raw_bytes` raw bytes."""
     return Frame(
         len(compressed), raw_bytes, int.from_bytes(compressed[-_CHECKSUM_BYTES:], "little")
     )
 
 
 class ContentChecksum(NamedTuple):
-    """What the raw bytes were when they were compressed."""
+    """Length and hash of the raw bytes at the time of compression."""
 
     raw_bytes: int
     sha256: str
@@ -130,14 +130,14 @@ class ContentChecksum(NamedTuple):
 
 
 class _FrameSizes(NamedTuple):
-    """Of all frames, in columns: a table is read anew for each piece of a log that is verified."""
+    """Sizes of all frames, in columns: the table is read again for each range that is verified."""
 
     compressed: tuple[int, ...]
     raw: tuple[int, ...]
 
     @property
     def is_possible(self) -> bool:
-        """Whether a writer of ours could have made such frames."""
+        """Whether our writer could have made frames of these sizes."""
         return not self.raw or (
             max(self.compressed) <= COMPRESSED_FRAME_BYTES_MAX
             and min(self.raw) > 0
@@ -146,7 +146,7 @@ class _FrameSizes(NamedTuple):
 
 
 class CompressedLayout(NamedTuple):
-    """What a compressed segment holds."""
+    """The frames of a compressed segment, and its content checksum."""
 
     frames: _FrameSizes
     content_checksum: ContentChecksum | None  # None where it is damaged
@@ -185,7 +185,7 @@ def read_layout(pread: ReadAt, size: int) -> CompressedLayout:
 
 
 def _read_seek_table(pread: ReadAt, size: int) -> _FrameSizes | None:
-    """What the seek table says, if one stands there that could be right."""
+    """The seek table, if there is a plausible one."""
     bytes_min = _SKIPPABLE.size + _FOOTER.size
     if size < bytes_min:
         return None
@@ -202,7 +202,7 @@ def _read_seek_table(pread: ReadAt, size: int) -> _FrameSizes | None:
 
 
 def _parse_content_checksum(data: bytes) -> ContentChecksum | None:
-    """The proof that these bytes hold, if they are one and undamaged."""
+    """The content checksum in `data`, if it is undamaged."""
     head, text = data[: _SKIPPABLE.size], data[_SKIPPABLE.size :]
     if len(data) != _CONTENT_BYTES or head != _SKIPPABLE.pack(_CONTENT_MAGIC, len(text)):
         return None
@@ -213,14 +213,14 @@ def _parse_content_checksum(data: bytes) -> ContentChecksum | None:
 
 
 def _layout_by_frames(pread: ReadAt, size: int, table: _FrameSizes | None) -> CompressedLayout:
-    """The layout as the frames themselves tell it, where proof and table do not agree."""
+    """The layout derived from the frames, where proof and table do not agree."""
     frames = _scan_frames(pread, size)
     content_checksum = _parse_content_checksum(pread(_CONTENT_BYTES, sum(frames.compressed)))
     if content_checksum is not None and content_checksum.raw_bytes == sum(frames.raw):
         return CompressedLayout(frames, content_checksum, _TABLE_PROBLEM)
     if content_checksum is None and table == frames:
         return CompressedLayout(frames, None, _CONTENT_PROBLEM)
-    # Nothing tells how much is missing: it is marked, and the next segment says where it goes on.
+    # How much is missing is unknown: it is marked, and the next segment's name gives the next seq.
     return CompressedLayout(
         _FrameSizes((*frames.compressed, 0), (*frames.raw, len(_LOST_LINE))),
         None,
@@ -229,7 +229,7 @@ def _layout_by_frames(pread: ReadAt, size: int, table: _FrameSizes | None) -> Co
 
 
 def _scan_frames(pread: ReadAt, size: int) -> _FrameSizes:
-    """The frames from the first byte on, as far as their headers are good."""
+    """The frames from the first byte on, up to the first bad header."""
     found = _FrameSizes((), ())
     at = 0
     while at < size and len(found.raw) < FRAMES_MAX:
@@ -245,7 +245,7 @@ def _scan_frames(pread: ReadAt, size: int) -> _FrameSizes:
 
 
 class CompressedReader:
-    """The raw bytes of a compressed segment. Holds a few frames; may be used by threads."""
+    """Reads the raw bytes of a compressed segment. Caches a few frames; thread-safe."""
 
     def __init__(self, pread: ReadAt, size: int) -> None:
         frames, content_checksum, self.problem = read_layout(
@@ -263,7 +263,7 @@ class CompressedReader:
 
     @property
     def size(self) -> int:
-        """How many raw bytes there are."""
+        """The number of raw bytes."""
         return self._starts[-1]
 
     def read(self, length: int, offset: int) -> bytes:
@@ -293,7 +293,7 @@ class CompressedReader:
 
 
 def _lost_lines(size: int) -> bytes:
-    """What is read in place of `size` lost bytes: no writer makes such lines."""
+    """The `size` bytes that stand for lost ones: lines that no writer makes."""
     lines = max(0, size // len(_LOST_LINE) - 1)
     first = size - lines * len(_LOST_LINE)
     return LOST_PREFIX[: first - 1].ljust(first - 1, b".") + b"\n" + _LOST_LINE * lines

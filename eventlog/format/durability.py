@@ -1,15 +1,15 @@
-"""How far the log is durable: the lock's word and the watermark, as bytes and back.
+"""The lock record and the durable watermark, which say how far the log is durable: the codec.
 
-The *word* stands in `.lock`. It is overwritten in place, never synced, and so speaks for this boot
-only: while a writer changes the log it says `writing`, and once all of it is durable `clean`,
-with the durable end. A sync that returned 0 proves less than it seems after one that failed: the
-kernel drops the error and keeps the pages. So whoever finds `writing` starts from the device.
+The *lock record* is in `.lock`. It is overwritten in place and never synced, so it is valid for
+this boot only. Its state is `writing` while a writer changes the log, and `clean`, with the durable
+end, once all of it is durable. A sync that returns 0 after one that failed proves little: the
+kernel drops the error and keeps the pages. So a writer that finds `writing` starts from the device.
 
-The *watermark* stands in `.durable` and is synced. It has two slots, 4,096 bytes apart so that one
-torn sector cannot take both; the higher generation wins. It says that the log reached at least
-this far, which is the only thing that tells a lost last batch from one that was never durable.
+The *watermark* is in `.durable` and is synced. It has two slots, 4,096 bytes apart so that one
+torn sector cannot destroy both; the higher generation wins. It states that the log reached at least
+this far. Only this distinguishes a lost last batch from one that was never durable.
 
-Invariant: what either says was durable when it was written.
+Invariant: an end in either was durable when it was written.
 """
 
 from typing import NamedTuple
@@ -35,9 +35,9 @@ class LogEnd(NamedTuple):
 
 
 class LockRecord(NamedTuple):
-    """What the holder of the lock, or the last one who held it, said."""
+    """The record of the current or the last holder of the lock."""
 
-    boot_id: str  # of the boot in which it was said
+    boot_id: str  # of the boot in which it was written
     pid: int
     state: str  # CLEAN or WRITING
     end: LogEnd
@@ -75,7 +75,7 @@ def encode_lock_record(lock_record: LockRecord) -> bytes:
 
 
 def decode_lock_record(data: bytes) -> LockRecord | None:
-    """The word, or None when there is none or it was read while it was being written."""
+    """The lock record; None where there is none, or where it was read while being overwritten."""
     fields = _checked_fields(data, 8)
     if fields is None:
         return None
@@ -89,13 +89,14 @@ def encode_slot(watermark: Watermark) -> bytes:
     """SLOT_BYTES bytes of printable text."""
     end = watermark.end
     return _with_checksum(
-        f"{_RECORD_VERSION} {watermark.generation} {end.segment} {end.byte_offset} {end.seq} {end.chain}",
+        f"{_RECORD_VERSION} {watermark.generation} "
+        f"{end.segment} {end.byte_offset} {end.seq} {end.chain}",
         SLOT_BYTES,
     )
 
 
 def slot_offset(generation: int) -> int:
-    """Where the slot of `generation` stands: neighbours never share one."""
+    """Byte offset of the slot of `generation`: consecutive generations use different slots."""
     return generation % 2 * SLOT_STRIDE_BYTES
 
 

@@ -1,16 +1,16 @@
-"""Damage that a person accepted: ranges of the log that readers pass over, as JSON Lines.
+"""Accepted gaps: damaged ranges of the log that readers skip, as JSON Lines in `.accepted`.
 
     {"segment":"00000000000000000001.jsonl","byte_from":612,"byte_to":918,"seq_from":3,"seq_to":3,
      "sha256":"...","chain":"...","batch":4,"recorded_at":"...","accepted_at":"..."}
 
-`eventlog repair --accept` adds records to `.accepted`; nothing ever takes one out. A reader that
-meets bad bytes where a record says so goes on at `byte_to` as if entry `seq_to` had just been
-read: the next line must follow `chain`, and `batch` and `recorded_at` keep the other rules of a
-line. A missing segment is an empty range of its name. Where nothing tells the chain, it is empty
-and the next line is taken at its word: the one line of a log whose bytes no chain protects.
+`eventlog repair --accept` adds records; none is ever removed. A reader that meets bad bytes at a
+recorded range continues at `byte_to` as if it had just read entry `seq_to`: the next line must
+follow `chain`, and `batch` and `recorded_at` satisfy the other rules of a line. A missing segment
+is an empty range of its name. If the chain is unknown, it is empty and the next line is accepted
+unchecked: the only line of a log whose bytes no chain protects.
 
-Invariant: a record speaks of the very bytes that were seen when it was made, and only of them:
-once they change, it says nothing.
+Invariant: a record applies only to the bytes that were there when it was made. Once they change,
+it has no effect.
 """
 
 from collections.abc import Sequence
@@ -25,15 +25,15 @@ from eventlog.format.segment import segment_name, segment_seqs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceptedGap:
-    """One range of damage, and how the log goes on behind it."""
+    """One damaged range, and how the log continues after it."""
 
     segment: int  # first seq, by name
     byte_from: int
     byte_to: int  # equal to byte_from where lines, or the whole segment, are missing
     seq_from: int
-    seq_to: int  # seq_from - 1 where the bytes stand in nobody's place
+    seq_to: int  # seq_from - 1 where the bytes replace no entry
     sha256: str  # of the bad bytes
-    chain: str  # that the next good line follows; CHAIN_UNKNOWN where nothing tells
+    chain: str  # that the next good line follows; CHAIN_UNKNOWN where it cannot be known
     batch: int
     recorded_at: str  # of the last entry before
     accepted_at: str  # empty until a person accepts it
@@ -44,11 +44,11 @@ class AcceptedGap:
         return Tip(self.seq_to, self.batch, self.recorded_at, self.chain)
 
     def starts_at(self, segment: int, byte_offset: int, seq: int) -> bool:
-        """Whether a reader that misses entry `seq` there stands before this range."""
+        """Whether a reader that misses entry `seq` at that position is at this range."""
         return (self.segment, self.byte_from, self.seq_from) == (segment, byte_offset, seq)
 
     def fits_between(self, segments: Sequence[int]) -> bool:
-        """Whether no segment stands there, by its name, that holds what should be missing."""
+        """Whether no segment's name lies within the seqs that should be missing."""
         return not any(self.seq_from < segment <= self.seq_to for segment in segments)
 
     def to_json(self) -> dict[str, object]:
@@ -73,10 +73,10 @@ def encode_gap(gap: AcceptedGap) -> bytes:
 
 
 def decode_gaps(data: bytes) -> list[AcceptedGap]:
-    """The records of the file, the newest first, for bytes may be damaged and accepted again.
+    """The records of the file, the newest first, because a range may be accepted again.
 
-    A line that is no record (half of it was written when power was lost, a bit of it flipped) says
-    nothing: what it spoke of is damage that nobody accepted.
+    A line that is no record (cut off by a power loss, or damaged) is ignored: its range counts as
+    damage that was not accepted.
     """
     found = [_decode_gap(line) for line in reversed(data.split(b"\n"))]
     return [gap for gap in found if gap is not None]
@@ -102,7 +102,7 @@ def _decode_gap(line: bytes) -> AcceptedGap | None:
         return None
     bytes_bad = gap.byte_to - gap.byte_from
     seqs_lost = gap.seq_to - gap.seq_from + 1
-    # A record that leads nowhere would hold a reader at one place for ever.
+    # A reader would loop at a record that skips neither bytes nor seqs.
     makes_progress = min(bytes_bad, seqs_lost) >= 0 and max(bytes_bad, seqs_lost) > 0
     return gap if makes_progress else None
 

@@ -1,4 +1,4 @@
-"""The format of a line: one entry as bytes, and back. Sole owner of its keys and its version.
+"""The line format: encodes an entry as bytes and decodes it. Defines the keys and the version.
 
     {"v":1,"seq":42,"batch":42,"recorded_at":"2025-11-18T02:00:00.123456Z","event":"signal",
      <the payload's keys>,"chain":"<64 hex digits>"}\\n
@@ -28,8 +28,8 @@ _LINE_END = b'"}\n'
 CHAIN_BYTES = len(_CHAIN_KEY) + 64 + len(_LINE_END)  # what follows the body of each line
 LINE_BYTES_MIN = len(b'{"v":1,"seq":1,"batch":1,"recorded_at":"') + 27 + CHAIN_BYTES
 
-# Stands at the start of lines that a reader is given in place of damaged parts of a compressed
-# segment. No writer makes a NUL, and no write that a crash cut off leaves these bytes.
+# Starts the lines that stand for damaged parts of a compressed segment. No writer makes a NUL, and
+# no write that a crash cut off leaves these bytes.
 LOST_PREFIX = b"\x00lost: "
 
 HEADER_PATTERN = re.compile(
@@ -53,7 +53,7 @@ class Entry(NamedTuple):
 
 
 class LineHeader(NamedTuple):
-    """What the first bytes of a line say."""
+    """The keys before the payload of a line."""
 
     seq: int
     batch: int
@@ -62,7 +62,7 @@ class LineHeader(NamedTuple):
 
 
 class BadLine(Exception):
-    """The bytes are not the line that should follow. The text says why; the caller knows where."""
+    """The bytes are not the line that should follow. The text gives the reason, without place."""
 
 
 def encode(
@@ -93,11 +93,11 @@ def stored_chain(line: bytes) -> str:
 
 
 def parse_header(line: bytes) -> LineHeader:
-    """The keys that stand before the payload. Raises BadLine."""
+    """The keys before the payload. Raises BadLine."""
     found = HEADER_PATTERN.match(line)
     if found is None:
         if line.startswith(LOST_PREFIX):
-            raise BadLine("cannot be unpacked: its part of the compressed segment is damaged")
+            raise BadLine("cannot be decompressed: its part of the compressed segment is damaged")
         other = _VERSION_PATTERN.match(line)
         if other is not None and int(other[1]) != FORMAT_VERSION:
             raise BadLine(f"is of format version {int(other[1])}; this program reads version 1")
@@ -112,14 +112,14 @@ def next_chain(prev_chain: str, line: bytes) -> str:
 
 
 def decode(line: bytes) -> Entry:
-    """The entry of a line that `scan` passed. Raises BadLine when it is not such a JSON object."""
+    """The entry of a line that `scan` accepted. Raises BadLine where it is no such JSON object."""
     try:
         fields = orjson.loads(line)
         pop = fields.pop
         pop("v")
         seq, batch, recorded_at = pop("seq"), pop("batch"), pop("recorded_at")
         event, chain = pop("event"), pop("chain")
-        # A key that a foreign writer gave twice would put its second value in the head's place.
+        # A duplicate key from another writer would replace a value of the header.
         if line.startswith(
             b'{"v":1,"seq":%d,"batch":%d,"recorded_at":"%b","event":"%b"'
             % (seq, batch, recorded_at.encode(), event.encode())

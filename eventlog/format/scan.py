@@ -1,15 +1,15 @@
-"""Bytes in, good lines and what is wrong out; and the rule that tells torn from corrupt.
+"""Scanner: splits bytes into chained lines, and distinguishes torn from corrupt.
 
-A bad line is *torn* when it can belong to the batch that was being written when power was lost:
-nobody was told that it is durable, so a writer may cut it. It is *corrupt* when there is evidence
-that a later batch was written, because a batch is written only when the one before is durable.
+A bad line is *torn* when it can belong to the batch that was being written when power was lost: it
+was never acknowledged, so a writer may cut it. It is *corrupt* when there is evidence that a later
+batch was written, because a batch is written only when the one before is durable.
 
-Evidence is a line head at any byte after the first bad line's own start, whose bytes up to the
+Evidence is a line header at any byte after the start of the first bad line, whose bytes up to the
 next newline are a well-formed line (its chain cannot be checked once a line before it is damaged)
-and whose batch is greater than the first missing seq. Of the same batch, any lines may have
-reached the disk without those before them.
+and whose batch is greater than the first missing seq. Lines of one batch may reach the disk in any
+order, so a line of the same batch is no evidence.
 
-Invariant: `scan` never passes a line that does not continue the chain it was given.
+Invariant: `scan` accepts only lines that continue the chain it was given.
 """
 
 import re
@@ -29,10 +29,9 @@ from eventlog.format.line import (
     stored_chain,
 )
 
-CHAIN_UNKNOWN = ""  # after a range of damage that a person accepted: the next line starts anew
+CHAIN_UNKNOWN = ""  # after an accepted gap: the next line is not checked against a chain
 
 _EVIDENCE_PATTERN = re.compile(rb'\{"v":1,"seq":([1-9][0-9]{0,19}),"batch":([1-9][0-9]{0,19}),')
-_LINE_HEAD_BYTES_MAX = 64  # longer than any match of _EVIDENCE
 
 
 class Tip(NamedTuple):
@@ -48,7 +47,7 @@ TIP_START = Tip(0, 0, "", CHAIN_START)
 
 
 class ScanResult(NamedTuple):
-    """What `scan` found. Without a `problem`, bytes beyond `bytes_good` are an unfinished line."""
+    """Result of a scan. Without a `problem`, bytes beyond `bytes_good` are an unfinished line."""
 
     lines: list[bytes]  # newline included
     bytes_good: int
@@ -57,7 +56,7 @@ class ScanResult(NamedTuple):
 
 
 def tip_of(line: bytes) -> Tip:
-    """The tip after `line`, taken at its word. Raises BadLine."""
+    """The tip after `line`, whose chain is not verified. Raises BadLine."""
     head = parse_header(line)
     return Tip(head.seq, head.batch, head.recorded_at, stored_chain(line))
 
@@ -125,7 +124,7 @@ def problem_of(line: bytes, tip: Tip) -> str | None:
 
 
 def is_well_formed(line: bytes) -> bool:
-    """Whether `line` is one of ours but for its chain, which is not checked."""
+    """Whether `line` is a valid line. Its chain is not verified."""
     if len(line) > LINE_BYTES_MAX or HEADER_PATTERN.match(line) is None:
         return False
     try:
@@ -137,7 +136,7 @@ def is_well_formed(line: bytes) -> bool:
 
 
 def is_misplaced(data: bytes, missing_seq: int) -> bool:
-    """Whether `data` starts with a well-formed line of another entry: no torn write leaves that."""
+    """Whether `data` starts with a well-formed line of another entry: no torn write does."""
     line = data[: data.find(b"\n") + 1]
     return is_well_formed(line) and parse_header(line).seq != missing_seq
 
@@ -145,8 +144,8 @@ def is_misplaced(data: bytes, missing_seq: int) -> bool:
 def has_evidence(data: bytes, missing_seq: int, start: int = 1) -> bool:
     """Whether `data[start:]` proves that the batch holding entry `missing_seq` was durable.
 
-    `data` starts at the first bad line; its own head, at byte 0, proves nothing about itself.
-    Only durable lines are ever compressed, so what is lost of a compressed segment was durable.
+    `data` starts at the first bad line, whose own header, at byte 0, is no evidence. Only durable
+    lines are ever compressed, so a lost part of a compressed segment was durable.
     """
     if LOST_PREFIX in data:
         return True

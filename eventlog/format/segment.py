@@ -1,6 +1,6 @@
-"""Segments: the files of a log, named by the seq of their first entry.
+"""Segment names: each file of a log is named by the seq of its first entry.
 
-Invariant: names sort as the seqs they hold, so the file of any seq is found without opening one.
+Invariant: names sort like the seqs in the files, so the file of any seq is found by name.
 """
 
 import re
@@ -17,7 +17,7 @@ _SEGMENT_NAME_PATTERN = re.compile(r"([0-9]{20})\.jsonl")
 
 
 class Position(NamedTuple):
-    """Where a line starts: a hint for seeking, re-checked on use, never the truth."""
+    """Where a line starts: a hint for seeking, always checked when it is used."""
 
     segment: int  # first seq of the segment
     byte_offset: int  # bytes from its start
@@ -29,15 +29,15 @@ def segment_name(first_seq: int) -> str:
 
 
 def is_segment_name(name: str) -> bool:
-    """Whether a file of that name is a segment as it was written."""
+    """Whether a file of that name is an uncompressed segment."""
     return _SEGMENT_NAME_PATTERN.fullmatch(name) is not None
 
 
 def segment_seqs(names: Iterable[str]) -> list[int]:
     """First seqs of the segments among the names in a log directory, in order.
 
-    A compressed one has the name that it was written with: eventlog.storage.segment_disk sees to
-    that. Raises LogCorrupt for a `.jsonl` file that is not named like a segment: data may be in it.
+    Compressed segments appear here without `.zst`, by eventlog.storage.segment_disk. Raises
+    LogCorrupt for a `.jsonl` file that is not named like a segment, because it may hold data.
     """
     found = []
     for name in names:
@@ -46,7 +46,7 @@ def segment_seqs(names: Iterable[str]) -> list[int]:
             found.append(int(match[1]))
         elif name.endswith((".jsonl", ".jsonl" + COMPRESSED_SUFFIX)):
             raise LogCorrupt(
-                "a file that is not named like a segment stands among the segments",
+                "the log directory holds a .jsonl file that is not named like a segment",
                 segment=name,
                 byte_offset=0,
                 seq=0,

@@ -1,14 +1,15 @@
-"""A whole log for those who build something from all of it: read once, verified, by the hundred.
+"""Bulk reading: the whole log in verified chunks of many entries, for rebuilds and exports.
 
-Between a reader, which trusts what is chained, and `verify`, which judges every byte: what comes
-out here continues the chain, and each signal has its own sha256. An entry that another program
-wrote and that is not a whole signal comes out as it is; whoever builds from it decides on it.
+It checks more than a reader, which verifies the chain only, and less than `verify`, which checks
+every byte: each entry continues the chain, and each signal matches its sha256. An entry of another
+program that is not a whole signal is returned unchanged; the caller decides about it.
 
-Invariant: an entry comes out only from the bytes that were verified, and none after damage.
+Invariant: an entry is decoded only from verified bytes, and none is returned after damage.
 """
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
@@ -23,19 +24,19 @@ from eventlog.storage.disk import RealDisk
 from eventlog.storage.home import home_at
 from eventlog.storage.segment_disk import SegmentDisk, segment_sizes
 
-CHUNK_BYTES = 256 * 1024  # the columns of so many lines stay in a core's own cache
+CHUNK_BYTES = 256 * 1024  # the columns of so many lines fit into a core's own cache
 _HASHABLE = frozenset({str, int, float})
 
 
 class VerifiedChunk(NamedTuple):
-    """Entries in a row. Between two stretches there may be a gap that a person accepted."""
+    """Consecutive entries. Between two chunks there may be an accepted gap."""
 
     seq_from: int
     seq_to: int
     chain: str  # of entry seq_to
     position: Position  # where the next line starts
     recorded_times: Sequence[RecordedAtRun]
-    signals: SignalColumns  # signals as our writer lays them out, column by column
+    signals: SignalColumns  # signals in our writer's layout, by column
     others: Sequence[Entry]
 
 
@@ -48,14 +49,13 @@ def read_verified(
 ) -> Iterator[VerifiedChunk]:
     """The durable entries with seq > `after`, in order, up to the end of the log as it moves.
 
-    `chain` is that of entry `after`, `hint` the position behind it. Takes no lock; a stretch holds
-    at most about CHUNK_BYTES. Raises LogCorrupt at damage, after the entries before it, LogDiverged
-    where entry `after` is not the one with that chain, and LogNotFound.
+    `chain` is that of entry `after`, `hint` the position after it. Takes no lock; a chunk holds at
+    most about CHUNK_BYTES. Raises LogCorrupt at damage, after the entries before it, LogDiverged
+    where entry `after` has another chain, and LogNotFound.
     """
     disk, home = SegmentDisk(RealDisk()), home_at(path)
     require_segments(disk, home)
-    reader = _VerifyingReader(disk, home, after=after, hint=hint)
-    try:
+    with closing(_VerifyingReader(disk, home, after=after, hint=hint)) as reader:
         if reader.tip.chain not in (chain, CHAIN_UNKNOWN):
             raise LogDiverged(
                 f"entry {after} is not the one that was read before",
@@ -69,14 +69,12 @@ def read_verified(
             yield VerifiedChunk(
                 seq_from, seq_to, chain, reader.position, recorded_times, signals, others
             )
-    finally:
-        reader.close()
 
 
 def log_bytes(path: str | os.PathLike[str]) -> int:
-    """Size of all segments: what a reader of the whole log has before it. Raises LogNotFound.
+    """Raw size of all segments, for progress. Raises LogNotFound.
 
-    An estimate, for the log may grow; segments that go missing are for that reader to tell.
+    An estimate: the log may grow, and a missing segment counts as empty.
     """
     home = home_at(path)
     segments = require_segments(SegmentDisk(RealDisk()), home)
@@ -84,13 +82,13 @@ def log_bytes(path: str | os.PathLike[str]) -> int:
 
 
 class _VerifyingReader(LogReader):
-    """A reader that looks into each line, and keeps what it found there."""
+    """A LogReader that verifies each signal, and keeps the decoded entries."""
 
     chunk_bytes = CHUNK_BYTES
     found: tuple[Sequence[RecordedAtRun], SignalColumns, Sequence[Entry]] = ((), NO_SIGNALS, ())
 
     def scan(self, data: bytes, tip: Tip) -> ScanResult:
-        """What is good at the start of `data`; many lines may come out as one piece."""
+        """The verified start of `data`; `lines` may hold many lines in one piece."""
         whole = data[: data.rfind(b"\n") + 1]
         columns = read_columns(whole, tip) if whole else None
         if columns is not None:
@@ -104,15 +102,15 @@ class _VerifyingReader(LogReader):
         if problem is None:
             return scanned
         if not entries:
-            # No torn write explains it, for the chain is right: somebody wrote it like this.
+            # The chain is right, so this is no torn write: the line was written like this.
             raise corrupt_error(problem, *self.position, tip.seq + 1)
         good = scanned.lines[: len(entries)]
         return ScanResult(good, sum(map(len, good)), tip_of(good[-1]), None)
 
 
 def _verified_entries(lines: Sequence[bytes]) -> tuple[list[Entry], str | None]:
-    """The entries of chained lines up to the first that is not as it should be, and why it is not,
-    in words that continue "entry 42 ...".
+    """The entries of chained lines up to the first bad one, and what is wrong with that one, in
+    words that continue "entry 42 ...".
     """
     entries: list[Entry] = []
     for line in lines:
@@ -129,7 +127,7 @@ def _verified_entries(lines: Sequence[bytes]) -> tuple[list[Entry], str | None]:
 
 
 def _computed_sha256(payload: Mapping[str, object]) -> str | None:
-    """The hash of a signal; None where it is none, for want of a field or by a field's type."""
+    """The hash of a signal; None where a field is missing or of the wrong type."""
     from eventlog.schema.signal import (  # slow to import, and rarely needed
         HASHED_FIELDS,
         content_sha256,

@@ -1,12 +1,12 @@
-"""Lines by the hundred: what signals laid out by our writer hold, column by column, and verified.
+"""Columnar parser: splits many signal lines into columns at once, and verifies them.
 
-A loop in Python around each line costs as much as its hashing. So one regular expression takes
-many lines apart, and what is asked of each is asked of whole columns. The canonical form is put
-together from a line's raw bytes: where that gives the stored sha256, neither the numbers nor the
-texts need to be parsed. What is laid out in any other way is handed back as it is.
+A Python loop over lines costs as much as hashing them. So one regular expression splits many
+lines, and checks run on whole columns. The canonical form is built from the raw bytes of a line:
+if it gives the stored sha256, numbers and texts need no parsing. Lines in any other layout are
+returned unparsed.
 
-Invariant: what `read_columns` gives follows the chain, in order, and each signal in it has its own
-hash; where any of that is not so, it gives nothing and the full rules decide.
+Invariant: the lines that `read_columns` returns follow the chain, in order, and each signal in the
+columns matches its hash; otherwise it returns None and the full rules decide.
 """
 
 import re
@@ -25,10 +25,10 @@ from eventlog.schema.stored import (
     are_extra_members,
 )
 
-# Loose where a whole column is looked at later, for that is cheaper: a string without escapes, if
-# it holds plain characters only, and so no newline.
+# Loose where a whole column is checked later, which is cheaper: the check that it holds only plain
+# characters also excludes escapes and newlines.
 _STRING_PATTERN = rb'"[^"]*+"'
-# Each line: a signal as our writer lays it out, with a group for each column, or any other.
+# Each line: a signal in our writer's layout, with a group for each column, or any other line.
 _LINES_PATTERN = re.compile(
     rb'((?:\{"v":1,"seq":([0-9]++),"batch":([0-9]++),"recorded_at":"([^"]*+)",'
     rb'"event":"signal","signal_id":(%(text)b),"symbol":(%(text)b),"action":(%(text)b),'
@@ -37,7 +37,7 @@ _LINES_PATTERN = re.compile(
     rb'"data_source":(%(text)b),"timestamp":(%(text)b)(.*+)|.*+)\n)'
     % {b"text": _STRING_PATTERN, b"number": NUMBER_PATTERN}
 )
-# Where things stand in what follows the timestamp of a signal, up to the newline.
+# Offsets, from its end, in the text between the timestamp of a signal and the newline.
 _HASH_TO = -(CHAIN_BYTES - 1)
 _HASH_FROM = _HASH_TO - 66  # with its quotes
 _MEMBERS_TO = _HASH_FROM - len(b',"sha256":')
@@ -45,7 +45,7 @@ _NO_GROUPS = (b"",) * (_LINES_PATTERN.groups - 1)  # of a line of any other kind
 
 
 class SignalColumns(NamedTuple):
-    """Signals column by column; each value is the JSON text that stands in its line."""
+    """Signals by column; each value is the JSON text in its line."""
 
     line: Sequence[bytes]  # whole, newline included
     seq: Sequence[bytes]
@@ -70,7 +70,7 @@ NO_SIGNALS = SignalColumns(*[()] * len(SignalColumns._fields))
 
 
 class RecordedAtRun(NamedTuple):
-    """Entries in a row that were recorded at the same time."""
+    """Consecutive entries that were recorded at the same time."""
 
     seq_from: int
     seq_to: int
@@ -78,22 +78,22 @@ class RecordedAtRun(NamedTuple):
 
 
 class ParsedLines(NamedTuple):
-    """Lines that follow what they should."""
+    """Lines that follow the given tip."""
 
     tip: Tip
     recorded_times: Sequence[RecordedAtRun]
-    signals: SignalColumns  # those that our writer laid out: all is well with them
-    others: Sequence[bytes]  # the other lines: what is within them is still to be judged
+    signals: SignalColumns  # those in our writer's layout, verified
+    others: Sequence[bytes]  # the other lines, of which only the order and the chain are verified
 
 
 def read_columns(data: bytes, tip: Tip) -> ParsedLines | None:
-    """What `data`, at least one whole line, holds if it follows `tip`. None: let the full rules
+    """Parses `data`, at least one whole line, that follows `tip`. None where the full rules must
     decide.
     """
     found = _LINES_PATTERN.findall(data)
     columns = _parse_columns(found, tip)
     if columns is None:
-        # Texts beyond ASCII and the like want a closer look, but not the lines around them.
+        # Lines with non-ASCII text and the like become `others`; the rest stays columnar.
         laid_out = [row if _has_our_layout(row) else (row[0], *_NO_GROUPS) for row in found]
         if laid_out != found:
             columns = _parse_columns(laid_out, tip)
@@ -124,7 +124,7 @@ def _parse_columns(found: Sequence[tuple[bytes, ...]], tip: Tip) -> ParsedLines 
 
 
 def _head(line: bytes) -> tuple[bytes, ...]:
-    """Its seq, batch and recorded_at, or what no line can follow."""
+    """The seq, batch and recorded_at of a line; values that fit nowhere where it has none."""
     found = HEADER_PATTERN.match(line)
     return found.groups()[:3] if found is not None else (b"0", b"0", b"")
 
@@ -144,7 +144,7 @@ def _chain(lines: Sequence[bytes], chain: str) -> str | None:
 def _recorded_at_runs(
     seqs: Sequence[bytes], batches: Sequence[bytes], recorded_times: Sequence[bytes], tip: Tip
 ) -> list[RecordedAtRun] | None:
-    """When the lines were recorded; None where seq, batch or time is not in order."""
+    """The recorded times of the lines; None where seq, batch or time is out of order."""
     first = tip.seq + 1
     if list(seqs) != list(map(b"%d".__mod__, range(first, first + len(seqs)))):
         return None
@@ -166,7 +166,7 @@ def _recorded_at_runs(
 
 
 def _signals(columns: Sequence[Sequence[bytes]]) -> SignalColumns | None:
-    """Lines that are laid out as signals; None where one is not as it should be."""
+    """The columns of lines in the layout of signals; None where one of them is invalid."""
     if not columns:
         return NO_SIGNALS
     *columns, ends = columns
@@ -199,6 +199,6 @@ def _signals(columns: Sequence[Sequence[bytes]]) -> SignalColumns | None:
 
 
 def _has_our_layout(row: tuple[bytes, ...]) -> bool:
-    """Whether a line that is laid out as a signal holds what its layout promises."""
+    """Whether a line that matches the layout of signals satisfies its other conditions."""
     *texts, end = row[4:]
     return not b"".join(texts).translate(None, PLAIN_ASCII) and are_extra_members(end[:_MEMBERS_TO])

@@ -1,11 +1,11 @@
-"""What the reading commands show of a log: raw lines, the last ones, and its figures.
+"""Inspection for commands: raw lines, the end of the log, its status.
 
-Invariant: nothing is changed or made; a home without a log raises LogNotFound.
+Invariant: nothing is changed or created; a home without a log raises LogNotFound.
 """
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import aclosing, suppress
+from contextlib import aclosing, closing, suppress
 
 from eventlog.errors import LogCorrupt
 from eventlog.format.durability import LogEnd
@@ -13,8 +13,8 @@ from eventlog.format.line import HEADER_PATTERN, LINE_BYTES_MAX, BadLine, Entry
 from eventlog.format.scan import Tip, tip_of
 from eventlog.read.reader import LogReader, decode_lines, reader_near_end, require_segments
 from eventlog.read.seek import last_line
-from eventlog.storage.disk import Disk, RealDisk
-from eventlog.storage.durable_state import read_lock_record
+from eventlog.storage.disk import Disk, RealDisk, opened
+from eventlog.storage.durable_state import read_durable_end
 from eventlog.storage.home import Home, home_at, list_segments
 from eventlog.storage.segment_disk import SegmentDisk, segment_sizes
 
@@ -45,13 +45,10 @@ def raw_lines(path: str, *, after: int = 0, limit: int | None = None) -> Iterato
                 raise damage
             return
     remaining = limit
-    reader = LogReader(disk, home, after=after)
-    try:
+    with closing(LogReader(disk, home, after=after)) as reader:
         while (remaining is None or remaining > 0) and (lines := reader.read()):
             yield lines[:remaining]
             remaining = remaining if remaining is None else remaining - len(lines)
-    finally:
-        reader.close()
 
 
 def end_seq(path: str) -> int:
@@ -60,7 +57,7 @@ def end_seq(path: str) -> int:
 
 
 def tail_raw_lines(path: str, after: int, on_lines: Callable[[list[bytes]], object]) -> None:
-    """Hands lists of lines with seq > `after` to `on_lines` for ever, as they become durable."""
+    """Calls `on_lines` with lists of lines with seq > `after` as they become durable, for ever."""
     import asyncio
 
     from eventlog.read.tail import tail_batches
@@ -76,13 +73,15 @@ def tail_raw_lines(path: str, after: int, on_lines: Callable[[list[bytes]], obje
 
 
 def _end(disk: Disk, home: Home) -> tuple[Tip, LogCorrupt | None]:
-    """The last durable entry: as its line stands where the lock's word tells where, else by
-    scanning the tail. Where that meets damage, which comes along, it is the last line as it stands
-    or, where that is damaged itself, the last entry that can be read.
+    """The last durable entry, and the damage met on the way.
+
+    If the lock record gives the durable end, its line is read; otherwise the tail is scanned. If
+    that meets damage, the entry is the last line or, if that is damaged itself, the last readable
+    entry.
     """
-    lock_record = read_lock_record(disk, home)
-    last = _tip_at_end(disk, home, lock_record.end if lock_record is not None else None)
-    if lock_record is not None and last is not None and last.chain == lock_record.end.chain:
+    end = read_durable_end(disk, home)
+    last = _tip_at_end(disk, home, end)
+    if end is not None and last is not None and last.chain == end.chain:
         return last, None
     reader: LogReader | None = None
     try:
@@ -91,7 +90,7 @@ def _end(disk: Disk, home: Home) -> tuple[Tip, LogCorrupt | None]:
             pass
         return reader.tip, None
     except LogCorrupt as damage:
-        if lock_record is None and last is not None:
+        if end is None and last is not None:
             return last, damage
         reader = reader or LogReader(disk, home)
         with suppress(LogCorrupt):
@@ -104,32 +103,26 @@ def _end(disk: Disk, home: Home) -> tuple[Tip, LogCorrupt | None]:
 
 
 def _tip_at_end(disk: Disk, home: Home, end: LogEnd | None) -> Tip | None:
-    """What the line that ends at `end`, or else the last line of all, says of itself."""
+    """The tip of the line that ends at `end`, or else of the last line; its chain is unchecked."""
     segment = end.segment if end is not None else list_segments(disk, home)[-1]
-    try:
-        fd = disk.open(home.segment_path(segment), writable=False)
-        try:
-            size = end.byte_offset if end is not None else disk.size(fd)
-            return tip_of(last_line(disk, fd, size))
-        finally:
-            disk.close(fd)
-    except (BadLine, FileNotFoundError):
-        return None
+    with (
+        suppress(BadLine, FileNotFoundError),
+        opened(disk, home.segment_path(segment)) as fd,
+    ):
+        return tip_of(last_line(disk, fd, end.byte_offset if end is not None else disk.size(fd)))
+    return None
 
 
 def read_entries(path: str, *, after: int, first_only: bool = False) -> Iterator[Entry]:
     """The durable entries with seq > `after`. Raises LogCorrupt at damage, after those before.
 
-    `first_only`: only the first ones are wanted, so no more than a line may need is read at a time.
+    `first_only`: the caller needs only the first few, so little is read at a time.
     """
-    reader = LogReader(SegmentDisk(RealDisk()), require_home(path), after=after)
-    if first_only:
-        reader.chunk_bytes = LINE_BYTES_MAX
-    try:
+    with closing(LogReader(SegmentDisk(RealDisk()), require_home(path), after=after)) as reader:
+        if first_only:
+            reader.chunk_bytes = LINE_BYTES_MAX
         while lines := reader.read():
             yield from decode_lines(lines, reader.position)
-    finally:
-        reader.close()
 
 
 def log_status(path: str, *, count: bool = True) -> dict[str, object]:

@@ -1,13 +1,12 @@
-"""Lines after a seq, in bounded pieces, up to the durable end and never beyond it.
+"""LogReader: reads the lines after a seq, in bounded chunks, up to the durable end.
 
-What the page cache holds beyond the durable end may still be rolled back, so a reader stops at the
-end that the lock's word gives. Without a word of this boot it takes the file's size, syncs, reads,
-and keeps what it read only if there is still no word. At a bad line the recovery rule decides:
-torn means wait, corrupt means halt, and where a person accepted the damage the reader goes on
-behind it: the seqs that were lost are a gap.
+A power loss may still roll back what the page cache holds beyond the durable end, so a reader stops
+at the end in the lock record. Without a lock record of this boot it takes the file's size, syncs,
+reads, and keeps what it read only if there is still no record. At a bad line the recovery rule
+decides: torn means wait, corrupt means halt. At an accepted gap the reader continues after it.
 
-Invariant: each line that comes out continues the chain of the one before it, or what `.accepted`
-says of the gap between them.
+Invariant: each line returned continues the chain of the line before it, or the accepted gap between
+them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,18 +21,18 @@ from eventlog.format.scan import TIP_START, has_evidence, is_misplaced, scan, ti
 from eventlog.format.segment import Position, segment_index, segment_name
 from eventlog.read.seek import find_line
 from eventlog.storage.disk import Disk, sync_for_reading
-from eventlog.storage.durable_state import read_lock_record, read_watermark
+from eventlog.storage.durable_state import read_durable_end, read_durable_state, read_watermark
 from eventlog.storage.gap_file import AcceptedGaps
 from eventlog.storage.home import Home, list_segments, log_not_found
 
-CHUNK_BYTES = 1 << 20  # read at a time: large enough to be fast, small enough for any machine
+CHUNK_BYTES = 1 << 20  # read at once: large enough to be fast, small enough for any machine
 
 
 class _ReadLimit(NamedTuple):
     """How far the current segment may be read."""
 
     byte_offset: int
-    is_durable: bool  # the word says so: whatever is wrong before it is damage
+    is_durable: bool  # by the lock record: any bad line before it is damage
     has_next: bool  # a later segment exists
 
 
@@ -46,7 +45,7 @@ def corrupt_error(problem: str, segment: int, byte_offset: int, seq: int) -> Log
 
 def evidence_after(disk: Disk, fd: int, byte_offset: int, size: int, missing_seq: int) -> bool:
     """Whether the bytes from the bad line at `byte_offset` on prove that it was durable."""
-    start = 1  # the bad line's own head does not count
+    start = 1  # the header of the bad line itself is no evidence
     while byte_offset < size:
         data = disk.pread(fd, CHUNK_BYTES + LINE_BYTES_MAX, byte_offset)
         if has_evidence(data, missing_seq, start):
@@ -59,14 +58,14 @@ def evidence_after(disk: Disk, fd: int, byte_offset: int, size: int, missing_seq
 class LogReader:
     """Reads one log forward from after a seq. Not thread-safe; holds one descriptor.
 
-    It follows the durable end as that moves, so that reading again after an empty answer goes on.
-    With `until`, a durable end that the caller knows, it stops there. With `holds_lock`, the
-    caller is the writer that recovers: the word bounds nothing, it only proves what was durable.
-    `accepted_gaps` stands for what `.accepted` says; the caller may add to it between two reads.
+    It follows the durable end, so after an empty result a later read may return more. With
+    `until`, a durable end that the caller knows, it stops there. With `holds_lock` the caller is a
+    recovering writer: the lock record is no limit, and only proves what was durable.
+    `accepted_gaps` replaces the content of `.accepted`; the caller may add to it between two reads.
     """
 
     chunk_bytes = CHUNK_BYTES
-    scan = staticmethod(scan)  # a stricter reader has its own
+    scan = staticmethod(scan)  # overridden by a stricter reader
 
     def __init__(
         self,
@@ -88,7 +87,9 @@ class LogReader:
         self._segment = 0  # first seq of the open segment; 0 when none is
         self._byte_offset = 0
         self.tip = TIP_START
-        self.unread_bytes = 0  # beyond the position, where no word tells what they are
+        self.unread_bytes = (
+            0  # beyond the position, where no lock record says whether they are durable
+        )
         if after > 0:
             self._start_after(after, hint)
 
@@ -98,7 +99,7 @@ class LogReader:
         return Position(self._segment, self._byte_offset)
 
     def close(self) -> None:
-        """Gives the descriptor back; reading again is an error."""
+        """Closes the descriptor; reading again is an error."""
         if self._fd >= 0:
             self._disk.close(self._fd)
             self._fd = -1
@@ -106,8 +107,8 @@ class LogReader:
     def read(self) -> list[bytes]:
         """The next durable lines, at most about CHUNK_BYTES; empty at the durable end.
 
-        Raises LogCorrupt at damage to acknowledged data (lines before it come out first) and
-        LogDiverged when the log was shortened behind this reader.
+        Raises LogCorrupt at damage to acknowledged data, after the lines before it, and LogDiverged
+        where the log was shortened to before this reader's position.
         """
         while self._segment or self._open_first():
             limit = self._limit()
@@ -124,7 +125,7 @@ class LogReader:
         length = min(limit.byte_offset - self._byte_offset, self.chunk_bytes)
         data = self._disk.pread(self._fd, length, self._byte_offset)
         if not limit.is_durable and self._end() is not None:
-            return self.read()  # a writer came: only its word says what is durable
+            return self.read()  # a writer has started: its lock record is the limit now
         scanned = self.scan(data, self.tip)
         if scanned.lines:
             self._byte_offset += scanned.bytes_good
@@ -141,7 +142,7 @@ class LogReader:
             or evidence_after(self._disk, self._fd, self._byte_offset, limit.byte_offset, seq)
         )
         if not limit.is_durable and self._end() is not None:
-            return self.read()  # a writer came meanwhile, and may have cut what was torn
+            return self.read()  # a writer has started, and may have cut the torn tail
         if is_damage:
             raise corrupt_error(
                 scanned.problem or "is cut off", self._segment, self._byte_offset, seq
@@ -153,14 +154,11 @@ class LogReader:
         """The durable end that bounds this reader, if anything gives one."""
         if self._until is not None or self._holds_lock:
             return self._until
-        lock_record = read_lock_record(self._disk, self._home)
-        return lock_record.end if lock_record is not None else None
+        return read_durable_end(self._disk, self._home)
 
     def _durable_seq(self) -> int:
-        """The last seq that the watermark, or a word of this boot, says was durable."""
-        watermark = read_watermark(self._disk, self._home)
-        lock_record = read_lock_record(self._disk, self._home)
-        return max(watermark.end.seq if watermark else 0, lock_record.end.seq if lock_record else 0)
+        """The last seq that was durable by the watermark or by the lock record."""
+        return read_durable_state(self._disk, self._home).end.seq
 
     def _limit(self) -> _ReadLimit:
         end = self._end()
@@ -170,7 +168,7 @@ class LogReader:
         if end is None:
             later = any(s > self._segment for s in list_segments(self._disk, self._home))
             if later and self._end() is not None:
-                return self._limit()  # a writer came meanwhile: the segment may have grown
+                return self._limit()  # a writer has started: the segment may have grown
             if not later:
                 sync_for_reading(self._disk, self._fd)
                 if size == self._byte_offset:
@@ -180,7 +178,7 @@ class LogReader:
             return _ReadLimit(size, True, True)
         if end.seq < self.tip.seq:
             raise self._shortened_error(f"its durable end is now seq {end.seq}")
-        if end.segment < self._segment:  # this segment was made just now, and holds nothing yet
+        if end.segment < self._segment:  # this segment was just created, and is empty
             return _ReadLimit(self._byte_offset, True, False)
         if end.byte_offset < self._byte_offset:
             raise self._shortened_error(f"its durable end is now seq {end.seq}")
@@ -192,7 +190,7 @@ class LogReader:
         return _ReadLimit(end.byte_offset, True, False)
 
     def _check_file(self) -> None:
-        """Goes on in the file that stands at the segment's path now, if it holds the same log."""
+        """Switches to the file now at the segment's path, if it holds the same log."""
         if self._disk.size_at(self._fd, self._home.segment_path(self._segment)) is not None:
             return
         tip, position = self.tip, self.position
@@ -203,22 +201,22 @@ class LogReader:
             raise self._shortened_error(f"{segment_name(self._segment)} was replaced or removed")
 
     def _check_durable(self, end: LogEnd | None) -> None:
-        """Raises LogCorrupt when the log ends here, but was durable beyond.
+        """Raises LogCorrupt where the log ends here, but was durable beyond.
 
-        `end` is what bounded this reader when it saw that the log ends here.
+        `end` was the limit of this reader when it found that the log ends here.
         """
         durable_seq = end.seq if end is not None else self._durable_seq()
         seq = self.tip.seq + 1
         if self._until is not None or durable_seq < seq or self._skip_gap(seq, 0):
             return
         if end is None and self._end() is not None:
-            return  # a writer came meanwhile, and went on: the next look goes by its word
+            return  # a writer has started and appended: the next read uses its lock record
         problem = f"is gone: the log was durable up to entry {durable_seq}"
         raise corrupt_error(problem, self._segment or 1, self._byte_offset, seq)
 
     def _shortened_error(self, how: str) -> LogDiverged:
         return LogDiverged(
-            f"the log was shortened behind entry {self.tip.seq}, which was read: {how}",
+            f"the log was shortened after entry {self.tip.seq} had been read: {how}",
             where=self._home.log_dir,
             do="find out who replaced the log; restore it, or rebuild what was built on it",
         )
@@ -231,7 +229,7 @@ class LogReader:
         if not segments:
             self._check_durable(end)
             return False
-        seq = self.tip.seq + 1  # 1, or what follows a gap at the start
+        seq = self.tip.seq + 1  # 1, or the first after a gap at the start
         if not self._open(seq) and not self._skip_gap(seq, 0):
             raise corrupt_error("is missing: so is its segment", segments[0], 0, seq)
         return self._segment > 0 or self._open_first()
@@ -240,7 +238,7 @@ class LogReader:
         seq = self.tip.seq + 1
         later = [s for s in list_segments(self._disk, self._home) if s > self._segment]
         if seq in later[1:]:
-            raise corrupt_error("stands in the segment before", later[0], 0, later[0])
+            raise corrupt_error("is also in the segment before", later[0], 0, later[0])
         if seq not in later or not self._open(seq):
             if self._skip_gap(seq, 0):
                 return
@@ -248,7 +246,7 @@ class LogReader:
             raise corrupt_error(problem, self._segment, self._byte_offset, seq)
 
     def _skip_gap(self, segment: int, byte_from: int) -> bool:
-        """Goes on behind damage that a person accepted, if it is such that starts here."""
+        """Continues after an accepted gap, if one starts here."""
         gap = self._gaps.at(segment, byte_from, self.tip.seq + 1)
         if gap is None:
             return False
@@ -267,7 +265,7 @@ class LogReader:
         return True
 
     def _start_after(self, after: int, hint: Position | None) -> None:
-        # First, for the bytes there may still look like the line that they were.
+        # A gap first: its bytes may still look like the line that they were.
         if self._start_in_gap(after) or (hint is not None and self._start_at_hint(hint, after)):
             return
         segments = list_segments(self._disk, self._home)
@@ -316,7 +314,7 @@ class LogReader:
 def reader_near_end(disk: Disk, home: Home, *, holds_lock: bool = False) -> LogReader:
     """A reader that starts at the watermark or, without one, right before the last segment.
 
-    What it has to scan grows with the tail of a log that is whole. Raises LogCorrupt.
+    In a whole log it scans only the entries after the watermark. Raises LogCorrupt.
     """
     watermark = read_watermark(disk, home)
     if watermark is not None and watermark.end.seq > 0:
@@ -325,27 +323,27 @@ def reader_near_end(disk: Disk, home: Home, *, holds_lock: bool = False) -> LogR
         try:
             reader = LogReader(disk, home, after=end.seq, hint=hint, holds_lock=holds_lock)
         except (LogCorrupt, LogDiverged):
-            pass  # it is not there: scanning the last segment will tell where the log ends
+            pass  # the entry is missing: a scan of the last segment finds the end of the log
         else:
-            # Found before its place, it would make what stands behind it look torn. The place may
-            # also be the start of a segment: then it is the last one of the segment before.
+            # An entry found before its place would make the bytes after it look torn. If the place
+            # is the start of a segment, the entry is the last one of the segment before.
             if reader.tip.chain == end.chain and (reader.position >= hint or hint.byte_offset == 0):
                 return reader
             reader.close()
             raise corrupt_error("is not the one that was durable", *hint, end.seq)
     segments = list_segments(disk, home)
-    # One entry earlier: the line that the segment follows is not taken at its word.
+    # One entry earlier, so that the chain of the line before the segment is verified too.
     after = max(0, segments[-1] - 2) if segments else 0
     try:
         return LogReader(disk, home, after=after, holds_lock=holds_lock)
-    except LogCorrupt:  # by a reader who comes from the start it is named for what it is
+    except LogCorrupt:  # a reader from the start names the damage precisely
         return LogReader(disk, home, holds_lock=holds_lock)
 
 
 def decode_lines(lines: list[bytes], end: Position) -> Iterator[Entry]:
     """The entries of lines that a LogReader gave, which end at `end`.
 
-    Raises LogCorrupt for a line that is chained but is no JSON: no writer of ours made it.
+    Raises LogCorrupt for a line that is chained but is no JSON, which our writer never makes.
     """
     for index, line in enumerate(lines):
         try:
@@ -363,8 +361,8 @@ def require_segments(disk: Disk, home: Home) -> list[int]:
     segments = list_segments(disk, home)
     if not segments:
         with closing(LogReader(disk, home)) as reader:
-            reader.read()  # it knows whether there was one
-        segments = list_segments(disk, home)  # a writer may have come meanwhile
+            reader.read()  # raises LogCorrupt where there was a log
+        segments = list_segments(disk, home)  # a writer may have created one meanwhile
     if not segments:
         raise log_not_found(home)
     return segments

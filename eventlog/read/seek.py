@@ -1,12 +1,13 @@
-"""Finding a line in a segment without reading all of it.
+"""Seek: finds the line of a seq in a segment by bisection, without reading the whole segment.
 
-Lines are taken at their word: what is found is re-checked by whoever reads on from there.
+The chain of the line found is not verified here; the reader that continues from it verifies it.
 
-Invariant: a line that is found is whole, newline included, and says the seq that was asked for.
+Invariant: a line that is found is whole, newline included, and carries the requested seq.
 """
 
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import chain
 from typing import NamedTuple
 
 from eventlog.format.line import HEADER_PATTERN, LINE_BYTES_MAX, BadLine
@@ -31,7 +32,7 @@ def find_line(disk: Disk, fd: int, seq: int) -> FoundLine | None:
         middle = (low + high) // 2
         found = _first_line(disk, fd, middle, high)
         if found is None:
-            high = middle  # nothing but damage from here on
+            high = middle  # only damage from here on
         elif found.tip.seq == seq:
             return found
         elif found.tip.seq < seq:
@@ -39,10 +40,9 @@ def find_line(disk: Disk, fd: int, seq: int) -> FoundLine | None:
         else:
             high = found.byte_from
     data = disk.pread(fd, high - low + LINE_BYTES_MAX, low)
-    for found in (*_lines_within(data, 0, low), *_lines_after_damage(data, low)):
-        if found.tip.seq == seq:
-            return found
-    return None
+    # The second scan parses every line again, so it runs only when the first finds nothing.
+    lines = chain(_lines_within(data, 0, low), _lines_after_damage(data, low))
+    return next((found for found in lines if found.tip.seq == seq), None)
 
 
 def _first_line(disk: Disk, fd: int, low: int, high: int) -> FoundLine | None:
@@ -56,15 +56,15 @@ def _first_line(disk: Disk, fd: int, low: int, high: int) -> FoundLine | None:
 
 
 def _lines_within(data: bytes, start: int, byte_offset: int) -> Iterator[FoundLine]:
-    """The lines of `data`, which stands at `byte_offset`, from `start` on; damage is left out."""
+    """The whole lines of `data`, which was read at `byte_offset`, from `start`; skips damage."""
     while end := data.find(b"\n", start) + 1:
-        with suppress(BadLine):  # damage: its neighbour will do
+        with suppress(BadLine):  # damaged: go on with the next line
             yield FoundLine(byte_offset + start, byte_offset + end, tip_of(data[start:end]))
         start = end
 
 
 def _lines_after_damage(data: bytes, byte_offset: int) -> Iterator[FoundLine]:
-    """Lines that start at any byte: no newline need be left before them."""
+    """Well-formed lines that start at any byte, also where the newline before them is lost."""
     for head in HEADER_PATTERN.finditer(data):
         start = head.start()
         end = data.find(b"\n", start) + 1

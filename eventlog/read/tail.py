@@ -1,9 +1,9 @@
-"""A reader that waits: the file watch is a hint that something changed, a timer is the truth.
+"""Tail: reads durable lines as they are appended, by file events and a timer.
 
-A watch may see nothing (network file systems, containers), lose events, or die with its directory,
-so the log is looked at every POLL_S whatever the watch says.
+A watch may see no events (network file systems, containers), lose some, or end with its directory,
+so the log is also read every POLL_S.
 
-Invariant: what comes out is what a LogReader gives: durable, chained, in order, nothing twice.
+Invariant: the lines are those of a LogReader: durable, chained, in order, each once.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from eventlog.threads import run_in_thread, uncancelled
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5  # the longest that a line stays unseen when no file event comes; at most 1 s
-UNFINISHED_LINE_WARN_S = 10.0  # an unfinished line that stands for so long is worth a word
+UNFINISHED_LINE_WARN_S = 10.0  # an unfinished line that stays for so long is logged
 WATCH_STEP_MS = 1  # a batch of file events ends after so long without another
 WATCH_DEBOUNCE_MS = 10  # or, while events keep coming, after this
 WATCH_TIMEOUT_MS = 1000  # how long the watching thread may outlive its tail
@@ -40,9 +40,9 @@ async def tail_batches(
     hint: Position | None = None,
     on_watch: Callable[[bool], object] | None = None,
 ) -> AsyncGenerator[tuple[list[bytes], Position], None]:
-    """Lists of durable lines after a seq, for ever, each with the position behind it.
+    """Lists of durable lines after a seq, each with the position after it. Never ends.
 
-    Waits where there is no log yet. `on_watch` is told, each time there is nothing to read,
+    Waits where there is no log yet. Each time there is nothing to read, `on_watch` is called with
     whether a watch was alive. Raises LogCorrupt and LogDiverged.
     """
     loop = asyncio.get_running_loop()
@@ -52,7 +52,7 @@ async def tail_batches(
     unfinished = _UnfinishedLineWarning()
     try:
         while True:
-            changed.clear()  # before the look: what changes during it is looked at again
+            changed.clear()  # before reading: a change during the read causes another read
             if reader is None:
                 reader = LogReader(disk, home, after=after, hint=hint)
             lines = await uncancelled(run_in_thread(reader.read))
@@ -61,7 +61,7 @@ async def tail_batches(
                 continue
             unfinished.check(reader)
             if on_watch is not None and watch.was_started:
-                on_watch(watch.is_alive())  # before it is started again: that may not help
+                on_watch(watch.is_alive())  # before a restart, which may not help
             watch.ensure_running()
             with suppress(TimeoutError):
                 async with asyncio.timeout(POLL_S):
@@ -95,7 +95,7 @@ class _UnfinishedLineWarning:
 
 
 class _DirectoryWatch:
-    """Sets an event when something changes in a directory; started again when it died."""
+    """Sets an event when a directory changes; restarted after it has failed."""
 
     def __init__(self, path: str, loop: asyncio.AbstractEventLoop, changed: asyncio.Event) -> None:
         self._path = path
@@ -109,11 +109,11 @@ class _DirectoryWatch:
 
     @property
     def was_started(self) -> bool:
-        """Whether there has been a watch at all, alive or not."""
+        """Whether a watch was ever started."""
         return self._thread is not None
 
     def is_alive(self) -> bool:
-        """Whether it runs, and on the directory that is there now."""
+        """Whether the watch runs, on the directory that is there now."""
         inode = self._inode_now()
         alive = self._thread is not None and self._thread.is_alive()
         return alive and inode is not None and inode == self._inode
@@ -126,10 +126,10 @@ class _DirectoryWatch:
         return (status.st_dev, status.st_ino)
 
     def ensure_running(self) -> None:
-        """Sees to it that a watch runs on the directory that is there now."""
+        """Starts a watch on the directory that is there now, unless one runs."""
         inode = self._inode_now()
         if inode is None:
-            return  # no log yet: the timer looks again
+            return  # no log yet: the timer tries again
         if self.is_alive() or time.monotonic() < self._retry_at_s:
             return
         if self.was_started:
@@ -145,14 +145,14 @@ class _DirectoryWatch:
         self._thread.start()
 
     def stop(self) -> None:
-        """The thread ends by itself within WATCH_TIMEOUT_MS."""
+        """Requests the thread's end, which follows within WATCH_TIMEOUT_MS."""
         self._stopped.set()
 
     def _watch(self, stopped: threading.Event) -> None:
         try:
             for _ in watchfiles.watch(
                 self._path,
-                watch_filter=None,  # the default hides everything below .git, .venv ...
+                watch_filter=None,  # the default ignores paths below .git, .venv ...
                 step=WATCH_STEP_MS,
                 debounce=WATCH_DEBOUNCE_MS,
                 rust_timeout=WATCH_TIMEOUT_MS,

@@ -34,12 +34,12 @@ from eventlog.repair.segment_builder import BackupSegments
 from eventlog.repair.survey import Damage, Survey, survey
 from eventlog.storage.disk import Disk, RealDisk
 from eventlog.storage.durable_state import (
-    known_durable_end,
-    read_watermark,
+    read_durable_state,
+    require_log,
     rewrite_watermarks,
 )
 from eventlog.storage.gap_file import append_gaps
-from eventlog.storage.home import Home, home_at, list_segments, log_not_found
+from eventlog.storage.home import Home, home_at
 from eventlog.storage.locks import WriterLock, closed_segments_lock
 from eventlog.storage.segment_disk import SegmentDisk
 
@@ -125,8 +125,7 @@ def repair(
     disk = SegmentDisk(disk or RealDisk())
     home = home_at(path)
     try:
-        if not list_segments(disk, home) and read_watermark(disk, home) is None:
-            raise log_not_found(home)
+        require_log(disk, home)
         source = BackupSegments(disk, backup) if backup is not None else None
         lock = WriterLock(disk, home, pid=os.getpid(), timeout_s=lock_timeout_s)
         with closed_segments_lock(disk, home, lock_timeout_s):
@@ -154,7 +153,7 @@ class _Repair:
 
     def run(self, backup: BackupSegments | None, accepted_at: str | None) -> Repaired:
         sync_to_device(self._disk, self._home)
-        self._durable_end = known_durable_end(self._disk, self._home)
+        self._durable_end = read_durable_state(self._disk, self._home).end
         found = self._survey()
         done = Repaired()
         is_damaged = bool(found.unaccepted_damages or found.halt)

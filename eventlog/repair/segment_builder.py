@@ -19,7 +19,7 @@ from eventlog.format.segment import segment_index, segment_name, segment_seqs
 from eventlog.read.reader import CHUNK_BYTES
 from eventlog.read.seek import FoundLine, find_line, last_line
 from eventlog.repair.rebuild_plan import BackupLines, OwnBytes, SegmentParts
-from eventlog.storage.atomic import set_aside
+from eventlog.storage.atomic import create_replacing, free_name, set_aside, temporary_name
 from eventlog.storage.disk import Disk, write_all
 from eventlog.storage.home import Home, list_segments
 from eventlog.storage.segment_disk import existing_paths
@@ -101,7 +101,7 @@ class SegmentBuilder:
         self._ends_with_own_line = False
         for segment, parts in segments.items():
             self._built.append(segment)
-            out_fd = self._create(self._new_path(segment))
+            out_fd = create_replacing(self._disk, self._new_path(segment))
             try:
                 self._check_name(segment)
                 for part in parts:
@@ -141,14 +141,7 @@ class SegmentBuilder:
         self._built.clear()
 
     def _new_path(self, segment: int) -> str:
-        return f"{self._home.log_dir}/.{segment_name(segment)}.new"
-
-    def _create(self, path: str) -> int:
-        try:
-            return self._disk.create(path)
-        except FileExistsError:  # from a run that died
-            self._disk.unlink(path)
-            return self._disk.create(path)
+        return f"{self._home.log_dir}/{temporary_name(segment_name(segment))}"
 
     def _keep_damaged(self, segment: int) -> str:
         """A copy and not a rename: a crash between two renames would leave no segment at all."""
@@ -156,7 +149,7 @@ class SegmentBuilder:
         new = f"{self._home.log_dir}/.{name}.kept"
         old = self._disk.open(self._home.segment_path(segment), writable=False)
         try:
-            out_fd = self._create(new)
+            out_fd = create_replacing(self._disk, new)
             try:
                 size = self._disk.size(old)
                 for at in range(0, size, CHUNK_BYTES):
@@ -166,11 +159,7 @@ class SegmentBuilder:
                 self._disk.close(out_fd)
         finally:
             self._disk.close(old)
-        taken = set(self._disk.names(self._home.log_dir))
-        kept, number = f"{name}.damaged", 0
-        while kept in taken:
-            number += 1
-            kept = f"{name}.damaged.{number}"
+        kept = free_name(f"{name}.damaged", self._disk.names(self._home.log_dir))
         self._disk.rename(new, f"{self._home.log_dir}/{kept}")
         return kept
 

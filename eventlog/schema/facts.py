@@ -1,10 +1,10 @@
-"""The facts that follow a signal: executed, skipped, expired, cancelled, closed; and any other.
+"""Facts about a signal: executed, skipped, expired, cancelled, closed, and other events.
 
-The door checks the required keys and their types for these five. An event that it does not know
-needs only a name; further keys are kept as they are.
+Validation checks the required keys and the types of these five. Another event needs only a name;
+further keys are kept unchanged.
 
-Invariant: equal facts have equal bodies. Known numbers are floats, times are in stored form, and
-the keys are sorted, for the bytes of the body are what a retry is compared by.
+Invariant: equal facts have equal bodies. Known numbers are floats, times are in stored form and
+keys are sorted, because a retry is recognised by the bytes of the body.
 """
 
 import re
@@ -20,7 +20,7 @@ from eventlog.schema.signal import text_key
 
 
 class FactKey(NamedTuple):
-    """What a key of a fact must be."""
+    """The rule for a key of a fact."""
 
     rule: values.FieldRule
     required: bool = False
@@ -49,7 +49,7 @@ _SIGNAL_ID_OPTIONAL = FactKey(values.signal_id)
 
 
 def event_name(event: object) -> str:
-    """The name of an event, known or not. Raises InvalidSignal."""
+    """The validated name of an event. Raises InvalidSignal."""
     if not isinstance(event, str):
         raise InvalidSignal("must be text", field="event", value=event)
     if _EVENT_PATTERN.fullmatch(event) is None:
@@ -65,7 +65,7 @@ def payload(event: str, item: Mapping[str, object]) -> dict[str, object]:
     given.pop("event", None)
     for key, value in given.items():
         if key in RESERVED_KEYS:
-            raise InvalidSignal("is a key of the log's own", field=key, value=value)
+            raise InvalidSignal("is reserved for the log", field=key, value=value)
     stored: dict[str, object] = {}
     for key, (rule, required) in _key_rules(event).items():
         if key in given:

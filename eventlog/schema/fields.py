@@ -1,9 +1,9 @@
-"""The rules for one value: what a field may hold, and the form in which it is stored.
+"""Field rules: what each field may hold, its limits, and the form in which it is stored.
 
 A rule takes the field's name and the value, and returns the stored form.
 
-Invariant: a rule changes nothing that is in stored form already, and refuses everything that it
-cannot store without a loss by an InvalidSignal that names field, problem and value.
+Invariant: a value in stored form is returned unchanged, and a value that cannot be stored without
+loss is refused with an InvalidSignal that names field, problem and value.
 """
 
 import re
@@ -11,18 +11,49 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from math import isfinite
 from types import NoneType
+from typing import NamedTuple
 
 from eventlog.errors import EntryTooLarge, InvalidSignal
 
 FieldRule = Callable[[str, object], str | float]
 
 INT_MIN, INT_MAX = -(2**63), 2**63 - 1  # what SQLite, DuckDB and most languages hold exactly
-DEPTH_MAX = 32  # the payload's own object is 1; every JSON reader there is goes that deep
-VALUES_MAX = 65_000  # more cannot fit into a payload; ends the walk through lists that share lists
+DEPTH_MAX = 32  # the payload's own object is level 1; every common JSON reader goes that deep
+VALUES_MAX = 65_000  # more cannot fit into a payload; bounds the check of lists that share lists
 ID_CHARS_MAX = 128
 SYMBOL_CHARS_MAX = 20  # Alpine answers 500 to a longer one
 NAME_CHARS_MAX = 100
+FRACTION_MAX = 1.0  # Alpine takes a confidence up to here for a fraction, not a percent
+PERCENT_MAX = 100.0
+ACTIONS = ("BUY", "SELL")
 OUTCOMES = ("win", "loss", "expired")
+# What a value must be, in words that continue "must be" or "is not".
+WORDS: Mapping[str, str] = {
+    "text": "text",
+    "signal_id": f"1 to {ID_CHARS_MAX} printable characters",
+    "action": " or ".join(ACTIONS),
+    "outcome": f"{', '.join(OUTCOMES[:-1])} or {OUTCOMES[-1]}",
+    "number": "a finite number",
+    "price": "a finite number above 0",
+    "confidence": f"a percent: 0, or above {FRACTION_MAX:g} up to {PERCENT_MAX:g}",
+}
+
+
+class FieldLimits(NamedTuple):
+    """Limits and words that readers of stored payloads share with the rules of this module.
+
+    Readers share these and no other rule: a log may hold what an older version accepted, and a
+    stricter rule here must not remove a stored signal from a view.
+    """
+
+    words: Mapping[str, str] = WORDS
+    id_chars_max: int = ID_CHARS_MAX
+    depth_max: int = DEPTH_MAX
+    fraction_max: float = FRACTION_MAX
+    percent_max: float = PERCENT_MAX
+
+
+FIELD_LIMITS = FieldLimits()
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # exactly Unicode's category Cc
 _SURROGATE = re.compile(r"[\ud800-\udfff]")  # half a character: it has no UTF-8
@@ -39,14 +70,14 @@ _STORED_TIMESTAMP = re.compile(
 def text(
     field: str, value: object, *, chars_min: int = 1, chars_max: int, controls: bool = False
 ) -> str:
-    """Text of so many characters; control characters only where `controls` lets them pass."""
+    """Text of `chars_min` to `chars_max` characters; control characters only with `controls`."""
     if not isinstance(value, str):
-        raise InvalidSignal("must be text", field=field, value=value)
-    plain = str.__str__(value)  # a member of an enum of texts becomes the text that it is
+        raise _unfit(field, value, "text")
+    plain = str.__str__(value)  # a member of a StrEnum becomes plain text
     if not chars_min <= len(plain) <= chars_max:
         span = f"{chars_min} to {chars_max}" if chars_min else f"at most {chars_max}"
         raise InvalidSignal(f"must have {span} characters", field=field, value=value)
-    if not plain.isprintable():  # nearly all text is; neither kind below ever is
+    if not plain.isprintable():  # nearly all text is; surrogates and controls never are
         _refuse_surrogates(field, plain)
         control = None if controls else _CONTROL.search(plain)
         if control is not None:
@@ -62,7 +93,7 @@ def name(field: str, value: object) -> str:
 
 
 def label(field: str, value: object) -> str:
-    """The same, but it may be empty: an asset_type, a data_source."""
+    """Text of 0 to 100 characters without control characters: an asset_type, a data_source."""
     return text(field, value, chars_min=0, chars_max=NAME_CHARS_MAX)
 
 
@@ -72,7 +103,7 @@ def order_id(field: str, value: object) -> str:
 
 
 def reason(field: str, value: object) -> str:
-    """Text of 1 to 1,000 characters, written by people: it may hold newlines."""
+    """Text of 1 to 1,000 characters, which may hold newlines: a reason."""
     return text(field, value, chars_max=1_000, controls=True)
 
 
@@ -80,7 +111,7 @@ def signal_id(field: str, value: object) -> str:
     """Text of 1 to 128 printable characters."""
     plain = text(field, value, chars_max=ID_CHARS_MAX)
     if not is_signal_id(plain):
-        raise InvalidSignal("may hold printable characters only", field=field, value=value)
+        raise _unfit(field, value, "signal_id")
     return plain
 
 
@@ -92,7 +123,7 @@ def is_signal_id(value: str) -> bool:
 def symbol(field: str, value: object) -> str:
     """Stripped, upper-cased, 1 to 20 characters, no white space."""
     if not isinstance(value, str):
-        raise InvalidSignal("must be text", field=field, value=value)
+        raise _unfit(field, value, "text")
     stored = str.__str__(value).strip().upper()
     if not 0 < len(stored) <= SYMBOL_CHARS_MAX:
         raise InvalidSignal(
@@ -105,19 +136,19 @@ def symbol(field: str, value: object) -> str:
 
 def action(field: str, value: object) -> str:
     """BUY or SELL, given in any case."""
-    # Only ASCII: the long s of old German prints is an S when upper-cased.
+    # Only ASCII: U+017F, the long s, becomes S when upper-cased.
     if isinstance(value, str) and value.isascii():
         stored = str.__str__(value).upper()
-        if stored in ("BUY", "SELL"):
+        if stored in ACTIONS:
             return stored
-    raise InvalidSignal("must be BUY or SELL", field=field, value=value)
+    raise _unfit(field, value, "action")
 
 
 def outcome(field: str, value: object) -> str:
     """How a trade ended: win, loss or expired."""
     if isinstance(value, str) and value in OUTCOMES:
         return str.__str__(value)
-    raise InvalidSignal(f"must be one of {', '.join(OUTCOMES)}", field=field, value=value)
+    raise _unfit(field, value, "outcome")
 
 
 def sha256_hex(field: str, value: object) -> str:
@@ -128,7 +159,7 @@ def sha256_hex(field: str, value: object) -> str:
 
 
 def number(field: str, value: object) -> float:
-    """A finite number as a float: never -0.0, and no int that the float would alter."""
+    """A finite number as a float: never -0.0; an int that a float cannot hold is refused."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         instead = ", not text" if isinstance(value, str) else ""
         raise InvalidSignal(f"must be a number{instead}", field=field, value=value)
@@ -138,7 +169,7 @@ def number(field: str, value: object) -> float:
         )
     stored = float(value)
     if not isfinite(stored):
-        raise InvalidSignal("must be a finite number", field=field, value=value)
+        raise _unfit(field, value, "number")
     return stored + 0.0  # -0.0 + 0.0 is 0.0
 
 
@@ -153,13 +184,13 @@ def price(field: str, value: object) -> float:
 def confidence(field: str, value: object) -> float:
     """Percent: 0, or above 1 up to 100. Alpine takes what is not above 1 for a fraction."""
     stored = number(field, value)
-    if 0.0 < stored <= 1.0:
+    if 0.0 < stored <= FRACTION_MAX:
         percent = float(f"{stored * 100.0:.12g}")
         raise InvalidSignal(
             f"looks like a fraction; did you mean {percent}?", field=field, value=value
         )
-    if not 0.0 <= stored <= 100.0:
-        raise InvalidSignal("must be 0, or above 1 up to 100", field=field, value=value)
+    if not 0.0 <= stored <= PERCENT_MAX:
+        raise _unfit(field, value, "confidence")
     return stored
 
 
@@ -191,9 +222,9 @@ def is_stored_timestamp(value: str) -> bool:
 
 
 def check_json(fields: Mapping[str, object]) -> None:
-    """Refuse what a JSON line could not give back as it was. `fields`: keys of a payload.
+    """Refuses values that a JSON line would not return unchanged. `fields`: keys of a payload.
 
-    Only the exact types that JSON has pass: a subclass would come back as something else.
+    Only the exact JSON types are accepted: a subclass would be read back as another type.
     """
     for key in fields:
         _check_key("item", key)
@@ -217,7 +248,7 @@ def check_json(fields: Mapping[str, object]) -> None:
 
 
 def _short_field(field: str) -> str:
-    # A key of 60,000 characters above a list as long would otherwise be written 60,000 times.
+    # Otherwise a key of 60,000 characters above a list as long is copied 60,000 times.
     return field if len(field) <= NAME_CHARS_MAX else field[:NAME_CHARS_MAX] + "..."
 
 
@@ -226,7 +257,7 @@ def _check_scalar(field: str, value: object) -> None:
         _refuse_surrogates(field, value)
     elif type(value) is float:
         if not isfinite(value):
-            raise InvalidSignal("must be a finite number", field=field, value=value)
+            raise _unfit(field, value, "number")
     elif type(value) is int:
         if not INT_MIN <= value <= INT_MAX:
             raise InvalidSignal("must be from -2^63 to 2^63-1", field=field, value=value)
@@ -247,7 +278,7 @@ def _check_key(field: str, key: object) -> None:
 
 
 def _refuse_size_and_depth(field: str, count: int, depth: int) -> None:
-    # The value is not shown: writing out what is this large or this deep is the trouble itself.
+    # The value is not shown: formatting one this large or this deep is what must be avoided.
     if depth > DEPTH_MAX:
         raise InvalidSignal(f"is nested deeper than {DEPTH_MAX}", field=field)
     if count > VALUES_MAX:
@@ -271,7 +302,7 @@ def _check_aware(field: str, value: datetime) -> datetime:
         raise InvalidSignal(
             "has no time zone", field=field, value=value, do="use an aware datetime"
         )
-    if getattr(value, "nanosecond", 0):  # pandas' Timestamp is a datetime that is finer
+    if getattr(value, "nanosecond", 0):  # pandas' Timestamp is a finer datetime
         raise _too_precise(field, value)
     return value
 
@@ -303,6 +334,10 @@ def _parse_timestamp(field: str, value: str) -> datetime:
         return datetime(year, month, day, hour, minute, second, micro, tzinfo=timezone(offset))
     except ValueError as error:
         raise InvalidSignal(f"does not exist: {error}", field=field, value=value) from None
+
+
+def _unfit(field: str, value: object, kind: str) -> InvalidSignal:
+    return InvalidSignal(f"must be {WORDS[kind]}", field=field, value=value)
 
 
 def _too_precise(field: str, value: object) -> InvalidSignal:

@@ -1,6 +1,6 @@
 """Strict parser for input lines: one JSON object, no duplicate keys, bounded depth and numbers.
 
-Invariant: what is refused here would read back differently, or not at all.
+Invariant: an object that is accepted is read back from the log unchanged.
 """
 
 import json
@@ -12,19 +12,19 @@ from eventlog.errors import EntryTooLarge, InvalidSignal
 from eventlog.format.line import PAYLOAD_BYTES_MAX
 from eventlog.schema import fields as values
 
-# A byte of payload takes at most six in a line of ASCII escapes; what is longer would be refused.
+# A byte of payload takes at most six in a line of ASCII escapes; a longer line would be refused.
 INPUT_BYTES_MAX = 6 * PAYLOAD_BYTES_MAX
 
 _SPACED_COLON_PATTERN = re.compile(rb'"[ \t\r\n]+:')
-# A string that does not end runs to the end of the line: each byte is looked at once.
+# A string without an end extends to the end of the line, so each byte is scanned once.
 _STRING_OR_BRACKET_PATTERN = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 
 def parse_json_line(line: bytes) -> dict[str, object]:
-    """The JSON object in one line of input, read strictly. Raises InvalidSignal, nothing else.
+    """The JSON object in one line of input, parsed strictly. Raises InvalidSignal only.
 
-    Refused are keys that are given twice, at any depth, what JSON does not have (NaN, half a
-    character), and numbers that a float would alter: orjson takes these in silence.
+    It refuses duplicate keys at any depth, values that JSON does not have (NaN, lone surrogates),
+    and numbers that a float would alter. orjson accepts some of these without an error.
     """
     if len(line) > INPUT_BYTES_MAX:
         raise EntryTooLarge(
@@ -36,7 +36,7 @@ def parse_json_line(line: bytes) -> dict[str, object]:
         return _parse_strictly(line)
     if (
         type(item) is dict
-        # Each key shows as `":`, so where there are as many as keys, none was given twice.
+        # Each key appears as `":`, so if there are as many as keys, none is duplicate.
         and line.count(b'":') == len(item)
         and _SPACED_COLON_PATTERN.search(line) is None
         and _is_flat(item)
@@ -46,7 +46,7 @@ def parse_json_line(line: bytes) -> dict[str, object]:
 
 
 def _is_flat(item: dict[str, object]) -> bool:
-    """Whether nothing is nested, and no number so large that it may have been altered."""
+    """Whether no value is nested, and no number so large that parsing may have altered it."""
     for value in item.values():
         if type(value) is str:
             continue
@@ -59,7 +59,7 @@ def _is_flat(item: dict[str, object]) -> bool:
 
 
 def _parse_strictly(line: bytes) -> dict[str, object]:
-    """The full rules."""
+    """Parses by the full rules."""
     if line.count(b"[") + line.count(b"{") > values.DEPTH_MAX:
         _refuse_depth(line)  # before json, whose recursion it bounds
     try:
@@ -107,7 +107,7 @@ def _refuse_duplicate_keys(pairs: list[tuple[str, object]]) -> dict[str, object]
 
 def _bounded_int(digits: str) -> int:
     # Python refuses, and is slow at, thousands of digits. A hundred are out of range as well, and
-    # a refusal shows no more of them.
+    # an error shows no more of them.
     return int(digits[:100])
 
 

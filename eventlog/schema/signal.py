@@ -1,7 +1,7 @@
-"""A signal: the caller's trading decision, parsed at the door and frozen; its hash.
+"""Signal: the caller's trading decision, validated and frozen, and its content hash.
 
-`sha256` is what Alpine recomputes: the SHA-256 of nine fields as Python's standard json writes
-them with sorted keys. It is not the log's chain.
+`sha256` is the SHA-256 of nine fields as Python's standard json writes them with sorted keys.
+Alpine recomputes it. It is not the log's chain.
 
 Invariant: a Signal is in stored form. `Signal.from_mapping(signal.payload()) == signal`, and
 `sha256`, where there is one, is that of its nine fields.
@@ -22,7 +22,7 @@ from eventlog.errors import HashMismatch, InvalidSignal, printable_value
 from eventlog.format.line import RESERVED_KEYS
 from eventlog.schema import fields as values
 
-# The fields in the order in which they stand on disk, each with its rule.
+# The fields in their order on disk, each with its rule.
 FIELD_RULES: Mapping[str, values.FieldRule] = {
     "signal_id": values.signal_id,
     "symbol": values.symbol,
@@ -44,18 +44,18 @@ REQUIRED_FIELDS = ("symbol", "action", *PRICE_FIELDS, "confidence", "strategy")
 HASHED_FIELDS = (*REQUIRED_FIELDS, "signal_id", "timestamp")  # the nine of the content hash
 RESERVED_FIELDS = RESERVED_KEYS.union(FIELD_RULES, ALIASES, {"sha256"})
 
-_DEFAULTED_FIELDS = ("signal_id", "timestamp")  # what the log fills in when the caller did not say
+_DEFAULTED_FIELDS = ("signal_id", "timestamp")  # the log fills these in where the caller gives none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signal:
-    """One trading decision, normalised and checked by the rules of the door.
+    """One trading decision, normalised and validated.
 
-    A signal made without a `signal_id` gets one when it is appended, and so it cannot be retried
-    idempotently: after a timeout nobody could tell a retry from a second, equal decision. Prices
-    are in the currency of the symbol, `confidence` in percent. `timestamp`, the time of the
-    decision, is UTC text once stored; left out it becomes the time of the append. `sha256` may be
-    given to be checked, by callers who have the stored form already.
+    A signal without a `signal_id` gets one when it is appended, and then it cannot be retried
+    idempotently: after a timeout, a retry cannot be distinguished from a second, equal decision.
+    Prices are in the currency of the symbol, `confidence` is in percent. `timestamp`, the time of
+    the decision, is UTC text once stored; it defaults to the time of the append. A caller that has
+    the stored form may give `sha256`, which is then checked.
 
     Raises InvalidSignal, naming field, problem and value; HashMismatch.
     """
@@ -123,7 +123,7 @@ class Signal:
         return cls(**named, extra=extra)  # type: ignore[arg-type]  # __post_init__ checks each
 
     def payload(self) -> dict[str, object]:
-        """The payload as the log stores it, in the order on disk, less what is not known yet."""
+        """The payload as the log stores it, in the order on disk, without keys not known yet."""
         fields = {key: getattr(self, key) for key in FIELD_RULES}
         for key in _DEFAULTED_FIELDS:
             if fields[key] is None:
@@ -165,7 +165,7 @@ def canonical_form(
     strategy: str,
     timestamp: str,
 ) -> str:
-    """The same for exact types and finite numbers, in a third of the time of `json.dumps`."""
+    """The canonical form for exact types and finite numbers, three times as fast as json.dumps."""
     return (
         f'{{"action": {_json_string(action)}, "confidence": {confidence!r}'
         f', "entry_price": {entry_price!r}, "signal_id": {_json_string(signal_id)}'
@@ -188,14 +188,14 @@ def text_key(key: object) -> str:
 
 
 def check_extra(extra: object) -> None:
-    """Refuse further keys of a signal that are not free, and values that are not JSON."""
+    """Refuses extra keys of a signal that are reserved, and values that are not JSON."""
     if not isinstance(extra, Mapping):
         raise InvalidSignal("must be a mapping", field="extra", value=extra)
     for key in extra:
         if key in ALIASES:
             raise InvalidSignal(f"is another name of {ALIASES[key]}", field=key, value=extra[key])
         if key in RESERVED_KEYS:
-            raise InvalidSignal("is a key of the log's own", field=key, value=extra[key])
+            raise InvalidSignal("is reserved for the log", field=key, value=extra[key])
         if key in RESERVED_FIELDS:
             raise InvalidSignal("is a field, not an extra", field=key, value=extra[key])
     values.check_json(extra)
@@ -204,10 +204,12 @@ def check_extra(extra: object) -> None:
 def _check_sha256(
     sha256: str, given: Mapping[str, object], stored: Mapping[str, str | float]
 ) -> None:
-    """Refuse a hash that is not that of fields in stored form."""
+    """Refuses a hash that is not that of the fields in stored form."""
     for key in _DEFAULTED_FIELDS:
         if key not in stored:
-            raise InvalidSignal("is missing: a signal with its own sha256 brings it", field=key)
+            raise InvalidSignal(
+                "is missing: a signal with its own sha256 must include it", field=key
+            )
     for key, value in stored.items():
         if not _is_stored_form(given[key], value):
             raise _not_stored_form(key, given[key], value)
@@ -217,7 +219,7 @@ def _check_sha256(
             f"is not that of the nine fields, {computed}",
             field="sha256",
             value=sha256,
-            do="leave sha256 out, or bring the fields that were hashed",
+            do="leave sha256 out, or give the fields that were hashed",
         )
 
 
@@ -233,22 +235,22 @@ def _not_stored_form(key: str, given: object, stored: object) -> InvalidSignal:
         f"is not in stored form, which is {printable_value(stored)}",
         field=key,
         value=given,
-        do="bring the stored form, or leave sha256 out",
+        do="give the stored form, or leave sha256 out",
     )
 
 
 def _refuse_aliases(fields: Mapping[str, object]) -> None:
-    """What is hashed has the stored name already."""
+    """Refuses aliases beside a sha256, which is computed over the stored names."""
     for alias, key in ALIASES.items():
         if alias in fields:
             raise InvalidSignal(
-                f"is stored as {key}; a signal with its own sha256 says so itself",
+                f"is stored as {key}; a signal with its own sha256 must use that name",
                 field=alias,
                 value=fields[alias],
             )
 
 
 def _deep_copy(extra: Mapping[str, object]) -> dict[str, object]:
-    """A copy that nobody else can change, tuples become lists. `extra` was checked."""
+    """A deep copy in which tuples become lists. `extra` was checked."""
     copy: dict[str, object] = orjson.loads(orjson.dumps(dict(extra))) if extra else {}
     return copy

@@ -1,14 +1,13 @@
-"""Whether lines are what a writer of ours wrote: chain, head, JSON, and each signal's own hash.
+"""Stored lines: the layout that our writer gives them, and the check of JSON and signal hash.
 
-The chain proves that nothing changed since it was computed. That is not enough for lines that
-somebody edited and chained anew, so each line is also read strictly, and each signal is hashed.
+The chain proves that a line has not changed since it was chained. Lines may also have been edited
+and chained again, so each line is parsed strictly and each signal is hashed.
 
-`follow_quickly` is the fast way for signals as our writer lays them out. It puts the canonical
-form together from the line's raw bytes: where that gives the stored sha256, neither the numbers
-nor the texts need to be parsed. Where it does not apply, the full rules decide:
-eventlog.verify.line_verifier.
+The patterns here serve the fast paths of verify and of read.columns. These build the canonical
+form from the raw bytes of a line: if that gives the stored sha256, numbers and texts need no
+parsing. `problem_in_line` is the full check.
 
-Invariant: the fast way passes nothing that the full rules refuse.
+Invariant: a line that matches the patterns and whose hashes fit also passes the full check.
 """
 
 import re
@@ -18,13 +17,14 @@ import orjson
 
 from eventlog.errors import InvalidSignal, printable_value
 from eventlog.format.line import RESERVED_KEYS
+from eventlog.schema.fields import DEPTH_MAX
 
-# A string without escapes. That it holds only plain characters is asked of many at once.
+# A string without escapes. Callers check the characters of many strings at once.
 _STRING_PATTERN = rb'"[^"]*"'
-# The same where nobody asks later.
+# A string whose characters the pattern itself checks.
 _PLAIN_STRING_PATTERN = rb'"[ !#-\[\]-~]*"'
-# A number that Python writes in the same way: at most 15 digits, which a float always gives back,
-# no zero at the end, and not so small that it would be written with an exponent.
+# A number that Python formats in the same way: at most 15 digits, which a float always preserves,
+# no trailing zero, and not so small that it would be formatted with an exponent.
 NUMBER_PATTERN = rb"(?:[1-9][0-9]{0,6}+|0(?!\.0000))\.[0-9]{1,8}+(?<![0-9]0)"
 SIGNAL_LINE_PATTERN = re.compile(
     rb'\{"v":1,"seq":([1-9][0-9]{0,19}),"batch":([1-9][0-9]{0,19}),"recorded_at":"([^"]*)",'
@@ -42,7 +42,6 @@ CANONICAL_FORMAT = (
 RECORDED_AT_PATTERN = re.compile(
     rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z"
 )
-_BRACKETS_MAX = 32  # no deeper than the door lets pass: it may look closer at what has more
 # Characters that Python's json writes as they are.
 PLAIN_ASCII = bytes(code for code in range(0x20, 0x7F) if code != ord("\\"))
 _KNOWN_KEYS = RESERVED_KEYS.union(
@@ -51,9 +50,9 @@ _KNOWN_KEYS = RESERVED_KEYS.union(
 
 
 def problem_in_line(line: bytes) -> str | None:
-    """What is wrong with a line, its place in the log aside, in words that continue "entry 42 ...".
+    """What is wrong within a line, in words that continue "entry 42 ..."; None if nothing is.
 
-    `line` starts with the head of an entry and ends in a chain.
+    `line` starts with the header of an entry and ends in a chain. Its position is not checked.
     """
     fields = _round_trip(line[:-1])
     if fields is None:
@@ -62,7 +61,7 @@ def problem_in_line(line: bytes) -> str | None:
         try:
             fields = parse_json_line(line)
         except InvalidSignal as error:
-            return f"is not what a writer of ours wrote: {error.what}"
+            return f"was not written by this program: {error.what}"
     return None if fields.get("event") != "signal" else _problem_of_signal(fields)
 
 
@@ -72,7 +71,7 @@ def _problem_of_signal(fields: Mapping[str, object]) -> str | None:
     for key in (*FIELD_RULES, "sha256"):
         if key not in fields:
             return f"is a signal without {key}"
-        # Nothing nested must come to the hash: it could be deeper than json can follow.
+        # Nested values must not reach the hash: they could be deeper than json can follow.
         kinds = (int, float) if key in PRICE_FIELDS or key == "confidence" else (str,)
         if type(fields[key]) not in kinds:
             return (
@@ -85,7 +84,7 @@ def _problem_of_signal(fields: Mapping[str, object]) -> str | None:
 
 
 def are_extra_members(members: bytes) -> bool:
-    """Whether `members`, each after a comma, can stand beside the known ones of a signal."""
+    """Whether `members`, each after a comma, are valid beside the known keys of a signal."""
     if not members:
         return True
     fields = _round_trip(b"{%b}" % members[1:])
@@ -93,15 +92,15 @@ def are_extra_members(members: bytes) -> bool:
 
 
 def _round_trip(text: bytes) -> dict[str, object] | None:
-    """The JSON object in `text`, if it is exactly what our writer would write; else None.
+    """The JSON object in `text`, if our writer would encode it as exactly this text; else None.
 
-    What is lost in reading shows when it is written again: a key that was given twice, a space,
-    a number that was rounded. OPT_STRICT_INTEGER also stops at numbers beyond 53 bits.
+    Encoding it again shows what parsing lost: a duplicate key, a space, a rounded number.
+    OPT_STRICT_INTEGER also refuses numbers beyond 53 bits.
     """
     try:
         fields = orjson.loads(text)
         if type(fields) is dict and orjson.dumps(fields, option=orjson.OPT_STRICT_INTEGER) == text:
-            return fields if text.count(b"{") + text.count(b"[") <= _BRACKETS_MAX else None
+            return fields if text.count(b"{") + text.count(b"[") <= DEPTH_MAX else None
     except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         pass
     return None

@@ -1,11 +1,10 @@
-"""The door: whatever an append is given becomes the body of a line, or is refused.
+"""Validation: turns each item to append into the body of a line, or refuses it.
 
-`validate` takes a mapping or a Signal, `parse_json_line` one JSON line of a pipe. Both have a fast way for
-what is usual and well formed, and the full rules for everything else.
+`validate` takes a mapping or a Signal. A fast path handles common, well-formed signals; the full
+rules handle everything else.
 
-Invariant: the fast ways accept nothing that the full rules refuse, and give the same bytes. What
-is refused is refused by an InvalidSignal that names field, problem and value, before a byte of it
-is written.
+Invariant: the fast path accepts only what the full rules accept, and gives the same bytes. A
+refusal is an InvalidSignal that names field, problem and value, raised before anything is written.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from eventlog.errors import EntryTooLarge, InvalidSignal
 from eventlog.format.line import PAYLOAD_BYTES_MAX
 from eventlog.schema import facts
 from eventlog.schema import fields as values
+from eventlog.schema.fields import FRACTION_MAX, PERCENT_MAX
 from eventlog.schema.signal import (
     ASSET_TYPE_DEFAULT,
     DATA_SOURCE_DEFAULT,
@@ -31,7 +31,9 @@ from eventlog.schema.signal import (
     content_sha256,
 )
 
-TEXTS_CACHED_MAX = 4_096  # a generator repeats its symbols and names; bounded, for some invent them
+TEXTS_CACHED_MAX = (
+    4_096  # a generator repeats its symbols and names; bounded, as some make new ones
+)
 
 
 class ValidatedItem(NamedTuple):
@@ -65,7 +67,7 @@ def validate(
 def _validate_fully(
     item: object, now: Callable[[], str], new_id: Callable[[], str]
 ) -> ValidatedItem:
-    """The full rules."""
+    """Validates by the full rules."""
     if isinstance(item, Signal):
         return _validate_signal(item, now, new_id)
     if not isinstance(item, Mapping):
@@ -82,7 +84,7 @@ def _validate_fully(
 def _validate_signal(
     signal: Signal, now: Callable[[], str], new_id: Callable[[], str]
 ) -> ValidatedItem:
-    # Frozen says nothing of the dict within: a key slipped in later could break the line.
+    # A frozen Signal holds a mutable dict: a key added later could break the line.
     check_extra(signal.extra)
     payload = signal.payload()
     signal_id, sha256 = signal.signal_id, signal.sha256
@@ -99,7 +101,7 @@ def _validate_signal(
 def _validate_fast(
     item: dict[str, object], now: Callable[[], str], new_id: Callable[[], str]
 ) -> ValidatedItem | None:
-    """The fast way for a signal without a sha256 of its own. None: let the full rules decide."""
+    """The fast path, for a signal without its own sha256. None where the full rules must decide."""
     try:
         symbol, action, strategy, asset_type, data_source = _stored_texts(
             item.get("symbol"),
@@ -164,18 +166,18 @@ def _stored_numbers(item: dict[str, object]) -> tuple[float, float, float, float
         entry = values.price("entry_price", entry)
         target = values.price("target_price", target)
         stop = values.price("stop_price", stop)
-    if type(confidence) is not float or not 1.0 < confidence <= 100.0:
+    if type(confidence) is not float or not FRACTION_MAX < confidence <= PERCENT_MAX:
         confidence = values.confidence("confidence", confidence)
     return entry, target, stop, confidence
 
 
-@lru_cache(maxsize=TEXTS_CACHED_MAX, typed=True)  # typed: something else may equal a text
+@lru_cache(maxsize=TEXTS_CACHED_MAX, typed=True)  # typed: a value of another type may equal a text
 def _stored_texts(
     symbol: object, action: object, strategy: object, asset_type: object, data_source: object
 ) -> tuple[str, str, str, str, str]:
-    """The five texts that a generator repeats, in stored form. Raises InvalidSignal."""
+    """The five texts that generators repeat, in stored form. Raises InvalidSignal."""
     if isinstance(symbol, str) and len(symbol) > values.NAME_CHARS_MAX:
-        raise InvalidSignal("is too long to be remembered here", field="symbol")
+        raise InvalidSignal("is too long for the cache", field="symbol")
     return (
         values.symbol("symbol", symbol),
         values.action("action", action),
@@ -186,7 +188,7 @@ def _stored_texts(
 
 
 def _extra_fields(item: dict[str, object]) -> dict[str, object] | None:
-    """The keys of a signal that have no rule. None where the full rules must look at one."""
+    """The keys of a signal that have no rule. None where the full rules must check one."""
     extra: dict[str, object] = {}
     for key, value in item.items():
         if key in FIELD_RULES:
@@ -202,7 +204,7 @@ def _extra_fields(item: dict[str, object]) -> dict[str, object] | None:
 
 
 def _check_size(body: bytes, payload: Mapping[str, object]) -> bytes:
-    """`body`, unless its line would be too long."""
+    """Returns `body`. Raises EntryTooLarge where its line would be too long."""
     if len(body) + 2 <= PAYLOAD_BYTES_MAX:
         return body
     sizes = {key: len(orjson.dumps(value)) for key, value in payload.items()}

@@ -1,42 +1,38 @@
-"""Bytes from one file into another, durable and proven: what was written is read back.
+"""Atomic replacement: temporary name, sync, rename; verified copies; damaged files set aside.
 
-Invariant: a copy that returns is on the device and equals its source, and a file that `replace_file` gives
-a name is whole.
+Invariant: a copy that returns is on the device and equals its source, and a file under its final
+name is whole.
 """
 
 import errno
 import hashlib
 import os
-from collections.abc import Callable
-from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from typing import Protocol
 
 from eventlog.errors import BackupUnusable
-from eventlog.storage.disk import Disk, write_all
-
-if TYPE_CHECKING:
-    pass
-
+from eventlog.storage.disk import Disk, opened, real_disk, write_all
 
 CHUNK_BYTES = 1 << 20  # at a time: large enough to be fast, small enough for any machine
 
-OnBytes = Callable[[int], object]  # bytes that were just done
+OnBytes = Callable[[int], object]  # receives how many bytes were just processed
 
 
 class Hasher(Protocol):
-    """One of hashlib's."""
+    """A hash object of hashlib."""
 
     def update(self, data: bytes, /) -> None: ...
     def hexdigest(self) -> str: ...
 
 
 def temporary_name(name: str) -> str:
-    """The hidden name that a file has until it is whole."""
+    """The hidden name of a file that is still being written."""
     return f".{name}.new"
 
 
 def is_temporary_name(name: str) -> bool:
-    """Whether a name is one of those, left by a run that died."""
+    """Whether a file of that name was left by a run that died."""
     return name.startswith(".") and name.endswith(".new")
 
 
@@ -59,10 +55,10 @@ def copy(
     digest: Hasher,
     on_bytes: OnBytes,
 ) -> None:
-    """Copies a range of `source` to the same place of `out`, syncs it, and reads it back.
+    """Copies a range of `source` to the same offset of `out`, syncs it, and reads it back.
 
-    What was read back goes into `digest`. Raises OSError, and BackupUnusable where it is not what
-    was written.
+    The bytes read back are added to `digest`. Raises OSError, and BackupUnusable where they differ
+    from those written.
     """
     written, back = hashlib.sha256(), hashlib.sha256()
     for at in range(byte_from, byte_to, CHUNK_BYTES):
@@ -71,20 +67,20 @@ def copy(
         written.update(data)
         on_bytes(len(data))
     disk.fdatasync(out)
-    disk.drop_cache(out)  # the device is to say what it holds, not the cache
+    disk.drop_cache(out)  # so that the device is read, not the page cache
     for at in range(byte_from, byte_to, CHUNK_BYTES):
         data = _read(disk, out, at, byte_to)
         back.update(data)
         digest.update(data)
     if back.digest() != written.digest():
         raise BackupUnusable(
-            "what was read back is not what was written",
-            do="nothing of it is kept: the disk there, or the way to it, is faulty",
+            "the copy reads back different from what was written",
+            do="the copy was discarded: check the destination disk and its connection",
         )
 
 
 def create_replacing(disk: Disk, path: str) -> int:
-    """A new file, also where a run that died has left one."""
+    """Creates a file, removing one that a run that died has left."""
     try:
         return disk.create(path)
     except FileExistsError:
@@ -93,13 +89,23 @@ def create_replacing(disk: Disk, path: str) -> int:
 
 
 def replace_file(disk: Disk, directory: str, name: str, data: bytes) -> None:
-    """A file with these bytes, durably, in the place of the one of that name. Raises OSError."""
+    """Replaces the file of that name by one with these bytes, durably. Raises OSError."""
+    with replacing(disk, directory, name) as fd:
+        write_all(disk, fd, data, 0)
+        disk.fdatasync(fd)
+
+
+@contextmanager
+def replacing(disk: Disk, directory: str, name: str) -> Iterator[int]:
+    """A new file under a temporary name, which replaces the one of that name at the block's end.
+
+    The block syncs it. It is removed where the block raises. Raises OSError.
+    """
     new = f"{directory}/{temporary_name(name)}"
-    fd = create_replacing(disk, new)
     try:
+        fd = create_replacing(disk, new)
         try:
-            write_all(disk, fd, data, 0)
-            disk.fdatasync(fd)
+            yield fd
         finally:
             disk.close(fd)
         disk.rename(new, f"{directory}/{name}")
@@ -108,6 +114,17 @@ def replace_file(disk: Disk, directory: str, name: str, data: bytes) -> None:
             disk.unlink(new)
         raise
     disk.fsync_dir(directory)
+
+
+def rename_durably(
+    new: str | os.PathLike[str], path: str | os.PathLike[str], *, disk: Disk | None = None
+) -> None:
+    """Syncs the file `new`, gives it the name `path`, and syncs the directory. Raises OSError."""
+    disk = disk or real_disk()
+    with opened(disk, os.fspath(new)) as fd:
+        disk.fdatasync(fd)
+    disk.rename(os.fspath(new), os.fspath(path))
+    disk.fsync_dir(os.path.dirname(path) or ".")
 
 
 def _read(disk: Disk, fd: int, at: int, byte_to: int) -> bytes:
@@ -119,11 +136,16 @@ def _read(disk: Disk, fd: int, at: int, byte_to: int) -> bytes:
 
 
 def set_aside(disk: Disk, stored_path: str) -> None:
-    """Gives a file that is not what it should be the name `.damaged`, as repair does."""
+    """Renames a damaged file to `<name>.damaged`, or to the first such name that is free."""
     directory, name = os.path.split(stored_path)
-    existing_names = set(disk.names(directory))
-    kept, number = f"{name}.damaged", 0
-    while kept in existing_names:
-        number += 1
-        kept = f"{name}.damaged.{number}"
+    kept = free_name(f"{name}.damaged", disk.names(directory))
     disk.rename(stored_path, f"{directory}/{kept}")
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """`name`, or else the first of `name.1`, `name.2` ... that is not taken."""
+    found, number = name, 0
+    while found in taken:
+        number += 1
+        found = f"{name}.{number}"
+    return found

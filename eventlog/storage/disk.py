@@ -1,7 +1,7 @@
-"""The seam between our rules and the operating system: every call that can fail or be lost.
+"""Disk: the protocol for every operating system call that can fail or be lost, and its real form.
 
-Invariant: nothing else in this package changes a file, syncs one, or takes a lock, so a test can
-fail each call in turn and an explorer can enumerate every state that a power loss may leave.
+Invariant: nothing else in this package changes, syncs or locks a file, so a test can fail each
+call in turn, and an explorer can enumerate every state that a power loss may leave.
 """
 
 import errno
@@ -10,16 +10,17 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Protocol
 
 from eventlog.errors import UnsafePath, Unsupported
 
 
 class Disk(Protocol):
-    """What the log asks of a disk. Offsets and sizes are bytes; errors are OSError."""
+    """The file operations that the log needs. Offsets and sizes are bytes; errors are OSError."""
 
     def names(self, path: str) -> list[str]:
-        """Names in a directory, in no order. FileNotFoundError when there is none."""
+        """Names in a directory, in no order. FileNotFoundError where there is no directory."""
 
     def is_dir(self, path: str) -> bool:
         """Whether `path` leads to a directory."""
@@ -28,13 +29,16 @@ class Disk(Protocol):
         """Makes one directory, mode 0700 whatever the umask. FileExistsError."""
 
     def create(self, path: str) -> int:
-        """A new file, mode 0600 whatever the umask, open for reading and writing."""
+        """Creates a file, mode 0600 whatever the umask, open for reading and writing."""
 
     def open(self, path: str, *, writable: bool) -> int:
-        """An existing regular file; a link is not followed (UnsafePath)."""
+        """Opens an existing regular file; a link is not followed (UnsafePath)."""
+
+    def open_dir(self, path: str) -> int:
+        """Opens an existing directory, to lock it."""
 
     def close(self, fd: int) -> None:
-        """Gives the descriptor back."""
+        """Closes the descriptor."""
 
     def size(self, fd: int) -> int:
         """The file's length now."""
@@ -43,7 +47,7 @@ class Disk(Protocol):
         """`length` bytes at `offset`; fewer only where the file ends."""
 
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:
-        """Writes at `offset`; returns how many bytes went, which may be fewer."""
+        """Writes at `offset`; returns how many bytes were written, which may be fewer."""
 
     def truncate(self, fd: int, length: int) -> None:
         """Cuts the file to `length`."""
@@ -55,42 +59,45 @@ class Disk(Protocol):
         """Returns when the names in the directory are on the device."""
 
     def drop_cache(self, fd: int) -> None:
-        """Asks that the next read comes from the device."""
+        """Drops the file's pages, so that the next read comes from the device."""
 
     def try_lock(self, fd: int) -> bool:
         """Takes the exclusive lock if it is free; does not wait."""
 
+    def is_locked(self, fd: int) -> bool:
+        """Whether another descriptor holds the exclusive lock."""
+
     def unlock(self, fd: int) -> None:
-        """Gives the lock back."""
+        """Releases the lock."""
 
     def size_at(self, fd: int, path: str) -> int | None:
-        """Length of the file at `path`; None unless it is the one that `fd` has open."""
+        """Length of the file at `path`; None unless it is the file that `fd` has open."""
 
     def link(self, target: str, path: str) -> None:
-        """Makes `path` a symbolic link to `target`, replacing a link that stands there."""
+        """Makes `path` a symbolic link to `target`, replacing an existing link."""
 
     def link_target(self, path: str) -> str | None:
-        """Where the symbolic link at `path` leads; None when there is none."""
+        """Target of the symbolic link at `path`; None where there is none."""
 
     def rename(self, old: str, new: str) -> None:
-        """Gives `old` the name `new`, replacing what is there, in one step."""
+        """Renames `old` to `new`, replacing a file there, in one step."""
 
     def unlink(self, path: str) -> None:
-        """Takes a name away."""
+        """Removes a name."""
 
     def boot_id(self) -> str:
-        """Names this boot of the machine: what a page cache can have survived."""
+        """Identifies this boot of the machine, which the page cache does not outlive."""
 
 
 class RealDisk:
-    """The disk of this machine."""
+    """Implements Disk by the calls of the operating system."""
 
     def __init__(self) -> None:
         if sys.platform == "win32":
             raise Unsupported(
                 "Windows is not supported", do="run it on Linux or macOS, or under WSL 2"
             )
-        import fcntl  # not at the top: it is missing on Windows, which is refused in words
+        import fcntl  # not at the top: Windows has none, and is refused with an error above
 
         self._fcntl = fcntl
         self._full_fsync = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: fsync stops at its cache
@@ -114,7 +121,7 @@ class RealDisk:
             os.fchmod(fd, 0o600)
         except OSError:
             os.close(fd)
-            os.unlink(path)  # a caller that is told of a failure must find nothing made
+            os.unlink(path)  # after an error the caller must find no file
             raise
         self._inodes[fd] = _inode_of(os.fstat(fd))
         return fd
@@ -122,7 +129,7 @@ class RealDisk:
     def open(self, path: str, *, writable: bool) -> int:
         access = os.O_RDWR if writable else os.O_RDONLY
         try:
-            # O_NONBLOCK: opening a pipe that somebody put there must not hang.
+            # O_NONBLOCK: opening a pipe instead of a file must not hang.
             fd = os.open(path, access | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             if error.errno == errno.ELOOP:
@@ -136,6 +143,9 @@ class RealDisk:
             raise _unsafe_path_error(path, "no regular file")
         self._inodes[fd] = _inode_of(status)
         return fd
+
+    def open_dir(self, path: str) -> int:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def close(self, fd: int) -> None:
         self._inodes.pop(fd, None)
@@ -166,7 +176,7 @@ class RealDisk:
             os.fdatasync(fd)
 
     def fsync_dir(self, path: str) -> None:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = self.open_dir(path)
         try:
             if self._full_fsync is not None:
                 self._fcntl.fcntl(fd, self._full_fsync)
@@ -180,9 +190,19 @@ class RealDisk:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def try_lock(self, fd: int) -> bool:
+        return self._try_flock(fd, self._fcntl.LOCK_EX)
+
+    def is_locked(self, fd: int) -> bool:
+        # A shared lock, so that two processes that look do not see each other.
+        if not self._try_flock(fd, self._fcntl.LOCK_SH):
+            return True
+        self.unlock(fd)
+        return False
+
+    def _try_flock(self, fd: int, kind: int) -> bool:
         # flock, not fcntl locks: those vanish when any descriptor of the file is closed.
         try:
-            self._fcntl.flock(fd, self._fcntl.LOCK_EX | self._fcntl.LOCK_NB)
+            self._fcntl.flock(fd, kind | self._fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
@@ -206,7 +226,7 @@ class RealDisk:
             os.symlink(target, new)
         try:
             if os.path.lexists(path) and not os.path.islink(path):
-                raise FileExistsError(errno.EEXIST, "no link stands there", path)
+                raise FileExistsError(errno.EEXIST, "this is no symbolic link", path)
             os.rename(new, path)
         except OSError:
             os.unlink(new)
@@ -248,14 +268,28 @@ def size_of(disk: Disk, path: str) -> int:
         return disk.size(fd)
 
 
-def read_file(disk: Disk, path: str, bytes_max: int) -> bytes:
-    """The first `bytes_max` bytes of an existing file; all of it where it is shorter."""
+def read_file(disk: Disk, path: str, bytes_max: int | None = None) -> bytes:
+    """The bytes of an existing file, at most the first `bytes_max`."""
     with opened(disk, path) as fd:
-        return disk.pread(fd, bytes_max, 0)
+        return disk.pread(fd, disk.size(fd) if bytes_max is None else bytes_max, 0)
+
+
+def open_or_create(disk: Disk, path: str) -> int:
+    """Opens a file for writing, also where there is none yet."""
+    try:
+        return disk.create(path)
+    except FileExistsError:
+        return disk.open(path, writable=True)
+
+
+@cache
+def real_disk() -> Disk:
+    """One RealDisk for all callers that do not bring a disk."""
+    return RealDisk()
 
 
 def write_all(disk: Disk, fd: int, data: bytes, offset: int) -> None:
-    """Writes all of `data`; a short write is followed by the next, which then says why."""
+    """Writes all of `data`, in several writes if one is short. Raises OSError."""
     written = disk.pwrite(fd, data, offset)
     while written < len(data):
         more = disk.pwrite(fd, data[written:], offset + written)
@@ -265,17 +299,17 @@ def write_all(disk: Disk, fd: int, data: bytes, offset: int) -> None:
 
 
 def sync_for_reading(disk: Disk, fd: int) -> None:
-    """Makes durable what a reader is about to read; on a medium that takes no writes, it is."""
+    """Makes durable what a reader is about to read. A read-only medium has nothing to sync."""
     try:
         disk.fdatasync(fd)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EROFS):  # a CD, which has nothing to sync
+        if error.errno not in (errno.EINVAL, errno.EROFS):  # EROFS: read-only
             raise
 
 
 def _unsafe_path_error(path: str, kind: str) -> UnsafePath:
     return UnsafePath(
-        f"{kind} stands where a file of the log should be",
+        f"{kind} is where a file of the log should be",
         where=path,
         do="move it away, or use another home",
     )
@@ -283,7 +317,7 @@ def _unsafe_path_error(path: str, kind: str) -> UnsafePath:
 
 def _read_boot_id() -> str:
     if sys.platform == "darwin":
-        import subprocess  # macOS only; there is no file that tells
+        import subprocess  # macOS only; it has no file with the boot id
 
         words = ["sysctl", "-n", "kern.bootsessionuuid"]
         return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()

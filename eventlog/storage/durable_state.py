@@ -1,10 +1,15 @@
-"""Writes the durable watermark, `.durable`.
+"""Durable state: how far the log is durable, by the lock record and by the durable watermark.
 
-Invariant: at most one of its two slots is ever unsynced, so a power loss leaves the other.
+The watermark, `.durable`, is read before the lock record, so that it is never the newer of the two.
+
+Invariant: at most one of the watermark's two slots is ever unsynced, so a power loss leaves the
+other.
 """
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from typing import NamedTuple
 
 from eventlog.format.durability import (
     LOCK_RECORD_BYTES,
@@ -19,8 +24,72 @@ from eventlog.format.durability import (
     encode_slot,
     slot_offset,
 )
-from eventlog.storage.disk import Disk, write_all
-from eventlog.storage.home import Home
+from eventlog.storage.disk import Disk, opened, read_file, write_all
+from eventlog.storage.home import Home, list_segments, log_not_found
+
+LOCK_RECORD_READS_MAX = 50  # one that is being overwritten is read again; a damaged one is none
+LOCK_RECORD_RETRY_S = 0.0002  # an overwrite takes a few microseconds
+_WATERMARK_BYTES = SLOT_STRIDE_BYTES + SLOT_BYTES
+
+
+class DurableState(NamedTuple):
+    """What the log says of its own durability, read at one moment."""
+
+    watermark: Watermark | None
+    lock_record: LockRecord | None  # of this boot
+
+    @property
+    def ends(self) -> list[LogEnd]:
+        """Each end that was durable."""
+        return [record.end for record in self if record is not None]
+
+    @property
+    def end(self) -> LogEnd:
+        """The highest end that was durable; NOTHING_DURABLE where none is known."""
+        return max(self.ends, key=lambda end: end.seq, default=NOTHING_DURABLE)
+
+
+def read_durable_state(disk: Disk, home: Home) -> DurableState:
+    """The watermark and the lock record, in that order. Raises OSError."""
+    return DurableState(read_watermark(disk, home), read_lock_record(disk, home))
+
+
+def read_lock_record(disk: Disk, home: Home) -> LockRecord | None:
+    """The lock record, if there is one of this boot. Waits while it is being overwritten."""
+    with suppress(FileNotFoundError), opened(disk, home.lock_path) as fd:
+        for _ in range(LOCK_RECORD_READS_MAX):
+            data = disk.pread(fd, LOCK_RECORD_BYTES, 0)
+            if not data or decode_lock_record(data) is not None:
+                return current_lock_record(disk, data)
+            time.sleep(LOCK_RECORD_RETRY_S)
+    return None
+
+
+def current_lock_record(disk: Disk, data: bytes) -> LockRecord | None:
+    """The lock record in `data`, if it is valid and of this boot."""
+    lock_record = decode_lock_record(data)
+    if lock_record is None or lock_record.boot_id != disk.boot_id():
+        return None
+    return lock_record
+
+
+def read_durable_end(disk: Disk, home: Home) -> LogEnd | None:
+    """The durable end by the lock record; None where only a sync can tell what is durable."""
+    lock_record = read_lock_record(disk, home)
+    return lock_record.end if lock_record is not None else None
+
+
+def read_watermark(disk: Disk, home: Home) -> Watermark | None:
+    """The durable watermark, if there is a valid one."""
+    with suppress(FileNotFoundError):
+        return decode_watermark(read_file(disk, home.durable_path, _WATERMARK_BYTES))
+    return None
+
+
+def require_log(disk: Disk, home: Home) -> None:
+    """Raises LogNotFound where there is neither a segment nor a watermark."""
+    if not list_segments(disk, home) and read_watermark(disk, home) is None:
+        raise log_not_found(home)
 
 
 def write_watermark(
@@ -31,83 +100,45 @@ def write_watermark(
     sync: Callable[[int], None],
     sync_dir: Callable[[], None],
 ) -> None:
-    """Says durably that the log is durable up to `end`. The caller holds the lock.
+    """Moves the watermark forward to `end`, durably. The caller holds the writer's lock.
 
-    `sync` and `sync_dir` are the caller's, who knows what their failure means. Raises OSError.
+    `sync` and `sync_dir` are the caller's, which decides what their failure means. Raises OSError.
     """
+    fd = _open_watermark(disk, home, sync_dir)
     try:
-        fd = disk.open(home.durable_path, writable=True)
-    except FileNotFoundError:
-        fd = disk.create(home.durable_path)
-        sync_dir()
-    try:
-        old = decode_watermark(disk.pread(fd, SLOT_STRIDE_BYTES + SLOT_BYTES, 0))
+        old = decode_watermark(disk.pread(fd, _WATERMARK_BYTES, 0))
         if old is not None and old.end.seq >= end.seq:
             return
         generation = old.generation + 1 if old is not None else 1
         try:
-            slot = encode_slot(Watermark(generation, end))
-            write_all(disk, fd, slot, slot_offset(generation))
+            _write_slot(disk, fd, Watermark(generation, end))
         finally:
-            sync(fd)  # also half a slot: the next one to be written may be the other
+            sync(fd)  # half a slot too: the next one to be written may be the other
     finally:
         disk.close(fd)
-
-
-LOCK_RECORD_READS_MAX = 50  # a word read while it is written is read again; a broken one is no word
-
-
-def read_lock_record(disk: Disk, home: Home) -> LockRecord | None:
-    """The lock's word, if it is of this boot."""
-    try:
-        fd = disk.open(home.lock_path, writable=False)
-    except FileNotFoundError:
-        return None
-    try:
-        for _ in range(LOCK_RECORD_READS_MAX):
-            data = disk.pread(fd, LOCK_RECORD_BYTES, 0)
-            lock_record = decode_lock_record(data)
-            if lock_record is not None or not data:
-                return (
-                    lock_record if lock_record and lock_record.boot_id == disk.boot_id() else None
-                )
-            time.sleep(0.0002)  # it is being overwritten right now
-        return None
-    finally:
-        disk.close(fd)
-
-
-def read_watermark(disk: Disk, home: Home) -> Watermark | None:
-    """The durable watermark, if there is a valid one."""
-    try:
-        fd = disk.open(home.durable_path, writable=False)
-    except FileNotFoundError:
-        return None
-    try:
-        return decode_watermark(disk.pread(fd, SLOT_STRIDE_BYTES + SLOT_BYTES, 0))
-    finally:
-        disk.close(fd)
-
-
-def known_durable_end(disk: Disk, home: Home) -> LogEnd:
-    """The end that the watermark, or a word of this boot, proves to have been durable."""
-    durable_records = (read_watermark(disk, home), read_lock_record(disk, home))
-    ends = [source.end for source in durable_records if source is not None]
-    return max(ends, key=lambda end: end.seq, default=NOTHING_DURABLE)
 
 
 def rewrite_watermarks(disk: Disk, home: Home, end: LogEnd) -> None:
-    """Says durably, in both slots one after the other, that the log is durable up to `end`."""
+    """Writes `end` durably into both slots, one after the other, also where it is lower."""
+    fd = _open_watermark(disk, home, lambda: disk.fsync_dir(home.log_dir))
     try:
-        fd = disk.open(home.durable_path, writable=True)
-    except FileNotFoundError:
-        fd = disk.create(home.durable_path)
-        disk.fsync_dir(home.log_dir)
-    try:
-        old = decode_watermark(disk.pread(fd, SLOT_STRIDE_BYTES + SLOT_BYTES, 0))
+        old = decode_watermark(disk.pread(fd, _WATERMARK_BYTES, 0))
         generation = old.generation if old is not None else 0
         for newer in (generation + 1, generation + 2):
-            write_all(disk, fd, encode_slot(Watermark(newer, end)), slot_offset(newer))
+            _write_slot(disk, fd, Watermark(newer, end))
             disk.fdatasync(fd)
     finally:
         disk.close(fd)
+
+
+def _open_watermark(disk: Disk, home: Home, sync_dir: Callable[[], None]) -> int:
+    try:
+        return disk.open(home.durable_path, writable=True)
+    except FileNotFoundError:
+        fd = disk.create(home.durable_path)
+        sync_dir()
+        return fd
+
+
+def _write_slot(disk: Disk, fd: int, watermark: Watermark) -> None:
+    write_all(disk, fd, encode_slot(watermark), slot_offset(watermark.generation))

@@ -1,6 +1,6 @@
-"""Mounts: the kind of file system that holds a path, and whether it is a network one.
+"""Mounts: the type of the file system that holds a path, and whether it is a network one.
 
-Invariant: reads /proc only; an unknown mount is no network file system.
+Invariant: reads /proc only; an unknown mount counts as local.
 """
 
 import os
@@ -10,7 +10,7 @@ _NETWORK_FILESYSTEMS = frozenset(
     {"9p", "afs", "ceph", "cifs", "fuse.glusterfs", "fuse.sshfs", "gfs2", "glusterfs", "lustre"}
     | {"ncpfs", "nfs", "nfs4", "smb3", "smbfs"}
 )
-# How /proc/self/mountinfo writes what would break its lines: blank, tab, newline and backslash.
+# Escapes of /proc/self/mountinfo: blank, tab, newline and backslash.
 _MOUNT_ESCAPE_PATTERN = re.compile(r"\\(040|011|012|134)")
 
 
@@ -18,7 +18,7 @@ def filesystem_type(path: str) -> str:
     """The type of the file system that holds `path`, such as `ext4`; empty when not known."""
     try:
         with open("/proc/self/mountinfo", "rb") as mounts:
-            # Nothing else ends a line of it, not even what Python takes for the end of one.
+            # Not splitlines(), which splits at more characters than the newline.
             lines = os.fsdecode(mounts.read()).split("\n")[:-1]
     except OSError:
         return ""
@@ -34,5 +34,5 @@ def filesystem_type(path: str) -> str:
 
 
 def is_network_filesystem(kind: str) -> bool:
-    """Whether locks and syncs on this type of file system are somebody else's to keep."""
+    """Whether locks and syncs on this type of file system depend on a server."""
     return kind in _NETWORK_FILESYSTEMS

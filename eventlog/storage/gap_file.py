@@ -1,15 +1,16 @@
-"""The accepted ranges of a log as they stand on disk, in `.accepted`.
+"""The file of accepted gaps, `.accepted`: read, append, and check against the segments.
 
-Invariant: a record is found only while what it speaks of is as it was when it was accepted.
+Invariant: a record is used only while the bytes it describes are those that were accepted.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from hashlib import sha256
 
 from eventlog.format.gap import AcceptedGap, decode_gaps, encode_gap
 from eventlog.format.line import LINE_BYTES_MAX, BadLine, parse_header
 from eventlog.format.segment import segment_seqs
-from eventlog.storage.disk import Disk, write_all
+from eventlog.storage.disk import Disk, open_or_create, opened, read_file, write_all
 from eventlog.storage.home import Home
 
 GAP_FILE_NAME = ".accepted"
@@ -17,7 +18,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 class AcceptedGaps:
-    """The gaps of one log, for its reader. `given` stands for what the file says."""
+    """The accepted gaps of one log, for its reader. `given` replaces the content of the file."""
 
     def __init__(self, disk: Disk, home: Home, given: Sequence[AcceptedGap] | None = None) -> None:
         self._disk = disk
@@ -25,11 +26,11 @@ class AcceptedGaps:
         self._given = given
 
     def at(self, segment: int, byte_from: int, seq: int) -> AcceptedGap | None:
-        """The one that starts there, where a reader misses entry `seq`."""
+        """The gap that starts at that position, where a reader misses entry `seq`."""
         return self._first(gap for gap in self._all() if gap.starts_at(segment, byte_from, seq))
 
     def containing(self, seq: int) -> AcceptedGap | None:
-        """The one in which entry `seq` was lost."""
+        """The gap in which entry `seq` was lost."""
         return self._first(gap for gap in self._all() if gap.seq_from <= seq <= gap.seq_to)
 
     def _first(self, gaps: Iterable[AcceptedGap]) -> AcceptedGap | None:
@@ -40,34 +41,25 @@ class AcceptedGaps:
         return None
 
     def _all(self) -> Sequence[AcceptedGap]:
-        # Read anew each time: only damage asks for them, and a person may just have accepted it.
+        # Read again each time: only damage needs it, and that may just have been accepted.
         return read_gaps(self._disk, self._home) if self._given is None else self._given
 
 
 def read_gaps(disk: Disk, home: Home) -> list[AcceptedGap]:
     """All records, the newest first; none where nothing was ever accepted."""
-    try:
-        fd = disk.open(f"{home.log_dir}/{GAP_FILE_NAME}", writable=False)
-    except FileNotFoundError:
-        return []
-    try:
-        return decode_gaps(disk.pread(fd, disk.size(fd), 0))
-    finally:
-        disk.close(fd)
+    with suppress(FileNotFoundError):
+        return decode_gaps(read_file(disk, f"{home.log_dir}/{GAP_FILE_NAME}"))
+    return []
 
 
 def append_gaps(disk: Disk, home: Home, records: Iterable[AcceptedGap]) -> None:
     """Adds records, durably. Raises OSError."""
-    path = f"{home.log_dir}/{GAP_FILE_NAME}"
-    try:
-        fd = disk.create(path)
-    except FileExistsError:
-        fd = disk.open(path, writable=True)
+    fd = open_or_create(disk, f"{home.log_dir}/{GAP_FILE_NAME}")
     try:
         size = disk.size(fd)
         data = b"".join(encode_gap(record) for record in records)
         if size and disk.pread(fd, 1, size - 1) != b"\n":
-            data = b"\n" + data  # half a record, left by a loss of power, must not take ours along
+            data = b"\n" + data  # half a record, left by a power loss, must not spoil ours
         write_all(disk, fd, data, size)
         disk.fdatasync(fd)
         disk.fsync_dir(home.log_dir)
@@ -76,23 +68,21 @@ def append_gaps(disk: Disk, home: Home, records: Iterable[AcceptedGap]) -> None:
 
 
 def is_unchanged(disk: Disk, home: Home, gap: AcceptedGap, segments: Sequence[int]) -> bool:
-    """Whether what was accepted is still what stands there, so that nothing else is skipped."""
+    """Whether the bytes are still those that were accepted, so that no others are skipped."""
     if not gap.fits_between(segments):
         return False
-    try:
-        fd = disk.open(home.segment_path(gap.segment), writable=False)
-    except FileNotFoundError:
-        return gap.byte_to == 0  # the segment itself is what was missing
-    try:
+    with (
+        suppress(FileNotFoundError),
+        opened(disk, home.segment_path(gap.segment)) as fd,
+    ):
         if gap.byte_from == gap.byte_to:
             return not _starts_entry(disk, fd, gap.byte_from, gap.seq_from)
         return range_sha256(disk, fd, gap.byte_from, gap.byte_to) == gap.sha256
-    finally:
-        disk.close(fd)
+    return gap.byte_to == 0  # the segment itself was missing
 
 
 def _starts_entry(disk: Disk, fd: int, byte_offset: int, seq: int) -> bool:
-    """Whether a line that says it is entry `seq` starts there."""
+    """Whether a line with the header of entry `seq` starts there."""
     try:
         return parse_header(disk.pread(fd, LINE_BYTES_MAX, byte_offset)).seq == seq
     except BadLine:

@@ -1,6 +1,6 @@
-"""A home on disk: its paths, how it is made, and whose it is.
+"""Home: the paths of a log and its data, their creation, and the check of ownership.
 
-Invariant: a home of the old tracker is never changed by us.
+Invariant: a home of the old tracker is never changed.
 """
 
 import os
@@ -56,14 +56,14 @@ def home_at(path: str | os.PathLike[str]) -> Home:
 
 
 def make_home(disk: Disk, home: Home) -> None:
-    """Makes what is missing of home, logs/ and data/, top down, each durable before the next."""
+    """Creates home, logs/ and data/ where missing, top down, each durable before the next."""
     for path in (home.root, home.log_dir, home.data_dir):
         if not disk.is_dir(path):
             make_durable_dir(disk, path)
 
 
 def make_durable_dir(disk: Disk, path: str) -> None:
-    """Makes a directory, and what is missing above it. Raises UnsafePath, OSError."""
+    """Creates a directory and its missing parents, durably. Raises UnsafePath, OSError."""
     parent = os.path.dirname(path)
     if not disk.is_dir(parent):
         make_durable_dir(disk, parent)
@@ -72,7 +72,7 @@ def make_durable_dir(disk: Disk, path: str) -> None:
     except FileExistsError:
         if not disk.is_dir(path):
             raise UnsafePath(
-                "a file stands where a directory should be", where=path, do="use another home"
+                "a file is where a directory should be", where=path, do="use another home"
             ) from None
     disk.fsync_dir(parent)
 
@@ -110,10 +110,10 @@ def _foreign_home_error(path: str) -> ForeignHome:
 
 
 def is_foreign_database(path: str) -> bool:
-    """Whether a readable SQLite database without our application_id stands at `path`.
+    """Whether a readable SQLite database without our application_id is at `path`.
 
-    One that cannot be opened is damaged, not foreign. SQLite itself reads the file: opening and
-    closing it by hand would drop the locks that this process holds on it through SQLite.
+    A database that cannot be opened is damaged, not foreign. SQLite itself reads the file: opening
+    and closing it directly would drop the locks that this process holds on it through SQLite.
     """
     try:
         if os.stat(path).st_size == 0:
@@ -123,7 +123,7 @@ def is_foreign_database(path: str) -> bool:
     import sqlite3  # only where there is a database: most appends need none
     from urllib.parse import quote
 
-    # immutable: takes no lock and makes no -wal or -shm beside a file that may not be ours.
+    # immutable: takes no lock and creates no -wal or -shm beside a file that may not be ours.
     try:
         database = sqlite3.connect(f"file:{quote(path)}?mode=ro&immutable=1", uri=True)
         try:

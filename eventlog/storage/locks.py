@@ -1,13 +1,18 @@
-"""The writer's lock, `.lock`, and the word that stands in it.
+"""File locks: one class for every lock of a log, a backup and a projection; the writer's lock.
 
-The file is never renamed or removed by us, for a lock on a file without a name excludes nobody.
+A lock file is never renamed or removed here, because a lock on a file without a name excludes no
+other process. Where an operator removes one, `FileLock` notices it at the next attempt; a lock
+that `covers_directory` also excludes others while it is held.
 
-Invariant: the word is written only while the lock is held.
+Invariant: the lock record is written only while the writer's lock is held.
 """
 
+import errno
+import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
 
 from eventlog.errors import LogLocked, UnsafePath
 from eventlog.format.durability import (
@@ -19,96 +24,187 @@ from eventlog.format.durability import (
     encode_lock_record,
 )
 from eventlog.format.segment import CLOSED_NAME
-from eventlog.storage.disk import Disk, write_all
+from eventlog.storage.disk import Disk, real_disk, write_all
 from eventlog.storage.home import Home, make_home, refuse_foreign
 
-# flock wakes nobody in order, and cannot be given a time limit: so it is asked for again and again,
-# after an eighth of the time waited so far. A lock that is held for one sync is so found freed at
-# once, and one that is held for long costs little.
-POLL_S_MIN, POLL_S_MAX = 0.00005, 0.002
+ATTEMPTS_MAX = 10  # at a lock file that is replaced each time between opening and locking it
 POLL_WAITED_FRACTION = 8
 CLOSED_LOCK_NAME = ".closed.lock"
-_LOG_FILE_NAMES = frozenset({".lock", CLOSED_LOCK_NAME})  # names that stand where a log is, only
-CLOSED_LOCK_POLL_S = 0.05  # whoever holds closed segments does so for a second or so
+_LOG_FILE_NAMES = frozenset({".lock", CLOSED_LOCK_NAME})  # they exist in a log directory only
 
 
-class WriterLock:
-    """The lock of one log, for one writer. Not thread-safe."""
+class PollInterval(NamedTuple):
+    """How often a waiting process tries again: after an eighth of the time waited so far.
 
-    def __init__(self, disk: Disk, home: Home, *, pid: int, timeout_s: float) -> None:
-        self._disk = disk
-        self._home = home
-        self._path = home.lock_path
-        self._pid = pid
-        self._timeout_s = timeout_s
-        self._fd = -1
-        self.known_record = (
-            b""  # the word as we last wrote or accepted it; anything else means news
-        )
+    flock takes no time limit and wakes waiters in no order, so a waiter polls. A lock that is held
+    for one sync is noticed at once when it is free, and a long wait costs little.
+    """
 
-    def take(self) -> None:
-        """Takes the lock, making the home where there is none. Raises LogLocked, OSError."""
-        started_s = None
-        while True:
-            if self._fd < 0:
-                self._fd = self._open()
-            if self._disk.try_lock(self._fd):
-                if self._disk.size_at(self._fd, self._path) is not None:
-                    return
-                self.drop()  # somebody replaced the file
+    min_s: float
+    max_s: float
+
+    def delay_s(self, waited_s: float) -> float:
+        """How long to sleep before the next attempt."""
+        return min(max(self.min_s, waited_s / POLL_WAITED_FRACTION), self.max_s)
+
+
+WRITER_POLL = PollInterval(0.00005, 0.002)
+CLOSED_POLL = PollInterval(0.05, 0.05)  # closed segments are locked for a second or so
+
+
+class FileLock:
+    """An exclusive flock on the file at `path`, which is created where it is missing.
+
+    It excludes other processes, and other FileLocks of this one. `prepare` is called before the
+    file is opened, to make its directory. With `covers_directory` the directory is locked too: it
+    cannot be removed while it holds files, so deleting the lock file does not let another process
+    in. Not thread-safe.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        disk: Disk | None = None,
+        prepare: Callable[[], object] | None = None,
+        covers_directory: bool = False,
+    ) -> None:
+        self._disk = disk or real_disk()
+        self._path = os.fspath(path)
+        self._prepare = prepare
+        self._covers_directory = covers_directory
+        self._fd = self._directory_fd = -1
+
+    def try_take(self) -> bool:
+        """Takes the lock if it is free. Raises OSError, UnsafePath.
+
+        Afterwards the file is open, whether it was locked or not, until `drop`.
+        """
+        for _ in range(ATTEMPTS_MAX):
+            if self._fd < 0 and not self._open():
                 continue
+            if not self._disk.try_lock(self._fd):
+                return False
+            if self._disk.size_at(self._fd, self._path) is not None:
+                return not self._covers_directory or self._try_take_directory()
+            self.drop()  # another file, or none, is at the path by now
+        return False
+
+    def wait_for(self, timeout_s: float, poll: PollInterval) -> bool:
+        """Takes the lock, waiting up to `timeout_s` for it; whether it was taken."""
+        started_s = None
+        while not self.try_take():
             now_s = time.monotonic()
             started_s = started_s or now_s
             waited_s = now_s - started_s
-            if waited_s >= self._timeout_s:
-                raise self._timeout_error()
-            time.sleep(min(max(POLL_S_MIN, waited_s / POLL_WAITED_FRACTION), POLL_S_MAX))
+            if waited_s >= timeout_s:
+                return False
+            time.sleep(poll.delay_s(waited_s))
+        return True
 
     def release(self) -> None:
-        """Gives the lock back; with the descriptor, where it goes no other way."""
+        """Unlocks the file, and keeps it open for the next time."""
         try:
             self._disk.unlock(self._fd)
         except OSError:
             self.drop()
 
     def drop(self) -> None:
-        """Closes the descriptor, which gives the lock back too."""
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
+        """Closes the descriptors, which unlocks too. Does nothing where none is open."""
+        fds = (self._directory_fd, self._fd)
+        self._directory_fd = self._fd = -1
+        for fd in fds:
+            if fd >= 0:
+                self._disk.close(fd)
+
+    def is_held(self) -> bool:
+        """Whether another holder has the lock; True also where this account may not look."""
+        directory = os.path.dirname(self._path)
+        return self._is_locked(lambda: self._disk.open(self._path, writable=False)) or (
+            self._covers_directory and self._is_locked(lambda: self._disk.open_dir(directory))
+        )
+
+    def _open(self) -> bool:
+        """Opens or creates the file; False where it was removed in between."""
+        if self._prepare is not None:
+            self._prepare()
+        try:
+            self._fd = self._disk.create(self._path)
+        except FileExistsError:
+            with suppress(FileNotFoundError):
+                self._fd = self._disk.open(self._path, writable=True)
+        return self._fd >= 0
+
+    def _try_take_directory(self) -> bool:
+        try:
+            self._directory_fd = self._disk.open_dir(os.path.dirname(self._path))
+            if self._disk.try_lock(self._directory_fd):
+                return True
+        except OSError as error:
+            if error.errno == errno.EBADF:
+                return True  # NFS locks only what is open for writing: the file must do
+            self.drop()
+            raise
+        self.drop()
+        return False
+
+    def _is_locked(self, open_: Callable[[], int]) -> bool:
+        try:
+            fd = open_()
+        except FileNotFoundError:
+            return False
+        except PermissionError:
+            return True
+        try:
+            return self._disk.is_locked(fd)
+        finally:
             self._disk.close(fd)
 
+
+class WriterLock(FileLock):
+    """The lock of one log, for one writer, and the lock record. Not thread-safe."""
+
+    def __init__(self, disk: Disk, home: Home, *, pid: int, timeout_s: float) -> None:
+        super().__init__(home.lock_path, disk=disk, prepare=self._make_home)
+        self._home = home
+        self._pid = pid
+        self._timeout_s = timeout_s
+        # As this writer last wrote or accepted it; anything else in the file is news.
+        self.known_record = b""
+
+    def take(self) -> None:
+        """Takes the lock, making the home where there is none. Raises LogLocked, OSError."""
+        if not self.wait_for(self._timeout_s, WRITER_POLL):
+            raise self._timeout_error()
+
     def read(self) -> bytes:
-        """The bytes of the word, as they stand in the file."""
+        """The bytes of the lock record, as they are in the file."""
         return self._disk.pread(self._fd, LOCK_RECORD_BYTES, 0)
 
     def lock_record(self, state: str, end: LogEnd) -> bytes:
-        """What this writer says when it says so, ready to be put."""
+        """The encoded lock record of this writer, for `write_record`."""
         return encode_lock_record(LockRecord(self._disk.boot_id(), self._pid, state, end))
 
     def write_state(self, state: str, end: LogEnd) -> None:
-        """Overwrites the word in place."""
+        """Overwrites the lock record in place."""
         self.write_record(self.lock_record(state, end))
 
     def write_record(self, lock_record: bytes) -> None:
-        """The same, with a word that was made before."""
+        """Overwrites the lock record with one that was encoded before."""
         self.known_record = b""
         write_all(self._disk, self._fd, lock_record, 0)
         self.known_record = lock_record
 
-    def _open(self) -> int:
+    def _make_home(self) -> None:
         refuse_foreign(self._home)
         make_home(self._disk, self._home)
-        try:
-            return self._disk.create(self._home.lock_path)
-        except FileExistsError:
-            return self._disk.open(self._home.lock_path, writable=True)
 
     def _timeout_error(self) -> LogLocked:
-        lock_record = decode_lock_record(self.read())
+        # While the file is being replaced there may be none open, and so no record.
+        lock_record = decode_lock_record(self.read() if self._fd >= 0 else b"")
         holder = "another process"
-        if (
-            lock_record is not None and lock_record.state == WRITING
-        ):  # a clean one is of who held it before
+        # A clean record names the previous holder.
+        if lock_record is not None and lock_record.state == WRITING:
             holder = f"process {lock_record.pid}"
         return LogLocked(
             f"{holder} has held the log's lock for {self._timeout_s:g} s",
@@ -119,45 +215,26 @@ class WriterLock:
 
 @contextmanager
 def closed_segments_lock(disk: Disk, home: Home, timeout_s: float) -> Iterator[None]:
-    """Keeps out others who compress, move or repair closed segments.
+    """Excludes other runs that compress, move or repair closed segments.
 
     Raises LogLocked, UnsafePath where `closed` leads to the directory of a log, and OSError.
     """
-    path = f"{home.log_dir}/{CLOSED_LOCK_NAME}"
-    deadline_s = time.monotonic() + timeout_s
-    while (fd := _open_locked(disk, path)) is None:
-        if time.monotonic() >= deadline_s:
+    lock = FileLock(f"{home.log_dir}/{CLOSED_LOCK_NAME}", disk=disk)
+    try:
+        if not lock.wait_for(timeout_s, CLOSED_POLL):
             raise LogLocked(
-                f"a compress or a repair has been at work for {timeout_s:g} s",
-                where=path,
+                f"another compress or repair has been running for {timeout_s:g} s",
+                where=f"{home.log_dir}/{CLOSED_LOCK_NAME}",
                 do="nothing was changed: retry when it has ended",
             )
-        time.sleep(CLOSED_LOCK_POLL_S)
-    try:
         _refuse_log_dir(disk, f"{home.log_dir}/{CLOSED_NAME}")
         yield
     finally:
-        disk.close(fd)  # which gives the lock back too
-
-
-def _open_locked(disk: Disk, path: str) -> int | None:
-    """The descriptor of a lock file that we hold. None while somebody else does, or replaces it."""
-    try:
-        fd = disk.create(path)
-    except FileExistsError:
-        fd = disk.open(path, writable=True)
-    try:
-        if disk.try_lock(fd) and disk.size_at(fd, path) is not None:
-            return fd
-    except BaseException:
-        disk.close(fd)
-        raise
-    disk.close(fd)
-    return None
+        lock.drop()
 
 
 def _refuse_log_dir(disk: Disk, closed: str) -> None:
-    """A file would stand at two places there, and be taken away as what is there twice."""
+    """Raises UnsafePath: a segment would be there twice, and one of the two be removed."""
     if disk.is_dir(closed) and _LOG_FILE_NAMES & set(disk.names(closed)):
         raise UnsafePath(
             "the directory of closed segments is that of a log, this one or another",

@@ -1,12 +1,12 @@
-"""Segments as they were written, wherever and however they are kept.
+"""SegmentDisk: a Disk that shows compressed and moved segments as they were written.
 
-A closed segment may stand compressed beside the others, or raw or compressed in `logs/closed`,
-which may be a link to a directory on a larger disk. Through a SegmentDisk each of them has the name, the
-size and the bytes with which it was written; everything else is as on the disk behind it.
+A closed segment may be compressed beside the others, or raw or compressed in `logs/closed`, which
+may be a link to a directory on a larger disk. Through a SegmentDisk each segment has the name, size
+and bytes with which it was written; other files are those of the underlying disk.
 
-Places are looked at in the order in which segments move, so one that moves meanwhile is found.
+Places are tried in the order in which segments move, so a segment that is being moved is found.
 
-Invariant: what is read at a raw byte offset does not depend on how the segment is kept.
+Invariant: the bytes at a raw byte offset do not depend on how the segment is stored.
 """
 
 import errno
@@ -17,26 +17,24 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from eventlog.errors import EventLogError
 from eventlog.format.segment import CLOSED_NAME, COMPRESSED_SUFFIX, is_segment_name
-from eventlog.storage.disk import Disk
+from eventlog.storage.disk import Disk, opened
 
 if TYPE_CHECKING:
     from eventlog.format.compressed import CompressedReader
 
 
-OPEN_ATTEMPTS_MAX = (
-    3  # at all places, for a segment that is put back to its first one while we look
-)
+OPEN_ATTEMPTS_MAX = 3  # at all places, for a segment that is moved back to its first one meanwhile
 
 
 class _OpenSegment(NamedTuple):
-    """A file that was not found where it was asked for."""
+    """An open segment that is not at its own path."""
 
     path: str
     raw: "CompressedReader | None"  # None where it is not compressed
 
 
 class SegmentDisk:
-    """Implements Disk, in front of another one. It is used by threads as that one may be."""
+    """Implements Disk on top of another one. As thread-safe as that one."""
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
@@ -49,7 +47,9 @@ class SegmentDisk:
         self.fdatasync = disk.fdatasync
         self.fsync_dir = disk.fsync_dir
         self.drop_cache = disk.drop_cache
+        self.open_dir = disk.open_dir
         self.try_lock = disk.try_lock
+        self.is_locked = disk.is_locked
         self.unlock = disk.unlock
         self.link = disk.link
         self.link_target = disk.link_target
@@ -58,7 +58,7 @@ class SegmentDisk:
         self.boot_id = disk.boot_id
 
     def names(self, path: str) -> list[str]:
-        """Names in a directory; segments by the names with which they were written."""
+        """Names in a directory; segments have the names with which they were written."""
         names = self._disk.names(path)
         found = dict.fromkeys(map(_raw_name, names))
         if CLOSED_NAME in names and self._disk.is_dir(closed := f"{path}/{CLOSED_NAME}"):
@@ -67,7 +67,7 @@ class SegmentDisk:
         return list(found)
 
     def open(self, path: str, *, writable: bool) -> int:
-        """An existing file. A segment that is kept elsewhere opens for reading only."""
+        """Opens an existing file. A segment stored elsewhere opens for reading only."""
         try:
             return self._disk.open(path, writable=writable)
         except FileNotFoundError:
@@ -87,7 +87,7 @@ class SegmentDisk:
         return fd
 
     def close(self, fd: int) -> None:
-        """Gives the descriptor back."""
+        """Closes the descriptor."""
         self._opened.pop(fd, None)
         self._disk.close(fd)
 
@@ -113,14 +113,14 @@ class SegmentDisk:
 
 
 def candidate_paths(path: str) -> tuple[str, str, str, str]:
-    """Where the segment of that path may stand; the first one that does is the one that counts."""
+    """The places where the segment of that path may be stored; the first existing one counts."""
     directory, name = os.path.split(path)
     closed = f"{directory}/{CLOSED_NAME}/{name}"
     return path, path + COMPRESSED_SUFFIX, closed, closed + COMPRESSED_SUFFIX
 
 
 def existing_paths(disk: Disk, path: str) -> list[str]:
-    """The places of a segment at which a file stands."""
+    """The places of a segment at which there is a file."""
     disk = _underlying_disk(disk)
     found: list[str] = []
     for stored_path in candidate_paths(path):
@@ -131,9 +131,9 @@ def existing_paths(disk: Disk, path: str) -> list[str]:
 
 
 def segment_sizes(disk: Disk, paths: Iterable[str]) -> tuple[int, int]:
-    """Bytes of segments as they were written, and as they stand on the disk behind a shelf.
+    """Raw bytes of segments, and the bytes that they take on the underlying disk.
 
-    Those that are missing are left out.
+    Missing segments are left out.
     """
     written = kept = 0
     for path in paths:
@@ -144,41 +144,36 @@ def segment_sizes(disk: Disk, paths: Iterable[str]) -> tuple[int, int]:
 
 
 def compression_problem(disk: Disk, path: str) -> str | None:
-    """What is wrong with a compressed segment though all of it can be read."""
+    """What is damaged in a compressed segment all of whose raw bytes can still be read."""
     with suppress(FileNotFoundError), _opened_first(disk, path) as stored:
         return stored.problem
-    return None  # it was taken away this very moment
+    return None  # it has just been removed
 
 
 class StoredSegment(NamedTuple):
-    """A segment as one file keeps it."""
+    """One stored file of a segment."""
 
     size: int  # raw bytes
     disk_bytes: int
     read: Callable[[int, int], bytes]  # length, offset, in raw bytes
-    content_checksum: tuple[int, str] | None = (
-        None  # of a compressed one: length and SHA-256 that it gives
-    )
-    problem: str | None = None  # with what is not raw bytes in it, though all of them can be read
+    content_checksum: tuple[int, str] | None = None  # recorded in a compressed one: length, SHA-256
+    problem: str | None = None  # damage in a compressed one that leaves all raw bytes readable
 
 
 @contextmanager
 def opened_segment(
     disk: Disk, stored_path: str, *, from_device: bool = False
 ) -> Iterator[StoredSegment]:
-    """One file, raw or compressed by its name, for as long as the block lasts. Raises OSError."""
-    fd = disk.open(stored_path, writable=False)
-    try:
+    """Opens one file, raw or compressed by its name, for the block. Raises OSError."""
+    with opened(disk, stored_path) as fd:
         if from_device:
             disk.drop_cache(fd)
         yield _stored_segment(disk, fd, stored_path)
-    finally:
-        disk.close(fd)
 
 
 @contextmanager
 def _opened_first(disk: Disk, path: str) -> Iterator[StoredSegment]:
-    """The segment of that path, at the place that counts. FileNotFoundError, EventLogError."""
+    """Opens the segment of that path for the block. FileNotFoundError, EventLogError."""
     disk = _underlying_disk(disk)
     fd, stored_path = _open_first_existing(disk, path)
     try:
@@ -188,12 +183,12 @@ def _opened_first(disk: Disk, path: str) -> Iterator[StoredSegment]:
 
 
 def _underlying_disk(disk: Disk) -> Disk:
-    """The disk itself, where each file stands at its own path only."""
+    """The disk itself, on which each file is at its own path only."""
     return disk._disk if isinstance(disk, SegmentDisk) else disk
 
 
 def _open_first_existing(disk: Disk, path: str) -> tuple[int, str]:
-    """Opens the segment of that path at the place that counts, though it may just be moving."""
+    """Opens the segment of that path at its first existing place, even while it is moved."""
     for _ in range(OPEN_ATTEMPTS_MAX):
         for stored_path in candidate_paths(path):
             with suppress(FileNotFoundError, NotADirectoryError):
@@ -224,11 +219,11 @@ def _raw_name(name: str) -> str:
 
 
 def refuse_unmounted(disk: Disk, log_dir: str) -> None:
-    """Raises EventLogError where a segment is not found because its disk is not there."""
+    """Raises EventLogError where a segment is missing because its disk is not mounted."""
     closed = f"{log_dir}/{CLOSED_NAME}"
     if disk.link_target(closed) is not None and not disk.is_dir(closed):
         raise EventLogError(
-            "the directory of closed segments is not there",
+            "the directory of closed segments is missing",
             where=closed,
-            do="mount the disk that the link leads to, or mend the link",
+            do="mount the disk that the link leads to, or repair the link",
         )

@@ -18,7 +18,7 @@ from eventlog.format.scan import Tip, tip_of
 from eventlog.format.segment import COMPRESSED_SUFFIX, segment_name, segment_seqs
 from eventlog.read.seek import last_line
 from eventlog.storage.disk import Disk, sync_for_reading
-from eventlog.storage.durable_state import read_lock_record, read_watermark
+from eventlog.storage.durable_state import read_durable_state, read_lock_record
 from eventlog.storage.home import Home, log_not_found
 from eventlog.storage.segment_disk import compression_problem, refuse_unmounted
 
@@ -168,8 +168,7 @@ def _misnamed_files(files: Sequence[SegmentFile]) -> dict[int, int]:
 
 
 def _read_snapshot(disk: Disk, home: Home) -> _DirSnapshot:
-    watermark = read_watermark(disk, home)  # first: it must not be ahead of the word
-    before = read_lock_record(disk, home)
+    watermark, before = read_durable_state(disk, home)
     try:
         names = sorted(disk.names(home.log_dir))
     except (FileNotFoundError, NotADirectoryError):

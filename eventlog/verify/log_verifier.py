@@ -16,7 +16,7 @@ from eventlog.format.segment import Position, segment_index, segment_name
 from eventlog.read.reader import evidence_after
 from eventlog.read.seek import find_line
 from eventlog.storage.disk import Disk
-from eventlog.storage.durable_state import read_lock_record
+from eventlog.storage.durable_state import read_durable_end
 from eventlog.storage.gap_file import is_unchanged, read_gaps
 from eventlog.storage.home import Home
 from eventlog.verify.inventory import FileProblem, Inventory, SegmentSpan
@@ -166,7 +166,7 @@ class LogVerifier:
         ):
             return False
         found = evidence_after(self._disk, fd, byte_offset, span.limit, defect.seq)
-        if read_lock_record(self._disk, self._home) is not None:
+        if read_durable_end(self._disk, self._home) is not None:
             raise WriterStarted
         return not found
 

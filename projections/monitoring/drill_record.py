@@ -9,6 +9,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from eventlog.plumbing import rename_durably
 from projections.sqlite.file import create_private_file
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ def write_drill_record(home: Path, *, seq: int, chain: str, at: str, dest: str) 
             new.unlink()
         create_private_file(new)
         new.write_text(json.dumps(record) + "\n")
-        new.replace(path)
+        rename_durably(new, path)
     except OSError as error:
         logger.warning("drill_record_not_written path=%s error=%s", path, error)
 

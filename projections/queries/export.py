@@ -20,7 +20,7 @@ from typing import IO, Protocol, TypeVar, cast
 import orjson
 
 from eventlog import UnsafePath
-from eventlog.plumbing import read_entries, require_home
+from eventlog.plumbing import read_entries, rename_durably, require_home
 from projections.errors import ProjectionError
 from projections.projection import CHAIN_START, Checkpoint
 from projections.queries.as_of import AS_OF_BOUNDS, COLUMNS_AS_OF, FROM_AS_OF, AsOfBounds
@@ -132,18 +132,11 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     try:
         with os.fdopen(fd, "wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, path)
+        rename_durably(temporary, path)
     except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
-    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def write_metadata(path: Path, metadata: ExportMetadata) -> Path:

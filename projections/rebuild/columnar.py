@@ -16,7 +16,7 @@ from typing import NamedTuple
 import orjson
 
 from eventlog.plumbing import SignalColumns
-from projections.signals.payloads import ID_CHARS_MAX, to_json
+from projections.signals.payloads import FRACTION_MAX, ID_CHARS_MAX, PERCENT_MAX, to_json
 from projections.signals.transitions import ACTIONS
 
 _LINE = b"[%b,null,null,null,%b,null,%b]\n"  # of the digest
@@ -102,8 +102,8 @@ def _are_canonical(signals: SignalColumns) -> bool:
         and not any(
             _ZERO in c for c in (signals.entry_price, signals.target_price, signals.stop_price)
         )
-        and min(percents, default=100.0) > 1.0
-        and max(percents, default=100.0) <= 100.0
+        and min(percents, default=PERCENT_MAX) > FRACTION_MAX
+        and max(percents, default=PERCENT_MAX) <= PERCENT_MAX
         and b"".join(signals.timestamp).translate(_ZEROS) == _TIME * len(signals.timestamp)
         and all(map(_is_valid_second, {timestamp[1:20] for timestamp in signals.timestamp}))
     )

@@ -1,7 +1,7 @@
-"""An iterator whose work is done in a second process, beside the one that takes what it gives.
+"""Prefetch: runs an iterator in a second process and passes its items through a pipe.
 
-What it gives crosses a pipe by marshal, in order. Where the process cannot be forked safely, since
-it has more than one thread, the work is done in it, item by item.
+Items are encoded by marshal and keep their order. A process with more than one thread cannot be
+forked safely, so there the iterator runs in this process, item by item.
 
 Invariant: the second process is gone when `prefetch` is left, however that happens.
 """
@@ -11,12 +11,10 @@ import gc
 import marshal
 import os
 import pickle
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import NoReturn
 
-from eventlog.plumbing import can_fork
+from eventlog.plumbing import can_fork, end_process, fork_process
 from projections.errors import ProjectionError
 
 PIPE_BYTES = 1024 * 1024  # holds some items, so that neither side waits for the other's every step
@@ -28,38 +26,18 @@ Item = tuple[object, ...]
 
 @contextmanager
 def prefetch(produce: Callable[[], Iterator[Item]]) -> Iterator[Iterator[Item]]:
-    """Gives what `make()` gives, computed beside the caller, as tuples. It raises the same."""
-    reading, writing = os.pipe()
+    """Iterates over the items of `produce()`, as tuples, and raises the errors that it raises."""
+    process = fork_process(lambda fd: _send_all(produce, fd)) if can_fork() else None
+    if process is None:
+        yield produce()
+        return
     with suppress(OSError):  # a limit of this system: the pipe is smaller then
-        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-    pid = _fork()
-    if pid == 0:
-        os.close(reading)
-        _run_child(produce, writing)
-    os.close(writing)
+        fcntl.fcntl(process.fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     try:
-        if pid is None:
-            os.close(reading)
-            yield produce()
-        else:
-            with open(reading, "rb", buffering=PIPE_BYTES) as pipe:
-                yield _items(pipe.read)
+        with open(process.fd, "rb", buffering=PIPE_BYTES, closefd=False) as pipe:
+            yield _items(pipe.read)
     finally:
-        if pid is not None:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            with suppress(ChildProcessError):
-                os.waitpid(pid, 0)
-
-
-def _fork() -> int | None:
-    """As os.fork gives it; None where there can be no second process."""
-    if not can_fork():
-        return None
-    try:
-        return os.fork()
-    except OSError:  # this system has none to give
-        return None
+        end_process(process, kill=True)
 
 
 def _items(read: Callable[[int], bytes]) -> Iterator[Item]:
@@ -82,28 +60,22 @@ def _read_payload(read: Callable[[int], bytes]) -> bytes:
 def _child_killed_error() -> ProjectionError:
     return ProjectionError(
         "the process that reads the log was killed",
-        do="run it again; where memory is short, the system's log tells of it",
+        do="run it again; if memory was short, the system's log says so",
     )
 
 
-def _run_child(produce: Callable[[], Iterator[Item]], writing: int) -> NoReturn:
-    """The second process's whole life. It must not come back into what its parent was doing."""
+def _send_all(produce: Callable[[], Iterator[Item]], writing: int) -> None:
+    """Sends the items of `produce()`, and the error that it raises."""
+    gc.disable()  # a fifth of the time, for nothing: there are no cycles
     try:
-        # Ctrl-C goes to both, and the parent ends this one: it must not tell of it a second time.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        gc.disable()  # a fifth of the time, for nothing: there are no cycles
-        try:
-            for item in produce():
-                # A named tuple must become a plain one; of what else there is, marshal decides.
-                _send(writing, _ITEM, marshal.dumps(tuple(item)))  # type: ignore[arg-type]
-            _send(writing, _END, b"")
-        except BrokenPipeError:
-            pass  # nobody wants the rest
-        except Exception as error:  # noqa: BLE001  # it is raised in the parent
-            _send(writing, _ERROR, pickle.dumps(error))
-    finally:
-        os._exit(0)
+        for item in produce():
+            # A named tuple must become a plain one; marshal decides about all other types.
+            _send(writing, _ITEM, marshal.dumps(tuple(item)))  # type: ignore[arg-type]
+        _send(writing, _END, b"")
+    except BrokenPipeError:
+        pass  # the reader has closed the pipe
+    except Exception as error:  # noqa: BLE001  # it is raised in the parent
+        _send(writing, _ERROR, pickle.dumps(error))
 
 
 def _send(fd: int, kind: bytes, data: bytes) -> None:

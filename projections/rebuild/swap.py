@@ -10,13 +10,13 @@ Invariant: after a crash the path holds the old database or the new one; where t
 damaged, it may hold none.
 """
 
-import os
 import sqlite3
 import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from eventlog.plumbing import rename_durably
 from projections.errors import ProjectionError
 from projections.signals import schema
 from projections.sqlite import file
@@ -64,19 +64,9 @@ def move_into_place(path: Path, new: Path) -> None:
     """Renames the file `new` to `path`, where there is no usable database."""
     with closing(file.connect(new)) as source:
         source.execute("PRAGMA journal_mode = WAL")
-    _sync(new)
     # A -wal that outlived its deleted database would be taken for the WAL of this one.
     file.remove_database(path)
-    new.rename(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    rename_durably(new, path)
 
 
 _COMPARED_COLUMNS = schema.COLUMNS[1:]

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import orjson
 
+from eventlog.plumbing import FIELD_LIMITS
 from projections.signals.transitions import (
     ACTIONS,
     CANCELLED,
@@ -30,19 +31,19 @@ from projections.signals.transitions import (
 )
 
 MISSING = "{key} is missing"  # or null
-NOT_AN_ID = "{key} is not 1 to 128 printable characters"
-NOT_TEXT = "{key} is not text"
+NOT_AN_ID = f"{{key}} is not {FIELD_LIMITS.words['signal_id']}"
+NOT_TEXT = f"{{key}} is not {FIELD_LIMITS.words['text']}"
 EMPTY = "{key} is not text of at least one character"
-NOT_AN_ACTION = "{key} is not BUY or SELL"
-NOT_A_NUMBER = "{key} is not a finite number"
-NOT_A_PRICE = "{key} is not a finite number above 0"
-NOT_A_PERCENT = "{key} is not a percent: 0, or above 1 up to 100"
+NOT_AN_ACTION = f"{{key}} is not {FIELD_LIMITS.words['action']}"
+NOT_A_NUMBER = f"{{key}} is not {FIELD_LIMITS.words['number']}"
+NOT_A_PRICE = f"{{key}} is not {FIELD_LIMITS.words['price']}"
+NOT_A_PERCENT = f"{{key}} is not {FIELD_LIMITS.words['confidence']}"
 NOT_A_TIME = "{key} is not a time in stored form"
-NOT_AN_OUTCOME = "{key} is not win, loss or expired"
-TOO_DEEP = "the payload is nested deeper than 32"
+NOT_AN_OUTCOME = f"{{key}} is not {FIELD_LIMITS.words['outcome']}"
 
-ID_CHARS_MAX = 128  # as at the door
-DEPTH_MAX = 32  # as at the door; the payload's own object is 1. SQLite's JSON ends at 1,000
+# The payload's own object is level 1. SQLite's JSON ends at 1,000.
+_, ID_CHARS_MAX, DEPTH_MAX, FRACTION_MAX, PERCENT_MAX = FIELD_LIMITS
+TOO_DEEP = f"the payload is nested deeper than {DEPTH_MAX}"
 
 SignalValues: TypeAlias = tuple[str, str, str, float, float, float, float, str, str, str, str, str]
 # signal_id, JSON of all other keys, order_id, exit_price, outcome, profit_loss_pct
@@ -99,7 +100,11 @@ def _price(value: object) -> float | None:
 
 def _percent(value: object) -> float | None:
     number = _number(value)
-    return number if number is not None and (number == 0.0 or 1.0 < number <= 100.0) else None
+    return (
+        number
+        if number is not None and (number == 0.0 or FRACTION_MAX < number <= PERCENT_MAX)
+        else None
+    )
 
 
 def _time(value: object) -> str | None:
@@ -192,7 +197,7 @@ def _stored_values(payload: dict[str, object]) -> SignalValues | None:
         and isinstance(entry, float) and 0.0 < entry < inf
         and isinstance(target, float) and 0.0 < target < inf
         and isinstance(stop, float) and 0.0 < stop < inf
-        and isinstance(confidence, float) and 1.0 < confidence <= 100.0
+        and isinstance(confidence, float) and FRACTION_MAX < confidence <= PERCENT_MAX
         and isinstance(strategy, str) and strategy
         and isinstance(asset_type, str) and isinstance(source, str)
         and _time(timestamp) is not None

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
+from eventlog.plumbing import free_name
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -159,11 +161,7 @@ def create_private_file(path: Path) -> None:
 def set_aside(path: Path) -> Path:
     """Renames a damaged database, with its -wal and -shm, to a free name; returns that name."""
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    kept = path.with_name(f"{path.name}.damaged-{stamp}")
-    number = 0
-    while kept.exists():
-        number += 1
-        kept = path.with_name(f"{path.name}.damaged-{stamp}.{number}")
+    kept = path.with_name(free_name(f"{path.name}.damaged-{stamp}", os.listdir(path.parent)))
     path.rename(kept)
     for suffix in ("-wal", "-shm"):
         with suppress(FileNotFoundError):

@@ -138,7 +138,7 @@ REFUSED = {
     "depth 1,000": with_raw(deep(1_000)),
     "depth 100,000": with_raw(deep(100_000)),
     "depth 50,000 of objects": with_raw(deep(50_000, kind="{}")),
-    "a key of the log's own": with_raw(b"1", b'"seq"'),
+    "a reserved key": with_raw(b"1", b'"seq"'),
     "a chain": with_raw(b'"' + b"0" * 64 + b'"', b'"chain"'),
     "another event name": with_raw(b'"Signal"', b'"event"'),
     "a line above the limit": with_raw(b'"' + b"x" * 65_000 + b'"'),

@@ -144,6 +144,11 @@ class FaultDisk:
         self._paths[fd] = path
         return fd
 
+    def open_dir(self, path: str) -> int:
+        fd = self._call("open_dir", path, lambda: self._disk.open_dir(path), undo=os.close)
+        self._paths[fd] = path
+        return fd
+
     def close(self, fd: int) -> None:
         # Also one that fails gives the descriptor back, as on Linux.
         path = self._paths.pop(fd, "")
@@ -195,6 +200,9 @@ class FaultDisk:
 
     def try_lock(self, fd: int) -> bool:
         return self._call("try_lock", self._paths[fd], lambda: self._disk.try_lock(fd))
+
+    def is_locked(self, fd: int) -> bool:
+        return self._call("is_locked", self._paths[fd], lambda: self._disk.is_locked(fd))
 
     def unlock(self, fd: int) -> None:
         self._call("unlock", self._paths[fd], lambda: self._disk.unlock(fd))

@@ -88,6 +88,12 @@ class World:
         self.fds[self._fd_last] = _OpenFile(process, ino, seen)
         return self._fd_last
 
+    def open_folder(self, process: int, ino: int) -> int:
+        """A new descriptor of a directory, which can only be locked."""
+        self._fd_last += 1
+        self.fds[self._fd_last] = _OpenFile(process, ino, 0)
+        return self._fd_last
+
     def close(self, fd: int) -> None:
         """Closes a descriptor, which gives its lock back."""
         ino = self.fds.pop(fd).ino
@@ -175,6 +181,13 @@ class SimulatedDisk:
             raise _os_error(errno.ENOENT)
         return self.world.open(self.process, ino)
 
+    def open_dir(self, path: str) -> int:
+        self._enter_or_fail("open_dir")
+        ino = self.world.find(path)
+        if ino is None:
+            raise _os_error(errno.ENOENT)
+        return self.world.open_folder(self.process, ino)
+
     def close(self, fd: int) -> None:
         self._enter("close")
         self.world.close(fd)
@@ -232,6 +245,10 @@ class SimulatedDisk:
     def try_lock(self, fd: int) -> bool:
         self._enter("try_lock")
         return self.world.locks.setdefault(self.world.fds[fd].ino, fd) == fd
+
+    def is_locked(self, fd: int) -> bool:
+        self._enter("is_locked")
+        return self.world.locks.get(self.world.fds[fd].ino, fd) != fd
 
     def unlock(self, fd: int) -> None:
         self._enter("unlock")

@@ -461,6 +461,22 @@ def test_two_runs_at_once_do_not_write_over_each_other(home: Path, dest: Path) -
     back_up(home, dest, now=NOW)
 
 
+def test_deleting_the_lock_file_lets_no_second_run_in_beside_the_first(
+    home: Path, dest: Path
+) -> None:
+    refusals: list[EventLogError] = []
+
+    def run_another(_done: int, _total: int) -> None:
+        (dest / "backup.lock").unlink(missing_ok=True)
+        with pytest.raises(EventLogError, match="another run is at work") as refusal:
+            back_up(home, dest, now=NOW)
+        refusals.append(refusal.value)
+
+    back_up(home, dest, now=NOW, progress=run_another)
+    assert refusals
+    back_up(home, dest, now=NOW)
+
+
 # -- killed, and on bad disks
 
 

@@ -333,7 +333,7 @@ def test_a_damaged_frame_table_loses_nothing_is_reported_and_is_repaired(home: P
         assert read(home) == raw
         (finding,) = verify(home).findings
         assert finding.segment == compressed_in(home)[0].name
-        assert "`eventlog compress` mends it" in finding.problem
+        assert "`eventlog compress` repairs it" in finding.problem
         assert len(compress(home).compressed) == 1
         assert compressed_in(home)[0].read_bytes() == whole
     assert verify(home).ok
@@ -764,7 +764,7 @@ def test_an_unmounted_disk_is_reported_and_appends_continue(home: Path, tmp_path
     assert tree_contents(home / "logs") == there
     with EventLog(home, dedupe_entries=5) as log:  # what it needs to know stands in logs/
         log.append(a_signal(99))
-    with EventLog(home) as log, pytest.raises(EventLogError, match="is not there"):
+    with EventLog(home) as log, pytest.raises(EventLogError, match="is missing"):
         log.append(a_signal(1))
     (tmp_path / "elsewhere").rename(archive)
     assert verify(home).ok

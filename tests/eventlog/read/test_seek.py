@@ -2,13 +2,15 @@
 
 import errno
 import shutil
+import sys
 from itertools import accumulate
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
 from eventlog import EventLog, LogCorrupt, LogDiverged
-from eventlog.format.line import LINE_BYTES_MAX
+from eventlog.format.line import LINE_BYTES_MAX, stored_chain
 from eventlog.read.reader import LogReader
 from eventlog.read.seek import find_line
 from eventlog.storage.disk import RealDisk
@@ -137,3 +139,21 @@ def test_a_damaged_chain_before_the_last_segment_cuts_nothing_in_it(
         with pytest.raises(LogCorrupt, match="entry 6 "), EventLog(home) as log:
             log.append(a_signal(8))
     assert last.read_bytes() == kept
+
+
+def test_a_seek_parses_each_line_of_its_last_window_once(original: Path, path: Path) -> None:
+    parses = 0
+
+    def count_parses(frame: FrameType, event: str, _: object) -> None:
+        nonlocal parses
+        parses += event == "call" and frame.f_code is stored_chain.__code__
+
+    sys.setprofile(count_parses)
+    try:
+        found = found_in(path, COUNT // 2)
+    finally:
+        sys.setprofile(None)
+    assert found == starts(original)[COUNT // 2 - 1]
+    window_lines = 5 * LINE_BYTES_MAX // min(map(len, lines_in(original)))
+    steps = 8  # of the bisection, each of which parses one line twice at most
+    assert 0 < parses <= window_lines + 2 * steps

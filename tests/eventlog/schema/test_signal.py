@@ -148,9 +148,9 @@ def test_a_signal_is_stored_in_one_form(
         ({"stop_loss": 1.0}, "stop_price is given under both of its names"),
         ({"reasoning": float("nan")}, "reasoning must be a finite number (got nan)"),
         ({"n": 2**63}, "n must be from -2^63 to 2^63-1"),
-        ({"seq": 1}, "seq is a key of the log's own (got 1)"),
-        ({"chain": "x"}, "chain is a key of the log's own (got x)"),
-        ({"event": "executed"}, "event is a key of the log's own (got executed)"),
+        ({"seq": 1}, "seq is reserved for the log (got 1)"),
+        ({"chain": "x"}, "chain is reserved for the log (got x)"),
+        ({"event": "executed"}, "event is reserved for the log (got executed)"),
         ({"sha256": "x"}, "sha256 must be 64 lower-case hex digits (got x)"),
     ],
 )
@@ -276,7 +276,7 @@ def test_a_signal_does_not_change_with_its_source_mapping() -> None:
     [
         ({"symbol": "AAPL"}, "symbol is a field, not an extra (got AAPL)"),
         ({"take_profit": 5}, "take_profit is another name of target_price (got 5)"),
-        ({"batch": 5}, "batch is a key of the log's own (got 5)"),
+        ({"batch": 5}, "batch is reserved for the log (got 5)"),
         ({"sha256": "x"}, "sha256 is a field, not an extra (got x)"),
         ({"a": {1: 2}}, "a has a key that is not text (got 1)"),
         ({1: 2}, "item has a key that is not text (got 1)"),

@@ -306,7 +306,7 @@ def test_a_signal_whose_extras_were_tampered_with_is_refused() -> None:
     signal = Signal.from_mapping(PLAIN)
     assert isinstance(signal.extra, dict)
     signal.extra["chain"] = "x"
-    with pytest.raises(InvalidSignal, match=r"^chain is a key of the log's own"):
+    with pytest.raises(InvalidSignal, match=r"^chain is reserved for the log"):
         validated_item(signal)
 
 
@@ -346,7 +346,7 @@ def test_an_unknown_event_needs_only_its_name() -> None:
         ({"event": None}, "event must be text (got None)"),
         ({"event": "Closed"}, "event must be 1 to 64 of"),
         ({"event": "closed", "signal_id": "s"}, "exit_price is missing"),
-        ({"event": "heartbeat", "recorded_at": "x"}, "recorded_at is a key of the log's own"),
+        ({"event": "heartbeat", "recorded_at": "x"}, "recorded_at is reserved for the log"),
         ({}, "symbol is missing"),
         ([], "item must be a mapping or a Signal (got [])"),
         ("{}", "item must be a mapping or a Signal (got {})"),

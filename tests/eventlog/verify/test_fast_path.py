@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from eventlog.format.line import CHAIN_BYTES, CHAIN_START, LINE_BYTES_MAX, encode
 from eventlog.format.scan import TIP_START, Tip
 from eventlog.schema import stored as check
-from eventlog.schema.fields import DEPTH_MAX
 from eventlog.schema.signal import FIELD_RULES
 from eventlog.schema.stored import problem_in_line
 from eventlog.verify.fast_path import verify_lines_fast
@@ -206,7 +205,6 @@ def test_the_layout_names_all_fields_of_a_signal_and_the_hash_its_nine() -> None
         key for key in sorted(HASHED_FIELDS) if f'"{key}": %b'.encode() in check.CANONICAL_FORMAT
     ]
     assert keys == sorted(HASHED_FIELDS)
-    assert check._BRACKETS_MAX <= DEPTH_MAX
 
 
 def test_facts_and_unknown_events_have_no_reported_problem() -> None:
