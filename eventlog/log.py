@@ -4,6 +4,7 @@ Invariant: what `append` returned is durable, and in every later `read`.
 """
 
 import os
+import threading
 import uuid
 import weakref
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
@@ -13,8 +14,6 @@ from typing import TYPE_CHECKING, Self
 
 from eventlog.append.batch import EACH, PREFIX, AppendRequest, Receipt
 from eventlog.append.dedupe import DEDUPE_ENTRIES_DEFAULT
-from eventlog.append.group_commit import GroupCommit
-from eventlog.append.writer import Writer, WriterSettings
 from eventlog.clock import now_recorded, now_stored
 from eventlog.errors import EventLogError, InvalidSignal, Unsupported
 from eventlog.format.line import Entry
@@ -30,6 +29,7 @@ from eventlog.storage.segment_disk import SegmentDisk
 
 if TYPE_CHECKING:
     from eventlog.append.async_append import AsyncAppenders
+    from eventlog.append.group_commit import GroupCommit
 
 LOCK_TIMEOUT_S_DEFAULT = 30.0  # longer than any healthy sync, shorter than a person's patience
 
@@ -76,10 +76,11 @@ class EventLog:
         self._home = home_at(home)
         if not allow_network_fs:
             _refuse_network_fs(self._home.root)
-        settings = WriterSettings(segment_bytes, dedupe_entries, lock_timeout_s)
-        writer = Writer(self._disk, self._home, now_recorded, settings, os.getpid())
-        self._committer = GroupCommit(writer)
+        self._writer_settings = (segment_bytes, dedupe_entries, lock_timeout_s)
+        self._mutex = threading.Lock()  # held while the committer is built, and to close
+        self._committer: GroupCommit | None = None  # built by the first append
         self._async_appenders: AsyncAppenders | None = None
+        self._closed: str | None = None  # why appends are refused
         _open_logs.add(self)
 
     def append(self, item: Item, *, timeout_s: float | None = None) -> Receipt:
@@ -95,7 +96,7 @@ class EventLog:
         is unknown, retry with the same signal_id; LogCorrupt, LogDiverged: see `eventlog verify`.
         """
         request = AppendRequest((self._validate(item),))
-        self._committer.run(request, timeout_s)
+        self._get_committer().run(request, timeout_s)
         return request.receipts()[0]
 
     def append_many(
@@ -108,7 +109,7 @@ class EventLog:
         """
         request = AppendRequest([self._validate(item) for item in items])
         if request.items:
-            self._committer.run(request, timeout_s)
+            self._get_committer().run(request, timeout_s)
         return request.receipts()
 
     def append_each(
@@ -132,7 +133,7 @@ class EventLog:
                     break
         request = AppendRequest(validated, PREFIX if stop_at_refusal else EACH)
         if validated:
-            self._committer.run(request)
+            self._get_committer().run(request)
         settled = iter(request.results)
         for index in range(len(validated) + len(refused)):
             result = refused.get(index) or next(settled) or request.error
@@ -152,7 +153,7 @@ class EventLog:
                 AsyncAppenders,  # asyncio would double the start of every command
             )
 
-            self._async_appenders = AsyncAppenders(self._committer)
+            self._async_appenders = AsyncAppenders(self._get_committer())
         return await self._async_appenders.for_running_loop().append(self._validate(item))
 
     def read(self, after: int = 0) -> Iterator[Entry]:
@@ -212,7 +213,10 @@ class EventLog:
     def close(self) -> None:
         """Waits for the appends under way, and brings the watermark up to date. Idempotent."""
         _open_logs.discard(self)
-        self._committer.close()
+        with self._mutex:
+            self._closed = self._closed or "this log handle is closed"
+        if self._committer is not None:
+            self._committer.close()
 
     def __enter__(self) -> Self:
         return self
@@ -228,8 +232,28 @@ class EventLog:
     def _validate(self, item: Item) -> ValidatedItem:
         return validate(item, now=now_stored, new_id=_new_signal_id)
 
+    def _get_committer(self) -> "GroupCommit":
+        """The committer. The first append builds it, with its writer. Raises LogClosed."""
+        if self._committer is not None:
+            return self._committer
+        from eventlog.append.group_commit import GroupCommit, closed_error
+        from eventlog.append.writer import Writer, WriterSettings
+
+        with self._mutex:
+            if self._closed is not None:
+                raise closed_error(self._closed)
+            if self._committer is None:
+                settings = WriterSettings(*self._writer_settings)
+                writer = Writer(self._disk, self._home, now_recorded, settings, os.getpid())
+                self._committer = GroupCommit(writer)
+            return self._committer
+
     def _after_fork(self) -> None:
-        self._committer.after_fork()
+        """Refuses appends in a forked child. Takes no lock: its holder is not in the child."""
+        self._mutex = threading.Lock()
+        self._closed = "this log handle was opened before the process forked"
+        if self._committer is not None:
+            self._committer.after_fork(self._closed)
 
 
 def _refuse_network_fs(root: str) -> None:

@@ -84,11 +84,11 @@ class GroupCommit:
         try:
             with self._mutex:
                 if self._closed is not None:
-                    raise _log_closed(self._closed)
+                    raise closed_error(self._closed)
                 if self._leader is None and timeout_s is None:
                     self._leader = request
                 elif len(self._queue) >= QUEUED_APPENDS_MAX:
-                    raise _log_busy()
+                    raise _busy_error()
                 else:
                     if timeout_s is not None:
                         self._ensure_leader()
@@ -117,7 +117,7 @@ class GroupCommit:
         """Queues groups whose callers are woken by their own means. Raises LogClosed."""
         with self._mutex:
             if self._closed is not None:
-                raise _log_closed(self._closed)
+                raise closed_error(self._closed)
             self._ensure_leader()
             self._queue.extend(queued)
 
@@ -136,10 +136,10 @@ class GroupCommit:
             if self._thread is not None and self._thread is not threading.current_thread():
                 self._thread.join()
 
-    def after_fork(self) -> None:
-        """In a forked child: nothing here is ours any more. Takes no lock: its holder is gone."""
+    def after_fork(self, why: str) -> None:
+        """Refuses appends in a forked child. Takes no lock: its holder is not in the child."""
         self._mutex = threading.Lock()
-        self._closed = "this log handle was opened before the process forked"
+        self._closed = why
         self._writer.drop()
 
     def _wait_until_settled(self, queued: _QueuedThreadRequest, timeout_s: float | None) -> None:
@@ -293,11 +293,12 @@ def _notify_settled(drained: list[QueuedRequest]) -> None:
         notify(settled)
 
 
-def _log_closed(why: str) -> LogClosed:
+def closed_error(why: str) -> LogClosed:
+    """The error of an append to a closed handle."""
     return LogClosed(why, do="open the log anew: EventLog(home)")
 
 
-def _log_busy() -> LogBusy:
+def _busy_error() -> LogBusy:
     return LogBusy(
         f"{QUEUED_APPENDS_MAX} appends are waiting already",
         do="nothing was written: slow down, or see why the disk is slow",
