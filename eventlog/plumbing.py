@@ -1,9 +1,9 @@
 """Names for authors of projections, plug-in commands and tools.
 
-Verified bulk reading, log status, work in threads and processes, plug-ins, progress and printable
-text. Each name is imported when it is first used (PEP 562).
+Verified bulk reading, log status, work in threads and processes, plug-ins, progress bars and
+printable text. Each name is imported when it is first used (PEP 562).
 
-Invariant: other packages enter `eventlog` through its front and through this module only.
+Invariant: other packages import from `eventlog` and from this module only.
 """
 
 from importlib import import_module
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from eventlog.cli.command import EXIT_COULD_NOT_RUN, EXIT_PROBLEM, JSON_OPTION, CommandContext
-    from eventlog.cli.progress import Progress
+    from eventlog.cli.streams import progress_bar
     from eventlog.errors import printable, printable_value
     from eventlog.format.line import decode
     from eventlog.plugins import COMMANDS, PROJECTIONS, load_plugin, plugin_names
@@ -29,22 +29,22 @@ _MODULES = {
     "EXIT_PROBLEM": "cli.command",
     "JSON_OPTION": "cli.command",
     "PROJECTIONS": "plugins",
-    "Progress": "cli.progress",
     "SignalColumns": "read.columns",
     "VerifiedChunk": "read.bulk",
     "can_fork": "processes",
     "decode": "format.line",
     "filesystem_type": "storage.filesystem",
-    "run_in_thread": "threads",
     "is_network_filesystem": "storage.filesystem",
     "load_plugin": "plugins",
     "log_bytes": "read.bulk",
     "log_status": "read.inspect",
     "plugin_names": "plugins",
     "printable": "errors",
+    "printable_value": "errors",
+    "progress_bar": "cli.streams",
     "read_entries": "read.inspect",
     "read_verified": "read.bulk",
-    "printable_value": "errors",
+    "run_in_thread": "threads",
     "uncancelled": "threads",
 }
 
@@ -55,7 +55,6 @@ __all__ = [
     "JSON_OPTION",
     "PROJECTIONS",
     "CommandContext",
-    "Progress",
     "SignalColumns",
     "VerifiedChunk",
     "can_fork",
@@ -68,6 +67,7 @@ __all__ = [
     "plugin_names",
     "printable",
     "printable_value",
+    "progress_bar",
     "read_entries",
     "read_verified",
     "run_in_thread",
