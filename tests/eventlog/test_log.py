@@ -1,7 +1,7 @@
-"""EventLog as its callers see it: receipts, reading, sharing commits, waiting, closing.
+"""EventLog as its callers see it: receipts, reading, shared commits, waiting, closing.
 
-What a disk may do to it is in test_durability.py, which retry is a duplicate in
-test_idempotence.py, and whose files it touches in test_paths.py.
+The writer's behaviour on a failing disk is in append/test_writer.py, duplicates are in
+append/test_dedupe.py.
 """
 
 import asyncio
@@ -544,7 +544,7 @@ def test_threads_that_append_first_share_one_writer(home: Path) -> None:
 
             def committer(log: EventLog = log, barrier: threading.Barrier = barrier) -> int:
                 barrier.wait(DEADLINE_S)
-                return id(log._get_committer())
+                return id(log._build_committer())
 
             found = {future.result() for future in [threads.submit(committer) for _ in range(4)]}
         assert len(found) == 1
