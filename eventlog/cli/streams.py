@@ -13,7 +13,6 @@ import click
 
 from eventlog.errors import EventLogError
 
-
 PROGRESS_STEPS = 200  # drawings of one bar: more are not seen, and each costs
 
 
