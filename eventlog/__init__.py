@@ -5,11 +5,11 @@
     with EventLog("home") as log:
         receipt = log.append({"symbol": "AAPL", "action": "BUY", ...})
 
-The names below are what users need; `eventlog.plumbing` has what authors of projections and tools
-need besides. Each is imported when it is first used (PEP 562), so that `eventlog --help` stays
-fast.
+The names below are for users of a log; `eventlog.plumbing` has those for authors of projections
+and tools. Each is imported when it is first used (PEP 562), so that `eventlog --help` is fast.
 
-Invariant: the names below are the public surface; everything else may change.
+Invariant: these names and those of `eventlog.plumbing` are the public surface; all others may
+change.
 """
 
 from importlib import import_module

@@ -1,20 +1,20 @@
-"""EventLog: the handle that users hold on one log.
+"""EventLog: the handle through which users append to a log and read it.
 
-Invariant: what `append` returned is durable, and in every later `read`.
+Invariant: an entry whose `append` returned is durable, and in every later `read`.
 """
 
 import os
+import threading
 import uuid
 import weakref
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, closing
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from eventlog.append.batch import EACH, PREFIX, AppendRequest, Receipt
 from eventlog.append.dedupe import DEDUPE_ENTRIES_DEFAULT
-from eventlog.append.group_commit import GroupCommit
-from eventlog.append.writer import Writer, WriterSettings
 from eventlog.clock import now_recorded, now_stored
 from eventlog.errors import EventLogError, InvalidSignal, Unsupported
 from eventlog.format.line import Entry
@@ -30,12 +30,13 @@ from eventlog.storage.segment_disk import SegmentDisk
 
 if TYPE_CHECKING:
     from eventlog.append.async_append import AsyncAppenders
+    from eventlog.append.group_commit import GroupCommit
 
-LOCK_TIMEOUT_S_DEFAULT = 30.0  # longer than any healthy sync, shorter than a person's patience
+LOCK_TIMEOUT_S_DEFAULT = 30.0  # longer than any healthy sync
 
 
 class Batch(list[Entry]):
-    """Entries in a row, and the position behind the last one where it is known."""
+    """Consecutive entries, and the position after the last one where it is known."""
 
     def __init__(self, entries: Iterable[Entry] = (), position: Position | None = None) -> None:
         super().__init__(entries)
@@ -48,14 +49,16 @@ Item = Mapping[str, object] | Signal
 class EventLog:
     """One log of signals and of the facts about them.
 
-    Opening takes no lock and makes nothing: the first append makes home, logs/ and data/, takes
-    the writer's lock for each commit, and recovers the log where that is needed. Any number of
-    processes and threads may append to one home and read it.
+    Opening takes no lock and creates nothing. The first append creates the home with logs/ and
+    data/, and recovers the log where that is needed; each commit takes the writer's lock. Any
+    number of processes and threads may append to one home and read it.
 
     `segment_bytes`: a new segment starts once the active one has reached this size.
-    `dedupe_entries`: how many of the last entries a retry is recognised among; one setting a log.
+    `dedupe_entries`: among how many of the last entries a retry is recognised; all writers of a
+    log must use the same number.
     `lock_timeout_s`: how long an append waits for another process before it raises LogLocked.
-    `allow_network_fs`: opens a log on a network file system, whose locks and syncs may lie.
+    `allow_network_fs`: opens a log on a network file system, whose locks and syncs may be
+    unreliable.
 
     Raises ForeignHome for a home of the old tracker, Unsupported, UnsafePath.
     """
@@ -76,26 +79,28 @@ class EventLog:
         self._home = home_at(home)
         if not allow_network_fs:
             _refuse_network_fs(self._home.root)
-        settings = WriterSettings(segment_bytes, dedupe_entries, lock_timeout_s)
-        writer = Writer(self._disk, self._home, now_recorded, settings, os.getpid())
-        self._committer = GroupCommit(writer)
+        self._writer_settings = (segment_bytes, dedupe_entries, lock_timeout_s)
+        self._mutex = threading.Lock()  # held while the committer is built, and to close
+        self._committer: GroupCommit | None = None  # built by the first append
         self._async_appenders: AsyncAppenders | None = None
+        self._closed: str | None = None  # why appends are refused
         _open_logs.add(self)
 
     def append(self, item: Item, *, timeout_s: float | None = None) -> Receipt:
         """Appends a signal, or a fact (an item with `event`), and returns when it is durable.
 
         Thread-safe; concurrent calls share one sync. The same content under the same signal_id,
-        within the last `dedupe_entries` entries, writes nothing and gives the first receipt with
-        `duplicate=True`.
+        within the last `dedupe_entries` entries, writes nothing and returns the first receipt
+        with `duplicate=True`.
 
         Raises InvalidSignal, HashMismatch, EntryTooLarge, SignalConflict (nothing was written);
-        AppendFailed, DiskFull (nothing of it stays); LogLocked, LogBusy; LogPoisoned (a sync
-        failed: open the log anew and retry); AppendTimeout after `timeout_s` seconds: the outcome
-        is unknown, retry with the same signal_id; LogCorrupt, LogDiverged: see `eventlog verify`.
+        AppendFailed, DiskFull (the log is unchanged); LogLocked, LogBusy; LogPoisoned (a sync
+        failed: open the log anew and retry); AppendTimeout after `timeout_s` seconds (the outcome
+        is unknown: retry with the same signal_id); LogCorrupt, LogDiverged (run `eventlog
+        verify`).
         """
-        request = AppendRequest((self._validate(item),))
-        self._committer.run(request, timeout_s)
+        request = AppendRequest((_validated(item),))
+        (self._committer or self._build_committer()).run(request, timeout_s)
         return request.receipts()[0]
 
     def append_many(
@@ -103,72 +108,72 @@ class EventLog:
     ) -> list[Receipt]:
         """Appends all items in order, in one durable write or, for very many, a few.
 
-        All are checked before any is written: a refused item or a conflict refuses the call. A
-        crash may leave the first of them, never a gap. Raises what `append` raises.
+        All items are checked before any is written, and one invalid item or conflict refuses the
+        call. A crash may leave the first items in the log, never a gap. Raises what `append`
+        raises.
         """
-        request = AppendRequest([self._validate(item) for item in items])
+        request = AppendRequest([_validated(item) for item in items])
         if request.items:
-            self._committer.run(request, timeout_s)
+            (self._committer or self._build_committer()).run(request, timeout_s)
         return request.receipts()
 
     def append_each(
         self, items: Iterable[Item], *, stop_at_refusal: bool = False
     ) -> list[Receipt | EventLogError]:
-        """Appends items that stand each for itself, together; gives a receipt or error for each.
+        """Appends independent items together; returns a receipt or an error for each.
 
-        With `stop_at_refusal` the first error is the last result: those before it are durable,
-        nothing after it is written. Without, an error that is not about its item (the disk is
-        full) is given to every item that it hit. Raises LogBusy and LogClosed.
+        With `stop_at_refusal` the first error is the last result: the items before it are durable
+        and those after it are not written. Without it, an error that concerns several items (the
+        disk is full) is the result of each of them. Raises LogBusy and LogClosed.
         """
         results: list[Receipt | EventLogError] = []
         validated: list[ValidatedItem] = []
         refused: dict[int, EventLogError] = {}
         for index, item in enumerate(items):
             try:
-                validated.append(self._validate(item))
+                validated.append(_validated(item))
             except InvalidSignal as error:
                 refused[index] = error
                 if stop_at_refusal:
                     break
         request = AppendRequest(validated, PREFIX if stop_at_refusal else EACH)
         if validated:
-            self._committer.run(request)
+            (self._committer or self._build_committer()).run(request)
         settled = iter(request.results)
         for index in range(len(validated) + len(refused)):
             result = refused.get(index) or next(settled) or request.error
-            assert result is not None, "a commit settles each item or fails its group"
+            assert result is not None, "a commit settles each item or fails its request"
             results.append(result)
             if stop_at_refusal and isinstance(result, EventLogError):
                 break
         return results
 
     async def append_async(self, item: Item) -> Receipt:
-        """`append` for asyncio; shares commits with every other caller, and waits where `append`
-        raises LogBusy. Cancelling the await does not take the entry back: its outcome is unknown,
-        and a retry with the same signal_id is idempotent.
+        """`append` for asyncio.
+
+        Shares commits with all other callers, and waits where `append` raises LogBusy. Cancelling
+        the await leaves the outcome unknown; a retry with the same signal_id is idempotent.
         """
         if self._async_appenders is None:
             from eventlog.append.async_append import (
                 AsyncAppenders,  # asyncio would double the start of every command
             )
 
-            self._async_appenders = AsyncAppenders(self._committer)
-        return await self._async_appenders.for_running_loop().append(self._validate(item))
+            self._async_appenders = AsyncAppenders(self._committer or self._build_committer())
+        return await self._async_appenders.for_running_loop().append(_validated(item))
 
     def read(self, after: int = 0) -> Iterator[Entry]:
-        """The durable entries with seq > `after`, in order, up to the end of the log as it moves.
+        """Yields the durable entries with seq > `after`, in order, up to the current end.
 
-        Takes no lock; holds at most about a MiB. A log that does not exist yet has no entries.
-        Raises LogCorrupt at damage, after the entries before it.
+        Includes entries that are appended while it runs. Takes no lock, and holds at most about a
+        MiB in memory. A log that does not exist yet has no entries. Raises LogCorrupt at damage,
+        after the entries before it.
         """
         if after and after >= self.last_seq:
             return
-        reader = LogReader(self._disk, self._home, after=after)
-        try:
+        with closing(LogReader(self._disk, self._home, after=after)) as reader:
             while lines := reader.read():
                 yield from decode_lines(lines, reader.position)
-        finally:
-            reader.close()
 
     async def tail(
         self,
@@ -177,16 +182,16 @@ class EventLog:
         hint: Position | None = None,
         on_watch: Callable[[bool], object] | None = None,
     ) -> AsyncGenerator[Batch, None]:
-        """The durable entries with seq > `after`, in order and in bounded batches, for ever.
+        """Yields the durable entries with seq > `after`, in order and in bounded batches, for ever.
 
-        An entry comes out within milliseconds of becoming durable, within a second where the
-        file system tells of no changes. `hint` is the position of an earlier batch that ended
-        with `after`: it is checked, and saves a search. `on_watch` is told, at least each half
-        second while nothing comes, whether file events do: False costs that half second, no entry.
-        Waits where there is no log yet. Close the iterator (`contextlib.aclosing`) or cancel its
-        task to stop. Raises LogCorrupt, LogDiverged.
+        An entry is yielded within milliseconds of becoming durable, or within a second where the
+        file system reports no changes. `hint` is the position of an earlier batch that ended with
+        `after`; it is checked, and saves a search. `on_watch` is called at least each half second
+        while no entry comes, with whether file events arrive; without them an entry may be half a
+        second late. Waits where there is no log yet. To stop, close the iterator
+        (`contextlib.aclosing`) or cancel its task. Raises LogCorrupt, LogDiverged.
         """
-        from eventlog.read.tail import tail_batches  # watchfiles and asyncio: for those who wait
+        from eventlog.read.tail import tail_batches  # imports watchfiles and asyncio
 
         lines_after = tail_batches(
             self._disk, self._home, after=after, hint=hint, on_watch=on_watch
@@ -197,22 +202,22 @@ class EventLog:
 
     @property
     def last_seq(self) -> int:
-        """Seq of the last durable entry; 0 when there is none."""
+        """Seq of the last durable entry; 0 where there is none."""
         end = read_durable_end(self._disk, self._home)
         if end is not None:
             return end.seq
-        reader = reader_near_end(self._disk, self._home)
-        try:
+        with closing(reader_near_end(self._disk, self._home)) as reader:
             while reader.read():
                 pass
             return reader.tip.seq
-        finally:
-            reader.close()
 
     def close(self) -> None:
-        """Waits for the appends under way, and brings the watermark up to date. Idempotent."""
+        """Waits for the appends in progress, then writes the watermark. Idempotent."""
         _open_logs.discard(self)
-        self._committer.close()
+        with self._mutex:
+            self._closed = self._closed or "this log handle is closed"
+        if self._committer is not None:
+            self._committer.close()
 
     def __enter__(self) -> Self:
         return self
@@ -225,20 +230,35 @@ class EventLog:
     ) -> None:
         self.close()
 
-    def _validate(self, item: Item) -> ValidatedItem:
-        return validate(item, now=now_stored, new_id=_new_signal_id)
+    def _build_committer(self) -> "GroupCommit":
+        """Builds the committer and its writer, for the first append. Raises LogClosed."""
+        from eventlog.append.group_commit import GroupCommit, closed_error
+        from eventlog.append.writer import Writer, WriterSettings
+
+        with self._mutex:
+            if self._closed is not None:
+                raise closed_error(self._closed)
+            if self._committer is None:
+                settings = WriterSettings(*self._writer_settings)
+                writer = Writer(self._disk, self._home, now_recorded, settings, os.getpid())
+                self._committer = GroupCommit(writer)
+            return self._committer
 
     def _after_fork(self) -> None:
-        self._committer.after_fork()
+        """Refuses appends in a forked child. Takes no lock: its holder is not in the child."""
+        self._mutex = threading.Lock()
+        self._closed = "this log handle was opened before the process forked"
+        if self._committer is not None:
+            self._committer.after_fork(self._closed)
 
 
 def _refuse_network_fs(root: str) -> None:
     kind = filesystem_type(root)
     if is_network_filesystem(kind):
         raise Unsupported(
-            f"the home is on a network file system ({kind}), which may not keep locks and syncs",
+            f"the home is on a network file system ({kind}), whose locks and syncs may not hold",
             where=root,
-            do="use a local disk, or pass allow_network_fs=True if you know that this one does",
+            do="use a local disk, or pass allow_network_fs=True if you know that they hold here",
         )
 
 
@@ -248,6 +268,9 @@ def _new_signal_id() -> str:
     import uuid_utils
 
     return str(uuid_utils.uuid7())
+
+
+_validated = partial(validate, now=now_stored, new_id=_new_signal_id)
 
 
 _open_logs: "weakref.WeakSet[EventLog]" = weakref.WeakSet()

@@ -1,9 +1,9 @@
 """Names for authors of projections, plug-in commands and tools.
 
-Verified bulk reading, log status, work in threads and processes, plug-ins, progress and printable
-text. Each name is imported when it is first used (PEP 562).
+Verified bulk reading, log status, work in threads and processes, plug-ins, progress bars and
+printable text. Each name is imported when it is first used (PEP 562).
 
-Invariant: other packages enter `eventlog` through its front and through this module only.
+Invariant: other packages import from `eventlog` and from this module only.
 """
 
 from importlib import import_module
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from eventlog.cli.command import EXIT_COULD_NOT_RUN, EXIT_PROBLEM, JSON_OPTION, CommandContext
-    from eventlog.cli.progress import Progress
+    from eventlog.cli.streams import progress_bar
     from eventlog.errors import printable, printable_value
     from eventlog.format.line import decode
     from eventlog.plugins import COMMANDS, PROJECTIONS, load_plugin, plugin_names
@@ -35,7 +35,6 @@ _MODULES = {
     "FileLock": "storage.locks",
     "PollInterval": "storage.locks",
     "PROJECTIONS": "plugins",
-    "Progress": "cli.progress",
     "SignalColumns": "read.columns",
     "VerifiedChunk": "read.bulk",
     "can_fork": "processes",
@@ -45,17 +44,18 @@ _MODULES = {
     "rename_durably": "storage.atomic",
     "decode": "format.line",
     "filesystem_type": "storage.filesystem",
-    "run_in_thread": "threads",
     "is_network_filesystem": "storage.filesystem",
     "load_plugin": "plugins",
     "log_bytes": "read.bulk",
     "log_status": "read.inspect",
     "plugin_names": "plugins",
     "printable": "errors",
+    "printable_value": "errors",
+    "progress_bar": "cli.streams",
     "read_entries": "read.inspect",
     "read_verified": "read.bulk",
-    "printable_value": "errors",
     "require_home": "read.inspect",
+    "run_in_thread": "threads",
     "uncancelled": "threads",
 }
 
@@ -69,7 +69,6 @@ __all__ = [
     "CommandContext",
     "FileLock",
     "PollInterval",
-    "Progress",
     "SignalColumns",
     "VerifiedChunk",
     "can_fork",
@@ -85,6 +84,7 @@ __all__ = [
     "plugin_names",
     "printable",
     "printable_value",
+    "progress_bar",
     "read_entries",
     "read_verified",
     "rename_durably",

@@ -1,9 +1,9 @@
-"""Appends from an asyncio event loop: they share commits with each other and with threads.
+"""Appends from asyncio event loops, which share commits with each other and with threads.
 
-All appends of one turn of the loop go to the committer together, and all that one commit settled
-are resolved by one call into the loop.
+All appends of one loop iteration are submitted together, and all that one commit settled are
+resolved by one call into the loop.
 
-Invariant: an append whose await is cancelled is written or not exactly as if it had gone on.
+Invariant: cancelling an await does not change whether its entry is written.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from eventlog.schema.validation import ValidatedItem
 
 
 class _LoopRequest(QueuedRequest):
-    """One append of this loop."""
+    """One append of an event loop."""
 
     __slots__ = ("future",)
 
@@ -30,37 +30,32 @@ class _LoopRequest(QueuedRequest):
 
 
 class AsyncAppenders:
-    """The fronts of the event loops that append to one log."""
+    """One AsyncAppender for each event loop that appends to a log."""
 
     def __init__(self, committer: GroupCommit) -> None:
         self._committer = committer
         self._by_loop: dict[object, AsyncAppender] = {}
 
     def for_running_loop(self) -> "AsyncAppender":
-        """That of the running event loop, made where there is none; closed ones are forgotten."""
+        """The appender of the running event loop. Forgets those of closed loops."""
         loop = asyncio.get_running_loop()
         appender = self._by_loop.get(loop)
         if appender is None:
-            appenders = list(
-                self._by_loop.items()
-            )  # another loop's thread may add its own meanwhile
-            self._by_loop = {
-                other_loop: appender
-                for other_loop, appender in appenders
-                if not appender.is_closed()
-            }
+            # A copy, because another loop's thread may add its own at the same time.
+            known = list(self._by_loop.items())
+            self._by_loop = {key: each for key, each in known if not each.is_closed()}
             appender = self._by_loop[loop] = AsyncAppender(self._committer)
         return appender
 
 
 class AsyncAppender:
-    """The way in for one event loop; used only from its thread, but for `notify`."""
+    """Submits the appends of one event loop. Used from its thread only, except `notify`."""
 
     def __init__(self, committer: GroupCommit) -> None:
         self._committer = committer
         self._loop = asyncio.get_running_loop()
-        self.notify = self._notify  # bound once: it is the key by which a commit groups its callers
-        self._pending: list[QueuedRequest] = []  # appends of this turn of the loop
+        self.notify = self._notify  # bound once: a commit groups its callers by this object
+        self._pending: list[QueuedRequest] = []  # appends of this loop iteration
         self._in_flight = 0
         self._slot_waiters: deque[asyncio.Future[None]] = deque()
 
@@ -69,14 +64,14 @@ class AsyncAppender:
         return self._loop.is_closed()
 
     async def append(self, item: ValidatedItem) -> Receipt:
-        """Returns when the item is durable; waits where too many appends are under way."""
+        """Returns when the item is durable. Waits while too many appends are in flight."""
         while self._in_flight >= QUEUED_APPENDS_MAX:
             slot: asyncio.Future[None] = self._loop.create_future()
             self._slot_waiters.append(slot)
             try:
                 await slot
             except asyncio.CancelledError:
-                self._release_slots()  # it may have been given to this one
+                self._release_slots()  # this await may own the slot already
                 raise
         future: asyncio.Future[Receipt] = self._loop.create_future()
         if not self._pending:
@@ -95,13 +90,13 @@ class AsyncAppender:
             self._resolve(pending)
 
     def _notify(self, settled: list[QueuedRequest]) -> None:
-        with suppress(RuntimeError):  # the loop was closed: nobody is there to be told
+        with suppress(RuntimeError):  # the loop is closed: no caller waits any more
             self._loop.call_soon_threadsafe(self._resolve, settled)
 
     def _resolve(self, settled: list[QueuedRequest]) -> None:
         self._in_flight -= len(settled)
         for queued in settled:
-            assert isinstance(queued, _LoopRequest), "only this front puts them there"
+            assert isinstance(queued, _LoopRequest), "every request in this loop is one"
             future = queued.future
             if future.done():
                 continue  # its await was cancelled

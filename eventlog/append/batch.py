@@ -1,13 +1,14 @@
-"""What one commit will write: duplicates answered, conflicts refused, lines stamped and chained.
+"""Builds the write batches of one commit from append requests.
 
-Pure but for `read_stored`, which reads a line that the window points to.
+Duplicates get the receipt of the first entry, conflicts are refused, and new entries are stamped
+and chained. Pure except for `read_stored`, which reads a line that the dedupe window points to.
 
-Invariant: a group under ALL puts all of its new entries into the plan, or none.
+Invariant: a request with the policy ALL adds all of its new entries, or none.
 """
 
 from collections.abc import Callable, Sequence
 from copy import copy
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import orjson
 
@@ -18,14 +19,14 @@ from eventlog.format.scan import Tip
 from eventlog.schema.signal import content_sha256
 from eventlog.schema.validation import ValidatedItem
 
-# One durable write: large enough that its sync costs little per entry, small enough to hold in
-# memory and to be scanned again after a crash.
+# Large enough that the sync costs little per entry, small enough to hold in memory and to scan
+# again after a crash.
 WRITE_BATCH_ENTRIES_MAX = 8192
 WRITE_BATCH_BYTES_MAX = 8 * 1024 * 1024
 
-ALL = "all"  # a conflict refuses the whole group
-PREFIX = "prefix"  # a conflict ends the group: what stands before it is written
-EACH = "each"  # a conflict refuses its item alone
+ALL = "all"  # a conflict refuses the whole request
+PREFIX = "prefix"  # a conflict ends the request: the items before it are written
+EACH = "each"  # a conflict refuses only its item
 
 
 class Receipt(NamedTuple):
@@ -36,30 +37,30 @@ class Receipt(NamedTuple):
     sha256: str | None  # of a signal's nine fields; None for a fact
     chain: str  # (seq, chain) names the log up to and including this entry
     recorded_at: str
-    duplicate: bool  # the entry was there already; this is the receipt of the first
+    duplicate: bool  # the entry existed already, and this is its first receipt
 
 
 class AppendRequest:
-    """Items that one caller appends together, and what came of them."""
+    """Items that one caller appends together, and their results."""
 
-    __slots__ = ("error", "items", "unsettled", "policy", "results")
+    __slots__ = ("error", "items", "policy", "results", "unsettled")
 
     def __init__(self, items: Sequence[ValidatedItem], policy: str = ALL) -> None:
         self.items = items
         self.policy = policy
         self.results: list[Receipt | EventLogError | None] = [None] * len(items)
-        self.unsettled = len(items)  # results still to come
-        self.error: EventLogError | None = None  # why some of them never will
+        self.unsettled = len(items)  # items without a result
+        self.error: EventLogError | None = None  # why the unsettled items were not written
 
     def settle(self, index: int, result: Receipt | EventLogError) -> None:
-        """Gives one item its result."""
+        """Sets the result of one item."""
         self.results[index] = result
         self.unsettled -= 1
 
     def fail(self, error: EventLogError) -> None:
-        """Gives the group an error, unless each item has its result already."""
+        """Sets the error of the request, unless each item has its result already."""
         if self.unsettled and self.error is None:
-            # Its own copy: an exception collects the frames through which it is raised.
+            # A copy for each request: an exception collects the frames through which it is raised.
             self.error = copy(error)
             durable = len(self.items) - self.unsettled
             if durable:
@@ -69,21 +70,21 @@ class AppendRequest:
                 )
 
     def receipts(self) -> list[Receipt]:
-        """The receipts of all items, or raises what refused the group."""
+        """The receipts of all items of a request with the policy ALL. Raises its error."""
         if self.error is not None:
             raise self.error
-        return [result for result in self.results if isinstance(result, Receipt)]
+        return cast("list[Receipt]", self.results)
 
 
-# The entry that has a key already, planned in this commit or durable: its receipt, and its
-# payload's JSON text without braces.
+# The entry that has a key already, in this commit or durable: its receipt, and the JSON text of
+# its payload without braces.
 _ExistingEntry = tuple[Receipt, bytes]
 
 
 class WriteBatch:
     """The entries of one durable write."""
 
-    __slots__ = ("_tip_before", "batch", "bytes", "lines", "new_entries", "duplicates")
+    __slots__ = ("_tip_before", "batch", "bytes", "duplicates", "lines", "new_entries")
 
     def __init__(self, before: Tip, batch: int) -> None:
         self._tip_before = before
@@ -95,14 +96,14 @@ class WriteBatch:
 
     @property
     def tip(self) -> Tip:
-        """After its last entry."""
+        """The tip of the log after the last entry of the batch."""
         if not self.new_entries:
             return self._tip_before
         last = self.new_entries[-1][1]
         return Tip(last.seq, self.batch, last.recorded_at, last.chain)
 
     def settle(self, dedupe_window: DedupeWindow, segment: int, byte_offset: int) -> None:
-        """All of it is durable: its keys enter the window, its callers get their receipts."""
+        """Adds the keys of the durable batch to the window, and sets the receipts."""
         for line, (key, receipt, request, index) in zip(self.lines, self.new_entries, strict=True):
             if key is not None:
                 dedupe_window.add(key, LinePosition(receipt.seq, segment, byte_offset))
@@ -114,9 +115,9 @@ class WriteBatch:
 
 
 class BatchBuilder:
-    """Collects groups into slices that continue the log after `tip`.
+    """Builds write batches that continue the log after `tip`.
 
-    `read_stored` reads the line at a place in the window.
+    `read_stored` reads the line at a position in the dedupe window.
     """
 
     def __init__(
@@ -135,7 +136,7 @@ class BatchBuilder:
         self.batches: list[WriteBatch] = []
 
     def add(self, request: AppendRequest) -> None:
-        """Plans a group; what a conflict in it does, its policy says."""
+        """Adds a request. Its policy decides what a conflict does."""
         if request.policy == ALL:
             try:
                 if len(request.items) > 1:
@@ -151,13 +152,13 @@ class BatchBuilder:
             except SignalConflict as error:
                 request.settle(index, error)
                 if request.policy == PREFIX:
-                    request.unsettled -= len(request.items) - index - 1  # the rest is not tried
+                    request.unsettled -= len(request.items) - index - 1  # the others are not tried
                     return
 
     def _check_conflicts(self, items: Sequence[ValidatedItem]) -> None:
-        """Raises SignalConflict before the first of `items` is planned, if one would.
+        """Raises SignalConflict if one of `items` would, before the first of them is added.
 
-        The window moves on with each item that will be new, here as in `_add`.
+        The dedupe window advances with each new item, here as in `_add`.
         """
         seq = self._seq
         seen: dict[Key, tuple[int, ValidatedItem]] = {}
@@ -227,16 +228,16 @@ class BatchBuilder:
 
 
 def _key(item: ValidatedItem) -> Key | None:
-    """What the item is known by in the window; None for what is never a duplicate."""
+    """The key of an item in the dedupe window; None for an item that is never a duplicate."""
     if item.sha256 is None and item.signal_id is not None:
         return fact_key(item.event, item.body)
     return item.signal_id
 
 
 def _same_content(item: ValidatedItem, sha256: str | None, body: bytes) -> bool:
-    """Whether the nine fields are those of the signal with `sha256` and `body`.
+    """Whether `item` has the nine fields of the signal with `sha256` and `body`.
 
-    Facts of one key are equal by it. A timestamp that the caller left out matches any.
+    Facts with the same key are equal. A timestamp that the caller left out matches any.
     """
     if item.sha256 == sha256 or item.timestamp_given:
         return item.sha256 == sha256
@@ -253,7 +254,7 @@ def _check_same_content(item: ValidatedItem, existing: _ExistingEntry) -> None:
 
 def _conflict_error(item: ValidatedItem, where: str) -> SignalConflict:
     return SignalConflict(
-        f"signal_id {printable_value(item.signal_id)} is taken by a signal with other content",
+        f"signal_id {printable_value(item.signal_id)} belongs to a signal with other content",
         signal_id=item.signal_id or "",
         where=where,
         do="a signal never changes: append a fact about it, or use a new signal_id",

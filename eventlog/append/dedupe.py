@@ -1,9 +1,9 @@
-"""The dedupe window: which of the last entries said what, so that a retry writes nothing.
+"""The dedupe window: the keys of the last entries, by which a retry is recognised.
 
-Only `signal` entries compete for a signal_id; another event is known by its name and payload.
-Entries are kept in two generations, each as long as the window, so forgetting costs nothing.
+The key of a signal is its signal_id; the key of a fact is its event and payload. Keys are kept in
+two generations, each as long as the window, so old ones are dropped at no cost.
 
-Invariant: each key of the last `entries` durable entries is in it, with its first place.
+Invariant: the window has each key of the last `entries` durable entries, with its first position.
 """
 
 import re
@@ -20,7 +20,7 @@ Key = str | bytes  # a signal's signal_id, or the digest of a fact
 
 
 class LinePosition(NamedTuple):
-    """Where a line stands."""
+    """The position of a line."""
 
     seq: int
     segment: int
@@ -28,18 +28,18 @@ class LinePosition(NamedTuple):
 
 
 def fact_key(event: str, body: bytes) -> bytes:
-    """What makes two facts the same: event and payload, of which signal_id is a part."""
+    """The key of a fact: a digest of event and payload, which includes signal_id."""
     return sha256(event.encode() + b"\0" + body).digest()
 
 
 def key_of_line(line: bytes) -> Key | None:
     """The key of a line that `scan` passed; None for an entry that is never a duplicate."""
     head = HEADER_PATTERN.match(line)
-    assert head is not None, "scan passes no line without a head"
+    assert head is not None, "scan accepts no line without a head"
     start = head.end() + 1
     found = _SIGNAL_ID.match(line, start)
     if head[4] != b"signal":
-        # Written anew: another release of orjson may have stored the same floats as other text.
+        # Serialised again: another release of orjson may write the same floats differently.
         payload = decode(line).payload
         return fact_key(head[4].decode(), facts.body(payload)) if "signal_id" in payload else None
     if found is not None:
@@ -58,7 +58,7 @@ class DedupeWindow:
         self._recent_from_seq = 0
 
     def find(self, key: Key, last_seq: int) -> LinePosition | None:
-        """The first place of `key` among the entries with seq > last_seq - entries."""
+        """The first position of `key` among the entries with seq > last_seq - entries."""
         line_position = self._previous.get(key)
         if line_position is None or line_position.seq <= last_seq - self.entries:
             line_position = self._recent.get(key)
@@ -67,7 +67,7 @@ class DedupeWindow:
         return line_position
 
     def add(self, key: Key, line_position: LinePosition) -> None:
-        """Remembers an entry that is durable. Places come in the order of their seq."""
+        """Adds the key of a durable entry. Entries are added in the order of seq."""
         if line_position.seq - self._recent_from_seq >= self.entries:
             self._previous, self._recent = self._recent, {}
             self._recent_from_seq = line_position.seq

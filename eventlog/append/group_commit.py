@@ -1,11 +1,11 @@
-"""Group commit: the thread that finds no commit under way writes for all that queue up meanwhile.
+"""Group commit: the first waiting thread leads, and commits every request queued behind it.
 
-A lone append costs no thread hop; a hundred concurrent ones share one sync. Callers that must not
-be held up by the commit itself (asyncio, or a thread with a timeout) leave it to a thread of ours,
-which also writes the watermark when the log has been quiet.
+A lone append needs no second thread; a hundred concurrent ones share one sync. Callers that must
+not run the commit themselves (asyncio, or a thread with a timeout) leave it to a background
+thread, which also writes the watermark when the log is idle.
 
-Invariant: at most one thread uses the writer at a time, and whoever stops leading hands over to
-somebody who waits.
+Invariant: at most one thread uses the writer at a time, and a leader that stops passes the
+leadership on while requests are queued.
 """
 
 import logging
@@ -20,11 +20,9 @@ from eventlog.errors import AppendTimeout, EventLogError, LogBusy, LogClosed
 
 logger = logging.getLogger(__name__)
 
-QUEUED_APPENDS_MAX = (
-    10_000  # appends; beyond it the disk is behind by minutes, and memory would grow
-)
-WATERMARK_AFTER_S = 0.8  # the watermark is to be durable within a second of the last append
-WATERMARK_RETRY_S = 0.01  # while somebody commits; they are done within a few ms
+QUEUED_APPENDS_MAX = 10_000  # appends; with more the disk is minutes behind, and memory would grow
+WATERMARK_AFTER_S = 0.8  # the watermark is durable within a second of the last append
+WATERMARK_RETRY_S = 0.01  # while another thread commits, which takes a few ms
 
 _LEAD = "lead"
 _WATERMARK = "mark"
@@ -35,18 +33,19 @@ Notify = Callable[[list["QueuedRequest"]], object]
 
 
 class QueuedRequest:
-    """One group in the queue. Its caller learns that it is settled by `notify`, called once a
-    commit, from the leader's thread, with all that share it.
+    """One request in the queue.
+
+    After each commit the leader calls `notify` once, with all settled requests that share it.
     """
 
-    __slots__ = ("request", "notify")
+    __slots__ = ("notify", "request")
 
     request: AppendRequest
     notify: Notify
 
 
 class _QueuedThreadRequest(QueuedRequest):
-    """A thread that waits for its group until `lock` is released."""
+    """The request of a thread, which waits until `lock` is released."""
 
     __slots__ = ("can_lead", "lock")
 
@@ -60,35 +59,35 @@ class _QueuedThreadRequest(QueuedRequest):
 
 def _release_threads(settled: list[QueuedRequest]) -> None:
     for queued in settled:
-        assert isinstance(queued, _QueuedThreadRequest), "only they are put there with this"
-        if queued.lock.locked():  # else it was woken to lead, or is told for the second time
+        assert isinstance(queued, _QueuedThreadRequest), "only they have this `notify`"
+        if queued.lock.locked():  # else it was woken to lead, or notified before an interrupt
             queued.lock.release()
 
 
 class GroupCommit:
-    """The queue before one writer. Thread-safe."""
+    """The queue of append requests of one writer. Thread-safe."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
         self._mutex = threading.Lock()
         self._queue: list[QueuedRequest] = []
-        self._leader: object = None  # the group of the thread that leads, or one of the orders
+        self._leader: object = None  # the leading thread's request, or a command
         self._closed: str | None = None
         self._thread: threading.Thread | None = None
         self._commands: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._watermark_scheduled = False
 
     def run(self, request: AppendRequest, timeout_s: float | None = None) -> None:
-        """Returns when the group is settled; AppendTimeout, LogBusy and LogClosed are raised."""
+        """Commits a request and returns. Raises AppendTimeout, LogBusy and LogClosed."""
         queued = None
         try:
             with self._mutex:
                 if self._closed is not None:
-                    raise _log_closed(self._closed)
+                    raise closed_error(self._closed)
                 if self._leader is None and timeout_s is None:
                     self._leader = request
                 elif len(self._queue) >= QUEUED_APPENDS_MAX:
-                    raise _log_busy()
+                    raise _busy_error()
                 else:
                     if timeout_s is not None:
                         self._ensure_leader()
@@ -98,7 +97,7 @@ class GroupCommit:
                 self._commit_queued(request)
             else:
                 self._wait_until_settled(queued, timeout_s)
-                if self._leader is request:  # woken to lead, not because it is settled
+                if self._leader is request:  # it was woken to lead
                     self._commit_queued()
         except BaseException:
             if queued is not None:
@@ -109,20 +108,20 @@ class GroupCommit:
             if self._leader is request:
                 try:
                     self._pass_leadership(request)
-                except BaseException:  # an interrupt, anywhere in it
+                except BaseException:  # an interrupt
                     self._pass_leadership(request)
                     raise
 
     def submit(self, queued: Sequence[QueuedRequest]) -> None:
-        """Queues groups whose callers are woken by their own means. Raises LogClosed."""
+        """Queues requests and returns at once; `notify` reports the result. Raises LogClosed."""
         with self._mutex:
             if self._closed is not None:
-                raise _log_closed(self._closed)
+                raise closed_error(self._closed)
             self._ensure_leader()
             self._queue.extend(queued)
 
     def close(self) -> None:
-        """Ends after all that waits is settled; then the watermark is current. Idempotent."""
+        """Commits what is queued, writes the watermark, and stops the thread. Idempotent."""
         with self._mutex:
             if self._closed is not None:
                 return
@@ -136,26 +135,26 @@ class GroupCommit:
             if self._thread is not None and self._thread is not threading.current_thread():
                 self._thread.join()
 
-    def after_fork(self) -> None:
-        """In a forked child: nothing here is ours any more. Takes no lock: its holder is gone."""
+    def after_fork(self, why: str) -> None:
+        """Refuses appends in a forked child. Takes no lock: its holder is not in the child."""
         self._mutex = threading.Lock()
-        self._closed = "this log handle was opened before the process forked"
+        self._closed = why
         self._writer.drop()
 
     def _wait_until_settled(self, queued: _QueuedThreadRequest, timeout_s: float | None) -> None:
-        """Returns when the group is settled, or is to be led by its own caller."""
+        """Returns when the request is settled, or when its own thread must lead."""
         limit_s = -1 if timeout_s is None else min(max(0.0, timeout_s), threading.TIMEOUT_MAX)
         woken = queued.lock.acquire(timeout=limit_s)
         if not woken:
             raise AppendTimeout(
-                f"the append did not end within {timeout_s:g} s: its outcome is unknown",
-                do="retry with the same signal_id: it is never written twice",
+                f"the append did not return within {timeout_s:g} s: its outcome is unknown",
+                do="retry with the same signal_id: an entry is never written twice",
             )
 
     # -- leading
 
     def _commit_queued(self, *own: AppendRequest) -> None:
-        """Commits the leader's own group, and all that wait by the time that the lock is held."""
+        """Commits the leader's own request and all that are queued when the lock is taken."""
         drained: list[QueuedRequest] = []
 
         def take_requests() -> list[AppendRequest]:
@@ -169,11 +168,12 @@ class GroupCommit:
         try:
             self._writer.commit(take_requests)
         finally:
-            try:
-                _notify_settled(drained)
-            except BaseException:  # an interrupt, anywhere in it
-                _notify_settled(drained)
-                raise
+            if drained:
+                try:
+                    _notify_settled(drained)
+                except BaseException:  # an interrupt
+                    _notify_settled(drained)
+                    raise
         if not self._watermark_scheduled and self._writer.needs_watermark:
             self._watermark_scheduled = True
             try:
@@ -182,7 +182,7 @@ class GroupCommit:
                 logger.warning("watermark_deferred error=%s", error)
 
     def _pass_leadership(self, leader: object) -> None:
-        """Ends the lead of `leader`, if it still has it: may be called again after an interrupt."""
+        """Ends the leadership of `leader`, if it still leads: a second call does no harm."""
         with self._mutex:
             if self._leader is not leader:
                 return
@@ -198,7 +198,7 @@ class GroupCommit:
             self._leader = _LEAD
 
     def _ensure_leader(self) -> None:
-        self._start_thread()  # also where somebody leads: they may have to hand over to it
+        self._start_thread()  # also while another thread leads, which may pass leadership to it
         if self._leader is None:
             self._send(_LEAD)
             self._leader = _LEAD
@@ -254,16 +254,16 @@ class GroupCommit:
     def _lead_commit(self) -> None:
         with self._mutex:
             if self._leader is not _LEAD:
-                return  # ordered twice, because of an interrupt
+                return  # the command was sent twice, because of an interrupt
         try:
             self._commit_queued()
-        except Exception:  # what went wrong is in each group, and a bug has poisoned the writer
+        except Exception:  # each request has its error, and a bug has poisoned the writer
             logger.exception("commit_failed")
         finally:
             self._pass_leadership(_LEAD)
 
     def _write_watermark(self) -> float | None:
-        """Writes the watermark if nobody leads; returns in how many seconds to try again."""
+        """Writes the watermark unless a thread leads; returns after how long to try again."""
         with self._mutex:
             if self._closed is not None:
                 return None  # close() writes it
@@ -277,7 +277,7 @@ class GroupCommit:
         except EventLogError as error:
             logger.warning("watermark_deferred error=%s", error)
             return WATERMARK_AFTER_S
-        except Exception:  # a bug: the thread is needed by those who append
+        except Exception:  # a bug; the thread must go on, because appends need it
             logger.exception("watermark_failed")
             return None
         finally:
@@ -285,7 +285,7 @@ class GroupCommit:
 
 
 def _notify_settled(drained: list[QueuedRequest]) -> None:
-    """Wakes all whose groups were settled."""
+    """Notifies the callers of settled requests."""
     notified: dict[Notify, list[QueuedRequest]] = {}
     for queued in drained:
         notified.setdefault(queued.notify, []).append(queued)
@@ -293,12 +293,13 @@ def _notify_settled(drained: list[QueuedRequest]) -> None:
         notify(settled)
 
 
-def _log_closed(why: str) -> LogClosed:
+def closed_error(why: str) -> LogClosed:
+    """The error of an append to a closed handle."""
     return LogClosed(why, do="open the log anew: EventLog(home)")
 
 
-def _log_busy() -> LogBusy:
+def _busy_error() -> LogBusy:
     return LogBusy(
-        f"{QUEUED_APPENDS_MAX} appends are waiting already",
-        do="nothing was written: slow down, or see why the disk is slow",
+        f"{QUEUED_APPENDS_MAX} appends are queued already",
+        do="nothing was written: append more slowly, or find out why the disk is slow",
     )

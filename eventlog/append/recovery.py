@@ -1,7 +1,8 @@
-"""What a writer does when it cannot trust the page cache: start from the device, and recover.
+"""Recovery: reads the log from the device, and cuts a torn tail.
 
-A torn tail, the batch that nobody was told is durable, is kept in `<segment>.<byte_offset>.torn`
-and cut. Damage to acknowledged data is never cut: LogCorrupt halts the writer.
+A writer recovers when it cannot trust the page cache. A torn tail, the last batch if it was never
+acknowledged, is saved in `<segment>.<byte_offset>.torn` and cut. Damage to acknowledged data is
+never cut: LogCorrupt halts the writer.
 
 Invariant: a crash at any step leaves a log on which recovery gives the same result.
 """
@@ -9,6 +10,7 @@ Invariant: a crash at any step leaves a log on which recovery gives the same res
 import errno
 import logging
 import os
+from contextlib import closing, suppress
 from typing import NamedTuple
 
 from eventlog.errors import LogDiverged
@@ -16,31 +18,32 @@ from eventlog.format.durability import LogEnd
 from eventlog.format.scan import Tip
 from eventlog.format.segment import Position, segment_name
 from eventlog.read.reader import LogReader, reader_near_end
-from eventlog.storage.disk import Disk, write_all
+from eventlog.storage.disk import Disk, opened, size_of, write_all
 from eventlog.storage.home import Home, list_segments
 
 logger = logging.getLogger(__name__)
 
-# Of a directory above the home: it is not ours to sync, or its file system knows no such thing.
+# A directory above the home may belong to another account, or its file system may not sync
+# directories.
 _SYNC_REFUSED_ERRNOS = frozenset(
     {errno.EACCES, errno.EPERM, errno.EINVAL, errno.EROFS, errno.ENOTSUP}
 )
-TORN_NAMES_MAX = 1000  # of torn tails at one and the same byte of one segment
+TORN_NAMES_MAX = 1000  # torn tails at the same byte of one segment
 
 
 class Recovered(NamedTuple):
-    """The log ends, on the device, after `tip` at `position` in the last segment."""
+    """Where the log ends on the device: after the entry `tip`, at `position`."""
 
     tip: Tip
     position: Position  # segment 0 when there is none
-    torn_bytes: int  # still there beyond the position: to be kept aside and cut
+    torn_bytes: int  # after the position: to be saved and cut
 
 
 def sync_to_device(disk: Disk, home: Home) -> None:
-    """Brings names and bytes of the last segment to the device, and forgets what was cached.
+    """Syncs the names, the last segment and the watermark, and drops them from the page cache.
 
     After a failed sync the cache holds pages that the device lacks, and the next sync succeeds
-    without writing them; only a read from the device tells what is durable.
+    without writing them. Only a read from the device shows what is durable.
     """
     path = home.log_dir
     disk.fsync_dir(path)
@@ -53,40 +56,32 @@ def sync_to_device(disk: Disk, home: Home) -> None:
                 raise
             break
     segments = list_segments(disk, home)
-    for name in [home.segment_path(segments[-1])] if segments else []:
-        _sync_file(disk, name)
+    if segments:
+        _sync_file(disk, home.segment_path(segments[-1]))
     _sync_file(disk, home.durable_path)
 
 
 def _sync_file(disk: Disk, path: str) -> None:
-    try:
-        fd = disk.open(path, writable=True)
-    except FileNotFoundError:
-        return
-    try:
+    with suppress(FileNotFoundError), opened(disk, path, writable=True) as fd:
         disk.fdatasync(fd)
         disk.drop_cache(fd)
-    finally:
-        disk.close(fd)
 
 
 def find_end(disk: Disk, home: Home, last_seen: tuple[Tip, Position] | None) -> Recovered:
-    """Where the log ends, scanning from what is known to be durable. Raises LogCorrupt.
+    """Finds the end of the log, scanning from the last known durable entry.
 
-    `last_seen` is what this handle itself saw durable: bytes that do not continue it are another
-    log's, LogDiverged.
+    `last_seen` is the durable end that this handle saw last. Raises LogCorrupt at damage, and
+    LogDiverged where the log does not continue `last_seen`: then it is another log.
     """
-    reader = _reader_from(disk, home, last_seen)
-    try:
+    with closing(_reader_from(disk, home, last_seen)) as reader:
         while reader.read():
             pass
         position = reader.position
         torn_bytes = 0
         if position.segment:
-            torn_bytes = _size(disk, home, position.segment) - position.byte_offset
+            size = size_of(disk, home.segment_path(position.segment))
+            torn_bytes = size - position.byte_offset
         return Recovered(reader.tip, position, torn_bytes)
-    finally:
-        reader.close()
 
 
 def _reader_from(disk: Disk, home: Home, last_seen: tuple[Tip, Position] | None) -> LogReader:
@@ -102,38 +97,24 @@ def _reader_from(disk: Disk, home: Home, last_seen: tuple[Tip, Position] | None)
 
 
 def diverged_error(home: Home, tip: Tip) -> LogDiverged:
-    """The error for a log that does not continue the one that this handle knows."""
+    """The error for a log that no longer continues what this handle has seen."""
     return LogDiverged(
-        f"the log no longer holds entry {tip.seq} as this process knew it",
+        f"the log no longer holds entry {tip.seq} as this process read it before",
         where=home.log_dir,
-        do="stop the writers and find out who replaced the log; then `eventlog verify`",
+        do="stop all writers, find out what replaced the log, then run `eventlog verify`",
     )
 
 
-def _size(disk: Disk, home: Home, segment: int) -> int:
-    fd = disk.open(home.segment_path(segment), writable=False)
-    try:
-        return disk.size(fd)
-    finally:
-        disk.close(fd)
-
-
 def cut_torn_tail(disk: Disk, home: Home, end: LogEnd, torn_bytes: int) -> str:
-    """Keeps the bytes after `end` in a `.torn` file, durably, then cuts them off, durably.
+    """Saves the bytes after `end` in a `.torn` file, then truncates the segment; both durably.
 
     Returns the name of that file.
     """
-    path = home.segment_path(end.segment)
-    fd = disk.open(path, writable=True)
-    try:
-        data = disk.pread(fd, torn_bytes, end.byte_offset)
-        kept = _save_torn_bytes(
-            disk, home, f"{segment_name(end.segment)}.{end.byte_offset}.torn", data
-        )
+    name = f"{segment_name(end.segment)}.{end.byte_offset}.torn"
+    with opened(disk, home.segment_path(end.segment), writable=True) as fd:
+        kept = _save_torn_bytes(disk, home, name, disk.pread(fd, torn_bytes, end.byte_offset))
         disk.truncate(fd, end.byte_offset)
         disk.fdatasync(fd)
-    finally:
-        disk.close(fd)
     logger.warning(
         "torn_tail_cut segment=%s byte_offset=%d bytes=%d kept=%s",
         segment_name(end.segment),
@@ -145,7 +126,7 @@ def cut_torn_tail(disk: Disk, home: Home, end: LogEnd, torn_bytes: int) -> str:
 
 
 def _save_torn_bytes(disk: Disk, home: Home, name: str, data: bytes) -> str:
-    """Writes `data` to a new file, or goes on with one that an interrupted recovery began."""
+    """Writes `data` to a new file, or completes one from an interrupted recovery."""
     for number in range(TORN_NAMES_MAX):
         kept = name if number == 0 else f"{name}.{number}"
         path = f"{home.log_dir}/{kept}"

@@ -1,17 +1,17 @@
-"""The one append path: lock, catch up or recover, stamp, write, sync, and only then acknowledge.
+"""The append path: lock, catch up or recover, stamp, write, sync, and only then acknowledge.
 
-Steps of a commit, in an order that each crash must find safe:
+Steps of a commit, in an order in which a crash after each is safe:
 
-    flock; read the word         is it ours? did others append? did somebody fail or die?
+    flock; read lock record      did another process append, fail or die since our last commit?
     stamp seq, batch, chain      under the lock, after catching up
-    word := writing              before the first change
+    lock record := writing       before the first change
     rotate: create, fsync dir    a segment's name is durable before its first ack
     write, fdatasync             one durable write
-    word := clean                with the new durable end
-    unlock; hand out receipts
+    lock record := clean         with the new durable end
+    unlock; return receipts
 
-Invariant: a receipt is made only of entries whose fdatasync returned 0, in a file whose name is
-durable, under a word that was `writing` until then.
+Invariant: a receipt is given only for an entry whose fdatasync returned 0, in a file whose name
+is durable, while the lock record said `writing`.
 """
 
 import errno
@@ -25,8 +25,8 @@ from eventlog.append.recovery import cut_torn_tail, find_end, sync_to_device
 from eventlog.append.writer_state import WriterState
 from eventlog.errors import AppendFailed, DiskFull, EventLogError, LogPoisoned
 from eventlog.format.durability import CLEAN, WRITING, LockRecord, LogEnd
-from eventlog.format.segment import must_rotate, segment_name
-from eventlog.storage.disk import Disk, write_all
+from eventlog.format.segment import segment_name
+from eventlog.storage.disk import Disk, size_of, write_all
 from eventlog.storage.durable_state import current_lock_record, write_watermark
 from eventlog.storage.home import Home, list_segments
 from eventlog.storage.locks import WriterLock
@@ -37,7 +37,7 @@ _NO_SPACE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class WriterSettings(NamedTuple):
-    """What may differ between logs."""
+    """The settings of a log that its writer needs; see EventLog."""
 
     segment_bytes: int
     dedupe_entries: int
@@ -45,7 +45,7 @@ class WriterSettings(NamedTuple):
 
 
 class Writer:
-    """Writes one log for one process. Not thread-safe: the committer sees to that."""
+    """Writes one log for one process. Not thread-safe: GroupCommit serialises its callers."""
 
     def __init__(
         self, disk: Disk, home: Home, clock: Callable[[], str], settings: WriterSettings, pid: int
@@ -62,14 +62,15 @@ class Writer:
 
     @property
     def needs_watermark(self) -> bool:
-        """Whether there are durable entries that the watermark does not cover."""
+        """Whether the watermark does not cover all durable entries."""
         return self._poison is None and self._state.tip.seq > self._watermark_seq
 
     def commit(self, take_requests: Callable[[], list[AppendRequest]]) -> None:
-        """Makes groups durable, in order, and settles each with receipts or its error.
+        """Makes requests durable, in order, and settles each with receipts or an error.
 
-        `take_requests` is asked for them once the lock is held: who queues up meanwhile comes along.
-        Raises only what is no EventLogError: an interrupt, after which this writer is poisoned.
+        `take_requests` is called once the lock is held, so that requests queued until then are
+        included. Raises only what is no EventLogError, such as an interrupt: then this writer is
+        poisoned.
         """
         taken_requests: list[AppendRequest] | None = None
         try:
@@ -77,10 +78,11 @@ class Writer:
             try:
                 taken_requests = take_requests()
                 state = self._state
-                plan = BatchBuilder(state.tip, self._now(), state.dedupe_window, state.read_stored)
+                now = max(self._clock(), state.tip.recorded_at)
+                builder = BatchBuilder(state.tip, now, state.dedupe_window, state.read_stored)
                 for request in taken_requests:
-                    plan.add(request)
-                for write_batch in plan.batches:
+                    builder.add(request)
+                for write_batch in builder.batches:
                     self._write(write_batch)
             finally:
                 self._lock.release()
@@ -93,7 +95,7 @@ class Writer:
             poisoned = self._poisoned("an append was interrupted")
             _fail_requests(take_requests() if taken_requests is None else taken_requests, poisoned)
             with suppress(OSError):
-                self._lock.drop()  # the interrupt may have come just before it was given back
+                self._lock.drop()  # the interrupt may have come just before the release
             raise
 
     def flush_watermark(self) -> None:
@@ -110,14 +112,14 @@ class Writer:
             raise self._append_failed("could not write the watermark", error) from error
 
     def close(self) -> None:
-        """Marks what is durable and gives the descriptors back. Raises EventLogError."""
+        """Writes the watermark and closes the descriptors. Raises EventLogError."""
         try:
             self.flush_watermark()
         finally:
             self.drop()
 
     def drop(self) -> None:
-        """Closes the descriptors, and no more: also in a forked child, where nothing is ours."""
+        """Closes the descriptors only, as a forked child must."""
         with suppress(OSError):
             self._lock.drop()
         self._close_active()
@@ -125,18 +127,18 @@ class Writer:
     def _close_active(self) -> None:
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
-            with suppress(OSError):  # what matters was synced
+            with suppress(OSError):  # acknowledged data is synced already
                 self._disk.close(fd)
 
     def _lock_and_catch_up(self) -> None:
-        """Takes the lock and knows the durable end. Raises EventLogError and OSError."""
+        """Takes the lock and reads up to the durable end. Raises EventLogError and OSError."""
         if self._poison is not None:
             raise self._poisoned(self._poison)
         try:
             self._lock.take()
             self._sync_with_lock_record()
         except BaseException:
-            self._lock.drop()  # and with it the lock, if we have it
+            self._lock.drop()  # which also unlocks
             raise
 
     # -- catching up and recovering
@@ -161,10 +163,10 @@ class Writer:
         self._close_active()
         self._start_from_device(lock_record)
         self._open_active()
-        self._write_lock_state(CLEAN)
+        self._lock.write_state(CLEAN, self._state.end)
 
     def _is_open_at(self, end: LogEnd) -> bool:
-        """Whether the open segment is that of `end`, still stands there, and ends so."""
+        """Whether the open file is still the segment of `end`, and has its length."""
         return (
             self._fd >= 0
             and end.segment == self._state.end.segment
@@ -177,14 +179,7 @@ class Writer:
             return end.segment == 0
         if segments[-1] != end.segment:
             return False
-        fd = self._disk.open(self._home.segment_path(end.segment), writable=False)
-        try:
-            return self._disk.size(fd) == end.byte_offset
-        finally:
-            self._disk.close(fd)
-
-    def _write_lock_state(self, state: str) -> None:
-        self._lock.write_state(state, self._state.end)
+        return size_of(self._disk, self._home.segment_path(end.segment)) == end.byte_offset
 
     def _start_from_device(self, lock_record: LockRecord | None) -> None:
         if lock_record is not None:
@@ -195,7 +190,7 @@ class Writer:
         found = find_end(self._disk, self._home, self._state.start)
         end = LogEnd(*found.position, found.tip.seq, found.tip.chain)
         if found.torn_bytes:
-            # Whoever comes after a crash in here must start from the device again.
+            # After a crash during the cut, the next writer must start from the device again.
             self._lock.write_state(WRITING, end)
             cut_torn_tail(self._disk, self._home, end, found.torn_bytes)
         self._state.catch_up(end)
@@ -206,7 +201,7 @@ class Writer:
             try:
                 self._fd = self._disk.open(self._path, writable=True)
             except FileNotFoundError:
-                return  # it is compressed, so nothing is added to it: the next write rotates
+                return  # the segment is compressed, so the next write rotates
             self._repair_link()
 
     def _repair_link(self) -> None:
@@ -214,23 +209,21 @@ class Writer:
         try:
             if self._disk.link_target(self._home.link_path) != name:
                 self._disk.link(name, self._home.link_path)
-        except OSError as error:  # a convenience: never a reason not to append
+        except OSError as error:  # the link is a convenience; appends do not need it
             logger.warning("link_not_repaired path=%s error=%s", self._home.link_path, error)
 
     # -- writing
 
-    def _now(self) -> str:
-        return max(self._clock(), self._state.tip.recorded_at)
-
     def _write(self, write_batch: WriteBatch) -> None:
-        if self._fd < 0 or must_rotate(self._state.end.byte_offset, self._settings.segment_bytes):
+        is_full = self._state.end.byte_offset >= self._settings.segment_bytes
+        if self._fd < 0 or is_full:
             self._rotate()
         segment, start, _, _ = self._state.end
         tip = write_batch.tip
         end = LogEnd(segment, start + write_batch.bytes, tip.seq, tip.chain)
-        # Put together now: whoever waits for the sync waits for what stands behind it.
+        # Encoded before the sync, because callers wait for everything that follows it.
         clean_record = self._lock.lock_record(CLEAN, end)
-        self._write_lock_state(WRITING)
+        self._lock.write_state(WRITING, self._state.end)
         try:
             write_all(self._disk, self._fd, b"".join(write_batch.lines), start)
         except OSError as error:
@@ -242,27 +235,27 @@ class Writer:
         write_batch.settle(self._state.dedupe_window, segment, start)
 
     def _undo_write(self, start: int) -> None:
-        """Takes back a write that failed, so that half a line is never followed by another."""
+        """Truncates a failed write, so that no line ever follows half a line."""
         try:
             self._disk.truncate(self._fd, start)
             self._disk.fdatasync(self._fd)
-            self._write_lock_state(CLEAN)
+            self._lock.write_state(CLEAN, self._state.end)
         except OSError as error:
-            raise self._poisoned(f"a failed write could not be taken back: {error}") from error
+            raise self._poisoned(f"a failed write could not be undone: {error}") from error
 
     def _rotate(self) -> None:
         first_seq = self._state.tip.seq + 1
         if self.needs_watermark:
             self._write_watermark()
-        self._write_lock_state(WRITING)
+        self._lock.write_state(WRITING, self._state.end)
         path = self._home.segment_path(first_seq)
         try:
             fd = self._disk.create(path)
         except OSError as error:
             if first_seq in list_segments(self._disk, self._home):
-                why = f"a new segment stands there that could not be used: {error}"
+                why = f"a new segment was created but could not be used: {error}"
                 raise self._poisoned(why) from error
-            self._write_lock_state(CLEAN)
+            self._lock.write_state(CLEAN, self._state.end)
             if self._fd < 0:
                 raise self._append_failed("could not create the first segment", error) from error
             logger.warning("rotation_deferred segment=%s error=%s", segment_name(first_seq), error)
@@ -274,8 +267,11 @@ class Writer:
         self._repair_link()
 
     def _write_watermark(self) -> None:
-        """The word says `writing` meanwhile: whoever finds it so syncs the watermark too."""
-        self._write_lock_state(WRITING)
+        """Writes the watermark with the lock record at `writing`.
+
+        A writer that finds `writing` after a crash syncs the watermark as well.
+        """
+        self._lock.write_state(WRITING, self._state.end)
         try:
             write_watermark(
                 self._disk,
@@ -285,19 +281,19 @@ class Writer:
                 sync_dir=self._sync_log_dir,
             )
             self._watermark_seq = self._state.tip.seq
-        except OSError as error:  # the disk is full: the next mark tries the same slot again
+        except OSError as error:  # the disk is full; the next attempt uses the same slot
             logger.warning("watermark_deferred seq=%d error=%s", self._state.tip.seq, error)
         self._write_lock_record(self._lock.lock_record(CLEAN, self._state.end))
 
     def _sync(self, fd: int) -> None:
-        """fdatasync; where it fails, nobody can say what the device holds. Raises LogPoisoned."""
+        """fdatasync. Raises LogPoisoned: after a failed one the device's content is unknown."""
         try:
             self._disk.fdatasync(fd)
         except OSError as error:
             raise self._poisoned(f"a sync failed: {error}") from error
 
     def _sync_log_dir(self) -> None:
-        """The same for the names in the log directory."""
+        """fsync of the log directory. Raises LogPoisoned."""
         try:
             self._disk.fsync_dir(self._home.log_dir)
         except OSError as error:
@@ -307,18 +303,18 @@ class Writer:
         try:
             self._lock.write_record(lock_record)
         except OSError as error:
-            raise self._poisoned(f"the lock's word could not be written: {error}") from error
+            raise self._poisoned(f"the lock record could not be written: {error}") from error
 
     # -- failing
 
     def _poisoned(self, why: str) -> LogPoisoned:
-        """From here on this writer refuses to write; the word stays as it is."""
+        """Disables this writer and leaves the lock record as it is."""
         self._poison = why
         return LogPoisoned(
-            f"this handle writes no more: {why}",
+            f"this log handle is disabled: {why}",
             where=self._home.log_dir,
-            do="what was not acknowledged may be lost: open the log anew and retry with the same "
-            "signal_id",
+            do="entries that were not acknowledged may be lost: open the log anew and retry with "
+            "the same signal_id",
         )
 
     def _append_failed(self, what: str, error: OSError) -> AppendFailed:
@@ -326,12 +322,12 @@ class Writer:
             return DiskFull(
                 f"{what}: {error.strerror}",
                 where=self._home.log_dir,
-                do="nothing of it stays in the log: free space and append again",
+                do="the log is unchanged: free space, then append again",
             )
         return AppendFailed(
             f"{what}: {error}",
             where=self._home.log_dir,
-            do="nothing of it stays in the log: look at the disk, then append again",
+            do="the log is unchanged: check the disk, then append again",
         )
 
 

@@ -1,8 +1,10 @@
-"""What a writer knows of the log: where it ends, and what its last entries said.
+"""The state that a writer keeps of its log: the durable end, and the dedupe window.
 
-Invariant: `tip` and `end` are a durable end that this handle saw, and `dedupe_window` holds the keys
-of the entries before it; bytes that do not continue it are another log's, LogDiverged.
+Invariant: `tip` and `end` are a durable end that this handle saw, and `dedupe_window` holds the
+keys of the last entries before it. A log that does not continue it raises LogDiverged.
 """
+
+from contextlib import closing
 
 from eventlog.append.dedupe import DedupeWindow, LinePosition, key_of_line
 from eventlog.append.recovery import diverged_error
@@ -12,12 +14,12 @@ from eventlog.format.line import CHAIN_BYTES, LINE_BYTES_MAX, BadLine, next_chai
 from eventlog.format.scan import TIP_START, Tip, scan, tip_of
 from eventlog.format.segment import Position, segment_name
 from eventlog.read.reader import CHUNK_BYTES, LogReader, corrupt_error
-from eventlog.storage.disk import Disk
+from eventlog.storage.disk import Disk, opened
 from eventlog.storage.home import Home
 
 
 class WriterState:
-    """The knowledge of one writer; changed under the writer's lock only."""
+    """The state of one writer, changed under the writer's lock only."""
 
     def __init__(self, disk: Disk, home: Home, dedupe_entries: int) -> None:
         self._disk = disk
@@ -30,39 +32,36 @@ class WriterState:
 
     @property
     def position(self) -> Position:
-        """Behind the last entry."""
+        """The position after the last entry."""
         return Position(self.end.segment, self.end.byte_offset)
 
     @property
     def start(self) -> tuple[Tip, Position] | None:
-        """Where to go on from; None before the first look."""
+        """Where to continue reading; None until the log was read once."""
         return (self.tip, self.position) if self.is_loaded else None
 
     def catch_up(self, end: LogEnd) -> None:
-        """Reads what was appended up to `end`, which is durable.
+        """Reads the entries that other writers appended, up to the durable `end`.
 
-        Raises LogDiverged where that does not continue what was known, LogCorrupt at damage.
+        Raises LogDiverged where they do not continue this state, LogCorrupt at damage.
         """
         if not self.is_loaded:
             self._load(end)
             return
         if end.seq < self.tip.seq or (end.seq == self.tip.seq and end.chain != self.tip.chain):
             raise diverged_error(self._home, self.tip)
-        reader = LogReader(
-            self._disk, self._home, after=self.tip.seq, hint=self.position, until=end
-        )
-        try:
+        with closing(
+            LogReader(self._disk, self._home, after=self.tip.seq, hint=self.position, until=end)
+        ) as reader:
             if reader.tip.chain != self.tip.chain:
                 raise diverged_error(self._home, self.tip)
             self._read_to_end(reader)
             if (reader.tip.seq, reader.tip.chain) != (end.seq, end.chain):
                 raise diverged_error(self._home, Tip(end.seq, 0, "", end.chain))
             self.tip, self.end = reader.tip, end
-        finally:
-            reader.close()
 
     def catch_up_in_segment(self, fd: int, end: LogEnd) -> bool:
-        """The usual case: a little was appended to the segment that `fd` has open. True if so."""
+        """Reads a few entries appended to the open segment `fd`, the usual case; True if it did."""
         segment, start = self.position
         if end.segment != segment or not start < end.byte_offset <= start + CHUNK_BYTES:
             return False
@@ -74,20 +73,14 @@ class WriterState:
         return True
 
     def read_stored(self, line_position: LinePosition) -> bytes:
-        """The line at a place in the window, as it was made durable. Raises LogCorrupt."""
+        """The line that the dedupe window points to, as it was written. Raises LogCorrupt."""
         start = max(0, line_position.byte_offset - CHAIN_BYTES)
-        fd = self._disk.open(self._home.segment_path(line_position.segment), writable=False)
-        try:
+        with opened(self._disk, self._home.segment_path(line_position.segment)) as fd:
             data = self._disk.pread(fd, CHAIN_BYTES + LINE_BYTES_MAX, start)
-        finally:
-            self._disk.close(fd)
-        before, after = (
-            data[: line_position.byte_offset - start],
-            data[line_position.byte_offset - start :],
-        )
-        line = after[: after.find(b"\n") + 1]
+        line_start = line_position.byte_offset - start
+        before, line = data[:line_start], data[line_start : data.find(b"\n", line_start) + 1]
         try:
-            # A receipt made of it is an ack: it must not tell what was damaged meanwhile.
+            # A receipt made of the line acknowledges it, so it is checked for damage first.
             tip = tip_of(line)
             if tip.seq == line_position.seq and next_chain(stored_chain(before), line) == tip.chain:
                 return line
@@ -96,25 +89,22 @@ class WriterState:
         return self._read_by_scan(line_position)
 
     def _read_by_scan(self, line_position: LinePosition) -> bytes:
-        """The same by a reader, who knows of segments and of damage, and says where it is."""
+        """The same through a LogReader, which locates a damaged or moved line."""
         hint = Position(line_position.segment, line_position.byte_offset)
-        reader = LogReader(
-            self._disk, self._home, after=line_position.seq - 1, hint=hint, until=self.end
-        )
-        try:
+        after = line_position.seq - 1
+        with closing(
+            LogReader(self._disk, self._home, after=after, hint=hint, until=self.end)
+        ) as reader:
             lines = reader.read()
-        finally:
-            reader.close()
         if not lines or tip_of(lines[0]).seq != line_position.seq:
             raise corrupt_error("is gone", *hint, line_position.seq)
         return lines[0]
 
     def _load(self, end: LogEnd) -> None:
-        """The first look: the end, and the keys of the last entries."""
+        """Reads the last entries for the first time: their keys, and the end."""
         self.dedupe_window = DedupeWindow(self._dedupe_entries)
         after = max(0, end.seq - self._dedupe_entries)
-        reader = LogReader(self._disk, self._home, after=after, until=end)
-        try:
+        with closing(LogReader(self._disk, self._home, after=after, until=end)) as reader:
             self._read_to_end(reader)
             if (reader.tip.seq, reader.tip.chain) != (end.seq, end.chain):
                 raise LogCorrupt(
@@ -125,15 +115,13 @@ class WriterState:
                 )
             self.tip, self.end = reader.tip, end
             self.is_loaded = True
-        finally:
-            reader.close()
 
     def _read_to_end(self, reader: LogReader) -> None:
         while lines := reader.read():
             self._remember(lines, reader.tip, reader.position)
 
     def _remember(self, lines: list[bytes], tip: Tip, end: Position) -> None:
-        """Adds the keys of `lines`, which end with `tip`, at `end`."""
+        """Adds the keys of `lines` to the window; the last of them is `tip` and ends at `end`."""
         byte_offset = end.byte_offset - sum(map(len, lines))
         for seq, line in enumerate(lines, tip.seq - len(lines) + 1):
             key = key_of_line(line)

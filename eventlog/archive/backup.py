@@ -1,22 +1,23 @@
-"""Brings a backup up to the log, while writers go on.
+"""Brings a backup up to the durable end of the log, while writers append.
 
-Steps, in an order that each crash must find safe:
+Steps, in an order in which a crash after each is safe:
 
-    lock the backup                 two runs would write over each other
+    lock the backup                 two runs would overwrite each other
     is it of this log?              its last entry must be in the log, with the same chain
-    hash what it holds              a copy that is damaged is made anew, if the log's is right
-    for each segment that is new    verify its lines in the log, copy, sync, read back, name it
-    for the one that grew           the same behind its listed end, in place
+    hash its copies                 a damaged copy is made again, if the log's segment is right
+    for each new segment            verify its lines in the log, copy, sync, read back, rename
+    for the one that grew           the same after its listed end, in place
     after each of them              list it in the manifest
 
-Invariant: nothing is copied but lines of the log that are durable and continue its chain, or what
-`.accepted` says of the gaps between them.
+Invariant: a backup gets only durable lines that continue the chain of the log, and the records of
+the accepted gaps between them.
 """
 
 import errno
 import logging
 import os
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from eventlog.archive.backup_dir import BackupDir, backup_lock
@@ -26,7 +27,7 @@ from eventlog.format.scan import CHAIN_UNKNOWN, Tip
 from eventlog.format.segment import Position, segment_name
 from eventlog.read.reader import LogReader
 from eventlog.storage.atomic import replace_file
-from eventlog.storage.disk import Disk, RealDisk
+from eventlog.storage.disk import Disk, RealDisk, opened, size_of
 from eventlog.storage.durable_state import read_durable_end, require_log
 from eventlog.storage.gap_file import GAP_FILE_NAME
 from eventlog.storage.home import Home, home_at, list_segments
@@ -40,16 +41,16 @@ _NO_SPACE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackedUp:
-    """What a run did, and what the backup holds now."""
+    """The result of a backup run."""
 
     dest: str
     manifest: Manifest
-    copied_segments: int  # wholly or in part
+    copied_segments: int  # in whole or in part
     copied_bytes: int
-    repaired: tuple[str, ...]  # segments whose copies had been damaged
+    repaired: tuple[str, ...]  # segments whose copies were damaged
 
     def to_json(self) -> dict[str, object]:
-        """What `eventlog backup --json` prints."""
+        """The report of `eventlog backup --json`."""
         return {
             "dest": self.dest,
             "last_seq": self.manifest.last_seq,
@@ -63,14 +64,14 @@ class BackedUp:
         }
 
     def to_text(self) -> list[str]:
-        """The same for a person."""
+        """The report as lines of text."""
         manifest = self.manifest
         new = f"{self.copied_bytes} bytes of {self.copied_segments} segments"
         return [
             f"backed up to seq {manifest.last_seq}, chain {manifest.chain}",
-            f"copied    {new if self.copied_segments else 'nothing: there is nothing new'}",
-            f"in all    {manifest.bytes} bytes in {len(manifest.segments)} segments",
-            *(f"mended    {name}: its copy had been damaged" for name in self.repaired),
+            f"copied    {new if self.copied_segments else 'nothing: the log has nothing new'}",
+            f"total     {manifest.bytes} bytes in {len(manifest.segments)} segments",
+            *(f"repaired  {name}: its copy was damaged" for name in self.repaired),
         ]
 
 
@@ -82,19 +83,19 @@ def back_up(
     progress: Callable[[int, int], object] | None = None,
     disk: Disk | None = None,
 ) -> BackedUp:
-    """Brings the backup in `dest` up to the durable end of the log at `path`; `now` is noted.
+    """Brings the backup in `dest` up to the durable end of the log at `path`.
 
-    Takes no lock of the log. `progress` is called with the bytes done and the bytes in all. Raises
-    LogNotFound; LogCorrupt at damage in what is new; BackupUnusable where `dest` is no backup, or
-    is of another log or of more of it than there is; EventLogError where a disk refuses. What was
-    listed in the backup before stays good.
+    `now` is recorded in the backup. Takes no lock of the log. `progress` is called with the bytes
+    done and the bytes in total. Raises LogNotFound; LogCorrupt at damage in new entries;
+    BackupUnusable where `dest` is no backup, is of another log, or is ahead of the log;
+    EventLogError where a disk fails. Copies that the manifest lists stay intact.
     """
     disk = SegmentDisk(disk or RealDisk())
     home = home_at(path)
     dest_home = Home(os.path.realpath(dest))  # a backup is laid out as a home
     if f"{dest_home.root}/".startswith(f"{os.path.realpath(home.root)}/"):
         raise BackupUnusable(
-            "a backup inside the home is lost with it",
+            "a backup inside the home would be lost with it",
             where=dest_home.root,
             do="name a directory on another disk",
         )
@@ -129,13 +130,12 @@ class _BackupRun:
         self._total = 0
 
     def run(self) -> BackedUp:
-        """The whole of it."""
+        """Runs the backup."""
         backup_dir = self._backup_dir
         backup_dir.open()
-        reader = self._reader()
-        try:
+        with closing(self._reader()) as reader:
             segments = list_segments(self._disk, self._home)
-            # The lock is what `compress` of the backup leaves.
+            # `compress` of the backup leaves this lock file.
             backup_dir.remove_leftovers(
                 {GAP_FILE_NAME, CLOSED_LOCK_NAME, *map(segment_name, segments)}
             )
@@ -146,8 +146,6 @@ class _BackupRun:
                     self._repair_copy(segment_copy)
             self._copy_accepted()
             self._copy_verified(reader)
-        finally:
-            reader.close()
         backup_dir.list(replace(backup_dir.manifest, backed_up_at=self._now))
         return BackedUp(
             dest=self._dest_home.root,
@@ -158,7 +156,7 @@ class _BackupRun:
         )
 
     def _reader(self) -> LogReader:
-        """A reader behind what the backup holds. Raises where that is not in the log."""
+        """A reader after the last entry of the backup. Raises where the log lacks that entry."""
         backed_up = self._backup_dir.manifest
         until = read_durable_end(self._disk, self._home)
         if until is not None and until.seq < backed_up.last_seq:
@@ -177,7 +175,7 @@ class _BackupRun:
                 f"entry {backed_up.last_seq} of the log is not the one in the backup",
                 where=self._dest_home.root,
                 do="nothing was changed: it is the backup of another log, or the log was rolled "
-                "back and written on; then stop the writers and find out which of the two is right",
+                "back and continued; then stop the writers and find out which of the two is right",
             )
         return reader
 
@@ -187,44 +185,42 @@ class _BackupRun:
             f"log{ends} does not",
             where=self._dest_home.root,
             do="nothing was changed. Stop the writers: the log was rolled back, or this is another "
-            "log's backup. What is missing may be in the backup alone: `eventlog restore` brings "
-            "it into a new home",
+            "log's backup. The missing entries may be in the backup only: `eventlog restore` "
+            "restores it into a new home",
         )
 
     def _repair_copy(self, segment_copy: SegmentCopy) -> None:
-        """Makes a damaged copy anew."""
+        """Replaces a damaged copy with a new one."""
         logger.warning(
             "backup_copy_damaged segment=%s dest=%s", segment_copy.name, self._dest_home.root
         )
         try:
-            source = self._disk.open(self._home.segment_path(segment_copy.segment), writable=False)
+            size = self._size_of(segment_copy.segment)
         except FileNotFoundError:
-            raise self._copy_lost(segment_copy) from None
-        try:
-            if self._disk.size(source) < segment_copy.bytes or not self._backup_dir.replace_copy(
-                source, segment_copy
-            ):
+            size = 0
+        if size < segment_copy.bytes:
+            raise self._copy_lost(segment_copy)
+        with opened(self._disk, self._home.segment_path(segment_copy.segment)) as source:
+            if not self._backup_dir.replace_copy(source, segment_copy):
                 raise self._copy_lost(segment_copy)
-        finally:
-            self._disk.close(source)
         self._repaired.append(segment_copy.name)
 
     def _copy_lost(self, segment_copy: SegmentCopy) -> BackupUnusable:
         return BackupUnusable(
-            f"{segment_copy.name} is damaged in the backup, and the log's own is not what was copied",
+            f"{segment_copy.name} is damaged in the backup, and the log no longer has its bytes",
             where=self._dest_home.segment_path(segment_copy.segment),
-            do="nothing was changed: run `eventlog verify` on the log; if that is whole, make a "
-            "new backup in an empty directory",
+            do="nothing was changed: run `eventlog verify` on the log; if it is whole, make a new "
+            "backup in an empty directory",
         )
 
     def _copy_accepted(self) -> None:
-        """Which damage was accepted. Its records say nothing but of the bytes that they name."""
+        """Copies the records of accepted gaps, each of which names its bytes."""
         found = self._bytes_of(f"{self._home.log_dir}/{GAP_FILE_NAME}")
         if found and found != self._bytes_of(f"{self._dest_home.log_dir}/{GAP_FILE_NAME}"):
             replace_file(self._disk, self._dest_home.log_dir, GAP_FILE_NAME, found)
 
     def _copy_verified(self, reader: LogReader) -> None:
-        """Copies what the reader finds good, each segment when it is through with it."""
+        """Copies what the reader verified, each segment once it is read."""
         tip, at = reader.tip, reader.position
         while lines := reader.read():
             if reader.position.segment > at.segment:
@@ -235,7 +231,7 @@ class _BackupRun:
         self._copy(at.segment, at.byte_offset, tip)
 
     def _copy_closed(self, below: int, tip: Tip) -> None:
-        """The segments before `below`, which end with `tip`. They do not change any more."""
+        """Copies the segments before `below`, which end with `tip` and do not change any more."""
         listed = self._backup_dir.manifest.segments
         first = listed[-1].segment if listed else 0
         for segment in list_segments(self._disk, self._home):
@@ -243,7 +239,7 @@ class _BackupRun:
                 self._copy(segment, self._size_of(segment), tip)
 
     def _copy(self, segment: int, byte_to: int, tip: Tip) -> None:
-        """Makes the backup hold the segment up to there, and lists it."""
+        """Copies the segment up to `byte_to`, and lists it."""
         backed_up = {
             segment_copy.segment: segment_copy
             for segment_copy in self._backup_dir.manifest.segments
@@ -252,11 +248,8 @@ class _BackupRun:
         if before >= byte_to:
             return
         name = segment_name(segment)
-        source = self._disk.open(self._home.segment_path(segment), writable=False)
-        try:
+        with opened(self._disk, self._home.segment_path(segment)) as source:
             backed_up[segment] = self._backup_dir.copy(source, name, byte_to)
-        finally:
-            self._disk.close(source)
         self._copied[name] = self._copied.get(name, 0) + byte_to - before
         self._backup_dir.list(
             Manifest(
@@ -269,20 +262,13 @@ class _BackupRun:
 
     def _bytes_of(self, path: str) -> bytes:
         try:
-            fd = self._disk.open(path, writable=False)
+            with opened(self._disk, path) as fd:
+                return self._disk.pread(fd, self._disk.size(fd), 0)
         except FileNotFoundError:
             return b""
-        try:
-            return self._disk.pread(fd, self._disk.size(fd), 0)
-        finally:
-            self._disk.close(fd)
 
     def _size_of(self, segment: int) -> int:
-        fd = self._disk.open(self._home.segment_path(segment), writable=False)
-        try:
-            return self._disk.size(fd)
-        finally:
-            self._disk.close(fd)
+        return size_of(self._disk, self._home.segment_path(segment))
 
     def _count(self, done: int) -> None:
         self._done += done
@@ -290,18 +276,18 @@ class _BackupRun:
 
 
 def _no_progress(_done: int, _total: int) -> None:
-    """Nobody watches."""
+    """Ignores the progress."""
 
 
 def _backup_failed(error: OSError, dest_home: Home) -> EventLogError:
     if error.errno in _NO_SPACE_ERRNOS:
         return EventLogError(
-            f"no room for the backup: {error.strerror}",
+            f"no space for the backup: {error.strerror}",
             where=dest_home.root,
-            do="what it held before is good: make room there, then run it again",
+            do="the copies made before are intact: free space there, then run it again",
         )
     return EventLogError(
         f"the backup could not be made: {error.strerror or error}",
         where=error.filename or dest_home.root,
-        do="what it held before is good: see to that disk, then run it again",
+        do="the copies made before are intact: check that disk, then run it again",
     )

@@ -1,18 +1,18 @@
-"""Closed segments, compressed: each is replaced by a file that was proven to hold the same bytes.
+"""Compresses closed segments: each is replaced by a file that was checked to hold the same bytes.
 
-Steps for one segment, in an order that each crash must find safe:
+Steps for one segment, in an order in which a crash after each is safe:
 
-    flock `.closed.lock`         one at a time: another compress, or a repair, waits
-    sync the log directory       that the segment is closed must not be taken back
+    flock `.closed.lock`         another compress, or a repair, waits
+    sync the log directory       so that the next segment, which closes this one, stays
     write a hidden new file      frames, then length and SHA-256 of the raw bytes, then the table
     fdatasync; read it back      from the device: the same length, the same SHA-256
-    rename; sync its directory   from here on two files hold the segment; the raw one counts
-    unlink the raw file, sync    only now, and what else stands in its other places
+    rename; sync its directory   now two files hold the segment; the raw one counts
+    unlink the raw file, sync    and other files of the segment
 
 The new file goes to `logs/closed` where the operator made that directory, else beside the raw one.
-Writers touch only the last segment, so nobody waits for us but who works on closed ones.
+Writers change only the last segment, so they never wait for this lock.
 
-Invariant: at each moment a file that holds all of the segment, durably, stands at its first place.
+Invariant: at any moment the first path of a segment that exists is a durable file with all of it.
 """
 
 import logging
@@ -54,7 +54,7 @@ _READ_BYTES = 1 << 20  # read back at a time
 
 
 class _Content(NamedTuple):
-    """What a segment holds."""
+    """The size and hash of a segment's raw bytes."""
 
     raw_bytes: int
     sha256: str
@@ -64,11 +64,11 @@ class _Content(NamedTuple):
 class CompressedSegment:
     """One segment that was compressed, or moved."""
 
-    segment: str  # the name with which it was written
+    segment: str  # its name as a raw file
     raw_bytes: int
     disk_bytes: int
     sha256: str  # of the raw bytes
-    kept_in: str  # the file that holds it now, from the log directory
+    kept_in: str  # the file that holds it now, relative to the log directory
 
     def to_json(self) -> dict[str, object]:
         """As in the report of `eventlog compress --json`."""
@@ -83,7 +83,7 @@ class CompressedSegment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkippedSegment:
-    """A segment that is left as it is, for nobody but a person may choose what stays of it."""
+    """A segment that is left as it is, because an operator must decide about its damage."""
 
     segment: str
     problem: str
@@ -95,20 +95,20 @@ class SkippedSegment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompressReport:
-    """What a run did."""
+    """The result of a run."""
 
     compressed: tuple[CompressedSegment, ...]
     damaged: tuple[SkippedSegment, ...]
     segments: int
-    raw_bytes: int  # of all segments, as they were written
-    disk_bytes: int  # of all segments, as they are kept now
+    raw_bytes: int  # of all segments, uncompressed
+    disk_bytes: int  # of all segments, on disk now
 
     def to_text(self) -> list[str]:
-        """Lines for a person."""
+        """The report as lines of text."""
         lines = [
-            f"compressed {compressed_segment.segment}: {compressed_segment.raw_bytes} bytes are now {compressed_segment.disk_bytes}"
-            f" in {compressed_segment.kept_in}"
-            for compressed_segment in self.compressed
+            f"compressed {each.segment}: {each.raw_bytes} bytes are now {each.disk_bytes}"
+            f" in {each.kept_in}"
+            for each in self.compressed
         ]
         lines += [
             f"DAMAGED: {skipped.segment} stays: {skipped.problem}" for skipped in self.damaged
@@ -121,7 +121,7 @@ class CompressReport:
     def to_json(self) -> dict[str, object]:
         """The report of `eventlog compress --json`."""
         return {
-            "compressed": [compressed_segment.to_json() for compressed_segment in self.compressed],
+            "compressed": [each.to_json() for each in self.compressed],
             "damaged": [skipped.to_json() for skipped in self.damaged],
             "segments": self.segments,
             "raw_bytes": self.raw_bytes,
@@ -130,7 +130,7 @@ class CompressReport:
 
 
 class _Damaged(Exception):
-    """The segment is left as it is, and the text says why."""
+    """The segment is left as it is. The text says why."""
 
 
 def compress_log(
@@ -141,12 +141,12 @@ def compress_log(
     lock_timeout_s: float,
     progress: Callable[[int, int], object] | None = None,
 ) -> CompressReport:
-    """Compresses the closed segments of the log at `path`, but for the newest `keep`.
+    """Compresses the closed segments of the log at `path`, except the newest `keep`.
 
-    `progress` is called with the raw bytes done and those in all. It may be run beside everything
-    else, and again after a crash. Raises LogNotFound, LogLocked, LogCorrupt (a foreign file stands
-    among the segments) and EventLogError where the disk refuses, or that of closed segments is not
-    mounted: what was done until then stays.
+    `progress` is called with the raw bytes done and the raw bytes in total. Other processes may
+    use the log meanwhile; after a crash, run it again. Raises LogNotFound, LogLocked, LogCorrupt
+    (a foreign file is among the segments), and EventLogError where the disk fails or the disk of
+    closed segments is not mounted. After an error, segments that were compressed stay so.
     """
     disk = disk or RealDisk()
     home = home_at(path)
@@ -156,7 +156,7 @@ def compress_log(
         segments = list_segments(SegmentDisk(disk), home)
         if not segments:
             raise log_not_found(home)
-        refuse_unmounted(disk, home.log_dir)  # else they would go beside the raw ones
+        refuse_unmounted(disk, home.log_dir)  # else the new files would go beside the raw ones
         chosen = _closed_segments(disk, home, segments)
         chosen = chosen[: max(0, len(chosen) - keep)]
         progress_sum = _ProgressSum(
@@ -177,7 +177,7 @@ def compress_log(
         raise EventLogError(
             f"a segment could not be compressed: {error.strerror or error}",
             where=error.filename or home.log_dir,
-            do="nothing is lost, for it stays as it was: see to the disk, then run it again",
+            do="nothing is lost, and the segment is unchanged: check the disk, then run it again",
         ) from error
     return CompressReport(
         compressed=tuple(done),
@@ -189,14 +189,14 @@ def compress_log(
 
 
 def _closed_segments(disk: Disk, home: Home, segments: list[int]) -> list[int]:
-    """Those that are closed and durable: behind them stands something that is durable."""
+    """The segments that are closed and durable: a later one has a durable end."""
     ends = [end.segment for end in read_durable_state(disk, home).ends]
     last = min(segments[-1], max(ends, default=segments[-1]))
     return [segment for segment in segments if segment < last]
 
 
 class _ProgressSum:
-    """Adds up what was done of all segments."""
+    """Reports the progress over all segments."""
 
     def __init__(self, on_progress: Callable[[int, int], object] | None, total: int) -> None:
         self._on_progress = on_progress
@@ -210,7 +210,7 @@ class _ProgressSum:
 
 
 class _SegmentCompression:
-    """The work on one segment, under the lock."""
+    """Compresses one segment. The caller holds the lock."""
 
     def __init__(self, disk: Disk, home: Home, segment: int, progress_sum: _ProgressSum) -> None:
         self._disk = disk
@@ -225,9 +225,9 @@ class _SegmentCompression:
         self._new_path = f"{self._directory}/{new_name}"
 
     def run(self) -> CompressedSegment | None:
-        """Returns None where nothing was to do. Raises _Damaged and OSError."""
+        """Returns None where the segment is compressed already. Raises _Damaged and OSError."""
         with suppress(FileNotFoundError):
-            self._disk.unlink(self._new_path)  # of a run that died
+            self._disk.unlink(self._new_path)  # of an interrupted run
         found_paths = existing_paths(self._disk, self._path)
         if (
             found_paths == [self._target_path]
@@ -236,14 +236,14 @@ class _SegmentCompression:
             return None
         self._disk.fsync_dir(self._home.log_dir)
         if self._disk.link_target(self._directory) is not None:
-            with suppress(PermissionError):  # not ours to sync
+            with suppress(PermissionError):  # it belongs to another account
                 self._disk.fsync_dir(f"{self._directory}/..")
         source = found_paths[0]
         content = (
             self._verify_existing(source) if self._target_path in found_paths[1:] else None
         ) or self._write_verified(source)
         self._disk.fsync_dir(self._directory)
-        for file_path in reversed(found_paths):  # the one that counts goes last
+        for file_path in reversed(found_paths):  # the one that counts is removed last
             if file_path != self._target_path:
                 self._remove(file_path, content, is_source=file_path == source)
         self._disk.fsync_dir(self._directory)
@@ -258,20 +258,20 @@ class _SegmentCompression:
         )
 
     def _verify_existing(self, source: str) -> _Content | None:
-        """What both hold, where a run that died had already put the new file in its place."""
+        """The content of both files, where an interrupted run had renamed the new one already."""
         content = self._content(source)
         found = self._content(self._target_path)
         if content is not None and found == content:
             return content
         if found is not None:
-            # Either may be half a copy that somebody made by hand.
+            # Either may be an incomplete copy that was made by hand.
             names = f"{os.path.basename(source)} and {os.path.basename(self._target_path)}"
             raise _Damaged(f"{names} hold different bytes: move the wrong one away")
         set_aside(self._disk, self._target_path)
         return None
 
     def _write_verified(self, source: str) -> _Content:
-        """Writes the new file, reads it back, and puts it in its place."""
+        """Writes the new file, reads it back, and renames it."""
         try:
             content = self._write(source)
             if self._content(self._new_path) != content:
@@ -281,7 +281,9 @@ class _SegmentCompression:
             with suppress(OSError):
                 self._disk.unlink(self._new_path)
             if isinstance(error, OSError) and error.errno and error.filename is None:
-                error.filename = self._directory  # a write has no name, and it may be another disk
+                error.filename = (
+                    self._directory
+                )  # a write error has none, and the disk may be another
             raise
         return content
 
@@ -309,20 +311,20 @@ class _SegmentCompression:
         return content
 
     def _read(self, source: str) -> Iterator[bytes]:
-        """The raw bytes in pieces that become frames, cut behind the last newline in each."""
+        """Yields the raw bytes of each frame, which ends with a newline."""
         with opened_segment(self._disk, source) as stored:
             at = 0
             while at < stored.size:
                 data = stored.read(min(FRAME_BYTES, stored.size - at), at)
                 if LOST_PREFIX in data:
-                    # What is left of it must not become all that there is.
+                    # The rest of the segment must not replace the whole.
                     raise _Damaged("parts of it are lost: `eventlog repair --from BACKUP`")
                 data = data[: data.rfind(b"\n") + 1] or data
                 yield data
                 at += len(data)
 
     def _content(self, file_path: str) -> _Content | None:
-        """What a file holds, from the device; None where it is not wholly as it was made."""
+        """The content of a file, read from the device; None where its checksum is wrong."""
         digest = sha256()
         with opened_segment(self._disk, file_path, from_device=True) as stored:
             for at in range(0, stored.size, _READ_BYTES):
@@ -332,7 +334,7 @@ class _SegmentCompression:
         return content if content_checksum is None or content_checksum == content else None
 
     def _remove(self, file_path: str, content: _Content, *, is_source: bool) -> None:
-        """Takes a file away that holds the same; one that does not is kept under another name."""
+        """Removes a file with the same content; any other is renamed and kept."""
         if is_source or self._content(file_path) == content:
             self._disk.unlink(file_path)
         else:

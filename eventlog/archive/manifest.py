@@ -1,12 +1,12 @@
-"""What a backup holds, as its `backup.json` says: one line of JSON under a hash of itself.
+"""The manifest of a backup, `backup.json`: one line of JSON with its own hash.
 
     {"v":1,"last_seq":45,"chain":"...","backed_up_at":"...",
      "segments":[{"name":"00000000000000000001.jsonl","bytes":5070,"sha256":"..."}],"sha256":"..."}
 
-A backup is laid out as a home: its segments stand in `logs/`. A segment counts up to the length
-that is listed here, and one that is not listed does not count.
+A backup is laid out as a home, with its segments in `logs/`. A segment counts up to the length
+that the manifest lists; segments that it does not list do not count.
 
-Invariant: what is listed was synced, and read back, before it was listed.
+Invariant: a copy is synced and read back before it is listed.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from eventlog.errors import BackupUnusable, LogCorrupt, Unsupported
 from eventlog.format.line import CHAIN_START
 from eventlog.format.segment import segment_seqs
 from eventlog.storage.atomic import replace_file
-from eventlog.storage.disk import Disk
+from eventlog.storage.disk import Disk, opened
 
 MANIFEST_NAME = "backup.json"
 _VERSION = 1
@@ -28,7 +28,7 @@ _HASH_FIELD_BYTES = len(_HASH_FIELD) + 64 + len(b'"}\n')
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentCopy:
-    """A segment in a backup."""
+    """A copy of a segment in a backup."""
 
     name: str
     bytes: int
@@ -36,14 +36,14 @@ class SegmentCopy:
 
     @property
     def segment(self) -> int:
-        """First seq, by its name."""
+        """The first seq, by the name."""
         (segment,) = segment_seqs([self.name])
         return segment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a backup holds: the log up to entry `last_seq`, which has `chain`."""
+    """The content of a backup: the log up to entry `last_seq`, which has `chain`."""
 
     segments: tuple[SegmentCopy, ...] = ()  # in order
     last_seq: int = 0
@@ -52,7 +52,7 @@ class Manifest:
 
     @property
     def bytes(self) -> int:
-        """Size of all segments."""
+        """The size of all segments."""
         return sum(segment_copy.bytes for segment_copy in self.segments)
 
 
@@ -63,21 +63,18 @@ def read_manifest(disk: Disk, root: str) -> Manifest | None:
     """
     path = f"{root}/{MANIFEST_NAME}"
     try:
-        fd = disk.open(path, writable=False)
+        with opened(disk, path) as fd:
+            data = disk.pread(fd, disk.size(fd), 0)
     except FileNotFoundError:
         return None
-    try:
-        data = disk.pread(fd, disk.size(fd), 0)
-    finally:
-        disk.close(fd)
     try:
         return decode_manifest(data)
     except (ValueError, KeyError, TypeError, LogCorrupt):  # orjson's error is a ValueError
         raise BackupUnusable(
-            "the list of what the backup holds is damaged",
+            "the manifest of the backup is damaged",
             where=path,
             do="make a new backup in an empty directory; where the log is lost, copy the segments "
-            "from logs/ into a new home's logs/ and run `eventlog verify`: they prove themselves",
+            "from logs/ into logs/ of a new home and run `eventlog verify`",
         ) from None
 
 
@@ -106,11 +103,11 @@ def decode_manifest(data: bytes) -> Manifest:
     """The manifest. Raises ValueError, KeyError, TypeError or LogCorrupt where it is damaged."""
     body = data[:-_HASH_FIELD_BYTES]
     if data[len(body) :] != _HASH_FIELD + sha256(body).hexdigest().encode() + b'"}\n':
-        raise ValueError("its hash is another")
+        raise ValueError("the hash does not match")
     fields = orjson.loads(data)
     if fields["v"] != _VERSION:
         raise Unsupported(
-            f"the backup has format version {fields['v']}, which this program does not know",
+            f"the backup has format version {fields['v']}, which this program does not support",
             do="use the version of this program that made it, or a newer one",
         )
     manifest = Manifest(
@@ -127,13 +124,13 @@ def decode_manifest(data: bytes) -> Manifest:
     if not all(isinstance(text, str) for text in texts) or not all(
         map(_is_non_negative_int, numbers)
     ):
-        raise TypeError("a text is no text, or a number is no number")
+        raise TypeError("a field has the wrong type")
     if manifest.last_seq and not manifest.segments:
-        raise ValueError("it has entries, and no segment that holds them")
-    # A name leads to a file: it must be a segment's, and nothing else.
+        raise ValueError("there are entries, but no segment")
+    # A name becomes a path, so it must be that of a segment.
     named = [segment_copy.segment for segment_copy in manifest.segments]
     if named != sorted(set(named)):
-        raise ValueError("its segments are in no order")
+        raise ValueError("the segments are not in order")
     return manifest
 
 

@@ -1,11 +1,11 @@
-"""A new home from a backup.
+"""Restores a backup into a new home.
 
-The log is put together in `.restoring` of the home, hidden from everybody, and gets its name
-`logs` in one step, when all of it is durable. It comes with a watermark of its own, so that a
-restored log which loses its end is noticed; the writer's word comes with the first writer.
+The log is restored in the hidden directory `.restoring` of the home, and renamed to `logs` once all
+of it is durable. It gets a watermark, so that a lost end of the restored log is detected; the first
+writer adds the lock record.
 
-Invariant: a home has no log, or the whole one that the backup lists; one that holds anything is
-not touched.
+Invariant: the home has no log, or all of the log that the manifest lists; a home that is not empty
+is never changed.
 """
 
 import errno
@@ -20,14 +20,14 @@ from eventlog.archive.manifest import MANIFEST_NAME, Manifest, SegmentCopy, read
 from eventlog.errors import BackupUnusable, EventLogError
 from eventlog.format.durability import LogEnd, Watermark, encode_slot, slot_offset
 from eventlog.storage.atomic import copy, replace_file
-from eventlog.storage.disk import Disk, RealDisk
+from eventlog.storage.disk import Disk, RealDisk, opened, size_of
 from eventlog.storage.gap_file import GAP_FILE_NAME
 from eventlog.storage.home import Home, home_at, make_durable_dir
 from eventlog.storage.locks import FileLock
 from eventlog.storage.segment_disk import SegmentDisk
 
 SCRATCH_NAME = ".restoring"
-_LOCK_NAME = ".lock"  # the writer's own: it is held until the log stands under its name
+_LOCK_NAME = ".lock"  # the later lock of the log's writers, held until the log is complete
 _NO_SPACE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -40,11 +40,11 @@ class RestoredHome:
 
     @property
     def next(self) -> tuple[str, ...]:
-        """What to do now: commands."""
+        """The commands to run next."""
         return (f"eventlog --home {shlex.quote(self.home)} rebuild-database",)
 
     def to_json(self) -> dict[str, object]:
-        """What `eventlog restore --json` prints."""
+        """The report of `eventlog restore --json`."""
         return {
             "home": self.home,
             "last_seq": self.manifest.last_seq,
@@ -56,7 +56,7 @@ class RestoredHome:
         }
 
     def to_text(self) -> list[str]:
-        """The same for a person."""
+        """The report as lines of text."""
         manifest = self.manifest
         return [
             f"restored up to seq {manifest.last_seq}, chain {manifest.chain}: "
@@ -76,8 +76,8 @@ def restore_home(
     """Restores the log of the backup `source`, durably, into a home at `path`.
 
     Each segment is checked against its hash and read back. Raises BackupUnusable where `source` is
-    no backup or is damaged, and EventLogError where the home holds anything or the disk refuses;
-    the home then has no log.
+    no backup or is damaged, and EventLogError where the home is not empty or the disk fails; then
+    the home has no log.
     """
     disk = SegmentDisk(disk or RealDisk())
     home = home_at(path)
@@ -88,8 +88,8 @@ def restore_home(
             raise BackupUnusable(
                 f"this is no backup: it has no {MANIFEST_NAME}",
                 where=backup.root,
-                do="name a directory that `eventlog backup` made; the log of any other copy is "
-                "brought back by copying its logs/ into a new home",
+                do="name a directory that `eventlog backup` made; to restore any other copy, copy "
+                "its logs/ into a new home",
             )
         refuse_non_empty(disk, home)
         if not disk.is_dir(home.root):
@@ -104,7 +104,7 @@ def restore_home(
 
 
 def refuse_non_empty(disk: Disk, home: Home) -> None:
-    """Raises EventLogError where the home holds anything but empty directories of a home."""
+    """Raises EventLogError unless the home has only the empty directories of a home."""
     try:
         names = disk.names(home.root)
     except FileNotFoundError:
@@ -121,14 +121,14 @@ def refuse_non_empty(disk: Disk, home: Home) -> None:
             raise EventLogError(
                 f"the home is not empty: it holds {name}",
                 where=home.root,
-                do="nothing was touched: name a new home with --home, or, to mend a log that is "
-                "there, use `eventlog repair --from`",
+                do="nothing was changed: name a new home with --home, or repair the log that is "
+                "there with `eventlog repair --from`",
             )
 
 
 @contextmanager
 def _scratch_dir(disk: Disk, home: Home) -> Iterator[str]:
-    """The directory in which the log is put together, under the lock that it will have."""
+    """The directory in which the log is restored, under the log's own lock."""
     scratch_dir = f"{home.root}/{SCRATCH_NAME}"
     with suppress(FileExistsError):
         disk.make_dir(scratch_dir)
@@ -138,7 +138,7 @@ def _scratch_dir(disk: Disk, home: Home) -> Iterator[str]:
             raise EventLogError(
                 "another restore is at work here", where=home.root, do="wait until it ends"
             )
-        _clear_scratch_dir(disk, scratch_dir)  # of a run that died
+        _clear_scratch_dir(disk, scratch_dir)  # of an interrupted run
         try:
             yield scratch_dir
         except BaseException:
@@ -162,7 +162,7 @@ def _restore_files(
     manifest: Manifest,
     progress: Callable[[int, int], object] | None,
 ) -> None:
-    """All that a log has, durably."""
+    """Writes all files of the log, durably."""
     done = 0
 
     def count(byte_count: int) -> None:
@@ -173,19 +173,14 @@ def _restore_files(
 
     for segment_copy in manifest.segments:
         _restore_segment(disk, backup, scratch_dir, segment_copy, count)
-    with suppress(FileNotFoundError):
-        fd = disk.open(f"{backup.log_dir}/{GAP_FILE_NAME}", writable=False)
-        try:
-            replace_file(disk, scratch_dir, GAP_FILE_NAME, disk.pread(fd, disk.size(fd), 0))
-        finally:
-            disk.close(fd)
+    gap_path = f"{backup.log_dir}/{GAP_FILE_NAME}"
+    with suppress(FileNotFoundError), opened(disk, gap_path) as fd:
+        replace_file(disk, scratch_dir, GAP_FILE_NAME, disk.pread(fd, disk.size(fd), 0))
     if manifest.segments:
         last = manifest.segments[-1]
         end = LogEnd(last.segment, last.bytes, manifest.last_seq, manifest.chain)
-        slot = encode_slot(Watermark(1, end))
-        replace_file(
-            disk, scratch_dir, ".durable", bytes(slot_offset(1)) + slot
-        )  # syncs the other names, too
+        slots = bytes(slot_offset(1)) + encode_slot(Watermark(1, end))
+        replace_file(disk, scratch_dir, ".durable", slots)  # which syncs the other names too
 
 
 def _restore_segment(
@@ -198,21 +193,19 @@ def _restore_segment(
     path = f"{backup.log_dir}/{segment_copy.name}"
     digest = hashlib.sha256()
     try:
-        source = disk.open(path, writable=False)
+        size = size_of(disk, path)
     except FileNotFoundError:
         raise _damaged_backup(path, "is missing in the backup") from None
-    try:
-        if disk.size(source) < segment_copy.bytes:
-            raise _damaged_backup(path, "is cut in the backup")
+    if size < segment_copy.bytes:
+        raise _damaged_backup(path, "is cut in the backup")
+    with opened(disk, path) as source:
         out = disk.create(f"{scratch_dir}/{segment_copy.name}")
         try:
             copy(disk, source, out, 0, segment_copy.bytes, digest, count)
         finally:
             disk.close(out)
-    finally:
-        disk.close(source)
     if digest.hexdigest() != segment_copy.sha256:
-        raise _damaged_backup(path, "is damaged in the backup: its hash is another")
+        raise _damaged_backup(path, "is damaged in the backup: its hash does not match")
 
 
 def _damaged_backup(path: str, how: str) -> BackupUnusable:
@@ -221,19 +214,19 @@ def _damaged_backup(path: str, how: str) -> BackupUnusable:
         f"{name} {how}",
         where=path,
         do="nothing was restored: use another backup; while the log is whole, `eventlog backup` "
-        "makes that copy anew",
+        "makes that copy again",
     )
 
 
 def _restore_failed(error: OSError, home: Home) -> EventLogError:
     if error.errno in _NO_SPACE_ERRNOS:
         return EventLogError(
-            f"no room for the log: {error.strerror}",
+            f"no space for the log: {error.strerror}",
             where=home.root,
-            do="nothing was restored: make room, then run it again",
+            do="nothing was restored: free space, then run it again",
         )
     return EventLogError(
         f"the log could not be restored: {error.strerror or error}",
         where=error.filename or home.root,
-        do="nothing was restored: see to that disk, then run it again",
+        do="nothing was restored: check that disk, then run it again",
     )

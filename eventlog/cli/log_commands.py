@@ -17,7 +17,7 @@ from eventlog.cli.streams import (
 from eventlog.errors import EventLogError, printable, printable_value
 from eventlog.format.line import Entry
 
-LOCK_TIMEOUT_S = 2.0  # of `append`, which tries again and sees a signal in between
+LOCK_TIMEOUT_S = 2.0  # of `append`, which retries and handles signals in between
 
 
 @click.command()
@@ -137,10 +137,10 @@ def tail(obj: CommandContext, lines: int, follow: bool, as_json: bool) -> None:
         else:
             write_stdout("".join(f"{entry_line(decode(line))}\n" for line in found).encode())
 
-    if follow:  # before the first line comes out: whoever read it may ask to stop
-        # As Ctrl-C, which asyncio knows to end by; an exception out of nowhere would be lost in it.
+    if follow:  # before the first line is printed, after which a reader may send a signal
+        # SIGTERM acts as Ctrl-C, which asyncio handles; another exception would be lost in it.
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-        # Which it does not know where a script started us behind itself: there SIGINT is ignored.
+        # In the background of a script SIGINT is ignored, and asyncio would leave it so.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     end = end_seq(obj.home)
     for found in raw_lines(obj.home, after=max(0, end - lines)):
@@ -150,7 +150,7 @@ def tail(obj: CommandContext, lines: int, follow: bool, as_json: bool) -> None:
         tail_raw_lines(obj.home, end, show)
 
 
-_FACT_KEYS_MAX = 6  # a fact with more is cut: `--json` shows all
+_FACT_KEYS_MAX = 6  # further keys are left out; `--json` shows all
 
 
 def entry_line(entry: Entry) -> str:
@@ -160,13 +160,15 @@ def entry_line(entry: Entry) -> str:
 
 
 def _details(entry: Entry) -> str:
-    get = entry.payload.get
-    signal_id = printable_value(get("signal_id", "-"))
+    def text(name: str) -> str:
+        return printable_value(entry.payload.get(name))
+
+    signal_id = printable_value(entry.payload.get("signal_id", "-"))
     if entry.event == "signal":
         return (
-            f"{printable_value(get('symbol'))} {printable_value(get('action'))} at {printable_value(get('entry_price'))}"
-            f" target {printable_value(get('target_price'))} stop {printable_value(get('stop_price'))}"
-            f" confidence {printable_value(get('confidence'))} {printable_value(get('strategy'))}  {signal_id}"
+            f"{text('symbol')} {text('action')} at {text('entry_price')}"
+            f" target {text('target_price')} stop {text('stop_price')}"
+            f" confidence {text('confidence')} {text('strategy')}  {signal_id}"
         )
     pairs = [(key, value) for key, value in entry.payload.items() if key != "signal_id"]
     details = " ".join(

@@ -1,9 +1,10 @@
-"""The `eventlog` command. The one module of this package that reads the environment.
+"""The `eventlog` command: global options, logging, exit codes.
 
-Data goes to stdout, messages to stderr. Exit codes: 0 done; 1 the answer is bad news; 2 usage;
-3 could not run. Further commands join by the entry-point group `eventlog.commands`.
+Data goes to stdout, messages go to stderr. Exit codes: 0 done; 1 a problem was found; 2 usage;
+3 could not run. Plug-ins add commands through the entry-point group `eventlog.commands`. No other
+module of this package reads the environment.
 
-Invariant: an expected failure is told as what, where and what to do, never as a traceback.
+Invariant: an expected failure is reported as what, where and what to do, never as a traceback.
 """
 
 import logging
@@ -37,7 +38,7 @@ BUILT_IN = {  # command: the module of this package that defines it
 
 
 class CommandGroup(click.Group):
-    """The commands of this package and those of plug-ins. Each is imported when it is called."""
+    """The commands of this package and of plug-ins. Each is imported when it is called."""
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         from eventlog.plugins import COMMANDS, plugin_names
@@ -57,7 +58,7 @@ class CommandGroup(click.Group):
 
 
 class _JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """Formats each record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
         import orjson
@@ -133,8 +134,8 @@ def cli(ctx: click.Context, home: str, verbose: int, quiet: bool, log_format: st
 
 
 def _invoke() -> int:
-    """Not by click's own main: that one ends with 1, our bad news, when nobody reads stdout."""
-    if "_EVENTLOG_COMPLETE" in os.environ:  # a shell asks what could be typed
+    """Runs the command without click's `main`, which exits with 1 when stdout has no reader."""
+    if "_EVENTLOG_COMPLETE" in os.environ:  # completion in a shell
         cli.main(prog_name="eventlog")
     with cli.make_context("eventlog", sys.argv[1:]) as context:
         cli.invoke(context)
@@ -156,10 +157,10 @@ def main() -> NoReturn:
         print_error(error)
         code = EXIT_COULD_NOT_RUN
     except (NoReader, BrokenPipeError):
-        code = EXIT_COULD_NOT_RUN  # whoever read our output has gone
+        code = EXIT_COULD_NOT_RUN  # stdout has no reader any more
     except OSError as error:
         what, where = f"the system refused: {error.strerror or error}", str(error.filename or "")
-        do = "see whether this account may do that there, and whether the disk is well"
+        do = "check the permissions of this account, and the disk"
         print_error(EventLogError(what, where=where, do=do))
         code = EXIT_COULD_NOT_RUN
     except (KeyboardInterrupt, click.Abort):

@@ -8,7 +8,7 @@ import sys
 import click
 
 from eventlog.cli.command import EXIT_PROBLEM, JSON_OPTION, CommandContext
-from eventlog.cli.streams import write_stdout
+from eventlog.cli.streams import progress_bar, write_stdout
 from eventlog.errors import printable
 
 
@@ -29,10 +29,9 @@ def verify(obj: CommandContext, as_json: bool) -> None:
     """
     import orjson
 
-    from eventlog.cli.progress import Progress
     from eventlog.verify.verify import verify as verify_log
 
-    with Progress("verifying") as progress:
+    with progress_bar("verifying") as progress:
         report = verify_log(obj.home, progress=progress)
     if as_json:
         write_stdout(orjson.dumps(report.to_json(), option=orjson.OPT_APPEND_NEWLINE))
@@ -127,10 +126,9 @@ def compress(obj: CommandContext, keep: int, as_json: bool) -> None:
     import orjson
 
     from eventlog.archive.compress import compress_log
-    from eventlog.cli.progress import Progress
     from eventlog.log import LOCK_TIMEOUT_S_DEFAULT
 
-    with Progress("compressing") as progress:
+    with progress_bar("compressing") as progress:
         report = compress_log(
             obj.home, keep=keep, lock_timeout_s=LOCK_TIMEOUT_S_DEFAULT, progress=progress
         )

@@ -1,10 +1,10 @@
-"""`eventlog append` as a long-lived pipe: a line in, a line out, in order.
+"""`eventlog append` as a long-lived pipe: each line of input gets one line of output, in order.
 
-Whatever waits on the input is committed together, so a generator that writes many lines at once
-pays for one sync, and one that waits for each answer gets it as soon as its line is durable.
+All lines that wait on the input are committed together. So a generator that writes many lines at
+once causes one sync, and one that waits for each answer gets it once its line is durable.
 
-Invariant: an answer that is a receipt leaves only after its entry is durable, and each line that
-is taken from the input gets exactly one answer, in order.
+Invariant: a receipt is written only after its entry is durable, and each line that is read from
+the input gets exactly one answer, in order.
 """
 
 import os
@@ -23,14 +23,14 @@ from eventlog.errors import EventLogError, InvalidSignal, LogLocked, SignalConfl
 from eventlog.log import EventLog
 from eventlog.schema.json_input import INPUT_BYTES_MAX, parse_json_line
 
-LOCK_TRIES_MAX = 15  # at the log's lock_timeout_s: between two, a signal is seen
-WRITE_GRACE_S = 5.0  # how long, once asked to stop, the reader of the answers may take
-PIPE_BUF_BYTES = 4096  # what a pipe that polls as writable takes without blocking
-READ_BYTES = 1 << 20  # taken from the input for one commit: a few thousand lines
+LOCK_TRIES_MAX = 15  # each for the log's lock_timeout_s; signals are handled in between
+WRITE_GRACE_S = 5.0  # for the reader of the answers, once a signal asked to stop
+PIPE_BUF_BYTES = 4096  # a pipe that polls as writable accepts these without blocking
+READ_BYTES = 1 << 20  # read from the input for one commit: a few thousand lines
 
 
 class LineResult(NamedTuple):
-    """What came of one line of input."""
+    """The result of one line of input."""
 
     line: int  # 1 is the first
     result: Receipt | EventLogError
@@ -47,7 +47,7 @@ class LineResult(NamedTuple):
 
 
 class StopSignal:
-    """SIGTERM and SIGINT ask to stop: intake ends, what was taken is committed and answered."""
+    """SIGTERM and SIGINT end the input. Lines read before are committed and answered."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -66,7 +66,7 @@ class StopSignal:
         return self.signal == signal.SIGINT
 
     def wait_for(self, fd: int, timeout_s: float | None = None) -> bool:
-        """Waits until `fd` can be read; False when asked to stop, or after `timeout_s`."""
+        """Waits until `fd` can be read; False after a signal or after `timeout_s`."""
         poll = select.poll()
         poll.register(fd, select.POLLIN)
         poll.register(self._reader, select.POLLIN)
@@ -74,7 +74,7 @@ class StopSignal:
         return self.signal is None and any(found == fd for found, _ in ready)
 
     def write(self, fd: int, data: bytes) -> None:
-        """Writes all of it. Raises NoReader, also when, asked to stop, nobody takes it."""
+        """Writes all of `data`. Raises NoReader, also if no reader takes it after a signal."""
         view = memoryview(data)
         poll = select.poll()
         poll.register(fd, select.POLLOUT)
@@ -99,10 +99,10 @@ def append_lines(
     skip_invalid: bool,
     on_results: Callable[[list[LineResult]], object],
 ) -> bool:
-    """Appends the lines that come from `fd` until it ends, or `stop`; True if all were valid.
+    """Appends the lines from `fd` until its end or a signal; True if all were valid.
 
-    Without `skip_invalid` it ends after the first bad line: those before it are durable, none
-    after it is written. Raises EventLogError when the log takes no more, after answering.
+    Without `skip_invalid` it ends after the first bad line: the lines before it are durable, those
+    after it are not written. Raises EventLogError where the log refuses them, after answering.
     """
     all_valid = True
     number = 0
@@ -112,7 +112,7 @@ def append_lines(
             locked = any(isinstance(result, LogLocked) for result in results)
             if not locked or stop.signal is not None:
                 break
-            results = _append(log, lines, skip_invalid)  # nothing of it was written
+            results = _append(log, lines, skip_invalid)  # none of them was written
         on_results([LineResult(number + i, result) for i, result in enumerate(results, 1)])
         number += len(lines)
         for result in results:
@@ -126,7 +126,7 @@ def append_lines(
 
 
 def _append(log: EventLog, lines: list[bytes], skip_invalid: bool) -> list[Receipt | EventLogError]:
-    """What came of each line; without `skip_invalid`, up to and including the first bad one."""
+    """The result of each line; without `skip_invalid`, up to and including the first bad one."""
     items: list[dict[str, object]] = []
     invalid: dict[int, EventLogError] = {}
     for index, line in enumerate(lines):
@@ -141,7 +141,7 @@ def _append(log: EventLog, lines: list[bytes], skip_invalid: bool) -> list[Recei
     for index in range(len(items) + len(invalid)):
         result = invalid.get(index) or next(taken, None)
         if result is None:
-            break  # an item was refused after the parse: nothing after it was tried
+            break  # an item was refused after the parse, and those after it were not tried
         results.append(result)
         if isinstance(result, EventLogError) and not skip_invalid:
             break
@@ -149,9 +149,9 @@ def _append(log: EventLog, lines: list[bytes], skip_invalid: bool) -> list[Recei
 
 
 def _read_lines(fd: int, stop: StopSignal) -> Iterator[list[bytes]]:
-    """Lists of lines without their newline: all that waits, at most about READ_BYTES."""
+    """Yields lists of lines without newline: all that wait, at most about READ_BYTES."""
     rest = b""
-    too_long = b""  # the start of a line that is: its end is still to come
+    too_long = b""  # the start of a line that is too long, until its end is read
     while stop.wait_for(fd):
         data = _read_available(fd, stop)
         if not data:
@@ -170,7 +170,7 @@ def _read_lines(fd: int, stop: StopSignal) -> Iterator[list[bytes]]:
 
 
 def _read_available(fd: int, stop: StopSignal) -> bytes:
-    """What waits on the input, a pipe's buffer at a time; empty at its end."""
+    """The bytes that wait on the input, a pipe buffer at a time; empty at its end."""
     data = os.read(fd, READ_BYTES)
     parts = [data]
     size = len(data)

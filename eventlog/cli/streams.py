@@ -1,36 +1,41 @@
-"""The standard streams of a command: stdout for data, stderr for words.
+"""The standard streams of a command: data on stdout, messages and progress bars on stderr.
 
-Invariant: nothing that is wrong with a stream becomes a traceback, or writes into a file of ours.
+Invariant: a closed or broken stream causes no traceback and no write into a file of the log.
 """
 
 import os
 import select
 import sys
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import click
 
 from eventlog.errors import EventLogError
 
+PROGRESS_STEPS = 200  # drawings of one bar: more are not seen, and each costs
+
 
 def write_stdout(data: bytes) -> None:
-    """Writes to stdout, whole, at once: no buffer holds back an answer."""
+    """Writes all of `data` to stdout, unbuffered. Raises NoReader."""
     view = memoryview(data)
     while view:
         try:
             view = view[os.write(1, view) :]
-        except BlockingIOError:  # whoever started us made it so, for its own end of it
+        except BlockingIOError:  # the parent process made this end of its pipe non-blocking
             select.select([], [1], [])
         except BrokenPipeError:
             raise NoReader from None
 
 
 def print_message(text: str) -> None:
-    """A line on stderr, where anybody listens: it is a courtesy, never a reason to fail."""
+    """Prints a line on stderr. A broken stderr is ignored: it is no reason to fail."""
     with suppress(OSError):
         print(text, file=sys.stderr)  # noqa: T201  # what this module is for
 
 
 def print_error(error: EventLogError) -> None:
-    """Tells an expected failure on stderr: what, where, do."""
+    """Prints an expected failure on stderr: what, where, do."""
     print_message(f"error: {error.what}")
     if error.where:
         print_message(f"where: {error.where}")
@@ -38,10 +43,37 @@ def print_error(error: EventLogError) -> None:
         print_message(f"do:    {error.do}")
 
 
-def open_standard_streams() -> None:
-    """Puts /dev/null where stdin, stdout or stderr was closed.
+@contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows a progress bar on stderr during a block. Draws nothing where stderr is no terminal.
 
-    Otherwise the next file that is opened, maybe a segment, would become our stdout.
+    The block calls the function that it gets with the bytes done and the bytes in total.
+    """
+    bar = click.progressbar(
+        length=0,
+        label=label,
+        file=sys.stderr,
+        hidden=not sys.stderr.isatty(),
+        bar_template="%(label)s [%(bar)s] %(info)s",
+    )
+
+    def report(done: int, total: int) -> None:
+        bar.length = total
+        if not bar.pos or done >= total or done - bar.pos > total // PROGRESS_STEPS:
+            with suppress(OSError):  # the terminal is gone: the work goes on
+                bar.update(done - bar.pos)
+
+    try:
+        yield report
+    finally:
+        with suppress(OSError):
+            bar.render_finish()
+
+
+def open_standard_streams() -> None:
+    """Opens /dev/null in place of each standard stream that is closed.
+
+    Otherwise the next file that is opened, perhaps a segment, would become stdout.
     """
     for fd in (0, 1, 2):
         try:
@@ -54,9 +86,9 @@ def open_standard_streams() -> None:
 
 
 def flush_standard_streams() -> None:
-    """Gives out what is still buffered. What cannot be taken goes to /dev/null.
+    """Flushes stdout and stderr. Output that cannot be written goes to /dev/null.
 
-    Otherwise Python would try it once more at exit, and end with an exit code of its own.
+    Otherwise Python would flush again at exit, and fail with an exit code of its own.
     """
     for fd, stream in ((1, sys.stdout), (2, sys.stderr)):
         try:
@@ -66,4 +98,4 @@ def flush_standard_streams() -> None:
 
 
 class NoReader(Exception):
-    """Whoever read our output has gone. No OSError, for click answers to those by itself."""
+    """The reader of stdout has closed it. Not an OSError: click handles those itself."""

@@ -58,8 +58,3 @@ def segment_seqs(names: Iterable[str]) -> list[int]:
 def segment_index(segments: Sequence[int], seq: int) -> int:
     """Index of the segment whose seqs include `seq`, by name; 0 when `seq` is before all."""
     return max(0, bisect_right(segments, seq) - 1)
-
-
-def must_rotate(active_bytes: int, segment_bytes: int) -> bool:
-    """Whether the next batch starts a new segment."""
-    return active_bytes >= segment_bytes

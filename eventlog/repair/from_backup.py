@@ -1,9 +1,10 @@
-"""Puts original bytes back from a backup.
+"""Repairs damaged segments from a backup.
 
-Each damaged segment is built anew, as `builder` says. Segments whose damage runs over from one
-into the next are put back together or not at all; of others as many as the backup has.
+Each damaged segment is rebuilt by a SegmentBuilder. Segments with a damage across their border are
+repaired together or not at all; all others as far as the backup has their lines.
 
-Invariant: a crash at any step leaves each segment as it was or whole, and running again finishes.
+Invariant: a crash at any step leaves each segment as it was or whole, and a second run completes
+the repair.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,26 +16,25 @@ from typing import NamedTuple
 from eventlog.format.durability import LogEnd
 from eventlog.format.segment import segment_name
 from eventlog.repair.rebuild_plan import BackupLines, RebuildPlan
-from eventlog.repair.resync import size_of
 from eventlog.repair.segment_builder import BackupInsufficient, BackupSegments, SegmentBuilder
 from eventlog.repair.survey import Damage
-from eventlog.storage.disk import Disk
+from eventlog.storage.disk import Disk, size_of
 from eventlog.storage.home import Home, list_segments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoredRange:
-    """A range that holds its original bytes again."""
+    """A range that has its original bytes again."""
 
     segment: int
     seq_from: int
     seq_to: int
-    problem: str  # that there was
-    accepted_at: str  # empty where nobody had accepted it; else its record says nothing any more
-    kept_in: str | None  # the name of the damaged file now; None where the segment was missing
+    problem: str  # before the repair
+    accepted_at: str  # empty unless it was an accepted gap, whose record has no effect any more
+    kept_in: str | None  # the new name of the damaged file; None where the segment was missing
 
     def to_json(self) -> dict[str, object]:
-        """What was restored, and where what stood there is kept."""
+        """As in the report of `eventlog repair --json`."""
         return {
             "segment": segment_name(self.segment),
             "seq_from": self.seq_from,
@@ -46,17 +46,22 @@ class RestoredRange:
 
 
 class BackupRepair(NamedTuple):
-    """What a backup could do."""
+    """The result of a repair from a backup."""
 
     restored: tuple[RestoredRange, ...]
-    insufficiencies: tuple[str, ...]  # where it could not help, and why
+    insufficiencies: tuple[str, ...]  # segments that the backup could not repair, and why
 
 
 def repair_from_backup(
     disk: Disk, home: Home, backup: BackupSegments, damages: Sequence[Damage], durable_end: LogEnd
 ) -> BackupRepair:
-    """Puts back what the backup has of `damages`. The caller holds the lock. Raises OSError."""
-    sizes = {segment: size_of(disk, home, segment) for segment in list_segments(disk, home)}
+    """Repairs those of `damages` for which the backup has the lines; the caller holds the lock.
+
+    Raises OSError.
+    """
+    sizes = {
+        segment: size_of(disk, home.segment_path(segment)) for segment in list_segments(disk, home)
+    }
     plan = RebuildPlan(sizes)
     for damage in damages:
         plan.add(damage, backup.segments)
@@ -65,7 +70,7 @@ def repair_from_backup(
     done: set[int] = set()
     for run in plan.runs():
         if run[0] in done:
-            continue  # together with the one before
+            continue  # built together with the run before
         builder = SegmentBuilder(disk, home, backup, durable_end)
         try:
             altered = _build(builder, plan, run)
@@ -84,20 +89,20 @@ def repair_from_backup(
 
 
 def _build(builder: SegmentBuilder, plan: RebuildPlan, run: list[int]) -> list[BackupLines]:
-    """Builds a row. Gives the entries, by segment, that looked good and were not."""
+    """Builds the segments of a run. Returns the ranges that looked good but were altered."""
     try:
         builder.build(plan.parts_of_run(run))
         return []
     except BackupInsufficient as why:
         builder.clean_up()
-        # The first line of the next segment was taken at its word; now its chain is told.
+        # The chain before the next segment was unknown; now its first line can be checked.
         with suppress(BackupInsufficient):
             parts = plan.with_following(run)
             builder.build(parts)
             return [BackupLines(s, s) for s in parts if s not in plan.parts]
         builder.clean_up()
-        # Lines before the damage may be somebody's, who edited some and chained them anew: then
-        # the first original line is the one that looks bad.
+        # Lines before the damage may have been edited and chained again: then the first original
+        # line is the one that looks bad.
         with suppress(BackupInsufficient):
             parts = plan.from_common_start(run, builder.common_start(run[0]))
             builder.build(parts)

@@ -1,8 +1,8 @@
-"""Which segments are to be built anew, and of what: our own bytes, and lines of a backup.
+"""The rebuild plan: which segments to rebuild, from bytes of the log and lines of a backup.
 
-Lines that were lost with whole segments come back in segments of the names that the backup has.
+Lines that were lost with whole segments are rebuilt under the segment names of the backup.
 
-Invariant: a plan keeps every byte of ours that is in no range of damage.
+Invariant: a plan keeps every byte of the log that is in no damaged range.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,32 +13,32 @@ from eventlog.repair.survey import Damage
 
 
 class OwnBytes(NamedTuple):
-    """Bytes of our own segment."""
+    """Bytes of the segment itself."""
 
     byte_from: int
     byte_to: int
 
 
 class BackupLines(NamedTuple):
-    """Lines of the backup."""
+    """Entries of the backup."""
 
     seq_from: int
     seq_to: int
 
 
-SegmentParts = list[OwnBytes | BackupLines]  # what a segment is built of
+SegmentParts = list[OwnBytes | BackupLines]  # of one segment, in order
 
 
 class RebuildPlan:
-    """What the segments with damage are to be built of. `sizes`: bytes of each of our segments."""
+    """The parts of each segment to rebuild. `sizes`: bytes of each segment of the log."""
 
     def __init__(self, sizes: Mapping[int, int]) -> None:
         self._sizes = sizes
-        self._affected: list[tuple[Damage, set[int]]] = []  # segments that a damage is in
+        self._affected: list[tuple[Damage, set[int]]] = []  # the segments of each damage
         self.parts: dict[int, SegmentParts] = {}
 
     def add(self, damage: Damage, backup_segments: Sequence[int]) -> None:
-        """Plans for one damage. They come in the order of the log."""
+        """Plans the repair of one damage. Damages are added in the order of the log."""
         gap = damage.gap
         exists = gap.segment in self._sizes
         target = gap.segment if exists else damage.after.segment
@@ -51,7 +51,7 @@ class RebuildPlan:
         if exists:
             parts = self._parts_of(target)
             rest = parts.pop()
-            assert isinstance(rest, OwnBytes), "damages come in the order of the log"
+            assert isinstance(rest, OwnBytes), "damages are added in the order of the log"
             parts += [
                 OwnBytes(rest.byte_from, gap.byte_from),
                 backup_lines,
@@ -67,7 +67,7 @@ class RebuildPlan:
         self._affected.append((damage, affected_segments))
 
     def runs(self) -> list[list[int]]:
-        """The segments to build, in rows between which good lines of ours tell the chain."""
+        """The segments to build, in runs; good lines of the log between runs give the chain."""
         runs: list[list[int]] = []
         before = 0
         for segment in sorted({*self._sizes, *self.parts}):
@@ -83,15 +83,15 @@ class RebuildPlan:
         return runs
 
     def damages_fixed_by(self, built: Iterable[int]) -> list[Damage]:
-        """The damages that are gone once these segments were built."""
+        """The damages that are repaired once these segments are built."""
         return [damage for damage, segments in self._affected if segments <= set(built)]
 
     def parts_of_run(self, run: Sequence[int]) -> dict[int, SegmentParts]:
-        """What the segments of a row are built of."""
+        """The parts of the segments of a run."""
         return {segment: self.parts[segment] for segment in run}
 
     def with_following(self, run: Sequence[int]) -> dict[int, SegmentParts]:
-        """The same with the row or the segment after it, to be checked as it is built."""
+        """The same with the run or segment after it, which is checked while it is built."""
         following = min((s for s in self._sizes if s > run[-1]), default=0)
         found = self.parts_of_run(run)
         if following in self.parts:
@@ -102,7 +102,7 @@ class RebuildPlan:
         return found
 
     def from_common_start(self, run: Sequence[int], start: int) -> dict[int, SegmentParts]:
-        """The same, with all before the first damage from the backup too, from `start` on."""
+        """The same, with all entries from segment `start` up to the damage from the backup."""
         found: dict[int, SegmentParts] = {}
         before = [s for s in self._sizes if start <= s < run[0]]
         for segment, following in pairwise([*sorted(before), run[0]]):
@@ -110,7 +110,7 @@ class RebuildPlan:
         found.update(self.parts_of_run(run))
         index = next(i for i, part in enumerate(found[run[0]]) if isinstance(part, BackupLines))
         first = found[run[0]][index]
-        assert isinstance(first, BackupLines), "a segment is in the plan for what it lacks"
+        assert isinstance(first, BackupLines), "each planned segment lacks some lines"
         found[run[0]] = [BackupLines(run[0], first.seq_to), *found[run[0]][index + 1 :]]
         return found
 

@@ -1,15 +1,15 @@
-"""What a person may do about damage: recover now, put bytes back from a backup, or accept a loss.
+"""Repairs a log for an operator: cuts a torn tail, repairs from a backup, or accepts a loss.
 
-Steps of a repair, in an order that each crash must find safe:
+Steps of a repair, in an order in which a crash after each is safe:
 
-    flock .closed.lock, .lock       nobody compresses or appends meanwhile
+    flock .closed.lock, .lock       no other process compresses or appends meanwhile
     sync and read the log           from the device, from its first byte
-    word := writing                 before the first change
+    lock record := writing          before the first change
     rewrite both watermarks, cut    only an unacknowledged tail is ever cut
-    restore from the backup         each segment as it was or whole
+    repair from the backup          each segment as it was or whole
     create the next segment         where the log ends in bad bytes; its name is durable first
-    record what is accepted         durable before anybody goes by it
-    word := clean                   when no damage is left that nobody accepted
+    record accepted gaps            durable before a reader uses them
+    lock record := clean            once all damage is accepted
 
 Invariant: no acknowledged byte is ever removed: bad ones stay where they are, or in `.damaged`.
 """
@@ -48,24 +48,24 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repaired:
-    """What a repair did, and what is left to do."""
+    """The result of a repair, and the damage that is left."""
 
     torn_bytes_cut: int = 0
-    kept_in: str | None = None  # the name of the file that has them
+    kept_in: str | None = None  # the name of the file with these bytes
     restored: tuple[RestoredRange, ...] = ()
     accepted: tuple[AcceptedGap, ...] = ()  # by this repair
-    damage: tuple[Damage, ...] = ()  # that stays, and that nobody accepted
+    damage: tuple[Damage, ...] = ()  # that is left and not accepted
     gaps: tuple[Damage, ...] = ()  # that were accepted before
-    halt: LogCorrupt | None = None  # what stays and can be neither accepted nor passed over
-    advice: tuple[str, ...] = ()  # what the backup could not do, and what a person can
+    halt: LogCorrupt | None = None  # a damage that can be neither accepted nor read past
+    advice: tuple[str, ...] = ()  # why the backup did not help, and what to do
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether no damage is left that is not accepted."""
         return not self.damage and self.halt is None
 
     def to_text(self) -> list[str]:
-        """Lines for a person."""
+        """The report as lines of text."""
         lines = []
         if self.torn_bytes_cut:
             lines.append(
@@ -89,7 +89,7 @@ class Repaired:
         return lines or ["nothing to repair: the log is whole"]
 
     def to_json(self) -> dict[str, object]:
-        """For machines."""
+        """The report of `eventlog repair --json`."""
         return {
             "torn_bytes_cut": self.torn_bytes_cut,
             "kept_in": self.kept_in,
@@ -113,14 +113,14 @@ def repair(
     lock_timeout_s: float,
     disk: Disk | None = None,
 ) -> Repaired:
-    """Repairs the log at `path`, with writers kept out.
+    """Repairs the log at `path`, and excludes writers meanwhile.
 
-    An unacknowledged tail is kept aside and cut. Damage before it is only listed; `backup`, a
-    directory with segments, puts back what it has of it, and with `accept` the rest is recorded as
-    lost at `now`, so that readers go on behind it.
+    An unacknowledged tail is saved in a file and cut. Damage before it is only listed, unless
+    `backup`, a directory with segments, has the original lines. With `accept` the rest is recorded
+    as lost at `now`, and readers continue after it.
 
-    Raises LogNotFound, LogLocked, LogCorrupt (a foreign file stands among the segments) and
-    EventLogError where the disk refuses; what was done until then stays, and is safe.
+    Raises LogNotFound, LogLocked, LogCorrupt (a foreign file is among the segments), and
+    EventLogError where the disk fails. After an error the finished steps stay, and are safe.
     """
     disk = SegmentDisk(disk or RealDisk())
     home = home_at(path)
@@ -138,7 +138,7 @@ def repair(
         raise EventLogError(
             f"the log could not be repaired: {error.strerror or error}",
             where=error.filename or home.log_dir,
-            do="nothing is lost by it: see to the disk, then repair again",
+            do="nothing is lost: check the disk, then repair again",
         ) from error
 
 
@@ -159,8 +159,8 @@ class _Repair:
         is_damaged = bool(found.unaccepted_damages or found.halt)
         if is_damaged and backup is None and accepted_at is None:
             return _final_report(done, found, ())
-        # Where nothing is proven and there is damage, nobody knows the end: what would be said of
-        # it now would be taken for a proof later. Without word and watermark all start anew.
+        # With damage and no known durable end, the end is unknown: recording one now would be
+        # taken for proof later. Without lock record and watermark every writer starts anew.
         is_end_known = self._durable_end.seq > 0 or not is_damaged
         if is_end_known and (
             is_damaged or found.torn_bytes or (backup is not None and found.damages)
@@ -192,9 +192,10 @@ class _Repair:
         return survey(self._disk, self._home, self._durable_end)
 
     def _record_end(self, found: Survey) -> LogEnd:
-        """The durable end for the word: never below what was proven.
+        """The durable end for the lock record: never below the known durable end.
 
-        Nor beyond it while there is damage: a misnamed segment tells of entries that never were.
+        With damage it is not beyond it either: a misnamed segment may show entries that the log
+        never had.
         """
         if self._durable_end.seq and (found.unaccepted_damages or found.halt):
             return self._durable_end
@@ -202,8 +203,8 @@ class _Repair:
 
     def _accept(self, found: Survey, records: Sequence[AcceptedGap]) -> None:
         if found.needs_new_segment:
-            # Before the record: without the segment the record would let a writer append to
-            # bad bytes, while the segment without the record only halts everybody as before.
+            # Before the record: a record without the segment would let a writer append to bad
+            # bytes, while a segment without the record halts every process as before.
             self._disk.close(self._disk.create(self._home.segment_path(found.end.segment)))
             self._disk.fsync_dir(self._home.log_dir)
         append_gaps(self._disk, self._home, records)
@@ -217,16 +218,16 @@ class _Repair:
 
 
 def _final_report(done: Repaired, found: Survey, insufficiencies: tuple[str, ...]) -> Repaired:
-    advice = [f"find another backup, for this one does not help: {why}" for why in insufficiencies]
+    advice = [f"find another backup; this one does not help: {why}" for why in insufficiencies]
     if found.unaccepted_damages:
         advice.append(
-            "put the original bytes back with `eventlog repair --from BACKUP`, or, where there is "
-            "no backup, record what is lost with `eventlog repair --accept`"
+            "restore the original bytes with `eventlog repair --from BACKUP`, or, without a "
+            "backup, record the loss with `eventlog repair --accept`"
         )
     if found.halt is not None:
         advice.append(
-            "what is wrong there can be neither put back nor accepted: if that file is not of this "
-            "log, move it away; else restore the whole log directory from a backup"
+            "this damage can be neither repaired nor accepted: if that file does not belong to "
+            "this log, move it away; else restore the whole log directory from a backup"
         )
     return replace(
         done,
@@ -242,7 +243,7 @@ def _final_report(done: Repaired, found: Survey, insufficiencies: tuple[str, ...
 
 
 def _describe_gap(gap: AcceptedGap) -> str:
-    """Where, and which entries, for a person."""
+    """The place of a gap and its entries, as text."""
     name = segment_name(gap.segment)
     seqs = _seqs(gap.seq_from, gap.seq_to)
     if gap.byte_from == gap.byte_to:

@@ -1,12 +1,12 @@
-"""Behind bad bytes: where a log goes on, and what its next line follows.
+"""Finds the first valid line after a damaged range, and the chain that it continues.
 
-A line is good when it follows a chain that its surroundings still tell: the one in the last bytes
-before it, one computed from a bad line whose body is whole, or that of the last good line. Where
-no chain can be read, because the line before it is gone, it is taken at its word if it is
-well-formed, has its own sha256 right, and the line after it follows it.
+A line is valid if it continues one of these chains: the one in the last bytes before it, the one
+computed from a bad line whose body is whole, or that of the last good line. Where the line before
+it is lost and no chain can be read, a line is valid if it is well-formed, its own sha256 is right,
+and the line after it continues it.
 
-Invariant: no byte is changed, and a range ends where a line starts that a reader takes, or where a
-segment ends.
+Invariant: no byte is changed, and a range ends where a readable line starts or where a segment
+ends.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ from eventlog.format.scan import CHAIN_UNKNOWN, Tip, is_well_formed, problem_of,
 from eventlog.format.segment import Position
 from eventlog.read.reader import CHUNK_BYTES
 from eventlog.schema.stored import problem_in_line
-from eventlog.storage.disk import Disk
+from eventlog.storage.disk import Disk, opened, size_of
 from eventlog.storage.gap_file import range_sha256
 from eventlog.storage.home import Home
 
@@ -37,45 +37,42 @@ _SHA256_OF_EMPTY = sha256().hexdigest()
 
 
 class _Candidate(NamedTuple):
-    """Something that looks like a line, somewhere in bad bytes."""
+    """Bytes in a damaged range that look like a line."""
 
     byte_offset: int
     line: bytes
     tip: Tip
-    before: bytes  # the line right before it, or what is left of it
+    before: bytes  # the line right before it, or its remains
 
 
 class ResyncPoint(NamedTuple):
-    """Where a reader halted."""
+    """The point where a reader halted, and what is known of the log there."""
 
     disk: Disk
     home: Home
     tip: Tip  # the last good entry
-    position: Position  # where the bad bytes start, if there are any
+    position: Position  # where the bad bytes start, if any
     segments: Sequence[int]
     durable_end: LogEnd  # known to be durable
 
     def start(self) -> Position:
-        """Where the range starts: what is missing without a bad byte should have a segment."""
+        """The start of the range: missing entries without bad bytes had their own segment."""
         segment, byte_from = self.position
-        if segment and size_of(self.disk, self.home, segment) > byte_from:
+        if segment and size_of(self.disk, self.home.segment_path(segment)) > byte_from:
             return self.position
         return Position(self.tip.seq + 1, 0)
 
     def gap(self) -> AcceptedGap:
-        """The range that starts here. It may be empty, where nothing is known to be missing."""
+        """The range that starts here. It is empty where no entry is known to be missing."""
         start = self.start()
         if start != self.position:
             return self._to_next_segment(*start, 0, _SHA256_OF_EMPTY)
-        fd = self.disk.open(self.home.segment_path(start.segment), writable=False)
-        try:
+        with opened(self.disk, self.home.segment_path(start.segment)) as fd:
             return self._in_file(fd, self.disk.size(fd))
-        finally:
-            self.disk.close(fd)
 
     @property
     def _next_segment(self) -> int:
-        """The next file in which the log may go on; 0 when there is none."""
+        """The next segment in which the log may continue; 0 where there is none."""
         later_segments = (
             s for s in self.segments if s > self.position.segment and s > self.tip.seq
         )
@@ -120,11 +117,11 @@ class ResyncPoint(NamedTuple):
         before: bytes = b"",
         bad_bytes: bytes = b"",
     ) -> AcceptedGap:
-        """The range up to the end of a file, or all of a missing one."""
+        """The range up to the end of a segment, or all of a missing one."""
         if self._next_segment:
             tip = self._tip_before_next_segment(before, bad_bytes)
         else:
-            # A new segment will follow, so its name must not be taken by the one that is bad.
+            # A new segment will follow, so its name must differ from that of the bad one.
             seq_to = max(self.durable_end.seq, self.tip.seq, segment if byte_to else 0)
             chain = self.durable_end.chain if seq_to == self.durable_end.seq else self.tip.chain
             tip = Tip(seq_to, self.tip.batch, "", chain or CHAIN_START)
@@ -138,7 +135,7 @@ class ResyncPoint(NamedTuple):
         line = self._line_at(segment, 0)
         try:
             batch = tip_of(line).batch
-        except BadLine:  # it will be the next damage
+        except BadLine:  # the next damage
             return Tip(segment - 1, segment - 1, "", (chains or [CHAIN_START])[0])
         chain = _matching_chain(line, chains)
         if chain is None:
@@ -148,7 +145,9 @@ class ResyncPoint(NamedTuple):
             if is_predecessor_lost and self._is_plausible(segment, 0):
                 chain = CHAIN_UNKNOWN
             else:
-                chain = (chains or [CHAIN_START])[0]  # which it does not follow
+                chain = (chains or [CHAIN_START])[
+                    0
+                ]  # the line does not continue it: the next damage
         return Tip(segment - 1, batch, "", chain)
 
     def _gap(
@@ -168,23 +167,23 @@ class ResyncPoint(NamedTuple):
         )
 
     def _bad_bytes(self, fd: int, byte_to: int) -> bytes:
-        """The bad bytes up to there, where they can be one line; else nothing."""
+        """The bad bytes up to `byte_to`, where they can be one line; else empty."""
         byte_from = self.position.byte_offset
         length = byte_to - byte_from
         return self.disk.pread(fd, length, byte_from) if length <= LINE_BYTES_MAX else b""
 
     def _is_predecessor_lost(self, before: bytes, seq: int) -> bool:
-        """Whether nothing tells what line `seq` follows: the line before it is gone."""
+        """Whether the line before line `seq` is lost, and its chain with it."""
         if seq == self.tip.seq + 1:
             return False
         try:
             is_foreign = parse_header(before).seq != seq - 1
         except BadLine:
-            is_foreign = False  # its head may be what is damaged
+            is_foreign = False  # its head may be the damaged part
         return is_foreign or not _trailing_chain(before)
 
     def _chains(self, before: bytes, seq: int, bad_bytes: bytes) -> list[str]:
-        """What line `seq` may follow, when the bad bytes `bad_bytes` stand before it."""
+        """The chains that line `seq` may continue, after the bytes `bad_bytes`."""
         chains = [chain for chain in [_trailing_chain(before)] if chain]
         if seq == self.tip.seq + 1:
             chains.append(self.tip.chain)
@@ -193,7 +192,7 @@ class ResyncPoint(NamedTuple):
         return [chain for chain in chains if chain != CHAIN_UNKNOWN]
 
     def _is_plausible(self, segment: int, byte_offset: int) -> bool:
-        """Whether a line can be taken at its word, where nothing tells which chain it follows."""
+        """Whether a line is valid where the chain before it is lost."""
         line = self._line_at(segment, byte_offset)
         if not is_well_formed(line) or problem_in_line(line) is not None:
             return False
@@ -208,21 +207,18 @@ class ResyncPoint(NamedTuple):
         if following:
             follows = problem_of(following, tip) is None
             return follows and tip.recorded_at <= tip_of(following).recorded_at
-        # The last line of all, which nothing confirms: taken if it proves itself to be durable.
+        # No line confirms the last one: it is valid if its batch proves that it was durable.
         return tip.seq > self.durable_end.seq and tip.batch > self.tip.seq + 1
 
     def _line_at(self, segment: int, byte_offset: int) -> bytes:
-        """The bytes there up to a newline; empty where there is none."""
-        fd = self.disk.open(self.home.segment_path(segment), writable=False)
-        try:
+        """The line at `byte_offset`, newline included; empty where there is none."""
+        with opened(self.disk, self.home.segment_path(segment)) as fd:
             data = self.disk.pread(fd, LINE_BYTES_MAX, byte_offset)
-            return data[: data.find(b"\n") + 1]
-        finally:
-            self.disk.close(fd)
+        return data[: data.find(b"\n") + 1]
 
 
 def _candidates(disk: Disk, fd: int, byte_from: int, size: int) -> Iterator[_Candidate]:
-    """All that starts like a line, at any byte, in order."""
+    """Yields everything that starts like a line, at any byte, in order."""
     for base in range(byte_from, size, CHUNK_BYTES):
         lookbehind_bytes = min(base, LINE_BYTES_MAX)
         data = disk.pread(
@@ -242,7 +238,7 @@ def _candidates(disk: Disk, fd: int, byte_from: int, size: int) -> Iterator[_Can
 
 
 def _line_before(data: bytes, end: int) -> bytes:
-    """The bytes from the newline before, up to `end`."""
+    """The bytes after the newline before `end`, up to `end`."""
     start_min = max(0, end - LINE_BYTES_MAX)
     return data[max(start_min, data.rfind(b"\n", start_min, end - 1) + 1) : end]
 
@@ -255,15 +251,6 @@ def _trailing_chain(end_of_line: bytes) -> str:
 
 
 def _matching_chain(line: bytes, chains: list[str]) -> str | None:
-    """The one of `chains` that `line` follows."""
+    """The one of `chains` that `line` continues."""
     stored = stored_chain(line)
     return next((chain for chain in chains if next_chain(chain, line) == stored), None)
-
-
-def size_of(disk: Disk, home: Home, segment: int) -> int:
-    """Bytes of a segment now."""
-    fd = disk.open(home.segment_path(segment), writable=False)
-    try:
-        return disk.size(fd)
-    finally:
-        disk.close(fd)

@@ -1,14 +1,14 @@
-"""Builds segments anew, of our good lines and a backup's, and puts them in their place.
+"""The segment builder: rebuilds segments from good lines of the log and of a backup.
 
-A new segment is written beside the old one under a hidden name. It takes the old one's place only
-when every line of it continues the chain, from the line before it to the line after it, or to the
-end that is known to be durable. The old file is kept as `<segment>.damaged`.
+A new segment is written beside the old one under a hidden name. It replaces the old one only when
+every line of it continues the chain, from the line before it to the line after it, or to the end
+that is known to be durable. The old file is kept as `<segment>.damaged`.
 
 Invariant: a crash at any step leaves each segment as it was or whole.
 """
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 
 from eventlog.errors import EventLogError
@@ -20,13 +20,13 @@ from eventlog.read.reader import CHUNK_BYTES
 from eventlog.read.seek import FoundLine, find_line, last_line
 from eventlog.repair.rebuild_plan import BackupLines, OwnBytes, SegmentParts
 from eventlog.storage.atomic import create_replacing, free_name, set_aside, temporary_name
-from eventlog.storage.disk import Disk, write_all
+from eventlog.storage.disk import Disk, opened, read_file, write_all
 from eventlog.storage.home import Home, list_segments
 from eventlog.storage.segment_disk import existing_paths
 
 
 class BackupInsufficient(Exception):
-    """The backup does not give what is needed. The text says why."""
+    """The backup lacks what a repair needs. The text says what."""
 
 
 class BackupSegments:
@@ -50,37 +50,34 @@ class BackupSegments:
             do="nothing was changed: name a home, its logs directory, or a copy of it",
         )
 
-    def open_at(self, seq: int) -> tuple[int, FoundLine]:
-        """A descriptor of the segment that holds entry `seq`, and its line."""
+    @contextmanager
+    def opened_at(self, seq: int) -> Iterator[tuple[int, FoundLine]]:
+        """Opens the segment with entry `seq` for a block; gives its descriptor and the line."""
         segment = self.segments[segment_index(self.segments, seq)]
-        fd = self._disk.open(f"{self._path}/{segment_name(segment)}", writable=False)
-        found = find_line(self._disk, fd, seq)
-        if found is None:
-            self._disk.close(fd)
-            raise BackupInsufficient(f"entry {seq} is not in the backup, or is damaged there too")
-        return fd, found
+        with opened(self._disk, f"{self._path}/{segment_name(segment)}") as fd:
+            found = find_line(self._disk, fd, seq)
+            if found is None:
+                why = f"entry {seq} is not in the backup, or is damaged there too"
+                raise BackupInsufficient(why)
+            yield fd, found
 
     def line(self, tip: Tip) -> bytes:
         """The line that follows `tip`."""
-        fd, found = self.open_at(tip.seq + 1)
-        try:
+        with self.opened_at(tip.seq + 1) as (fd, found):
             line = self._disk.pread(fd, found.byte_to - found.byte_from, found.byte_from)
-        finally:
-            self._disk.close(fd)
         problem = problem_of(line, tip)
         if problem is not None:
             raise BackupInsufficient(f"the backup's entry {tip.seq + 1} {problem}")
         return line
 
     def chain_of(self, seq: int) -> str:
-        """The chain of an entry, as its line says."""
-        fd, found = self.open_at(seq)
-        self._disk.close(fd)
-        return found.tip.chain
+        """The chain of an entry, by its line."""
+        with self.opened_at(seq) as (_, found):
+            return found.tip.chain
 
 
 class SegmentBuilder:
-    """Builds some segments in a row beside the old ones, and puts them in their place."""
+    """Builds consecutive segments beside the old ones, then replaces those."""
 
     def __init__(self, disk: Disk, home: Home, backup: BackupSegments, durable_end: LogEnd) -> None:
         self._disk = disk
@@ -88,13 +85,11 @@ class SegmentBuilder:
         self._backup = backup
         self._durable_end = durable_end
         self._tip = TIP_START
-        self._ends_with_own_line = (
-            False  # the last line is ours, and by its chain proves all before it
-        )
+        self._ends_with_own_line = False  # the log's own last line proves all before it
         self._built: list[int] = []
 
     def build(self, segments: Mapping[int, SegmentParts]) -> None:
-        """Writes and syncs the new files. Raises Unhelpful where the chain breaks."""
+        """Writes and syncs the new files. Raises BackupInsufficient where the chain breaks."""
         own_segments = list_segments(self._disk, self._home)
         first, last = min(segments), max(segments)
         self._tip = self._tip_before(max((s for s in own_segments if s < first), default=0))
@@ -113,7 +108,7 @@ class SegmentBuilder:
             self._check_following(min((s for s in own_segments if s > last), default=0))
 
     def common_start(self, segment: int) -> int:
-        """The last of our segments, up to `segment`, before which we and the backup agree."""
+        """The last segment, up to `segment`, before which the log and the backup agree."""
         own_segments = [s for s in list_segments(self._disk, self._home) if s <= segment]
         for before, start in reversed(list(pairwise([0, *own_segments]))):
             if not before or self._backup.chain_of(start - 1) == self._tip_before(before).chain:
@@ -121,20 +116,20 @@ class SegmentBuilder:
         return segment
 
     def install(self) -> dict[int, str | None]:
-        """Puts what was built in its place. Gives, by segment, where the old file is kept."""
+        """Replaces the segments with those built. Returns the new name of each old file."""
         own_segments = list_segments(self._disk, self._home)
         kept_in = {s: self._keep_damaged(s) if s in own_segments else None for s in self._built}
         self._disk.fsync_dir(self._home.log_dir)
         for segment in self._built:
             self._disk.rename(self._new_path(segment), self._home.segment_path(segment))
         self._disk.fsync_dir(self._home.log_dir)
-        for segment in self._built:  # no longer what counts, and perhaps damaged
-            for resync_point in existing_paths(self._disk, self._home.segment_path(segment))[1:]:
-                set_aside(self._disk, resync_point)
+        for segment in self._built:  # other files of the segment are unused, perhaps damaged
+            for unused in existing_paths(self._disk, self._home.segment_path(segment))[1:]:
+                set_aside(self._disk, unused)
         return kept_in
 
     def clean_up(self) -> None:
-        """Removes what was built and not installed."""
+        """Removes segments that were built and not installed."""
         for segment in self._built:
             with suppress(FileNotFoundError):
                 self._disk.unlink(self._new_path(segment))
@@ -144,11 +139,10 @@ class SegmentBuilder:
         return f"{self._home.log_dir}/{temporary_name(segment_name(segment))}"
 
     def _keep_damaged(self, segment: int) -> str:
-        """A copy and not a rename: a crash between two renames would leave no segment at all."""
+        """Copies the damaged file: a crash between two renames would leave no segment at all."""
         name = segment_name(segment)
         new = f"{self._home.log_dir}/.{name}.kept"
-        old = self._disk.open(self._home.segment_path(segment), writable=False)
-        try:
+        with opened(self._disk, self._home.segment_path(segment)) as old:
             out_fd = create_replacing(self._disk, new)
             try:
                 size = self._disk.size(old)
@@ -157,8 +151,6 @@ class SegmentBuilder:
                 self._disk.fdatasync(out_fd)
             finally:
                 self._disk.close(out_fd)
-        finally:
-            self._disk.close(old)
         kept = free_name(f"{name}.damaged", self._disk.names(self._home.log_dir))
         self._disk.rename(new, f"{self._home.log_dir}/{kept}")
         return kept
@@ -166,13 +158,12 @@ class SegmentBuilder:
     def _tip_before(self, segment: int) -> Tip:
         if not segment:
             return TIP_START
-        fd = self._disk.open(self._home.segment_path(segment), writable=False)
+        with opened(self._disk, self._home.segment_path(segment)) as fd:
+            line = last_line(self._disk, fd, self._disk.size(fd))
         try:
-            return tip_of(last_line(self._disk, fd, self._disk.size(fd)))
+            return tip_of(line)
         except BadLine as error:
             raise BackupInsufficient(f"the last line of {segment_name(segment)} {error}") from None
-        finally:
-            self._disk.close(fd)
 
     def _check_name(self, segment: int) -> None:
         if segment != self._tip.seq + 1:
@@ -181,42 +172,33 @@ class SegmentBuilder:
             )
 
     def _check_following(self, following: int) -> None:
-        """Whether what follows the new segments continues them."""
+        """Checks that the segment after the new ones continues them."""
         if following:
             self._check_name(following)
-            fd = self._disk.open(self._home.segment_path(following), writable=False)
-            try:
-                data = self._disk.pread(fd, LINE_BYTES_MAX, 0)
-            finally:
-                self._disk.close(fd)
+            data = read_file(self._disk, self._home.segment_path(following), LINE_BYTES_MAX)
             line = data[: data.find(b"\n") + 1]
             problem = problem_of(line, self._tip) if line else None
             if problem is not None:
-                raise BackupInsufficient(f"behind it our entry {self._tip.seq + 1} {problem}")
+                why = f"entry {self._tip.seq + 1} of the log, which follows, {problem}"
+                raise BackupInsufficient(why)
         elif self._tip.seq < self._durable_end.seq:
             raise BackupInsufficient(f"the log was durable up to entry {self._durable_end.seq}")
 
     def _add_part(self, segment: int, part: OwnBytes | BackupLines, out_fd: int) -> None:
         match part:
             case OwnBytes(byte_from, byte_to) if byte_from < byte_to:
-                fd = self._disk.open(self._home.segment_path(segment), writable=False)
-                try:
+                with opened(self._disk, self._home.segment_path(segment)) as fd:
                     self._copy_lines(fd, OwnBytes(byte_from, byte_to), None, out_fd)
-                finally:
-                    self._disk.close(fd)
             case BackupLines(_, seq_to):
                 while self._tip.seq < seq_to:
-                    fd, found = self._backup.open_at(self._tip.seq + 1)
-                    try:
+                    with self._backup.opened_at(self._tip.seq + 1) as (fd, found):
                         span = OwnBytes(found.byte_from, self._disk.size(fd))
                         self._copy_lines(fd, span, seq_to, out_fd)
-                    finally:
-                        self._disk.close(fd)
 
     def _copy_lines(self, fd: int, span: OwnBytes, seq_to: int | None, out_fd: int) -> None:
         """Copies lines up to a byte, or to an entry if that comes first."""
         at, byte_to = span
-        source = "our" if seq_to is None else "the backup's"
+        source = "the log's" if seq_to is None else "the backup's"
         while at < byte_to and (seq_to is None or self._tip.seq < seq_to):
             data = self._disk.pread(fd, min(CHUNK_BYTES, byte_to - at), at)
             scanned = scan(data, self._tip)
@@ -226,7 +208,7 @@ class SegmentBuilder:
                 at += sum(map(len, lines))
                 self._ends_with_own_line = seq_to is None
             elif seq_to is None and self._is_next(line := data[: data.find(b"\n") + 1]):
-                # It was taken at its word, for nothing told the chain before it. Now it is told.
+                # The chain before this line was unknown, so it was not checked. Now it is known.
                 lines = [self._backup.line(self._tip)]
                 at += len(line)
                 self._ends_with_own_line = False

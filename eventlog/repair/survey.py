@@ -1,17 +1,13 @@
-"""What is wrong with a log, place by place, and how it goes on behind each.
+"""Surveys a damaged log: each damaged range, and where the log continues after it.
 
-The reader decides what is damage, by the one rule that there is. Where it halts, the next good
-line is looked for, and the reader is handed the record that leads it there; so whatever is found
-here can be accepted, and whatever is accepted can be read.
+The reader decides what is damage. Where it halts, the survey finds the next valid line (see
+`resync`) and passes the reader the record of the gap before it. So every range that is found here
+can be accepted, and an accepted range can be read past.
 
-A line after damage is good when it follows a chain that its surroundings still tell: the one in
-the last bytes before it, one computed from a bad line whose body is whole, or that of the last
-good line. Where none of these fits, because the line before it is gone, it is taken at its word if
-it is well-formed, has its own sha256 right, and the line after it follows.
-
-Invariant: no byte is changed, and every byte that the reader does not take is in a range.
+Invariant: no byte is changed, and every byte that the reader rejects is in a range.
 """
 
+from contextlib import closing
 from dataclasses import dataclass
 
 from eventlog.errors import LogCorrupt
@@ -21,8 +17,8 @@ from eventlog.format.line import stored_chain
 from eventlog.format.scan import Tip
 from eventlog.format.segment import Position, segment_name
 from eventlog.read.reader import LogReader, corrupt_error
-from eventlog.repair.resync import ResyncPoint, size_of
-from eventlog.storage.disk import Disk
+from eventlog.repair.resync import ResyncPoint
+from eventlog.storage.disk import Disk, size_of
 from eventlog.storage.gap_file import is_unchanged, read_gaps
 from eventlog.storage.home import Home, list_segments
 
@@ -31,17 +27,17 @@ from eventlog.storage.home import Home, list_segments
 class Damage:
     """One range of bad bytes or missing lines."""
 
-    gap: AcceptedGap  # what `.accepted` says of it, or would
+    gap: AcceptedGap  # its record in `.accepted`, or the one to add
     problem: str  # continues "entry 42 ..."
-    after: Position  # where the last good line before it ends; segment 0 before the first
+    after: Position  # the end of the last good line before it; segment 0 before the first
 
     @property
     def is_accepted(self) -> bool:
-        """Whether a person has accepted it already."""
+        """Whether an operator has accepted it already."""
         return self.gap.accepted_at != ""
 
     def to_json(self) -> dict[str, object]:
-        """Where it is and what it is."""
+        """As in the report of `eventlog repair --json`."""
         gap = self.gap
         return {
             "segment": segment_name(gap.segment),
@@ -56,33 +52,34 @@ class Damage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """A whole log, read from its first byte."""
+    """The result of reading a whole log."""
 
     damages: tuple[Damage, ...]  # in the order of the log
-    end: LogEnd  # where the log ends once the damages are accepted
-    good_end: LogEnd  # the same, but where the log ends in bad bytes: before them
+    end: LogEnd  # of the log once the damages are accepted
+    good_end: LogEnd  # the same, but before bad bytes at the end of the log
     torn_bytes: int  # unacknowledged, after `end`
-    needs_new_segment: bool  # that of `end` is yet to be made: what stands before it is bad
-    halt: LogCorrupt | None  # what no range can express; nothing behind it was looked at
+    needs_new_segment: (
+        bool  # the segment of `end` must be created: the one before ends in bad bytes
+    )
+    halt: LogCorrupt | None  # a damage that is no range; nothing after it was read
 
     @property
     def unaccepted_damages(self) -> tuple[Damage, ...]:
-        """Those that nobody has accepted."""
+        """The damages that are not accepted."""
         return tuple(damage for damage in self.damages if not damage.is_accepted)
 
 
 def survey(disk: Disk, home: Home, durable_end: LogEnd) -> Survey:
     """Reads the whole log. The caller holds the lock; `durable_end` is the end known to be durable.
 
-    Raises LogCorrupt where a file stands among the segments that is none, and OSError.
+    Raises LogCorrupt where a foreign file is among the segments, and OSError.
     """
     records = read_gaps(disk, home)
     active_gaps: list[AcceptedGap] = []
     damages: list[Damage] = []
     halt: LogCorrupt | None = None
     halted_at: tuple[Position, Tip] | None = None
-    reader = LogReader(disk, home, holds_lock=True, accepted_gaps=active_gaps)
-    try:
+    with closing(LogReader(disk, home, holds_lock=True, accepted_gaps=active_gaps)) as reader:
         while True:
             try:
                 lines = reader.read()
@@ -100,8 +97,6 @@ def survey(disk: Disk, home: Home, durable_end: LogEnd) -> Survey:
                 break
             halt = halt or _durable_entry_error(lines, reader, durable_end)
         return _survey(disk, home, reader, damages, halted_at, halt)
-    finally:
-        reader.close()
 
 
 def _survey(
@@ -118,12 +113,13 @@ def _survey(
     needs_new_segment = ends_bad and position.segment != tip.seq + 1
     torn_bytes = 0
     if needs_new_segment:
-        # Whatever is appended to a file that ends in bad bytes would be glued to them.
+        # A line that is appended to a file with bad bytes at its end would become part of them.
         end = LogEnd(tip.seq + 1, 0, tip.seq, tip.chain)
         assert halted_at is not None, "there is damage"
         good_end = LogEnd(*halted_at[0], halted_at[1].seq, halted_at[1].chain)
     elif position.segment and halt is None:
-        torn_bytes = size_of(disk, home, position.segment) - position.byte_offset
+        size = size_of(disk, home.segment_path(position.segment))
+        torn_bytes = size - position.byte_offset
     return Survey(
         damages=tuple(damages),
         end=end,
@@ -137,7 +133,7 @@ def _survey(
 def _durable_entry_error(
     lines: list[bytes], reader: LogReader, durable_end: LogEnd
 ) -> LogCorrupt | None:
-    """The error where `lines`, just read, hold another entry than the one that was durable."""
+    """The error where `lines` have another entry at the durable end; None where they do not."""
     index = durable_end.seq - (reader.tip.seq - len(lines) + 1)
     if not 0 <= index < len(lines) or stored_chain(lines[index]) == durable_end.chain:
         return None
@@ -154,7 +150,7 @@ def _damage_at_halt(
     durable_end: LogEnd,
     records: list[AcceptedGap],
 ) -> Damage | None:
-    """The range that starts where the reader halted; None where no range leads on."""
+    """The range that starts where the reader halted; None where it cannot be read past."""
     tip, position = reader.tip, reader.position
     seq = tip.seq + 1
     problem = error.problem.removeprefix(f"entry {seq} ")

@@ -26,13 +26,13 @@ _SIGNAL_TAIL = slice(-_SIGNAL_TAIL_BYTES, None)
 
 
 def verify_lines_fast(lines: Sequence[bytes], tip: Tip) -> Tip | None:
-    """The tip after `lines` if they follow `tip` and are well. None: let the full rules decide."""
+    """The tip after `lines` if they follow `tip` and are verified; None: use the full check."""
     seq, batch, recorded_at = tip.seq, b"%d" % tip.batch, tip.recorded_at.encode()
     chain = tip.chain.encode()
-    chained = []  # what the chain of each line is taken of
-    canonicals = []  # what the sha256 of each signal is taken of; empty for other events
-    tails = []  # the hashes that stand at the end of each line
-    others = set()  # what signals have beside the known fields; much of it repeats
+    chained = []  # the hashed text of the chain of each line
+    canonicals = []  # the hashed text of the sha256 of each signal; empty for other events
+    tails = []  # the stored hashes at the end of each line
+    others = set()  # other members of signals; many are the same
     for line in lines:
         seq += 1
         chained.append(chain + line[_BODY])
@@ -69,7 +69,7 @@ def verify_lines_fast(lines: Sequence[bytes], tip: Tip) -> Tip | None:
         _computed_tails(canonicals, chained) != b"".join(tails)
         or b"".join(canonicals).translate(None, PLAIN_ASCII)
         or max(map(len, lines), default=0) > LINE_BYTES_MAX
-        # The quote that ends the member before them must not be part of what follows.
+        # The quote ends the member before them and is not part of them.
         or not all(other[:1] == b'"' and are_extra_members(other[1:]) for other in others)
     ):
         return None
@@ -77,7 +77,7 @@ def verify_lines_fast(lines: Sequence[bytes], tip: Tip) -> Tip | None:
 
 
 def _computed_tails(canonicals: Iterable[bytes], chained: Iterable[bytes]) -> bytes:
-    """What the ends of lines must be, one after the other."""
+    """The correct ends of all lines, joined."""
     tails = [
         f',"sha256":"{sha256(canonical).hexdigest()}","chain":"{sha256(text).hexdigest()}"}}\n'
         if canonical

@@ -1,10 +1,10 @@
-"""What there is to verify: the segments in the order of their contents, and how far each counts.
+"""The inventory of a log to verify: its segments in the order of their contents, and their limits.
 
-Segments stand in the order of their names, unless a file is in the wrong place: then its first
-line says another seq than its name, and continues the last line of some other segment. Such a file
-is told of once, and its lines are verified where they belong.
+Segments are in the order of their names, unless a file is misnamed: then its first line has
+another seq than its name, and continues the last line of another segment. A misnamed file is
+reported once, and its lines are verified where they belong.
 
-Invariant: where the durable end is known, no byte of a place lies beyond it.
+Invariant: where the durable end is known, no byte of a span is beyond it.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ from eventlog.format.line import CHAIN_START, LINE_BYTES_MAX, BadLine, next_chai
 from eventlog.format.scan import Tip, tip_of
 from eventlog.format.segment import COMPRESSED_SUFFIX, segment_name, segment_seqs
 from eventlog.read.seek import last_line
-from eventlog.storage.disk import Disk, sync_for_reading
+from eventlog.storage.disk import Disk, opened, sync_for_reading
 from eventlog.storage.durable_state import read_durable_state, read_lock_record
 from eventlog.storage.home import Home, log_not_found
 from eventlog.storage.segment_disk import compression_problem, refuse_unmounted
 
 
 class FileProblem(NamedTuple):
-    """What is wrong with a file as a whole."""
+    """A problem of a whole file."""
 
     segment: str  # the file's name
     seq: int  # of the entry that should be there
@@ -34,38 +34,38 @@ class FileProblem(NamedTuple):
 class SegmentFile(NamedTuple):
     """A segment as it was found."""
 
-    named: int  # the first seq that its name says
+    named: int  # the first seq, by its name
     size: int
     first_line: bytes  # empty where there is none
-    last_line: bytes  # the last whole one
+    last_line: bytes  # the last complete one
 
 
 class SegmentSpan(NamedTuple):
     """A segment to be verified."""
 
     named: int
-    first_seq: int  # of the entry that it starts with
-    limit: int  # bytes; what is beyond them is not known to be durable
-    last_tip: Tip | None  # what the last line of the file says
+    first_seq: int  # of its first entry
+    limit: int  # bytes that are known to be durable
+    last_tip: Tip | None  # by the last line of the file
 
 
 class Inventory(NamedTuple):
-    """What there is to verify."""
+    """The segments to verify, and the ends to check."""
 
     spans: tuple[SegmentSpan, ...]  # in order
-    names: tuple[int, ...]  # of all segments, also of those that are no places
+    names: tuple[int, ...]  # of all segments, including those without a span
     file_problems: tuple[FileProblem, ...]
     unusable_files: dict[
         int, FileProblem
-    ]  # by the seq in the name: files that hold nothing of their own
-    is_end_known: bool  # a word of this boot says how far the log is durable
-    lock_record_end: LogEnd | None  # how far the log is durable, if a word of this boot says so
-    watermark_end: LogEnd | None  # how far it was durable when the watermark was written
-    torn_bytes: int  # beyond the word's end
+    ]  # by the seq in the name: files with no lines of their own
+    is_end_known: bool  # a valid lock record gives the durable end
+    lock_record_end: LogEnd | None  # the durable end, if the log is not empty
+    watermark_end: LogEnd | None  # the durable end when the watermark was written
+    torn_bytes: int  # beyond the end of the lock record
 
 
 class _DirSnapshot(NamedTuple):
-    """Names and files, the watermark, and the word before and after they were looked at."""
+    """The files and the watermark, and the lock record before and after they were read."""
 
     watermark: Watermark | None
     before: LockRecord | None
@@ -76,15 +76,15 @@ class _DirSnapshot(NamedTuple):
 
 
 def inventory(disk: Disk, home: Home) -> Inventory:
-    """Looks at names, sizes, first and last lines.
+    """Reads the names, sizes, first and last lines of all segments.
 
-    Raises LogNotFound, and EventLogError where the disk of closed segments is not mounted: what
-    stands there is not missing.
+    Raises LogNotFound, and EventLogError where the disk of closed segments is not mounted: its
+    segments are not missing.
     """
     refuse_unmounted(disk, home.log_dir)
     snapshot = _read_snapshot(disk, home)
     if snapshot.before is None and snapshot.after is not None:
-        snapshot = _read_snapshot(disk, home)  # a writer came, and says from now on what is durable
+        snapshot = _read_snapshot(disk, home)  # a writer started, and gives the durable end
     lock_record = snapshot.before
     watermark = snapshot.watermark
     ordered, misplaced, duplicates = order_by_content(snapshot.files)
@@ -100,11 +100,10 @@ def inventory(disk: Disk, home: Home) -> Inventory:
         )
         if lock_record is None or first_seq <= lock_record.end.segment:
             spans.append(SegmentSpan(file.named, first_seq, limit, _tip_or_none(file.last_line)))
-        if (
-            lock_record is not None and lock_record == snapshot.after
-        ):  # otherwise what was beyond may be durable now
+        # With another record by now, bytes beyond the end may have become durable.
+        if lock_record is not None and lock_record == snapshot.after:
             torn_bytes += file.size - limit
-            # The one exception is the segment that a writer has just made.
+            # The one exception is a segment that a writer has just created.
             if lock_record.end.segment < first_seq != lock_record.end.seq + 1:
                 file_problems.append(_beyond_durable_end(first_seq, file, lock_record.end))
     found = Inventory(
@@ -127,8 +126,10 @@ def inventory(disk: Disk, home: Home) -> Inventory:
 def order_by_content(
     files: Sequence[SegmentFile],
 ) -> tuple[list[tuple[int, SegmentFile]], list[FileProblem], dict[int, FileProblem]]:
-    """The files in the order of their contents, each with the seq that it starts with; what is in
-    the wrong place; and, by the seq in their names, those that repeat what another file holds.
+    """Orders the files by their contents.
+
+    Returns the files with their first seqs, the problems of misnamed files, and the duplicates of
+    other files by the seq in their names.
     """
     misnamed = _misnamed_files(files)
     order = {file.named: file for file in files if file.named not in misnamed}
@@ -143,14 +144,14 @@ def order_by_content(
             problem = f"the segment repeats {segment_name(order[first_seq].named)}"
             duplicates[file.named] = FileProblem(name, file.named, problem)
         else:
-            problem = f"entry {first_seq} stands in a segment that is named for {file.named}"
+            problem = f"entry {first_seq} is in a segment that is named for {file.named}"
             file_problems.append(FileProblem(name, first_seq, problem))
             order[first_seq] = file
     return sorted(order.items()), file_problems, duplicates
 
 
 def _misnamed_files(files: Sequence[SegmentFile]) -> dict[int, int]:
-    """With which seq files start, by the other seq that their names say."""
+    """The first seqs of misnamed files, by the seq in their names."""
     chains = {0: CHAIN_START}
     for file in files:
         tip = _tip_or_none(file.last_line)
@@ -161,7 +162,7 @@ def _misnamed_files(files: Sequence[SegmentFile]) -> dict[int, int]:
         tip = _tip_or_none(file.first_line)
         if tip is None or tip.seq == file.named or tip.seq - 1 not in chains:
             continue
-        # Only the chain tells a file in the wrong place from a line whose seq is damaged.
+        # Only the chain distinguishes a misnamed file from a line with a damaged seq.
         if next_chain(chains[tip.seq - 1], file.first_line) == tip.chain:
             misnamed[file.named] = tip.seq
     return misnamed
@@ -183,23 +184,20 @@ def _read_snapshot(disk: Disk, home: Home) -> _DirSnapshot:
     files = []
     unusable_files = {}
     for segment in segments:
+        path = home.segment_path(segment)
         try:
-            fd = disk.open(home.segment_path(segment), writable=False)
+            with opened(disk, path) as fd:
+                files.append(_file(disk, fd, segment))
+                problem = compression_problem(disk, path)
+                if problem is not None:
+                    name = segment_name(segment) + COMPRESSED_SUFFIX
+                    file_problems.append(FileProblem(name, segment, problem))
+                if before is None and segment == segments[-1]:
+                    sync_for_reading(disk, fd)  # data in the page cache alone may be rolled back
         except FileNotFoundError:
-            continue  # taken away this very moment: it will show as missing
+            continue  # it was removed just now, and will be reported as missing
         except UnsafePath as error:
             unusable_files[segment] = FileProblem(segment_name(segment), segment, error.what)
-            continue
-        try:
-            files.append(_file(disk, fd, segment))
-            problem = compression_problem(disk, home.segment_path(segment))
-            if problem is not None:
-                name = segment_name(segment) + COMPRESSED_SUFFIX
-                file_problems.append(FileProblem(name, segment, problem))
-            if before is None and segment == segments[-1]:
-                sync_for_reading(disk, fd)  # what only the cache holds may still be rolled back
-        finally:
-            disk.close(fd)
     return _DirSnapshot(
         watermark, before, read_lock_record(disk, home), files, file_problems, unusable_files
     )
@@ -208,7 +206,7 @@ def _read_snapshot(disk: Disk, home: Home) -> _DirSnapshot:
 def _file(disk: Disk, fd: int, segment: int) -> SegmentFile:
     size = disk.size(fd)
     first = last = b""
-    with suppress(OSError):  # a bad sector will be met again, and told
+    with suppress(OSError):  # the scan meets a bad sector again, and reports it
         first = disk.pread(fd, min(size, LINE_BYTES_MAX), 0)
         last = last_line(disk, fd, size)
     return SegmentFile(segment, size, first[: first.find(b"\n") + 1], last)

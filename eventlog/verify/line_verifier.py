@@ -1,12 +1,12 @@
-"""Line after line of a log that may be damaged: what is wrong, told once for each damage.
+"""The line verifier: verifies the lines of a damaged log in order, and reports each damage once.
 
-After a bad line the judge goes on at the first line that it can tie to something: to the chain
-that the bad line carries, to the chain that it should have carried, or to the last good line. So
-one flipped bit is one damage, wherever in a line it is: the lines after it are judged by the
-chain before them as it stands.
+After a bad line it continues at the first line that follows one of three chains: the one in the
+bad line, the one that the bad line should have, or that of the last good line. So one flipped bit
+is one defect wherever it is in a line: later lines are verified by the chain before them as it is
+in the file.
 
-Invariant: a line that is not bad, and is not the first after bytes in which no chain can be read,
-continues the chain of a line before it.
+Invariant: a good line continues the chain of a line before it, unless it is the first after bytes
+without a readable chain.
 """
 
 from collections.abc import Sequence
@@ -18,52 +18,52 @@ from eventlog.format.segment import segment_name
 from eventlog.schema.stored import problem_in_line
 from eventlog.verify.fast_path import verify_lines_fast
 
-# What the next line can be judged by.
+# The state of the verifier, after the line before.
 _IN_SYNC = "good"  # the line before it was good
 _AFTER_BAD_LINE = "doubtful"  # the line before it was bad, but ends in a chain
-_CHAIN_UNCHECKED = "fresh"  # it starts anew: its seq is known, but not the chain before it
-_NO_CHAIN = "lost"  # what was before it tells nothing
+_CHAIN_UNCHECKED = "fresh"  # the next seq is known, but not the chain before it
+_NO_CHAIN = "lost"  # neither is known
 
 
 class Defect(NamedTuple):
-    """One thing that is wrong."""
+    """One defect of a log."""
 
     seq: int  # of the entry that should be here
-    problem: str  # in words that continue "entry 42 ..."
-    is_chained: bool = False  # the line is where it was written: no torn write explains it
+    problem: str  # continues "entry 42 ..."
+    is_chained: bool = False  # the line continues the chain, so it is no torn write
 
 
 class LineVerifier:
-    """Judges the lines of a log, in order, from after `tip` on."""
+    """Verifies the lines of a log, in order, from after `tip` on."""
 
     def __init__(self, tip: Tip = TIP_START) -> None:
-        self.tip = tip  # the last line that was good
+        self.tip = tip  # after the last good line
         self.entries = 0  # good lines
         self.next_seq = tip.seq + 1  # of the entry that should come next
         self._state = _IN_SYNC
-        self._chains: tuple[str, ...] = (tip.chain,)  # what the next line may continue
+        self._chains: tuple[str, ...] = (tip.chain,)  # that the next line may continue
 
     @property
     def is_in_sync(self) -> bool:
-        """Whether the line before was good: then `tip` is where the log stands."""
+        """Whether the line before was good, so that `tip` is the end of it."""
         return self._state == _IN_SYNC
 
     def skip_verified(self, tip: Tip) -> None:
-        """Takes note of lines that were found good by other means, up to `tip`."""
+        """Skips lines up to `tip` that were verified by other means."""
         self.entries += tip.seq - self.tip.seq
         self._accept(tip)
 
     def resume_after_gap(self, tip: Tip) -> None:
-        """Goes on behind damage that a person accepted, as if `tip` had just been read."""
+        """Continues after an accepted gap, as if `tip` had just been read."""
         self._accept(tip)
         if tip.chain == CHAIN_UNKNOWN:
             self._restart_at(self.next_seq)
 
     def enter_segment(self, first_seq: int) -> Defect | None:
-        """Judges the step into the segment whose entries start at `first_seq`."""
+        """Checks that the segment with the first entry `first_seq` continues the log."""
         seq = self.next_seq
         if self._state != _IN_SYNC and first_seq > self.tip.seq:
-            # Nobody can tell how many entries a bad line stood for: no seq need be missing.
+            # A bad line may stand for any number of entries, so no seq need be missing.
             self.next_seq = first_seq
             self._state = _CHAIN_UNCHECKED if self._state == _NO_CHAIN else self._state
             return None
@@ -72,12 +72,12 @@ class LineVerifier:
         self._restart_at(first_seq)
         if first_seq > seq:
             return Defect(seq, f"is missing: {segment_name(seq)} should start with it")
-        # Rather read these entries twice than not at all.
+        # These entries are read a second time rather than not at all.
         self.tip = self.tip._replace(seq=first_seq - 1)
         return Defect(seq, f"is missing: the next segment starts with entry {first_seq}")
 
     def check(self, line: bytes) -> Defect | None:
-        """Judges a line, newline included. None for a good one, or more of a damage told before."""
+        """Verifies a line, newline included. None for a good line or a damage reported before."""
         if len(line) > LINE_BYTES_MAX:
             return self.check_malformed(line, f"is longer than {LINE_BYTES_MAX} bytes")
         try:
@@ -91,7 +91,7 @@ class LineVerifier:
         return self._check_unlinked(line, tip)
 
     def check_malformed(self, data: bytes, problem: str) -> Defect | None:
-        """Judges what is no line. `data` may be its end alone."""
+        """Reports bytes that are no line. `data` may be only their end."""
         defect = None if self._state == _NO_CHAIN else Defect(self.next_seq, problem)
         try:
             self._mark_bad(data, stored_chain(data))
@@ -100,7 +100,7 @@ class LineVerifier:
         return defect
 
     def _check_chained(self, line: bytes, tip: Tip) -> Defect | None:
-        """A line that continues a chain: it is what was written, but perhaps not by us."""
+        """Checks a line that continues the chain, but may have other defects."""
         before = self.tip
         seq, problem = tip.seq, None
         if tip.seq <= before.seq or (self._state == _IN_SYNC and tip.seq != self.next_seq):
@@ -116,7 +116,7 @@ class LineVerifier:
         return None if problem is None else Defect(seq, problem, True)
 
     def _check_unanchored(self, line: bytes, tip: Tip) -> Defect | None:
-        """A line whose chain cannot be checked: it is taken at its word."""
+        """Checks a line without its chain, which cannot be checked."""
         if self._state == _CHAIN_UNCHECKED and tip.seq != self.next_seq:
             defect = Defect(self.next_seq, f"is missing: the line says seq {tip.seq}")
             self._mark_bad(line, tip.chain)
@@ -132,10 +132,10 @@ class LineVerifier:
         return None if problem is None else Defect(tip.seq, problem, True)
 
     def _check_unlinked(self, line: bytes, tip: Tip) -> Defect:
-        """A line that continues nothing."""
+        """Reports a line that continues no known chain."""
         if self._state == _IN_SYNC:
             problem = problem_of(line, self.tip)
-            assert problem is not None, "its chain is wrong, if nothing else"
+            assert problem is not None, "at least its chain is wrong"
             defect = Defect(self.next_seq, problem)
         else:
             problem = "does not match the chain of the line before it, which is damaged too"
@@ -155,12 +155,12 @@ class LineVerifier:
         self._chains = ()
 
     def _mark_bad(self, data: bytes, chain: str | None) -> None:
-        """Remembers what the line after a bad one, which carries `chain`, may continue."""
+        """Sets which chains the line after a bad one, with the stored `chain`, may continue."""
         chains = [chain] if chain is not None else []
         if self._chains and len(data) > CHAIN_BYTES:
-            chains.append(next_chain(self._chains[0], data))  # if only its own chain is damaged
+            chains.append(next_chain(self._chains[0], data))  # if only the stored chain is damaged
         if self._chains:
-            chains.append(self._chains[-1])  # if it does not belong here at all
+            chains.append(self._chains[-1])  # if the bad line does not belong here
         self._chains = tuple(chains)
         if chain is None:
             self._state = _NO_CHAIN
@@ -171,7 +171,7 @@ class LineVerifier:
 
 
 def verify_lines(lines: Sequence[bytes], tip: Tip) -> Tip | None:
-    """The tip after `lines` if they follow `tip` and nothing is wrong with any; None otherwise."""
+    """The tip after `lines` if they follow `tip` and none has a defect; None otherwise."""
     fast_path_tip = verify_lines_fast(lines, tip)
     if fast_path_tip is not None:
         return fast_path_tip

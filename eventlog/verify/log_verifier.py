@@ -1,9 +1,9 @@
-"""The walk through a log that may be damaged: each flaw becomes a finding, with its place.
+"""Scans a log that may be damaged, and reports each defect as a finding with its position.
 
-Where the word does not say how far the log is durable, the recovery rule decides about its end:
-bad bytes without evidence that they were durable are torn, and no finding.
+Where no lock record gives the durable end, the recovery rule decides about the end of the log: bad
+bytes without evidence that they were durable are torn, and no finding.
 
-Invariant: nothing is left unjudged up to the durable end, but what readers pass over.
+Invariant: every byte up to the durable end is verified, except the gaps that readers skip.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from eventlog.format.line import LINE_BYTES_MAX
 from eventlog.format.segment import Position, segment_index, segment_name
 from eventlog.read.reader import evidence_after
 from eventlog.read.seek import find_line
-from eventlog.storage.disk import Disk
+from eventlog.storage.disk import Disk, opened
 from eventlog.storage.durable_state import read_durable_end
 from eventlog.storage.gap_file import is_unchanged, read_gaps
 from eventlog.storage.home import Home
@@ -23,12 +23,12 @@ from eventlog.verify.inventory import FileProblem, Inventory, SegmentSpan
 from eventlog.verify.line_verifier import Defect, LineVerifier
 from eventlog.verify.ranges import RawLines, VerifiedRange
 
-FINDINGS_MAX = 1000  # nobody reads more, and a log of garbage must not fill the memory
+FINDINGS_MAX = 1000  # more are of no use, and a log of garbage must not fill the memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class VerifyFinding:
-    """One thing that is wrong."""
+    """One defect and its position."""
 
     segment: str  # name of the file
     byte_offset: int  # where in it
@@ -46,11 +46,11 @@ class VerifyFinding:
 
 
 class WriterStarted(Exception):
-    """A writer says by now what is durable; what was seen without its word counts no more."""
+    """A writer has started since the inventory was taken, so the scan must be repeated."""
 
 
 class LogVerifier:
-    """One walk. `verified`: lines that were found good already, by where they start."""
+    """One scan. `verified`: ranges that are verified already, by their start."""
 
     def __init__(
         self, disk: Disk, home: Home, found: Inventory, verified: dict[Position, VerifiedRange]
@@ -67,7 +67,7 @@ class LogVerifier:
         self.findings_left_out = 0
 
     def verify_all(self) -> None:
-        """Walks from the first byte to the durable end. Raises WriterStarted."""
+        """Scans from the first byte to the durable end. Raises WriterStarted."""
         for file_problem in self._inventory.file_problems:
             self._report(file_problem)
         at = Position(0, 0)
@@ -80,13 +80,13 @@ class LogVerifier:
             self._report(file_problem)
 
     def _enter_segment(self, span: SegmentSpan, before: Position) -> None:
-        """The step into a place, from the end of the one before."""
+        """Checks that the segment continues the one before, which ends at `before`."""
         while (defect := self.line_verifier.enter_segment(span.first_seq)) is not None:
             gap = self._accepted_gap(before, defect) or self._accepted_gap(
                 Position(defect.seq, 0), defect
             )
             if gap is not None and gap.seq_to < defect.seq:
-                gap = None  # bytes in nobody's place: they stand for no entry that is missing
+                gap = None  # its bytes are not those of a missing entry
             file_problem = self._unusable_files.pop(defect.seq, None)
             if file_problem is not None:
                 self._report(file_problem)
@@ -98,32 +98,30 @@ class LogVerifier:
 
     def _verify_segment(self, span: SegmentSpan) -> None:
         try:
-            fd = self._disk.open(self._home.segment_path(span.named), writable=False)
-        except (FileNotFoundError, UnsafePath):  # it was another one a moment ago
-            at = Position(span.named, 0)
-            self._add_defect(
-                at, self.line_verifier.check_malformed(b"", "is gone: its segment was taken away")
-            )
-            return
-        try:
-            lines = RawLines(self._disk, fd, span.limit)
-            byte_offset = 0
-            while byte_offset < span.limit:
-                verified = self._verified_ranges.get(Position(span.named, byte_offset))
-                if (
-                    verified is not None
-                    and self.line_verifier.is_in_sync
-                    and self.line_verifier.tip == verified.before
-                ):
-                    self.line_verifier.skip_verified(verified.after)
-                    byte_offset = verified.byte_to
-                else:
-                    byte_offset = self._verify_line(span, fd, lines, byte_offset)
-        finally:
-            self._disk.close(fd)
+            with opened(self._disk, self._home.segment_path(span.named)) as fd:
+                self._verify_lines(span, fd)
+        except (FileNotFoundError, UnsafePath):  # it was replaced since the inventory
+            problem = "is gone: its segment was removed"
+            defect = self.line_verifier.check_malformed(b"", problem)
+            self._add_defect(Position(span.named, 0), defect)
+
+    def _verify_lines(self, span: SegmentSpan, fd: int) -> None:
+        lines = RawLines(self._disk, fd, span.limit)
+        byte_offset = 0
+        while byte_offset < span.limit:
+            verified = self._verified_ranges.get(Position(span.named, byte_offset))
+            if (
+                verified is not None
+                and self.line_verifier.is_in_sync
+                and self.line_verifier.tip == verified.before
+            ):
+                self.line_verifier.skip_verified(verified.after)
+                byte_offset = verified.byte_to
+            else:
+                byte_offset = self._verify_line(span, fd, lines, byte_offset)
 
     def _verify_line(self, span: SegmentSpan, fd: int, lines: RawLines, byte_offset: int) -> int:
-        """Judges the line that starts there; returns where to go on."""
+        """Verifies the line that starts at `byte_offset`; returns where to continue."""
         at = Position(span.named, byte_offset)
         try:
             data, byte_to = lines.at(byte_offset)
@@ -154,13 +152,14 @@ class LogVerifier:
         return gap.byte_to
 
     def _is_torn(self, span: SegmentSpan, fd: int, byte_offset: int, defect: Defect) -> bool:
-        """Whether what starts there need not have been durable. Raises WriterStarted."""
+        """Whether the bytes from there on may never have been durable. Raises WriterStarted."""
         watermark_end = self._inventory.watermark_end
         if (
             self._inventory.is_end_known
             or defect.is_chained
             or span is not self._inventory.spans[-1]
-            or span.named < self._inventory.names[-1]  # made when all before it was durable
+            or span.named
+            < self._inventory.names[-1]  # created once all bytes before it were durable
             or (watermark_end is not None and watermark_end.seq >= defect.seq)
             or len(self.findings) >= FINDINGS_MAX
         ):
@@ -171,7 +170,7 @@ class LogVerifier:
         return not found
 
     def _check_durable_end(self, at: Position) -> None:
-        """Whether the log, which ends `at`, holds what is known to have been durable."""
+        """Checks that the log, which ends `at`, reaches its durable end."""
         tip = self.line_verifier.tip
         ends = [
             end
@@ -188,35 +187,33 @@ class LogVerifier:
             else:
                 self._add_defect(at if at.segment else Position(1, 0), Defect(seq, problem))
         for end in ends:
-            if self._inventory.names and not self.findings:  # which would be the likely reason
+            if self._inventory.names and not self.findings:  # a finding would be the likely reason
                 self._check_durable_entry(end)
 
     def _check_durable_entry(self, end: LogEnd) -> None:
-        """Whether the entry that was last, once, is still the one that it was."""
+        """Checks that the entry at a known durable end is still the same."""
         names = self._inventory.names
         segment = names[segment_index(names, end.seq)]
-        fd = self._disk.open(self._home.segment_path(segment), writable=False)
-        try:
+        with opened(self._disk, self._home.segment_path(segment)) as fd:
             line = find_line(self._disk, fd, end.seq)
-        finally:
-            self._disk.close(fd)
         if line is None or line.tip.chain != end.chain:
             at = Position(segment, line.byte_from if line is not None else 0)
             self._add_defect(at, Defect(end.seq, "is not the one that was durable"))
 
     def _accepted_gap(self, at: Position, defect: Defect) -> AcceptedGap | None:
-        """What a person accepted there, if that is still what stands there."""
+        """The accepted gap at that position, if its bytes are unchanged."""
         if defect.is_chained:
-            return None  # readers do not halt there
+            return None  # readers do not halt at such a defect
         here = (gap for gap in self._accepted if gap.starts_at(*at, defect.seq))
-        stands = (g for g in here if is_unchanged(self._disk, self._home, g, self._inventory.names))
-        return next(stands, None)
+        names = self._inventory.names
+        unchanged = (gap for gap in here if is_unchanged(self._disk, self._home, gap, names))
+        return next(unchanged, None)
 
     def _add_defect(
         self, at: Position, defect: Defect | None, gap: AcceptedGap | None = None
     ) -> None:
         if defect is None:
-            return  # more of a damage that was told before
+            return  # part of a damage that was reported before
         problem = f"entry {defect.seq} {defect.problem}"
         if gap is not None:
             problem += f" (accepted on {gap.accepted_at[:10]})"

@@ -1,11 +1,11 @@
-"""A log in pieces that can be verified apart, and the raw lines of a segment one by one.
+"""Splits a log into ranges that are verified independently, and reads raw lines of a segment.
 
-A line is judged by the chain in the line before it, so a piece may start at any line. Where its
-lines start and end is found by looking for newlines, in the same way by both neighbours: the
-pieces of a segment leave nothing out, whatever its bytes are.
+A line is verified by the chain in the line before it, so a range may start at any line. Its first
+and last line are found by searching newlines, in the same way for both neighbours: the ranges of a
+segment leave no byte out, whatever its bytes are.
 
-Invariant: a piece that is `VerifiedRange` follows the line before it, as that line stands, and ends where
-the next line starts.
+Invariant: the lines of a `VerifiedRange` continue the line before them as it is in the file, and
+end where the next line starts.
 """
 
 from collections.abc import Iterable
@@ -15,12 +15,12 @@ from typing import NamedTuple
 from eventlog.errors import EventLogError
 from eventlog.format.line import CHAIN_BYTES, LINE_BYTES_MAX, BadLine
 from eventlog.format.scan import TIP_START, Tip, tip_of
-from eventlog.storage.disk import Disk
+from eventlog.storage.disk import Disk, opened
 from eventlog.storage.home import Home
 from eventlog.verify.inventory import SegmentSpan
 from eventlog.verify.line_verifier import verify_lines
 
-CHUNK_BYTES = 256 * 1024  # what is worked on at a time stays in a core's own cache
+CHUNK_BYTES = 256 * 1024  # one chunk fits into the cache of a core
 
 
 class LineRange(NamedTuple):
@@ -29,29 +29,29 @@ class LineRange(NamedTuple):
     segment: int  # by its name
     start: int  # byte offset
     stop: int  # the first byte that is not in the range
-    limit: int  # how far the segment counts
-    before: Tip | None  # what the first line follows, if it is the segment's first
+    limit: int  # bytes of the segment to verify
+    before: Tip | None  # the tip before the first line of the segment
 
 
 class VerifiedRange(NamedTuple):
-    """Lines with which nothing is wrong."""
+    """A range of lines without a defect."""
 
     segment: int
     byte_from: int
     byte_to: int
-    before: Tip  # what the first one follows
+    before: Tip
     after: Tip
 
 
 class RawLine(NamedTuple):
-    """Bytes up to a newline, or up to where there are no more."""
+    """Bytes up to a newline or the end of the file."""
 
-    data: bytes  # no more than the end of what is longer than any line
+    data: bytes  # only the last bytes where it is longer than a line may be
     byte_to: int
 
 
 def split_ranges(spans: Iterable[SegmentSpan], range_bytes: int) -> list[list[LineRange]]:
-    """Pieces of all places, in groups of at least `range_bytes` but for the last."""
+    """Splits all spans into ranges, in tasks of at least `range_bytes` except the last."""
     tasks: list[list[LineRange]] = [[]]
     size = 0
     before: Tip | None = TIP_START
@@ -69,31 +69,24 @@ def split_ranges(spans: Iterable[SegmentSpan], range_bytes: int) -> list[list[Li
 
 
 def verify_range(disk: Disk, home: Home, line_range: LineRange) -> VerifiedRange | None:
-    """The lines of a piece, if all is well with them; None where somebody must look closer."""
+    """Verifies the lines of a range. None where they need to be verified one by one."""
     try:
-        fd = disk.open(home.segment_path(line_range.segment), writable=False)
+        with opened(disk, home.segment_path(line_range.segment)) as fd:
+            byte_from = _line_start(disk, fd, line_range.start, line_range.limit)
+            byte_to = _line_start(disk, fd, line_range.stop, line_range.limit)
+            if byte_from is None or byte_to is None or byte_from >= byte_to:
+                return None
+            before = _tip_at(disk, fd, byte_from) if byte_from else line_range.before
+            after = before and _tip_after_range(disk, fd, byte_from, byte_to, before)
     except (OSError, EventLogError):
         return None
-    try:
-        byte_from = _line_start(disk, fd, line_range.start, line_range.limit)
-        byte_to = _line_start(disk, fd, line_range.stop, line_range.limit)
-        if byte_from is None or byte_to is None or byte_from >= byte_to:
-            return None
-        before = _tip_at(disk, fd, byte_from) if byte_from else line_range.before
-        after = (
-            _tip_after_range(disk, fd, byte_from, byte_to, before) if before is not None else None
-        )
-        if before is None or after is None:
-            return None
-        return VerifiedRange(line_range.segment, byte_from, byte_to, before, after)
-    except OSError:
+    if before is None or after is None:
         return None
-    finally:
-        disk.close(fd)
+    return VerifiedRange(line_range.segment, byte_from, byte_to, before, after)
 
 
 def _tip_after_range(disk: Disk, fd: int, byte_from: int, byte_to: int, tip: Tip) -> Tip | None:
-    """The tip after the lines of a range, if nothing is wrong with any."""
+    """The tip after the lines of a range; None where one has a defect."""
     at = byte_from
     while at < byte_to:
         data = disk.pread(fd, min(CHUNK_BYTES, byte_to - at), at)
@@ -107,7 +100,7 @@ def _tip_after_range(disk: Disk, fd: int, byte_from: int, byte_to: int, tip: Tip
 
 
 def _line_start(disk: Disk, fd: int, at: int, limit: int) -> int | None:
-    """Where the first line starts that does not start before `at`; None if that is too far."""
+    """The first line start at or after `at`; None where no newline is near."""
     if at == 0 or at >= limit:
         return at
     newline = disk.pread(fd, LINE_BYTES_MAX, at - 1).find(b"\n")
@@ -115,7 +108,7 @@ def _line_start(disk: Disk, fd: int, at: int, limit: int) -> int | None:
 
 
 def _tip_at(disk: Disk, fd: int, byte_offset: int) -> Tip | None:
-    """What the line that ends there says."""
+    """The tip after the line that ends at `byte_offset`."""
     start = max(0, byte_offset - LINE_BYTES_MAX)
     data = disk.pread(fd, byte_offset - start, start)
     try:
@@ -135,7 +128,7 @@ class RawLines:
         self._data_at = 0
 
     def at(self, byte_offset: int) -> RawLine:
-        """The line that starts there; empty where the file does not reach so far. OSError."""
+        """The line that starts there; empty beyond the end of the file. Raises OSError."""
         start = byte_offset - self._data_at
         end = self._data.find(b"\n", start) + 1 if 0 <= start < len(self._data) else 0
         if not end:

@@ -1,12 +1,12 @@
-"""Re-hash everything: a read-only report on a whole log, whatever its bytes are.
+"""Verifies a whole log: re-hashes everything, and returns a read-only report.
 
-Two passes. The first asks of pieces of a few MiB, on all cores, whether all is well with them. The
-second walks the log in order, steps over the pieces that are well, and judges all else line by
-line, here: so what is wrong is told once, by one judge who knows what came before.
+There are two passes. The first verifies ranges of a few MiB on all cores. The second scans the log
+in order, skips the verified ranges, and verifies all other lines one by one, so that each defect
+is reported once.
 
-No lock is taken. What writers append meanwhile lies beyond the durable end that was found at the
-start. An unacknowledged tail is no damage; it is told as `torn_bytes`. Damage that a person
-accepted is still a finding, and what follows it is judged as readers read it.
+Takes no lock. Entries that are appended meanwhile are beyond the durable end that was found at the
+start. An unacknowledged tail is no damage; it is reported as `torn_bytes`. An accepted gap is
+still a finding, and the lines after it are verified as readers read them.
 
 Invariant: a report is `ok` only if every line up to the durable end continues the chain, every
 signal has its own hash, and the log reaches as far as it is known to have been durable.
@@ -25,25 +25,25 @@ from eventlog.verify.inventory import Inventory, inventory
 from eventlog.verify.log_verifier import LogVerifier, VerifyFinding, WriterStarted
 from eventlog.verify.ranges import VerifiedRange, split_ranges, verify_range
 
-RANGE_BYTES = 1024 * 1024  # about 5 ms of work: so all cores end at about the same time
-PARALLEL_BYTES_MIN = 8 * 1024 * 1024  # less is done before a second process would be of use
+RANGE_BYTES = 1024 * 1024  # about 5 ms of work, so that all cores finish at about the same time
+PARALLEL_BYTES_MIN = 8 * 1024 * 1024  # less is verified before a second process has started
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyReport:
-    """What verify found."""
+    """The result of verify."""
 
     entries: int  # good ones, up to the durable end
     segments: int
     last_seq: int
     chain: str  # of entry last_seq: the head of the log
-    torn_bytes: int  # at the end, and never acknowledged
+    torn_bytes: int  # at the end, never acknowledged
     findings: tuple[VerifyFinding, ...]  # by segment and byte
-    findings_left_out: int  # how many more there are
+    findings_left_out: int  # the number of further findings
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there are no findings."""
         return not self.findings
 
     def to_json(self) -> dict[str, object]:
@@ -69,9 +69,9 @@ def verify(
 ) -> VerifyReport:
     """Re-hashes every line and every signal of the log at `home`, up to its durable end.
 
-    `progress` is called with the bytes done and the bytes in all. `processes`: at most so many
-    work at once; None is one for each core. A program of several threads is not forked, so there
-    it is always one.
+    `progress` is called with the bytes done and the bytes in total. `processes` is the most that
+    run at once; None means one for each core. A program with several threads is not forked, so it
+    uses one.
 
     Raises LogNotFound, ForeignHome, UnsafePath, EventLogError where the disk of closed segments is
     not mounted, and OSError where the log may not be read.
@@ -86,7 +86,7 @@ def verify(
     try:
         log_verifier.verify_all()
     except WriterStarted:
-        # It says what is durable, and may have cut what looked torn.
+        # It has set the durable end, and may have cut the torn tail.
         return verify(home, disk=disk, progress=progress, processes=processes)
     return VerifyReport(
         entries=log_verifier.line_verifier.entries,
@@ -106,7 +106,7 @@ def _verified_ranges(
     progress: Callable[[int, int], object] | None,
     processes: int,
 ) -> dict[Position, VerifiedRange]:
-    """The first pass: the pieces with which all is well, by where they start."""
+    """The first pass: the ranges without a defect, by their start."""
     total = sum(span.limit for span in found.spans)
     tasks = split_ranges(found.spans, max(RANGE_BYTES, total // (TASKS_MAX - 1) + 1))
     ranges: list[VerifiedRange] = []

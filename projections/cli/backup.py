@@ -51,7 +51,7 @@ def backup(
       eventlog status --json | jq .backup.age_seconds
     """
     from eventlog import back_up
-    from eventlog.plumbing import Progress
+    from eventlog.plumbing import progress_bar
 
     if scratch is not None and not is_drill:
         raise click.UsageError("--scratch needs --verify")
@@ -59,17 +59,17 @@ def backup(
     if is_drill:
         _run_drill(obj, dest, scratch, as_json)
         return
-    with Progress("backing up") as progress:
+    with progress_bar("backing up") as progress:
         done = back_up(obj.home, dest, now=_now(), progress=progress)
     print_result(done, as_json=as_json)
 
 
 def _run_drill(obj: CommandContext, dest: Path, scratch: Path | None, as_json: bool) -> None:
-    from eventlog.plumbing import Progress
+    from eventlog.plumbing import progress_bar
     from projections.monitoring.restore_drill import run_restore_drill
 
     result = run_restore_drill(
-        Path(obj.home), dest, scratch_parent=scratch, now=_now(), progress_factory=Progress
+        Path(obj.home), dest, scratch_parent=scratch, now=_now(), progress_factory=progress_bar
     )
     print_result(result, as_json=as_json)
     if not result.ok:
@@ -94,10 +94,10 @@ def restore(obj: CommandContext, src: Path, as_json: bool) -> None:
       eventlog --home ./new-home rebuild-database
     """
     from eventlog import restore_home
-    from eventlog.plumbing import Progress
+    from eventlog.plumbing import progress_bar
 
     interrupt_on_sigterm()
-    with Progress("restoring") as progress:
+    with progress_bar("restoring") as progress:
         restored = restore_home(src, obj.home, progress=progress)
     print_result(restored, as_json=as_json)
 

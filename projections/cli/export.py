@@ -58,7 +58,7 @@ def export(
 
     import orjson
 
-    from eventlog.plumbing import Progress, printable_value
+    from eventlog.plumbing import printable_value, progress_bar
     from projections.queries.export import CSV, atomic_file, write_metadata
     from projections.queries.export import export as export_to
 
@@ -67,7 +67,7 @@ def export(
     if is_stdout and format_ != CSV and sys.stdout.isatty():
         raise click.UsageError("Parquet cannot be shown on a terminal: name a file with --output")
     write = partial(export_to, Path(obj.home), format=format_, as_of=as_of, symbol=symbol)
-    with Progress("exporting") as progress:
+    with progress_bar("exporting") as progress:
         if is_stdout:
             metadata = write(sys.stdout.buffer, progress=progress)
             sys.stdout.buffer.flush()

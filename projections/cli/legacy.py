@@ -50,7 +50,7 @@ def import_legacy(
     """
     from contextlib import nullcontext
 
-    from eventlog.plumbing import Progress
+    from eventlog.plumbing import progress_bar
     from projections.legacy.importer import import_legacy as run_import
 
     if log_file is None and database is None:
@@ -59,7 +59,7 @@ def import_legacy(
     if rejects is not None and rejects.exists() and any(map(rejects.samefile, sources)):
         raise click.UsageError("--rejects names a file to import from: name another file")
     opened = rejects.open("wb") if rejects is not None else nullcontext()
-    with opened as rejects_file, Progress("importing") as progress:
+    with opened as rejects_file, progress_bar("importing") as progress:
         report = run_import(
             Path(obj.home),
             log_file=log_file,

@@ -28,10 +28,10 @@ def rebuild_database(obj: CommandContext, as_json: bool) -> None:
       eventlog rebuild-database
       eventlog rebuild-database --json | jq .digest
     """
-    from eventlog.plumbing import Progress
+    from eventlog.plumbing import progress_bar
     from projections.rebuild.rebuild import rebuild
 
     interrupt_on_sigterm()
-    with Progress("rebuilding") as progress:
+    with progress_bar("rebuilding") as progress:
         rebuilt = rebuild(Path(obj.home), progress=progress)
     print_result(rebuilt, as_json=as_json)

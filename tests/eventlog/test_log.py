@@ -1,7 +1,7 @@
-"""EventLog as its callers see it: receipts, reading, sharing commits, waiting, closing.
+"""EventLog as its callers see it: receipts, reading, shared commits, waiting, closing.
 
-What a disk may do to it is in test_durability.py, which retry is a duplicate in
-test_idempotence.py, and whose files it touches in test_paths.py.
+The writer's behaviour on a failing disk is in append/test_writer.py, duplicates are in
+append/test_dedupe.py.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -66,7 +67,9 @@ def log(home: Path) -> Iterator[EventLog]:
 
 def wait_for_queue(log: EventLog, length: int) -> None:
     """Returns once `length` appends wait behind the commit under way."""
-    until(lambda: len(log._committer._queue) >= length)
+    committer = log._committer
+    assert committer is not None, "the log was appended to before"
+    until(lambda: len(committer._queue) >= length)
 
 
 # -- receipts and reading
@@ -503,7 +506,64 @@ def test_cancelling_many_appends_that_wait_for_room_delays_no_other(home: Path) 
     assert len(ids_in(home)) == QUEUED_APPENDS_MAX + 3
 
 
+# -- the writer
+
+
+def test_a_handle_that_only_reads_builds_no_writer(home: Path) -> None:
+    """Opening, last_seq, read, tail and close neither build nor import what appends need."""
+    with EventLog(home) as log:
+        log.append_many(signals(3))
+    script = """
+import asyncio, sys
+from eventlog import EventLog
+
+async def first_batch(log):
+    batches = log.tail()
+    async for batch in batches:
+        await batches.aclose()
+        return batch
+
+with EventLog(sys.argv[1]) as log:
+    assert (log.last_seq, len(list(log.read())), len(asyncio.run(first_batch(log)))) == (3, 3, 3)
+    assert log._committer is None
+modules = ["async_append", "group_commit", "writer", "writer_state", "recovery"]
+print([name for name in modules if f"eventlog.append.{name}" in sys.modules])
+"""
+    command = [sys.executable, "-c", script, str(home)]
+    done = subprocess.run(
+        command, check=True, timeout=DEADLINE_S, cwd=CHECKOUT, capture_output=True, text=True
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_threads_that_append_first_share_one_writer(home: Path) -> None:
+    """Two writers in one handle would each hold a dedupe window of their own."""
+    for round_number in range(20):
+        with EventLog(home / str(round_number)) as log, ThreadPoolExecutor(4) as threads:
+            barrier = threading.Barrier(4)
+
+            def committer(log: EventLog = log, barrier: threading.Barrier = barrier) -> int:
+                barrier.wait(DEADLINE_S)
+                return id(log._build_committer())
+
+            found = {future.result() for future in [threads.submit(committer) for _ in range(4)]}
+        assert len(found) == 1
+
+
 # -- closing
+
+
+@pytest.mark.parametrize("with_append", [False, True])
+def test_closing_a_handle_refuses_its_first_append_too(home: Path, with_append: bool) -> None:
+    log = EventLog(home)
+    if with_append:
+        log.append(a_signal(1))
+    log.close()
+    with pytest.raises(LogClosed, match="open the log anew"):
+        log.append(a_signal(2))
+    with pytest.raises(LogClosed, match="open the log anew"):
+        asyncio.run(log.append_async(a_signal(2)))
+    assert home.exists() is with_append
 
 
 def test_a_closed_handle_raises_log_closed(home: Path) -> None:
@@ -572,25 +632,34 @@ sys.exit(code)
     assert done.returncode == 0
 
 
-def test_a_child_that_was_forked_while_a_thread_appended_does_not_hang(home: Path) -> None:
-    """What another thread held at that moment, nobody in the child will ever give back."""
+@pytest.mark.parametrize("which", ["first", "later"])
+def test_a_child_that_was_forked_while_a_thread_appended_does_not_hang(
+    home: Path, which: str
+) -> None:
+    """No thread of the child releases a lock that another thread held when it was forked."""
     script = """
 import os, signal, sys
 from eventlog import EventLog, LogClosed
 log = EventLog(sys.argv[1])
-log._committer._mutex.acquire()  # as a thread in the midst of an append
+item = {"symbol": "A", "action": "BUY", "entry_price": 1, "target_price": 2, "stop_price": 1,
+        "confidence": 80, "strategy": "x"}
+if sys.argv[2] == "first":
+    log._mutex.acquire()  # as a thread in the midst of the first append
+else:
+    log.append(item | {"symbol": "B"})
+    log._committer._mutex.acquire()  # as a thread in the midst of a later one
 pid = os.fork()
 if pid == 0:
     signal.alarm(60)
     try:
-        log.append({"symbol": "A", "action": "BUY", "entry_price": 1, "target_price": 2,
-                    "stop_price": 1, "confidence": 80, "strategy": "x"})
+        log.append(item)
     except LogClosed:
         os._exit(0)
     os._exit(1)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+os._exit(code)  # closing would wait for the lock that is held above
 """
-    command = [sys.executable, "-c", script, str(home)]
+    command = [sys.executable, "-c", script, str(home), which]
     done = subprocess.run(command, check=False, timeout=DEADLINE_S, cwd=CHECKOUT)
     assert done.returncode == 0
 

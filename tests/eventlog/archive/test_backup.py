@@ -169,7 +169,7 @@ def test_without_new_entries_nothing_is_copied(home: Path, dest: Path) -> None:
     back_up(home, dest, now=NOW)
     before = {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in segments_in(dest)}
     done = eventlog("backup", dest, home=home)
-    assert b"nothing: there is nothing new" in done.out
+    assert b"nothing: the log has nothing new" in done.out
     assert {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in segments_in(dest)} == before
 
 
@@ -291,7 +291,7 @@ def test_if_copy_and_log_are_both_damaged_neither_is_overwritten(home: Path, des
     flip(segments_in(dest)[1], 700)
     flip(segments_in(home)[1], 900)
     before = tree_contents(dest)
-    with pytest.raises(BackupUnusable, match="damaged in the backup, and the log's own is not"):
+    with pytest.raises(BackupUnusable, match="damaged in the backup, and the log no longer"):
         back_up(home, dest, now=NOW)
     assert tree_contents(dest) == before
 
@@ -315,9 +315,9 @@ def test_a_flipped_byte_in_the_manifest_is_reported_as_such(
     path = dest / "backup.json"
     flip(path, place % path.stat().st_size)
     before = tree_contents(dest)
-    with pytest.raises(BackupUnusable, match="the list of what the backup holds is damaged"):
+    with pytest.raises(BackupUnusable, match="the manifest of the backup is damaged"):
         back_up(home, dest, now=NOW)
-    with pytest.raises(BackupUnusable, match="the list of what the backup holds is damaged"):
+    with pytest.raises(BackupUnusable, match="the manifest of the backup is damaged"):
         restore_home(dest, dest.with_name("new"))
     assert tree_contents(dest) == before
     assert not dest.with_name("new").exists()
@@ -432,7 +432,7 @@ def test_links_and_unknown_files_among_the_copies_are_refused(
     for name in ("notes.txt", "00000000000000000099.jsonl", ".lock"):
         path = dest / "logs" / name
         path.write_text("mine")
-        refused(home, dest, "a foreign file stands among the segments")
+        refused(home, dest, "a foreign file is among the segments")
         path.unlink()
     path = segments_in(dest)[1]
     path.rename(tmp_path / "moved")
@@ -447,7 +447,7 @@ def test_links_and_unknown_files_among_the_copies_are_refused(
 def test_a_backup_that_was_appended_to_is_refused(home: Path, dest: Path) -> None:
     back_up(home, dest, now=NOW)
     append(dest, a_signal(99))
-    refused(home, dest, "a foreign file stands among the segments")
+    refused(home, dest, "a foreign file is among the segments")
 
 
 def test_two_runs_at_once_do_not_write_over_each_other(home: Path, dest: Path) -> None:
@@ -578,7 +578,7 @@ def test_a_full_disk_is_reported_and_the_earlier_copies_stay_valid(
         check=False,
     )
     assert done.returncode == 3
-    assert "no room for the backup" in done.stderr
+    assert "no space for the backup" in done.stderr
     assert "Traceback" not in done.stderr
     assert 0 < len(assert_restorable(out)) < ENTRIES
     back_up(home, out, now=NOW)
@@ -594,7 +594,7 @@ def test_a_disk_error_is_reported_with_what_where_and_do(
     with pytest.raises(EventLogError) as raised:
         back_up(home, dest, now=NOW, disk=disk)
     assert raised.value.where.startswith(str(dest))
-    assert "what it held before is good" in raised.value.do
+    assert "the copies made before are intact" in raised.value.do
 
 
 @pytest.mark.parametrize("nth", range(1, 8))

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -83,6 +84,18 @@ def test_the_help_lists_each_command_with_what_it_does() -> None:
     text = eventlog("--help").out.decode()
     for command in OWN_COMMANDS:
         assert any(line.split()[:1] == [command] and line.split()[2:] for line in text.splitlines())
+
+
+def test_python_dash_m_runs_the_same_command(filled: Path) -> None:
+    for words in (("--help",), ("cat", "--limit", "2"), ("cat", "--limit", "x")):
+        module = subprocess.run(
+            [sys.executable, "-m", "eventlog", "--home", str(filled), *words],
+            capture_output=True,
+            check=False,
+        )
+        done = eventlog(*words, home=filled)
+        assert (module.returncode, module.stdout) == (done.code, done.out)
+        assert module.stderr.decode() == done.err
 
 
 def test_version_is_that_of_the_installed_package() -> None:
