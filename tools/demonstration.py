@@ -44,7 +44,6 @@ from tools.processes import (
     StopRequest,
 )
 
-PRICES = CHECKOUT.parent / "shared/data/prices"
 COMMAND = Path(sys.executable).with_name("eventlog")
 LOGS = "demo-logs"  # in the home: what each process said; it tells a home of the demo from others
 SEED = 1  # of the simulated market, where nobody chose one
@@ -320,14 +319,12 @@ def _run_steps(demo: Demo) -> None:
 
 
 def _source(options: argparse.Namespace) -> Source:
-    """Real prices where they were named or stand beside the checkout, else simulated ones.
+    """Return the prices of the directory that `--prices` names, or else a simulated market.
 
-    The files are read here once, before anything is made: a bad one leaves nothing behind.
+    The price files are read here once, before the demo creates anything: a bad one leaves no file.
     """
     directory: Path | None = options.prices
     limit: tuple[object, ...] = ("--days", options.days) if options.days else ()
-    if directory is None and options.simulate is None and any(PRICES.glob("*.csv")):
-        directory = PRICES
     if directory is not None:
         directory = directory.absolute()
         days = [day for day, _ in islice(prices.read_days(directory), options.days)]
@@ -337,7 +334,7 @@ def _source(options: argparse.Namespace) -> Source:
     seed = options.simulate if options.simulate is not None else SEED
     words = f"a simulated market, seed {seed}"
     if options.simulate is None:
-        words += ", since no price files are named and ../shared/data/prices is absent"
+        words += "; --prices DIR uses real daily prices"
     return Source(words=words, arguments=("--simulate", seed, *limit))
 
 
@@ -373,7 +370,7 @@ def _close(demo: Demo, took_s: float) -> None:
     print(
         f"\ndemo: {demo.entries:,} entries of {demo.signals:,} signals are the same in the log, in "
         f"SQLite and at Alpine, the table was rebuilt to the same digest {demo.digest[:16]}..., "
-        f"and the log is verified, on {demo.source.words.split(',')[0]}, in {took_s:.1f} s."
+        f"and the log is verified, on {re.split('[,;]', demo.source.words)[0]}, in {took_s:.1f} s."
     )
 
 
@@ -386,10 +383,10 @@ def _parser() -> argparse.ArgumentParser:
         "--prices",
         type=Path,
         metavar="DIR",
-        help="daily price files (*.csv); default: those in ../shared/data/prices, if it is there",
+        help="directory of daily price files (*.csv); default: a simulated market",
     )
     source.add_argument(
-        "--simulate", type=int, metavar="SEED", help="a simulated market; default: seed 1"
+        "--simulate", type=int, metavar="SEED", help="seed of the simulated market; default: 1"
     )
     parser.add_argument("--days", type=_positive, help="only the first so many days")
     parser.add_argument(

@@ -11,7 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.harness.requirements import CHECKOUT, needs_tool
+from tests.harness.requirements import CHECKOUT, PRICES_VARIABLE, needs_prices, needs_tool
 
 MODULE_LINES_MAX = 400  # about 300 is what we want; beyond this a module surely holds two jobs
 FUNCTION_LINES_MAX = 60  # about 40 is what we want, docstring included
@@ -112,6 +112,13 @@ def test_the_repository_contains_no_machine_path_and_no_registry_address() -> No
     assert found == []
 
 
+def test_only_the_ci_script_looks_outside_the_checkout() -> None:
+    """A clone stands alone; .ci/run uses real prices if they are kept beside the checkout."""
+    outside = re.compile(r"\.\./shared|[\"']shared/|needs_shared")
+    found = [name for name, text in texts_of_the_repository() if outside.search(text)]
+    assert found == [".ci/run"]
+
+
 def required_by(name: str, extra: str) -> Iterator[tuple[str, str]]:
     """Packages, each with an extra or "", that an installed package pulls in on this machine."""
     try:
@@ -141,6 +148,23 @@ def test_every_installed_package_is_pinned() -> None:
         todo = {child for name, extra in todo for child in required_by(name, extra)} - found
     names = {canonicalize_name(name) for name, _ in found}
     assert names - pinned - {"eventlog", "pip"} == set()  # pip comes with .venv
+
+
+@pytest.mark.parametrize("ci", ["true", ""])
+def test_without_real_prices_a_test_is_skipped_with_a_reason(
+    monkeypatch: pytest.MonkeyPatch, ci: str
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.delenv(PRICES_VARIABLE, raising=False)
+    with pytest.raises(pytest.skip.Exception, match=PRICES_VARIABLE):
+        needs_prices()
+
+
+def test_real_prices_are_read_from_the_directory_that_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(PRICES_VARIABLE, str(tmp_path))
+    assert needs_prices() == tmp_path
 
 
 @pytest.mark.parametrize(("ci", "outcome"), [("true", "Failed"), ("", "Skipped")])

@@ -22,7 +22,7 @@ import pytest
 from tests.harness.deadline import DEADLINE_S, until
 from tests.harness.log_checks import assert_valid_log, tree_contents
 from tests.harness.read_side import append
-from tests.harness.requirements import CHECKOUT, needs_shared
+from tests.harness.requirements import CHECKOUT, needs_prices
 from tests.harness.signals import signals
 from tests.harness.tables import assert_caught_up
 from tests.harness.terminal import CTRL_C, CURSOR_HIDDEN, CURSOR_SHOWN, terminal
@@ -149,7 +149,7 @@ def test_the_last_line_of_each_run_gives_the_counts_of_log_table_and_alpine(
     assert_caught_up(home)
     report = reported(done.stdout)
     assert (report["ok"], report["at_alpine"], report["signals"]) == (True, count, count)
-    for said in ("a simulated market, seed 7", "duplicate=True", "DAMAGED: 1 findings"):
+    for said in ("a simulated market, seed 7\n", "duplicate=True", "DAMAGED: 1 findings"):
         assert said in done.stdout
     assert "the same digest as before" in done.stdout
     digests = re.findall(r"^ +([0-9a-f]{64})$", done.stdout, re.MULTILINE)
@@ -178,8 +178,8 @@ def test_the_last_line_of_each_run_gives_the_counts_of_log_table_and_alpine(
 
 @pytest.mark.slow
 def test_it_runs_on_real_prices_and_prints_so(tmp_path: Path) -> None:
-    """All of them, as the README promises."""
-    prices = needs_shared("data/prices")
+    """All of the files, as the tutorial promises."""
+    prices = needs_prices()
     done = demo(tmp_path, "--prices", prices)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"real daily prices of 8 symbols, 2005-11-17 to 2025-11-11, from {prices}" in done.stdout

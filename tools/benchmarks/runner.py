@@ -30,7 +30,7 @@ SAMPLE_COUNT_MAX = 100_000
 SAMPLE_GROWTH_MAX = 8  # times the one before, lest one lucky slice makes the next endless
 
 # Where fdatasync takes less than this, hardly anything is left beside the processor's own work, so
-# the marks about appends say nothing (measure.md).
+# the targets about appends are informative only.
 FDATASYNC_MIN_MS = 0.1
 
 Sample = Callable[[], float]  # one slice of one side; its figure, in the unit of the mark
@@ -120,7 +120,7 @@ def count_for(count: int, took_s: float, wanted_s: float) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One row of measure.md."""
+    """One row of the table of targets: `mark` must be reached, `goal` is aimed for."""
 
     id: str  # B1; where a row has two bounds, B13 and B13-open
     what: str

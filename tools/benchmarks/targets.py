@@ -1,6 +1,6 @@
-"""The table of measure.md: each mark, its peer, what must be reached and where we want to be.
+"""The table of targets: each with its peer, the mark that must be reached, and the goal.
 
-Invariant: ids are unique; a mark is added by one row here and one function that measures it.
+Invariant: ids are unique; a target is added by one row here and one function that measures it.
 """
 
 from __future__ import annotations
