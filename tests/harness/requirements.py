@@ -12,6 +12,7 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 TEST_DATA = CHECKOUT / "tests/data"
+DISTRIBUTION = "signal-eventlog"  # the name that is installed, as in pyproject.toml
 PRICES_VARIABLE = "EVENTLOG_TEST_PRICES"
 
 

@@ -11,7 +11,13 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.harness.requirements import CHECKOUT, PRICES_VARIABLE, needs_prices, needs_tool
+from tests.harness.requirements import (
+    CHECKOUT,
+    DISTRIBUTION,
+    PRICES_VARIABLE,
+    needs_prices,
+    needs_tool,
+)
 
 MODULE_LINES_MAX = 400  # about 300 is what we want; beyond this a module surely holds two jobs
 FUNCTION_LINES_MAX = 60  # about 40 is what we want, docstring included
@@ -130,8 +136,8 @@ def required_by(name: str, extra: str) -> Iterator[tuple[str, str]]:
             yield from ((child.name, child_extra) for child_extra in ("", *child.extras))
 
 
-def test_no_page_installs_the_package_from_a_registry() -> None:
-    """In public registries that is somebody else's package: it is `.` in the checkout."""
+def test_no_page_installs_the_distribution_named_only_eventlog() -> None:
+    """`eventlog` in a public registry is a different project: ours is signal-eventlog, or `.`."""
     by_name = re.compile(r"pip install[^`\n]*(?<!signal-)\beventlog(?!-env|/)\b")
     found = [name for name, text in texts_of_the_repository() if by_name.search(text)]
     assert found == []
@@ -142,12 +148,12 @@ def test_every_installed_package_is_pinned() -> None:
     lines = (CHECKOUT / "tools/constraints.txt").read_text().splitlines()
     pinned = {canonicalize_name(line.split("==")[0]) for line in lines if "==" in line}
     found: set[tuple[str, str]] = set()
-    todo = {("eventlog", "dev"), ("eventlog", "bench")}
+    todo = {(DISTRIBUTION, "dev"), (DISTRIBUTION, "bench")}
     while todo:
         found |= todo
         todo = {child for name, extra in todo for child in required_by(name, extra)} - found
     names = {canonicalize_name(name) for name, _ in found}
-    assert names - pinned - {"eventlog", "pip"} == set()  # pip comes with .venv
+    assert names - pinned - {DISTRIBUTION, "pip"} == set()  # pip comes with .venv
 
 
 @pytest.mark.parametrize("ci", ["true", ""])

@@ -36,7 +36,7 @@ from eventlog.format.line import CHAIN_START, decode, next_chain, stored_chain
 from tests.harness.command import eventlog as run_eventlog
 from tests.harness.deadline import DEADLINE_S
 from tests.harness.log_checks import segments_in
-from tests.harness.requirements import CHECKOUT, needs_tool
+from tests.harness.requirements import CHECKOUT, DISTRIBUTION, needs_tool
 from tests.harness.signals import closed, signals
 
 README = CHECKOUT / "README.md"
@@ -330,7 +330,7 @@ def commands() -> dict[str, click.Command]:
     context = click.Context(cli)
     found = {name: command for name in BUILT_IN if (command := cli.get_command(context, name))}
     for point in entry_points(group="eventlog.commands"):
-        ours = point.dist is not None and point.dist.name in ("eventlog", "signal-eventlog")
+        ours = point.dist is not None and point.dist.name == DISTRIBUTION
         if ours and point.name not in COMING:
             found[point.name] = point.load()
     return found

@@ -20,7 +20,10 @@ from statistics import median
 from tools.benchmarks.signals import Signals, ready_lines
 
 PROBES = 400  # a fifth of a second on a fast disk, four seconds on a slow one
-PACKAGES = ("eventlog", "orjson", "click", "nats-py", "eventsourcing")
+# Name in the table, and name of the distribution.
+PACKAGES = {"eventlog": "signal-eventlog"} | {
+    name: name for name in ("orjson", "click", "nats-py", "eventsourcing")
+}
 # Memory, or memory until the machine needs it: fdatasync does nothing there.
 VOLATILE = frozenset({"tmpfs", "ramfs"})
 
@@ -77,11 +80,11 @@ def versions(where: Path) -> dict[str, str]:
         "file_system": file_system(where),
         "nats-server": _nats_server(),
     }
-    for package in PACKAGES:
+    for name, distribution in PACKAGES.items():
         try:
-            found[package] = version(package)
+            found[name] = version(distribution)
         except PackageNotFoundError:
-            found[package] = "not installed"
+            found[name] = "not installed"
     return found
 
 

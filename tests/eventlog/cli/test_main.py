@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -24,6 +25,7 @@ from tests.harness.log_checks import (
     segments_in,
     tree_contents,
 )
+from tests.harness.requirements import CHECKOUT
 from tests.harness.signals import a_signal, closed, signals
 
 OWN_COMMANDS = ("append", "cat", "repair", "tail", "verify")
@@ -87,7 +89,13 @@ def test_the_help_lists_each_command_with_what_it_does() -> None:
 
 def test_version_is_that_of_the_installed_package() -> None:
     done = eventlog("--version")
-    assert (done.code, done.out.decode()) == (0, f"eventlog {version('eventlog')}\n")
+    assert (done.code, done.out.decode()) == (0, f"eventlog {version('signal-eventlog')}\n")
+
+
+def test_python_m_eventlog_runs_the_same_command() -> None:
+    words = (sys.executable, "-m", "eventlog", "--version")
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=CHECKOUT)
+    assert (done.returncode, done.stdout) == (0, f"eventlog {version('signal-eventlog')}\n")
 
 
 @pytest.mark.parametrize(
