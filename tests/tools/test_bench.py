@@ -1,8 +1,10 @@
 """tools/bench: the frame is right and a mark runs. What is fast is for the benchmark to say."""
 
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from eventlog.format.line import CHAIN_START, decode, next_chain, parse_header, stored_chain
 from tests.harness.requirements import CHECKOUT
 from tools.benchmarks import report, targets
+from tools.benchmarks.aggregates import SavedAggregates
 from tools.benchmarks.runner import (
     FDATASYNC_MIN_MS,
     SAMPLE_COUNT_MAX,
@@ -22,7 +25,7 @@ from tools.benchmarks.runner import (
     count_for,
     measure,
 )
-from tools.benchmarks.signals import Signals, ready_lines
+from tools.benchmarks.signals import Signals, ready_lines, sha256_of
 
 FAST_DISK_MS = FDATASYNC_MIN_MS / 2
 USUAL_DISK_MS = FDATASYNC_MIN_MS * 2
@@ -243,6 +246,21 @@ def test_an_unknown_target_is_refused_with_the_known_names(tmp_path: Path) -> No
     assert done.returncode == 2
     assert "there are B1, B2" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_each_save_of_the_event_store_is_one_durable_commit(tmp_path: Path) -> None:
+    """B4 compares one durable append with one durable save."""
+    peer = SavedAggregates(tmp_path / "peer.db")
+    try:
+        assert peer.work(3) > 0
+    finally:
+        peer.close()
+    with closing(sqlite3.connect(tmp_path / "peer.db")) as database:
+        rows = database.execute("SELECT originator_version, state FROM stored_events").fetchall()
+    assert [version for version, _ in rows] == [1, 1, 1]
+    for signal, (_, state) in zip(Signals(seed=1).take(3), rows, strict=True):
+        fields = json.loads(state)["fields"]
+        assert fields == signal | {"sha256": sha256_of(signal)}
 
 
 @pytest.mark.slow

@@ -9,8 +9,8 @@ from contextlib import closing
 
 from tools.benchmarks import jetstream
 from tools.benchmarks.ours import CALL_ENTRIES, Appender
-from tools.benchmarks.peers import BareFile, RecorderFull, SqliteFull
-from tools.benchmarks.runner import Bench, Rounds
+from tools.benchmarks.peers import BareFile, SqliteFull
+from tools.benchmarks.runner import Bench, NotMeasured, Rounds
 
 
 def one_thread_against_the_disk(bench: Bench) -> Rounds:
@@ -38,12 +38,16 @@ def producers_against_jetstream(bench: Bench) -> Rounds:
         return bench.alternate(bench.rate(ours.producers), bench.rate(peer.work))
 
 
-def one_thread_against_recorder(bench: Bench) -> Rounds:
-    """B4: a lone caller beside an event store in Python."""
+def one_thread_against_eventsourcing(bench: Bench) -> Rounds:
+    """B4: single appends, against what a user of eventsourcing calls: `Application.save`."""
+    try:
+        from tools.benchmarks.aggregates import SavedAggregates
+    except ImportError as error:
+        raise NotMeasured("eventsourcing is not installed: pip install -e '.[bench]'") from error
     where = bench.fresh_dir("b4")
     with (
         closing(Appender(where / "home")) as ours,
-        closing(RecorderFull(where / "peer.db")) as peer,
+        closing(SavedAggregates(where / "peer.db")) as peer,
     ):
         return bench.alternate(bench.rate(ours.one_thread), bench.rate(peer.work))
 

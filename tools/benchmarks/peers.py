@@ -1,4 +1,4 @@
-"""The peers in one thread: a bare file, SQLite, eventsourcing's recorder, and what a process costs.
+"""The peers in one thread: a bare file, SQLite, and whole commands.
 
 Invariant: a peer is handed bytes or rows that are ready, so that its time is its own work alone.
 """
@@ -11,10 +11,9 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from uuid import UUID
 
 from tools.benchmarks.runner import NotMeasured
-from tools.benchmarks.signals import SignalDict, Signals, ready_body, ready_lines, ready_row
+from tools.benchmarks.signals import Signals, ready_lines, ready_row
 
 # A command that hangs should end the benchmark, not the day.
 COMMAND_TIMEOUT_S = 1800
@@ -80,48 +79,6 @@ class SqliteFull:
 
     def close(self) -> None:
         self._db.close()
-
-
-class RecorderFull:
-    """eventsourcing's SQLite application recorder (WAL, synchronous=FULL), one event a commit."""
-
-    def __init__(self, path: Path, seed: int = 1) -> None:
-        try:
-            from eventsourcing.persistence import StoredEvent
-            from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteDatastore
-        except ImportError as error:
-            raise NotMeasured(
-                "eventsourcing is not installed: pip install -e '.[bench]'"
-            ) from error
-        self._event = StoredEvent
-        self._signals = Signals(seed)
-        self._store = SQLiteDatastore(str(path))
-        self._recorder = SQLiteApplicationRecorder(self._store)
-        self._recorder.create_table()
-
-    def work(self, count: int) -> float:
-        events = [
-            self._event(
-                originator_id=_uuid_of(signal),
-                originator_version=1,
-                topic="signals:Signal",
-                state=ready_body(signal),
-            )
-            for signal in self._signals.take(count)
-        ]
-        insert = self._recorder.insert_events
-        started_s = time.perf_counter()
-        for event in events:
-            insert([event])
-        return time.perf_counter() - started_s
-
-    def close(self) -> None:
-        self._store.close()
-
-
-def _uuid_of(signal: SignalDict) -> UUID:
-    # Its aggregates are named by a UUID: the id twice, so that it is as random as ours.
-    return UUID(hex=str(signal["signal_id"]) * 2)
 
 
 def users_environment() -> dict[str, str]:

@@ -50,12 +50,12 @@ TARGETS: tuple[Target, ...] = (
     Target(
         id="B4",
         what="append, one thread",
-        peer="eventsourcing's SQLite recorder, one event a commit",
+        peer="eventsourcing's Application.save of an aggregate with one event, SQLite",
         unit="/s",
         mark=1.1,
         goal=1.4,
         about_appends=True,
-        run=appending.one_thread_against_recorder,
+        run=appending.one_thread_against_eventsourcing,
     ),
     Target(
         id="B5",
