@@ -365,7 +365,7 @@ def _close(demo: Demo, took_s: float) -> None:
         "              eventlog top --once; eventlog tail -n 20; eventlog signals; eventlog stats"
     )
     print(f"              sqlite3 {home}/data/signals.db .schema; ls {home}/{LOGS}")
-    print('Read on:      README.md, "Ten minutes"; tools/generator.py, to copy and change')
+    print("Read on:      docs/tutorial.md; tools/generator.py, to copy and change")
     print("When done:    rm -r $EVENTLOG_HOME")
     print(
         f"\ndemo: {demo.entries:,} entries of {demo.signals:,} signals are the same in the log, in "
