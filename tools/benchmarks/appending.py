@@ -1,4 +1,4 @@
-"""B1-B5: appends, through the full door, against what else makes a signal durable.
+"""B1-B5: appends, with full validation, against other ways to make a signal durable.
 
 Invariant: both sides take the same signals in the same order from factories of one seed.
 """
@@ -14,21 +14,21 @@ from tools.benchmarks.runner import Bench, NotMeasured, Rounds
 
 
 def one_thread_against_the_disk(bench: Bench) -> Rounds:
-    """B1: how much of what the disk allows is left to a lone caller."""
+    """B1: single appends, against the rate that the disk allows."""
     where = bench.fresh_dir("b1")
     with closing(Appender(where / "home")) as ours, closing(BareFile(where / "bare")) as peer:
         return bench.alternate(bench.rate(ours.one_thread), bench.rate(peer.work))
 
 
 def producers_against_sqlite(bench: Bench) -> Rounds:
-    """B2: what sharing an fdatasync is worth."""
+    """B2: concurrent appends that share an fdatasync, against SQLite."""
     where = bench.fresh_dir("b2")
     with closing(Appender(where / "home")) as ours, closing(SqliteFull(where / "peer.db")) as peer:
         return bench.alternate(bench.rate(ours.producers), bench.rate(peer.work))
 
 
 def producers_against_jetstream(bench: Bench) -> Rounds:
-    """B3: the same beside a log server."""
+    """B3: concurrent appends, against a log server."""
     where = bench.fresh_dir("b3")
     with (
         jetstream.server(where) as url,
@@ -53,7 +53,7 @@ def one_thread_against_eventsourcing(bench: Bench) -> Rounds:
 
 
 def many_against_sqlite(bench: Bench) -> Rounds:
-    """B5: what a caller gains who has many signals at once."""
+    """B5: many signals a call, against SQLite."""
     where = bench.fresh_dir("b5")
     with closing(Appender(where / "home")) as ours, closing(SqliteFull(where / "peer.db")) as peer:
         return bench.alternate(

@@ -15,7 +15,7 @@ from pathlib import Path
 from tools.benchmarks.runner import NotMeasured
 from tools.benchmarks.signals import Signals, ready_lines, ready_row
 
-# A command that hangs should end the benchmark, not the day.
+# A command that hangs ends the benchmark.
 COMMAND_TIMEOUT_S = 1800
 
 Command = Sequence[str | Path]
@@ -36,7 +36,7 @@ SQLITE_INSERT = (
 
 
 class BareFile:
-    """`os.write` and `os.fdatasync` of ready lines, one at a time: what the disk allows."""
+    """`os.write` and `os.fdatasync` of ready lines, one at a time: the limit of the disk."""
 
     def __init__(self, path: Path, seed: int = 1) -> None:
         self._signals = Signals(seed)
@@ -60,8 +60,8 @@ class SqliteFull:
 
     def __init__(self, path: Path, seed: int = 1) -> None:
         self._signals = Signals(seed)
-        # No isolation level: each INSERT is its own transaction, without a BEGIN and a COMMIT to
-        # parse. This is the fastest way to say it.
+        # Without an isolation level each INSERT is a transaction of its own, with no BEGIN and
+        # COMMIT to parse. This is the fastest way.
         self._db = sqlite3.connect(path, isolation_level=None)
         mode = self._db.execute("PRAGMA journal_mode=WAL").fetchone()[0]
         if mode != "wal":
@@ -82,7 +82,7 @@ class SqliteFull:
 
 
 def users_environment() -> dict[str, str]:
-    """Ours, but Python keeps what it has compiled, as on a user's machine."""
+    """This environment, but Python writes its bytecode, as on a user's machine."""
     return {key: text for key, text in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
 
 
@@ -100,6 +100,6 @@ def command_s(command: Command) -> float:
     )
     took_s = time.perf_counter() - started_s
     if done.returncode != 0:
-        *_, said = done.stderr.decode(errors="replace").splitlines() or ["it said nothing"]
-        raise NotMeasured(f"{' '.join(map(str, command))} exited {done.returncode}: {said}")
+        *_, reason = done.stderr.decode(errors="replace").splitlines() or ["without output"]
+        raise NotMeasured(f"{' '.join(map(str, command))} exited {done.returncode}: {reason}")
     return took_s
