@@ -140,8 +140,8 @@ def _parser() -> argparse.ArgumentParser:
         "--delay-us",
         type=int,
         metavar="N",
-        help="delay each fdatasync of both sides by N microseconds (strace adds some more), so that "
-        "targets about appends are valid on a fast disk",
+        help="delay each fdatasync of both sides by N microseconds (strace adds some more); makes "
+        "targets about appends valid on a fast disk",
     )
     parser.add_argument("--delayed-us", type=int, help=argparse.SUPPRESS)  # the run below strace
     parser.add_argument("--list", action="store_true", help="print the targets and stop")
