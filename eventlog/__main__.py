@@ -1,4 +1,7 @@
-"""The `eventlog` command as `python -m eventlog`."""
+"""`python -m eventlog`: runs the same command as `eventlog`.
+
+Invariant: importing this module runs nothing.
+"""
 
 from eventlog.cli.main import main
 

@@ -1,12 +1,12 @@
-"""The demo: the main job on this machine, step by step, each with what it showed.
+"""The demo: runs the whole system on this machine, step by step, and prints the results.
 
     tools/demo [--prices DIR | --simulate SEED] [--days N] [--home DIR]
 
-A step is a function in STEPS: it says what it does, does it, and puts its figures into `Demo`.
-Ctrl-C ends it at any moment, with all that it has started.
+A step is a function in STEPS. The first line of its docstring is its heading, and it stores its
+figures in `Demo`. Ctrl-C ends the demo and all its processes at any time.
 
-Invariant: what it says was read back from the log, the table and the backend; it leaves no process
-behind, and of files only the home that it names.
+Invariant: the printed figures were read back from the log, the table and the backend; the demo
+leaves no process, and no file outside the home that it names.
 """
 
 from __future__ import annotations
@@ -44,43 +44,42 @@ from tools.processes import (
     StopRequest,
 )
 
-PRICES = CHECKOUT.parent / "shared/data/prices"
 COMMAND = Path(sys.executable).with_name("eventlog")
-LOGS = "demo-logs"  # in the home: what each process said; it tells a home of the demo from others
-SEED = 1  # of the simulated market, where nobody chose one
-RATE = 250  # entries a second: twenty years pass in half a minute, and an eye can follow
-LINE_S = 3.0  # between two lines of figures where there is no terminal
-STUCK_S = 60.0  # without any progress
+LOGS = "demo-logs"  # the output of each process; it also marks a home as one of the demo
+SEED = 1  # of the simulated market, by default
+RATE = 250  # entries a second: twenty years take half a minute, slow enough to watch
+LINE_S = 3.0  # between two lines of figures if stdout is no terminal
+STALLED_S = 60.0  # without progress, after which the demo fails
 EXIT_FAILED, EXIT_COULD_NOT_RUN, EXIT_INTERRUPTED = 1, 3, 130
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where prices come from: in words, and as arguments of the generator."""
+    """The source of prices: a description, and the arguments of the generator."""
 
-    words: str
+    description: str
     arguments: tuple[object, ...]
 
 
 @dataclass(slots=True, kw_only=True)
 class Demo:
-    """What the steps share: where, on which prices, with whom, and the figures so far."""
+    """The state that the steps share: home, prices, processes, and the figures so far."""
 
     home: Path
     source: Source
     processes: ProcessGroup
     stop: StopRequest
-    entries_before: int  # of a run before, in the same home
+    entries_before: int  # of an earlier run in the same home
     alpine: ManagedProcess | None = None
     daemon: ManagedProcess | None = None
-    env: dict[str, str] = field(default_factory=dict)  # what leads to the backend
+    env: dict[str, str] = field(default_factory=dict)  # the address and the key file of the backend
     entries: int = 0
     signals: int = 0
     digest: str = ""
 
 
 def start_alpine(demo: Demo) -> None:
-    """The reference Alpine starts, on a PostgreSQL of its own"""
+    """Start the reference Alpine on its own PostgreSQL"""
     key_file = demo.home / "demo-alpine.key"
     words = ("--development", "--key-file", key_file, "--port", 0, "--stop-at-eof")
     demo.alpine = demo.processes.start("alpine", sys.executable, "-m", "tools.alpine", *words)
@@ -90,30 +89,30 @@ def start_alpine(demo: Demo) -> None:
 
 
 def work(demo: Demo) -> None:
-    """A generator decides day by day; `eventlog project all` fills the table and delivers"""
+    """Run a generator; `eventlog project all` fills the table and delivers to Alpine"""
     script = CHECKOUT / "tools/generator.py"
     at = ("--home", demo.home, "--rate", RATE, "--batch", "day")
-    print(f"  prices: {demo.source.words}")
+    print(f"  prices: {demo.source.description}")
     generator = demo.processes.start(
         "generator", sys.executable, script, *at, *demo.source.arguments
     )
     has_ended = False
     while not _last_seq(demo.home):
-        if has_ended:  # before the look, which has seen all of it
-            raise generator.failed("appended nothing: its rule needs a hundred days and more")
+        if has_ended:  # known before the log was read to its end
+            raise generator.failed("appended nothing: its rule needs more than a hundred days")
         has_ended = generator.process.poll() is not None
         demo.stop.sleep(INTERVAL_S)
     words = (COMMAND, "--home", demo.home, "project", "all")
     demo.daemon = demo.processes.start("projector", *words, env=demo.env)
     figures = _watch(demo, generator)
-    print(f"  {generator.words.strip()}")
+    print(f"  {generator.output.strip()}")
     print(f"  {format_line(figures)}")
 
 
 def compare_all(demo: Demo) -> None:
-    """Log, SQLite and Alpine hold the same signals"""
+    """Compare the signals in the log, in SQLite and at Alpine"""
     if demo.entries_before:
-        # The home is from a run before, and that run's Alpine is gone with what it had.
+        # The home is from an earlier run, whose Alpine is gone with its signals.
         _eventlog(demo, "reconcile", "--replay")
     in_log, demo.entries = _hashes_in_log(demo.home)
     demo.signals = len(in_log)
@@ -127,53 +126,53 @@ def compare_all(demo: Demo) -> None:
     is_same = sorted(rows) == sorted(in_log) and found["at_alpine"] == len(in_log)
     if not is_same or any(wrong.values()):
         raise ProcessFailed("log, SQLite and Alpine do not agree", code=EXIT_FAILED)
-    print("  three times the same set of hashes")
+    print("  all three hold the same set of hashes")
     _eventlog(demo, "stats")
 
 
 def append_duplicate(demo: Demo) -> None:
-    """A generator that was cut off says its last signal again: nothing is written twice"""
+    """Append the last signal again, as a generator does after a crash: nothing is written"""
     with EventLog(demo.home) as log:
         last = _last_signal(log)
         if last is None:
-            print("  there is no signal yet: these were too few days")
+            print("  there is no signal yet: these are too few days")
             return
         receipt = log.append(last.payload)
-        print(f"  the same again: seq {receipt.seq}, duplicate={receipt.duplicate}")
+        print(f"  the same signal again: seq {receipt.seq}, duplicate={receipt.duplicate}")
         changed = {**last.payload, "confidence": 99.0}
         del changed["sha256"]
         try:
             log.append(changed)
         except SignalConflict as error:
-            print(f"  with another confidence: {error}")
+            print(f"  the same id with another confidence: {error}")
         else:
-            raise ProcessFailed("a signal_id was taken twice", code=EXIT_FAILED)
+            raise ProcessFailed("a signal_id was accepted twice", code=EXIT_FAILED)
         if not receipt.duplicate or log.last_seq != demo.entries:
             raise ProcessFailed("a repeated signal was written again", code=EXIT_FAILED)
 
 
 def rebuild(demo: Demo) -> None:
-    """The table is deleted, and built again from the log"""
+    """Delete the table and rebuild it from the log"""
     assert demo.daemon is not None
-    demo.processes.end(demo.daemon)  # it would build it anew before we could
+    demo.processes.end(demo.daemon)  # the daemon would rebuild the table first
     before = _eventlog(demo, "digest").output
-    table = demo.home / "data/signals.db"  # and nothing beside it: the daemon closed it cleanly
+    table = demo.home / "data/signals.db"  # there is no -wal file: the daemon has closed it
     print(f"  $ rm {table}")
     table.unlink()
     _eventlog(demo, "rebuild-database")
     demo.digest = _eventlog(demo, "digest").output.strip()
     if demo.digest != before.strip():
-        raise ProcessFailed("the table that was built again is another one", code=EXIT_FAILED)
+        raise ProcessFailed("the rebuilt table has another digest", code=EXIT_FAILED)
     print("  the same digest as before")
 
 
 def verify(demo: Demo) -> None:
-    """Every line and every signal is hashed again"""
+    """Verify the log: hash every line and every signal again"""
     _eventlog(demo, "verify")
 
 
 def damage_a_copy(demo: Demo) -> None:
-    """One bit is turned in a copy of the log: verify says where"""
+    """Flip one bit in a copy of the log: verify reports the place"""
     with tempfile.TemporaryDirectory(prefix="eventlog-demo-copy-") as copy:
         shutil.copytree(demo.home / "logs", Path(copy) / "logs", symlinks=True)
         segment = min((Path(copy) / "logs").glob("*.jsonl"))
@@ -181,8 +180,8 @@ def damage_a_copy(demo: Demo) -> None:
         data[len(data) // 2] ^= 1
         segment.write_bytes(data)
         print(f"  bit 0 of byte {len(data) // 2} of {segment.name}")
-        said = _eventlog(demo, "verify", home=Path(copy), code=EXIT_FAILED).output
-        if segment.name not in said:
+        output = _eventlog(demo, "verify", home=Path(copy), code=EXIT_FAILED).output
+        if segment.name not in output:
             raise ProcessFailed("verify did not name the damaged segment", code=EXIT_FAILED)
 
 
@@ -203,14 +202,14 @@ def _url(words: str) -> str | None:
 
 
 def _watch(demo: Demo, generator: ManagedProcess) -> HomeSample:
-    """Shows what happens until the generator has ended and nothing is behind; the last figures."""
+    """Shows the figures until the generator has ended and nothing lags; returns the last ones."""
     assert demo.alpine is not None
     assert demo.daemon is not None
     sampler = Sampler(demo.home)
-    moved_s, seen = time.monotonic(), None
+    progress_s, last_seen = time.monotonic(), None
     with open_output(full_screen=False, line_interval_s=LINE_S, write_line=_print_line) as shown:
         while True:
-            has_ended = generator.process.poll() is not None  # before the look, which sees it all
+            has_ended = generator.process.poll() is not None  # known before the sample is taken
             figures = sampler.sample()
             shown.show(figures)
             lags = [found.get("lag_entries") for found in figures.projections.values()]
@@ -221,9 +220,9 @@ def _watch(demo: Demo, generator: ManagedProcess) -> HomeSample:
             demo.processes.check(demo.alpine)
             demo.processes.check(demo.daemon)
             now = (figures.log["last_seq"], *lags)
-            if now != seen:
-                moved_s, seen = time.monotonic(), now
-            elif time.monotonic() - moved_s > STUCK_S:
+            if now != last_seen:
+                progress_s, last_seen = time.monotonic(), now
+            elif time.monotonic() - progress_s > STALLED_S:
                 raise demo.daemon.failed(f"makes no progress: {format_line(figures)}")
             demo.stop.sleep(INTERVAL_S)
 
@@ -238,7 +237,7 @@ def _last_seq(home: Path) -> int:
 
 
 def _hashes_in_log(home: Path) -> tuple[list[str], int]:
-    """The sha256 of each signal, and how many entries there are."""
+    """The sha256 of each signal in the log, and the number of entries."""
     hashes: list[str] = []
     seq = 0
     for entry in EventLog(home).read():
@@ -256,9 +255,9 @@ def _last_signal(log: EventLog) -> Entry | None:
 
 
 def _eventlog(demo: Demo, *words: str, home: Path | None = None, code: int = 0) -> Ended:
-    """Runs the command as a person would, shows it, and gives what it printed.
+    """Runs the command, prints the command line and its output, and returns its result.
 
-    Raises PartFailed for another exit code, Stopped.
+    Raises ProcessFailed for another exit code than `code`; Stopped.
     """
     line = ("--home", str(home or demo.home), *words)
     print(f"  $ eventlog {shlex.join(line)}")
@@ -272,10 +271,10 @@ def _eventlog(demo: Demo, *words: str, home: Path | None = None, code: int = 0) 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; the exit code."""
+    """Runs the demo; returns the exit code."""
     options = _parser().parse_args(arguments)
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # whoever reads a pipe sees it live, too
+        sys.stdout.reconfigure(line_buffering=True)  # a reader of a pipe gets each line at once
     stop = StopRequest()
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, stop)
@@ -296,11 +295,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _close(demo, time.monotonic() - started_s)
         return 0
     except (Stopped, ProcessFailed, EventLogError, prices.PriceFileError, OSError) as error:
-        if stop.name:  # whatever else it was, it came of that
-            with suppress(OSError):  # the terminal may be what has ended
+        if stop.name:  # any other error is a consequence of the signal
+            with suppress(OSError):  # the terminal may be gone
                 _print_stopped(stop, home)
             return EXIT_INTERRUPTED
-        if not isinstance(error, BrokenPipeError):  # then nobody reads any more
+        if not isinstance(error, BrokenPipeError):  # otherwise no reader is left
             where = f"; the home is {home}" if home else ""
             print(f"tools/demo: {_one_sentence(error)}{where}", file=sys.stderr)
         return error.code if isinstance(error, ProcessFailed) else EXIT_COULD_NOT_RUN
@@ -320,78 +319,78 @@ def _run_steps(demo: Demo) -> None:
 
 
 def _source(options: argparse.Namespace) -> Source:
-    """Real prices where they were named or stand beside the checkout, else simulated ones.
+    """Return the prices of the directory that `--prices` names, or else a simulated market.
 
-    The files are read here once, before anything is made: a bad one leaves nothing behind.
+    The price files are read here once, before the demo creates anything: a bad one leaves no file.
     """
     directory: Path | None = options.prices
     limit: tuple[object, ...] = ("--days", options.days) if options.days else ()
-    if directory is None and options.simulate is None and any(PRICES.glob("*.csv")):
-        directory = PRICES
     if directory is not None:
         directory = directory.absolute()
         days = [day for day, _ in islice(prices.read_days(directory), options.days)]
         count = len(list(directory.glob("*.csv")))
         words = f"real daily prices of {count} symbols, {days[0]} to {days[-1]}, from {directory}"
-        return Source(words=words, arguments=("--prices", directory, *limit))
+        return Source(description=words, arguments=("--prices", directory, *limit))
     seed = options.simulate if options.simulate is not None else SEED
     words = f"a simulated market, seed {seed}"
     if options.simulate is None:
-        words += ", since no price files are named and ../shared/data/prices is absent"
-    return Source(words=words, arguments=("--simulate", seed, *limit))
+        words += "; --prices DIR uses real daily prices"
+    return Source(description=words, arguments=("--simulate", seed, *limit))
 
 
 def _home(named: Path | None) -> tuple[Path, int]:
-    """The home, and how many entries a run before has left there."""
+    """Returns the home, and the number of entries of earlier runs in it."""
     home = (named or Path(tempfile.mkdtemp(prefix="eventlog-demo-"))).absolute()
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     if any(home.iterdir()) and not (home / LOGS).is_dir():
-        # Its signals would count as delivered, to an Alpine that is gone in a minute; and what is
-        # told at the end is to remove all of it.
-        what = f"{home} holds something that is not the demo's: name another --home, or none"
+        # Its signals would count as delivered, to an Alpine that is gone in a minute; and the demo
+        # ends with the advice to remove the home.
+        what = f"{home} has files that are not from the demo: name another --home, or none"
         raise ProcessFailed(what, code=EXIT_COULD_NOT_RUN)
     return home, _last_seq(home)
 
 
 def _print_stopped(stop: StopRequest, home: Path | None) -> None:
     entries = _last_seq(home) if home is not None else 0
-    print(f"\nStopped by {stop.name}. What was appended is durable; nothing runs any more.")
+    print(f"\nStopped by {stop.name}. What was appended is durable; no process is left.")
     print(f"demo: stopped with {entries:,} entries" + (f" in {home}" if home else ""))
 
 
 def _close(demo: Demo, took_s: float) -> None:
+    source = re.split("[,;]", demo.source.description)[0]
     home = shlex.quote(str(demo.home))
     path = shlex.quote(str(COMMAND.parent))
-    print("\nEverything that it started is stopped; the home is kept.")
-    print(f"Look around:  export EVENTLOG_HOME={home} PATH={path}:$PATH")
+    print("\nEvery process is stopped; the home is kept.")
+    print(f"Explore:      export EVENTLOG_HOME={home} PATH={path}:$PATH")
     print(
         "              eventlog top --once; eventlog tail -n 20; eventlog signals; eventlog stats"
     )
     print(f"              sqlite3 {home}/data/signals.db .schema; ls {home}/{LOGS}")
-    print('Read on:      README.md, "Ten minutes"; tools/generator.py, to copy and change')
+    print("Read on:      docs/tutorial.md; tools/generator.py, a generator to copy")
     print("When done:    rm -r $EVENTLOG_HOME")
     print(
         f"\ndemo: {demo.entries:,} entries of {demo.signals:,} signals are the same in the log, in "
         f"SQLite and at Alpine, the table was rebuilt to the same digest {demo.digest[:16]}..., "
-        f"and the log is verified, on {demo.source.words.split(',')[0]}, in {took_s:.1f} s."
+        f"and the log is verified, on {source}, in {took_s:.1f} s."
     )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="tools/demo", description="Run the main job on this machine and show what it does."
+        prog="tools/demo",
+        description="Run the whole system on this machine and check that its parts agree.",
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--prices",
         type=Path,
         metavar="DIR",
-        help="daily price files (*.csv); default: those in ../shared/data/prices, if it is there",
+        help="directory of daily price files (*.csv); default: a simulated market",
     )
     source.add_argument(
-        "--simulate", type=int, metavar="SEED", help="a simulated market; default: seed 1"
+        "--simulate", type=int, metavar="SEED", help="seed of the simulated market; default: 1"
     )
-    parser.add_argument("--days", type=_positive, help="only the first so many days")
+    parser.add_argument("--days", type=_positive, help="only the first DAYS days")
     parser.add_argument(
         "--home", type=Path, metavar="DIR", help="where the log goes; default: a new directory"
     )
@@ -408,6 +407,6 @@ if __name__ == "__main__":
     code = main()
     try:
         sys.stdout.flush()
-    except OSError:  # whoever read it has gone, and needs no words at exit
+    except OSError:  # the reader is gone: no message at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(code)

@@ -1,22 +1,23 @@
-"""An example of a generator: it reads daily prices, decides, and tells the log. Copy and change it.
+"""An example of a generator: reads daily prices, decides, appends signals. Copy and change it.
 
     python tools/generator.py --home DIR --prices DIR
     python tools/generator.py --home DIR --simulate 7 --days 500 --rate 50
 
-Three parts: `decide` is a pure function of the bars so far; `Book` knows what is open and turns a
-day of prices into the entries to append; `run` and `main` are the thin shell that appends them.
+Three parts: `decide` is a pure function of the bars so far; `Book` keeps the open signals and turns
+a day of prices into the items to append; `run` and `main` append them.
 
 The rule. Seven votes: price over its 20-day average, 5 over 20, 20 over 50 and 50 over 100 days,
 and the change over 10, 20 and 60 days. The majority names the side. Confidence, in percent, is the
 majority's lead in votes, times how calm the market is: the volatility of 100 days over that of 20,
-at most 1. From 65 on it is a signal at the day's close, target three and stop two average true
-ranges (14 days) away. It goes out at the symbol's next open and is closed at its target, at its
-stop, or at the close of its 20th day; a day that opens beyond target or stop closes it at the open.
-Where a day touches both, the stop is assumed: a daily bar does not say which came first. A symbol
+at most 1. From 65 on it is a signal at the day's close, with the target three and the stop two
+average true ranges (14 days) away. It is executed at the symbol's next open, and closed at its
+target, at its stop, or at the close of its 20th day; a day that opens beyond target or stop closes
+it at the open.
+If a day touches both, the stop is assumed: a daily bar does not show which came first. A symbol
 has one open signal at a time. It is an example, not advice.
 
-Invariant: what is said of day t depends on prices up to t alone, and the same prices give the same
-entries, to the digit. So a run that was stopped is simply started again: it skips what was said.
+Invariant: the items of day t depend only on prices up to t, and the same prices give the same
+items, to the digit. A run that was stopped can be started again: it skips what is in the log.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def decide(bars: Sequence[Bar]) -> Decision | None:
     target = prices.rounded(entry + side * TARGET_RANGES * span)
     stop = prices.rounded(entry - side * STOP_RANGES * span)
     if min(target, stop) <= 0 or entry in (target, stop):
-        return None  # so wild that one of them is below zero, or so flat that there is no room
+        return None  # too volatile: one is below zero; or too flat: there is no distance
     return Decision(
         action=action,
         entry=entry,
@@ -147,7 +148,7 @@ class Trade:
 
 
 class Book:
-    """What was seen and what is open, fed one day at a time."""
+    """The bars so far and the open signals; takes one day at a time."""
 
     def __init__(self, *, strategy: str = STRATEGY, data_source: str = "daily_prices") -> None:
         self.strategy = strategy
@@ -167,7 +168,7 @@ class Book:
         return items
 
     def _signal(self, symbol: str, day: date, decision: Decision) -> Item:
-        # Made from what it is about, never random: so the log knows a repeated signal again.
+        # Made from the content, never random, so that the log recognises a retry.
         signal_id = f"{self.strategy}:{symbol}:{day}"
         self._open[symbol] = Trade(signal_id=signal_id, decision=decision)
         return {
@@ -202,7 +203,7 @@ class Book:
 
 
 class Stop:
-    """Called by SIGTERM and Ctrl-C: the append under way is finished first. A second one kills."""
+    """A signal handler: the append under way is finished first. A second signal kills."""
 
     name = ""
 
@@ -222,7 +223,7 @@ def run(
 
     `by_day` makes one durable write of a day's entries instead of one of each.
     """
-    said = appended_before(log, book.strategy)
+    known = appended_before(log, book.strategy)
     counts: Counter[str] = Counter()
     started = time.monotonic()
     for _, bars in days:
@@ -230,9 +231,9 @@ def run(
         for group in [items] if by_day else [[item] for item in items]:
             if stop.name:
                 return counts
-            # An append returns when it is durable. Whoever is killed before that starts again: the
-            # log knows a signal_id that it has, answers `duplicate` and writes nothing.
-            fresh = [item for item in group if fingerprint(item) not in said]
+            # An append returns when it is durable. After a kill before that, the run starts again:
+            # the log recognises a signal_id, answers `duplicate` and writes nothing.
+            fresh = [item for item in group if fingerprint(item) not in known]
             receipts = log.append_many(fresh) if by_day else [log.append(item) for item in fresh]
             written = sum(not receipt.duplicate for receipt in receipts)
             counts.update(appended=written, known=len(group) - written)
@@ -243,7 +244,7 @@ def run(
 
 
 def appended_before(log: EventLog, strategy: str) -> set[bytes]:
-    """What earlier runs left in the log, which itself knows only its last 10,000 entries again."""
+    """The items of earlier runs; the log itself recognises only its last 10,000 entries."""
     return {
         fingerprint({"event": entry.event, **entry.payload})
         for entry in log.read()
@@ -259,7 +260,7 @@ def fingerprint(item: Mapping[str, object]) -> bytes:
 
 
 def main() -> int:
-    """The command; exit codes as those of `eventlog`."""
+    """Runs the generator; the exit codes are those of `eventlog`."""
     args = arguments()
     stop = Stop()
     for signum in (signal.SIGTERM, signal.SIGINT):

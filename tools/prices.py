@@ -1,4 +1,4 @@
-"""Daily prices, day by day: from files, or from a simulated market where there are no files.
+"""Daily prices, day by day: from files, or from a simulated market.
 
 A price file is what the yfinance tool writes for one symbol: three heading lines, of which the
 first names the columns and the second the symbol, then one row a day, oldest first:
@@ -8,13 +8,13 @@ first names the columns and the second the symbol, then one row a day, oldest fi
     Date,,,,,
     2005-11-17,1.9350224733352661,1.9758100269792869,1.926924705815381,1.967112625040125,676205600
 
-Prices are expected adjusted for splits, as yfinance does by itself: a split that is not would be
-taken for a crash. What is odd in a file is handled so:
+Prices must be adjusted for splits, as yfinance does by default: an unadjusted split would look like
+a crash. Irregular rows are handled as follows:
 - a row without any price is a day on which the symbol did not trade: left out, with a warning;
 - a day whose high and low miss its open or close by rounding: they are widened to them;
 - a volume of zero stays: currencies and indices have no other;
-- everything else that cannot be (text, NaN, a price of zero, days out of order, a high below the
-  low) is refused with file and line, because a guess would be traded on.
+- everything else that is impossible (text, NaN, a price of zero, days out of order, a high below
+  the low) is refused with file and line, because signals would be based on a guess.
 
 Invariant: days ascend, every bar has 0 < low <= open, close <= high, and the same files or the same
 seed give the same bars to the last digit on every machine.
@@ -198,7 +198,7 @@ def _bar(row: list[str], columns: Mapping[str, int], where: str) -> Bar | None:
 
 def _refused(what: str, where: str) -> PriceFileError:
     return PriceFileError(
-        what, where=where, do="mend or remove the row, or download the file again"
+        what, where=where, do="correct or remove the row, or download the file again"
     )
 
 

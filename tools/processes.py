@@ -1,10 +1,11 @@
-"""The processes that the demo starts, and how they end.
+"""Starts the processes of the demo and ends them.
 
-Each runs in a session of its own, so that a Ctrl-C in the terminal reaches the demo alone, which
-then ends them in order; what it says goes to a file. All that they start in turn inherits a mark
-in the environment, and is waited for by it: PostgreSQL is a daemon, and nobody's child.
+Each process has a session of its own, so Ctrl-C in the terminal reaches only the demo, which then
+ends the processes in order. The output of a process goes to a file. Processes that they start in
+turn inherit a token in the environment, by which they are found: PostgreSQL is a daemon without a
+parent.
 
-Invariant: when a `ProcessGroup` is left, however that happens, nothing that it started runs.
+Invariant: after a `ProcessGroup`, however it is left, no process that it started is running.
 """
 
 from __future__ import annotations
@@ -23,24 +24,24 @@ from typing import NamedTuple, Self
 import psutil  # type: ignore[import-untyped]  # the extra `alpine` brings it; it is untyped
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-STEP_S = 0.05  # how long Ctrl-C may wait to be seen
+STEP_S = 0.05  # the longest time until Ctrl-C is noticed
 START_S_MAX = 90.0  # a start takes one or two seconds; a machine under load may need much longer
-END_S_MAX = 40.0  # the daemon promises ten, and the backend gives its PostgreSQL thirty
-ERROR_TAIL_BYTES = 4_000  # of a file, to tell why a process ended
-PROCESS_MARK = "EVENTLOG_DEMO"
+END_S_MAX = 40.0  # the daemon takes up to ten, and the PostgreSQL of the backend up to thirty
+ERROR_TAIL_CHARS = 4_000  # of a log, searched for the reason why a process ended
+TOKEN_VARIABLE = "EVENTLOG_DEMO"
 
-# What would lead a process of ours to somebody's log, backend or supervisor.
+# Settings of the user that would lead a process to another log, backend or supervisor.
 _NOT_INHERITED = re.compile(
     r"(EVENTLOG|ALPINE|ARGO)_.*|EXTERNAL_SIGNAL_API_KEY|DATABASE_URL|NOTIFY_SOCKET"
 )
 
 
 class Stopped(Exception):
-    """Somebody wants the demo to end."""
+    """A signal asked the demo to end."""
 
 
 class ProcessFailed(Exception):
-    """A part of the demo did not do what it is there for. `code` is the exit code."""
+    """A process of the demo failed. `code` is the exit code of the demo."""
 
     def __init__(self, what: str, *, code: int, log: Path | None = None) -> None:
         super().__init__(f"{what}; its log is {log}" if log is not None else what)
@@ -48,7 +49,7 @@ class ProcessFailed(Exception):
 
 
 class StopRequest:
-    """Called by Ctrl-C and SIGTERM. It only takes note: the demo looks at points of its own."""
+    """A signal handler that notes the signal; the demo checks it at points of its own."""
 
     name = ""
 
@@ -56,12 +57,12 @@ class StopRequest:
         self.name = signal.Signals(signum).name
 
     def check(self) -> None:
-        """Raises Stopped once it was called."""
+        """Raises Stopped if a signal has arrived."""
         if self.name:
             raise Stopped(self.name)
 
     def sleep(self, seconds: float) -> None:
-        """Waits so long. Raises Stopped."""
+        """Waits for `seconds`. Raises Stopped."""
         end_s = time.monotonic() + seconds
         while (left_s := end_s - time.monotonic()) > 0:
             self.check()
@@ -70,36 +71,36 @@ class StopRequest:
 
 
 class Ended(NamedTuple):
-    """How a command ended."""
+    """The exit code and the output of a command."""
 
     code: int
     output: str  # stdout and stderr
 
 
 class ManagedProcess(NamedTuple):
-    """A process that runs, or ran."""
+    """A process that is running or has ended."""
 
     name: str
     process: subprocess.Popen[bytes]
     log: Path
 
     @property
-    def words(self) -> str:
-        """What it has said."""
+    def output(self) -> str:
+        """What the process has printed so far."""
         return self.log.read_text(errors="replace")
 
     def failed(self, what: str) -> ProcessFailed:
-        """The error of it, with what it said last."""
-        lines = self.words[-ERROR_TAIL_BYTES:].strip().splitlines()
+        """Returns the error for this process, with the last line that it printed."""
+        lines = self.output[-ERROR_TAIL_CHARS:].strip().splitlines()
         code = self.process.poll()
-        said = f" ({lines[-1].strip()})" if lines else ""
+        last_line = f" ({lines[-1].strip()})" if lines else ""
         return ProcessFailed(
-            f"{self.name} {what}{said}", code=code if code in (1, 3) else 1, log=self.log
+            f"{self.name} {what}{last_line}", code=code if code in (1, 3) else 1, log=self.log
         )
 
 
 class ProcessGroup:
-    """What runs for the demo. A context manager."""
+    """The running processes of the demo. A context manager."""
 
     def __init__(self, logs: Path, stop: StopRequest) -> None:
         self._logs = logs
@@ -124,15 +125,15 @@ class ProcessGroup:
     def start(
         self, name: str, *words: object, env: Mapping[str, str] | None = None
     ) -> ManagedProcess:
-        """Starts a process that runs beside the demo."""
+        """Starts a process that runs concurrently with the demo."""
         log = self._logs / f"{name}.log"
         inherited = {k: v for k, v in os.environ.items() if not _NOT_INHERITED.fullmatch(k)}
         with log.open("wb") as output:
             process = subprocess.Popen(
                 list(map(str, words)),
                 cwd=CHECKOUT,
-                env={**inherited, **(env or {}), PROCESS_MARK: self._token},
-                stdin=subprocess.PIPE,  # it ends with the demo, and who listens to it ends too
+                env={**inherited, **(env or {}), TOKEN_VARIABLE: self._token},
+                stdin=subprocess.PIPE,  # programs that stop at its end stop with the demo
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -148,15 +149,15 @@ class ProcessGroup:
             self._stop.sleep(STEP_S)
         self._members.remove(member)
         _end(member.process)
-        return Ended(member.process.returncode, member.words)
+        return Ended(member.process.returncode, member.output)
 
-    def wait_for(self, member: ManagedProcess, said: Callable[[str], str | None]) -> str:
-        """What `said` makes of its words, once that is something.
+    def wait_for(self, member: ManagedProcess, parse: Callable[[str], str | None]) -> str:
+        """Returns the first result of `parse` on the output that is not None.
 
-        Raises PartFailed where it ends before, or says nothing for too long; Stopped.
+        Raises ProcessFailed if the process ends before, or takes too long; Stopped.
         """
         end_s = time.monotonic() + START_S_MAX
-        while (found := said(member.words)) is None:
+        while (found := parse(member.output)) is None:
             if member.process.poll() is not None:
                 raise member.failed("did not start")
             if time.monotonic() > end_s:
@@ -165,19 +166,19 @@ class ProcessGroup:
         return found
 
     def check(self, member: ManagedProcess) -> None:
-        """Raises PartFailed where it does not run any more."""
+        """Raises ProcessFailed if the process has ended."""
         if (code := member.process.poll()) is not None:
             raise member.failed(f"ended with exit code {code}")
 
     def end(self, member: ManagedProcess) -> None:
-        """Asks it to end, and waits. Raises PartFailed unless it ends well."""
+        """Ends the process with SIGTERM. Raises ProcessFailed if its exit code is not 0."""
         self._members.remove(member)
         _end(member.process)
         if member.process.returncode != 0:
-            raise member.failed(f"did not end well ({member.process.returncode})")
+            raise member.failed(f"ended with exit code {member.process.returncode} after SIGTERM")
 
     def _wait_until_all_ended(self) -> None:
-        """Waits for what outlives its parent for a moment; kills what does so for longer."""
+        """Waits for processes that outlive their parent, and kills them after END_S_MAX."""
         end_s = time.monotonic() + END_S_MAX
         while left := [process for process in psutil.process_iter() if self._is_ours(process)]:
             if time.monotonic() > end_s:
@@ -189,15 +190,15 @@ class ProcessGroup:
     def _is_ours(self, process: psutil.Process) -> bool:
         try:
             return bool(
-                process.environ().get(PROCESS_MARK) == self._token
+                process.environ().get(TOKEN_VARIABLE) == self._token
                 and process.status() != psutil.STATUS_ZOMBIE
             )
-        except (psutil.Error, OSError):  # it is gone, or somebody else's
+        except (psutil.Error, OSError):  # it has ended, or belongs to another account
             return False
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, and after some time SIGKILL to it and what is left in its session."""
+    """Sends SIGTERM, and after END_S_MAX sends SIGKILL to the whole session."""
     if process.poll() is None:
         process.terminate()
     try:

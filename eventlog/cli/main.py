@@ -78,7 +78,7 @@ def _version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None
     if wanted:
         from importlib.metadata import version
 
-        click.echo(f"eventlog {version('eventlog')}")
+        click.echo(f"eventlog {version('signal-eventlog')}")
         ctx.exit()
 
 

@@ -30,7 +30,7 @@ _STATUS_OFFSET_LONGS = 4  # `status` follows modes, offset, freq, maxerror and e
 
 def check_python() -> Iterator[DoctorFinding]:
     """Reports the versions of eventlog, Python and the operating system."""
-    found = f"eventlog {version('eventlog')} on Python {platform.python_version()}"
+    found = f"eventlog {version('signal-eventlog')} on Python {platform.python_version()}"
     yield DoctorFinding(check="python", level=OK, found=f"{found}, {platform.platform(terse=True)}")
 
 

@@ -45,7 +45,8 @@ async def serving_endpoints(
     except ModuleNotFoundError as error:
         raise ProjectionError(
             f"--listen needs a package that is not installed: {error.name}",
-            do="install the extra `metrics` (`pip install '.[metrics]'` in the checkout)",
+            do="run `pip install 'signal-eventlog[metrics]'`, or `pip install '.[metrics]'` in a"
+            " checkout",
         ) from None
     sampler = SnapshotSampler(home, projectors, listen.unhealthy_after_s)
 

@@ -220,8 +220,8 @@ def _writer(metadata: ExportMetadata, file: IO[bytes]) -> _RowWriter:
     except ImportError as error:
         raise ProjectionError(
             f"Parquet needs pyarrow: {error}",
-            do="install the extra `parquet` (`pip install '.[parquet]'` in the checkout), or"
-            " export CSV",
+            do="run `pip install 'signal-eventlog[parquet]'`, or `pip install '.[parquet]'` in a"
+            " checkout; or export CSV",
         ) from error
     return ParquetRowWriter(file, COLUMNS, orjson.dumps(metadata.to_json(is_done=False)))
 

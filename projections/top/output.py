@@ -54,6 +54,6 @@ def open_output(
 def _rich_missing_error(error: ModuleNotFoundError) -> ProjectionError:
     return ProjectionError(
         f"the live view needs a package that is not installed: {error.name}",
-        do="install the extra `top` (`pip install '.[top]'` in the checkout), or use"
-        " `eventlog top --once`, which does not need it",
+        do="run `pip install 'signal-eventlog[top]'`, or `pip install '.[top]'` in a checkout;"
+        " `eventlog top --once` works without it",
     )

@@ -1,1 +1,1 @@
-"""What several test modules share: fakes of the real protocols, small verbs, requirements."""
+"""Shared by several test modules: fakes of the real protocols, small verbs, requirements."""

@@ -1,9 +1,9 @@
 """The reference backend as a process that tests start, kill and start again.
 
-PostgreSQL runs beside the server, not under it: it survives each SIGKILL of the server, and ends
-with the test process, however that ends. So does the server (`--stop-at-eof`).
+PostgreSQL is no child of the server: it survives each SIGKILL of the server. Both end with the test
+process, however that ends (`--stop-at-eof`).
 
-Invariant: after the context manager neither a server nor a PostgreSQL of ours runs.
+Invariant: after the context manager neither the server nor its PostgreSQL is running.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from tests.harness.requirements import CHECKOUT
 from tools.alpine.misbehave import CONTROL_PATH
 from tools.alpine.postgres import EmbeddedPostgres, read_line
 
-START_SECONDS_MAX = 60.0  # it takes one; these bound a hang and measure nothing
+START_SECONDS_MAX = 60.0  # a start takes one second; the limits only bound a hang
 STOP_SECONDS_MAX = 30.0
 CONTROL_SECONDS_MAX = 10.0
 
@@ -50,7 +50,7 @@ class AlpineServer:
         misbehave: bool | dict[str, object] = True,
     ) -> None:
         self.key = key or secrets.token_urlsafe(24).encode()
-        self.in_flight_max = 0  # of all its processes, as of the last counters() or kill()
+        self.in_flight_max = 0  # over all processes, at the last counters() or kill()
         self._postgres = postgres
         self._own_postgres = postgres is None
         self._misbehave = misbehave is not False
@@ -64,7 +64,7 @@ class AlpineServer:
             self.key_file = directory / "key"
             self.key_file.touch(mode=0o600)
             self.key_file.write_bytes(self.key + b"\n")
-            self.output_file = directory / "output"  # what all its processes wrote to stderr
+            self.output_file = directory / "output"  # the stderr of all its processes
             if self._own_postgres:
                 self._postgres = stack.enter_context(EmbeddedPostgres())
             assert self._postgres is not None
@@ -87,18 +87,18 @@ class AlpineServer:
 
     @property
     def running(self) -> bool:
-        """Whether it was started and neither killed nor stopped since."""
+        """Whether the server was started and has not been killed or stopped since."""
         return self._process is not None
 
     @property
     def pid(self) -> int:
-        """The process id of the server that runs now."""
-        assert self._process is not None, "it does not run"
+        """The process id of the running server."""
+        assert self._process is not None, "the server is not running"
         return self._process.pid
 
     def start(self) -> None:
         """Start the server on its port and database; returns when it listens."""
-        assert self._process is None, "it runs already"
+        assert self._process is None, "the server is running"
         command = [sys.executable, "-m", "tools.alpine", "--stop-at-eof", "--port", str(self.port)]
         if self._misbehave:
             command += ["--misbehave", json.dumps(self._lasting)]
@@ -123,55 +123,55 @@ class AlpineServer:
             raise AssertionError(f"the backend does not start: {line}{self.output()}")
 
     def kill(self) -> None:
-        """SIGKILL: requests under way are cut off, in the middle if it so happens."""
+        """Kill the server with SIGKILL; requests under way are cut off."""
         if self._misbehave:
-            with suppress(httpx.HTTPError):  # it may be too busy to say; then the kill comes first
+            with suppress(httpx.HTTPError):  # it may be too busy to answer
                 self.counters()
         self._signal(signal.SIGKILL)
 
     def stop(self) -> int:
-        """SIGTERM; returns the exit code when the server has ended."""
+        """Stop the server with SIGTERM; returns its exit code."""
         return self._signal(signal.SIGTERM)
 
     def restart(self) -> None:
-        """Kill it if it runs, and start it again on the same port and database."""
+        """Kill the server if it is running, and start it again on the same port and database."""
         if self._process is not None:
             self.kill()
         self.start()
 
     def control(self, **settings: object) -> None:
-        """Tell it to misbehave, as tools/alpine/misbehave.py describes.
+        """Make the server misbehave, as tools/alpine/misbehave.py describes.
 
-        All but `fail` and `lose`, which are used up, holds after a restart too.
+        All settings but `fail` and `lose`, which are used up, stay after a restart.
         """
         used_up = ("fail", "lose")
         self._lasting |= {name: value for name, value in settings.items() if name not in used_up}
         self._get_control("POST", settings)
 
     def counters(self) -> dict[str, Any]:
-        """What came in since this process started: requests, in_flight_max, answers, by_signal."""
+        """The counters of this process: requests, in_flight_max, answers, by_signal."""
         report = self._get_control("GET", None)
         self.in_flight_max = max(self.in_flight_max, report["in_flight_max"])
         return report
 
     def stop_postgres(self) -> None:
-        """Take PostgreSQL away for good; only where it is this server's own."""
+        """Stop PostgreSQL for good; only if it belongs to this server alone."""
         assert self._postgres is not None
-        assert self._own_postgres, "other servers use it"
+        assert self._own_postgres, "other servers use this PostgreSQL"
         self._postgres.close()
 
     def rows(self) -> list[dict[str, object]]:
-        """The table `signals` in id order, straight from PostgreSQL; the server may be down."""
+        """The table `signals` in id order, read from PostgreSQL; the server may be down."""
         return [dict(row) for row in _query(self.database_url, "SELECT * FROM signals ORDER BY id")]
 
     def hashes(self) -> set[str]:
-        """The set of verification_hash in PostgreSQL; it is an error when one is there twice."""
+        """The verification_hash of every row in PostgreSQL; fails if one is there twice."""
         found = [str(row["verification_hash"]) for row in self.rows()]
         assert len(found) == len(set(found)), "a verification_hash is in PostgreSQL twice"
         return set(found)
 
     def output(self) -> str:
-        """What its processes wrote to stderr."""
+        """The stderr of all its processes."""
         return self.output_file.read_text(errors="replace")
 
     def _get_control(self, method: str, settings: dict[str, object] | None) -> dict[str, Any]:
@@ -187,7 +187,7 @@ class AlpineServer:
         return report
 
     def _signal(self, number: signal.Signals) -> int:
-        assert self._process is not None, "it does not run"
+        assert self._process is not None, "the server is not running"
         self._process.send_signal(number)
         return self._reap()
 
@@ -207,10 +207,10 @@ class AlpineServer:
 
 
 def _reserve_port(stack: ExitStack) -> int:
-    """A free port that stays ours while the server is down.
+    """Reserves a free port while the server is down.
 
-    A socket that is bound but does not listen keeps the kernel from giving the port to anybody's
-    outgoing connection, a client's attempts to reach it included; SO_REUSEADDR lets the server in.
+    A socket that is bound but does not listen keeps the kernel from giving the port to an outgoing
+    connection, such as a client's attempt to reach it; SO_REUSEADDR lets the server bind it.
     """
     holder = stack.enter_context(socket.socket())
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -234,6 +234,6 @@ def _query(url: str, statement: str) -> list[asyncpg.Record]:
         finally:
             await connection.close()
 
-    # On a thread of its own, so that a test that is a coroutine can use these verbs as well.
+    # In a thread of its own, so that a test that is a coroutine can call it too.
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, fetch()).result()

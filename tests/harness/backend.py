@@ -1,6 +1,6 @@
-"""A backend under test, ours or another: its paths, a signal's body, a client that has its key.
+"""A backend under test, the reference or another: its paths, a body, a client with its key.
 
-Invariant: a body's hash is computed here, by nothing of the packages.
+Invariant: the hash of a body is computed here, without the code of the packages.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
-    """A backend under test: where it is, and a client that has its key."""
+    """A backend under test: a client that has its key, and the server if we started it."""
 
     client: httpx.Client
     server: AlpineServer | None
@@ -77,7 +77,7 @@ def own_backend(postgres: EmbeddedPostgres) -> Iterator[Backend]:
     with AlpineServer(postgres=postgres, key=KEY, misbehave=False) as server:
         with client_of(server.url, KEY) as client:
             yield Backend(client=client, server=server)
-        assert KEY.decode() not in server.output()  # after all that came in, S3
+        assert KEY.decode() not in server.output()  # after all requests, S3
         assert "Traceback" not in server.output()
 
 

@@ -1,9 +1,9 @@
-"""Starts the real `eventlog` command: to its end, as a long-lived pipe, under strace or limits.
+"""Runs the real `eventlog` command: to its end, as a long-lived pipe, under strace or limits.
 
-    eventlog("cat", home=home).out              what it printed
+    eventlog("cat", home=home).out              its output
     with pipe(home) as p:                       a long-lived `append`
-        p.say(a_signal(1))
-        (receipt,) = p.hear()
+        p.send_items(a_signal(1))
+        (receipt,) = p.read_answers()
     done, calls = traced("append", home=home)   its system calls, in order
 
 Invariant: no process outlives the test that started it.
@@ -34,7 +34,7 @@ NO_STDOUT = ("sh", "-c", 'exec "$@" >&-', "sh")
 NO_STREAMS = ("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh")
 
 
-# It is told when a step of an event loop took a tenth of a second: on a slow machine any step does.
+# asyncio's debug mode warns about steps longer than a tenth of a second, which a slow machine has.
 _IGNORE_SLOW_STEPS = """\
 import logging
 logging.getLogger("asyncio").addFilter(lambda record: not record.msg.startswith("Executing "))
@@ -43,7 +43,7 @@ logging.getLogger("asyncio").addFilter(lambda record: not record.msg.startswith(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """How a command ended."""
+    """The result of a command."""
 
     code: int
     out: bytes
@@ -59,18 +59,18 @@ class Call(NamedTuple):
     """A system call that returned."""
 
     name: str
-    args: str  # as strace -y writes them: descriptors carry their paths
+    args: str  # as strace -y prints them, with the paths of descriptors
     result: str
 
     @property
     def path(self) -> str:
-        """The path of the descriptor that it was called with, or that it gave."""
+        """The path of the descriptor in its arguments, or of the one that it returned."""
         found = re.match(r"-?\d+<([^>]*)>", self.result if "open" in self.name else self.args)
         return found[1] if found else ""
 
 
 def jsonl(items: Iterable[object]) -> bytes:
-    """Items as JSON Lines; bytes stand for a line as it is."""
+    """Items as JSON Lines; bytes are taken as a line."""
     lines = (item if isinstance(item, bytes) else json.dumps(item).encode() for item in items)
     return b"".join(line + b"\n" for line in lines)
 
@@ -81,7 +81,7 @@ def command_line(words: Sequence[object], home: object, under: Sequence[object])
 
 
 def python_dev(program: str, *words: str) -> list[str]:
-    """Runs a program in Python's development mode, which tells of whatever is not cleaned up."""
+    """The command line of a program in development mode, which reports what is not cleaned up."""
     return [sys.executable, "-X", "dev", "-W", "error", "-c", _IGNORE_SLOW_STEPS + program, *words]
 
 
@@ -95,7 +95,7 @@ def eventlog(
     cwd: Path | None = None,
     stdout: int | None = None,
 ) -> Done:
-    """Runs the command to its end; `under` are words before it, such as strace's or prlimit's."""
+    """Runs the command to its end; `under` is a prefix, such as strace or prlimit."""
     done = subprocess.run(
         command_line(words, home, under),
         input=stdin,
@@ -121,7 +121,7 @@ class Pipe:
         self._stderr_thread.start()
 
     def send_items(self, *items: object) -> None:
-        """Writes lines to its stdin. BrokenPipeError when it has gone."""
+        """Writes lines to its stdin. Raises BrokenPipeError if it has ended."""
         self.write_bytes_to_stdin(jsonl(items))
 
     def write_bytes_to_stdin(self, data: bytes) -> None:
@@ -131,7 +131,7 @@ class Pipe:
             view = view[os.write(self.process.stdin.fileno(), view) :]
 
     def read_answers(self, count: int = 1) -> list[dict[str, Any]]:
-        """The next `count` answers; fewer only where its output ends."""
+        """The next `count` answers; fewer only at the end of its output."""
         give_up_s = time.monotonic() + DEADLINE_S
         while self._received.count(b"\n") < count and self._receive(give_up_s):
             pass
@@ -140,7 +140,7 @@ class Pipe:
         return [json.loads(line) for line in lines]
 
     def read_all_answers(self) -> list[dict[str, Any]]:
-        """All answers to the end of its output; of a last one that is cut off, nothing."""
+        """All answers to the end of its output, without a last one that is cut off."""
         give_up_s = time.monotonic() + DEADLINE_S
         while self._receive(give_up_s):
             pass
@@ -148,7 +148,7 @@ class Pipe:
         return [json.loads(line) for line in lines]
 
     def is_silent(self, for_s: float = 0.2) -> bool:
-        """Whether no answer waits, nor comes within `for_s`."""
+        """Whether there is no answer, now or within `for_s`."""
         assert self.process.stdout is not None
         return not self._received and not select.select([self.process.stdout], [], [], for_s)[0]
 
@@ -172,12 +172,12 @@ class Pipe:
         self.process.send_signal(number)
 
     def wait(self, timeout_s: float = DEADLINE_S) -> int:
-        """Its exit code. Fails where it does not end in time."""
+        """Its exit code; fails if it does not end in time."""
         return self.process.wait(timeout_s)
 
     @property
     def err(self) -> str:
-        """What it said on stderr, once it has ended."""
+        """Its stderr, after its end."""
         self._stderr_thread.join()
         return b"".join(self._stderr_lines).decode()
 
@@ -194,7 +194,7 @@ def pipe(
     under: Sequence[object] = (),
     env: Mapping[str, str] | None = None,
 ) -> Iterator[Pipe]:
-    """A running `eventlog append`, or another command, killed at the end where it still runs."""
+    """A running `eventlog append`, or another command, killed at the end if it is still running."""
     process = subprocess.Popen(
         command_line((command, *words), home, under),
         stdin=subprocess.PIPE,
@@ -202,7 +202,7 @@ def pipe(
         stderr=subprocess.PIPE,
         env={**os.environ, **(env or {})},
         bufsize=0,
-        start_new_session=True,  # what it starts, as strace does, is killed with it
+        start_new_session=True,  # children, as of strace, are killed with it
     )
     running = Pipe(process)
     try:
@@ -218,7 +218,7 @@ def pipe(
 
 
 def child_of(process: subprocess.Popen[bytes]) -> int:
-    """Pid of the program that strace runs; waits until it does."""
+    """Waits until strace runs its program; returns the pid of that."""
     proc = Path("/proc")
     strace_exe = (proc / str(process.pid) / "exe").resolve()
     children = proc / str(process.pid) / "task" / str(process.pid) / "children"
@@ -226,7 +226,7 @@ def child_of(process: subprocess.Popen[bytes]) -> int:
 
     def has_started() -> bool:
         for pid in children.read_text().split():
-            with suppress(OSError):  # strace tries things out in children that end at once
+            with suppress(OSError):  # strace has test children that end at once
                 if (proc / pid / "exe").resolve(strict=True) != strace_exe:
                     found.append(int(pid))
         return bool(found)
@@ -236,16 +236,16 @@ def child_of(process: subprocess.Popen[bytes]) -> int:
 
 
 def strace(*options: object, out: Path | str = "/dev/null") -> tuple[object, ...]:
-    """A prefix for `under` that traces, or makes calls fail: `-e inject=...`."""
+    """A prefix for `under` that traces calls, or makes them fail: `-e inject=...`."""
     return (needs_tool("strace", apt="strace"), "-f", "-qq", "-o", out, *options)
 
 
 def traced(
     *words: object, home: object, trace: str, stdin: bytes = b"", options: Sequence[object] = ()
 ) -> tuple[Done, list[Call]]:
-    """Runs the command and gives its calls, named in `trace`, in the order of their return.
+    """Runs the command; returns its calls, named in `trace`, in the order of their return.
 
-    A write is listed when it begins: what it says may be read from then on.
+    A write is listed at its begin: its bytes may be read from then on.
     """
     with tempfile.NamedTemporaryFile() as out:
         under = strace("-y", "-s", 1_000_000, "-e", f"trace={trace}", *options, out=out.name)

@@ -1,4 +1,4 @@
-"""A running `eventlog project`: started, asked to stop, killed, listened to as systemd does.
+"""A running `eventlog project`: started, stopped, killed, with the notify socket of systemd.
 
     with daemon(home, "sqlite") as d:
         d.send(signal.SIGTERM)
@@ -33,23 +33,23 @@ class Daemon:
         self.process.send_signal(number)
 
     def wait(self) -> int:
-        """Its exit code. Fails where it does not end at all."""
+        """Its exit code; fails if it does not end."""
         return self.process.wait(DEADLINE_S)
 
     def catches(self, number: signal.Signals) -> bool:
-        """Whether it has come so far that a signal is its own affair; before, it is just killed."""
+        """Whether it has installed a handler for a signal; before that, the signal kills it."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         (mask,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
         return bool(int(mask, 16) >> (number - 1) & 1)
 
     def stop(self) -> int:
-        """Asks it to end, and waits for that."""
+        """Sends SIGTERM; returns the exit code."""
         self.send(signal.SIGTERM)
         return self.wait()
 
     @property
     def err(self) -> str:
-        """What it has said on stderr."""
+        """Its stderr so far."""
         self._stderr.seek(0)
         return self._stderr.read().decode()
 
@@ -62,7 +62,7 @@ def daemon(
     env: Mapping[str, str] | None = None,
     under: Sequence[object] = (),
 ) -> Iterator[Daemon]:
-    """A running `eventlog OPTIONS project WORDS`, killed at the end where it still runs.
+    """A running `eventlog OPTIONS project WORDS`, killed at the end if it is still running.
 
     It may still be starting: see `ready`.
     """
@@ -73,7 +73,7 @@ def daemon(
             stdout=subprocess.DEVNULL,
             stderr=stderr,
             env={**os.environ, **(env or {})},
-            start_new_session=True,  # what it starts, as strace does, is killed with it
+            start_new_session=True,  # children, as of strace, are killed with it
         )
         try:
             yield Daemon(process, stderr)
@@ -91,7 +91,7 @@ def listening(
     env: Mapping[str, str] | None = None,
     under: Sequence[object] = (),
 ) -> Iterator[tuple[Daemon, str]]:
-    """A daemon that answers at a port that the system chose, and the URL of that."""
+    """A daemon that listens on a port that the system chose, and its URL."""
     words = (*words, "--listen", f"{host}:0")
     with daemon(home, *words, options=["-v"], env=env, under=under) as d:
         until(lambda: d.process.poll() is not None or "listening url=" in d.err, "listening")
@@ -100,13 +100,13 @@ def listening(
 
 
 def abstract_name() -> str:
-    """An address of the whole machine's that nobody else has: no directory keeps tests apart."""
+    """A unique abstract address: abstract addresses are shared by the whole machine."""
     return f"@eventlog-{os.getpid()}-{time.monotonic_ns()}"
 
 
 @contextmanager
 def ready(home: Path, *words: object) -> Iterator[Daemon]:
-    """A daemon that has told systemd that it is ready, and so can be asked to stop."""
+    """A daemon that has sent READY=1, and so handles SIGTERM."""
     name = abstract_name()
     with NotifySocket(name) as systemd, daemon(home, *words, env={"NOTIFY_SOCKET": name}) as d:
         until(lambda: systemd.has_received("READY=1"), "READY")
@@ -115,7 +115,7 @@ def ready(home: Path, *words: object) -> Iterator[Daemon]:
 
 @contextmanager
 def lock_held(home: Path) -> Iterator[None]:
-    """Somebody holds the lock of the database, and hangs."""
+    """Another process holds the lock of the database, and hangs."""
     lock = str(home / "data" / "signals.db.lock")
     words = ["flock", lock, "sh", "-c", "echo held; exec sleep 600"]
     holder = subprocess.Popen(words, stdout=subprocess.PIPE, start_new_session=True)
@@ -129,7 +129,7 @@ def lock_held(home: Path) -> Iterator[None]:
 
 
 class NotifySocket:
-    """What systemd listens on for a service of Type=notify."""
+    """The socket on which systemd listens for a service of Type=notify."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -145,7 +145,7 @@ class NotifySocket:
         self._socket.close()
 
     def has_received(self, text: str) -> bool:
-        """Whether a line starting like this has come by now."""
+        """Whether a line that begins with `text` has arrived."""
         try:
             while True:
                 self.messages += self._socket.recv(65_536).decode().split("\n")

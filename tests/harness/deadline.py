@@ -1,24 +1,24 @@
-"""Waiting for what happens by itself, in another thread, task or process.
+"""Waits for a condition that another thread, task or process makes true.
 
     until(lambda: seq_in(home) == 3)
-    await happens(lambda: at(projector) == 3)
+    await until_async(lambda: checkpoint_seq_of(projector) == 3)
 
-Invariant: the bound is no measure: what comes at all comes long before, also on a slow machine.
+Invariant: the deadline measures nothing: on a slow machine too, a condition holds long before it.
 """
 
 import asyncio
 import time
 from collections.abc import Callable
 
-DEADLINE_S = 120.0  # what has not happened by then does not happen; shared machines are slow
-PAUSE_S = 0.003  # between two looks: a look may read files or ask a server
+DEADLINE_S = 120.0  # shared machines are slow; what takes longer does not happen
+PAUSE_S = 0.003  # between two checks, which may read files or ask a server
 
-Description = str | Callable[[], str]  # a function where the words are known at the end only
-DEFAULT_DESCRIPTION = "what the test waits for"
+Description = str | Callable[[], str]  # a function if the text is known at the end only
+DEFAULT_DESCRIPTION = "the awaited condition"
 
 
 def until(condition: Callable[[], object], what: Description = DEFAULT_DESCRIPTION) -> None:
-    """Waits until it is so; fails when that takes absurdly long."""
+    """Waits until the condition holds; fails after the deadline."""
     give_up_s = time.monotonic() + DEADLINE_S
     while not condition():
         _assert_in_time(give_up_s, what)
@@ -28,9 +28,9 @@ def until(condition: Callable[[], object], what: Description = DEFAULT_DESCRIPTI
 async def until_async(
     condition: Callable[[], object], what: Description = DEFAULT_DESCRIPTION
 ) -> None:
-    """`until`, for a task: the others go on."""
+    """`until` for a task: other tasks run meanwhile."""
     give_up_s = time.monotonic() + DEADLINE_S
-    while not condition():  # none of what is looked at would tell
+    while not condition():
         _assert_in_time(give_up_s, what)
         await asyncio.sleep(PAUSE_S)
 

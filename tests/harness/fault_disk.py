@@ -1,11 +1,11 @@
-"""A real disk whose calls fail, hang or fall short when a test says so.
+"""A real disk whose calls fail, hang or write less when a test orders it.
 
     disk = FaultDisk()
     disk.fail("fdatasync", nth=2)                          the second one, once
     disk.fail("pwrite", error=ENOSPC, onwards=True)        each from now on
     disk.fail(path=".durable")                             the next call, of any kind, on that file
-    disk.shorten(nth=1, length=10)                         ten bytes go, and it says so
-    with disk.holding("fdatasync"): ...                    they wait until the block ends
+    disk.shorten(nth=1, length=10)                         writes ten bytes, and returns that
+    with disk.holding("fdatasync"): ...                    these calls wait until the block ends
 
 Invariant: a call that does not fail does what RealDisk does.
 """
@@ -33,20 +33,20 @@ class Seen(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class Fault:
-    """An order to fail."""
+    """An order to make calls fail."""
 
     kind: str
-    nth: int  # counted from the order on, 1 is the next
-    path: str  # end of the path that it is about
+    nth: int  # counted from the order on; 1 is the next call
+    path: str  # the end of the path
     error: int | BaseException
     onwards: bool  # also each later call
-    late: bool  # the call first does its work: of a write the first half
-    length: int | None = None  # a write goes through up to here, and says so
+    late: bool  # the call does its work first, a write half of it
+    length: int | None = None  # a write stops here, and returns that
     seen: int = 0
     fired: int = 0
 
     def hits(self, call: Seen) -> bool:
-        """Whether this call is to fail."""
+        """Whether this call must fail; counts it."""
         if self.kind not in (ANY, call.kind) or not call.path.endswith(self.path):
             return False
         self.seen += 1
@@ -64,8 +64,8 @@ class Fault:
 class FaultDisk:
     """Implements Disk.
 
-    With `loses_pages` a failed fdatasync is what Linux makes of it: the pages stay in the cache,
-    later syncs succeed, and once the cache is dropped, what was not durable is gone.
+    With `loses_pages` a failed fdatasync behaves as on Linux: the pages stay in the cache, later
+    syncs succeed, and after the cache is dropped, bytes that were not durable are gone.
     """
 
     def __init__(self, *, loses_pages: bool = False) -> None:
@@ -108,7 +108,7 @@ class FaultDisk:
 
     @contextmanager
     def holding(self, kind: str) -> Iterator[threading.Event]:
-        """Calls of the kind hang until the block ends; gives an event: one of them does."""
+        """Makes calls of a kind hang until the block ends; yields an event: one of them hangs."""
         gate, reached = threading.Event(), threading.Event()
         self._gates[kind], self._reached[kind] = gate, reached
         try:
@@ -118,7 +118,7 @@ class FaultDisk:
             gate.set()
 
     def count(self, kind: str, path: str = "") -> int:
-        """How many calls of a kind there were."""
+        """The number of calls of a kind."""
         return sum(call.kind == kind and call.path.endswith(path) for call in self.calls)
 
     # -- the protocol
@@ -150,7 +150,7 @@ class FaultDisk:
         return fd
 
     def close(self, fd: int) -> None:
-        # Also one that fails gives the descriptor back, as on Linux.
+        # A close that fails releases the descriptor too, as on Linux.
         path = self._paths.pop(fd, "")
         try:
             self._call("close", path, lambda: None)
@@ -223,9 +223,9 @@ class FaultDisk:
         self._call("unlink", path, lambda: self._disk.unlink(path))
 
     def boot_id(self) -> str:
-        return self._disk.boot_id()  # read once, at the start: no call
+        return self._disk.boot_id()  # read once at the start, and not counted
 
-    # -- how each goes
+    # -- faults
 
     def _begin(self, kind: str, path: str) -> Fault | None:
         call = Seen(kind, path)
@@ -233,7 +233,7 @@ class FaultDisk:
         gate = self._gates.get(kind)
         if gate is not None:
             self._reached[kind].set()
-            assert gate.wait(timeout=60), "a test must let go of what it holds"
+            assert gate.wait(timeout=60), "a test must leave its block `holding`"
         hits = [fault for fault in self._faults if fault.hits(call)]
         return hits[0] if hits else None
 

@@ -1,11 +1,11 @@
-"""Random histories for Hypothesis: what a log may hold, the good, the odd and the malformed.
+"""Random histories for Hypothesis: ordinary, odd and malformed items of a log.
 
-    histories()      what was appended: a list of (event, payload), in stored form
-    entries_of(h)    the entries of a log that holds just that
+    histories()      a list of (event, payload), in stored form
+    entries_of(h)    the entries of a log that holds exactly these
 
-Ids come from a small pool, so that signals meet their doubles and facts meet their signals.
-With `malformed=False` every item passes the door: `{"event": event, **payload}` can be appended
-(a log whose window still knows a signal_id refuses a second signal with other content).
+Ids come from a small pool, so that there are duplicate signals, and facts about existing signals.
+With `malformed=False` every item passes validation: `{"event": event, **payload}` can be appended
+(a log with the signal_id in its dedupe window refuses a second signal with other content).
 """
 
 import json
@@ -27,7 +27,7 @@ HASHED_FIELDS = (
 )
 IDS = ("a", "İd-ü✓", "id with spaces '\";--")
 FACTS = ("executed", "skipped", "expired", "cancelled", "closed")
-ITEMS_MAX = 30  # enough for each signal to run its whole life, twice
+ITEMS_MAX = 30  # enough for each signal to go through all its events twice
 EPOCH = datetime(2025, 11, 18, 2, tzinfo=UTC)
 
 text = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=12)
@@ -115,7 +115,7 @@ def facts(draw: st.DrawFn) -> Item:
     return event, {"signal_id": draw(st.sampled_from(IDS)), **{k: keys[k] for k in sorted(keys)}}
 
 
-# Events that mean nothing to us, with anything in them, even what looks like a signal.
+# Events that the packages do not know, with any content, also that of a signal.
 names = st.sampled_from(["note", "signal2", "executed.late", "a" * 64])
 others = st.tuples(names, extras | signals().map(lambda item: item[1]))
 
@@ -129,7 +129,7 @@ JUNK: list[Any] = [
 
 @st.composite
 def broken(draw: st.DrawFn) -> Item:
-    """A signal or fact that another program wrote: keys lost, moved, or holding anything."""
+    """A signal or fact of another program: with keys lost, moved, or of any value."""
     event, payload = draw(signals() | facts())
     key = draw(st.sampled_from(sorted(payload)))
     match draw(st.sampled_from(["lose", "junk", "move", "more", "nothing"])):
@@ -148,9 +148,9 @@ def broken(draw: st.DrawFn) -> Item:
 
 @st.composite
 def histories(draw: st.DrawFn, *, malformed: bool = True, items_max: int = ITEMS_MAX) -> list[Item]:
-    """What was appended to a log, in order; some of it comes again, as retries do when late."""
+    """The items of a log, in order; some come again, as late retries do."""
     kinds = [signals(), facts(), facts(), others] + ([broken()] if malformed else [])
-    first = draw(st.lists(signals(), max_size=len(IDS)))  # so that facts have something to meet
+    first = draw(st.lists(signals(), max_size=len(IDS)))  # so that facts have signals to refer to
     history = first + draw(st.lists(st.one_of(kinds), max_size=items_max))
     again = draw(st.lists(st.sampled_from(history), max_size=4)) if history else []
     return history + again
@@ -159,8 +159,8 @@ def histories(draw: st.DrawFn, *, malformed: bool = True, items_max: int = ITEMS
 def entries_of(history: Sequence[Item], *, gaps: Sequence[int] = ()) -> list[Entry]:
     """The entries of a log with this history, as decoding its lines gives them.
 
-    `gaps` are indices of items that were damaged and accepted: their seqs are left out. Chains are
-    made up; the moments of batches of three entries are a second and a bit apart.
+    `gaps` are indices of items whose damage was accepted: their seqs are left out. Chains are made
+    up; batches of three entries are a little more than a second apart.
     """
     entries = []
     for index, (event, payload) in enumerate(history):

@@ -1,10 +1,10 @@
-"""Ctrl-C at a chosen point of our code: where the interpreter looks for signals, one after another.
+"""Raises KeyboardInterrupt at the nth point at which the interpreter checks for signals.
 
-    point = Interrupt(41, [commit, writer])
-    with point: log.append(...)          KeyboardInterrupt at the 41st such point of these modules
-    point.at                             where it was; None where there were fewer
+    point = Interrupt(41, [group_commit, writer])
+    with point: log.append(...)          at the 41st such point of these modules
+    point.at                             the place; None if there were fewer points
 
-The interpreter looks when a function begins, after a call, and when a loop goes round.
+The interpreter checks for signals when a function begins, after a call, and at each loop iteration.
 
 Invariant: a run is interrupted at most once.
 """

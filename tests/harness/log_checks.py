@@ -1,10 +1,10 @@
-"""What a log's files hold, and whether they are whole, told without any code of ours.
+"""Reads and checks the files of a log without the code of the packages.
 
-    assert_whole(home)      dense, chained, ordered, hashed, named as the contract says
+    assert_valid_log(home)  dense, chained, ordered, hashed, named as the format says
     entries_in(home)        its lines as dicts
-    bytes_of(home)          every file there is, to compare before and after
+    tree_contents(home)     every file, to compare before and after
 
-Invariant: nothing here imports the package that it judges.
+Invariant: this module imports neither package.
 """
 
 import hashlib
@@ -45,19 +45,19 @@ def ids_in(home: Path) -> list[str]:
 
 
 def content_sha256(payload: Mapping[str, Any]) -> str:
-    """The hash that Alpine recomputes."""
+    """The hash of a signal, as Alpine recomputes it."""
     text = json.dumps({key: payload[key] for key in HASHED_FIELDS}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def assert_valid_log(home: Path) -> list[dict[str, Any]]:
-    """Checks all that the contract says of a log at rest; gives its entries."""
+    """Checks everything that the format says of a log without a writer; returns its entries."""
     chain, batch, recorded_at = "0" * 64, 0, ""
     entries: list[dict[str, Any]] = []
     for path in segments_in(home):
         assert path.name == f"{len(entries) + 1:020d}.jsonl"
         data = path.read_bytes()
-        assert not data or data.endswith(b"\n"), f"{path.name} ends in half a line"
+        assert not data or data.endswith(b"\n"), f"{path.name} ends in an unfinished line"
         for line in _by_newline(data):
             body, _, end = line.rpartition(b',"chain":"')
             chain = hashlib.sha256(chain.encode() + body).hexdigest()
@@ -77,10 +77,10 @@ def assert_valid_log(home: Path) -> list[dict[str, Any]]:
 
 
 def assert_receipts_kept(home: Path, receipts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Checks that the log is whole and holds each acknowledged signal exactly once."""
+    """Checks that the log is valid and holds each acknowledged signal exactly once."""
     entries = assert_valid_log(home)
     ids = [entry["signal_id"] for entry in entries if entry["event"] == "signal"]
-    assert len(ids) == len(set(ids)), "a signal is there twice"
+    assert len(ids) == len(set(ids)), "a signal is in the log twice"
     for receipt in receipts:
         entry = entries[receipt["seq"] - 1]
         for key in ("seq", "chain", "recorded_at"):

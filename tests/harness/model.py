@@ -1,7 +1,6 @@
-"""What the SQLite tables must hold, said as plainly as possible: one loop, no batches, no speed.
+"""A model of the SQLite tables, as simple as possible: one loop, no batches.
 
-It shares no code with the packages, so that a mistake must be made twice before a test that
-compares the two misses it.
+It shares no code with the packages, so that a comparison misses only a mistake made twice.
 """
 
 import hashlib
@@ -50,7 +49,7 @@ class Refused(Exception):
 def fold(entries: Iterable[Any], *, into: Tables | None = None, after: int = 0) -> Tables:
     """The tables after these entries (seq, batch, recorded_at, event, payload, chain).
 
-    They may go on where tables up to seq `after` ended.
+    `into` holds the tables up to seq `after`, from which they continue.
     """
     tables = Tables() if into is None else into
     last_seq = after

@@ -1,10 +1,10 @@
-"""File systems that are mounted for one command and seen by it alone.
+"""Mounts file systems for one command, which alone sees them.
 
     eventlog("append", home=home, under=on_small_disk("100k", home))
     eventlog("verify", home=home, under=mounted('mount --bind "$1" "$2"', here, there))
 
-Invariant: no mount outlives its command; where none can be made at all the test is skipped, and
-says what it takes.
+Invariant: no mount outlives its command; where mounting is impossible, the test is skipped with
+the reason.
 """
 
 import shutil
@@ -24,7 +24,15 @@ def mounted(script: str, *places: object) -> tuple[str, ...]:
 
 @cache
 def _can_mount() -> bool:
-    words = ("unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/tmp")  # seen by that process alone
+    words = (
+        "unshare",
+        "-m",
+        "mount",
+        "-t",
+        "tmpfs",
+        "tmpfs",
+        "/tmp",
+    )  # in the namespace of that process
     if shutil.which(words[0]) is None:
         return False
     return subprocess.run(words, capture_output=True, check=False).returncode == 0

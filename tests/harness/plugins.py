@@ -1,6 +1,6 @@
-"""Projections of somebody else, installed for the processes that a test starts.
+"""Installs projections of another package for the processes that a test starts.
 
-Invariant: they are seen only where the environment that comes back is used.
+Invariant: they are found only in the environment that is returned.
 """
 
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def plugins(folder: Path, **sources: str) -> dict[str, str]:
-    """Installs classes Name by their sources name=...; gives the environment that finds them."""
+    """Installs a class Name for each source name=...; returns the environment that finds them."""
     info = folder / "others-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1.0\n")
@@ -22,6 +22,6 @@ def plugins(folder: Path, **sources: str) -> dict[str, str]:
 
 
 def first_on_path(folder: Path) -> dict[str, str]:
-    """The environment in which Python looks there first, and then where it would have looked."""
-    path = [str(folder), os.environ.get("PYTHONPATH", "")]  # it may say which checkout is tested
+    """The environment in which Python imports from `folder` first."""
+    path = [str(folder), os.environ.get("PYTHONPATH", "")]  # it may name the checkout under test
     return {"PYTHONPATH": os.pathsep.join(filter(None, path))}

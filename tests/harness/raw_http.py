@@ -1,6 +1,6 @@
-"""HTTP servers of a few lines that do what a test tells them, byte by byte.
+"""HTTP servers of a few lines, whose answers a test determines byte by byte.
 
-    async with server(answering(whole(201, b"{}"))) as found:
+    async with server(answering(http_response(201, b"{}"))) as found:
         ... found.url, found.requests
 
 Invariant: they listen on this machine only, and end with their block, every connection cut.
@@ -21,7 +21,7 @@ Writer: TypeAlias = asyncio.StreamWriter
 
 @dataclass(kw_only=True)
 class Request:
-    """What a server got."""
+    """A request that a server received."""
 
     line: str
     headers: dict[str, bytes]
@@ -30,7 +30,7 @@ class Request:
 
 @dataclass(kw_only=True)
 class Server:
-    """A server that does what it is told with each connection."""
+    """A running server and what it received."""
 
     url: str = ""
     requests: list[Request] = field(default_factory=list)
@@ -44,7 +44,7 @@ Handler = Callable[[Server, Reader, Writer], Awaitable[None]]
 
 @asynccontextmanager
 async def server(handle: Handler, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
-    """Runs on a free port until the end of the block; then all its connections are cut."""
+    """Runs a server on a free port until the block ends, and then cuts all its connections."""
     found = Server()
     writers: list[Writer] = []
 
@@ -84,7 +84,7 @@ def http_response(status: int, body: bytes = SUCCESS, **headers: str) -> bytes:
 
 
 def answering(*answers: bytes) -> Handler:
-    """Gives the answers in turn, the last one again and again; keeps connections open."""
+    """Sends the answers in turn, and then the last one again; keeps connections open."""
     todo = list(answers)
 
     async def handle(found: Server, reader: Reader, writer: Writer) -> None:

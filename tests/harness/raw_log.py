@@ -1,11 +1,11 @@
-"""A log as any program might write it, with no code of ours: also what the door would refuse.
+"""Writes a log without the code of the packages, also items that validation would refuse.
 
     raw = RawLog(home)
     raw.add(history)              entries of (event, payload), in batches of three
-    raw.cut(5)                    as if only five had ever been there
+    raw.cut(5)                    leaves five entries
     swap(home, other)             puts the log of another home in its place
 
-Invariant: what it writes is whole by the contract; nobody locks, and there is no word.
+Invariant: the log is valid by the format; there is no lock record, and nothing is locked.
 """
 
 import json
@@ -33,7 +33,7 @@ class RawLog:
     def add(
         self, items: Sequence[tuple[str, dict[str, Any]]], *, lines_in_segment: int = 10
     ) -> None:
-        """Appends entries; a new segment starts where the last one holds so many."""
+        """Appends entries; each segment gets `lines_in_segment` of them."""
         for event, payload in items:
             seq = len(self.lines) + 1
             batch = (seq - 1) // LINES_IN_BATCH * LINES_IN_BATCH + 1
@@ -45,7 +45,7 @@ class RawLog:
                 "recorded_at": moment.isoformat(timespec="microseconds").replace("+00:00", "Z"),
                 "event": event,
             }
-            # Payloads in Python's JSON, as a foreign writer's would be; heads as all must be.
+            # Payloads in Python's JSON, as another writer may produce; heads in the required form.
             body = orjson.dumps(head)[:-1] + b"".join(
                 b"," + orjson.dumps(key) + b":" + json.dumps(value).encode()
                 for key, value in payload.items()
@@ -68,6 +68,6 @@ class RawLog:
 
 
 def swap(home: Path, other: Path) -> None:
-    """Puts the log of another home, as it is, in the place of this home's log."""
+    """Replaces the log of a home by a copy of another home's log."""
     shutil.rmtree(home / "logs")
     shutil.copytree(other / "logs", home / "logs", symlinks=True)

@@ -1,11 +1,11 @@
-"""Small verbs for tests of the read side: append, project, wait until something happens.
+"""Small verbs for tests of the read side: append, project, run a projector.
 
     append(home, a_signal(1))
     project(home)                     catches up, as `eventlog project sqlite --once` does
     async with running(Projector(...)) as task:
-        await happens(lambda: at(projector) == 1)
+        await until_async(lambda: checkpoint_seq_of(projector) == 1)
 
-Invariant: they go by the public surface alone.
+Invariant: they use the public interface only.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ def project(home: Path, pace: Pace | None = None) -> None:
 
 @asynccontextmanager
 async def running(projector: Projector) -> AsyncIterator[asyncio.Task[None]]:
-    """The projector as a daemon has it, asked to stop at the end."""
+    """Runs the projector as a daemon does, and stops it at the end of the block."""
     task = asyncio.create_task(projector.run())
     try:
         yield task
@@ -43,5 +43,5 @@ async def running(projector: Projector) -> AsyncIterator[asyncio.Task[None]]:
 
 
 def checkpoint_seq_of(projector: Projector) -> int:
-    """The seq of its checkpoint; -1 before it has one."""
+    """The seq of the checkpoint; -1 before the projector has one."""
     return projector.checkpoint.seq if projector.checkpoint is not None else -1

@@ -1,10 +1,10 @@
-"""Homes for tests of `rebuild-database`, and what must hold of them.
+"""Homes for tests of `rebuild-database`, and checks of them.
 
-    path = lived(home)            a log whose tables all hold something
-    written(path, OLD_SYMBOL)     makes the old table tell itself from the new one
-    assert_nothing_left(home)     no file of a rebuild is left
+    path = build_history(home)       a log that fills every table
+    execute_sql(path, OLD_SYMBOL)    marks the old table, to tell it from the new one
+    assert_nothing_left(home)        no file of a rebuild is left
 
-Invariant: what is looked at is read by nothing but sqlite3.
+Invariant: databases are read with sqlite3 only.
 """
 
 import sqlite3
@@ -21,20 +21,20 @@ OLD_SYMBOL = "UPDATE signals SET symbol = 'OLD' WHERE id = 1"
 
 
 def signal_lifecycle(number: int) -> list[dict[str, Any]]:
-    """A signal with further keys, and what became of it."""
+    """A signal with further keys, and its facts; the last one does not fit."""
     executed = {"event": "executed", "signal_id": f"s-{number}", "order_id": f"o-{number}"}
     end = closed(number)
     return [a_signal(number, note=f"n-{number}"), executed, end, {**end, "exit_price": 1.0}]
 
 
 def build_history(home: Path, count: int = 10) -> Path:
-    """A home with a log whose tables all hold something; gives where the database is."""
+    """Appends a log that fills every table; returns the path of the database."""
     append(home, *(item for number in range(1, count + 1) for item in signal_lifecycle(number)))
     return database_of(home)
 
 
 def execute_sql(path: Path, *statements: str) -> None:
-    """Somebody writes to the database."""
+    """Changes the database as another program would."""
     with closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as db:
         for statement in statements:
             db.execute(statement)
@@ -57,7 +57,7 @@ def assert_nothing_left(home: Path) -> None:
 
 
 def assert_healthy_database(path: Path) -> None:
-    """A whole database of ours, in the mode that it should have."""
+    """Checks integrity, identity and journal mode of a database."""
     with closing(reading(path)) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert db.execute("PRAGMA application_id").fetchone() == (schema.APPLICATION_ID,)

@@ -1,6 +1,6 @@
-"""An Alpine that answers as it is told, without a network: for the courier and what stands on it.
+"""A scripted Alpine client without a network, for tests of delivery.
 
-Invariant: it implements the real interface, and notes every request.
+Invariant: it implements the real interface and records every request.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ FAST_TIMING = DeliveryTiming(
 
 @dataclass(kw_only=True)
 class ScriptedAlpine:
-    """An Alpine that answers each signal as `answer_to` says; `sent` is what it got."""
+    """Answers each signal with the result of `answer_to`; `sent` has the signals it received."""
 
     answer_to: Callable[[int], SendResult] = lambda _: Stored()
     healthy: bool = True
@@ -76,6 +76,6 @@ class ScriptedAlpine:
 
 
 def number_of(body: bytes) -> int:
-    """The number of a signal: of `a_signal(7)` it is 7. A bare number stands for itself."""
+    """The number of a signal: 7 for `a_signal(7)`. A bare number is returned as it is."""
     parsed = orjson.loads(body)
     return parsed if isinstance(parsed, int) else int(parsed["signal_id"].removeprefix("s-"))

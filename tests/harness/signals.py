@@ -1,6 +1,6 @@
-"""Ordinary signals and facts for tests that are about something else.
+"""Ordinary signals and facts for tests of other things.
 
-Invariant: `a_signal(n)` is the same each time it is called.
+Invariant: `a_signal(n)` returns the same on each call.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ def a_signal(number: int = 1, **changes: Any) -> dict[str, Any]:
 
 
 def signals(count: int, *, start: int = 1) -> list[dict[str, Any]]:
-    """`count` signals, numbered from `start` on."""
+    """`count` signals with numbers from `start` on."""
     return [a_signal(number) for number in range(start, start + count)]
 
 

@@ -1,10 +1,10 @@
-"""What the database of a home holds, read by nothing but sqlite3, beside what it must hold.
+"""Reads the tables of a home with sqlite3 only, and compares them with the model.
 
     tables, checkpoint = read_tables(home)
     assert_is_fold(home)          rows = fold(log up to the checkpoint), by the model
     assert_caught_up(home)        ... and the checkpoint is the end of the log
 
-Invariant: reading is one transaction, so it may be done beside a running daemon.
+Invariant: a read is one transaction, so a daemon may run at the same time.
 """
 
 import json
@@ -36,12 +36,12 @@ def database_of(home: Path) -> Path:
 
 
 def reading(path: Path) -> sqlite3.Connection:
-    """A connection for reading, as anybody would make one."""
+    """A read-only connection, as a user would open one."""
     return sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=30)
 
 
 def read_tables(home: Path) -> tuple[model.Tables, Point]:
-    """All tables and the checkpoint, of one moment."""
+    """All tables and the checkpoint, read in one transaction."""
     with closing(reading(database_of(home))) as db:
         db.execute("BEGIN")
         rows = db.execute("SELECT seq, chain FROM checkpoint WHERE name = 'sqlite'").fetchall()
@@ -55,7 +55,7 @@ def read_tables(home: Path) -> tuple[model.Tables, Point]:
 
 
 def seq_in(home: Path) -> int:
-    """The seq of the checkpoint; -1 where there is no database yet."""
+    """The seq of the checkpoint; -1 if there is no database yet."""
     if not database_of(home).exists():
         return -1
     with closing(reading(database_of(home))) as db:
@@ -64,7 +64,7 @@ def seq_in(home: Path) -> int:
 
 
 def raw_entries(home: Path) -> list[Entry]:
-    """The entries of a log without damage, parsed by Python's json."""
+    """The entries of an undamaged log, parsed with the json module."""
     entries = []
     for line in lines_in(home):
         fields = json.loads(line)
@@ -76,7 +76,7 @@ def raw_entries(home: Path) -> list[Entry]:
 
 
 def assert_is_fold(home: Path) -> Point:
-    """Checks the tables against the model's, up to the checkpoint, which it gives."""
+    """Compares the tables with the model up to the checkpoint; returns the checkpoint."""
     tables, point = read_tables(home)
     entries = raw_entries(home)
     chain = entries[point.seq - 1].chain if point.seq else "0" * 64
@@ -88,7 +88,7 @@ def assert_is_fold(home: Path) -> Point:
 
 
 def assert_caught_up(home: Path) -> None:
-    """Checks that the tables are those of the whole log."""
+    """Checks that the tables contain the whole log."""
     assert assert_is_fold(home).seq == len(lines_in(home))
 
 

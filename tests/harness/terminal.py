@@ -1,7 +1,7 @@
-"""A command on a terminal of its own, at whose keys somebody sits.
+"""Runs a command on a terminal of its own, with keys and sizes from the test.
 
     with terminal(COMMAND, "top", columns=80, lines=24) as t:
-        t.until("last text that is waited for")
+        t.until("text to wait for")
         t.press("\\x03")                  Ctrl-C
         assert t.wait() == 130
 
@@ -27,7 +27,7 @@ CURSOR_HIDDEN, CURSOR_SHOWN = "\x1b[?25l", "\x1b[?25h"
 
 
 class Terminal:
-    """The terminal, and the process that has it."""
+    """A terminal and the process on it."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", ours: int, theirs: int) -> None:
         self.process = process
@@ -38,16 +38,16 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """All that was written to it so far, control sequences included."""
+        """The output so far, control sequences included."""
         return self._received.decode(errors="replace")
 
     @property
     def settings(self) -> list[object]:
-        """What the terminal is set to: echo, line editing ..."""
+        """The settings of the terminal: echo, line editing ..."""
         return termios.tcgetattr(self._theirs)
 
     def until(self, text: str, *, after: int = 0) -> None:
-        """Waits until `text` is written, behind the first `after` characters."""
+        """Waits until `text` appears after the first `after` characters."""
         until(lambda: text in self.text[after:], lambda: f"{text!r} after {self.text[-5_000:]!r}")
 
     def press(self, keys: str) -> None:
@@ -57,11 +57,11 @@ class Terminal:
         _set_size(self._ours, columns, lines)
 
     def wait(self) -> int:
-        """The exit code, once it has ended."""
+        """Waits for the end of the process; returns the exit code."""
         return self.process.wait(DEADLINE_S)
 
     def _receive(self) -> None:
-        with suppress(OSError):  # nobody has the other end any more
+        with suppress(OSError):  # the other end is closed
             while data := os.read(self._ours, 1 << 16):
                 self._received += data
 
@@ -74,10 +74,10 @@ def terminal(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> Iterator[Terminal]:
-    """The command on a new terminal, killed at the end where it still runs."""
+    """Runs the command on a new terminal; kills it at the end if it is still running."""
     ours, theirs = os.openpty()
     _set_size(ours, columns, lines)
-    unset = ("COLUMNS", "LINES", "NO_COLOR")  # they would speak for the terminal
+    unset = ("COLUMNS", "LINES", "NO_COLOR")  # they would override the terminal
     inherited = {key: value for key, value in os.environ.items() if key not in unset}
     process = subprocess.Popen(
         ["setsid", "--ctty", *map(str, words)],  # so that Ctrl-C becomes a signal

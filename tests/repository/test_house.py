@@ -1,4 +1,7 @@
-"""Rules of the house that no linter knows; pyproject.toml has those that one does."""
+"""Rules of this repository that no linter checks; pyproject.toml has those that one does.
+
+Invariant: a rule names paths that exist, so that none is dropped by a move.
+"""
 
 import ast
 import os
@@ -11,13 +14,19 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.harness.requirements import CHECKOUT, needs_tool
+from tests.harness.requirements import (
+    CHECKOUT,
+    DISTRIBUTION,
+    PRICES_VARIABLE,
+    needs_prices,
+    needs_tool,
+)
 
-MODULE_LINES_MAX = 400  # about 300 is what we want; beyond this a module surely holds two jobs
-FUNCTION_LINES_MAX = 60  # about 40 is what we want, docstring included
+MODULE_LINES_MAX = 400  # the aim is about 300; a longer module surely has two jobs
+FUNCTION_LINES_MAX = 60  # the aim is about 40, docstring included
 LONGER: dict[str, str] = {}  # path of a module that may be longer: why
 
-# They decide; they are handed every byte and every moment, so that a property can try them all.
+# The pure core: every byte and every time is passed in, so that properties can cover all of them.
 PURE = (
     "eventlog/format",
     "eventlog/schema",
@@ -30,7 +39,8 @@ IMPURE = {"asyncio", "io", "logging", "os", "pathlib", "random", "secrets", "shu
 IMPURE |= {"sqlite3", "subprocess", "tempfile", "threading", "time", "uuid"}
 IMPURE |= {"open", "datetime.now"}
 
-# Only a package's front may import late, by PEP 562: commands must not wait for what they need not.
+# Modules that may import a name on first use (PEP 562), so that a command loads only what it needs.
+LAZY = {"eventlog/__init__.py", "eventlog/plumbing.py", "projections/__init__.py"}
 FORBIDDEN_HOOKS = {"__getattr__", "__getattribute__", "__setattr__"}
 
 MODULES = sorted(p for d in ("eventlog", "projections") for p in (CHECKOUT / d).rglob("*.py"))
@@ -41,7 +51,7 @@ def of_each_module() -> pytest.MarkDecorator:
 
 
 def names_used(tree: ast.Module) -> Iterator[str]:
-    """Top names of what is imported, builtins that are called, and `a.b` of calls."""
+    """Top-level names of imports, called builtins, and `a.b` of called attributes."""
     for node in ast.walk(tree):
         match node:
             case ast.Import(names=names):
@@ -77,21 +87,29 @@ def test_no_module_uses_attribute_hooks_or_metaclasses(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
         match node:
             case ast.FunctionDef(name=name):
-                assert name not in FORBIDDEN_HOOKS or path.name in ("__init__.py", "plumbing.py")
+                assert name not in FORBIDDEN_HOOKS or str(path.relative_to(CHECKOUT)) in LAZY
             case ast.ClassDef(keywords=keywords):
                 assert all(keyword.arg != "metaclass" for keyword in keywords), path.name
 
 
 @pytest.mark.parametrize(
     "path",
-    [p for p in MODULES if str(p.relative_to(CHECKOUT)).startswith(PURE)],
+    [p for p in MODULES if any(p.is_relative_to(CHECKOUT / each) for each in PURE)],
     ids=lambda p: str(p.relative_to(CHECKOUT)),
 )
 def test_the_pure_core_never_sees_a_clock_a_disk_or_the_environment(path: Path) -> None:
     assert set(names_used(ast.parse(path.read_text()))) & IMPURE == set()
 
 
+@pytest.mark.parametrize("name", [*PURE, *sorted(LAZY), *LONGER])
+def test_each_path_that_a_rule_names_exists(name: str) -> None:
+    """A rule for a module that was moved would silently check nothing."""
+    path = CHECKOUT / name
+    assert path.is_file() or any(path.rglob("*.py"))
+
+
 def texts_of_the_repository() -> Iterator[tuple[str, str]]:
+    """Path and text of each file of the repository, except this one, which names what it bans."""
     for folder, folders, files in os.walk(CHECKOUT):
         folders[:] = [f for f in folders if f == ".ci" or not f.startswith((".", "__pycache__"))]
         for path in (Path(folder, name) for name in files if name != ".git"):
@@ -100,47 +118,71 @@ def texts_of_the_repository() -> Iterator[tuple[str, str]]:
 
 
 def test_the_repository_contains_no_machine_path_and_no_registry_address() -> None:
-    """It must work for whoever clones it, wherever that is."""
-    alien = re.compile(
+    """A clone works in any directory and with any registry."""
+    foreign = re.compile(
         r"/(?:work|root|workspace)/|pypi\.org|pythonhosted|registry\.npmjs|deb\.debian"
     )
     found = [
         f"{name}: {text[: match.start()].count(chr(10)) + 1}: {match[0]}"
         for name, text in texts_of_the_repository()
-        for match in alien.finditer(text)
+        for match in foreign.finditer(text)
     ]
     assert found == []
 
 
+def test_only_the_ci_script_looks_outside_the_checkout() -> None:
+    """A clone stands alone; .ci/run uses real prices if they are kept beside the checkout."""
+    outside = re.compile(r"\.\./shared|[\"']shared/|needs_shared")
+    found = [name for name, text in texts_of_the_repository() if outside.search(text)]
+    assert found == [".ci/run"]
+
+
 def required_by(name: str, extra: str) -> Iterator[tuple[str, str]]:
-    """Packages, each with an extra or "", that an installed package pulls in on this machine."""
+    """The packages that an installed one requires on this machine, each with an extra or ""."""
     try:
         requirements = [Requirement(line) for line in requires(name) or []]
-    except PackageNotFoundError:  # bench is not installed everywhere; its own pins are checked
+    except PackageNotFoundError:  # bench is not installed everywhere
         return
     for child in requirements:
         if child.marker is None or child.marker.evaluate({"extra": extra}):
             yield from ((child.name, child_extra) for child_extra in ("", *child.extras))
 
 
-def test_no_page_installs_the_package_from_a_registry() -> None:
-    """In public registries that is somebody else's package: it is `.` in the checkout."""
+def test_no_page_installs_the_distribution_named_only_eventlog() -> None:
+    """`eventlog` in a public registry is a different project: ours is signal-eventlog, or `.`."""
     by_name = re.compile(r"pip install[^`\n]*(?<!signal-)\beventlog(?!-env|/)\b")
     found = [name for name, text in texts_of_the_repository() if by_name.search(text)]
     assert found == []
 
 
 def test_every_installed_package_is_pinned() -> None:
-    """A release somewhere else must not change what our tests say today."""
+    """A new release of a dependency must not change the result of a test run."""
     lines = (CHECKOUT / "tools/constraints.txt").read_text().splitlines()
     pinned = {canonicalize_name(line.split("==")[0]) for line in lines if "==" in line}
     found: set[tuple[str, str]] = set()
-    todo = {("eventlog", "dev"), ("eventlog", "bench")}
+    todo = {(DISTRIBUTION, "dev"), (DISTRIBUTION, "bench")}
     while todo:
         found |= todo
         todo = {child for name, extra in todo for child in required_by(name, extra)} - found
     names = {canonicalize_name(name) for name, _ in found}
-    assert names - pinned - {"eventlog", "pip"} == set()  # pip comes with .venv
+    assert names - pinned - {DISTRIBUTION, "pip"} == set()  # pip comes with .venv
+
+
+@pytest.mark.parametrize("ci", ["true", ""])
+def test_without_real_prices_a_test_is_skipped_with_a_reason(
+    monkeypatch: pytest.MonkeyPatch, ci: str
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.delenv(PRICES_VARIABLE, raising=False)
+    with pytest.raises(pytest.skip.Exception, match=PRICES_VARIABLE):
+        needs_prices()
+
+
+def test_real_prices_are_read_from_the_directory_that_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(PRICES_VARIABLE, str(tmp_path))
+    assert needs_prices() == tmp_path
 
 
 @pytest.mark.parametrize(("ci", "outcome"), [("true", "Failed"), ("", "Skipped")])

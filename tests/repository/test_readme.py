@@ -1,11 +1,11 @@
-"""README and docs say what is so: their examples are run, and nothing that exists is left out.
+"""README and docs: every example is run, and every command, option and public name is documented.
 
 The fenced blocks of README.md, and then of the pages in SESSION, are one session in one scratch
 directory, from top to bottom:
 
-    sh         run as it stands, says nothing and ends with 0; or saved, if it begins with `# x.sh`
+    sh         run as it is, must print nothing and exit 0; saved instead if it begins with `# x.sh`
     python     saved under the name in its first line, `# x.py`; a console block runs it
-    console    `$ ` begins a command; the lines below it are what it prints, `...` being anything
+    console    `$ ` begins a command; the lines below it are its output, `...` matches anything
     text       a picture, not run
     json       a log, which test_the_lines_in_the_format_document_are_a_log checks
 
@@ -23,25 +23,30 @@ import sys
 from collections.abc import Iterator
 from doctest import ELLIPSIS, OutputChecker
 from functools import cache
+from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import click
 import pytest
 
 import eventlog
+import eventlog.plumbing
+import projections
 from eventlog.cli.main import BUILT_IN, cli
 from eventlog.format.line import CHAIN_START, decode, next_chain, stored_chain
 from tests.harness.command import eventlog as run_eventlog
 from tests.harness.deadline import DEADLINE_S
 from tests.harness.log_checks import segments_in
-from tests.harness.requirements import CHECKOUT, needs_tool
+from tests.harness.requirements import CHECKOUT, DISTRIBUTION, needs_tool
 from tests.harness.signals import closed, signals
 
 README = CHECKOUT / "README.md"
 PAGES = (README, CHECKOUT / "CHANGELOG.md", *sorted((CHECKOUT / "docs").glob("*.md")))
-# In this order: each page continues in the directory of the one before.
+# In this order: each page continues in the directory of the page before it.
 SESSION_NAMES = [
     "tutorial",
     "python",
@@ -54,10 +59,11 @@ SESSION_NAMES = [
     "commands",
 ]
 SESSION = (README, *(CHECKOUT / f"docs/{name}.md" for name in SESSION_NAMES))
+# Pages on which a public name must be explained: a mention in the changelog is no documentation.
+REFERENCE_PAGES = [page for page in PAGES if page.name not in ("CHANGELOG.md", "guarantees.md")]
+PUBLIC = (eventlog, eventlog.plumbing, projections)
 COMMANDS_PAGE = CHECKOUT / "docs/commands.md"
 READER_LINES_MAX = 20
-# Commands of the read side: each is told of, and leaves this list, when what it serves is whole.
-COMING: frozenset[str] = frozenset()
 
 _BLOCK = re.compile(
     r"(?:<!-- (?P<note>.*?) -->\n)?```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
@@ -83,7 +89,7 @@ class Block(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A command of the session, and what it must print; None: whatever it does."""
+    """A command of the session, and its expected output; None: no output."""
 
     page: str
     line: int
@@ -138,14 +144,14 @@ def _console_steps(block: Block) -> Iterator[Step]:
 
 
 class Ended(NamedTuple):
-    """How a step ended."""
+    """The exit code and the output of a step."""
 
     code: int
     output: str
 
 
 class Session:
-    """The README's session, run once in a directory, as a reader would who types it all."""
+    """The session of README and docs, run once in a directory, as a reader would type it."""
 
     def __init__(self, cwd: Path) -> None:
         needs_tool("jq", apt="jq")
@@ -191,7 +197,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     return Session(tmp_path_factory.mktemp("readme"))
 
 
-@pytest.mark.slow  # its first pays for the whole session
+@pytest.mark.slow  # the first one runs the whole session
 @pytest.mark.parametrize(
     "number",
     range(len(list(steps_of(blocks_of_session())))),
@@ -202,7 +208,8 @@ def test_each_example_prints_what_its_page_shows(session: Session, number: int) 
     assert ended.code == 0, f"{step.command}\n{ended.output}"
     wanted = step.output or ""
     assert OutputChecker().check_output(wanted, ended.output, ELLIPSIS), (
-        f"{step.page} line {step.line}: {step.command}\nsays:\n{wanted}\nprinted:\n{ended.output}"
+        f"{step.page} line {step.line}: {step.command}\n"
+        f"expected:\n{wanted}\nprinted:\n{ended.output}"
     )
 
 
@@ -210,12 +217,14 @@ def test_each_block_of_the_session_is_run() -> None:
     commands = "\n".join(step.command for step in steps_of(blocks_of_session()))
     for block in blocks_of_session():
         where = f"{block.page}: the block in line {block.line}"
-        assert block.kind in {"sh", "python", "console", "text", "json"}, f"{where}: which kind?"
+        assert block.kind in {"sh", "python", "console", "text", "json"}, (
+            f"{where} has no known kind"
+        )
         assert block.kind != "python" or block.name, f"{where} has no name in its first line"
         assert not block.name or block.name in commands, f"nothing runs {block.name}"
         if block.note:
-            who = re.search(r"(?<!run by )tests/(?:\w+/)*test_(?!readme)\w+\.py", block.note)
-            assert who and (CHECKOUT / who[0]).exists(), f"{where}: who runs it instead?"
+            test = re.search(r"(?<!run by )tests/(?:\w+/)*test_(?!readme)\w+\.py", block.note)
+            assert test and (CHECKOUT / test[0]).exists(), f"{where}: no test runs it instead"
 
 
 # The reader
@@ -235,7 +244,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def read_by(script: str, home: Path) -> "subprocess.CompletedProcess[str]":
-    """Runs the README's reader, with nothing of ours within its reach."""
+    """Runs the reader of docs/format.md, without access to the packages of this project."""
     return subprocess.run(
         [sys.executable, "-I", "-S", "-c", script, str(home)],
         capture_output=True,
@@ -313,7 +322,7 @@ def test_the_reader_does_not_return_an_unfinished_line(home: Path) -> None:
 
 
 def test_the_lines_in_the_format_document_are_a_log() -> None:
-    """Its worked example can be copied and hashed by hand."""
+    """The worked example can be copied and hashed by hand."""
     (example,) = (b for b in blocks_of(CHECKOUT / "docs/format.md") if b.kind == "json")
     chain = CHAIN_START
     for seq, line in enumerate(example.text.encode().splitlines(keepends=True), 1):
@@ -322,22 +331,22 @@ def test_the_lines_in_the_format_document_are_a_log() -> None:
         assert decode(line).seq == seq
 
 
-# Nothing that exists is left out, and nothing is told that does not exist
+# Everything is documented, and nothing else
 
 
 def commands() -> dict[str, click.Command]:
-    """Our commands, those that our other package adds included, but for those to come."""
+    """The commands of this distribution: the built-in ones, and those that `projections` adds."""
     context = click.Context(cli)
     found = {name: command for name in BUILT_IN if (command := cli.get_command(context, name))}
     for point in entry_points(group="eventlog.commands"):
-        ours = point.dist is not None and point.dist.name in ("eventlog", "signal-eventlog")
-        if ours and point.name not in COMING:
+        ours = point.dist is not None and point.dist.name == DISTRIBUTION
+        if ours:
             found[point.name] = point.load()
     return found
 
 
 def section_of(name: str) -> str:
-    """What docs/commands.md has about a command, up to the next heading of its level."""
+    """The section of docs/commands.md on a command, up to the next heading of its level."""
     text = _TEXT_OUTSIDE_BLOCKS.sub("", COMMANDS_PAGE.read_text())
     head = rf"^## {re.escape(name)}\n" if name != "eventlog" else r"^# Commands\n"
     found = re.search(rf"{head}(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
@@ -345,13 +354,13 @@ def section_of(name: str) -> str:
 
 
 def options_in(section: str) -> set[str]:
-    """The options in the first cells of its tables."""
+    """The options in the first cells of the tables of a section."""
     cells = re.findall(r"^\| (`-[^|]*(?:\\\|[^|]*)*) \|", section, re.MULTILINE)
     return {option for cell in cells for option in re.findall(r"(?<![\w-])--?[a-z][a-z-]*", cell)}
 
 
 def options_of(command: click.Command) -> set[str]:
-    """The names of each option, of its subcommands too."""
+    """The names of each option of a command and of its subcommands."""
     found = {name for p in command.params if isinstance(p, click.Option) for name in p.opts}
     if isinstance(command, click.Group) and command is not cli:
         found = found.union(*map(options_of, command.commands.values()))
@@ -370,9 +379,39 @@ def test_the_readme_lists_each_command_and_no_other() -> None:
     assert set(re.findall(r"^\| `([a-z-]+)", section, re.MULTILINE)) == set(commands())
 
 
-def test_each_public_name_is_documented() -> None:
-    text = "".join(page.read_text() for page in PAGES)
-    assert [name for name in eventlog.__all__ if not re.search(rf"\b{name}\b", text)] == []
+@pytest.mark.parametrize("package", PUBLIC, ids=lambda package: package.__name__)
+def test_each_public_name_is_documented_and_can_be_imported(package: ModuleType) -> None:
+    text = "".join(page.read_text() for page in REFERENCE_PAGES)
+    for name in package.__all__:
+        assert re.search(rf"`[^`\n]*\b{name}\b", text), f"{package.__name__}.{name}"
+        assert getattr(package, name) is not None
+
+
+def test_the_table_of_plumbing_lists_each_of_its_names_and_no_other() -> None:
+    text = (CHECKOUT / "docs/extending.md").read_text().partition("\n## eventlog.plumbing\n")[2]
+    cells = " ".join(re.findall(r"^\| (`[^|]*) \|", text, re.MULTILINE))
+    listed = re.findall(r"`(?:await )?(\w+)", cells)
+    assert sorted(listed) == sorted(eventlog.plumbing.__all__)
+
+
+def is_module_or_its_attribute(name: str) -> bool:
+    """Whether a dotted name can be imported, or its last part is an attribute of what can."""
+    module, _, attribute = name.rpartition(".")
+    if find_spec(module) is None:
+        return False
+    return hasattr(import_module(module), attribute) or find_spec(name) is not None
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.name
+)
+def test_each_file_and_module_that_a_page_names_exists(page: Path) -> None:
+    for code in re.findall(r"`([^`\n]+)`", page.read_text()):
+        for path in re.findall(r"\b(?:eventlog|projections|tests|tools|docs)/[\w./-]*\w", code):
+            found = CHECKOUT / path
+            assert found.exists() or found.with_suffix(".py").exists(), path
+        for name in re.findall(r"(?<![\w./-])(?:eventlog|projections|tools)(?:\.\w+)+", code):
+            assert is_module_or_its_attribute(name), name
 
 
 def heading_links(page: Path) -> set[str]:

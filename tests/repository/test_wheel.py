@@ -1,4 +1,4 @@
-"""What is published: the wheel, made from the source distribution, in an empty environment."""
+"""The published wheel is built from the source distribution and runs in an empty environment."""
 
 import os
 import subprocess
@@ -47,7 +47,9 @@ def bin_dir(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_exactly_the_two_packages(dist: Path) -> None:
     (wheel,) = dist.glob("*.whl")
     names = set(ZipFile(wheel).namelist())
-    assert {name.split("/")[0] for name in names} == PACKAGES | {f"eventlog-{VERSION}.dist-info"}
+    assert {name.split("/")[0] for name in names} == PACKAGES | {
+        f"signal_eventlog-{VERSION}.dist-info"
+    }
     modules = {str(p.relative_to(CHECKOUT)) for d in PACKAGES for p in (CHECKOUT / d).rglob("*.py")}
     typed = {f"{package}/py.typed" for package in PACKAGES}
     assert {name for name in names if name.split("/")[0] in PACKAGES} == modules | typed
@@ -64,6 +66,7 @@ def test_the_source_distribution_holds_no_tools_and_no_tests(dist: Path) -> None
 def test_the_command_runs_in_an_empty_environment(bin_dir: Path, tmp_path: Path) -> None:
     assert VERSION in run(bin_dir / "eventlog", "--version", cwd=tmp_path)
     assert "append" in run(bin_dir / "eventlog", "--help", cwd=tmp_path)
+    assert VERSION in run(bin_dir / "python", "-m", "eventlog", "--version", cwd=tmp_path)
     assert os.listdir(tmp_path) == []
 
 

@@ -1,4 +1,4 @@
-"""tools/demonstration.py, run as tools/demo runs it: what it says is so, and nothing is left.
+"""The demo, run as tools/demo runs it: its figures are right, and it leaves no process.
 
 Invariant: none of these runs leaves a process, or a file outside its own directory.
 """
@@ -22,7 +22,7 @@ import pytest
 from tests.harness.deadline import DEADLINE_S, until
 from tests.harness.log_checks import assert_valid_log, tree_contents
 from tests.harness.read_side import append
-from tests.harness.requirements import CHECKOUT, needs_shared
+from tests.harness.requirements import CHECKOUT, needs_prices
 from tests.harness.signals import signals
 from tests.harness.tables import assert_caught_up
 from tests.harness.terminal import CTRL_C, CURSOR_HIDDEN, CURSOR_SHOWN, terminal
@@ -30,11 +30,11 @@ from tests.harness.terminal import CTRL_C, CURSOR_HIDDEN, CURSOR_SHOWN, terminal
 COMMAND = (sys.executable, "-P", "-m", "tools.demonstration")
 DAYS = 220  # a hundred pass before the first signal
 FEW = ("--simulate", 7, "--days", DAYS, "--home", "home")
-MOMENTS = [n * 0.6 for n in range(12)]  # seconds after its first word; FEW takes about eight
+MOMENTS = [n * 0.6 for n in range(12)]  # seconds after its first line; FEW takes about eight
 
 
 class Figures(NamedTuple):
-    """What the last line says."""
+    """The figures in the last line."""
 
     entries: int
     signals: int
@@ -42,7 +42,7 @@ class Figures(NamedTuple):
 
 
 def environment(tmp: Path) -> dict[str, str]:
-    """TMPDIR also marks every process that comes of it: see `left_of`."""
+    """The environment of a demo. TMPDIR also marks each of its processes: see `left_of`."""
     return {**os.environ, "PYTHONPATH": str(CHECKOUT), "TMPDIR": str(tmp)}
 
 
@@ -79,7 +79,7 @@ def running(tmp: Path, *words: object) -> Iterator["subprocess.Popen[str]"]:
 
 
 def left_of(tmp: Path) -> list[psutil.Process]:
-    """Every process that was started from a demo in `tmp`, however far it is removed from it."""
+    """Every running process that descends from a demo in `tmp`."""
     return [process for process in psutil.process_iter() if _is_of(process, tmp)]
 
 
@@ -87,24 +87,24 @@ def _is_of(process: psutil.Process, tmp: Path) -> bool:
     try:
         ours = process.environ().get("TMPDIR") == str(tmp)
         return bool(ours and process.status() != psutil.STATUS_ZOMBIE)
-    except (psutil.Error, OSError):  # it is gone, or somebody else's
+    except (psutil.Error, OSError):  # it has ended, or belongs to another account
         return False
 
 
 def commands_of(tmp: Path, word: str) -> list[psutil.Process]:
-    """Those among them with `word` in their command line."""
+    """The processes of a demo with `word` in their command line."""
     return [process for process in left_of(tmp) if word in " ".join(process.cmdline())]
 
 
 def read_until(process: "subprocess.Popen[str]", text: str) -> str:
-    """What it printed up to the line with `text`."""
+    """Returns the output up to the line with `text`."""
     assert process.stdout is not None
-    said = ""
+    output = ""
     for line in process.stdout:
-        said += line
+        output += line
         if text in line:
-            return said
-    raise AssertionError(f"{text!r} did not come, but {said}")
+            return output
+    raise AssertionError(f"{text!r} is not in the output: {output}")
 
 
 def figures(text: str) -> Figures:
@@ -124,13 +124,13 @@ def rows_in(home: Path) -> int:
 
 
 def reported(text: str) -> dict[str, object]:
-    """What `eventlog reconcile --json` printed."""
+    """The output of `eventlog reconcile --json`."""
     (line,) = re.findall(r'^ +(\{"ok":.*\})$', text, re.MULTILINE)
     report: dict[str, object] = json.loads(line)
     return report
 
 
-# To its end
+# Complete runs
 
 
 @pytest.mark.slow
@@ -149,8 +149,8 @@ def test_the_last_line_of_each_run_gives_the_counts_of_log_table_and_alpine(
     assert_caught_up(home)
     report = reported(done.stdout)
     assert (report["ok"], report["at_alpine"], report["signals"]) == (True, count, count)
-    for said in ("a simulated market, seed 7", "duplicate=True", "DAMAGED: 1 findings"):
-        assert said in done.stdout
+    for text in ("a simulated market, seed 7\n", "duplicate=True", "DAMAGED: 1 findings"):
+        assert text in done.stdout
     assert "the same digest as before" in done.stdout
     digests = re.findall(r"^ +([0-9a-f]{64})$", done.stdout, re.MULTILINE)
     assert len(digests) == 2 and len(set(digests)) == 1
@@ -164,7 +164,7 @@ def test_the_last_line_of_each_run_gives_the_counts_of_log_table_and_alpine(
     texts = [path.read_text() for path in (home / "demo-logs").iterdir()]
     assert not any(key in text for text in (done.stdout, *texts))
 
-    # A second run writes nothing into the log, and fills the Alpine that is new and empty.
+    # A second run writes nothing to the log, and delivers to a new and empty Alpine.
     before = tree_contents(home / "logs")
     again = demo(tmp_path, *FEW)
     assert (again.returncode, again.stderr) == (0, "")
@@ -178,8 +178,8 @@ def test_the_last_line_of_each_run_gives_the_counts_of_log_table_and_alpine(
 
 @pytest.mark.slow
 def test_it_runs_on_real_prices_and_prints_so(tmp_path: Path) -> None:
-    """All of them, as the README promises."""
-    prices = needs_shared("data/prices")
+    """All of the files, as the tutorial promises."""
+    prices = needs_prices()
     done = demo(tmp_path, "--prices", prices)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"real daily prices of 8 symbols, 2005-11-17 to 2025-11-11, from {prices}" in done.stdout
@@ -204,7 +204,7 @@ def test_on_a_terminal_it_shows_the_live_view_and_keeps_the_last_of_it(tmp_path:
         assert "Traceback" not in t.text
 
 
-# What cannot be
+# Refusals and failures
 
 
 def test_missing_prices_are_reported_and_nothing_is_left_behind(tmp_path: Path) -> None:
@@ -221,24 +221,24 @@ def test_a_home_that_is_not_the_demos_is_left_alone(tmp_path: Path) -> None:
     before = tree_contents(tmp_path / "home")
     done = demo(tmp_path, *FEW)
     assert done.returncode == 3
-    assert "holds something that is not the demo's" in done.stderr
+    assert "has files that are not from the demo" in done.stderr
     assert tree_contents(tmp_path / "home") == before
 
 
 def test_a_directory_that_holds_anything_else_does_not_become_its_home(tmp_path: Path) -> None:
-    """At the end it says `rm -r` of its home."""
+    """The demo ends with the advice to remove the home."""
     (tmp_path / "thesis.txt").write_text("years of work")
     for named in (".", ""):
         done = demo(tmp_path, "--simulate", "7", "--days", DAYS, "--home", named)
         assert done.returncode == 3
-        assert "holds something that is not the demo's" in done.stderr
+        assert "has files that are not from the demo" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_a_run_without_any_signal_asks_for_more_days(tmp_path: Path) -> None:
     done = demo(tmp_path, "--simulate", "7", "--days", "20", "--home", "home")
     assert done.returncode == 1
-    assert "its rule needs a hundred days" in done.stderr
+    assert "its rule needs more than a hundred days" in done.stderr
 
 
 @pytest.mark.slow
@@ -290,16 +290,16 @@ def test_a_closed_stdout_ends_it_with_every_process_it_started(tmp_path: Path) -
         assert left_of(tmp_path) == []
 
 
-# Stopped
+# Stopped by a signal
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment_s", MOMENTS)
 def test_whenever_it_is_stopped_nothing_runs_any_more(tmp_path: Path, moment_s: float) -> None:
-    """By Ctrl-C, which goes to its group, by SIGTERM, or because the terminal is closed."""
+    """Stopped by Ctrl-C, which goes to the process group, by SIGTERM, or by a closed terminal."""
     number = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP][MOMENTS.index(moment_s) % 3]
     with running(tmp_path, *FEW) as process:
-        said = read_until(process, "1. ")
+        begin = read_until(process, "1. ")
         try:
             process.wait(moment_s)
         except subprocess.TimeoutExpired:
@@ -307,7 +307,7 @@ def test_whenever_it_is_stopped_nothing_runs_any_more(tmp_path: Path, moment_s: 
         out, err = process.communicate(timeout=DEADLINE_S)
         assert err == ""
         assert left_of(tmp_path) == []
-        if process.returncode != 0:  # this machine was faster than the moment
+        if process.returncode != 0:  # the demo ended before the signal
             assert process.returncode == 130
             found = re.fullmatch(
                 r"demo: stopped with ([\d,]+) entries in (.*)", out.splitlines()[-1]
@@ -316,7 +316,7 @@ def test_whenever_it_is_stopped_nothing_runs_any_more(tmp_path: Path, moment_s: 
             assert f"Stopped by {number.name}" in out
             assert int(found[1].replace(",", "")) == len(assert_valid_log(tmp_path / "home"))
         logs = [path.read_text() for path in (tmp_path / "home/demo-logs").glob("*.log")]
-        assert not any("Traceback" in text for text in (said, out, *logs))
+        assert not any("Traceback" in text for text in (begin, out, *logs))
 
 
 @pytest.mark.slow

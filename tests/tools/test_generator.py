@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from eventlog import EventLog, SignalConflict
 from tests.harness.command import eventlog
 from tests.harness.read_side import project
-from tests.harness.requirements import CHECKOUT, needs_shared
+from tests.harness.requirements import CHECKOUT, needs_prices
 from tools.generator import (
     BARS_NEEDED,
     HOLD_DAYS_MAX,
@@ -245,7 +245,7 @@ Source = Callable[[], list[Day]]
 
 
 def real_days() -> list[Day]:
-    return list(read_days(needs_shared("data/prices")))
+    return list(read_days(needs_prices()))
 
 
 def simulated_days() -> list[Day]:
@@ -553,7 +553,7 @@ def test_the_command_ends_with_one_line_of_results(tmp_path: Path) -> None:
 
 
 def test_the_command_reads_price_files(tmp_path: Path) -> None:
-    prices = needs_shared("data/prices")
+    prices = needs_prices()
     done = run_command(
         tmp_path, "--prices", prices, "--symbols", "SPY", "--days", "400", "--batch", "day"
     )

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.harness.requirements import needs_shared
+from tests.harness.requirements import needs_prices
 from tools.prices import (
     SIMULATED_DAYS,
     SIMULATED_SYMBOLS,
@@ -54,7 +54,7 @@ def assert_bars_hold(days: list[Day]) -> None:
 
 
 def test_the_real_files_are_read_whole_and_day_by_day() -> None:
-    days = list(read_days(needs_shared("data/prices")))
+    days = list(read_days(needs_prices()))
     assert_bars_hold(days)
     counts = {symbol: sum(symbol in bars for _, bars in days) for symbol in days[-2][1]}
     assert counts == {
@@ -71,7 +71,7 @@ def test_the_real_files_are_read_whole_and_day_by_day() -> None:
 
 
 def test_only_the_requested_symbols_of_a_directory_are_read() -> None:
-    days = list(read_days(needs_shared("data/prices"), ["SPY", "ETH-USD"]))
+    days = list(read_days(needs_prices(), ["SPY", "ETH-USD"]))
     assert {symbol for _, bars in days for symbol in bars} == {"SPY", "ETH-USD"}
 
 

@@ -1,6 +1,6 @@
-"""The soak in CI: five minutes of everything at once, killed at random; and that it would notice.
+"""The soak for five minutes, and tests that its checks detect what they are for.
 
-SOAK_MINUTES and SOAK_SEED choose another run. tests/conftest.py lets it start first.
+SOAK_MINUTES and SOAK_SEED choose another run. tests/conftest.py starts this module first.
 """
 
 import os
@@ -21,7 +21,7 @@ from tools.soak import checks, clock
 from tools.soak.generator import BATCH_ITEMS_MAX, item
 
 MINUTES = float(os.environ.get("SOAK_MINUTES", "5"))
-SETTLE_S_MAX = 600  # starting, catching up, and comparing, on a machine that is busy
+SETTLE_S_MAX = 600  # to start, catch up and compare on a busy machine
 
 
 @pytest.mark.slow
@@ -35,16 +35,16 @@ def test_despite_random_kills_log_table_and_alpine_end_equal_and_no_daemon_grows
         words, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     try:
-        said, _ = process.communicate()
+        output, _ = process.communicate()
     finally:
-        process.terminate()  # it ends what it has started
+        process.terminate()  # the soak then ends its processes
         process.wait()
-    sys.stdout.write(said)  # its seed, and its result in one line
-    assert process.returncode == 0, said
-    assert "too short to tell" not in said
+    sys.stdout.write(output)  # the seed, and the result in one line
+    assert process.returncode == 0, output
+    assert "too short to tell" not in output
 
 
-# That it would notice
+# The checks
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_it_detects_a_daemon_that_grows() -> None:
     assert list(checks.compare_memory("steady", steady)) == []
     growing = [36_000_000 + 300_000 * number for number in range(110)]
     assert len(list(checks.compare_memory("growing", growing))) == 1
-    assert checks.memory(growing[:5]) is None  # too short to tell
+    assert checks.memory(growing[:5]) is None  # too few samples
 
 
 def test_items_are_the_same_each_time_and_fit_into_one_write_of_receipts() -> None:
@@ -108,7 +108,7 @@ def test_items_are_the_same_each_time_and_fit_into_one_write_of_receipts() -> No
 def test_clocks_that_are_years_apart_leave_order_and_recorded_at_as_they_are(
     tmp_path: Path,
 ) -> None:
-    """W12, with libfaketime; each process is at another time."""
+    """W12: each process has another clock, by libfaketime."""
     needs_tool("faketime", apt="faketime")
     home = tmp_path / "home"
     for number, offset in enumerate(["+0s", "+2d", "-10y", "-1h", "+1d", "+3d"], 1):
@@ -140,5 +140,5 @@ def test_a_killed_process_with_another_clock_leaves_nothing_that_stops_the_next(
     process.kill()
     process.communicate()
     assert len(left_by(process)) == 2
-    clock.tidy(process.pid)
+    clock.remove_shared_memory(process.pid)
     assert left_by(process) == []

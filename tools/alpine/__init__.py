@@ -1,10 +1,11 @@
-"""The reference Alpine backend: the other side of delivery, as a real server on PostgreSQL.
+"""The reference Alpine backend: the server that delivery sends to, on a real PostgreSQL.
 
     python -m tools.alpine --development --key-file FILE        # a key of its own, written to FILE
     EXTERNAL_SIGNAL_API_KEY=... python -m tools.alpine          # your key
     DATABASE_URL=postgresql://... python -m tools.alpine        # your PostgreSQL
 
-It shares no code with the packages that it is there to check: it recomputes the hash on its own.
+It shares no code with the packages that it checks: it recomputes the hash by itself.
 
-Invariant: it answers as today's Alpine does, its weaknesses included, unless told to misbehave.
+Invariant: it answers as the present Alpine does, with its weaknesses, unless a test makes it
+misbehave.
 """

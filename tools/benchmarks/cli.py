@@ -1,6 +1,6 @@
-"""The command behind tools/bench: choose marks, run them, print one table.
+"""The command behind tools/bench: selects targets, measures them, prints one table.
 
-Invariant: what it made is removed again, however it ends; it exits 0 when every mark was measured.
+Invariant: its files are removed, however it ends; it exits 0 if every target was measured.
 """
 
 from __future__ import annotations
@@ -24,29 +24,31 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 EXAMPLES = """
 examples:
-  tools/bench                       every mark, some minutes
-  tools/bench --only B1,B5 --quick  two marks, some seconds
-  tools/bench --json bench.json     the same table for a machine
+  tools/bench                       every target, some minutes
+  tools/bench --only B1,B5 --quick  two targets, some seconds
+  tools/bench --json bench.json     the same table as JSON
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the marks that the arguments choose; the exit code."""
+    """Measures the targets that the arguments select; returns the exit code."""
     options = _parser().parse_args(arguments)
     if options.list:
-        print("\n".join(f"{mark.id:<12}{mark.what}, against {mark.peer}" for mark in TARGETS))
+        print(
+            "\n".join(f"{target.id:<12}{target.what}, against {target.peer}" for target in TARGETS)
+        )
         return 0
     try:
-        marks = chosen(options.only)
+        chosen_targets = chosen(options.only)
     except ValueError as error:
         print(f"tools/bench: {error}", file=sys.stderr)
         return 2
     if options.delay_us is not None:
-        _again_delayed(options, options.delay_us)
+        _run_delayed(options, options.delay_us)
     signal.signal(signal.SIGTERM, _end)
     where = machine.directory(options.dir, CHECKOUT)
     try:
-        results, versions = _run(marks, where, quick=options.quick)
+        results, versions = _run(chosen_targets, where, quick=options.quick)
     finally:
         shutil.rmtree(where, ignore_errors=True)
     if options.delayed_us is not None:
@@ -59,25 +61,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(
-    marks: Sequence[Target], where: Path, *, quick: bool
+    targets: Sequence[Target], where: Path, *, quick: bool
 ) -> tuple[list[Result], dict[str, str]]:
     versions = machine.versions(where)
     if versions["file_system"] in machine.VOLATILE:
         _say(f"{where} is on {versions['file_system']}, where fdatasync does nothing: use --dir")
     bench = Bench(dir=where, quick=quick)
     results = []
-    for mark in marks:
-        bench.progress = _Progress(mark.id)
-        result = measure(mark, bench, lambda: machine.fdatasync_ms(where))
+    for target in targets:
+        bench.progress = _Progress(target.id)
+        result = measure(target, bench, lambda: machine.fdatasync_ms(where))
         results.append(result)
-        value = result.ratio if mark.of == "ratio" else result.ours
+        value = result.ratio if target.of == "ratio" else result.ours
         found = result.why if value is None else f"{value:.3g} ({result.verdict})"
-        _say(f"{mark.id}: {found}, {result.took_s:.0f} s")
+        _say(f"{target.id}: {found}, {result.took_s:.0f} s")
     return results, versions
 
 
 class _Progress:
-    """Where a run is, on one line that is written over; on a terminal only."""
+    """Prints the progress on one line that is overwritten; on a terminal only."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -87,10 +89,10 @@ class _Progress:
             print(f"\r\x1b[K{self._name}: {text}", end="", file=sys.stderr, flush=True)
 
 
-def _again_delayed(options: argparse.Namespace, delay_us: int) -> NoReturn:
-    """Become the same run below strace, which holds back each fdatasync and fsync of both sides.
+def _run_delayed(options: argparse.Namespace, delay_us: int) -> NoReturn:
+    """Replaces this process by the same run under strace, which delays each fdatasync and fsync.
 
-    A thread waits in the call, as for a slow disk, and no other call is stopped.
+    The thread waits in the call, as for a slow disk; no other call is delayed.
     """
     strace = shutil.which("strace")
     if strace is None:
@@ -112,7 +114,7 @@ def _say(text: str) -> None:
 
 
 def _end(number: int, _frame: FrameType | None) -> NoReturn:
-    # As an exception it passes through every `with`, so that servers end and files go.
+    # An exception leaves every `with`, so that servers end and files are removed.
     raise SystemExit(128 + number)
 
 
@@ -120,27 +122,27 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tools/bench",
         description="Measure this log against its peers, in turn, on this machine. "
-        "Ratios travel between machines; figures do not.",
+        "Ratios are comparable between machines; absolute figures are not.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", default="", metavar="B1,B5", help="these marks; default all")
+    parser.add_argument("--only", default="", metavar="B1,B5", help="these targets; default: all")
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="short slices, five rounds, small logs: shows that it runs, measures roughly",
+        help="short slices, five rounds, small logs: a rough measurement",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON too")
     parser.add_argument(
-        "--dir", type=Path, help="where to put files; default: the file system of the checkout"
+        "--dir", type=Path, help="where the files go; default: the file system of the checkout"
     )
     parser.add_argument(
         "--delay-us",
         type=int,
         metavar="N",
-        help="hold back each fdatasync of both sides by N microseconds (by strace, which adds some "
-        "itself): marks about appends on a disk that is faster than they suppose",
+        help="delay each fdatasync of both sides by N microseconds (strace adds some more); makes "
+        "targets about appends valid on a fast disk",
     )
     parser.add_argument("--delayed-us", type=int, help=argparse.SUPPRESS)  # the run below strace
-    parser.add_argument("--list", action="store_true", help="print the marks and stop")
+    parser.add_argument("--list", action="store_true", help="print the targets and stop")
     return parser

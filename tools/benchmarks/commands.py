@@ -1,6 +1,6 @@
 """B10 and B15: whole commands, from the start of the process to its end.
 
-Invariant: the figure includes the interpreter's start, as a person or a script would feel it.
+Invariant: the figure includes the interpreter's start, as a user waits for it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ VERIFY_QUICK_ENTRIES = 20_000
 VERIFY_SEGMENT_BYTES = 16 * 1024 * 1024
 VERIFY_QUICK_SEGMENT_BYTES = 2 * 1024 * 1024
 
-# What B10 names: the least that a single process must do to look at each line at all.
+# The peer of B10: the least that one process must do to read and hash each line.
 PARSE_AND_HASH = """
 import sys
 from hashlib import sha256
@@ -31,7 +31,7 @@ for path in sys.argv[1:]:
 
 
 def verify_against_parse_and_hash(bench: Bench) -> Rounds:
-    """B10: entries a second, re-hashing every line and every signal."""
+    """B10: entries a second that `verify` hashes."""
     entries = VERIFY_QUICK_ENTRIES if bench.quick else VERIFY_ENTRIES
     segment_bytes = VERIFY_QUICK_SEGMENT_BYTES if bench.quick else VERIFY_SEGMENT_BYTES
     bench.progress(f"making a log of {entries:,} entries")
@@ -47,12 +47,12 @@ def verify_against_parse_and_hash(bench: Bench) -> Rounds:
 
 
 def help_against_import_click(bench: Bench) -> Rounds:
-    """B15: what a person waits for before reading anything."""
+    """B15: the milliseconds of `eventlog --help`."""
     return _against_import_click(bench, command("--help"))
 
 
 def status_against_import_click(bench: Bench) -> Rounds:
-    """B15: the same where the log is long."""
+    """B15: the milliseconds of `eventlog status` on a long log."""
     home, _ = long_log(bench)
     return _against_import_click(bench, command("--home", home, "status"))
 

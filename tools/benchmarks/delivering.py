@@ -1,7 +1,7 @@
 """B12: signals a second to the reference Alpine, by the daemon and by a bare httpx loop.
 
-Both send the same bodies, ten in flight, to one server with one PostgreSQL. The daemon reads its
-signals from the log, keeps its state, and would retry; the loop only posts.
+Both send the same bodies, ten in flight, to one server with one PostgreSQL. The daemon also reads
+the log, stores its state and can retry; the loop only posts.
 
 Invariant: server, PostgreSQL and daemon are ended by their own handles, however the run ends.
 """
@@ -36,15 +36,15 @@ IN_FLIGHT = 10
 START_TIMEOUT_S = 60.0
 DELIVERY_TIMEOUT_S = 600.0
 
-# A slice is seconds, so that what the daemon does between two slices weighs nothing.
+# A slice takes seconds, so that the daemon's work between two slices does not matter.
 SAMPLE_SIGNALS, SAMPLE_QUICK_SIGNALS = 2_000, 500
 WARM_SIGNALS = 200
-OUTAGE_S = 3.0  # the daemon has found it out by then
+OUTAGE_S = 3.0  # long enough for the daemon to detect it
 BACKLOG_SIGNALS, BACKLOG_QUICK_SIGNALS = 10_000, 1_000
 
 
 def daemon_against_bare_loop(bench: Bench) -> Rounds:
-    """B12, and how long a backlog takes after an outage."""
+    """B12: signals a second; also the time that a backlog takes after an outage."""
     where = bench.fresh_dir("b12")
     count = SAMPLE_QUICK_SIGNALS if bench.quick else SAMPLE_SIGNALS
     with (
@@ -60,7 +60,7 @@ def daemon_against_bare_loop(bench: Bench) -> Rounds:
             rounds=bench.rounds_of_commands,
         )
         backlog = BACKLOG_QUICK_SIGNALS if bench.quick else BACKLOG_SIGNALS
-        bench.progress(f"an outage, and a backlog of {backlog:,}")
+        bench.progress(f"an outage and a backlog of {backlog:,}")
         first_s, last_s = ours.after_outage(backlog)
     note = (
         f"a backlog of {backlog:,} after an outage: the first is delivered {first_s:.1f} s after "
@@ -100,7 +100,7 @@ class Backend:
         self.url = self.start()
 
     def start(self) -> str:
-        """Starts it; its address, once it listens."""
+        """Starts the server; returns its address when it listens."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tools.alpine", "--stop-at-eof", "--port", str(self._port)],
             cwd=CHECKOUT,
@@ -117,7 +117,7 @@ class Backend:
 
         line = read_line(self._process.stdout, START_TIMEOUT_S).decode()
         if not line.startswith("listening on "):
-            raise NotMeasured("the reference backend does not start; what it said is on stderr")
+            raise NotMeasured("the reference backend does not start; its output is on stderr")
         url = line.removeprefix("listening on ").strip()
         self._port = int(url.rpartition(":")[2])
         return url
@@ -137,7 +137,7 @@ class Backend:
 
 
 class BareLoop:
-    """Ten workers that post ready bodies, and look at the status."""
+    """Ten workers that post ready bodies and check the status."""
 
     def __init__(self, backend: Backend) -> None:
         self._url = backend.url + SIGNAL_PATH
@@ -153,10 +153,10 @@ class BareLoop:
         return self._runner.run(self._post_all(bodies))
 
     async def _post_all(self, bodies: list[bytes]) -> float:
-        todo = iter(bodies)
+        remaining = iter(bodies)
 
         async def worker() -> None:
-            for body in todo:
+            for body in remaining:
                 answer = await self._client.post(self._url, content=body, headers=self._headers)
                 if answer.status_code != 201:
                     raise NotMeasured(f"the backend answers {answer.status_code}: {answer.text}")
@@ -182,7 +182,7 @@ def _payload(signal: SignalDict) -> dict[str, object]:
 
 
 class Daemon:
-    """`eventlog project alpine` on a log of its own, and whoever appends to that."""
+    """`eventlog project alpine` on a log of its own, and the handle that appends to that log."""
 
     def __init__(self, backend: Backend, where: Path) -> None:
         self._backend = backend
@@ -201,7 +201,7 @@ class Daemon:
         )
 
     def work(self, count: int) -> float:
-        """From the append of so many signals to the answer to the last of them."""
+        """Seconds from the append of `count` signals to the answer to the last of them."""
         signals = self._signals.take(count)
         started_s = time.perf_counter()
         last_seq = self._log.append_many(signals)[-1].seq

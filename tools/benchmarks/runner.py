@@ -1,4 +1,4 @@
-"""The frame: what a mark is, how two sides are measured in turn, what the figures say.
+"""The runner: defines a target, measures two sides in turn, computes the result.
 
 Invariant: both sides of a ratio run in the same rounds, in alternating order.
 """
@@ -12,52 +12,54 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Literal
 
-# The fewest rounds whose median means anything; --quick does no more.
+# The fewest rounds with a meaningful median; --quick runs no more.
 ROUNDS_MIN = 5
 
-# A slice is long enough to hold hundreds of fdatasyncs and short enough that the machine's mood,
-# which changes within a second where others use it too, is the same for both sides of a round.
-# Many short rounds survive a disturbance of seconds; a few long ones do not (seen).
+# A slice is long enough for hundreds of fdatasyncs, and short enough that the load of a shared
+# machine, which changes within a second, is the same for both sides of a round. Many short rounds
+# survive a disturbance of seconds; a few long ones do not (seen).
 SAMPLE_S = 0.2
 SAMPLE_QUICK_S = 0.1
 ROUNDS = 25
-ROUNDS_OF_COMMANDS = 7  # where a slice is a whole command that takes about a second
+ROUNDS_OF_COMMANDS = 7  # if a slice is a whole command of about a second
 
-# Bounds of what one slice may do: below the first a rate is a coincidence, and above the second the
-# signals prepared for it fill the memory.
+# Bounds of the operations of one slice: fewer give no reliable rate, and the signals prepared for
+# more would fill the memory.
 SAMPLE_COUNT_MIN = 20
 SAMPLE_COUNT_MAX = 100_000
-SAMPLE_GROWTH_MAX = 8  # times the one before, lest one lucky slice makes the next endless
+SAMPLE_GROWTH_MAX = 8  # times the slice before: one lucky slice must not make the next one endless
 
-# Where fdatasync takes less than this, hardly anything is left beside the processor's own work, so
-# the marks about appends say nothing (measure.md).
+# If fdatasync takes less than this, processor time is nearly all that is measured, so
+# the targets about appends are informative only.
 FDATASYNC_MIN_MS = 0.1
 
-Sample = Callable[[], float]  # one slice of one side; its figure, in the unit of the mark
-Work = Callable[[int], float]  # do so many operations; the seconds that they took
+Sample = Callable[
+    [], float
+]  # measures one slice of one side; returns its figure, in the unit of the target
+Work = Callable[[int], float]  # does so many operations; returns the seconds that they took
 
 
 class NotMeasured(Exception):
-    """A mark could not be measured here; the text says why and what to do."""
+    """A target could not be measured here; the text says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rounds:
-    """The figures of every round, both sides in the same order; `peer` is empty without a peer."""
+    """The figures of every round, both sides in the same order; `peer` is empty for no peer."""
 
     ours: tuple[float, ...]
     peer: tuple[float, ...] = ()
-    note: str = ""  # what else was seen on the way
+    note: str = ""  # further observations
 
 
 @dataclass(slots=True, kw_only=True)
 class Bench:
-    """What a mark's function is handed: where files go, how long to measure, what is shared."""
+    """The argument of a measuring function: where files go, how long to measure, shared logs."""
 
     dir: Path
     quick: bool = False
     progress: Callable[[str], None] = lambda _: None
-    shared: dict[str, Path] = field(default_factory=dict)  # made once in a run: B13-B15's log
+    shared: dict[str, Path] = field(default_factory=dict)  # homes built once in a run
 
     @property
     def rounds(self) -> int:
@@ -72,8 +74,8 @@ class Bench:
         return SAMPLE_QUICK_S if self.quick else SAMPLE_S
 
     def fresh_dir(self, name: str) -> Path:
-        """An empty new directory below `dir`; `name` only helps a person who looks."""
-        for attempt in range(10_000):  # one more than any run of marks could ask for
+        """An empty new directory below `dir`; `name` is for people only."""
+        for attempt in range(10_000):  # more than any run needs
             path = self.dir / f"{name}-{attempt}"
             if not path.exists():
                 path.mkdir(parents=True)
@@ -81,15 +83,15 @@ class Bench:
         raise NotMeasured(f"{self.dir} is full of {name}-*; remove it")
 
     def rate(self, work: Work, *, step: int = 1) -> Sample:
-        """A slice of `work` in operations a second, about `sample_s` long, warmed up on the way.
+        """Returns a slice of `work`, warmed up and about `sample_s` long, in operations a second.
 
-        `step`: the work is done in calls of so many operations, so a slice is a multiple of it.
+        `step` is the number of operations in one call of the work; a slice is a multiple of it.
         """
         count = max(SAMPLE_COUNT_MIN, step)
 
         def sample() -> float:
-            # The count follows the machine: a disk may become a hundred times slower while
-            # somebody else syncs (seen), and a slice should not last a minute then.
+            # The count follows the machine: a disk may become a hundred times slower while another
+            # process syncs (seen), and a slice must not last a minute then.
             nonlocal count
             done = count
             took_s = work(done)
@@ -102,7 +104,7 @@ class Bench:
         return sample
 
     def alternate(self, ours: Sample, peer: Sample, *, rounds: int | None = None) -> Rounds:
-        """Both sides in turn, in each round the other one first, so that drift hits both."""
+        """Measures both sides in turn; the first one alternates, so that drift affects both."""
         total = self.rounds if rounds is None else rounds
         sides: list[tuple[Sample, list[float]]] = [(ours, []), (peer, [])]
         for number in range(total):
@@ -113,14 +115,14 @@ class Bench:
 
 
 def count_for(count: int, took_s: float, wanted_s: float) -> int:
-    """How many operations last about `wanted_s`, when `count` of them lasted `took_s`."""
+    """The number of operations that take about `wanted_s`, if `count` of them took `took_s`."""
     likely = int(count * wanted_s / max(took_s, 1e-9))
     return min(max(likely, SAMPLE_COUNT_MIN), SAMPLE_COUNT_MAX)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One row of measure.md."""
+    """One row of the table of targets: `mark` must be reached, `goal` is aimed for."""
 
     id: str  # B1; where a row has two bounds, B13 and B13-open
     what: str
@@ -130,9 +132,7 @@ class Target:
     goal: float
     run: Callable[[Bench], Rounds]
     better: Literal["higher", "lower"] = "higher"
-    of: Literal["ratio", "ours"] = (
-        "ratio"  # what mark and goal bound: the ratio, or the figure itself
-    )
+    of: Literal["ratio", "ours"] = "ratio"  # what mark and goal apply to: the ratio, or our figure
     about_appends: bool = False  # holds only where fdatasync takes FDATASYNC_MIN_MS or more
 
     def reaches(self, value: float, bound: float) -> bool:
@@ -141,9 +141,9 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """A mark and what was measured; `rounds` is None where it could not be, and `why` says why."""
+    """A target and its measurement; `rounds` is None if it failed, and `why` is the reason."""
 
-    mark: Target
+    target: Target
     rounds: Rounds | None
     why: str = ""
     took_s: float = 0.0
@@ -151,8 +151,8 @@ class Result:
 
     @property
     def informative(self) -> bool:
-        """Whether the disk was too fast for the mark to hold."""
-        return self.mark.about_appends and self.fdatasync_ms < FDATASYNC_MIN_MS
+        """Whether the disk syncs too fast for the target to mean anything."""
+        return self.target.about_appends and self.fdatasync_ms < FDATASYNC_MIN_MS
 
     @property
     def ours(self) -> float | None:
@@ -169,7 +169,7 @@ class Result:
 
     @property
     def ratio_half(self) -> tuple[float, float] | None:
-        """Half of the rounds' ratios lie between these: how noisy the machine was."""
+        """The middle half of the rounds' ratios: how noisy the machine was."""
         if not self._ratios:
             return None
         low, _, high = quantiles(self._ratios, n=4, method="inclusive")
@@ -184,26 +184,26 @@ class Result:
 
     @property
     def verdict(self) -> Literal["goal", "mark", "missed", "not measured"]:
-        value = self.ratio if self.mark.of == "ratio" else self.ours
+        value = self.ratio if self.target.of == "ratio" else self.ours
         if value is None:
             return "not measured"
-        if self.mark.reaches(value, self.mark.goal):
+        if self.target.reaches(value, self.target.goal):
             return "goal"
-        return "mark" if self.mark.reaches(value, self.mark.mark) else "missed"
+        return "mark" if self.target.reaches(value, self.target.mark) else "missed"
 
 
-def measure(mark: Target, bench: Bench, probe: Callable[[], float]) -> Result:
-    """Run one mark; what is missing on this machine becomes a row that says so.
+def measure(target: Target, bench: Bench, probe: Callable[[], float]) -> Result:
+    """Measures one target; if that is impossible here, the result states the reason.
 
-    `probe` tells what a bare fdatasync takes, in ms. Who else uses the disk only adds to it.
+    `probe` returns the time of a bare fdatasync in ms; other users of the disk only add to it.
     """
     before_ms = probe()
     started_s = time.perf_counter()
     try:
-        rounds = mark.run(bench)
+        rounds = target.run(bench)
     except NotMeasured as reason:
-        return Result(mark=mark, rounds=None, why=str(reason), fdatasync_ms=before_ms)
-    assert len(rounds.ours) >= ROUNDS_MIN, f"{mark.id}: a median wants {ROUNDS_MIN} rounds"
+        return Result(target=target, rounds=None, why=str(reason), fdatasync_ms=before_ms)
+    assert len(rounds.ours) >= ROUNDS_MIN, f"{target.id}: a median needs {ROUNDS_MIN} rounds"
     took_s = time.perf_counter() - started_s
     lower_ms = min(before_ms, probe())
-    return Result(mark=mark, rounds=rounds, took_s=took_s, fdatasync_ms=lower_ms)
+    return Result(target=target, rounds=rounds, took_s=took_s, fdatasync_ms=lower_ms)

@@ -1,6 +1,6 @@
-"""Signals to measure with: realistic, seeded, the same for both sides.
+"""Signals for measurements: realistic, seeded, the same for both sides.
 
-Invariant: two factories of one seed hand out the same signals in the same order.
+Invariant: two factories of one seed return the same signals in the same order.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FIRST_TIMESTAMP = datetime(2025, 11, 18, 2, 0, 0, 1, tzinfo=UTC)
 RECORDED_AT = "2025-11-18T02:00:00.123456Z"
 CHAIN_START = "0" * 64
 
-# symbol, kind, and about where its price is
+# symbol, kind, and its approximate price
 SYMBOLS = (
     ("AAPL", "stock", 270.0),
     ("AMZN", "stock", 230.0),
@@ -58,7 +58,7 @@ class Signals:
         self._made += 1
         symbol, kind, around = SYMBOLS[int(rng.random() * len(SYMBOLS))]
         entry = round(around * (0.9 + 0.2 * rng.random()), 4)
-        # A buy wants the price above its entry and stops below it; a sell is mirrored.
+        # The target of a BUY is above its entry and the stop below it; a SELL is the reverse.
         action, sign = ("BUY", 1.0) if rng.random() < 0.6 else ("SELL", -1.0)
         sources = 3 + int(rng.random() * 4)
         return {
@@ -80,13 +80,13 @@ class Signals:
 
 
 def sha256_of(signal: SignalDict) -> str:
-    """The content hash of contract.md 4, as Alpine recomputes it."""
+    """The content hash of a signal, as Alpine recomputes it."""
     canonical = json.dumps({key: signal[key] for key in HASHED}, sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def ready_lines(signals: Iterable[SignalDict], *, seq: int = 1) -> Iterator[bytes]:
-    """The lines of these signals, byte for byte as long as those of the log (contract.md 2)."""
+    """The lines of these signals, byte for byte as long as those of the log."""
     chain = CHAIN_START
     for number, signal in enumerate(signals, start=seq):
         head = {

@@ -1,6 +1,6 @@
-"""The table of measure.md: each mark, its peer, what must be reached and where we want to be.
+"""The table of targets: each with its peer, the mark that must be reached, and the goal.
 
-Invariant: ids are unique; a mark is added by one row here and one function that measures it.
+Invariant: ids are unique; a target is added by one row here and one function that measures it.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ TARGETS: tuple[Target, ...] = (
     Target(
         id="B4",
         what="append, one thread",
-        peer="eventsourcing's SQLite recorder, one event a commit",
+        peer="eventsourcing's Application.save of an aggregate with one event, SQLite",
         unit="/s",
         mark=1.1,
         goal=1.4,
         about_appends=True,
-        run=appending.one_thread_against_recorder,
+        run=appending.one_thread_against_eventsourcing,
     ),
     Target(
         id="B5",
@@ -133,7 +133,7 @@ TARGETS: tuple[Target, ...] = (
         goal=15,
         better="lower",
         of="ours",
-        run=visibility.slowest_ms,
+        run=visibility.p99_ms,
     ),
     Target(
         id="B12",
@@ -211,18 +211,18 @@ TARGETS: tuple[Target, ...] = (
 
 
 def chosen(only: str) -> tuple[Target, ...]:
-    """The marks that `--only B1,B13` names; B13 stands for B13-open too. Empty text: all.
+    """The targets that `--only B1,B13` names; B13 includes B13-open. An empty text names all.
 
-    Raises ValueError for a name that no mark has.
+    Raises ValueError for an unknown name.
     """
     names = [name.strip().upper() for name in only.split(",") if name.strip()]
     for name in names:
-        if not any(_named(mark, name) for mark in TARGETS):
-            known = ", ".join(mark.id for mark in TARGETS)
-            raise ValueError(f"there is no mark {name}; there are {known}")
-    return tuple(mark for mark in TARGETS if not names or any(_named(mark, n) for n in names))
+        if not any(_named(target, name) for target in TARGETS):
+            known = ", ".join(target.id for target in TARGETS)
+            raise ValueError(f"there is no target {name}; there are {known}")
+    return tuple(target for target in TARGETS if not names or any(_named(target, n) for n in names))
 
 
-def _named(mark: Target, name: str) -> bool:
-    whole = mark.id.upper()
+def _named(target: Target, name: str) -> bool:
+    whole = target.id.upper()
     return name in (whole, whole.partition("-")[0])

@@ -1,9 +1,9 @@
-"""B11: how long after its receipt a signal is seen in the table by another connection.
+"""B11: the time from a receipt until another connection sees the row in the table.
 
-Signals are appended at a steady pace, whatever becomes of the ones before, so that a slow moment
-is felt by all that fall into it. Another thread looks at the table through a connection of its own.
+Signals are appended at a constant pace, whether or not earlier ones are visible, so that a delay
+affects each signal that falls into it. Another thread polls the table through its own connection.
 
-Invariant: each signal counts once, from the return of its append to the first look that found it.
+Invariant: each signal counts once, from the return of its append to the first poll that finds it.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from tools.benchmarks.runner import ROUNDS_MIN, Bench, NotMeasured, Rounds
 from tools.benchmarks.signals import Signals
 
 PACE_S = 0.01  # 100 signals a second
-POLL_S = 0.0002  # between two looks: what is measured is some milliseconds
+POLL_S = 0.0002  # between two polls; the measured times are milliseconds
 ROUND_SIGNALS, ROUND_QUICK_SIGNALS = 500, 200  # of one figure
 WARM_SIGNALS = 50
 SEEN_TIMEOUT_S = 30.0
 
 
 def median_ms(bench: Bench) -> Rounds:
-    """B11-p50: in each round half of the signals are seen sooner."""
+    """B11-p50: the median of each round."""
     return _rounds(bench, lambda taken_s: quantiles(taken_s, n=2)[0])
 
 
-def slowest_ms(bench: Bench) -> Rounds:
-    """B11-p99: in each round a hundredth of the signals is seen later."""
+def p99_ms(bench: Bench) -> Rounds:
+    """B11-p99: the 99th percentile of each round."""
     return _rounds(bench, lambda taken_s: quantiles(taken_s, n=100)[98])
 
 
@@ -60,7 +60,7 @@ def _rounds(bench: Bench, figure: Callable[[Sequence[float]], float]) -> Rounds:
 
 
 def _paced(log: EventLog, poller: _Poller, signals: Signals, count: int) -> list[float]:
-    """Seconds from receipt to sight, of each of `count` signals."""
+    """The seconds from receipt to row of each of `count` signals."""
     returned_s: dict[int, float] = {}
     due_s = time.perf_counter()
     for signal in signals.take(count):
@@ -73,21 +73,21 @@ def _paced(log: EventLog, poller: _Poller, signals: Signals, count: int) -> list
 
 
 class _Poller:
-    """Looks at the table again and again, and notes when its last row became another one."""
+    """Polls the table, and notes the time of each change of its last row."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen: list[tuple[int, float]] = []  # last id, and when it was there first
-        self._is_over = False
+        self._seen: list[tuple[int, float]] = []  # last id, and the time when it was first seen
+        self._is_closed = False
         self._thread = threading.Thread(target=self._poll)
         self._thread.start()
 
     def seen_s(self, seq: int) -> float:
-        """When the row of entry `seq` was there."""
+        """When the row of entry `seq` was first seen."""
         return next(at_s for last, at_s in self._seen if last >= seq)
 
     def wait_for(self, seq: int) -> None:
-        """Returns when the row is there. Raises NotMeasured."""
+        """Waits until the row is there. Raises NotMeasured."""
         give_up_s = time.perf_counter() + SEEN_TIMEOUT_S
         while not self._seen or self._seen[-1][0] < seq:
             if time.perf_counter() > give_up_s:
@@ -95,18 +95,18 @@ class _Poller:
             time.sleep(POLL_S)
 
     def close(self) -> None:
-        self._is_over = True
+        self._is_closed = True
         self._thread.join()
 
     def _poll(self) -> None:
-        while not self._path.exists() and not self._is_over:
+        while not self._path.exists() and not self._is_closed:
             time.sleep(POLL_S)
         with closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True)) as db:
             last = 0
-            while not self._is_over:
+            while not self._is_closed:
                 try:
                     (now,) = db.execute("SELECT max(id) FROM signals").fetchone()
-                except sqlite3.OperationalError:  # it is being set up
+                except sqlite3.OperationalError:  # the database is being created
                     now = None
                 if now is not None and now > last:
                     last = now

@@ -1,13 +1,13 @@
-"""`python -m tools.crash`: a long run of the explorer, by hand.
+"""`python -m tools.crash`: a long run of the crash explorer.
 
-    --states N     how many states to check at least; each kind of exploration counts
-    --seed S       of the random histories; printed, so that a failure can be repeated
-    --round R      only this one of the random histories
-    --mutant NAME  put this mistake into the log first: the run must then fail
+    --states N     check at least so many states, over all kinds of exploration
+    --seed S       the seed of the random histories; it is printed, so a failure can be repeated
+    --round R      run only this one of the random histories
+    --mutant NAME  give the log this mistake first: the run must then fail
 
-Exit code 1 where a state was found that the log does not survive.
+Exit code 1 means that the log did not survive a state.
 
-Invariant: the seed and the round fix everything that happens.
+Invariant: the seed and the round determine everything that happens.
 """
 
 import argparse
@@ -32,22 +32,22 @@ from tools.crash.readers import explore_readers
 from tools.crash.states import files_of
 
 STATES_DEFAULT = 100_000
-SHOWN_S = 0.5  # how often the progress line is written
-BYTES_SHOWN_MAX = 200  # of one file of a state
+PROGRESS_S = 0.5  # between two updates of the progress line
+BYTES_PRINTED_MAX = 200  # of one file of a state
 
 
 class _Run:
-    """One run, and what it says about itself."""
+    """One run and its progress."""
 
     def __init__(self, explorer: Explorer, seed: int) -> None:
         self._explorer = explorer
         self._seed = seed
         self._start_s = self._shown_s = time.monotonic()
-        self.round: int | None = None  # which of the random histories is played
-        self.trace: deque[str] = deque()  # its last calls
+        self.round: int | None = None  # the number of the random history that runs
+        self.trace: deque[str] = deque()  # the last calls of that history
 
     def exhaust(self) -> None:
-        """The small histories and the flips. Raises Failure."""
+        """Runs the small histories, the flips and the other damages. Raises Failure."""
         explorer = self._explorer
         explore(explorer)
         explore_takeovers(explorer)
@@ -55,29 +55,29 @@ class _Run:
         print(f"{explorer.states} states of small histories: all recovered")
         counts = sweep(explorer.subject, all_bits=True)
         print(
-            f"{counts.flips} flips: {counts.halted} halted writer and reader, "
-            f"{counts.only_reader} (before the watermark) the reader alone, {counts.harmless} hit "
-            f"one slot of the watermark, {counts.torn} the last batch without a watermark: torn, "
-            "the accepted limit"
+            f"{counts.flips} flips: {counts.halted} stopped writer and reader, "
+            f"{counts.only_reader} before the watermark stopped the reader alone, "
+            f"{counts.harmless} hit one slot of the watermark, {counts.torn} hit the last batch "
+            "without a watermark and were cut as torn, which is the accepted limit"
         )
         before = explorer.states
         explore_compress(explorer)
-        print(f"{explorer.states - before} states of compressing: all read, and all finished")
-        print(f"{sweep_damages(explorer.subject).flips} other damages: nothing was cut or passed")
+        print(f"{explorer.states - before} states of compressing: all read, all finished")
+        print(f"{sweep_damages(explorer.subject).flips} other damages: none was cut or overlooked")
 
-    def play(self, number: int) -> None:
-        """One random history. Raises Failure."""
+    def run_history(self, number: int) -> None:
+        """Runs one random history. Raises Failure."""
         self.round = number
         history = RandomHistory(self._explorer, f"{self._seed}-{number}")
         self.trace = history.trace
-        history.play()
+        history.run()
         now_s = time.monotonic()
-        if sys.stdout.isatty() and now_s - self._shown_s > SHOWN_S:
+        if sys.stdout.isatty() and now_s - self._shown_s > PROGRESS_S:
             self._shown_s = now_s
             print(f"\rround {number}: {self.figures()} ", end="", flush=True)
 
     def figures(self) -> str:
-        """States so far, and how fast."""
+        """The number of states so far, and the rate."""
         states = self._explorer.states
         elapsed_s = time.monotonic() - self._start_s
         return f"{states} states in {elapsed_s:.0f} s, {states / elapsed_s:.0f}/s"
@@ -102,9 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 for number in count():
                     if explorer.is_done:
                         break
-                    run.play(number)
+                    run.run_history(number)
             else:
-                run.play(args.round)
+                run.run_history(args.round)
         except Failure as failure:
             print("\n".join(("", *run.trace)))
             _print_failure(failure)
@@ -120,11 +120,13 @@ def _print_failure(failure: Failure) -> None:
     print(f"\nFAILED at state {failure.states}: {failure}")
     for path, inode in files_of(failure.state) if failure.state else ():
         if isinstance(inode, File):
-            print(f"{path}: {len(inode.device)} bytes, ending {inode.device[-BYTES_SHOWN_MAX:]!r}")
+            print(
+                f"{path}: {len(inode.device)} bytes, ending {inode.device[-BYTES_PRINTED_MAX:]!r}"
+            )
         elif isinstance(inode, Link):
             print(f"{path} -> {inode.target}")
     if failure.__cause__ is not None and failure.__cause__.__cause__ is not None:
-        print(f"because of {failure.__cause__.__cause__!r}")
+        print(f"caused by {failure.__cause__.__cause__!r}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Recovers the log on a disk that a power loss left, and holds the result against the ledger.
+"""Recovers the log on a disk after a power loss, and compares the result with the expected log.
 
-Invariant: a state passes only if recovery keeps what is owed, refuses nothing, cuts nothing without
-keeping it, is the same when it is run again, and appends go on behind it.
+Invariant: a state passes only if recovery keeps every acknowledged entry, refuses nothing, saves
+what it cuts, gives the same result when it runs again, and appends continue after it.
 """
 
 import logging
@@ -22,11 +22,11 @@ from tools.crash.states import State, files_of, nothing
 
 HOME = Home("/simulated")
 RECORDED_AT = "2025-11-18T02:00:00.000000Z"
-READS_MAX = 1000  # of one reader; it ends at the durable end long before
+READS_MAX = 1000  # of one reader; it reaches the durable end long before
 
 
 class Subject(NamedTuple):
-    """What is under test; a mutant replaces a part of it."""
+    """The parts of the log under test; a mutant replaces one of them."""
 
     writer: type[Writer] = Writer
     disk: type[SimulatedDisk] = SimulatedDisk
@@ -35,12 +35,12 @@ class Subject(NamedTuple):
     )
 
     def open(self, disk: SimulatedDisk) -> Writer:
-        """A writer as a new process opens it."""
+        """Opens a writer as a new process does."""
         return self.writer(disk, HOME, lambda: RECORDED_AT, self.settings, disk.process)
 
 
 class _FrozenTime:
-    """Stands in for the module `time`: nobody waits in here, the scheduler decides."""
+    """Replaces the module `time`: no process sleeps, the scheduler decides who runs."""
 
     @staticmethod
     def sleep(seconds: float) -> None:
@@ -53,7 +53,7 @@ class _FrozenTime:
 
 @contextmanager
 def simulation() -> Iterator[None]:
-    """While a simulation runs, the log neither sleeps nor talks."""
+    """Keeps the log from sleeping and from logging for as long as the block lasts."""
     logger = logging.getLogger("eventlog")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -68,27 +68,27 @@ def simulation() -> Iterator[None]:
 
 
 def recover(writer: Writer) -> None:
-    """What an append does before it appends. EventLogError, OSError."""
+    """Does what an append does before it writes. Raises EventLogError, OSError."""
     writer._lock_and_catch_up()
     writer._lock.release()
 
 
-def append(writer: Writer, group: AppendRequest) -> None:
-    """Commits a group that nothing stands in the way of. Violation."""
-    writer.commit([group].copy)
-    if group.error is not None:
-        raise Violation(f"an append failed: {group.error}")
-    for result in group.results:
+def append(writer: Writer, request: AppendRequest) -> None:
+    """Commits a request that must succeed. Raises Violation."""
+    writer.commit([request].copy)
+    if request.error is not None:
+        raise Violation(f"an append failed: {request.error}")
+    for result in request.results:
         if not isinstance(result, Receipt):
-            raise Violation(f"an append got no receipt but {result}")
+            raise Violation(f"an append returned {result} in place of a receipt")
 
 
 def read_all(disk: SimulatedDisk) -> tuple[bytes, int, str]:
-    """What a new reader gives out, and its tip."""
-    return _read_on(LogReader(disk, HOME))
+    """The bytes that a new reader returns, and its tip."""
+    return _read_to_end(LogReader(disk, HOME))
 
 
-def _read_on(reader: LogReader) -> tuple[bytes, int, str]:
+def _read_to_end(reader: LogReader) -> tuple[bytes, int, str]:
     lines: list[bytes] = []
     try:
         for _ in range(READS_MAX):
@@ -96,20 +96,24 @@ def _read_on(reader: LogReader) -> tuple[bytes, int, str]:
             if not some:
                 return b"".join(lines), reader.tip.seq, reader.tip.chain
             lines += some
-        raise Violation("a reader does not come to an end")
+        raise Violation("a reader does not reach an end")
     finally:
         reader.close()
 
 
-Witness = Callable[[Inodes, ExpectedLog], None]  # sees each moment of a recovery
+Observer = Callable[[Inodes, ExpectedLog], None]  # receives the disk at each step of a recovery
 
 
 def check(
-    state: State, expected: ExpectedLog, subject: Subject, boot: int, witness: Witness | None = None
+    state: State,
+    expected: ExpectedLog,
+    subject: Subject,
+    boot: int,
+    observer: Observer | None = None,
 ) -> None:
-    """Recovers the state, appends two entries, loses power and recovers again. Violation."""
+    """Recovers the state, appends two entries, loses power, recovers again. Raises Violation."""
     world = World(dict(state), boot=boot)
-    step = _telling(world, expected, witness) if witness is not None else None
+    step = _observing_step(world, expected, observer) if observer is not None else None
     expected.check_watermark(state)
     try:
         _read_early(subject.disk(world, 2), expected)
@@ -118,49 +122,49 @@ def check(
         found = expected.check(world.inodes)
         _check_kept(state, found)
         _check_link(world.inodes)
-        if found.chains:  # readers see it from here on
+        if found.chains:  # readers return these entries from here on
             expected.acknowledge(len(found.chains), found.chains[-1])
         keys = [f"boot{boot}-{len(found.chains)}-{n}" for n in (1, 2)]
-        group = expected.submit(keys)
-        append(writer, group)
+        request = expected.submit(keys)
+        append(writer, request)
         expected.collect()
         if step is not None:
             writer.flush_watermark()
-            expected.flush_watermark(group, writer)
+            expected.flush_watermark(request, writer)
         after = _recovered_again(world, expected, subject)
     except (EventLogError, OSError) as error:
         raise Violation(f"a legal state is refused: {error!r}") from error
     if after.keys != (*found.keys, *keys) or not after.data.startswith(found.data):
-        raise Violation("a second recovery does not give what the first one gave")
+        raise Violation("the second recovery gives another result than the first one")
     if len(after.kept) > len(found.kept):
-        raise Violation("a second recovery cuts again")
+        raise Violation("the second recovery cuts again")
 
 
 def _read_early(disk: SimulatedDisk, expected: ExpectedLog) -> None:
-    """Readers come before any writer: a new one, one that goes on, one that wants the end only."""
+    """Reads before any writer: from the start, after the last acknowledged entry, near the end."""
     _, seq, chain = read_all(disk)
-    going_on = LogReader(disk, HOME, after=max(expected.acknowledged, default=0))
-    for reader in (going_on, reader_near_end(disk, HOME)):
-        if _read_on(reader)[1:] != (seq, chain):
-            raise Violation(f"a reader from the start comes to {seq}, another one does not")
+    resumed = LogReader(disk, HOME, after=max(expected.acknowledged, default=0))
+    for reader in (resumed, reader_near_end(disk, HOME)):
+        if _read_to_end(reader)[1:] != (seq, chain):
+            raise Violation(f"a reader from the start ends at {seq}, another reader does not")
     if seq:
         expected.acknowledge(seq, chain)
 
 
 def _recovered_again(world: World, expected: ExpectedLog, subject: Subject) -> Found:
-    """Loses power, keeping only what was synced; recovers, and reads as a reader does."""
+    """Loses power, keeps only what was synced, recovers, and reads the result."""
     later = World(nothing(world.inodes), boot=world.boot + 1)
     disk = subject.disk(later, 2)
     recover(subject.open(disk))
     found = expected.check(later.inodes)
     data, seq, _ = read_all(subject.disk(later, 3))
     if data != found.data or seq != len(found.chains):
-        raise Violation(f"a reader sees {seq} entries of {len(found.chains)}")
+        raise Violation(f"a reader returns {seq} entries of {len(found.chains)}")
     return found
 
 
 def _check_kept(state: State, found: Found) -> None:
-    """What recovery cut stands in a .torn file."""
+    """Checks that the bytes that recovery cut are in a .torn file."""
     before = b"".join(
         inode.cache
         for path, inode in files_of(state)
@@ -168,29 +172,29 @@ def _check_kept(state: State, found: Found) -> None:
     )
     cut = before[len(found.data) :]
     if before[: len(found.data)] != found.data:
-        raise Violation("recovery changed what it kept")
+        raise Violation("recovery changed bytes that it kept")
     if cut and cut not in found.kept:
-        raise Violation(f"recovery cut {len(cut)} bytes and kept them nowhere")
+        raise Violation(f"recovery cut {len(cut)} bytes and did not save them")
 
 
 def _check_link(inodes: Inodes) -> None:
-    """`signals.log` leads to the active segment."""
+    """Checks that `signals.log` links to the active segment."""
     paths = dict(files_of(inodes))
     segments = [path for path in paths if path.endswith(".jsonl")]
     link = paths.get(HOME.link_path)
     if segments and (not isinstance(link, Link) or not segments[-1].endswith(link.target)):
-        raise Violation("signals.log does not lead to the active segment")
+        raise Violation("signals.log does not link to the active segment")
 
 
-def _telling(world: World, expected: ExpectedLog, witness: Witness) -> Step:
-    """A step that shows the witness each moment at which something has changed."""
-    told = (-1, -1)
+def _observing_step(world: World, expected: ExpectedLog, observer: Observer) -> Step:
+    """Returns a step that calls the observer whenever the disk or the expected log has changed."""
+    last_seen = (-1, -1)
 
     def step(_: str) -> None:
-        nonlocal told
+        nonlocal last_seen
         expected.collect()
-        if told != (world.version, expected.additions):
-            told = (world.version, expected.additions)
-            witness(dict(world.inodes), expected)
+        if last_seen != (world.version, expected.additions):
+            last_seen = (world.version, expected.additions)
+            observer(dict(world.inodes), expected)
 
     return step

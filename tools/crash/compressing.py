@@ -1,9 +1,9 @@
-"""Compression, tried exhaustively: power fails, in every way, before each of its calls.
+"""Compression, checked exhaustively: before each of its calls power fails in every way.
 
-The log is one that a writer goes on with: it appends once more in the middle of each run. The runs
-compress in place, move what was compressed to `closed`, and do both at once.
+A writer appends once more in the middle of each run. The runs compress in place, compress into
+`closed`, and move compressed segments there.
 
-Invariant: in each state a reader, verify and a writer find all that was acknowledged, and the next
+Invariant: in each state a reader, verify and a writer find every acknowledged entry, and the next
 run finishes what this one began.
 """
 
@@ -28,15 +28,15 @@ from tools.crash.inodes import Inodes
 from tools.crash.simulated_disk import Fault, SimulatedDisk, World
 from tools.crash.states import State, digest, files_of, nothing, power_losses, random_power_loss
 
-FRAME_BYTES = 600  # a few frames in each small segment
-VERIFY_EVERY = 8  # of the states, for verify takes a while
-NESTED_SHARE = 0.03  # of the states: there, power fails again at each step of the next run
+FRAME_BYTES = 600  # a small segment has a few frames
+VERIFY_EVERY = 8  # of the states: verify is slow
+NESTED_SHARE = 0.03  # of the states: power fails again at each step of the next run
 CLOSED_DIR = f"{HOME.log_dir}/{CLOSED_NAME}"
 RUNS = ("in place", "to closed", "moved")
 
 
 class LyingDisk(SimulatedDisk):
-    """Keeps one byte of each larger write other than it was given."""
+    """Changes one byte of each larger write."""
 
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:
         if len(data) > FRAME_BYTES // 4:
@@ -60,12 +60,12 @@ class _NoDirectorySync(SimulatedDisk):
 
 
 def _any_content(_self: object, _place: str) -> compressing._Content:
-    """Takes what was written at its word."""
+    """Accepts what was written without reading it."""
     return _AnyContent(0, "")
 
 
 class _AnyContent(compressing._Content):
-    """Is equal to whatever was written."""
+    """Compares equal to any content."""
 
     def __eq__(self, _other: object) -> bool:
         return True
@@ -80,27 +80,27 @@ _write_verified = compressing._SegmentCompression._write_verified
 
 
 def _unlink_and_make(self: compressing._SegmentCompression, source: str) -> compressing._Content:
-    """Takes the raw file away before the new one has its name."""
+    """Removes the raw file before the compressed one has its name."""
     rename = self._disk.rename
 
     def rename_after_unlink(old: str, new: str) -> None:
         self._disk.unlink(source)
         rename(old, new)
-        self._disk.close(self._disk.create(source))  # for the real thing to unlink
+        self._disk.close(self._disk.create(source))  # the real code unlinks it
 
     with mock.patch.object(self._disk, "rename", rename_after_unlink):
         return _write_verified(self, source)
 
 
 class CompressMutant(NamedTuple):
-    """One mistake of who compresses."""
+    """One mistake in compressing."""
 
     disk: type[SimulatedDisk] = SimulatedDisk
     patches: tuple[tuple[object, str, object], ...] = ()
 
     @contextmanager
     def applied(self) -> Iterator[type[SimulatedDisk]]:
-        """The disk with this mistake, for as long as the block lasts."""
+        """Yields the disk with this mistake for as long as the block lasts."""
         patches = [mock.patch.object(*patch) for patch in self.patches]
         for patch in patches:
             patch.start()
@@ -126,7 +126,7 @@ COMPRESS_MUTANTS = {
 def explore_compress(
     explorer: Explorer, disk: type[SimulatedDisk] = SimulatedDisk, runs: Iterable[str] = RUNS
 ) -> None:
-    """Each run, with power failing before each of its calls. Raises Failure."""
+    """Explores each run: power fails before each of its calls. Raises Failure."""
     with mock.patch.object(compressing, "FRAME_BYTES", FRAME_BYTES):
         log = closed_log(explorer.subject)
         for run in runs:
@@ -134,7 +134,7 @@ def explore_compress(
 
 
 def compress_on_a_lying_disk(explorer: Explorer) -> None:
-    """What is written does not read back: nothing may be taken away. Raises Failure."""
+    """Compresses on a disk that stores wrong bytes: no segment may be lost. Raises Failure."""
     with mock.patch.object(compressing, "FRAME_BYTES", FRAME_BYTES):
         log = closed_log(explorer.subject)
         world = World(dict(log), boot=2)
@@ -142,13 +142,15 @@ def compress_on_a_lying_disk(explorer: Explorer) -> None:
         try:
             with suppress(EventLogError):
                 _compress(LyingDisk(world))
-            _expect(_read(SimulatedDisk(world)) == whole, "a reader finds less")
+            _require(_read(SimulatedDisk(world)) == whole, "a reader returns less")
         except (Violation, EventLogError) as error:
-            raise Failure(f"a disk that lies has cost a segment: {error}", 1) from error
+            raise Failure(
+                f"a disk that stores wrong bytes has cost a segment: {error}", 1
+            ) from error
 
 
 class _Run:
-    """One run of compress, and a writer beside it."""
+    """One run of compress, with a concurrent writer."""
 
     def __init__(
         self, explorer: Explorer, log: State, disk: type[SimulatedDisk], name: str
@@ -165,22 +167,22 @@ class _Run:
         if name != "in place":
             plain.make_dir(CLOSED_DIR)
             plain.fsync_dir(HOME.log_dir)
-        self._ledger = ExpectedLog()
+        self._expected_log = ExpectedLog()
         self._writer = _writer(explorer.subject, SimulatedDisk(self.world, 3))
         self._append("before")
         self._calls = 0
 
     def explore(self) -> None:
-        """Compresses to the end. Raises Failure."""
+        """Runs compress to its end. Raises Failure."""
         try:
             _compress(self._disk(self.world, 2, self._step))
         except EventLogError as error:
-            raise self._failure(f"it is refused: {error}") from error
+            raise self._failure(f"compress fails: {error}") from error
         self._step("the end")
 
     def _append(self, key: str) -> None:
-        append(self._writer, self._ledger.submit([f"{self._name}-{key}"]))
-        self._owed = _read(SimulatedDisk(World(dict(self.world.inodes), boot=2)))
+        append(self._writer, self._expected_log.submit([f"{self._name}-{key}"]))
+        self._acknowledged = _read(SimulatedDisk(World(dict(self.world.inodes), boot=2)))
 
     def _step(self, _: str) -> Fault | None:
         self._calls += 1
@@ -189,22 +191,22 @@ class _Run:
         if self._version != self.world.version:
             self._version = self.world.version
             for state in power_losses(self.world.inodes, self._explorer.models):
-                self._try(state)
+                self._check(state)
         return None
 
-    def _try(self, state: State) -> None:
+    def _check(self, state: State) -> None:
         key = digest(state)
         if key in self._seen or self._explorer.is_done:
             return
         self._seen.add(key)
         self._explorer.states += 1
         try:
-            moments = _survives(state, self._owed, self._explorer)
+            moments = _check_state(state, self._acknowledged, self._explorer)
             random = self._explorer.random
             for inodes in moments if random.random() < NESTED_SHARE else ():
                 self._explorer.states += 1
                 later = random_power_loss(inodes, random, self._explorer.models)
-                _survives(later, self._owed, self._explorer)
+                _check_state(later, self._acknowledged, self._explorer)
         except (Violation, EventLogError, OSError) as error:
             raise self._failure(str(error), state) from error
 
@@ -212,19 +214,20 @@ class _Run:
         return Failure(f"compressing {self._name}: {why}", self._explorer.states, state)
 
 
-def _survives(state: State, acknowledged: bytes, explorer: Explorer) -> list[Inodes]:
-    """What a restart finds, what the next run makes of it, and what a writer does then.
+def _check_state(state: State, acknowledged: bytes, explorer: Explorer) -> list[Inodes]:
+    """Reads the state, compresses again, and appends.
 
-    Returns the moments of the next run at which power could fail again. Raises Violation.
+    Returns the disks of that run at which power could fail again. Raises Violation.
     """
     moments: list[Inodes] = []
     world = World(dict(state), boot=3)
-    _expect(
-        _read(SimulatedDisk(world)) == acknowledged, "a reader does not find what was acknowledged"
+    _require(
+        _read(SimulatedDisk(world)) == acknowledged,
+        "a reader does not return every acknowledged entry",
     )
     if explorer.states % VERIFY_EVERY == 0:
         report = verify(HOME.root, disk=SimulatedDisk(World(dict(state), boot=3)), processes=1)
-        _expect(report.ok, f"verify finds damage: {report.findings}")
+        _require(report.ok, f"verify finds damage: {report.findings}")
 
     def step(_: str) -> None:
         if not moments or world.inodes != moments[-1]:
@@ -232,18 +235,18 @@ def _survives(state: State, acknowledged: bytes, explorer: Explorer) -> list[Ino
 
     _compress(SimulatedDisk(world, 1, step))
     after = World(nothing(world.inodes), boot=4)
-    _expect(_read(SimulatedDisk(after)) == acknowledged, "the next run has lost something")
+    _require(_read(SimulatedDisk(after)) == acknowledged, "the next run has lost an entry")
     left = [path for path, _ in files_of(after.inodes) if path.endswith((".zst.new", ".damaged"))]
-    _expect(not left, f"the next run left {left}")
+    _require(not left, f"the next run left {left}")
     raw = [path for path, _ in files_of(after.inodes) if path.endswith(".jsonl")]
-    _expect(len(raw) <= 2, f"the next run left {raw}")
+    _require(len(raw) <= 2, f"the next run left {raw}")
     append(_writer(explorer.subject, SimulatedDisk(after, 3)), ExpectedLog().submit(["after"]))
     given = _read(SimulatedDisk(after))
-    _expect(given.startswith(acknowledged) and given != acknowledged, "appends do not go on")
+    _require(given.startswith(acknowledged) and given != acknowledged, "appends do not continue")
     return moments
 
 
-def _expect(condition: bool, otherwise: str) -> None:
+def _require(condition: bool, otherwise: str) -> None:
     if not condition:
         raise Violation(otherwise)
 
@@ -256,12 +259,12 @@ def _compress(disk: SimulatedDisk) -> None:
 
 
 def _writer(subject: Subject, disk: SimulatedDisk) -> Writer:
-    settings = SETTINGS._replace(segment_bytes=1 << 20)  # it starts no segment of its own
+    settings = SETTINGS._replace(segment_bytes=1 << 20)  # the writer starts no further segment
     return subject.writer(SegmentDisk(disk), HOME, lambda: RECORDED_AT, settings, disk.process)
 
 
 def _read(disk: SimulatedDisk) -> bytes:
-    """All that a reader gives out. EventLogError."""
+    """The bytes that a reader returns. Raises EventLogError."""
     reader = LogReader(SegmentDisk(disk), HOME)
     try:
         return b"".join(iter(lambda: b"".join(reader.read()), b""))

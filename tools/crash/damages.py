@@ -1,6 +1,6 @@
-"""What people and broken devices do to a log that was closed well: the watermark covers all of it.
+"""Damages to a log that was closed: the watermark covers all of it.
 
-Invariant: whatever is cut, moved, doubled or gone halts readers, and no writer cuts any more of it.
+Invariant: bytes that are cut, moved, doubled or gone stop every reader, and no writer cuts more.
 """
 
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ from tools.crash.flips import SETTINGS, Counts, Sweep, closed_log, segments_in, 
 from tools.crash.inodes import SECTOR_BYTES, File
 from tools.crash.states import GARBAGE, State
 
-CUT_EVERY_BYTES = 7  # a prime: cuts fall everywhere in a line
+CUT_EVERY_BYTES = 7  # a prime, so that cuts are at every place of a line
 HOLE_EVERY_BYTES = 64
 
 
 def sweep_damages(subject: Subject) -> Counts:
-    """Each kind of damage, everywhere. Raises Failure."""
+    """Applies each kind of damage at every place. Raises Failure."""
     log = closed_log(subject)
     counts = Counts()
     for dedupe_entries in (SETTINGS.dedupe_entries, 0):
@@ -42,12 +42,12 @@ def _damages(log: State) -> Iterator[tuple[str, State]]:
         yield f"{name} is gone", without(log, name)
     for (_, one, first), (_, other, second) in combinations(files, 2):
         yield "two segments are swapped", {**log, one: second, other: first}
-        yield "a segment stands twice", {**log, other: first}
-        yield "a segment stands twice", {**log, one: second}
+        yield "a segment is there twice", {**log, other: first}
+        yield "a segment is there twice", {**log, one: second}
 
 
 def _damaged(data: bytes) -> Iterator[bytes]:
-    """A segment cut, with a hole, or with a line gone, moved or (but for the last) doubled."""
+    """A segment cut, with a hole, or with a line gone, moved or (except the last) doubled."""
     for byte_offset in range(0, len(data), CUT_EVERY_BYTES):
         yield data[:byte_offset]
     for start in range(0, len(data), HOLE_EVERY_BYTES):
@@ -58,7 +58,7 @@ def _damaged(data: bytes) -> Iterator[bytes]:
     lines = data.splitlines(keepends=True)
     for number, line in enumerate(lines):
         yield data.replace(line, b"")
-        if number < len(lines) - 1:  # behind the last one it is a torn tail, and may be cut
+        if number < len(lines) - 1:  # after the last one it would be a torn tail, which may be cut
             yield data.replace(line, line + line)
     for line, after in pairwise(lines):
         yield data.replace(line + after, after + line)

@@ -1,4 +1,4 @@
-"""Small histories, tried exhaustively: power fails before each call that a writer makes.
+"""Small histories, checked exhaustively: power fails before each call that a writer makes.
 
 Invariant: the same workload visits the same states in the same order.
 """
@@ -9,7 +9,7 @@ from eventlog.errors import EventLogError
 from tools.crash.actors import Killed
 from tools.crash.expected_log import Violation
 from tools.crash.explorer import Explorer, Failure
-from tools.crash.histories import MARK, REOPEN, History
+from tools.crash.histories import FLUSH, REOPEN, History
 from tools.crash.inodes import SECTOR_BYTES, File
 from tools.crash.simulated_disk import Fault, World
 from tools.crash.states import (
@@ -21,10 +21,10 @@ from tools.crash.states import (
     random_power_loss,
 )
 
-WORKLOAD = (1, 3, MARK, 1, 6, 1, REOPEN, 2, 5, MARK, 1, 4, 3)
-SHORT_WORKLOAD = (1, 2, MARK, 6, 1, 3)
-SECOND_WORKLOAD = (1, 2, MARK, 2)  # tries again what the first one may have written
-RANDOM_STATES = 8  # at each step of a second writer, beside the two extremes
+WORKLOAD = (1, 3, FLUSH, 1, 6, 1, REOPEN, 2, 5, FLUSH, 1, 4, 3)
+SHORT_WORKLOAD = (1, 2, FLUSH, 6, 1, 3)
+SECOND_WORKLOAD = (1, 2, FLUSH, 2)  # retries what the first one may have written
+RANDOM_STATES = 8  # at each step of a second writer, besides nothing and everything
 
 Survived = Callable[[File], bytes]
 
@@ -34,44 +34,44 @@ def _half(file: File) -> bytes:
     return contents[len(contents) // 2]
 
 
-# What a failed sync may have brought to the device: nothing, a part, everything.
+# How much of the data a failed sync may have written to the device: nothing, a part, all of it.
 SURVIVALS: tuple[Survived, ...] = (lambda file: file.device, _half, lambda file: file.cache)
 
 
 def explore(explorer: Explorer, workload: Iterable[int] = WORKLOAD) -> None:
-    """One writer; power fails, in every way, before each of its calls. Raises Failure."""
+    """Runs one writer; before each of its calls power fails in every way. Raises Failure."""
     history = History(explorer, World())
 
     def step(_: str) -> None:
-        history.look(lambda: power_losses(history.world.inodes, explorer.models))
+        history.check_states(lambda: power_losses(history.world.inodes, explorer.models))
 
     try:
-        history.go(1, workload, step)
+        history.run(1, workload, step)
     except (EventLogError, OSError, Violation) as error:
         raise Failure(f"a writer: {error}", explorer.states) from error
     step("the end")
 
 
 def explore_takeovers(explorer: Explorer, workload: Iterable[int] = SHORT_WORKLOAD) -> None:
-    """A writer dies, or fails to sync, at each of its steps; at each step of the next, power fails.
+    """Interrupts a writer at each of its steps; power fails at each step of the next writer.
 
-    Raises Failure.
+    The first writer dies, or one of its syncs fails. Raises Failure.
     """
     for survived in (*SURVIVALS, None):
         moment = 0
         while not explorer.is_done:
-            # Small pages: what was lost of one stays lost when its neighbour is written.
+            # Small pages: writing one page does not write a lost one again.
             history = History(explorer, World(page_bytes=SECTOR_BYTES))
-            if not _interrupted(history, workload, moment, survived):
+            if not _interrupt_first_writer(history, workload, moment, survived):
                 break
-            _taken_over(history)
+            _run_second_writer(history)
             moment += 1
 
 
-def _interrupted(
+def _interrupt_first_writer(
     history: History, workload: Iterable[int], moment: int, survived: Survived | None
 ) -> bool:
-    """The first writer, up to the moment; whether there is such a moment."""
+    """Runs the first writer up to the moment; returns whether it got that far."""
     left = moment
 
     def step(call: str) -> Fault | None:
@@ -87,20 +87,20 @@ def _interrupted(
         return None
 
     try:
-        history.go(1, workload, step)
+        history.run(1, workload, step)
     except (Killed, EventLogError, OSError):
         history.expected.collect()
     return left < 0
 
 
-def _taken_over(history: History) -> None:
-    """The second writer; power fails, in a few ways, before each of its calls."""
+def _run_second_writer(history: History) -> None:
+    """Runs the second writer; power fails, in a few ways, before each of its calls."""
 
     def step(_: str) -> None:
-        history.look(lambda: _few_power_losses(history))
+        history.check_states(lambda: _few_power_losses(history))
 
     try:
-        history.go(2, SECOND_WORKLOAD, step)
+        history.run(2, SECOND_WORKLOAD, step)
     except (EventLogError, OSError, Violation) as error:
         raise Failure(f"the second writer: {error}", history.explorer.states) from error
     step("the end")

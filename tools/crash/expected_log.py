@@ -1,6 +1,6 @@
-"""What the log owes: every entry that somebody was told is durable, and nothing nobody submitted.
+"""The expected log: every acknowledged entry, and nothing that was not submitted.
 
-Invariant: what is owed once is owed after every later power loss; a ledger only grows.
+Invariant: an entry that was acknowledged once is expected after every later power loss.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from tools.crash.inodes import File, Inodes
 from tools.crash.states import files_of
 
 CHAIN_BEFORE_FIRST = "0" * 64
-NOTE_CHARS_MAX = 900  # so that a batch covers a few sectors, and lines end anywhere in them
+NOTE_CHARS_MAX = 900  # a batch covers a few sectors, and lines end anywhere in them
 
 _SIGNAL = {
     "symbol": "AAPL",
@@ -30,7 +30,7 @@ _SIGNAL = {
     "strategy": "crash",
     "timestamp": "2025-11-18T02:00:00.000000+00:00",
 }
-# A line of a later batch inside a line must never pass for one.
+# A payload that looks like a line of a later batch must not be taken for a line.
 _LOOKS_LIKE_A_LINE = {
     "v": 1,
     "seq": 10**6,
@@ -46,7 +46,7 @@ class Violation(Exception):
 
 
 class Found(NamedTuple):
-    """The log on a disk, read without any code of the log's own."""
+    """The log on a disk, read without the code of the packages."""
 
     chains: tuple[str, ...]  # of seq 1, 2, 3 ...
     keys: tuple[str, ...]  # signal_ids
@@ -55,20 +55,20 @@ class Found(NamedTuple):
 
 
 class ExpectedLog:
-    """What was submitted, and what was promised."""
+    """The submitted items and the acknowledged entries."""
 
     def __init__(self) -> None:
         self.submitted: set[str] = set()
         self.acknowledged: dict[int, str] = {}  # seq -> chain
-        self.watermark_seq = 0  # the watermark on the device covers at least this
-        self.additions = 0  # how often anything was added
-        self._open: list[AppendRequest] = []  # groups under way
-        # Of appends whose outcome is unknown, or that have their receipt: a later failure to append
-        # them once more says nothing of what stands in the log.
+        self.watermark_seq = 0  # the durable watermark covers at least this seq
+        self.additions = 0  # grows with each acknowledged entry
+        self._open: list[AppendRequest] = []  # requests without a result
+        # Ids of appends whose outcome is unknown, or that have a receipt. If a retry of one of them
+        # fails, the entry may still be in the log.
         self._may_be_in_log: set[str] = set()
 
     def copy(self) -> "ExpectedLog":
-        """The same promises, for a disk that goes its own way from here."""
+        """Returns a copy, for a copy of the disk that changes independently from here on."""
         twin = ExpectedLog()
         twin.submitted = set(self.submitted)
         twin.acknowledged = dict(self.acknowledged)
@@ -76,52 +76,52 @@ class ExpectedLog:
         return twin
 
     def submit(self, keys: Sequence[str]) -> AppendRequest:
-        """A group that may be given to a writer."""
+        """Returns a request for a writer, with one item for each key."""
         self.submitted.update(keys)
-        group = AppendRequest([item(key) for key in keys])
-        self._open.append(group)
-        return group
+        request = AppendRequest([item(key) for key in keys])
+        self._open.append(request)
+        return request
 
-    def withdraw(self, group: AppendRequest) -> None:
-        """The group's append failed, and nothing of it stays but what has a receipt."""
+    def withdraw(self, request: AppendRequest) -> None:
+        """Notes that an append failed: of its items only those with a receipt may be in the log."""
         self.collect()
-        for one, receipt in zip(group.items, group.results, strict=True):
+        for one, receipt in zip(request.items, request.results, strict=True):
             if receipt is None and one.signal_id not in self._may_be_in_log:
                 self.submitted.discard(one.signal_id or "")
 
-    def mark_uncertain(self, group: AppendRequest) -> None:
-        """The group's outcome is unknown, and stays so."""
+    def mark_uncertain(self, request: AppendRequest) -> None:
+        """Notes that the outcome of a request will stay unknown."""
         self.collect()
-        self._may_be_in_log.update(one.signal_id or "" for one in group.items)
+        self._may_be_in_log.update(one.signal_id or "" for one in request.items)
 
     def collect(self) -> None:
-        """Notes each receipt the moment it is made: from then on a caller may be told."""
-        for group in self._open:
-            for index, receipt in enumerate(group.results):
+        """Notes each receipt as soon as it exists: from then on a caller may have it."""
+        for request in self._open:
+            for index, receipt in enumerate(request.results):
                 if isinstance(receipt, Receipt):
-                    if receipt.signal_id != group.items[index].signal_id:
-                        raise Violation(f"the receipt of another signal: {receipt}")
+                    if receipt.signal_id != request.items[index].signal_id:
+                        raise Violation(f"the receipt is of another signal: {receipt}")
                     self._may_be_in_log.add(receipt.signal_id or "")
                     self.acknowledge(receipt.seq, receipt.chain)
         self._open = [g for g in self._open if g.unsettled > 0 and g.error is None]
 
     def acknowledge(self, seq: int, chain: str) -> None:
-        """Somebody was told that entry `seq`, with all before it, is durable."""
+        """Notes that entry `seq`, with all entries before it, was reported as durable."""
         if self.acknowledged.get(seq) == chain:
             return
         if seq in self.acknowledged:
-            raise Violation(f"two entries {seq} were given out")
+            raise Violation(f"two different entries {seq} were acknowledged")
         self.acknowledged[seq] = chain
         self.additions += 1
 
-    def flush_watermark(self, group: AppendRequest, writer: Writer) -> None:
-        """The writer, which committed this group before, was asked to write the watermark."""
+    def flush_watermark(self, request: AppendRequest, writer: Writer) -> None:
+        """Notes that the writer, which committed this request, has flushed its watermark."""
         if not writer.needs_watermark:
-            seqs = [result.seq for result in group.results if isinstance(result, Receipt)]
+            seqs = [result.seq for result in request.results if isinstance(result, Receipt)]
             self.watermark_seq = max(self.watermark_seq, *seqs, 0)
 
     def check_watermark(self, state: Inodes) -> None:
-        """What was marked is marked. Violation."""
+        """Checks that the watermark covers what it covered before. Raises Violation."""
         data = b""
         for path, inode in files_of(state):
             if path.endswith("/.durable") and isinstance(inode, File):
@@ -132,22 +132,22 @@ class ExpectedLog:
             raise Violation(f"the watermark covers {seq} entries, not {self.watermark_seq}")
 
     def check(self, inodes: Inodes) -> Found:
-        """The log on this disk, which must hold what is owed and nothing else. Violation."""
-        found = read_plainly(inodes)
+        """Checks that this disk holds every expected entry and no other. Raises Violation."""
+        found = read_segments(inodes)
         for seq, chain in self.acknowledged.items():
             if seq > len(found.chains):
                 raise Violation(f"entry {seq} is lost: the log ends at {len(found.chains)}")
             if found.chains[seq - 1] != chain:
                 raise Violation(f"entry {seq} is not the one that was acknowledged")
         if len(set(found.keys)) < len(found.keys):
-            raise Violation("a signal is there twice")
+            raise Violation("a signal is in the log twice")
         if strange := sorted(set(found.keys) - self.submitted):
-            raise Violation(f"the log holds what nobody submitted: {strange}")
+            raise Violation(f"the log holds items that were never submitted: {strange}")
         return found
 
 
-def read_plainly(inodes: Inodes) -> Found:
-    """Reads all segments as a shell script would. Violation where they are no chained log."""
+def read_segments(inodes: Inodes) -> Found:
+    """Reads all segments line by line. Raises Violation if they are not a chained log."""
     chains: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
     data = []
@@ -173,12 +173,12 @@ def _read_segment(data: bytes, seq: int, chain: str) -> tuple[tuple[str, ...], t
     keys: list[str] = []
     lines = data.split(b"\n")
     if lines.pop():
-        raise Violation(f"half a line stands after entry {seq + len(lines)}")
+        raise Violation(f"an unfinished line follows entry {seq + len(lines)}")
     for line in lines:
         seq += 1
         body, _, end = line.rpartition(b',"chain":"')
         if not body.startswith(b'{"v":1,"seq":%d,"batch":' % seq):
-            raise Violation(f"no line of entry {seq} where it should be")
+            raise Violation(f"the line of entry {seq} is not at its place")
         chain = sha256((chain or CHAIN_BEFORE_FIRST).encode() + body).hexdigest()
         if end != chain.encode() + b'"}':
             raise Violation(f"the chain breaks at entry {seq}")
@@ -189,7 +189,7 @@ def _read_segment(data: bytes, seq: int, chain: str) -> tuple[tuple[str, ...], t
 
 @lru_cache(maxsize=4096)
 def item(key: str) -> ValidatedItem:
-    """The item with signal_id `key`: small or large, a signal or a fact, some of them hostile."""
+    """The item with signal_id `key`: a signal or a fact, small or large, some of them hostile."""
     number = int.from_bytes(sha256(key.encode()).digest()[:4], "big")
     content: dict[str, object] = {"signal_id": key}
     if number % 3 == 0 or key.startswith("tick"):

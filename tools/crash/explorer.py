@@ -1,6 +1,6 @@
-"""Tries states, each once: recovery, now and then interrupted, and interrupted again.
+"""Checks each state once: its recovery, which is at times interrupted by a further power loss.
 
-Invariant: the same states in the same order with the same seed are tried in the same way.
+Invariant: the same states in the same order with the same seed are checked in the same way.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,14 +11,14 @@ from tools.crash.expected_log import ExpectedLog, Violation
 from tools.crash.inodes import Inodes
 from tools.crash.states import BOTH, State, digest, random_power_loss
 
-BOOTS_MAX = 1000  # of the histories; what is tried on the side counts from here
-NESTED_SHARE = 0.05  # of the states: there, power fails again at each step of their recovery
-NESTED_STATES = 2  # tried at each of those steps
-DEPTH_MAX = 3  # recoveries interrupted within recoveries; deeper ones are ever more alike
+BOOTS_MAX = 1000  # of the histories; checked copies of a disk have boot numbers above it
+NESTED_SHARE = 0.05  # of the states: power fails again at each step of their recovery
+NESTED_STATES = 2  # checked at each of those steps
+DEPTH_MAX = 3  # of recoveries within recoveries; deeper ones add little
 
 
 class Failure(Exception):
-    """A state that the log does not survive: why, how many were tried, and the state."""
+    """The log did not survive a state: the reason, the number of states so far, and the state."""
 
     def __init__(self, why: str, states: int, state: State | None = None) -> None:
         super().__init__(why)
@@ -46,23 +46,23 @@ class Explorer:
 
     @property
     def is_done(self) -> bool:
-        """Whether as many states were checked as are wanted."""
+        """Whether the wanted number of states was checked."""
         return self._states_max is not None and self.states >= self._states_max
 
     def begin(self, seed: str) -> None:
-        """Another history: its states are others, though their bytes may be the same."""
+        """Begins another history; states with the same bytes are checked again there."""
         self.random = Random(seed)
         self._seen.clear()
 
     def try_all(self, states: Iterable[State], expected: ExpectedLog) -> None:
-        """Tries states of a disk to which `expected` belongs. Raises Failure."""
+        """Checks states of a disk against `expected`. Raises Failure."""
         for state in states:
             if self.is_done:
                 return
             self.try_one(state, expected)
 
     def try_one(self, state: State, expected: ExpectedLog, depth: int = 0) -> None:
-        """Tries one state, unless it was tried before. Raises Failure."""
+        """Checks one state, unless it was checked before. Raises Failure."""
         last_seq = max(expected.acknowledged, default=0)
         key = (digest(state), len(expected.acknowledged), expected.acknowledged.get(last_seq, ""))
         if key in self._seen:
@@ -72,12 +72,12 @@ class Explorer:
         nests = depth < DEPTH_MAX and self.random.random() < NESTED_SHARE
         moments: list[tuple[Inodes, ExpectedLog]] = []
 
-        def witness(inodes: Inodes, acknowledged: ExpectedLog) -> None:
+        def observer(inodes: Inodes, acknowledged: ExpectedLog) -> None:
             moments.append((inodes, acknowledged.copy()))
 
-        boot = BOOTS_MAX + 2 * depth  # and one more, when power fails after it
+        boot = BOOTS_MAX + 2 * depth  # and one more after the power loss of the check
         try:
-            check(state, expected.copy(), self.subject, boot, witness if nests else None)
+            check(state, expected.copy(), self.subject, boot, observer if nests else None)
         except Violation as error:
             raise Failure(
                 f"{error}; recoveries interrupted: {depth}", self.states, state

@@ -1,8 +1,8 @@
-"""The flip sweep: every byte of a log that was closed well is flipped, one at a time.
+"""The flip sweep: every byte of a log that was closed is flipped, one at a time.
 
-Damage to what was acknowledged halts whoever meets it; nobody cuts it, or reads on without it.
+Damage to an acknowledged entry stops readers and writers; it is never cut, and never skipped.
 
-Invariant: a flip that halts nobody changes nothing that anybody reads.
+Invariant: a flip that stops no reader changes nothing that a reader returns.
 """
 
 import re
@@ -16,34 +16,34 @@ from eventlog.verify.verify import verify
 from tools.crash.check import HOME, Subject, recover
 from tools.crash.expected_log import ExpectedLog, Violation
 from tools.crash.explorer import Failure
-from tools.crash.histories import MARK, work
+from tools.crash.histories import FLUSH, work
 from tools.crash.inodes import File, Folder, Inodes
 from tools.crash.simulated_disk import World
 from tools.crash.states import State, files_of, nothing
 
-# With SETTINGS three segments. The last batch has one line: nothing behind it to verify it by.
-WORKLOAD = (1, 2, 1, MARK, 3, 1, 2, 1, 3, 1)
+# SETTINGS makes three segments of it. No line after the last batch could verify that batch.
+WORKLOAD = (1, 2, 1, FLUSH, 3, 1, 2, 1, 3, 1)
 SETTINGS = WriterSettings(segment_bytes=1100, dedupe_entries=100, lock_timeout_s=1.0)
 SEGMENTS = 3
 BITS = 8
-VERIFY_EVERY = 16  # of the flips, when only one bit of each byte is flipped: verify takes a while
+VERIFY_EVERY = 16  # of the flips, if only one bit of each byte is flipped: verify is slow
 
 
 @dataclass(slots=True)
 class Counts:
-    """What became of the flips."""
+    """The outcomes of the flips."""
 
     flips: int = 0
-    halted: int = 0  # LogCorrupt or LogDiverged, by the writer and the reader
-    only_reader: int = 0  # before the watermark: a writer starts behind it, and cuts nothing
-    torn: int = 0  # the last batch, where no watermark covers it: the accepted limit
-    harmless: int = 0  # one slot of the watermark: the other one stands
+    halted: int = 0  # LogCorrupt or LogDiverged in the writer and the reader
+    only_reader: int = 0  # before the watermark: a writer starts after it and cuts nothing
+    torn: int = 0  # in the last batch, if no watermark covers it: the accepted limit
+    harmless: int = 0  # in one slot of the watermark: the other slot is valid
 
 
 def sweep(subject: Subject, *, all_bits: bool = False) -> Counts:
-    """Flips bytes of the segments of a log without a watermark, then of one with it, and of that.
+    """Flips bytes of a log without a watermark, then of a log with one, watermark included.
 
-    One bit of each byte, or all of them. Raises Failure.
+    Flips one bit of each byte, or each bit. Raises Failure.
     """
     counts = Counts()
     with_watermark = closed_log(subject)
@@ -52,7 +52,7 @@ def sweep(subject: Subject, *, all_bits: bool = False) -> Counts:
             settings = SETTINGS._replace(dedupe_entries=dedupe_entries)
             verify_every = 1 if all_bits else VERIFY_EVERY
             one = Sweep(log, subject._replace(settings=settings), counts, verify_every)
-            for ino, byte_offset in _places(log):
+            for ino, byte_offset in _bytes_to_flip(log):
                 bits = range(BITS) if all_bits else (byte_offset % BITS,)
                 for bit in bits:
                     one.flip(ino, byte_offset, bit)
@@ -60,7 +60,7 @@ def sweep(subject: Subject, *, all_bits: bool = False) -> Counts:
 
 
 def closed_log(subject: Subject) -> State:
-    """The log of the workload, with its watermark, after a restart of the machine."""
+    """The log of the workload, with its watermark, after a reboot."""
     world, expected = World(), ExpectedLog()
     subject = subject._replace(settings=SETTINGS)
     work(subject.disk(world), expected, subject, WORKLOAD, "tick")
@@ -68,7 +68,7 @@ def closed_log(subject: Subject) -> State:
 
 
 def without(state: State, name: str) -> State:
-    """The state in which no directory holds that name."""
+    """The state without that name in any directory."""
     found: State = {}
     for ino, inode in state.items():
         found[ino] = inode
@@ -79,7 +79,7 @@ def without(state: State, name: str) -> State:
 
 
 def _files(inodes: Inodes) -> Iterator[tuple[str, int, File]]:
-    """The segments, in order, and before them the watermark."""
+    """The watermark, then the segments in order."""
     numbers = {id(inode): ino for ino, inode in inodes.items()}
     for path, inode in files_of(inodes):
         if isinstance(inode, File) and path.endswith((".jsonl", ".durable")):
@@ -91,8 +91,8 @@ def segments_in(log: State) -> Iterator[tuple[str, int, File]]:
     return (found for found in _files(log) if found[0].endswith(".jsonl"))
 
 
-def _places(log: State) -> Iterator[tuple[int, int]]:
-    """Each byte that says something: between its slots the watermark is empty."""
+def _bytes_to_flip(log: State) -> Iterator[tuple[int, int]]:
+    """Inode and offset of each used byte: between its slots the watermark is empty."""
     for path, ino, file in _files(log):
         for byte_offset, byte in enumerate(file.device):
             if byte or path.endswith(".jsonl"):
@@ -100,7 +100,7 @@ def _places(log: State) -> Iterator[tuple[int, int]]:
 
 
 class Sweep:
-    """Flips of one log."""
+    """Flips and other damages of one log."""
 
     def __init__(self, log: State, subject: Subject, counts: Counts, verify_every: int = 1) -> None:
         self._log = log
@@ -110,13 +110,13 @@ class Sweep:
         segments = [(ino, file) for _, ino, file in segments_in(log)]
         assert len(segments) == SEGMENTS, "the workload fills them"
         self._segments = dict(segments)
-        self._is_marked = len(list(_files(log))) > SEGMENTS
+        self._has_watermark = len(list(_files(log))) > SEGMENTS
         self._whole = _bytes_of(log)
         self._last_ino, last = segments[-1]
         self._last_batch = _last_batch_start(last.device)
 
     def flip(self, ino: int, byte_offset: int, bit: int) -> None:
-        """Flips one bit; a reader and a writer meet it. Raises Failure."""
+        """Flips one bit, then runs a reader and a writer. Raises Failure."""
         file = self._log[ino]
         assert isinstance(file, File)
         data = bytearray(file.device)
@@ -126,33 +126,33 @@ class Sweep:
         try:
             if ino not in self._segments:
                 self._check_watermark(state)
-            elif self._is_marked or ino != self._last_ino or byte_offset < self._last_batch:
+            elif self._has_watermark or ino != self._last_ino or byte_offset < self._last_batch:
                 self.check_damage(state)
             else:
                 self._check_last_batch(state)
         except Violation as error:
             where = f"bit {bit} of byte {byte_offset} of inode {ino}"
-            marked = "with" if self._is_marked else "without"
+            watermark = "with" if self._has_watermark else "without"
             raise Failure(
-                f"{error} ({where}, {marked} a watermark)", self._counts.flips, state
+                f"{error} ({where}, {watermark} a watermark)", self._counts.flips, state
             ) from error
 
     def _verifies(self) -> bool:
         return self._counts.flips % self._verify_every == 0
 
     def check_damage(self, state: State) -> None:
-        """A reader, verify and a writer meet damage to what was acknowledged. Raises Violation."""
+        """Runs reader, verify and writer on damage to acknowledged entries. Raises Violation."""
         if self._read(state) is not None:
-            raise Violation("a reader passes over damage to what was acknowledged")
+            raise Violation("a reader overlooks damage to an acknowledged entry")
         if self._verifies() and _verified(self._subject, state):
-            raise Violation("verify passes over damage to what was acknowledged")
+            raise Violation("verify overlooks damage to an acknowledged entry")
         after = self._recovered(state)
         if after is None:
             self._counts.halted += 1
         elif after == _bytes_of(state):
             self._counts.only_reader += 1
         else:
-            raise Violation("a writer cuts what was acknowledged")
+            raise Violation("a writer cuts an acknowledged entry")
 
     def _check_last_batch(self, state: State) -> None:
         safe = self._whole[: len(self._whole) - len(self._segments[self._last_ino].device)]
@@ -166,20 +166,20 @@ class Sweep:
 
     def _check_watermark(self, state: State) -> None:
         if self._read(state) != self._whole or self._recovered(state) != self._whole:
-            raise Violation("one slot of the watermark is enough to stop the log")
+            raise Violation("damage to one slot of the watermark stops the log")
         if self._verifies() and not _verified(self._subject, state):
-            raise Violation("verify complains of a watermark whose other slot is good")
+            raise Violation("verify reports a watermark whose other slot is valid")
         self._counts.harmless += 1
 
     def _read(self, state: State) -> bytes | None:
-        """What a reader gives out when nothing stops it."""
+        """The bytes that a reader returns, or None if it stops at damage."""
         reader = LogReader(self._subject.disk(World(dict(state), boot=2)), HOME)
         given = b""
         try:
             while lines := reader.read():
                 given += b"".join(lines)
                 if not self._whole.startswith(given):
-                    raise Violation("a reader gives out what was never written")
+                    raise Violation("a reader returns bytes that were never written")
         except (LogCorrupt, LogDiverged):
             return None
         finally:
@@ -187,13 +187,13 @@ class Sweep:
         return given
 
     def _recovered(self, state: State) -> bytes | None:
-        """All segments after a writer came, unless it was stopped, and then cut nothing."""
+        """All segments after a recovery, or None if it stopped at damage and changed nothing."""
         world = World(dict(state), boot=2)
         try:
             recover(self._subject.open(self._subject.disk(world)))
         except (LogCorrupt, LogDiverged):
             if _bytes_of(world.inodes) != _bytes_of(state):
-                raise Violation("a writer that halts has changed the log") from None
+                raise Violation("a writer that stops at damage has changed the log") from None
             return None
         return _bytes_of(world.inodes)
 
@@ -209,6 +209,6 @@ def _bytes_of(inodes: Inodes) -> bytes:
 
 
 def _last_batch_start(segment: bytes) -> int:
-    """Where the first line of the last batch in a segment starts."""
+    """The offset of the first line of the last batch in a segment."""
     batch = re.findall(rb'"batch":[0-9]+,', segment)[-1]
     return segment.rindex(b"\n", 0, segment.index(batch)) + 1

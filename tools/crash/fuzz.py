@@ -1,10 +1,12 @@
-"""Hostile lines into the door, hostile bytes before the reader: `python -m tools.crash.fuzz`.
+"""Fuzzes validation with hostile lines and the reader with damaged logs.
 
-Lines are made by mutating good ones: bytes turned, cut, doubled and spliced, numbers and texts
-exchanged for odd ones. What the door lets in is encoded, chained and decoded again.
+    python -m tools.crash.fuzz --lines 1000000
 
-Invariant: a line is refused by an InvalidSignal or stored exactly; the reader and verify report
-what they find, and never fail in any other way.
+Lines are made by mutating valid ones: bytes changed, cut, doubled and spliced, numbers and texts
+replaced by odd ones. An item that passes validation is encoded, chained and decoded again.
+
+Invariant: a line is refused with an InvalidSignal or stored exactly; the reader and verify report
+damage, and fail in no other way.
 """
 
 import argparse
@@ -25,7 +27,7 @@ from eventlog.schema.validation import validate
 from eventlog.verify.verify import verify
 
 NOW = "2025-11-18T02:00:00.000000+00:00"
-GOOD = (
+VALID_LINES = (
     b'{"signal_id":"a-1","symbol":"AAPL","action":"BUY","entry_price":150.5,"target_price":158.25,'
     b'"stop_price":147.0,"confidence":85.5,"strategy":"demo","asset_type":"stock",'
     b'"timestamp":"2025-11-18T02:00:00.000000+00:00","reasoning":"because it is so"}',
@@ -35,7 +37,7 @@ GOOD = (
     b'{"event":"executed","signal_id":"a-1","order_id":"A-77","executed_at":"2025-11-18T02:00:00Z"}',
     b'{"event":"x.note","signal_id":"a-1","text":"\\u0000\\ud83d\\ude80","list":[true,false,0.1]}',
 )
-ODD = (
+ODD_VALUES = (
     *(b"NaN", b"Infinity", b"-0.0", b"1e400", b"18446744073709551616", b"9007199254740993"),
     *(b"-1", b"0", b"0.5", b"true", b"null", b'""', b"[]", b"{}", b'"\\ud800"', b'"\xff"'),
     *(b'"\\u0000"', b'"2025-02-30T00:00:00Z"', b'"2025-11-18T24:00:00Z"', b"1e16", b"5e-324"),
@@ -51,8 +53,8 @@ ODD = (
 
 
 def mutated(rng: random.Random) -> bytes:
-    """A line that nobody should send."""
-    line = bytearray(rng.choice(GOOD))
+    """A valid line with one or more mutations."""
+    line = bytearray(rng.choice(VALID_LINES))
     for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
         at = rng.randrange(len(line)) if line else 0
         match rng.randrange(7):
@@ -63,20 +65,20 @@ def mutated(rng: random.Random) -> bytes:
             case 2:
                 line[at:at] = line[: rng.randrange(len(line) + 1)]
             case 3:
-                other = rng.choice(GOOD)
+                other = rng.choice(VALID_LINES)
                 line[at:] = other[rng.randrange(len(other)) :]
             case 4 | 5:
                 colon = line.find(b":", at)
                 end = line.find(b",", colon)
                 if colon >= 0 and end > colon:
-                    line[colon + 1 : end] = rng.choice(ODD)
+                    line[colon + 1 : end] = rng.choice(ODD_VALUES)
             case 6:
                 line[at:at] = rng.choice((b"\n", b"\r", b"\0", b" ", b"\xef\xbb\xbf", b'"', b"\\"))
     return bytes(line)
 
 
 def fuzz_validation(count: int, rng: random.Random) -> tuple[int, int]:
-    """So many lines at the door: how many were refused, and stored. Raises AssertionError."""
+    """Validates mutated lines; returns how many were refused and stored. Raises AssertionError."""
     refused = stored = 0
     for _ in range(count):
         line = mutated(rng)
@@ -95,7 +97,7 @@ def fuzz_validation(count: int, rng: random.Random) -> tuple[int, int]:
         again = validate(
             payload | {"event": found.event}, now=lambda: NOW, new_id=lambda: "another-id"
         )
-        assert again.body == found.body, line  # what is stored is in stored form
+        assert again.body == found.body, line  # a stored item is in stored form already
         for key, value in item.items():
             if key not in payload or key in ("symbol", "action", "timestamp"):
                 continue
@@ -106,11 +108,11 @@ def fuzz_validation(count: int, rng: random.Random) -> tuple[int, int]:
 
 
 def fuzz_reader(count: int, rng: random.Random, home: Path) -> int:
-    """So many damaged logs before the reader and verify; how many of them were found damaged."""
+    """Reads and verifies damaged logs; returns how many of them were reported as damaged."""
     whole = home / "whole"
     with EventLog(whole, segment_bytes=2_000) as log:
         for number in range(12):
-            log.append(parse_json_line(GOOD[0].replace(b"a-1", b"a-%d" % number)))
+            log.append(parse_json_line(VALID_LINES[0].replace(b"a-1", b"a-%d" % number)))
     damaged = 0
     for number in range(count):
         copy = home / f"copy-{number}"
@@ -168,10 +170,10 @@ def main() -> None:
     rng = random.Random(seed)
     start_s = time.monotonic()
     refused, stored = fuzz_validation(options.lines, rng)
-    print(f"door: {refused} refused, {stored} stored, {time.monotonic() - start_s:.0f} s")
+    print(f"validation: {refused} refused, {stored} stored, {time.monotonic() - start_s:.0f} s")
     with tempfile.TemporaryDirectory() as home:
         damaged = fuzz_reader(options.logs, rng, Path(home))
-    print(f"reader: {damaged} of {options.logs} logs found damaged, none failed otherwise")
+    print(f"reader: {damaged} of {options.logs} logs reported as damaged, no other failure")
     sys.exit(0)
 
 

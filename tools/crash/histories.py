@@ -1,6 +1,6 @@
-"""What the processes of a history do, and what a history remembers.
+"""Histories: processes that append to one disk, and the entries that were acknowledged on it.
 
-Invariant: a look is taken only where bytes, names or promises have changed.
+Invariant: states are checked only where bytes, names or acknowledged entries have changed.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,73 +13,73 @@ from tools.crash.explorer import Explorer, Failure
 from tools.crash.simulated_disk import Fault, SimulatedDisk, World
 from tools.crash.states import State
 
-# A workload says how many entries each append brings, or else:
-MARK = 0  # write the watermark
-REOPEN = -1  # close, and open anew
+# A workload lists the number of entries of each append, or one of these actions:
+FLUSH = 0  # write the watermark
+REOPEN = -1  # close the writer and open it again
 
 
 def work(
     disk: SimulatedDisk, expected: ExpectedLog, subject: Subject, workload: Iterable[int], name: str
 ) -> None:
-    """Does the workload, and closes, as one process without faults would. Raises EventLogError."""
+    """Runs the workload as one process without faults, and closes. Raises EventLogError."""
     writer: Writer = subject.open(disk)
-    group = expected.submit([])
+    request = expected.submit([])
     for number, action in enumerate((*workload, REOPEN)):
         if action > 0:
-            group = expected.submit([f"{name}-{number}-{n}" for n in range(action)])
-            writer.commit([group].copy)
-            if group.error is not None:
-                raise group.error
+            request = expected.submit([f"{name}-{number}-{n}" for n in range(action)])
+            writer.commit([request].copy)
+            if request.error is not None:
+                raise request.error
             continue
-        if action == MARK:
+        if action == FLUSH:
             writer.flush_watermark()
         else:
             writer.close()
-        expected.flush_watermark(group, writer)
+        expected.flush_watermark(request, writer)
         if action == REOPEN:
             writer = subject.open(disk)
 
 
 class History:
-    """One disk, what was promised on it, and whether there is news since the last look."""
+    """One disk, the entries acknowledged on it, and whether it changed since the last check."""
 
     def __init__(self, explorer: Explorer, world: World) -> None:
         self.explorer = explorer
         self.world = world
         self.expected = ExpectedLog()
-        self.name = "first"  # two processes with one name submit the same signals
+        self.name = "first"  # processes of the same name submit the same signals
         self._last_seen = (-1, -1)
 
     def has_changed(self) -> bool:
-        """Whether bytes, names or promises have changed."""
+        """Whether bytes, names or acknowledged entries have changed since the last call."""
         self.expected.collect()
         now = (self.world.version, self.expected.additions)
         before, self._last_seen = self._last_seen, now
         return now != before
 
-    def go(
+    def run(
         self, process: int, workload: Iterable[int], step: Callable[[str], Fault | None]
     ) -> None:
-        """One process does the workload; `step` is called before each of its calls."""
+        """Runs the workload in one process; `step` is called before each of its calls."""
         disk = self.explorer.subject.disk(self.world, process, step)
         try:
             work(disk, self.expected, self.explorer.subject, workload, self.name)
         finally:
             self.world.reap(process)
 
-    def look(self, states: Callable[[], Iterable[State]]) -> None:
-        """If there is news, power fails here, and a reader looks too. Raises Failure."""
+    def check_states(self, states: Callable[[], Iterable[State]]) -> None:
+        """If the disk has changed, checks these states, and reads the log. Raises Failure."""
         if not self.has_changed():
             return
         try:
-            self._acknowledge_what_a_reader_sees()
+            self._acknowledge_what_a_reader_returns()
         except (Violation, EventLogError, OSError) as error:
             raise Failure(f"a reader: {error}", self.explorer.states) from error
         self.explorer.try_all(states(), self.expected)
 
-    def _acknowledge_what_a_reader_sees(self) -> None:
-        """What a reader gives out now must be there after any later power loss."""
+    def _acknowledge_what_a_reader_returns(self) -> None:
+        """Entries that a reader returns now must be in the log after any later power loss."""
         twin = World(dict(self.world.inodes), boot=self.world.boot)
         _, seq, chain = read_all(self.explorer.subject.disk(twin, 9))
-        if seq and twin.inodes == self.world.inodes:  # else it synced, and this world did not
+        if seq and twin.inodes == self.world.inodes:  # otherwise the reader synced its copy only
             self.expected.acknowledge(seq, chain)

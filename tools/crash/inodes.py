@@ -1,15 +1,15 @@
-"""Files and directories of the simulated disk, as values: what processes see and what would stay.
+"""Files and directories of the simulated disk as values: the cache, and what survives power loss.
 
 Invariant: values never change, so a snapshot of the whole disk is a copy of one small dict.
 """
 
 from typing import NamedTuple
 
-SECTOR_BYTES = 512  # what a device writes whole or not at all
+SECTOR_BYTES = 512  # a device writes a sector whole or not at all
 
 
 class Write(NamedTuple):
-    """Bytes that were written and wait in the page cache."""
+    """Bytes in the page cache that were not synced."""
 
     offset: int
     data: bytes
@@ -28,14 +28,14 @@ class File(NamedTuple):
     """A regular file."""
 
     cache: bytes = b""  # what a read returns
-    device: bytes = b""  # what stays whatever happens, but for `pending`
+    device: bytes = b""  # what survives a power loss, apart from `pending`
     pending: tuple[Change, ...] = ()  # since the last sync; any part of it may reach the device
-    errors: int = 0  # how often pages were lost
-    is_error_unseen: bool = False  # the last loss was not reported to anybody
+    errors: int = 0  # how often pages were lost by a failed write-back
+    is_error_unseen: bool = False  # no process has received the last error
 
 
 class Rename(NamedTuple):
-    """A change of a directory: `old` goes where there is one, `new` comes where there is one."""
+    """A change of a directory: `old` is removed and `new` is added, unless empty."""
 
     old: str
     new: str
@@ -51,7 +51,7 @@ class Folder(NamedTuple):
 
 
 class Link(NamedTuple):
-    """A symbolic link; its target comes and goes with its name."""
+    """A symbolic link; its target is durable with its name."""
 
     target: str
 
@@ -62,7 +62,7 @@ ROOT = 1
 
 
 def applied(data: bytes, change: Change) -> bytes:
-    """`data` after `change`; what lies between the end and a later write is zeros."""
+    """`data` after `change`; a gap between the end and a later write is zeros."""
     if isinstance(change, Resize):
         return data[: change.length].ljust(change.length, b"\0")
     offset, new = change
@@ -84,31 +84,31 @@ def written(file: File, offset: int, data: bytes, page_bytes: int) -> File:
     change = Write(offset, data)
     cache = applied(file.cache, change)
     if file.errors:
-        # A page is written back whole: with it goes what an earlier sync failed to write.
+        # A page is written back whole, with the bytes that an earlier sync failed to write.
         start = offset // page_bytes * page_bytes
         end = -(-(offset + len(data)) // page_bytes) * page_bytes
         change = Write(start, cache[start:end])
     pending = file.pending
     if len(pending) > 2 and all(is_over(old, change) for old in pending):
-        # The lock's word is overwritten for ever and never synced: its first versions and its
-        # last ones stand for all of them.
+        # The lock record is overwritten again and again and never synced: its first and its last
+        # versions stand for all of them.
         pending = (pending[0], pending[-1])
     return file._replace(cache=cache, pending=(*pending, change))
 
 
 def is_over(old: Change, new: Write) -> bool:
-    """Whether `new` overwrites the bytes of `old`, neither more nor less."""
+    """Whether `new` overwrites exactly the bytes of `old`."""
     if isinstance(old, Resize):
         return False
     return old.offset == new.offset and len(old.data) == len(new.data)
 
 
 def synced(file: File) -> File:
-    """`file` after a sync that succeeded: what is pending reaches the device."""
+    """`file` after a sync that succeeded: pending changes are on the device."""
     if not file.pending:
         return file
     device = file.cache
-    if file.errors:  # pages that were lost are clean: nobody writes them again
+    if file.errors:  # pages that were lost count as clean and are not written again
         device = file.device
         for change in file.pending:
             device = applied(device, change)
@@ -116,7 +116,7 @@ def synced(file: File) -> File:
 
 
 def lost(file: File, survived: bytes) -> File:
-    """`file` after a sync that failed: its pages are clean now, `survived` is on the device.
+    """`file` after a sync that failed: its pages are clean, `survived` is on the device.
 
     The length is metadata, which the file system keeps and writes with the next sync.
     """
@@ -126,7 +126,7 @@ def lost(file: File, survived: bytes) -> File:
 
 
 def evicted(file: File) -> File:
-    """`file` after its clean pages were dropped: reads see the device, and what is still dirty."""
+    """`file` after its clean pages were dropped: reads return the device and dirty pages."""
     cache = file.device
     for change in file.pending:
         cache = applied(cache, change)

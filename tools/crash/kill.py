@@ -1,10 +1,10 @@
-"""Kills real pipes at random moments, again and again: `python -m tools.crash.kill`.
+"""The kill loop: kills real pipes at random moments: `python -m tools.crash.kill`.
 
-Several `eventlog append` processes write to one home, each fed without a pause. One after the
-other is killed with SIGKILL and started again; lines whose receipt was not heard are said again.
+Several `eventlog append` processes write to one home without a pause. Each is killed with SIGKILL
+again and again and started again; lines without a receipt are sent again.
 
-Invariant: each receipt that came out of a pipe is in the log, nothing is there twice, and the
-chain is whole.
+Invariant: each receipt that a pipe printed is in the log, no signal is there twice, and the chain
+is whole.
 """
 
 import argparse
@@ -24,14 +24,14 @@ from eventlog import EventLog
 from eventlog.verify.verify import verify
 
 COMMAND = Path(sys.executable).with_name("eventlog")
-UNREAD_MAX = 64  # lines on their way into one pipe
+UNANSWERED_MAX = 64  # lines sent to one pipe and not answered
 SEGMENT_BYTES = 64 * 1024  # a rotation every hundred entries
-LIFE_S = (0.12, 0.45)  # from before a pipe's first commit to well after it
+LIFE_S = (0.12, 0.45)  # from before the first commit of a pipe to well after it
 
 
 @dataclass(slots=True)
 class KillLoopResult:
-    """What a run did."""
+    """The figures of a run."""
 
     kills: int = 0
     receipts: int = 0
@@ -40,19 +40,19 @@ class KillLoopResult:
 
 
 class _Pipe:
-    """One generator: its lines, the process that takes them, and what it heard."""
+    """One generator: its lines, the process that appends them, and the receipts."""
 
     def __init__(self, home: Path, name: str, rng: random.Random) -> None:
         self._home = home
         self._name = name
         self._rng = rng
         self._number = 0
-        self._unheard: dict[str, bytes] = {}
+        self._unanswered: dict[str, bytes] = {}
         self.received: dict[str, int] = {}  # signal_id: seq
         self.start()
 
     def start(self) -> None:
-        """Starts a process and says again what was not answered."""
+        """Starts a process and sends the unanswered lines again."""
         words = [str(COMMAND), "--quiet", "--home", str(self._home), "append"]
         words += ["--segment-bytes", str(SEGMENT_BYTES)]
         self._process = subprocess.Popen(
@@ -60,31 +60,31 @@ class _Pipe:
         )
         self._rest = b""
         self.dies_at_s = time.monotonic() + self._rng.uniform(*LIFE_S)
-        self._send(list(self._unheard.values()))
+        self._send(list(self._unanswered.values()))
 
     def turn(self) -> None:
-        """Feeds it and listens."""
+        """Sends new lines and reads receipts."""
         lines = []
-        while len(self._unheard) < UNREAD_MAX:
+        while len(self._unanswered) < UNANSWERED_MAX:
             self._number += 1
             signal_id = f"{self._name}-{self._number}"
-            self._unheard[signal_id] = _line(signal_id, self._number)
-            lines.append(self._unheard[signal_id])
+            self._unanswered[signal_id] = _line(signal_id, self._number)
+            lines.append(self._unanswered[signal_id])
         self._send(lines)
         self._receive()
 
     def kill(self) -> None:
-        """SIGKILL; what it had answered by then is heard."""
+        """Kills the process with SIGKILL and reads the receipts that it had printed."""
         self._process.kill()
-        self._receive(to_the_end=True)
+        self._receive(until_eof=True)
         self._process.wait()
         self._close()
 
     def finish(self) -> None:
-        """Lets it answer everything."""
+        """Closes stdin and waits for all answers."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._receive(to_the_end=True)
+        self._receive(until_eof=True)
         self._process.wait()
         self._close()
 
@@ -95,13 +95,15 @@ class _Pipe:
 
     def _send(self, lines: list[bytes]) -> None:
         assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # it is dead: they are said again
-            os.write(self._process.stdin.fileno(), b"".join(lines))  # fits into the pipe's buffer
+        with suppress(BrokenPipeError):  # it has died: the lines are sent again
+            os.write(
+                self._process.stdin.fileno(), b"".join(lines)
+            )  # fits into the buffer of the pipe
 
-    def _receive(self, *, to_the_end: bool = False) -> None:
+    def _receive(self, *, until_eof: bool = False) -> None:
         assert self._process.stdout is not None
         fd = self._process.stdout.fileno()
-        while to_the_end or select.select([fd], [], [], 0)[0]:
+        while until_eof or select.select([fd], [], [], 0)[0]:
             data = os.read(fd, 1 << 16)
             if not data:
                 break
@@ -109,7 +111,7 @@ class _Pipe:
             for line in lines:
                 receipt = json.loads(line)
                 self.received[receipt["signal_id"]] = receipt["seq"]
-                self._unheard.pop(receipt["signal_id"], None)
+                self._unanswered.pop(receipt["signal_id"], None)
 
 
 def _line(signal_id: str, number: int) -> bytes:
@@ -128,7 +130,7 @@ def _line(signal_id: str, number: int) -> bytes:
 
 
 def run(home: Path, *, kills: int, pipes: int, seed: int) -> KillLoopResult:
-    """Kills so many pipes, then lets all end and checks the log."""
+    """Kills `kills` pipes, then lets all of them finish and checks the log."""
     rng = random.Random(seed)
     found = KillLoopResult()
     running = [_Pipe(home, f"p{number}", rng) for number in range(pipes)]
@@ -154,7 +156,9 @@ def _check(home: Path, pipes: list[_Pipe], found: KillLoopResult) -> None:
         for entry in log.read():
             signal_id = entry.payload["signal_id"]
             if signal_id in seqs:
-                found.problems.append(f"{signal_id} is there twice: {seqs[signal_id]}, {entry.seq}")
+                found.problems.append(
+                    f"{signal_id} is in the log twice: {seqs[signal_id]}, {entry.seq}"
+                )
             seqs[signal_id] = entry.seq
     found.entries = len(seqs)
     for pipe in pipes:
@@ -162,7 +166,7 @@ def _check(home: Path, pipes: list[_Pipe], found: KillLoopResult) -> None:
         for signal_id, seq in pipe.received.items():
             if seqs.get(signal_id) != seq:
                 found.problems.append(
-                    f"{signal_id} was acknowledged as {seq}: {seqs.get(signal_id)}"
+                    f"{signal_id} was acknowledged as {seq}, and is {seqs.get(signal_id)}"
                 )
 
 

@@ -1,6 +1,6 @@
-"""Writers, readers and disks with one mistake each. An explorer that misses one proves nothing.
+"""Mutants: writers, readers and disks with one mistake each, which the explorer must detect.
 
-Invariant: a mutant differs from the real thing in the one rule that its name says.
+Invariant: a mutant differs from the real code in the one rule that its name states.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from tools.crash.simulated_disk import SimulatedDisk
 
 
 class _AckBeforeSync(Writer):
-    """Hands out receipts when the bytes are in the page cache."""
+    """Returns receipts when the bytes are in the page cache."""
 
     def _write(self, write_batch: WriteBatch) -> None:
         self._write_batch = write_batch
@@ -38,7 +38,7 @@ class _AckBeforeSync(Writer):
 
 
 class _CleanBeforeSync(Writer):
-    """Says `clean` with the new end, and syncs after that."""
+    """Writes the lock record `clean` with the new end, and syncs after that."""
 
     def _write(self, write_batch: WriteBatch) -> None:
         self._write_batch = write_batch
@@ -54,7 +54,7 @@ class _CleanBeforeSync(Writer):
 
 
 class _RetrySync(Writer):
-    """Takes the second sync at its word where the first one failed."""
+    """Trusts a second sync after the first one failed."""
 
     def _sync(self, fd: int) -> None:
         try:
@@ -79,7 +79,7 @@ class _NoParentSync(SimulatedDisk):
 
 
 class _NoLock(SimulatedDisk):
-    """Gives the lock to whoever asks."""
+    """Grants the lock to every process."""
 
     def try_lock(self, fd: int) -> bool:
         super().try_lock(fd)
@@ -87,7 +87,7 @@ class _NoLock(SimulatedDisk):
 
 
 class _NoDontNeed(SimulatedDisk):
-    """Reads again what it has in its cache."""
+    """Does not drop the cache, and reads it again."""
 
     def drop_cache(self, _fd: int) -> None:
         self._enter("drop_cache")
@@ -98,22 +98,22 @@ def _keep_torn_tail(disk: Disk, home: Home, end: LogEnd, torn_bytes: int) -> Non
 
 
 def _keep_nothing(_disk: Disk, _home: Home, name: str, _data: bytes) -> str:
-    """Says that it kept the torn bytes."""
+    """Does not save the torn bytes."""
     return name
 
 
 def _first_slot(_generation: int) -> int:
-    """Overwrites the only watermark that there is."""
+    """Always writes the first slot, so that the only watermark is overwritten."""
     return 0
 
 
 def _any_valid_line(data: bytes, _missing_seq: int, start: int = 1) -> bool:
-    """Takes any valid line behind a bad one for proof of damage."""
+    """Takes any valid line after a bad one as evidence of damage."""
     return scan.has_evidence(data, 0, start)
 
 
 def _verified_line(data: bytes, missing_seq: int, _start: int = 1) -> bool:
-    """Believes a later line only if its chain can be verified against the line before it."""
+    """Accepts a later line as evidence only if the line before it verifies its chain."""
     lines = data.split(b"\n")
     for before, line in pairwise(line + b"\n" for line in lines):
         try:
@@ -128,7 +128,7 @@ def _verified_line(data: bytes, missing_seq: int, _start: int = 1) -> bool:
 
 
 def _no_line(_data: bytes, _missing_seq: int, _start: int = 1) -> bool:
-    """Takes whatever is bad for torn."""
+    """Takes every bad line as torn."""
     return False
 
 
@@ -136,12 +136,12 @@ _end, _limit = LogReader._end, LogReader._limit
 
 
 def _no_end(self: LogReader) -> LogEnd | None:
-    """Looks at no word, unless it reads for a writer."""
+    """Ignores the lock record, unless it reads for a writer."""
     return _end(self) if self._until is not None else None
 
 
 def _limit_by_size(self: LogReader) -> reader._ReadLimit:
-    """Reads as far as the file goes, unless it reads for a writer."""
+    """Reads to the end of the file, unless it reads for a writer."""
     if self._until is not None or self._holds_lock:
         return _limit(self)
     later = any(s > self._segment for s in list_segments(self._disk, self._home))
@@ -149,7 +149,7 @@ def _limit_by_size(self: LogReader) -> reader._ReadLimit:
 
 
 class Mutant(NamedTuple):
-    """One mistake: parts of the subject that differ, and functions that are replaced meanwhile."""
+    """One mistake: the parts of the subject that differ, and the functions that are replaced."""
 
     writer: type[Writer] = Writer
     disk: type[SimulatedDisk] = SimulatedDisk
@@ -157,7 +157,7 @@ class Mutant(NamedTuple):
 
     @contextmanager
     def applied(self, subject: Subject) -> Iterator[Subject]:
-        """The subject with this mistake, for as long as the block lasts."""
+        """Yields the subject with this mistake for as long as the block lasts."""
         with ExitStack() as stack:
             for owner, name, replacement in self.patches:
                 stack.enter_context(mock.patch.object(owner, name, replacement))

@@ -1,6 +1,6 @@
-"""Random histories: writers and readers that die, fail to sync and lose power, again and again.
+"""Random histories: writers and readers that die, fail to sync and lose power repeatedly.
 
-Invariant: a round depends on its seed alone, so a failure is repeated by naming the seed.
+Invariant: a history depends on its seed alone, so the seed repeats a failure.
 """
 
 import errno
@@ -18,38 +18,40 @@ from tools.crash.actors import Actor
 from tools.crash.check import HOME
 from tools.crash.expected_log import CHAIN_BEFORE_FIRST, ExpectedLog, Violation
 from tools.crash.explorer import Explorer, Failure
-from tools.crash.histories import MARK, REOPEN
+from tools.crash.histories import FLUSH, REOPEN
 from tools.crash.inodes import File
 from tools.crash.simulated_disk import Fault, SimulatedDisk, World
 from tools.crash.states import lock_inode, random_content, random_power_loss
 
-STEPS_MAX = 20_000  # of one boot; a round that takes longer does not end by itself
+STEPS_MAX = 20_000  # of one boot; a history that needs more does not end
 POWER_LOSSES_MAX = 4
 WRITERS_MAX, READERS_MAX = 4, 2
 ACTIONS_MAX = 5
 BATCH_ENTRIES_MAX = 6
 READS_MAX = 30
 REOPEN_SHARE = 0.1
-SYNCED_SHARE = 0.2  # of a projection's commits: SQLite syncs when it writes its WAL back
+SYNCED_SHARE = 0.2  # of the commits of a projection: SQLite syncs at a WAL checkpoint
 RETRIES_MAX = 50  # of one append, while faults are injected
 STATES_PER_CHECK = 3
-TRACE_CALLS = 60  # what is told of a failure
+TRACE_CALLS = 60  # printed after a failure
 
 
 class Odds(NamedTuple):
-    """How likely things are at each step of a round."""
+    """The probability of each event at a step."""
 
     fault: float
     kill: float
     evict: float  # the kernel drops clean pages of a file
     lose: float  # a write in the background fails
-    stay: float  # the same process goes on
-    look: float  # power fails here, on the side
+    stay: float  # the same process continues
+    check: float  # power fails on a copy of the disk
 
 
 class Version(NamedTuple):
-    """What a projection has committed. Its rows are the fold of all lines up to `seq`, and so is
-    `chain`: the one is right when the other is."""
+    """What a projection has committed: its checkpoint, and a position as a hint.
+
+    Rows and `chain` both result from all lines up to `seq`: if the chain is right, the rows are.
+    """
 
     seq: int = 0
     chain: str = CHAIN_BEFORE_FIRST
@@ -57,9 +59,9 @@ class Version(NamedTuple):
 
 
 class Register:
-    """A database, as far as a power loss can tell: it holds any version since the last synced one.
+    """A database: after a power loss it holds any version since the last synced one.
 
-    Several projectors share it; each goes on from the version that it finds when it is opened.
+    Several projectors share it; each continues from the version that it finds when it opens it.
     """
 
     def __init__(self) -> None:
@@ -70,11 +72,11 @@ class Register:
         return self._versions[-1]
 
     def commit(self, version: Version, *, is_synced: bool) -> None:
-        """Rows and checkpoint, in one transaction."""
+        """Commits rows and checkpoint in one transaction."""
         self._versions = [*([] if is_synced else self._versions), version]
 
     def lose_power(self, random: Random) -> None:
-        """Keeps one of the versions that may be left."""
+        """Keeps one of the versions that a power loss may leave."""
         self._versions = [random.choice(self._versions)]
 
 
@@ -93,11 +95,11 @@ class RandomHistory:
             evict=random.choice((0.0, 0.02, 0.2)),
             lose=random.choice((0.0, 0.0, 0.02)),
             stay=random.choice((0.5, 0.9, 0.99)),
-            look=random.choice((0.02, 0.1)),
+            check=random.choice((0.02, 0.1)),
         )
         segment_bytes = random.choice((1, 1000, 3000, 10_000))
         self._may_fail = self._odds.fault > 0 or self._odds.lose > 0
-        # A window that forgets lets a retry in twice, so then nothing is retried.
+        # With a small dedupe window a retry would be written twice, so then nothing is retried.
         self._retries = random.random() < 0.8
         dedupe_entries = 10_000 if self._retries else random.choice((0, 3))
         settings = WriterSettings(segment_bytes, dedupe_entries, 1.0)
@@ -107,8 +109,8 @@ class RandomHistory:
         self._submitted = 0
         self._register = Register()
 
-    def play(self) -> None:
-        """Raises Failure."""
+    def run(self) -> None:
+        """Runs the history. Raises Failure."""
         for _ in range(self.random.randint(1, POWER_LOSSES_MAX)):
             actors = self._new_actors()
             try:
@@ -141,7 +143,7 @@ class RandomHistory:
                 actor = random.choice(alive)
             self._disturb()
             if random.random() < odds.kill:
-                if actor.call == "pwrite":  # even in the middle of one
+                if actor.call == "pwrite":  # a kill may also come in the middle of a write
                     actor.advance(Fault(taken=random.uniform(0.1, 0.9)))
                 self._note(actor, f"is killed before {actor.call}")
                 actor.kill()
@@ -155,11 +157,11 @@ class RandomHistory:
                 self._world.reap(actor.number)
                 alive.remove(actor)
                 self._check_actor(actor)
-            if random.random() < odds.look:
+            if random.random() < odds.check:
                 self._try_power_losses()
             if not alive:
                 return
-        raise Violation(f"after {STEPS_MAX} calls {len(alive)} processes have not come to an end")
+        raise Violation(f"after {STEPS_MAX} calls {len(alive)} processes have not ended")
 
     def _note(self, actor: Actor, what: str) -> None:
         self.trace.append(f"process {actor.number} {what}")
@@ -172,13 +174,13 @@ class RandomHistory:
             raise Violation(f"process {actor.number} ended with {error!r}") from error
 
     def _try_power_losses(self) -> None:
-        """Power fails here, in a few ways, on disks of their own."""
+        """Checks a few random power losses, each on a copy of the disk."""
         for _ in range(STATES_PER_CHECK):
             if not self.explorer.is_done:
                 state = random_power_loss(self._world.inodes, self.random)
                 self.explorer.try_one(state, self.expected)
 
-    # -- what goes wrong
+    # -- faults
 
     def _fault(self, call: str) -> Fault | None:
         random = self.random
@@ -195,13 +197,15 @@ class RandomHistory:
                 return None
 
     def _disturb(self) -> None:
-        """What the kernel does by itself."""
+        """Lets the kernel evict clean pages, or fail to write a page in the background."""
         random, world = self.random, self._world
         evicts, loses = random.random() < self._odds.evict, random.random() < self._odds.lose
         if not (evicts or loses):
             return
-        word = lock_inode(world.inodes)  # no promise holds where that page itself is lost
-        files = [n for n, inode in world.inodes.items() if isinstance(inode, File) and n != word]
+        lock_ino = lock_inode(world.inodes)  # without its page no promise holds
+        files = [
+            n for n, inode in world.inodes.items() if isinstance(inode, File) and n != lock_ino
+        ]
         if files and evicts:
             world.evict(random.choice(files))
         if files and loses:
@@ -212,27 +216,27 @@ class RandomHistory:
                 survived = random_content(file, random)
                 world.lose(ino, survived, is_reported_later=random.random() < 0.5)
 
-    # -- what processes do
+    # -- processes
 
     def _writing(self) -> Callable[[Actor], None]:
         plan = [
-            self.random.choice((MARK, REOPEN, 1, 1, self.random.randint(2, BATCH_ENTRIES_MAX)))
+            self.random.choice((FLUSH, REOPEN, 1, 1, self.random.randint(2, BATCH_ENTRIES_MAX)))
             for _ in range(self.random.randint(1, ACTIONS_MAX))
         ]
 
         def work(actor: Actor) -> None:
             disk = self._subject.disk(self._world, actor.number, actor.step)
-            writer, group = self._subject.open(disk), self.expected.submit([])
+            writer, request = self._subject.open(disk), self.expected.submit([])
             keys: list[str] = []
             for action in plan:
                 if action > 0:
-                    # Sometimes again what was acknowledged already, as a generator does.
+                    # At times the same items again, as a generator retries acknowledged ones.
                     keys = keys if self._retries and action == len(keys) else self._new_keys(action)
-                    writer, group = self._append(disk, writer, keys)
+                    writer, request = self._append(disk, writer, keys)
                     continue
                 try:
-                    writer.flush_watermark() if action == MARK else writer.close()
-                    self.expected.flush_watermark(group, writer)
+                    writer.flush_watermark() if action == FLUSH else writer.close()
+                    self.expected.flush_watermark(request, writer)
                 except EventLogError as error:
                     self._check_error(error)
                     is_over = True
@@ -240,7 +244,7 @@ class RandomHistory:
                     is_over = action == REOPEN
                 if is_over:
                     writer.drop()
-                    writer, group = self._subject.open(disk), self.expected.submit([])
+                    writer, request = self._subject.open(disk), self.expected.submit([])
             writer.drop()
 
         return work
@@ -252,24 +256,24 @@ class RandomHistory:
     def _append(
         self, disk: SimulatedDisk, writer: Writer, keys: list[str]
     ) -> tuple[Writer, AppendRequest]:
-        """Appends, and tries again where that fails; the writer, and what it appended."""
-        group = self.expected.submit([])
+        """Appends, with retries; returns the writer and its last request."""
+        request = self.expected.submit([])
         for _ in range(RETRIES_MAX if self._retries else 1):
-            group = self.expected.submit(keys)
-            writer.commit([group].copy)
-            if group.error is None:
+            request = self.expected.submit(keys)
+            writer.commit([request].copy)
+            if request.error is None:
                 break
-            self._check_error(group.error)
-            if isinstance(group.error, LogPoisoned):
-                self.expected.mark_uncertain(group)
+            self._check_error(request.error)
+            if isinstance(request.error, LogPoisoned):
+                self.expected.mark_uncertain(request)
                 writer.drop()
-                writer, group = self._subject.open(disk), self.expected.submit([])
+                writer, request = self._subject.open(disk), self.expected.submit([])
             else:
-                self.expected.withdraw(group)
-        return writer, group
+                self.expected.withdraw(request)
+        return writer, request
 
     def _check_error(self, error: EventLogError) -> None:
-        """Faults may make an append fail; nothing makes the log refuse its own bytes."""
+        """Checks that an append failed because of an injected fault, and for no other reason."""
         if not (self._may_fail and isinstance(error, AppendFailed | LogPoisoned)):
             raise Violation(f"an append failed: {error}") from error
 
@@ -283,7 +287,7 @@ class RandomHistory:
             reader = LogReader(disk, HOME, after=at.seq, hint=at.position)
             try:
                 if reader.tip.chain != at.chain:
-                    raise Violation("a projection finds another log than it was built from")
+                    raise Violation("a projection finds another log than the one it was built from")
                 for _ in range(reads):
                     if reader.read():
                         self.expected.acknowledge(reader.tip.seq, reader.tip.chain)
@@ -298,11 +302,11 @@ class RandomHistory:
         return work
 
     def _reopen_reader(self, disk: SimulatedDisk, old: LogReader, random: Random) -> LogReader:
-        """A reader as a projector opens it after a restart, or who wants to know the end."""
+        """Opens a reader as a projector does after a restart, or one near the end."""
         if random.random() < 0.3:
             return reader_near_end(disk, HOME)
         hint = random.choice((None, old.position))
         reader = LogReader(disk, HOME, after=old.tip.seq, hint=hint)
         if reader.tip.chain != old.tip.chain:
-            raise Violation("a reader that comes back finds another chain")
+            raise Violation("a reopened reader finds another chain")
         return reader

@@ -1,8 +1,8 @@
-"""A reader that came before any writer of its boot, and is passed by the first one.
+"""A reader that starts before the first writer of a boot, and is overtaken by it.
 
-It has no word to go by, and whatever it has seen so far may be old by the time it decides.
+The reader finds no lock record, and what it has read may be outdated when it decides.
 
-Invariant: the writer comes at every call of the reader, and dies at every step of its own.
+Invariant: the writer starts before every call of the reader, and dies at every step of its own.
 """
 
 from collections.abc import Iterator
@@ -19,23 +19,23 @@ from tools.crash.simulated_disk import World
 from tools.crash.states import State, files_of, nothing, ordered_contents, random_power_loss
 
 OLD_WORKLOAD = (1, 2)
-FIRST_WORKLOAD = (2, 1)  # of the writer that passes
+FIRST_WORKLOAD = (2, 1)  # of the writer that overtakes
 
 
 def explore_readers(explorer: Explorer) -> None:
-    """On an empty disk, on a log, and on one with a torn tail. Raises Failure."""
+    """Explores an empty disk, a log, and a log with a torn tail. Raises Failure."""
     for state, expected in list(_old_logs(explorer)):
-        # The writer goes on in the segment that is there, and then starts another one.
+        # The writer continues in the last segment, and then starts another one.
         segment_bytes = 1 + _segment_bytes(state)
         settings = explorer.subject.settings._replace(segment_bytes=segment_bytes)
         explorer.subject = explorer.subject._replace(settings=settings)
         for moment in count():
             is_interrupted = False
             for call in count():
-                passing = _Overtaking(explorer, World(dict(state), boot=2), expected.copy())
-                if explorer.is_done or not passing.happens(call, moment):
+                overtaking = _Overtaking(explorer, World(dict(state), boot=2), expected.copy())
+                if explorer.is_done or not overtaking.run_at(call, moment):
                     break
-                is_interrupted |= passing.is_interrupted
+                is_interrupted |= overtaking.is_interrupted
             if not is_interrupted:
                 break
 
@@ -49,7 +49,7 @@ def _old_logs(explorer: Explorer) -> Iterator[tuple[State, ExpectedLog]]:
         if call == "fdatasync":
             moments.append((dict(history.world.inodes), history.expected.copy()))
 
-    history.go(1, OLD_WORKLOAD, step)
+    history.run(1, OLD_WORKLOAD, step)
     history.expected.collect()
     inodes, expected = moments[-2]  # before the last append was durable; after it is the watermark
     yield nothing(history.world.inodes), history.expected
@@ -67,16 +67,16 @@ def _segment_bytes(state: State) -> int:
 
 
 class _Overtaking(History):
-    """One reader, and one writer that passes it."""
+    """One reader, and one writer that overtakes it."""
 
     def __init__(self, explorer: Explorer, world: World, expected: ExpectedLog) -> None:
         super().__init__(explorer, world)
         self.expected = expected
-        self.name = "passing"
-        self.is_interrupted = False  # the writer, before its end
+        self.name = "overtaking"
+        self.is_interrupted = False  # whether the writer died before its end
 
-    def happens(self, call: int, moment: int) -> bool:
-        """The writer comes before that call of the reader; whether there is such a call."""
+    def run_at(self, call: int, moment: int) -> bool:
+        """Runs the writer before one call of the reader; returns whether there is such a call."""
         calls = 0
 
         def step(_: str) -> None:
@@ -87,12 +87,12 @@ class _Overtaking(History):
 
         disk = self.explorer.subject.disk(self.world, 2, step)
         try:
-            for _ in range(2):  # once past the writer, once to its end
+            for _ in range(2):  # once while the writer runs, once to its end
                 _, seq, chain = read_all(disk)
                 if seq:
                     self.expected.acknowledge(seq, chain)
         except (EventLogError, Violation) as error:
-            why = f"a reader, passed by a writer at call {call}, step {moment}: {error}"
+            why = f"a reader, overtaken by a writer at call {call}, step {moment}: {error}"
             raise Failure(why, self.explorer.states) from error
         inodes, random = self.world.inodes, self.explorer.random
         self.explorer.try_one(nothing(inodes), self.expected)
@@ -112,6 +112,6 @@ class _Overtaking(History):
                 raise Killed
 
         try:
-            self.go(3, FIRST_WORKLOAD, step)
+            self.run(3, FIRST_WORKLOAD, step)
         except Killed:
             self.expected.collect()

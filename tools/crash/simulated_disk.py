@@ -1,9 +1,10 @@
-"""A disk in memory that several simulated processes share, and that may lose what was not synced.
+"""The simulated disk: several processes share it, and a power loss takes what was not synced.
 
-It implements the `Disk` protocol of eventlog.storage.disk, one SimDisk a process, over one World.
+It implements the `Disk` protocol of eventlog.storage.disk: one SimulatedDisk a process, over one
+World.
 
-Invariant: bytes and names reach the device only by fdatasync and fsync_dir; what a failed fdatasync
-dropped is gone from the device though the cache shows it, and the next fdatasync returns 0.
+Invariant: bytes and names reach the device only by fdatasync and fsync_dir. After a failed
+fdatasync the lost bytes are in the cache, not on the device, and the next fdatasync returns 0.
 """
 
 import errno
@@ -32,18 +33,22 @@ PAGE_BYTES = 4096
 
 
 class Fault(NamedTuple):
-    """What a call is to suffer instead of succeeding."""
+    """How a call fails."""
 
     errno: int = errno.EIO
-    taken: float = 0.0  # of a write: the part that goes; above 0 it is short, and no error
-    survived: Callable[[File], bytes] | None = None  # a failed sync: what reached the device
+    taken: float = (
+        0.0  # the part of a write that is done; above 0 the write is short, without an error
+    )
+    survived: Callable[[File], bytes] | None = (
+        None  # the bytes that a failed sync brought to the device
+    )
 
 
-Step = Callable[[str], Fault | None]  # is told each call before it happens
+Step = Callable[[str], Fault | None]  # called with the name of each call before it is made
 
 
 class _OpenFile:
-    """A descriptor: whose it is, and how many errors of its file it has been told."""
+    """An open descriptor: its process, and how many errors of its file it has returned."""
 
     __slots__ = ("errors_seen", "ino", "process")
 
@@ -62,7 +67,7 @@ class World:
         self.inodes: Inodes = inodes if inodes is not None else {ROOT: Folder({}, {})}
         self.boot = boot
         self.page_bytes = page_bytes
-        self.version = 0  # grows with each change, so an observer sees whether there is news
+        self.version = 0  # grows with each change
         self.fds: dict[int, _OpenFile] = {}
         self.locks: dict[int, int] = {}  # inode -> the descriptor that holds its flock
         self._ino_last = max(self.inodes)
@@ -74,13 +79,13 @@ class World:
         self.version += 1
 
     def add(self, inode: Inode) -> int:
-        """A new inode, with no name yet; its number."""
+        """Adds an inode without a name; returns its number."""
         self._ino_last += 1
         self.inodes[self._ino_last] = inode
         return self._ino_last
 
     def open(self, process: int, ino: int) -> int:
-        """A new descriptor."""
+        """Opens a descriptor."""
         file = self.inodes[ino]
         assert isinstance(file, File), "the log opens regular files only"
         self._fd_last += 1
@@ -95,18 +100,18 @@ class World:
         return self._fd_last
 
     def close(self, fd: int) -> None:
-        """Closes a descriptor, which gives its lock back."""
+        """Closes a descriptor, which releases its lock."""
         ino = self.fds.pop(fd).ino
         if self.locks.get(ino) == fd:
             del self.locks[ino]
 
     def reap(self, process: int) -> None:
-        """What the kernel does when a process dies: the cache survives, its locks do not."""
+        """Ends a process as the kernel does: the cache stays, its locks are released."""
         for fd in [fd for fd, opened in self.fds.items() if opened.process == process]:
             self.close(fd)
 
     def lose(self, ino: int, survived: bytes, *, is_reported_later: bool) -> None:
-        """A background write fails: pages are clean, and the device lacks them."""
+        """Fails a background write: the pages are clean, but not on the device."""
         file = self.inodes[ino]
         assert isinstance(file, File)
         after = lost(file, survived)
@@ -126,7 +131,7 @@ class World:
             self.put(ino, evicted(file))
 
     def find(self, path: str) -> int | None:
-        """The inode at a path as processes see it."""
+        """The inode at a path, or None."""
         ino: int | None = ROOT
         for name in path.split("/")[1:]:
             if not name:
@@ -137,7 +142,7 @@ class World:
 
 
 class SimulatedDisk:
-    """The disk as one process sees it. `step` is called before each call, and may end it."""
+    """The disk of one process. `step` is called before each call, and may make it fail."""
 
     def __init__(self, world: World, process: int = 1, step: Step | None = None) -> None:
         self.world = world
@@ -175,7 +180,7 @@ class SimulatedDisk:
 
     def open(self, path: str, *, writable: bool) -> int:
         self._enter_or_fail("open")
-        assert isinstance(writable, bool)  # anybody may write here
+        assert isinstance(writable, bool)  # permissions are not simulated
         ino = self.world.find(path)
         if ino is None:
             raise _os_error(errno.ENOENT)
@@ -227,7 +232,7 @@ class SimulatedDisk:
         else:
             file = synced(file)
         if file.errors > opened.errors_seen:
-            # Each descriptor that was open when pages were lost is told once; nobody else is.
+            # Each descriptor that was open when pages were lost gets the error once; no other does.
             opened.errors_seen = file.errors
             self.world.put(opened.ino, file._replace(is_error_unseen=False))
             raise _os_error(errno.EIO)

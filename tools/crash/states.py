@@ -1,10 +1,10 @@
-"""What a power loss may leave of a simulated disk.
+"""The states that a power loss may leave on a simulated disk, in two models.
 
-Two models. *Ordered*: changes reach the device in the order they were made, the last one cut
-anywhere that matters. *Adversarial*: lengths and names reach it in any combination, sectors in any
-order; a sector that did not reach it holds zeros or garbage where nothing was before.
+*Ordered*: changes reach the device in the order in which they were made, and the last one may be
+cut. *Adversarial*: lengths and names reach it in any combination, and sectors in any order; a new
+sector that did not reach the device holds zeros or garbage.
 
-Invariant: what was synced is in every state, unchanged.
+Invariant: synced bytes and names are in every state, unchanged.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,13 +30,13 @@ ADVERSARIAL = "adversarial"
 BOTH = (ORDERED, ADVERSARIAL)
 GARBAGE = b"\xa5"
 SUBSET_CHANGES_MAX = 6  # of one directory: 2^6 combinations of its last changes
-FILES_STATES_MAX = 20_000  # of one moment, before names are combined with them
+FILES_STATES_MAX = 20_000  # of one step, before they are combined with names
 
 State = Inodes  # with nothing pending
 
 
 def cuts(write: Write) -> list[int]:
-    """After how many of its bytes a write may have stopped: ends, quarters, lines, sectors."""
+    """The lengths at which a write may have stopped: ends, quarters, lines, sectors."""
     offset, data = write
     found = {0, 1, len(data) // 4, len(data) // 2, len(data) - 1, len(data)}
     newline = data.find(b"\n")
@@ -72,7 +72,7 @@ def adversarial_contents(file: File) -> Iterator[bytes]:
 
 
 def without_sectors(file: File, full: bytes, missing: dict[int, bytes]) -> bytes:
-    """`full` where some sectors kept what the device had, or hold a fill where it had nothing."""
+    """`full`, but some sectors hold the bytes of the device, or a fill beyond its end."""
     device = file.device
     for sector, fill in missing.items():
         start, end = sector * SECTOR_BYTES, min((sector + 1) * SECTOR_BYTES, len(full))
@@ -120,7 +120,7 @@ def folder_contents(folder: Folder, model: str) -> Iterator[dict[str, int]]:
 
 def power_losses(inodes: Inodes, models: Iterable[str] = BOTH) -> Iterator[State]:
     """Every state that the models allow, some of them more than once."""
-    words, inodes = _without_lock_record(inodes)
+    lock_records, inodes = _without_lock_record(inodes)
     for model in models:
         files: list[list[tuple[int, Inode]]] = []
         folders: list[list[tuple[int, Inode]]] = []
@@ -137,19 +137,19 @@ def power_losses(inodes: Inodes, models: Iterable[str] = BOTH) -> Iterator[State
         number = 0
         for some in islice(product(*files), FILES_STATES_MAX):
             for others in product(*folders):
-                # What the word says was said in another boot: its versions take turns.
-                word = words[number % len(words)]
-                yield dict((*some, *others, *word))
+                # A new boot ignores the lock record, so its versions take turns.
+                lock_record = lock_records[number % len(lock_records)]
+                yield dict((*some, *others, *lock_record))
                 number += 1
 
 
 def nothing(inodes: Inodes) -> State:
-    """The state in which nothing that was pending reached the device."""
+    """The state in which no pending change reached the device."""
     return {ino: _settled(inode, is_pending_there=False) for ino, inode in inodes.items()}
 
 
 def everything(inodes: Inodes) -> State:
-    """The state in which all of it did."""
+    """The state in which all pending changes reached the device."""
     return {ino: _settled(inode, is_pending_there=True) for ino, inode in inodes.items()}
 
 
@@ -164,7 +164,7 @@ def _settled(inode: Inode, *, is_pending_there: bool) -> Inode:
 
 
 def _without_lock_record(inodes: Inodes) -> tuple[list[tuple[tuple[int, Inode], ...]], Inodes]:
-    """The versions of the lock's file, which is never synced, and all other inodes."""
+    """The versions of the lock file, which is never synced, and all other inodes."""
     ino = lock_inode(inodes)
     file = inodes.get(ino)
     if not isinstance(file, File):
@@ -175,7 +175,7 @@ def _without_lock_record(inodes: Inodes) -> tuple[list[tuple[tuple[int, Inode], 
 
 
 def _lock_record_versions(file: File) -> Iterable[bytes]:
-    """Each whole version, and the last one torn."""
+    """Each whole version of the lock record, and the last one cut in half."""
     data = file.device
     versions = [data]
     for change in file.pending:
@@ -185,7 +185,7 @@ def _lock_record_versions(file: File) -> Iterable[bytes]:
 
 
 def lock_inode(inodes: Inodes) -> int:
-    """The number of the lock's file; 0 when there is none."""
+    """The inode number of the lock file; 0 if there is none."""
     for inode in inodes.values():
         if isinstance(inode, Folder) and ".lock" in inode.names:
             return inode.names[".lock"]
@@ -193,7 +193,7 @@ def lock_inode(inodes: Inodes) -> int:
 
 
 def random_content(file: File, random: Random, models: Iterable[str] = BOTH) -> bytes:
-    """One of the contents that a power loss, or a failed sync, may leave, well beyond the lists."""
+    """A random content that a power loss or a failed sync may leave, beyond those listed above."""
     if not file.pending:
         return file.device
     kind = random.random()
@@ -220,10 +220,10 @@ def random_content(file: File, random: Random, models: Iterable[str] = BOTH) -> 
 def random_power_loss(inodes: Inodes, random: Random, models: Sequence[str] = BOTH) -> State:
     """One state that the models allow."""
     state: State = {}
-    word = lock_inode(inodes)
+    lock_ino = lock_inode(inodes)
     for ino, inode in inodes.items():
         if isinstance(inode, File):
-            if ino == word:
+            if ino == lock_ino:
                 data = random.choice(list(_lock_record_versions(inode)))
             else:
                 data = random_content(inode, random, models)
@@ -240,7 +240,7 @@ def random_power_loss(inodes: Inodes, random: Random, models: Sequence[str] = BO
 
 
 def files_of(inodes: Inodes) -> Iterator[tuple[str, Inode]]:
-    """Paths and inodes of all that has a name, as processes see it, in order."""
+    """Paths and inodes of everything that has a name for processes, in order."""
     todo = [("", ROOT)]
     while todo:
         path, ino = todo.pop()
@@ -254,7 +254,7 @@ def files_of(inodes: Inodes) -> Iterator[tuple[str, Inode]]:
 
 
 def digest(state: State) -> int:
-    """Tells states apart by what a process would find."""
+    """A hash of everything that a process would find in a state."""
     found: list[tuple[str, bytes | str]] = []
     for path, inode in files_of(state):
         if isinstance(inode, File):

@@ -2,14 +2,14 @@
 
     python -m tools.soak --minutes 5 --seed 7
 
-Three generators append (one through the Python API, two through `eventlog append`), each life of
-one with a clock of its own, that is hours, days or years off; daemons project and deliver, two of
-each at times; segments are small. Generators, daemons, the reference Alpine and its PostgreSQL are
-killed with SIGKILL, again and again.
+Three generators append, one through the Python API and two through `eventlog append`. Each process
+of a generator has a clock of its own, which may be hours, days or years off. Daemons project and
+deliver, at times two at once, and segments are small. Generators, daemons, the reference Alpine and
+its PostgreSQL are killed with SIGKILL again and again.
 
-At the end all that was ever acknowledged is in the log once, in order, and the log verifies; log,
-SQLite and Alpine hold the same signals; and the daemons that were never killed have not grown.
+At the end every acknowledged entry is in the log once, in order, and the log verifies. Log, SQLite
+and Alpine hold the same signals. The daemons that were not killed have not grown.
 
-The seed decides who dies when, and which clocks are wrong. What the machine makes of that differs
-from run to run, so a seed repeats a story, not a failure.
+The seed determines the kills and the wrong clocks. Their timing differs from run to run, so a seed
+does not repeat a failure exactly.
 """

@@ -1,6 +1,6 @@
-"""The command: `python -m tools.soak`. See the package.
+"""The command `python -m tools.soak`; the docstring of the package describes the soak.
 
-Invariant: what it started has ended when it ends, however that comes about.
+Invariant: every process that the soak started has ended when the soak ends, however it ends.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import NoReturn
 from tools.soak import __doc__ as about
 from tools.soak import checks
 from tools.soak.actors import Actor, Backend, daemon_words, rss_bytes
-from tools.soak.clock import Clock, shifted, tidy
+from tools.soak.clock import Clock, remove_shared_memory, shifted
 from tools.soak.generator import read_receipts
 
 SEGMENT_BYTES = 32 * 1024  # a rotation every fifty entries or so
@@ -31,14 +31,14 @@ GENERATORS = {"g1": "api", "g2": "pipe", "g3": "pipe"}
 GENERATOR_LIFE_S = (0.5, 10.0)
 DAEMON_LIFE_S = (0.5, 15.0)
 BACKEND_LIFE_S = (5.0, 25.0)
-SENDER_DIES_SHARE = 0.4  # of the time the one that delivers is killed; then it is watched
-RSS_S = 1.0  # between two samples of memory
+DELIVERY_KILLS_SHARE = 0.4  # of the time `project alpine` is killed; then its memory is sampled
+SAMPLE_S = 1.0  # between two samples of memory
 TURN_S = 0.05
-SETTLE_S_MAX = 240.0  # after an outage of a few seconds, probes are up to a minute apart
+SETTLE_S_MAX = 240.0  # after an outage the probes are up to a minute apart
 
 
 class Soak:
-    """One run in one folder."""
+    """One run in one directory."""
 
     def __init__(self, folder: Path, postgres: Path, random: Random, rate: float) -> None:
         self.home = folder / "home"
@@ -57,18 +57,21 @@ class Soak:
         self.generators = [
             self._generator(name, by, rate / len(GENERATORS)) for name, by in GENERATORS.items()
         ]
-        # One that is never killed, and answers questions; one that delivers, and is killed for a
-        # part of the time; and one beside each of them, that is killed all the time.
-        self.keeper = self._daemon("sqlite", options=["--listen", "127.0.0.1:0"])
-        self.sender = self._daemon("alpine", life_s=DAEMON_LIFE_S)
-        self.beside = self._daemon("all", life_s=DAEMON_LIFE_S)
-        self.daemons = [self.keeper, self.sender, self.beside]
-        self.samples: dict[str, list[int]] = {self.keeper.name: [], self.sender.name: []}
+        # One daemon is never killed and serves /health; one delivers and is killed for a part of
+        # the time; one runs both projections as a second process and is killed all the time.
+        self.table_daemon = self._daemon("sqlite", options=["--listen", "127.0.0.1:0"])
+        self.delivery_daemon = self._daemon("alpine", life_s=DAEMON_LIFE_S)
+        self.second_daemon = self._daemon("all", life_s=DAEMON_LIFE_S)
+        self.daemons = [self.table_daemon, self.delivery_daemon, self.second_daemon]
+        self.samples: dict[str, list[int]] = {
+            self.table_daemon.name: [],
+            self.delivery_daemon.name: [],
+        }
         self._sample_s = 0.0
 
     @property
     def actors(self) -> list[Actor]:
-        """Everybody."""
+        """Every process of the run."""
         return [self.backend, *self.generators, *self.daemons]
 
     def _generator(self, name: str, by: str, rate: float) -> Actor:
@@ -82,7 +85,7 @@ class Soak:
             words=lambda: module,
             env=self.clock.env,
             life_s=GENERATOR_LIFE_S,
-            on_exit=tidy,
+            on_exit=remove_shared_memory,
         )
 
     def _daemon(
@@ -107,40 +110,40 @@ class Soak:
     # -- the run
 
     def run(self, seconds: float) -> None:
-        """Lets everything happen for so long."""
-        begun_s = time.monotonic()
+        """Runs and kills everything for `seconds`."""
+        started_s = time.monotonic()
         self.backend.start()
         for generator in self.generators:
             generator.start()
         self._until((self.home / "logs" / "signals.log").is_symlink, "the first append")
-        while (now_s := time.monotonic()) < begun_s + seconds:
-            if now_s >= begun_s + SENDER_DIES_SHARE * seconds:
-                self.sender.life_s = None
+        while (now_s := time.monotonic()) < started_s + seconds:
+            if now_s >= started_s + DELIVERY_KILLS_SHARE * seconds:
+                self.delivery_daemon.life_s = None
             for actor in self.actors:
                 actor.turn(now_s)
-            self._look(now_s)
+            self._sample(now_s)
             time.sleep(TURN_S)
 
-    def _look(self, now_s: float) -> None:
-        if now_s >= self._sample_s + RSS_S:
+    def _sample(self, now_s: float) -> None:
+        if now_s >= self._sample_s + SAMPLE_S:
             self._sample_s = now_s
-            for daemon in (self.keeper, self.sender):
-                is_watched = daemon.life_s is None and daemon.process is not None
-                if is_watched and (rss := rss_bytes(daemon.process.pid)):  # type: ignore[union-attr]
+            for daemon in (self.table_daemon, self.delivery_daemon):
+                is_sampled = daemon.life_s is None and daemon.process is not None
+                if is_sampled and (rss := rss_bytes(daemon.process.pid)):  # type: ignore[union-attr]
                     self.samples[daemon.name].append(rss)
 
     def settle(self) -> None:
-        """Nobody is killed any more; all that is in the log is projected and delivered."""
+        """Stops killing, and waits until the whole log is projected and delivered."""
         for actor in self.actors:
             actor.life_s = None
             if actor.process is None:
                 actor.start()
-        time.sleep(2.0)  # generators that were killed say again what was under way
+        time.sleep(2.0)  # generators that were killed retry their last batch
         for generator in self.generators:
             generator.stop()
-        self._until(self._is_caught_up, "projecting and delivering what is left")
+        self._until(self._is_caught_up, "projecting and delivering the rest")
         if (status := self._health()) != 200:
-            self.problems.append(f"/health says {status} when all is done")
+            self.problems.append(f"/health answers {status} when everything is done")
         for daemon in self.daemons:
             daemon.stop()
 
@@ -148,14 +151,14 @@ class Soak:
         for actor in (self.backend, *self.daemons):
             actor.turn(time.monotonic())
         projections = checks.eventlog(self.home, "status", "--json")["projections"]
-        if projections["alpine"]["parked"]:  # what failed while PostgreSQL was down, say
+        if projections["alpine"]["parked"]:  # for example by failures while PostgreSQL was down
             with suppress(json.JSONDecodeError, RuntimeError):
                 checks.eventlog(self.home, "parked", "retry", "--all", "--json")
             return False
         return all(projections[name]["lag_entries"] == 0 for name in ("sqlite", "alpine"))
 
     def _health(self) -> int:
-        url = self.keeper.err.read_text().partition("listening url=")[2].split()[0]
+        url = self.table_daemon.err.read_text().partition("listening url=")[2].split()[0]
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with opener.open(f"{url}/health", timeout=10) as answer:
@@ -173,7 +176,7 @@ class Soak:
             time.sleep(0.2)
 
     def check(self) -> checks.Found:
-        """What is in the log; problems are kept."""
+        """Reads the log and collects the problems."""
         receipts = {name: read_receipts(self._receipts(name)) for name in GENERATORS}
         self.receipts = sum(map(len, receipts.values()))
         found = checks.read_log(self.home, receipts)
@@ -190,7 +193,7 @@ class Soak:
             yield from checks.compare_memory(name, samples)
 
     def end(self) -> None:
-        """Everything that was started has ended afterwards."""
+        """Ends every process of the run."""
         for actor in reversed(self.actors):
             if actor is self.backend:
                 actor.stop()  # with its PostgreSQL
@@ -198,7 +201,7 @@ class Soak:
         self.backend.close()
 
     def summary(self, found: checks.Found, seconds: float, seed: int) -> str:
-        """One line."""
+        """The result of the run in one line."""
         kills = {actor.name: actor.kills for actor in self.actors}
         by = ", ".join(f"{name} {count}" for name, count in kills.items() if count)
         sizes = []
@@ -219,7 +222,7 @@ class Soak:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; 1 when something did not hold."""
+    """Runs the soak; returns 1 if it found a problem."""
     options = _options(arguments)
     signal.signal(signal.SIGTERM, _stop)
     try:
@@ -229,15 +232,17 @@ def main(arguments: list[str] | None = None) -> int:
     seed = options.seed if options.seed is not None else SystemRandom().randrange(2**32)
     print(f"seed {seed}", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
-    postgres = Path(tempfile.mkdtemp(prefix="soak-postgres-"))  # beside: others must get at it
+    postgres = Path(
+        tempfile.mkdtemp(prefix="soak-postgres-")
+    )  # its own directory: PostgreSQL runs as another account
     postgres.chmod(0o755)
     soak = Soak(folder, postgres / "alpine", Random(seed), options.rate)
-    begun_s = time.monotonic()
+    started_s = time.monotonic()
     try:
         soak.run(60 * options.minutes)
         soak.settle()
         found = soak.check()
-        line = soak.summary(found, time.monotonic() - begun_s, seed)
+        line = soak.summary(found, time.monotonic() - started_s, seed)
     finally:
         soak.end()
         shutil.rmtree(postgres, ignore_errors=True)
@@ -245,7 +250,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"problem: {problem}")
     print(line)
     if soak.problems:
-        print(f"kept for a look: {folder}")
+        print(f"the files are kept in {folder}")
         return 1
     shutil.rmtree(folder, ignore_errors=True)
     return 0
@@ -262,9 +267,13 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--minutes", type=float, default=5.0, help="how long things are killed")
-    add("--seed", type=int, help="decides who dies when; default: a random one, which is printed")
-    add("--rate", type=float, default=60.0, help="items a second of all generators together")
+    add("--minutes", type=float, default=5.0, help="how long processes are killed")
+    add(
+        "--seed",
+        type=int,
+        help="seed of the kills and clocks; default: a random one, which is printed",
+    )
+    add("--rate", type=float, default=60.0, help="items a second, all generators together")
     return parser.parse_args(arguments)
 
 

@@ -1,4 +1,4 @@
-"""Who takes part in the soak: processes that live for a while, are killed, and come again.
+"""The processes of the soak, which are killed and started again.
 
 Invariant: only processes that were started here are killed, each by its own pid or session.
 """
@@ -19,15 +19,15 @@ from random import Random
 from tools.soak.generator import COMMAND
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-STOP_S_MAX = 30.0  # a daemon ends within 10; more is a hang
+STOP_S_MAX = 30.0  # a daemon ends within 10 s; one that takes longer hangs
 
 
 class Actor:
-    """One process that is started again after each death.
+    """One program that is started again whenever its process ends.
 
-    `life_s` and `rest_s` are the least and the most of a life and of the pause behind it; without
-    `life_s` nobody kills it. Each life is a process in a session of its own; `on_exit` is told the pid
-    of one that has ended.
+    `life_s` and `rest_s` bound the time until the next kill and the pause after it; without
+    `life_s` it is not killed. Each process has a session of its own; `on_exit` receives the pid of
+    a process that has ended.
     """
 
     def __init__(
@@ -51,28 +51,28 @@ class Actor:
         self._words = words
         self._env = env
         self._rest_s = rest_s
-        self._bury = on_exit
+        self._on_exit = on_exit
         self.process: subprocess.Popen[bytes] | None = None
-        self._due_s = 0.0  # of its next death, or of its next birth
+        self._due_s = 0.0  # when it is killed or started next
 
     def turn(self, now_s: float) -> None:
-        """Whatever is due."""
+        """Starts, kills or reports the process if that is due."""
         if self.process is None:
             if now_s >= self._due_s:
                 self.start()
         elif self.process.poll() is not None:
-            self._gone(f"ended with {self.process.returncode}")
+            self._report_end(f"ended with {self.process.returncode}")
         elif self.life_s is not None and now_s >= self._due_s:
             self.kill()
 
     def start(self) -> None:
-        """A new life."""
+        """Starts the process."""
         with self.err.open("ab") as err:
             self.process = subprocess.Popen(
                 [str(word) for word in self._words()],
                 cwd=CHECKOUT,
                 env={**os.environ, **self._env()},
-                stdin=subprocess.PIPE,  # those who stop at its end stop with us
+                stdin=subprocess.PIPE,  # programs that stop at its end stop with us
                 stdout=subprocess.DEVNULL,
                 stderr=err,
                 start_new_session=True,
@@ -81,16 +81,16 @@ class Actor:
         self._due_s = time.monotonic() + life_s
 
     def kill(self) -> None:
-        """SIGKILL, for it alone or for all that it has started."""
+        """Kills the process with SIGKILL, or its whole session."""
         assert self.process is not None
         self.kills += 1
         if self._random.random() < 0.5:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()
-        self._rest()
+        self._wait()
 
     def stop(self) -> None:
-        """Asks it to end, and waits; what does not end well is a problem."""
+        """Ends the process with SIGTERM; an exit code other than 0 is a problem."""
         if self.process is None:
             return
         self.process.terminate()
@@ -101,38 +101,38 @@ class Actor:
             self.process.kill()
         else:
             if code != 0:
-                self._gone(f"was asked to end, and ended with {code}")
+                self._report_end(f"ended with {code} after SIGTERM")
                 return
-        self._rest()
+        self._wait()
 
     def end(self) -> None:
-        """It and its session are gone afterwards."""
+        """Kills the process and its session."""
         if self.process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            self._rest()
+            self._wait()
 
-    def _gone(self, how: str) -> None:
+    def _report_end(self, how: str) -> None:
         last = self.err.read_text(errors="replace").splitlines()[-3:]
         self.problems.append(f"{self.name} {how}: {' / '.join(last)}")
-        self._rest()
+        self._wait()
 
-    def _rest(self) -> None:
+    def _wait(self) -> None:
         assert self.process is not None
         self.process.wait()
         assert self.process.stdin is not None
         self.process.stdin.close()
-        if self._bury is not None:
-            self._bury(self.process.pid)
+        if self._on_exit is not None:
+            self._on_exit(self.process.pid)
         self.process = None
         self._due_s = time.monotonic() + self._random.uniform(*self._rest_s)
 
 
 class Backend(Actor):
-    """The reference Alpine with its PostgreSQL: either may be killed, or both."""
+    """The reference Alpine and its PostgreSQL, which are killed together or one by one."""
 
     def __init__(self, folder: Path, data: Path, random: Random, life_s: tuple[float, float]):
-        # A socket that is bound and does not listen keeps the port for us while the server is down.
+        # A socket that is bound and does not listen reserves the port while the server is down.
         self._holder = socket.socket()
         self._holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._holder.bind(("127.0.0.1", 0))
@@ -151,17 +151,17 @@ class Backend(Actor):
             rest_s=(0.5, 4.0),
         )
         self.postgres_kills = 0
-        self._outlives_s = 0.0  # the server, its database that was killed
+        self._outlives_s = 0.0  # how long the server runs after its PostgreSQL was killed
 
     def kill(self) -> None:
-        """The server; in half of the cases its PostgreSQL some seconds before."""
+        """Kills the server; in half of the cases its PostgreSQL some seconds earlier."""
         if not self._outlives_s and self._random.random() < 0.5 and self._kill_postgres():
             self.postgres_kills += 1
             self._outlives_s = self._random.uniform(0.5, 4.0)
             self._due_s = time.monotonic() + self._outlives_s
             return
         self._outlives_s = 0.0
-        # Not with its session: the keeper of PostgreSQL has one of its own, and ends by itself.
+        # The process that holds PostgreSQL has a session of its own, and ends by itself.
         super().kill()
 
     def _kill_postgres(self) -> bool:
@@ -173,7 +173,7 @@ class Backend(Actor):
         return True
 
     def _postmaster(self) -> int | None:
-        """The pid of our PostgreSQL; None while it is down, or just starting."""
+        """The pid of PostgreSQL; None while it is down or starting."""
         with suppress(FileNotFoundError, IndexError, ValueError, ProcessLookupError):
             pid = int((self.data / "data" / "postmaster.pid").read_text().split()[0])
             if Path(f"/proc/{pid}/comm").read_text().strip() == "postgres":
@@ -181,7 +181,7 @@ class Backend(Actor):
         return None
 
     def close(self) -> None:
-        """Gives the port back, and waits for a PostgreSQL whose server was killed."""
+        """Releases the port, and waits for a PostgreSQL whose server was killed."""
         self._holder.close()
         give_up_s = time.monotonic() + STOP_S_MAX
         while self._postmaster() is not None and time.monotonic() < give_up_s:
@@ -189,12 +189,12 @@ class Backend(Actor):
 
 
 def daemon_words(home: Path, *names: str, options: Sequence[object] = ()) -> list[object]:
-    """A command line of `eventlog project`."""
+    """The command line of `eventlog project`."""
     return [COMMAND, "-v", "--home", home, "project", *names, *options]
 
 
 def rss_bytes(pid: int) -> int | None:
-    """The resident memory of a process; None when it is gone."""
+    """The resident memory of a process; None if it has ended."""
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):

@@ -1,6 +1,6 @@
-"""What must hold at the end of a soak; each function gives the problems that it finds.
+"""The checks at the end of a soak; each function returns the problems that it finds.
 
-Invariant: nothing here is asked of a daemon: log, table and Alpine are read as others would.
+Invariant: no check asks a daemon: log, table and Alpine are read as any other program reads them.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from tools.soak.generator import COMMAND, EntryHead, item
 PAGE_SIGNALS = 200
 ALPINE_TIMEOUT_S = 30.0
 
-# A process that has warmed up holds what it will ever hold: SQLite's page cache (2 MB), a read
-# buffer, arenas of the allocator. What it touches for the first time in an outage (retries, probes)
-# still adds some MB to the one that delivers; in twelve minutes it ended where it was, at 46.6 MB.
-# A payload kept for each entry is found in five minutes, smaller leaks by longer runs.
+# A process that has warmed up has its full size: SQLite's page cache (2 MB), a read buffer, arenas
+# of the allocator. Code that runs first in an outage (retries, probes) still adds some MB to the
+# daemon that delivers; in a run of twelve minutes it ended where it was, at 46.6 MB. A leak of one
+# payload for each entry is found in five minutes, a smaller one needs a longer run.
 RSS_GROWTH_MAX = 1.20
 RSS_SAMPLES_MIN = 20
 
 
 @dataclass(slots=True)
 class Found:
-    """What is in the log."""
+    """The contents of the log, and its problems."""
 
     entries: int = 0
     sha256: frozenset[str] = frozenset()
@@ -38,7 +38,7 @@ class Found:
 
 
 def read_log(home: Path, receipts: Mapping[str, Mapping[int, EntryHead]]) -> Found:
-    """Order, time, uniqueness, and that each receipt is in the log, where it says."""
+    """Checks order, times and uniqueness, and that each receipt is in the log at its place."""
     problems: list[str] = []
     places: dict[tuple[object, str], EntryHead] = {}
     hashes: list[str] = []
@@ -56,35 +56,35 @@ def read_log(home: Path, receipts: Mapping[str, Mapping[int, EntryHead]]) -> Fou
                 hashes.append(str(entry.payload["sha256"]))
     for name, kept in receipts.items():
         for number, place in kept.items():
-            said = item(name, number)
-            key = (said["signal_id"], said.get("event", "signal"))
+            expected = item(name, number)
+            key = (expected["signal_id"], expected.get("event", "signal"))
             if places.get(key) != place:
                 problems.append(f"{key} was acknowledged as {place}, and is {places.get(key)}")
     return Found(seq, frozenset(hashes), tuple(problems))
 
 
 def verify(home: Path) -> Iterator[str]:
-    """What `eventlog verify` finds."""
+    """Runs `eventlog verify`."""
     report = eventlog(home, "verify", "--json")
     if not report["ok"] or report["findings"]:
         yield f"verify: {report['findings'][:3]}"
 
 
 def compare_table(home: Path) -> Iterator[str]:
-    """The table that grew live against the one that is built anew from the log."""
+    """Compares the table of the daemons with one that is rebuilt from the log."""
     live = subprocess.run(
         [COMMAND, "--home", home, "digest"], capture_output=True, text=True, check=True
     ).stdout.strip()
     rebuilt = eventlog(home, "rebuild-database", "--json")
     if rebuilt["digest"] != live:
-        yield f"the table's digest was {live}, and rebuilt it is {rebuilt['digest']}"
+        yield f"the digest of the table is {live}, and {rebuilt['digest']} after a rebuild"
     for change in ("added", "removed", "changed"):
         if rebuilt[change]:
             yield f"rebuilding the table {change} {rebuilt[change]} rows"
 
 
 def compare_alpine(url: str, key: str, hashes: frozenset[str]) -> Iterator[str]:
-    """Alpine's list against the hashes of the log."""
+    """Compares the list of Alpine with the hashes of the log."""
     theirs: list[str] = []
     after: int | None = 0
     while after is not None:
@@ -104,7 +104,7 @@ def compare_alpine(url: str, key: str, hashes: frozenset[str]) -> Iterator[str]:
 
 
 def memory(samples: Sequence[int]) -> tuple[float, float] | None:
-    """Medians of the second quarter, when it has warmed up, and of the last; None: too short."""
+    """Medians of the second quarter, after the warm-up, and of the last; None: too few samples."""
     if len(samples) < RSS_SAMPLES_MIN:
         return None
     quarter = len(samples) // 4
@@ -112,14 +112,14 @@ def memory(samples: Sequence[int]) -> tuple[float, float] | None:
 
 
 def compare_memory(name: str, samples: Sequence[int]) -> Iterator[str]:
-    """Whether a daemon that was never killed has grown."""
+    """Checks that a daemon that was not killed has not grown."""
     found = memory(samples)
     if found is not None and found[1] > RSS_GROWTH_MAX * found[0]:
         yield f"{name} has grown from {found[0] / 1e6:.1f} to {found[1] / 1e6:.1f} MB"
 
 
 def eventlog(home: Path, *words: str) -> Any:
-    """What a command prints as JSON, whatever its exit code."""
+    """The JSON output of a command, for any exit code."""
     done = subprocess.run(
         [COMMAND, "--home", home, *words], capture_output=True, text=True, check=False
     )

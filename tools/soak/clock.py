@@ -1,9 +1,9 @@
-"""Another clock for a process, by libfaketime; the machine's is never set.
+"""Gives a process another clock, by libfaketime; the clock of the machine is not changed.
 
-The library is preloaded here, not started through its command: that refuses to run beside what a
-killed process of the same pid has left in /dev/shm, the library does not.
+The library is preloaded. The command `faketime` is not used: it refuses to run if a killed process
+of the same pid has left files in /dev/shm.
 
-Invariant: what a process that was killed leaves in /dev/shm is removed.
+Invariant: the files that a killed process leaves in /dev/shm are removed.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from __future__ import annotations
 from pathlib import Path
 from random import Random
 
-# Ten years, a day, an hour back; right; somewhat ahead (a clock that is far ahead makes all that
-# follows carry its time, for recorded_at never decreases, and hides the others).
+# Ten years, a day, an hour back; right; up to five minutes ahead. A clock that is far ahead would
+# hide the others: recorded_at never decreases, so all later entries would carry its time.
 OFFSETS_S = (-315_360_000, -86_400, -3600, 0, 1, 20, 60, 300)
 LIBRARIES = ("lib/*/faketime/libfaketime.so.1", "lib*/faketime/libfaketime.so.1")
 LEFT_BEHIND = ("sem.faketime_sem_{pid}", "faketime_shm_{pid}")
 
 
 def shifted(offset: str) -> dict[str, str]:
-    """The environment of a process whose clock is off by `offset`, as `+2d` or `-10y` or `+20`.
+    """The environment of a process whose clock is off by `offset`: `+2d`, `-10y`, `+20`.
 
-    FileNotFoundError where libfaketime is not installed.
+    Raises FileNotFoundError if libfaketime is not installed.
     """
     for pattern in LIBRARIES:
         for library in Path("/usr").glob(pattern):
@@ -29,16 +29,16 @@ def shifted(offset: str) -> dict[str, str]:
     raise FileNotFoundError("libfaketime is not installed: sudo apt-get install faketime")
 
 
-def tidy(pid: int) -> None:
-    """Removes what libfaketime kept for a process that has ended without its leave."""
+def remove_shared_memory(pid: int) -> None:
+    """Removes the files that libfaketime kept for a process that was killed."""
     for name in LEFT_BEHIND:
         Path("/dev/shm", name.format(pid=pid)).unlink(missing_ok=True)
 
 
 class Clock:
-    """The clock of a generator: another one in each life.
+    """The clock of a generator, with another offset for each process.
 
-    Within a life it is steady: libfaketime would move the clock that never goes back with it.
+    The offset of one process is constant: libfaketime would change its monotonic clock too.
     """
 
     def __init__(self, random: Random) -> None:
@@ -46,6 +46,6 @@ class Clock:
         self.steps = 0
 
     def env(self) -> dict[str, str]:
-        """For the next life."""
+        """The environment of the next process."""
         self.steps += 1
         return shifted(f"{self._random.choice(OFFSETS_S):+d}")

@@ -1,10 +1,10 @@
 """One generator of the soak, a process: `python -m tools.soak.generator`.
 
-It appends items that depend on its name and their number alone, keeps each receipt in a file once
-it has it, and when it is started again goes on behind the last receipt there. So whatever was under
-way when it was killed is said again, word for word.
+It appends items that depend only on its name and their number, and writes each receipt to a file.
+When it is started again, it continues after the last receipt in the file. A batch that was under
+way when it was killed is therefore appended again with the same content.
 
-Invariant: an item's receipt is in the file before an item of a later batch is said.
+Invariant: the receipt of an item is in the file before an item of a later batch is appended.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from eventlog import EventLog, Receipt
 
 COMMAND = Path(sys.executable).with_name("eventlog")
 BATCH_ITEMS_MAX = 8
-FACT_EVERY = 3  # each third item is the end of the trade before it
+FACT_EVERY = 3  # each third item closes the signal before it
 
 Item = dict[str, Any]
 EntryHead = tuple[int, str]  # seq and chain of a receipt
@@ -35,7 +35,7 @@ AppendBatch = Callable[[list[Item]], list[EntryHead]]
 
 
 def item(name: str, number: int) -> Item:
-    """Always the same for the same number."""
+    """The item with that number; the same on each call."""
     if number % FACT_EVERY == 0:
         return {"event": "closed", "signal_id": f"{name}-{number - 1}", "exit_price": 99.0}
     return {
@@ -53,7 +53,7 @@ def item(name: str, number: int) -> Item:
 
 
 def read_receipts(path: Path) -> dict[int, EntryHead]:
-    """What it kept, by the number of the item; the file may not be there yet."""
+    """The receipts in the file, by the number of the item; none if there is no file yet."""
     lines = path.read_bytes().splitlines() if path.exists() else []
     return {number: (seq, chain) for number, seq, chain in map(json.loads, lines)}
 
@@ -77,7 +77,7 @@ def main() -> None:
 
 @contextmanager
 def _by_api(options: argparse.Namespace) -> Iterator[AppendBatch]:
-    """Through the Python API: one by one, all in one, or from tasks at once."""
+    """Appends through the Python API: one by one, in one call, or from concurrent tasks."""
     with EventLog(options.home, segment_bytes=options.segment_bytes) as log:
 
         async def from_tasks(batch: list[Item]) -> list[Receipt]:
@@ -98,7 +98,7 @@ def _by_api(options: argparse.Namespace) -> Iterator[AppendBatch]:
 
 @contextmanager
 def _by_pipe(options: argparse.Namespace) -> Iterator[AppendBatch]:
-    """Through one `eventlog append`, kept for as long as we live."""
+    """Appends through one `eventlog append` that runs as long as this process."""
     words = ["--quiet", "--home", options.home, "append"]
     words += ["--segment-bytes", str(options.segment_bytes)]
     with subprocess.Popen(

@@ -25,6 +25,7 @@ from tests.harness.log_checks import (
     segments_in,
     tree_contents,
 )
+from tests.harness.requirements import CHECKOUT
 from tests.harness.signals import a_signal, closed, signals
 
 OWN_COMMANDS = ("append", "cat", "repair", "tail", "verify")
@@ -100,7 +101,13 @@ def test_python_dash_m_runs_the_same_command(filled: Path) -> None:
 
 def test_version_is_that_of_the_installed_package() -> None:
     done = eventlog("--version")
-    assert (done.code, done.out.decode()) == (0, f"eventlog {version('eventlog')}\n")
+    assert (done.code, done.out.decode()) == (0, f"eventlog {version('signal-eventlog')}\n")
+
+
+def test_python_m_eventlog_runs_the_same_command() -> None:
+    words = (sys.executable, "-m", "eventlog", "--version")
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=CHECKOUT)
+    assert (done.returncode, done.stdout) == (0, f"eventlog {version('signal-eventlog')}\n")
 
 
 @pytest.mark.parametrize(

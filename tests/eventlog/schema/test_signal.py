@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from eventlog.errors import HashMismatch, InvalidSignal
 from eventlog.schema.signal import HASHED_FIELDS, Signal, canonical, content_sha256
-from tests.harness.requirements import needs_shared
+from tests.harness.requirements import TEST_DATA
 
 PLAIN: Mapping[str, object] = {
     "signal_id": "sig-0001",
@@ -40,7 +40,7 @@ def made(**changes: object) -> Signal:
 
 
 def test_every_vector_that_alpine_accepted_is_met_to_the_byte() -> None:
-    vectors = json.loads(needs_shared("data/hash_vectors.json").read_text())
+    vectors = json.loads((TEST_DATA / "hash_vectors.json").read_text())
     assert len(vectors) >= 12
     for vector in vectors:
         signal = Signal.from_mapping(vector.get("given", vector["signal"]))

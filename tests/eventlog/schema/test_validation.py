@@ -22,7 +22,7 @@ from eventlog.schema import validation as door
 from eventlog.schema.json_input import parse_json_line
 from eventlog.schema.signal import ALIASES, FIELD_RULES, Signal, content_sha256
 from eventlog.schema.validation import ValidatedItem, validate
-from tests.harness.requirements import needs_shared
+from tests.harness.requirements import TEST_DATA
 
 NOW = "2025-11-18T09:30:00.000001+00:00"
 NEW_ID = "0199f4a2-0000-7000-8000-000000000001"
@@ -120,7 +120,7 @@ def test_defaults_are_stored() -> None:
 
 
 def test_every_vector_that_alpine_accepted_passes_validation() -> None:
-    for vector in json.loads(needs_shared("data/hash_vectors.json").read_text()):
+    for vector in json.loads((TEST_DATA / "hash_vectors.json").read_text()):
         for fields in (vector["signal"], vector.get("given", vector["signal"])):
             for item in each_way(fields):
                 assert validated_item(item).sha256 == vector["sha256"], vector["name"]

@@ -18,7 +18,7 @@ from tests.harness.command import eventlog, jsonl
 from tests.harness.fault_disk import FaultDisk
 from tests.harness.log_checks import assert_valid_log, ids_in, segments_in, tree_contents
 from tests.harness.mounts import mounted
-from tests.harness.requirements import needs_shared
+from tests.harness.requirements import TEST_DATA
 from tests.harness.signals import a_signal, signals
 
 READ_COMMANDS = (("cat",), ("tail",), ("tail", "--json"), ("verify",), ("verify", "--json"))
@@ -217,7 +217,7 @@ def old_log(home: Path) -> None:
 
 def old_tracker(home: Path) -> None:
     """The real thing, in its old layout under a home."""
-    legacy = needs_shared("data/legacy")
+    legacy = TEST_DATA / "legacy"
     for name, folder in (("signals.log", "logs"), ("signals.db", "data")):
         (home / folder).mkdir(parents=True)
         (home / folder / name).write_bytes((legacy / name).read_bytes())

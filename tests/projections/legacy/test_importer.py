@@ -18,7 +18,7 @@ from tests.harness.command import COMMAND, Done, eventlog
 from tests.harness.deadline import DEADLINE_S, until
 from tests.harness.log_checks import assert_valid_log, entries_in, tree_contents
 from tests.harness.read_side import append, project
-from tests.harness.requirements import needs_shared
+from tests.harness.requirements import TEST_DATA
 from tests.harness.signals import a_signal
 from tests.harness.tables import assert_caught_up, read_tables
 
@@ -154,7 +154,7 @@ def rejected(old: LegacyHome) -> list[bytes]:
 
 
 def test_the_sample_legacy_home_is_imported(home: Path, tmp_path: Path) -> None:
-    legacy = needs_shared("data/legacy")
+    legacy = TEST_DATA / "legacy"
     before = tree_contents(legacy)
     rejects = tmp_path / "rejects"
     words = ["--log", legacy / "signals.log", "--db", legacy / "signals.db", "--rejects", rejects]

@@ -309,7 +309,7 @@ def test_without_the_extra_it_names_the_package_to_install(home: Path, tmp_path:
     env = first_on_path(tmp_path)
     done = eventlog("project", "sqlite", "--listen", "127.0.0.1:0", home=home, env=env)
     assert done.code == 3
-    assert "pip install '.[metrics]'" in done.err
+    assert "pip install 'signal-eventlog[metrics]'" in done.err
     assert "Traceback" not in done.err
     assert eventlog("project", "sqlite", "--once", home=home, env=env).code == 0
 

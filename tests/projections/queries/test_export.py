@@ -478,7 +478,7 @@ def test_without_pyarrow_the_extra_is_named_and_csv_works(home: Path, tmp_path: 
     out = tmp_path / "x.parquet"
     done = eventlog("export", "--format", "parquet", "--output", out, home=home, env=env)
     assert done.code == 3
-    assert "extra `parquet`" in done.err
+    assert "pip install 'signal-eventlog[parquet]'" in done.err
     assert "Traceback" not in done.err
     assert names_in(tmp_path) == ["home", "without"]
     assert eventlog("export", home=home, env=env).code == 0

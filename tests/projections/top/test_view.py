@@ -394,6 +394,6 @@ def test_without_rich_it_names_the_package_to_install_and_prints_lines(
     env = first_on_path(tmp_path / "no")
     with terminal(COMMAND, "--home", home, "top", env=env) as t:
         assert t.wait() == 3
-        t.until("pip install '.[top]'")
+        t.until("pip install 'signal-eventlog[top]'")
         assert "Traceback" not in t.text
     assert once(home, env).code == 0

@@ -32,7 +32,7 @@ from tests.harness.backend import (
     sha256_of,
     signal_body,
 )
-from tests.harness.requirements import needs_shared
+from tests.harness.requirements import TEST_DATA
 from tools.alpine.postgres import EmbeddedPostgres
 
 pytestmark = pytest.mark.slow  # a PostgreSQL of its own takes its time
@@ -146,7 +146,7 @@ def test_each_signal_gets_the_answer_defined_by_the_contract(backend: Backend, c
 
 def test_each_hash_vector_is_accepted(backend: Backend) -> None:
     """The vectors say of themselves that a running Alpine took them one by one."""
-    vectors = json.loads(needs_shared("data/hash_vectors.json").read_text())
+    vectors = json.loads((TEST_DATA / "hash_vectors.json").read_text())
     assert vectors
     for vector in vectors:
         assert sha256_of(vector["signal"]) == vector["sha256"], vector["name"]

@@ -1,4 +1,4 @@
-"""Power may fail at any step of compressing a segment; whoever skips a step is found out (W6)."""
+"""Power may fail at any step of compressing a segment; a step that is left out is detected (W6)."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""A slice of the fuzzing that `python -m tools.crash.fuzz` does for longer."""
+"""A short run of the fuzzer; `python -m tools.crash.fuzz` is a longer one."""
 
 import random
 from pathlib import Path
