@@ -64,6 +64,9 @@ class Disk(Protocol):
     def try_lock(self, fd: int) -> bool:
         """Takes the exclusive lock if it is free; does not wait."""
 
+    def lock(self, fd: int) -> None:
+        """Takes the exclusive lock, waiting for it without a limit."""
+
     def is_locked(self, fd: int) -> bool:
         """Whether another descriptor holds the exclusive lock."""
 
@@ -191,6 +194,9 @@ class RealDisk:
 
     def try_lock(self, fd: int) -> bool:
         return self._try_flock(fd, self._fcntl.LOCK_EX)
+
+    def lock(self, fd: int) -> None:
+        self._fcntl.flock(fd, self._fcntl.LOCK_EX)
 
     def is_locked(self, fd: int) -> bool:
         # A shared lock, so that two processes that look do not see each other.

@@ -75,15 +75,18 @@ class FileLock:
         self._covers_directory = covers_directory
         self._fd = self._directory_fd = -1
 
-    def try_take(self) -> bool:
+    def try_take(self, *, wait: bool = False) -> bool:
         """Takes the lock if it is free. Raises OSError, UnsafePath.
 
-        Afterwards the file is open, whether it was locked or not, until `drop`.
+        With `wait` the kernel queues this process for a file that is locked, without a limit of
+        time. Afterwards the file is open, whether it was locked or not, until `drop`.
         """
         for _ in range(ATTEMPTS_MAX):
             if self._fd < 0 and not self._open():
                 continue
-            if not self._disk.try_lock(self._fd):
+            if wait:
+                self._disk.lock(self._fd)
+            elif not self._disk.try_lock(self._fd):
                 return False
             if self._disk.size_at(self._fd, self._path) is not None:
                 return not self._covers_directory or self._try_take_directory()

@@ -49,6 +49,7 @@ class SegmentDisk:
         self.drop_cache = disk.drop_cache
         self.open_dir = disk.open_dir
         self.try_lock = disk.try_lock
+        self.lock = disk.lock
         self.is_locked = disk.is_locked
         self.unlock = disk.unlock
         self.link = disk.link

@@ -3,7 +3,6 @@
 Invariant: one process at a time writes; the lock is that of the file at the path.
 """
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,7 +52,9 @@ class WriteLock:
     def held(self) -> Iterator[None]:
         """The same for code that has no event loop."""
         try:
-            self._lock.wait_for(math.inf, WRITE_POLL)
+            # Not by polling, which a writer that takes the lock again and again would starve.
+            while not self._lock.try_take(wait=True):
+                pass  # the lock file was replaced each time
             yield
         finally:
             self._lock.drop()

@@ -201,6 +201,9 @@ class FaultDisk:
     def try_lock(self, fd: int) -> bool:
         return self._call("try_lock", self._paths[fd], lambda: self._disk.try_lock(fd))
 
+    def lock(self, fd: int) -> None:
+        self._call("lock", self._paths[fd], lambda: self._disk.lock(fd))
+
     def is_locked(self, fd: int) -> bool:
         return self._call("is_locked", self._paths[fd], lambda: self._disk.is_locked(fd))
 

@@ -251,6 +251,10 @@ class SimulatedDisk:
         self._enter("try_lock")
         return self.world.locks.setdefault(self.world.fds[fd].ino, fd) == fd
 
+    def lock(self, fd: int) -> None:
+        free = self.try_lock(fd)
+        assert free, "a simulated process cannot wait for another one"
+
     def is_locked(self, fd: int) -> bool:
         self._enter("is_locked")
         return self.world.locks.get(self.world.fds[fd].ino, fd) != fd
