@@ -23,7 +23,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable
-from enum import StrEnum
 from functools import partial
 from typing import NamedTuple
 
@@ -42,28 +41,13 @@ from projections.alpine.credentials import KeySource
 from projections.alpine.retry import DeliveryTiming, retry
 from projections.delivery.job import Delivered, Job, KeepParked, Outcome, Park, ResendReason
 from projections.delivery.poison import PoisonDetector
+from projections.delivery.state import DeliveryState, StateChange
 from projections.runtime.pause import wait_for_event
 
 logger = logging.getLogger(__name__)
 
 REJECTIONS_MAX = 20  # in a row: then the signals are not the cause
 RESENDS_IN_FLIGHT_MAX = 3  # of the ten places: resends must not delay new signals
-
-
-class DeliveryState(StrEnum):
-    """What delivery is doing; the values are those of `eventlog status`."""
-
-    DELIVERING = "delivering"
-    WAITING = "waiting"
-    REFUSED = "refused"
-    REJECTING = "rejecting"
-
-
-class StateChange(NamedTuple):
-    """The state of delivery, and the error that led to it."""
-
-    state: DeliveryState
-    last_error: str | None
 
 
 class _Attempted(NamedTuple):

@@ -15,10 +15,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from projections.delivery.dispatcher import DeliveryState
 from projections.delivery.lease import DeliveryLease
 from projections.delivery.outbox import DISCARD, DISCARDED, DUPLICATE, GONE, PARKED, STORED, Outbox
 from projections.delivery.projection import AlpineConfig, AlpineProjection, open_outbox
+from projections.delivery.state import DeliveryState
 from projections.errors import ProjectionError, ProjectionStalled
 
 POLL_S = 0.05

@@ -21,7 +21,7 @@ from projections.alpine.credentials import KeySource
 from projections.alpine.retry import DeliveryTiming
 from projections.delivery import outbox as file
 from projections.delivery.ack_tracker import AckTracker
-from projections.delivery.dispatcher import DeliveryState, Dispatcher, StateChange
+from projections.delivery.dispatcher import Dispatcher
 from projections.delivery.job import (
     Delivered,
     Job,
@@ -33,6 +33,7 @@ from projections.delivery.job import (
 )
 from projections.delivery.outbox import Outbox, UnsavedChanges
 from projections.delivery.resends import ResendQueue, read_signals
+from projections.delivery.state import DeliveryState, StateChange
 from projections.sqlite.file import is_damage, set_aside
 
 logger = logging.getLogger(__name__)

@@ -117,8 +117,8 @@ def _projection_metrics(snapshot: tuple[ProjectionSnapshot, ...]) -> Iterator[Me
 def _delivery_metrics(delivery: DeliverySnapshot) -> Iterator[Metric]:
     # Imported here, because a process without delivery does not load these modules.
     from projections.alpine.metered_client import OUTCOMES
-    from projections.delivery.dispatcher import DeliveryState
     from projections.delivery.outbox import DISABLED, STOPPED
+    from projections.delivery.state import DeliveryState
 
     yield CounterMetricFamily(
         "eventlog_delivery_delivered",

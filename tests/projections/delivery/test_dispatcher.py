@@ -25,14 +25,9 @@ from projections.alpine.contract import (
     Unavailable,
 )
 from projections.alpine.retry import DeliveryTiming, RetryPolicy
-from projections.delivery.dispatcher import (
-    REJECTIONS_MAX,
-    RESENDS_IN_FLIGHT_MAX,
-    DeliveryState,
-    Dispatcher,
-    StateChange,
-)
+from projections.delivery.dispatcher import REJECTIONS_MAX, RESENDS_IN_FLIGHT_MAX, Dispatcher
 from projections.delivery.job import Delivered, Job, KeepParked, Outcome, Park, ResendReason
+from projections.delivery.state import DeliveryState, StateChange
 from tests.harness.deadline import DEADLINE_S, until_async
 from tests.harness.scripted_alpine import (
     BAD_REQUEST,

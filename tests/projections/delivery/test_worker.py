@@ -25,7 +25,6 @@ from projections.alpine.contract import Duplicate, SendResult, Stored
 from projections.alpine.credentials import FixedKey
 from projections.alpine.retry import DeliveryTiming
 from projections.delivery.ack_tracker import AckTracker
-from projections.delivery.dispatcher import DeliveryState
 from projections.delivery.job import Job, KeepParked, Park, parked_row
 from projections.delivery.lease import DeliveryLease, lock_path
 from projections.delivery.outbox import (
@@ -46,6 +45,7 @@ from projections.delivery.outbox import (
 )
 from projections.delivery.projection import AlpineConfig, AlpineProjection
 from projections.delivery.requests import RequestCounts, execute_request
+from projections.delivery.state import DeliveryState
 from projections.errors import ProjectionError, ProjectionStalled, SchemaTooNew
 from projections.monitoring.status import alpine_status
 from projections.queries.wait import DELIVERED, WaitTimeout, wait_async

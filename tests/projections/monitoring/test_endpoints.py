@@ -16,8 +16,8 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from projections.alpine.metered_client import OUTCOMES
-from projections.delivery.dispatcher import DeliveryState
 from projections.delivery.outbox import DISABLED, STOPPED
+from projections.delivery.state import DeliveryState
 from tests.harness.alpine_server import AlpineServer
 from tests.harness.command import eventlog, strace
 from tests.harness.daemon import daemon, listening, lock_held
