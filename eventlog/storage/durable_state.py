@@ -74,7 +74,7 @@ def current_lock_record(disk: Disk, data: bytes) -> LockRecord | None:
 
 
 def read_durable_end(disk: Disk, home: Home) -> LogEnd | None:
-    """The durable end by the lock record; None where only a sync can tell what is durable."""
+    """The durable end by the lock record; None where only a sync shows what is durable."""
     lock_record = read_lock_record(disk, home)
     return lock_record.end if lock_record is not None else None
 

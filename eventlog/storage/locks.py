@@ -172,7 +172,7 @@ class WriterLock(FileLock):
         self._home = home
         self._pid = pid
         self._timeout_s = timeout_s
-        # As this writer last wrote or accepted it; anything else in the file is news.
+        # As this writer last wrote or accepted it; another record is from another writer.
         self.known_record = b""
 
     def take(self) -> None:

@@ -33,7 +33,7 @@ from projections.sqlite.file import (
 
 T = TypeVar("T")
 
-DISABLED, STOPPED = "disabled", "stopped"  # states beside those of dispatcher.DeliveryState
+DISABLED, STOPPED = "disabled", "stopped"  # states beside those of state.DeliveryState
 REFUSED, FAILING = "refused", "failing"  # why a signal is parked
 DISCARDED = "discarded"  # it was parked, and an operator gave it up
 RETRY, REPLAY, DISCARD = "retry", "replay", "discard"  # the operator requests
