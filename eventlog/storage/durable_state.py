@@ -33,7 +33,7 @@ _WATERMARK_BYTES = SLOT_STRIDE_BYTES + SLOT_BYTES
 
 
 class DurableState(NamedTuple):
-    """What the log says of its own durability, read at one moment."""
+    """The durable watermark and the lock record of a log, read at one moment."""
 
     watermark: Watermark | None
     lock_record: LockRecord | None  # of this boot

@@ -51,7 +51,7 @@ RESENDS_IN_FLIGHT_MAX = 3  # of the ten places: resends must not delay new signa
 
 
 class _Attempted(NamedTuple):
-    """What a sender or a probe found out about one job."""
+    """The result of one job, by a sender or a probe."""
 
     job: Job
     answer: SendResult | None  # None: the circuit opened before it was sent

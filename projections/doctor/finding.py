@@ -1,4 +1,4 @@
-"""The findings of `doctor`: what was checked, its level, and what to do. Pure.
+"""The findings of `doctor`: the check, its level, and the remedy. Pure.
 
 Invariant: a finding says what to do if, and only if, its level is not `ok`.
 """

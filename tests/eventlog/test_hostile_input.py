@@ -1,6 +1,6 @@
 """Hostile input: refused before a byte is written, or kept and shown harmlessly (W15, S1, S3).
 
-What a person sees, whether of an entry, a refusal or a file name, carries no control characters.
+Output for a person, of an entry, a refusal or a file name, has no control characters.
 """
 
 import hashlib

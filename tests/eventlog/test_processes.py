@@ -1,4 +1,4 @@
-"""Workers: each task is done once, a worker's death is no hang, and nothing outlives the call.
+"""Forked workers: each task is done once, a killed worker is no hang, and none is left.
 
 They fork only in a process of one thread, so each test that wants them starts such a process.
 """

@@ -1,4 +1,4 @@
-"""tools/generator.py: what it decides, what it never sees, and what of it ends up in a log.
+"""tools/generator.py: its decisions, the prices that it never sees, and the entries in the log.
 
 Invariant: prices are real ones, simulated ones, or spelled out; no test depends on when it runs.
 """
@@ -81,7 +81,7 @@ def digest(items: Iterable[Item]) -> str:
 
 
 def content(log: EventLog) -> list[Item]:
-    """What the log holds, as it was given to it."""
+    """The items of the log, as they were appended."""
     return [
         {k: v for k, v in {"event": e.event, **e.payload}.items() if k != "sha256"}
         for e in log.read()

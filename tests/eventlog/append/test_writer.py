@@ -1,4 +1,4 @@
-"""What the disk does to an append, through the seam and for real: W1 to W5 and W14.
+"""Appends on a disk that fails, through the `Disk` protocol and for real: W1 to W5 and W14.
 
 Whatever fails, the promises hold: what was acknowledged is there, nothing is there twice, no half
 line is followed by another, and once the failure is over appends work again.
@@ -440,7 +440,7 @@ TRACED = "openat,mkdir,pwrite64,write,ftruncate,fdatasync,fsync"
 
 
 class Seen:
-    """What is durable after the calls so far."""
+    """The durable files and names after the calls so far."""
 
     def __init__(self) -> None:
         self.unsynced: set[str] = set()  # files with bytes that are not durable

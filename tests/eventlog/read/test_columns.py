@@ -1,4 +1,4 @@
-"""Lines taken apart by the hundred: what comes out was chained and hashed, or nothing comes out."""
+"""The columnar parser: it returns lines whose chain and hashes were checked, or nothing."""
 
 import functools
 import hashlib

@@ -1,4 +1,4 @@
-"""What a person may do about damage, on real files: list it, put bytes back, or accept the loss."""
+"""Repair on real files: damage is listed, bytes are put back, or the loss is accepted."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The fast way of verifying passes what is usual, and nothing that the full rules refuse."""
+"""The fast path of verify accepts ordinary lines, and none that the full rules refuse."""
 
 import hashlib
 import json
@@ -49,7 +49,7 @@ def a_line(
 
 
 def full_verdict(lines: list[bytes], tip: Tip = TIP_START) -> Tip | None:
-    """What the full rules say."""
+    """The result by the full rules."""
     verifier = LineVerifier(tip)
     return None if any(verifier.check(line) is not None for line in lines) else verifier.tip
 

@@ -1,4 +1,4 @@
-"""What an Alpine answers, as a table that runs against any of them.
+"""The answers of Alpine, as a table that runs against any of them.
 
 Against another one: set ALPINE_CONTRACT_URL, and ALPINE_CONTRACT_KEY_FILE to a file with its key.
 It then stores a few dozen signals there, each with an id that begins with `contract-`.

@@ -1,4 +1,4 @@
-"""What only the reference backend promises: its limits, its list, its misbehaviour, its command.
+"""Promises of the reference backend alone: its limits, list, misbehaviour and command.
 
 Invariant: no server and no PostgreSQL outlives the test that started it.
 """
