@@ -1,4 +1,4 @@
-"""Tells whether a host is this machine.
+"""Whether a host is this machine.
 
 Invariant: a host counts as this machine only if its name or address proves it.
 """

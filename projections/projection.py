@@ -26,7 +26,7 @@ CHAIN_START = "0" * 64  # the chain before the first entry
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """How far a projection has applied the log.
+    """The position up to which a projection has applied the log.
 
     (seq, chain) identifies a whole prefix of one log, so a checkpoint proves which log it is from.
     """

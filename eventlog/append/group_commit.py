@@ -25,7 +25,7 @@ WATERMARK_AFTER_S = 0.8  # the watermark is durable within a second of the last 
 WATERMARK_RETRY_S = 0.01  # while another thread commits, which takes a few ms
 
 _LEAD = "lead"
-_WATERMARK = "mark"
+_WATERMARK = "watermark"
 _STOP = "stop"
 
 

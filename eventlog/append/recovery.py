@@ -32,7 +32,7 @@ TORN_NAMES_MAX = 1000  # torn tails at the same byte of one segment
 
 
 class Recovered(NamedTuple):
-    """Where the log ends on the device: after the entry `tip`, at `position`."""
+    """The end of the log on the device: after the entry `tip`, at `position`."""
 
     tip: Tip
     position: Position  # segment 0 when there is none

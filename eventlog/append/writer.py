@@ -183,9 +183,8 @@ class Writer:
 
     def _start_from_device(self, lock_record: LockRecord | None) -> None:
         if lock_record is not None:
-            self._lock.write_state(
-                WRITING, lock_record.end
-            )  # under our pid: who waits for us is told it
+            # Under our pid: the error of a process that waits for us names it.
+            self._lock.write_state(WRITING, lock_record.end)
         sync_to_device(self._disk, self._home)
         found = find_end(self._disk, self._home, self._state.start)
         end = LogEnd(*found.position, found.tip.seq, found.tip.chain)

@@ -37,7 +37,7 @@ class WriterState:
 
     @property
     def start(self) -> tuple[Tip, Position] | None:
-        """Where to continue reading; None until the log was read once."""
+        """The place to continue reading; None until the log was read once."""
         return (self.tip, self.position) if self.is_loaded else None
 
     def catch_up(self, end: LogEnd) -> None:

@@ -1,4 +1,4 @@
-"""What the commands of both packages share: the global options, the exit codes, `--json`.
+"""Shared by the commands of both packages: the global options, the exit codes, `--json`.
 
 Invariant: each exit code is defined here and nowhere else.
 """

@@ -40,7 +40,7 @@ class AcceptedGap:
 
     @property
     def tip(self) -> Tip:
-        """What the next line must follow."""
+        """The tip that the next line must follow."""
         return Tip(self.seq_to, self.batch, self.recorded_at, self.chain)
 
     def starts_at(self, segment: int, byte_offset: int, seq: int) -> bool:

@@ -35,7 +35,7 @@ _EVIDENCE_PATTERN = re.compile(rb'\{"v":1,"seq":([1-9][0-9]{0,19}),"batch":([1-9
 
 
 class Tip(NamedTuple):
-    """The last good entry: what the next line must follow."""
+    """The last good entry, which the next line must follow."""
 
     seq: int
     batch: int

@@ -17,7 +17,7 @@ _SEGMENT_NAME_PATTERN = re.compile(r"([0-9]{20})\.jsonl")
 
 
 class Position(NamedTuple):
-    """Where a line starts: a hint for seeking, always checked when it is used."""
+    """The start of a line: a hint for seeking, always checked when it is used."""
 
     segment: int  # first seq of the segment
     byte_offset: int  # bytes from its start

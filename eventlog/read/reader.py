@@ -29,7 +29,7 @@ CHUNK_BYTES = 1 << 20  # read at once: large enough to be fast, small enough for
 
 
 class _ReadLimit(NamedTuple):
-    """How far the current segment may be read."""
+    """The end up to which the current segment may be read."""
 
     byte_offset: int
     is_durable: bool  # by the lock record: any bad line before it is damage
@@ -87,15 +87,14 @@ class LogReader:
         self._segment = 0  # first seq of the open segment; 0 when none is
         self._byte_offset = 0
         self.tip = TIP_START
-        self.unread_bytes = (
-            0  # beyond the position, where no lock record says whether they are durable
-        )
+        # Beyond the position, where no lock record shows whether they are durable.
+        self.unread_bytes = 0
         if after > 0:
             self._start_after(after, hint)
 
     @property
     def position(self) -> Position:
-        """Where the next line starts."""
+        """The start of the next line."""
         return Position(self._segment, self._byte_offset)
 
     def close(self) -> None:

@@ -50,7 +50,7 @@ _KNOWN_KEYS = RESERVED_KEYS.union(
 
 
 def problem_in_line(line: bytes) -> str | None:
-    """What is wrong within a line, in words that continue "entry 42 ..."; None if nothing is.
+    """The problem within a line, in words that continue "entry 42 ..."; None if there is none.
 
     `line` starts with the header of an entry and ends in a chain. Its position is not checked.
     """

@@ -33,7 +33,7 @@ _WATERMARK_BYTES = SLOT_STRIDE_BYTES + SLOT_BYTES
 
 
 class DurableState(NamedTuple):
-    """What the log says of its own durability, read at one moment."""
+    """The durable watermark and the lock record of a log, read at one moment."""
 
     watermark: Watermark | None
     lock_record: LockRecord | None  # of this boot
@@ -74,7 +74,7 @@ def current_lock_record(disk: Disk, data: bytes) -> LockRecord | None:
 
 
 def read_durable_end(disk: Disk, home: Home) -> LogEnd | None:
-    """The durable end by the lock record; None where only a sync can tell what is durable."""
+    """The durable end by the lock record; None where only a sync shows what is durable."""
     lock_record = read_lock_record(disk, home)
     return lock_record.end if lock_record is not None else None
 

@@ -34,7 +34,7 @@ _LOG_FILE_NAMES = frozenset({".lock", CLOSED_LOCK_NAME})  # they exist in a log 
 
 
 class PollInterval(NamedTuple):
-    """How often a waiting process tries again: after an eighth of the time waited so far.
+    """The interval of a waiting process: an eighth of the time waited so far.
 
     flock takes no time limit and wakes waiters in no order, so a waiter polls. A lock that is held
     for one sync is noticed at once when it is free, and a long wait costs little.
@@ -44,7 +44,7 @@ class PollInterval(NamedTuple):
     max_s: float
 
     def delay_s(self, waited_s: float) -> float:
-        """How long to sleep before the next attempt."""
+        """The time to sleep before the next attempt."""
         return min(max(self.min_s, waited_s / POLL_WAITED_FRACTION), self.max_s)
 
 
@@ -172,7 +172,7 @@ class WriterLock(FileLock):
         self._home = home
         self._pid = pid
         self._timeout_s = timeout_s
-        # As this writer last wrote or accepted it; anything else in the file is news.
+        # As this writer last wrote or accepted it; another record is from another writer.
         self.known_record = b""
 
     def take(self) -> None:

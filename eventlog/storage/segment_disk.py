@@ -145,7 +145,7 @@ def segment_sizes(disk: Disk, paths: Iterable[str]) -> tuple[int, int]:
 
 
 def compression_problem(disk: Disk, path: str) -> str | None:
-    """What is damaged in a compressed segment all of whose raw bytes can still be read."""
+    """The damage in a compressed segment all of whose raw bytes can still be read."""
     with suppress(FileNotFoundError), _opened_first(disk, path) as stored:
         return stored.problem
     return None  # it has just been removed

@@ -2,5 +2,5 @@
 
 Invariant: the API key leaves this package only in the header of a request to the configured host.
 
-May import: projections.errors, hosts, projection; eventlog.
+May import: projections.errors, hosts, projection, signals, runtime; eventlog.
 """

@@ -16,7 +16,7 @@ from projections.runtime.pause import wait_for_event
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How often one signal is retried in a row, and after which pauses."""
+    """The number of retries of one signal in a row, and the pauses before them."""
 
     retries_max: int = 3
     first_s: float = 0.2  # upper limit of the first pause; it doubles

@@ -1,4 +1,4 @@
-"""What the commands of the read side share: option types, output, and the end by SIGTERM.
+"""Shared by the commands of the read side: option types, output, and the end by SIGTERM.
 
 Modules that a command needs are imported when it runs, so that `eventlog --help` stays fast.
 

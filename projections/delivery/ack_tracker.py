@@ -22,7 +22,7 @@ class AckTracker:
 
     @property
     def entries_tracked(self) -> int:
-        """How many entries above the checkpoint were taken."""
+        """The number of entries above the checkpoint that were taken."""
         return len(self._tracked)
 
     def is_done(self, seq: int) -> bool:

@@ -1,7 +1,7 @@
 """Dispatches queued signals to Alpine through a bounded in-flight window and a circuit breaker.
 
-`add` queues jobs; the window hands them to ten senders; `run` judges the answers one at a time and
-yields each finished job with its outcome. States of the circuit breaker:
+`add` queues jobs; the window hands them to ten senders; `run` evaluates the answers one at a
+time and yields each finished job with its outcome. States of the circuit breaker:
 
     delivering  up to ten signals in flight, each with a few retries
       -> waiting    a signal has used up its retries, and nothing shows that other signals pass
@@ -51,7 +51,7 @@ RESENDS_IN_FLIGHT_MAX = 3  # of the ten places: resends must not delay new signa
 
 
 class _Attempted(NamedTuple):
-    """What a sender or a probe found out about one job."""
+    """The result of one job, by a sender or a probe."""
 
     job: Job
     answer: SendResult | None  # None: the circuit opened before it was sent
@@ -149,7 +149,7 @@ class Dispatcher:
             attempted = await self._attempted.get()
             outcome = None
             if attempted is not None:
-                outcome = self._judge(attempted)
+                outcome = self._evaluate(attempted)
                 self._leave_window(attempted.job)
             self._fill_window()
             if attempted is not None and outcome is not None:
@@ -240,7 +240,7 @@ class Dispatcher:
 
     # -- what an answer leads to
 
-    def _judge(self, attempted: _Attempted) -> Outcome | None:
+    def _evaluate(self, attempted: _Attempted) -> Outcome | None:
         """The outcome of a job; None when it is queued again, or delivery is stopped."""
         job, answer = attempted.job, attempted.answer
         match answer:
@@ -254,18 +254,18 @@ class Dispatcher:
                 self._requeue(job)
                 return None
             case _ if job.is_parked:
-                return self._judge_parked(answer)
+                return self._evaluate_parked(answer)
             case Rejected():
-                return self._judge_rejected(job, answer)
+                return self._evaluate_rejected(job, answer)
             case Unavailable() if _is_refused(answer):
                 self._requeue(job)
                 self._window_size = 1
                 self._set_state(DeliveryState.REFUSED, answer.detail)
                 return None
             case Unavailable():
-                return self._judge_unavailable(attempted, answer)
+                return self._evaluate_unavailable(attempted, answer)
 
-    def _judge_rejected(self, job: Job, answer: Rejected) -> Outcome | None:
+    def _evaluate_rejected(self, job: Job, answer: Rejected) -> Outcome | None:
         detail = f"{REJECTIONS_MAX} rejections in a row: {answer.status} {answer.body}"
         if self.rejections >= REJECTIONS_MAX:
             self._requeue(job, behind=True)
@@ -278,7 +278,7 @@ class Dispatcher:
             self._set_state(DeliveryState.DELIVERING, None)  # the server is there, and answers
         return Park(kind=REFUSED, status=answer.status, body=answer.body)
 
-    def _judge_parked(self, answer: Rejected | Unavailable) -> Outcome:
+    def _evaluate_parked(self, answer: Rejected | Unavailable) -> Outcome:
         """A parked signal changes the state only if its answer concerns all signals."""
         match answer:
             case Rejected(status=status, body=body):
@@ -293,7 +293,7 @@ class Dispatcher:
                     self._set_state(DeliveryState.REFUSED, detail)
                 return KeepParked(kind=FAILING, status=status, body=detail)
 
-    def _judge_unavailable(self, attempted: _Attempted, answer: Unavailable) -> Outcome | None:
+    def _evaluate_unavailable(self, attempted: _Attempted, answer: Unavailable) -> Outcome | None:
         job = attempted.job
         if attempted.is_poison and self.may_park:
             if attempted.is_probe:

@@ -40,5 +40,5 @@ class DeliveryLease:
 
 
 def is_held(home: Path) -> bool:
-    """Whether a sender runs; True also where this account cannot tell."""
+    """Whether a sender runs; True also where this account may not look."""
     return file_lock(lock_path(home), covers_directory=True).is_held()

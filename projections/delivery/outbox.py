@@ -33,7 +33,7 @@ from projections.sqlite.file import (
 
 T = TypeVar("T")
 
-DISABLED, STOPPED = "disabled", "stopped"  # states beside those of dispatcher.DeliveryState
+DISABLED, STOPPED = "disabled", "stopped"  # states beside those of state.DeliveryState
 REFUSED, FAILING = "refused", "failing"  # why a signal is parked
 DISCARDED = "discarded"  # it was parked, and an operator gave it up
 RETRY, REPLAY, DISCARD = "retry", "replay", "discard"  # the operator requests
@@ -67,7 +67,7 @@ class OperatorRequest(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class UnsavedChanges:
-    """What has changed since the last save, besides the checkpoint and the done entries."""
+    """Changes since the last save, besides the checkpoint and the done entries."""
 
     park: dict[int, ParkedSignal] = field(default_factory=dict)
     unpark: set[int] = field(default_factory=set)
@@ -125,7 +125,7 @@ class Outbox:
         self._db.close()
 
     def set_busy_timeout(self, seconds: float) -> None:
-        """How long to wait for another process's transaction; that blocks the event loop."""
+        """Limits the wait for another process's transaction; it blocks the event loop."""
         self._db.execute(f"PRAGMA busy_timeout = {int(1_000 * seconds)}")
 
     def is_in_place(self) -> bool:
@@ -185,7 +185,7 @@ class Outbox:
         return _parked(self._db, seq)
 
     def failing_count(self) -> int:
-        """How many signals are parked as failing."""
+        """The number of signals that are parked as failing."""
         statement = "SELECT count(*) FROM parked WHERE kind = ?"
         (count,) = self._db.execute(statement, (FAILING,)).fetchone()
         return int(count)

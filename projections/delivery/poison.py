@@ -1,4 +1,4 @@
-"""Tells a poison message from an outage of the server.
+"""Distinguishes a poison message from an outage of the server.
 
 A signal that is answered with 500 through all its retries is a poison message when others pass:
 

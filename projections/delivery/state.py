@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class DeliveryState(StrEnum):
-    """What delivery is doing; the values are those of `eventlog status`."""
+    """The state of delivery; the values are those of `eventlog status`."""
 
     DELIVERING = "delivering"
     WAITING = "waiting"

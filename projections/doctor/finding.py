@@ -1,4 +1,4 @@
-"""The findings of `doctor`: what was checked, its level, and what to do. Pure.
+"""The findings of `doctor`: the check, its level, and the remedy. Pure.
 
 Invariant: a finding says what to do if, and only if, its level is not `ok`.
 """
@@ -60,7 +60,7 @@ SLOW_P99_US = 500_000  # a pause that a person notices
 
 
 def sync_finding(check: str, latency: Latency) -> DoctorFinding:
-    """Judges a device by the duration of write + fdatasync."""
+    """Rates a device by the duration of write + fdatasync."""
     found = f"write + fdatasync takes {latency.p50:,} us (p50), {latency.p99:,} us (p99)"
     if latency.p50 < TOO_FAST_US_MAX:
         return DoctorFinding(

@@ -51,7 +51,7 @@ class RejectedRecord:
 
 @dataclass(slots=True, kw_only=True)
 class ImportReport:
-    """How many signals and facts were imported, already known, or refused, and why."""
+    """The numbers of signals and facts imported, already known, and refused, with reasons."""
 
     signals_imported: int = 0
     signals_known: int = 0

@@ -49,7 +49,7 @@ class _Condition(NamedTuple):
     detail: str = ""  # may differ from one snapshot to the next
 
 
-class _LogEnd(NamedTuple):
+class _SeenEnd(NamedTuple):
     seen_s: float
     last_seq: int
 
@@ -64,7 +64,7 @@ class Health:
         self._after_s = unhealthy_after_s
         self._since: dict[str, float] = {}
         # By projection: the ends of the log that its checkpoint has not reached yet.
-        self._log_ends: dict[str, deque[_LogEnd]] = {}
+        self._log_ends: dict[str, deque[_SeenEnd]] = {}
 
     def evaluate(self, snapshot: Snapshot, *, now_s: float) -> HealthResult:
         """The health at `now_s`, which is a time of a monotonic clock."""
@@ -106,7 +106,7 @@ class Health:
         while log_ends and log_ends[0].last_seq <= checkpoint:
             log_ends.popleft()
         if checkpoint < last_seq and (not log_ends or log_ends[-1].last_seq < last_seq):
-            log_ends.append(_LogEnd(now_s, last_seq))
+            log_ends.append(_SeenEnd(now_s, last_seq))
         if len(log_ends) > LOG_ENDS_MAX:
             self._log_ends[projection.name] = deque(list(log_ends)[::2])
         if log_ends:

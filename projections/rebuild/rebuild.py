@@ -52,7 +52,7 @@ _PAGE_BYTES_DEFAULT = 4096  # SQLite's own
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RebuildResult:
-    """What a rebuild did. `rows` counts the rows of `signals`."""
+    """The result of a rebuild. `rows` counts the rows of `signals`."""
 
     entries: int  # read from the log
     rows: int
@@ -69,7 +69,7 @@ class RebuildResult:
         return self.entries / self.seconds if self.seconds else 0.0
 
     def to_json(self) -> dict[str, object]:
-        """What `eventlog rebuild-database --json` prints."""
+        """The object that `eventlog rebuild-database --json` prints."""
         found = self.difference
         return {
             "entries": self.entries,

@@ -56,7 +56,7 @@ _dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", 
 
 
 class FieldRule(NamedTuple):
-    """How to read the value of a key (None where it does not fit), and the reason then."""
+    """The reader of a key's value (None where it does not fit), and the reason then."""
 
     read: Callable[[object], str | float | None]
     reason: str

@@ -97,5 +97,5 @@ class StopRequest:
 
 
 def pause_s(took_s: float, interval_s: float) -> float:
-    """How long to pause after a sample that took `took_s`."""
+    """The pause after a sample that took `took_s`."""
     return max(interval_s, took_s / WORK_SHARE_MAX)

@@ -1,6 +1,6 @@
 """Hostile input: refused before a byte is written, or kept and shown harmlessly (W15, S1, S3).
 
-What a person sees, whether of an entry, a refusal or a file name, carries no control characters.
+Output for a person, of an entry, a refusal or a file name, has no control characters.
 """
 
 import hashlib
@@ -278,7 +278,7 @@ def test_a_forged_line_in_the_log_is_shown_escaped(home: Path) -> None:
             assert_harmless(done.out.decode())
 
 
-# -- edited by somebody who knows the format (R9)
+# -- edited by a person who knows the format (R9)
 
 
 def rechained(line: bytes, chain: bytes) -> bytes:
@@ -342,7 +342,7 @@ def test_the_write_side_never_shows_a_key(home: Path) -> None:
 
 
 def test_messages_never_hold_a_payload(home: Path) -> None:
-    secret = "a reason that is nobody's business"
+    secret = "a reason that is private"
     eventlog("append", home=home, stdin=jsonl([a_signal(1, reasoning=secret)]))
     with (home / "logs/00000000000000000001.jsonl").open("ab") as segment:
         segment.write(secret.encode())

@@ -403,7 +403,7 @@ def test_a_lock_holder_is_named_only_if_it_has_written_its_pid(home: Path) -> No
         with (home / "logs" / ".lock").open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             with pytest.raises(LogLocked, match=r"^another process has held"):
-                log.append(a_signal(2))  # the word is of who held it before
+                log.append(a_signal(2))  # the record is of the previous holder
 
 
 # -- asyncio (W10)
@@ -668,8 +668,8 @@ def test_the_watermark_is_updated_on_an_idle_log_that_stays_open(home: Path) -> 
     """R4: a loss of power finds the last batch covered."""
 
     def covers(seq: int) -> bool:
-        mark = read_watermark(RealDisk(), home_at(home))
-        return mark is not None and mark.end.seq == seq
+        watermark = read_watermark(RealDisk(), home_at(home))
+        return watermark is not None and watermark.end.seq == seq
 
     log = EventLog(home)
     for number in (1, 2):
@@ -739,8 +739,8 @@ def test_a_lock_file_that_is_replaced_lets_no_two_writers_in(home: Path) -> None
             (home / "logs/.lock").unlink(missing_ok=True)
             writer = one if number % 2 else two
             assert writer.append(a_signal(number)).seq == number
-            word = (home / "logs/.lock").read_text().split()
-            assert word[6] == str(number), "it locked the file that has the name now"
+            lock_record = (home / "logs/.lock").read_text().split()
+            assert lock_record[6] == str(number), "it locked the file that has the name now"
     assert len(assert_valid_log(home)) == 6
 
 

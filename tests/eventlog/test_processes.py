@@ -1,4 +1,4 @@
-"""Workers: each task is done once, a worker's death is no hang, and nothing outlives the call.
+"""Forked workers: each task is done once, a killed worker is no hang, and none is left.
 
 They fork only in a process of one thread, so each test that wants them starts such a process.
 """
@@ -10,28 +10,28 @@ import threading
 
 import pytest
 
-from eventlog import processes as workers
+from eventlog import processes
 from tests.harness.deadline import DEADLINE_S
 
 PREAMBLE = """if True:
     import json, os, signal, sys, time
-    from eventlog import processes as workers
+    from eventlog import processes
 
-    def left():  # children of this process that nobody has waited for
+    def left():  # children of this process that were not waited for
         try:
             return [os.waitpid(-1, os.WNOHANG)[0]]
         except ChildProcessError:
             return []
 
     parent = os.getpid()
-    heard, told = os.pipe()
+    reading, writing = os.pipe()
 
-    def here(): # tells the parent that a worker has come so far
-        os.write(told, b"x")
+    def here(): # reports to the parent that a worker has come so far
+        os.write(writing, b"x")
 
     def wait_for(workers): # a busy machine may let one process do all before another begins
         while workers:
-            workers -= len(os.read(heard, workers))
+            workers -= len(os.read(reading, workers))
 """
 
 
@@ -47,7 +47,8 @@ def test_each_task_is_done_once(tasks: int, processes: int) -> None:
     script = f"""
     answers = []
     job = lambda number: (number, "x" * number)
-    workers.run({tasks}, job, lambda n, answer: answers.append((n, answer)), processes={processes})
+    note = lambda number, answer: answers.append((number, answer))
+    processes.run({tasks}, job, note, processes={processes})
     assert sorted(answers) == [(n, (n, "x" * n)) for n in range({tasks})]
     assert left() == []
     """
@@ -73,7 +74,7 @@ def test_several_processes_take_part() -> None:
             os.read(gate, 1)
         return os.getpid()
 
-    workers.run(60, job, lambda n, pid: pids.add(pid), processes=3)
+    processes.run(60, job, lambda n, pid: pids.add(pid), processes=3)
     print(len(pids), parent in pids)
     """
     assert in_fresh_process(script).stdout == "3 True\n"
@@ -83,7 +84,7 @@ def test_a_large_result_arrives_complete() -> None:
     script = """
     sizes = []
     job = lambda number: bytes([number]) * 3_000_000
-    workers.run(9, job, lambda n, answer: sizes.append(len(answer)), processes=3)
+    processes.run(9, job, lambda n, answer: sizes.append(len(answer)), processes=3)
     print(sizes == [3_000_000] * 9)
     """
     assert in_fresh_process(script).stdout == "True\n"
@@ -101,7 +102,7 @@ def test_a_killed_worker_loses_only_its_result_and_is_logged() -> None:
             wait_for(1)
         return number
 
-    workers.run(40, job, lambda n, answer: answered.append(n), processes=2)
+    processes.run(40, job, lambda n, answer: answered.append(n), processes=2)
     print(json.dumps([len(answered), len(set(answered)), left()]))
     """
     done = in_fresh_process(script)
@@ -122,7 +123,7 @@ def test_an_exception_in_a_worker_counts_as_its_death() -> None:
             wait_for(2)
         return number
 
-    workers.run(40, job, lambda n, answer: answered.append(n), processes=3)
+    processes.run(40, job, lambda n, answer: answered.append(n), processes=3)
     print(len(answered))
     """
     done = in_fresh_process(script)
@@ -145,7 +146,7 @@ def test_an_exception_in_the_parent_ends_all_workers(where: str) -> None:
             raise RuntimeError("here")
 
     try:
-        workers.run(900, job, answered, processes=4)
+        processes.run(900, job, answered, processes=4)
     except RuntimeError as error:
         print(error, left(), len(os.listdir("/proc/self/fd")))
     """
@@ -163,7 +164,7 @@ def test_a_worker_ends_when_its_parent_was_killed() -> None:
     def answered(number, answer):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    workers.run(900, job, answered, processes=3)
+    processes.run(900, job, answered, processes=3)
     """
     # The output ends when the last process that holds it does.
     assert in_fresh_process(script).returncode == -9
@@ -184,7 +185,7 @@ def test_exit_handlers_of_the_program_are_not_run_in_a_worker() -> None:
             wait_for(1)
         return number
 
-    workers.run(20, job, lambda n, answer: None, processes=2)
+    processes.run(20, job, lambda n, answer: None, processes=2)
     os.kill(parent, signal.SIGTERM)
     print(parent)
     """
@@ -199,9 +200,9 @@ def test_a_process_of_several_threads_is_not_forked() -> None:
     thread = threading.Thread(target=stop.wait)
     thread.start()
     try:
-        assert not workers.can_fork()
+        assert not processes.can_fork()
         seen: list[int] = []
-        workers.run(5, lambda number: number, lambda n, _: seen.append(n), processes=4)
+        processes.run(5, lambda number: number, lambda n, _: seen.append(n), processes=4)
         assert seen == [0, 1, 2, 3, 4]
     finally:
         stop.set()
@@ -219,7 +220,7 @@ def test_if_fork_fails_one_process_does_all_the_work() -> None:
     else:  # this user is above the limit
         os._exit(0) if pid == 0 else None
     answered = []
-    workers.run(20, lambda number: number, lambda n, answer: answered.append(n), processes=3)
+    processes.run(20, lambda number: number, lambda n, answer: answered.append(n), processes=3)
     print(sorted(answered) == list(range(20)))
     """
     assert in_fresh_process(script).stdout == "True\n"

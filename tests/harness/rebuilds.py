@@ -1,7 +1,7 @@
 """Homes for tests of `rebuild-database`, and checks of them.
 
     path = build_history(home)       a log that fills every table
-    execute_sql(path, OLD_SYMBOL)    marks the old table, to tell it from the new one
+    execute_sql(path, OLD_SYMBOL)    marks the old table, to distinguish it from the new one
     assert_nothing_left(home)        no file of a rebuild is left
 
 Invariant: databases are read with sqlite3 only.

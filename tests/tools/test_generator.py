@@ -1,4 +1,4 @@
-"""tools/generator.py: what it decides, what it never sees, and what of it ends up in a log.
+"""tools/generator.py: its decisions, the prices that it never sees, and the entries in the log.
 
 Invariant: prices are real ones, simulated ones, or spelled out; no test depends on when it runs.
 """
@@ -81,7 +81,7 @@ def digest(items: Iterable[Item]) -> str:
 
 
 def content(log: EventLog) -> list[Item]:
-    """What the log holds, as it was given to it."""
+    """The items of the log, as they were appended."""
     return [
         {k: v for k, v in {"event": e.event, **e.payload}.items() if k != "sha256"}
         for e in log.read()
@@ -316,7 +316,7 @@ def test_the_signals_of_a_day_do_not_depend_on_the_future(source: Source) -> Non
         changed = items_of(with_another_future(days, after, 1.3))
         assert changed[: len(known)] == known
         assert {"signal", "executed", "win", "loss"} <= set(kinds(known)), "closes are among it"
-        assert changed != items_of(days), "the future that was changed matters to nobody"
+        assert changed != items_of(days), "the future that was changed has no effect"
 
 
 @given(
@@ -366,7 +366,7 @@ def test_twenty_years_end_in_the_same_results_to_the_digit(
 
 
 def test_it_appends_by_the_public_surface_alone() -> None:
-    """It is there to be copied: what it imports of ours is what the README tells of."""
+    """It is there to be copied: it imports only names that the README documents."""
     tree = ast.parse((CHECKOUT / "tools/generator.py").read_text())
     imported = {
         (node.module, alias.name)

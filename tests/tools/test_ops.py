@@ -141,7 +141,7 @@ def samples() -> dict[str, dict[str, set[str]]]:
     delivery = DeliverySnapshot(
         delivered=1, refused=1, failing=1, state="waiting", requests=RequestCounters()
     )
-    vitals = [
+    projections = [
         ProjectionSnapshot(
             name=name,
             checkpoint=1,
@@ -158,7 +158,7 @@ def samples() -> dict[str, dict[str, set[str]]]:
         for name in ("alpine", "sqlite")
     ]
     log = LogSnapshot(last_seq=1, bytes=1, segments=1, backup_age_seconds=1.0)
-    text = exposition(Snapshot(log=log, problem=None, projections=tuple(vitals))).decode()
+    text = exposition(Snapshot(log=log, problem=None, projections=tuple(projections))).decode()
     found: dict[str, dict[str, set[str]]] = {}
     for name, labels in re.findall(r"^(eventlog_\w+)(?:\{(.*)\})? \S+$", text, re.MULTILINE):
         mine = found.setdefault(name, {})

@@ -248,7 +248,7 @@ def test_a_simulated_market_is_the_same_to_the_digit_on_every_machine() -> None:
 
 @pytest.mark.slow
 def test_wild_days_come_in_clusters_and_with_fat_tails() -> None:
-    """What the model is for: a Gaussian walk alone has neither."""
+    """The purpose of the model: a Gaussian walk alone has neither."""
     for symbol in SIMULATED_SYMBOLS:
         closes = [bars[symbol].close for _, bars in simulate(7, [symbol])]
         changes = [after / before - 1 for before, after in pairwise(closes)]

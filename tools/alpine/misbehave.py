@@ -47,7 +47,7 @@ class Fail(_Settings):
     count: int = Field(ge=0)
     status: int = Field(default=503, ge=300, le=599)
     headers: dict[str, str] = {}
-    detail: str = "told to fail"
+    detail: str = "made to fail"
 
 
 class Misbehaviour(_Settings):

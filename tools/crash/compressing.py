@@ -13,7 +13,7 @@ from typing import NamedTuple
 from unittest import mock
 
 from eventlog.append.writer import Writer
-from eventlog.archive import compress as compressing
+from eventlog.archive import compress
 from eventlog.archive.compress import compress_log
 from eventlog.errors import EventLogError
 from eventlog.format.segment import CLOSED_NAME
@@ -59,12 +59,12 @@ class _NoDirectorySync(SimulatedDisk):
         self._enter_or_fail("fsync_dir")
 
 
-def _any_content(_self: object, _place: str) -> compressing._Content:
+def _any_content(_self: object, _place: str) -> compress._Content:
     """Accepts what was written without reading it."""
     return _AnyContent(0, "")
 
 
-class _AnyContent(compressing._Content):
+class _AnyContent(compress._Content):
     """Compares equal to any content."""
 
     def __eq__(self, _other: object) -> bool:
@@ -76,10 +76,10 @@ class _AnyContent(compressing._Content):
     __hash__ = None  # type: ignore[assignment]
 
 
-_write_verified = compressing._SegmentCompression._write_verified
+_write_verified = compress._SegmentCompression._write_verified
 
 
-def _unlink_and_make(self: compressing._SegmentCompression, source: str) -> compressing._Content:
+def _unlink_and_make(self: compress._SegmentCompression, source: str) -> compress._Content:
     """Removes the raw file before the compressed one has its name."""
     rename = self._disk.rename
 
@@ -115,10 +115,10 @@ COMPRESS_MUTANTS = {
     "no-file-sync": CompressMutant(disk=_NoFileSync),
     "no-directory-sync": CompressMutant(disk=_NoDirectorySync),
     "unlink-before-rename": CompressMutant(
-        patches=((compressing._SegmentCompression, "_write_verified", _unlink_and_make),)
+        patches=((compress._SegmentCompression, "_write_verified", _unlink_and_make),)
     ),
     "no-read-back": CompressMutant(
-        patches=((compressing._SegmentCompression, "_content", _any_content),)
+        patches=((compress._SegmentCompression, "_content", _any_content),)
     ),
 }
 
@@ -127,7 +127,7 @@ def explore_compress(
     explorer: Explorer, disk: type[SimulatedDisk] = SimulatedDisk, runs: Iterable[str] = RUNS
 ) -> None:
     """Explores each run: power fails before each of its calls. Raises Failure."""
-    with mock.patch.object(compressing, "FRAME_BYTES", FRAME_BYTES):
+    with mock.patch.object(compress, "FRAME_BYTES", FRAME_BYTES):
         log = closed_log(explorer.subject)
         for run in runs:
             _Run(explorer, log, disk, run).explore()
@@ -135,7 +135,7 @@ def explore_compress(
 
 def compress_on_a_lying_disk(explorer: Explorer) -> None:
     """Compresses on a disk that stores wrong bytes: no segment may be lost. Raises Failure."""
-    with mock.patch.object(compressing, "FRAME_BYTES", FRAME_BYTES):
+    with mock.patch.object(compress, "FRAME_BYTES", FRAME_BYTES):
         log = closed_log(explorer.subject)
         world = World(dict(log), boot=2)
         whole = _read(SimulatedDisk(world))

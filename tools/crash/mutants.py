@@ -17,7 +17,7 @@ from eventlog.format.durability import CLEAN, LogEnd
 from eventlog.format.line import BadLine, next_chain, parse_header, stored_chain
 from eventlog.read import reader
 from eventlog.read.reader import LogReader
-from eventlog.storage import durable_state as watermark
+from eventlog.storage import durable_state
 from eventlog.storage.disk import Disk
 from eventlog.storage.home import Home, list_segments
 from tools.crash.check import HOME, Subject
@@ -179,6 +179,6 @@ MUTANTS = {
     "no-parent-sync": Mutant(disk=_NoParentSync),
     "no-lock": Mutant(disk=_NoLock),
     "torn-tail-not-kept": Mutant(patches=((recovery, "_save_torn_bytes", _keep_nothing),)),
-    "one-watermark-slot": Mutant(patches=((watermark, "slot_offset", _first_slot),)),
+    "one-watermark-slot": Mutant(patches=((durable_state, "slot_offset", _first_slot),)),
     "evidence-must-verify": Mutant(patches=((reader, "has_evidence", _verified_line),)),
 }

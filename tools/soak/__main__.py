@@ -207,7 +207,7 @@ class Soak:
         sizes = []
         for name, samples in self.samples.items():
             if (medians := checks.memory(samples)) is None:
-                sizes.append(f"{name} ran too short to tell whether it grows")
+                sizes.append(f"{name} ran too short to show whether it grows")
                 continue
             before, after = (size / 1e6 for size in medians)
             sizes.append(f"{name} {before:.1f} -> {after:.1f} MB")

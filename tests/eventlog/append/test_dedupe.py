@@ -1,4 +1,4 @@
-"""Which append is a retry: contract section 4, idempotence, to the letter.
+"""The dedupe window: retries, duplicates and conflicts, to the letter (contract 4).
 
 Among the entries with seq > last_seq - 10,000 (one setting a log), across processes, only signals
 compete for a signal_id. The same nine fields, where a timestamp that was left out matches any, are

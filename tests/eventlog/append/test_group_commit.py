@@ -1,4 +1,4 @@
-"""Who is left waiting when an append is interrupted, or its thread cannot run: nobody."""
+"""No caller is left waiting when an append is interrupted, or its thread cannot run."""
 
 import asyncio
 import errno
@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from eventlog import AppendFailed, EventLog, EventLogError, LogBusy, LogClosed, LogPoisoned
-from eventlog.append import group_commit as commit
-from eventlog.append import writer
-from eventlog.storage import locks as lock
+from eventlog.append import group_commit, writer
+from eventlog.storage import locks
 from tests.harness.fault_disk import FaultDisk
 from tests.harness.interrupt import Interrupt
 from tests.harness.log_checks import assert_valid_log
@@ -22,7 +21,7 @@ from tests.harness.signals import a_signal
 
 DEADLINE_S = 30.0
 POINTS_MAX = 400
-MODULES = (commit, writer, lock)
+MODULES = (group_commit, writer, locks)
 
 
 @pytest.fixture

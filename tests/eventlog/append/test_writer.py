@@ -1,7 +1,7 @@
-"""What the disk does to an append, through the seam and for real: W1 to W5 and W14.
+"""Appends on a disk that fails, through the `Disk` protocol and for real: W1 to W5 and W14.
 
 Whatever fails, the promises hold: what was acknowledged is there, nothing is there twice, no half
-line is followed by another, and once the trouble is over appends work again.
+line is followed by another, and once the failure is over appends work again.
 """
 
 import errno
@@ -285,23 +285,23 @@ def test_the_error_of_a_large_append_gives_how_many_entries_are_durable(home: Pa
 
 def append_in_turn(home: Path, count: int, *, under: Sequence[object]) -> tuple[Done, list[Any]]:
     """Appends through a long-lived pipe, each after the answer to the one before."""
-    heard: list[Any] = []
+    answered: list[Any] = []
     with pipe(home, under=under) as p:
         for signal in signals(count):
             with suppress(BrokenPipeError):
                 p.send_items(signal)
             answers = p.read_answers()
-            heard += [answer for answer in answers if "seq" in answer]
+            answered += [answer for answer in answers if "seq" in answer]
             if not answers or "seq" not in answers[0]:
                 break
         p.close_stdin()
-        return Done(code=p.wait(), out=b"", err=p.err), heard
+        return Done(code=p.wait(), out=b"", err=p.err), answered
 
 
 @pytest.mark.parametrize("limit_bytes", [0, 255, 300, 1000, 4351, 5000])
 def test_a_real_file_size_limit_leaves_only_whole_lines(home: Path, limit_bytes: int) -> None:
     """RLIMIT_FSIZE: a real short write up to the limit, then EFBIG; below 4,352 bytes also of the
-    watermark, below 256 also of the lock's word."""
+    watermark, below 256 also of the lock record."""
     done, receipts = append_in_turn(home, 20, under=("prlimit", f"--fsize={limit_bytes}"))
     assert done.code == 3
     assert "File too large" in done.err and "Traceback" not in done.err
@@ -409,7 +409,7 @@ def test_when_the_name_of_a_segment_cannot_be_synced_nothing_in_it_is_acknowledg
         second = log.append(a_signal(2))._asdict()
         kinds = [(call.kind, Path(call.path).name) for call in disk.calls[calls:]]
         assert kinds.index(("fsync_dir", "logs")) < kinds.index(("pwrite", SECOND)), (
-            "somebody else makes the name durable before the first ack in it"
+            "another process makes the name durable before the first ack in it"
         )
     goes_on(home, [first, second])
 
@@ -440,12 +440,12 @@ TRACED = "openat,mkdir,pwrite64,write,ftruncate,fdatasync,fsync"
 
 
 class Seen:
-    """What is durable after the calls so far."""
+    """The durable files and names after the calls so far."""
 
     def __init__(self) -> None:
         self.unsynced: set[str] = set()  # files with bytes that are not durable
         self.unnamed: set[tuple[str, str]] = set()  # (directory, name) that are not durable
-        self.word = "none"
+        self.lock_state = "none"
 
     def add(self, call: Call) -> None:
         """Takes a call that returned."""
@@ -457,19 +457,19 @@ class Seen:
         elif call.name in ("pwrite64", "ftruncate") and path.endswith(".jsonl"):
             self.unsynced.add(path)
         elif call.name == "pwrite64" and path.endswith(".lock"):
-            self.word = "clean" if " clean " in call.args else "writing"
+            self.lock_state = "clean" if " clean " in call.args else "writing"
         elif call.name in ("fdatasync", "fsync") and call.result == "0":
             self.unsynced.discard(path)
             self.unnamed = {(folder, name) for folder, name in self.unnamed if folder != path}
 
     def lacks(self) -> Iterator[str]:
-        """What must be durable, or said, before a receipt leaves, and is not."""
+        """What must be durable, or recorded, before a receipt leaves, and is not."""
         yield from (f"{os.path.basename(path)} is not synced" for path in self.unsynced)
         for folder, name in self.unnamed:
             if name != ".durable":  # it speaks of what is acknowledged already
                 yield f"the name {name} is not synced in {folder}"
-        if self.word != "clean":
-            yield f"the lock's word is {self.word}"
+        if self.lock_state != "clean":
+            yield f"the lock record is {self.lock_state}"
 
 
 def disorder(calls: Sequence[Call]) -> Iterator[Disorder]:
@@ -517,7 +517,7 @@ def test_no_receipt_leaves_the_process_before_its_entry_and_its_name_are_durable
         ("fsync", "logs", "jsonl is not synced in"),
         ("fsync", "home", "the name logs"),
         ("fsync", "new", "the name home"),
-        ("pwrite64", ".lock", "word"),
+        ("pwrite64", ".lock", "lock record"),
     ],
 )
 def test_the_check_of_the_order_notices_each_sync_that_is_missing(
@@ -621,7 +621,7 @@ def test_all_promises_hold_whichever_system_call_of_the_command_fails(
 def test_lines_that_replace_acknowledged_ones_are_never_treated_as_a_torn_tail(
     home: Path, tmp_path: Path
 ) -> None:
-    """Only the segments were copied, and two of them swapped: nothing else tells where it ends."""
+    """Only the segments were copied, and two of them swapped: nothing else shows where it ends."""
     with EventLog(home, segment_bytes=1_000) as log:
         log.append_many(signals(3))
         log.append_many(signals(3, start=4))

@@ -208,7 +208,7 @@ def test_an_empty_last_segment_is_not_backed_up_and_appends_continue(
 
 
 def test_only_durable_entries_are_copied(home: Path, dest: Path) -> None:
-    with segments_in(home)[-1].open("ab") as segment:  # behind the end that the word gives
+    with segments_in(home)[-1].open("ab") as segment:  # behind the end in the lock record
         segment.write(lines_in(home)[-1][:100])
     back_up(home, dest, now=NOW)
     assert len(assert_restorable(dest)) == ENTRIES
@@ -624,7 +624,7 @@ def test_sigterm_ends_the_command_and_leaves_a_valid_backup(home: Path, dest: Pa
 
 
 class Feeder:
-    """Keeps a pipe busy for a while, as often as it is told to; notes what was acknowledged."""
+    """Keeps a pipe busy for a while, as often as it is asked to; notes what was acknowledged."""
 
     def __init__(self, running: Pipe, name: str) -> None:
         self.last_seq = 0
@@ -794,7 +794,7 @@ def test_an_edited_manifest_with_a_valid_checksum_fails_the_restore_drill(
         replace(manifest, segments=()),
     ):
         path.write_bytes(encode_manifest(edited))
-        lost = home.with_name("lost")  # so that the log does not tell
+        lost = home.with_name("lost")  # so that the log does not show it
         assert not run_restore_drill(
             lost, dest, scratch_parent=None, now=NOW, progress_factory=no_watch
         ).ok

@@ -545,7 +545,7 @@ def test_leftovers_of_a_killed_run_are_removed(home: Path, original: Path) -> No
 
 
 def test_two_valid_files_that_differ_are_both_kept(home: Path, original: Path) -> None:
-    """One of them may be half a copy that somebody made by hand."""
+    """One of them may be half a copy that was made by hand."""
     compress(home)
     half = home / "logs" / segments_in(original)[0].name
     half.write_bytes(segments_in(original)[0].read_bytes()[:2000])
@@ -817,7 +817,7 @@ def test_the_lock_of_closed_segments_holds_the_file_that_is_at_the_path(home: Pa
     path.touch()
 
     class Replaced(RealDisk):
-        """Somebody deletes the file and makes another one, just before the first lock."""
+        """Deletes the file and makes another one, just before the first lock."""
 
         def try_lock(self, fd: int) -> bool:
             if not replaced:

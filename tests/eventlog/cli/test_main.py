@@ -511,7 +511,7 @@ def test_lines_that_were_never_durable_are_not_the_last_ones(home: Path) -> None
     with EventLog(home) as log:
         log.append_many(signals(3, start=6))
     (home / "logs" / ".durable").write_bytes(mark)
-    (home / "logs" / ".lock").unlink()  # a word of another boot
+    (home / "logs" / ".lock").unlink()  # as after a reboot
     lines = lines_in(home)
     lines[5] = bytes(len(lines[5]) - 1) + b"\n"
     segments_in(home)[0].write_bytes(b"".join(lines))
@@ -535,7 +535,7 @@ def test_cat_after_a_seq_hidden_by_damage_reports_it(home: Path, boot: str) -> N
     done = eventlog("cat", "--after", 4, home=home)
     assert (done.code, done.out) == (3, b"")
     assert f"where: {one.name} at byte 0, seq 4\n" in done.err
-    assert eventlog("cat", "--after", 20, home=home).code == 3, "nobody can tell"
+    assert eventlog("cat", "--after", 20, home=home).code == 3, "no evidence decides it"
     done = eventlog("append", home=home, stdin=jsonl([a_signal(10)]))
     assert done.code == 3
     assert f"where: {one.name} at byte 0, seq 4\n" in done.err, "named for what it is"

@@ -244,7 +244,7 @@ def test_a_line_of_the_maximum_length_is_accepted(home: Path) -> None:
 
 
 def feed(p: Pipe, count: int) -> threading.Thread:
-    """Says signals from another thread, for as long as somebody listens."""
+    """Sends signals from another thread until the pipe has no reader."""
 
     def send_items() -> None:
         with suppress(BrokenPipeError, ValueError):  # it has gone; the test closed the pipe
@@ -266,16 +266,16 @@ def test_sigterm_answers_all_accepted_lines_and_ends_the_pipe(
 ) -> None:
     with pipe(home) as p:
         feeding = feed(p, 100_000)
-        heard = p.read_answers(50)
+        answers = p.read_answers(50)
         for number in numbers:
             p.send(number)
-        heard += p.read_all_answers()
+        answers += p.read_all_answers()
         code = p.wait(2 * EXIT_S)
     feeding.join()
     assert code == (130 if numbers == (signal.SIGINT,) else 0)
     assert "Traceback" not in p.err
-    entries = assert_receipts_kept(home, heard)
-    assert len(entries) == len(heard), "each line that it took is answered"
+    entries = assert_receipts_kept(home, answers)
+    assert len(entries) == len(answers), "each line that it took is answered"
 
 
 def test_sigterm_ends_a_pipe_that_waits_for_input(home: Path) -> None:
@@ -318,11 +318,11 @@ def test_sigterm_ends_a_pipe_whose_answers_have_no_reader(home: Path) -> None:
         p.send(signal.SIGTERM)
         p.send(signal.SIGTERM)
         code = p.wait(2 * EXIT_S)
-        heard = p.read_all_answers()
+        answers = p.read_all_answers()
     feeding.join()
     assert code in (0, 3)
     assert "Traceback" not in p.err
-    assert_receipts_kept(home, heard)
+    assert_receipts_kept(home, answers)
 
 
 @pytest.mark.slow
@@ -375,14 +375,14 @@ def test_with_stdout_closed_from_the_start_signals_still_go_into_the_log(home: P
 def test_a_closed_reader_of_the_answers_ends_the_pipe_quietly(home: Path) -> None:
     with pipe(home) as p:
         p.send_items(a_signal(1))
-        heard = p.read_answers()
+        answers = p.read_answers()
         p.close_stdout()
         with suppress(BrokenPipeError):
             for number in range(2, 10_000):
                 p.send_items(a_signal(number))
         assert p.wait() == 3
     assert "Traceback" not in p.err and "Exception" not in p.err
-    assert_receipts_kept(home, heard)
+    assert_receipts_kept(home, answers)
 
 
 @pytest.mark.parametrize(
@@ -440,7 +440,7 @@ def test_after_a_kill_at_any_moment_every_printed_receipt_is_in_the_log(home: Pa
 
             def send_items(p: Pipe = p, start: int = 1000 * round_) -> None:
                 with suppress(BrokenPipeError):
-                    # Some of the round before are said again: nobody knows what became of them.
+                    # Some of the round before are sent again: their fate is unknown.
                     for signal in signals(1500, start=max(0, start - 300)):
                         p.send_items(signal)
 

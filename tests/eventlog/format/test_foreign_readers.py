@@ -1,6 +1,6 @@
 """Readers that are not ours: shell, jq, sha256sum, sqlite3; and a log of the first format.
 
-Whoever has the files and the page that describes them must be able to check every line for ever.
+With the files and the page that describes them, every line can be checked for ever.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from tests.harness.requirements import CHECKOUT, needs_tool
 from tests.harness.signals import a_signal, closed, signals
 
 GOLDEN = CHECKOUT / "tests/data/golden/v1"
-GOLDEN_SHA256 = {  # nobody may "mend" the files: each byte stays as it was written
+GOLDEN_SHA256 = {  # the files are never fixed: each byte stays as it was written
     1: "09ccd20bf7434485b4434f95cc65abb1a12aa1d3b0a1c43470e5dc1082cc20ba",
     6: "98e7ce359d853d27754d50233555d4162c334c3b1d54d3663498546ab97b443d",
     13: "f49bbef6a619a2cd9ba91a16559a87275a86b2f17a1be180836f0aefb2c2a921",

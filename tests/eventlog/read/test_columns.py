@@ -1,4 +1,4 @@
-"""Lines taken apart by the hundred: what comes out was chained and hashed, or nothing comes out."""
+"""The columnar parser: it returns lines whose chain and hashes were checked, or nothing."""
 
 import functools
 import hashlib
@@ -54,7 +54,7 @@ def mixed_lines() -> list[bytes]:
 
 
 def rechained(lines: list[bytes]) -> list[bytes]:
-    """The lines with chains that fit, as somebody would write them who knows how."""
+    """The lines with chains that fit, as a forger would write them."""
     chain = b"0" * 64
     found = []
     for line in lines:
@@ -136,7 +136,7 @@ def test_an_edited_and_rechained_signal_is_in_no_column(old: bytes, new: bytes) 
     assert read_columns(b"".join(rechained(lines)), TIP_START) is not None
 
 
-# -- the whole log, by way of the front door
+# -- the whole log, through the public interface
 
 
 def entries_of(chunks: list[VerifiedChunk]) -> list[Entry]:
@@ -265,9 +265,9 @@ def test_no_column_holds_what_the_full_rules_refuse(edits: list[tuple[int, int, 
     line = hashed_as_shown(body)
     found = read_columns(line, TIP_START)
     if found is not None and found.signals.line:
-        judge = LineVerifier()
-        assert judge.check(line) is None
-        assert judge.tip == found.tip
+        verifier = LineVerifier()
+        assert verifier.check(line) is None
+        assert verifier.tip == found.tip
 
 
 def test_a_quote_that_ends_one_member_and_starts_the_next_is_in_no_column() -> None:

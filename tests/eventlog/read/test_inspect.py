@@ -1,4 +1,4 @@
-"""Whose home it is, and whether it holds a log, without reading an entry."""
+"""Inspecting a home: its owner, and whether it holds a log, without reading an entry."""
 
 from pathlib import Path
 

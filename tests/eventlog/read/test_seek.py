@@ -124,7 +124,7 @@ def test_a_log_on_a_disk_that_cannot_sync_for_it_is_read_only_is_read(tmp_path: 
 def test_a_damaged_chain_before_the_last_segment_cuts_nothing_in_it(
     tmp_path: Path, digit: bytes
 ) -> None:
-    """R3, where neither word nor watermark tells how far the log was durable: a bare copy."""
+    """R3, on a bare copy: neither lock record nor watermark shows how far it was durable."""
     home = tmp_path / "home"
     with EventLog(home, segment_bytes=1) as log:
         log.append_many(signals(5))

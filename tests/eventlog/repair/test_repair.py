@@ -1,4 +1,4 @@
-"""What a person may do about damage, on real files: list it, put bytes back, or accept the loss."""
+"""Repair on real files: damage is listed, bytes are put back, or the loss is accepted."""
 
 import hashlib
 import json
@@ -307,7 +307,7 @@ def test_a_backup_puts_the_original_bytes_back(
 
 
 def torn_home(original: Path, home: Path, size: int) -> bytes:
-    """The log as a crash may leave it: the last batch cut, no word of this boot, an old mark."""
+    """The log as a crash may leave it: the last batch cut, no lock record, no watermark."""
     shutil.copytree(original, home, symlinks=True)
     remove_lock_record(home)
     path = segments_in(home)[-1]
@@ -323,7 +323,7 @@ def torn_home(original: Path, home: Path, size: int) -> bytes:
 def test_an_unacknowledged_tail_is_cut_at_every_byte_and_kept(
     original: Path, tmp_path: Path
 ) -> None:
-    """R1. What is whole of the last batch may stay: nobody knows whether it was acknowledged."""
+    """R1. Whole lines of the last batch may stay: whether they were acknowledged is unknown."""
     tail = torn_home(original, tmp_path / "whole", 10**6)
     last_line = tail[tail.rfind(b"\n", 0, -1) + 1 :]
     assert len(tail) > len(last_line)
@@ -425,7 +425,7 @@ def test_an_unproven_end_never_becomes_proof_of_durability(
 
 @pytest.mark.parametrize("named", [2, 4])
 def test_a_copy_named_for_an_entry_inside_a_segment_is_reported(home: Path, named: int) -> None:
-    """R6: nobody reads on past it, and no repair is done while it stands there."""
+    """R6: no reader passes it, and no repair is done while it stands there."""
     first, second = segments_in(home)[:2]
     stray = first.with_name(f"{named:020d}.jsonl")
     shutil.copyfile(second, stray)

@@ -54,9 +54,11 @@ def inodes_of(roots: dict[str, Path]) -> Inodes:
             inodes[number] = Link(str(path.readlink()))
         elif path is not None and path.is_file():
             data = path.read_bytes()
-            word = decode_lock_record(data) if path.name == ".lock" else None
-            if word is not None:
-                data = encode_lock_record(word._replace(boot_id=SimulatedDisk(World()).boot_id()))
+            lock_record = decode_lock_record(data) if path.name == ".lock" else None
+            if lock_record is not None:
+                data = encode_lock_record(
+                    lock_record._replace(boot_id=SimulatedDisk(World()).boot_id())
+                )
             inodes[number] = File(data, data)
         else:
             children = names or {child.name: child for child in path.iterdir()} if path else names

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from eventlog.errors import EntryTooLarge, HashMismatch, InvalidSignal
 from eventlog.format import line
 from eventlog.format.line import RESERVED_KEYS
-from eventlog.schema import json_input
-from eventlog.schema import validation as door
+from eventlog.schema import json_input, validation
 from eventlog.schema.json_input import parse_json_line
 from eventlog.schema.signal import ALIASES, FIELD_RULES, Signal, content_sha256
 from eventlog.schema.validation import ValidatedItem, validate
@@ -44,7 +43,7 @@ PLAIN: Mapping[str, object] = {
 
 
 def never() -> NoReturn:
-    raise AssertionError("nobody asked for it")
+    raise AssertionError("no id was needed")
 
 
 def validated_item(item: Mapping[str, object] | Signal) -> ValidatedItem:
@@ -200,7 +199,7 @@ SPECIAL = st.sampled_from(
 
 @st.composite
 def items(draw: st.DrawFn, hostile: bool) -> dict[str, object]:
-    """A signal as somebody may send it: keys in any order, some left out, extras among them."""
+    """A signal as a caller may send it: keys in any order, some left out, extras among them."""
     fields: dict[object, object] = {
         key: draw(good)
         for key, good in GOOD.items()
@@ -394,9 +393,9 @@ def test_a_longer_payload_is_refused_by_the_name_of_its_longest_field(
 
 def test_only_short_texts_are_cached() -> None:
     """Else four thousand of them, padded with white space, would fill the memory."""
-    remembered = door._stored_texts.cache_info().currsize
+    remembered = validation._stored_texts.cache_info().currsize
     assert stored({**PLAIN, "symbol": " " * 100_000 + "PADDED"})["symbol"] == "PADDED"
-    assert door._stored_texts.cache_info().currsize == remembered
+    assert validation._stored_texts.cache_info().currsize == remembered
 
 
 # A line of input.
@@ -573,7 +572,7 @@ def test_hostile_text_is_stored_as_it_is(text: str) -> None:
     value=st.text(alphabet="\x1b\x00\r\n[2J\u202e"),
 )
 def test_a_refusal_shows_no_control_characters(name: str, value: str) -> None:
-    """A message ends on somebody's terminal."""
+    """A message is printed on a terminal."""
     for item in ({**PLAIN, "symbol": value}, {**PLAIN, name: float("nan")}, {"event": value}):
         found = outcome(partial(validated_item, item))
         if isinstance(found, Refused):

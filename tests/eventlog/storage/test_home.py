@@ -1,4 +1,4 @@
-"""Whose files and modes: what is made, what is refused, what is left alone (W13, contract 1)."""
+"""The files of a home and their modes: created, refused, or left alone (W13, contract 1)."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""The fast way of verifying passes what is usual, and nothing that the full rules refuse."""
+"""The fast path of verify accepts ordinary lines, and none that the full rules refuse."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from eventlog.format.line import CHAIN_BYTES, CHAIN_START, LINE_BYTES_MAX, encode
 from eventlog.format.scan import TIP_START, Tip
-from eventlog.schema import stored as check
+from eventlog.schema import stored
 from eventlog.schema.signal import FIELD_RULES
 from eventlog.schema.stored import problem_in_line
 from eventlog.verify.fast_path import verify_lines_fast
@@ -49,9 +49,9 @@ def a_line(
 
 
 def full_verdict(lines: list[bytes], tip: Tip = TIP_START) -> Tip | None:
-    """What the full rules say."""
-    judge = LineVerifier(tip)
-    return None if any(judge.check(line) is not None for line in lines) else judge.tip
+    """The result by the full rules."""
+    verifier = LineVerifier(tip)
+    return None if any(verifier.check(line) is not None for line in lines) else verifier.tip
 
 
 def test_a_usual_signal_takes_the_fast_path() -> None:
@@ -79,9 +79,9 @@ def test_the_fast_path_and_the_full_rules_agree_on_written_lines(
         )
         tip = Tip(tip.seq + 1, tip.seq + 1, AT, chain)
         lines.append(line)
-    told = full_verdict(lines)
-    assert verify_lines_fast(lines, TIP_START) in (told, None)
-    assert verify_lines(lines, TIP_START) == told
+    verdict = full_verdict(lines)
+    assert verify_lines_fast(lines, TIP_START) in (verdict, None)
+    assert verify_lines(lines, TIP_START) == verdict
 
 
 # What an attacker would do: change the text, then make both hashes fit what the fast way sees.
@@ -115,13 +115,13 @@ edits = st.lists(
 def hashed_as_seen(body: bytes) -> bytes:
     """The body with the sha256 that the fast way computes of it, right or wrong."""
     head = a_line(b"")[:-CHAIN_BYTES] + b","
-    seen = check.SIGNAL_LINE_PATTERN.match(head + body)
+    seen = stored.SIGNAL_LINE_PATTERN.match(head + body)
     digest = "0" * 64
     if seen is not None:
         _, _, _, signal_id, symbol, action, entry, target, stop, confidence, strategy, at = (
             seen.groups()
         )
-        text = check.CANONICAL_FORMAT % (
+        text = stored.CANONICAL_FORMAT % (
             *(action, confidence, entry, signal_id, stop, strategy, symbol, target, at),
         )
         digest = hashlib.sha256(text).hexdigest()
@@ -200,9 +200,9 @@ def test_a_line_may_be_as_long_as_the_limit_and_no_longer() -> None:
 
 
 def test_the_layout_names_all_fields_of_a_signal_and_the_hash_its_nine() -> None:
-    assert set(FIELD_RULES) | {"sha256"} <= check._KNOWN_KEYS
+    assert set(FIELD_RULES) | {"sha256"} <= stored._KNOWN_KEYS
     keys = [
-        key for key in sorted(HASHED_FIELDS) if f'"{key}": %b'.encode() in check.CANONICAL_FORMAT
+        key for key in sorted(HASHED_FIELDS) if f'"{key}": %b'.encode() in stored.CANONICAL_FORMAT
     ]
     assert keys == sorted(HASHED_FIELDS)
 

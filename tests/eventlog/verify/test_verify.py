@@ -1,4 +1,4 @@
-"""Verify: what is wrong is told once, with its place; what is not wrong is never told.
+"""Verify: each problem is reported once, with its place; nothing else is reported.
 
 R3, R6 and R9 of the failure catalogue, and logs that are hostile throughout.
 """
@@ -36,7 +36,7 @@ from tests.harness.log_checks import content_sha256, lines_in, segments_in, tree
 from tests.harness.signals import a_signal, closed, signals
 
 AT = "2025-11-18T02:00:00.123456Z"
-MARKS = ("word", "watermark", "nothing")  # what says how far the log was durable
+EVIDENCE = ("lock record", "watermark", "nothing")  # what shows how far the log was durable
 
 
 class Where(NamedTuple):
@@ -60,8 +60,8 @@ def path_of(home: Path, seq: int) -> Path:
 
 
 def forget(home: Path, known: str) -> None:
-    """Leaves what `known` says to tell how far the log was durable: a reboot, or a bare copy."""
-    if known != "word":
+    """Leaves only `known` to show how far the log was durable: a reboot, or a bare copy."""
+    if known != "lock record":
         (home / "logs/.lock").unlink()
     if known == "nothing":
         (home / "logs/.durable").unlink()
@@ -99,7 +99,7 @@ def memory() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def undamaged(memory: Path) -> Path:
-    """18 entries in three segments of six, batches of three. Nobody changes it."""
+    """18 entries in three segments of six, batches of three. It is not changed."""
     home = memory / "whole"
     with EventLog(home, segment_bytes=1500) as log:
         for number in range(1, 13, 2):
@@ -136,7 +136,7 @@ def test_an_undamaged_log_is_reported_with_its_head(home: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("known", MARKS)
+@pytest.mark.parametrize("known", EVIDENCE)
 def test_it_is_read_only(home: Path, known: str) -> None:
     forget(home, known)
     before = tree_contents(home)
@@ -180,7 +180,7 @@ def test_progress_grows_to_the_size_of_the_log(home: Path) -> None:
 # -- bits that flip
 
 
-@pytest.mark.parametrize("known", ["word", "watermark"])
+@pytest.mark.parametrize("known", ["lock record", "watermark"])
 def test_a_flipped_bit_is_reported_once_with_its_place(home: Path, known: str) -> None:
     forget(home, known)
     rng = random.Random(known)
@@ -192,7 +192,7 @@ def test_a_flipped_bit_is_reported_once_with_its_place(home: Path, known: str) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("known", MARKS)
+@pytest.mark.parametrize("known", EVIDENCE)
 def test_each_flipped_byte_is_reported_once_with_its_place(home: Path, known: str) -> None:
     forget(home, known)
     rng = random.Random(known)
@@ -287,7 +287,7 @@ def test_without_a_watermark_or_lock_record_it_never_crashes(
     shutil.rmtree(home)
 
 
-@given(damages, st.sampled_from(MARKS))
+@given(damages, st.sampled_from(EVIDENCE))
 def test_the_first_finding_is_where_a_reader_stops(
     undamaged: Path, memory: Path, damages: list[Damage], known: str
 ) -> None:
@@ -311,7 +311,7 @@ def test_the_first_finding_is_where_a_reader_stops(
 # -- segments
 
 
-@pytest.mark.parametrize("known", MARKS)
+@pytest.mark.parametrize("known", EVIDENCE)
 def test_a_missing_segment_is_reported_at_its_place(home: Path, known: str) -> None:
     forget(home, known)
     end = Where(name_of(1), path_of(home, 1).stat().st_size, 7)
@@ -327,7 +327,7 @@ def test_a_missing_first_segment_is_reported(home: Path) -> None:
     assert found(home) == [Where(name_of(7), 0, 1)]
 
 
-@pytest.mark.parametrize("known", ["word", "watermark"])
+@pytest.mark.parametrize("known", ["lock record", "watermark"])
 def test_a_missing_last_segment_is_reported(home: Path, known: str) -> None:
     forget(home, known)
     end = Where(name_of(7), path_of(home, 7).stat().st_size, 13)
@@ -335,7 +335,7 @@ def test_a_missing_last_segment_is_reported(home: Path, known: str) -> None:
     assert found(home) == [end]
 
 
-@pytest.mark.parametrize("known", ["word", "watermark"])
+@pytest.mark.parametrize("known", ["lock record", "watermark"])
 def test_a_log_without_any_segment_is_reported(home: Path, known: str) -> None:
     forget(home, known)
     for path in segments_in(home):
@@ -343,7 +343,7 @@ def test_a_log_without_any_segment_is_reported(home: Path, known: str) -> None:
     assert found(home) == [Where(name_of(1), 0, 1)]
 
 
-@pytest.mark.parametrize("known", MARKS)
+@pytest.mark.parametrize("known", EVIDENCE)
 def test_swapped_segments_are_each_reported_and_verified_at_their_place(
     home: Path, known: str
 ) -> None:
@@ -355,7 +355,7 @@ def test_swapped_segments_are_each_reported_and_verified_at_their_place(
     assert (report.entries, report.last_seq) == (18, 18)
 
 
-@pytest.mark.parametrize("known", MARKS)
+@pytest.mark.parametrize("known", EVIDENCE)
 @pytest.mark.parametrize(("first", "name"), [(7, 9), (13, 14), (7, 20), (1, 4)])
 def test_a_renamed_segment_is_reported(home: Path, known: str, first: int, name: int) -> None:
     forget(home, known)
@@ -363,7 +363,7 @@ def test_a_renamed_segment_is_reported(home: Path, known: str, first: int, name:
     assert found(home) == [Where(name_of(name), 0, first)]
 
 
-@pytest.mark.parametrize("known", MARKS)
+@pytest.mark.parametrize("known", EVIDENCE)
 @pytest.mark.parametrize("name", [9, 20])
 def test_a_copy_of_a_segment_is_reported(home: Path, known: str, name: int) -> None:
     forget(home, known)
@@ -371,7 +371,7 @@ def test_a_copy_of_a_segment_is_reported(home: Path, known: str, name: int) -> N
     assert found(home) == [Where(name_of(name), 0, name)]
 
 
-@pytest.mark.parametrize("known", MARKS)
+@pytest.mark.parametrize("known", EVIDENCE)
 def test_a_segment_overwritten_by_a_copy_of_another_is_reported_once(
     home: Path, known: str
 ) -> None:
@@ -382,7 +382,7 @@ def test_a_segment_overwritten_by_a_copy_of_another_is_reported_once(
     assert found(home) == [Where(name_of(7), 0, 7), Where(name_of(13), 0, 13)]
 
 
-@pytest.mark.parametrize("known", MARKS)
+@pytest.mark.parametrize("known", EVIDENCE)
 def test_a_missing_segment_does_not_hide_later_damage(home: Path, known: str) -> None:
     forget(home, known)
     one, two = spans(home)[12:14]
@@ -395,14 +395,14 @@ def test_a_missing_segment_does_not_hide_later_damage(home: Path, known: str) ->
     assert found(home) == [end, one[0]]
 
 
-@pytest.mark.parametrize("known", MARKS)
+@pytest.mark.parametrize("known", EVIDENCE)
 def test_an_emptied_segment_is_reported(home: Path, known: str) -> None:
     forget(home, known)
     path_of(home, 7).write_bytes(b"")
     assert found(home) == [Where(name_of(7), 0, 7)]
 
 
-@pytest.mark.parametrize("known", ["word", "watermark"])
+@pytest.mark.parametrize("known", ["lock record", "watermark"])
 @pytest.mark.parametrize("segment", [1, 7, 13])
 def test_a_truncated_segment_is_reported_once_at_its_end(
     home: Path, known: str, segment: int
@@ -453,7 +453,7 @@ def test_a_path_that_is_not_a_regular_file_is_reported_and_not_followed(
     assert (report.entries, report.segments) == (12, 3)
 
 
-@pytest.mark.parametrize("known", MARKS)
+@pytest.mark.parametrize("known", EVIDENCE)
 def test_an_empty_last_segment_is_not_a_finding(home: Path, known: str) -> None:
     forget(home, known)
     path_of(home, 19).touch()
@@ -461,7 +461,7 @@ def test_an_empty_last_segment_is_not_a_finding(home: Path, known: str) -> None:
     assert report.ok and (report.entries, report.segments) == (18, 4)
 
 
-@pytest.mark.parametrize("known", MARKS)
+@pytest.mark.parametrize("known", EVIDENCE)
 def test_a_misnamed_empty_last_segment_is_reported(home: Path, known: str) -> None:
     forget(home, known)
     path_of(home, 21).touch()
@@ -585,7 +585,7 @@ def test_it_verifies_clean_while_a_writer_appends_and_rotates(memory: Path) -> N
     assert report.ok and report.last_seq >= entries[-1]
 
 
-# -- lines that somebody changed, and chained anew
+# -- lines that were changed, and chained anew
 
 
 class Line(NamedTuple):
@@ -631,7 +631,7 @@ def a_log_of(memory: Path, lines: list[bytes]) -> Path:
 
 
 def reported(memory: Path, lines: list[bytes]) -> list[tuple[int, int]]:
-    """The seqs that are told, each with the line at which it is."""
+    """The seqs that are reported, each with the line at which it is."""
     home = a_log_of(memory, lines)
     starts = [sum(map(len, lines[:index])) for index in range(len(lines) + 1)]
     findings = verify(home).findings
@@ -640,7 +640,7 @@ def reported(memory: Path, lines: list[bytes]) -> list[tuple[int, int]]:
 
 @pytest.fixture
 def lines(undamaged: Path) -> list[bytes]:
-    """Lines of a whole log: batches of three, told apart by evidence of later ones."""
+    """Lines of a whole log: batches of three, distinguished by evidence of later ones."""
     return lines_in(undamaged)
 
 
@@ -708,7 +708,7 @@ def test_a_rewrite_of_the_whole_rest_is_not_detected_from_the_log_alone(
     assert report.chain != chain_of(lines[-1])  # such as a head that was printed
 
 
-@pytest.mark.parametrize("known", ["word", "watermark"])
+@pytest.mark.parametrize("known", ["lock record", "watermark"])
 def test_a_rewrite_of_the_whole_rest_is_detected_from_the_durable_state(
     home: Path, known: str
 ) -> None:
@@ -908,7 +908,7 @@ def test_accepted_damage_is_still_reported_once_and_marked_as_accepted(home: Pat
     assert report.last_seq == 19
 
 
-@given(damages, st.sampled_from(MARKS))
+@given(damages, st.sampled_from(EVIDENCE))
 def test_after_all_damage_was_accepted_each_finding_is_marked_as_accepted(
     undamaged: Path, memory: Path, damages: list[Damage], known: str
 ) -> None:

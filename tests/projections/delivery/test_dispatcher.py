@@ -337,17 +337,17 @@ def test_while_refused_there_is_one_probe_an_interval() -> None:
 # H5: nothing passes
 
 
-@pytest.mark.parametrize("trouble", [UNREACHABLE, SERVER_ERROR, RATE_LIMITED])
+@pytest.mark.parametrize("failure", [UNREACHABLE, SERVER_ERROR, RATE_LIMITED])
 def test_during_an_outage_nothing_is_parked_and_afterwards_all_is_delivered(
-    trouble: Unavailable,
+    failure: Unavailable,
 ) -> None:
-    world = World(ScriptedAlpine(answer_to=lambda _: trouble, healthy=False))
+    world = World(ScriptedAlpine(answer_to=lambda _: failure, healthy=False))
 
     async def scenario(world: World) -> None:
         world.add(*range(1, 41))
         await world.until(lambda: len(world.script.sent) > 300)
         assert world.dispatcher.state is DeliveryState.WAITING
-        assert world.last_error == trouble.detail
+        assert world.last_error == failure.detail
         assert world.outcomes == {}
         world.script.answer_to = lambda _: Stored()
         await world.until_settled(range(1, 41))

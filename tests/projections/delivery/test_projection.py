@@ -332,7 +332,7 @@ def test_a_url_of_another_service_is_refused_with_the_reason(scene: Scene) -> No
     with scene.daemon(env={"ALPINE_API_URL": scene.server.url + "/elsewhere"}) as d:
         until(lambda: scene.state() == "refused")
         assert scene.ends(d) == 0
-    # The backend asks for the key before it tells of any path; ours is right, so it is 404.
+    # The backend asks for the key before it answers about any path; ours is right, so it is 404.
     assert "404" in scene.status()["last_error"]
     assert scene.server.hashes() == set()
 

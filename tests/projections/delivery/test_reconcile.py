@@ -212,12 +212,12 @@ def test_an_empty_list_is_a_list(home: Path) -> None:
 
 def test_temporary_failures_are_retried_and_lasting_ones_reported(home: Path) -> None:
     append(home, *signals(10))
-    trouble = [
+    malformed = [
         http_response(503, b"", Retry_After="0"),
         http_response(429, b""),
         http_response(500, b""),
     ]
-    found, _ = compared(home, listing(rows_for(home), spoilt=trouble))
+    found, _ = compared(home, listing(rows_for(home), spoilt=malformed))
     assert found.missing_count == 0
     for answer, says in (
         (http_response(503, b"busy"), "503 busy"),
@@ -303,7 +303,7 @@ def test_the_command_finds_and_resends_differences(home: Path, alpine: AlpineSer
         alpine,
         "INSERT INTO signals (symbol, action, price, confidence, target_price, stop_loss,"
         " rationale, verification_hash) VALUES ('X', 'BUY', 1, 0.5, 2, 0.5, $1, 'foreign')",
-        "somebody else's signal",
+        "the signal of another sender",
     )
     found = run(home, alpine, "reconcile", "--json")
     assert found.code == 1
@@ -319,9 +319,9 @@ def test_the_command_finds_and_resends_differences(home: Path, alpine: AlpineSer
         "UPDATE signals SET price = $1 WHERE price = 1 AND symbol <> 'X'",
         different["fields"]["price"][0],
     )
-    mended = run(home, alpine, "reconcile", "--replay", "--json")
-    assert mended.code == 0, mended.out
-    assert mended.answers[0]["replayed"]["stored"] == 10
+    fixed = run(home, alpine, "reconcile", "--replay", "--json")
+    assert fixed.code == 0, fixed.out
+    assert fixed.answers[0]["replayed"]["stored"] == 10
     assert run(home, alpine, "reconcile").code == 0
     exclusive = run(home, alpine, "reconcile", "--exclusive")
     assert exclusive.code == 1

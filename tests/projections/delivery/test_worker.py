@@ -48,8 +48,7 @@ from projections.delivery.requests import RequestCounts, execute_request
 from projections.delivery.state import DeliveryState
 from projections.errors import ProjectionError, ProjectionStalled, SchemaTooNew
 from projections.monitoring.status import alpine_status
-from projections.queries.wait import DELIVERED, WaitTimeout, wait_async
-from projections.queries.wait import SignalParked as IsParked
+from projections.queries.wait import DELIVERED, SignalParked, WaitTimeout, wait_async
 from tests.harness.deadline import DEADLINE_S, until_async
 from tests.harness.log_checks import tree_contents
 from tests.harness.read_side import append
@@ -272,7 +271,7 @@ def test_a_parked_signal_counts_as_done_and_keeps_its_reason(home: Path) -> None
     assert failing.next_at == pytest.approx(failing.last_at + 60.0)
     assert failing.first_at <= failing.last_at <= time.time()
     for seq, reason in ((3, "is parked as refused"), (5, "is parked as failing")):
-        with pytest.raises(IsParked, match=reason):
+        with pytest.raises(SignalParked, match=reason):
             asyncio.run(wait_async(home, seq, DELIVERED))
 
 
@@ -320,7 +319,7 @@ def test_a_discarded_signal_is_not_retried_and_is_reported_as_discarded(home: Pa
     assert parked_kinds(home) == {}
     assert status(home)["parked"] == 0
     deliver(home, ScriptedAlpine())
-    with pytest.raises(IsParked, match=r"was parked and is discarded.*reconcile --replay"):
+    with pytest.raises(SignalParked, match=r"was parked and is discarded.*reconcile --replay"):
         asyncio.run(wait_async(home, 2, DELIVERED))
     assert send_operator_request(home, script, RETRY, 2) == RequestCounts(asked=1, gone=1)
     assert send_operator_request(home, ScriptedAlpine(), REPLAY, 2) == RequestCounts(
@@ -332,14 +331,14 @@ def test_a_discarded_signal_is_not_retried_and_is_reported_as_discarded(home: Pa
 def test_a_running_daemon_executes_operator_requests(home: Path) -> None:
     append(home, *signals(10))
     script = ScriptedAlpine(answer_to=lambda seq: BAD_REQUEST if seq in (4, 5) else Stored())
-    nobody = ScriptedAlpine()
+    unused = ScriptedAlpine()
 
     async def scenario(_: Projector) -> None:
         await until_async(lambda: is_caught_up(home))
 
         async def request(what: str, *seqs: int) -> RequestCounts:
             return await execute_request(
-                home, CONFIG, what, seqs, make_projection=lambda _: projection_of(nobody)
+                home, CONFIG, what, seqs, make_projection=lambda _: projection_of(unused)
             )
 
         assert await request(DISCARD, 4) == RequestCounts(asked=1, discarded=1)
@@ -350,7 +349,7 @@ def test_a_running_daemon_executes_operator_requests(home: Path) -> None:
         )
 
     while_delivering(home, script, scenario)
-    assert nobody.sent == []
+    assert unused.sent == []
     assert Counter(script.sent)[2] == 2
     assert status(home)["delivered"] == 9  # of ten signals: one is discarded, none counts twice
 
@@ -613,7 +612,7 @@ def test_a_file_that_is_lost_under_a_running_daemon_costs_requests_and_nothing_e
         path = outbox_path(home)
         for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
             file.rename(f"{file}.away") if harm == "replaced" else file.unlink()
-        # It tells the truth at once: that it does not know.
+        # It reports at once that it does not know.
         await until_async(lambda: status(home)["state"] == "delivering")
         assert status(home)["lag_entries"] == 50
         await until_async(lambda: is_caught_up(home))  # by itself, although nothing comes

@@ -207,14 +207,14 @@ def test_a_query_during_commits_returns_nothing_older_than_its_start(
             return asked
 
         async with SignalStore(home) as store:
-            asking = [asyncio.create_task(ask(store)) for _ in range(12)]
+            pending = [asyncio.create_task(ask(store)) for _ in range(12)]
             with writer(home) as commit:
                 for _ in range(200):
                     await asyncio.to_thread(commit)
                     committed += 1
                     await asyncio.sleep(random.Random(committed).choice([0, 0.001]))
             done.set()
-            assert min(await asyncio.gather(*asking)) > 0
+            assert min(await asyncio.gather(*pending)) > 0
 
     asyncio.run(run())
 
@@ -239,12 +239,12 @@ def test_there_are_never_more_than_five_connections(home: Path) -> None:
     async def run() -> None:
         async with SignalStore(home) as store:
             counts = range(2_960, 3_000)
-            asking = [asyncio.create_task(store.latest(limit=n)) for n in counts]
+            pending = [asyncio.create_task(store.latest(limit=n)) for n in counts]
             most = 0
-            while not all(task.done() for task in asking):
+            while not all(task.done() for task in pending):
                 most = max(most, connections(home))
                 await asyncio.sleep(0.0005)
-            assert [len(task.result()) for task in asking] == list(counts)
+            assert [len(task.result()) for task in pending] == list(counts)
             assert max(most, connections(home)) == 5
         assert connections(home) == 0
 
@@ -259,19 +259,19 @@ async def main():
     chance = random.Random(1)
     async with SignalStore(sys.argv[1]) as store:
         for _ in range(30):
-            asking = [asyncio.create_task(store.latest(limit=n)) for n in range(1, 20)]
+            pending = [asyncio.create_task(store.latest(limit=n)) for n in range(1, 20)]
             for _ in range(chance.randint(0, 12)):
                 await asyncio.sleep(0)
-            for task in asking:
+            for task in pending:
                 task.cancel()
-            await asyncio.gather(*asking, return_exceptions=True)
+            await asyncio.gather(*pending, return_exceptions=True)
         assert await store.count() == 50
         assert len(await store.latest(limit=7)) == 7
     store = SignalStore(sys.argv[1])
-    asking = asyncio.create_task(store.latest(limit=3))
+    pending = asyncio.create_task(store.latest(limit=3))
     await asyncio.sleep(0)
-    asking.cancel()
-    await asyncio.gather(asking, return_exceptions=True)
+    pending.cancel()
+    await asyncio.gather(pending, return_exceptions=True)
     await store.close()
     await store.close()
 
@@ -352,9 +352,9 @@ def test_a_query_during_repeated_replacements_returns_a_complete_answer(
                     assert len(await store.latest()) in (3, 6)
                     answered.set()
 
-            asking = asyncio.gather(*(ask() for _ in range(4)))
+            pending = asyncio.gather(*(ask() for _ in range(4)))
             number = 0
-            while not asking.done():
+            while not pending.done():
                 number += 1
                 shutil.copy(copies[number % 2], tmp_path / "next.db")
                 (tmp_path / "next.db").replace(database_of(home))
@@ -364,9 +364,9 @@ def test_a_query_during_repeated_replacements_returns_a_complete_answer(
                 if number % 5 == 0:
                     answered.clear()
                     answer = asyncio.ensure_future(answered.wait())
-                    await asyncio.wait((answer, asking), return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait((answer, pending), return_when=asyncio.FIRST_COMPLETED)
                     answer.cancel()
-            await asking
+            await pending
 
     asyncio.run(run())
 
@@ -452,11 +452,11 @@ def test_a_closed_store_refuses_queries_and_does_not_delay_exit(home: Path) -> N
         async def run():
             store = SignalStore({str(home)!r})
             print(await store.count())
-            asking = asyncio.create_task(store.latest(limit=7))
+            pending = asyncio.create_task(store.latest(limit=7))
             await asyncio.sleep(0)
             await store.close()
             await store.close()
-            for question in (asking, store.count()):
+            for question in (pending, store.count()):
                 try:
                     await question
                 except ProjectionError as error:

@@ -88,7 +88,7 @@ def test_every_valid_signal_gives_the_same_row_on_both_paths(data: st.DataObject
         extra = data.draw(st.dictionaries(keys, values, max_size=3))
         confidence = data.draw(st.sampled_from([0, 0.0, 1.5, 100, 85.25]))
         try:
-            admitted = validate(
+            validated = validate(
                 a_signal(seq, confidence=confidence, **extra),
                 now=lambda: NOW,
                 new_id=lambda: "unused",
@@ -97,7 +97,7 @@ def test_every_valid_signal_gives_the_same_row_on_both_paths(data: st.DataObject
             continue
         line, chain = encode(
             "signal",
-            admitted.body,
+            validated.body,
             seq=len(lines) + 1,
             batch=len(lines) + 1,
             recorded_at="2025-11-18T02:00:00.123456Z",

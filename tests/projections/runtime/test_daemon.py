@@ -420,9 +420,9 @@ def test_a_log_that_was_damaged_before_ends_it_with_what_where_and_what_to_do(ho
     segment.write_bytes(segment.read_bytes().replace(b'"s-6"', b'"s-0"'))
     with daemon(home, "sqlite") as d:
         assert d.wait() == 3
-        told = d.err.splitlines()[-3:]
-    assert [line.split(":")[0] for line in told] == ["error", "where", "do"]
-    assert "seq 6" in told[1]
+        message = d.err.splitlines()[-3:]
+    assert [line.split(":")[0] for line in message] == ["error", "where", "do"]
+    assert "seq 6" in message[1]
     assert assert_is_fold_of_the_whole_part(home) == 5
 
 

@@ -344,10 +344,10 @@ def assert_halts(home: Path, error: type[EventLogError] = LogDiverged) -> str:
 def test_a_log_shorter_than_the_table_is_refused(tmp_path: Path) -> None:
     home, raw = raw_home(tmp_path)
     raw.cut(7)
-    told = assert_halts(home)
-    assert "has applied seq 12, and this log does not reach so far" in told
-    assert "rebuild-database" in told
-    assert "checkpoint sqlite" in told
+    message = assert_halts(home)
+    assert "has applied seq 12, and this log does not reach so far" in message
+    assert "rebuild-database" in message
+    assert "checkpoint sqlite" in message
 
 
 def test_a_log_that_lost_its_end_is_refused(home: Path) -> None:
@@ -366,8 +366,8 @@ def test_a_rewritten_log_is_refused(tmp_path: Path) -> None:
     history[8] = ("signal", payload)
     raw.cut(0)
     raw.add(history)
-    told = assert_halts(home)
-    assert "has another entry there" in told
+    message = assert_halts(home)
+    assert "has another entry there" in message
 
 
 def test_another_log_is_refused(tmp_path: Path) -> None:
@@ -538,7 +538,7 @@ class Counter:
 
     async def apply(self, entries, *, before, after):
         if self.stored["seq"] != before.seq:
-            raise CheckpointMoved("somebody else was here")
+            raise CheckpointMoved("another daemon was here")
         for entry in entries:
             if entry.event == "signal":
                 symbol = entry.payload["symbol"]
@@ -560,7 +560,7 @@ class Broken:
     name = "broken"
 
     async def open(self, home):
-        raise RuntimeError("somebody else's mistake")
+        raise RuntimeError("a mistake of the projection")
 """
 
 
@@ -591,13 +591,13 @@ def test_a_failing_third_party_projection_is_named_and_affects_no_other(
     done = eventlog("project", "broken", "--once", home=home, env=env)
     assert done.code not in (0, 2)
     assert "projection=broken" in done.err
-    assert "somebody else's mistake" in done.err
+    assert "a mistake of the projection" in done.err
     assert eventlog("project", "sqlite", "--once", home=home, env=env).code == 0
     done = eventlog("status", "--json", home=home, env=env)
     assert done.code == 0
     found = done.answers[0]["projections"]
     assert found["sqlite"]["checkpoint"] == 3
-    assert "somebody else's mistake" in found["broken"]["problem"]
+    assert "a mistake of the projection" in found["broken"]["problem"]
 
 
 def test_an_unknown_name_is_reported_with_the_registered_ones(home: Path) -> None:

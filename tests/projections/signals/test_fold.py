@@ -215,8 +215,8 @@ def test_a_history_without_malformed_items_passes_validation_unchanged(
     history: list[Item],
 ) -> None:
     for event, payload in history:
-        admitted = validate({"event": event, **payload}, now=str, new_id=str)
-        assert (admitted.event, orjson.loads(b"{%b}" % admitted.body)) == (event, payload)
+        validated = validate({"event": event, **payload}, now=str, new_id=str)
+        assert (validated.event, orjson.loads(b"{%b}" % validated.body)) == (event, payload)
 
 
 # examples: one for each reason, and the shape of rows

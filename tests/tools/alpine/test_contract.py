@@ -1,9 +1,10 @@
-"""What an Alpine answers, as a table that runs against any of them.
+"""The answers of Alpine, as a table that runs against any of them.
 
 Against another one: set ALPINE_CONTRACT_URL, and ALPINE_CONTRACT_KEY_FILE to a file with its key.
 It then stores a few dozen signals there, each with an id that begins with `contract-`.
 
-Invariant: no case needs more than HTTP. What only our backend promises is in test_alpine_server.py.
+Invariant: no case needs more than HTTP. test_server.py has the promises of
+our backend alone.
 """
 
 import json
@@ -107,7 +108,7 @@ CASES = [
     Case(promise="a symbol that is a list", status=422, sent={"symbol": ["AAPL"]}),
     Case(promise="19 characters of reasoning", status=500, sent={"reasoning": "r" * 19}),
     Case(promise="21 characters of symbol", status=500, hashed={"symbol": "S" * 21}),
-    # What the contract says of PostgreSQL's checks, which another Alpine may hold at its door.
+    # What the contract says of PostgreSQL's checks, which another Alpine may check earlier.
     Case(promise="an empty reasoning", status=500, sent={"reasoning": ""}, ours=True),
     Case(promise="a price of 0", status=500, hashed={"entry_price": 0.0}, ours=True),
     Case(promise="a price below 0", status=500, hashed={"entry_price": -1.0}, ours=True),
@@ -134,10 +135,10 @@ def test_each_signal_gets_the_answer_defined_by_the_contract(backend: Backend, c
     if case.status == 422:
         assert answer.json()["detail"][0]["loc"][0] == "body"
     if case.status == STORED:
-        told = answer.json()
-        assert told["status"] == "success"
-        assert told["signal_id"] == told["alpine_signal_id"]
-        assert told["external_signal_id"] == body["signal_id"]
+        stored = answer.json()
+        assert stored["status"] == "success"
+        assert stored["signal_id"] == stored["alpine_signal_id"]
+        assert stored["external_signal_id"] == body["signal_id"]
     if backend.server is not None:
         listed = backend.client.get(LIST, params={"limit": 1_000}).json()["signals"]
         hashes = {row["verification_hash"] for row in listed}
@@ -152,8 +153,8 @@ def test_each_hash_vector_is_accepted(backend: Backend) -> None:
         assert sha256_of(vector["signal"]) == vector["sha256"], vector["name"]
         hashes = {"sha256": vector["sha256"], "verification_hash": vector["sha256"]}
         assert backend.send(vector["signal"] | hashes).status_code == STORED, vector["name"]
-        # What the door would normalise the backend takes too, where only its types differ. Under a
-        # new id, for a hash that is known is a duplicate whatever the body says.
+        # The backend also takes what validation would normalise, where only the types differ. The
+        # id is new, because a known hash is a duplicate with any body.
         given = vector.get("given", vector["signal"])
         if given["timestamp"] == vector["signal"]["timestamp"]:
             new = {"signal_id": f"contract-{uuid.uuid4()}"}

@@ -1,4 +1,4 @@
-"""What only the reference backend promises: its limits, its list, its misbehaviour, its command.
+"""Promises of the reference backend alone: its limits, list, misbehaviour and command.
 
 Invariant: no server and no PostgreSQL outlives the test that started it.
 """
@@ -74,7 +74,7 @@ def unruly(postgres: EmbeddedPostgres) -> Iterator[AlpineServer]:
 
 
 def test_a_key_is_compared_whole_and_sent_once(backend: Backend) -> None:
-    """401 comes before anybody looks at the body, and before any path is told to exist."""
+    """401 comes before the body is read, and before an answer shows which paths exist."""
     with httpx.Client(base_url=backend.client.base_url, trust_env=False) as stranger:
         for keys in ([KEY[:-1]], [KEY + b"x"], [KEY, KEY], [b"x", KEY]):
             headers = [(b"X-API-Key", key) for key in keys]
