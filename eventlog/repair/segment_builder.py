@@ -20,7 +20,7 @@ from eventlog.read.reader import CHUNK_BYTES
 from eventlog.read.seek import FoundLine, find_line, last_line
 from eventlog.repair.rebuild_plan import BackupLines, OwnBytes, SegmentParts
 from eventlog.storage.atomic import create_replacing, free_name, set_aside, temporary_name
-from eventlog.storage.disk import Disk, opened, read_file, write_all
+from eventlog.storage.disk import Disk, closing_fd, opened, read_file, write_all
 from eventlog.storage.home import Home, list_segments
 from eventlog.storage.segment_disk import existing_paths
 
@@ -96,14 +96,12 @@ class SegmentBuilder:
         self._ends_with_own_line = False
         for segment, parts in segments.items():
             self._built.append(segment)
-            out_fd = create_replacing(self._disk, self._new_path(segment))
-            try:
+            new_fd = create_replacing(self._disk, self._new_path(segment))
+            with closing_fd(self._disk, new_fd) as out_fd:
                 self._check_name(segment)
                 for part in parts:
                     self._add_part(segment, part, out_fd)
                 self._disk.fdatasync(out_fd)
-            finally:
-                self._disk.close(out_fd)
         if not self._ends_with_own_line:
             self._check_following(min((s for s in own_segments if s > last), default=0))
 
