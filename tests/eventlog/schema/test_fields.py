@@ -258,10 +258,10 @@ JSON = st.recursive(
 
 
 @given(st.dictionaries(st.text(max_size=3), JSON))
-def test_every_json_value_passes_and_comes_back_as_it_was(fields: dict[str, object]) -> None:
-    fields.check_json(fields)
-    assert repr(orjson.loads(orjson.dumps(fields))) == repr(fields)
-    assert repr(json.loads(orjson.dumps(fields))) == repr(fields)
+def test_every_json_value_passes_and_comes_back_as_it_was(payload: dict[str, object]) -> None:
+    fields.check_json(payload)
+    assert repr(orjson.loads(orjson.dumps(payload))) == repr(payload)
+    assert repr(json.loads(orjson.dumps(payload))) == repr(payload)
 
 
 class Text(str):
@@ -282,7 +282,7 @@ def doubling(levels: int) -> object:
 
 
 @pytest.mark.parametrize(
-    ("fields", "problem"),
+    ("payload", "problem"),
     [
         ({"a": float("nan")}, "a must be a finite number (got nan)"),
         ({"a": [{"b": float("-inf")}]}, "a[0].b must be a finite number (got -inf)"),
@@ -303,10 +303,10 @@ def doubling(levels: int) -> object:
     ],
 )
 def test_a_value_that_json_would_change_is_refused_with_its_path(
-    fields: dict[str, object], problem: str
+    payload: dict[str, object], problem: str
 ) -> None:
     with pytest.raises(InvalidSignal) as refusal:
-        fields.check_json(fields)
+        fields.check_json(payload)
     assert str(refusal.value).startswith(problem)
 
 
@@ -332,9 +332,9 @@ def test_more_values_than_a_payload_can_hold_are_refused(value: object) -> None:
 
 def test_checking_takes_little_memory_however_long_the_names() -> None:
     """Each value is walked with its path, to be named if it is refused."""
-    fields = {"x" * 60_000: [0] * 6_000}
+    payload = {"x" * 60_000: [0] * 6_000}
     tracemalloc.start()
-    fields.check_json(fields)
+    fields.check_json(payload)
     _, bytes_peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert bytes_peak < 20_000_000
