@@ -95,7 +95,7 @@ class EventLog:
 
         Raises InvalidSignal, HashMismatch, EntryTooLarge, SignalConflict (nothing was written);
         AppendFailed, DiskFull (the log is unchanged); LogLocked, LogBusy; LogPoisoned (a sync
-        failed: open the log anew and retry); AppendTimeout after `timeout_s` seconds (the outcome
+        failed: open the log again and retry); AppendTimeout after `timeout_s` seconds (the outcome
         is unknown: retry with the same signal_id); LogCorrupt, LogDiverged (run `eventlog
         verify`).
         """

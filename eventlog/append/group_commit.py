@@ -295,7 +295,7 @@ def _notify_settled(drained: list[QueuedRequest]) -> None:
 
 def closed_error(why: str) -> LogClosed:
     """The error of an append to a closed handle."""
-    return LogClosed(why, do="open the log anew: EventLog(home)")
+    return LogClosed(why, do="open the log again: EventLog(home)")
 
 
 def _busy_error() -> LogBusy:

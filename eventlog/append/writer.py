@@ -312,7 +312,7 @@ class Writer:
         return LogPoisoned(
             f"this log handle is disabled: {why}",
             where=self._home.log_dir,
-            do="entries that were not acknowledged may be lost: open the log anew and retry with "
+            do="entries that were not acknowledged may be lost: open the log again and retry with "
             "the same signal_id",
         )
 

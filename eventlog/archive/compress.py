@@ -35,7 +35,7 @@ from eventlog.format.compressed import (
 from eventlog.format.line import LOST_PREFIX
 from eventlog.format.segment import CLOSED_NAME, COMPRESSED_SUFFIX, segment_name
 from eventlog.storage.atomic import set_aside, temporary_name
-from eventlog.storage.disk import Disk, RealDisk, write_all
+from eventlog.storage.disk import Disk, RealDisk, closing_fd, write_all
 from eventlog.storage.durable_state import read_durable_state
 from eventlog.storage.home import Home, home_at, list_segments, log_not_found
 from eventlog.storage.locks import closed_segments_lock
@@ -291,8 +291,7 @@ class _SegmentCompression:
         digest = sha256()
         frames: list[Frame] = []
         at = size = 0
-        out = self._disk.create(self._new_path)
-        try:
+        with closing_fd(self._disk, self._disk.create(self._new_path)) as out:
             for raw in self._read(source):
                 packed = compress_frame(raw)
                 write_all(self._disk, out, packed, at)
@@ -306,8 +305,6 @@ class _SegmentCompression:
             content = _Content(size, digest.hexdigest())
             write_all(self._disk, out, encode_trailer(frames, *content), at)
             self._disk.fdatasync(out)
-        finally:
-            self._disk.close(out)
         return content
 
     def _read(self, source: str) -> Iterator[bytes]:

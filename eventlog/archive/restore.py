@@ -20,7 +20,7 @@ from eventlog.archive.manifest import MANIFEST_NAME, Manifest, SegmentCopy, read
 from eventlog.errors import BackupUnusable, EventLogError
 from eventlog.format.durability import LogEnd, Watermark, encode_slot, slot_offset
 from eventlog.storage.atomic import copy, replace_file
-from eventlog.storage.disk import Disk, RealDisk, opened, size_of
+from eventlog.storage.disk import Disk, RealDisk, closing_fd, opened, read_file, size_of
 from eventlog.storage.gap_file import GAP_FILE_NAME
 from eventlog.storage.home import Home, home_at, make_durable_dir
 from eventlog.storage.locks import FileLock
@@ -174,8 +174,8 @@ def _restore_files(
     for segment_copy in manifest.segments:
         _restore_segment(disk, backup, scratch_dir, segment_copy, count)
     gap_path = f"{backup.log_dir}/{GAP_FILE_NAME}"
-    with suppress(FileNotFoundError), opened(disk, gap_path) as fd:
-        replace_file(disk, scratch_dir, GAP_FILE_NAME, disk.pread(fd, disk.size(fd), 0))
+    with suppress(FileNotFoundError):
+        replace_file(disk, scratch_dir, GAP_FILE_NAME, read_file(disk, gap_path))
     if manifest.segments:
         last = manifest.segments[-1]
         end = LogEnd(last.segment, last.bytes, manifest.last_seq, manifest.chain)
@@ -198,12 +198,9 @@ def _restore_segment(
         raise _damaged_backup(path, "is missing in the backup") from None
     if size < segment_copy.bytes:
         raise _damaged_backup(path, "is cut in the backup")
-    with opened(disk, path) as source:
-        out = disk.create(f"{scratch_dir}/{segment_copy.name}")
-        try:
-            copy(disk, source, out, 0, segment_copy.bytes, digest, count)
-        finally:
-            disk.close(out)
+    new = f"{scratch_dir}/{segment_copy.name}"
+    with opened(disk, path) as source, closing_fd(disk, disk.create(new)) as out:
+        copy(disk, source, out, 0, segment_copy.bytes, digest, count)
     if digest.hexdigest() != segment_copy.sha256:
         raise _damaged_backup(path, "is damaged in the backup: its hash does not match")
 

@@ -9,6 +9,7 @@ Invariant: a crash at any step leaves each segment as it was or whole.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from itertools import pairwise
 
 from eventlog.errors import EventLogError
@@ -19,8 +20,8 @@ from eventlog.format.segment import segment_index, segment_name, segment_seqs
 from eventlog.read.reader import CHUNK_BYTES
 from eventlog.read.seek import FoundLine, find_line, last_line
 from eventlog.repair.rebuild_plan import BackupLines, OwnBytes, SegmentParts
-from eventlog.storage.atomic import create_replacing, free_name, set_aside, temporary_name
-from eventlog.storage.disk import Disk, opened, read_file, write_all
+from eventlog.storage.atomic import copy, create_replacing, free_name, set_aside, temporary_name
+from eventlog.storage.disk import Disk, closing_fd, opened, read_file, write_all
 from eventlog.storage.home import Home, list_segments
 from eventlog.storage.segment_disk import existing_paths
 
@@ -96,14 +97,12 @@ class SegmentBuilder:
         self._ends_with_own_line = False
         for segment, parts in segments.items():
             self._built.append(segment)
-            out_fd = create_replacing(self._disk, self._new_path(segment))
-            try:
+            new_fd = create_replacing(self._disk, self._new_path(segment))
+            with closing_fd(self._disk, new_fd) as out_fd:
                 self._check_name(segment)
                 for part in parts:
                     self._add_part(segment, part, out_fd)
                 self._disk.fdatasync(out_fd)
-            finally:
-                self._disk.close(out_fd)
         if not self._ends_with_own_line:
             self._check_following(min((s for s in own_segments if s > last), default=0))
 
@@ -142,15 +141,11 @@ class SegmentBuilder:
         """Copies the damaged file: a crash between two renames would leave no segment at all."""
         name = segment_name(segment)
         new = f"{self._home.log_dir}/.{name}.kept"
-        with opened(self._disk, self._home.segment_path(segment)) as old:
-            out_fd = create_replacing(self._disk, new)
-            try:
-                size = self._disk.size(old)
-                for at in range(0, size, CHUNK_BYTES):
-                    write_all(self._disk, out_fd, self._disk.pread(old, CHUNK_BYTES, at), at)
-                self._disk.fdatasync(out_fd)
-            finally:
-                self._disk.close(out_fd)
+        with (
+            opened(self._disk, self._home.segment_path(segment)) as old,
+            closing_fd(self._disk, create_replacing(self._disk, new)) as out_fd,
+        ):
+            copy(self._disk, old, out_fd, 0, self._disk.size(old), sha256(), lambda _: None)
         kept = free_name(f"{name}.damaged", self._disk.names(self._home.log_dir))
         self._disk.rename(new, f"{self._home.log_dir}/{kept}")
         return kept

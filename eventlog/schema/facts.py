@@ -15,37 +15,37 @@ import orjson
 
 from eventlog.errors import InvalidSignal
 from eventlog.format.line import RESERVED_KEYS
-from eventlog.schema import fields as values
+from eventlog.schema import fields
 from eventlog.schema.signal import text_key
 
 
 class FactKey(NamedTuple):
     """The rule for a key of a fact."""
 
-    rule: values.FieldRule
+    rule: fields.FieldRule
     required: bool = False
 
 
 FACT_KEYS: Mapping[str, Mapping[str, FactKey]] = {
     "executed": {
-        "order_id": FactKey(values.order_id, required=True),
-        "fill_price": FactKey(values.price),
-        "executed_at": FactKey(values.timestamp),
+        "order_id": FactKey(fields.order_id, required=True),
+        "fill_price": FactKey(fields.price),
+        "executed_at": FactKey(fields.timestamp),
     },
-    "skipped": {"reason": FactKey(values.reason, required=True)},
-    "expired": {"reason": FactKey(values.reason)},
-    "cancelled": {"reason": FactKey(values.reason)},
+    "skipped": {"reason": FactKey(fields.reason, required=True)},
+    "expired": {"reason": FactKey(fields.reason)},
+    "cancelled": {"reason": FactKey(fields.reason)},
     "closed": {
-        "exit_price": FactKey(values.price, required=True),
-        "outcome": FactKey(values.outcome),
-        "profit_loss_pct": FactKey(values.number),
-        "closed_at": FactKey(values.timestamp),
+        "exit_price": FactKey(fields.price, required=True),
+        "outcome": FactKey(fields.outcome),
+        "profit_loss_pct": FactKey(fields.number),
+        "closed_at": FactKey(fields.timestamp),
     },
 }
 
 _EVENT_PATTERN = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
-_SIGNAL_ID = FactKey(values.signal_id, required=True)
-_SIGNAL_ID_OPTIONAL = FactKey(values.signal_id)
+_SIGNAL_ID = FactKey(fields.signal_id, required=True)
+_SIGNAL_ID_OPTIONAL = FactKey(fields.signal_id)
 
 
 def event_name(event: object) -> str:
@@ -72,7 +72,7 @@ def payload(event: str, item: Mapping[str, object]) -> dict[str, object]:
             stored[key] = rule(key, given.pop(key))
         elif required:
             raise InvalidSignal("is missing", field=key)
-    values.check_json(given)
+    fields.check_json(given)
     return stored | given
 
 

@@ -52,6 +52,10 @@ class FieldLimits(NamedTuple):
     fraction_max: float = FRACTION_MAX
     percent_max: float = PERCENT_MAX
 
+    def is_percent(self, number: float) -> bool:
+        """Whether a confidence may be `number`: 0, or above `fraction_max` to `percent_max`."""
+        return number == 0.0 or self.fraction_max < number <= self.percent_max
+
 
 FIELD_LIMITS = FieldLimits()
 
@@ -184,14 +188,14 @@ def price(field: str, value: object) -> float:
 def confidence(field: str, value: object) -> float:
     """Percent: 0, or above 1 up to 100. Alpine takes what is not above 1 for a fraction."""
     stored = number(field, value)
+    if FIELD_LIMITS.is_percent(stored):
+        return stored
     if 0.0 < stored <= FRACTION_MAX:
         percent = float(f"{stored * 100.0:.12g}")
         raise InvalidSignal(
             f"looks like a fraction; did you mean {percent}?", field=field, value=value
         )
-    if not 0.0 <= stored <= PERCENT_MAX:
-        raise _unfit(field, value, "confidence")
-    return stored
+    raise _unfit(field, value, "confidence")
 
 
 def timestamp(field: str, value: object) -> str:

@@ -10,7 +10,7 @@ import orjson
 
 from eventlog.errors import EntryTooLarge, InvalidSignal
 from eventlog.format.line import PAYLOAD_BYTES_MAX
-from eventlog.schema import fields as values
+from eventlog.schema import fields
 
 # A byte of payload takes at most six in a line of ASCII escapes; a longer line would be refused.
 INPUT_BYTES_MAX = 6 * PAYLOAD_BYTES_MAX
@@ -51,7 +51,7 @@ def _is_flat(item: dict[str, object]) -> bool:
         if type(value) is str:
             continue
         if type(value) is float or type(value) is int:
-            if not values.INT_MIN < value < values.INT_MAX:
+            if not fields.INT_MIN < value < fields.INT_MAX:
                 return False
         elif value is not None and type(value) is not bool:
             return False
@@ -60,7 +60,7 @@ def _is_flat(item: dict[str, object]) -> bool:
 
 def _parse_strictly(line: bytes) -> dict[str, object]:
     """Parses by the full rules."""
-    if line.count(b"[") + line.count(b"{") > values.DEPTH_MAX:
+    if line.count(b"[") + line.count(b"{") > fields.DEPTH_MAX:
         _refuse_depth(line)  # before json, whose recursion it bounds
     try:
         text = line.decode()
@@ -77,7 +77,7 @@ def _parse_strictly(line: bytes) -> dict[str, object]:
         ) from None
     if type(item) is not dict:
         raise InvalidSignal("must be a JSON object", field="line", value=_excerpt(line))
-    values.check_json(item)
+    fields.check_json(item)
     return item
 
 
@@ -88,9 +88,9 @@ def _refuse_depth(line: bytes) -> None:
             depth += 1
         elif token[0] in (b"]", b"}"):
             depth -= 1
-        if depth > values.DEPTH_MAX:
+        if depth > fields.DEPTH_MAX:
             raise InvalidSignal(
-                f"is nested deeper than {values.DEPTH_MAX}", field="line", value=_excerpt(line)
+                f"is nested deeper than {fields.DEPTH_MAX}", field="line", value=_excerpt(line)
             )
 
 

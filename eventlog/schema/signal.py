@@ -20,21 +20,21 @@ import orjson
 
 from eventlog.errors import HashMismatch, InvalidSignal, printable_value
 from eventlog.format.line import RESERVED_KEYS
-from eventlog.schema import fields as values
+from eventlog.schema import fields
 
 # The fields in their order on disk, each with its rule.
-FIELD_RULES: Mapping[str, values.FieldRule] = {
-    "signal_id": values.signal_id,
-    "symbol": values.symbol,
-    "action": values.action,
-    "entry_price": values.price,
-    "target_price": values.price,
-    "stop_price": values.price,
-    "confidence": values.confidence,
-    "strategy": values.name,
-    "asset_type": values.label,
-    "data_source": values.label,
-    "timestamp": values.timestamp,
+FIELD_RULES: Mapping[str, fields.FieldRule] = {
+    "signal_id": fields.signal_id,
+    "symbol": fields.symbol,
+    "action": fields.action,
+    "entry_price": fields.price,
+    "target_price": fields.price,
+    "stop_price": fields.price,
+    "confidence": fields.confidence,
+    "strategy": fields.name,
+    "asset_type": fields.label,
+    "data_source": fields.label,
+    "timestamp": fields.timestamp,
 }
 ASSET_TYPE_DEFAULT = "unknown"
 DATA_SOURCE_DEFAULT = "weighted_consensus"
@@ -84,7 +84,7 @@ class Signal:
         check_extra(self.extra)
         sha256 = None
         if self.sha256 is not None:
-            sha256 = values.sha256_hex("sha256", self.sha256)
+            sha256 = fields.sha256_hex("sha256", self.sha256)
             _check_sha256(sha256, given, stored)
         elif len(stored) == len(FIELD_RULES):
             sha256 = content_sha256(stored)
@@ -124,22 +124,22 @@ class Signal:
 
     def payload(self) -> dict[str, object]:
         """The payload as the log stores it, in the order on disk, without keys not known yet."""
-        fields = {key: getattr(self, key) for key in FIELD_RULES}
+        payload = {key: getattr(self, key) for key in FIELD_RULES}
         for key in _DEFAULTED_FIELDS:
-            if fields[key] is None:
-                del fields[key]
-        fields.update(_deep_copy(self.extra))
+            if payload[key] is None:
+                del payload[key]
+        payload.update(_deep_copy(self.extra))
         if self.sha256 is not None:
-            fields["sha256"] = self.sha256
-        return fields
+            payload["sha256"] = self.sha256
+        return payload
 
 
-def canonical(fields: Mapping[str, object]) -> str:
+def canonical(stored: Mapping[str, object]) -> str:
     """The text that is hashed: `json.dumps` of the nine fields with sorted keys, to the byte.
 
     Raises KeyError where one of the nine is not there.
     """
-    nine: dict[str, Any] = {key: fields[key] for key in HASHED_FIELDS}
+    nine: dict[str, Any] = {key: stored[key] for key in HASHED_FIELDS}
     symbol, action, entry, target, stop, confidence, strategy, signal_id, timestamp = nine.values()
     if (
         type(entry) is type(target) is type(stop) is type(confidence) is float
@@ -175,9 +175,9 @@ def canonical_form(
     )
 
 
-def content_sha256(fields: Mapping[str, object]) -> str:
+def content_sha256(stored: Mapping[str, object]) -> str:
     """SHA-256, in hex, of the canonical form. Raises KeyError where one of the nine is missing."""
-    return _sha256(canonical(fields).encode()).hexdigest()
+    return _sha256(canonical(stored).encode()).hexdigest()
 
 
 def text_key(key: object) -> str:
@@ -198,7 +198,7 @@ def check_extra(extra: object) -> None:
             raise InvalidSignal("is reserved for the log", field=key, value=extra[key])
         if key in RESERVED_FIELDS:
             raise InvalidSignal("is a field, not an extra", field=key, value=extra[key])
-    values.check_json(extra)
+    fields.check_json(extra)
 
 
 def _check_sha256(
@@ -239,14 +239,14 @@ def _not_stored_form(key: str, given: object, stored: object) -> InvalidSignal:
     )
 
 
-def _refuse_aliases(fields: Mapping[str, object]) -> None:
+def _refuse_aliases(given: Mapping[str, object]) -> None:
     """Refuses aliases beside a sha256, which is computed over the stored names."""
     for alias, key in ALIASES.items():
-        if alias in fields:
+        if alias in given:
             raise InvalidSignal(
                 f"is stored as {key}; a signal with its own sha256 must use that name",
                 field=alias,
-                value=fields[alias],
+                value=given[alias],
             )
 
 

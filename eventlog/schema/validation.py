@@ -17,8 +17,7 @@ import orjson
 
 from eventlog.errors import EntryTooLarge, InvalidSignal
 from eventlog.format.line import PAYLOAD_BYTES_MAX
-from eventlog.schema import facts
-from eventlog.schema import fields as values
+from eventlog.schema import facts, fields
 from eventlog.schema.fields import FRACTION_MAX, PERCENT_MAX
 from eventlog.schema.signal import (
     ASSET_TYPE_DEFAULT,
@@ -116,10 +115,10 @@ def _validate_fast(
             item.get("timestamp"),
             _extra_fields(item),
         )
-        if type(timestamp) is not str or not values.is_stored_timestamp(timestamp):
-            timestamp = values.timestamp("timestamp", timestamp) if "timestamp" in item else None
-        if type(signal_id) is not str or not values.is_signal_id(signal_id):
-            signal_id = values.signal_id("signal_id", signal_id) if "signal_id" in item else None
+        if type(timestamp) is not str or not fields.is_stored_timestamp(timestamp):
+            timestamp = fields.timestamp("timestamp", timestamp) if "timestamp" in item else None
+        if type(signal_id) is not str or not fields.is_signal_id(signal_id):
+            signal_id = fields.signal_id("signal_id", signal_id) if "signal_id" in item else None
     except (InvalidSignal, TypeError):  # TypeError: a list as a symbol cannot be looked up
         return None
     if extra is None:
@@ -163,11 +162,11 @@ def _stored_numbers(item: dict[str, object]) -> tuple[float, float, float, float
         and 0.0 < target < inf
         and 0.0 < stop < inf
     ):
-        entry = values.price("entry_price", entry)
-        target = values.price("target_price", target)
-        stop = values.price("stop_price", stop)
+        entry = fields.price("entry_price", entry)
+        target = fields.price("target_price", target)
+        stop = fields.price("stop_price", stop)
     if type(confidence) is not float or not FRACTION_MAX < confidence <= PERCENT_MAX:
-        confidence = values.confidence("confidence", confidence)
+        confidence = fields.confidence("confidence", confidence)
     return entry, target, stop, confidence
 
 
@@ -176,14 +175,14 @@ def _stored_texts(
     symbol: object, action: object, strategy: object, asset_type: object, data_source: object
 ) -> tuple[str, str, str, str, str]:
     """The five texts that generators repeat, in stored form. Raises InvalidSignal."""
-    if isinstance(symbol, str) and len(symbol) > values.NAME_CHARS_MAX:
+    if isinstance(symbol, str) and len(symbol) > fields.NAME_CHARS_MAX:
         raise InvalidSignal("is too long for the cache", field="symbol")
     return (
-        values.symbol("symbol", symbol),
-        values.action("action", action),
-        values.name("strategy", strategy),
-        values.label("asset_type", asset_type),
-        values.label("data_source", data_source),
+        fields.symbol("symbol", symbol),
+        fields.action("action", action),
+        fields.name("strategy", strategy),
+        fields.label("asset_type", asset_type),
+        fields.label("data_source", data_source),
     )
 
 
@@ -198,7 +197,7 @@ def _extra_fields(item: dict[str, object]) -> dict[str, object] | None:
                 continue
             return None
         if type(value) is not str or not value.isascii() or not key.isascii():
-            values.check_json({key: value})
+            fields.check_json({key: value})
         extra[key] = value
     return extra
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from eventlog.errors import BackupUnusable
-from eventlog.storage.disk import Disk, opened, real_disk, write_all
+from eventlog.storage.disk import Disk, closing_fd, opened, real_disk, write_all
 
 CHUNK_BYTES = 1 << 20  # at a time: large enough to be fast, small enough for any machine
 
@@ -103,11 +103,8 @@ def replacing(disk: Disk, directory: str, name: str) -> Iterator[int]:
     """
     new = f"{directory}/{temporary_name(name)}"
     try:
-        fd = create_replacing(disk, new)
-        try:
+        with closing_fd(disk, create_replacing(disk, new)) as fd:
             yield fd
-        finally:
-            disk.close(fd)
         disk.rename(new, f"{directory}/{name}")
     except BaseException:
         with suppress(OSError):

@@ -259,13 +259,19 @@ def _inode_of(status: os.stat_result) -> tuple[int, int]:
 
 
 @contextmanager
-def opened(disk: Disk, path: str, *, writable: bool = False) -> Iterator[int]:
-    """Opens an existing file for the length of a block. Raises what `Disk.open` raises."""
-    fd = disk.open(path, writable=writable)
+def closing_fd(disk: Disk, fd: int) -> Iterator[int]:
+    """Closes the descriptor at the block's end."""
     try:
         yield fd
     finally:
         disk.close(fd)
+
+
+@contextmanager
+def opened(disk: Disk, path: str, *, writable: bool = False) -> Iterator[int]:
+    """Opens an existing file for the length of a block. Raises what `Disk.open` raises."""
+    with closing_fd(disk, disk.open(path, writable=writable)) as fd:
+        yield fd
 
 
 def size_of(disk: Disk, path: str) -> int:

@@ -10,7 +10,7 @@ from hashlib import sha256
 from eventlog.format.gap import AcceptedGap, decode_gaps, encode_gap
 from eventlog.format.line import LINE_BYTES_MAX, BadLine, parse_header
 from eventlog.format.segment import segment_seqs
-from eventlog.storage.disk import Disk, open_or_create, opened, read_file, write_all
+from eventlog.storage.disk import Disk, closing_fd, open_or_create, opened, read_file, write_all
 from eventlog.storage.home import Home
 
 GAP_FILE_NAME = ".accepted"
@@ -54,8 +54,7 @@ def read_gaps(disk: Disk, home: Home) -> list[AcceptedGap]:
 
 def append_gaps(disk: Disk, home: Home, records: Iterable[AcceptedGap]) -> None:
     """Adds records, durably. Raises OSError."""
-    fd = open_or_create(disk, f"{home.log_dir}/{GAP_FILE_NAME}")
-    try:
+    with closing_fd(disk, open_or_create(disk, f"{home.log_dir}/{GAP_FILE_NAME}")) as fd:
         size = disk.size(fd)
         data = b"".join(encode_gap(record) for record in records)
         if size and disk.pread(fd, 1, size - 1) != b"\n":
@@ -63,8 +62,6 @@ def append_gaps(disk: Disk, home: Home, records: Iterable[AcceptedGap]) -> None:
         write_all(disk, fd, data, size)
         disk.fdatasync(fd)
         disk.fsync_dir(home.log_dir)
-    finally:
-        disk.close(fd)
 
 
 def is_unchanged(disk: Disk, home: Home, gap: AcceptedGap, segments: Sequence[int]) -> bool:

@@ -15,6 +15,7 @@ from projections.cli.settings import alpine_config
 
 if TYPE_CHECKING:
     from projections.monitoring.endpoints import ListenConfig
+    from projections.runtime.daemon import Service
 
 
 # Longer than the swap of a rebuild or a restart of Alpine takes, and short enough that the alarm
@@ -80,7 +81,7 @@ def project(
     """
     from projections.errors import ProjectionError
     from projections.runtime.batcher import Pace
-    from projections.runtime.daemon import Service, run
+    from projections.runtime.daemon import run
     from projections.runtime.registry import projection_names
 
     chosen = projection_names() if "all" in names else list(dict.fromkeys(names))
@@ -93,8 +94,24 @@ def project(
             do="set ALPINE_API_URL and ALPINE_API_KEY_FILE",
         )
     home = Path(obj.home)
+    run(
+        home,
+        chosen,
+        Pace(batch_entries=batch_size, batch_timeout_s=batch_timeout),
+        once=once,
+        notify_socket=os.environ.get("NOTIFY_SOCKET"),
+        services=_services(
+            home, _listen_config(listen, unhealthy_after, once=once), compress=compress, once=once
+        ),
+    )
+
+
+def _services(
+    home: Path, address: "ListenConfig | None", *, compress: bool, once: bool
+) -> "list[Service]":
+    """What the options let run beside the projections."""
     services: list[Service] = []
-    if (address := _listen_config(listen, unhealthy_after, once=once)) is not None:
+    if address is not None:
         from projections.monitoring.endpoints import serving_endpoints
 
         services.append(lambda projectors, _stop: serving_endpoints(home, projectors, address))
@@ -104,14 +121,7 @@ def project(
         services.append(
             lambda _projectors, stop: compress_in_background(home, once=once, stop=stop)
         )
-    run(
-        home,
-        chosen,
-        Pace(batch_entries=batch_size, batch_timeout_s=batch_timeout),
-        once=once,
-        notify_socket=os.environ.get("NOTIFY_SOCKET"),
-        services=services,
-    )
+    return services
 
 
 def _listen_config(

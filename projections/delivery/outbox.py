@@ -206,7 +206,7 @@ class Outbox:
             with transaction(self._db):
                 self._db.executemany("INSERT INTO asked(who, what, seq) VALUES (?, ?, ?)", batch)
 
-    def asked(self, *, after: int = 0) -> list[OperatorRequest]:
+    def open_requests(self, *, after: int = 0) -> list[OperatorRequest]:
         """Requests without an outcome, the oldest first, at most REQUESTS_MAX."""
         rows = self._db.execute(
             "SELECT id, what, seq FROM asked WHERE outcome IS NULL AND id > ? ORDER BY id LIMIT ?",

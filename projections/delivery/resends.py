@@ -33,7 +33,7 @@ class ResendQueue:
         """
         collected = self._uncollected
         if len(self._request_ids) < RESENDS_MAX:
-            for request in outbox.asked(after=self._last_request_id):
+            for request in outbox.open_requests(after=self._last_request_id):
                 resend = self._begin(outbox, request)
                 if resend is not None:
                     collected[request.seq] = resend
@@ -75,7 +75,7 @@ class ResendQueue:
 
     def has_open_requests(self, outbox: Outbox) -> bool:
         """Whether the outbox holds requests that were not begun. Raises sqlite3.Error."""
-        return bool(outbox.asked(after=self._last_request_id))
+        return bool(outbox.open_requests(after=self._last_request_id))
 
 
 def read_signals(home: Path, seqs: Iterable[int]) -> dict[int, Entry]:

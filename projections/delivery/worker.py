@@ -19,7 +19,7 @@ from projections.alpine.client import Alpine
 from projections.alpine.contract import body_of
 from projections.alpine.credentials import KeySource
 from projections.alpine.retry import DeliveryTiming
-from projections.delivery import outbox as file
+from projections.delivery import outbox
 from projections.delivery.ack_tracker import AckTracker
 from projections.delivery.dispatcher import Dispatcher
 from projections.delivery.job import (
@@ -78,7 +78,7 @@ class DeliveryWorker:
         self._progress = asyncio.Event()  # an outcome, a change of state, or the end
         self._is_changed = asyncio.Event()  # since the last save
         self._has_save_failed = False
-        self.file_lost = asyncio.Event()  # the outbox is lost: delivery must begin anew
+        self.file_lost = asyncio.Event()  # the outbox is lost: delivery must begin again
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -104,7 +104,7 @@ class DeliveryWorker:
             self._flush()
             with suppress(sqlite3.Error):
                 last_error = self._dispatcher.last_error
-                self._outbox.write_state(state=file.STOPPED, last_error=last_error)
+                self._outbox.write_state(state=outbox.STOPPED, last_error=last_error)
             self._outbox.close()
 
     @property
@@ -152,7 +152,7 @@ class DeliveryWorker:
             return [job]
         except KeyError as error:  # its line was written without our validation
             what = f"the signal is incomplete: {error} is missing"
-            self._complete(job, Park(kind=file.REFUSED, status=None, body=what))
+            self._complete(job, Park(kind=outbox.REFUSED, status=None, body=what))
             return []
 
     async def wait_for_room(self) -> bool:
@@ -268,7 +268,7 @@ class DeliveryWorker:
             logger.warning("resends_not_read error=%s", error)
             found = {}
         for seq in resends.keys() - found.keys():
-            self._resends.complete(seq, file.GONE)
+            self._resends.complete(seq, outbox.GONE)
         for seq in sorted(found):
             self._dispatcher.add(self._jobs_of(found[seq], resends[seq]))
         if ResendReason.RETRY in resends.values():
@@ -281,31 +281,31 @@ class DeliveryWorker:
         is_new = self.ack_tracker.mark_done(seq)
         match outcome:
             case Delivered(is_duplicate=is_duplicate):
-                self._resends.complete(seq, file.DUPLICATE if is_duplicate else file.STORED)
+                self._resends.complete(seq, outbox.DUPLICATE if is_duplicate else outbox.STORED)
                 was_parked = job.resend is not None and self._parked(seq) is not None
                 self._unsaved.delivered += is_new or was_parked
                 if was_parked:
                     self._unsaved.park.pop(seq, None)
                     self._unsaved.unpark.add(seq)
             case Park() | KeepParked():
-                self._resends.complete(seq, file.PARKED)
+                self._resends.complete(seq, outbox.PARKED)
                 self._park(job, outcome)
         self.ack_tracker.advance()
         self._is_changed.set()
 
     def _park(self, job: Job, outcome: Park | KeepParked) -> None:
         old = self._parked(job.seq) if job.resend is not None else None
-        if job.is_parked and (old is None or old.kind == file.DISCARDED):
+        if job.is_parked and (old is None or old.kind == outbox.DISCARDED):
             return  # an operator discarded it meanwhile
         row = parked_row(job, outcome, old, now_s=time.time(), timing=self._timing)
         self._unsaved.unpark.discard(job.seq)
         self._unsaved.park[job.seq] = row
-        was_failing = old is not None and old.kind == file.FAILING
-        self._set_failing_count(self._failing + (row.kind == file.FAILING) - was_failing)
+        was_failing = old is not None and old.kind == outbox.FAILING
+        self._set_failing_count(self._failing + (row.kind == outbox.FAILING) - was_failing)
         if old is None or old.kind != row.kind:
             logger.warning("parked seq=%d kind=%s status=%s", row.seq, row.kind, row.status)
 
-    def _parked(self, seq: int) -> file.ParkedSignal | None:
+    def _parked(self, seq: int) -> outbox.ParkedSignal | None:
         if seq in self._unsaved.unpark:
             return None
         with suppress(sqlite3.Error):
@@ -343,7 +343,7 @@ class DeliveryWorker:
         except sqlite3.Error as error:
             if is_damage(error):
                 self._outbox.close()
-                set_aside(file.outbox_path(self._home))
+                set_aside(outbox.outbox_path(self._home))
                 self._reset_outbox(str(error))
                 return
             if not self._has_save_failed:
@@ -363,7 +363,7 @@ class DeliveryWorker:
         self.file_lost.set()
         self._outbox.close()
         with suppress(sqlite3.Error, OSError):
-            self._outbox = Outbox.open(file.outbox_path(self._home))
+            self._outbox = Outbox.open(outbox.outbox_path(self._home))
             self._outbox.set_busy_timeout(BUSY_S_MAX)
             self._store_state()
 

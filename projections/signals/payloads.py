@@ -100,11 +100,7 @@ def _price(value: object) -> float | None:
 
 def _percent(value: object) -> float | None:
     number = _number(value)
-    return (
-        number
-        if number is not None and (number == 0.0 or FRACTION_MAX < number <= PERCENT_MAX)
-        else None
-    )
+    return number if number is not None and FIELD_LIMITS.is_percent(number) else None
 
 
 def _time(value: object) -> str | None:

@@ -559,9 +559,9 @@ def test_closing_a_handle_refuses_its_first_append_too(home: Path, with_append: 
     if with_append:
         log.append(a_signal(1))
     log.close()
-    with pytest.raises(LogClosed, match="open the log anew"):
+    with pytest.raises(LogClosed, match="open the log again"):
         log.append(a_signal(2))
-    with pytest.raises(LogClosed, match="open the log anew"):
+    with pytest.raises(LogClosed, match="open the log again"):
         asyncio.run(log.append_async(a_signal(2)))
     assert home.exists() is with_append
 
@@ -572,7 +572,7 @@ def test_a_closed_handle_raises_log_closed(home: Path) -> None:
     log.close()
     log.close()
     for append in (lambda: log.append(a_signal(2)), lambda: log.append_many(signals(2))):
-        with pytest.raises(LogClosed, match="open the log anew"):
+        with pytest.raises(LogClosed, match="open the log again"):
             append()
     with pytest.raises(LogClosed):
         log.append(a_signal(2), timeout_s=1.0)

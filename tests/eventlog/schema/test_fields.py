@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventlog.errors import EntryTooLarge, InvalidSignal
-from eventlog.schema import fields as values
+from eventlog.schema import fields
 
 NUMBERS = st.integers() | st.floats() | st.booleans()
 ANYTHING = (
@@ -26,14 +26,14 @@ ANYTHING = (
     | st.lists(st.integers(), max_size=2)
 )
 ALL_RULES = (
-    *(values.name, values.label, values.order_id, values.reason, values.signal_id, values.symbol),
-    *(values.action, values.outcome, values.sha256_hex, values.number, values.price),
-    *(values.confidence, values.timestamp),
+    *(fields.name, fields.label, fields.order_id, fields.reason, fields.signal_id, fields.symbol),
+    *(fields.action, fields.outcome, fields.sha256_hex, fields.number, fields.price),
+    *(fields.confidence, fields.timestamp),
 )
 
 
 @given(rule=st.sampled_from(ALL_RULES), value=ANYTHING)
-def test_a_rule_gives_the_stored_form_or_refuses(rule: values.FieldRule, value: object) -> None:
+def test_a_rule_gives_the_stored_form_or_refuses(rule: fields.FieldRule, value: object) -> None:
     with suppress(InvalidSignal):  # what is refused, and how, stands in the tables below
         stored = rule("the_field", value)
         assert repr(rule("the_field", stored)) == repr(stored)  # it is left as it is
@@ -51,31 +51,31 @@ class Wide(float):
 @pytest.mark.parametrize(
     ("rule", "given", "stored"),
     [
-        (values.symbol, "  aapl\n", "AAPL"),
-        (values.symbol, "brk.a", "BRK.A"),
-        (values.symbol, "a" * 20, "A" * 20),
-        (values.action, "Sell", "SELL"),
-        (values.action, Side.BUY, "BUY"),
-        (values.name, Side.BUY, "BUY"),
-        (values.price, 150, 150.0),
-        (values.price, Wide(1.5), 1.5),
-        (values.price, 5e-324, 5e-324),
-        (values.price, 2**53, 2.0**53),
-        (values.number, -0.0, 0.0),
-        (values.confidence, 0, 0.0),
-        (values.confidence, -0.0, 0.0),
-        (values.confidence, 100, 100.0),
-        (values.confidence, 1.0000000000000002, 1.0000000000000002),
-        (values.name, "x" * 100, "x" * 100),
-        (values.label, "", ""),
-        (values.reason, "two\nlines", "two\nlines"),
-        (values.signal_id, "é 模型 🚀", "é 模型 🚀"),
-        (values.signal_id, "x" * 128, "x" * 128),
-        (values.outcome, "win", "win"),
+        (fields.symbol, "  aapl\n", "AAPL"),
+        (fields.symbol, "brk.a", "BRK.A"),
+        (fields.symbol, "a" * 20, "A" * 20),
+        (fields.action, "Sell", "SELL"),
+        (fields.action, Side.BUY, "BUY"),
+        (fields.name, Side.BUY, "BUY"),
+        (fields.price, 150, 150.0),
+        (fields.price, Wide(1.5), 1.5),
+        (fields.price, 5e-324, 5e-324),
+        (fields.price, 2**53, 2.0**53),
+        (fields.number, -0.0, 0.0),
+        (fields.confidence, 0, 0.0),
+        (fields.confidence, -0.0, 0.0),
+        (fields.confidence, 100, 100.0),
+        (fields.confidence, 1.0000000000000002, 1.0000000000000002),
+        (fields.name, "x" * 100, "x" * 100),
+        (fields.label, "", ""),
+        (fields.reason, "two\nlines", "two\nlines"),
+        (fields.signal_id, "é 模型 🚀", "é 模型 🚀"),
+        (fields.signal_id, "x" * 128, "x" * 128),
+        (fields.outcome, "win", "win"),
     ],
 )
 def test_a_valid_value_is_stored_in_one_form(
-    rule: values.FieldRule, given: object, stored: str | float
+    rule: fields.FieldRule, given: object, stored: str | float
 ) -> None:
     found = rule("f", given)
     assert (type(found), repr(found)) == (type(stored), repr(stored))
@@ -84,52 +84,52 @@ def test_a_valid_value_is_stored_in_one_form(
 @pytest.mark.parametrize(
     ("rule", "given", "problem"),
     [
-        (values.symbol, "A B", "may not hold white space (got A B)"),
-        (values.symbol, "A\u2003B", "may not hold white space"),
-        (values.symbol, "A\x00B", "holds the control character U+0000 (got A\\x00B)"),
-        (values.symbol, " ", "must have 1 to 20 characters (got  )"),
-        (values.symbol, "ß" * 11, "must have 1 to 20 characters"),
-        (values.symbol, 7, "must be text (got 7)"),
-        (values.action, "HOLD", "must be BUY or SELL (got HOLD)"),
-        (values.action, "\u017fell", "must be BUY or SELL"),
-        (values.action, " BUY", "must be BUY or SELL"),
-        (values.action, None, "must be BUY or SELL (got None)"),
-        (values.price, -1, "must be > 0 (got -1)"),
-        (values.price, 0, "must be > 0 (got 0)"),
-        (values.price, True, "must be a number (got True)"),
-        (values.price, "150", "must be a number, not text (got 150)"),
-        (values.price, Decimal("1.5"), "must be a number"),
-        (values.price, float("nan"), "must be a finite number (got nan)"),
-        (values.price, float("inf"), "must be a finite number (got inf)"),
-        (values.price, 2**53 + 1, "cannot be stored exactly as a floating-point number"),
-        (values.price, 2**63, "cannot be stored exactly as a floating-point number"),
-        (values.price, 10**400, "cannot be stored exactly as a floating-point number"),
-        (values.confidence, 0.85, "looks like a fraction; did you mean 85.0? (got 0.85)"),
-        (values.confidence, 0.07, "looks like a fraction; did you mean 7.0? (got 0.07)"),
-        (values.confidence, 1, "looks like a fraction; did you mean 100.0? (got 1)"),
-        (values.confidence, 5e-324, "looks like a fraction"),
-        (values.confidence, -1, "must be a percent: 0, or above 1 up to 100 (got -1)"),
-        (values.confidence, 100.00000000000001, "must be a percent: 0, or above 1 up to 100"),
-        (values.name, "", "must have 1 to 100 characters (got )"),
-        (values.name, "x" * 101, "must have 1 to 100 characters"),
-        (values.name, "a\nb", "holds the control character U+000A (got a\\nb)"),
-        (values.name, "a\x85b", "holds the control character U+0085"),
-        (values.name, "a\ud800b", "holds half a character, U+D800 alone (got a\\ud800b)"),
-        (values.label, "x" * 101, "must have at most 100 characters"),
-        (values.reason, "x" * 1001, "must have 1 to 1000 characters"),
-        (values.reason, "\udfff", "holds half a character"),
-        (values.signal_id, "", "must have 1 to 128 characters"),
-        (values.signal_id, "x" * 129, "must have 1 to 128 characters"),
-        (values.signal_id, "a\u202eb", "must be 1 to 128 printable characters (got a\\u202eb)"),
-        (values.signal_id, "a\u00a0b", "must be 1 to 128 printable characters"),
-        (values.signal_id, 17, "must be text (got 17)"),
-        (values.outcome, "WIN", "must be win, loss or expired (got WIN)"),
-        (values.sha256_hex, "A" * 64, "must be 64 lower-case hex digits"),
-        (values.sha256_hex, "a" * 64 + "\n", "must be 64 lower-case hex digits"),
+        (fields.symbol, "A B", "may not hold white space (got A B)"),
+        (fields.symbol, "A\u2003B", "may not hold white space"),
+        (fields.symbol, "A\x00B", "holds the control character U+0000 (got A\\x00B)"),
+        (fields.symbol, " ", "must have 1 to 20 characters (got  )"),
+        (fields.symbol, "ß" * 11, "must have 1 to 20 characters"),
+        (fields.symbol, 7, "must be text (got 7)"),
+        (fields.action, "HOLD", "must be BUY or SELL (got HOLD)"),
+        (fields.action, "\u017fell", "must be BUY or SELL"),
+        (fields.action, " BUY", "must be BUY or SELL"),
+        (fields.action, None, "must be BUY or SELL (got None)"),
+        (fields.price, -1, "must be > 0 (got -1)"),
+        (fields.price, 0, "must be > 0 (got 0)"),
+        (fields.price, True, "must be a number (got True)"),
+        (fields.price, "150", "must be a number, not text (got 150)"),
+        (fields.price, Decimal("1.5"), "must be a number"),
+        (fields.price, float("nan"), "must be a finite number (got nan)"),
+        (fields.price, float("inf"), "must be a finite number (got inf)"),
+        (fields.price, 2**53 + 1, "cannot be stored exactly as a floating-point number"),
+        (fields.price, 2**63, "cannot be stored exactly as a floating-point number"),
+        (fields.price, 10**400, "cannot be stored exactly as a floating-point number"),
+        (fields.confidence, 0.85, "looks like a fraction; did you mean 85.0? (got 0.85)"),
+        (fields.confidence, 0.07, "looks like a fraction; did you mean 7.0? (got 0.07)"),
+        (fields.confidence, 1, "looks like a fraction; did you mean 100.0? (got 1)"),
+        (fields.confidence, 5e-324, "looks like a fraction"),
+        (fields.confidence, -1, "must be a percent: 0, or above 1 up to 100 (got -1)"),
+        (fields.confidence, 100.00000000000001, "must be a percent: 0, or above 1 up to 100"),
+        (fields.name, "", "must have 1 to 100 characters (got )"),
+        (fields.name, "x" * 101, "must have 1 to 100 characters"),
+        (fields.name, "a\nb", "holds the control character U+000A (got a\\nb)"),
+        (fields.name, "a\x85b", "holds the control character U+0085"),
+        (fields.name, "a\ud800b", "holds half a character, U+D800 alone (got a\\ud800b)"),
+        (fields.label, "x" * 101, "must have at most 100 characters"),
+        (fields.reason, "x" * 1001, "must have 1 to 1000 characters"),
+        (fields.reason, "\udfff", "holds half a character"),
+        (fields.signal_id, "", "must have 1 to 128 characters"),
+        (fields.signal_id, "x" * 129, "must have 1 to 128 characters"),
+        (fields.signal_id, "a\u202eb", "must be 1 to 128 printable characters (got a\\u202eb)"),
+        (fields.signal_id, "a\u00a0b", "must be 1 to 128 printable characters"),
+        (fields.signal_id, 17, "must be text (got 17)"),
+        (fields.outcome, "WIN", "must be win, loss or expired (got WIN)"),
+        (fields.sha256_hex, "A" * 64, "must be 64 lower-case hex digits"),
+        (fields.sha256_hex, "a" * 64 + "\n", "must be 64 lower-case hex digits"),
     ],
 )
 def test_an_invalid_value_is_refused_with_field_problem_and_value(
-    rule: values.FieldRule, given: object, problem: str
+    rule: fields.FieldRule, given: object, problem: str
 ) -> None:
     with pytest.raises(InvalidSignal) as refusal:
         rule("the_field", given)
@@ -152,8 +152,8 @@ def test_an_invalid_value_is_refused_with_field_problem_and_value(
     ],
 )
 def test_a_time_is_stored_in_utc_with_six_digits(given: object, stored: str) -> None:
-    assert values.timestamp("timestamp", given) == stored
-    assert values.is_stored_timestamp(stored)
+    assert fields.timestamp("timestamp", given) == stored
+    assert fields.is_stored_timestamp(stored)
 
 
 class NotATime(datetime):
@@ -201,7 +201,7 @@ class Nanoseconds(datetime):
 )
 def test_an_ambiguous_time_is_refused(given: object, problem: str) -> None:
     with pytest.raises(InvalidSignal) as refusal:
-        values.timestamp("timestamp", given)
+        fields.timestamp("timestamp", given)
     assert str(refusal.value).startswith(f"timestamp {problem}")
 
 
@@ -218,21 +218,21 @@ ZONES: st.SearchStrategy[tzinfo] = st.timedeltas(
     )
 )
 def test_text_and_datetime_of_the_same_time_are_stored_alike(moment: datetime) -> None:
-    stored = values.timestamp("timestamp", moment)
-    assert values.timestamp("timestamp", moment.isoformat()) == stored
+    stored = fields.timestamp("timestamp", moment)
+    assert fields.timestamp("timestamp", moment.isoformat()) == stored
     assert datetime.fromisoformat(stored) == moment
 
 
 @given(st.text(alphabet="0123456789-:.+TtZz W", max_size=33) | st.datetimes().map(str))
 def test_only_stored_form_is_taken_for_stored_form(text: str) -> None:
-    if values.is_stored_timestamp(text):
-        assert values.timestamp("timestamp", text) == text
+    if fields.is_stored_timestamp(text):
+        assert fields.timestamp("timestamp", text) == text
 
 
 @pytest.mark.parametrize("time", ["24:00:00", "23:59:60", "23:60:00"])
 def test_a_time_of_day_that_does_not_exist_is_never_in_stored_form(time: str) -> None:
     """The pattern decides, not what the parser of some Python takes."""
-    assert not values.is_stored_timestamp(f"2025-11-18T{time}.000000+00:00")
+    assert not fields.is_stored_timestamp(f"2025-11-18T{time}.000000+00:00")
 
 
 @given(moment=st.datetimes(timezones=st.just(UTC)), at=st.integers(0, 31), char=st.characters())
@@ -240,16 +240,16 @@ def test_a_stored_time_with_one_character_changed_is_never_taken_for_another(
     moment: datetime, at: int, char: str
 ) -> None:
     stored = moment.isoformat(timespec="microseconds")
-    assert values.is_stored_timestamp(stored)
+    assert fields.is_stored_timestamp(stored)
     changed = stored[:at] + char + stored[at + 1 :]
-    if values.is_stored_timestamp(changed):
-        assert values.timestamp("timestamp", changed) == changed
+    if fields.is_stored_timestamp(changed):
+        assert fields.timestamp("timestamp", changed) == changed
 
 
 JSON = st.recursive(
     st.none()
     | st.booleans()
-    | st.integers(values.INT_MIN, values.INT_MAX)
+    | st.integers(fields.INT_MIN, fields.INT_MAX)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
@@ -258,10 +258,10 @@ JSON = st.recursive(
 
 
 @given(st.dictionaries(st.text(max_size=3), JSON))
-def test_every_json_value_passes_and_comes_back_as_it_was(fields: dict[str, object]) -> None:
-    values.check_json(fields)
-    assert repr(orjson.loads(orjson.dumps(fields))) == repr(fields)
-    assert repr(json.loads(orjson.dumps(fields))) == repr(fields)
+def test_every_json_value_passes_and_comes_back_as_it_was(payload: dict[str, object]) -> None:
+    fields.check_json(payload)
+    assert repr(orjson.loads(orjson.dumps(payload))) == repr(payload)
+    assert repr(json.loads(orjson.dumps(payload))) == repr(payload)
 
 
 class Text(str):
@@ -282,7 +282,7 @@ def doubling(levels: int) -> object:
 
 
 @pytest.mark.parametrize(
-    ("fields", "problem"),
+    ("payload", "problem"),
     [
         ({"a": float("nan")}, "a must be a finite number (got nan)"),
         ({"a": [{"b": float("-inf")}]}, "a[0].b must be a finite number (got -inf)"),
@@ -303,38 +303,38 @@ def doubling(levels: int) -> object:
     ],
 )
 def test_a_value_that_json_would_change_is_refused_with_its_path(
-    fields: dict[str, object], problem: str
+    payload: dict[str, object], problem: str
 ) -> None:
     with pytest.raises(InvalidSignal) as refusal:
-        values.check_json(fields)
+        fields.check_json(payload)
     assert str(refusal.value).startswith(problem)
 
 
 def test_nesting_is_counted_from_the_payload() -> None:
-    values.check_json({"a": NESTED_32})  # 31 lists within the payload's own object
+    fields.check_json({"a": NESTED_32})  # 31 lists within the payload's own object
     with pytest.raises(InvalidSignal, match="is nested deeper than 32"):
-        values.check_json({"a": [NESTED_32]})
+        fields.check_json({"a": [NESTED_32]})
 
 
 def test_a_list_that_contains_itself_is_refused() -> None:
     endless: list[object] = []
     endless.append(endless)
     with pytest.raises(InvalidSignal, match="is nested deeper than 32"):
-        values.check_json({"a": endless})
+        fields.check_json({"a": endless})
 
 
 @pytest.mark.parametrize("value", [doubling(31), [0] * 65_000, [[0] * 40_000] * 2])
 def test_more_values_than_a_payload_can_hold_are_refused(value: object) -> None:
-    values.check_json({"a": [0] * 64_999})
+    fields.check_json({"a": [0] * 64_999})
     with pytest.raises(EntryTooLarge, match="brings the payload over 65,000 values"):
-        values.check_json({"a": value})
+        fields.check_json({"a": value})
 
 
 def test_checking_takes_little_memory_however_long_the_names() -> None:
     """Each value is walked with its path, to be named if it is refused."""
-    fields = {"x" * 60_000: [0] * 6_000}
+    payload = {"x" * 60_000: [0] * 6_000}
     tracemalloc.start()
-    values.check_json(fields)
+    fields.check_json(payload)
     _, bytes_peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert bytes_peak < 20_000_000

@@ -926,13 +926,13 @@ def test_uncollected_answers_to_operator_requests_expire(tmp_path: Path) -> None
     with closing(Outbox(tmp_path / "alpine.db")) as outbox:
         outbox.request("me", RETRY, [1, 2])
         outbox.request("dead", RETRY, [3])
-        first, second, third = outbox.asked()
+        first, second, third = outbox.open_requests()
         changes = UnsavedChanges(request_outcomes={first.id: "stored", third.id: "gone"})
         outbox.save(Checkpoint(projection="alpine"), set(), changes, 0)
         assert outbox.outcomes("me") == {"stored": 1, None: 1}
         outbox.delete_answered("me")
         assert outbox.outcomes("me") == {None: 1}
         assert outbox.outcomes("dead") == {"gone": 1}
-        assert outbox.asked() == [second]
+        assert outbox.open_requests() == [second]
         outbox.cancel_requests("me")
-        assert outbox.asked() == []
+        assert outbox.open_requests() == []
