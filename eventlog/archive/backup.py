@@ -76,33 +76,34 @@ class BackedUp:
 
 
 def back_up(
-    path: str | os.PathLike[str],
+    home: str | os.PathLike[str],
     dest: str | os.PathLike[str],
     *,
     now: str,
     progress: Callable[[int, int], object] | None = None,
     disk: Disk | None = None,
 ) -> BackedUp:
-    """Brings the backup in `dest` up to the durable end of the log at `path`.
+    """Brings the backup in `dest` up to the durable end of the log at `home`.
 
-    `now` is recorded in the backup. Takes no lock of the log. `progress` is called with the bytes
-    done and the bytes in total. Raises LogNotFound; LogCorrupt at damage in new entries;
-    BackupUnusable where `dest` is no backup, is of another log, or is ahead of the log;
-    EventLogError where a disk fails. Copies that the manifest lists stay intact.
+    `now` is the time that the backup records as its `backed_up_at`: text in UTC, such as
+    `2025-11-18T02:00:00.123456Z`, stored as it is given. Takes no lock of the log. `progress` is
+    called with the bytes done and the bytes in total. Raises LogNotFound; LogCorrupt at damage in
+    new entries; BackupUnusable where `dest` is no backup, is of another log, or is ahead of the
+    log; EventLogError where a disk fails. Copies that the manifest lists stay intact.
     """
     disk = SegmentDisk(disk or RealDisk())
-    home = home_at(path)
+    log_home = home_at(home)
     dest_home = Home(os.path.realpath(dest))  # a backup is laid out as a home
-    if f"{dest_home.root}/".startswith(f"{os.path.realpath(home.root)}/"):
+    if f"{dest_home.root}/".startswith(f"{os.path.realpath(log_home.root)}/"):
         raise BackupUnusable(
             "a backup inside the home would be lost with it",
             where=dest_home.root,
             do="name a directory on another disk",
         )
     try:
-        require_log(disk, home)
+        require_log(disk, log_home)
         with backup_lock(disk, dest_home):
-            return _BackupRun(disk, home, dest_home, now, progress or _no_progress).run()
+            return _BackupRun(disk, log_home, dest_home, now, progress or _no_progress).run()
     except OSError as error:
         raise _backup_failed(error, dest_home) from error
 

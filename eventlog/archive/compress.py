@@ -50,6 +50,7 @@ from eventlog.storage.segment_disk import (
 
 logger = logging.getLogger(__name__)
 
+LOCK_TIMEOUT_S = 5.0  # a lock held for longer means a repair, or a long compress
 _READ_BYTES = 1 << 20  # read back at a time
 
 
@@ -134,49 +135,50 @@ class _Damaged(Exception):
 
 
 def compress_log(
-    path: str | os.PathLike[str],
+    home: str | os.PathLike[str],
     *,
     keep: int = 0,
     disk: Disk | None = None,
-    lock_timeout_s: float,
+    lock_timeout_s: float = LOCK_TIMEOUT_S,
     progress: Callable[[int, int], object] | None = None,
 ) -> CompressReport:
-    """Compresses the closed segments of the log at `path`, except the newest `keep`.
+    """Compresses the closed segments of the log at `home`, except the newest `keep`.
 
-    `progress` is called with the raw bytes done and the raw bytes in total. Other processes may
-    use the log meanwhile; after a crash, run it again. Raises LogNotFound, LogLocked, LogCorrupt
-    (a foreign file is among the segments), and EventLogError where the disk fails or the disk of
-    closed segments is not mounted. After an error, segments that were compressed stay so.
+    `lock_timeout_s` is the wait for another compress or a repair. `progress` is called with the raw
+    bytes done and the raw bytes in total. Other processes may use the log meanwhile; after a crash,
+    run it again. Raises LogNotFound, LogLocked, LogCorrupt (a foreign file is among the segments),
+    and EventLogError where the disk fails or the disk of closed segments is not mounted. After an
+    error, segments that were compressed stay so.
     """
     disk = disk or RealDisk()
-    home = home_at(path)
+    log_home = home_at(home)
     done: list[CompressedSegment] = []
     damaged: list[SkippedSegment] = []
     try:
-        segments = list_segments(SegmentDisk(disk), home)
+        segments = list_segments(SegmentDisk(disk), log_home)
         if not segments:
-            raise log_not_found(home)
-        refuse_unmounted(disk, home.log_dir)  # else the new files would go beside the raw ones
-        chosen = _closed_segments(disk, home, segments)
+            raise log_not_found(log_home)
+        refuse_unmounted(disk, log_home.log_dir)  # else the new files would go beside the raw ones
+        chosen = _closed_segments(disk, log_home, segments)
         chosen = chosen[: max(0, len(chosen) - keep)]
         progress_sum = _ProgressSum(
-            progress, segment_sizes(disk, map(home.segment_path, chosen))[0]
+            progress, segment_sizes(disk, map(log_home.segment_path, chosen))[0]
         )
         for segment in chosen:
-            with closed_segments_lock(disk, home, lock_timeout_s):
+            with closed_segments_lock(disk, log_home, lock_timeout_s):
                 try:
                     compressed_segment = _SegmentCompression(
-                        disk, home, segment, progress_sum
+                        disk, log_home, segment, progress_sum
                     ).run()
                 except _Damaged as why:
                     damaged.append(SkippedSegment(segment=segment_name(segment), problem=str(why)))
                 else:
                     done += [compressed_segment] if compressed_segment is not None else []
-        raw_bytes, disk_bytes = segment_sizes(disk, map(home.segment_path, segments))
+        raw_bytes, disk_bytes = segment_sizes(disk, map(log_home.segment_path, segments))
     except OSError as error:
         raise EventLogError(
             f"a segment could not be compressed: {error.strerror or error}",
-            where=error.filename or home.log_dir,
+            where=error.filename or log_home.log_dir,
             do="nothing is lost, and the segment is unchanged: check the disk, then run it again",
         ) from error
     return CompressReport(

@@ -68,19 +68,19 @@ class RestoredHome:
 
 def restore_home(
     source: str | os.PathLike[str],
-    path: str | os.PathLike[str],
+    home: str | os.PathLike[str],
     *,
     progress: Callable[[int, int], object] | None = None,
     disk: Disk | None = None,
 ) -> RestoredHome:
-    """Restores the log of the backup `source`, durably, into a home at `path`.
+    """Restores the log of the backup `source`, durably, into a new home at `home`.
 
     Each segment is checked against its hash and read back. Raises BackupUnusable where `source` is
     no backup or is damaged, and EventLogError where the home is not empty or the disk fails; then
     the home has no log.
     """
     disk = SegmentDisk(disk or RealDisk())
-    home = home_at(path)
+    log_home = home_at(home)
     backup = Home(os.path.realpath(source))
     try:
         manifest = read_manifest(disk, backup.root)
@@ -91,16 +91,16 @@ def restore_home(
                 do="name a directory that `eventlog backup` made; to restore any other copy, copy "
                 "its logs/ into a new home",
             )
-        refuse_non_empty(disk, home)
-        if not disk.is_dir(home.root):
-            make_durable_dir(disk, home.root)
-        with _scratch_dir(disk, home) as scratch_dir:
+        refuse_non_empty(disk, log_home)
+        if not disk.is_dir(log_home.root):
+            make_durable_dir(disk, log_home.root)
+        with _scratch_dir(disk, log_home) as scratch_dir:
             _restore_files(disk, backup, scratch_dir, manifest, progress)
-            disk.rename(scratch_dir, home.log_dir)
-            disk.fsync_dir(home.root)
+            disk.rename(scratch_dir, log_home.log_dir)
+            disk.fsync_dir(log_home.root)
     except OSError as error:
-        raise _restore_failed(error, home) from error
-    return RestoredHome(home=os.fspath(path), manifest=manifest)
+        raise _restore_failed(error, log_home) from error
+    return RestoredHome(home=os.fspath(home), manifest=manifest)
 
 
 def refuse_non_empty(disk: Disk, home: Home) -> None:

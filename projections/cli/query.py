@@ -179,8 +179,10 @@ def digest(obj: CommandContext) -> None:
     Example:
       test "$(eventlog --home a digest)" = "$(eventlog --home b digest)"
     """
+    from eventlog.plumbing import require_home
     from projections.rebuild.rebuild import digest_of
 
+    require_home(obj.home)
     click.echo(digest_of(Path(obj.home)))
 
 

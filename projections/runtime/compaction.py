@@ -18,7 +18,6 @@ from projections.runtime.pause import wait_for_event
 logger = logging.getLogger(__name__)
 
 INTERVAL_S = 60.0  # a segment of 64 MiB takes longer to fill
-LOCK_TIMEOUT_S = 5.0  # a lock held for longer means a repair; the next round tries again
 STOP_S_MAX = 5.0  # compression stops at the next frame; reading back goes to the end
 
 
@@ -53,9 +52,7 @@ async def _compression_loop(home: Path, *, once: bool, stop: asyncio.Event) -> N
     while not stop.is_set():
         problem = ""
         try:
-            report = await run_in_thread(
-                lambda: compress_log(home, lock_timeout_s=LOCK_TIMEOUT_S, progress=raise_if_stopped)
-            )
+            report = await run_in_thread(lambda: compress_log(home, progress=raise_if_stopped))
             problem = "; ".join(f"{left.segment} stays: {left.problem}" for left in report.damaged)
         except _StopRequested:
             return

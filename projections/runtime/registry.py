@@ -1,6 +1,6 @@
 """The registered projections, by name.
 
-Invariant: the error names a projection that cannot be loaded; the others are not affected.
+Invariant: a projection is loaded only when it is made, and the error names one that cannot be.
 """
 
 from eventlog.plumbing import PROJECTIONS, load_plugin, plugin_names
@@ -15,12 +15,13 @@ def projection_names() -> list[str]:
 
 def make_projection(name: str) -> Projection:
     """A new projection of that name. Raises ProjectionError."""
-    factory = load_plugin(PROJECTIONS, name) if name in projection_names() else None
+    names = projection_names()
+    factory = load_plugin(PROJECTIONS, name) if name in names else None
     if not callable(factory):
-        known = ", ".join(projection_names())
+        others = ", ".join(other for other in names if other != name)
         raise ProjectionError(
             f"the projection {name!r} is not registered, or cannot be loaded",
-            do=f"choose one of: {known}",
+            do=f"choose one of: {others}",
         )
     projection: Projection = factory()
     return projection

@@ -37,6 +37,12 @@ def test_each_test_that_proves_a_promise_exists(path: str, name: str) -> None:
     assert name in functions_in(path)
 
 
+def test_each_fault_of_a_promise_is_in_the_table_of_faults() -> None:
+    table = GUARANTEES.partition("\n## The faults\n")[2].partition("\n## ")[0]
+    explained = set(re.findall(r"^\| (\w+) \| ", table, re.MULTILINE)) - {"id"}
+    assert explained == {fault for fault, _ in PROMISES if fault}
+
+
 def test_each_promise_has_a_test_and_each_failure_has_a_promise() -> None:
     for _, text in PROMISES:
         tests = re.findall(r"^  - `tests/[\w/]+\.py::test_\w+`$", text, re.MULTILINE)

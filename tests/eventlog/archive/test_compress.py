@@ -80,7 +80,7 @@ def compressed_in(home: Path) -> list[Path]:
 
 
 def compress(home: Path, *, keep: int = 0, disk: Disk | None = None) -> CompressReport:
-    return compress_log(home, keep=keep, disk=disk, lock_timeout_s=5.0)
+    return compress_log(home, keep=keep, disk=disk)
 
 
 def repair(home: Path, *, backup: Path | None = None, accept: bool = False) -> Repaired:

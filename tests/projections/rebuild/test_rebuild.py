@@ -230,8 +230,13 @@ def test_a_missing_log_or_table_is_reported_and_nothing_is_created(home: Path) -
     for word in ("rebuild-database", "digest"):
         done = eventlog(word, home=home)
         assert done.code == 3
-        assert done.err.startswith("error: there is no ")
+        assert done.err.startswith("error: there is no log at this home\n")
     assert not home.exists()
+    append(home, a_signal(1))
+    done = eventlog("digest", home=home)
+    assert done.code == 3
+    assert done.err.startswith("error: there is no database yet\n")
+    assert not (home / "data" / "signals.db").exists()
 
 
 # -- failures that leave the old table

@@ -583,7 +583,7 @@ def test_a_third_party_projection_runs_by_its_name(home: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_a_failing_third_party_projection_is_named_and_affects_no_other(
+def test_a_failing_third_party_projection_is_named_and_stops_no_other_command(
     home: Path, tmp_path: Path
 ) -> None:
     env = plugins(tmp_path / "site", broken=BROKEN)
@@ -598,6 +598,21 @@ def test_a_failing_third_party_projection_is_named_and_affects_no_other(
     found = done.answers[0]["projections"]
     assert found["sqlite"]["checkpoint"] == 3
     assert "a mistake of the projection" in found["broken"]["problem"]
+
+
+def test_a_projection_that_cannot_be_loaded_is_named_and_not_offered(
+    home: Path, tmp_path: Path
+) -> None:
+    env = plugins(tmp_path / "site", bad="raise RuntimeError('cannot be imported')")
+    append(home, *signals(3))
+    for name in ("bad", "all"):
+        done = eventlog("project", name, "--once", home=home, env=env)
+        assert done.code == 3
+        assert "plugin_broken name=bad" in done.err
+        assert "the projection 'bad' is not registered, or cannot be loaded" in done.err
+        assert "choose one of: alpine, sqlite\n" in done.err
+    assert eventlog("project", "sqlite", "--once", home=home, env=env).code == 0
+    assert_caught_up(home)
 
 
 def test_an_unknown_name_is_reported_with_the_registered_ones(home: Path) -> None:
