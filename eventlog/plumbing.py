@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from eventlog.cli.command import EXIT_COULD_NOT_RUN, EXIT_PROBLEM, JSON_OPTION, CommandContext
-    from eventlog.cli.streams import progress_bar
+    from eventlog.cli.streams import print_line, print_lines, print_message, progress_bar
     from eventlog.errors import printable, printable_value
     from eventlog.format.line import decode
     from eventlog.plugins import COMMANDS, PROJECTIONS, load_plugin, plugin_names
@@ -49,6 +49,9 @@ _MODULES = {
     "log_bytes": "read.bulk",
     "log_status": "read.inspect",
     "plugin_names": "plugins",
+    "print_line": "cli.streams",
+    "print_lines": "cli.streams",
+    "print_message": "cli.streams",
     "printable": "errors",
     "printable_value": "errors",
     "progress_bar": "cli.streams",
@@ -82,6 +85,9 @@ __all__ = [
     "log_bytes",
     "log_status",
     "plugin_names",
+    "print_line",
+    "print_lines",
+    "print_message",
     "printable",
     "printable_value",
     "progress_bar",

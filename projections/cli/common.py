@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import click
 
+from eventlog.plumbing import print_line
+
 
 class _Seconds(click.FloatRange):
     """A finite number of seconds. `nan` would pass any range, and no wait would ever end."""
@@ -68,14 +70,14 @@ def print_result(result: Reportable, *, as_json: bool) -> None:
     if as_json:
         print_json(result.to_json())
     else:
-        click.echo("\n".join(result.to_text()))
+        print_line("\n".join(result.to_text()))
 
 
 def print_json(found: object) -> None:
     """Prints one line of JSON on stdout."""
     import orjson
 
-    click.echo(orjson.dumps(found).decode())
+    print_line(orjson.dumps(found).decode())
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -84,4 +86,4 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for cells in table:
         pairs = zip(cells, widths, strict=True)
-        click.echo("  ".join(cell.ljust(width) for cell, width in pairs).rstrip())
+        print_line("  ".join(cell.ljust(width) for cell, width in pairs).rstrip())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from eventlog.plumbing import EXIT_PROBLEM, JSON_OPTION, CommandContext
+from eventlog.plumbing import EXIT_PROBLEM, JSON_OPTION, CommandContext, print_lines, print_message
 from projections.cli.common import SECONDS, interrupt_on_sigterm, print_json
 from projections.cli.settings import alpine_config
 
@@ -89,7 +89,7 @@ def _try_disk(directory: Path, seconds: float) -> "tuple[list[DoctorFinding], di
 
     def report_step(step: str) -> None:
         if is_terminal:
-            click.echo(f"{step} ...", err=True)
+            print_message(f"{step} ...")
 
     result = examine_disk(directory, seconds=seconds, report_step=report_step)
     return result.findings, {"measured": result.to_json()}
@@ -98,6 +98,7 @@ def _try_disk(directory: Path, seconds: float) -> "tuple[list[DoctorFinding], di
 def _print_finding(finding: "DoctorFinding") -> None:
     from eventlog.plumbing import printable
 
-    click.echo(printable(f"{finding.level:<8} {finding.check:<12} {finding.found}"))
+    lines = [f"{finding.level:<8} {finding.check:<12} {finding.found}"]
     if finding.do is not None:
-        click.echo(printable(f"{'':<21} do: {finding.do}"))
+        lines.append(f"{'':<21} do: {finding.do}")
+    print_lines(map(printable, lines))

@@ -58,7 +58,7 @@ def export(
 
     import orjson
 
-    from eventlog.plumbing import printable_value, progress_bar
+    from eventlog.plumbing import print_line, print_message, printable_value, progress_bar
     from projections.queries.export import CSV, atomic_file, write_metadata
     from projections.queries.export import export as export_to
 
@@ -78,4 +78,5 @@ def export(
         write_metadata(Path(output), metadata)
     to = "" if is_stdout else f" to {printable_value(output)}"
     summary = f"{metadata.rows} signals{to}: seq {metadata.seq}, chain {metadata.chain}"
-    click.echo(orjson.dumps(metadata.to_json()).decode() if as_json else summary, err=is_stdout)
+    text = orjson.dumps(metadata.to_json()).decode() if as_json else summary
+    print_message(text) if is_stdout else print_line(text)
