@@ -145,8 +145,6 @@ def tail(obj: CommandContext, lines: int, follow: bool, as_json: bool) -> None:
             print_lines(entry_line(decode(line)) for line in found)
 
     if follow:  # before the first line is printed, after which a reader may send a signal
-        # SIGTERM acts as Ctrl-C, which asyncio handles; another exception would be lost in it.
-        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         # In the background of a script SIGINT is ignored, and asyncio would leave it so.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     end = end_seq(obj.home)

@@ -9,9 +9,11 @@ Invariant: an expected failure is reported as what, where and what to do, never 
 
 import logging
 import os
+import signal
 import sys
 from contextlib import suppress
 from importlib import import_module
+from types import FrameType
 from typing import NoReturn
 
 import click
@@ -183,8 +185,27 @@ def _run() -> int:
     return code if isinstance(code, int) else 0 if code is None else EXIT_PROBLEM
 
 
+def _interrupt_on_sigterm() -> None:
+    """Makes SIGTERM end the command as Ctrl-C does, so that unfinished files are removed.
+
+    Without a handler, process 1 of a container would ignore it. A command with a handler of its own
+    replaces this one.
+    """
+
+    def on_sigterm(_number: int, frame: FrameType | None) -> None:
+        # asyncio cancels its main task on SIGINT; an exception raised here could be lost in a task.
+        on_sigint = signal.getsignal(signal.SIGINT)
+        if callable(on_sigint):
+            on_sigint(signal.SIGINT, frame)
+        else:  # in the background of a script SIGINT is ignored
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, on_sigterm)
+
+
 def main() -> NoReturn:
     """Runs the command and exits with its code."""
+    _interrupt_on_sigterm()
     open_standard_streams()
     try:
         code = _run()

@@ -1,4 +1,4 @@
-"""Shared by the commands of the read side: option types, output, and the end by SIGTERM.
+"""Shared by the commands of the read side: option types and output.
 
 Modules that a command needs are imported when it runs, so that `eventlog --help` stays fast.
 
@@ -49,13 +49,6 @@ AS_OF_OPTION = click.option(
     " Default: now.",
 )
 SYMBOL_OPTION = click.option("--symbol", metavar="SYMBOL", help="Only this symbol. Default: all.")
-
-
-def interrupt_on_sigterm() -> None:
-    """Makes SIGTERM end the command as Ctrl-C does, so that unfinished files are removed."""
-    import signal
-
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 class Reportable(Protocol):

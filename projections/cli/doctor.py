@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from eventlog.plumbing import EXIT_PROBLEM, JSON_OPTION, CommandContext, print_lines, print_message
-from projections.cli.common import SECONDS, interrupt_on_sigterm, print_json
+from projections.cli.common import SECONDS, print_json
 from projections.cli.settings import alpine_config
 
 if TYPE_CHECKING:
@@ -83,7 +83,6 @@ def _try_disk(directory: Path, seconds: float) -> "tuple[list[DoctorFinding], di
 
     from projections.doctor.disk_trial import examine_disk
 
-    interrupt_on_sigterm()
     logging.getLogger("eventlog").setLevel(logging.ERROR)  # it warns of each torn write we make
     is_terminal = sys.stderr.isatty()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from eventlog.plumbing import CommandContext
-from projections.cli.common import AS_OF_OPTION, SYMBOL_OPTION, interrupt_on_sigterm
+from projections.cli.common import AS_OF_OPTION, SYMBOL_OPTION
 
 STDOUT = "-"
 
@@ -62,7 +62,6 @@ def export(
     from projections.queries.export import CSV, atomic_file, write_metadata
     from projections.queries.export import export as export_to
 
-    interrupt_on_sigterm()
     is_stdout = output == STDOUT
     if is_stdout and format_ != CSV and sys.stdout.isatty():
         raise click.UsageError("Parquet cannot be shown on a terminal: name a file with --output")
