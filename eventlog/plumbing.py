@@ -10,7 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from eventlog.cli.command import EXIT_COULD_NOT_RUN, EXIT_PROBLEM, JSON_OPTION, CommandContext
+    from eventlog.cli.command import (
+        EXIT_COULD_NOT_RUN,
+        EXIT_PROBLEM,
+        JSON_OPTION,
+        CommandContext,
+        unquote,
+    )
     from eventlog.cli.streams import print_line, print_lines, print_message, progress_bar
     from eventlog.errors import printable, printable_value
     from eventlog.format.line import decode
@@ -60,6 +66,7 @@ _MODULES = {
     "require_home": "read.inspect",
     "run_in_thread": "threads",
     "uncancelled": "threads",
+    "unquote": "cli.command",
 }
 
 __all__ = [
@@ -97,6 +104,7 @@ __all__ = [
     "require_home",
     "run_in_thread",
     "uncancelled",
+    "unquote",
 ]
 
 

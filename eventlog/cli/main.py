@@ -17,12 +17,14 @@ from types import FrameType
 from typing import NoReturn
 
 import click
+from click.core import ParameterSource
 
 from eventlog.cli.command import (
     EXIT_COULD_NOT_RUN,
     EXIT_INTERRUPTED,
     EXIT_PROBLEM,
     CommandContext,
+    unquote,
 )
 from eventlog.cli.streams import (
     NoReader,
@@ -92,6 +94,11 @@ def _version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None
         ctx.exit()
 
 
+def _home(ctx: click.Context, option: click.Parameter, home: str) -> str:
+    is_variable = ctx.get_parameter_source(str(option.name)) is ParameterSource.ENVIRONMENT
+    return unquote(home) if is_variable else home
+
+
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--version",
@@ -106,6 +113,7 @@ def _version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None
     metavar="DIR",
     envvar="EVENTLOG_HOME",
     default=".",
+    callback=_home,
     help="Directory of the log and its projections. Default: EVENTLOG_HOME, else the current one.",
 )
 @click.option("-v", "--verbose", count=True, help="Log more to stderr; -vv for debugging.")

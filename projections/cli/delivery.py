@@ -230,6 +230,7 @@ def _compare(home: Path, config: "AlpineConfig") -> "ReconcileReport":
     from projections.delivery.reconcile import compare_with_alpine
     from projections.errors import ProjectionError
 
+    config.require_valid()
     if not config.url:
         raise ProjectionError(
             "ALPINE_API_URL is not set", do="set it, and ALPINE_API_KEY_FILE to a file with the key"
