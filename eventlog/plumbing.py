@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from eventlog.schema.fields import FIELD_LIMITS
     from eventlog.storage.atomic import free_name, rename_durably
     from eventlog.storage.filesystem import filesystem_type, is_network_filesystem
+    from eventlog.storage.home import database_uri
     from eventlog.storage.locks import FileLock, PollInterval
     from eventlog.threads import run_in_thread, uncancelled
 
@@ -48,6 +49,7 @@ _MODULES = {
     "fork_process": "processes",
     "free_name": "storage.atomic",
     "rename_durably": "storage.atomic",
+    "database_uri": "storage.home",
     "decode": "format.line",
     "filesystem_type": "storage.filesystem",
     "is_network_filesystem": "storage.filesystem",
@@ -82,6 +84,7 @@ __all__ = [
     "SignalColumns",
     "VerifiedChunk",
     "can_fork",
+    "database_uri",
     "decode",
     "end_process",
     "filesystem_type",

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import quote
 
-from eventlog.plumbing import free_name
+from eventlog.plumbing import database_uri, free_name
 
 logger = logging.getLogger(__name__)
 
@@ -105,11 +104,6 @@ def inode_of(path: str | Path) -> tuple[int, int]:
     except FileNotFoundError:
         return NO_FILE
     return (status.st_dev, status.st_ino)
-
-
-def database_uri(path: Path, query: str) -> str:
-    """The URI that opens the database at `path` with SQLite's URI parameters `query`."""
-    return f"file:{quote(str(path))}?{query}"
 
 
 def _wal_exists(path: Path) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 import aiosqlite
 
 from eventlog import Entry
-from eventlog.plumbing import run_in_thread, uncancelled
+from eventlog.plumbing import database_uri, run_in_thread, uncancelled
 from projections.errors import CheckpointMoved, ProjectionError, ProjectionStalled
 from projections.projection import Checkpoint
 from projections.signals import schema
@@ -29,7 +29,7 @@ from projections.signals.fold import (
 )
 from projections.sqlite import database, file
 from projections.sqlite.database import checkpoint_from_row, database_path
-from projections.sqlite.file import NO_FILE, database_uri, inode_of
+from projections.sqlite.file import NO_FILE, inode_of
 from projections.sqlite.lock import WriteLock, write_lock
 
 NAME = schema.SQLITE
