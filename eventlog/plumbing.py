@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from eventlog.storage.filesystem import filesystem_type, is_network_filesystem
     from eventlog.storage.home import database_uri
     from eventlog.storage.locks import FileLock, PollInterval
+    from eventlog.storage.ownership import adopt_owner, make_private_dir, make_private_dirs
     from eventlog.threads import run_in_thread, uncancelled
 
 _MODULES = {
@@ -44,6 +45,7 @@ _MODULES = {
     "PROJECTIONS": "plugins",
     "SignalColumns": "read.columns",
     "VerifiedChunk": "read.bulk",
+    "adopt_owner": "storage.ownership",
     "can_fork": "processes",
     "end_process": "processes",
     "fork_process": "processes",
@@ -56,6 +58,8 @@ _MODULES = {
     "load_plugin": "plugins",
     "log_bytes": "read.bulk",
     "log_status": "read.inspect",
+    "make_private_dir": "storage.ownership",
+    "make_private_dirs": "storage.ownership",
     "plugin_names": "plugins",
     "print_line": "cli.streams",
     "print_lines": "cli.streams",
@@ -83,6 +87,7 @@ __all__ = [
     "PollInterval",
     "SignalColumns",
     "VerifiedChunk",
+    "adopt_owner",
     "can_fork",
     "database_uri",
     "decode",
@@ -94,6 +99,8 @@ __all__ = [
     "load_plugin",
     "log_bytes",
     "log_status",
+    "make_private_dir",
+    "make_private_dirs",
     "plugin_names",
     "print_line",
     "print_lines",

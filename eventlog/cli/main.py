@@ -213,6 +213,7 @@ def _interrupt_on_sigterm() -> None:
 
 def main() -> NoReturn:
     """Runs the command and exits with its code."""
+    os.umask(0o077)  # what is created without a mode of its own, also by a library, is private
     _interrupt_on_sigterm()
     open_standard_streams()
     try:

@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from eventlog.plumbing import database_uri, free_name
+from eventlog.plumbing import adopt_owner, database_uri, free_name, make_private_dirs
 
 logger = logging.getLogger(__name__)
 
@@ -145,11 +145,14 @@ def create_private_file(path: Path) -> None:
 
     SQLite gives -wal and -shm the same mode. Raises FileExistsError.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_dirs(path.parent)
     mode = 0o640 if path.parent.stat().st_mode & stat.S_IRWXG else 0o600
     fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-    os.fchmod(fd, mode)
-    os.close(fd)
+    try:
+        os.fchmod(fd, mode)
+        adopt_owner(fd, path)
+    finally:
+        os.close(fd)
 
 
 def set_aside(path: Path) -> Path:
