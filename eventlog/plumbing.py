@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from eventlog.storage.home import database_uri
     from eventlog.storage.locks import FileLock, PollInterval
     from eventlog.storage.ownership import adopt_owner, make_private_dir, make_private_dirs
-    from eventlog.threads import run_in_thread, uncancelled
+    from eventlog.threads import is_shortage, run_in_thread, starting_thread, uncancelled
 
 _MODULES = {
     "COMMANDS": "plugins",
@@ -55,6 +55,7 @@ _MODULES = {
     "decode": "format.line",
     "filesystem_type": "storage.filesystem",
     "is_network_filesystem": "storage.filesystem",
+    "is_shortage": "threads",
     "load_plugin": "plugins",
     "log_bytes": "read.bulk",
     "log_status": "read.inspect",
@@ -71,6 +72,7 @@ _MODULES = {
     "read_verified": "read.bulk",
     "require_home": "read.inspect",
     "run_in_thread": "threads",
+    "starting_thread": "threads",
     "uncancelled": "threads",
     "unquote": "cli.command",
 }
@@ -96,6 +98,7 @@ __all__ = [
     "fork_process",
     "free_name",
     "is_network_filesystem",
+    "is_shortage",
     "load_plugin",
     "log_bytes",
     "log_status",
@@ -113,6 +116,7 @@ __all__ = [
     "rename_durably",
     "require_home",
     "run_in_thread",
+    "starting_thread",
     "uncancelled",
     "unquote",
 ]

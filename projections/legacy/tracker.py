@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from eventlog import EventLog
-from eventlog.plumbing import unquote
+from eventlog.plumbing import starting_thread, unquote
 from projections.errors import ProjectionError
 from projections.queries.store import SignalStore
 from projections.runtime.projector import Projector
@@ -166,7 +166,8 @@ class _LoopThread:
                 self._thread = threading.Thread(
                     target=_run_loop, args=(self._loop,), name="signal-tracker", daemon=True
                 )
-                self._thread.start()
+                with starting_thread():
+                    self._thread.start()
             return asyncio.run_coroutine_threadsafe(_run_locked(self._job_lock, job), self._loop)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import aiosqlite
 
 from eventlog import Entry
-from eventlog.plumbing import database_uri, run_in_thread, uncancelled
+from eventlog.plumbing import database_uri, run_in_thread, starting_thread, uncancelled
 from projections.errors import CheckpointMoved, ProjectionError, ProjectionStalled
 from projections.projection import Checkpoint
 from projections.signals import schema
@@ -213,13 +213,14 @@ class SqliteProjection:
 
 async def _connect(path: Path) -> aiosqlite.Connection:
     # mode=rw: a file deleted since the setup must not be created again, empty and readable by all.
-    db = await aiosqlite.connect(
-        database_uri(path, "mode=rw"),
-        uri=True,
-        isolation_level=None,
-        timeout=file.BUSY_TIMEOUT_S,
-        cached_statements=64,
-    )
+    with starting_thread():
+        db = await aiosqlite.connect(
+            database_uri(path, "mode=rw"),
+            uri=True,
+            isolation_level=None,
+            timeout=file.BUSY_TIMEOUT_S,
+            cached_statements=64,
+        )
     try:
         # NORMAL: a power loss may take the last commits, never half of one; the log has them.
         await db.execute("PRAGMA synchronous = NORMAL")
