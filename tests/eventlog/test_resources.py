@@ -151,8 +151,10 @@ def _watches(pid: int) -> bool:
 
 
 def _descendants(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    found = [int(child) for child in children.read_text().split()]
+    try:
+        found = [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):  # it has ended
+        return []
     return found + [grandchild for child in found for grandchild in _descendants(child)]
 
 
@@ -228,7 +230,7 @@ def _running(pid: int) -> int:
     for child in _descendants(pid):
         try:
             words = Path(f"/proc/{child}/cmdline").read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             continue
         if os.fsencode(COMMAND) in words and b"unshare" not in words and b"strace" not in words:
             return child
