@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         LogNotFound,
         LogPoisoned,
         SignalConflict,
+        ThreadUnavailable,
         UnsafePath,
         Unsupported,
     )
@@ -72,6 +73,7 @@ _MODULES = {
     "RestoredHome": "archive.restore",
     "Signal": "schema.signal",
     "SignalConflict": "errors",
+    "ThreadUnavailable": "errors",
     "UnsafePath": "errors",
     "Unsupported": "errors",
     "back_up": "archive.backup",
@@ -105,6 +107,7 @@ __all__ = [
     "RestoredHome",
     "Signal",
     "SignalConflict",
+    "ThreadUnavailable",
     "UnsafePath",
     "Unsupported",
     "back_up",

@@ -18,6 +18,7 @@
     ├── AppendTimeout          the outcome is unknown: retry with the same signal_id
     ├── AppendFailed           the disk refused the write; nothing of it remains
     │   └── DiskFull           ... because it, or a quota or a limit, is full
+    ├── ThreadUnavailable      the system refuses another thread
     └── Unsupported            this platform, file system or format version
 
 Invariant: each carries what happened, where, and what to do about it.
@@ -191,6 +192,10 @@ class AppendFailed(EventLogError):
 
 class DiskFull(AppendFailed):
     """The disk, a quota or the file size limit is exhausted. Nothing of the append remains."""
+
+
+class ThreadUnavailable(EventLogError):
+    """The system refuses another thread: a limit of the account or of the machine is reached."""
 
 
 class Unsupported(EventLogError):

@@ -10,8 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from eventlog.cli.command import EXIT_COULD_NOT_RUN, EXIT_PROBLEM, JSON_OPTION, CommandContext
-    from eventlog.cli.streams import progress_bar
+    from eventlog.cli.command import (
+        EXIT_COULD_NOT_RUN,
+        EXIT_PROBLEM,
+        JSON_OPTION,
+        CommandContext,
+        unquote,
+    )
+    from eventlog.cli.streams import print_line, print_lines, print_message, progress_bar
     from eventlog.errors import printable, printable_value
     from eventlog.format.line import decode
     from eventlog.plugins import COMMANDS, PROJECTIONS, load_plugin, plugin_names
@@ -22,8 +28,10 @@ if TYPE_CHECKING:
     from eventlog.schema.fields import FIELD_LIMITS
     from eventlog.storage.atomic import free_name, rename_durably
     from eventlog.storage.filesystem import filesystem_type, is_network_filesystem
+    from eventlog.storage.home import database_uri
     from eventlog.storage.locks import FileLock, PollInterval
-    from eventlog.threads import run_in_thread, uncancelled
+    from eventlog.storage.ownership import adopt_owner, make_private_dir, make_private_dirs
+    from eventlog.threads import is_shortage, run_in_thread, starting_thread, uncancelled
 
 _MODULES = {
     "COMMANDS": "plugins",
@@ -37,18 +45,26 @@ _MODULES = {
     "PROJECTIONS": "plugins",
     "SignalColumns": "read.columns",
     "VerifiedChunk": "read.bulk",
+    "adopt_owner": "storage.ownership",
     "can_fork": "processes",
     "end_process": "processes",
     "fork_process": "processes",
     "free_name": "storage.atomic",
     "rename_durably": "storage.atomic",
+    "database_uri": "storage.home",
     "decode": "format.line",
     "filesystem_type": "storage.filesystem",
     "is_network_filesystem": "storage.filesystem",
+    "is_shortage": "threads",
     "load_plugin": "plugins",
     "log_bytes": "read.bulk",
     "log_status": "read.inspect",
+    "make_private_dir": "storage.ownership",
+    "make_private_dirs": "storage.ownership",
     "plugin_names": "plugins",
+    "print_line": "cli.streams",
+    "print_lines": "cli.streams",
+    "print_message": "cli.streams",
     "printable": "errors",
     "printable_value": "errors",
     "progress_bar": "cli.streams",
@@ -56,7 +72,9 @@ _MODULES = {
     "read_verified": "read.bulk",
     "require_home": "read.inspect",
     "run_in_thread": "threads",
+    "starting_thread": "threads",
     "uncancelled": "threads",
+    "unquote": "cli.command",
 }
 
 __all__ = [
@@ -71,17 +89,25 @@ __all__ = [
     "PollInterval",
     "SignalColumns",
     "VerifiedChunk",
+    "adopt_owner",
     "can_fork",
+    "database_uri",
     "decode",
     "end_process",
     "filesystem_type",
     "fork_process",
     "free_name",
     "is_network_filesystem",
+    "is_shortage",
     "load_plugin",
     "log_bytes",
     "log_status",
+    "make_private_dir",
+    "make_private_dirs",
     "plugin_names",
+    "print_line",
+    "print_lines",
+    "print_message",
     "printable",
     "printable_value",
     "progress_bar",
@@ -90,7 +116,9 @@ __all__ = [
     "rename_durably",
     "require_home",
     "run_in_thread",
+    "starting_thread",
     "uncancelled",
+    "unquote",
 ]
 
 

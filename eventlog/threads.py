@@ -7,16 +7,46 @@ Invariant: the thread ends with its work, and interpreter exit waits for no pool
 """
 
 import asyncio
+import errno
 import threading
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from typing import TypeVar
+
+from eventlog.errors import ThreadUnavailable
 
 T = TypeVar("T")
 
+# The process, the account or the machine is at a limit, which may pass.
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether the same work may succeed later: no descriptor, memory or thread is left."""
+    return isinstance(error, ThreadUnavailable) or (
+        isinstance(error, OSError) and error.errno in _SHORTAGES
+    )
+
+
+@contextmanager
+def starting_thread() -> Iterator[None]:
+    """Raises ThreadUnavailable where a thread that the block starts is refused."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "start new thread" not in str(error):
+            raise
+        raise ThreadUnavailable(
+            f"no thread could be started: {error}",
+            do="see the limits of this account (`ulimit -u`), and retry",
+        ) from error
+
 
 async def run_in_thread(work: Callable[[], T]) -> T:
-    """Returns `work()`, run in a new thread. Cancelling the await does not stop the thread."""
+    """Returns `work()`, run in a new thread. Cancelling the await does not stop the thread.
+
+    Raises ThreadUnavailable.
+    """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
@@ -37,7 +67,8 @@ async def run_in_thread(work: Callable[[], T]) -> T:
         with suppress(RuntimeError):  # the loop was closed
             loop.call_soon_threadsafe(settle, result, error)
 
-    threading.Thread(target=run, name="eventlog-work").start()
+    with starting_thread():
+        threading.Thread(target=run, name="eventlog-work").start()
     return await done
 
 

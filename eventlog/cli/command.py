@@ -1,4 +1,4 @@
-"""Shared by the commands of both packages: the global options, the exit codes, `--json`.
+"""Shared by the commands of both packages: global options, exit codes, `--json`, variables.
 
 Invariant: each exit code is defined here and nowhere else.
 """
@@ -18,3 +18,14 @@ class CommandContext(NamedTuple):
     """The values of the options that stand before the command."""
 
     home: str
+
+
+def unquote(value: str) -> str:
+    """An environment variable without blanks and one pair of quotes around it.
+
+    `docker run --env-file` keeps quotes, which a shell removes.
+    """
+    value = value.strip()
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+        value = value[1:-1].strip()
+    return value

@@ -9,11 +9,13 @@ import sys
 
 import click
 
-from eventlog.cli.command import EXIT_INTERRUPTED, EXIT_PROBLEM, CommandContext
-from eventlog.cli.streams import (
-    print_message,
-    write_stdout,
+from eventlog.cli.command import (
+    EXIT_COULD_NOT_RUN,
+    EXIT_INTERRUPTED,
+    EXIT_PROBLEM,
+    CommandContext,
 )
+from eventlog.cli.streams import NoReader, print_lines, print_message, write_stdout
 from eventlog.errors import EventLogError, printable, printable_value
 from eventlog.format.line import Entry
 
@@ -74,7 +76,12 @@ def append(
         segment_bytes=segment_bytes or SEGMENT_BYTES_DEFAULT,
         lock_timeout_s=LOCK_TIMEOUT_S,
     ) as log:
-        all_valid = append_lines(log, fd, stop, skip_invalid=skip_invalid, on_results=on_results)
+        try:
+            all_valid = append_lines(
+                log, fd, stop, skip_invalid=skip_invalid, on_results=on_results
+            )
+        except NoReader:
+            sys.exit(EXIT_COULD_NOT_RUN)  # the reader of the receipts does not know what is durable
     if stop.interrupted:
         sys.exit(EXIT_INTERRUPTED)
     if not all_valid:
@@ -135,11 +142,9 @@ def tail(obj: CommandContext, lines: int, follow: bool, as_json: bool) -> None:
         if as_json:
             write_stdout(b"".join(found))
         else:
-            write_stdout("".join(f"{entry_line(decode(line))}\n" for line in found).encode())
+            print_lines(entry_line(decode(line)) for line in found)
 
     if follow:  # before the first line is printed, after which a reader may send a signal
-        # SIGTERM acts as Ctrl-C, which asyncio handles; another exception would be lost in it.
-        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         # In the background of a script SIGINT is ignored, and asyncio would leave it so.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     end = end_seq(obj.home)

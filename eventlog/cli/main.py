@@ -9,18 +9,30 @@ Invariant: an expected failure is reported as what, where and what to do, never 
 
 import logging
 import os
+import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
+from types import FrameType
 from typing import NoReturn
 
 import click
+from click.core import ParameterSource
 
-from eventlog.cli.command import EXIT_COULD_NOT_RUN, EXIT_INTERRUPTED, CommandContext
+from eventlog.cli.command import (
+    EXIT_COULD_NOT_RUN,
+    EXIT_INTERRUPTED,
+    EXIT_PROBLEM,
+    CommandContext,
+    unquote,
+)
 from eventlog.cli.streams import (
     NoReader,
+    discard_stdout,
     flush_standard_streams,
     open_standard_streams,
     print_error,
+    print_line,
 )
 from eventlog.errors import EventLogError
 
@@ -78,8 +90,13 @@ def _version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None
     if wanted:
         from importlib.metadata import version
 
-        click.echo(f"eventlog {version('signal-eventlog')}")
+        print_line(f"eventlog {version('signal-eventlog')}")
         ctx.exit()
+
+
+def _home(ctx: click.Context, option: click.Parameter, home: str) -> str:
+    is_variable = ctx.get_parameter_source(str(option.name)) is ParameterSource.ENVIRONMENT
+    return unquote(home) if is_variable else home
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -96,6 +113,7 @@ def _version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None
     metavar="DIR",
     envvar="EVENTLOG_HOME",
     default=".",
+    callback=_home,
     help="Directory of the log and its projections. Default: EVENTLOG_HOME, else the current one.",
 )
 @click.option("-v", "--verbose", count=True, help="Log more to stderr; -vv for debugging.")
@@ -133,38 +151,73 @@ def cli(ctx: click.Context, home: str, verbose: int, quiet: bool, log_format: st
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
 
 
-def _invoke() -> int:
+def _invoke() -> None:
     """Runs the command without click's `main`, which exits with 1 when stdout has no reader."""
     if "_EVENTLOG_COMPLETE" in os.environ:  # completion in a shell
         cli.main(prog_name="eventlog")
     with cli.make_context("eventlog", sys.argv[1:]) as context:
         cli.invoke(context)
-    return 0
 
 
-def main() -> NoReturn:
-    """Runs the command and exits with its code."""
-    open_standard_streams()
+def _run() -> int:
+    """Runs the command, reports an expected failure, and returns the exit code."""
+    code: object = 0
     try:
-        code = _invoke()
-        sys.stdout.flush()
-    except click.exceptions.Exit as exit_:  # --help, --version
-        code = exit_.exit_code
+        try:
+            _invoke()
+        except SystemExit as exit_:  # the command's own code
+            code = exit_.code
+        except click.exceptions.Exit as exit_:  # --help, --version
+            code = exit_.exit_code
+        with suppress(NoReader):  # the reader has what it wants, and the command is done
+            sys.stdout.flush()
     except click.ClickException as error:
-        error.show()
+        with suppress(OSError):  # stderr is broken
+            error.show()
         code = error.exit_code
     except EventLogError as error:
         print_error(error)
         code = EXIT_COULD_NOT_RUN
-    except (NoReader, BrokenPipeError):
-        code = EXIT_COULD_NOT_RUN  # stdout has no reader any more
+    except NoReader:
+        code = 0  # as `eventlog cat | head`
+    except BrokenPipeError:
+        code = EXIT_COULD_NOT_RUN
     except OSError as error:
         what, where = f"the system refused: {error.strerror or error}", str(error.filename or "")
         do = "check the permissions of this account, and the disk"
         print_error(EventLogError(what, where=where, do=do))
         code = EXIT_COULD_NOT_RUN
     except (KeyboardInterrupt, click.Abort):
+        discard_stdout()
         code = EXIT_INTERRUPTED
+    return code if isinstance(code, int) else 0 if code is None else EXIT_PROBLEM
+
+
+def _interrupt_on_sigterm() -> None:
+    """Makes SIGTERM end the command as Ctrl-C does, so that unfinished files are removed.
+
+    Without a handler, process 1 of a container would ignore it. A command with a handler of its own
+    replaces this one.
+    """
+
+    def on_sigterm(_number: int, frame: FrameType | None) -> None:
+        # asyncio cancels its main task on SIGINT; an exception raised here could be lost in a task.
+        on_sigint = signal.getsignal(signal.SIGINT)
+        if callable(on_sigint):
+            on_sigint(signal.SIGINT, frame)
+        else:  # in the background of a script SIGINT is ignored
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, on_sigterm)
+
+
+def main() -> NoReturn:
+    """Runs the command and exits with its code."""
+    os.umask(0o077)  # what is created without a mode of its own, also by a library, is private
+    _interrupt_on_sigterm()
+    open_standard_streams()
+    try:
+        code = _run()
     finally:
         flush_standard_streams()
     sys.exit(code)

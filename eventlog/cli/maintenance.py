@@ -8,7 +8,7 @@ import sys
 import click
 
 from eventlog.cli.command import EXIT_PROBLEM, JSON_OPTION, CommandContext
-from eventlog.cli.streams import progress_bar, write_stdout
+from eventlog.cli.streams import print_line, progress_bar, write_stdout
 from eventlog.errors import printable
 
 
@@ -37,17 +37,17 @@ def verify(obj: CommandContext, as_json: bool) -> None:
         write_stdout(orjson.dumps(report.to_json(), option=orjson.OPT_APPEND_NEWLINE))
     else:
         for finding in report.findings:
-            click.echo(
+            print_line(
                 printable(
                     f"{finding.segment} at byte {finding.byte_offset}, seq {finding.seq}:"
                     f" {finding.problem}"
                 )
             )
         what = "whole" if report.ok else f"DAMAGED: {len(report.findings)} findings"
-        click.echo(f"{what}: {report.entries} entries in {report.segments} segments")
-        click.echo(f"head: seq {report.last_seq}, chain {report.chain}")
+        print_line(f"{what}: {report.entries} entries in {report.segments} segments")
+        print_line(f"head: seq {report.last_seq}, chain {report.chain}")
         if report.torn_bytes:
-            click.echo(f"{report.torn_bytes} unacknowledged bytes at the end: nothing is lost")
+            print_line(f"{report.torn_bytes} unacknowledged bytes at the end: nothing is lost")
     if not report.ok:
         sys.exit(EXIT_PROBLEM)
 
@@ -94,7 +94,7 @@ def repair(obj: CommandContext, backup: str | None, accept: bool, as_json: bool)
     if as_json:
         write_stdout(orjson.dumps(report.to_json(), option=orjson.OPT_APPEND_NEWLINE))
     else:
-        click.echo("\n".join(report.to_text()))
+        print_line("\n".join(report.to_text()))
     if not report.is_done:
         sys.exit(EXIT_PROBLEM)
 
@@ -135,6 +135,6 @@ def compress(obj: CommandContext, keep: int, as_json: bool) -> None:
     if as_json:
         write_stdout(orjson.dumps(report.to_json(), option=orjson.OPT_APPEND_NEWLINE))
     else:
-        click.echo("\n".join(report.to_text()))
+        print_line("\n".join(report.to_text()))
     if report.damaged:
         sys.exit(EXIT_PROBLEM)

@@ -1,31 +1,88 @@
 """The standard streams of a command: data on stdout, messages and progress bars on stderr.
 
-Invariant: a closed or broken stream causes no traceback and no write into a file of the log.
+All data goes through one writer, which `open_standard_streams` puts in place of `sys.stdout`, so
+that the output of plug-ins and of libraries passes it too. Data is UTF-8 in every locale.
+
+Invariant: each byte of data is written, or the command fails; a closed or broken stream causes no
+traceback and no write into a file of the log.
 """
 
+import io
 import os
 import select
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from eventlog.errors import EventLogError
 
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
 PROGRESS_STEPS = 200  # drawings of one bar: more are not seen, and each costs
 
 
+class _WholeWriter(io.RawIOBase):
+    """File descriptor 1, whose `write` takes all of the data or raises.
+
+    A raw file may take a part of it, and Python discards the rest where `PYTHONUNBUFFERED` is set
+    or where the descriptor is non-blocking.
+    """
+
+    name = "<stdout>"
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        view = memoryview(data).cast("B")
+        while view:
+            try:
+                view = view[os.write(1, view) :]
+            except BlockingIOError:  # the parent process made this end of its pipe non-blocking
+                select.select([], [1], [])
+            except BrokenPipeError:
+                raise NoReader from None
+        return memoryview(data).nbytes
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return 1
+
+    def isatty(self) -> bool:
+        return os.isatty(1)
+
+
+def _open_stdout(encoding: str) -> TextIO:
+    """stdout in UTF-8, or in `encoding` where it is a terminal, which gets escapes for the rest."""
+    is_terminal = os.isatty(1)
+    return io.TextIOWrapper(
+        io.BufferedWriter(_WholeWriter()),
+        encoding=encoding if is_terminal else "utf-8",
+        errors="backslashreplace",
+        newline="\n",
+        line_buffering=is_terminal,
+    )
+
+
 def write_stdout(data: bytes) -> None:
-    """Writes all of `data` to stdout, unbuffered. Raises NoReader."""
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[os.write(1, view) :]
-        except BlockingIOError:  # the parent process made this end of its pipe non-blocking
-            select.select([], [1], [])
-        except BrokenPipeError:
-            raise NoReader from None
+    """Writes all of `data` to stdout, and flushes it. Raises NoReader, OSError."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def print_line(text: str) -> None:
+    """Prints a line on stdout. It may fail at a later flush. Raises NoReader, OSError."""
+    sys.stdout.write(text + "\n")
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Prints lines on stdout and flushes them: their reader may wait for them."""
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
 
 
 def print_message(text: str) -> None:
@@ -71,7 +128,7 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def open_standard_streams() -> None:
-    """Opens /dev/null in place of each standard stream that is closed.
+    """Puts our writer in place of stdout, and /dev/null in place of each stream that is closed.
 
     Otherwise the next file that is opened, perhaps a segment, would become stdout.
     """
@@ -81,7 +138,7 @@ def open_standard_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)
     sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
-    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stdout = _open_stdout(sys.stdout.encoding if sys.stdout is not None else "utf-8")
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
@@ -93,8 +150,17 @@ def flush_standard_streams() -> None:
     for fd, stream in ((1, sys.stdout), (2, sys.stderr)):
         try:
             stream.flush()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
+        except (OSError, NoReader):
+            _discard_output(fd)
+
+
+def discard_stdout() -> None:
+    """Discards what stdout has buffered: after an interrupt, no flush waits for a slow reader."""
+    _discard_output(1)
+
+
+def _discard_output(fd: int) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
 
 
 class NoReader(Exception):

@@ -3,13 +3,14 @@
 Invariant: nothing is changed or created; a home without a log raises LogNotFound.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, closing, suppress
 
-from eventlog.errors import LogCorrupt
+from eventlog.errors import EventLogError, LogCorrupt
 from eventlog.format.durability import LogEnd
-from eventlog.format.line import HEADER_PATTERN, LINE_BYTES_MAX, BadLine, Entry
+from eventlog.format.line import HEADER_PATTERN, LINE_BYTES_MAX, BadLine, Entry, decode
 from eventlog.format.scan import Tip, tip_of
 from eventlog.read.reader import LogReader, decode_lines, reader_near_end, require_segments
 from eventlog.read.seek import last_line
@@ -17,6 +18,11 @@ from eventlog.storage.disk import Disk, RealDisk, opened
 from eventlog.storage.durable_state import read_durable_end
 from eventlog.storage.home import Home, home_at, list_segments
 from eventlog.storage.segment_disk import SegmentDisk, segment_sizes
+from eventlog.threads import is_shortage
+
+logger = logging.getLogger(__name__)
+
+SHORTAGE_RETRY_S = 0.5  # until a follower tries again to open what it reads
 
 COUNT_BYTES_MAX = 16 * 1024 * 1024  # a log up to this size is counted in a few milliseconds
 
@@ -57,19 +63,37 @@ def end_seq(path: str) -> int:
 
 
 def tail_raw_lines(path: str, after: int, on_lines: Callable[[list[bytes]], object]) -> None:
-    """Calls `on_lines` with lists of lines with seq > `after` as they become durable, for ever."""
+    """Calls `on_lines` with lists of lines with seq > `after` as they become durable, for ever.
+
+    It waits while the system has no thread or descriptor left.
+    """
     import asyncio
 
     from eventlog.read.tail import tail_batches
 
+    disk, home = SegmentDisk(RealDisk()), require_home(path)
+
     async def run() -> None:
-        async with aclosing(
-            tail_batches(SegmentDisk(RealDisk()), require_home(path), after=after)
-        ) as batches:
+        nonlocal after
+        async with aclosing(tail_batches(disk, home, after=after)) as batches:
             async for lines, _ in batches:
                 on_lines(lines)
+                after = decode(lines[-1]).seq
 
-    asyncio.run(run())
+    async def run_through_shortages() -> None:
+        logged_after = -1
+        while True:
+            try:
+                await run()
+            except (EventLogError, OSError) as error:
+                if not is_shortage(error):
+                    raise
+                if logged_after < after:  # once, until lines come again
+                    logger.warning("tail_waits error=%s", error)
+                logged_after = after
+                await asyncio.sleep(SHORTAGE_RETRY_S)
+
+    asyncio.run(run_through_shortages())
 
 
 def _end(disk: Disk, home: Home) -> tuple[Tip, LogCorrupt | None]:

@@ -142,7 +142,10 @@ class _DirectoryWatch:
         self._thread = threading.Thread(
             target=self._watch, args=(self._stopped,), name="eventlog-watch", daemon=True
         )
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # no thread: the timer reads the log meanwhile
+            logger.warning("watch_failed path=%s error=%s", self._path, error)
 
     def stop(self) -> None:
         """Requests the thread's end, which follows within WATCH_TIMEOUT_MS."""
@@ -165,5 +168,5 @@ class _DirectoryWatch:
                 self._loop.call_soon_threadsafe(self._changed.set)
         except RuntimeError:
             pass  # the loop was closed
-        except OSError as error:
+        except BaseException as error:  # noqa: BLE001  # a panic in watchfiles is no Exception
             logger.warning("watch_failed path=%s error=%s", self._path, error)

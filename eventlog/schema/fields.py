@@ -232,21 +232,21 @@ def check_json(fields: Mapping[str, object]) -> None:
     """
     for key in fields:
         _check_key("item", key)
-    values: list[tuple[str, object, int]] = [(key, fields[key], 2) for key in fields]
+    values = [(key, key, fields[key], 2) for key in fields]
     count = len(values)
     while values:
-        field, value, depth = values.pop()
+        top, field, value, depth = values.pop()
         if type(value) is dict:
             count += len(value)
-            _refuse_size_and_depth(field, count, depth)
+            _refuse_size_and_depth(top, field, count, depth)
             for key in value:
                 _check_key(field, key)
-                values.append((f"{_short_field(field)}.{key}", value[key], depth + 1))
+                values.append((top, f"{_short_field(field)}.{key}", value[key], depth + 1))
         elif type(value) is list or type(value) is tuple:
             count += len(value)
-            _refuse_size_and_depth(field, count, depth)
+            _refuse_size_and_depth(top, field, count, depth)
             stem = _short_field(field)
-            values.extend((f"{stem}[{i}]", inner, depth + 1) for i, inner in enumerate(value))
+            values.extend((top, f"{stem}[{i}]", inner, depth + 1) for i, inner in enumerate(value))
         else:
             _check_scalar(field, value)
 
@@ -281,10 +281,10 @@ def _check_key(field: str, key: object) -> None:
         raise InvalidSignal("has a key with half a character", field=field, value=key)
 
 
-def _refuse_size_and_depth(field: str, count: int, depth: int) -> None:
+def _refuse_size_and_depth(top: str, field: str, count: int, depth: int) -> None:
     # The value is not shown: formatting one this large or this deep is what must be avoided.
     if depth > DEPTH_MAX:
-        raise InvalidSignal(f"is nested deeper than {DEPTH_MAX}", field=field)
+        raise InvalidSignal(f"is nested deeper than {DEPTH_MAX}", field=top)
     if count > VALUES_MAX:
         raise EntryTooLarge(f"brings the payload over {VALUES_MAX:,} values", field=field)
 

@@ -5,6 +5,7 @@ Invariant: an object that is accepted is read back from the log unchanged.
 
 import json
 import re
+from contextlib import suppress
 
 import orjson
 
@@ -15,6 +16,7 @@ from eventlog.schema import fields
 # A byte of payload takes at most six in a line of ASCII escapes; a longer line would be refused.
 INPUT_BYTES_MAX = 6 * PAYLOAD_BYTES_MAX
 
+EXCERPT_BYTES = 200  # of a line, for an error, which shows less
 _SPACED_COLON_PATTERN = re.compile(rb'"[ \t\r\n]+:')
 # A string without an end extends to the end of the line, so each byte is scanned once.
 _STRING_OR_BRACKET_PATTERN = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
@@ -83,15 +85,31 @@ def _parse_strictly(line: bytes) -> dict[str, object]:
 
 def _refuse_depth(line: bytes) -> None:
     depth = 0
+    key, value_at = b"", 0  # the last string of the outermost object, and where a value opens
     for token in _STRING_OR_BRACKET_PATTERN.finditer(line):
         if token[0] in (b"[", b"{"):
             depth += 1
+            if depth == 2:  # the string before it is its key
+                value_at = token.start()
         elif token[0] in (b"]", b"}"):
             depth -= 1
+        elif depth == 1:
+            key = token[0]
         if depth > fields.DEPTH_MAX:
             raise InvalidSignal(
-                f"is nested deeper than {fields.DEPTH_MAX}", field="line", value=_excerpt(line)
+                f"is nested deeper than {fields.DEPTH_MAX}",
+                field=_key_text(key),
+                value=_excerpt(line[value_at : value_at + EXCERPT_BYTES]),
             )
+
+
+def _key_text(key: bytes) -> str:
+    """A key as text; `line` where there is none, or none that is valid."""
+    with suppress(ValueError):
+        found = json.loads(key)
+        if isinstance(found, str):
+            return found
+    return "line"
 
 
 def _refuse_duplicate_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -112,4 +130,4 @@ def _bounded_int(digits: str) -> int:
 
 
 def _excerpt(line: bytes) -> str:
-    return line[:200].decode(errors="backslashreplace")
+    return line[:EXCERPT_BYTES].decode(errors="backslashreplace")

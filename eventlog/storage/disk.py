@@ -14,6 +14,7 @@ from functools import cache
 from typing import Protocol
 
 from eventlog.errors import UnsafePath, Unsupported
+from eventlog.storage.ownership import adopt_owner, make_private_dir
 
 
 class Disk(Protocol):
@@ -114,14 +115,14 @@ class RealDisk:
         return os.path.isdir(path)
 
     def make_dir(self, path: str) -> None:
-        os.mkdir(path, 0o700)
-        os.chmod(path, 0o700)
+        make_private_dir(path)
 
     def create(self, path: str) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(path, flags, 0o600)
         try:
             os.fchmod(fd, 0o600)
+            adopt_owner(fd, path)
         except OSError:
             os.close(fd)
             os.unlink(path)  # after an error the caller must find no file

@@ -12,6 +12,9 @@ from eventlog.format.segment import segment_name, segment_seqs
 from eventlog.storage.disk import Disk
 
 APPLICATION_ID = 0x53474C47  # "SGLG": marks a SQLite database as ours (PRAGMA application_id)
+# SQLite takes paths of 512 bytes, a suffix such as -journal included, after it has followed links.
+# A rebuild makes databases one directory deeper, with up to 48 bytes below `data/`.
+DATA_DIR_BYTES_MAX = 512 - 8 - 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,20 @@ class Home:
 def home_at(path: str | os.PathLike[str]) -> Home:
     """The home at `path`, which need not exist. Raises ForeignHome and UnsafePath."""
     home = Home(os.path.abspath(os.fspath(path)))
+    _refuse_long_path(home)
     refuse_foreign(home)
     return home
+
+
+def _refuse_long_path(home: Home) -> None:
+    length = len(os.fsencode(os.path.realpath(home.data_dir)))
+    if length > DATA_DIR_BYTES_MAX:
+        raise UnsafePath(
+            f"the path of data/ has {length} bytes, and SQLite cannot use more than"
+            f" {DATA_DIR_BYTES_MAX}",
+            where=home.data_dir,
+            do="use a home with a shorter path, for example by a bind mount",
+        )
 
 
 def make_home(disk: Disk, home: Home) -> None:
@@ -97,7 +112,13 @@ def refuse_foreign(home: Home) -> None:
         raise UnsafePath(
             "the home is not a directory", where=home.root, do="name a directory with --home"
         ) from None
-    if is_foreign_database(home.database_path):
+    try:
+        is_foreign = is_foreign_database(home.database_path)
+    except UnsafePath:
+        if os.path.islink(home.link_path):
+            return  # our log stands here, and this account need not read the database
+        raise
+    if is_foreign:
         raise _foreign_home_error(home.database_path)
 
 
@@ -110,30 +131,54 @@ def _foreign_home_error(path: str) -> ForeignHome:
 
 
 def is_foreign_database(path: str) -> bool:
-    """Whether a readable SQLite database without our application_id is at `path`.
+    """Whether a SQLite database without our application_id is at `path`.
 
-    A database that cannot be opened is damaged, not foreign. SQLite itself reads the file: opening
-    and closing it directly would drop the locks that this process holds on it through SQLite.
+    A damaged database is not foreign. SQLite itself reads the file: opening and closing it directly
+    would drop the locks that this process holds on it through SQLite. Raises UnsafePath where the
+    file cannot be examined: it may be the old tracker's.
     """
     try:
-        if os.stat(path).st_size == 0:
-            return False
-    except OSError:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise _unexamined_error(path, error) from error
+    if status.st_size == 0 or not stat.S_ISREG(status.st_mode):
         return False
     import sqlite3  # only where there is a database: most appends need none
-    from urllib.parse import quote
 
     # immutable: takes no lock and creates no -wal or -shm beside a file that may not be ours.
     try:
-        database = sqlite3.connect(f"file:{quote(path)}?mode=ro&immutable=1", uri=True)
+        database = sqlite3.connect(database_uri(path, "mode=ro&immutable=1"), uri=True)
         try:
             database.execute("SELECT count(*) FROM sqlite_master").fetchone()
             (application_id,) = database.execute("PRAGMA application_id").fetchone()
         finally:
             database.close()
-    except sqlite3.Error:
-        return False
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            return False
+        raise _unexamined_error(path, error) from error
     return bool(application_id != APPLICATION_ID)
+
+
+def _unexamined_error(path: str, error: Exception) -> UnsafePath:
+    return UnsafePath(
+        f"the database cannot be examined, and may be the old tracker's: {error}",
+        where=path,
+        do="let this account read it, or move it away",
+    )
+
+
+def database_uri(path: str | os.PathLike[str], query: str) -> str:
+    """The URI that opens the database at `path`, any bytes, with SQLite's URI parameters `query`.
+
+    The authority is empty: otherwise the first name of `//tmp/home` would be taken for a host.
+    """
+    from urllib.parse import quote
+
+    return f"file://{quote(os.fsencode(os.path.abspath(path)))}?{query}"
 
 
 def list_segments(disk: Disk, home: Home) -> list[int]:

@@ -16,9 +16,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import urlsplit
 
+import certifi
 import httpx
 import orjson
 
+from eventlog import ThreadUnavailable
+from eventlog.plumbing import starting_thread
 from projections.alpine.contract import (
     DOWN,
     REFUSED,
@@ -145,13 +148,16 @@ class AlpineClient:
         is_whole = False
         try:
             async with asyncio.timeout(self._deadline_s):
-                response = await self._exchange(request, bytes_max)
+                with starting_thread():  # a name is looked up in one
+                    response = await self._exchange(request, bytes_max)
             is_whole = True
             return response
         except TimeoutError:
             what = f"no answer within {self._deadline_s:g} s"
         except httpx.ConnectError as error:  # its text names the cause: name, port, certificate
             what = f"no answer: ConnectError: {error}"
+        except ThreadUnavailable as error:
+            what = f"no answer: {error.what}"
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:
             what = f"no answer: {type(error).__name__}"  # its text may contain the key
         finally:
@@ -233,7 +239,9 @@ def validated_url(url: str) -> str:
 def _ssl_context(url: str) -> ssl.SSLContext:
     """One context for all slots: loading the certificates takes about 20 ms."""
     if httpx.URL(url).scheme == "https":
-        context = httpx.create_ssl_context(trust_env=False)
+        # Not httpx.create_ssl_context, which opens the file that SSLKEYLOGFILE names.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(cafile=certifi.where())
         # Trusts the certificates of this machine too, or those of SSL_CERT_FILE.
         context.load_default_certs()
         return context

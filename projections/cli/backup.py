@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from eventlog.plumbing import EXIT_PROBLEM, JSON_OPTION, CommandContext
-from projections.cli.common import interrupt_on_sigterm, print_result
+from projections.cli.common import print_result
 
 _DIRECTORY = click.Path(path_type=Path, file_okay=False)
 
@@ -55,7 +55,6 @@ def backup(
 
     if scratch is not None and not is_drill:
         raise click.UsageError("--scratch needs --verify")
-    interrupt_on_sigterm()
     if is_drill:
         _run_drill(obj, dest, scratch, as_json)
         return
@@ -96,7 +95,6 @@ def restore(obj: CommandContext, src: Path, as_json: bool) -> None:
     from eventlog import restore_home
     from eventlog.plumbing import progress_bar
 
-    interrupt_on_sigterm()
     with progress_bar("restoring") as progress:
         restored = restore_home(src, obj.home, progress=progress)
     print_result(restored, as_json=as_json)

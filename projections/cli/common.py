@@ -1,4 +1,4 @@
-"""Shared by the commands of the read side: option types, output, and the end by SIGTERM.
+"""Shared by the commands of the read side: option types and output.
 
 Modules that a command needs are imported when it runs, so that `eventlog --help` stays fast.
 
@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import click
+
+from eventlog.plumbing import print_line
 
 
 class _Seconds(click.FloatRange):
@@ -49,13 +51,6 @@ AS_OF_OPTION = click.option(
 SYMBOL_OPTION = click.option("--symbol", metavar="SYMBOL", help="Only this symbol. Default: all.")
 
 
-def interrupt_on_sigterm() -> None:
-    """Makes SIGTERM end the command as Ctrl-C does, so that unfinished files are removed."""
-    import signal
-
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
 class Reportable(Protocol):
     """A result in both forms."""
 
@@ -68,14 +63,14 @@ def print_result(result: Reportable, *, as_json: bool) -> None:
     if as_json:
         print_json(result.to_json())
     else:
-        click.echo("\n".join(result.to_text()))
+        print_line("\n".join(result.to_text()))
 
 
 def print_json(found: object) -> None:
     """Prints one line of JSON on stdout."""
     import orjson
 
-    click.echo(orjson.dumps(found).decode())
+    print_line(orjson.dumps(found).decode())
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -84,4 +79,4 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for cells in table:
         pairs = zip(cells, widths, strict=True)
-        click.echo("  ".join(cell.ljust(width) for cell, width in pairs).rstrip())
+        print_line("  ".join(cell.ljust(width) for cell, width in pairs).rstrip())

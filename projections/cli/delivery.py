@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from eventlog.plumbing import EXIT_PROBLEM, JSON_OPTION, CommandContext
+from eventlog.plumbing import EXIT_PROBLEM, JSON_OPTION, CommandContext, print_line, print_message
 from projections.cli.common import print_json, print_table
 from projections.cli.settings import alpine_config
 
@@ -157,7 +157,7 @@ def reconcile(obj: CommandContext, replay: bool, exclusive: bool, as_json: bool)
     except ComparisonUnsupported as error:
         if not replay:
             raise
-        click.echo(f"{error.what}: sending all signals again", err=True)
+        print_message(f"{error.what}: sending all signals again")
         seqs = all_signal_seqs(home)
     done = _execute(obj, REPLAY, seqs) if replay and seqs else None
     undelivered = len(seqs) if done is None else done.asked - done.stored - done.duplicate
@@ -230,6 +230,7 @@ def _compare(home: Path, config: "AlpineConfig") -> "ReconcileReport":
     from projections.delivery.reconcile import compare_with_alpine
     from projections.errors import ProjectionError
 
+    config.require_valid()
     if not config.url:
         raise ProjectionError(
             "ALPINE_API_URL is not set", do="set it, and ALPINE_API_KEY_FILE to a file with the key"
@@ -259,24 +260,24 @@ def _print_counts(done: "RequestCounts", as_json: bool) -> None:
         "left": "waiting until Alpine accepts signals again",
     }
     parts = [f"{counts[name]} {text}" for name, text in labels.items() if counts[name]]
-    click.echo(f"{done.asked} signals: {', '.join(parts) or 'nothing to do'}")
+    print_line(f"{done.asked} signals: {', '.join(parts) or 'nothing to do'}")
 
 
 def _print_comparison(found: "ReconcileReport") -> None:
     from eventlog.plumbing import printable_value
 
-    click.echo(f"{found.in_log} signals in the log, {found.at_alpine} at Alpine")
-    click.echo(f"missing:   {found.missing_count}")
+    print_line(f"{found.in_log} signals in the log, {found.at_alpine} at Alpine")
+    print_line(f"missing:   {found.missing_count}")
     for missing in found.missing[:_SHOWN_MAX]:
-        click.echo(f"  seq {missing.seq}  {missing.why}  {printable_value(missing.signal_id)}")
-    click.echo(f"different: {found.different_count}")
+        print_line(f"  seq {missing.seq}  {missing.why}  {printable_value(missing.signal_id)}")
+    print_line(f"different: {found.different_count}")
     for row in found.different[:_SHOWN_MAX]:
         fields = ", ".join(
             f"{name} {printable_value(mine)} here, {printable_value(theirs)} there"
             for name, (mine, theirs) in row.fields.items()
         )
-        click.echo(f"  seq {row.seq}  {fields}  {printable_value(row.signal_id)}")
-    click.echo(f"extra:     {found.extra_count}")
+        print_line(f"  seq {row.seq}  {fields}  {printable_value(row.signal_id)}")
+    print_line(f"extra:     {found.extra_count}")
 
 
 def _comparison_json(found: "ReconcileReport") -> dict[str, object]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from eventlog.plumbing import EXIT_PROBLEM, JSON_OPTION, CommandContext
-from projections.cli.common import SECONDS, interrupt_on_sigterm, print_json
+from eventlog.plumbing import EXIT_PROBLEM, JSON_OPTION, CommandContext, print_lines, print_message
+from projections.cli.common import SECONDS, print_json
 from projections.cli.settings import alpine_config
 
 if TYPE_CHECKING:
@@ -83,13 +83,12 @@ def _try_disk(directory: Path, seconds: float) -> "tuple[list[DoctorFinding], di
 
     from projections.doctor.disk_trial import examine_disk
 
-    interrupt_on_sigterm()
     logging.getLogger("eventlog").setLevel(logging.ERROR)  # it warns of each torn write we make
     is_terminal = sys.stderr.isatty()
 
     def report_step(step: str) -> None:
         if is_terminal:
-            click.echo(f"{step} ...", err=True)
+            print_message(f"{step} ...")
 
     result = examine_disk(directory, seconds=seconds, report_step=report_step)
     return result.findings, {"measured": result.to_json()}
@@ -98,6 +97,7 @@ def _try_disk(directory: Path, seconds: float) -> "tuple[list[DoctorFinding], di
 def _print_finding(finding: "DoctorFinding") -> None:
     from eventlog.plumbing import printable
 
-    click.echo(printable(f"{finding.level:<8} {finding.check:<12} {finding.found}"))
+    lines = [f"{finding.level:<8} {finding.check:<12} {finding.found}"]
     if finding.do is not None:
-        click.echo(printable(f"{'':<21} do: {finding.do}"))
+        lines.append(f"{'':<21} do: {finding.do}")
+    print_lines(map(printable, lines))

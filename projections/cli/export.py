@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from eventlog.plumbing import CommandContext
-from projections.cli.common import AS_OF_OPTION, SYMBOL_OPTION, interrupt_on_sigterm
+from projections.cli.common import AS_OF_OPTION, SYMBOL_OPTION
 
 STDOUT = "-"
 
@@ -58,11 +58,10 @@ def export(
 
     import orjson
 
-    from eventlog.plumbing import printable_value, progress_bar
+    from eventlog.plumbing import print_line, print_message, printable_value, progress_bar
     from projections.queries.export import CSV, atomic_file, write_metadata
     from projections.queries.export import export as export_to
 
-    interrupt_on_sigterm()
     is_stdout = output == STDOUT
     if is_stdout and format_ != CSV and sys.stdout.isatty():
         raise click.UsageError("Parquet cannot be shown on a terminal: name a file with --output")
@@ -78,4 +77,5 @@ def export(
         write_metadata(Path(output), metadata)
     to = "" if is_stdout else f" to {printable_value(output)}"
     summary = f"{metadata.rows} signals{to}: seq {metadata.seq}, chain {metadata.chain}"
-    click.echo(orjson.dumps(metadata.to_json()).decode() if as_json else summary, err=is_stdout)
+    text = orjson.dumps(metadata.to_json()).decode() if as_json else summary
+    print_message(text) if is_stdout else print_line(text)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from eventlog.plumbing import EXIT_PROBLEM, JSON_OPTION, CommandContext
+from eventlog.plumbing import EXIT_PROBLEM, JSON_OPTION, CommandContext, print_line
 from projections.cli.common import print_json
 
 _PATH = click.Path(dir_okay=False, path_type=Path)
@@ -70,12 +70,12 @@ def import_legacy(
     if as_json:
         print_json(report.to_json())
     else:
-        click.echo(f"signals: {report.signals_imported} imported, {report.signals_known} known")
-        click.echo(f"facts:   {report.facts_imported} imported, {report.facts_known} known")
-        click.echo(f"refused: {report.refused_count}")
+        print_line(f"signals: {report.signals_imported} imported, {report.signals_known} known")
+        print_line(f"facts:   {report.facts_imported} imported, {report.facts_known} known")
+        print_line(f"refused: {report.refused_count}")
         for refused in report.refused:
-            click.echo(f"  {refused.where}: {refused.reason}")
+            print_line(f"  {refused.where}: {refused.reason}")
         if report.refused_count and rejects is None:
-            click.echo("  (not saved: name a file with --rejects)")
+            print_line("  (not saved: name a file with --rejects)")
     if report.refused_count:
         sys.exit(EXIT_PROBLEM)

@@ -85,6 +85,8 @@ def project(
     from projections.runtime.registry import projection_names
 
     chosen = projection_names() if "all" in names else list(dict.fromkeys(names))
+    if "alpine" in chosen:  # before any projection starts
+        alpine_config().require_valid()
     if once and chosen == ["alpine"] and (reason := alpine_config().disabled):
         # A daemon logs this and stays idle. With --once and no other projection, exit code 0 would
         # wrongly say that the signals were delivered.

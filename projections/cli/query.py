@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from eventlog.plumbing import EXIT_PROBLEM, JSON_OPTION, CommandContext
+from eventlog.plumbing import EXIT_PROBLEM, JSON_OPTION, CommandContext, print_line, print_message
 from projections.cli.common import (
     AS_OF_OPTION,
     SECONDS,
@@ -43,9 +43,9 @@ def status(obj: CommandContext, as_json: bool) -> None:
     backup = found["backup"] or {"proven_seq": None}
     sections = {"log": found["log"], **_as_dict(found["projections"]), "backup": backup}
     for name, figures in sections.items():
-        click.echo(f"{name}:")
+        print_line(f"{name}:")
         for key, value in _as_dict(figures).items():
-            click.echo(f"  {key:<18} {'-' if value is None else value}")
+            print_line(f"  {key:<18} {'-' if value is None else value}")
 
 
 @click.command()
@@ -80,7 +80,7 @@ def wait(obj: CommandContext, seq: int, stage: str, timeout_s: float | None) -> 
     try:
         wait_for(obj.home, seq, stage, timeout_s)
     except (WaitTimeout, SignalParked) as error:
-        click.echo(str(error), err=True)
+        print_message(str(error))
         sys.exit(EXIT_PROBLEM)
 
 
@@ -164,7 +164,7 @@ def stats(obj: CommandContext, as_of: str | None, as_json: bool) -> None:
         print_json(found)
         return
     for key, value in found.items():
-        click.echo(f"{key:<16} {'-' if value is None else value}")
+        print_line(f"{key:<16} {'-' if value is None else value}")
 
 
 @click.command()
@@ -183,7 +183,7 @@ def digest(obj: CommandContext) -> None:
     from projections.rebuild.rebuild import digest_of
 
     require_home(obj.home)
-    click.echo(digest_of(Path(obj.home)))
+    print_line(digest_of(Path(obj.home)))
 
 
 _SIGNAL_COLUMNS = (

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from eventlog.plumbing import JSON_OPTION, CommandContext
-from projections.cli.common import interrupt_on_sigterm, print_result
+from projections.cli.common import print_result
 
 
 @click.command("rebuild-database")
@@ -31,7 +31,6 @@ def rebuild_database(obj: CommandContext, as_json: bool) -> None:
     from eventlog.plumbing import progress_bar
     from projections.rebuild.rebuild import rebuild
 
-    interrupt_on_sigterm()
     with progress_bar("rebuilding") as progress:
         rebuilt = rebuild(Path(obj.home), progress=progress)
     print_result(rebuilt, as_json=as_json)

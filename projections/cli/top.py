@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from eventlog.plumbing import CommandContext
+from eventlog.plumbing import CommandContext, print_line, print_lines
 
 LINE_INTERVAL_S = 5.0  # without a terminal: a file of such lines stays short enough to read
 
@@ -39,10 +39,12 @@ def top(obj: CommandContext, once: bool) -> None:
     sample = sampler.sample()  # a home without a log is reported before the screen is cleared
     if once:
         if stop.sleep(INTERVAL_S):  # the rate needs two samples
-            click.echo(format_page(build_view(sampler.sample())))
+            print_line(format_page(build_view(sampler.sample())))
     else:
         with open_output(
-            full_screen=True, line_interval_s=LINE_INTERVAL_S, write_line=click.echo
+            full_screen=True,
+            line_interval_s=LINE_INTERVAL_S,
+            write_line=lambda line: print_lines([line]),
         ) as output:
             if output.interval_s == INTERVAL_S:
                 logging.disable()  # a warning would overwrite the view, which shows it anyway

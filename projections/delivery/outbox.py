@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple, Self, TypeVar
 
 from eventlog import UnsafePath
+from eventlog.plumbing import database_uri
 from projections.delivery.lease import is_held
 from projections.delivery.outbox_schema import BUSY_S_MAX, is_intact, set_up
 from projections.delivery.outbox_schema import NAME as NAME
@@ -98,7 +99,9 @@ class Outbox:
                 do="move it away",
             )
         self._path = path
-        self._db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_S_MAX)
+        self._db = sqlite3.connect(
+            database_uri(path, "mode=rw"), uri=True, isolation_level=None, timeout=BUSY_S_MAX
+        )
         try:
             set_up(self._db, path)
             self._inode = _inode(path)

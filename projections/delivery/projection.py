@@ -39,6 +39,15 @@ class AlpineConfig:
     url: str
     key: KeySource
     disabled: str | None = None
+    is_refused: bool = False  # the reason is a mistake, and delivery must not start
+
+    def require_valid(self) -> None:
+        """Raises ProjectionError if a setting is refused."""
+        if self.is_refused:
+            raise ProjectionError(
+                f"delivery does not start: {self.disabled}",
+                do="set the variable to true or false, or unset it",
+            )
 
 
 class AlpineProjection:
@@ -72,9 +81,10 @@ class AlpineProjection:
         """Starts delivery, and returns the checkpoint up to which all entries are done.
 
         Raises ProjectionStalled while another daemon delivers or the outbox cannot be opened for
-        now, ProjectionError for a wrong address.
+        now, ProjectionError for a wrong address or setting.
         """
         self._home = home
+        self._config.require_valid()
         if self._config.disabled is not None:
             if not self._has_warned:  # once, even if it is opened again and again
                 logger.warning("delivery_disabled reason=%s", self._config.disabled)

@@ -98,6 +98,7 @@ async def _wait_until_done(
         lock.release()
         if config.disabled is not None:
             outbox.cancel_requests(requester)
+            config.require_valid()
             raise ProjectionError(
                 f"nothing is delivered: {config.disabled}",
                 where=str(home),

@@ -10,11 +10,12 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from eventlog import Entry, EventLogError
+from eventlog.plumbing import is_shortage, run_in_thread
 from projections.alpine.client import Alpine
 from projections.alpine.contract import body_of
 from projections.alpine.credentials import KeySource
@@ -262,17 +263,24 @@ class DeliveryWorker:
             self._is_changed.set()
         if not resends:
             return
-        try:
-            found = await asyncio.to_thread(read_signals, self._home, resends)
-        except EventLogError as error:
-            logger.warning("resends_not_read error=%s", error)
-            found = {}
+        found = await self._read_resends(resends)
         for seq in resends.keys() - found.keys():
             self._resends.complete(seq, outbox.GONE)
         for seq in sorted(found):
             self._dispatcher.add(self._jobs_of(found[seq], resends[seq]))
         if ResendReason.RETRY in resends.values():
             self._dispatcher.wake()
+
+    async def _read_resends(self, resends: Mapping[int, ResendReason]) -> dict[int, Entry]:
+        """The signals of these seqs; waits while the system has no thread or descriptor left."""
+        while True:
+            try:
+                return await run_in_thread(lambda: read_signals(self._home, resends))
+            except (EventLogError, OSError) as error:
+                logger.warning("resends_not_read error=%s", error)
+                if not is_shortage(error):
+                    return {}
+            await asyncio.sleep(self._timing.tick_s)
 
     # -- outcomes
 

@@ -26,7 +26,10 @@ async def check_alpine(config: AlpineConfig) -> list[DoctorFinding]:
     if config.disabled is not None:
         found = f"delivery is disabled: {config.disabled}"
         do = "nothing; to deliver signals, see docs/operations.md"
-        findings.append(DoctorFinding(check="alpine", level=NOTE, found=found, do=do))
+        level = NOTE
+        if config.is_refused:
+            do, level = "set the variable to true or false, or unset it", PROBLEM
+        findings.append(DoctorFinding(check="alpine", level=level, found=found, do=do))
     if config.url:
         try:
             client = AlpineClient(config.url, config.key)

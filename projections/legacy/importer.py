@@ -11,17 +11,20 @@ Invariant: a repeated import, also after an interruption, adds only what the log
 
 import itertools
 import json
+import os
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import quote
 
 from eventlog import EventLog, EventLogError, InvalidSignal, Signal
+from eventlog.plumbing import database_uri
 from projections.errors import ProjectionError
 
 HASHED_KEYS = (
@@ -306,6 +309,9 @@ def _parsed(raw: bytes) -> Record | None:
     return line if isinstance(line, dict) else None
 
 
+_SQLITE_PATH_BYTES_MAX = 500  # SQLite's limit is 512, with a suffix such as -journal
+
+
 def _open_rows(path: Path | None) -> sqlite3.Connection:
     if path is None:
         return sqlite3.connect(":memory:")
@@ -316,17 +322,39 @@ def _open_rows(path: Path | None) -> sqlite3.Connection:
     wal = Path(f"{path}-wal")
     # `immutable` keeps SQLite from creating files beside a database that has no WAL.
     mode = "mode=ro" if wal.exists() and wal.stat().st_size else "mode=ro&immutable=1"
-    rows = sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True)
+    try:
+        rows = _connect(path, mode)
+    except (OSError, sqlite3.Error) as error:
+        raise _foreign_rows_error(path, error) from error
     rows.row_factory = sqlite3.Row
     try:
         rows.execute("SELECT signal_id, sha256, outcome, order_id FROM signals LIMIT 1").fetchone()
     except sqlite3.Error as error:
         rows.close()
-        raise ProjectionError(
-            f"this is not a database of the old tracker: {error}",
-            where=str(path),
-            do="name its signals.db with --db",
-        ) from error
+        raise _foreign_rows_error(path, error) from error
+    return rows
+
+
+def _foreign_rows_error(path: Path, error: Exception) -> ProjectionError:
+    return ProjectionError(
+        f"this is not a database of the old tracker: {error}",
+        where=str(path),
+        do="name its signals.db with --db",
+    )
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    """Opens a database. SQLite takes no long path, so that one behind such a path is copied."""
+    if len(os.fsencode(path.resolve())) <= _SQLITE_PATH_BYTES_MAX:
+        return sqlite3.connect(database_uri(path, mode), uri=True)
+    with tempfile.TemporaryDirectory() as directory:
+        near = Path(directory, "signals.db")
+        shutil.copyfile(path, near)
+        with suppress(FileNotFoundError):
+            shutil.copyfile(f"{path}-wal", f"{near}-wal")
+        rows = sqlite3.connect(":memory:")
+        with closing(sqlite3.connect(database_uri(near, "mode=rw"), uri=True)) as source:
+            source.backup(rows)
     return rows
 
 

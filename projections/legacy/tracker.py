@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from eventlog import EventLog
+from eventlog.plumbing import starting_thread, unquote
 from projections.errors import ProjectionError
 from projections.queries.store import SignalStore
 from projections.runtime.projector import Projector
@@ -48,7 +49,7 @@ class SignalTracker:
     """
 
     def __init__(self, home: str | os.PathLike[str] | None = None) -> None:
-        self._home = Path(home or os.environ.get("EVENTLOG_HOME") or ".").absolute()
+        self._home = Path(home or unquote(os.environ.get("EVENTLOG_HOME", "")) or ".").absolute()
         self._log = EventLog(self._home)
         self._projection = SqliteProjection()
         self._loop_thread = _LoopThread()
@@ -165,7 +166,8 @@ class _LoopThread:
                 self._thread = threading.Thread(
                     target=_run_loop, args=(self._loop,), name="signal-tracker", daemon=True
                 )
-                self._thread.start()
+                with starting_thread():
+                    self._thread.start()
             return asyncio.run_coroutine_threadsafe(_run_locked(self._job_lock, job), self._loop)
 
 

@@ -129,6 +129,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
             )
     # In the same directory: a rename does not cross file systems.
     fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.fchmod(fd, 0o600)  # mkstemp obeys the umask
     try:
         with os.fdopen(fd, "wb") as file:
             yield file

@@ -25,7 +25,8 @@ from typing import NamedTuple, Self
 import aiosqlite
 import orjson
 
-from eventlog.plumbing import log_status, run_in_thread
+from eventlog import ThreadUnavailable
+from eventlog.plumbing import log_status, run_in_thread, starting_thread
 from projections.errors import ProjectionError
 from projections.queries.as_of import (
     AS_OF_BOUNDS,
@@ -295,7 +296,12 @@ class SignalStore:
     async def _connect(self) -> aiosqlite.Connection:
         # Not opened by aiosqlite: where opening fails, its thread would outlive the event loop.
         opened = await run_in_thread(lambda: connect(self._path, readonly=True))
-        return await aiosqlite.Connection(lambda: opened, 64)
+        try:
+            with starting_thread():
+                return await aiosqlite.Connection(lambda: opened, 64)
+        except ThreadUnavailable:
+            opened.close()
+            raise
 
 
 def require_settled(home: str, bounds: AsOfBounds, moment: str) -> None:

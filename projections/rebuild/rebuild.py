@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eventlog import EventLog
-from eventlog.plumbing import log_bytes
+from eventlog.plumbing import log_bytes, starting_thread
 from projections.errors import ProjectionError
 from projections.projection import Checkpoint
 from projections.rebuild import swap
@@ -119,6 +119,7 @@ def rebuild(home: Path, *, progress: ProgressCallback | None = None) -> RebuildR
         database.require_compatible(path, database.inspect_database(path, check_pages=False))
         with (
             rebuild_directory(home) as directory,
+            starting_thread(),
             ThreadPoolExecutor(THREADS_MAX) as executor,
             _gc_disabled(),
         ):

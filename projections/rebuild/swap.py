@@ -16,7 +16,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from eventlog.plumbing import rename_durably
+from eventlog.plumbing import database_uri, rename_durably
 from projections.errors import ProjectionError
 from projections.signals import schema
 from projections.sqlite import file
@@ -97,7 +97,7 @@ class TableComparison:
     def __init__(self, old: Path, new: Path) -> None:
         self._db = file.connect(old, readonly=True)
         try:
-            self._db.execute("ATTACH ? AS new", (file.database_uri(new, "mode=ro"),))
+            self._db.execute("ATTACH ? AS new", (database_uri(new, "mode=ro"),))
             self._db.execute("BEGIN")
             self._db.execute("SELECT 1 FROM main.signals LIMIT 1").fetchone()  # pins the snapshot
         except BaseException:

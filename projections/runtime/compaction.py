@@ -56,7 +56,7 @@ async def _compression_loop(home: Path, *, once: bool, stop: asyncio.Event) -> N
             problem = "; ".join(f"{left.segment} stays: {left.problem}" for left in report.damaged)
         except _StopRequested:
             return
-        except EventLogError as error:
+        except (EventLogError, OSError) as error:
             problem = str(error)
         if problem and problem != last_logged:
             logger.error("not_compressed problem=%s", problem)

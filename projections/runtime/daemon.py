@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from pathlib import Path
 from types import FrameType
 
-from eventlog import EventLog, EventLogError
+from eventlog import EventLog, EventLogError, ThreadUnavailable
 from eventlog.plumbing import require_home, run_in_thread
 from projections.projection import Checkpoint
 from projections.runtime.batcher import Pace
@@ -143,7 +143,10 @@ async def _wait_for_end(
         if done:
             continue
         notifier.send(STATUS=", ".join(map(str, projectors)))
-        last_seq = await run_in_thread(lambda: _last_seq(home))
+        try:
+            last_seq = await run_in_thread(lambda: _last_seq(home))
+        except ThreadUnavailable:
+            last_seq = 0  # the projectors stall, and say so
         current = [projector.checkpoint for projector in projectors]
         if all(p.is_healthy(last_seq) or p.checkpoint not in previous for p in projectors):
             notifier.send(WATCHDOG="1")
@@ -154,5 +157,5 @@ def _last_seq(home: Path) -> int:
     try:
         with EventLog(home) as log:
             return log.last_seq
-    except EventLogError:
-        return 0  # the projectors meet the same error, and raise it
+    except (EventLogError, OSError):
+        return 0  # the projectors meet the same error, and raise it or stall

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from eventlog import Batch, EventLog, LogDiverged, Position
+from eventlog import Batch, EventLog, EventLogError, LogDiverged, Position
+from eventlog.plumbing import is_shortage
 from projections.errors import CheckpointMoved, ProjectionStalled
 from projections.projection import Checkpoint, Drainable, Projection
 from projections.runtime.batcher import Batcher, Pace
@@ -105,6 +106,7 @@ class Projector:
 
     async def _run(self, *, once: bool) -> None:
         moved_count, moved_from = 0, None
+        stall_s = STALL_S_MIN
         with EventLog(self._home) as log:
             until_seq = log.last_seq if once else None
             while not self._is_done(until_seq):
@@ -118,6 +120,14 @@ class Projector:
                         raise
                     logger.info("checkpoint_moved projection=%s %s", self._projection.name, error)
                     await asyncio.sleep(0.001 * moved_count)
+                except (EventLogError, OSError) as error:
+                    if once or not is_shortage(error):
+                        raise
+                    stall_s = STALL_S_MIN if self.stalled is None else min(2 * stall_s, STALL_S_MAX)
+                    if self.stalled is None:
+                        logger.warning("stalled projection=%s %s", self._projection.name, error)
+                    self.stalled = str(error)
+                    await wait_for_event(self._stop, stall_s)
 
     def _is_done(self, until_seq: int | None) -> bool:
         if self._stop.is_set():

@@ -161,12 +161,17 @@ def _create_database(path: Path) -> None:
     new = path.with_name(f"{path.name}.new")
     remove_database(new)  # left by a process that was killed
     create_private_file(new)
-    with closing(connect(new)) as database:
-        create_schema(database)
-        database.execute("PRAGMA journal_mode = WAL")
-    # A -wal that outlived its deleted database would be taken for the WAL of the new one.
-    remove_database(path)
-    new.rename(path)
+    try:
+        with closing(connect(new)) as database:
+            create_schema(database)
+            database.execute("PRAGMA journal_mode = WAL")
+        # A -wal that outlived its deleted database would be taken for the WAL of the new one.
+        remove_database(path)
+        new.rename(path)
+    except BaseException:
+        with suppress(OSError):
+            remove_database(new)
+        raise
 
 
 def create_schema(database: sqlite3.Connection, *, replace: bool = False) -> None:

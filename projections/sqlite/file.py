@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import quote
 
-from eventlog.plumbing import free_name
+from eventlog.plumbing import adopt_owner, database_uri, free_name, make_private_dirs
 
 logger = logging.getLogger(__name__)
 
@@ -107,11 +106,6 @@ def inode_of(path: str | Path) -> tuple[int, int]:
     return (status.st_dev, status.st_ino)
 
 
-def database_uri(path: Path, query: str) -> str:
-    """The URI that opens the database at `path` with SQLite's URI parameters `query`."""
-    return f"file:{quote(str(path))}?{query}"
-
-
 def _wal_exists(path: Path) -> bool:
     return os.path.exists(f"{path}-wal")
 
@@ -151,11 +145,14 @@ def create_private_file(path: Path) -> None:
 
     SQLite gives -wal and -shm the same mode. Raises FileExistsError.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_dirs(path.parent)
     mode = 0o640 if path.parent.stat().st_mode & stat.S_IRWXG else 0o600
     fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-    os.fchmod(fd, mode)
-    os.close(fd)
+    try:
+        os.fchmod(fd, mode)
+        adopt_owner(fd, path)
+    finally:
+        os.close(fd)
 
 
 def set_aside(path: Path) -> Path:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from eventlog.plumbing import FileLock, PollInterval
+from eventlog.plumbing import FileLock, PollInterval, make_private_dirs
 
 WRITE_POLL = PollInterval(0.0005, 0.01)
 
@@ -18,7 +18,7 @@ def file_lock(path: Path, *, covers_directory: bool = False) -> FileLock:
     """The lock on a file in `data/`, a directory that is made where it is missing."""
 
     def make_directory() -> None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_dirs(path.parent)
 
     return FileLock(path, prepare=make_directory, covers_directory=covers_directory)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import aiosqlite
 
 from eventlog import Entry
-from eventlog.plumbing import run_in_thread, uncancelled
+from eventlog.plumbing import database_uri, run_in_thread, starting_thread, uncancelled
 from projections.errors import CheckpointMoved, ProjectionError, ProjectionStalled
 from projections.projection import Checkpoint
 from projections.signals import schema
@@ -29,7 +29,7 @@ from projections.signals.fold import (
 )
 from projections.sqlite import database, file
 from projections.sqlite.database import checkpoint_from_row, database_path
-from projections.sqlite.file import NO_FILE, database_uri, inode_of
+from projections.sqlite.file import NO_FILE, inode_of
 from projections.sqlite.lock import WriteLock, write_lock
 
 NAME = schema.SQLITE
@@ -213,13 +213,14 @@ class SqliteProjection:
 
 async def _connect(path: Path) -> aiosqlite.Connection:
     # mode=rw: a file deleted since the setup must not be created again, empty and readable by all.
-    db = await aiosqlite.connect(
-        database_uri(path, "mode=rw"),
-        uri=True,
-        isolation_level=None,
-        timeout=file.BUSY_TIMEOUT_S,
-        cached_statements=64,
-    )
+    with starting_thread():
+        db = await aiosqlite.connect(
+            database_uri(path, "mode=rw"),
+            uri=True,
+            isolation_level=None,
+            timeout=file.BUSY_TIMEOUT_S,
+            cached_statements=64,
+        )
     try:
         # NORMAL: a power loss may take the last commits, never half of one; the log has them.
         await db.execute("PRAGMA synchronous = NORMAL")

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from eventlog.plumbing import make_private_dir
 from projections.sqlite.lock import write_lock
 
 REBUILD_PREFIX = ".rebuild-"
@@ -39,6 +40,7 @@ def scratch_directory(parent: Path) -> Iterator[Path]:
     """An empty directory of mode 0700 in `parent`. Raises OSError."""
     _remove_stale(parent, SCRATCH_PREFIX)
     path = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=parent))
+    path.chmod(stat.S_IRWXU)  # mkdtemp obeys the umask
     with _owned(path):  # raises where another owner removed it before it was locked
         yield path
 
@@ -59,7 +61,7 @@ def _make_directory(data: Path) -> Path:
     for number in range(ATTEMPTS_MAX):
         path = data / f"{REBUILD_PREFIX}{os.getpid()}-{number}"
         with suppress(FileExistsError):
-            path.mkdir(mode=0o700)
+            make_private_dir(path)
             # create_private_file gives files the mode that fits their directory's.
             path.chmod(stat.S_IMODE(data.stat().st_mode) & ~stat.S_IRWXO)
             return path

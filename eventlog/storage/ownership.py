@@ -1,0 +1,41 @@
+"""Who owns a file that root creates in the home of another account: that account.
+
+Invariant: an account that appends is not locked out by a command that root ran once.
+"""
+
+import os
+from contextlib import suppress
+
+
+def adopt_owner(fd: int, path: str | os.PathLike[str]) -> None:
+    """Gives a file or directory that root has just created at `path` the owner of its directory.
+
+    Does nothing for another account, in a directory of root, and where the file system refuses it.
+    """
+    if os.geteuid() != 0:
+        return
+    with suppress(OSError):  # a user namespace may not know that account
+        directory = os.stat(os.path.dirname(os.path.abspath(path)))
+        if directory.st_uid != 0:
+            os.fchown(fd, directory.st_uid, directory.st_gid)
+
+
+def make_private_dir(path: str | os.PathLike[str]) -> None:
+    """Creates a directory of mode 0700, whatever the umask. Raises FileExistsError, OSError."""
+    os.mkdir(path, 0o700)
+    os.chmod(path, 0o700)
+    if os.geteuid() == 0:  # otherwise there is nothing to give away
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            adopt_owner(fd, path)
+        finally:
+            os.close(fd)
+
+
+def make_private_dirs(path: str | os.PathLike[str]) -> None:
+    """Creates a directory and its missing parents, each of mode 0700. Raises OSError."""
+    path = os.path.abspath(path)
+    if not os.path.isdir(path):
+        make_private_dirs(os.path.dirname(path))
+        with suppress(FileExistsError):
+            make_private_dir(path)
