@@ -47,7 +47,8 @@ def verify(obj: CommandContext, as_json: bool) -> None:
         click.echo(f"{what}: {report.entries} entries in {report.segments} segments")
         click.echo(f"head: seq {report.last_seq}, chain {report.chain}")
         if report.torn_bytes:
-            click.echo(f"{report.torn_bytes} unacknowledged bytes at the end: nothing is lost")
+            lost = ": nothing is lost" if report.ok else ""
+            click.echo(f"{report.torn_bytes} unacknowledged bytes at the end{lost}")
     if not report.ok:
         sys.exit(EXIT_PROBLEM)
 
