@@ -51,6 +51,14 @@ def corrupt_error(problem: str, segment: int, byte_offset: int, seq: int) -> Log
     )
 
 
+def beyond_end_problem(durable_seq: int) -> str:
+    """The problem of a log that ends before its durable end; continues "entry 42 ..."."""
+    return (
+        f"is gone: the log was durable up to entry {durable_seq} "
+        "(damage, or a copy taken while writing)"
+    )
+
+
 def evidence_after(disk: Disk, fd: int, byte_offset: int, size: int, missing_seq: int) -> bool:
     """Whether the bytes from the bad line at `byte_offset` on prove that it was durable."""
     start = 1  # the header of the bad line itself is no evidence
@@ -248,7 +256,7 @@ class LogReader:
             return
         if end is None and self._end() is not None:
             return  # a writer has started and appended: the next read uses its lock record
-        problem = f"is gone: the log was durable up to entry {durable_seq}"
+        problem = beyond_end_problem(durable_seq)
         raise corrupt_error(problem, self._segment or 1, self._byte_offset, seq)
 
     def _shortened_error(self, how: str) -> LogDiverged:

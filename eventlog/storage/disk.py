@@ -349,9 +349,9 @@ def _read_boot_id() -> str:
             return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return file.read().strip()
-    except (OSError, ValueError) as error:
+    except OSError as error:
         logger.warning(
-            "boot_id_unknown error=%s: each log is synced and read from the device: slower",
-            error,
+            "boot_id_unknown error=%s: each log is synced and read from the device, which is slow",
+            error.strerror,
         )
         return ""

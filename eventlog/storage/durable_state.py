@@ -26,7 +26,7 @@ from eventlog.format.durability import (
     encode_slot,
     slot_offset,
 )
-from eventlog.storage.disk import Disk, read_file, write_all
+from eventlog.storage.disk import Disk, FileIdentity, read_file, write_all
 from eventlog.storage.home import Home, list_segments, log_not_found
 
 LOCK_RECORD_READS_MAX = 50  # one that changes is read again; after so many times it is none
@@ -87,34 +87,51 @@ def valid_lock_record(
     the record has not changed meanwhile.
     """
     lock_record = decode_lock_record(data)
-    if lock_record is None:
+    boot_id = disk.boot_id()
+    if lock_record is None or not boot_id or lock_record.boot_id != boot_id:
         return None
-    boot_id, end = disk.boot_id(), lock_record.end
-    if not boot_id or lock_record.boot_id != boot_id:
+    end = lock_record.end
+    segment_file = disk.identity_at(home.segment_path(end.segment)) if end.segment else None
+    if end.segment and not (
+        segment_file is not None
+        and _is_same_file(lock_record, segment_file)
+        and _fits_size(lock_record, segment_file.size_bytes)
+    ):
         return None
-    if watermark is not None and watermark.end.seq > end.seq:
-        return None
-    is_clean = lock_record.state == CLEAN
-    if end.segment:
-        found = disk.identity_at(home.segment_path(end.segment))
-        if found is None or (found.device, found.inode) != (lock_record.device, lock_record.inode):
-            return None
-        if found.size_bytes < end.byte_offset or (is_clean and found.size_bytes > end.byte_offset):
-            return None
-    if end.seq + 1 != end.segment and not _may_precede(disk, home, end.seq + 1, is_clean):
+    if _is_behind(end, watermark) or not _is_next_legal(disk, home, lock_record):
         return None
     return lock_record
 
 
 def is_last_segment(disk: Disk, home: Home, end: LogEnd) -> bool:
     """Whether no raw segment follows the one of `end`."""
-    return end.seq + 1 == end.segment or _may_precede(disk, home, end.seq + 1, is_clean=True)
+    return end.seq + 1 == end.segment or disk.identity_at(home.segment_path(end.seq + 1)) is None
 
 
-def _may_precede(disk: Disk, home: Home, segment: int, is_clean: bool) -> bool:
-    """Whether the durable end may be right before this segment, which a writer creates empty."""
-    found = disk.identity_at(home.segment_path(segment))
-    return found is None or (not is_clean and found.size_bytes == 0)
+def _is_same_file(lock_record: LockRecord, found: FileIdentity) -> bool:
+    return (lock_record.device, lock_record.inode) == (found.device, found.inode)
+
+
+def _fits_size(lock_record: LockRecord, size_bytes: int) -> bool:
+    """Whether the segment has the length of the durable end; more, where a write is under way."""
+    if lock_record.state == CLEAN:
+        return size_bytes == lock_record.end.byte_offset
+    return size_bytes >= lock_record.end.byte_offset
+
+
+def _is_behind(end: LogEnd, watermark: Watermark | None) -> bool:
+    return watermark is not None and watermark.end.seq > end.seq
+
+
+def _is_next_legal(disk: Disk, home: Home, lock_record: LockRecord) -> bool:
+    """Whether the next segment is what the record allows: none, or an empty one while writing."""
+    end = lock_record.end
+    if lock_record.state == CLEAN:
+        return is_last_segment(disk, home, end)
+    if end.seq + 1 == end.segment:
+        return True
+    found = disk.identity_at(home.segment_path(end.seq + 1))
+    return found is None or found.size_bytes == 0
 
 
 def _read_lock_file(disk: Disk, home: Home) -> bytes:

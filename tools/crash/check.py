@@ -155,7 +155,7 @@ def _read_early(disk: SimulatedDisk, expected: ExpectedLog) -> None:
 
 def _recovered_again(world: World, expected: ExpectedLog, subject: Subject) -> Found:
     """Loses power, keeps only what was synced, recovers, and reads the result."""
-    later = World(nothing(world.inodes), boot=world.boot and world.boot + 1, device=world.device)
+    later = World(nothing(world.inodes), boot=world.boot + 1, device=world.device)
     disk = subject.disk(later, 2)
     recover(subject.open(disk))
     found = expected.check(later.inodes)

@@ -31,6 +31,7 @@ from tools.crash.inodes import (
 )
 
 PAGE_BYTES = 4096
+NO_BOOT_ID = 0  # a boot of which the system does not say which one it is
 
 
 class Fault(NamedTuple):
@@ -71,7 +72,7 @@ class World:
         page_bytes: int = PAGE_BYTES,
     ) -> None:
         self.inodes: Inodes = inodes if inodes is not None else {ROOT: Folder({}, {})}
-        self.boot = boot  # 0: the system does not say which boot it is
+        self.boot = boot
         self.device = device  # the number of the file system that holds the files
         self.page_bytes = page_bytes
         self.version = 0  # grows with each change
@@ -313,7 +314,7 @@ class SimulatedDisk:
         self._rename(path, os.path.basename(path), "", ino)
 
     def boot_id(self) -> str:
-        return f"boot-{self.world.boot}" if self.world.boot else ""
+        return f"boot-{self.world.boot}" if self.world.boot != NO_BOOT_ID else ""
 
     def _file(self, fd: int) -> File:
         file = self.world.inodes[self.world.fds[fd].ino]
