@@ -69,18 +69,18 @@ def sync_file(disk: Disk, path: str) -> None:
     """Syncs a file, if there is one, and drops it from the page cache. Raises OSError."""
     with suppress(FileNotFoundError), opened(disk, path, writable=False) as fd:
         sync_for_reading(disk, fd)
-        disk.drop_cache(fd)
 
 
 def sync_for_reading(disk: Disk, fd: int) -> None:
-    """Makes durable what is about to be read. A read-only medium has nothing to sync.
+    """Makes durable what is about to be read, and drops it from the page cache. Raises OSError.
 
-    After an error the pages are dropped: what the device lacks must not be read from the cache.
+    After a sync that failed, in this or another process, the cache holds pages that the device
+    lacks, and this sync returns 0. A read-only medium has nothing to sync.
     """
     try:
         disk.fdatasync(fd)
     except OSError as error:
-        if error.errno in _READ_ONLY_ERRNOS:
-            return
+        if error.errno not in _READ_ONLY_ERRNOS:
+            raise
+    finally:
         disk.drop_cache(fd)
-        raise

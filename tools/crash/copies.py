@@ -18,7 +18,14 @@ from typing import NamedTuple
 
 from eventlog.archive.compress import compress_log
 from eventlog.errors import EventLogError
-from eventlog.format.durability import decode_lock_record, decode_watermark
+from eventlog.format.durability import (
+    CLEAN,
+    LockRecord,
+    LogEnd,
+    decode_lock_record,
+    decode_watermark,
+    encode_lock_record,
+)
 from eventlog.format.segment import CLOSED_NAME
 from eventlog.read.reader import LogReader
 from eventlog.storage.segment_disk import SegmentDisk
@@ -91,7 +98,10 @@ def explore_copies(explorer: Explorer) -> None:
             name = f"{act.__name__.strip('_')}, {kept}"
             _Copy(explorer, log, name).explore(act)
             if kept == "raw":
-                _Copy(explorer, log, f"{name}, same inodes", copy=unsynced).explore(act)
+                record = _record_of(log, explorer.subject)
+                for copy in (copied, unsynced):
+                    beside = with_lock_record(log, record)
+                    _Copy(explorer, beside, f"{name}, with its record", copy=copy).explore(act)
 
 
 def explore_killed_on_copies(explorer: Explorer) -> None:
@@ -123,6 +133,20 @@ def _kept_log(subject: Subject, kept: str) -> State:
         disk.fsync_dir(HOME.log_dir)
     compress_log(HOME.root, disk=disk, lock_timeout_s=0.0)
     return everything(world.inodes)
+
+
+def _record_of(log: State, subject: Subject) -> bytes:
+    """A `clean` record of this boot with the end of the log, as its writer left it."""
+    disk = subject.disk(World(dict(log), boot=THIS_BOOT, device=DEVICES[0]))
+    with closing(LogReader(disk, HOME)) as reader:
+        while reader.read():
+            pass
+        position = reader.position
+        end = LogEnd(*position, reader.tip.seq, reader.tip.chain)
+    found = disk.identity_at(HOME.segment_path(position.segment))
+    assert found is not None, "the last segment is raw"
+    record = LockRecord(disk.boot_id(), 1, CLEAN, end, found.device, found.inode)
+    return encode_lock_record(record)
 
 
 class _Copy:
