@@ -8,6 +8,7 @@ leaves it.
 import json
 import shutil
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -103,7 +104,7 @@ def writes_to_stdout(call: Call) -> bool:
     return call.name == "write" and call.args.startswith("1<")
 
 
-def in_database(call: Call, signal_id: str) -> bool:
+def in_database(signal_id: str, call: Call) -> bool:
     """A write of the row of that signal."""
     return call.name == "pwrite64" and "signals.db" in call.path and signal_id in call.args
 
@@ -227,7 +228,7 @@ def test_every_segment_is_synced_before_a_projection_commits_a_row(copy: Path) -
     _, calls = run("project", "sqlite", "--once", home=copy)
     for path in files:
         signal_id = f"s-{int(Path(path).name[:20])}"
-        made_durable = synced(before(calls, lambda call, row=signal_id: in_database(call, row)))
+        made_durable = synced(before(calls, partial(in_database, signal_id)))
         assert path in made_durable
         assert folders <= made_durable
 
