@@ -1,4 +1,7 @@
-"""Texts of problems that a reader and `verify` report in the same words."""
+"""Texts of problems that a reader and `verify` report in the same words.
+
+Invariant: each text continues "entry 42 ...".
+"""
 
 
 def beyond_end_problem(durable_seq: int) -> str:
