@@ -241,7 +241,7 @@ def refuse_unmounted(disk: Disk, log_dir: str) -> None:
     closed = f"{log_dir}/{CLOSED_NAME}"
     if disk.link_target(closed) is not None and not disk.is_dir(closed):
         raise EventLogError(
-            "the directory of closed segments is missing",
+            "the directory of closed segments is unavailable",
             where=closed,
             do="mount the disk that the link leads to, or repair the link",
         )
