@@ -764,7 +764,7 @@ def test_an_unmounted_disk_is_reported_and_appends_continue(home: Path, tmp_path
     assert tree_contents(home / "logs") == there
     with EventLog(home, dedupe_entries=5) as log:  # what it needs to know stands in logs/
         log.append(a_signal(99))
-    with EventLog(home) as log, pytest.raises(EventLogError, match="is missing"):
+    with EventLog(home) as log, pytest.raises(EventLogError, match="is unavailable"):
         log.append(a_signal(1))
     (tmp_path / "elsewhere").rename(archive)
     assert verify(home).ok
