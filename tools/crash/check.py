@@ -110,11 +110,9 @@ def check(
     subject: Subject,
     boot: int,
     observer: Observer | None = None,
-    *,
-    device: int = 1,
 ) -> None:
     """Recovers the state, appends two entries, loses power, recovers again. Raises Violation."""
-    world = World(dict(state), boot=boot, device=device)
+    world = World(dict(state), boot=boot)
     step = _observing_step(world, expected, observer) if observer is not None else None
     expected.check_watermark(state)
     try:
@@ -155,7 +153,7 @@ def _read_early(disk: SimulatedDisk, expected: ExpectedLog) -> None:
 
 def _recovered_again(world: World, expected: ExpectedLog, subject: Subject) -> Found:
     """Loses power, keeps only what was synced, recovers, and reads the result."""
-    later = World(nothing(world.inodes), boot=world.boot + 1, device=world.device)
+    later = World(nothing(world.inodes), boot=world.boot + 1)
     disk = subject.disk(later, 2)
     recover(subject.open(disk))
     found = expected.check(later.inodes)
