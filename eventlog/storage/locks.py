@@ -24,7 +24,7 @@ from eventlog.format.durability import (
     encode_lock_record,
 )
 from eventlog.format.segment import CLOSED_NAME
-from eventlog.storage.disk import Disk, real_disk, write_all
+from eventlog.storage.disk import Disk, closing_fd, real_disk, write_all
 from eventlog.storage.home import Home, make_home, refuse_foreign
 
 ATTEMPTS_MAX = 10  # at a lock file that is replaced each time between opening and locking it
@@ -106,7 +106,8 @@ class FileLock:
         return True
 
     def release(self) -> None:
-        """Unlocks the file, and keeps it open for the next time."""
+        """Unlocks the file, and keeps it open for the next time; `drop` unlocks a directory."""
+        assert not self._covers_directory, "its directory would stay locked"
         try:
             self._disk.unlock(self._fd)
         except OSError:
@@ -158,10 +159,8 @@ class FileLock:
             return False
         except PermissionError:
             return True
-        try:
+        with closing_fd(self._disk, fd):
             return self._disk.is_locked(fd)
-        finally:
-            self._disk.close(fd)
 
 
 class WriterLock(FileLock):

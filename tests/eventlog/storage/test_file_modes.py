@@ -17,6 +17,7 @@ from tests.harness.daemon import daemon
 from tests.harness.deadline import until
 from tests.harness.log_checks import assert_valid_log
 from tests.harness.privileges import bound_by_modes
+from tests.harness.requirements import needs_tool
 from tests.harness.signals import a_signal, closed, signals
 from tests.harness.tables import seq_in
 
@@ -302,7 +303,12 @@ def test_the_service_goes_on_after_root_has_appended_once(service_home: Path) ->
             break
     lines = jsonl([a_signal(100)])
     assert eventlog("append", "--segment-bytes", 1, home=service_home, stdin=lines).code == 0
-    as_service = ("setpriv", f"--reuid={OWNER}", f"--regid={OWNER}", "--clear-groups")
+    as_service = (
+        needs_tool("setpriv", apt="util-linux"),
+        f"--reuid={OWNER}",
+        f"--regid={OWNER}",
+        "--clear-groups",
+    )
     done = eventlog("append", home=service_home, stdin=jsonl([a_signal(101)]), under=as_service)
     assert done.code == 0, done.err
     assert len(assert_valid_log(service_home)) == 5
