@@ -124,9 +124,7 @@ class Projector:
                     if once or not is_shortage(error):
                         raise
                     stall_s = STALL_S_MIN if self.stalled is None else min(2 * stall_s, STALL_S_MAX)
-                    if self.stalled is None:
-                        logger.warning("stalled projection=%s %s", self._projection.name, error)
-                    self.stalled = str(error)
+                    self._report_stall(error)
                     await wait_for_event(self._stop, stall_s)
 
     def _is_done(self, until_seq: int | None) -> bool:
@@ -225,12 +223,16 @@ class Projector:
             except ProjectionStalled as error:
                 if is_once and loop.time() - started_s >= self._pace.once_stall_s:
                     raise
-                if self.stalled is None:
-                    logger.warning("stalled projection=%s %s", self._projection.name, error)
-                self.stalled = str(error)
+                self._report_stall(error)
             if await wait_for_event(self._stop, stall_s):
                 return None
             stall_s = min(2 * stall_s, STALL_S_MAX)
+
+    def _report_stall(self, error: Exception) -> None:
+        """Logs the first of several failures in a row, and keeps the last for `status`."""
+        if self.stalled is None:
+            logger.warning("stalled projection=%s %s", self._projection.name, error)
+        self.stalled = str(error)
 
     def _on_watch(self, is_alive: bool) -> None:
         self.is_watched = is_alive
