@@ -85,16 +85,17 @@ def project(
     from projections.runtime.registry import projection_names
 
     chosen = projection_names() if "all" in names else list(dict.fromkeys(names))
-    if "alpine" in chosen:  # before any projection starts
-        alpine_config().require_valid()
-    if once and chosen == ["alpine"] and (reason := alpine_config().disabled):
-        # A daemon logs this and stays idle. With --once and no other projection, exit code 0 would
-        # wrongly say that the signals were delivered.
-        raise ProjectionError(
-            f"delivery is disabled: {reason}",
-            where=obj.home,
-            do="set ALPINE_API_URL and ALPINE_API_KEY_FILE",
-        )
+    if "alpine" in chosen:
+        config = alpine_config()
+        config.require_valid()  # before any projection starts
+        if once and chosen == ["alpine"] and config.disabled:
+            # A daemon logs this and stays idle. With --once and no other projection, exit code 0
+            # would wrongly say that the signals were delivered.
+            raise ProjectionError(
+                f"delivery is disabled: {config.disabled}",
+                where=obj.home,
+                do="set ALPINE_API_URL and ALPINE_API_KEY_FILE",
+            )
     home = Path(obj.home)
     run(
         home,
