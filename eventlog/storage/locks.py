@@ -115,9 +115,12 @@ class FileLock:
 
     def drop(self) -> None:
         """Closes the descriptors, which unlocks too. Does nothing where none is open."""
-        fds = (self._directory_fd, self._fd)
+        directory_fd, fd = self._directory_fd, self._fd
         self._directory_fd = self._fd = -1
-        for fd in fds:
+        try:
+            if directory_fd >= 0:
+                self._disk.close(directory_fd)
+        finally:
             if fd >= 0:
                 self._disk.close(fd)
 
