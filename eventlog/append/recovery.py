@@ -7,10 +7,9 @@ never cut: LogCorrupt halts the writer.
 Invariant: a crash at any step leaves a log on which recovery gives the same result.
 """
 
-import errno
 import logging
-import os
-from contextlib import closing, suppress
+from collections.abc import Collection
+from contextlib import closing
 from typing import NamedTuple
 
 from eventlog.errors import LogDiverged
@@ -18,16 +17,12 @@ from eventlog.format.durability import LogEnd
 from eventlog.format.scan import Tip
 from eventlog.format.segment import Position, segment_name
 from eventlog.read.reader import LogReader, reader_near_end
+from eventlog.storage.device_sync import sync_file, sync_names, sync_segments
 from eventlog.storage.disk import Disk, opened, size_of, write_all
-from eventlog.storage.home import Home, list_segments
+from eventlog.storage.home import Home
 
 logger = logging.getLogger(__name__)
 
-# A directory above the home may belong to another account, or its file system may not sync
-# directories.
-_SYNC_REFUSED_ERRNOS = frozenset(
-    {errno.EACCES, errno.EPERM, errno.EINVAL, errno.EROFS, errno.ENOTSUP}
-)
 TORN_NAMES_MAX = 1000  # torn tails at the same byte of one segment
 
 
@@ -39,32 +34,18 @@ class Recovered(NamedTuple):
     torn_bytes: int  # after the position: to be saved and cut
 
 
-def sync_to_device(disk: Disk, home: Home) -> None:
-    """Syncs the names, the last segment and the watermark, and drops them from the page cache.
+def sync_to_device(
+    disk: Disk, home: Home, *, first_segment: int = 0, synced: Collection[str] = ()
+) -> set[str]:
+    """Syncs the names, the segments and the watermark, and drops them from the page cache.
 
-    After a failed sync the cache holds pages that the device lacks, and the next sync succeeds
-    without writing them. Only a read from the device shows what is durable.
+    `first_segment`: everything before it is known to be durable. `synced`: the files that this
+    writer has synced just before it took the lock. Returns the paths of the segments' files.
     """
-    path = home.log_dir
-    disk.fsync_dir(path)
-    while path != (parent := os.path.dirname(path)):
-        path = parent
-        try:
-            disk.fsync_dir(path)
-        except OSError as error:
-            if error.errno not in _SYNC_REFUSED_ERRNOS or path == home.root:
-                raise
-            break
-    segments = list_segments(disk, home)
-    if segments:
-        _sync_file(disk, home.segment_path(segments[-1]))
-    _sync_file(disk, home.durable_path)
-
-
-def _sync_file(disk: Disk, path: str) -> None:
-    with suppress(FileNotFoundError), opened(disk, path, writable=True) as fd:
-        disk.fdatasync(fd)
-        disk.drop_cache(fd)
+    sync_names(disk, home)
+    paths = sync_segments(disk, home, first_segment=first_segment, synced=synced)
+    sync_file(disk, home.durable_path)
+    return paths
 
 
 def find_end(disk: Disk, home: Home, last_seen: tuple[Tip, Position] | None) -> Recovered:

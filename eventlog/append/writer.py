@@ -26,8 +26,15 @@ from eventlog.append.writer_state import WriterState
 from eventlog.errors import AppendFailed, DiskFull, EventLogError, LogPoisoned
 from eventlog.format.durability import CLEAN, WRITING, LockRecord, LogEnd
 from eventlog.format.segment import segment_name
-from eventlog.storage.disk import Disk, size_of, write_all
-from eventlog.storage.durable_state import current_lock_record, write_watermark
+from eventlog.storage.device_sync import sync_segments
+from eventlog.storage.disk import Disk, write_all
+from eventlog.storage.durable_state import (
+    is_last_segment,
+    read_lock_record,
+    read_watermark,
+    valid_lock_record,
+    write_watermark,
+)
 from eventlog.storage.home import Home, list_segments
 from eventlog.storage.locks import WriterLock
 
@@ -135,33 +142,50 @@ class Writer:
         if self._poison is not None:
             raise self._poisoned(self._poison)
         try:
+            synced = self._sync_before_locking()
             self._lock.take()
-            self._sync_with_lock_record()
+            self._sync_with_lock_record(synced)
         except BaseException:
             self._lock.drop()  # which also unlocks
             raise
 
     # -- catching up and recovering
 
-    def _sync_with_lock_record(self) -> None:
+    def _sync_before_locking(self) -> set[str]:
+        """Syncs all segments where no valid lock record states that they are durable.
+
+        In a copied home that takes long, and other writers must not wait for it. Returns the paths
+        of the files.
+        """
+        if self._lock.known_record or read_lock_record(self._disk, self._home) is not None:
+            return set()
+        return sync_segments(self._disk, self._home)
+
+    def _sync_with_lock_record(self, synced: set[str]) -> None:
         data = self._lock.read()
-        if data == self._lock.known_record and data and self._is_open_at(self._state.end):
+        end = self._state.end
+        if (
+            data
+            and data == self._lock.known_record
+            and self._is_open_at(end)
+            and is_last_segment(self._disk, self._home, end)
+        ):
             return
-        lock_record = current_lock_record(self._disk, data)
+        self._lock.forget_segment()
+        watermark = read_watermark(self._disk, self._home)
+        lock_record = valid_lock_record(self._disk, self._home, data, watermark)
         if lock_record is not None and lock_record.state == CLEAN:
-            if self._is_open_at(lock_record.end) and self._state.catch_up_in_segment(
-                self._fd, lock_record.end
+            if not (
+                self._is_open_at(lock_record.end)
+                and self._state.catch_up_in_segment(self._fd, lock_record.end)
             ):
-                self._lock.known_record = data
-                return
-            self._close_active()
-            if self._matches_segments(lock_record.end):
+                self._close_active()
                 self._state.catch_up(lock_record.end)
                 self._open_active()
-                self._lock.known_record = data
-                return
+            self._lock.known_record = data
+            return
         self._close_active()
-        self._start_from_device(lock_record)
+        self._start_from_device(lock_record, synced)
         self._open_active()
         self._lock.write_state(CLEAN, self._state.end)
 
@@ -173,19 +197,22 @@ class Writer:
             and self._disk.size_at(self._fd, self._path) == end.byte_offset
         )
 
-    def _matches_segments(self, end: LogEnd) -> bool:
-        segments = list_segments(self._disk, self._home)
-        if not segments:
-            return end.segment == 0
-        if segments[-1] != end.segment:
-            return False
-        return size_of(self._disk, self._home.segment_path(end.segment)) == end.byte_offset
+    def _start_from_device(self, lock_record: LockRecord | None, synced: set[str]) -> None:
+        """Syncs and reads what may be in the page cache only. `lock_record` says `writing`.
 
-    def _start_from_device(self, lock_record: LockRecord | None) -> None:
+        Without a valid record none is written until everything is synced: a writer or reader that
+        comes after a crash would rely on it for the segments before its end.
+        """
+        first_segment = 0
         if lock_record is not None:
-            # Under our pid: the error of a process that waits for us names it.
+            # Under our pid: the error of a process that waits for the lock names it.
             self._lock.write_state(WRITING, lock_record.end)
-        sync_to_device(self._disk, self._home)
+            first_segment = lock_record.end.segment
+        elif self._state.is_loaded and not self._disk.boot_id():
+            # No record can be valid. This handle synced what is before; what other writers
+            # appended is durable before its segment, which each of them syncs before the next.
+            first_segment = self._state.end.segment
+        sync_to_device(self._disk, self._home, first_segment=first_segment, synced=synced)
         found = find_end(self._disk, self._home, self._state.start)
         end = LogEnd(*found.position, found.tip.seq, found.tip.chain)
         if found.torn_bytes:

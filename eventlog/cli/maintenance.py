@@ -47,7 +47,8 @@ def verify(obj: CommandContext, as_json: bool) -> None:
         print_line(f"{what}: {report.entries} entries in {report.segments} segments")
         print_line(f"head: seq {report.last_seq}, chain {report.chain}")
         if report.torn_bytes:
-            print_line(f"{report.torn_bytes} unacknowledged bytes at the end: nothing is lost")
+            lost = ": nothing is lost" if report.ok else ""
+            print_line(f"{report.torn_bytes} unacknowledged bytes at the end{lost}")
     if not report.ok:
         sys.exit(EXIT_PROBLEM)
 

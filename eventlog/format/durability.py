@@ -1,9 +1,11 @@
 """The lock record and the durable watermark, which say how far the log is durable: the codec.
 
 The *lock record* is in `.lock`. It is overwritten in place and never synced, so it is valid for
-this boot only. Its state is `writing` while a writer changes the log, and `clean`, with the durable
-end, once all of it is durable. A sync that returns 0 after one that failed proves little: the
-kernel drops the error and keeps the pages. So a writer that finds `writing` starts from the device.
+this boot only, and for the file whose device and inode it names: a snapshot or a copy of the log
+may hold one that is older. Its state is `writing` while a writer changes the log, and `clean`, with
+the durable end, once all of it is durable. A sync that returns 0 after one that failed proves
+little: the kernel drops the error and keeps the pages. So a writer that finds `writing` starts from
+the device.
 
 The *watermark* is in `.durable` and is synced. It has two slots, 4,096 bytes apart so that one
 torn sector cannot destroy both; the higher generation wins. It states that the log reached at least
@@ -22,7 +24,9 @@ SLOT_BYTES = 256
 SLOT_STRIDE_BYTES = 4096
 CLEAN = "clean"
 WRITING = "writing"
-_RECORD_VERSION = "1"
+LOCK_RECORD_VERSION = "2"  # version 1 had no device and inode: it is no record
+WATERMARK_VERSION = "1"
+_NO_BOOT_ID = "-"  # written where no boot id can be read; such a record is never valid
 
 
 class LogEnd(NamedTuple):
@@ -41,6 +45,8 @@ class LockRecord(NamedTuple):
     pid: int
     state: str  # CLEAN or WRITING
     end: LogEnd
+    device: int  # of the raw segment file of `end`; 0 where there is none
+    inode: int
 
 
 class Watermark(NamedTuple):
@@ -55,41 +61,41 @@ def _with_checksum(fields: str, size_bytes: int) -> bytes:
     return (b"%b %08x" % (text, crc32(text))).ljust(size_bytes - 1) + b"\n"
 
 
-def _checked_fields(data: bytes, fields_count: int) -> list[str] | None:
-    """The fields under a valid checksum, or None."""
+def _checked_fields(data: bytes, version: str, fields_count: int) -> list[str] | None:
+    """The fields of that version under a valid checksum, or None."""
     text, _, checksum = data.rstrip(b" \n").rpartition(b" ")
     if checksum != b"%08x" % crc32(text):
         return None
     fields = text.decode("ascii", "replace").split(" ")
-    return fields if len(fields) == fields_count and fields[0] == _RECORD_VERSION else None
+    return fields if len(fields) == fields_count and fields[0] == version else None
 
 
 def encode_lock_record(lock_record: LockRecord) -> bytes:
     """LOCK_RECORD_BYTES bytes of printable text."""
     end = lock_record.end
     return _with_checksum(
-        f"{_RECORD_VERSION} {lock_record.boot_id} {lock_record.pid} {lock_record.state} "
-        f"{end.segment} {end.byte_offset} {end.seq} {end.chain}",
+        f"{LOCK_RECORD_VERSION} {lock_record.boot_id or _NO_BOOT_ID} {lock_record.pid} "
+        f"{lock_record.state} {end.segment} {lock_record.device} {lock_record.inode} "
+        f"{end.byte_offset} {end.seq} {end.chain}",
         LOCK_RECORD_BYTES,
     )
 
 
 def decode_lock_record(data: bytes) -> LockRecord | None:
     """The lock record; None where there is none, or where it was read while being overwritten."""
-    fields = _checked_fields(data, 8)
+    fields = _checked_fields(data, LOCK_RECORD_VERSION, 10)
     if fields is None:
         return None
-    _, boot_id, pid, state, segment, byte_offset, seq, chain = fields
-    return LockRecord(
-        boot_id, int(pid), state, LogEnd(int(segment), int(byte_offset), int(seq), chain)
-    )
+    _, boot_id, pid, state, segment, device, inode, byte_offset, seq, chain = fields
+    end = LogEnd(int(segment), int(byte_offset), int(seq), chain)
+    return LockRecord(boot_id, int(pid), state, end, int(device), int(inode))
 
 
 def encode_slot(watermark: Watermark) -> bytes:
     """SLOT_BYTES bytes of printable text."""
     end = watermark.end
     return _with_checksum(
-        f"{_RECORD_VERSION} {watermark.generation} "
+        f"{WATERMARK_VERSION} {watermark.generation} "
         f"{end.segment} {end.byte_offset} {end.seq} {end.chain}",
         SLOT_BYTES,
     )
@@ -104,7 +110,7 @@ def decode_watermark(data: bytes) -> Watermark | None:
     """The newest valid slot of a `.durable` file, or None."""
     found = None
     for offset in (0, SLOT_STRIDE_BYTES):
-        fields = _checked_fields(data[offset : offset + SLOT_BYTES], 6)
+        fields = _checked_fields(data[offset : offset + SLOT_BYTES], WATERMARK_VERSION, 6)
         if fields is None:
             continue
         _, generation, segment, byte_offset, seq, chain = fields

@@ -1,27 +1,35 @@
 """LogReader: reads the lines after a seq, in bounded chunks, up to the durable end.
 
 A power loss may still roll back what the page cache holds beyond the durable end, so a reader stops
-at the end in the lock record. Without a lock record of this boot it takes the file's size, syncs,
-reads, and keeps what it read only if there is still no record. At a bad line the recovery rule
+at the end in the lock record. Without a valid lock record it syncs the names once and each segment
+before it returns a line of it: it takes the file's size, syncs, reads, and keeps what it read only
+if there is still no valid record. At a bad line the recovery rule
 decides: torn means wait, corrupt means halt. At an accepted gap the reader continues after it.
 
 Invariant: each line returned continues the chain of the line before it, or the accepted gap between
 them.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
 from eventlog.errors import LogCorrupt, LogDiverged
-from eventlog.format.durability import LogEnd
+from eventlog.format.durability import CLEAN, LogEnd
 from eventlog.format.gap import AcceptedGap
 from eventlog.format.line import LINE_BYTES_MAX, BadLine, Entry, decode
 from eventlog.format.scan import TIP_START, has_evidence, is_misplaced, scan, tip_of
 from eventlog.format.segment import Position, segment_index, segment_name
 from eventlog.read.seek import find_line
-from eventlog.storage.disk import Disk, sync_for_reading
-from eventlog.storage.durable_state import read_durable_end, read_durable_state, read_watermark
+from eventlog.storage.device_sync import sync_for_reading, sync_names
+from eventlog.storage.disk import Disk
+from eventlog.storage.durable_state import (
+    read_durable_end,
+    read_durable_state,
+    read_lock_record,
+    read_watermark,
+)
 from eventlog.storage.gap_file import AcceptedGaps
 from eventlog.storage.home import Home, list_segments, log_not_found
 
@@ -40,6 +48,14 @@ def corrupt_error(problem: str, segment: int, byte_offset: int, seq: int) -> Log
     """The error for damage to acknowledged data; `problem` continues "entry 42 ..."."""
     return LogCorrupt(
         f"entry {seq} {problem}", segment=segment_name(segment), byte_offset=byte_offset, seq=seq
+    )
+
+
+def beyond_end_problem(durable_seq: int) -> str:
+    """The problem of a log that ends before its durable end; continues "entry 42 ..."."""
+    return (
+        f"is gone: the log was durable up to entry {durable_seq} "
+        "(damage, or a copy taken while writing)"
     )
 
 
@@ -86,6 +102,9 @@ class LogReader:
         self._fd = -1
         self._segment = 0  # first seq of the open segment; 0 when none is
         self._byte_offset = 0
+        self._synced_bytes = -1  # of the open segment, where this reader has synced it
+        self._are_names_synced = holds_lock  # by the writer that reads
+        self._segments: list[int] = []  # as they were last listed
         self.tip = TIP_START
         # Beyond the position, where no lock record shows whether they are durable.
         self.unread_bytes = 0
@@ -165,19 +184,20 @@ class LogReader:
         if size < self._byte_offset:
             raise self._shortened_error(f"{segment_name(self._segment)} now ends at byte {size}")
         if end is None:
-            later = any(s > self._segment for s in list_segments(self._disk, self._home))
+            later = self._has_later_segment()
             if later and self._end() is not None:
                 return self._limit()  # a writer has started: the segment may have grown
-            if not later:
-                sync_for_reading(self._disk, self._fd)
-                if size == self._byte_offset:
-                    self._check_durable(end)
+            self._sync(size, later)
+            if not later and size == self._byte_offset:
+                self._check_durable(end)
             return _ReadLimit(size, False, later)
         if end.segment > self._segment:
             return _ReadLimit(size, True, True)
-        if end.seq < self.tip.seq:
+        if end.seq < self.tip.seq and not self._may_record_be_old():
             raise self._shortened_error(f"its durable end is now seq {end.seq}")
-        if end.segment < self._segment:  # this segment was just created, and is empty
+        if end.seq < self.tip.seq or end.segment < self._segment:
+            # This segment was just created and is empty, or a writer died before this reader's
+            # position was durable by its record; the next writer starts from the device.
             return _ReadLimit(self._byte_offset, True, False)
         if end.byte_offset < self._byte_offset:
             raise self._shortened_error(f"its durable end is now seq {end.seq}")
@@ -187,6 +207,32 @@ class LogReader:
                 return self._limit()  # the segment was replaced by a copy that has grown
             raise corrupt_error("is gone: the file is cut", self._segment, size, self.tip.seq + 1)
         return _ReadLimit(end.byte_offset, True, False)
+
+    def _may_record_be_old(self) -> bool:
+        """Whether an end before this reader's position is no proof that the log was shortened.
+
+        A record that says `writing` may be put back by a restore: the bytes beyond its end look
+        like a write under way.
+        """
+        if self._until is not None:
+            return False
+        lock_record = read_lock_record(self._disk, self._home)
+        return lock_record is None or lock_record.state != CLEAN
+
+    def _has_later_segment(self) -> bool:
+        """Whether a later segment exists. Lists the directory only at the last known one."""
+        if not self._segments or self._segments[-1] <= self._segment:
+            self._segments = list_segments(self._disk, self._home)
+        return bool(self._segments) and self._segments[-1] > self._segment
+
+    def _sync(self, size: int, is_closed: bool) -> None:
+        """Makes `size` bytes of the open segment durable, and the names. Raises OSError."""
+        if not self._are_names_synced:
+            sync_names(self._disk, self._home)
+            self._are_names_synced = True
+        if not is_closed or (self._synced_bytes < size and not self._holds_lock):
+            sync_for_reading(self._disk, self._fd)
+            self._synced_bytes = size
 
     def _check_file(self) -> None:
         """Switches to the file now at the segment's path, if it holds the same log."""
@@ -210,7 +256,7 @@ class LogReader:
             return
         if end is None and self._end() is not None:
             return  # a writer has started and appended: the next read uses its lock record
-        problem = f"is gone: the log was durable up to entry {durable_seq}"
+        problem = beyond_end_problem(durable_seq)
         raise corrupt_error(problem, self._segment or 1, self._byte_offset, seq)
 
     def _shortened_error(self, how: str) -> LogDiverged:
@@ -224,7 +270,7 @@ class LogReader:
         if self._until is not None and self._until.seq == 0:
             return False
         end = self._end()
-        segments = list_segments(self._disk, self._home)
+        segments = self._segments = list_segments(self._disk, self._home)
         if not segments:
             self._check_durable(end)
             return False
@@ -235,7 +281,11 @@ class LogReader:
 
     def _open_next(self) -> None:
         seq = self.tip.seq + 1
-        later = [s for s in list_segments(self._disk, self._home) if s > self._segment]
+        index = bisect_right(self._segments, self._segment)
+        if self._segments[index : index + 1] == [seq] and self._open(seq):
+            return
+        self._segments = list_segments(self._disk, self._home)
+        later = [s for s in self._segments if s > self._segment]
         if seq in later[1:]:
             raise corrupt_error("is also in the segment before", later[0], 0, later[0])
         if seq not in later or not self._open(seq):
@@ -261,13 +311,14 @@ class LogReader:
             return False
         self.close()
         self._fd, self._segment, self._byte_offset = fd, segment, 0
+        self._synced_bytes = -1
         return True
 
     def _start_after(self, after: int, hint: Position | None) -> None:
         # A gap first: its bytes may still look like the line that they were.
         if self._start_in_gap(after) or (hint is not None and self._start_at_hint(hint, after)):
             return
-        segments = list_segments(self._disk, self._home)
+        segments = self._segments = list_segments(self._disk, self._home)
         if segments and after >= segments[0]:
             self._open(segments[segment_index(segments, after)])
             found = find_line(self._disk, self._fd, after)

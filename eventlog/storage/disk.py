@@ -5,16 +5,27 @@ call in turn, and an explorer can enumerate every state that a power loss may le
 """
 
 import errno
+import logging
 import os
 import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from eventlog.errors import UnsafePath, Unsupported
 from eventlog.storage.ownership import adopt_owner, make_private_dir
+
+logger = logging.getLogger(__name__)
+
+
+class FileIdentity(NamedTuple):
+    """The regular file at a path: another file there has another device or inode."""
+
+    device: int
+    inode: int
+    size_bytes: int
 
 
 class Disk(Protocol):
@@ -77,6 +88,9 @@ class Disk(Protocol):
     def size_at(self, fd: int, path: str) -> int | None:
         """Length of the file at `path`; None unless it is the file that `fd` has open."""
 
+    def identity_at(self, path: str) -> FileIdentity | None:
+        """The regular file at exactly this path; None where there is none. Opens nothing."""
+
     def link(self, target: str, path: str) -> None:
         """Makes `path` a symbolic link to `target`, replacing an existing link."""
 
@@ -90,7 +104,10 @@ class Disk(Protocol):
         """Removes a name."""
 
     def boot_id(self) -> str:
-        """Identifies this boot of the machine, which the page cache does not outlive."""
+        """Identifies this boot of the machine, which the page cache does not outlive.
+
+        Empty where the system does not say: then a log is always read from the device.
+        """
 
 
 class RealDisk:
@@ -224,6 +241,15 @@ class RealDisk:
             return None
         return status.st_size if _inode_of(status) == self._inodes[fd] else None
 
+    def identity_at(self, path: str) -> FileIdentity | None:
+        try:
+            status = os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        return FileIdentity(*_inode_of(status), status.st_size)
+
     def link(self, target: str, path: str) -> None:
         new = f"{path}.{os.getpid()}.new"
         try:
@@ -311,15 +337,6 @@ def write_all(disk: Disk, fd: int, data: bytes, offset: int) -> None:
         written += more
 
 
-def sync_for_reading(disk: Disk, fd: int) -> None:
-    """Makes durable what a reader is about to read. A read-only medium has nothing to sync."""
-    try:
-        disk.fdatasync(fd)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EROFS):  # EROFS: read-only
-            raise
-
-
 def _unsafe_path_error(path: str, kind: str) -> UnsafePath:
     return UnsafePath(
         f"{kind} is where a file of the log should be",
@@ -328,11 +345,20 @@ def _unsafe_path_error(path: str, kind: str) -> UnsafePath:
     )
 
 
+@cache  # so that a missing one is logged once in a process
 def _read_boot_id() -> str:
-    if sys.platform == "darwin":
-        import subprocess  # macOS only; it has no file with the boot id
+    """The boot id, or nothing where it cannot be read, as in some containers."""
+    try:
+        if sys.platform == "darwin":
+            import subprocess  # macOS only; it has no file with the boot id
 
-        words = ["sysctl", "-n", "kern.bootsessionuuid"]
-        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
+            words = ["sysctl", "-n", "kern.bootsessionuuid"]
+            return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError as error:
+        logger.warning(
+            "boot_id_unknown error=%s: each log is synced and read from the device, which is slow",
+            error.strerror,
+        )
+        return ""

@@ -1,5 +1,6 @@
 """Durable state: how far the log is durable, by the lock record and by the durable watermark.
 
+Readers and writers use a lock record only if it is valid by the one rule of `valid_lock_record`.
 The watermark, `.durable`, is read before the lock record, so that it is never the newer of the two.
 
 Invariant: at most one of the watermark's two slots is ever unsynced, so a power loss leaves the
@@ -12,6 +13,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from eventlog.format.durability import (
+    CLEAN,
     LOCK_RECORD_BYTES,
     NOTHING_DURABLE,
     SLOT_BYTES,
@@ -24,10 +26,10 @@ from eventlog.format.durability import (
     encode_slot,
     slot_offset,
 )
-from eventlog.storage.disk import Disk, opened, read_file, write_all
+from eventlog.storage.disk import Disk, FileIdentity, read_file, write_all
 from eventlog.storage.home import Home, list_segments, log_not_found
 
-LOCK_RECORD_READS_MAX = 50  # one that is being overwritten is read again; a damaged one is none
+LOCK_RECORD_READS_MAX = 50  # one that changes is read again; after so many times it is none
 LOCK_RECORD_RETRY_S = 0.0002  # an overwrite takes a few microseconds
 _WATERMARK_BYTES = SLOT_STRIDE_BYTES + SLOT_BYTES
 
@@ -36,7 +38,7 @@ class DurableState(NamedTuple):
     """The durable watermark and the lock record of a log, read at one moment."""
 
     watermark: Watermark | None
-    lock_record: LockRecord | None  # of this boot
+    lock_record: LockRecord | None  # a valid one
 
     @property
     def ends(self) -> list[LogEnd]:
@@ -50,38 +52,108 @@ class DurableState(NamedTuple):
 
 
 def read_durable_state(disk: Disk, home: Home) -> DurableState:
-    """The watermark and the lock record, in that order. Raises OSError."""
-    return DurableState(read_watermark(disk, home), read_lock_record(disk, home))
+    """The watermark and the valid lock record, in that order. Raises OSError.
 
-
-def read_lock_record(disk: Disk, home: Home) -> LockRecord | None:
-    """The lock record, if there is one of this boot. Waits while it is being overwritten."""
-    with suppress(FileNotFoundError), opened(disk, home.lock_path) as fd:
-        for _ in range(LOCK_RECORD_READS_MAX):
-            data = disk.pread(fd, LOCK_RECORD_BYTES, 0)
-            if not data or decode_lock_record(data) is not None:
-                return current_lock_record(disk, data)
+    A record is read again while it is being overwritten, and while it changes between its reading
+    and that of the files that it is compared with.
+    """
+    watermark, data = None, b""
+    for _ in range(LOCK_RECORD_READS_MAX):
+        watermark = read_watermark(disk, home)
+        before, data = data, _read_lock_file(disk, home)
+        if not data:
+            break
+        lock_record = valid_lock_record(disk, home, data, watermark)
+        if lock_record is not None:
+            return DurableState(watermark, lock_record)
+        if decode_lock_record(data) is None:
+            if data == before:
+                break  # damaged, or of another version
             time.sleep(LOCK_RECORD_RETRY_S)
-    return None
+        elif _read_lock_file(disk, home) == data:
+            break
+    return DurableState(watermark, None)
 
 
-def current_lock_record(disk: Disk, data: bytes) -> LockRecord | None:
-    """The lock record in `data`, if it is valid and of this boot."""
+def valid_lock_record(
+    disk: Disk, home: Home, data: bytes, watermark: Watermark | None
+) -> LockRecord | None:
+    """The lock record in `data`, if it describes the log that is there. Raises OSError.
+
+    A snapshot of the volume, a copy or a restored file may hold a record that is older than the
+    log, so it must be of this boot, name the file at the segment's path, fit its length and that
+    of the next segment, and not be behind `watermark`, which was read before it. With an invalid
+    record the caller proceeds as with none. Without the writer's lock, a mismatch counts only if
+    the record has not changed meanwhile.
+    """
     lock_record = decode_lock_record(data)
-    if lock_record is None or lock_record.boot_id != disk.boot_id():
+    boot_id = disk.boot_id()
+    if lock_record is None or not boot_id or lock_record.boot_id != boot_id:
+        return None
+    end = lock_record.end
+    segment_file = disk.identity_at(home.segment_path(end.segment)) if end.segment else None
+    if end.segment and not (
+        segment_file is not None
+        and _is_same_file(lock_record, segment_file)
+        and _fits_size(lock_record, segment_file.size_bytes)
+    ):
+        return None
+    if _is_behind(end, watermark) or not _is_next_legal(disk, home, lock_record):
         return None
     return lock_record
 
 
+def is_last_segment(disk: Disk, home: Home, end: LogEnd) -> bool:
+    """Whether no raw segment follows the one of `end`."""
+    return end.seq + 1 == end.segment or disk.identity_at(home.segment_path(end.seq + 1)) is None
+
+
+def _is_same_file(lock_record: LockRecord, found: FileIdentity) -> bool:
+    return (lock_record.device, lock_record.inode) == (found.device, found.inode)
+
+
+def _fits_size(lock_record: LockRecord, size_bytes: int) -> bool:
+    """Whether the segment has the length of the durable end; more, where a write is under way."""
+    if lock_record.state == CLEAN:
+        return size_bytes == lock_record.end.byte_offset
+    return size_bytes >= lock_record.end.byte_offset
+
+
+def _is_behind(end: LogEnd, watermark: Watermark | None) -> bool:
+    return watermark is not None and watermark.end.seq > end.seq
+
+
+def _is_next_legal(disk: Disk, home: Home, lock_record: LockRecord) -> bool:
+    """Whether the next segment is what the record allows: none, or an empty one while writing."""
+    end = lock_record.end
+    if lock_record.state == CLEAN:
+        return is_last_segment(disk, home, end)
+    if end.seq + 1 == end.segment:
+        return True
+    found = disk.identity_at(home.segment_path(end.seq + 1))
+    return found is None or found.size_bytes == 0
+
+
+def _read_lock_file(disk: Disk, home: Home) -> bytes:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return read_file(disk, home.lock_path, LOCK_RECORD_BYTES)
+    return b""
+
+
+def read_lock_record(disk: Disk, home: Home) -> LockRecord | None:
+    """The valid lock record; None where only a sync can tell what is durable. Raises OSError."""
+    return read_durable_state(disk, home).lock_record
+
+
 def read_durable_end(disk: Disk, home: Home) -> LogEnd | None:
-    """The durable end by the lock record; None where only a sync shows what is durable."""
+    """The durable end by the valid lock record; None where there is none. Raises OSError."""
     lock_record = read_lock_record(disk, home)
     return lock_record.end if lock_record is not None else None
 
 
 def read_watermark(disk: Disk, home: Home) -> Watermark | None:
     """The durable watermark, if there is a valid one."""
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, NotADirectoryError):
         return decode_watermark(read_file(disk, home.durable_path, _WATERMARK_BYTES))
     return None
 

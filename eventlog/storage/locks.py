@@ -176,6 +176,7 @@ class WriterLock(FileLock):
         self._timeout_s = timeout_s
         # As this writer last wrote or accepted it; another record is from another writer.
         self.known_record = b""
+        self._segment = self._device = self._inode = 0  # of the segment of the last record
 
     def take(self) -> None:
         """Takes the lock, making the home where there is none. Raises LogLocked, OSError."""
@@ -187,8 +188,19 @@ class WriterLock(FileLock):
         return self._disk.pread(self._fd, LOCK_RECORD_BYTES, 0)
 
     def lock_record(self, state: str, end: LogEnd) -> bytes:
-        """The encoded lock record of this writer, for `write_record`."""
-        return encode_lock_record(LockRecord(self._disk.boot_id(), self._pid, state, end))
+        """The encoded lock record of this writer, for `write_record`. Raises OSError."""
+        if end.segment != self._segment:
+            path = self._home.segment_path(end.segment)
+            found = self._disk.identity_at(path) if end.segment else None
+            self._device, self._inode, _ = found if found is not None else (0, 0, 0)
+            self._segment = end.segment
+        return encode_lock_record(
+            LockRecord(self._disk.boot_id(), self._pid, state, end, self._device, self._inode)
+        )
+
+    def forget_segment(self) -> None:
+        """Makes the next record look at the segment's file again, which may be another one."""
+        self._segment = 0
 
     def write_state(self, state: str, end: LogEnd) -> None:
         """Overwrites the lock record in place."""

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from eventlog.errors import EventLogError
-from eventlog.format.segment import CLOSED_NAME, COMPRESSED_SUFFIX, is_segment_name
+from eventlog.format.segment import CLOSED_NAME, COMPRESSED_SUFFIX, is_segment_name, segment_seqs
 from eventlog.storage.disk import Disk, opened
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class SegmentDisk:
         self.lock = disk.lock
         self.is_locked = disk.is_locked
         self.unlock = disk.unlock
+        self.identity_at = disk.identity_at  # of a raw segment: a stored one is another file
         self.link = disk.link
         self.link_target = disk.link_target
         self.rename = disk.rename
@@ -129,6 +130,22 @@ def existing_paths(disk: Disk, path: str) -> list[str]:
             disk.close(disk.open(stored_path, writable=False))
             found.append(stored_path)
     return found
+
+
+def stored_segments(disk: Disk, log_dir: str) -> list[tuple[int, str]]:
+    """Each file that stores a segment, with the segment's first seq, in order.
+
+    A segment that is being moved has two files, and both are listed. Raises LogCorrupt.
+    """
+    disk = _underlying_disk(disk)
+    found: list[tuple[int, str]] = []
+    for directory in (log_dir, f"{log_dir}/{CLOSED_NAME}"):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            for name in disk.names(directory):
+                written = name.removesuffix(COMPRESSED_SUFFIX)
+                if is_segment_name(written):
+                    found += [(seq, f"{directory}/{name}") for seq in segment_seqs([written])]
+    return sorted(found)
 
 
 def segment_sizes(disk: Disk, paths: Iterable[str]) -> tuple[int, int]:

@@ -17,7 +17,8 @@ from eventlog.format.line import CHAIN_START, LINE_BYTES_MAX, BadLine, next_chai
 from eventlog.format.scan import Tip, tip_of
 from eventlog.format.segment import COMPRESSED_SUFFIX, segment_name, segment_seqs
 from eventlog.read.seek import last_line
-from eventlog.storage.disk import Disk, opened, sync_for_reading
+from eventlog.storage.device_sync import sync_for_reading, sync_names
+from eventlog.storage.disk import Disk, opened
 from eventlog.storage.durable_state import read_durable_state, read_lock_record
 from eventlog.storage.home import Home, log_not_found
 from eventlog.storage.segment_disk import compression_problem, refuse_unmounted
@@ -174,6 +175,8 @@ def _read_snapshot(disk: Disk, home: Home) -> _DirSnapshot:
         names = sorted(disk.names(home.log_dir))
     except (FileNotFoundError, NotADirectoryError):
         raise log_not_found(home) from None
+    if before is None:
+        sync_names(disk, home)
     segments: list[int] = []
     file_problems = []
     for name in names:
@@ -192,7 +195,7 @@ def _read_snapshot(disk: Disk, home: Home) -> _DirSnapshot:
                 if problem is not None:
                     name = segment_name(segment) + COMPRESSED_SUFFIX
                     file_problems.append(FileProblem(name, segment, problem))
-                if before is None and segment == segments[-1]:
+                if before is None:
                     sync_for_reading(disk, fd)  # data in the page cache alone may be rolled back
         except FileNotFoundError:
             continue  # it was removed just now, and will be reported as missing

@@ -13,7 +13,7 @@ from eventlog.format.durability import LogEnd
 from eventlog.format.gap import AcceptedGap
 from eventlog.format.line import LINE_BYTES_MAX
 from eventlog.format.segment import Position, segment_index, segment_name
-from eventlog.read.reader import evidence_after
+from eventlog.read.reader import beyond_end_problem, evidence_after
 from eventlog.read.seek import find_line
 from eventlog.storage.disk import Disk, opened
 from eventlog.storage.durable_state import read_durable_end
@@ -181,7 +181,7 @@ class LogVerifier:
         if self.line_verifier.is_in_sync and tip.seq < durable_seq:
             seq = tip.seq + 1
             file_problem = self._unusable_files.pop(seq, None)
-            problem = f"is gone: the log was durable up to entry {durable_seq}"
+            problem = beyond_end_problem(durable_seq)
             if file_problem is not None:
                 self._report(file_problem)
             else:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from errno import EIO
 from typing import NamedTuple, TypeVar
 
-from eventlog.storage.disk import Disk, RealDisk
+from eventlog.storage.disk import Disk, FileIdentity, RealDisk
 
 T = TypeVar("T")
 ANY = "any"
@@ -212,6 +212,9 @@ class FaultDisk:
 
     def size_at(self, fd: int, path: str) -> int | None:
         return self._call("size_at", path, lambda: self._disk.size_at(fd, path))
+
+    def identity_at(self, path: str) -> FileIdentity | None:
+        return self._call("identity_at", path, lambda: self._disk.identity_at(path))
 
     def link(self, target: str, path: str) -> None:
         self._call("link", path, lambda: self._disk.link(target, path))

@@ -21,6 +21,7 @@ from secrets import randbelow
 
 from tools.crash.check import Subject, simulation
 from tools.crash.compressing import explore_compress
+from tools.crash.copies import explore_copies, explore_killed_on_copies, explore_stale_records
 from tools.crash.damages import sweep_damages
 from tools.crash.exhaustive import explore, explore_takeovers
 from tools.crash.explorer import Explorer, Failure
@@ -63,6 +64,11 @@ class _Run:
         before = explorer.states
         explore_compress(explorer)
         print(f"{explorer.states - before} states of compressing: all read, all finished")
+        before = explorer.states
+        explore_copies(explorer)
+        explore_killed_on_copies(explorer)
+        explore_stale_records(explorer)
+        print(f"{explorer.states - before} states of copied homes and of older lock records")
         print(f"{sweep_damages(explorer.subject).flips} other damages: none was cut or overlooked")
 
     def run_history(self, number: int) -> None:

@@ -110,9 +110,11 @@ def check(
     subject: Subject,
     boot: int,
     observer: Observer | None = None,
+    *,
+    device: int = 1,
 ) -> None:
     """Recovers the state, appends two entries, loses power, recovers again. Raises Violation."""
-    world = World(dict(state), boot=boot)
+    world = World(dict(state), boot=boot, device=device)
     step = _observing_step(world, expected, observer) if observer is not None else None
     expected.check_watermark(state)
     try:
@@ -153,7 +155,7 @@ def _read_early(disk: SimulatedDisk, expected: ExpectedLog) -> None:
 
 def _recovered_again(world: World, expected: ExpectedLog, subject: Subject) -> Found:
     """Loses power, keeps only what was synced, recovers, and reads the result."""
-    later = World(nothing(world.inodes), boot=world.boot + 1)
+    later = World(nothing(world.inodes), boot=world.boot + 1, device=world.device)
     disk = subject.disk(later, 2)
     recover(subject.open(disk))
     found = expected.check(later.inodes)

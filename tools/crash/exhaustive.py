@@ -38,9 +38,9 @@ def _half(file: File) -> bytes:
 SURVIVALS: tuple[Survived, ...] = (lambda file: file.device, _half, lambda file: file.cache)
 
 
-def explore(explorer: Explorer, workload: Iterable[int] = WORKLOAD) -> None:
+def explore(explorer: Explorer, workload: Iterable[int] = WORKLOAD, *, boot: int = 1) -> None:
     """Runs one writer; before each of its calls power fails in every way. Raises Failure."""
-    history = History(explorer, World())
+    history = History(explorer, World(boot=boot))
 
     def step(_: str) -> None:
         history.check_states(lambda: power_losses(history.world.inodes, explorer.models))
@@ -52,7 +52,9 @@ def explore(explorer: Explorer, workload: Iterable[int] = WORKLOAD) -> None:
     step("the end")
 
 
-def explore_takeovers(explorer: Explorer, workload: Iterable[int] = SHORT_WORKLOAD) -> None:
+def explore_takeovers(
+    explorer: Explorer, workload: Iterable[int] = SHORT_WORKLOAD, *, boot: int = 1
+) -> None:
     """Interrupts a writer at each of its steps; power fails at each step of the next writer.
 
     The first writer dies, or one of its syncs fails. Raises Failure.
@@ -61,7 +63,7 @@ def explore_takeovers(explorer: Explorer, workload: Iterable[int] = SHORT_WORKLO
         moment = 0
         while not explorer.is_done:
             # Small pages: writing one page does not write a lost one again.
-            history = History(explorer, World(page_bytes=SECTOR_BYTES))
+            history = History(explorer, World(boot=boot, page_bytes=SECTOR_BYTES))
             if not _interrupt_first_writer(history, workload, moment, survived):
                 break
             _run_second_writer(history)

@@ -79,7 +79,7 @@ class History:
 
     def _acknowledge_what_a_reader_returns(self) -> None:
         """Entries that a reader returns now must be in the log after any later power loss."""
-        twin = World(dict(self.world.inodes), boot=self.world.boot)
+        twin = World(dict(self.world.inodes), boot=self.world.boot, device=self.world.device)
         _, seq, chain = read_all(self.explorer.subject.disk(twin, 9))
         if seq and twin.inodes == self.world.inodes:  # otherwise the reader synced its copy only
             self.expected.acknowledge(seq, chain)

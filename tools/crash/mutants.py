@@ -3,7 +3,7 @@
 Invariant: a mutant differs from the real code in the one rule that its name states.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from typing import NamedTuple
@@ -13,13 +13,16 @@ from eventlog.append import recovery, writer
 from eventlog.append.batch import WriteBatch
 from eventlog.append.writer import Writer
 from eventlog.format import scan
-from eventlog.format.durability import CLEAN, LogEnd
+from eventlog.format.durability import CLEAN, WRITING, LockRecord, LogEnd
 from eventlog.format.line import BadLine, next_chain, parse_header, stored_chain
+from eventlog.format.segment import segment_name
 from eventlog.read import reader
 from eventlog.read.reader import LogReader
-from eventlog.storage import durable_state
-from eventlog.storage.disk import Disk
+from eventlog.storage import device_sync, durable_state
+from eventlog.storage.device_sync import sync_segments
+from eventlog.storage.disk import Disk, FileIdentity
 from eventlog.storage.home import Home, list_segments
+from eventlog.storage.segment_disk import stored_segments
 from tools.crash.check import HOME, Subject
 from tools.crash.simulated_disk import SimulatedDisk
 
@@ -148,6 +151,70 @@ def _limit_by_size(self: LogReader) -> reader._ReadLimit:
     return reader._ReadLimit(self._disk.size(self._fd), False, later)
 
 
+def _always(*_: object) -> bool:
+    """Accepts any lock record in this respect."""
+    return True
+
+
+def _never(*_: object) -> bool:
+    return False
+
+
+class _AnyDevice(SimulatedDisk):
+    """Gives all file systems the same number, so that only the inode distinguishes files."""
+
+    def identity_at(self, path: str) -> FileIdentity | None:
+        found = super().identity_at(path)
+        return found._replace(device=0) if found is not None else None
+
+
+def _sync_last_segment(
+    disk: Disk, home: Home, *, first_segment: int = 0, synced: Collection[str] = ()
+) -> set[str]:
+    """Syncs the last segment alone."""
+    segments = list_segments(disk, home)
+    last = max([first_segment, *segments[-1:]])
+    return sync_segments(disk, home, first_segment=last, synced=synced)
+
+
+def _raw_segments(disk: Disk, log_dir: str) -> list[tuple[int, str]]:
+    """Leaves out compressed segments, and those in `closed`."""
+    stored = stored_segments(disk, log_dir)
+    return [(seq, path) for seq, path in stored if path == f"{log_dir}/{segment_name(seq)}"]
+
+
+def _sync_no_names(_disk: Disk, _home: Home) -> None:
+    """Syncs no directory."""
+
+
+_sync = LogReader._sync
+
+
+def _sync_when_active(self: LogReader, size: int, is_closed: bool) -> None:
+    """Syncs the last segment alone."""
+    if not is_closed:
+        _sync(self, size, is_closed)
+
+
+def _sync_after_lines(self: LogReader, size: int, is_closed: bool) -> None:
+    """Returns the first lines of each segment before it syncs them."""
+    if self.position.byte_offset:
+        _sync(self, size, is_closed)
+
+
+class _WritingBeforeSync(Writer):
+    """Writes a lock record of its own before it has synced the segments before its end."""
+
+    def _sync_before_locking(self) -> set[str]:
+        return set()
+
+    def _start_from_device(self, lock_record: LockRecord | None, synced: set[str]) -> None:
+        if lock_record is None:
+            found = recovery.find_end(self._disk, self._home, self._state.start)
+            self._lock.write_state(WRITING, LogEnd(*found.position, found.tip.seq, found.tip.chain))
+        super()._start_from_device(lock_record, synced)
+
+
 class Mutant(NamedTuple):
     """One mistake: the parts of the subject that differ, and the functions that are replaced."""
 
@@ -180,5 +247,23 @@ MUTANTS = {
     "no-lock": Mutant(disk=_NoLock),
     "torn-tail-not-kept": Mutant(patches=((recovery, "_save_torn_bytes", _keep_nothing),)),
     "one-watermark-slot": Mutant(patches=((durable_state, "slot_offset", _first_slot),)),
+    "record-any-file": Mutant(patches=((durable_state, "_is_same_file", _always),)),
+    "record-any-device": Mutant(disk=_AnyDevice),
+    "record-any-size": Mutant(patches=((durable_state, "_fits_size", _always),)),
+    "record-ignores-watermark": Mutant(patches=((durable_state, "_is_behind", _never),)),
+    "record-ignores-next-segment": Mutant(patches=((durable_state, "_is_next_legal", _always),)),
+    "sync-last-only": Mutant(
+        patches=(
+            (writer, "sync_segments", _sync_last_segment),
+            (recovery, "sync_segments", _sync_last_segment),
+        )
+    ),
+    "sync-no-closed": Mutant(patches=((device_sync, "stored_segments", _raw_segments),)),
+    "sync-no-names": Mutant(
+        patches=((recovery, "sync_names", _sync_no_names), (reader, "sync_names", _sync_no_names))
+    ),
+    "reader-syncs-last-only": Mutant(patches=((LogReader, "_sync", _sync_when_active),)),
+    "reader-syncs-late": Mutant(patches=((LogReader, "_sync", _sync_after_lines),)),
+    "writing-before-all-synced": Mutant(writer=_WritingBeforeSync),
     "evidence-must-verify": Mutant(patches=((reader, "has_evidence", _verified_line),)),
 }

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
+from eventlog.storage.disk import FileIdentity
 from tools.crash.inodes import (
     ROOT,
     File,
@@ -30,6 +31,7 @@ from tools.crash.inodes import (
 )
 
 PAGE_BYTES = 4096
+NO_BOOT_ID = 0  # a boot of which the system does not say which one it is
 
 
 class Fault(NamedTuple):
@@ -62,10 +64,16 @@ class World:
     """One machine: page cache, device, descriptors and locks of all processes."""
 
     def __init__(
-        self, inodes: Inodes | None = None, *, boot: int = 1, page_bytes: int = PAGE_BYTES
+        self,
+        inodes: Inodes | None = None,
+        *,
+        boot: int = 1,
+        device: int = 1,
+        page_bytes: int = PAGE_BYTES,
     ) -> None:
         self.inodes: Inodes = inodes if inodes is not None else {ROOT: Folder({}, {})}
         self.boot = boot
+        self.device = device  # the number of the file system that holds the files
         self.page_bytes = page_bytes
         self.version = 0  # grows with each change
         self.fds: dict[int, _OpenFile] = {}
@@ -270,6 +278,14 @@ class SimulatedDisk:
         is_there = self.world.find(path) == self.world.fds[fd].ino
         return len(self._file(fd).cache) if is_there else None
 
+    def identity_at(self, path: str) -> FileIdentity | None:
+        self._enter_or_fail("identity_at")
+        ino = self.world.find(path)
+        file = self.world.inodes[ino] if ino is not None else None
+        if ino is None or not isinstance(file, File):
+            return None
+        return FileIdentity(self.world.device, ino, len(file.cache))
+
     def link(self, target: str, path: str) -> None:
         self._enter_or_fail("link")
         ino = self.world.add(Link(target))
@@ -298,7 +314,7 @@ class SimulatedDisk:
         self._rename(path, os.path.basename(path), "", ino)
 
     def boot_id(self) -> str:
-        return f"boot-{self.world.boot}"
+        return f"boot-{self.world.boot}" if self.world.boot != NO_BOOT_ID else ""
 
     def _file(self, fd: int) -> File:
         file = self.world.inodes[self.world.fds[fd].ino]

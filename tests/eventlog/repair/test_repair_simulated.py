@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from eventlog import EventLog, EventLogError, LogCorrupt
 from eventlog.format.durability import decode_lock_record, encode_lock_record
 from eventlog.format.scan import CHAIN_UNKNOWN, tip_of
+from eventlog.format.segment import segment_name
 from eventlog.read.reader import LogReader
 from eventlog.repair.repair import Repaired, repair
 from eventlog.storage.home import Home
@@ -54,11 +55,6 @@ def inodes_of(roots: dict[str, Path]) -> Inodes:
             inodes[number] = Link(str(path.readlink()))
         elif path is not None and path.is_file():
             data = path.read_bytes()
-            lock_record = decode_lock_record(data) if path.name == ".lock" else None
-            if lock_record is not None:
-                data = encode_lock_record(
-                    lock_record._replace(boot_id=SimulatedDisk(World()).boot_id())
-                )
             inodes[number] = File(data, data)
         else:
             children = names or {child.name: child for child in path.iterdir()} if path else names
@@ -67,7 +63,23 @@ def inodes_of(roots: dict[str, Path]) -> Inodes:
         return number
 
     add(None, roots)
+    _adapt_lock_records(inodes)
     return inodes
+
+
+def _adapt_lock_records(inodes: Inodes) -> None:
+    """Makes lock records of this machine valid on a simulated one."""
+    world = World()
+    for folder in [inode for inode in inodes.values() if isinstance(inode, Folder)]:
+        file = inodes.get(folder.names.get(".lock", 0))
+        record = decode_lock_record(file.cache) if isinstance(file, File) else None
+        if record is not None:
+            inode = folder.names.get(segment_name(record.end.segment), 0)
+            record = record._replace(
+                boot_id=SimulatedDisk(world).boot_id(), device=world.device, inode=inode
+            )
+            data = encode_lock_record(record)
+            inodes[folder.names[".lock"]] = File(data, data)
 
 
 def simulated(home: Path, backup: Path | None = None) -> Inodes:

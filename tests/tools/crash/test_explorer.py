@@ -12,6 +12,11 @@ from eventlog.append.writer import WriterSettings
 from eventlog.storage.disk import Disk, RealDisk
 from tools.crash.__main__ import main
 from tools.crash.check import Subject, simulation
+from tools.crash.copies import (
+    explore_copies,
+    explore_killed_on_copies,
+    explore_stale_records,
+)
 from tools.crash.damages import sweep_damages
 from tools.crash.exhaustive import explore, explore_takeovers
 from tools.crash.expected_log import ExpectedLog, Violation
@@ -22,7 +27,7 @@ from tools.crash.inodes import SECTOR_BYTES, File
 from tools.crash.mutants import MUTANTS
 from tools.crash.random_histories import RandomHistory
 from tools.crash.readers import explore_readers
-from tools.crash.simulated_disk import Fault, SimulatedDisk, World
+from tools.crash.simulated_disk import NO_BOOT_ID, Fault, SimulatedDisk, World
 from tools.crash.states import ADVERSARIAL, BOTH, ORDERED, power_losses
 
 SUBJECT = Subject(
@@ -92,6 +97,14 @@ def test_a_writer_may_die_or_fail_to_sync_at_any_step_and_power_fail_in_the_next
 
 
 @pytest.mark.slow
+def test_power_may_fail_at_any_step_where_no_boot_id_can_be_read() -> None:
+    explorer = Explorer(SUBJECT, states_max=3000)
+    explore(explorer, TAKEN_OVER, boot=NO_BOOT_ID)
+    explore_takeovers(explorer, TAKEN_OVER, boot=NO_BOOT_ID)
+    assert explorer.states > 1000
+
+
+@pytest.mark.slow
 def test_a_writer_may_overtake_a_reader_at_any_call_and_die_at_any_step() -> None:
     explorer = Explorer(SUBJECT)
     explore_readers(explorer)
@@ -141,6 +154,17 @@ def test_every_truncated_moved_duplicated_or_missing_segment_is_detected() -> No
         ("no-lock", random_histories),
         ("torn-tail-not-kept", one_writer),
         ("one-watermark-slot", one_writer),
+        ("record-any-file", explore_copies),
+        ("record-any-device", explore_copies),
+        ("record-any-size", explore_stale_records),
+        ("record-ignores-watermark", explore_stale_records),
+        ("record-ignores-next-segment", explore_stale_records),
+        ("sync-last-only", explore_copies),
+        ("sync-no-closed", explore_copies),
+        ("sync-no-names", explore_copies),
+        ("reader-syncs-last-only", explore_copies),
+        ("reader-syncs-late", explore_copies),
+        ("writing-before-all-synced", explore_killed_on_copies),
     ],
 )
 def test_each_mutant_is_detected(
@@ -213,9 +237,11 @@ def history(disk: Disk, root: str) -> Iterator[object]:
     yield disk.try_lock(fd)
     disk.rename(f"{root}/a/f", f"{root}/a/g")
     yield disk.size_at(fd, f"{root}/a/f"), disk.size_at(fd, f"{root}/a/g")
+    yield [disk.identity_at(f"{root}/{path}") for path in ("a", "a/f")]
     disk.link("one", f"{root}/a/link")
     disk.link("two", f"{root}/a/link")
     yield disk.link_target(f"{root}/a/link"), disk.link_target(f"{root}/a/g")
+    yield [(disk.identity_at(f"{root}/a/{name}") or ())[2:] for name in ("link", "g")]
     yield sorted(disk.names(f"{root}/a"))
     folder, same = disk.open_dir(f"{root}/a"), disk.open_dir(f"{root}/a")
     yield disk.try_lock(folder), disk.try_lock(same), disk.is_locked(same)
