@@ -12,7 +12,6 @@ them.
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from typing import NamedTuple
 
 from eventlog.errors import LogCorrupt, LogDiverged
@@ -21,6 +20,7 @@ from eventlog.format.gap import AcceptedGap
 from eventlog.format.line import LINE_BYTES_MAX, BadLine, Entry, decode
 from eventlog.format.scan import TIP_START, has_evidence, is_misplaced, scan, tip_of
 from eventlog.format.segment import Position, segment_index, segment_name
+from eventlog.read.problems import beyond_end_problem
 from eventlog.read.seek import find_line
 from eventlog.storage.device_sync import sync_for_reading, sync_names
 from eventlog.storage.disk import Disk
@@ -31,7 +31,7 @@ from eventlog.storage.durable_state import (
     read_watermark,
 )
 from eventlog.storage.gap_file import AcceptedGaps
-from eventlog.storage.home import Home, list_segments, log_not_found
+from eventlog.storage.home import Home, list_segments
 
 CHUNK_BYTES = 1 << 20  # read at once: large enough to be fast, small enough for any machine
 
@@ -48,14 +48,6 @@ def corrupt_error(problem: str, segment: int, byte_offset: int, seq: int) -> Log
     """The error for damage to acknowledged data; `problem` continues "entry 42 ..."."""
     return LogCorrupt(
         f"entry {seq} {problem}", segment=segment_name(segment), byte_offset=byte_offset, seq=seq
-    )
-
-
-def beyond_end_problem(durable_seq: int) -> str:
-    """The problem of a log that ends before its durable end; continues "entry 42 ..."."""
-    return (
-        f"is gone: the log was durable up to entry {durable_seq} "
-        "(damage, or a copy taken while writing)"
     )
 
 
@@ -401,18 +393,3 @@ def decode_lines(lines: list[bytes], end: Position) -> Iterator[Entry]:
         except BadLine as error:
             byte_offset = end.byte_offset - sum(map(len, lines[index:]))
             raise corrupt_error(str(error), end.segment, byte_offset, tip_of(line).seq) from None
-
-
-def require_segments(disk: Disk, home: Home) -> list[int]:
-    """First seqs of all segments, in order, at least one.
-
-    Raises LogNotFound where there is no log, LogCorrupt where its segments are gone.
-    """
-    segments = list_segments(disk, home)
-    if not segments:
-        with closing(LogReader(disk, home)) as reader:
-            reader.read()  # raises LogCorrupt where there was a log
-        segments = list_segments(disk, home)  # a writer may have created one meanwhile
-    if not segments:
-        raise log_not_found(home)
-    return segments
