@@ -36,11 +36,11 @@ def top(obj: CommandContext, once: bool) -> None:
     from projections.top.view import build_view, format_page
 
     stop, sampler = StopRequest(), Sampler(Path(obj.home))
-    sample = sampler.sample()  # a home without a log is reported before the screen is cleared
+    sample = stop.sample(sampler)  # a home without a log is reported before the screen is cleared
     if once:
-        if stop.sleep(INTERVAL_S):  # the rate needs two samples
-            print_line(format_page(build_view(sampler.sample())))
-    else:
+        if stop.sleep(INTERVAL_S) and (sample := stop.sample(sampler)):  # a rate needs two samples
+            print_line(format_page(build_view(sample)))
+    elif sample:
         with open_output(
             full_screen=True,
             line_interval_s=LINE_INTERVAL_S,
@@ -52,7 +52,8 @@ def top(obj: CommandContext, once: bool) -> None:
             output.show(sample)
             while stop.sleep(pause_s(took_s, output.interval_s)):
                 started_s = time.monotonic()
-                output.show(sampler.sample())
+                if sample := stop.sample(sampler):
+                    output.show(sample)
                 took_s = time.monotonic() - started_s
     if stop.number == signal.SIGINT:
         raise KeyboardInterrupt  # gives the exit code of an interrupted command

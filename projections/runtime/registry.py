@@ -20,7 +20,7 @@ def make_projection(name: str) -> Projection:
     if not callable(factory):
         others = ", ".join(other for other in names if other != name)
         raise ProjectionError(
-            f"the projection {name!r} is not registered, or cannot be loaded",
+            f"the projection {name!r} cannot be loaded, or is not registered",
             do=f"choose one of: {others}",
         )
     projection: Projection = factory()

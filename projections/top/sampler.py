@@ -75,11 +75,16 @@ class Sampler:
         return ""
 
 
+class _Stopped(KeyboardInterrupt):
+    """A stop signal arrived while a sample was taken."""
+
+
 class StopRequest:
     """Records SIGTERM and Ctrl-C, so that drawing is finished first. A second one interrupts."""
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self._is_sampling = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
@@ -87,6 +92,20 @@ class StopRequest:
         if self.number is not None:
             raise KeyboardInterrupt
         self.number = number
+        if self._is_sampling:
+            raise _Stopped
+
+    def sample(self, sampler: Sampler) -> HomeSample | None:
+        """Takes a sample; None as soon as a stop is requested: a slow disk does not delay it."""
+        try:
+            self._is_sampling = self.number is None
+            sample = sampler.sample() if self._is_sampling else None
+            self._is_sampling = False
+        except _Stopped:
+            return None
+        finally:
+            self._is_sampling = False
+        return sample
 
     def sleep(self, seconds: float) -> bool:
         """Sleeps and returns True, or returns False as soon as a stop is requested."""

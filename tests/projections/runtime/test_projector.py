@@ -609,7 +609,7 @@ def test_a_projection_that_cannot_be_loaded_is_named_and_not_offered(
         done = eventlog("project", name, "--once", home=home, env=env)
         assert done.code == 3
         assert "plugin_broken name=bad" in done.err
-        assert "the projection 'bad' is not registered, or cannot be loaded" in done.err
+        assert "the projection 'bad' cannot be loaded, or is not registered" in done.err
         assert "choose one of: alpine, sqlite\n" in done.err
     assert eventlog("project", "sqlite", "--once", home=home, env=env).code == 0
     assert_caught_up(home)
