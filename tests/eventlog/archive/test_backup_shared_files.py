@@ -57,8 +57,9 @@ def test_a_backup_never_cuts_the_live_segment_that_a_copy_was_linked_to(
     home: Path, dest: Path
 ) -> None:
     """What `hardlink -t` does on a disk that holds both, to save space."""
-    first_segment(dest).unlink()
-    os.link(first_segment(home), first_segment(dest))
+    copy = first_segment(dest)
+    copy.unlink()
+    os.link(first_segment(home), copy)
     append(home, *signals(3, start=4))
     done = forked("backup", dest, home=home)
     assert done.code in (0, 3), done.err
@@ -104,8 +105,9 @@ def test_a_repaired_copy_leaves_the_file_that_it_was_linked_to(
     """The linked file is longer than what the backup lists: it is not cut to that length."""
     other = tmp_path / "other"
     other.write_bytes(first_segment(home).read_bytes() + TEXT)
-    first_segment(dest).unlink()
-    os.link(other, first_segment(dest))
+    copy = first_segment(dest)
+    copy.unlink()
+    os.link(other, copy)
     before = other.read_bytes()
     done = forked("backup", dest, home=home)
     assert done.code in (0, 3), done.err

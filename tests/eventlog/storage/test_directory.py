@@ -137,7 +137,7 @@ def test_directories_and_files_are_private_whatever_the_umask(tmp_path: Path, um
 def test_an_account_whose_umask_takes_its_own_bits_makes_directories(tmp_path: Path) -> None:
     code = "import os, sys; os.umask(0o777); from eventlog.storage.disk import RealDisk\n"
     code += "RealDisk().make_dir(sys.argv[1])"
-    words = [*bound_by_modes(), sys.executable, "-c", code, tmp_path / "made"]
+    words = [*bound_by_modes(), sys.executable, "-c", code, str(tmp_path / "made")]
     subprocess.run(words, check=True)
     assert stat.S_IMODE((tmp_path / "made").stat().st_mode) == 0o700
 
