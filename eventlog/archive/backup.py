@@ -16,16 +16,18 @@ the accepted gaps between them.
 import errno
 import logging
 import os
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 
 from eventlog.archive.backup_dir import BackupDir, locked_backup
 from eventlog.archive.manifest import Manifest, SegmentCopy
-from eventlog.errors import BackupUnusable, EventLogError, LogDiverged
+from eventlog.errors import BackupUnusable, EventLogError, LogCorrupt, LogDiverged
+from eventlog.format.durability import LogEnd
 from eventlog.format.scan import CHAIN_UNKNOWN, Tip
 from eventlog.format.segment import Position, segment_name
-from eventlog.read.reader import LogReader
+from eventlog.read.reader import LogReader, reader_near_end
 from eventlog.storage.disk import Disk, RealDisk, opened, size_of
 from eventlog.storage.durable_state import read_durable_end, require_log
 from eventlog.storage.gap_file import GAP_FILE_NAME, read_gap_file
@@ -135,7 +137,9 @@ class _BackupRun:
         """Runs the backup."""
         self._backup_dir = backup_dir
         backup_dir.refuse_log_dir(self._home.log_dir)
-        with closing(self._reader()) as reader:
+        until = read_durable_end(self._disk, self._home)
+        with closing(self._reader(until)) as reader:
+            last_seq = until.seq if until is not None else self._last_seq()
             segments = list_segments(self._disk, self._home)
             # `compress` of the backup leaves this lock file.
             backup_dir.remove_leftovers(
@@ -147,7 +151,7 @@ class _BackupRun:
                 if not backup_dir.is_intact(segment_copy):
                     self._repair_copy(segment_copy)
             self._copy_accepted()
-            self._copy_verified(reader)
+            self._copy_verified(reader, last_seq)
         backup_dir.list(replace(backup_dir.manifest, backed_up_at=self._now))
         return BackedUp(
             dest=self._dest_home.root,
@@ -157,10 +161,9 @@ class _BackupRun:
             repaired=tuple(self._repaired),
         )
 
-    def _reader(self) -> LogReader:
+    def _reader(self, until: LogEnd | None) -> LogReader:
         """A reader after the last entry of the backup. Raises where the log lacks that entry."""
         backed_up = self._backup_dir.manifest
-        until = read_durable_end(self._disk, self._home)
         if until is not None and until.seq < backed_up.last_seq:
             raise self._backup_ahead(f", which ends at entry {until.seq},")
         last = backed_up.segments[-1] if backed_up.segments else None
@@ -180,6 +183,16 @@ class _BackupRun:
                 "back and continued; then stop the writers and find out which of the two is right",
             )
         return reader
+
+    def _last_seq(self) -> int:
+        """The last entry now, where no lock record states it: writers may go on meanwhile."""
+        try:
+            with closing(reader_near_end(self._disk, self._home)) as reader:
+                while reader.read():
+                    pass
+                return reader.tip.seq
+        except LogCorrupt:
+            return sys.maxsize  # the reader that copies reports the damage
 
     def _backup_ahead(self, ends: str) -> BackupUnusable:
         return BackupUnusable(
@@ -221,10 +234,10 @@ class _BackupRun:
         if found:
             self._backup_dir.replace_gap_file(found)
 
-    def _copy_verified(self, reader: LogReader) -> None:
-        """Copies what the reader verified, each segment once it is read."""
+    def _copy_verified(self, reader: LogReader, last_seq: int) -> None:
+        """Copies what the reader verified, up to `last_seq` at least, each segment once read."""
         tip, at = reader.tip, reader.position
-        while lines := reader.read():
+        while tip.seq < last_seq and (lines := reader.read()):
             if reader.position.segment > at.segment:
                 self._copy_closed(reader.position.segment, tip)
             tip, at = reader.tip, reader.position
