@@ -33,6 +33,7 @@ from eventlog.storage.durable_state import read_durable_end, require_log
 from eventlog.storage.gap_file import GAP_FILE_NAME, read_gap_file
 from eventlog.storage.home import Home, home_at, list_segments
 from eventlog.storage.locks import CLOSED_LOCK_NAME
+from eventlog.storage.output import refuse_in_home
 from eventlog.storage.segment_disk import SegmentDisk, stored_segments
 
 logger = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ def back_up(
         )
     try:
         require_log(disk, log_home)
+        refuse_in_home(os.path.dirname(dest_home.root), disk=disk)
         with locked_backup(disk, dest_home) as directory:
             run = _BackupRun(disk, log_home, dest_home, now, progress or _no_progress)
             with closing(BackupDir(directory, run.count, _log_inodes(disk, log_home))) as copies:
