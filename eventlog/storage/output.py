@@ -92,7 +92,7 @@ def refuse_in_home(
     while True:
         if found == given or _is_home(disk, Home(found)):
             raise UnsafePath(
-                "the output would be inside a home or a backup, which holds only its own files",
+                "the path is in a home or a backup, which holds only its own files",
                 where=os.fspath(directory),
                 do=f"name a path outside {found}",
             )

@@ -446,8 +446,8 @@ def test_links_and_unknown_files_among_the_copies_are_refused(
     path.symlink_to(tmp_path / "moved")
     refused(home, dest, "a symbolic link")
     path.unlink()
-    (dest / "logs").rename(tmp_path / "logs")
-    (dest / "logs").symlink_to(tmp_path / "logs")
+    (dest / "logs").rename(tmp_path / "elsewhere")
+    (dest / "logs").symlink_to(tmp_path / "elsewhere")
     refused(home, dest, "a symbolic link")
 
 
