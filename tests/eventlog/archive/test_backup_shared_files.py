@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.command import eventlog
 from tests.harness.forked import forked, moments
 from tests.harness.log_checks import assert_valid_log, segments_in, tree_contents
+from tests.harness.mounts import mounted
 from tests.harness.read_side import append
 from tests.harness.signals import signals
 
@@ -204,3 +206,17 @@ def saved(*roots: Path) -> Callable[[], None]:
             shutil.copytree(kept / root.name, root, symlinks=True)
 
     return restore
+
+
+def test_a_backup_into_the_logs_own_directory_is_refused(
+    home: Path, dest: Path, tmp_path: Path
+) -> None:
+    """A bind mount gives the log's directory a second path, without any link."""
+    before = tree_contents(home / "logs")
+    shutil.rmtree(dest / "logs")
+    (dest / "logs").mkdir()
+    script = 'mount --bind "$1/logs" "$2/logs"'
+    done = eventlog("backup", dest, home=home, under=mounted(script, home, dest))
+    assert done.code == 3, done
+    assert "the log's own directory" in done.err
+    assert tree_contents(home / "logs") == before
