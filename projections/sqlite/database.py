@@ -208,7 +208,7 @@ def _create_database(path: Path) -> None:
     remove_database(new)  # left by a process that was killed
     create_private_file(new)
     try:
-        with closing(connect(new)) as database:
+        with closing(connect(new, is_shared=False)) as database:
             create_schema(database)
             database.execute("PRAGMA journal_mode = WAL")
         # A -wal that outlived its deleted database would be taken for the WAL of the new one.
