@@ -24,6 +24,7 @@ T = TypeVar("T")
 # How long to wait for SQLite's own locks. Our lock is taken first, so only foreign writers make us
 # wait. Half of the time in which a daemon must stop.
 BUSY_TIMEOUT_S = 5.0
+ALONE_TIMEOUT_S = 1.0  # the same, to read as the only connection: a process that writes holds on
 JOURNAL_BYTES_MAX = 64 * 1024 * 1024  # the WAL shrinks to this once a long reader has ended
 
 IMMUTABLE_QUERY = "mode=ro&immutable=1"  # takes no lock, creates no file; only without a writer
@@ -117,8 +118,11 @@ def read_database(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
     except sqlite3.Error as error:
         if not lacks_index(error):
             raise
-    with closing(_connect_alone(path)) as database:
-        return read(database)
+        try:
+            with closing(_connect_alone(path)) as database:
+                return read(database)
+        except sqlite3.OperationalError:
+            raise error from None
 
 
 def lacks_index(error: sqlite3.Error) -> bool:
@@ -133,7 +137,7 @@ def _connect_alone(path: Path) -> sqlite3.Connection:
 
     It needs the right to write the file, for the lock. Raises sqlite3.Error.
     """
-    database = open_file(path, "mode=rw")
+    database = open_file(path, "mode=rw", timeout_s=ALONE_TIMEOUT_S)
     try:
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
         database.execute("PRAGMA query_only = ON")
