@@ -147,7 +147,7 @@ def test_a_daemon_answers_and_stops_while_something_else_stands_in_place_of_the_
                 assert answer.status == 200, path
         d.process.terminate()
         assert d.process.wait(10) == 0  # P1: within ten seconds
-        assert "Traceback" not in d.err
+        assert "Traceback" not in d.err, d.err
 
 
 def test_a_drill_whose_note_cannot_be_written_is_still_a_proof(home: Path, tmp_path: Path) -> None:
