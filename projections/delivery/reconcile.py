@@ -19,7 +19,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from eventlog import EventLog
+from eventlog import EventLog, UnsafePath
 from projections.alpine.client import (
     LIST_PATH,
     AlpineClient,
@@ -317,7 +317,7 @@ class _MissingReason:
             return "undelivered"
         try:
             is_done, parked = read_seq(self._path, seq)
-        except (OSError, sqlite3.Error):
+        except (OSError, sqlite3.Error, UnsafePath):
             return "unknown"
         if parked is not None:
             return parked.kind

@@ -7,10 +7,7 @@ Invariant: the rows are the fold of the log up to `seq`, and `chain` is the chai
 """
 
 import os
-import stat
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -19,8 +16,7 @@ from typing import IO, Protocol, TypeVar, cast
 
 import orjson
 
-from eventlog import UnsafePath
-from eventlog.plumbing import read_entries, rename_durably, require_home
+from eventlog.plumbing import output_file, read_entries, require_home
 from projections.errors import ProjectionError
 from projections.projection import CHAIN_START, Checkpoint
 from projections.queries.as_of import AS_OF_BOUNDS, COLUMNS_AS_OF, FROM_AS_OF, AsOfBounds
@@ -30,9 +26,9 @@ from projections.sqlite.database import (
     database_path,
     missing_error,
     read_checkpoint,
+    read_table,
     unreadable_error,
 )
-from projections.sqlite.file import read_database
 
 PAGE_ROWS = 20_000  # about 20 MB of Python objects, read in a tenth of a second
 CSV = "csv"  # the other format is parquet
@@ -114,36 +110,10 @@ def export(
     return replace(metadata, rows=rows, bytes=output.bytes, sha256=output.sha256.hexdigest())
 
 
-@contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file of mode 0600 that takes the name `path` once it is complete and synced.
-
-    Raises UnsafePath, OSError.
-    """
-    with suppress(FileNotFoundError):
-        if not stat.S_ISREG(path.lstat().st_mode):
-            raise UnsafePath(
-                "the output path is not a regular file",
-                where=str(path),
-                do="name another file",
-            )
-    # In the same directory: a rename does not cross file systems.
-    fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.fchmod(fd, 0o600)  # mkstemp obeys the umask
-    try:
-        with os.fdopen(fd, "wb") as file:
-            yield file
-        rename_durably(temporary, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-
-
-def write_metadata(path: Path, metadata: ExportMetadata) -> Path:
+def write_metadata(path: Path, metadata: ExportMetadata, *, home: Path) -> Path:
     """Writes `FILE.meta.json` beside the file; returns its path."""
     metadata_path = path.with_name(f"{path.name}.meta.json")
-    with atomic_file(metadata_path) as file:
+    with output_file(metadata_path, home=home) as file:
         file.write(orjson.dumps(metadata.to_json(), option=orjson.OPT_APPEND_NEWLINE))
     return metadata_path
 
@@ -176,7 +146,6 @@ def _start_metadata(
 
 
 def _bounds_and_checkpoint(database: Connection, moment: str) -> tuple[AsOfBounds, Checkpoint]:
-    database.execute("BEGIN")  # one snapshot for both
     bounds = AsOfBounds._make(database.execute(AS_OF_BOUNDS, (moment,)).fetchone())
     return bounds, read_checkpoint(database) or Checkpoint(projection=schema.SQLITE)
 
@@ -188,7 +157,6 @@ def _pages(home: Path, metadata: ExportMetadata, page_rows: int) -> Iterator[lis
     )
 
     def read(database: Connection) -> list[Row]:
-        database.execute("BEGIN")
         checkpoint = read_checkpoint(database)
         if checkpoint is None or checkpoint.seq < metadata.seq:
             raise ProjectionError(
@@ -206,7 +174,7 @@ def _pages(home: Path, metadata: ExportMetadata, page_rows: int) -> Iterator[lis
 def _read_table(home: Path, read: Callable[[Connection], T]) -> T:
     path = database_path(home)
     try:
-        return read_database(path, read)
+        return read_table(path, read)
     except FileNotFoundError:
         raise missing_error(path) from None
     except Error as error:

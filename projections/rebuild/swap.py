@@ -29,7 +29,11 @@ def overwrite(path: Path, new: Path) -> None:
 
     A read transaction under way keeps the old tables; later ones see the new tables.
     """
-    with closing(file.connect(path)) as live, closing(file.connect(new)) as source:
+    wal_bytes_max = max(file.JOURNAL_BYTES_MAX, 2 * new.stat().st_size)  # each page, and a header
+    with (
+        closing(file.connect(path, wal_bytes_max=wal_bytes_max)) as live,
+        closing(file.connect(new, readonly=True, is_shared=False)) as source,
+    ):
         (mode,) = live.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
             raise ProjectionError(
@@ -62,7 +66,7 @@ def checkpoint_wal(path: Path) -> None:
 
 def move_into_place(path: Path, new: Path) -> None:
     """Renames the file `new` to `path`, where there is no usable database."""
-    with closing(file.connect(new)) as source:
+    with closing(file.connect(new, is_shared=False)) as source:
         source.execute("PRAGMA journal_mode = WAL")
     # A -wal that outlived its deleted database would be taken for the WAL of this one.
     file.remove_database(path)
@@ -97,6 +101,7 @@ class TableComparison:
     def __init__(self, old: Path, new: Path) -> None:
         self._db = file.connect(old, readonly=True)
         try:
+            file.require_regular(new)
             self._db.execute("ATTACH ? AS new", (database_uri(new, "mode=ro"),))
             self._db.execute("BEGIN")
             self._db.execute("SELECT 1 FROM main.signals LIMIT 1").fetchone()  # pins the snapshot

@@ -882,7 +882,7 @@ from projections.errors import ProjectionStalled
 from projections.sqlite.projection import SqliteProjection
 home, stalls = Path(sys.argv[1]), []
 def hook(event, words):
-    if event == "sqlite3.connect" and "mode=ro" not in str(words[0]) and not stalls:
+    if event == "sqlite3.connect" and "mode=rw" in str(words[0]) and not stalls:
         (home / "data" / "signals.db").unlink()
 sys.addaudithook(hook)
 async def run():
