@@ -5,10 +5,8 @@ call in turn, and an explorer can enumerate every state that a power loss may le
 """
 
 import errno
-import logging
 import os
 import stat
-import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,12 +14,9 @@ from functools import cache
 from typing import NamedTuple, Protocol
 
 from eventlog.errors import UnsafePath, Unsupported
+from eventlog.storage.boot import read_boot_id
+from eventlog.storage.inode import generation_at, inode_of
 from eventlog.storage.ownership import adopt_link_owner, adopt_owner, make_private_dir
-
-logger = logging.getLogger(__name__)
-
-
-_GET_GENERATION = 0x80007601 | struct.calcsize("l") << 16  # FS_IOC_GETVERSION, linux/fs.h
 
 
 class FileIdentity(NamedTuple):
@@ -142,7 +137,7 @@ class RealDisk:
 
         self._fcntl = fcntl
         self._full_fsync = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: fsync stops at its cache
-        self._boot_id = _read_boot_id()
+        self._boot_id = read_boot_id()
         self._inodes: dict[int, tuple[int, int]] = {}  # (device, inode) of what is open
         self._dir_paths: dict[int, str] = {}  # of open directories, for messages
 
@@ -165,7 +160,7 @@ class RealDisk:
             os.close(fd)
             os.unlink(path, dir_fd=dir_fd)  # after an error the caller must find no file
             raise
-        self._inodes[fd] = _inode_of(os.fstat(fd))
+        self._inodes[fd] = inode_of(os.fstat(fd))
         return fd
 
     def open(self, path: str, *, writable: bool, dir_fd: int | None = None) -> int:
@@ -184,7 +179,7 @@ class RealDisk:
         if not stat.S_ISREG(status.st_mode):
             os.close(fd)
             raise _unsafe_path_error(self._at(path, dir_fd), "no regular file")
-        self._inodes[fd] = _inode_of(status)
+        self._inodes[fd] = inode_of(status)
         return fd
 
     def open_dir(self, path: str, *, dir_fd: int | None = None, follow: bool = True) -> int:
@@ -281,7 +276,7 @@ class RealDisk:
             status = os.lstat(path, dir_fd=dir_fd)
         except FileNotFoundError:
             return None
-        return status.st_size if _inode_of(status) == self._inodes[fd] else None
+        return status.st_size if inode_of(status) == self._inodes[fd] else None
 
     def identity_at(self, path: str, *, dir_fd: int | None = None) -> FileIdentity | None:
         try:
@@ -290,25 +285,14 @@ class RealDisk:
             return None
         if not stat.S_ISREG(status.st_mode):
             return None
-        return FileIdentity(*_inode_of(status), status.st_size)
+        return FileIdentity(*inode_of(status), status.st_size)
 
     def generation_at(self, path: str) -> int:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        try:
-            fd = os.open(path, flags)
-        except OSError:
-            return 0
-        try:
-            found = self._fcntl.ioctl(fd, _GET_GENERATION, bytes(struct.calcsize("l")))
-        except OSError:  # the file system has none
-            return 0
-        finally:
-            os.close(fd)
-        return int.from_bytes(found[:4], sys.byteorder)
+        return generation_at(path)
 
     def identity_of(self, fd: int) -> FileIdentity:
         status = os.fstat(fd)
-        return FileIdentity(*_inode_of(status), status.st_size)
+        return FileIdentity(*inode_of(status), status.st_size)
 
     def link_count(self, fd: int) -> int:
         return os.fstat(fd).st_nlink
@@ -345,10 +329,6 @@ class RealDisk:
         return self._boot_id
 
 
-def _inode_of(status: os.stat_result) -> tuple[int, int]:
-    return (status.st_dev, status.st_ino)
-
-
 @contextmanager
 def closing_fd(disk: Disk, fd: int) -> Iterator[int]:
     """Closes the descriptor at the block's end."""
@@ -377,29 +357,6 @@ def read_file(disk: Disk, path: str, bytes_max: int | None = None) -> bytes:
     """The bytes of an existing file, at most the first `bytes_max`."""
     with opened(disk, path) as fd:
         return disk.pread(fd, disk.size(fd) if bytes_max is None else bytes_max, 0)
-
-
-def read_small_file(
-    disk: Disk, path: str, bytes_max: int, *, dir_fd: int | None = None, where: str = ""
-) -> bytes:
-    """All bytes of an existing file that has at most `bytes_max`. Raises UnsafePath, OSError.
-
-    A file of ours that outgrows its limit was not written by us, and may be sparse and of any size.
-    """
-    with opened(disk, path, dir_fd=dir_fd) as fd:
-        size = disk.size(fd)
-        if size > bytes_max:
-            raise too_large_error(where or path, bytes_max)
-        return disk.pread(fd, size, 0)
-
-
-def too_large_error(path: str, bytes_max: int) -> UnsafePath:
-    """The error for a file that is larger than any of ours."""
-    return UnsafePath(
-        f"the file has more than {bytes_max} bytes, which is too many to be ours",
-        where=path,
-        do="move it away, or restore it from a backup",
-    )
 
 
 def open_or_create(disk: Disk, path: str) -> int:
@@ -432,22 +389,3 @@ def _unsafe_path_error(path: str, kind: str, ours: str = "a file of the log") ->
         where=path,
         do="move it away, or use another home",
     )
-
-
-@cache  # so that a missing one is logged once in a process
-def _read_boot_id() -> str:
-    """The boot id, or nothing where it cannot be read, as in some containers."""
-    try:
-        if sys.platform == "darwin":
-            import subprocess  # macOS only; it has no file with the boot id
-
-            words = ["sysctl", "-n", "kern.bootsessionuuid"]
-            return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError as error:
-        logger.warning(
-            "boot_id_unknown error=%s: each log is synced and read from the device, which is slow",
-            error.strerror,
-        )
-        return ""
