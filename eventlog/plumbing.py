@@ -27,15 +27,18 @@ if TYPE_CHECKING:
     from eventlog.read.inspect import log_status, read_entries, require_home
     from eventlog.schema.fields import FIELD_LIMITS
     from eventlog.storage.atomic import free_name, rename_durably
+    from eventlog.storage.directory import Directory
     from eventlog.storage.filesystem import filesystem_type, is_network_filesystem
     from eventlog.storage.home import database_uri
     from eventlog.storage.locks import FileLock, PollInterval
+    from eventlog.storage.output import output_file, refuse_in_home
     from eventlog.storage.ownership import adopt_owner, make_private_dir, make_private_dirs
     from eventlog.threads import is_shortage, run_in_thread, starting_thread, uncancelled
 
 _MODULES = {
     "COMMANDS": "plugins",
     "CommandContext": "cli.command",
+    "Directory": "storage.directory",
     "EXIT_COULD_NOT_RUN": "cli.command",
     "EXIT_PROBLEM": "cli.command",
     "JSON_OPTION": "cli.command",
@@ -61,6 +64,7 @@ _MODULES = {
     "log_status": "read.inspect",
     "make_private_dir": "storage.ownership",
     "make_private_dirs": "storage.ownership",
+    "output_file": "storage.output",
     "plugin_names": "plugins",
     "print_line": "cli.streams",
     "print_lines": "cli.streams",
@@ -70,6 +74,7 @@ _MODULES = {
     "progress_bar": "cli.streams",
     "read_entries": "read.inspect",
     "read_verified": "read.bulk",
+    "refuse_in_home": "storage.output",
     "require_home": "read.inspect",
     "run_in_thread": "threads",
     "starting_thread": "threads",
@@ -85,6 +90,7 @@ __all__ = [
     "JSON_OPTION",
     "PROJECTIONS",
     "CommandContext",
+    "Directory",
     "FileLock",
     "PollInterval",
     "SignalColumns",
@@ -104,6 +110,7 @@ __all__ = [
     "log_status",
     "make_private_dir",
     "make_private_dirs",
+    "output_file",
     "plugin_names",
     "print_line",
     "print_lines",
@@ -113,6 +120,7 @@ __all__ = [
     "progress_bar",
     "read_entries",
     "read_verified",
+    "refuse_in_home",
     "rename_durably",
     "require_home",
     "run_in_thread",
