@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 from eventlog.errors import UnsafePath, Unsupported
 from eventlog.storage.boot import read_boot_id
 from eventlog.storage.inode import generation_at, inode_of
-from eventlog.storage.ownership import adopt_owner, make_private_dir
+from eventlog.storage.ownership import adopt_link_owner, adopt_owner, make_private_dir
 
 
 class FileIdentity(NamedTuple):
@@ -307,6 +307,7 @@ class RealDisk:
         try:
             if os.path.lexists(path) and not os.path.islink(path):
                 raise FileExistsError(errno.EEXIST, "this is no symbolic link", path)
+            adopt_link_owner(new)
             os.rename(new, path)
         except OSError:
             os.unlink(new)

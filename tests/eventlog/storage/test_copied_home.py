@@ -353,3 +353,55 @@ def test_a_restored_home_survives_a_power_loss(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr.decode()
     home = disk.after_power_loss().copy_out("h", tmp_path / "h")
     assert lines_in(home) == lines_in(origin)
+
+
+@pytest.mark.slow
+def test_a_home_that_was_removed_and_copied_back_survives_a_power_loss(tmp_path: Path) -> None:
+    """The copies get the inode numbers of the removed files."""
+    origin = write_input(tmp_path)
+    disk = LoopDisk.make(tmp_path)
+    done = disk.run(
+        """
+        cp -r "$1" "$disk/h"
+        "$eventlog" --home "$disk/h" append <"$2" >/dev/null
+        sync
+        ls -i "$disk/h/logs" >"$3.before"
+        cp -r "$disk/h" "$3"
+        rm -r "$disk/h"
+        sync
+        cp -r "$3" "$disk/h"
+        ls -i "$disk/h/logs" >"$3.after"
+        "$eventlog" --home "$disk/h" append <"$2"
+        power_fails
+        """,
+        origin,
+        tmp_path / "more.jsonl",
+        tmp_path / "kept",
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    names = [
+        set((tmp_path / f"kept.{when}").read_text().split("\n")) for when in ("before", "after")
+    ]
+    assert any(".jsonl" in line for line in names[0] & names[1]), "an inode number is used again"
+    receipts = [json.loads(line) for line in done.stdout.splitlines()]
+    done = disk.after_power_loss().run('another_boot; "$eventlog" --home "$disk/h" cat')
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.startswith(b"".join(lines_in(origin)))
+    assert done.stdout.count(b"\n") >= receipts[-1]["seq"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", ["project sqlite --once", "tail -n 3", "cat --after 10"])
+def test_what_is_read_from_a_checkpoint_on_vouches_for_the_segments_before_it(
+    tmp_path: Path, words: str
+) -> None:
+    origin = write_input(tmp_path)
+    assert eventlog("project", "sqlite", "--once", home=origin).code == 0
+    with EventLog(origin, segment_bytes=1) as log:
+        log.append_many(signals(3, start=500))
+    disk = LoopDisk.make(tmp_path)
+    script = f'cp -r "$1" "$disk/h"; "$eventlog" --home "$disk/h" {words} >&2; power_fails'
+    done = disk.run(script, origin)
+    assert done.returncode == 0, done.stderr.decode()
+    done = disk.after_power_loss().run('another_boot; "$eventlog" --home "$disk/h" cat')
+    assert (done.returncode, done.stdout) == (0, b"".join(lines_in(origin))), done.stderr

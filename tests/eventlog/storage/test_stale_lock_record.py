@@ -7,8 +7,10 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
@@ -18,6 +20,13 @@ from zlib import crc32
 import pytest
 
 from eventlog import EventLog, LogCorrupt
+from eventlog.format.durability import (
+    LOCK_RECORD_BYTES,
+    NOTHING_DURABLE,
+    WRITING,
+    decode_lock_record,
+    encode_lock_record,
+)
 from tests.harness.command import Done, eventlog, jsonl, pipe, strace
 from tests.harness.daemon import daemon
 from tests.harness.deadline import until
@@ -81,6 +90,13 @@ _TWO_SEGMENTS = """
 import os, sys
 from pathlib import Path
 from eventlog import EventLog, LogCorrupt
+from eventlog.format.durability import (
+    LOCK_RECORD_BYTES,
+    NOTHING_DURABLE,
+    WRITING,
+    decode_lock_record,
+    encode_lock_record,
+)
 from tests.harness.requirements import CHECKOUT
 from tests.harness.signals import signals
 home = Path(sys.argv[1])
@@ -430,3 +446,76 @@ def test_a_segment_cut_below_the_record_of_its_file_is_reported(tmp_path: Path) 
     for call in (lambda: log.append(a_signal(6)), log.close):
         with pytest.raises(LogCorrupt, match="entry 5"):
             call()
+
+
+@pytest.mark.parametrize("put_back", PUT_BACK, ids=lambda put: put.__name__)
+def test_a_record_of_a_writer_that_is_gone_hides_nothing(
+    tmp_path: Path, put_back: Callable[[Path, bytes], None]
+) -> None:
+    """`writing`, with a watermark as old: only that nobody holds the lock shows what it is."""
+    home = tmp_path / "home"
+    append(home, 5)
+    old = decode_lock_record(lock_of(home).read_bytes())
+    watermark = (home / "logs/.durable").read_bytes()
+    assert old is not None
+    with EventLog(home) as log:
+        log.append_many(signals(5, start=6))
+    assert eventlog("project", "sqlite", "--once", home=home).code == 0
+    (home / "logs/.durable").write_bytes(watermark)
+    put_back(lock_of(home), encode_lock_record(old._replace(state=WRITING)))
+    assert eventlog("cat", home=home).out.count(b"\n") == 10
+    done = eventlog("verify", home=home)
+    assert (done.code, b"nothing is lost" in done.out) == (0, False)
+    assert b"10 entries" in done.out
+    assert eventlog("project", "sqlite", "--once", home=home).code == 0
+    assert eventlog("rebuild-database", home=home).code == 0
+    assert seq_in(home) == 10
+    append(home, 1, start=11)
+    assert [entry["seq"] for entry in assert_valid_log(home)] == list(range(1, 12))
+
+
+def test_a_record_of_the_empty_log_hides_no_segment_wherever_it_is_stored(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with EventLog(home, segment_bytes=1) as log:
+        for number in range(1, 5):
+            log.append(a_signal(number))
+    record = decode_lock_record(lock_of(home).read_bytes())
+    assert record is not None
+    assert eventlog("compress", home=home).code == 0
+    last = segments_in(home)[-1]
+    last.rename(home / "last")  # all that is left is compressed
+    empty = record._replace(end=NOTHING_DURABLE, device=0, inode=0, generation=0)
+    lock_of(home).write_bytes(encode_lock_record(empty))
+    (home / "logs/.durable").unlink()
+    assert eventlog("cat", home=home).out.count(b"\n") == 3
+    done = eventlog("append", home=home, stdin=jsonl([a_signal(5)]))
+    assert [answer["seq"] for answer in done.answers] == [4]
+
+
+def test_tail_goes_on_while_older_records_are_put_back(tmp_path: Path) -> None:
+    """Each end and its state come from one reading of the record."""
+    home = tmp_path / "home"
+    append(home, 3)
+    stop = threading.Event()
+
+    def put_back() -> None:
+        while not stop.is_set():
+            data = lock_of(home).read_bytes()
+            time.sleep(0.02)
+            if len(data) == LOCK_RECORD_BYTES:
+                as_a_new_file(lock_of(home), data)
+
+    thread = threading.Thread(target=put_back)
+    with pipe(home, "-n", 3, "-f", "--json", command="tail") as tail:
+        tail.read_answers(3)
+        thread.start()
+        with EventLog(home) as log:
+            for number in range(4, 204):
+                log.append(a_signal(number))
+        stop.set()
+        thread.join()
+        append(home, 1, start=204)
+        seqs = [answer["seq"] for answer in tail.read_answers(201)]
+        assert seqs == list(range(4, 205))
+        tail.send(signal.SIGTERM)
+        tail.wait()

@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 
 from tests.harness.daemon import daemon, listening
-from tests.harness.deadline import until
-from tests.harness.forked import forked
+from tests.harness.forked import forked, moments
 from tests.harness.read_side import append, project
 from tests.harness.shared_data import assert_refused
 from tests.harness.signals import signals
+from tests.harness.tables import database_of
 from tests.harness.tiny_alpine import tiny_alpine
 
 Odd = Callable[[Path], None]
 STOP_S_MAX = 10  # P1
+START_S_MAX = 60
 
 
 def a_fifo(path: Path) -> None:
@@ -145,19 +146,17 @@ def status_of(url: str) -> int:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
-    except urllib.error.URLError:
+    except (urllib.error.URLError, ConnectionError):
         return 503  # it has just ended
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_daemon_that_starts_on_a_fifo_stops_when_asked(home: Path, name: str) -> None:
+def test_a_daemon_that_starts_on_a_fifo_ends_and_says_so(home: Path, name: str) -> None:
     a_fifo(home / "data" / name)
     with tiny_alpine() as alpine, daemon(home, "all", env=alpine.env) as d:
-        until(lambda: d.process.poll() is not None or d.catches(signal.SIGTERM))
-        if d.process.poll() is None:
-            d.send(signal.SIGTERM)
-        assert d.process.wait(STOP_S_MAX) in (0, 3)
+        assert d.process.wait(START_S_MAX) == 3
+        assert "not a regular file" in d.err
         assert "Traceback" not in d.err
 
 
@@ -173,3 +172,31 @@ def test_nothing_hangs_on_what_stands_in_place_of_the_files_of_sqlite(
         done = forked(*words, home=home)
         assert done.code in (0, 3), (words, done)
         assert "Traceback" not in done.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [("digest",), ("project", "sqlite", "--once")])
+def test_a_link_put_there_at_any_moment_leads_to_no_other_database(
+    home: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """SQLite itself follows a link at the name of the database."""
+    project(home)
+    append(home, *signals(2, start=4))
+    other = tmp_path / "other"
+    append(other, *signals(7))
+    project(other)
+    path, target = database_of(home), database_of(other)
+    ours, theirs = path.read_bytes(), target.read_bytes()
+    digest = forked("digest", home=other).out
+    for moment in moments():
+        for left in path.parent.glob("signals.db*"):
+            left.unlink()
+        path.write_bytes(ours)
+        about = "signals.db"
+        done = forked(*words, home=home, nth=moment.number, about=about, swap=path, to=target)
+        moment.has_come(done.fired)
+        assert done.code in (0, 3), (moment, done)
+        assert "Traceback" not in done.err, (moment, done)
+        assert target.read_bytes() == theirs, (moment, done)
+        assert words != ("digest",) or done.out != digest or not done.fired, (moment, done)
+        assert [name.name for name in target.parent.glob("signals.db-*")] == []
