@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from eventlog.read.inspect import log_status, read_entries, require_home
     from eventlog.schema.fields import FIELD_LIMITS
     from eventlog.storage.atomic import free_name, rename_durably
+    from eventlog.storage.directory import Directory
     from eventlog.storage.filesystem import filesystem_type, is_network_filesystem
     from eventlog.storage.home import database_uri
     from eventlog.storage.locks import FileLock, PollInterval
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "COMMANDS": "plugins",
     "CommandContext": "cli.command",
+    "Directory": "storage.directory",
     "EXIT_COULD_NOT_RUN": "cli.command",
     "EXIT_PROBLEM": "cli.command",
     "JSON_OPTION": "cli.command",
@@ -85,6 +87,7 @@ __all__ = [
     "JSON_OPTION",
     "PROJECTIONS",
     "CommandContext",
+    "Directory",
     "FileLock",
     "PollInterval",
     "SignalColumns",

@@ -79,36 +79,42 @@ def copy(
         )
 
 
-def create_replacing(disk: Disk, path: str) -> int:
+def create_replacing(disk: Disk, path: str, *, dir_fd: int | None = None) -> int:
     """Creates a file, removing one that a run that died has left."""
     try:
-        return disk.create(path)
+        return disk.create(path, dir_fd=dir_fd)
     except FileExistsError:
-        disk.unlink(path)
-        return disk.create(path)
+        disk.unlink(path, dir_fd=dir_fd)
+        return disk.create(path, dir_fd=dir_fd)
 
 
-def replace_file(disk: Disk, directory: str, name: str, data: bytes) -> None:
-    """Replaces the file of that name by one with these bytes, durably. Raises OSError."""
+def replace_file(disk: Disk, directory: str | int, name: str, data: bytes) -> None:
+    """Replaces the file of that name by one with these bytes, durably. Raises OSError.
+
+    The directory is a path, or the descriptor of an open one.
+    """
     with replacing(disk, directory, name) as fd:
         write_all(disk, fd, data, 0)
         disk.fdatasync(fd)
 
 
 @contextmanager
-def replacing(disk: Disk, directory: str, name: str) -> Iterator[int]:
+def replacing(disk: Disk, directory: str | int, name: str) -> Iterator[int]:
     """A new file under a temporary name, which replaces the one of that name at the block's end.
 
-    The block syncs it. It is removed where the block raises. Raises OSError.
+    The directory is a path, or the descriptor of an open one. The block syncs the file. It is
+    removed where the block raises. Raises OSError.
     """
-    new = f"{directory}/{temporary_name(name)}"
+    dir_fd = directory if isinstance(directory, int) else None
+    above = f"{directory}/" if dir_fd is None else ""
+    new = f"{above}{temporary_name(name)}"
     try:
-        with closing_fd(disk, create_replacing(disk, new)) as fd:
+        with closing_fd(disk, create_replacing(disk, new, dir_fd=dir_fd)) as fd:
             yield fd
-        disk.rename(new, f"{directory}/{name}")
+        disk.rename(new, f"{above}{name}", dir_fd=dir_fd)
     except BaseException:
         with suppress(OSError):
-            disk.unlink(new)
+            disk.unlink(new, dir_fd=dir_fd)
         raise
     disk.fsync_dir(directory)
 

@@ -29,25 +29,29 @@ class FileIdentity(NamedTuple):
 
 
 class Disk(Protocol):
-    """The file operations that the log needs. Offsets and sizes are bytes; errors are OSError."""
+    """The file operations that the log needs. Offsets and sizes are bytes; errors are OSError.
 
-    def names(self, path: str) -> list[str]:
-        """Names in a directory, in no order. FileNotFoundError where there is no directory."""
+    With `dir_fd`, a path is relative to the open directory of that descriptor, which
+    `storage.directory` uses: what is put at the directory's own path meanwhile is not followed.
+    """
+
+    def names(self, path: str | int) -> list[str]:
+        """Names in a directory, by path or descriptor, in no order. FileNotFoundError."""
 
     def is_dir(self, path: str) -> bool:
         """Whether `path` leads to a directory."""
 
-    def make_dir(self, path: str) -> None:
+    def make_dir(self, path: str, *, dir_fd: int | None = None) -> None:
         """Makes one directory, mode 0700 whatever the umask. FileExistsError."""
 
-    def create(self, path: str) -> int:
+    def create(self, path: str, *, dir_fd: int | None = None) -> int:
         """Creates a file, mode 0600 whatever the umask, open for reading and writing."""
 
-    def open(self, path: str, *, writable: bool) -> int:
+    def open(self, path: str, *, writable: bool, dir_fd: int | None = None) -> int:
         """Opens an existing regular file; a link is not followed (UnsafePath)."""
 
-    def open_dir(self, path: str) -> int:
-        """Opens an existing directory, to lock it."""
+    def open_dir(self, path: str, *, dir_fd: int | None = None, follow: bool = True) -> int:
+        """Opens an existing directory. Without `follow` a link there is refused (UnsafePath)."""
 
     def close(self, fd: int) -> None:
         """Closes the descriptor."""
@@ -67,8 +71,8 @@ class Disk(Protocol):
     def fdatasync(self, fd: int) -> None:
         """Returns when the file's bytes and length are on the device."""
 
-    def fsync_dir(self, path: str) -> None:
-        """Returns when the names in the directory are on the device."""
+    def fsync_dir(self, path: str | int) -> None:
+        """Returns when the names in the directory, by path or descriptor, are on the device."""
 
     def drop_cache(self, fd: int) -> None:
         """Drops the file's pages, so that the next read comes from the device."""
@@ -85,11 +89,17 @@ class Disk(Protocol):
     def unlock(self, fd: int) -> None:
         """Releases the lock."""
 
-    def size_at(self, fd: int, path: str) -> int | None:
+    def size_at(self, fd: int, path: str, *, dir_fd: int | None = None) -> int | None:
         """Length of the file at `path`; None unless it is the file that `fd` has open."""
 
-    def identity_at(self, path: str) -> FileIdentity | None:
+    def identity_at(self, path: str, *, dir_fd: int | None = None) -> FileIdentity | None:
         """The regular file at exactly this path; None where there is none. Opens nothing."""
+
+    def identity_of(self, fd: int) -> FileIdentity:
+        """The file or directory that `fd` has open."""
+
+    def link_count(self, fd: int) -> int:
+        """How many names the open file has; 0 once it was removed."""
 
     def link(self, target: str, path: str) -> None:
         """Makes `path` a symbolic link to `target`, replacing an existing link."""
@@ -97,10 +107,10 @@ class Disk(Protocol):
     def link_target(self, path: str) -> str | None:
         """Target of the symbolic link at `path`; None where there is none."""
 
-    def rename(self, old: str, new: str) -> None:
+    def rename(self, old: str, new: str, *, dir_fd: int | None = None) -> None:
         """Renames `old` to `new`, replacing a file there, in one step."""
 
-    def unlink(self, path: str) -> None:
+    def unlink(self, path: str, *, dir_fd: int | None = None) -> None:
         """Removes a name."""
 
     def boot_id(self) -> str:
@@ -125,33 +135,34 @@ class RealDisk:
         self._boot_id = _read_boot_id()
         self._inodes: dict[int, tuple[int, int]] = {}  # (device, inode) of what is open
 
-    def names(self, path: str) -> list[str]:
+    def names(self, path: str | int) -> list[str]:
         return os.listdir(path)
 
     def is_dir(self, path: str) -> bool:
         return os.path.isdir(path)
 
-    def make_dir(self, path: str) -> None:
-        make_private_dir(path)
+    def make_dir(self, path: str, *, dir_fd: int | None = None) -> None:
+        make_private_dir(path, dir_fd=dir_fd)
 
-    def create(self, path: str) -> int:
+    def create(self, path: str, *, dir_fd: int | None = None) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(path, flags, 0o600)
+        fd = os.open(path, flags, 0o600, dir_fd=dir_fd)
         try:
             os.fchmod(fd, 0o600)
-            adopt_owner(fd, path)
+            adopt_owner(fd, path, dir_fd=dir_fd)
         except OSError:
             os.close(fd)
-            os.unlink(path)  # after an error the caller must find no file
+            os.unlink(path, dir_fd=dir_fd)  # after an error the caller must find no file
             raise
         self._inodes[fd] = _inode_of(os.fstat(fd))
         return fd
 
-    def open(self, path: str, *, writable: bool) -> int:
+    def open(self, path: str, *, writable: bool, dir_fd: int | None = None) -> int:
         access = os.O_RDWR if writable else os.O_RDONLY
         try:
             # O_NONBLOCK: opening a pipe instead of a file must not hang.
-            fd = os.open(path, access | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+            flags = access | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+            fd = os.open(path, flags, dir_fd=dir_fd)
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise _unsafe_path_error(path, "a symbolic link") from None
@@ -165,8 +176,15 @@ class RealDisk:
         self._inodes[fd] = _inode_of(status)
         return fd
 
-    def open_dir(self, path: str) -> int:
-        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    def open_dir(self, path: str, *, dir_fd: int | None = None, follow: bool = True) -> int:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        try:
+            return os.open(path, flags if follow else flags | os.O_NOFOLLOW, dir_fd=dir_fd)
+        except OSError as error:
+            # Linux answers ENOTDIR for a link, macOS ELOOP.
+            if follow or error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                raise
+            raise _unsafe_path_error(path, "a symbolic link or a file", "a directory") from None
 
     def close(self, fd: int) -> None:
         self._inodes.pop(fd, None)
@@ -196,15 +214,16 @@ class RealDisk:
         else:
             os.fdatasync(fd)
 
-    def fsync_dir(self, path: str) -> None:
-        fd = self.open_dir(path)
+    def fsync_dir(self, path: str | int) -> None:
+        fd = path if isinstance(path, int) else self.open_dir(path)
         try:
             if self._full_fsync is not None:
                 self._fcntl.fcntl(fd, self._full_fsync)
             else:
                 os.fsync(fd)
         finally:
-            os.close(fd)
+            if fd != path:
+                os.close(fd)
 
     def drop_cache(self, fd: int) -> None:
         if hasattr(os, "posix_fadvise"):
@@ -234,21 +253,28 @@ class RealDisk:
     def unlock(self, fd: int) -> None:
         self._fcntl.flock(fd, self._fcntl.LOCK_UN)
 
-    def size_at(self, fd: int, path: str) -> int | None:
+    def size_at(self, fd: int, path: str, *, dir_fd: int | None = None) -> int | None:
         try:
-            status = os.lstat(path)
+            status = os.lstat(path, dir_fd=dir_fd)
         except FileNotFoundError:
             return None
         return status.st_size if _inode_of(status) == self._inodes[fd] else None
 
-    def identity_at(self, path: str) -> FileIdentity | None:
+    def identity_at(self, path: str, *, dir_fd: int | None = None) -> FileIdentity | None:
         try:
-            status = os.lstat(path)
+            status = os.lstat(path, dir_fd=dir_fd)
         except (FileNotFoundError, NotADirectoryError):
             return None
         if not stat.S_ISREG(status.st_mode):
             return None
         return FileIdentity(*_inode_of(status), status.st_size)
+
+    def identity_of(self, fd: int) -> FileIdentity:
+        status = os.fstat(fd)
+        return FileIdentity(*_inode_of(status), status.st_size)
+
+    def link_count(self, fd: int) -> int:
+        return os.fstat(fd).st_nlink
 
     def link(self, target: str, path: str) -> None:
         new = f"{path}.{os.getpid()}.new"
@@ -271,11 +297,11 @@ class RealDisk:
         except OSError:
             return None
 
-    def rename(self, old: str, new: str) -> None:
-        os.rename(old, new)
+    def rename(self, old: str, new: str, *, dir_fd: int | None = None) -> None:
+        os.rename(old, new, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
 
-    def unlink(self, path: str) -> None:
-        os.unlink(path)
+    def unlink(self, path: str, *, dir_fd: int | None = None) -> None:
+        os.unlink(path, dir_fd=dir_fd)
 
     def boot_id(self) -> str:
         return self._boot_id
@@ -295,9 +321,11 @@ def closing_fd(disk: Disk, fd: int) -> Iterator[int]:
 
 
 @contextmanager
-def opened(disk: Disk, path: str, *, writable: bool = False) -> Iterator[int]:
+def opened(
+    disk: Disk, path: str, *, writable: bool = False, dir_fd: int | None = None
+) -> Iterator[int]:
     """Opens an existing file for the length of a block. Raises what `Disk.open` raises."""
-    with closing_fd(disk, disk.open(path, writable=writable)) as fd:
+    with closing_fd(disk, disk.open(path, writable=writable, dir_fd=dir_fd)) as fd:
         yield fd
 
 
@@ -311,6 +339,24 @@ def read_file(disk: Disk, path: str, bytes_max: int | None = None) -> bytes:
     """The bytes of an existing file, at most the first `bytes_max`."""
     with opened(disk, path) as fd:
         return disk.pread(fd, disk.size(fd) if bytes_max is None else bytes_max, 0)
+
+
+def read_small_file(
+    disk: Disk, path: str, bytes_max: int, *, dir_fd: int | None = None, where: str = ""
+) -> bytes:
+    """All bytes of an existing file that has at most `bytes_max`. Raises UnsafePath, OSError.
+
+    A file of ours that outgrows its limit was not written by us, and may be sparse and of any size.
+    """
+    with opened(disk, path, dir_fd=dir_fd) as fd:
+        data = disk.pread(fd, bytes_max + 1, 0)
+    if len(data) > bytes_max:
+        raise UnsafePath(
+            f"the file has more than {bytes_max} bytes, which is too many to be ours",
+            where=where or path,
+            do="move it away, or restore it from a backup",
+        )
+    return data
 
 
 def open_or_create(disk: Disk, path: str) -> int:
@@ -337,9 +383,9 @@ def write_all(disk: Disk, fd: int, data: bytes, offset: int) -> None:
         written += more
 
 
-def _unsafe_path_error(path: str, kind: str) -> UnsafePath:
+def _unsafe_path_error(path: str, kind: str, ours: str = "a file of the log") -> UnsafePath:
     return UnsafePath(
-        f"{kind} is where a file of the log should be",
+        f"{kind} is where {ours} should be",
         where=path,
         do="move it away, or use another home",
     )

@@ -58,7 +58,7 @@ class FileLock:
     It excludes other processes, and other FileLocks of this one. `prepare` is called before the
     file is opened, to make its directory. With `covers_directory` the directory is locked too: it
     cannot be removed while it holds files, so deleting the lock file does not let another process
-    in. Not thread-safe.
+    in. With `dir_fd` the path is relative to that open directory. Not thread-safe.
     """
 
     def __init__(
@@ -68,8 +68,10 @@ class FileLock:
         disk: Disk | None = None,
         prepare: Callable[[], object] | None = None,
         covers_directory: bool = False,
+        dir_fd: int | None = None,
     ) -> None:
         self._disk = disk or real_disk()
+        self._dir_fd = dir_fd
         self._path = os.fspath(path)
         self._prepare = prepare
         self._covers_directory = covers_directory
@@ -88,7 +90,7 @@ class FileLock:
                 self._disk.lock(self._fd)
             elif not self._disk.try_lock(self._fd):
                 return False
-            if self._disk.size_at(self._fd, self._path) is not None:
+            if self._disk.size_at(self._fd, self._path, dir_fd=self._dir_fd) is not None:
                 return not self._covers_directory or self._try_take_directory()
             self.drop()  # another file, or none, is at the path by now
         return False
@@ -126,25 +128,30 @@ class FileLock:
 
     def is_held(self) -> bool:
         """Whether another holder has the lock; True also where this account may not look."""
-        directory = os.path.dirname(self._path)
-        return self._is_locked(lambda: self._disk.open(self._path, writable=False)) or (
-            self._covers_directory and self._is_locked(lambda: self._disk.open_dir(directory))
-        )
+        return self._is_locked(
+            lambda: self._disk.open(self._path, writable=False, dir_fd=self._dir_fd)
+        ) or (self._covers_directory and self._is_locked(self._open_dir))
 
     def _open(self) -> bool:
         """Opens or creates the file; False where it was removed in between."""
         if self._prepare is not None:
             self._prepare()
         try:
-            self._fd = self._disk.create(self._path)
+            self._fd = self._disk.create(self._path, dir_fd=self._dir_fd)
         except FileExistsError:
             with suppress(FileNotFoundError):
-                self._fd = self._disk.open(self._path, writable=True)
+                self._fd = self._disk.open(self._path, writable=True, dir_fd=self._dir_fd)
         return self._fd >= 0
+
+    def _open_dir(self) -> int:
+        directory = os.path.dirname(self._path)
+        if self._dir_fd is None:
+            return self._disk.open_dir(directory)
+        return self._disk.open_dir(directory or ".", dir_fd=self._dir_fd)
 
     def _try_take_directory(self) -> bool:
         try:
-            self._directory_fd = self._disk.open_dir(os.path.dirname(self._path))
+            self._directory_fd = self._open_dir()
             if self._disk.try_lock(self._directory_fd):
                 return True
         except OSError as error:

@@ -7,29 +7,33 @@ import os
 from contextlib import suppress
 
 
-def adopt_owner(fd: int, path: str | os.PathLike[str]) -> None:
+def adopt_owner(fd: int, path: str | os.PathLike[str], *, dir_fd: int | None = None) -> None:
     """Gives a file or directory that root has just created at `path` the owner of its directory.
 
-    Does nothing for another account, in a directory of root, and where the file system refuses it.
+    With `dir_fd` that is the open directory. Does nothing for another account, in a directory of
+    root, and where the file system refuses it.
     """
     if os.geteuid() != 0:
         return
     with suppress(OSError):  # a user namespace may not know that account
-        directory = os.stat(os.path.dirname(os.path.abspath(path)))
+        directory = os.stat(os.path.dirname(os.path.abspath(path)) if dir_fd is None else dir_fd)
         if directory.st_uid != 0:
             os.fchown(fd, directory.st_uid, directory.st_gid)
 
 
-def make_private_dir(path: str | os.PathLike[str]) -> None:
-    """Creates a directory of mode 0700, whatever the umask. Raises FileExistsError, OSError."""
-    os.mkdir(path, 0o700)
-    os.chmod(path, 0o700)
-    if os.geteuid() == 0:  # otherwise there is nothing to give away
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            adopt_owner(fd, path)
-        finally:
-            os.close(fd)
+def make_private_dir(path: str | os.PathLike[str], *, dir_fd: int | None = None) -> None:
+    """Creates a directory of mode 0700, whatever the umask. Raises FileExistsError, OSError.
+
+    Mode and owner are set through a descriptor: a link put in its place meanwhile is refused.
+    """
+    os.mkdir(path, 0o700, dir_fd=dir_fd)
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(path, flags, dir_fd=dir_fd)
+    try:
+        os.fchmod(fd, 0o700)
+        adopt_owner(fd, path, dir_fd=dir_fd)
+    finally:
+        os.close(fd)
 
 
 def make_private_dirs(path: str | os.PathLike[str]) -> None:

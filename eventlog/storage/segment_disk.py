@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from eventlog.errors import EventLogError
 from eventlog.format.segment import CLOSED_NAME, COMPRESSED_SUFFIX, is_segment_name, segment_seqs
-from eventlog.storage.disk import Disk, opened
+from eventlog.storage.disk import Disk, closing_fd, opened
 
 if TYPE_CHECKING:
     from eventlog.format.compressed import CompressedReader
@@ -53,29 +53,42 @@ class SegmentDisk:
         self.is_locked = disk.is_locked
         self.unlock = disk.unlock
         self.identity_at = disk.identity_at  # of a raw segment: a stored one is another file
+        self.identity_of = disk.identity_of
+        self.link_count = disk.link_count
         self.link = disk.link
         self.link_target = disk.link_target
         self.rename = disk.rename
         self.unlink = disk.unlink
         self.boot_id = disk.boot_id
 
-    def names(self, path: str) -> list[str]:
+    def names(self, path: str | int) -> list[str]:
         """Names in a directory; segments have the names with which they were written."""
         names = self._disk.names(path)
         found = dict.fromkeys(map(_raw_name, names))
-        if CLOSED_NAME in names and self._disk.is_dir(closed := f"{path}/{CLOSED_NAME}"):
-            kept = map(_raw_name, self._disk.names(closed))
+        if CLOSED_NAME in names:
+            kept = map(_raw_name, self._names_closed(path))
             found.update(dict.fromkeys(name for name in kept if ".jsonl" in name[-10:]))
         return list(found)
 
-    def open(self, path: str, *, writable: bool) -> int:
+    def _names_closed(self, path: str | int) -> list[str]:
+        if isinstance(path, str):
+            closed = f"{path}/{CLOSED_NAME}"
+            return self._disk.names(closed) if self._disk.is_dir(closed) else []
+        try:
+            fd = self._disk.open_dir(CLOSED_NAME, dir_fd=path)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        with closing_fd(self._disk, fd):
+            return self._disk.names(fd)
+
+    def open(self, path: str, *, writable: bool, dir_fd: int | None = None) -> int:
         """Opens an existing file. A segment stored elsewhere opens for reading only."""
         try:
-            return self._disk.open(path, writable=writable)
+            return self._disk.open(path, writable=writable, dir_fd=dir_fd)
         except FileNotFoundError:
             if writable or not is_segment_name(os.path.basename(path)):
                 raise
-        fd, stored_path = _open_first_existing(self._disk, path)
+        fd, stored_path = _open_first_existing(self._disk, path, dir_fd)
         try:
             raw = (
                 _compressed_reader(self._disk, fd)
@@ -105,19 +118,19 @@ class SegmentDisk:
             return self._disk.pread(fd, length, offset)
         return opened.raw.read(length, offset)
 
-    def size_at(self, fd: int, path: str) -> int | None:
+    def size_at(self, fd: int, path: str, *, dir_fd: int | None = None) -> int | None:
         """Length, as it was written, of the file at `path`; None unless `fd` has it open."""
         opened = self._opened.get(fd)
         if opened is None:
-            return self._disk.size_at(fd, path)
-        size = self._disk.size_at(fd, opened.path)
+            return self._disk.size_at(fd, path, dir_fd=dir_fd)
+        size = self._disk.size_at(fd, opened.path, dir_fd=dir_fd)
         return size if size is None or opened.raw is None else opened.raw.size
 
 
 def candidate_paths(path: str) -> tuple[str, str, str, str]:
     """The places where the segment of that path may be stored; the first existing one counts."""
     directory, name = os.path.split(path)
-    closed = f"{directory}/{CLOSED_NAME}/{name}"
+    closed = os.path.join(directory, CLOSED_NAME, name)
     return path, path + COMPRESSED_SUFFIX, closed, closed + COMPRESSED_SUFFIX
 
 
@@ -205,13 +218,14 @@ def _underlying_disk(disk: Disk) -> Disk:
     return disk._disk if isinstance(disk, SegmentDisk) else disk
 
 
-def _open_first_existing(disk: Disk, path: str) -> tuple[int, str]:
+def _open_first_existing(disk: Disk, path: str, dir_fd: int | None = None) -> tuple[int, str]:
     """Opens the segment of that path at its first existing place, even while it is moved."""
     for _ in range(OPEN_ATTEMPTS_MAX):
         for stored_path in candidate_paths(path):
             with suppress(FileNotFoundError, NotADirectoryError):
-                return disk.open(stored_path, writable=False), stored_path
-    refuse_unmounted(disk, os.path.dirname(path))
+                return disk.open(stored_path, writable=False, dir_fd=dir_fd), stored_path
+    if dir_fd is None:
+        refuse_unmounted(disk, os.path.dirname(path))
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
 

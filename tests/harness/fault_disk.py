@@ -123,31 +123,35 @@ class FaultDisk:
 
     # -- the protocol
 
-    def names(self, path: str) -> list[str]:
-        return self._call("names", path, lambda: self._disk.names(path))
+    def names(self, path: str | int) -> list[str]:
+        return self._call("names", self._at(path), lambda: self._disk.names(path))
 
     def is_dir(self, path: str) -> bool:
         return self._call("is_dir", path, lambda: self._disk.is_dir(path))
 
-    def make_dir(self, path: str) -> None:
-        self._call("make_dir", path, lambda: self._disk.make_dir(path))
-
-    def create(self, path: str) -> int:
-        fd = self._call("create", path, lambda: self._disk.create(path), undo=os.close)
-        self._paths[fd] = path
-        return fd
-
-    def open(self, path: str, *, writable: bool) -> int:
-        fd = self._call(
-            "open", path, lambda: self._disk.open(path, writable=writable), undo=os.close
+    def make_dir(self, path: str, *, dir_fd: int | None = None) -> None:
+        self._call(
+            "make_dir", self._at(path, dir_fd), lambda: self._disk.make_dir(path, dir_fd=dir_fd)
         )
-        self._paths[fd] = path
-        return fd
 
-    def open_dir(self, path: str) -> int:
-        fd = self._call("open_dir", path, lambda: self._disk.open_dir(path), undo=os.close)
-        self._paths[fd] = path
-        return fd
+    def create(self, path: str, *, dir_fd: int | None = None) -> int:
+        return self._open("create", path, dir_fd, lambda: self._disk.create(path, dir_fd=dir_fd))
+
+    def open(self, path: str, *, writable: bool, dir_fd: int | None = None) -> int:
+        return self._open(
+            "open",
+            path,
+            dir_fd,
+            lambda: self._disk.open(path, writable=writable, dir_fd=dir_fd),
+        )
+
+    def open_dir(self, path: str, *, dir_fd: int | None = None, follow: bool = True) -> int:
+        return self._open(
+            "open_dir",
+            path,
+            dir_fd,
+            lambda: self._disk.open_dir(path, dir_fd=dir_fd, follow=follow),
+        )
 
     def close(self, fd: int) -> None:
         # A close that fails releases the descriptor too, as on Linux.
@@ -188,8 +192,8 @@ class FaultDisk:
         if path not in self._lost:
             self._durable_bytes[path] = self._disk.size(fd)
 
-    def fsync_dir(self, path: str) -> None:
-        self._call("fsync_dir", path, lambda: self._disk.fsync_dir(path))
+    def fsync_dir(self, path: str | int) -> None:
+        self._call("fsync_dir", self._at(path), lambda: self._disk.fsync_dir(path))
 
     def drop_cache(self, fd: int) -> None:
         path = self._paths[fd]
@@ -210,11 +214,23 @@ class FaultDisk:
     def unlock(self, fd: int) -> None:
         self._call("unlock", self._paths[fd], lambda: self._disk.unlock(fd))
 
-    def size_at(self, fd: int, path: str) -> int | None:
-        return self._call("size_at", path, lambda: self._disk.size_at(fd, path))
+    def size_at(self, fd: int, path: str, *, dir_fd: int | None = None) -> int | None:
+        return self._call(
+            "size_at", self._at(path, dir_fd), lambda: self._disk.size_at(fd, path, dir_fd=dir_fd)
+        )
 
-    def identity_at(self, path: str) -> FileIdentity | None:
-        return self._call("identity_at", path, lambda: self._disk.identity_at(path))
+    def identity_at(self, path: str, *, dir_fd: int | None = None) -> FileIdentity | None:
+        return self._call(
+            "identity_at",
+            self._at(path, dir_fd),
+            lambda: self._disk.identity_at(path, dir_fd=dir_fd),
+        )
+
+    def identity_of(self, fd: int) -> FileIdentity:
+        return self._call("identity_of", self._paths[fd], lambda: self._disk.identity_of(fd))
+
+    def link_count(self, fd: int) -> int:
+        return self._call("link_count", self._paths[fd], lambda: self._disk.link_count(fd))
 
     def link(self, target: str, path: str) -> None:
         self._call("link", path, lambda: self._disk.link(target, path))
@@ -222,16 +238,30 @@ class FaultDisk:
     def link_target(self, path: str) -> str | None:
         return self._call("link_target", path, lambda: self._disk.link_target(path))
 
-    def rename(self, old: str, new: str) -> None:
-        self._call("rename", new, lambda: self._disk.rename(old, new))
+    def rename(self, old: str, new: str, *, dir_fd: int | None = None) -> None:
+        self._call(
+            "rename", self._at(new, dir_fd), lambda: self._disk.rename(old, new, dir_fd=dir_fd)
+        )
 
-    def unlink(self, path: str) -> None:
-        self._call("unlink", path, lambda: self._disk.unlink(path))
+    def unlink(self, path: str, *, dir_fd: int | None = None) -> None:
+        self._call("unlink", self._at(path, dir_fd), lambda: self._disk.unlink(path, dir_fd=dir_fd))
 
     def boot_id(self) -> str:
         return self._disk.boot_id()  # read once at the start, and not counted
 
     # -- faults
+
+    def _at(self, path: str | int, dir_fd: int | None = None) -> str:
+        """The whole path of a call that names a file by a descriptor."""
+        if isinstance(path, int):
+            return self._paths[path]
+        return path if dir_fd is None else f"{self._paths[dir_fd]}/{path}"
+
+    def _open(self, kind: str, path: str, dir_fd: int | None, work: Callable[[], int]) -> int:
+        whole = self._at(path, dir_fd)
+        fd = self._call(kind, whole, work, undo=os.close)
+        self._paths[fd] = whole
+        return fd
 
     def _begin(self, kind: str, path: str) -> Fault | None:
         call = Seen(kind, path)

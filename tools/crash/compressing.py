@@ -55,7 +55,7 @@ class _NoFileSync(SimulatedDisk):
 class _NoDirectorySync(SimulatedDisk):
     """Never syncs a directory."""
 
-    def fsync_dir(self, _path: str) -> None:
+    def fsync_dir(self, _path: str | int) -> None:
         self._enter_or_fail("fsync_dir")
 
 

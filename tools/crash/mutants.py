@@ -69,14 +69,14 @@ class _RetrySync(Writer):
 class _NoDirectorySync(SimulatedDisk):
     """Never syncs a directory."""
 
-    def fsync_dir(self, _path: str) -> None:
+    def fsync_dir(self, _path: str | int) -> None:
         self._enter_or_fail("fsync_dir")
 
 
 class _NoParentSync(SimulatedDisk):
     """Syncs the log directory, but no directory above it."""
 
-    def fsync_dir(self, path: str) -> None:
+    def fsync_dir(self, path: str | int) -> None:
         if path == HOME.log_dir:
             super().fsync_dir(path)
 
@@ -163,8 +163,8 @@ def _never(*_: object) -> bool:
 class _AnyDevice(SimulatedDisk):
     """Gives all file systems the same number, so that only the inode distinguishes files."""
 
-    def identity_at(self, path: str) -> FileIdentity | None:
-        found = super().identity_at(path)
+    def identity_at(self, path: str, *, dir_fd: int | None = None) -> FileIdentity | None:
+        found = super().identity_at(path, dir_fd=dir_fd)
         return found._replace(device=0) if found is not None else None
 
 

@@ -102,7 +102,7 @@ class World:
         return self._fd_last
 
     def open_folder(self, process: int, ino: int) -> int:
-        """A new descriptor of a directory, which can only be locked."""
+        """A new descriptor of a directory, to lock it and to name files in it."""
         self._fd_last += 1
         self.fds[self._fd_last] = _OpenFile(process, ino, 0)
         return self._fd_last
@@ -138,11 +138,11 @@ class World:
         if isinstance(file, File):
             self.put(ino, evicted(file))
 
-    def find(self, path: str) -> int | None:
+    def find(self, path: str, dir_fd: int | None = None) -> int | None:
         """The inode at a path, or None."""
-        ino: int | None = ROOT
-        for name in path.split("/")[1:]:
-            if not name:
+        ino: int | None = ROOT if dir_fd is None else self.fds[dir_fd].ino
+        for name in path.split("/"):
+            if name in ("", "."):
                 continue
             folder = self.inodes[ino] if ino is not None else None
             ino = folder.names.get(name) if isinstance(folder, Folder) else None
@@ -165,7 +165,7 @@ class SimulatedDisk:
         if fault is not None:
             raise _os_error(fault.errno)
 
-    def names(self, path: str) -> list[str]:
+    def names(self, path: str | int) -> list[str]:
         self._enter_or_fail("names")
         return list(self._folder(path)[1].names)
 
@@ -174,31 +174,31 @@ class SimulatedDisk:
         ino = self.world.find(path)
         return ino is not None and isinstance(self.world.inodes[ino], Folder)
 
-    def make_dir(self, path: str) -> None:
+    def make_dir(self, path: str, *, dir_fd: int | None = None) -> None:
         self._enter_or_fail("make_dir")
-        self._refuse_existing(path)
-        self._rename(path, "", os.path.basename(path), self.world.add(Folder({}, {})))
+        self._refuse_existing(path, dir_fd)
+        ino = self.world.add(Folder({}, {}))
+        self._rename(path, "", os.path.basename(path), ino, dir_fd)
 
-    def create(self, path: str) -> int:
+    def create(self, path: str, *, dir_fd: int | None = None) -> int:
         self._enter_or_fail("create")
-        self._refuse_existing(path)
+        self._refuse_existing(path, dir_fd)
         ino = self.world.add(File())
-        self._rename(path, "", os.path.basename(path), ino)
+        self._rename(path, "", os.path.basename(path), ino, dir_fd)
         return self.world.open(self.process, ino)
 
-    def open(self, path: str, *, writable: bool) -> int:
+    def open(self, path: str, *, writable: bool, dir_fd: int | None = None) -> int:
         self._enter_or_fail("open")
         assert isinstance(writable, bool)  # permissions are not simulated
-        ino = self.world.find(path)
+        ino = self.world.find(path, dir_fd)
         if ino is None:
             raise _os_error(errno.ENOENT)
         return self.world.open(self.process, ino)
 
-    def open_dir(self, path: str) -> int:
+    def open_dir(self, path: str, *, dir_fd: int | None = None, follow: bool = True) -> int:
         self._enter_or_fail("open_dir")
-        ino = self.world.find(path)
-        if ino is None:
-            raise _os_error(errno.ENOENT)
+        assert isinstance(follow, bool)  # a simulated link leads to no directory
+        ino, _ = self._folder(path, dir_fd)
         return self.world.open_folder(self.process, ino)
 
     def close(self, fd: int) -> None:
@@ -246,7 +246,7 @@ class SimulatedDisk:
             raise _os_error(errno.EIO)
         self.world.put(opened.ino, file)
 
-    def fsync_dir(self, path: str) -> None:
+    def fsync_dir(self, path: str | int) -> None:
         self._enter_or_fail("fsync_dir")
         ino, folder = self._folder(path)
         self.world.put(ino, Folder(folder.names, folder.names))
@@ -273,14 +273,26 @@ class SimulatedDisk:
         if self.world.locks.get(ino) == fd:
             del self.world.locks[ino]
 
-    def size_at(self, fd: int, path: str) -> int | None:
+    def size_at(self, fd: int, path: str, *, dir_fd: int | None = None) -> int | None:
         self._enter_or_fail("size_at")
-        is_there = self.world.find(path) == self.world.fds[fd].ino
+        is_there = self.world.find(path, dir_fd) == self.world.fds[fd].ino
         return len(self._file(fd).cache) if is_there else None
 
-    def identity_at(self, path: str) -> FileIdentity | None:
+    def identity_of(self, fd: int) -> FileIdentity:
+        self._enter_or_fail("identity_of")
+        ino = self.world.fds[fd].ino
+        file = self.world.inodes[ino]
+        return FileIdentity(self.world.device, ino, len(getattr(file, "cache", b"")))
+
+    def link_count(self, fd: int) -> int:
+        self._enter_or_fail("link_count")
+        ino = self.world.fds[fd].ino
+        folders = (inode for inode in self.world.inodes.values() if isinstance(inode, Folder))
+        return sum(named == ino for folder in folders for named in folder.names.values())
+
+    def identity_at(self, path: str, *, dir_fd: int | None = None) -> FileIdentity | None:
         self._enter_or_fail("identity_at")
-        ino = self.world.find(path)
+        ino = self.world.find(path, dir_fd)
         file = self.world.inodes[ino] if ino is not None else None
         if ino is None or not isinstance(file, File):
             return None
@@ -299,19 +311,19 @@ class SimulatedDisk:
         link = self.world.inodes[ino] if ino is not None else None
         return link.target if isinstance(link, Link) else None
 
-    def rename(self, old: str, new: str) -> None:
+    def rename(self, old: str, new: str, *, dir_fd: int | None = None) -> None:
         self._enter_or_fail("rename")
-        ino = self.world.find(old)
+        ino = self.world.find(old, dir_fd)
         if ino is None:
             raise _os_error(errno.ENOENT)
-        self._rename(new, os.path.basename(old), os.path.basename(new), ino)
+        self._rename(new, os.path.basename(old), os.path.basename(new), ino, dir_fd)
 
-    def unlink(self, path: str) -> None:
+    def unlink(self, path: str, *, dir_fd: int | None = None) -> None:
         self._enter_or_fail("unlink")
-        ino = self.world.find(path)
+        ino = self.world.find(path, dir_fd)
         if ino is None:
             raise _os_error(errno.ENOENT)
-        self._rename(path, os.path.basename(path), "", ino)
+        self._rename(path, os.path.basename(path), "", ino, dir_fd)
 
     def boot_id(self) -> str:
         return f"boot-{self.world.boot}" if self.world.boot != NO_BOOT_ID else ""
@@ -321,20 +333,20 @@ class SimulatedDisk:
         assert isinstance(file, File)
         return file
 
-    def _folder(self, path: str) -> tuple[int, Folder]:
-        ino = self.world.find(path)
+    def _folder(self, path: str | int, dir_fd: int | None = None) -> tuple[int, Folder]:
+        ino = self.world.find("", path) if isinstance(path, int) else self.world.find(path, dir_fd)
         folder = self.world.inodes[ino] if ino is not None else None
         if ino is None or not isinstance(folder, Folder):
             raise _os_error(errno.ENOENT)
         return ino, folder
 
-    def _refuse_existing(self, path: str) -> None:
-        if self.world.find(path) is not None:
+    def _refuse_existing(self, path: str, dir_fd: int | None = None) -> None:
+        if self.world.find(path, dir_fd) is not None:
             raise _os_error(errno.EEXIST)
 
-    def _rename(self, path: str, old: str, new: str, ino: int) -> None:
+    def _rename(self, path: str, old: str, new: str, ino: int, dir_fd: int | None = None) -> None:
         """Changes the names in the directory of `path`."""
-        parent, folder = self._folder(os.path.dirname(path))
+        parent, folder = self._folder(os.path.dirname(path), dir_fd)
         change = Rename(old, new, ino)
         pending = (*folder.pending, change)
         self.world.put(parent, Folder(renamed(folder.names, change), folder.device, pending))

@@ -248,9 +248,32 @@ def history(disk: Disk, root: str) -> Iterator[object]:
     disk.close(folder)
     yield disk.is_locked(same)
     disk.close(same)
+    yield from history_by_descriptor(disk, f"{root}/a", fd)
     disk.unlink(f"{root}/a/g")
     yield sorted(disk.names(f"{root}/a")), disk.pread(fd, 4, 3)
     disk.close(fd)
+
+
+def history_by_descriptor(disk: Disk, path: str, g: int) -> Iterator[object]:
+    """The results of calls that name files in an open directory, in which `g` is open."""
+    folder = disk.open_dir(path, follow=False)
+    disk.make_dir("b", dir_fd=folder)
+    inner = disk.open_dir("b", dir_fd=folder, follow=False)
+    fd = disk.create("f", dir_fd=inner)
+    yield outcome_of(lambda: disk.create("f", dir_fd=inner))
+    yield outcome_of(lambda: disk.open("f", writable=True, dir_fd=folder))
+    disk.close(disk.open("b/f", writable=True, dir_fd=folder))
+    yield disk.pwrite(fd, b"hello", 0), disk.size_at(fd, "f", dir_fd=inner)
+    yield disk.size_at(fd, "g", dir_fd=folder), disk.size_at(g, "g", dir_fd=folder)
+    disk.fsync_dir(inner)
+    yield (disk.identity_of(fd) == disk.identity_at("f", dir_fd=inner)), disk.link_count(fd)
+    disk.rename("f", "h", dir_fd=inner)
+    yield disk.names(inner), sorted(disk.names(folder))
+    yield disk.identity_at("f", dir_fd=inner), disk.size_at(fd, f"{path}/b/h")
+    disk.unlink("h", dir_fd=inner)
+    yield disk.names(f"{path}/b"), disk.link_count(fd), disk.size(fd)
+    for opened in (fd, inner, folder):
+        disk.close(opened)
 
 
 def test_the_simulated_disk_behaves_like_the_real_one(tmp_path: Path) -> None:
