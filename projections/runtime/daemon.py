@@ -17,6 +17,7 @@ from projections.projection import Checkpoint
 from projections.runtime.batcher import Pace
 from projections.runtime.projector import Projector
 from projections.runtime.registry import make_projection
+from projections.runtime.run_files import holding_run_files
 from projections.runtime.systemd import Notifier
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ async def _run(
     stop = asyncio.Event()
     _stop_by_signal(stop)
     async with AsyncExitStack() as running:
+        await running.enter_async_context(holding_run_files(home, names))
         for service in services:
             await running.enter_async_context(service(projectors, stop))
         await _run_all(home, projectors, once, stop, notifier)

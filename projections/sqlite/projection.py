@@ -5,6 +5,7 @@ entry whose effect was committed with it.
 """
 
 import asyncio
+import logging
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import aiosqlite
 
-from eventlog import Entry
+from eventlog import Entry, EventLogError
 from eventlog.plumbing import database_uri, run_in_thread, starting_thread, uncancelled
 from projections.errors import CheckpointMoved, ProjectionError, ProjectionStalled
 from projections.projection import Checkpoint
@@ -31,6 +32,8 @@ from projections.sqlite import database, file
 from projections.sqlite.database import checkpoint_from_row, database_path
 from projections.sqlite.file import NO_FILE, inode_of
 from projections.sqlite.lock import WriteLock, write_lock
+
+logger = logging.getLogger(__name__)
 
 NAME = schema.SQLITE
 REBUILD_HINT = "run `eventlog rebuild-database`"
@@ -124,6 +127,8 @@ class SqliteProjection:
                 await db.close()
         except TimeoutError:
             pass  # the lock's holder has the database open: closing ours does not touch the WAL
+        except EventLogError as error:  # the home was moved; closing creates nothing
+            logger.info("closed_without_lock path=%s error=%s", self._path, error)
         finally:
             await db.close()
 

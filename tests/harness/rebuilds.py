@@ -52,8 +52,9 @@ def names_in(home: Path) -> set[str]:
 
 def assert_nothing_left(home: Path) -> None:
     assert names_in(home) - {path.name for path in damaged_copies(home)} <= {
-        *("signals.db", "signals.db-wal", "signals.db-shm", "signals.db.lock"),
+        *("signals.db", "signals.db-wal", "signals.db-shm"),
     }
+    assert {path.name for path in (home / "run").iterdir()} <= {"signals.lock"}
 
 
 def assert_healthy_database(path: Path) -> None:
