@@ -95,7 +95,7 @@ class AlpineProjection:
             raise ProjectionStalled(
                 f"another process delivers ({holder(home)}); this one stands by",
                 where=str(lock_path(home)),
-                do="nothing, if that is the daemon; a daemon that stands by takes over when it ends",
+                do="stop that process first, or let it deliver: a daemon takes over when it ends",
             )
         with ExitStack() as undo:
             undo.callback(lock.release)
