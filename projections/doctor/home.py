@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from eventlog import UnsafePath
 from eventlog.plumbing import filesystem_type, is_network_filesystem, printable_value
 from projections.doctor.finding import (
     NOTE,
@@ -23,7 +24,14 @@ from projections.doctor.finding import (
     summarize_latency,
     sync_finding,
 )
-from projections.sqlite.database import DAMAGED, MISSING, NEWER, database_path, inspect_database
+from projections.sqlite.database import (
+    ALTERED,
+    DAMAGED,
+    MISSING,
+    NEWER,
+    database_path,
+    inspect_database,
+)
 
 SYNCS_MAX, SYNCS_MIN = 100, 20  # tens of milliseconds on a good disk, two seconds on a slow one
 SYNC_S_MAX = 3.0  # limit on a very slow disk
@@ -65,6 +73,8 @@ def check_table(home: Path) -> Iterator[DoctorFinding]:
     level, do = PROBLEM, "run `eventlog project sqlite` or `eventlog rebuild-database`"
     try:
         state = inspect_database(database_path(home), check_pages=True)
+    except UnsafePath as error:
+        found, do = f"data/signals.db cannot be read: {error.what}", "move it away"
     except sqlite3.Error as error:
         found, do = f"data/signals.db cannot be read: {error}", "see `eventlog status`"
     else:
@@ -72,6 +82,8 @@ def check_table(home: Path) -> Iterator[DoctorFinding]:
             level, found = NOTE, "there is none yet"
         elif state == DAMAGED:
             found = "data/signals.db is damaged"
+        elif state == ALTERED:
+            found = "another program has changed the tables of data/signals.db"
         elif state == NEWER:
             found = "data/signals.db was written by a newer version of eventlog"
             do = "install that version"

@@ -10,15 +10,14 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from eventlog import EventLogError, LogDiverged
+from eventlog import EventLogError, LogDiverged, UnsafePath
 from eventlog.plumbing import log_status, read_entries
 from projections.delivery.outbox import NAME as ALPINE
 from projections.delivery.outbox import STOPPED, is_delivering, load_outbox, outbox_path
 from projections.monitoring.drill_record import last_drill
 from projections.runtime.registry import make_projection, projection_names
 from projections.signals.schema import SELECT_CHECKPOINT, SQLITE
-from projections.sqlite.database import database_path
-from projections.sqlite.file import read_database
+from projections.sqlite.database import database_path, read_table
 
 
 def status(home: str | os.PathLike[str]) -> dict[str, object]:
@@ -51,10 +50,10 @@ def sqlite_status(home: Path) -> dict[str, object]:
         "latest_timestamp": None,
     }
     try:
-        found = read_database(path, _read_figures)
+        found = read_table(path, _read_figures)
     except FileNotFoundError:
         found = {"checkpoint": 0, "rows": 0, "conflicts": 0, "problem": "there is no database yet"}
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, OSError, UnsafePath) as error:
         return figures | {"problem": f"the database cannot be read: {error}"}
     checkpoint, chain = found["checkpoint"], found.pop("chain", None)
     assert isinstance(checkpoint, int)
@@ -62,7 +61,6 @@ def sqlite_status(home: Path) -> dict[str, object]:
 
 
 def _read_figures(database: sqlite3.Connection) -> dict[str, object]:
-    database.execute("BEGIN")  # all figures come from one state of the tables
     row = database.execute(SELECT_CHECKPOINT, (SQLITE,)).fetchone()
     (rows,) = database.execute("SELECT count(*) FROM signals").fetchone()
     (conflicts,) = database.execute("SELECT count(*) FROM conflicts").fetchone()
@@ -86,7 +84,7 @@ def alpine_status(home: Path) -> dict[str, object]:
         checkpoint, done, figures = load_outbox(outbox_path(home))
     except FileNotFoundError:
         return {"checkpoint": 0, **lag(home, 0), **dict.fromkeys(counts, 0), **rest}
-    except (OSError, sqlite3.Error) as error:
+    except (sqlite3.Error, OSError, UnsafePath) as error:
         unknown = dict.fromkeys(("checkpoint", "lag_entries", "lag_seconds", *counts))
         return {**unknown, **rest, "problem": f"the delivery state cannot be read: {error}"}
     if not is_delivering(home):

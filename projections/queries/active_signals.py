@@ -31,7 +31,7 @@ from projections.signals.transitions import (
     SIGNAL,
     SKIPPED,
 )
-from projections.sqlite.database import database_path
+from projections.sqlite.database import database_path, require_exact
 from projections.sqlite.file import connect
 from projections.sqlite.projection import SqliteProjection
 
@@ -155,6 +155,7 @@ class LifecycleTracker:
 
     def _read_table(self) -> None:
         with closing(connect(self._path, readonly=True)) as database:
+            require_exact(database)
             if self._last_seq is None:
                 self._load(database)
             while rows := database.execute(

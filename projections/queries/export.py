@@ -30,9 +30,9 @@ from projections.sqlite.database import (
     database_path,
     missing_error,
     read_checkpoint,
+    read_table,
     unreadable_error,
 )
-from projections.sqlite.file import read_database
 
 PAGE_ROWS = 20_000  # about 20 MB of Python objects, read in a tenth of a second
 CSV = "csv"  # the other format is parquet
@@ -176,7 +176,6 @@ def _start_metadata(
 
 
 def _bounds_and_checkpoint(database: Connection, moment: str) -> tuple[AsOfBounds, Checkpoint]:
-    database.execute("BEGIN")  # one snapshot for both
     bounds = AsOfBounds._make(database.execute(AS_OF_BOUNDS, (moment,)).fetchone())
     return bounds, read_checkpoint(database) or Checkpoint(projection=schema.SQLITE)
 
@@ -188,7 +187,6 @@ def _pages(home: Path, metadata: ExportMetadata, page_rows: int) -> Iterator[lis
     )
 
     def read(database: Connection) -> list[Row]:
-        database.execute("BEGIN")
         checkpoint = read_checkpoint(database)
         if checkpoint is None or checkpoint.seq < metadata.seq:
             raise ProjectionError(
@@ -206,7 +204,7 @@ def _pages(home: Path, metadata: ExportMetadata, page_rows: int) -> Iterator[lis
 def _read_table(home: Path, read: Callable[[Connection], T]) -> T:
     path = database_path(home)
     try:
-        return read_database(path, read)
+        return read_table(path, read)
     except FileNotFoundError:
         raise missing_error(path) from None
     except Error as error:

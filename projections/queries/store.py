@@ -41,15 +41,17 @@ from projections.queries.as_of import (
 )
 from projections.signals import schema
 from projections.sqlite.database import (
+    ALTERED,
     DAMAGED,
     FOREIGN,
+    UNUSABLE,
     database_path,
     inspect_database,
     missing_error,
     require_compatible,
     unreadable_error,
 )
-from projections.sqlite.file import connect, file_identity
+from projections.sqlite.file import DamagedDatabase, connect, file_identity
 
 CONNECTIONS_MAX = 5  # more readers than this wait: reads are short, and each holds memory
 REPLACEMENTS_MAX = 20  # attempts of one query while the database is replaced again and again
@@ -72,6 +74,8 @@ STATS = """SELECT (SELECT count(*) FROM signals),
     (SELECT recorded_at FROM lifecycle ORDER BY seq DESC LIMIT 1)"""
 
 Row = tuple[object, ...]
+
+_PROBLEMS = {DAMAGED: "it is damaged", ALTERED: "another program has changed its schema"}
 
 
 class _CachedRows(NamedTuple):
@@ -97,6 +101,8 @@ class SignalStore:
         self._slots = asyncio.Semaphore(CONNECTIONS_MAX - 1)  # one is the sentinel
         self._sentinel: aiosqlite.Connection | None = None
         self._sentinel_lock = asyncio.Lock()
+        self._version: tuple[int, ...] = ()  # of the database when its schema was checked
+        self._schema_version: int | None = None  # SQLite's counter of schema changes, then
         self._cache: dict[tuple[object, ...], _CachedRows] = {}
         self._is_closed = False
 
@@ -188,6 +194,7 @@ class SignalStore:
         self._identity = None  # a connection in use is closed once its query has ended
         idle, self._idle = self._idle, []
         sentinel, self._sentinel = self._sentinel, None
+        self._version, self._schema_version = (), None
         self._cache.clear()
         for connection in (*idle, *([sentinel] if sentinel is not None else [])):
             await connection.close()
@@ -231,9 +238,21 @@ class SignalStore:
             if self._sentinel is None or self._is_replaced():
                 await self._close_connections()
                 self._sentinel, self._identity = await self._connect_sentinel()
-            rows = await self._sentinel.execute_fetchall("PRAGMA data_version")
             assert self._identity is not None, "set with the sentinel"
-            return (*self._identity, int(next(iter(rows))[0]))
+            version = (*self._identity, await _pragma(self._sentinel, "data_version"))
+            if version != self._version:
+                await self._check_schema(self._sentinel)
+                self._version = version
+            return version
+
+    async def _check_schema(self, sentinel: aiosqlite.Connection) -> None:
+        """Raises DamagedDatabase where another program has changed the schema."""
+        schema_version = await _pragma(sentinel, "schema_version")
+        if schema_version != self._schema_version:
+            found = await run_in_thread(lambda: inspect_database(self._path, check_pages=False))
+            if found in UNUSABLE:
+                raise DamagedDatabase(_PROBLEMS[found])
+            self._schema_version = schema_version
 
     async def _connect_sentinel(self) -> tuple[aiosqlite.Connection, tuple[int, ...]]:
         for _ in range(REPLACEMENTS_MAX):
@@ -242,8 +261,8 @@ class SignalStore:
                 found = await run_in_thread(lambda: inspect_database(self._path, check_pages=False))
                 if found == FOREIGN:
                     require_compatible(self._path, FOREIGN)
-                sentinel = await self._connect() if found != DAMAGED else None
-                problem = "it is damaged"
+                sentinel = await self._connect() if found not in UNUSABLE else None
+                problem = _PROBLEMS.get(found, found)
             except sqlite3.Error as error:
                 sentinel, problem = None, str(error)
             if self._current_identity() != before:  # another file, or a WAL was created meanwhile
@@ -302,6 +321,11 @@ class SignalStore:
         except ThreadUnavailable:
             opened.close()
             raise
+
+
+async def _pragma(connection: aiosqlite.Connection, name: str) -> int:
+    rows = await connection.execute_fetchall(f"PRAGMA {name}")
+    return int(next(iter(rows))[0])
 
 
 def require_settled(home: str, bounds: AsOfBounds, moment: str) -> None:

@@ -10,15 +10,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from eventlog import EventLogError
+from eventlog import EventLogError, UnsafePath
 from eventlog.plumbing import run_in_thread
 from projections.delivery.outbox import DISCARDED, outbox_path, read_seq
-from projections.sqlite.database import database_path, read_checkpoint
-from projections.sqlite.file import read_database
+from projections.sqlite.database import database_path, read_checkpoint, read_table
 
 PROJECTED = "projected"
 DELIVERED = "delivered"
 POLL_S_MIN, POLL_S_MAX = 0.002, 0.05
+_UNUSABLE = (FileNotFoundError, sqlite3.Error, UnsafePath)  # of a database
 
 
 class WaitTimeout(EventLogError):
@@ -32,8 +32,8 @@ class SignalParked(EventLogError):
 def projected_seq(home: Path) -> int:
     """The last seq applied to the SQLite projection; 0 without a usable database."""
     try:
-        checkpoint = read_database(database_path(home), read_checkpoint)
-    except (FileNotFoundError, sqlite3.Error):  # missing or damaged: the daemon will create it
+        checkpoint = read_table(database_path(home), read_checkpoint)
+    except _UNUSABLE:  # missing or damaged: the daemon will create it
         return 0
     return checkpoint.seq if checkpoint is not None else 0
 
@@ -42,7 +42,7 @@ def is_delivered(home: Path, seq: int) -> bool:
     """Whether Alpine has the entry, or the entry is not a signal. Raises SignalParked."""
     try:
         is_done, parked = read_seq(outbox_path(home), seq)
-    except (FileNotFoundError, sqlite3.Error):  # missing or damaged: the daemon will create it
+    except _UNUSABLE:  # missing or damaged: the daemon will create it
         return False
     if parked is not None:
         is_discarded = parked.kind == DISCARDED

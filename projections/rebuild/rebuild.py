@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eventlog import EventLog
-from eventlog.plumbing import log_bytes, starting_thread
+from eventlog.plumbing import log_bytes, printable_value, starting_thread
 from projections.errors import ProjectionError
 from projections.projection import Checkpoint
 from projections.rebuild import swap
@@ -35,8 +35,11 @@ from projections.sqlite.database import (
     CURRENT,
     DAMAGED,
     MISSING,
+    UNUSABLE,
     database_path,
+    foreign_objects,
     missing_error,
+    read_table,
     unreadable_error,
 )
 from projections.sqlite.file import inode_of
@@ -62,7 +65,8 @@ class RebuildResult:
     digest: str
     old: str  # OLD_COMPARED, OLD_MISSING or OLD_UNREADABLE
     difference: TableDifference | None  # from the old table; None where it was unreadable
-    kept: str | None  # the path to which a damaged database was moved
+    kept: str | None  # the path to which a damaged or altered database was moved
+    lost: tuple[str, ...]  # tables, views and indexes of other programs, which were not kept
 
     @property
     def rate(self) -> float:
@@ -84,6 +88,7 @@ class RebuildResult:
             "removed": found.removed if found else None,
             "changed": found.changed if found else None,
             "kept": self.kept,
+            "lost": self.lost,
         }
 
     def to_text(self) -> list[str]:
@@ -97,8 +102,9 @@ class RebuildResult:
             "seconds": f"{self.seconds:.1f}",
             "rate": f"{self.rate:.0f} entries a second",
             "old": old_texts[self.old],
+            "lost": ", ".join(map(printable_value, self.lost)) or None,
         }
-        names = {"old": "compared with", "kept": "damaged file"}
+        names = {"old": "compared with", "kept": "damaged file", "lost": "not kept"}
         return [
             f"{names.get(name, name):<14} {figure}"
             for name, figure in figures.items()
@@ -109,9 +115,9 @@ class RebuildResult:
 def rebuild(home: Path, *, progress: ProgressCallback | None = None) -> RebuildResult:
     """Rebuilds the table from the whole verified log, and swaps it in.
 
-    Readers, a daemon and other rebuilds may run at the same time. A damaged database is set aside.
-    Raises LogNotFound, LogCorrupt, ForeignHome, SchemaTooNew and ProjectionError; the old table is
-    then unchanged.
+    Readers, a daemon and other rebuilds may run at the same time. A damaged or altered database is
+    set aside. Raises LogNotFound, LogCorrupt, ForeignHome, SchemaTooNew and ProjectionError; the
+    old table is then unchanged.
     """
     started_s = time.monotonic()
     path = database_path(home)
@@ -186,11 +192,15 @@ class _RebuildRun:
         rows, conflicts = counts
         difference = None
         kept = None
-        if old not in (MISSING, DAMAGED):
+        lost: tuple[str, ...] = ()
+        if old not in (MISSING, *UNUSABLE):
+            with suppress(sqlite3.Error):
+                lost = foreign_objects(self._path)
             old, difference = self._overwrite_live(old)
-        if old in (MISSING, DAMAGED):
+        if old in (MISSING, *UNUSABLE):
             digesting.result()  # the journal mode cannot change while another connection reads
-            kept = str(file.set_aside(self._path)) if old == DAMAGED else None
+            kept = str(file.set_aside(self._path)) if old in UNUSABLE else None
+            lost = ()  # they are in the file that was set aside
             place(self._new, self._path)
         if old == MISSING:
             difference = TableDifference(added=rows, removed=0, changed=0)
@@ -203,14 +213,17 @@ class _RebuildRun:
             old=OLD_MISSING if old == MISSING else compared,
             difference=difference,
             kept=kept,
+            lost=lost,
             seconds=time.monotonic() - started_s,
         )
 
     def _overwrite_live(self, old: str) -> tuple[str, TableDifference | None]:
         """Copies the new tables over the old ones. Returns DAMAGED where that is impossible."""
         comparing = None
+        # Only with tables of ours: a view in place of a table of an older schema may never end.
         with suppress(sqlite3.Error):
-            comparing = self._executor.submit(TableComparison(self._path, self._new).run)
+            if old == CURRENT:
+                comparing = self._executor.submit(TableComparison(self._path, self._new).run)
         try:
             swap.overwrite(self._path, self._new)
         except sqlite3.DatabaseError as error:
@@ -235,7 +248,7 @@ def digest_of(home: Path) -> str:
             raise missing_error(path)
         if found == DAMAGED:
             raise unreadable_error(path, "it is damaged")
-        return file.read_database(path, lambda db: digest(db.execute(schema.SELECT_SIGNALS)))
+        return read_table(path, lambda db: digest(db.execute(schema.SELECT_SIGNALS)))
     except sqlite3.Error as error:
         raise unreadable_error(path, error) from error
 

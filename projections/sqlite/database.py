@@ -7,31 +7,43 @@ Invariant: a database that is not ours is never written, and a damaged one is se
 """
 
 import sqlite3
-import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from eventlog import ForeignHome, UnsafePath
+from eventlog import ForeignHome
 from projections.errors import ProjectionError, SchemaTooNew
 from projections.projection import CHAIN_START, Checkpoint
 from projections.run_directory import make_run_directory
 from projections.signals import schema
 from projections.sqlite.file import (
+    DamagedDatabase,
     connect,
     create_private_file,
     is_damage,
+    is_transient,
     read_database,
     remove_database,
+    require_regular,
     set_aside,
 )
 from projections.sqlite.placement import place
+from projections.sqlite.schema_check import (
+    Schema,
+    drop_all,
+    foreign_names,
+    schema_of,
+    schema_problem,
+)
 
 MISSING, CURRENT, FOREIGN, DAMAGED = "missing", "ours", "foreign", "damaged"
 OLDER, NEWER = "older", "newer"  # ours, with another schema version
+ALTERED = "altered"  # ours, but another program has changed its tables or added a trigger
+UNUSABLE = (DAMAGED, ALTERED)  # set aside, and built anew from the log
 
-_LIST_TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+T = TypeVar("T")
 
 
 def database_path(home: Path) -> Path:
@@ -40,7 +52,7 @@ def database_path(home: Path) -> Path:
 
 
 def inspect_database(path: Path, *, check_pages: bool) -> str:
-    """Returns the state of the database at `path`: one of the six words above. Changes nothing.
+    """Returns the state of the database at `path`: one of the seven words above. Changes nothing.
 
     `check_pages` checks every page for damage, which takes about one second per gigabyte.
     """
@@ -48,10 +60,7 @@ def inspect_database(path: Path, *, check_pages: bool) -> str:
         status = path.lstat()
     except FileNotFoundError:
         return MISSING
-    if not stat.S_ISREG(status.st_mode):
-        raise UnsafePath(
-            "the database path is not a regular file", where=str(path), do="move it away"
-        )
+    require_regular(path)
     if status.st_size == 0:
         return DAMAGED
     try:
@@ -70,14 +79,51 @@ def _classify(database: sqlite3.Connection, check_pages: bool) -> str:
         return FOREIGN
     if version != schema.SCHEMA_VERSION:
         return NEWER if version > schema.SCHEMA_VERSION else OLDER
+    # First: a view in place of a table may never end.
+    if schema_problem(database, _expected_schema()) is not None:
+        return ALTERED
     if check_pages:
         (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             return DAMAGED
-    # Each of our tables must exist: SQLite raises "no such table" for one that does not.
+    # SQLite raises an error where the first page of a table is damaged.
     for name in ("signals", "signal_extras", "lifecycle", "conflicts"):
         database.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone()
     return CURRENT if read_checkpoint(database) is not None else DAMAGED
+
+
+@cache
+def _expected_schema() -> Schema:
+    return schema_of((*schema.TABLES, *schema.INDEXES))
+
+
+def read_table(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
+    """Returns `read(connection)` in one snapshot, in which the tables are exactly ours.
+
+    Raises FileNotFoundError, sqlite3.Error.
+    """
+
+    def read_checked(database: sqlite3.Connection) -> T:
+        database.execute("BEGIN")
+        require_exact(database)
+        return read(database)
+
+    return read_database(path, read_checked)
+
+
+def require_exact(database: sqlite3.Connection) -> None:
+    """Raises DamagedDatabase unless the tables are exactly ours, of this schema version."""
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    if version != schema.SCHEMA_VERSION:
+        raise DamagedDatabase(f"its schema has version {version}, not {schema.SCHEMA_VERSION}")
+    problem = schema_problem(database, _expected_schema())
+    if problem is not None:
+        raise DamagedDatabase(f"another program has changed its schema: {problem}")
+
+
+def foreign_objects(path: Path) -> tuple[str, ...]:
+    """Names of the tables, views and indexes of other programs in the database."""
+    return read_database(path, lambda database: foreign_names(database, _expected_schema()))
 
 
 def read_checkpoint(database: sqlite3.Connection) -> Checkpoint | None:
@@ -131,30 +177,30 @@ def require_compatible(path: Path, found: str) -> None:
 def set_up(path: Path, *, check_pages: bool = True) -> str:
     """Makes sure that `path` holds a database of our schema. The caller holds the write lock.
 
-    Returns what was found. A damaged file is set aside. Tables of an older schema are dropped, and
-    filled again from the log later. Raises ForeignHome, SchemaTooNew.
+    Returns what was found. A damaged or altered file is set aside. Tables of an older schema are
+    dropped, and filled again from the log later. Raises ForeignHome, SchemaTooNew.
     """
     found = inspect_database(path, check_pages=check_pages)
     require_compatible(path, found)
     if found == OLDER and not _replace_schema(path):
         found = DAMAGED
-    if found == DAMAGED:
+    if found in UNUSABLE:
         set_aside(path)
-    if found in (MISSING, DAMAGED):
+    if found in (MISSING, *UNUSABLE):
         _create_database(path)
     return found
 
 
 def _replace_schema(path: Path) -> bool:
-    """Replaces tables of an older schema by ours; False where the file turns out to be damaged."""
+    """Replaces tables of an older schema by ours; False where SQLite cannot drop them."""
     try:
         with closing(connect(path)) as database:
             create_schema(database, replace=True)
             database.execute("PRAGMA journal_mode = WAL")
     except sqlite3.DatabaseError as error:
-        if is_damage(error):
-            return False
-        raise
+        if is_transient(error):
+            raise
+        return False
     return True
 
 
@@ -178,8 +224,7 @@ def create_schema(database: sqlite3.Connection, *, replace: bool = False) -> Non
     database.execute("BEGIN IMMEDIATE")
     try:
         if replace:
-            for (name,) in database.execute(_LIST_TABLES).fetchall():
-                database.execute(f'DROP TABLE "{name}"')
+            drop_all(database)
         create_tables(database)
         for statement in schema.INDEXES:
             database.execute(statement)

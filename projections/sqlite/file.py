@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
+from eventlog import UnsafePath
 from eventlog.plumbing import adopt_owner, database_uri, free_name, make_private_dir
 
 logger = logging.getLogger(__name__)
@@ -36,8 +37,14 @@ _TRANSIENT_CODES = frozenset(
 )
 
 
+class DamagedDatabase(sqlite3.DatabaseError):
+    """The database holds what we never write, though SQLite can read it."""
+
+
 def is_damage(error: sqlite3.Error) -> bool:
-    """Whether SQLite reports that the file itself is damaged, not that it is busy or full."""
+    """Whether the file itself is damaged, not busy or full."""
+    if isinstance(error, DamagedDatabase):
+        return True
     code = getattr(error, "sqlite_errorcode", None)
     broken = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
     # "no such table": the header is ours, but the schema is gone.
@@ -52,8 +59,8 @@ def is_transient(error: sqlite3.Error) -> bool:
 def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
     """Opens a connection without an event loop. `readonly` also works where we may not write."""
     if not readonly:
-        return _connect(path, "mode=rw")
-    database = _connect(path, "mode=ro")
+        return open_file(path, "mode=rw")
+    database = open_file(path, "mode=ro")
     try:
         database.execute("PRAGMA query_only = ON")
         database.execute("SELECT 1 FROM sqlite_master").fetchone()
@@ -62,20 +69,20 @@ def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
         if not isinstance(error, sqlite3.OperationalError) or _wal_exists(path):
             raise
         # No process writes, and this account may not create the -shm file that WAL mode needs.
-        database = _connect(path, IMMUTABLE_QUERY)
+        database = open_file(path, IMMUTABLE_QUERY)
     return database
 
 
 def read_database(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
     """Returns `read(connection)`. Creates no file where no process has the database open.
 
-    Raises FileNotFoundError, sqlite3.Error.
+    Raises FileNotFoundError, sqlite3.Error, UnsafePath.
     """
     before = file_identity(path)
     if not _wal_exists(path):
         # Without a WAL there is no writer; a writer that started meanwhile changes the identity.
         try:
-            with closing(_connect(path, IMMUTABLE_QUERY)) as database:
+            with closing(open_file(path, IMMUTABLE_QUERY)) as database:
                 found = read(database)
             if file_identity(path) == before:
                 return found
@@ -89,9 +96,11 @@ def read_database(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
 def file_identity(path: Path) -> tuple[int, ...]:
     """Identifies the file at `path`; while it has no WAL, its content too.
 
-    A connection that took no locks can be trusted while this stays equal. Raises FileNotFoundError.
+    A connection that took no locks can be trusted while this stays equal. Raises FileNotFoundError,
+    UnsafePath.
     """
-    status = path.stat()
+    require_regular(path)
+    status = path.lstat()
     if _wal_exists(path):
         return (status.st_dev, status.st_ino)
     return (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
@@ -110,14 +119,51 @@ def _wal_exists(path: Path) -> bool:
     return os.path.exists(f"{path}-wal")
 
 
-def _connect(path: Path, query: str) -> sqlite3.Connection:
-    return sqlite3.connect(
+def open_file(path: Path, query: str, *, timeout_s: float = BUSY_TIMEOUT_S) -> sqlite3.Connection:
+    """Opens a connection to the file at `path` itself, never to one that a link leads to.
+
+    Raises sqlite3.Error, UnsafePath.
+    """
+    require_regular(path)  # before SQLite opens it: a FIFO would block the thread for ever
+    database = sqlite3.connect(
         database_uri(path, query),
         uri=True,
         isolation_level=None,
-        timeout=BUSY_TIMEOUT_S,
+        timeout=timeout_s,
         check_same_thread=False,
     )
+    try:
+        if not _is_open_at(database, path):
+            raise unsafe_path_error(path)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def require_regular(path: Path) -> None:
+    """Raises UnsafePath where something other than a regular file is at `path`."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise unsafe_path_error(path)
+
+
+def unsafe_path_error(path: Path) -> UnsafePath:
+    """The error for a link, FIFO or directory where a database should be."""
+    return UnsafePath("the database path is not a regular file", where=str(path), do="move it away")
+
+
+def _is_open_at(database: sqlite3.Connection, path: Path) -> bool:
+    """Whether SQLite opened the file named `path`: it follows a link that was put there since."""
+    text_factory, database.text_factory = database.text_factory, bytes
+    (_, _, opened) = database.execute("PRAGMA database_list").fetchone()
+    database.text_factory = text_factory
+    wanted = os.fsencode(os.path.abspath(path))
+    if opened == wanted:
+        return True
+    # SQLite resolves links in the path of the directory, which the user may have put there.
+    folder, name = os.path.split(wanted)
+    return bool(opened == os.path.join(os.path.realpath(folder), name))
 
 
 def remove_database(path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import aiosqlite
 
 from eventlog import Entry, EventLogError
-from eventlog.plumbing import database_uri, run_in_thread, starting_thread, uncancelled
+from eventlog.plumbing import run_in_thread, starting_thread, uncancelled
 from projections.errors import CheckpointMoved, ProjectionError, ProjectionStalled
 from projections.projection import Checkpoint
 from projections.signals import schema
@@ -65,6 +65,7 @@ class SqliteProjection:
         self._db: aiosqlite.Connection | None = None
         self._inode = NO_FILE
         self._wal_inodes: tuple[tuple[int, int], ...] = ()
+        self._schema_version = 0  # SQLite's counter of schema changes
         self._pid = 0
         self._are_pages_checked = False
 
@@ -88,6 +89,8 @@ class SqliteProjection:
                 self._pid = os.getpid()
                 self._inode = inode_of(path)
                 self._wal_inodes = _wal_inodes(path)
+                self._schema_version = await _schema_version(self._db)
+                await self._check_schema()
                 return await self._checkpoint()
             except BaseException as error:
                 db, self._db = self._db, None
@@ -137,6 +140,10 @@ class SqliteProjection:
         self._check_file()
         try:
             await db.execute("BEGIN IMMEDIATE")
+            if await _schema_version(db) != self._schema_version:
+                raise CheckpointMoved(
+                    "another program has changed the schema", where=str(self._path)
+                )
             # First: where another writer has moved on, our rows exist already.
             await self._advance_checkpoint(db, before, after)
             found = await db.execute_fetchall(
@@ -163,6 +170,16 @@ class SqliteProjection:
                 f"another process moved the checkpoint from seq {before.seq}",
                 where=str(self._path),
             )
+
+    async def _check_schema(self) -> None:
+        """Raises CheckpointMoved where the schema was changed since `set_up` checked it.
+
+        Changes after this one are found by the schema version, which was read before.
+        """
+        path = self._path
+        checking = run_in_thread(lambda: database.inspect_database(path, check_pages=False))
+        if await uncancelled(checking) != database.CURRENT:
+            raise CheckpointMoved("another program has changed the schema", where=str(path))
 
     async def _roll_back(self, db: aiosqlite.Connection) -> None:
         """Ends the transaction. Where the rollback fails, closes the connection."""
@@ -218,14 +235,13 @@ class SqliteProjection:
 
 async def _connect(path: Path) -> aiosqlite.Connection:
     # mode=rw: a file deleted since the setup must not be created again, empty and readable by all.
-    with starting_thread():
-        db = await aiosqlite.connect(
-            database_uri(path, "mode=rw"),
-            uri=True,
-            isolation_level=None,
-            timeout=file.BUSY_TIMEOUT_S,
-            cached_statements=64,
-        )
+    opened = await run_in_thread(lambda: file.connect(path))
+    try:
+        with starting_thread():
+            db = await aiosqlite.Connection(lambda: opened, 64)
+    except BaseException:
+        opened.close()
+        raise
     try:
         # NORMAL: a power loss may take the last commits, never half of one; the log has them.
         await db.execute("PRAGMA synchronous = NORMAL")
@@ -234,6 +250,11 @@ async def _connect(path: Path) -> aiosqlite.Connection:
     except BaseException:
         await db.close()
         raise
+
+
+async def _schema_version(db: aiosqlite.Connection) -> int:
+    rows = await db.execute_fetchall("PRAGMA schema_version")
+    return int(next(iter(rows))[0])
 
 
 def _wal_inodes(path: Path) -> tuple[tuple[int, int], ...]:

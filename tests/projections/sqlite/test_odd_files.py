@@ -1,0 +1,175 @@
+"""FIFOs, links, devices and directories in place of the databases of a home: no command hangs."""
+
+import os
+import signal
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.harness.daemon import daemon, listening
+from tests.harness.deadline import until
+from tests.harness.forked import forked
+from tests.harness.read_side import append, project
+from tests.harness.shared_data import assert_refused
+from tests.harness.signals import signals
+from tests.harness.tiny_alpine import tiny_alpine
+
+Odd = Callable[[Path], None]
+STOP_S_MAX = 10  # P1
+
+
+def a_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def a_link_to_a_fifo(path: Path) -> None:
+    os.mkfifo(path.with_name("pipe"))
+    os.symlink("pipe", path)
+
+
+def a_link_to_zeros(path: Path) -> None:
+    os.symlink("/dev/zero", path)
+
+
+def a_link_to_nothing(path: Path) -> None:
+    os.symlink("nowhere", path)
+
+
+def a_directory(path: Path) -> None:
+    path.mkdir()
+
+
+def a_sparse_file(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(3 << 40)
+
+
+ODD: list[Odd] = [a_fifo, a_link_to_a_fifo, a_link_to_zeros, a_link_to_nothing, a_directory]
+NAMES = ["signals.db", "alpine.db"]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    home = tmp_path / "home"
+    append(home, *signals(3))
+    return home
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("odd", [*ODD, a_sparse_file])
+def test_status_and_doctor_answer_whatever_stands_in_place_of_a_database(
+    home: Path, odd: Odd, name: str
+) -> None:
+    odd(home / "data" / name)
+    done = forked("status", "--json", home=home)
+    assert done.code == 0, done
+    which = name.removesuffix(".db").replace("signals", "sqlite")
+    assert done.answers[0]["projections"][which]["problem"]
+    done = forked("doctor", home=home)
+    assert done.code == 1, done  # it is bad news
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize(
+    "words", [("signals",), ("stats",), ("digest",), ("export",), ("rebuild-database",)]
+)
+def test_a_command_of_the_table_refuses_what_is_no_regular_file(
+    home: Path, odd: Odd, words: tuple[str, ...]
+) -> None:
+    odd(home / "data" / "signals.db")
+    assert_refused(forked(*words, home=home))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("odd", ODD)
+def test_a_command_of_delivery_refuses_what_is_no_regular_file(home: Path, odd: Odd) -> None:
+    odd(home / "data" / "alpine.db")
+    with tiny_alpine(lambda _: {"signals": [], "next": None}) as alpine:
+        for words in (
+            ("parked", "list"),
+            ("parked", "retry", "--all"),
+            ("project", "alpine", "--once"),
+        ):
+            assert_refused(forked(*words, home=home, env=alpine.env))
+        done = forked("reconcile", home=home, env=alpine.env)
+        assert done.code in (1, 3), done
+        assert "Traceback" not in done.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize(
+    ("name", "stage"), [("signals.db", "projected"), ("alpine.db", "delivered")]
+)
+def test_wait_keeps_to_its_time_whatever_stands_in_place_of_a_database(
+    home: Path, odd: Odd, name: str, stage: str
+) -> None:
+    odd(home / "data" / name)
+    words = ("wait", 1, "--for", stage, "--timeout", 1)
+    done = forked(*words, home=home)
+    assert done.code in (1, 3), done
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("odd", ODD)
+def test_a_daemon_answers_and_stops_whatever_stands_in_place_of_a_database(
+    home: Path, odd: Odd, name: str
+) -> None:
+    project(home)
+    with tiny_alpine() as alpine, listening(home, "all", env=alpine.env) as (d, url):
+        for path in (home / "data").glob(f"{name}*"):
+            if not path.name.endswith(".lock"):
+                path.unlink(missing_ok=True)
+        odd(home / "data" / name)
+        append(home, *signals(2, start=4))
+        for page in ("/health", "/metrics", "/health"):
+            if d.process.poll() is None:
+                assert status_of(url + page) in (200, 503)
+        if d.process.poll() is None:
+            d.send(signal.SIGTERM)
+        assert d.process.wait(STOP_S_MAX) in (0, 3)  # 3: it says that a file is none of ours
+        assert "Traceback" not in d.err
+
+
+def status_of(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=15) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except urllib.error.URLError:
+        return 503  # it has just ended
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_daemon_that_starts_on_a_fifo_stops_when_asked(home: Path, name: str) -> None:
+    a_fifo(home / "data" / name)
+    with tiny_alpine() as alpine, daemon(home, "all", env=alpine.env) as d:
+        until(lambda: d.process.poll() is not None or d.catches(signal.SIGTERM))
+        if d.process.poll() is None:
+            d.send(signal.SIGTERM)
+        assert d.process.wait(STOP_S_MAX) in (0, 3)
+        assert "Traceback" not in d.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+@pytest.mark.parametrize("odd", [a_fifo, a_link_to_zeros, a_directory])
+def test_nothing_hangs_on_what_stands_in_place_of_the_files_of_sqlite(
+    home: Path, odd: Odd, suffix: str
+) -> None:
+    project(home)
+    odd(home / "data" / f"signals.db{suffix}")
+    for words in (("status",), ("signals",), ("export",), ("project", "sqlite", "--once")):
+        done = forked(*words, home=home)
+        assert done.code in (0, 3), (words, done)
+        assert "Traceback" not in done.err
