@@ -5,6 +5,7 @@ entry whose effect was committed with it.
 """
 
 import asyncio
+import errno
 import logging
 import os
 import sqlite3
@@ -73,12 +74,24 @@ class SqliteProjection:
         """Opens the database, and creates or replaces it where needed; returns its checkpoint.
 
         The first call, and each one after damage, checks every page; a damaged file is set aside.
-        Raises ForeignHome, SchemaTooNew.
+        Raises ForeignHome, SchemaTooNew, ProjectionStalled.
         """
         path = database_path(home)
         if self._lock is None or path != self._path:
             self._path, self._lock = path, write_lock(home)
-        async with self._turn, self._lock:
+        try:
+            return await self._open(path, self._lock)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise ProjectionStalled(
+                f"there is no space for the table: {error.strerror}",
+                where=str(home),
+                do=STALL_HINT,
+            ) from error
+
+    async def _open(self, path: Path, lock: WriteLock) -> Checkpoint:
+        async with self._turn, lock:
             try:
                 # The thread must end before the lock is released, also when this is cancelled.
                 check_pages = not self._are_pages_checked
