@@ -11,6 +11,7 @@ Invariant: files in `run/` can be opened and replaced by their owner alone; a pr
 reads creates none, and no process creates the home.
 """
 
+import logging
 import os
 import stat
 from contextlib import suppress
@@ -20,8 +21,11 @@ from eventlog import UnsafePath
 from eventlog.plumbing import FileLock, make_private_dir
 from projections.errors import ProjectionError
 
+logger = logging.getLogger(__name__)
+
 SIGNALS_LOCK, ALPINE_LOCK = "signals.lock", "alpine.lock"
 RUN_FILE_SUFFIX = ".json"
+OLDER_LOCKS = ("signals.db.lock", "alpine.lock")  # in `data/`, before there was a `run/`
 
 
 def run_directory(home: Path) -> Path:
@@ -72,6 +76,15 @@ def make_run_directory(home: Path) -> Path:
             do="run `chmod 700` on it",
         )
     return path
+
+
+def warn_of_older_daemon(home: Path) -> None:
+    """Logs a lock that a daemon holds which does not know `run/`: both would write or deliver."""
+    for name in OLDER_LOCKS:
+        path = home / "data" / name
+        with suppress(OSError, UnsafePath):
+            if FileLock(path).is_held():
+                logger.warning("older_daemon_runs path=%s: stop it", path)
 
 
 def moved_error(home: Path) -> ProjectionError:

@@ -14,6 +14,7 @@ from types import FrameType
 from eventlog import EventLog, EventLogError, ThreadUnavailable
 from eventlog.plumbing import require_home, run_in_thread
 from projections.projection import Checkpoint
+from projections.run_directory import warn_of_older_daemon
 from projections.runtime.batcher import Pace
 from projections.runtime.projector import Projector
 from projections.runtime.registry import make_projection
@@ -46,6 +47,7 @@ def run(
     Raises LogNotFound without a log, and the error of a projection or service.
     """
     require_home(home)
+    warn_of_older_daemon(home)
     try:
         asyncio.run(_run(home, names, pace, once, Notifier(notify_socket), services))
     finally:

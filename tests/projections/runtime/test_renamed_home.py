@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from eventlog import EventLog, EventLogError
+from eventlog import EventLog, EventLogError, LogNotFound
 from projections import SignalTracker
 from tests.harness.command import pipe
 from tests.harness.daemon import NotifySocket, abstract_name, daemon
@@ -117,6 +117,26 @@ def test_a_log_handle_whose_home_was_renamed_creates_nothing_at_its_old_name(
         USES[use](log)
     assert not home.exists()
     assert_valid_log(moved)
+
+
+def test_a_handle_that_only_read_does_not_create_a_renamed_home_by_its_first_append(
+    home: Path,
+) -> None:
+    with EventLog(home) as log:
+        home.rename(home.with_name("moved"))
+        with pytest.raises(LogNotFound, match="moved or removed"):
+            log.append(a_signal(4))
+    assert not home.exists()
+
+
+def test_a_handle_opened_where_there_is_no_home_creates_it_once(home: Path) -> None:
+    new = home.with_name("new")
+    with suppress(LogNotFound), EventLog(new) as log:  # its close cannot write the watermark
+        assert log.append(a_signal(1)).seq == 1
+        new.rename(home.with_name("moved"))
+        with pytest.raises(LogNotFound, match="moved or removed"):
+            log.append(a_signal(2))
+    assert not new.exists()
 
 
 @pytest.mark.slow

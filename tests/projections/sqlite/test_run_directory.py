@@ -1,5 +1,6 @@
 """Locks and run files in `run/`, which is for this account alone, and who waits for whom."""
 
+import json
 import os
 import signal
 import stat
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,49 @@ def test_nothing_that_is_locked_or_tells_who_runs_is_left_in_data(
     assert names <= {
         f"{name}{suffix}" for name in ("signals.db", "alpine.db") for suffix in ("", "-wal", "-shm")
     }
+
+
+@pytest.mark.parametrize(("mode", "code"), [(0o750, 0), (0o755, 0), (0o770, 3), (0o702, 3)])
+def test_a_run_directory_keeps_its_mode_and_is_refused_where_others_may_write(
+    home: Path, mode: int, code: int
+) -> None:
+    (home / "run").mkdir()
+    (home / "run").chmod(mode)
+    done = forked("project", "sqlite", "--once", home=home)
+    if code:
+        assert_refused(done)
+        assert list((home / "run").iterdir()) == []
+    else:
+        assert_ended_well(done)
+    assert mode_of(home / "run") == mode
+
+
+@pytest.mark.slow
+def test_a_run_file_names_the_process_that_runs_the_projection_and_its_successor(
+    home: Path,
+) -> None:
+    path = home / "run" / "sqlite.json"
+
+    def pid_in_file() -> int:
+        report = json.loads(path.read_bytes())
+        assert report["state"] == "running"
+        assert datetime.fromisoformat(report["since"]).tzinfo is not None
+        return int(report["pid"])
+
+    with ready(home, "sqlite") as second, ready(home, "sqlite") as first:
+        assert pid_in_file() == second.process.pid  # it came first
+        second.send(signal.SIGTERM)
+        assert second.wait() == 0
+        until(lambda: pid_in_file() == first.process.pid)
+        assert first.stop() == 0
+
+
+@pytest.mark.slow
+def test_a_daemon_reports_one_of_an_older_version_that_delivers(
+    home: Path, alpine: TinyAlpine
+) -> None:
+    with hold(home / "data" / "alpine.lock"), daemon(home, "alpine", env=alpine.env) as d:
+        until(lambda: "older_daemon_runs" in d.err, lambda: d.err)
 
 
 @pytest.mark.slow
