@@ -11,6 +11,7 @@ Invariant: files in `run/` can be opened and replaced by their owner alone; a pr
 reads creates none, and no process creates the home.
 """
 
+import errno
 import logging
 import os
 import stat
@@ -60,7 +61,15 @@ def make_run_directory(home: Path) -> Path:
                 make_private_dir(path)
         status = path.lstat()
     except FileNotFoundError:
-        raise moved_error(home) from None
+        raise _moved_error(home) from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ProjectionError(
+            f"run/ cannot be created: {error.strerror}",
+            where=str(path),
+            do="let this account write to the home, or create run/ for it with mode 0700",
+        ) from error
     if not stat.S_ISDIR(status.st_mode):
         raise UnsafePath("run/ is not a directory", where=str(path), do="move it away")
     if status.st_uid != os.geteuid() != 0:
@@ -87,7 +96,7 @@ def warn_of_older_daemon(home: Path) -> None:
                 logger.warning("older_daemon_runs path=%s: stop it", path)
 
 
-def moved_error(home: Path) -> ProjectionError:
+def _moved_error(home: Path) -> ProjectionError:
     """The error for a home that was there before."""
     return ProjectionError(
         "the home is not there; it was moved or removed",

@@ -18,7 +18,8 @@ from projections.run_directory import SIGNALS_LOCK, run_directory, run_lock
 logger = logging.getLogger(__name__)
 
 WRITE_POLL = PollInterval(0.0005, 0.01)
-REPORT_S = 1.0  # a commit takes milliseconds; the swap of a large rebuild takes longer
+REPORT_S = 1.0  # a commit takes milliseconds; only the swap of a rebuild takes longer
+REPORT_IN_TASK_S = 10.0  # the same in a daemon, which gives a wait up when it is stopped meanwhile
 WAIT_S_MAX = 60.0  # longer than the swap of a table of millions of rows
 
 
@@ -41,7 +42,7 @@ class WriteLock:
         try:
             while not self._lock.try_take():
                 waited_s = time.monotonic() - started_s
-                if waited_s >= REPORT_S and not is_reported:
+                if waited_s >= REPORT_IN_TASK_S and not is_reported:
                     is_reported = True
                     self._report_wait()
                 if waited_s >= self._wait_s_max:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from eventlog import UnsafePath
+from eventlog import EventLogError, UnsafePath
 from eventlog.plumbing import Directory
 from projections.run_directory import make_run_directory
 
@@ -37,8 +37,15 @@ def scratch_directory(parent: Path) -> Iterator[Path]:
     The path leads to the open directory, also after another account has renamed it.
     """
     with _owned_directory(parent, SCRATCH_PREFIX) as directory:
-        path = Path(f"/proc/self/fd/{directory.fd}")
-        yield path if path.is_dir() else Path(directory.path)  # macOS has no such path
+        path = f"/proc/self/fd/{directory.fd}"
+        if not os.path.isdir(path):  # macOS has no such path
+            path = directory.path
+        try:
+            yield Path(path)
+        except EventLogError as error:  # which a person reads
+            error.what = error.what.replace(path, directory.path)
+            error.where = error.where.replace(path, directory.path)
+            raise
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -13,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.command import eventlog
 from tests.harness.daemon import daemon, ready
 from tests.harness.deadline import DEADLINE_S, until
 from tests.harness.forked import forked
+from tests.harness.privileges import bound_by_modes
 from tests.harness.read_side import append, project
 from tests.harness.shared_data import (
     assert_ended_well,
@@ -169,6 +172,27 @@ def test_a_fifo_in_place_of_a_lock_is_refused_and_nothing_hangs(home: Path) -> N
     os.mkfifo(home / "run" / "signals.lock")
     for words in (("project", "sqlite", "--once"), ("rebuild-database",)):
         assert_refused(forked(*words, home=home))
+
+
+def test_an_account_that_may_not_create_run_is_told_what_to_do(home: Path) -> None:
+    home.chmod(0o500)
+    try:
+        done = eventlog("project", "sqlite", "--once", home=home, under=bound_by_modes())
+    finally:
+        home.chmod(0o700)
+    assert_refused(done)
+    assert "create run/ for it" in done.err
+
+
+def test_a_backup_is_restored_into_a_home_with_a_run_directory(home: Path, tmp_path: Path) -> None:
+    assert_ended_well(forked("backup", tmp_path / "dest", home=home))
+    project(home)
+    shutil.rmtree(home / "logs")
+    shutil.rmtree(home / "data")
+    assert (home / "run" / "signals.lock").exists()
+    assert_ended_well(forked("restore", tmp_path / "dest", home=home))
+    project(home)
+    assert_caught_up(home)
 
 
 # -- locks that a reader of data/ can take

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from eventlog import EventLogError
 from projections.sqlite.scratch import SCRATCH_PREFIX, scratch_directory
 
 
@@ -47,6 +48,14 @@ def test_a_scratch_directory_swapped_for_a_link_is_still_the_one_that_was_made(
         assert sorted(os.listdir(moved)) == ["file", "folder"]
     assert os.listdir(moved) == []
     assert {file.name: file.read_text() for file in victim.iterdir()} == {"kept": "kept"}
+
+
+def test_an_error_names_the_directory_by_its_own_path(tmp_path: Path) -> None:
+    with pytest.raises(EventLogError) as found, scratch_directory(tmp_path) as path:  # noqa: PT012
+        (made,) = scratch_in(tmp_path)
+        raise EventLogError(f"no space in {path}", where=f"{path}/home")
+    assert found.value.what == f"no space in {made}"
+    assert found.value.where == f"{made}/home"
 
 
 def test_a_directory_of_a_killed_owner_is_removed_and_one_that_is_locked_is_not(
