@@ -16,7 +16,7 @@ from projections.cli.common import print_json, print_table
 from projections.cli.settings import alpine_config
 
 if TYPE_CHECKING:
-    from projections.delivery.outbox import ParkedSignal
+    from projections.delivery.outbox_rows import ParkedSignal
     from projections.delivery.projection import AlpineConfig
     from projections.delivery.reconcile import ReconcileReport
     from projections.delivery.requests import RequestCounts

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from projections.alpine.retry import DeliveryTiming
-from projections.delivery.outbox import FAILING, ParkedSignal
+from projections.delivery.outbox import FAILING
+from projections.delivery.outbox_rows import ParkedSignal
 
 
 class ResendReason(StrEnum):

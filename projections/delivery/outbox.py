@@ -9,24 +9,38 @@ or is no signal.
 """
 
 import sqlite3
-import stat
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, Self, TypeVar
+from typing import Self, TypeVar
 
 from eventlog import UnsafePath
-from eventlog.plumbing import database_uri
 from projections.delivery.lease import is_held
-from projections.delivery.outbox_schema import BUSY_S_MAX, is_intact, set_up
+from projections.delivery.outbox_rows import (
+    OperatorRequest,
+    ParkedSignal,
+    checkpoint_of,
+    operator_request,
+    parked_signal,
+    state_of,
+)
+from projections.delivery.outbox_schema import (
+    BUSY_S_MAX,
+    is_being_set_up,
+    require_exact,
+    require_whole,
+    set_up,
+)
 from projections.delivery.outbox_schema import NAME as NAME
 from projections.projection import Checkpoint
 from projections.sqlite.file import (
+    JOURNAL_BYTES_MAX,
     create_private_file,
     is_damage,
+    open_file,
     read_database,
     set_aside,
     transaction,
@@ -42,28 +56,6 @@ STORED, DUPLICATE, PARKED, GONE = "stored", "duplicate", "parked", "gone"  # the
 
 REQUESTS_MAX = 1_000  # written or read in one transaction
 OUTCOME_KEPT_S_MAX = 3600.0  # for a command that was killed before it read its outcomes
-
-
-class ParkedSignal(NamedTuple):
-    """A signal that Alpine refuses or fails to store."""
-
-    seq: int
-    signal_id: str
-    kind: str  # REFUSED: retried on request only; FAILING: retried for ever, slowly; or DISCARDED
-    status: int | None
-    body: str  # of the answer, shortened
-    attempts: int
-    first_at: float  # seconds since 1970
-    last_at: float
-    next_at: float | None  # the next retry; None: only on request
-
-
-class OperatorRequest(NamedTuple):
-    """A retry, replay or discard that a command asked for."""
-
-    id: int
-    what: str
-    seq: int
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,19 +84,12 @@ class Outbox:
     def __init__(self, path: Path) -> None:
         with suppress(FileExistsError):
             create_private_file(path)
-        if not stat.S_ISREG(path.lstat().st_mode):
-            raise UnsafePath(
-                "the delivery state is not a regular file",
-                where=str(path),
-                do="move it away",
-            )
         self._path = path
-        self._db = sqlite3.connect(
-            database_uri(path, "mode=rw"), uri=True, isolation_level=None, timeout=BUSY_S_MAX
-        )
+        self._db = open_file(path, "mode=rw", timeout_s=BUSY_S_MAX, wal_bytes_max=JOURNAL_BYTES_MAX)
         try:
             set_up(self._db, path)
             self._inode = _inode(path)
+            self._schema_version = self._read_schema_version()
         except BaseException:
             self._db.close()
             raise
@@ -112,16 +97,29 @@ class Outbox:
     @classmethod
     def open(cls, path: Path) -> Self:
         """Opens it for delivery: a damaged or foreign file is set aside, and a new one created."""
+        outbox = None
         try:
             outbox = cls(path)
-            if is_intact(outbox._db):
-                return outbox
-            outbox.close()
+            outbox._require_intact()
+            return outbox
         except sqlite3.DatabaseError as error:
+            if outbox is not None:
+                outbox.close()
             if not is_damage(error):
                 raise
         set_aside(path)
         return cls(path)
+
+    def _require_intact(self) -> None:
+        """Raises DamagedDatabase unless all tables and rows are ours, and no page is damaged."""
+        require_exact(self._db)
+        require_whole(self._db)
+        self.checkpoint()
+        self.state()
+        for _ in map(parked_signal, self._db.execute("SELECT * FROM parked")):
+            pass
+        for _ in map(operator_request, self._db.execute("SELECT id, what, seq FROM asked")):
+            pass
 
     def close(self) -> None:
         """Closes the file."""
@@ -134,6 +132,27 @@ class Outbox:
     def is_in_place(self) -> bool:
         """Whether the path still leads to the open file; a save into a deleted one is lost."""
         return _inode(self._path) == self._inode
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """A write transaction, in which no trigger of another program runs."""
+        with transaction(self._db):
+            self.check_schema()
+            yield
+
+    def check_schema(self) -> None:
+        """Raises DamagedDatabase where another program has changed the tables or added a trigger.
+
+        It looks at them only after SQLite has counted a change of the schema.
+        """
+        version = self._read_schema_version()
+        if version != self._schema_version:
+            require_exact(self._db)
+            self._schema_version = version
+
+    def _read_schema_version(self) -> int:
+        (version,) = self._db.execute("PRAGMA schema_version").fetchone()
+        return int(version)
 
     def checkpoint(self) -> Checkpoint:
         """The checkpoint: all entries up to it are done."""
@@ -156,7 +175,7 @@ class Outbox:
             (outcome, now_s, request_id) for request_id, outcome in unsaved.request_outcomes.items()
         ]
         execute, each = self._db.execute, self._db.executemany
-        with transaction(self._db):
+        with self._transaction():
             each("INSERT OR IGNORE INTO done VALUES (?)", [(seq,) for seq in done])
             each("DELETE FROM parked WHERE seq = ?", [(seq,) for seq in unsaved.unpark])
             each(
@@ -177,7 +196,8 @@ class Outbox:
     def write_state(self, *, state: str, last_error: str | None) -> None:
         """Stores for `eventlog status` what delivery is doing."""
         rows = [("state", state), ("last_error", last_error)]
-        self._db.executemany("REPLACE INTO state VALUES (?, ?)", rows)
+        with self._transaction():
+            self._db.executemany("REPLACE INTO state VALUES (?, ?)", rows)
 
     def state(self) -> dict[str, object]:
         """Values of state, last_error, delivered and rejections (those in a row), by name."""
@@ -198,7 +218,7 @@ class Outbox:
         rows = self._db.execute(
             "SELECT * FROM parked WHERE next_at <= ? ORDER BY next_at LIMIT ?", (now_s, count)
         )
-        return [ParkedSignal._make(row) for row in rows]
+        return [parked_signal(row) for row in rows]
 
     def request(self, requester: str, what: str, seqs: Iterable[int]) -> None:
         """Stores operator requests for the process that delivers, now or later."""
@@ -206,7 +226,7 @@ class Outbox:
         while batch := list(
             islice(rows, REQUESTS_MAX)
         ):  # so that the sender is never blocked for long
-            with transaction(self._db):
+            with self._transaction():
                 self._db.executemany("INSERT INTO asked(who, what, seq) VALUES (?, ?, ?)", batch)
 
     def open_requests(self, *, after: int = 0) -> list[OperatorRequest]:
@@ -215,21 +235,23 @@ class Outbox:
             "SELECT id, what, seq FROM asked WHERE outcome IS NULL AND id > ? ORDER BY id LIMIT ?",
             (after, REQUESTS_MAX),
         )
-        return [OperatorRequest._make(row) for row in rows]
+        return [operator_request(row) for row in rows]
 
     def execute_discards(self, requester: str) -> None:
         """Executes the discards that `requester` asked for; no other process may deliver."""
         statement = "SELECT id, seq FROM asked WHERE who = ? AND outcome IS NULL"
         for request_id, seq in self._db.execute(statement, (requester,)).fetchall():
             outcome = DISCARDED if self.discard(seq) else GONE
-            self._db.execute(
-                "UPDATE asked SET outcome = ?, answered_at = ? WHERE id = ?",
-                (outcome, time.time(), request_id),
-            )
+            with self._transaction():
+                self._db.execute(
+                    "UPDATE asked SET outcome = ?, answered_at = ? WHERE id = ?",
+                    (outcome, time.time(), request_id),
+                )
 
     def cancel_requests(self, requester: str) -> None:
         """Deletes all requests of `requester`."""
-        self._db.execute("DELETE FROM asked WHERE who = ?", (requester,))
+        with self._transaction():
+            self._db.execute("DELETE FROM asked WHERE who = ?", (requester,))
 
     def outcomes(self, requester: str) -> dict[str | None, int]:
         """Counts the requests of `requester` by outcome; None: not executed yet."""
@@ -238,16 +260,18 @@ class Outbox:
 
     def delete_answered(self, requester: str) -> None:
         """Deletes executed requests of `requester`, and those whose outcome has expired."""
-        self._db.execute(
-            "DELETE FROM asked WHERE outcome IS NOT NULL AND (who = ? OR answered_at < ?)",
-            (requester, time.time() - OUTCOME_KEPT_S_MAX),
-        )
+        with self._transaction():
+            self._db.execute(
+                "DELETE FROM asked WHERE outcome IS NOT NULL AND (who = ? OR answered_at < ?)",
+                (requester, time.time() - OUTCOME_KEPT_S_MAX),
+            )
 
     def discard(self, seq: int) -> bool:
         """Gives a parked signal up: it stays undelivered. False: it is not parked."""
         statement = "UPDATE parked SET kind = ?, next_at = NULL WHERE seq = ? AND kind IN (?, ?)"
         values = (DISCARDED, seq, REFUSED, FAILING)
-        return self._db.execute(statement, values).rowcount == 1
+        with self._transaction():
+            return self._db.execute(statement, values).rowcount == 1
 
     def figures(self) -> dict[str, object]:
         """The figures that `eventlog status` shows."""
@@ -263,12 +287,13 @@ def read_outbox(path: Path) -> tuple[Checkpoint, set[int], dict[str, object]] | 
     """Checkpoint, seqs done above it, figures; None without a readable file. Changes nothing."""
     try:
         return load_outbox(path)
-    except (OSError, sqlite3.Error):
+    except (OSError, sqlite3.Error, UnsafePath):
         return None
 
 
 def load_outbox(path: Path) -> tuple[Checkpoint, set[int], dict[str, object]]:
-    """The same, but raises: FileNotFoundError if there is none yet, OSError, sqlite3.Error."""
+    """The same, but raises: FileNotFoundError if there is none yet, OSError, sqlite3.Error,
+    UnsafePath."""
     return _read_snapshot(path, lambda db: (_checkpoint(db), _done_above(db), _figures(db)))
 
 
@@ -276,7 +301,7 @@ def read_parked(path: Path) -> list[ParkedSignal]:
     """All parked signals, in the order of the log. Raises FileNotFoundError, sqlite3.Error."""
     statement = "SELECT * FROM parked WHERE kind IN (?, ?) ORDER BY seq"
     rows = _read_snapshot(path, lambda db: db.execute(statement, (REFUSED, FAILING)).fetchall())
-    return [ParkedSignal._make(row) for row in rows]
+    return [parked_signal(row) for row in rows]
 
 
 def read_seq(path: Path, seq: int) -> tuple[bool, ParkedSignal | None]:
@@ -294,9 +319,9 @@ def _read_snapshot(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
 
     def read_whole(db: sqlite3.Connection) -> T:
         db.execute("BEGIN")
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version == 0:
+        if is_being_set_up(db):
             raise FileNotFoundError(f"{path} is being set up")
+        require_exact(db)
         return read(db)
 
     return read_database(path, read_whole)
@@ -304,10 +329,7 @@ def _read_snapshot(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
 
 def _checkpoint(db: sqlite3.Connection) -> Checkpoint:
     row = db.execute("SELECT seq, chain FROM checkpoint WHERE name = ?", (NAME,)).fetchone()
-    if row is None:
-        raise sqlite3.DatabaseError("there is no checkpoint in it")
-    seq, chain = row
-    return Checkpoint(projection=NAME, seq=seq, chain=chain)
+    return checkpoint_of(NAME, row)
 
 
 def _done_above(db: sqlite3.Connection) -> set[int]:
@@ -316,11 +338,11 @@ def _done_above(db: sqlite3.Connection) -> set[int]:
 
 def _parked(db: sqlite3.Connection, seq: int) -> ParkedSignal | None:
     row = db.execute("SELECT * FROM parked WHERE seq = ?", (seq,)).fetchone()
-    return ParkedSignal._make(row) if row is not None else None
+    return parked_signal(row) if row is not None else None
 
 
 def _state(db: sqlite3.Connection) -> dict[str, object]:
-    return dict(db.execute("SELECT name, value FROM state").fetchall())
+    return state_of(db.execute("SELECT name, value FROM state"))
 
 
 def _figures(db: sqlite3.Connection) -> dict[str, object]:

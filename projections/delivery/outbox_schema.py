@@ -5,11 +5,13 @@ Invariant: a file of a newer version, or with foreign tables, is left unchanged.
 
 import sqlite3
 import time
+from functools import cache
 from pathlib import Path
 
 from projections.errors import SchemaTooNew
 from projections.projection import CHAIN_START
-from projections.sqlite.file import transaction
+from projections.sqlite.file import DamagedDatabase, transaction
+from projections.sqlite.schema_check import Schema, foreign_names, schema_of, schema_problem
 
 NAME = "alpine"
 SCHEMA_VERSION = 1
@@ -27,14 +29,16 @@ _TABLES = {
     " seq INTEGER NOT NULL, outcome TEXT, answered_at REAL",
 }
 
+_STATEMENTS = tuple(f"CREATE TABLE {name}({columns})" for name, columns in _TABLES.items())
+
 
 def set_up(db: sqlite3.Connection, path: Path) -> None:
     """Creates the tables in an empty file. Raises SchemaTooNew, sqlite3.Error."""
     # NORMAL: a power loss may take the last commits, never half of one; that repeats requests.
     db.execute("PRAGMA synchronous = NORMAL")
     (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version < SCHEMA_VERSION and _names(db):
-        return  # foreign tables, or another process was faster: see is_intact
+    if version < SCHEMA_VERSION and not _is_empty(db):
+        return  # foreign tables, or another process was faster: see require_exact
     (journal,) = db.execute("PRAGMA journal_mode").fetchone()
     if journal != "wal":
         _enable_wal(db)
@@ -45,33 +49,47 @@ def set_up(db: sqlite3.Connection, path: Path) -> None:
     if version == SCHEMA_VERSION:
         return
     with transaction(db):
-        if not _names(db):  # no other process was faster
-            for name, columns in _TABLES.items():
-                db.execute(f"CREATE TABLE {name}({columns})")
+        if _is_empty(db):  # no other process was faster
+            for statement in _STATEMENTS:
+                db.execute(statement)
             first = "INSERT INTO checkpoint(name, seq, chain) VALUES (?, 0, ?)"
             db.execute(first, (NAME, CHAIN_START))
             db.execute("INSERT INTO state VALUES ('delivered', 0), ('rejections', 0)")
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
-def is_intact(db: sqlite3.Connection) -> bool:
-    """Whether all our tables exist, and no page is damaged. Raises sqlite3.Error."""
+def is_being_set_up(db: sqlite3.Connection) -> bool:
+    """Whether the file is empty: another process has created it and goes on."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version != SCHEMA_VERSION or _names(db) != set(_TABLES):
-        return False
-    for name, columns in _TABLES.items():
-        ours = [column.split()[0] for column in columns.split(",")]
-        if ours != [row[1] for row in db.execute(f"PRAGMA table_info({name})")]:
-            return False
-    if db.execute("SELECT 1 FROM checkpoint WHERE name = ?", (NAME,)).fetchone() is None:
-        return False
+    return version == 0 and _is_empty(db)
+
+
+def require_exact(db: sqlite3.Connection) -> None:
+    """Raises DamagedDatabase unless the tables are exactly ours, and no others."""
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version != SCHEMA_VERSION:
+        raise DamagedDatabase(f"its schema has version {version}, not {SCHEMA_VERSION}")
+    problem = schema_problem(db, _expected_schema())
+    if problem is None and foreign_names(db, _expected_schema()):
+        problem = "it holds tables, views or indexes of that program"
+    if problem is not None:
+        raise DamagedDatabase(f"another program has changed its schema: {problem}")
+
+
+def require_whole(db: sqlite3.Connection) -> None:
+    """Raises DamagedDatabase where a page is damaged."""
     (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
-    return bool(found == "ok")
+    if found != "ok":
+        raise DamagedDatabase(str(found))
 
 
-def _names(db: sqlite3.Connection) -> set[str]:
-    statement = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
-    return {name for (name,) in db.execute(statement)}
+@cache
+def _expected_schema() -> Schema:
+    return schema_of(_STATEMENTS)
+
+
+def _is_empty(db: sqlite3.Connection) -> bool:
+    return db.execute("SELECT 1 FROM sqlite_master").fetchone() is None
 
 
 def _enable_wal(db: sqlite3.Connection) -> None:

@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from eventlog import EventLog
+from eventlog import EventLog, UnsafePath
 from projections.alpine.client import AlpineClient, NoResponse, Response, parse_page
 from projections.alpine.contract import retry_after_seconds
 from projections.delivery.outbox import outbox_path, read_outbox, read_seq
@@ -280,7 +280,7 @@ class _MissingReason:
             return "undelivered"
         try:
             is_done, parked = read_seq(self._path, seq)
-        except (OSError, sqlite3.Error):
+        except (OSError, sqlite3.Error, UnsafePath):
             return "unknown"
         if parked is not None:
             return parked.kind

@@ -10,7 +10,8 @@ from pathlib import Path
 from eventlog import Entry, EventLog
 from projections.delivery.ack_tracker import AckTracker
 from projections.delivery.job import ResendReason
-from projections.delivery.outbox import DISCARD, DISCARDED, GONE, REPLAY, OperatorRequest, Outbox
+from projections.delivery.outbox import DISCARD, DISCARDED, GONE, REPLAY, Outbox
+from projections.delivery.outbox_rows import OperatorRequest
 
 RESENDS_MAX = 1_000  # held in memory at once
 SKIP_ENTRIES_MAX = 2_000  # read over between two signals; beyond it a new seek is cheaper

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from eventlog import Entry, EventLogError
+from eventlog import Entry, EventLogError, UnsafePath
 from eventlog.plumbing import is_shortage, run_in_thread
 from projections.alpine.client import Alpine
 from projections.alpine.contract import body_of
@@ -33,6 +33,7 @@ from projections.delivery.job import (
     parked_row,
 )
 from projections.delivery.outbox import Outbox, UnsavedChanges
+from projections.delivery.outbox_rows import ParkedSignal
 from projections.delivery.resends import ResendQueue, read_signals
 from projections.delivery.state import DeliveryState, StateChange
 from projections.sqlite.file import is_damage, set_aside
@@ -254,9 +255,13 @@ class DeliveryWorker:
         if self.file_lost.is_set():
             return
         try:
+            self._outbox.check_schema()
             self._set_failing_count(self._outbox.failing_count())
             resends = self._resends.collect(self._outbox, with_due=self._dispatcher.is_open)
         except sqlite3.Error as error:
+            if is_damage(error):
+                self._set_aside_outbox(error)
+                return
             logger.debug("resends_not_read error=%s", error)  # the next save logs the cause
             return
         if self._unsaved.request_outcomes:
@@ -313,7 +318,7 @@ class DeliveryWorker:
         if old is None or old.kind != row.kind:
             logger.warning("parked seq=%d kind=%s status=%s", row.seq, row.kind, row.status)
 
-    def _parked(self, seq: int) -> outbox.ParkedSignal | None:
+    def _parked(self, seq: int) -> ParkedSignal | None:
         if seq in self._unsaved.unpark:
             return None
         with suppress(sqlite3.Error):
@@ -350,9 +355,7 @@ class DeliveryWorker:
             )
         except sqlite3.Error as error:
             if is_damage(error):
-                self._outbox.close()
-                set_aside(outbox.outbox_path(self._home))
-                self._reset_outbox(str(error))
+                self._set_aside_outbox(error)
                 return
             if not self._has_save_failed:
                 logger.warning("delivery_not_stored error=%s", error)
@@ -365,12 +368,17 @@ class DeliveryWorker:
         self.ack_tracker.unsaved.clear()
         self._unsaved.clear()
 
+    def _set_aside_outbox(self, error: sqlite3.Error) -> None:
+        self._outbox.close()
+        set_aside(outbox.outbox_path(self._home))
+        self._reset_outbox(str(error))
+
     def _reset_outbox(self, why: str) -> None:
         """Replaces the outbox by an empty one, as status must show; delivery begins from seq 1."""
         logger.warning("delivery_state_lost reason=%s: all signals are sent again", why)
         self.file_lost.set()
         self._outbox.close()
-        with suppress(sqlite3.Error, OSError):
+        with suppress(sqlite3.Error, OSError, UnsafePath):
             self._outbox = Outbox.open(outbox.outbox_path(self._home))
             self._outbox.set_busy_timeout(BUSY_S_MAX)
             self._store_state()

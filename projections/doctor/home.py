@@ -32,6 +32,7 @@ from projections.sqlite.database import (
     database_path,
     inspect_database,
 )
+from projections.sqlite.index_space import BLOCK_BYTES_MIN, block_bytes, has_small_blocks
 
 SYNCS_MAX, SYNCS_MIN = 100, 20  # tens of milliseconds on a good disk, two seconds on a slow one
 SYNC_S_MAX = 3.0  # limit on a very slow disk
@@ -96,6 +97,12 @@ def check_file_system(home: Path) -> Iterator[DoctorFinding]:
     """Reports the kinds of file systems that hold the log and the databases."""
     for name, path in directories(home).items():
         yield file_system_finding("file system", name, path, is_log=name != "data/")
+    data = directories(home)["data/"]
+    if has_small_blocks(data):
+        found = f"data/ is on a file system with blocks of {block_bytes(data):,} bytes"
+        why = "where the disk is nearly full, the table waits for space"
+        do = f"use a file system with blocks of {BLOCK_BYTES_MIN:,} bytes"
+        yield DoctorFinding(check="file system", level=WARNING, found=f"{found}: {why}", do=do)
 
 
 def file_system_finding(check: str, name: str, path: Path, *, is_log: bool = True) -> DoctorFinding:

@@ -48,10 +48,11 @@ from projections.sqlite.database import (
     database_path,
     inspect_database,
     missing_error,
+    read_table,
     require_compatible,
     unreadable_error,
 )
-from projections.sqlite.file import DamagedDatabase, connect, file_identity
+from projections.sqlite.file import DamagedDatabase, connect, file_identity, lacks_index
 
 CONNECTIONS_MAX = 5  # more readers than this wait: reads are short, and each holds memory
 REPLACEMENTS_MAX = 20  # attempts of one query while the database is replaced again and again
@@ -220,6 +221,8 @@ class SignalStore:
                     return cached.rows
                 rows = await self._read(statement, values)
             except sqlite3.Error as error:
+                if lacks_index(error):
+                    return await self._read_alone(statement, values)
                 if self._is_replaced():
                     continue
                 raise unreadable_error(self._path, error) from error
@@ -264,6 +267,8 @@ class SignalStore:
                 sentinel = await self._connect() if found not in UNUSABLE else None
                 problem = _PROBLEMS.get(found, found)
             except sqlite3.Error as error:
+                if lacks_index(error):
+                    raise
                 sentinel, problem = None, str(error)
             if self._current_identity() != before:  # another file, or a WAL was created meanwhile
                 if sentinel is not None:
@@ -311,6 +316,19 @@ class SignalStore:
                 return None
             self._idle.append(connection)
             return [tuple(row) for row in rows]
+
+    async def _read_alone(self, statement: str, values: Sequence[object]) -> Sequence[Row]:
+        """Reads on a full disk, where no connection that stays open can read the WAL."""
+
+        def read(database: sqlite3.Connection) -> Sequence[Row]:
+            return database.execute(statement, values).fetchall()
+
+        try:
+            return await run_in_thread(lambda: read_table(self._path, read))
+        except FileNotFoundError:
+            raise missing_error(self._path) from None
+        except sqlite3.Error as error:
+            raise unreadable_error(self._path, error) from error
 
     async def _connect(self) -> aiosqlite.Connection:
         # Not opened by aiosqlite: where opening fails, its thread would outlive the event loop.

@@ -56,13 +56,12 @@ class NewDatabase:
         self.entries = 0  # added so far
         self.digest: str | None = None  # of the rows; None once they differ from the batches' rows
         file.create_private_file(path)
-        self._db = file.connect(path)
+        self._db = file.connect(path, is_shared=False)
         try:
             for pragma in (
                 f"page_size = {page_bytes}",
                 "journal_mode = OFF",
                 "synchronous = OFF",
-                "locking_mode = EXCLUSIVE",
                 f"cache_size = -{CACHE_KIB}",
             ):
                 self._db.execute(f"PRAGMA {pragma}")

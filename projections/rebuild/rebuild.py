@@ -269,7 +269,7 @@ def _with_progress(
 
 
 def _digest(path: Path) -> str:
-    with closing(file.connect(path, readonly=True)) as db:
+    with closing(file.connect(path, readonly=True, is_shared=False)) as db:
         return digest(db.execute(schema.SELECT_SIGNALS))
 
 

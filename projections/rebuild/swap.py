@@ -29,7 +29,11 @@ def overwrite(path: Path, new: Path) -> None:
 
     A read transaction under way keeps the old tables; later ones see the new tables.
     """
-    with closing(file.connect(path)) as live, closing(file.connect(new)) as source:
+    wal_bytes_max = max(file.JOURNAL_BYTES_MAX, 2 * new.stat().st_size)  # each page, and a header
+    with (
+        closing(file.connect(path, wal_bytes_max=wal_bytes_max)) as live,
+        closing(file.connect(new, readonly=True, is_shared=False)) as source,
+    ):
         (mode,) = live.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
             raise ProjectionError(
@@ -88,6 +92,7 @@ class TableComparison:
     def __init__(self, old: Path, new: Path) -> None:
         self._db = file.connect(old, readonly=True)
         try:
+            file.require_regular(new)
             self._db.execute("ATTACH ? AS new", (database_uri(new, "mode=ro"),))
             self._db.execute("BEGIN")
             self._db.execute("SELECT 1 FROM main.signals LIMIT 1").fetchone()  # pins the snapshot

@@ -60,9 +60,13 @@ OutcomeRow: TypeAlias = tuple[str, float, float, int]  # outcome, exit_price, pc
 
 SQLITE = "sqlite"  # the name of the projection that these tables are
 INSERT_CHECKPOINT = "INSERT INTO checkpoint(name, seq, chain) VALUES (?, 0, ?)"
-# No row where another program wrote a value that is not a seq.
-SELECT_CHECKPOINT = """SELECT seq, chain, segment, byte_offset FROM checkpoint
-    WHERE name = ? AND typeof(seq) = 'integer' AND seq >= 0"""
+# No row where another program wrote a value that is not a seq or no chain; no position, which is
+# only a hint, where it is none.
+SELECT_CHECKPOINT = """SELECT seq, chain,
+    CASE WHEN typeof(segment) = 'integer' AND segment > 0 THEN segment END,
+    CASE WHEN typeof(byte_offset) = 'integer' AND byte_offset >= 0 THEN byte_offset END
+    FROM checkpoint
+    WHERE name = ? AND typeof(seq) = 'integer' AND seq >= 0 AND typeof(chain) = 'text'"""
 
 INSERT_SIGNAL = (
     "INSERT INTO signals(id, signal_id, symbol, action, entry_price, target_price, stop_price,"

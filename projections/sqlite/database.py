@@ -210,7 +210,7 @@ def _create_database(path: Path) -> None:
     remove_database(new)  # left by a process that was killed
     create_private_file(new)
     try:
-        with closing(connect(new)) as database:
+        with closing(connect(new, is_shared=False)) as database:
             create_schema(database)
         place(new, path)
     except BaseException:

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from eventlog import UnsafePath
 from eventlog.plumbing import adopt_owner, database_uri, free_name, make_private_dir
+from projections.sqlite.index_space import IndexSpaceMissing, index_bytes, reserve_index
 
 logger = logging.getLogger(__name__)
 
@@ -23,9 +24,18 @@ T = TypeVar("T")
 # How long to wait for SQLite's own locks. Our lock is taken first, so only foreign writers make us
 # wait. Half of the time in which a daemon must stop.
 BUSY_TIMEOUT_S = 5.0
+ALONE_TIMEOUT_S = 1.0  # the same, to read as the only connection: a process that writes holds on
 JOURNAL_BYTES_MAX = 64 * 1024 * 1024  # the WAL shrinks to this once a long reader has ended
 
 IMMUTABLE_QUERY = "mode=ro&immutable=1"  # takes no lock, creates no file; only without a writer
+_PAGE_BYTES = 4096  # of our databases
+# No -shm can be created or extended; on a full disk SQLite gives one of these.
+_INDEX_CODES = frozenset(
+    {
+        *(sqlite3.SQLITE_IOERR_SHMOPEN, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMMAP),
+        *(sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL),
+    }
+)
 NO_FILE = (0, 0)  # the inode of a path without a file
 
 # A full disk, a file limit, a failed read or write, or a lock that another process holds.
@@ -43,7 +53,7 @@ class DamagedDatabase(sqlite3.DatabaseError):
 
 def is_damage(error: sqlite3.Error) -> bool:
     """Whether the file itself is damaged, not busy or full."""
-    if isinstance(error, DamagedDatabase):
+    if isinstance(error, DamagedDatabase) or "Could not decode to UTF-8" in str(error):
         return True
     code = getattr(error, "sqlite_errorcode", None)
     broken = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -56,11 +66,24 @@ def is_transient(error: sqlite3.Error) -> bool:
     return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _TRANSIENT_CODES
 
 
-def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
-    """Opens a connection without an event loop. `readonly` also works where we may not write."""
+def connect(
+    path: Path,
+    *,
+    readonly: bool = False,
+    is_shared: bool = True,
+    wal_bytes_max: int = JOURNAL_BYTES_MAX,
+) -> sqlite3.Connection:
+    """Opens a connection without an event loop. `readonly` also works where we may not write.
+
+    `is_shared` is False for a new file that no other process opens: it needs no -shm.
+    `wal_bytes_max` is the size up to which the WAL may grow.
+    """
     if not readonly:
-        return open_file(path, "mode=rw")
-    database = open_file(path, "mode=ro")
+        database = open_file(path, "mode=rw", wal_bytes_max=wal_bytes_max if is_shared else 0)
+        if not is_shared:
+            database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        return database
+    database = open_file(path, "mode=ro", wal_bytes_max=wal_bytes_max if is_shared else 0)
     try:
         database.execute("PRAGMA query_only = ON")
         database.execute("SELECT 1 FROM sqlite_master").fetchone()
@@ -76,7 +99,7 @@ def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
 def read_database(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
     """Returns `read(connection)`. Creates no file where no process has the database open.
 
-    Raises FileNotFoundError, sqlite3.Error, UnsafePath.
+    `read` may be called again. Raises FileNotFoundError, sqlite3.Error, UnsafePath.
     """
     before = file_identity(path)
     if not _wal_exists(path):
@@ -89,8 +112,40 @@ def read_database(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
         except sqlite3.Error:
             if file_identity(path) == before:
                 raise
-    with closing(connect(path, readonly=True)) as database:
-        return read(database)
+    try:
+        with closing(connect(path, readonly=True)) as database:
+            return read(database)
+    except sqlite3.Error as error:
+        if not lacks_index(error):
+            raise
+        try:
+            with closing(_connect_alone(path)) as database:
+                return read(database)
+        except sqlite3.OperationalError:
+            raise error from None
+
+
+def lacks_index(error: sqlite3.Error) -> bool:
+    """Whether the WAL cannot be read since -shm cannot be created: the disk may be full."""
+    return isinstance(error, IndexSpaceMissing) or (
+        getattr(error, "sqlite_errorcode", 0) in _INDEX_CODES
+    )
+
+
+def _connect_alone(path: Path) -> sqlite3.Connection:
+    """A connection that reads while no other is open, with the index of the WAL in memory.
+
+    It needs the right to write the file, for the lock. Raises sqlite3.Error.
+    """
+    database = open_file(path, "mode=rw", timeout_s=ALONE_TIMEOUT_S)
+    try:
+        database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        database.execute("PRAGMA query_only = ON")
+        database.execute("SELECT 1 FROM sqlite_master").fetchone()
+    except BaseException:
+        database.close()
+        raise
+    return database
 
 
 def file_identity(path: Path) -> tuple[int, ...]:
@@ -119,19 +174,42 @@ def _wal_exists(path: Path) -> bool:
     return os.path.exists(f"{path}-wal")
 
 
-def open_file(path: Path, query: str, *, timeout_s: float = BUSY_TIMEOUT_S) -> sqlite3.Connection:
+class _Connection(sqlite3.Connection):
+    """A connection that keeps the space of its -shm reserved until it is closed."""
+
+    release: Callable[[], None] | None = None
+
+    def close(self) -> None:
+        super().close()
+        release, self.release = self.release, None
+        if release is not None:
+            release()
+
+
+def open_file(
+    path: Path, query: str, *, timeout_s: float = BUSY_TIMEOUT_S, wal_bytes_max: int = 0
+) -> sqlite3.Connection:
     """Opens a connection to the file at `path` itself, never to one that a link leads to.
 
-    Raises sqlite3.Error, UnsafePath.
+    With `wal_bytes_max`, the index of a WAL of this size has its space. Raises sqlite3.Error,
+    UnsafePath.
     """
     require_regular(path)  # before SQLite opens it: a FIFO would block the thread for ever
-    database = sqlite3.connect(
-        database_uri(path, query),
-        uri=True,
-        isolation_level=None,
-        timeout=timeout_s,
-        check_same_thread=False,
-    )
+    release = _reserve_index(path, wal_bytes_max) if wal_bytes_max else None
+    try:
+        database = sqlite3.connect(
+            database_uri(path, query),
+            uri=True,
+            isolation_level=None,
+            timeout=timeout_s,
+            check_same_thread=False,
+            factory=_Connection,
+        )
+    except BaseException:
+        if release is not None:
+            release()
+        raise
+    database.release = release
     try:
         if not _is_open_at(database, path):
             raise unsafe_path_error(path)
@@ -139,6 +217,12 @@ def open_file(path: Path, query: str, *, timeout_s: float = BUSY_TIMEOUT_S) -> s
         database.close()
         raise
     return database
+
+
+def _reserve_index(path: Path, wal_bytes_max: int) -> Callable[[], None] | None:
+    with suppress(FileNotFoundError):
+        wal_bytes_max = max(wal_bytes_max, os.stat(f"{path}-wal").st_size)
+    return reserve_index(path, index_bytes(wal_bytes_max // _PAGE_BYTES))
 
 
 def require_regular(path: Path) -> None:

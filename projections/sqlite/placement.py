@@ -24,7 +24,7 @@ def place(new: Path, path: Path) -> None:
 
     The directory of `path` is created where it is missing. Raises sqlite3.Error, OSError.
     """
-    with closing(connect(new)) as database:
+    with closing(connect(new, is_shared=False)) as database:
         database.execute("PRAGMA journal_mode = WAL")
     with suppress(FileExistsError):
         make_private_dir(path.parent)
