@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from eventlog.storage.filesystem import filesystem_type, is_network_filesystem
     from eventlog.storage.home import database_uri
     from eventlog.storage.locks import FileLock, PollInterval
-    from eventlog.storage.ownership import adopt_owner, make_private_dir, make_private_dirs
+    from eventlog.storage.output import output_file, refuse_in_home
+    from eventlog.storage.ownership import adopt_owner, make_private_dir
     from eventlog.threads import is_shortage, run_in_thread, starting_thread, uncancelled
 
 _MODULES = {
@@ -62,7 +63,7 @@ _MODULES = {
     "log_bytes": "read.bulk",
     "log_status": "read.inspect",
     "make_private_dir": "storage.ownership",
-    "make_private_dirs": "storage.ownership",
+    "output_file": "storage.output",
     "plugin_names": "plugins",
     "print_line": "cli.streams",
     "print_lines": "cli.streams",
@@ -72,6 +73,7 @@ _MODULES = {
     "progress_bar": "cli.streams",
     "read_entries": "read.inspect",
     "read_verified": "read.bulk",
+    "refuse_in_home": "storage.output",
     "require_home": "read.inspect",
     "run_in_thread": "threads",
     "starting_thread": "threads",
@@ -106,7 +108,7 @@ __all__ = [
     "log_bytes",
     "log_status",
     "make_private_dir",
-    "make_private_dirs",
+    "output_file",
     "plugin_names",
     "print_line",
     "print_lines",
@@ -116,6 +118,7 @@ __all__ = [
     "progress_bar",
     "read_entries",
     "read_verified",
+    "refuse_in_home",
     "rename_durably",
     "require_home",
     "run_in_thread",

@@ -6,7 +6,7 @@ Steps, in an order in which a crash after each is safe:
     is it of this log?              its last entry must be in the log, with the same chain
     hash its copies                 a damaged copy is made again, if the log's segment is right
     for each new segment            verify its lines in the log, copy, sync, read back, rename
-    for the one that grew           the same after its listed end, in place
+    for the one that grew           the same, after the listed bytes of its copy
     after each of them              list it in the manifest
 
 Invariant: a backup gets only durable lines that continue the chain of the log, and the records of
@@ -16,23 +16,25 @@ the accepted gaps between them.
 import errno
 import logging
 import os
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-from eventlog.archive.backup_dir import BackupDir, backup_lock
+from eventlog.archive.backup_dir import BackupDir, locked_backup
 from eventlog.archive.manifest import Manifest, SegmentCopy
-from eventlog.errors import BackupUnusable, EventLogError, LogDiverged
+from eventlog.errors import BackupUnusable, EventLogError, LogCorrupt, LogDiverged
+from eventlog.format.durability import LogEnd
 from eventlog.format.scan import CHAIN_UNKNOWN, Tip
 from eventlog.format.segment import Position, segment_name
-from eventlog.read.reader import LogReader
-from eventlog.storage.atomic import replace_file
+from eventlog.read.reader import LogReader, reader_near_end
 from eventlog.storage.disk import Disk, RealDisk, opened, size_of
 from eventlog.storage.durable_state import read_durable_end, require_log
-from eventlog.storage.gap_file import GAP_FILE_NAME
+from eventlog.storage.gap_file import GAP_FILE_NAME, read_gap_file
 from eventlog.storage.home import Home, home_at, list_segments
 from eventlog.storage.locks import CLOSED_LOCK_NAME
-from eventlog.storage.segment_disk import SegmentDisk
+from eventlog.storage.output import refuse_in_home
+from eventlog.storage.segment_disk import SegmentDisk, stored_segments
 
 logger = logging.getLogger(__name__)
 
@@ -102,8 +104,11 @@ def back_up(
         )
     try:
         require_log(disk, log_home)
-        with backup_lock(disk, dest_home):
-            return _BackupRun(disk, log_home, dest_home, now, progress or _no_progress).run()
+        refuse_in_home(os.path.dirname(dest_home.root), disk=disk)
+        with locked_backup(disk, dest_home) as directory:
+            run = _BackupRun(disk, log_home, dest_home, now, progress or _no_progress)
+            with closing(BackupDir(directory, run.count, _log_inodes(disk, log_home))) as copies:
+                return run.run(copies)
     except OSError as error:
         raise _backup_failed(error, dest_home) from error
 
@@ -122,7 +127,7 @@ class _BackupRun:
         self._disk = disk
         self._home = home
         self._dest_home = dest_home
-        self._backup_dir = BackupDir(disk, dest_home, self._count)
+        self._backup_dir: BackupDir
         self._now = now
         self._progress = progress
         self._copied: dict[str, int] = {}  # bytes, by segment
@@ -130,11 +135,13 @@ class _BackupRun:
         self._done = 0  # bytes hashed, verified and copied
         self._total = 0
 
-    def run(self) -> BackedUp:
+    def run(self, backup_dir: BackupDir) -> BackedUp:
         """Runs the backup."""
-        backup_dir = self._backup_dir
-        backup_dir.open()
-        with closing(self._reader()) as reader:
+        self._backup_dir = backup_dir
+        backup_dir.refuse_log_dir(self._home.log_dir)
+        until = read_durable_end(self._disk, self._home)
+        with closing(self._reader(until)) as reader:
+            last_seq = until.seq if until is not None else self._last_seq()
             segments = list_segments(self._disk, self._home)
             # `compress` of the backup leaves this lock file.
             backup_dir.remove_leftovers(
@@ -146,7 +153,7 @@ class _BackupRun:
                 if not backup_dir.is_intact(segment_copy):
                     self._repair_copy(segment_copy)
             self._copy_accepted()
-            self._copy_verified(reader)
+            self._copy_verified(reader, last_seq)
         backup_dir.list(replace(backup_dir.manifest, backed_up_at=self._now))
         return BackedUp(
             dest=self._dest_home.root,
@@ -156,10 +163,9 @@ class _BackupRun:
             repaired=tuple(self._repaired),
         )
 
-    def _reader(self) -> LogReader:
+    def _reader(self, until: LogEnd | None) -> LogReader:
         """A reader after the last entry of the backup. Raises where the log lacks that entry."""
         backed_up = self._backup_dir.manifest
-        until = read_durable_end(self._disk, self._home)
         if until is not None and until.seq < backed_up.last_seq:
             raise self._backup_ahead(f", which ends at entry {until.seq},")
         last = backed_up.segments[-1] if backed_up.segments else None
@@ -179,6 +185,16 @@ class _BackupRun:
                 "back and continued; then stop the writers and find out which of the two is right",
             )
         return reader
+
+    def _last_seq(self) -> int:
+        """The last entry now, where no lock record states it: writers may go on meanwhile."""
+        try:
+            with closing(reader_near_end(self._disk, self._home)) as reader:
+                while reader.read():
+                    pass
+                return reader.tip.seq
+        except LogCorrupt:
+            return sys.maxsize  # the reader that copies reports the damage
 
     def _backup_ahead(self, ends: str) -> BackupUnusable:
         return BackupUnusable(
@@ -216,18 +232,18 @@ class _BackupRun:
 
     def _copy_accepted(self) -> None:
         """Copies the records of accepted gaps, each of which names its bytes."""
-        found = self._bytes_of(f"{self._home.log_dir}/{GAP_FILE_NAME}")
-        if found and found != self._bytes_of(f"{self._dest_home.log_dir}/{GAP_FILE_NAME}"):
-            replace_file(self._disk, self._dest_home.log_dir, GAP_FILE_NAME, found)
+        found = read_gap_file(self._disk, f"{self._home.log_dir}/{GAP_FILE_NAME}")
+        if found:
+            self._backup_dir.replace_gap_file(found)
 
-    def _copy_verified(self, reader: LogReader) -> None:
-        """Copies what the reader verified, each segment once it is read."""
+    def _copy_verified(self, reader: LogReader, last_seq: int) -> None:
+        """Copies what the reader verified, up to `last_seq` at least, each segment once read."""
         tip, at = reader.tip, reader.position
-        while lines := reader.read():
+        while tip.seq < last_seq and (lines := reader.read()):
             if reader.position.segment > at.segment:
                 self._copy_closed(reader.position.segment, tip)
             tip, at = reader.tip, reader.position
-            self._count(sum(map(len, lines)))
+            self.count(sum(map(len, lines)))
         self._copy_closed(at.segment, tip)
         self._copy(at.segment, at.byte_offset, tip)
 
@@ -261,19 +277,20 @@ class _BackupRun:
             )
         )
 
-    def _bytes_of(self, path: str) -> bytes:
-        try:
-            with opened(self._disk, path) as fd:
-                return self._disk.pread(fd, self._disk.size(fd), 0)
-        except FileNotFoundError:
-            return b""
-
     def _size_of(self, segment: int) -> int:
         return size_of(self._disk, self._home.segment_path(segment))
 
-    def _count(self, done: int) -> None:
+    def count(self, done: int) -> None:
+        """Adds to the bytes that are done."""
         self._done += done
         self._progress(self._done, max(self._done, self._total))
+
+
+def _log_inodes(disk: Disk, home: Home) -> set[tuple[int, int]]:
+    """Device and inode of each file that stores a segment of the log, wherever it is."""
+    paths = (path for _, path in stored_segments(disk, home.log_dir))
+    found = (disk.identity_at(path) for path in paths)
+    return {identity[:2] for identity in found if identity is not None}
 
 
 def _no_progress(_done: int, _total: int) -> None:
@@ -281,6 +298,8 @@ def _no_progress(_done: int, _total: int) -> None:
 
 
 def _backup_failed(error: OSError, dest_home: Home) -> EventLogError:
+    # A file that was reached through its directory's descriptor is named without the directory.
+    is_path = isinstance(error.filename, str) and os.path.isabs(error.filename)
     if error.errno in _NO_SPACE_ERRNOS:
         return EventLogError(
             f"no space for the backup: {error.strerror}",
@@ -289,6 +308,6 @@ def _backup_failed(error: OSError, dest_home: Home) -> EventLogError:
         )
     return EventLogError(
         f"the backup could not be made: {error.strerror or error}",
-        where=error.filename or dest_home.root,
+        where=error.filename if is_path else dest_home.root,
         do="the copies made before are intact: check that disk, then run it again",
     )

@@ -17,10 +17,10 @@ import orjson
 from eventlog.errors import BackupUnusable, LogCorrupt, Unsupported
 from eventlog.format.line import CHAIN_START
 from eventlog.format.segment import segment_seqs
-from eventlog.storage.atomic import replace_file
-from eventlog.storage.disk import Disk, opened
+from eventlog.storage.directory import Directory
 
 MANIFEST_NAME = "backup.json"
+MANIFEST_BYTES_MAX = 64 << 20  # some 400,000 segments; the default of them hold 25 TB
 _VERSION = 1
 _HASH_FIELD = b',"sha256":"'
 _HASH_FIELD_BYTES = len(_HASH_FIELD) + 64 + len(b'"}\n')
@@ -56,15 +56,14 @@ class Manifest:
         return sum(segment_copy.bytes for segment_copy in self.segments)
 
 
-def read_manifest(disk: Disk, root: str) -> Manifest | None:
-    """The manifest of the backup at `root`; None where there is none.
+def read_manifest(directory: Directory) -> Manifest | None:
+    """The manifest of the backup in `directory`; None where there is none.
 
-    Raises BackupUnusable where it is damaged, Unsupported where it is of a newer version, OSError.
+    Raises BackupUnusable where it is damaged, Unsupported where it is of a newer version, OSError,
+    UnsafePath where it is no regular file, or larger than MANIFEST_BYTES_MAX.
     """
-    path = f"{root}/{MANIFEST_NAME}"
     try:
-        with opened(disk, path) as fd:
-            data = disk.pread(fd, disk.size(fd), 0)
+        data = directory.read(MANIFEST_NAME, MANIFEST_BYTES_MAX)
     except FileNotFoundError:
         return None
     try:
@@ -72,15 +71,15 @@ def read_manifest(disk: Disk, root: str) -> Manifest | None:
     except (ValueError, KeyError, TypeError, LogCorrupt):  # orjson's error is a ValueError
         raise BackupUnusable(
             "the manifest of the backup is damaged",
-            where=path,
+            where=f"{directory.path}/{MANIFEST_NAME}",
             do="make a new backup in an empty directory; where the log is lost, copy the segments "
             "from logs/ into logs/ of a new home and run `eventlog verify`",
         ) from None
 
 
-def write_manifest(disk: Disk, root: str, manifest: Manifest) -> None:
+def write_manifest(directory: Directory, manifest: Manifest) -> None:
     """Replaces the manifest, durably, in one step. Raises OSError."""
-    replace_file(disk, root, MANIFEST_NAME, encode_manifest(manifest))
+    directory.replace(MANIFEST_NAME, encode_manifest(manifest))
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

@@ -20,8 +20,9 @@ from eventlog.archive.manifest import MANIFEST_NAME, Manifest, SegmentCopy, read
 from eventlog.errors import BackupUnusable, EventLogError
 from eventlog.format.durability import LogEnd, Watermark, encode_slot, slot_offset
 from eventlog.storage.atomic import copy, replace_file
-from eventlog.storage.disk import Disk, RealDisk, closing_fd, opened, read_file, size_of
-from eventlog.storage.gap_file import GAP_FILE_NAME
+from eventlog.storage.directory import Directory
+from eventlog.storage.disk import Disk, RealDisk, closing_fd, opened, size_of
+from eventlog.storage.gap_file import GAP_FILE_NAME, read_gap_file
 from eventlog.storage.home import Home, home_at, make_durable_dir
 from eventlog.storage.locks import FileLock
 from eventlog.storage.segment_disk import SegmentDisk
@@ -83,7 +84,7 @@ def restore_home(
     log_home = home_at(home)
     backup = Home(os.path.realpath(source))
     try:
-        manifest = read_manifest(disk, backup.root)
+        manifest = _read_manifest(disk, backup)
         if manifest is None:
             raise BackupUnusable(
                 f"this is no backup: it has no {MANIFEST_NAME}",
@@ -101,6 +102,12 @@ def restore_home(
     except OSError as error:
         raise _restore_failed(error, log_home) from error
     return RestoredHome(home=os.fspath(home), manifest=manifest)
+
+
+def _read_manifest(disk: Disk, backup: Home) -> Manifest | None:
+    with suppress(FileNotFoundError), Directory.open(backup.root, disk=disk) as directory:
+        return read_manifest(directory)
+    return None
 
 
 def refuse_non_empty(disk: Disk, home: Home) -> None:
@@ -173,9 +180,9 @@ def _restore_files(
 
     for segment_copy in manifest.segments:
         _restore_segment(disk, backup, scratch_dir, segment_copy, count)
-    gap_path = f"{backup.log_dir}/{GAP_FILE_NAME}"
-    with suppress(FileNotFoundError):
-        replace_file(disk, scratch_dir, GAP_FILE_NAME, read_file(disk, gap_path))
+    gaps = read_gap_file(disk, f"{backup.log_dir}/{GAP_FILE_NAME}")
+    if gaps:
+        replace_file(disk, scratch_dir, GAP_FILE_NAME, gaps)
     if manifest.segments:
         last = manifest.segments[-1]
         end = LogEnd(last.segment, last.bytes, manifest.last_seq, manifest.chain)

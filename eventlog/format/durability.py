@@ -11,9 +11,13 @@ The *watermark* is in `.durable` and is synced. It has two slots, 4,096 bytes ap
 torn sector cannot destroy both; the higher generation wins. It states that the log reached at least
 this far. Only this distinguishes a lost last batch from one that was never durable.
 
+A record counts only if each field is what a writer writes there: a checksum proves that the bytes
+are those that were written, not that a writer of ours wrote them.
+
 Invariant: an end in either was durable when it was written.
 """
 
+import re
 from typing import NamedTuple
 from zlib import crc32
 
@@ -26,6 +30,11 @@ CLEAN = "clean"
 WRITING = "writing"
 LOCK_RECORD_VERSION = "2"  # version 1 had no device and inode: it is no record
 WATERMARK_VERSION = "1"
+_NUMBER_MAX = 2**63 - 1  # of the offsets and seqs that a file system and SQLite can hold
+_INODE_MAX = 2**64 - 1
+_PID_MAX = 2**31 - 1
+_NUMBER_PATTERN = re.compile(r"[0-9]{1,20}")  # int() also takes signs, spaces and underscores
+_CHAIN_PATTERN = re.compile(r"[0-9a-f]{64}|")  # none where it is unknown, after an accepted gap
 _NO_BOOT_ID = "-"  # written where no boot id can be read; such a record is never valid
 
 
@@ -87,8 +96,27 @@ def decode_lock_record(data: bytes) -> LockRecord | None:
     if fields is None:
         return None
     _, boot_id, pid, state, segment, device, inode, byte_offset, seq, chain = fields
-    end = LogEnd(int(segment), int(byte_offset), int(seq), chain)
-    return LockRecord(boot_id, int(pid), state, end, int(device), int(inode))
+    try:
+        if state not in (CLEAN, WRITING):
+            raise ValueError(state)
+        end = _parse_end(segment, byte_offset, seq, chain)
+        numbers = _parse_number(device, _INODE_MAX), _parse_number(inode, _INODE_MAX)
+        return LockRecord(boot_id, _parse_number(pid, _PID_MAX), state, end, *numbers)
+    except ValueError:
+        return None
+
+
+def _parse_end(segment: str, byte_offset: str, seq: str, chain: str) -> LogEnd:
+    """The end that these fields name. Raises ValueError."""
+    if _CHAIN_PATTERN.fullmatch(chain) is None:
+        raise ValueError(chain)
+    return LogEnd(_parse_number(segment), _parse_number(byte_offset), _parse_number(seq), chain)
+
+
+def _parse_number(field: str, number_max: int = _NUMBER_MAX) -> int:
+    if _NUMBER_PATTERN.fullmatch(field) is None or int(field) > number_max:
+        raise ValueError(field)
+    return int(field)
 
 
 def encode_slot(watermark: Watermark) -> bytes:
@@ -113,8 +141,11 @@ def decode_watermark(data: bytes) -> Watermark | None:
         fields = _checked_fields(data[offset : offset + SLOT_BYTES], WATERMARK_VERSION, 6)
         if fields is None:
             continue
-        _, generation, segment, byte_offset, seq, chain = fields
-        slot = Watermark(int(generation), LogEnd(int(segment), int(byte_offset), int(seq), chain))
+        _, generation, *end = fields
+        try:
+            slot = Watermark(_parse_number(generation), _parse_end(*end))
+        except ValueError:
+            continue
         if found is None or slot.generation > found.generation:
             found = slot
     return found

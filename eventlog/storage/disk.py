@@ -134,6 +134,7 @@ class RealDisk:
         self._full_fsync = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: fsync stops at its cache
         self._boot_id = _read_boot_id()
         self._inodes: dict[int, tuple[int, int]] = {}  # (device, inode) of what is open
+        self._dir_paths: dict[int, str] = {}  # of open directories, for messages
 
     def names(self, path: str | int) -> list[str]:
         return os.listdir(path)
@@ -165,29 +166,37 @@ class RealDisk:
             fd = os.open(path, flags, dir_fd=dir_fd)
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise _unsafe_path_error(path, "a symbolic link") from None
+                raise _unsafe_path_error(self._at(path, dir_fd), "a symbolic link") from None
             if error.errno in (errno.ENXIO, errno.EISDIR):
-                raise _unsafe_path_error(path, "no regular file") from None
+                raise _unsafe_path_error(self._at(path, dir_fd), "no regular file") from None
             raise
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             os.close(fd)
-            raise _unsafe_path_error(path, "no regular file")
+            raise _unsafe_path_error(self._at(path, dir_fd), "no regular file")
         self._inodes[fd] = _inode_of(status)
         return fd
 
     def open_dir(self, path: str, *, dir_fd: int | None = None, follow: bool = True) -> int:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         try:
-            return os.open(path, flags if follow else flags | os.O_NOFOLLOW, dir_fd=dir_fd)
+            fd = os.open(path, flags if follow else flags | os.O_NOFOLLOW, dir_fd=dir_fd)
         except OSError as error:
             # Linux answers ENOTDIR for a link, macOS ELOOP.
             if follow or error.errno not in (errno.ENOTDIR, errno.ELOOP):
                 raise
-            raise _unsafe_path_error(path, "a symbolic link or a file", "a directory") from None
+            whole = self._at(path, dir_fd)
+            raise _unsafe_path_error(whole, "a symbolic link or a file", "a directory") from None
+        self._dir_paths[fd] = self._at(path, dir_fd)
+        return fd
+
+    def _at(self, path: str, dir_fd: int | None) -> str:
+        """The whole path, for messages."""
+        return path if dir_fd is None else f"{self._dir_paths.get(dir_fd, '')}/{path}"
 
     def close(self, fd: int) -> None:
         self._inodes.pop(fd, None)
+        self._dir_paths.pop(fd, None)
         os.close(fd)
 
     def size(self, fd: int) -> int:
@@ -215,7 +224,11 @@ class RealDisk:
             os.fdatasync(fd)
 
     def fsync_dir(self, path: str | int) -> None:
-        fd = path if isinstance(path, int) else self.open_dir(path)
+        fd = (
+            path
+            if isinstance(path, int)
+            else os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        )
         try:
             if self._full_fsync is not None:
                 self._fcntl.fcntl(fd, self._full_fsync)
@@ -349,14 +362,19 @@ def read_small_file(
     A file of ours that outgrows its limit was not written by us, and may be sparse and of any size.
     """
     with opened(disk, path, dir_fd=dir_fd) as fd:
-        data = disk.pread(fd, bytes_max + 1, 0)
-    if len(data) > bytes_max:
-        raise UnsafePath(
-            f"the file has more than {bytes_max} bytes, which is too many to be ours",
-            where=where or path,
-            do="move it away, or restore it from a backup",
-        )
-    return data
+        size = disk.size(fd)
+        if size > bytes_max:
+            raise too_large_error(where or path, bytes_max)
+        return disk.pread(fd, size, 0)
+
+
+def too_large_error(path: str, bytes_max: int) -> UnsafePath:
+    """The error for a file that is larger than any of ours."""
+    return UnsafePath(
+        f"the file has more than {bytes_max} bytes, which is too many to be ours",
+        where=path,
+        do="move it away, or restore it from a backup",
+    )
 
 
 def open_or_create(disk: Disk, path: str) -> int:

@@ -113,10 +113,12 @@ def _is_same_file(lock_record: LockRecord, found: FileIdentity) -> bool:
 
 
 def _fits_size(lock_record: LockRecord, size_bytes: int) -> bool:
-    """Whether the segment has the length of the durable end; more, where a write is under way."""
-    if lock_record.state == CLEAN:
-        return size_bytes == lock_record.end.byte_offset
-    return size_bytes >= lock_record.end.byte_offset
+    """Whether the segment may have this length; more than the durable end only during a write.
+
+    A shorter file is no sign of an old record: that very file has lost bytes that were durable,
+    which readers and writers report.
+    """
+    return lock_record.state != CLEAN or size_bytes <= lock_record.end.byte_offset
 
 
 def _is_behind(end: LogEnd, watermark: Watermark | None) -> bool:

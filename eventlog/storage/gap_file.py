@@ -10,10 +10,19 @@ from hashlib import sha256
 from eventlog.format.gap import AcceptedGap, decode_gaps, encode_gap
 from eventlog.format.line import LINE_BYTES_MAX, BadLine, parse_header
 from eventlog.format.segment import segment_seqs
-from eventlog.storage.disk import Disk, closing_fd, open_or_create, opened, read_file, write_all
+from eventlog.storage.disk import (
+    Disk,
+    closing_fd,
+    open_or_create,
+    opened,
+    read_small_file,
+    too_large_error,
+    write_all,
+)
 from eventlog.storage.home import Home
 
 GAP_FILE_NAME = ".accepted"
+GAP_FILE_BYTES_MAX = 16 << 20  # some 40,000 ranges, each of which a person has accepted
 _CHUNK_BYTES = 1 << 20
 
 
@@ -47,16 +56,24 @@ class AcceptedGaps:
 
 def read_gaps(disk: Disk, home: Home) -> list[AcceptedGap]:
     """All records, the newest first; none where nothing was ever accepted."""
+    return decode_gaps(read_gap_file(disk, f"{home.log_dir}/{GAP_FILE_NAME}"))
+
+
+def read_gap_file(disk: Disk, path: str, *, dir_fd: int | None = None) -> bytes:
+    """The file's bytes; none where there is no file. Raises UnsafePath, OSError."""
     with suppress(FileNotFoundError):
-        return decode_gaps(read_file(disk, f"{home.log_dir}/{GAP_FILE_NAME}"))
-    return []
+        return read_small_file(disk, path, GAP_FILE_BYTES_MAX, dir_fd=dir_fd)
+    return b""
 
 
 def append_gaps(disk: Disk, home: Home, records: Iterable[AcceptedGap]) -> None:
-    """Adds records, durably. Raises OSError."""
-    with closing_fd(disk, open_or_create(disk, f"{home.log_dir}/{GAP_FILE_NAME}")) as fd:
+    """Adds records, durably. Raises UnsafePath where there would be too many, OSError."""
+    path = f"{home.log_dir}/{GAP_FILE_NAME}"
+    with closing_fd(disk, open_or_create(disk, path)) as fd:
         size = disk.size(fd)
         data = b"".join(encode_gap(record) for record in records)
+        if size + len(data) > GAP_FILE_BYTES_MAX:
+            raise too_large_error(path, GAP_FILE_BYTES_MAX)
         if size and disk.pread(fd, 1, size - 1) != b"\n":
             data = b"\n" + data  # half a record, left by a power loss, must not spoil ours
         write_all(disk, fd, data, size)
@@ -90,5 +107,8 @@ def range_sha256(disk: Disk, fd: int, byte_from: int, byte_to: int) -> str:
     """SHA-256, in hex, of a range of a file, as far as the file goes."""
     digest = sha256()
     for at in range(byte_from, byte_to, _CHUNK_BYTES):
-        digest.update(disk.pread(fd, min(_CHUNK_BYTES, byte_to - at), at))
+        data = disk.pread(fd, min(_CHUNK_BYTES, byte_to - at), at)
+        if not data:
+            break  # a record may name an end that no file has
+        digest.update(data)
     return digest.hexdigest()

@@ -27,8 +27,7 @@ def make_private_dir(path: str | os.PathLike[str], *, dir_fd: int | None = None)
     Mode and owner are set through a descriptor: a link put in its place meanwhile is refused.
     """
     os.mkdir(path, 0o700, dir_fd=dir_fd)
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(path, flags, dir_fd=dir_fd)
+    fd = _open_made(path, dir_fd)
     try:
         os.fchmod(fd, 0o700)
         adopt_owner(fd, path, dir_fd=dir_fd)
@@ -36,10 +35,16 @@ def make_private_dir(path: str | os.PathLike[str], *, dir_fd: int | None = None)
         os.close(fd)
 
 
-def make_private_dirs(path: str | os.PathLike[str]) -> None:
-    """Creates a directory and its missing parents, each of mode 0700. Raises OSError."""
-    path = os.path.abspath(path)
-    if not os.path.isdir(path):
-        make_private_dirs(os.path.dirname(path))
-        with suppress(FileExistsError):
-            make_private_dir(path)
+def _open_made(path: str | os.PathLike[str], dir_fd: int | None) -> int:
+    flags = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, os.O_RDONLY | flags, dir_fd=dir_fd)
+    except PermissionError:  # a umask took the owner's bits
+        if not hasattr(os, "O_PATH"):
+            raise
+    found = os.open(path, os.O_PATH | flags, dir_fd=dir_fd)
+    try:
+        os.chmod(f"/proc/self/fd/{found}", 0o700)
+        return os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    finally:
+        os.close(found)

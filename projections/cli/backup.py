@@ -64,9 +64,11 @@ def backup(
 
 
 def _run_drill(obj: CommandContext, dest: Path, scratch: Path | None, as_json: bool) -> None:
-    from eventlog.plumbing import progress_bar
+    from eventlog.plumbing import progress_bar, refuse_in_home
     from projections.monitoring.restore_drill import run_restore_drill
 
+    if scratch is not None:
+        refuse_in_home(scratch, home=obj.home)
     result = run_restore_drill(
         Path(obj.home), dest, scratch_parent=scratch, now=_now(), progress_factory=progress_bar
     )

@@ -81,8 +81,10 @@ def doctor(
 def _try_disk(directory: Path, seconds: float) -> "tuple[list[DoctorFinding], dict[str, object]]":
     import logging
 
+    from eventlog.plumbing import refuse_in_home
     from projections.doctor.disk_trial import examine_disk
 
+    refuse_in_home(directory)
     logging.getLogger("eventlog").setLevel(logging.ERROR)  # it warns of each torn write we make
     is_terminal = sys.stderr.isatty()
 

@@ -58,8 +58,14 @@ def export(
 
     import orjson
 
-    from eventlog.plumbing import print_line, print_message, printable_value, progress_bar
-    from projections.queries.export import CSV, atomic_file, write_metadata
+    from eventlog.plumbing import (
+        output_file,
+        print_line,
+        print_message,
+        printable_value,
+        progress_bar,
+    )
+    from projections.queries.export import CSV, write_metadata
     from projections.queries.export import export as export_to
 
     is_stdout = output == STDOUT
@@ -71,10 +77,10 @@ def export(
             metadata = write(sys.stdout.buffer, progress=progress)
             sys.stdout.buffer.flush()
         else:
-            with atomic_file(Path(output)) as file:
+            with output_file(output, home=obj.home) as file:
                 metadata = write(file, progress=progress)
     if not is_stdout and format_ == CSV:
-        write_metadata(Path(output), metadata)
+        write_metadata(Path(output), metadata, home=Path(obj.home))
     to = "" if is_stdout else f" to {printable_value(output)}"
     summary = f"{metadata.rows} signals{to}: seq {metadata.seq}, chain {metadata.chain}"
     text = orjson.dumps(metadata.to_json()).decode() if as_json else summary

@@ -50,7 +50,7 @@ def import_legacy(
     """
     from contextlib import nullcontext
 
-    from eventlog.plumbing import progress_bar
+    from eventlog.plumbing import output_file, progress_bar
     from projections.legacy.importer import import_legacy as run_import
 
     if log_file is None and database is None:
@@ -58,8 +58,13 @@ def import_legacy(
     sources = [source for source in (log_file, database) if source is not None]
     if rejects is not None and rejects.exists() and any(map(rejects.samefile, sources)):
         raise click.UsageError("--rejects names a file to import from: name another file")
-    opened = rejects.open("wb") if rejects is not None else nullcontext()
-    with opened as rejects_file, progress_bar("importing") as progress:
+    # What an import that ends early has refused is kept: it imported the rest.
+    output = (
+        nullcontext()
+        if rejects is None
+        else output_file(rejects, home=obj.home, keeps_partial=True)
+    )
+    with output as rejects_file, progress_bar("importing") as progress:
         report = run_import(
             Path(obj.home),
             log_file=log_file,

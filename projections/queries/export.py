@@ -7,10 +7,7 @@ Invariant: the rows are the fold of the log up to `seq`, and `chain` is the chai
 """
 
 import os
-import stat
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -19,8 +16,7 @@ from typing import IO, Protocol, TypeVar, cast
 
 import orjson
 
-from eventlog import UnsafePath
-from eventlog.plumbing import read_entries, rename_durably, require_home
+from eventlog.plumbing import output_file, read_entries, require_home
 from projections.errors import ProjectionError
 from projections.projection import CHAIN_START, Checkpoint
 from projections.queries.as_of import AS_OF_BOUNDS, COLUMNS_AS_OF, FROM_AS_OF, AsOfBounds
@@ -114,36 +110,10 @@ def export(
     return replace(metadata, rows=rows, bytes=output.bytes, sha256=output.sha256.hexdigest())
 
 
-@contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file of mode 0600 that takes the name `path` once it is complete and synced.
-
-    Raises UnsafePath, OSError.
-    """
-    with suppress(FileNotFoundError):
-        if not stat.S_ISREG(path.lstat().st_mode):
-            raise UnsafePath(
-                "the output path is not a regular file",
-                where=str(path),
-                do="name another file",
-            )
-    # In the same directory: a rename does not cross file systems.
-    fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.fchmod(fd, 0o600)  # mkstemp obeys the umask
-    try:
-        with os.fdopen(fd, "wb") as file:
-            yield file
-        rename_durably(temporary, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-
-
-def write_metadata(path: Path, metadata: ExportMetadata) -> Path:
+def write_metadata(path: Path, metadata: ExportMetadata, *, home: Path) -> Path:
     """Writes `FILE.meta.json` beside the file; returns its path."""
     metadata_path = path.with_name(f"{path.name}.meta.json")
-    with atomic_file(metadata_path) as file:
+    with output_file(metadata_path, home=home) as file:
         file.write(orjson.dumps(metadata.to_json(), option=orjson.OPT_APPEND_NEWLINE))
     return metadata_path
 

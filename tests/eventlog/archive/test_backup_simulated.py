@@ -15,6 +15,7 @@ from eventlog import back_up, restore_home
 from eventlog.archive.manifest import read_manifest
 from eventlog.format.scan import Tip
 from eventlog.read.reader import LogReader
+from eventlog.storage.directory import Directory
 from eventlog.storage.home import Home
 from tests.eventlog.archive.test_backup import ENTRIES, NOW, begun, build
 from tests.eventlog.repair.test_repair_simulated import simulated
@@ -90,7 +91,10 @@ def test_power_may_fail_at_any_step_of_a_backup(
 
     def check(world: World) -> None:
         disk = SimulatedDisk(world, process=2)
-        manifest = read_manifest(disk, BACKUP) if world.find(BACKUP) else None
+        manifest = None
+        if world.find(BACKUP):
+            with Directory.open(BACKUP, disk=disk) as directory:
+                manifest = read_manifest(directory)
         assert manifest is not None or not seq, "the list is gone"
         if manifest is not None:
             assert manifest.last_seq >= seq

@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from eventlog.errors import UnsafePath
 from eventlog.storage.directory import Directory
 from eventlog.storage.locks import FileLock
 from tests.harness.fault_disk import FaultDisk
+from tests.harness.privileges import bound_by_modes
 
 TEXT = b"of somebody else\n"
 
@@ -117,8 +120,9 @@ def test_a_link_to_a_directory_is_no_directory(tmp_path: Path, elsewhere: Path) 
         assert directory.names() == ["file"]
 
 
-def test_directories_and_files_are_private_whatever_the_umask(tmp_path: Path) -> None:
-    before = os.umask(0o277)
+@pytest.mark.parametrize("umask", [0o000, 0o277])
+def test_directories_and_files_are_private_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
     try:
         with Directory.open(tmp_path) as directory, directory.make_subdirectory("made") as made:
             os.close(made.create("file"))
@@ -128,6 +132,14 @@ def test_directories_and_files_are_private_whatever_the_umask(tmp_path: Path) ->
     assert stat.S_IMODE((tmp_path / "made").stat().st_mode) == 0o700
     for name in ("file", "replaced"):
         assert stat.S_IMODE((tmp_path / "made" / name).stat().st_mode) == 0o600
+
+
+def test_an_account_whose_umask_takes_its_own_bits_makes_directories(tmp_path: Path) -> None:
+    code = "import os, sys; os.umask(0o777); from eventlog.storage.disk import RealDisk\n"
+    code += "RealDisk().make_dir(sys.argv[1])"
+    words = [*bound_by_modes(), sys.executable, "-c", code, str(tmp_path / "made")]
+    subprocess.run(words, check=True)
+    assert stat.S_IMODE((tmp_path / "made").stat().st_mode) == 0o700
 
 
 def test_a_directory_that_stands_keeps_its_mode(tmp_path: Path) -> None:

@@ -524,11 +524,17 @@ def test_a_log_that_ends_below_its_watermark_is_reported(home: Path) -> None:
     assert "durable up to entry 18" in verify(home).findings[0].problem
 
 
-def test_a_watermark_beyond_the_lock_record_is_used(home: Path, undamaged: Path) -> None:
+def test_an_older_lock_record_hides_neither_entries_nor_their_loss(
+    home: Path, undamaged: Path
+) -> None:
     with EventLog(home) as log:
         log.append(a_signal(50))
     shutil.copy(undamaged / "logs/.lock", home / "logs/.lock")
-    assert [where.seq for where in found(home)] == [19]
+    assert found(home) == []
+    assert verify(home).last_seq == 19
+    where, _ = spans(home)[18]
+    os.truncate(path_of(home, 13), where.byte_offset)
+    assert found(home) == [where]
 
 
 def test_a_writer_that_starts_during_verification_is_taken_into_account(home: Path) -> None:

@@ -24,12 +24,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventlog import LogNotFound, UnsafePath
+from eventlog.plumbing import output_file
 from projections import ProjectionError
 from projections.queries.export import (
     COLUMNS,
     FORMULA_PREFIXES,
     ExportMetadata,
-    atomic_file,
     csv_line,
     export,
     unescape_cell,
@@ -388,7 +388,7 @@ def test_when_stopped_it_leaves_no_file(home: Path, tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     def write_half() -> None:
-        with atomic_file(out / "x") as file:
+        with output_file(out / "x", home=home) as file:
             file.write(b"half")
             export(home, HookedFile(stop))
 
@@ -460,7 +460,7 @@ def test_a_path_that_is_not_a_regular_file_is_left_alone(home: Path, tmp_path: P
     (tmp_path / "link").symlink_to(target)
     os.mkfifo(tmp_path / "pipe")
     for name in ("link", "pipe", "home"):
-        with pytest.raises(UnsafePath), atomic_file(tmp_path / name):
+        with pytest.raises(UnsafePath), output_file(tmp_path / name, home=home):
             raise AssertionError("it is open")
         done = eventlog("export", "--output", tmp_path / name, home=home)
         assert (done.code, done.out) == (3, b"")

@@ -1,0 +1,1 @@
+"""Tests of `projections/cli`; the tree mirrors the packages."""
