@@ -98,11 +98,12 @@ class SqliteProjection:
                 setup = run_in_thread(lambda: database.set_up(path, check_pages=check_pages))
                 await uncancelled(setup)
                 self._are_pages_checked = True
-                self._db = await _connect(path)
+                # The same: aiosqlite's thread must not outlive the event loop.
+                await uncancelled(self._connect(path))
                 self._pid = os.getpid()
                 self._inode = inode_of(path)
                 self._wal_inodes = _wal_inodes(path)
-                self._schema_version = await _schema_version(self._db)
+                self._schema_version = await _schema_version(self._require_db())
                 await self._check_schema()
                 return await self._checkpoint()
             except BaseException as error:
@@ -112,6 +113,9 @@ class SqliteProjection:
                 if isinstance(error, sqlite3.Error):
                     raise self._translate_error(error) from error
                 raise
+
+    async def _connect(self, path: Path) -> None:
+        self._db = await _connect(path)
 
     async def apply(
         self, entries: Sequence[Entry], *, before: Checkpoint, after: Checkpoint
