@@ -9,11 +9,9 @@ Invariant: an expected failure is reported as what, where and what to do, never 
 
 import logging
 import os
-import signal
 import sys
 from contextlib import suppress
 from importlib import import_module
-from types import FrameType
 from typing import NoReturn
 
 import click
@@ -26,6 +24,7 @@ from eventlog.cli.command import (
     CommandContext,
     unquote,
 )
+from eventlog.cli.interrupts import interrupt_on_sigterm, interrupts_held_back
 from eventlog.cli.streams import (
     NoReader,
     discard_stdout,
@@ -58,15 +57,18 @@ class CommandGroup(click.Group):
         return sorted({*BUILT_IN, *plugin_names(COMMANDS)})
 
     def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
-        found: object
-        if cmd_name in BUILT_IN:
-            module = import_module(f"eventlog.cli.{BUILT_IN[cmd_name]}")
-            found = getattr(module, cmd_name)
-        else:
-            from eventlog.plugins import COMMANDS, load_plugin
-
-            found = load_plugin(COMMANDS, cmd_name)
+        with interrupts_held_back():
+            found = _load_command(cmd_name)
         return found if isinstance(found, click.Command) else None
+
+
+def _load_command(name: str) -> object:
+    import_module("eventlog.format.line")  # with orjson, which every command needs
+    if name in BUILT_IN:
+        return getattr(import_module(f"eventlog.cli.{BUILT_IN[name]}"), name)
+    from eventlog.plugins import COMMANDS, load_plugin
+
+    return load_plugin(COMMANDS, name)
 
 
 class _JsonFormatter(logging.Formatter):
@@ -193,28 +195,10 @@ def _run() -> int:
     return code if isinstance(code, int) else 0 if code is None else EXIT_PROBLEM
 
 
-def _interrupt_on_sigterm() -> None:
-    """Makes SIGTERM end the command as Ctrl-C does, so that unfinished files are removed.
-
-    Without a handler, process 1 of a container would ignore it. A command with a handler of its own
-    replaces this one.
-    """
-
-    def on_sigterm(_number: int, frame: FrameType | None) -> None:
-        # asyncio cancels its main task on SIGINT; an exception raised here could be lost in a task.
-        on_sigint = signal.getsignal(signal.SIGINT)
-        if callable(on_sigint):
-            on_sigint(signal.SIGINT, frame)
-        else:  # in the background of a script SIGINT is ignored
-            raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, on_sigterm)
-
-
 def main() -> NoReturn:
     """Runs the command and exits with its code."""
     os.umask(0o077)  # what is created without a mode of its own, also by a library, is private
-    _interrupt_on_sigterm()
+    interrupt_on_sigterm()
     open_standard_streams()
     try:
         code = _run()

@@ -185,8 +185,13 @@ SLOW = ("-e", "trace=pread64", "-e", "inject=pread64:delay_enter=300ms")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LONG_COMMANDS)
-@pytest.mark.parametrize("first", [True, False], ids=["process 1", "an ordinary process"])
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        *(pytest.param(name, True, id=f"{name} as process 1") for name in LONG_COMMANDS),
+        *(pytest.param(name, False, id=name) for name in ("append", "project", "top", "verify")),
+    ],
+)
 def test_sigterm_ends_a_command_that_takes_long(
     home: Path, tmp_path: Path, name: str, first: bool
 ) -> None:
@@ -207,7 +212,7 @@ def test_sigterm_ends_a_command_that_takes_long(
     )
     try:
         until(lambda: process.poll() is not None or _running(process.pid), "its start")
-        time.sleep(1.5)  # it is in the middle of its work
+        time.sleep(1)  # it is in the middle of its work
         assert process.poll() is None, f"{name} had ended before it could be asked to"
         target = _running(process.pid)
         os.kill(target, signal.SIGTERM)

@@ -319,7 +319,9 @@ def _try_stale(explorer: Explorer, moment: _Moment, record: bytes, device: int) 
     explorer.states += 1
     inodes, expected = moment
     state = with_lock_record(nothing(inodes), record)
-    if device == DEVICES[0] and _is_indistinguishable(record, inodes):
+    if device == DEVICES[0] and (
+        _is_indistinguishable(record, inodes) or _has_lost_bytes(record, inodes)
+    ):
         return
     try:
         check(state, expected.copy(), explorer.subject, THIS_BOOT, device=device)
@@ -336,6 +338,18 @@ def _is_indistinguishable(record: bytes, inodes: Inodes) -> bool:
     readers stop at its end, and none of them may take that for loss.
     """
     return b" writing " in record and not _has_later_watermark(record, inodes)
+
+
+def _has_lost_bytes(record: bytes, inodes: Inodes) -> bool:
+    """Whether the very file that the record names is shorter than its durable end: it was cut."""
+    said = decode_lock_record(record)
+    if said is None:
+        return False
+    path = HOME.segment_path(said.end.segment)
+    return any(
+        at == path and isinstance(inode, File) and len(inode.device) < said.end.byte_offset
+        for at, inode in files_of(inodes)
+    )
 
 
 def _has_later_watermark(record: bytes, inodes: Inodes) -> bool:

@@ -17,7 +17,7 @@ from zlib import crc32
 
 import pytest
 
-from eventlog import EventLog
+from eventlog import EventLog, LogCorrupt
 from tests.harness.command import Done, eventlog, jsonl, pipe, strace
 from tests.harness.daemon import daemon
 from tests.harness.deadline import until
@@ -80,7 +80,7 @@ def in_an_earlier_segment(home: Path, put_back: Callable[[Path, bytes], None]) -
 _TWO_SEGMENTS = """
 import os, sys
 from pathlib import Path
-from eventlog import EventLog
+from eventlog import EventLog, LogCorrupt
 from tests.harness.requirements import CHECKOUT
 from tests.harness.signals import signals
 home = Path(sys.argv[1])
@@ -416,3 +416,17 @@ def test_a_snapshot_on_the_running_host_shows_every_acknowledged_entry(
     assert len(receipts) == len(on_device) == 45
     assert (tmp_path / "seen").read_bytes() == b"".join(on_device)
     assert os.path.getsize(tmp_path / "seen") > 0
+
+
+def test_a_segment_cut_below_the_record_of_its_file_is_reported(tmp_path: Path) -> None:
+    """Within the second before the watermark follows, the record alone states the loss."""
+    log = EventLog(tmp_path / "home")
+    log.append_many(signals(5))
+    (segment,) = segments_in(tmp_path / "home")
+    os.truncate(segment, segment.read_bytes().rindex(b"\n", 0, -1) + 1)
+    done = eventlog("verify", home=tmp_path / "home")
+    assert done.code == 1
+    assert b"entry 5 is gone" in done.out
+    for call in (lambda: log.append(a_signal(6)), log.close):
+        with pytest.raises(LogCorrupt, match="entry 5"):
+            call()

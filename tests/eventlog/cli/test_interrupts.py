@@ -1,0 +1,84 @@
+"""SIGTERM at moments that are hard to hit by chance (C7)."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eventlog import EventLog
+from tests.harness.command import eventlog
+from tests.harness.deadline import DEADLINE_S
+from tests.harness.plugins import first_on_path
+from tests.harness.signals import a_signal
+
+INTERRUPTED_IMPORT = """
+    import os, signal, sys
+
+    class Finder:
+        def find_spec(self, name, path=None, target=None):
+            if name == {name!r}:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.parametrize("name", ["json", "dataclasses"])  # which orjson's initialisation imports
+@pytest.mark.parametrize("command", ["cat", "signals", "status"])
+def test_sigterm_while_an_extension_module_is_initialised_ends_the_command(
+    tmp_path: Path, name: str, command: str
+) -> None:
+    with EventLog(tmp_path / "home") as log:
+        log.append(a_signal(1))
+    folder = tmp_path / "first"
+    folder.mkdir()
+    source = "\n".join(line[4:] for line in INTERRUPTED_IMPORT.format(name=name).splitlines())
+    (folder / "sitecustomize.py").write_text(source)
+    done = eventlog(command, home=tmp_path / "home", env=first_on_path(folder))
+    assert (done.code, done.out, done.err) == (130, b"", "")
+
+
+def test_sigterm_in_a_destructor_is_not_lost() -> None:
+    script = """
+import os, signal, time
+from eventlog.cli.interrupts import interrupt_on_sigterm
+
+class Closing:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+
+interrupt_on_sigterm()
+try:
+    Closing()
+    time.sleep(1000)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, timeout=DEADLINE_S, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"interrupted\n", b"")
+
+
+def test_a_signal_that_was_held_back_arrives_at_the_end_of_the_block() -> None:
+    script = """
+import os, signal
+from eventlog.cli.interrupts import interrupt_on_sigterm, interrupts_held_back
+
+interrupt_on_sigterm()
+try:
+    with interrupts_held_back():
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("held back")
+    print("never")
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, timeout=DEADLINE_S, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, b"held back\ninterrupted\n")
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
