@@ -5,7 +5,6 @@ call in turn, and an explorer can enumerate every state that a power loss may le
 """
 
 import errno
-import logging
 import os
 import stat
 import sys
@@ -15,9 +14,8 @@ from functools import cache
 from typing import NamedTuple, Protocol
 
 from eventlog.errors import UnsafePath, Unsupported
+from eventlog.storage.boot import read_boot_id
 from eventlog.storage.ownership import adopt_owner, make_private_dir
-
-logger = logging.getLogger(__name__)
 
 
 class FileIdentity(NamedTuple):
@@ -132,7 +130,7 @@ class RealDisk:
 
         self._fcntl = fcntl
         self._full_fsync = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: fsync stops at its cache
-        self._boot_id = _read_boot_id()
+        self._boot_id = read_boot_id()
         self._inodes: dict[int, tuple[int, int]] = {}  # (device, inode) of what is open
         self._dir_paths: dict[int, str] = {}  # of open directories, for messages
 
@@ -354,29 +352,6 @@ def read_file(disk: Disk, path: str, bytes_max: int | None = None) -> bytes:
         return disk.pread(fd, disk.size(fd) if bytes_max is None else bytes_max, 0)
 
 
-def read_small_file(
-    disk: Disk, path: str, bytes_max: int, *, dir_fd: int | None = None, where: str = ""
-) -> bytes:
-    """All bytes of an existing file that has at most `bytes_max`. Raises UnsafePath, OSError.
-
-    A file of ours that outgrows its limit was not written by us, and may be sparse and of any size.
-    """
-    with opened(disk, path, dir_fd=dir_fd) as fd:
-        size = disk.size(fd)
-        if size > bytes_max:
-            raise too_large_error(where or path, bytes_max)
-        return disk.pread(fd, size, 0)
-
-
-def too_large_error(path: str, bytes_max: int) -> UnsafePath:
-    """The error for a file that is larger than any of ours."""
-    return UnsafePath(
-        f"the file has more than {bytes_max} bytes, which is too many to be ours",
-        where=path,
-        do="move it away, or restore it from a backup",
-    )
-
-
 def open_or_create(disk: Disk, path: str) -> int:
     """Opens a file for writing, also where there is none yet."""
     try:
@@ -407,22 +382,3 @@ def _unsafe_path_error(path: str, kind: str, ours: str = "a file of the log") ->
         where=path,
         do="move it away, or use another home",
     )
-
-
-@cache  # so that a missing one is logged once in a process
-def _read_boot_id() -> str:
-    """The boot id, or nothing where it cannot be read, as in some containers."""
-    try:
-        if sys.platform == "darwin":
-            import subprocess  # macOS only; it has no file with the boot id
-
-            words = ["sysctl", "-n", "kern.bootsessionuuid"]
-            return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError as error:
-        logger.warning(
-            "boot_id_unknown error=%s: each log is synced and read from the device, which is slow",
-            error.strerror,
-        )
-        return ""

@@ -15,11 +15,10 @@ from eventlog.storage.disk import (
     closing_fd,
     open_or_create,
     opened,
-    read_small_file,
-    too_large_error,
     write_all,
 )
 from eventlog.storage.home import Home
+from eventlog.storage.small_file import read_small_file, too_large_error
 
 GAP_FILE_NAME = ".accepted"
 GAP_FILE_BYTES_MAX = 16 << 20  # some 40,000 ranges, each of which a person has accepted

@@ -117,6 +117,19 @@ def test_a_repaired_copy_leaves_the_file_that_it_was_linked_to(
     assert_backup_is_whole(home, dest)
 
 
+def test_a_copy_with_a_second_name_is_replaced_by_a_file_of_its_own(
+    home: Path, dest: Path, tmp_path: Path
+) -> None:
+    """Who may write to the other name could change what was just found to be right."""
+    other = tmp_path / "other"
+    os.link(first_segment(dest), other)
+    before = other.read_bytes()
+    back_up(home, dest)
+    assert other.read_bytes() == before
+    assert other.stat().st_nlink == 1
+    assert_backup_is_whole(home, dest)
+
+
 def test_a_file_that_a_run_left_behind_is_replaced_and_not_written_through(
     home: Path, dest: Path, tmp_path: Path
 ) -> None:

@@ -61,7 +61,7 @@ def test_that_no_boot_id_can_be_read_is_reported_once(
     words = ("append", "--segment-bytes", 2000)
     done = eventlog(*words, home=tmp_path / "home", stdin=lines, under=bootless)
     assert done.code == 0, done.err
-    assert done.err.count("boot") == 1, done.err
+    assert done.err.count("boot_id_unknown") == 1, done.err
 
 
 def test_a_record_without_a_boot_id_is_not_used_by_others(
