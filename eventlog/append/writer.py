@@ -30,7 +30,7 @@ from eventlog.storage.device_sync import sync_segments
 from eventlog.storage.disk import Disk, write_all
 from eventlog.storage.durable_state import (
     is_last_segment,
-    read_lock_record,
+    read_durable_state,
     read_watermark,
     valid_lock_record,
     write_watermark,
@@ -164,7 +164,7 @@ class Writer:
         In a copied home that takes long, and other writers must not wait for it. Returns the paths
         of the files.
         """
-        if self._lock.known_record or read_lock_record(self._disk, self._home) is not None:
+        if self._lock.known_record or read_durable_state(self._disk, self._home).lock_record:
             return set()
         return sync_segments(self._disk, self._home)
 

@@ -56,6 +56,7 @@ class LockRecord(NamedTuple):
     end: LogEnd
     device: int  # of the raw segment file of `end`; 0 where there is none
     inode: int
+    generation: int  # of that inode, which file systems reuse; 0 where the file system has none
 
 
 class Watermark(NamedTuple):
@@ -82,9 +83,11 @@ def _checked_fields(data: bytes, version: str, fields_count: int) -> list[str] |
 def encode_lock_record(lock_record: LockRecord) -> bytes:
     """LOCK_RECORD_BYTES bytes of printable text."""
     end = lock_record.end
+    generation = f".{lock_record.generation}" if lock_record.generation else ""
+    inode = f"{lock_record.inode}{generation}"
     return _with_checksum(
         f"{LOCK_RECORD_VERSION} {lock_record.boot_id or _NO_BOOT_ID} {lock_record.pid} "
-        f"{lock_record.state} {end.segment} {lock_record.device} {lock_record.inode} "
+        f"{lock_record.state} {end.segment} {lock_record.device} {inode} "
         f"{end.byte_offset} {end.seq} {end.chain}",
         LOCK_RECORD_BYTES,
     )
@@ -100,7 +103,8 @@ def decode_lock_record(data: bytes) -> LockRecord | None:
         if state not in (CLEAN, WRITING):
             raise ValueError(state)
         end = _parse_end(segment, byte_offset, seq, chain)
-        numbers = _parse_number(device, _INODE_MAX), _parse_number(inode, _INODE_MAX)
+        inode, _, generation = inode.partition(".")
+        numbers = (_parse_number(field, _INODE_MAX) for field in (device, inode, generation or "0"))
         return LockRecord(boot_id, _parse_number(pid, _PID_MAX), state, end, *numbers)
     except ValueError:
         return None

@@ -22,14 +22,9 @@ from eventlog.format.scan import TIP_START, has_evidence, is_misplaced, scan, ti
 from eventlog.format.segment import Position, segment_index, segment_name
 from eventlog.read.problems import beyond_end_problem
 from eventlog.read.seek import find_line
-from eventlog.storage.device_sync import sync_for_reading, sync_names
+from eventlog.storage.device_sync import sync_earlier_segments, sync_for_reading, sync_names
 from eventlog.storage.disk import Disk
-from eventlog.storage.durable_state import (
-    read_durable_end,
-    read_durable_state,
-    read_lock_record,
-    read_watermark,
-)
+from eventlog.storage.durable_state import DurableState, read_durable_state, read_watermark
 from eventlog.storage.gap_file import AcceptedGaps
 from eventlog.storage.home import Home, list_segments
 
@@ -42,6 +37,7 @@ class _ReadLimit(NamedTuple):
     byte_offset: int
     is_durable: bool  # by the lock record: any bad line before it is damage
     has_next: bool  # a later segment exists
+    state: DurableState  # from which it was taken
 
 
 def corrupt_error(problem: str, segment: int, byte_offset: int, seq: int) -> LogCorrupt:
@@ -95,7 +91,7 @@ class LogReader:
         self._segment = 0  # first seq of the open segment; 0 when none is
         self._byte_offset = 0
         self._synced_bytes = -1  # of the open segment, where this reader has synced it
-        self._are_names_synced = holds_lock  # by the writer that reads
+        self._are_names_synced = self._are_earlier_synced = holds_lock  # by the writer that reads
         self._segments: list[int] = []  # as they were last listed
         self.tip = TIP_START
         # Beyond the position, where no lock record shows whether they are durable.
@@ -134,8 +130,8 @@ class LogReader:
     def _read_lines(self, limit: _ReadLimit) -> list[bytes]:
         length = min(limit.byte_offset - self._byte_offset, self.chunk_bytes)
         data = self._disk.pread(self._fd, length, self._byte_offset)
-        if not limit.is_durable and self._end() is not None:
-            return self.read()  # a writer has started: its lock record is the limit now
+        if self._has_writer_passed(limit.state):
+            return self.read()  # what was read may not be durable
         scanned = self.scan(data, self.tip)
         if scanned.lines:
             self._byte_offset += scanned.bytes_good
@@ -151,8 +147,8 @@ class LogReader:
             or (self._byte_offset == 0 and is_misplaced(data, seq))
             or evidence_after(self._disk, self._fd, self._byte_offset, limit.byte_offset, seq)
         )
-        if not limit.is_durable and self._end() is not None:
-            return self.read()  # a writer has started, and may have cut the torn tail
+        if self._has_writer_passed(limit.state):
+            return self.read()  # it may have cut the torn tail
         if is_damage:
             raise corrupt_error(
                 scanned.problem or "is cut off", self._segment, self._byte_offset, seq
@@ -160,37 +156,42 @@ class LogReader:
         self.unread_bytes = limit.byte_offset - self._byte_offset
         return []  # torn: the next writer cuts it
 
-    def _end(self) -> LogEnd | None:
-        """The durable end that bounds this reader, if anything gives one."""
-        if self._until is not None or self._holds_lock:
-            return self._until
-        return read_durable_end(self._disk, self._home)
+    def _has_writer_passed(self, before: DurableState) -> bool:
+        """Whether a writer has started since `before`, in which no lock record gave a limit."""
+        if before.limit is not None or self._until is not None or self._holds_lock:
+            return False
+        state = read_durable_state(self._disk, self._home)
+        return state.limit is not None or state.lock_data != before.lock_data
 
     def _durable_seq(self) -> int:
         """The last seq that was durable by the watermark or by the lock record."""
         return read_durable_state(self._disk, self._home).end.seq
 
     def _limit(self) -> _ReadLimit:
-        end = self._end()
+        state = self._durable_state()
+        end = state.limit if self._until is None else self._until
         size = self._disk.size(self._fd)
         if size < self._byte_offset:
             raise self._shortened_error(f"{segment_name(self._segment)} now ends at byte {size}")
         if end is None:
-            later = self._has_later_segment()
-            if later and self._end() is not None:
-                return self._limit()  # a writer has started: the segment may have grown
-            self._sync(size, later)
-            if not later and size == self._byte_offset:
-                self._check_durable(end)
-            return _ReadLimit(size, False, later)
+            limit = _ReadLimit(size, False, self._has_later_segment(), state)
+            if limit.has_next and self._has_writer_passed(state):
+                return self._limit()  # the segment may have grown
+            self._sync(size, limit.has_next, state)
+            if not limit.has_next and size == self._byte_offset:
+                self._check_durable(state)
+            return limit
         if end.segment > self._segment:
-            return _ReadLimit(size, True, True)
-        if end.seq < self.tip.seq and not self._may_record_be_old():
+            return _ReadLimit(size, True, True, state)
+        # A record that says `writing` may be an older one that was put back: what lies beyond its
+        # end looks like a write under way.
+        is_clean = state.lock_record is None or state.lock_record.state == CLEAN
+        if end.seq < self.tip.seq and is_clean:
             raise self._shortened_error(f"its durable end is now seq {end.seq}")
         if end.seq < self.tip.seq or end.segment < self._segment:
             # This segment was just created and is empty, or a writer died before this reader's
             # position was durable by its record; the next writer starts from the device.
-            return _ReadLimit(self._byte_offset, True, False)
+            return _ReadLimit(self._byte_offset, True, False, state)
         if end.byte_offset < self._byte_offset:
             raise self._shortened_error(f"its durable end is now seq {end.seq}")
         if size < end.byte_offset and size == self._byte_offset:
@@ -198,18 +199,13 @@ class LogReader:
             if self._disk.size(self._fd) > size:
                 return self._limit()  # the segment was replaced by a copy that has grown
             raise corrupt_error("is gone: the file is cut", self._segment, size, self.tip.seq + 1)
-        return _ReadLimit(end.byte_offset, True, False)
+        return _ReadLimit(end.byte_offset, True, False, state)
 
-    def _may_record_be_old(self) -> bool:
-        """Whether an end before this reader's position is no proof that the log was shortened.
-
-        A record that says `writing` may be put back by a restore: the bytes beyond its end look
-        like a write under way.
-        """
-        if self._until is not None:
-            return False
-        lock_record = read_lock_record(self._disk, self._home)
-        return lock_record is None or lock_record.state != CLEAN
+    def _durable_state(self) -> DurableState:
+        """What is known to be durable; nothing where the caller gave the end, or holds the lock."""
+        if self._until is not None or self._holds_lock:
+            return DurableState(None, None)
+        return read_durable_state(self._disk, self._home)
 
     def _has_later_segment(self) -> bool:
         """Whether a later segment exists. Lists the directory only at the last known one."""
@@ -217,11 +213,18 @@ class LogReader:
             self._segments = list_segments(self._disk, self._home)
         return bool(self._segments) and self._segments[-1] > self._segment
 
-    def _sync(self, size: int, is_closed: bool) -> None:
-        """Makes `size` bytes of the open segment durable, and the names. Raises OSError."""
+    def _sync(self, size: int, is_closed: bool, state: DurableState) -> None:
+        """Makes `size` bytes of the open segment durable, and first the names. Raises OSError.
+
+        Without a valid lock record it also syncs all segments before: another program may have
+        copied the log together with the checkpoint from which this reader goes on.
+        """
         if not self._are_names_synced:
             sync_names(self._disk, self._home)
             self._are_names_synced = True
+        if not self._are_earlier_synced and state.lock_record is None:
+            sync_earlier_segments(self._disk, self._home, self._segment)
+            self._are_earlier_synced = True
         if not is_closed or (self._synced_bytes < size and not self._holds_lock):
             sync_for_reading(self._disk, self._fd)
             self._synced_bytes = size
@@ -237,17 +240,17 @@ class LogReader:
             self.tip = tip
             raise self._shortened_error(f"{segment_name(self._segment)} was replaced or removed")
 
-    def _check_durable(self, end: LogEnd | None) -> None:
+    def _check_durable(self, state: DurableState) -> None:
         """Raises LogCorrupt where the log ends here, but was durable beyond.
 
-        `end` was the limit of this reader when it found that the log ends here.
+        `state` was read before this reader found that the log ends here.
         """
-        durable_seq = end.seq if end is not None else self._durable_seq()
+        durable_seq = state.limit.seq if state.limit is not None else self._durable_seq()
         seq = self.tip.seq + 1
         if self._until is not None or durable_seq < seq or self._skip_gap(seq, 0):
             return
-        if end is None and self._end() is not None:
-            return  # a writer has started and appended: the next read uses its lock record
+        if self._has_writer_passed(state):
+            return  # and has appended: the next read uses its lock record
         problem = beyond_end_problem(durable_seq)
         raise corrupt_error(problem, self._segment or 1, self._byte_offset, seq)
 
@@ -261,10 +264,10 @@ class LogReader:
     def _open_first(self) -> bool:
         if self._until is not None and self._until.seq == 0:
             return False
-        end = self._end()
+        state = self._durable_state()
         segments = self._segments = list_segments(self._disk, self._home)
         if not segments:
-            self._check_durable(end)
+            self._check_durable(state)
             return False
         seq = self.tip.seq + 1  # 1, or the first after a gap at the start
         if not self._open(seq) and not self._skip_gap(seq, 0):

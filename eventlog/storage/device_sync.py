@@ -65,6 +65,17 @@ def sync_segments(
     return {path for _, path in stored}
 
 
+def sync_earlier_segments(disk: Disk, home: Home, segment: int) -> None:
+    """Syncs the files of all segments before `segment`; the page cache keeps them. Raises OSError.
+
+    For a reader that reads none of them: what it returns is worth nothing without them.
+    """
+    for first_seq, path in stored_segments(disk, home.log_dir):
+        if first_seq < segment:
+            with suppress(FileNotFoundError), opened(disk, path, writable=False) as fd:
+                _sync(disk, fd)
+
+
 def sync_file(disk: Disk, path: str) -> None:
     """Syncs a file, if there is one, and drops it from the page cache. Raises OSError."""
     with suppress(FileNotFoundError), opened(disk, path, writable=False) as fd:
@@ -78,9 +89,14 @@ def sync_for_reading(disk: Disk, fd: int) -> None:
     lacks, and this sync returns 0. A read-only medium has nothing to sync.
     """
     try:
+        _sync(disk, fd)
+    finally:
+        disk.drop_cache(fd)
+
+
+def _sync(disk: Disk, fd: int) -> None:
+    try:
         disk.fdatasync(fd)
     except OSError as error:
         if error.errno not in _READ_ONLY_ERRNOS:
             raise
-    finally:
-        disk.drop_cache(fd)

@@ -7,6 +7,7 @@ call in turn, and an explorer can enumerate every state that a power loss may le
 import errno
 import os
 import stat
+import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,9 @@ from typing import NamedTuple, Protocol
 from eventlog.errors import UnsafePath, Unsupported
 from eventlog.storage.boot import read_boot_id
 from eventlog.storage.ownership import adopt_owner, make_private_dir
+
+
+_GET_GENERATION = 0x80007601 | struct.calcsize("l") << 16  # FS_IOC_GETVERSION, linux/fs.h
 
 
 class FileIdentity(NamedTuple):
@@ -92,6 +96,12 @@ class Disk(Protocol):
 
     def identity_at(self, path: str, *, dir_fd: int | None = None) -> FileIdentity | None:
         """The regular file at exactly this path; None where there is none. Opens nothing."""
+
+    def generation_at(self, path: str) -> int:
+        """The generation of the inode at this path; 0 where there is none.
+
+        File systems reuse the number of a removed inode, but not with the same generation.
+        """
 
     def identity_of(self, fd: int) -> FileIdentity:
         """The file or directory that `fd` has open."""
@@ -279,6 +289,20 @@ class RealDisk:
         if not stat.S_ISREG(status.st_mode):
             return None
         return FileIdentity(*_inode_of(status), status.st_size)
+
+    def generation_at(self, path: str) -> int:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            fd = os.open(path, flags)
+        except OSError:
+            return 0
+        try:
+            found = self._fcntl.ioctl(fd, _GET_GENERATION, bytes(struct.calcsize("l")))
+        except OSError:  # the file system has none
+            return 0
+        finally:
+            os.close(fd)
+        return int.from_bytes(found[:4], sys.byteorder)
 
     def identity_of(self, fd: int) -> FileIdentity:
         status = os.fstat(fd)

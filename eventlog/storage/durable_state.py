@@ -1,6 +1,7 @@
 """Durable state: how far the log is durable, by the lock record and by the durable watermark.
 
 Readers and writers use a lock record only if it is valid by the one rule of `valid_lock_record`.
+Readers stop at its end if it says `clean`, or while the writer that says `writing` holds the lock.
 The watermark, `.durable`, is read before the lock record, so that it is never the newer of the two.
 
 Invariant: at most one of the watermark's two slots is ever unsynced, so a power loss leaves the
@@ -28,6 +29,8 @@ from eventlog.format.durability import (
 )
 from eventlog.storage.disk import Disk, FileIdentity, read_file, write_all
 from eventlog.storage.home import Home, list_segments, log_not_found
+from eventlog.storage.locks import FileLock
+from eventlog.storage.segment_disk import candidate_paths
 
 LOCK_RECORD_READS_MAX = 50  # one that changes is read again; after so many times it is none
 LOCK_RECORD_RETRY_S = 0.0002  # an overwrite takes a few microseconds
@@ -39,11 +42,22 @@ class DurableState(NamedTuple):
 
     watermark: Watermark | None
     lock_record: LockRecord | None  # a valid one
+    lock_data: bytes = b""  # as it is in the file
+    is_limit: bool = False  # a reader stops at the end of the lock record
+
+    @property
+    def limit(self) -> LogEnd | None:
+        """The durable end at which a reader stops; None where only a sync can tell.
+
+        A writer that died leaves `writing`, and so does a record of another moment. What lies
+        beyond its end may be durable, and nobody is about to change it.
+        """
+        return self.lock_record.end if self.lock_record is not None and self.is_limit else None
 
     @property
     def ends(self) -> list[LogEnd]:
         """Each end that was durable."""
-        return [record.end for record in self if record is not None]
+        return [record.end for record in (self.watermark, self.lock_record) if record is not None]
 
     @property
     def end(self) -> LogEnd:
@@ -65,14 +79,17 @@ def read_durable_state(disk: Disk, home: Home) -> DurableState:
             break
         lock_record = valid_lock_record(disk, home, data, watermark)
         if lock_record is not None:
-            return DurableState(watermark, lock_record)
+            is_limit = lock_record.state == CLEAN or FileLock(home.lock_path, disk=disk).is_held()
+            if is_limit or _read_lock_file(disk, home) == data:
+                return DurableState(watermark, lock_record, data, is_limit)
+            continue  # a writer passed
         if decode_lock_record(data) is None:
             if data == before:
                 break  # damaged, or of another version
             time.sleep(LOCK_RECORD_RETRY_S)
         elif _read_lock_file(disk, home) == data:
             break
-    return DurableState(watermark, None)
+    return DurableState(watermark, None, data)
 
 
 def valid_lock_record(
@@ -96,6 +113,7 @@ def valid_lock_record(
         segment_file is not None
         and _is_same_file(lock_record, segment_file)
         and _fits_size(lock_record, segment_file.size_bytes)
+        and lock_record.generation == disk.generation_at(home.segment_path(end.segment))
     ):
         return None
     if _is_behind(end, watermark) or not _is_next_legal(disk, home, lock_record):
@@ -106,6 +124,16 @@ def valid_lock_record(
 def is_last_segment(disk: Disk, home: Home, end: LogEnd) -> bool:
     """Whether no raw segment follows the one of `end`."""
     return end.seq + 1 == end.segment or disk.identity_at(home.segment_path(end.seq + 1)) is None
+
+
+def _is_last_stored(disk: Disk, home: Home, end: LogEnd) -> bool:
+    """Whether no segment follows the one of `end`, wherever segments are stored."""
+    if not end.segment:
+        return not list_segments(disk, home)
+    if end.seq + 1 == end.segment:
+        return True
+    paths = candidate_paths(home.segment_path(end.seq + 1))
+    return all(disk.identity_at(path) is None for path in paths)
 
 
 def _is_same_file(lock_record: LockRecord, found: FileIdentity) -> bool:
@@ -128,8 +156,8 @@ def _is_behind(end: LogEnd, watermark: Watermark | None) -> bool:
 def _is_next_legal(disk: Disk, home: Home, lock_record: LockRecord) -> bool:
     """Whether the next segment is what the record allows: none, or an empty one while writing."""
     end = lock_record.end
-    if lock_record.state == CLEAN:
-        return is_last_segment(disk, home, end)
+    if lock_record.state == CLEAN or not end.segment:
+        return _is_last_stored(disk, home, end)
     if end.seq + 1 == end.segment:
         return True
     found = disk.identity_at(home.segment_path(end.seq + 1))
@@ -142,15 +170,9 @@ def _read_lock_file(disk: Disk, home: Home) -> bytes:
     return b""
 
 
-def read_lock_record(disk: Disk, home: Home) -> LockRecord | None:
-    """The valid lock record; None where only a sync can tell what is durable. Raises OSError."""
-    return read_durable_state(disk, home).lock_record
-
-
 def read_durable_end(disk: Disk, home: Home) -> LogEnd | None:
-    """The durable end by the valid lock record; None where there is none. Raises OSError."""
-    lock_record = read_lock_record(disk, home)
-    return lock_record.end if lock_record is not None else None
+    """The durable end at which a reader stops; None where only a sync can tell. Raises OSError."""
+    return read_durable_state(disk, home).limit
 
 
 def read_watermark(disk: Disk, home: Home) -> Watermark | None:

@@ -217,7 +217,8 @@ class WriterLock(FileLock):
         self._creates_home = creates_home
         # As this writer last wrote or accepted it; another record is from another writer.
         self.known_record = b""
-        self._segment = self._device = self._inode = 0  # of the segment of the last record
+        self._segment = 0  # of the last record
+        self._segment_file = (0, 0, 0)  # its device, inode and generation
 
     def take(self) -> None:
         """Takes the lock. Raises LogLocked, OSError, LogNotFound where the log was moved away."""
@@ -234,10 +235,12 @@ class WriterLock(FileLock):
         if end.segment != self._segment:
             path = self._home.segment_path(end.segment)
             found = self._disk.identity_at(path) if end.segment else None
-            self._device, self._inode, _ = found if found is not None else (0, 0, 0)
+            self._segment_file = (
+                (found.device, found.inode, self._disk.generation_at(path)) if found else (0, 0, 0)
+            )
             self._segment = end.segment
         return encode_lock_record(
-            LockRecord(self._disk.boot_id(), self._pid, state, end, self._device, self._inode)
+            LockRecord(self._disk.boot_id(), self._pid, state, end, *self._segment_file)
         )
 
     def forget_segment(self) -> None:

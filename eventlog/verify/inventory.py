@@ -12,14 +12,14 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from eventlog.errors import LogCorrupt, UnsafePath
-from eventlog.format.durability import LockRecord, LogEnd, Watermark
+from eventlog.format.durability import LogEnd
 from eventlog.format.line import CHAIN_START, LINE_BYTES_MAX, BadLine, next_chain
 from eventlog.format.scan import Tip, tip_of
 from eventlog.format.segment import COMPRESSED_SUFFIX, segment_name, segment_seqs
 from eventlog.read.seek import last_line
 from eventlog.storage.device_sync import sync_for_reading, sync_names
 from eventlog.storage.disk import Disk, opened
-from eventlog.storage.durable_state import read_durable_state, read_lock_record
+from eventlog.storage.durable_state import read_durable_end, read_durable_state
 from eventlog.storage.home import Home, log_not_found
 from eventlog.storage.segment_disk import compression_problem, refuse_unmounted
 
@@ -66,11 +66,11 @@ class Inventory(NamedTuple):
 
 
 class _DirSnapshot(NamedTuple):
-    """The files and the watermark, and the lock record before and after they were read."""
+    """The files, what is proven durable, and the reader's limit before and after they were read."""
 
-    watermark: Watermark | None
-    before: LockRecord | None
-    after: LockRecord | None
+    watermark_end: LogEnd
+    before: LogEnd | None
+    after: LogEnd | None
     files: list[SegmentFile]
     file_problems: list[FileProblem]
     unusable_files: dict[int, FileProblem]
@@ -86,37 +86,30 @@ def inventory(disk: Disk, home: Home) -> Inventory:
     snapshot = _read_snapshot(disk, home)
     if snapshot.before is None and snapshot.after is not None:
         snapshot = _read_snapshot(disk, home)  # a writer started, and gives the durable end
-    lock_record = snapshot.before
-    watermark = snapshot.watermark
+    end = snapshot.before
     ordered, misplaced, duplicates = order_by_content(snapshot.files)
     file_problems = [*snapshot.file_problems, *misplaced]
     unusable_files = {**snapshot.unusable_files, **duplicates}
     torn_bytes = 0
     spans = []
     for first_seq, file in ordered:
-        limit = (
-            file.size
-            if lock_record is None
-            else _durable_bytes(first_seq, file.size, lock_record.end)
-        )
-        if lock_record is None or first_seq <= lock_record.end.segment:
+        limit = file.size if end is None else _durable_bytes(first_seq, file.size, end)
+        if end is None or first_seq <= end.segment:
             spans.append(SegmentSpan(file.named, first_seq, limit, _tip_or_none(file.last_line)))
         # With another record by now, bytes beyond the end may have become durable.
-        if lock_record is not None and lock_record == snapshot.after:
+        if end is not None and end == snapshot.after:
             torn_bytes += file.size - limit
             # The one exception is a segment that a writer has just created.
-            if lock_record.end.segment < first_seq != lock_record.end.seq + 1:
-                file_problems.append(_beyond_durable_end(first_seq, file, lock_record.end))
+            if end.segment < first_seq != end.seq + 1:
+                file_problems.append(_beyond_durable_end(first_seq, file, end))
     found = Inventory(
         spans=tuple(spans),
         names=tuple(sorted({*snapshot.unusable_files, *(file.named for file in snapshot.files)})),
         file_problems=tuple(file_problems),
         unusable_files=unusable_files,
-        is_end_known=lock_record is not None,
-        lock_record_end=lock_record.end
-        if lock_record is not None and lock_record.end.seq
-        else None,
-        watermark_end=watermark.end if watermark is not None and watermark.end.seq else None,
+        is_end_known=end is not None,
+        lock_record_end=end if end is not None and end.seq else None,
+        watermark_end=snapshot.watermark_end if snapshot.watermark_end.seq else None,
         torn_bytes=torn_bytes,
     )
     if not (found.names or found.file_problems or found.lock_record_end or found.watermark_end):
@@ -170,7 +163,8 @@ def _misnamed_files(files: Sequence[SegmentFile]) -> dict[int, int]:
 
 
 def _read_snapshot(disk: Disk, home: Home) -> _DirSnapshot:
-    watermark, before = read_durable_state(disk, home)
+    state = read_durable_state(disk, home)
+    before = state.limit
     try:
         names = sorted(disk.names(home.log_dir))
     except (FileNotFoundError, NotADirectoryError):
@@ -201,9 +195,10 @@ def _read_snapshot(disk: Disk, home: Home) -> _DirSnapshot:
             continue  # it was removed just now, and will be reported as missing
         except UnsafePath as error:
             unusable_files[segment] = FileProblem(segment_name(segment), segment, error.what)
-    return _DirSnapshot(
-        watermark, before, read_lock_record(disk, home), files, file_problems, unusable_files
-    )
+    # An end that is no limit was durable all the same: a log that ends before it lost entries.
+    watermark_end = state.watermark.end if before and state.watermark else state.end
+    after = read_durable_end(disk, home)
+    return _DirSnapshot(watermark_end, before, after, files, file_problems, unusable_files)
 
 
 def _file(disk: Disk, fd: int, segment: int) -> SegmentFile:

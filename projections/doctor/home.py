@@ -15,6 +15,7 @@ from pathlib import Path
 
 from eventlog import UnsafePath
 from eventlog.plumbing import filesystem_type, is_network_filesystem, printable_value
+from projections.delivery.outbox import load_outbox, outbox_path
 from projections.doctor.finding import (
     NOTE,
     OK,
@@ -91,6 +92,23 @@ def check_table(home: Path) -> Iterator[DoctorFinding]:
         else:
             level, found = OK, "every page of data/signals.db can be read"
     yield _finding("table", level, found, do)
+    yield from _check_outbox(home)
+
+
+def _check_outbox(home: Path) -> Iterator[DoctorFinding]:
+    """Reports a delivery state that cannot be read."""
+    try:
+        load_outbox(outbox_path(home))
+    except FileNotFoundError:
+        return  # delivery has not started yet
+    except UnsafePath as error:
+        problem, do = error.what, "move it away"
+    except (sqlite3.Error, OSError) as error:
+        problem, do = str(error), "start the daemon, which sets a damaged file aside"
+    else:
+        return
+    found = f"data/alpine.db cannot be read: {problem}"
+    yield DoctorFinding(check="table", level=PROBLEM, found=found, do=do)
 
 
 def check_file_system(home: Path) -> Iterator[DoctorFinding]:

@@ -249,6 +249,8 @@ def digest_of(home: Path) -> str:
         if found == DAMAGED:
             raise unreadable_error(path, "it is damaged")
         return read_table(path, lambda db: digest(db.execute(schema.SELECT_SIGNALS)))
+    except TypeError as error:  # JSON has no bytes, which another program wrote into a column
+        raise unreadable_error(path, f"a row is none of ours: {error}") from error
     except sqlite3.Error as error:
         raise unreadable_error(path, error) from error
 

@@ -226,6 +226,9 @@ class FaultDisk:
             lambda: self._disk.identity_at(path, dir_fd=dir_fd),
         )
 
+    def generation_at(self, path: str) -> int:
+        return self._call("generation_at", path, lambda: self._disk.generation_at(path))
+
     def identity_of(self, fd: int) -> FileIdentity:
         return self._call("identity_of", self._paths[fd], lambda: self._disk.identity_of(fd))
 

@@ -23,7 +23,6 @@ from eventlog.format.durability import (
     LockRecord,
     LogEnd,
     decode_lock_record,
-    decode_watermark,
     encode_lock_record,
 )
 from eventlog.format.segment import CLOSED_NAME
@@ -70,13 +69,18 @@ def copied(inodes: Inodes, *, boot: int = THIS_BOOT, device: int = 2) -> World:
     return world
 
 
-def unsynced(inodes: Inodes, *, boot: int = THIS_BOOT, device: int = 2) -> World:
+def unsynced(inodes: Inodes, *, device: int = 2, generation: int = 1) -> World:
     """The same as `copied`, where each file happens to get the inode number of its origin."""
-    world = World({**inodes}, boot=boot, device=device)
+    world = World({**inodes}, boot=THIS_BOOT, device=device, generation=generation)
     for ino, inode in inodes.items():
         if isinstance(inode, File):
             world.inodes[ino] = File(inode.cache, b"", (Write(0, inode.cache),))
     return world
+
+
+def put_back(inodes: Inodes) -> World:
+    """A home that was removed, and copied back to its disk: the inode numbers are used again."""
+    return unsynced(inodes, device=DEVICES[0], generation=2)
 
 
 def with_lock_record(inodes: Inodes, record: bytes) -> State:
@@ -92,14 +96,14 @@ def explore_copies(explorer: Explorer) -> None:
     """Writers and readers on copies, raw and compressed. Raises Failure."""
     for kept in KEPT:
         log = _kept_log(explorer.subject, kept)
-        for act in (_append, _read_on, _read_and_append):
+        for act in (_append, _read_on, _read_the_end, _read_and_append):
             if explorer.is_done:
                 return
             name = f"{act.__name__.strip('_')}, {kept}"
             _Copy(explorer, log, name).explore(act)
             if kept == "raw":
                 record = _record_of(log, explorer.subject)
-                for copy in (copied, unsynced):
+                for copy in (copied, unsynced, put_back):
                     beside = with_lock_record(log, record)
                     _Copy(explorer, beside, f"{name}, with its record", copy=copy).explore(act)
 
@@ -145,7 +149,8 @@ def _record_of(log: State, subject: Subject) -> bytes:
         end = LogEnd(*position, reader.tip.seq, reader.tip.chain)
     found = disk.identity_at(HOME.segment_path(position.segment))
     assert found is not None, "the last segment is raw"
-    record = LockRecord(disk.boot_id(), 1, CLEAN, end, found.device, found.inode)
+    file = (found.device, found.inode, disk.generation_at(HOME.segment_path(position.segment)))
+    record = LockRecord(disk.boot_id(), 1, CLEAN, end, *file)
     return encode_lock_record(record)
 
 
@@ -257,6 +262,14 @@ def _read_on(copy: _Copy) -> None:
             copy.owe(given)
 
 
+def _read_the_end(copy: _Copy) -> None:
+    """A line vouches for those before it too, which this reader never sees: it has a checkpoint."""
+    lines = _cached_lines(copy.world).splitlines(keepends=True)
+    with closing(LogReader(copy.disk(1), HOME, after=len(lines) - 1)) as reader:
+        while reader.read():
+            copy.owe(b"".join(lines[: reader.tip.seq]))
+
+
 def _read_and_append(copy: _Copy) -> None:
     """What a reader has synced the writer still syncs, or knows that it need not."""
     _read_on(copy)
@@ -319,9 +332,7 @@ def _try_stale(explorer: Explorer, moment: _Moment, record: bytes, device: int) 
     explorer.states += 1
     inodes, expected = moment
     state = with_lock_record(nothing(inodes), record)
-    if device == DEVICES[0] and (
-        _is_indistinguishable(record, inodes) or _has_lost_bytes(record, inodes)
-    ):
+    if device == DEVICES[0] and _has_lost_bytes(record, inodes):
         return
     try:
         check(state, expected.copy(), explorer.subject, THIS_BOOT, device=device)
@@ -329,15 +340,6 @@ def _try_stale(explorer: Explorer, moment: _Moment, record: bytes, device: int) 
         where = "the same device" if device == DEVICES[0] else "another device"
         why = f"a record of another moment, on {where}: {error}; the record: {record!r}"
         raise Failure(why, explorer.states, state) from error
-
-
-def _is_indistinguishable(record: bytes, inodes: Inodes) -> bool:
-    """Whether the record says `writing`: what lies beyond its end may be a write under way.
-
-    On its own device, with no later watermark, nothing tells the two apart. Until the next writer
-    readers stop at its end, and none of them may take that for loss.
-    """
-    return b" writing " in record and not _has_later_watermark(record, inodes)
 
 
 def _has_lost_bytes(record: bytes, inodes: Inodes) -> bool:
@@ -350,14 +352,3 @@ def _has_lost_bytes(record: bytes, inodes: Inodes) -> bool:
         at == path and isinstance(inode, File) and len(inode.device) < said.end.byte_offset
         for at, inode in files_of(inodes)
     )
-
-
-def _has_later_watermark(record: bytes, inodes: Inodes) -> bool:
-    said = decode_lock_record(record)
-    data = [
-        inode.device
-        for path, inode in files_of(inodes)
-        if path == HOME.durable_path and isinstance(inode, File)
-    ]
-    watermark = decode_watermark(data[0]) if data else None
-    return said is not None and watermark is not None and watermark.end.seq > said.end.seq

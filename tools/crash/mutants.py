@@ -21,7 +21,9 @@ from eventlog.read.reader import LogReader
 from eventlog.storage import device_sync, durable_state
 from eventlog.storage.device_sync import sync_segments
 from eventlog.storage.disk import Disk, FileIdentity
+from eventlog.storage.durable_state import DurableState
 from eventlog.storage.home import Home, list_segments
+from eventlog.storage.locks import FileLock
 from eventlog.storage.segment_disk import stored_segments
 from tools.crash.check import HOME, Subject
 from tools.crash.simulated_disk import SimulatedDisk
@@ -135,12 +137,12 @@ def _no_line(_data: bytes, _missing_seq: int, _start: int = 1) -> bool:
     return False
 
 
-_end, _limit = LogReader._end, LogReader._limit
+_limit = LogReader._limit
 
 
-def _no_end(self: LogReader) -> LogEnd | None:
-    """Ignores the lock record, unless it reads for a writer."""
-    return _end(self) if self._until is not None else None
+def _no_state(_: LogReader) -> DurableState:
+    """Ignores the lock record."""
+    return DurableState(None, None)
 
 
 def _limit_by_size(self: LogReader) -> reader._ReadLimit:
@@ -148,7 +150,8 @@ def _limit_by_size(self: LogReader) -> reader._ReadLimit:
     if self._until is not None or self._holds_lock:
         return _limit(self)
     later = any(s > self._segment for s in list_segments(self._disk, self._home))
-    return reader._ReadLimit(self._disk.size(self._fd), False, later)
+    size = self._disk.size(self._fd)
+    return reader._ReadLimit(size, False, later, DurableState(None, None))
 
 
 def _always(*_: object) -> bool:
@@ -166,6 +169,13 @@ class _AnyDevice(SimulatedDisk):
     def identity_at(self, path: str, *, dir_fd: int | None = None) -> FileIdentity | None:
         found = super().identity_at(path, dir_fd=dir_fd)
         return found._replace(device=0) if found is not None else None
+
+
+class _NoGeneration(SimulatedDisk):
+    """Takes a file that has the inode number of a removed one for that one."""
+
+    def generation_at(self, _path: str) -> int:
+        return 0
 
 
 def _sync_last_segment(
@@ -190,16 +200,20 @@ def _sync_no_names(_disk: Disk, _home: Home) -> None:
 _sync = LogReader._sync
 
 
-def _sync_when_active(self: LogReader, size: int, is_closed: bool) -> None:
+def _sync_when_active(self: LogReader, size: int, is_closed: bool, state: DurableState) -> None:
     """Syncs the last segment alone."""
     if not is_closed:
-        _sync(self, size, is_closed)
+        _sync(self, size, is_closed, state)
 
 
-def _sync_after_lines(self: LogReader, size: int, is_closed: bool) -> None:
+def _sync_after_lines(self: LogReader, size: int, is_closed: bool, state: DurableState) -> None:
     """Returns the first lines of each segment before it syncs them."""
     if self.position.byte_offset:
-        _sync(self, size, is_closed)
+        _sync(self, size, is_closed, state)
+
+
+def _nothing(*_: object) -> None:
+    """Syncs nothing."""
 
 
 class _WritingBeforeSync(Writer):
@@ -238,7 +252,7 @@ MUTANTS = {
     "refuse-valid-after-bad": Mutant(patches=((reader, "has_evidence", _any_valid_line),)),
     "cut-any-bad-line": Mutant(patches=((reader, "has_evidence", _no_line),)),
     "readers-unbounded": Mutant(
-        patches=((LogReader, "_end", _no_end), (LogReader, "_limit", _limit_by_size))
+        patches=((LogReader, "_durable_state", _no_state), (LogReader, "_limit", _limit_by_size))
     ),
     "no-dontneed": Mutant(disk=_NoDontNeed),
     "clean-before-sync": Mutant(writer=_CleanBeforeSync),
@@ -249,6 +263,8 @@ MUTANTS = {
     "one-watermark-slot": Mutant(patches=((durable_state, "slot_offset", _first_slot),)),
     "record-any-file": Mutant(patches=((durable_state, "_is_same_file", _always),)),
     "record-any-device": Mutant(disk=_AnyDevice),
+    "record-any-generation": Mutant(disk=_NoGeneration),
+    "record-writing-of-nobody": Mutant(patches=((FileLock, "is_held", _always),)),
     "record-any-size": Mutant(patches=((durable_state, "_fits_size", _always),)),
     "record-ignores-watermark": Mutant(patches=((durable_state, "_is_behind", _never),)),
     "record-ignores-next-segment": Mutant(patches=((durable_state, "_is_next_legal", _always),)),
@@ -262,6 +278,7 @@ MUTANTS = {
     "sync-no-names": Mutant(
         patches=((recovery, "sync_names", _sync_no_names), (reader, "sync_names", _sync_no_names))
     ),
+    "reader-syncs-nothing-before": Mutant(patches=((reader, "sync_earlier_segments", _nothing),)),
     "reader-syncs-last-only": Mutant(patches=((LogReader, "_sync", _sync_when_active),)),
     "reader-syncs-late": Mutant(patches=((LogReader, "_sync", _sync_after_lines),)),
     "writing-before-all-synced": Mutant(writer=_WritingBeforeSync),

@@ -69,11 +69,13 @@ class World:
         *,
         boot: int = 1,
         device: int = 1,
+        generation: int = 1,
         page_bytes: int = PAGE_BYTES,
     ) -> None:
         self.inodes: Inodes = inodes if inodes is not None else {ROOT: Folder({}, {})}
         self.boot = boot
         self.device = device  # the number of the file system that holds the files
+        self.generation = generation  # of all inodes: another one where numbers are reused
         self.page_bytes = page_bytes
         self.version = 0  # grows with each change
         self.fds: dict[int, _OpenFile] = {}
@@ -297,6 +299,9 @@ class SimulatedDisk:
         if ino is None or not isinstance(file, File):
             return None
         return FileIdentity(self.world.device, ino, len(file.cache))
+
+    def generation_at(self, path: str) -> int:
+        return self.world.generation if self.world.find(path) is not None else 0
 
     def link(self, target: str, path: str) -> None:
         self._enter_or_fail("link")
