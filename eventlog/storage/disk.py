@@ -18,7 +18,6 @@ from eventlog.errors import UnsafePath, Unsupported
 from eventlog.storage.boot import read_boot_id
 from eventlog.storage.ownership import adopt_owner, make_private_dir
 
-
 _GET_GENERATION = 0x80007601 | struct.calcsize("l") << 16  # FS_IOC_GETVERSION, linux/fs.h
 
 
