@@ -17,12 +17,13 @@ from itertools import count
 from typing import NamedTuple
 
 from eventlog.archive.compress import compress_log
-from eventlog.errors import EventLogError
+from eventlog.errors import EventLogError, LogCorrupt
 from eventlog.format.durability import (
     CLEAN,
     LockRecord,
     LogEnd,
     decode_lock_record,
+    decode_watermark,
     encode_lock_record,
 )
 from eventlog.format.segment import CLOSED_NAME
@@ -40,7 +41,7 @@ from tools.crash.states import (
     State,
     everything,
     files_of,
-    lock_inode,
+    inode_named,
     nothing,
     random_power_loss,
 )
@@ -85,7 +86,7 @@ def put_back(inodes: Inodes) -> World:
 
 def with_lock_record(inodes: Inodes, record: bytes) -> State:
     """The same disk with these bytes in `.lock`, written in place."""
-    ino = lock_inode(inodes)
+    ino = inode_named(".lock", inodes)
     return {**inodes, ino: File(record, record)} if ino else dict(inodes)
 
 
@@ -305,6 +306,9 @@ def explore_stale_records(explorer: Explorer) -> None:
                 if explorer.is_done:
                     return
                 _try_stale(explorer, moment, record, device)
+    for number, moment in enumerate(moments):
+        for later in moments[number + 1 :]:
+            _try_put_back(explorer, moment, later)
 
 
 def _snapshots(explorer: Explorer) -> tuple[list[bytes], list[_Moment]]:
@@ -317,7 +321,7 @@ def _snapshots(explorer: Explorer) -> tuple[list[bytes], list[_Moment]]:
         if not history.has_changed():
             return
         inodes = history.world.inodes
-        file = inodes.get(lock_inode(inodes))
+        file = inodes.get(inode_named(".lock", inodes))
         if isinstance(file, File) and file.cache not in records:
             records.append(file.cache)
         if isinstance(file, File) and b" clean " in file.cache:
@@ -340,6 +344,33 @@ def _try_stale(explorer: Explorer, moment: _Moment, record: bytes, device: int) 
         where = "the same device" if device == DEVICES[0] else "another device"
         why = f"a record of another moment, on {where}: {error}; the record: {record!r}"
         raise Failure(why, explorer.states, state) from error
+
+
+def _try_put_back(explorer: Explorer, moment: _Moment, later: _Moment) -> None:
+    """The log of a moment with its own lock record, and the watermark of a later moment."""
+    ino = inode_named(".durable", moment.inodes)
+    watermark = _bytes_of(".durable", later.inodes)
+    durable = decode_watermark(watermark)
+    own = decode_lock_record(_bytes_of(".lock", moment.inodes))
+    if not ino or durable is None or own is None or durable.end.seq <= own.end.seq:
+        return
+    explorer.states += 1
+    state = {**nothing(moment.inodes), ino: File(watermark, watermark)}
+    state = with_lock_record(state, _bytes_of(".lock", moment.inodes))
+    disk = SegmentDisk(explorer.subject.disk(World(dict(state), boot=THIS_BOOT), 1))
+    try:
+        with closing(LogReader(disk, HOME)) as reader:
+            while reader.read():
+                pass
+    except LogCorrupt:
+        return
+    why = f"a log that was put back is read to its end, though {durable.end.seq} was durable"
+    raise Failure(why, explorer.states, state)
+
+
+def _bytes_of(name: str, inodes: Inodes) -> bytes:
+    file = inodes.get(inode_named(name, inodes))
+    return file.cache if isinstance(file, File) else b""
 
 
 def _has_lost_bytes(record: bytes, inodes: Inodes) -> bool:

@@ -252,7 +252,11 @@ MUTANTS = {
     "refuse-valid-after-bad": Mutant(patches=((reader, "has_evidence", _any_valid_line),)),
     "cut-any-bad-line": Mutant(patches=((reader, "has_evidence", _no_line),)),
     "readers-unbounded": Mutant(
-        patches=((LogReader, "_durable_state", _no_state), (LogReader, "_limit", _limit_by_size))
+        patches=(
+            (LogReader, "_durable_state", _no_state),
+            (LogReader, "_has_writer_passed", _never),
+            (LogReader, "_limit", _limit_by_size),
+        )
     ),
     "no-dontneed": Mutant(disk=_NoDontNeed),
     "clean-before-sync": Mutant(writer=_CleanBeforeSync),

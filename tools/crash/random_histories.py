@@ -21,7 +21,7 @@ from tools.crash.explorer import Explorer, Failure
 from tools.crash.histories import FLUSH, REOPEN
 from tools.crash.inodes import File
 from tools.crash.simulated_disk import Fault, SimulatedDisk, World
-from tools.crash.states import lock_inode, random_content, random_power_loss
+from tools.crash.states import inode_named, random_content, random_power_loss
 
 STEPS_MAX = 20_000  # of one boot; a history that needs more does not end
 POWER_LOSSES_MAX = 4
@@ -202,7 +202,7 @@ class RandomHistory:
         evicts, loses = random.random() < self._odds.evict, random.random() < self._odds.lose
         if not (evicts or loses):
             return
-        lock_ino = lock_inode(world.inodes)  # without its page no promise holds
+        lock_ino = inode_named(".lock", world.inodes)  # without its page no promise holds
         files = [
             n for n, inode in world.inodes.items() if isinstance(inode, File) and n != lock_ino
         ]

@@ -165,7 +165,7 @@ def _settled(inode: Inode, *, is_pending_there: bool) -> Inode:
 
 def _without_lock_record(inodes: Inodes) -> tuple[list[tuple[tuple[int, Inode], ...]], Inodes]:
     """The versions of the lock file, which is never synced, and all other inodes."""
-    ino = lock_inode(inodes)
+    ino = inode_named(".lock", inodes)
     file = inodes.get(ino)
     if not isinstance(file, File):
         return [()], inodes
@@ -184,11 +184,11 @@ def _lock_record_versions(file: File) -> Iterable[bytes]:
     return dict.fromkeys((*versions, data[: len(data) // 2]))
 
 
-def lock_inode(inodes: Inodes) -> int:
-    """The inode number of the lock file; 0 if there is none."""
+def inode_named(name: str, inodes: Inodes) -> int:
+    """The inode number of the file with that name, such as `.lock`; 0 if there is none."""
     for inode in inodes.values():
-        if isinstance(inode, Folder) and ".lock" in inode.names:
-            return inode.names[".lock"]
+        if isinstance(inode, Folder) and name in inode.names:
+            return inode.names[name]
     return 0
 
 
@@ -220,7 +220,7 @@ def random_content(file: File, random: Random, models: Iterable[str] = BOTH) -> 
 def random_power_loss(inodes: Inodes, random: Random, models: Sequence[str] = BOTH) -> State:
     """One state that the models allow."""
     state: State = {}
-    lock_ino = lock_inode(inodes)
+    lock_ino = inode_named(".lock", inodes)
     for ino, inode in inodes.items():
         if isinstance(inode, File):
             if ino == lock_ino:

@@ -34,7 +34,7 @@ from tests.harness.signals import a_signal, signals
 from tools.crash.actors import Killed
 from tools.crash.inodes import ROOT, File, Folder, Inodes, Link
 from tools.crash.simulated_disk import Fault, SimulatedDisk, World
-from tools.crash.states import everything, files_of, lock_inode, nothing, random_power_loss
+from tools.crash.states import everything, files_of, inode_named, nothing, random_power_loss
 
 HOME, BACKUP = "/simulated/home", "/simulated/backup"
 CHANGES = {"create", "pwrite", "truncate", "fdatasync", "fsync_dir", "rename", "unlink"}
@@ -258,7 +258,7 @@ def bytes_at(inodes: Inodes, ino: int) -> bytes:
 def with_bytes(inodes: Inodes, changed: dict[int, bytes], *, has_lock_record: bool) -> Inodes:
     after = {**inodes, **{ino: File(data, data) for ino, data in changed.items()}}
     if not has_lock_record:
-        after[lock_inode(inodes)] = File()
+        after[inode_named(".lock", inodes)] = File()
     return after
 
 

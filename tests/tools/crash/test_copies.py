@@ -16,7 +16,7 @@ from tools.crash.explorer import Explorer
 from tools.crash.flips import closed_log
 from tools.crash.inodes import File
 from tools.crash.simulated_disk import SimulatedDisk, World
-from tools.crash.states import everything, files_of, lock_inode, nothing
+from tools.crash.states import everything, files_of, inode_named, nothing
 
 SUBJECT = Subject()
 
@@ -89,5 +89,5 @@ def test_a_copied_file_is_another_one() -> None:
 def test_a_record_is_put_back_in_place() -> None:
     log = closed_log(SUBJECT)
     state = with_lock_record(log, b"older")
-    assert lock_inode(state) == lock_inode(log)
-    assert state[lock_inode(state)] == File(b"older", b"older")
+    assert inode_named(".lock", state) == inode_named(".lock", log)
+    assert state[inode_named(".lock", state)] == File(b"older", b"older")
