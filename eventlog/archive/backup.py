@@ -17,8 +17,9 @@ import errno
 import logging
 import os
 import sys
+from bisect import bisect_left
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 
 from eventlog.archive.backup_dir import BackupDir, locked_backup
@@ -38,6 +39,9 @@ from eventlog.storage.segment_disk import SegmentDisk, stored_segments
 
 logger = logging.getLogger(__name__)
 
+# Many small copies are listed together: each list writes the whole manifest, and syncs it.
+UNLISTED_COPIES_MAX = 64
+UNLISTED_BYTES_MAX = 16 * 1024 * 1024  # what an interrupted run copies again
 _NO_SPACE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -132,6 +136,8 @@ class _BackupRun:
         self._progress = progress
         self._copied: dict[str, int] = {}  # bytes, by segment
         self._repaired: list[str] = []
+        self._segments: list[int] = []  # as they were last listed
+        self._unlisted = (0, 0)  # copies and their bytes, which the manifest on disk lacks
         self._done = 0  # bytes hashed, verified and copied
         self._total = 0
 
@@ -142,7 +148,7 @@ class _BackupRun:
         until = read_durable_end(self._disk, self._home)
         with closing(self._reader(until)) as reader:
             last_seq = until.seq if until is not None else self._last_seq()
-            segments = list_segments(self._disk, self._home)
+            self._segments = segments = list_segments(self._disk, self._home)
             # `compress` of the backup leaves this lock file.
             backup_dir.remove_leftovers(
                 {GAP_FILE_NAME, CLOSED_LOCK_NAME, *map(segment_name, segments)}
@@ -153,7 +159,12 @@ class _BackupRun:
                 if not backup_dir.is_intact(segment_copy):
                     self._repair_copy(segment_copy)
             self._copy_accepted()
-            self._copy_verified(reader, last_seq)
+            try:
+                self._copy_verified(reader, last_seq)
+            except BaseException:
+                with suppress(OSError):  # the disk may be full
+                    self._list_copies()
+                raise
         backup_dir.list(replace(backup_dir.manifest, backed_up_at=self._now))
         return BackedUp(
             dest=self._dest_home.root,
@@ -249,33 +260,43 @@ class _BackupRun:
 
     def _copy_closed(self, below: int, tip: Tip) -> None:
         """Copies the segments before `below`, which end with `tip` and do not change any more."""
-        listed = self._backup_dir.manifest.segments
-        first = listed[-1].segment if listed else 0
-        for segment in list_segments(self._disk, self._home):
-            if first <= segment < below:
-                self._copy(segment, self._size_of(segment), tip)
+        if not self._segments or below > self._segments[-1]:
+            self._segments = list_segments(self._disk, self._home)
+        copies = self._backup_dir.manifest.segments
+        first = bisect_left(self._segments, copies[-1].segment) if copies else 0
+        for segment in self._segments[first : bisect_left(self._segments, below)]:
+            self._copy(segment, self._size_of(segment), tip)
 
     def _copy(self, segment: int, byte_to: int, tip: Tip) -> None:
-        """Copies the segment up to `byte_to`, and lists it."""
-        backed_up = {
-            segment_copy.segment: segment_copy
-            for segment_copy in self._backup_dir.manifest.segments
-        }
-        before = backed_up[segment].bytes if segment in backed_up else 0
+        """Copies the segment up to `byte_to`, and lists it: at once, or with a few small ones."""
+        copies = self._backup_dir.manifest.segments
+        last = copies[-1] if copies and copies[-1].segment == segment else None
+        before = last.bytes if last is not None else 0
         if before >= byte_to:
             return
         name = segment_name(segment)
         with opened(self._disk, self._home.segment_path(segment)) as source:
-            backed_up[segment] = self._backup_dir.copy(source, name, byte_to)
+            segment_copy = self._backup_dir.copy(source, name, byte_to)
         self._copied[name] = self._copied.get(name, 0) + byte_to - before
-        self._backup_dir.list(
-            Manifest(
-                segments=tuple(backed_up.values()),
-                last_seq=tip.seq,
-                chain=tip.chain,
-                backed_up_at=self._now,
-            )
+        self._backup_dir.manifest = Manifest(
+            segments=(*(copies if last is None else copies[:-1]), segment_copy),
+            last_seq=tip.seq,
+            chain=tip.chain,
+            backed_up_at=self._now,
         )
+        copies_count, copied_bytes = self._unlisted
+        self._unlisted = (copies_count + 1, copied_bytes + byte_to - before)
+        if (
+            len(self._copied) <= UNLISTED_COPIES_MAX  # few copies are listed one by one
+            or self._unlisted[0] >= UNLISTED_COPIES_MAX
+            or self._unlisted[1] >= UNLISTED_BYTES_MAX
+        ):
+            self._list_copies()
+
+    def _list_copies(self) -> None:
+        if self._unlisted != (0, 0):
+            self._backup_dir.list(self._backup_dir.manifest)
+            self._unlisted = (0, 0)
 
     def _size_of(self, segment: int) -> int:
         return size_of(self._disk, self._home.segment_path(segment))

@@ -30,6 +30,7 @@ from eventlog.format.compressed import (
     Frame,
     compress_frame,
     encode_trailer,
+    first_frame,
     table_entry,
 )
 from eventlog.format.line import LOST_PREFIX
@@ -310,7 +311,7 @@ class _SegmentCompression:
         return content
 
     def _read(self, source: str) -> Iterator[bytes]:
-        """Yields the raw bytes of each frame, which ends with a newline."""
+        """Yields the raw bytes of each frame."""
         with opened_segment(self._disk, source) as stored:
             at = 0
             while at < stored.size:
@@ -318,7 +319,7 @@ class _SegmentCompression:
                 if LOST_PREFIX in data:
                     # The rest of the segment must not replace the whole.
                     raise _Damaged("parts of it are lost: `eventlog repair --from BACKUP`")
-                data = data[: data.rfind(b"\n") + 1] or data
+                data = first_frame(data, is_rest=at + len(data) == stored.size)
                 yield data
                 at += len(data)
 

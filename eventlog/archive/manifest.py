@@ -20,7 +20,7 @@ from eventlog.format.segment import segment_seqs
 from eventlog.storage.directory import Directory
 
 MANIFEST_NAME = "backup.json"
-MANIFEST_BYTES_MAX = 64 << 20  # some 400,000 segments; the default of them hold 25 TB
+MANIFEST_BYTES_MAX = 64 << 20  # some 500,000 segments, which hold 30 TB at their default size
 _VERSION = 1
 _HASH_FIELD = b',"sha256":"'
 _HASH_FIELD_BYTES = len(_HASH_FIELD) + 64 + len(b'"}\n')

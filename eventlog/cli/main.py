@@ -143,7 +143,9 @@ def cli(ctx: click.Context, home: str, verbose: int, quiet: bool, log_format: st
       eventlog --home ./home tail -n 5
       eventlog --home ./home verify
     """
-    ctx.obj = CommandContext(home or ".")
+    from eventlog.storage.home import resolved_home
+
+    ctx.obj = CommandContext(resolved_home(home or "."))
     level = logging.ERROR if quiet else max(logging.DEBUG, logging.WARNING - 10 * verbose)
     handler = logging.StreamHandler()
     plain = logging.Formatter("%(levelname)s %(name)s %(message)s")

@@ -1,7 +1,7 @@
 """Compressed segments, `<segment>.zst`: encoding, layout and random access; see docs/format.md.
 
     file  := frame* proof table
-    frame := a zstd frame of at most FRAME_BYTES raw bytes, cut behind a newline
+    frame := a zstd frame of FRAME_BYTES_MIN to FRAME_BYTES raw bytes; the last may hold fewer
     proof := a skippable frame: length and SHA-256 of the raw bytes, CRC-32 of the table
     table := a skippable frame: the seek table of the zstd seekable format
 
@@ -17,12 +17,12 @@ Invariant: the bytes read are those that were compressed, or are marked as lost.
 import struct
 import sys
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 from zlib import crc32
 
-from eventlog.format.line import LOST_PREFIX
+from eventlog.format.line import LINE_BYTES_MAX, LOST_PREFIX
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -66,7 +66,7 @@ def decompress_frame(frame: bytes, size: int) -> bytes:
     return data
 
 
-def frame_sizes(data: bytes) -> tuple[int, int]:
+def frame_sizes(data: bytes | memoryview) -> tuple[int, int]:
     """The compressed and the raw size of the frame at the start of `data`, by its headers.
 
     Raises BadFrame where there is no whole frame that states them.
@@ -83,8 +83,12 @@ def frame_sizes(data: bytes) -> tuple[int, int]:
 # Small, because a reader decompresses a whole frame for one line; twice as much would save one
 # percent of the space.
 FRAME_BYTES = 128 * 1024
+# A frame ends before the first line that does not fit. Frames are so few that a file of frames
+# without content, which another program made, cannot keep a reader busy.
+FRAME_BYTES_MIN = FRAME_BYTES - LINE_BYTES_MAX + 1
 COMPRESSED_FRAME_BYTES_MAX = FRAME_BYTES + FRAME_OVERHEAD_BYTES_MAX
 FRAMES_MAX = 1 << 20  # 128 GiB: a table that states more is damaged, and is not read into memory
+SCAN_BYTES = 1 << 20  # read at a time, where the sizes are taken from the frames
 FRAMES_CACHED_MAX = 4  # decompressed: the next read is near by, or at the other end of a range
 
 _SKIPPABLE = struct.Struct("<II")  # magic, length of what follows
@@ -112,6 +116,15 @@ class Frame(NamedTuple):
     compressed_bytes: int  # in the file
     raw_bytes: int
     checksum: int  # with which it ends: of its raw bytes
+
+
+def first_frame(data: bytes, *, is_rest: bool) -> bytes:
+    """The part of `data`, FRAME_BYTES of a segment or its rest, that the next frame holds.
+
+    It ends after the last newline. The rest is one frame, and so is damage without a newline.
+    """
+    end = data.rfind(b"\n") + 1
+    return data if is_rest or end < FRAME_BYTES_MIN else data[:end]
 
 
 def table_entry(compressed: bytes, raw_bytes: int) -> Frame:
@@ -142,6 +155,7 @@ class _FrameSizes(NamedTuple):
             max(self.compressed) <= COMPRESSED_FRAME_BYTES_MAX
             and min(self.raw) > 0
             and max(self.raw) <= FRAME_BYTES
+            and min(self.raw[:-1], default=FRAME_BYTES_MIN) >= FRAME_BYTES_MIN
         )
 
 
@@ -229,19 +243,38 @@ def _layout_by_frames(pread: ReadAt, size: int, table: _FrameSizes | None) -> Co
 
 
 def _scan_frames(pread: ReadAt, size: int) -> _FrameSizes:
-    """The frames from the first byte on, up to the first bad header."""
-    found = _FrameSizes((), ())
-    at = 0
-    while at < size and len(found.raw) < FRAMES_MAX:
-        try:
-            compressed, raw = frame_sizes(pread(COMPRESSED_FRAME_BYTES_MAX, at))
-        except BadFrame:
+    """The frames from the first byte on, up to the first that our writer could not have made."""
+    compressed: list[int] = []
+    raw: list[int] = []
+    for compressed_bytes, raw_bytes in _iter_frame_sizes(pread, size):
+        follows_small_frame = bool(raw) and raw[-1] < FRAME_BYTES_MIN
+        if follows_small_frame or not _FrameSizes((compressed_bytes,), (raw_bytes,)).is_possible:
             break
-        if not _FrameSizes((compressed,), (raw,)).is_possible:
+        compressed.append(compressed_bytes)
+        raw.append(raw_bytes)
+        if len(raw) == FRAMES_MAX:
             break
-        found = _FrameSizes((*found.compressed, compressed), (*found.raw, raw))
-        at += compressed
-    return found
+    return _FrameSizes(tuple(compressed), tuple(raw))
+
+
+def _iter_frame_sizes(pread: ReadAt, size: int) -> Iterator[tuple[int, int]]:
+    """Yields the sizes of each frame, up to the first bad header."""
+    start = 0
+    while start < size:
+        data = memoryview(pread(SCAN_BYTES, start))
+        if not data:
+            return
+        is_rest = start + len(data) >= size
+        stop = len(data) if is_rest else max(1, len(data) - COMPRESSED_FRAME_BYTES_MAX)
+        at = 0
+        while at < stop:
+            try:
+                sizes = frame_sizes(data[at : at + COMPRESSED_FRAME_BYTES_MAX])
+            except BadFrame:
+                return
+            yield sizes
+            at += sizes[0]
+        start += at
 
 
 class CompressedReader:

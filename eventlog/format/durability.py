@@ -103,7 +103,9 @@ def decode_lock_record(data: bytes) -> LockRecord | None:
         if state not in (CLEAN, WRITING):
             raise ValueError(state)
         end = _parse_end(segment, byte_offset, seq, chain)
-        inode, _, generation = inode.partition(".")
+        inode, point, generation = inode.partition(".")
+        if point and not generation.strip("0"):
+            raise ValueError(generation)  # none is written without its point
         numbers = (_parse_number(field, _INODE_MAX) for field in (device, inode, generation or "0"))
         return LockRecord(boot_id, _parse_number(pid, _PID_MAX), state, end, *numbers)
     except ValueError:

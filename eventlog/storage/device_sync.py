@@ -27,23 +27,30 @@ _SYNC_REFUSED_ERRNOS = frozenset(
 
 
 def sync_names(disk: Disk, home: Home) -> None:
-    """Syncs the directories of the log and those above it. Raises OSError."""
-    for path in (f"{home.log_dir}/{CLOSED_NAME}", home.log_dir):
+    """Syncs the directories of the log and those above, also where links lead. Raises OSError."""
+    closed = f"{home.log_dir}/{CLOSED_NAME}"
+    for path in (closed, home.log_dir, home.root):
         if disk.is_dir(path):
             try:
                 disk.fsync_dir(path)
             except OSError as error:
                 if error.errno not in _READ_ONLY_ERRNOS:
                     raise
-    path = home.log_dir
+    _sync_above(disk, home.root)
+    for path in (closed, home.log_dir, home.root):
+        real = os.path.realpath(path)
+        if real != path and disk.is_dir(path):
+            _sync_above(disk, real)
+
+
+def _sync_above(disk: Disk, path: str) -> None:
+    """Syncs the directories above `path`, up to the first that this account may not sync."""
     while path != (parent := os.path.dirname(path)):
         path = parent
         try:
             disk.fsync_dir(path)
         except OSError as error:
-            if error.errno in _READ_ONLY_ERRNOS and path == home.root:
-                continue
-            if error.errno not in _SYNC_REFUSED_ERRNOS or path == home.root:
+            if error.errno not in _SYNC_REFUSED_ERRNOS:
                 raise
             break
 

@@ -7,7 +7,6 @@ call in turn, and an explorer can enumerate every state that a power loss may le
 import errno
 import os
 import stat
-import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +15,8 @@ from typing import NamedTuple, Protocol
 
 from eventlog.errors import UnsafePath, Unsupported
 from eventlog.storage.boot import read_boot_id
-from eventlog.storage.ownership import adopt_owner, make_private_dir
-
-_GET_GENERATION = 0x80007601 | struct.calcsize("l") << 16  # FS_IOC_GETVERSION, linux/fs.h
+from eventlog.storage.inode import generation_at, inode_of
+from eventlog.storage.ownership import adopt_link_owner, adopt_owner, make_private_dir
 
 
 class FileIdentity(NamedTuple):
@@ -162,7 +160,7 @@ class RealDisk:
             os.close(fd)
             os.unlink(path, dir_fd=dir_fd)  # after an error the caller must find no file
             raise
-        self._inodes[fd] = _inode_of(os.fstat(fd))
+        self._inodes[fd] = inode_of(os.fstat(fd))
         return fd
 
     def open(self, path: str, *, writable: bool, dir_fd: int | None = None) -> int:
@@ -181,7 +179,7 @@ class RealDisk:
         if not stat.S_ISREG(status.st_mode):
             os.close(fd)
             raise _unsafe_path_error(self._at(path, dir_fd), "no regular file")
-        self._inodes[fd] = _inode_of(status)
+        self._inodes[fd] = inode_of(status)
         return fd
 
     def open_dir(self, path: str, *, dir_fd: int | None = None, follow: bool = True) -> int:
@@ -278,7 +276,7 @@ class RealDisk:
             status = os.lstat(path, dir_fd=dir_fd)
         except FileNotFoundError:
             return None
-        return status.st_size if _inode_of(status) == self._inodes[fd] else None
+        return status.st_size if inode_of(status) == self._inodes[fd] else None
 
     def identity_at(self, path: str, *, dir_fd: int | None = None) -> FileIdentity | None:
         try:
@@ -287,25 +285,14 @@ class RealDisk:
             return None
         if not stat.S_ISREG(status.st_mode):
             return None
-        return FileIdentity(*_inode_of(status), status.st_size)
+        return FileIdentity(*inode_of(status), status.st_size)
 
     def generation_at(self, path: str) -> int:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        try:
-            fd = os.open(path, flags)
-        except OSError:
-            return 0
-        try:
-            found = self._fcntl.ioctl(fd, _GET_GENERATION, bytes(struct.calcsize("l")))
-        except OSError:  # the file system has none
-            return 0
-        finally:
-            os.close(fd)
-        return int.from_bytes(found[:4], sys.byteorder)
+        return generation_at(path)
 
     def identity_of(self, fd: int) -> FileIdentity:
         status = os.fstat(fd)
-        return FileIdentity(*_inode_of(status), status.st_size)
+        return FileIdentity(*inode_of(status), status.st_size)
 
     def link_count(self, fd: int) -> int:
         return os.fstat(fd).st_nlink
@@ -320,6 +307,7 @@ class RealDisk:
         try:
             if os.path.lexists(path) and not os.path.islink(path):
                 raise FileExistsError(errno.EEXIST, "this is no symbolic link", path)
+            adopt_link_owner(new)
             os.rename(new, path)
         except OSError:
             os.unlink(new)
@@ -339,10 +327,6 @@ class RealDisk:
 
     def boot_id(self) -> str:
         return self._boot_id
-
-
-def _inode_of(status: os.stat_result) -> tuple[int, int]:
-    return (status.st_dev, status.st_ino)
 
 
 @contextmanager

@@ -57,10 +57,16 @@ class Home:
 
 def home_at(path: str | os.PathLike[str]) -> Home:
     """The home at `path`, which need not exist. Raises ForeignHome and UnsafePath."""
-    home = Home(os.path.abspath(os.fspath(path)))
+    home = Home(os.path.abspath(resolved_home(path)))
     _refuse_long_path(home)
     refuse_foreign(home)
     return home
+
+
+def resolved_home(path: str | os.PathLike[str]) -> str:
+    """The path with `..` resolved as the kernel does: behind a link it leads to another parent."""
+    path = os.fspath(path)
+    return os.path.realpath(path) if os.pardir in path.split(os.sep) else path
 
 
 def _refuse_long_path(home: Home) -> None:

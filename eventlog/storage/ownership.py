@@ -21,6 +21,16 @@ def adopt_owner(fd: int, path: str | os.PathLike[str], *, dir_fd: int | None = N
             os.fchown(fd, directory.st_uid, directory.st_gid)
 
 
+def adopt_link_owner(path: str) -> None:
+    """The same as `adopt_owner` for a symbolic link."""
+    if os.geteuid() != 0:
+        return
+    with suppress(OSError):
+        directory = os.stat(os.path.dirname(os.path.abspath(path)))
+        if directory.st_uid != 0:
+            os.lchown(path, directory.st_uid, directory.st_gid)
+
+
 def make_private_dir(path: str | os.PathLike[str], *, dir_fd: int | None = None) -> None:
     """Creates a directory of mode 0700, whatever the umask. Raises FileExistsError, OSError.
 

@@ -48,6 +48,7 @@ KEY_HEADER = b"X-API-Key"
 SYNC_PATH = "/api/v1/external-signals/sync/signal"
 HEALTH_PATH = "/api/v1/external-signals/sync/health"
 LIST_PATH = "/api/v1/signals"
+LIST_ID_MAX = 2**63 - 1  # PostgreSQL's and SQLite's largest integer
 
 
 class Alpine(Protocol):
@@ -248,12 +249,32 @@ def _ssl_context(url: str) -> ssl.SSLContext:
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # not used
 
 
+def _is_page(page: object) -> bool:
+    if not isinstance(page, dict) or not {"signals", "next"} <= page.keys():
+        return False
+    rows, following = page["signals"], page["next"]
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        return False
+    ids = [row["id"] for row in rows if row.get("id") is not None]
+    return (following is None or _is_list_id(following)) and (
+        not ids or (len(ids) == len(rows) and all(map(_is_list_id, ids)))
+    )
+
+
+def _is_list_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LIST_ID_MAX
+
+
 def parse_page(response: Response, url: str) -> tuple[list[dict[str, object]], int | None]:
-    """The signals of a page, and the `after` of the next one. Raises NoResponse."""
+    """The signals of a page, and the `after` of the next one. Raises NoResponse.
+
+    Either all signals have an id, from 1 to LIST_ID_MAX, or none has.
+    """
     if response.status == 200:
-        with suppress(orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        with suppress(orjson.JSONDecodeError):
             page = orjson.loads(response.data)
-            return [dict(row) for row in page["signals"]], page["next"]
+            if _is_page(page):
+                return page["signals"], page["next"]
     description = describe_response(response.status, response.data, response.secret)
     raise NoResponse(
         f"Alpine did not list its signals: {description}",

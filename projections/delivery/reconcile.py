@@ -4,10 +4,14 @@ Both sides go into a private temporary database on disk, so that neither needs t
 Alpine's list is fetched page by page, a few pages a second. Signals that reached Alpine while the
 log was read are fetched at the end, so that a delivering daemon makes nothing look missing.
 
+Alpine's ids grow from signal to signal, and the number of pages is limited, so that no list keeps
+the comparison from its end.
+
 Invariant: nothing is sent, and neither the log nor the delivery state changes.
 """
 
 import asyncio
+import math
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -16,7 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eventlog import EventLog, UnsafePath
-from projections.alpine.client import AlpineClient, NoResponse, Response, parse_page
+from projections.alpine.client import (
+    LIST_PATH,
+    AlpineClient,
+    NoResponse,
+    Response,
+    parse_page,
+)
 from projections.alpine.contract import retry_after_seconds
 from projections.delivery.outbox import outbox_path, read_outbox, read_seq
 from projections.errors import ProjectionError
@@ -47,6 +57,7 @@ class ReconcileLimits:
 
     pages_per_s: float = 20.0
     retry_s: float = 0.5  # pause after a page that failed; it doubles
+    pages_max: int = 100_000  # 20 million signals: a list with more is taken for endless
     listed_max: int = 1_000  # signals listed of each kind; the counts include all
 
 
@@ -111,7 +122,10 @@ async def compare_with_alpine(
 
 
 class _Listing:
-    """Reads Alpine's list page by page, and goes on where it stopped."""
+    """Reads Alpine's list page by page, and goes on where it stopped.
+
+    Invariant: `_after` grows with each page but the last, and `_pages` is at most `pages_max`.
+    """
 
     def __init__(
         self, client: AlpineClient, db: sqlite3.Connection, limits: ReconcileLimits
@@ -120,11 +134,15 @@ class _Listing:
         self._limits = limits
         self._db = db
         self._after = 0
+        self._pages = 0
         self.count = 0
 
     async def read_to_end(self) -> None:
-        """Reads to the present end of the list."""
+        """Reads to the present end of the list. Raises NoResponse if it has none."""
         while True:
+            if self._pages == self._limits.pages_max:
+                raise self._unusable(f"it has more than {self._pages:,} pages")
+            self._pages += 1
             begun_s = time.monotonic()
             response = await self._page()
             if response.status in UNSUPPORTED_STATUSES:
@@ -136,13 +154,31 @@ class _Listing:
             self._db.executemany(
                 "INSERT OR IGNORE INTO theirs VALUES (?,?,?,?,?,?,?,?)", map(_their_row, rows)
             )
-            ids = (row.get("id") for row in rows)
-            last = max((id_ for id_ in (*ids, following) if isinstance(id_, int)), default=0)
-            if following is None or last <= self._after:  # the list has ended, or repeats itself
-                self._after = max(self._after, last)
+            if following is not None and not rows:
+                raise self._unusable("a page without signals names a next page")
+            ids = [id_ for row in rows if isinstance(id_ := row.get("id"), int)]
+            self._advance(ids, following)
+            if following is None:
                 return
-            self._after = last
             await asyncio.sleep(max(0.0, begun_s + 1 / self._limits.pages_per_s - time.monotonic()))
+
+    def _advance(self, ids: list[int], following: int | None) -> None:
+        """Moves on behind a page with these ids. Raises NoResponse unless they grow."""
+        for id_ in ids:
+            if id_ <= self._after:
+                raise self._unusable(f"id {id_} follows {self._after}")
+            self._after = id_
+        if following is not None:
+            if following < self._after or (not ids and following == self._after):
+                raise self._unusable(f"`next` is {following} after {self._after}")
+            self._after = following
+
+    def _unusable(self, why: str) -> NoResponse:
+        return NoResponse(
+            f"Alpine's list cannot be read to an end: {why}",
+            where=self._client.url + LIST_PATH,
+            do="nothing was sent: check ALPINE_API_URL, and report this to Alpine's operators",
+        )
 
     async def _page(self) -> Response:
         pause_s = self._limits.retry_s
@@ -198,7 +234,7 @@ def _their_row(row: dict[str, object]) -> tuple[object, ...]:
     texts = (_text(row.get(key)) for key in ("symbol", "action"))
     # A signal without a hash came from another source; its id identifies it.
     name = _text(row.get("verification_hash")) or f"id {row.get('id')}"
-    return (name, _number(row.get("id")), *texts, *map(_number, numbers))
+    return (name, row.get("id"), *texts, *map(_number, numbers))
 
 
 def _text(value: object) -> str | None:
@@ -206,11 +242,12 @@ def _text(value: object) -> str | None:
 
 
 def _number(value: object) -> float | None:
-    """A number, also if it is written as text, as some services write decimals."""
+    """A finite number, also if it is written as text, as some services write decimals."""
     try:
-        return float(value) if isinstance(value, int | float | str) else None
-    except ValueError:
+        number = float(value) if isinstance(value, int | float | str) else math.nan
+    except (ValueError, OverflowError):
         return None
+    return number if math.isfinite(number) else None
 
 
 def _build_report(

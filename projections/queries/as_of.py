@@ -36,8 +36,8 @@ AS_OF_BOUNDS = f"""WITH RECURSIVE halved(low, high) AS (
         CASE WHEN {_IS_BY_THEN} THEN high ELSE {_MIDDLE} - 1 END
     FROM halved WHERE low < high)
     SELECT (SELECT low FROM halved WHERE low = high),
-    coalesce((SELECT recorded_at FROM lifecycle ORDER BY seq DESC LIMIT 1), ''),
-    coalesce((SELECT seq FROM checkpoint WHERE name = '{schema.SQLITE}'), 0)"""
+    coalesce((SELECT CAST(recorded_at AS TEXT) FROM lifecycle ORDER BY seq DESC LIMIT 1), ''),
+    coalesce((SELECT CAST(seq AS INTEGER) FROM checkpoint WHERE name = '{schema.SQLITE}'), 0)"""
 
 # ?1 is a seq. `event <> 'signal'` lets SQLite use the partial index on facts.
 FROM_AS_OF = """FROM signals AS s

@@ -165,7 +165,7 @@ def test_every_installed_package_is_pinned() -> None:
         found |= todo
         todo = {child for name, extra in todo for child in required_by(name, extra)} - found
     names = {canonicalize_name(name) for name, _ in found}
-    assert names - pinned - {DISTRIBUTION, "pip"} == set()  # pip comes with .venv
+    assert names - pinned == {DISTRIBUTION}
 
 
 @pytest.mark.parametrize("ci", ["true", ""])

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tarfile
 import tomllib
+from hashlib import sha256
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -37,10 +38,19 @@ def bin_dir(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`bin` of an environment that holds the wheel and its dependencies, nothing else."""
     venv = tmp_path_factory.mktemp("empty") / "venv"
     run(sys.executable, "-m", "venv", "--without-pip", venv, cwd=dist)
-    pip = (sys.executable, "-m", "pip", "--python", venv / "bin/python", "install", "--quiet")
+    pip: tuple[str | Path, ...] = (
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        venv / "bin/python",
+        "install",
+        "--quiet",
+    )
     constraints = CHECKOUT / "tools/constraints.txt"
     (wheel,) = dist.glob("*.whl")
-    run(*pip, "--disable-pip-version-check", "--constraint", constraints, wheel, cwd=dist)
+    pip += ("--disable-pip-version-check", "--require-hashes", "--constraint", constraints)
+    run(*pip, f"{wheel.as_uri()}#sha256={sha256(wheel.read_bytes()).hexdigest()}", cwd=dist)
     return venv / "bin"
 
 

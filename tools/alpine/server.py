@@ -9,8 +9,9 @@ import logging
 from typing import Annotated, Literal
 
 from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, BeforeValidator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, FiniteFloat
 from starlette.types import ASGIApp
 
 from tools.alpine.asgi import HEALTH_PATH, BodyLimit, KeyGate
@@ -38,25 +39,35 @@ def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
 
+def _storable(text: str) -> str:
+    text.encode()  # a lone surrogate raises
+    if "\0" in text:
+        raise ValueError("PostgreSQL stores no NUL")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_storable)]
+
+
 class SignalBody(BaseModel):
     """What delivery sends. Keys that are not here are ignored."""
 
-    signal_id: str
-    symbol: str
+    signal_id: Text
+    symbol: Text
     action: Annotated[Literal["BUY", "SELL"], BeforeValidator(_upper)]
-    entry_price: float
-    target_price: float
-    stop_price: float
-    confidence: float
-    strategy: str
-    asset_type: str = "unknown"
-    data_source: str = "weighted_consensus"
-    timestamp: str
-    sha256: str
-    verification_hash: str
-    reasoning: str | None = None
-    regime: str | None = None
-    consensus_agreement: float | None = None
+    entry_price: FiniteFloat
+    target_price: FiniteFloat
+    stop_price: FiniteFloat
+    confidence: FiniteFloat
+    strategy: Text
+    asset_type: Text = "unknown"
+    data_source: Text = "weighted_consensus"
+    timestamp: Text
+    sha256: Text
+    verification_hash: Text
+    reasoning: Text | None = None
+    regime: Text | None = None
+    consensus_agreement: FiniteFloat | None = None
     sources_count: int | None = None
 
 
@@ -120,6 +131,13 @@ def create_app(store: Store, key: bytes) -> ASGIApp:
         )  # one more, to see whether there is a next page
         more = len(rows) > limit
         return {"signals": rows[:limit], "next": rows[limit - 1]["id"] if more else None}
+
+    @app.exception_handler(RequestValidationError)
+    async def refused(_: Request, error: RequestValidationError) -> JSONResponse:
+        # FastAPI's own answer repeats the input, and JSON has no NaN and no lone surrogates.
+        keys = ("loc", "msg", "type")
+        detail = [{key: problem[key] for key in keys} for problem in error.errors()]
+        return JSONResponse({"detail": detail}, 422)
 
     @app.exception_handler(StoreFailed)
     async def store_failed(_: Request, error: StoreFailed) -> JSONResponse:

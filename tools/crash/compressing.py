@@ -16,6 +16,7 @@ from eventlog.append.writer import Writer
 from eventlog.archive import compress
 from eventlog.archive.compress import compress_log
 from eventlog.errors import EventLogError
+from eventlog.format import compressed
 from eventlog.format.segment import CLOSED_NAME
 from eventlog.read.reader import LogReader
 from eventlog.storage.segment_disk import SegmentDisk
@@ -123,11 +124,21 @@ COMPRESS_MUTANTS = {
 }
 
 
+@contextmanager
+def _small_frames() -> Iterator[None]:
+    """Compresses into frames of FRAME_BYTES, and lets readers accept frames of any size below."""
+    with (
+        mock.patch.object(compress, "FRAME_BYTES", FRAME_BYTES),
+        mock.patch.object(compressed, "FRAME_BYTES_MIN", 1),
+    ):
+        yield
+
+
 def explore_compress(
     explorer: Explorer, disk: type[SimulatedDisk] = SimulatedDisk, runs: Iterable[str] = RUNS
 ) -> None:
     """Explores each run: power fails before each of its calls. Raises Failure."""
-    with mock.patch.object(compress, "FRAME_BYTES", FRAME_BYTES):
+    with _small_frames():
         log = closed_log(explorer.subject)
         for run in runs:
             _Run(explorer, log, disk, run).explore()
@@ -135,7 +146,7 @@ def explore_compress(
 
 def compress_on_a_lying_disk(explorer: Explorer) -> None:
     """Compresses on a disk that stores wrong bytes: no segment may be lost. Raises Failure."""
-    with mock.patch.object(compress, "FRAME_BYTES", FRAME_BYTES):
+    with _small_frames():
         log = closed_log(explorer.subject)
         world = World(dict(log), boot=2)
         whole = _read(SimulatedDisk(world))

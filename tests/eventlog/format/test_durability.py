@@ -33,6 +33,7 @@ RECORDS = st.builds(
     ENDS,
     INODES,
     INODES,
+    st.integers(0, 2**32 - 1),
 )
 # In place of a number: nothing that int() would take and no writer writes, and no huge number.
 NO_NUMBERS = [*("", "-1", "+1", "0_3", "1.0", "1e3", "0x1", "one", "\u0663", "9" * 90)]

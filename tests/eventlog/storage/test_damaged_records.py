@@ -54,7 +54,9 @@ def lock_records(home: Path) -> dict[str, str]:
     boot, size = RealDisk().boot_id(), segment.st_size
     chain = json.loads(lines_in(home)[-1])["chain"]
     good = {"pid": "1", "state": "clean", "segment": "1", "offset": str(size), "seq": "3"}
-    good |= {"chain": chain, "device": str(segment.st_dev), "inode": str(segment.st_ino)}
+    generation = RealDisk().generation_at(str(home / "logs" / SEGMENT))
+    inode = f"{segment.st_ino}.{generation}" if generation else str(segment.st_ino)
+    good |= {"chain": chain, "device": str(segment.st_dev), "inode": inode}
     bad = {
         "a pid in words": {"pid": "one"},
         "a segment in words": {"segment": "first"},

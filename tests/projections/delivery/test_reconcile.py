@@ -92,8 +92,12 @@ def listing(rows: list[dict[str, Any]], *, page: int = 7, spoilt: list[bytes] | 
     return handle
 
 
-def compared(home: Path, handle: Any, *, listed_max: int = 1_000) -> tuple[ReconcileReport, Server]:
-    limits = ReconcileLimits(pages_per_s=1e6, retry_s=0.001, listed_max=listed_max)
+def compared(
+    home: Path, handle: Any, *, listed_max: int = 1_000, pages_max: int = 100
+) -> tuple[ReconcileReport, Server]:
+    limits = ReconcileLimits(
+        pages_per_s=1e6, retry_s=0.001, pages_max=pages_max, listed_max=listed_max
+    )
 
     async def run() -> tuple[ReconcileReport, Server]:
         async with server(handle) as found:
@@ -242,13 +246,27 @@ def test_a_list_that_names_no_ids_is_read_to_its_end(home: Path) -> None:
     assert (found.missing_count, found.extra_count) == (0, 0)
 
 
-def test_a_cyclic_list_ends(home: Path) -> None:
+def test_a_cyclic_list_is_refused(home: Path) -> None:
     append(home, *signals(3))
-    rows = rows_for(home)
-    body = json.dumps({"signals": rows, "next": 1}).encode()
-    found, backend = compared(home, answering(http_response(200, body)))
-    assert found.missing_count == 0
-    assert len(backend.requests) < 6
+    body = json.dumps({"signals": rows_for(home), "next": 3}).encode()
+    with pytest.raises(NoResponse, match="id 1 follows 3"):
+        compared(home, answering(http_response(200, body)))
+
+
+def test_the_pages_of_both_readings_are_counted_together(home: Path) -> None:
+    append(home, *signals(30))
+    rows = rows_for(home)  # five pages of seven, and one more at the end
+    compared(home, listing(rows), pages_max=6)
+    with pytest.raises(NoResponse, match="more than 5 pages"):
+        compared(home, listing(rows), pages_max=5)
+
+
+def test_the_largest_id_is_listed_exactly(home: Path) -> None:
+    append(home, *signals(1))
+    row = rows_for(home)[0]
+    largest = row | {"id": 2**63 - 1, "verification_hash": None}
+    found, _ = compared(home, listing([row, largest]))
+    assert [row["id"] for row in found.extra] == [2**63 - 1]
 
 
 def test_names_are_bounded_and_counts_are_not(home: Path) -> None:

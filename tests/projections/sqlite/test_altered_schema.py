@@ -199,10 +199,11 @@ def test_a_running_daemon_sets_aside_a_table_that_is_altered_under_it(
 ) -> None:
     with daemon(home, "sqlite") as d:
         append(home, *signals(1, start=4))
-        forked("wait", 5, "--for", "projected", "--timeout", 60, home=home)
+        assert_ended_well(forked("wait", 5, "--for", "projected", "--timeout", 20, home=home))
         execute(database_of(home), ALTERED[altered])
         append(home, *signals(3, start=5))
-        forked("wait", 8, "--for", "projected", "--timeout", 60, home=home)
+        assert_ended_well(forked("wait", 8, "--for", "projected", "--timeout", 20, home=home))
+        assert len(damaged_copies(home)) == 1
         assert d.stop() == 0
     assert_ended_well(forked("project", "sqlite", "--once", home=home))
     assert_caught_up(home)

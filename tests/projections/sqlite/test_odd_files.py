@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.harness.daemon import daemon, listening
-from tests.harness.forked import forked
+from tests.harness.forked import forked, moments
 from tests.harness.read_side import append, project
 from tests.harness.shared_data import assert_refused
 from tests.harness.signals import signals
+from tests.harness.tables import database_of
 from tests.harness.tiny_alpine import tiny_alpine
 
 Odd = Callable[[Path], None]
@@ -171,3 +172,31 @@ def test_nothing_hangs_on_what_stands_in_place_of_the_files_of_sqlite(
         done = forked(*words, home=home)
         assert done.code in (0, 3), (words, done)
         assert "Traceback" not in done.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [("digest",), ("project", "sqlite", "--once")])
+def test_a_link_put_there_at_any_moment_leads_to_no_other_database(
+    home: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """SQLite itself follows a link at the name of the database."""
+    project(home)
+    append(home, *signals(2, start=4))
+    other = tmp_path / "other"
+    append(other, *signals(7))
+    project(other)
+    path, target = database_of(home), database_of(other)
+    ours, theirs = path.read_bytes(), target.read_bytes()
+    digest = forked("digest", home=other).out
+    for moment in moments():
+        for left in path.parent.glob("signals.db*"):
+            left.unlink()
+        path.write_bytes(ours)
+        about = "signals.db"
+        done = forked(*words, home=home, nth=moment.number, about=about, swap=path, to=target)
+        moment.has_come(done.fired)
+        assert done.code in (0, 3), (moment, done)
+        assert "Traceback" not in done.err, (moment, done)
+        assert target.read_bytes() == theirs, (moment, done)
+        assert words != ("digest",) or done.out != digest or not done.fired, (moment, done)
+        assert [name.name for name in target.parent.glob("signals.db-*")] == []

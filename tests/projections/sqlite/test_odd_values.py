@@ -2,6 +2,7 @@
 
 import sqlite3
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from tests.harness.tables import assert_caught_up, database_of
 from tests.harness.tiny_alpine import tiny_alpine
 
 VALUES = ["'x'", "x'ff00'", "-1", "9223372036854775807", "9e999", "CAST(x'ff' AS TEXT)", "1e300"]
-COMMAND_VALUES = ["'x'", "x'ff00'", "9223372036854775807", "9e999"]
+COMMAND_VALUES = ["'x'", "x'ff00'", "9e999"]
 EXECUTED = {"event": "executed", "signal_id": "s-1", "order_id": "o-1"}
 READERS = (
     *(("status",), ("signals",), ("stats",), ("digest",), ("export",)),
@@ -118,13 +119,17 @@ def test_the_outbox_is_made_again_where_a_column_holds_what_we_never_write(
             continue
         tried += 1
         with closing(Outbox.open(path)) as outbox:
-            # Each of these must return: the values are ours, or the file is new.
-            outbox.checkpoint()
-            outbox.state()
-            outbox.parked(2)
-            outbox.due(10.0, 10)
-            outbox.open_requests()
+            # The values are ours, or the file is new.
             outbox.figures()
+            assert isinstance(outbox.checkpoint().seq, int)
+            assert isinstance(outbox.checkpoint().chain, str)
+            assert isinstance(outbox.state()["rejections"], int)
+            assert all(isinstance(request.seq, int) for request in outbox.open_requests())
+            for parked in filter(None, (outbox.parked(2), *outbox.due(10.0, 10))):
+                assert isinstance(parked.signal_id + parked.body + parked.kind, str)
+                assert 0 <= parked.attempts < 2**62
+                assert datetime.fromtimestamp(max(parked.first_at, parked.last_at), UTC).tzinfo
+                assert parked.next_at is None or datetime.fromtimestamp(parked.next_at, UTC).tzinfo
         path.unlink()
     assert tried, f"SQLite stores no such value in {table}"
     if not column.endswith((".seq", ".body", ".kind", ".what")):

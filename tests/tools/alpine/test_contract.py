@@ -114,7 +114,7 @@ CASES = [
     Case(promise="a price below 0", status=500, hashed={"entry_price": -1.0}, ours=True),
     Case(promise="confidence over 100", status=500, hashed={"confidence": 100.5}, ours=True),
     Case(promise="confidence below 0", status=500, hashed={"confidence": -0.5}, ours=True),
-    Case(promise="a NUL", status=500, sent={"reasoning": "r" * 20 + "\0"}, ours=True),
+    Case(promise="a NUL", status=422, sent={"reasoning": "r" * 20 + "\0"}, ours=True),
     Case(promise="neither BUY nor SELL", status=422, hashed={"action": "HOLD"}, ours=True),
     Case(promise="two hashes", status=400, sent={"sha256": "0" * 64}, detail=REFUSED, ours=True),
 ]
