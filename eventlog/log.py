@@ -25,7 +25,7 @@ from eventlog.schema.validation import ValidatedItem, validate
 from eventlog.storage.disk import Disk, RealDisk
 from eventlog.storage.durable_state import read_durable_end
 from eventlog.storage.filesystem import filesystem_type, is_network_filesystem
-from eventlog.storage.home import home_at
+from eventlog.storage.home import Home, home_at
 from eventlog.storage.segment_disk import SegmentDisk
 
 if TYPE_CHECKING:
@@ -79,7 +79,9 @@ class EventLog:
         self._home = home_at(home)
         if not allow_network_fs:
             _refuse_network_fs(self._home.root)
-        self._writer_settings = (segment_bytes, dedupe_entries, lock_timeout_s)
+        # A log that was there and is not any more was moved or removed, and is not created again.
+        creates_home = not _is_there(self._disk, self._home)
+        self._writer_settings = (segment_bytes, dedupe_entries, lock_timeout_s, creates_home)
         self._mutex = threading.Lock()  # held while the committer is built, and to close
         self._committer: GroupCommit | None = None  # built by the first append
         self._async_appenders: AsyncAppenders | None = None
@@ -250,6 +252,13 @@ class EventLog:
         self._closed = "this log handle was opened before the process forked"
         if self._committer is not None:
             self._committer.after_fork(self._closed)
+
+
+def _is_there(disk: Disk, home: Home) -> bool:
+    try:
+        return disk.is_dir(home.log_dir)
+    except OSError:
+        return False  # unknown: the first append meets the same error, and reports it
 
 
 def _refuse_network_fs(root: str) -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from eventlog.storage.home import database_uri
     from eventlog.storage.locks import FileLock, PollInterval
     from eventlog.storage.output import output_file, refuse_in_home
-    from eventlog.storage.ownership import adopt_owner, make_private_dir, make_private_dirs
+    from eventlog.storage.ownership import adopt_owner, make_private_dir
     from eventlog.threads import is_shortage, run_in_thread, starting_thread, uncancelled
 
 _MODULES = {
@@ -63,7 +63,6 @@ _MODULES = {
     "log_bytes": "read.bulk",
     "log_status": "read.inspect",
     "make_private_dir": "storage.ownership",
-    "make_private_dirs": "storage.ownership",
     "output_file": "storage.output",
     "plugin_names": "plugins",
     "print_line": "cli.streams",
@@ -109,7 +108,6 @@ __all__ = [
     "log_bytes",
     "log_status",
     "make_private_dir",
-    "make_private_dirs",
     "output_file",
     "plugin_names",
     "print_line",

@@ -50,6 +50,7 @@ class WriterSettings(NamedTuple):
     segment_bytes: int
     dedupe_entries: int
     lock_timeout_s: float
+    creates_home: bool = True  # the first commit may create it; False for a log that was there
 
 
 class Writer:
@@ -62,7 +63,13 @@ class Writer:
         self._home = home
         self._clock = clock
         self._settings = settings
-        self._lock = WriterLock(disk, home, pid=pid, timeout_s=settings.lock_timeout_s)
+        self._lock = WriterLock(
+            disk,
+            home,
+            pid=pid,
+            timeout_s=settings.lock_timeout_s,
+            creates_home=settings.creates_home,
+        )
         self._fd, self._path = -1, ""  # the active segment
         self._state = WriterState(disk, home, settings.dedupe_entries)
         self._watermark_seq = 0

@@ -111,7 +111,7 @@ def _read_manifest(disk: Disk, backup: Home) -> Manifest | None:
 
 
 def refuse_non_empty(disk: Disk, home: Home) -> None:
-    """Raises EventLogError unless the home has only the empty directories of a home."""
+    """Raises EventLogError unless the home has only empty directories, and `run/`."""
     try:
         names = disk.names(home.root)
     except FileNotFoundError:
@@ -119,10 +119,10 @@ def refuse_non_empty(disk: Disk, home: Home) -> None:
     for name in sorted(names):
         path = f"{home.root}/{name}"
         is_empty_dir = (
-            name in ("logs", "data")
+            name in ("logs", "data", "run")
             and disk.link_target(path) is None
             and disk.is_dir(path)
-            and not disk.names(path)
+            and (name == "run" or not disk.names(path))  # it holds nothing that lasts
         )
         if name != SCRATCH_NAME and not is_empty_dir:
             raise EventLogError(

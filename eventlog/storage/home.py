@@ -13,7 +13,7 @@ from eventlog.storage.disk import Disk
 
 APPLICATION_ID = 0x53474C47  # "SGLG": marks a SQLite database as ours (PRAGMA application_id)
 # SQLite takes paths of 512 bytes, a suffix such as -journal included, after it has followed links.
-# A rebuild makes databases one directory deeper, with up to 48 bytes below `data/`.
+# A rebuild makes databases one directory deeper, with up to 48 bytes below `run/`.
 DATA_DIR_BYTES_MAX = 512 - 8 - 48
 
 
@@ -30,6 +30,10 @@ class Home:
     @property
     def data_dir(self) -> str:
         return f"{self.root}/data"
+
+    @property
+    def run_dir(self) -> str:
+        return f"{self.root}/run"
 
     @property
     def lock_path(self) -> str:
@@ -66,14 +70,15 @@ def resolved_home(path: str | os.PathLike[str]) -> str:
 
 
 def _refuse_long_path(home: Home) -> None:
-    length = len(os.fsencode(os.path.realpath(home.data_dir)))
-    if length > DATA_DIR_BYTES_MAX:
-        raise UnsafePath(
-            f"the path of data/ has {length} bytes, and SQLite cannot use more than"
-            f" {DATA_DIR_BYTES_MAX}",
-            where=home.data_dir,
-            do="use a home with a shorter path, for example by a bind mount",
-        )
+    for path in (home.data_dir, home.run_dir):
+        length = len(os.fsencode(os.path.realpath(path)))
+        if length > DATA_DIR_BYTES_MAX:
+            raise UnsafePath(
+                f"the path of {os.path.basename(path)}/ has {length} bytes, and SQLite cannot use"
+                f" more than {DATA_DIR_BYTES_MAX}",
+                where=path,
+                do="use a home with a shorter path, for example by a bind mount",
+            )
 
 
 def make_home(disk: Disk, home: Home) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from eventlog.errors import LogLocked, UnsafePath
+from eventlog.errors import LogLocked, LogNotFound, UnsafePath
 from eventlog.format.durability import (
     LOCK_RECORD_BYTES,
     WRITING,
@@ -24,11 +24,12 @@ from eventlog.format.durability import (
     encode_lock_record,
 )
 from eventlog.format.segment import CLOSED_NAME
-from eventlog.storage.disk import Disk, closing_fd, real_disk, write_all
+from eventlog.storage.disk import Disk, closing_fd, opened, real_disk, write_all
 from eventlog.storage.home import Home, make_home, refuse_foreign
 
 ATTEMPTS_MAX = 10  # at a lock file that is replaced each time between opening and locking it
 POLL_WAITED_FRACTION = 8
+PID_LINE_BYTES = 11  # ten digits and a newline
 CLOSED_LOCK_NAME = ".closed.lock"
 _LOG_FILE_NAMES = frozenset({".lock", CLOSED_LOCK_NAME})  # they exist in a log directory only
 
@@ -58,7 +59,8 @@ class FileLock:
     It excludes other processes, and other FileLocks of this one. `prepare` is called before the
     file is opened, to make its directory. With `covers_directory` the directory is locked too: it
     cannot be removed while it holds files, so deleting the lock file does not let another process
-    in. With `dir_fd` the path is relative to that open directory. Not thread-safe.
+    in. With `writes_pid` the first line of the file is the pid of its holder. With `dir_fd` the
+    path is relative to that open directory. Not thread-safe.
     """
 
     def __init__(
@@ -69,12 +71,14 @@ class FileLock:
         prepare: Callable[[], object] | None = None,
         covers_directory: bool = False,
         dir_fd: int | None = None,
+        writes_pid: bool = False,
     ) -> None:
         self._disk = disk or real_disk()
         self._dir_fd = dir_fd
         self._path = os.fspath(path)
         self._prepare = prepare
         self._covers_directory = covers_directory
+        self._writes_pid = writes_pid
         self._fd = self._directory_fd = -1
 
     def try_take(self, *, wait: bool = False) -> bool:
@@ -91,7 +95,11 @@ class FileLock:
             elif not self._disk.try_lock(self._fd):
                 return False
             if self._disk.size_at(self._fd, self._path, dir_fd=self._dir_fd) is not None:
-                return not self._covers_directory or self._try_take_directory()
+                if self._covers_directory and not self._try_take_directory():
+                    return False
+                if self._writes_pid:
+                    self._write_pid()
+                return True
             self.drop()  # another file, or none, is at the path by now
         return False
 
@@ -126,11 +134,31 @@ class FileLock:
             if fd >= 0:
                 self._disk.close(fd)
 
+    def write(self, data: bytes) -> None:
+        """Replaces the content of the file, in place. The lock must be held. Raises OSError."""
+        self._disk.truncate(self._fd, 0)
+        write_all(self._disk, self._fd, data, 0)
+
+    def holder(self) -> str:
+        """The process that the file names as its holder, for a message."""
+        with suppress(OSError, UnsafePath, ValueError):
+            with opened(self._disk, self._path, dir_fd=self._dir_fd) as fd:
+                line, _, _ = self._disk.pread(fd, PID_LINE_BYTES, 0).partition(b"\n")
+            return f"process {int(line)}"
+        return "another process"
+
     def is_held(self) -> bool:
         """Whether another holder has the lock; True also where this account may not look."""
         return self._is_locked(
             lambda: self._disk.open(self._path, writable=False, dir_fd=self._dir_fd)
         ) or (self._covers_directory and self._is_locked(self._open_dir))
+
+    def _write_pid(self) -> None:
+        # Padded, so that it replaces a longer one without a truncation. The pid is for messages
+        # only: a full disk must not keep the lock from being taken.
+        with suppress(OSError):
+            line = str(os.getpid()).encode().ljust(PID_LINE_BYTES - 1) + b"\n"
+            write_all(self._disk, self._fd, line, 0)
 
     def _open(self) -> bool:
         """Opens or creates the file; False where it was removed in between."""
@@ -174,22 +202,29 @@ class FileLock:
 
 
 class WriterLock(FileLock):
-    """The lock of one log, for one writer, and the lock record. Not thread-safe."""
+    """The lock of one log, for one writer, and the lock record. Not thread-safe.
 
-    def __init__(self, disk: Disk, home: Home, *, pid: int, timeout_s: float) -> None:
+    With `creates_home` the home is created where it is missing, until the lock was taken once.
+    """
+
+    def __init__(
+        self, disk: Disk, home: Home, *, pid: int, timeout_s: float, creates_home: bool = True
+    ) -> None:
         super().__init__(home.lock_path, disk=disk, prepare=self._make_home)
         self._home = home
         self._pid = pid
         self._timeout_s = timeout_s
+        self._creates_home = creates_home
         # As this writer last wrote or accepted it; another record is from another writer.
         self.known_record = b""
         self._segment = 0  # of the last record
         self._segment_file = (0, 0, 0)  # its device, inode and generation
 
     def take(self) -> None:
-        """Takes the lock, making the home where there is none. Raises LogLocked, OSError."""
+        """Takes the lock. Raises LogLocked, OSError, LogNotFound where the log was moved away."""
         if not self.wait_for(self._timeout_s, WRITER_POLL):
             raise self._timeout_error()
+        self._creates_home = False
 
     def read(self) -> bytes:
         """The bytes of the lock record, as they are in the file."""
@@ -224,7 +259,15 @@ class WriterLock(FileLock):
 
     def _make_home(self) -> None:
         refuse_foreign(self._home)
-        make_home(self._disk, self._home)
+        if self._creates_home:
+            make_home(self._disk, self._home)
+        elif not self._disk.is_dir(self._home.log_dir):
+            raise LogNotFound(
+                "the log that this handle had opened is not there; it was moved or removed",
+                where=self._home.log_dir,
+                do="nothing was created: open the log at its new path, and retry with the same"
+                " signal_id what was not acknowledged",
+            )
 
     def _timeout_error(self) -> LogLocked:
         # While the file is being replaced there may be none open, and so no record.

@@ -58,12 +58,3 @@ def _open_made(path: str | os.PathLike[str], dir_fd: int | None) -> int:
         return os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     finally:
         os.close(found)
-
-
-def make_private_dirs(path: str | os.PathLike[str]) -> None:
-    """Creates a directory and its missing parents, each of mode 0700. Raises OSError."""
-    path = os.path.abspath(path)
-    if not os.path.isdir(path):
-        make_private_dirs(os.path.dirname(path))
-        with suppress(FileExistsError):
-            make_private_dir(path)

@@ -1,7 +1,7 @@
-"""The delivery lease: one sender to Alpine for each home, by flock on `data/alpine.lock`.
+"""The delivery lease: one sender to Alpine for each home, by flock on `run/alpine.lock`.
 
 If an operator deletes that file under a running sender, the next one would lock a file of its own.
-So the directory `data/` is locked too, which cannot be removed while it holds files.
+So the directory `run/` is locked too, which cannot be removed while it holds files.
 
 Invariant: the holder has the lock of the file that was at the path when it was taken, and that of
 the directory.
@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Self
 
 from eventlog.plumbing import FileLock
-from projections.sqlite.lock import file_lock
+from projections.run_directory import ALPINE_LOCK, run_directory, run_lock
 
 
 def lock_path(home: Path) -> Path:
-    """`data/alpine.lock` of a home."""
-    return home / "data" / "alpine.lock"
+    """`run/alpine.lock` of a home."""
+    return run_directory(home) / ALPINE_LOCK
 
 
 class DeliveryLease:
@@ -28,7 +28,7 @@ class DeliveryLease:
     @classmethod
     def take(cls, home: Path) -> Self | None:
         """Takes the lease; None while another process holds it."""
-        lock = file_lock(lock_path(home), covers_directory=True)
+        lock = _lock(home)
         if lock.try_take():
             return cls(lock)
         lock.drop()
@@ -41,4 +41,13 @@ class DeliveryLease:
 
 def is_held(home: Path) -> bool:
     """Whether a sender runs; True also where this account may not look."""
-    return file_lock(lock_path(home), covers_directory=True).is_held()
+    return _lock(home).is_held()
+
+
+def holder(home: Path) -> str:
+    """The process that holds the lease, for a message."""
+    return _lock(home).holder()
+
+
+def _lock(home: Path) -> FileLock:
+    return run_lock(home, ALPINE_LOCK, covers_directory=True)

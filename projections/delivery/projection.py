@@ -22,7 +22,7 @@ from projections.alpine.client import Alpine, AlpineClient
 from projections.alpine.credentials import KeySource
 from projections.alpine.metered_client import MeteredClient
 from projections.alpine.retry import DeliveryTiming
-from projections.delivery.lease import DeliveryLease
+from projections.delivery.lease import DeliveryLease, holder, lock_path
 from projections.delivery.outbox import DISABLED, NAME, STOPPED, Outbox, outbox_path
 from projections.delivery.worker import DeliveryWorker
 from projections.errors import CheckpointMoved, ProjectionError, ProjectionStalled
@@ -92,7 +92,11 @@ class AlpineProjection:
             return self._store_disabled(DISABLED, self._config.disabled)
         lock = DeliveryLease.take(home)
         if lock is None:
-            raise ProjectionStalled("another process delivers; this one stands by", where=str(home))
+            raise ProjectionStalled(
+                f"another process delivers ({holder(home)}); this one stands by",
+                where=str(lock_path(home)),
+                do="stop that process first, or let it deliver: a daemon takes over when it ends",
+            )
         with ExitStack() as undo:
             undo.callback(lock.release)
             outbox = open_outbox(home)
@@ -166,8 +170,10 @@ class AlpineProjection:
             if worker is not None:
                 await worker.end()
             else:
-                with suppress(ProjectionStalled):  # a full disk must not fail the close
-                    self._store_disabled(STOPPED, None)
+                # Neither a full disk nor a home that was moved fails the close.
+                with suppress(ProjectionError):
+                    if outbox_path(self._home).exists():
+                        self._store_disabled(STOPPED, None)
         finally:
             if lock is not None:
                 lock.release()

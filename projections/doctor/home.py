@@ -226,7 +226,7 @@ def _paths(home: Path) -> Iterator[Path]:
     if not home.is_dir():
         return
     yield home
-    for name in ("logs", "data"):
+    for name in ("logs", "data", "run"):
         with suppress(OSError):
             if (home / name).lstat():
                 yield home / name

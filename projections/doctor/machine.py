@@ -49,7 +49,7 @@ def sqlite_finding(found: tuple[int, ...]) -> DoctorFinding:
         level=NOTE,
         found=f"{name} has the WAL-reset bug, fixed in 3.51.3: two connections that write and"
         " checkpoint at once may damage the file. eventlog writes from one connection at a time,"
-        " under data/signals.db.lock, and the table can be rebuilt",
+        " under run/signals.lock, and the table can be rebuilt",
         do="let other programs open data/signals.db read-only",
     )
 

@@ -7,11 +7,12 @@ import json
 import logging
 import os
 import stat
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from eventlog import UnsafePath
-from eventlog.plumbing import Directory, make_private_dirs
+from eventlog.plumbing import Directory, make_private_dir
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,8 @@ def write_drill_record(home: Path, *, seq: int, chain: str, at: str, dest: str) 
     data_dir = home / "data"
     record = {"proven_seq": seq, "chain": chain, "proven_at": at, "dest": dest}
     try:
-        make_private_dirs(data_dir)
+        with suppress(FileExistsError):
+            make_private_dir(data_dir)  # not the home, which may have been moved
         with Directory.open(data_dir, follow=True) as data, data.replacing(_FILE_NAME) as fd:
             if os.fstat(data.fd).st_mode & stat.S_IRWXG:
                 os.fchmod(fd, 0o640)  # as the databases: a group may use the directory

@@ -44,6 +44,7 @@ from projections.sqlite.database import (
 )
 from projections.sqlite.file import inode_of
 from projections.sqlite.lock import write_lock
+from projections.sqlite.placement import place
 from projections.sqlite.scratch import rebuild_directory
 
 ProgressCallback = Callable[[int, int], object]  # bytes of the log done, and in all
@@ -200,7 +201,7 @@ class _RebuildRun:
             digesting.result()  # the journal mode cannot change while another connection reads
             kept = str(file.set_aside(self._path)) if old in UNUSABLE else None
             lost = ()  # they are in the file that was set aside
-            swap.move_into_place(self._path, self._new)
+            place(self._new, self._path)
         if old == MISSING:
             difference = TableDifference(added=rows, removed=0, changed=0)
         compared = OLD_COMPARED if difference else OLD_UNREADABLE
@@ -316,7 +317,7 @@ def _translate_error(error: sqlite3.Error, path: Path) -> ProjectionError:
 def _disk_full_error(path: Path, problem: str) -> ProjectionError:
     return ProjectionError(
         f"no room for the new table: {problem}",
-        where=os.fspath(path.parent),
-        do="free three times the size of the database, for the new file and the WAL through which "
-        "it is copied; the old table is unchanged",
+        where=os.fspath(path.parent.parent),
+        do="free the size of the database for the new file in run/, and twice that in data/ for "
+        "the WAL through which it is copied; the old table is unchanged",
     )

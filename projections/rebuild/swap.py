@@ -16,7 +16,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from eventlog.plumbing import database_uri, rename_durably
+from eventlog.plumbing import database_uri
 from projections.errors import ProjectionError
 from projections.signals import schema
 from projections.sqlite import file
@@ -62,15 +62,6 @@ def checkpoint_wal(path: Path) -> None:
         live.execute("PRAGMA synchronous = NORMAL")
         live.execute("PRAGMA busy_timeout = 0")  # do not wait for readers
         live.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-
-
-def move_into_place(path: Path, new: Path) -> None:
-    """Renames the file `new` to `path`, where there is no usable database."""
-    with closing(file.connect(new, is_shared=False)) as source:
-        source.execute("PRAGMA journal_mode = WAL")
-    # A -wal that outlived its deleted database would be taken for the WAL of this one.
-    file.remove_database(path)
-    rename_durably(new, path)
 
 
 _COMPARED_COLUMNS = schema.COLUMNS[1:]

@@ -14,9 +14,11 @@ from types import FrameType
 from eventlog import EventLog, EventLogError, ThreadUnavailable
 from eventlog.plumbing import require_home, run_in_thread
 from projections.projection import Checkpoint
+from projections.run_directory import warn_of_older_daemon
 from projections.runtime.batcher import Pace
 from projections.runtime.projector import Projector
 from projections.runtime.registry import make_projection
+from projections.runtime.run_files import holding_run_files
 from projections.runtime.systemd import Notifier
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ def run(
     Raises LogNotFound without a log, and the error of a projection or service.
     """
     require_home(home)
+    warn_of_older_daemon(home)
     try:
         asyncio.run(_run(home, names, pace, once, Notifier(notify_socket), services))
     finally:
@@ -77,6 +80,7 @@ async def _run(
     stop = asyncio.Event()
     _stop_by_signal(stop)
     async with AsyncExitStack() as running:
+        await running.enter_async_context(holding_run_files(home, names))
         for service in services:
             await running.enter_async_context(service(projectors, stop))
         await _run_all(home, projectors, once, stop, notifier)

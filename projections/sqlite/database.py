@@ -1,6 +1,6 @@
 """`data/signals.db`: inspecting it, setting it up, reading its checkpoint.
 
-`data/signals.db.lock` is held around each writing transaction with its WAL checkpoint, and by a
+`run/signals.lock` is held around each writing transaction with its WAL checkpoint, and by a
 rebuild while it swaps. So one connection at a time writes and checkpoints.
 
 Invariant: a database that is not ours is never written, and a damaged one is set aside.
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from eventlog import ForeignHome
 from projections.errors import ProjectionError, SchemaTooNew
 from projections.projection import CHAIN_START, Checkpoint
+from projections.run_directory import make_run_directory
 from projections.signals import schema
 from projections.sqlite.file import (
     DamagedDatabase,
@@ -28,6 +29,7 @@ from projections.sqlite.file import (
     require_regular,
     set_aside,
 )
+from projections.sqlite.placement import place
 from projections.sqlite.schema_check import (
     Schema,
     drop_all,
@@ -203,17 +205,14 @@ def _replace_schema(path: Path) -> bool:
 
 
 def _create_database(path: Path) -> None:
-    """Creates it under another name, so that no reader sees an incomplete schema."""
-    new = path.with_name(f"{path.name}.new")
+    """Builds it in `run/`, so that no reader sees an incomplete schema."""
+    new = make_run_directory(path.parent.parent) / f"{path.name}.new"
     remove_database(new)  # left by a process that was killed
     create_private_file(new)
     try:
         with closing(connect(new, is_shared=False)) as database:
             create_schema(database)
-            database.execute("PRAGMA journal_mode = WAL")
-        # A -wal that outlived its deleted database would be taken for the WAL of the new one.
-        remove_database(path)
-        new.rename(path)
+        place(new, path)
     except BaseException:
         with suppress(OSError):
             remove_database(new)

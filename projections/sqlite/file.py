@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from eventlog import UnsafePath
-from eventlog.plumbing import adopt_owner, database_uri, free_name, make_private_dirs
+from eventlog.plumbing import adopt_owner, database_uri, free_name, make_private_dir
 from projections.sqlite.index_space import IndexSpaceMissing, index_bytes, reserve_index
 
 logger = logging.getLogger(__name__)
@@ -273,16 +273,23 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
 def create_private_file(path: Path) -> None:
     """Creates an empty file of mode 0600, or 0640 where a group may use the data directory.
 
-    SQLite gives -wal and -shm the same mode. Raises FileExistsError.
+    SQLite gives -wal and -shm the same mode. The directory is created where it is missing, but none
+    above it: a home that was moved stays away. Raises FileExistsError, FileNotFoundError.
     """
-    make_private_dirs(path.parent)
-    mode = 0o640 if path.parent.stat().st_mode & stat.S_IRWXG else 0o600
+    with suppress(FileExistsError):
+        make_private_dir(path.parent)
+    mode = file_mode_in(path.parent.stat())
     fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         os.fchmod(fd, mode)
         adopt_owner(fd, path)
     finally:
         os.close(fd)
+
+
+def file_mode_in(directory: os.stat_result) -> int:
+    """The mode of a database in a directory: a group that may use the directory may read it."""
+    return 0o640 if directory.st_mode & stat.S_IRWXG else 0o600
 
 
 def set_aside(path: Path) -> Path:

@@ -5,6 +5,8 @@ entry whose effect was committed with it.
 """
 
 import asyncio
+import errno
+import logging
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import aiosqlite
 
-from eventlog import Entry
+from eventlog import Entry, EventLogError
 from eventlog.plumbing import run_in_thread, starting_thread, uncancelled
 from projections.errors import CheckpointMoved, ProjectionError, ProjectionStalled
 from projections.projection import Checkpoint
@@ -31,6 +33,8 @@ from projections.sqlite import database, file
 from projections.sqlite.database import checkpoint_from_row, database_path
 from projections.sqlite.file import NO_FILE, inode_of
 from projections.sqlite.lock import WriteLock, write_lock
+
+logger = logging.getLogger(__name__)
 
 NAME = schema.SQLITE
 REBUILD_HINT = "run `eventlog rebuild-database`"
@@ -70,23 +74,36 @@ class SqliteProjection:
         """Opens the database, and creates or replaces it where needed; returns its checkpoint.
 
         The first call, and each one after damage, checks every page; a damaged file is set aside.
-        Raises ForeignHome, SchemaTooNew.
+        Raises ForeignHome, SchemaTooNew, ProjectionStalled.
         """
         path = database_path(home)
         if self._lock is None or path != self._path:
             self._path, self._lock = path, write_lock(home)
-        async with self._turn, self._lock:
+        try:
+            return await self._open(path, self._lock)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise ProjectionStalled(
+                f"there is no space for the table: {error.strerror}",
+                where=str(home),
+                do=STALL_HINT,
+            ) from error
+
+    async def _open(self, path: Path, lock: WriteLock) -> Checkpoint:
+        async with self._turn, lock:
             try:
                 # The thread must end before the lock is released, also when this is cancelled.
                 check_pages = not self._are_pages_checked
                 setup = run_in_thread(lambda: database.set_up(path, check_pages=check_pages))
                 await uncancelled(setup)
                 self._are_pages_checked = True
-                self._db = await _connect(path)
+                # The same: aiosqlite's thread must not outlive the event loop.
+                await uncancelled(self._connect(path))
                 self._pid = os.getpid()
                 self._inode = inode_of(path)
                 self._wal_inodes = _wal_inodes(path)
-                self._schema_version = await _schema_version(self._db)
+                self._schema_version = await _schema_version(self._require_db())
                 await self._check_schema()
                 return await self._checkpoint()
             except BaseException as error:
@@ -96,6 +113,9 @@ class SqliteProjection:
                 if isinstance(error, sqlite3.Error):
                     raise self._translate_error(error) from error
                 raise
+
+    async def _connect(self, path: Path) -> None:
+        self._db = await _connect(path)
 
     async def apply(
         self, entries: Sequence[Entry], *, before: Checkpoint, after: Checkpoint
@@ -127,6 +147,8 @@ class SqliteProjection:
                 await db.close()
         except TimeoutError:
             pass  # the lock's holder has the database open: closing ours does not touch the WAL
+        except EventLogError as error:  # the home was moved; closing creates nothing
+            logger.info("closed_without_lock path=%s error=%s", self._path, error)
         finally:
             await db.close()
 

@@ -116,8 +116,9 @@ def ready(home: Path, *words: object) -> Iterator[Daemon]:
 @contextmanager
 def lock_held(home: Path) -> Iterator[None]:
     """Another process holds the lock of the database, and hangs."""
-    lock = str(home / "data" / "signals.db.lock")
-    words = ["flock", lock, "sh", "-c", "echo held; exec sleep 600"]
+    lock = home / "run" / "signals.lock"
+    lock.parent.mkdir(mode=0o700, exist_ok=True)
+    words = ["flock", str(lock), "sh", "-c", "echo held; exec sleep 600"]
     holder = subprocess.Popen(words, stdout=subprocess.PIPE, start_new_session=True)
     try:
         assert holder.stdout is not None

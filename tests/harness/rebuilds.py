@@ -52,8 +52,10 @@ def names_in(home: Path) -> set[str]:
 
 def assert_nothing_left(home: Path) -> None:
     assert names_in(home) - {path.name for path in damaged_copies(home)} <= {
-        *("signals.db", "signals.db-wal", "signals.db-shm", "signals.db.lock"),
+        *("signals.db", "signals.db-wal", "signals.db-shm"),
     }
+    built = {path.name for path in (home / "run").glob("*") if ".db" in path.name}
+    assert built | {path.name for path in (home / "run").glob(".rebuild-*")} == set()
 
 
 def assert_healthy_database(path: Path) -> None:

@@ -854,7 +854,7 @@ def test_an_interrupted_restore_drill_leaves_no_scratch_directory(
     append(home, *signals(20_000))
     back_up(home, dest, now=NOW)
     with pipe(home, "--verify", dest, command="backup") as running:
-        until(lambda: list(dest.glob(".eventlog-scratch-*/home/data/.rebuild-*/signals.db")))
+        until(lambda: list(dest.glob(".eventlog-scratch-*/home/run/.rebuild-*/signals.db")))
         running.send(number)
         code = running.wait()
         assert code == (130 if number != signal.SIGKILL else -signal.SIGKILL)

@@ -322,7 +322,7 @@ def test_a_known_bug_of_sqlite_is_found_by_its_version() -> None:
     assert [sqlite_finding(v).level for v in ((3, 40, 1), (3, 51, 2), (3, 51, 3), (3, 53, 0))] == [
         *(NOTE, NOTE, OK, OK)
     ]
-    assert "data/signals.db.lock" in sqlite_finding((3, 40, 1)).found
+    assert "run/signals.lock" in sqlite_finding((3, 40, 1)).found
 
 
 @pytest.mark.parametrize(

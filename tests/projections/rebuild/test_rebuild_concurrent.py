@@ -279,7 +279,7 @@ def test_files_of_a_killed_rebuild_are_removed_and_files_in_use_are_not(
     home: Path,
 ) -> None:
     build_history(home)
-    left = home / "data" / ".rebuild-1-0"
+    left = home / "run" / ".rebuild-1-0"
     left.mkdir(parents=True)
     (left / "signals.db").write_bytes(b"half of it")
     with rebuild_directory(home) as place:
@@ -293,7 +293,7 @@ def test_files_of_a_killed_rebuild_are_removed_and_files_in_use_are_not(
 def test_an_interrupted_rebuild_removes_its_files(home: Path) -> None:
     build_history(home, 400)
     process = rebuilding(home)
-    there = (home / "data").glob
+    there = (home / "run").glob
     until(lambda: any(there(".rebuild-*/signals.db")) or process.poll() is not None)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate()

@@ -140,7 +140,7 @@ def test_files_are_private_regardless_of_the_umask(home: Path, umask: int) -> No
             modes = modes_in(home / "data")
     finally:
         os.umask(before)
-    names = {"signals.db", "signals.db-wal", "signals.db-shm", "signals.db.lock"}
+    names = {"signals.db", "signals.db-wal", "signals.db-shm"}
     assert modes == dict.fromkeys(names, 0o600)
 
 
@@ -509,12 +509,14 @@ def test_daemons_that_start_at_once_on_a_new_database_all_come_up(tmp_path: Path
 
 def test_a_killed_set_up_is_not_treated_as_damage(home: Path) -> None:
     append(home, *signals(2))
-    data = home / "data"
-    (data / "signals.db.new").write_bytes(b"half of it")
-    (data / "signals.db.new-wal").write_bytes(b"half of it")
+    data, run = home / "data", home / "run"
+    run.mkdir(mode=0o700)
+    (run / "signals.db.new").write_bytes(b"half of it")
+    (run / "signals.db.new-wal").write_bytes(b"half of it")
     (data / "signals.db-wal").write_bytes(b"of a database that is gone")
     project(home)
-    assert modes_in(data).keys() == {"signals.db", "signals.db.lock"}
+    assert modes_in(data).keys() == {"signals.db"}
+    assert modes_in(run).keys() == {"signals.lock"}
     assert_caught_up(home)
 
 
@@ -685,7 +687,7 @@ def test_the_projection_itself_refuses_a_database_of_the_old_tracker(home: Path)
     before = tree_contents(home)
     with pytest.raises(ForeignHome):
         asyncio.run(SqliteProjection().open(home))
-    assert tree_contents(home).keys() - before.keys() == {"data/signals.db.lock"}
+    assert tree_contents(home).keys() - before.keys() == {"run", "run/signals.lock"}
     assert database_of(home).read_bytes() == before["data/signals.db"]
 
 
@@ -833,7 +835,8 @@ def test_two_tasks_of_one_projection_apply_one_after_the_other(home: Path) -> No
 @contextmanager
 def held(home: Path) -> Iterator[None]:
     """Holds the write lock of the database, as a hanging process would."""
-    fd = os.open(home / "data" / "signals.db.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    (home / "run").mkdir(mode=0o700, exist_ok=True)
+    fd = os.open(home / "run" / "signals.lock", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(fd, fcntl.LOCK_EX)
     try:
         yield
@@ -863,7 +866,7 @@ def test_a_waiter_for_a_deleted_lock_file_waits_for_the_new_one(
                 thread.start()
                 task = asyncio.create_task(wait_in_a_task())
                 await asyncio.sleep(0.1)
-                (home / "data" / "signals.db.lock").unlink()
+                (home / "run" / "signals.lock").unlink()
                 stack.enter_context(held(home))
             await asyncio.sleep(0.1)
             assert entered == []
@@ -882,7 +885,8 @@ from projections.errors import ProjectionStalled
 from projections.sqlite.projection import SqliteProjection
 home, stalls = Path(sys.argv[1]), []
 def hook(event, words):
-    if event == "sqlite3.connect" and "mode=rw" in str(words[0]) and not stalls:
+    is_opened = event == "sqlite3.connect" and "/data/signals.db?mode=rw" in str(words[0])
+    if is_opened and not stalls:
         (home / "data" / "signals.db").unlink()
 sys.addaudithook(hook)
 async def run():
