@@ -37,7 +37,7 @@ from eventlog.storage.durable_state import (
 )
 from eventlog.storage.home import Home, list_segments
 from eventlog.storage.locks import WriterLock
-from eventlog.storage.segment_disk import existing_paths
+from eventlog.storage.segment_disk import candidate_paths
 
 logger = logging.getLogger(__name__)
 
@@ -283,9 +283,9 @@ class Writer:
             self._write_watermark()
         self._lock.write_state(WRITING, self._state.end)
         path = self._home.segment_path(first_seq)
-        stored = existing_paths(self._disk, path)
-        if stored:  # a raw file would hide it
-            raise self._poisoned(f"the next segment exists already: {stored[0]}")
+        for stored in candidate_paths(path)[1:]:
+            if self._disk.identity_at(stored) is not None:  # a raw file would hide it
+                raise self._poisoned(f"the next segment exists already: {stored}")
         try:
             fd = self._disk.create(path)
         except OSError as error:

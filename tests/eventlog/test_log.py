@@ -740,7 +740,7 @@ def test_a_lock_file_that_is_replaced_lets_no_two_writers_in(home: Path) -> None
             writer = one if number % 2 else two
             assert writer.append(a_signal(number)).seq == number
             lock_record = (home / "logs/.lock").read_text().split()
-            assert lock_record[6] == str(number), "it locked the file that has the name now"
+            assert lock_record[8] == str(number), "it locked the file that has the name now"
     assert len(assert_valid_log(home)) == 6
 
 

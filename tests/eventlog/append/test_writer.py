@@ -140,8 +140,8 @@ def test_after_a_failed_sync_the_next_writer_starts_from_the_device(home: Path) 
 
 
 def test_readers_do_not_see_what_a_failed_sync_left_in_the_cache(home: Path) -> None:
-    disk = FaultDisk()
-    with EventLog(home, disk=disk) as log, EventLog(home) as reader:
+    disk = FaultDisk(loses_pages=True)
+    with EventLog(home, disk=disk) as log, EventLog(home, disk=disk) as reader:
         log.append(a_signal(1))
         disk.fail("fdatasync", path=".jsonl")
         with pytest.raises(LogPoisoned):
