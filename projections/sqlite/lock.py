@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 WRITE_POLL = PollInterval(0.0005, 0.01)
 REPORT_S = 1.0  # a commit takes milliseconds; only the swap of a rebuild takes longer
 REPORT_IN_TASK_S = 10.0  # the same in a daemon, which gives a wait up when it is stopped meanwhile
-WAIT_S_MAX = 60.0  # longer than the swap of a table of millions of rows
+WAIT_S_MAX = 30.0  # half of the time in which systemd wants a sign of life
 
 
 class WriteLock:
