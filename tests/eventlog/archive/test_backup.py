@@ -516,8 +516,10 @@ def calls_of_a_run(home: Path, dest: Path) -> int:
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("onwards", [False, True])  # True: as good as killed there
 def test_a_run_may_fail_or_die_at_any_call_and_the_next_one_completes_it(
-    home: Path, dest: Path, late: bool, onwards: bool
+    original: Path, in_memory: Path, late: bool, onwards: bool
 ) -> None:
+    home, dest = in_memory / "home", in_memory / "dest"
+    shutil.copytree(original, home, symlinks=True)
     begun(home, dest)
     for nth in range(1, calls_of_a_run(home, dest) + 1):
         shutil.copytree(dest, trial := dest.with_name("trial"))
@@ -535,8 +537,10 @@ def test_a_run_may_fail_or_die_at_any_call_and_the_next_one_completes_it(
 
 @pytest.mark.slow
 def test_a_first_run_may_die_at_any_call_and_the_next_one_completes_it(
-    home: Path, dest: Path
+    original: Path, in_memory: Path
 ) -> None:
+    home, dest = in_memory / "home", in_memory / "dest"
+    shutil.copytree(original, home, symlinks=True)
     nth = calls = 1
     while nth <= calls:
         disk = FaultDisk()

@@ -24,6 +24,9 @@ COMMANDS: list[tuple[str, ...]] = [
     *(("export",), ("signals",), ("backup", "dest"), ("repair", "--accept")),
 ]
 MEMORY_BYTES_MAX = 4 << 30  # what would take more ends at once
+# What is no record is so for one function, so a reader and a writer of the log suffice for most.
+FEW_COMMANDS = (("cat",), ("append",))
+THOROUGH = {"all of 31 digits", "a chain of another log", "an offset of 31 digits"}
 
 
 @pytest.fixture
@@ -109,7 +112,7 @@ def test_a_lock_record_of_nonsense_is_no_record_and_every_command_works(
     home: Path, name: str
 ) -> None:
     record = checked(lock_records(home)[name], 256)
-    for words in COMMANDS:
+    for words in COMMANDS if name in THOROUGH else FEW_COMMANDS:
         (home / "logs" / ".lock").write_bytes(record)
         done = run(home, words)
         assert "Traceback" not in done.err, (words, done.err)
@@ -145,7 +148,7 @@ def test_a_watermark_of_nonsense_is_no_watermark_and_no_command_fails_with_a_tra
 ) -> None:
     slot = checked(WATERMARKS[name], 256)
     record = (home / "logs" / ".lock").read_bytes()
-    for words in COMMANDS:
+    for words in COMMANDS if name in THOROUGH else FEW_COMMANDS:
         (home / "logs" / ".durable").write_bytes(slot.ljust(4096, b"\0") + slot)
         if words[0] != "append":
             (home / "logs" / ".lock").write_bytes(record if has_lock_record else b"")
@@ -162,7 +165,7 @@ def test_a_watermark_of_nonsense_is_no_watermark_and_no_command_fails_with_a_tra
 def test_a_lock_or_watermark_of_any_bytes_stops_no_command(
     home: Path, name: str, data: bytes
 ) -> None:
-    for words in COMMANDS[:8]:
+    for words in FEW_COMMANDS:
         (home / "logs" / name).write_bytes(data)
         assert_ended_well(run(home, words))
 
