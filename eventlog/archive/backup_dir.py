@@ -18,6 +18,7 @@ from eventlog.archive.manifest import (
     Manifest,
     SegmentCopy,
     read_manifest,
+    require_last_entry,
     write_manifest,
 )
 from eventlog.errors import BackupUnusable, EventLogError
@@ -158,6 +159,9 @@ class BackupDir:
                 hash_range(self._disk, fd, 0, segment_copy.bytes, digest, self._on_bytes)
                 if digest.hexdigest() != segment_copy.sha256:
                     return False
+                if segment_copy == self.manifest.segments[-1]:
+                    where = f"{self._logs.path}/{segment_copy.name}"
+                    require_last_entry(self._disk, fd, self.manifest, where)
                 if size > segment_copy.bytes or self._is_shared(fd):
                     return self.replace_copy(fd, segment_copy)
         except FileNotFoundError:

@@ -9,19 +9,24 @@ that the manifest lists; segments that it does not list do not count.
 Invariant: a copy is synced and read back before it is listed.
 """
 
+import re
 from dataclasses import dataclass
 from hashlib import sha256
 
 import orjson
 
 from eventlog.errors import BackupUnusable, LogCorrupt, Unsupported
-from eventlog.format.line import CHAIN_START
+from eventlog.format.line import CHAIN_START, BadLine
+from eventlog.format.scan import CHAIN_UNKNOWN, tip_of
 from eventlog.format.segment import segment_seqs
+from eventlog.read.seek import last_line
 from eventlog.storage.directory import Directory
+from eventlog.storage.disk import Disk
 
 MANIFEST_NAME = "backup.json"
 MANIFEST_BYTES_MAX = 64 << 20  # some 500,000 segments, which hold 30 TB at their default size
 _VERSION = 1
+_HEX_PATTERN = re.compile("[0-9a-f]{64}")
 _HASH_FIELD = b',"sha256":"'
 _HASH_FIELD_BYTES = len(_HASH_FIELD) + 64 + len(b'"}\n')
 
@@ -77,6 +82,24 @@ def read_manifest(directory: Directory) -> Manifest | None:
         ) from None
 
 
+def require_last_entry(disk: Disk, fd: int, manifest: Manifest, where: str) -> None:
+    """Raises BackupUnusable unless the last copy, open as `fd`, ends with the listed last entry."""
+    if manifest.chain == CHAIN_UNKNOWN:  # it ends with accepted damage
+        return
+    size = manifest.segments[-1].bytes
+    try:
+        line = last_line(disk, fd, size) if disk.pread(fd, 1, size - 1) == b"\n" else b""
+        tip = tip_of(line)
+    except (BadLine, ValueError):
+        tip = None
+    if tip is None or (tip.seq, tip.chain) != (manifest.last_seq, manifest.chain):
+        raise BackupUnusable(
+            f"the last copy does not end with entry {manifest.last_seq}, as the manifest says",
+            where=where,
+            do="nothing was changed: make a new backup in an empty directory",
+        )
+
+
 def write_manifest(directory: Directory, manifest: Manifest) -> None:
     """Replaces the manifest, durably, in one step. Raises OSError."""
     directory.replace(MANIFEST_NAME, encode_manifest(manifest))
@@ -104,7 +127,7 @@ def decode_manifest(data: bytes) -> Manifest:
     if data[len(body) :] != _HASH_FIELD + sha256(body).hexdigest().encode() + b'"}\n':
         raise ValueError("the hash does not match")
     fields = orjson.loads(data)
-    if fields["v"] != _VERSION:
+    if fields["v"] != _VERSION or type(fields["v"]) is not int:
         raise Unsupported(
             f"the backup has format version {fields['v']}, which this program does not support",
             do="use the version of this program that made it, or a newer one",
@@ -124,8 +147,10 @@ def decode_manifest(data: bytes) -> Manifest:
         map(_is_non_negative_int, numbers)
     ):
         raise TypeError("a field has the wrong type")
-    if manifest.last_seq and not manifest.segments:
-        raise ValueError("there are entries, but no segment")
+    if manifest.chain and _HEX_PATTERN.fullmatch(manifest.chain) is None:
+        raise ValueError("the chain is none")
+    if manifest.last_seq >= 1 << 63 or bool(manifest.last_seq) != bool(manifest.segments):
+        raise ValueError("the last seq does not fit the segments")
     # A name becomes a path, so it must be that of a segment.
     named = [segment_copy.segment for segment_copy in manifest.segments]
     if named != sorted(set(named)):

@@ -16,8 +16,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from eventlog.archive.manifest import MANIFEST_NAME, Manifest, SegmentCopy, read_manifest
-from eventlog.errors import BackupUnusable, EventLogError
+from eventlog.archive.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    SegmentCopy,
+    read_manifest,
+    require_last_entry,
+)
+from eventlog.errors import BackupUnusable, EventLogError, UnsafePath
 from eventlog.format.durability import LogEnd, Watermark, encode_slot, slot_offset
 from eventlog.storage.atomic import copy, replace_file
 from eventlog.storage.directory import Directory
@@ -124,6 +130,12 @@ def refuse_non_empty(disk: Disk, home: Home) -> None:
             and disk.is_dir(path)
             and (name == "run" or not disk.names(path))  # it holds nothing that lasts
         )
+        if name == SCRATCH_NAME and (disk.link_target(path) is not None or not disk.is_dir(path)):
+            raise UnsafePath(
+                "the scratch directory of a restore is a link or a file",
+                where=path,
+                do="nothing was changed: move it away",
+            )
         if name != SCRATCH_NAME and not is_empty_dir:
             raise EventLogError(
                 f"the home is not empty: it holds {name}",
@@ -139,6 +151,7 @@ def _scratch_dir(disk: Disk, home: Home) -> Iterator[str]:
     scratch_dir = f"{home.root}/{SCRATCH_NAME}"
     with suppress(FileExistsError):
         disk.make_dir(scratch_dir)
+    disk.close(disk.open_dir(scratch_dir, follow=False))  # raises where it is a link
     lock = FileLock(f"{scratch_dir}/{_LOCK_NAME}", disk=disk)
     try:
         if not lock.try_take():
@@ -185,6 +198,8 @@ def _restore_files(
         replace_file(disk, scratch_dir, GAP_FILE_NAME, gaps)
     if manifest.segments:
         last = manifest.segments[-1]
+        with opened(disk, f"{scratch_dir}/{last.name}") as fd:
+            require_last_entry(disk, fd, manifest, f"{backup.log_dir}/{last.name}")
         end = LogEnd(last.segment, last.bytes, manifest.last_seq, manifest.chain)
         slots = bytes(slot_offset(1)) + encode_slot(Watermark(1, end))
         replace_file(disk, scratch_dir, ".durable", slots)  # which syncs the other names too

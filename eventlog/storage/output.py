@@ -11,12 +11,14 @@ from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 from eventlog.errors import EventLogError, UnsafePath
-from eventlog.format.segment import is_segment_name
+from eventlog.format.segment import CLOSED_NAME, COMPRESSED_SUFFIX, is_segment_name
 from eventlog.storage.atomic import free_name
 from eventlog.storage.directory import Directory
 from eventlog.storage.disk import Disk, read_file, real_disk
 from eventlog.storage.home import APPLICATION_ID, Home
 
+# Also where a bind mount hides that the directory is one of a home.
+_OUR_NAMES = ("signals.db", "alpine.db", "signals.lock", "alpine.lock", ".lock", ".durable")
 _SQLITE_HEADER_BYTES = 100
 _APPLICATION_ID_BYTES = slice(68, 72)  # https://www.sqlite.org/fileformat2.html, "application ID"
 
@@ -34,6 +36,12 @@ def output_file(
     parent, name = os.path.split(os.path.abspath(os.fspath(path)))
     parent = os.path.realpath(parent)
     refuse_in_home(parent, home=home)
+    if name.startswith(_OUR_NAMES) or is_segment_name(name.removesuffix(COMPRESSED_SUFFIX)):
+        raise UnsafePath(
+            "the output has the name of a file of a home",
+            where=f"{parent}/{name}",
+            do="name the file otherwise",
+        )
     with Directory.open(parent) as directory:
         with suppress(FileNotFoundError):
             if not stat.S_ISREG(directory.stat(name).st_mode):
@@ -88,9 +96,15 @@ def refuse_in_home(
     """
     disk = disk or real_disk()
     given = None if home is None else os.path.realpath(home)
+    ours = set() if given is None else _inodes_of(given)
     found = os.path.realpath(directory)
     while True:
-        if found == given or _is_home(disk, Home(found)):
+        if (
+            found == given
+            or _inode_of(found) in ours
+            or _is_home(disk, Home(found))
+            or _holds_segments(disk, found)
+        ):
             raise UnsafePath(
                 "the path is in a home or a backup, which holds only its own files",
                 where=os.fspath(directory),
@@ -102,12 +116,33 @@ def refuse_in_home(
         found = above
 
 
+def _inodes_of(home: str) -> set[tuple[int, int] | None]:
+    """Device and inode of the home and of its directories, wherever links lead."""
+    paths = (home, *(f"{home}/{name}" for name in ("logs", f"logs/{CLOSED_NAME}", "data", "run")))
+    return {_inode_of(path) for path in paths} - {None}
+
+
+def _inode_of(path: str) -> tuple[int, int] | None:
+    with suppress(OSError):
+        status = os.stat(path)
+        return status.st_dev, status.st_ino
+    return None
+
+
+def _holds_segments(disk: Disk, directory: str) -> bool:
+    """Whether segments are stored in the directory itself, as in a log's or an archive's."""
+    with suppress(OSError):
+        names = disk.names(directory) if disk.is_dir(directory) else []
+        return any(is_segment_name(name.removesuffix(COMPRESSED_SUFFIX)) for name in names)
+    return False
+
+
 def _is_home(disk: Disk, home: Home) -> bool:
     """Whether a log or its table is there, as far as this account may look."""
     with suppress(OSError):
         if disk.identity_at(home.lock_path) or disk.identity_at(home.durable_path):
             return True
-        if disk.is_dir(home.log_dir) and any(map(is_segment_name, disk.names(home.log_dir))):
+        if _holds_segments(disk, home.log_dir) or disk.identity_at(f"{home.data_dir}/alpine.db"):
             return True
     with suppress(OSError, EventLogError):
         header = read_file(disk, home.database_path, _SQLITE_HEADER_BYTES)

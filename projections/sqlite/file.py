@@ -36,6 +36,7 @@ _INDEX_CODES = frozenset(
         *(sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL),
     }
 )
+_SUFFIXES = ("-wal", "-shm", "-journal")
 NO_FILE = (0, 0)  # the inode of a path without a file
 
 # A full disk, a file limit, a failed read or write, or a lock that another process holds.
@@ -213,6 +214,7 @@ def open_file(
     try:
         if not _is_open_at(database, path):
             raise unsafe_path_error(path)
+        _refuse_journal(path)  # SQLite reads it with the first statement that reads the file
     except BaseException:
         database.close()
         raise
@@ -226,15 +228,35 @@ def _reserve_index(path: Path, wal_bytes_max: int) -> Callable[[], None] | None:
 
 
 def require_regular(path: Path) -> None:
-    """Raises UnsafePath where something other than a regular file is at `path`."""
+    """Raises UnsafePath where something other than a regular file is at `path`, or beside it.
+
+    So does a rollback journal of another account: SQLite would play it back, and remove the file
+    that it names.
+    """
+    for beside in (path, *(path.with_name(f"{path.name}{suffix}") for suffix in _SUFFIXES)):
+        with suppress(FileNotFoundError):
+            if not stat.S_ISREG(beside.lstat().st_mode):
+                raise unsafe_path_error(beside)
+    _refuse_journal(path)
+
+
+def _refuse_journal(path: Path) -> None:
+    journal = path.with_name(f"{path.name}-journal")
     with suppress(FileNotFoundError):
-        if not stat.S_ISREG(path.lstat().st_mode):
-            raise unsafe_path_error(path)
+        owner = journal.lstat().st_uid
+        if owner not in (os.geteuid(), path.parent.stat().st_uid):
+            raise UnsafePath(
+                "another account has put a rollback journal beside the database",
+                where=str(journal),
+                do="find out which program made it, and move it away",
+            )
 
 
 def unsafe_path_error(path: Path) -> UnsafePath:
     """The error for a link, FIFO or directory where a database should be."""
-    return UnsafePath("the database path is not a regular file", where=str(path), do="move it away")
+    return UnsafePath(
+        "a file of the database is not a regular file", where=str(path), do="move it away"
+    )
 
 
 def _is_open_at(database: sqlite3.Connection, path: Path) -> bool:

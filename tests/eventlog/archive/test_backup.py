@@ -1,5 +1,6 @@
 """Backup, its proof, and restore: on real files, beside real writers, killed, and on bad disks."""
 
+import hashlib
 import json
 import os
 import random
@@ -16,6 +17,7 @@ from errno import EIO, ENOSPC
 from pathlib import Path
 from typing import Any, cast
 
+import orjson
 import pytest
 
 from eventlog import (
@@ -1025,3 +1027,65 @@ def test_a_progress_bar_is_drawn_only_on_a_terminal(home: Path, dest: Path) -> N
         )
         assert shown.returncode == 0
         assert b"100%" in shown.stdout
+
+
+@pytest.mark.parametrize("kind", ["a link", "a file"])
+def test_a_restore_touches_nothing_behind_a_link_in_place_of_its_scratch_directory(
+    home: Path, dest: Path, tmp_path: Path, kind: str
+) -> None:
+    back_up(home, dest, now=NOW)
+    new = tmp_path / "new"
+    new.mkdir()
+    before = tree_contents(home)
+    if kind == "a link":
+        (new / ".restoring").symlink_to(home / "logs")
+    else:
+        (new / ".restoring").write_bytes(b"")
+    done = eventlog("restore", dest, home=new)
+    assert done.code == 3
+    assert ".restoring" in done.err
+    assert tree_contents(home) == before
+    assert not (new / "logs").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"last_seq": 0}, {"last_seq": 2**63}, {"chain": "x" * 64}, {"chain": "a" * 63}),
+        *({"v": True}, {"last_seq": 2, "chain": "a" * 64}),
+    ],
+    ids=str,
+)
+def test_a_manifest_that_contradicts_itself_changes_and_restores_nothing(
+    home: Path, dest: Path, tmp_path: Path, change: dict[str, object]
+) -> None:
+    back_up(home, dest, now=NOW)
+    fields = listed(dest) | change
+    del fields["sha256"]
+    body = orjson.dumps(fields)[:-1]
+    digest = hashlib.sha256(body).hexdigest()
+    (dest / "backup.json").write_bytes(body + f',"sha256":"{digest}"}}\n'.encode())
+    before = tree_contents(dest)
+    build(home, 3, start=ENTRIES + 1)
+    for words, at in ((("backup", dest), home), (("restore", dest), tmp_path / "new")):
+        done = eventlog(*words, home=at)
+        assert done.code == 3, done
+        assert "Traceback" not in done.err
+    assert tree_contents(dest) == before
+    assert not (tmp_path / "new/logs").exists()
+
+
+def test_a_manifest_that_lists_less_of_a_copy_than_its_last_entry_shortens_nothing(
+    home: Path, dest: Path
+) -> None:
+    back_up(home, dest, now=NOW)
+    fields = listed(dest)
+    del fields["sha256"]
+    copy = segments_in(dest)[-1].read_bytes()
+    fields["segments"][-1] |= {"bytes": 700, "sha256": hashlib.sha256(copy[:700]).hexdigest()}
+    body = orjson.dumps(fields)[:-1]
+    digest = hashlib.sha256(body).hexdigest()
+    (dest / "backup.json").write_bytes(body + f',"sha256":"{digest}"}}\n'.encode())
+    for words, at in ((("backup", dest), home), (("restore", dest), dest.with_name("new"))):
+        assert eventlog(*words, home=at).code == 3
+    assert segments_in(dest)[-1].read_bytes() == copy

@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tests.harness.read_side import append, project
 from tests.harness.shared_data import assert_ended_well
 from tests.harness.signals import a_signal, signals
 
+LINE = json.dumps(a_signal(9)).encode() + b"\n"
 SECRET = b"what has nothing to do with it\n"
 
 
@@ -201,3 +203,49 @@ def test_a_backup_never_goes_into_another_home(home: Path, tmp_path: Path, insid
     before = tree_contents(other)
     assert_refused_cleanly(forked("backup", other / inside, home=home))
     assert tree_contents(other) == before
+
+
+def linked_archive(home: Path) -> Path:
+    """The documented layout: closed segments are on another disk, behind a link."""
+    archive = home.parent / "archive"
+    archive.mkdir()
+    (home / "logs/closed").symlink_to(archive)
+    assert forked("append", "--segment-bytes", "1", home=home, stdin=LINE).code == 0
+    assert forked("compress", home=home).code == 0
+    return next(archive.glob("*.zst"))
+
+
+def linked_logs(home: Path) -> Path:
+    (home / "logs").rename(home.parent / "volume")
+    (home / "logs").symlink_to(home.parent / "volume")
+    return home.parent / "volume" / segments_in(home)[0].name
+
+
+def linked_data(home: Path) -> Path:
+    (home / "data").rename(home.parent / "volume")
+    (home / "data").symlink_to(home.parent / "volume")
+    return home.parent / "volume" / "signals.db"
+
+
+@pytest.mark.parametrize("layout", [linked_archive, linked_logs, linked_data])
+@pytest.mark.parametrize("which", ["its own home", "another home"])
+def test_no_output_replaces_a_file_of_a_home_that_is_reached_by_another_path(
+    home: Path, legacy: Path, layout: Callable[[Path], Path], which: str
+) -> None:
+    path = layout(home)
+    before = path.read_bytes()
+    new = home if which == "its own home" else home.parent / "new-home"
+    assert_refused_cleanly(forked("export", "--output", path, home=home))
+    assert_refused_cleanly(run_import(new, legacy, path))
+    assert path.read_bytes() == before
+    assert forked("verify", home=home).code == 0
+
+
+@pytest.mark.parametrize("words", [("doctor", "--disk"), ("backup",)], ids=" ".join)
+def test_no_directory_is_made_in_an_archive_of_closed_segments(
+    home: Path, words: tuple[str, ...]
+) -> None:
+    archive = linked_archive(home).parent
+    before = tree_contents(archive)
+    assert_refused_cleanly(forked(*words, archive / "new", home=home))
+    assert tree_contents(archive) == before

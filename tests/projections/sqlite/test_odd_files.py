@@ -2,6 +2,7 @@
 
 import os
 import signal
+import struct
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 
 from tests.harness.daemon import daemon, listening
 from tests.harness.forked import forked, moments
+from tests.harness.log_checks import segments_in
 from tests.harness.read_side import append, project
 from tests.harness.shared_data import assert_refused
 from tests.harness.signals import signals
@@ -200,3 +202,49 @@ def test_a_link_put_there_at_any_moment_leads_to_no_other_database(
         assert target.read_bytes() == theirs, (moment, done)
         assert words != ("digest",) or done.out != digest or not done.fired, (moment, done)
         assert [name.name for name in target.parent.glob("signals.db-*")] == []
+
+
+@pytest.mark.parametrize("suffix", ["-journal", "-wal", "-shm"])
+@pytest.mark.parametrize("odd", [a_fifo, a_link_to_nothing, a_directory])
+def test_an_odd_file_beside_the_database_is_refused_by_its_name(
+    home: Path, odd: Odd, suffix: str
+) -> None:
+    project(home)
+    beside = home / "data" / f"signals.db{suffix}"
+    beside.unlink(missing_ok=True)
+    odd(beside)
+    for words in (("signals",), ("project", "sqlite", "--once"), ("rebuild-database",)):
+        done = forked(*words, home=home)
+        assert_refused(done)
+        assert beside.name in done.err
+
+
+def super_journal(target: Path) -> bytes:
+    """A rollback journal that ends with the name of a file, which SQLite removes after it.
+
+    https://www.sqlite.org/fileformat2.html, "The Rollback Journal"
+    """
+    name = os.fsencode(target)
+    checksum = sum(byte if byte < 128 else byte - 256 for byte in name) & 0xFFFFFFFF
+    magic = bytes.fromhex("d9d505f920a163d7")
+    tail = name + struct.pack(">II", len(name), checksum) + magic
+    return b"X" * 512 + struct.pack(">I", 0) + tail
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another account")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_rollback_journal_of_another_account_removes_no_file(home: Path, name: str) -> None:
+    project(home)
+    (segment,) = segments_in(home)
+    before = segment.read_bytes()
+    journal = home / "data" / f"{name}-journal"
+    journal.write_bytes(super_journal(segment))
+    os.chown(journal, 54321, 54321)
+    with tiny_alpine(lambda _: {"signals": [], "next": None}) as alpine:
+        for words in (
+            ("project", "sqlite" if name == "signals.db" else "alpine", "--once"),
+            ("status",),
+        ):
+            forked(*words, home=home, env=alpine.env)
+            assert segment.read_bytes() == before
+    assert journal.exists()
