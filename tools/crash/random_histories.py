@@ -102,7 +102,7 @@ class RandomHistory:
         # With a small dedupe window a retry would be written twice, so then nothing is retried.
         self._retries = random.random() < 0.8
         dedupe_entries = 10_000 if self._retries else random.choice((0, 3))
-        settings = WriterSettings(segment_bytes, dedupe_entries, 1.0)
+        settings = WriterSettings(segment_bytes, dedupe_entries, 30.0)
         self._subject = explorer.subject._replace(settings=settings)
         explorer.subject = self._subject
         self._world = World(page_bytes=random.choice((512, 4096)))
