@@ -67,7 +67,7 @@ def two_writers(explorer: Explorer) -> None:
 
 def random_histories(explorer: Explorer) -> None:
     for number in range(ROUNDS):
-        RandomHistory(explorer, f"tests-{number}").run()
+        RandomHistory(explorer, f"histories-{number}").run()
 
 
 def states_until_detected(
