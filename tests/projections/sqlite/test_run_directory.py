@@ -102,7 +102,10 @@ def test_a_run_file_names_the_process_that_runs_the_projection_and_its_successor
     path = home / "run" / "sqlite.json"
 
     def pid_in_file() -> int:
-        report = json.loads(path.read_bytes())
+        data = path.read_bytes()
+        if not data.endswith(b"\n"):
+            return 0  # it is being written
+        report = json.loads(data)
         assert report["state"] == "running"
         assert datetime.fromisoformat(report["since"]).tzinfo is not None
         return int(report["pid"])

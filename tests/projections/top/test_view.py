@@ -268,7 +268,7 @@ def test_a_projection_without_a_readable_status_is_shown_with_its_problem(
     text = once(home, env).out.decode()
     (row,) = (row for row in rows_below("projection", text) if row[0] == "broken")
     assert row[1:4] == ["-", "-", "-"]
-    assert "is not registered" in " ".join(row)
+    assert "cannot be loaded" in " ".join(row)
     assert "\x1b" not in text
 
 
