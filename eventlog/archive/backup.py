@@ -7,7 +7,7 @@ Steps, in an order in which a crash after each is safe:
     hash its copies                 a damaged copy is made again, if the log's segment is right
     for each new segment            verify its lines in the log, copy, sync, read back, rename
     for the one that grew           the same, after the listed bytes of its copy
-    after each of them              list it in the manifest
+    after each, or a few small ones list them in the manifest
 
 Invariant: a backup gets only durable lines that continue the chain of the log, and the records of
 the accepted gaps between them.
@@ -137,7 +137,7 @@ class _BackupRun:
         self._copied: dict[str, int] = {}  # bytes, by segment
         self._repaired: list[str] = []
         self._segments: list[int] = []  # as they were last listed
-        self._unlisted = (0, 0)  # copies and their bytes, which the manifest on disk lacks
+        self._unlisted_copies = self._unlisted_bytes = 0  # which the manifest on disk lacks
         self._done = 0  # bytes hashed, verified and copied
         self._total = 0
 
@@ -284,19 +284,19 @@ class _BackupRun:
             chain=tip.chain,
             backed_up_at=self._now,
         )
-        copies_count, copied_bytes = self._unlisted
-        self._unlisted = (copies_count + 1, copied_bytes + byte_to - before)
+        self._unlisted_copies += 1
+        self._unlisted_bytes += byte_to - before
         if (
             len(self._copied) <= UNLISTED_COPIES_MAX  # few copies are listed one by one
-            or self._unlisted[0] >= UNLISTED_COPIES_MAX
-            or self._unlisted[1] >= UNLISTED_BYTES_MAX
+            or self._unlisted_copies >= UNLISTED_COPIES_MAX
+            or self._unlisted_bytes >= UNLISTED_BYTES_MAX
         ):
             self._list_copies()
 
     def _list_copies(self) -> None:
-        if self._unlisted != (0, 0):
+        if self._unlisted_copies:
             self._backup_dir.list(self._backup_dir.manifest)
-            self._unlisted = (0, 0)
+            self._unlisted_copies = self._unlisted_bytes = 0
 
     def _size_of(self, segment: int) -> int:
         return size_of(self._disk, self._home.segment_path(segment))

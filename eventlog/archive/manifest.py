@@ -9,14 +9,13 @@ that the manifest lists; segments that it does not list do not count.
 Invariant: a copy is synced and read back before it is listed.
 """
 
-import re
 from dataclasses import dataclass
 from hashlib import sha256
 
 import orjson
 
 from eventlog.errors import BackupUnusable, LogCorrupt, Unsupported
-from eventlog.format.line import CHAIN_START, BadLine
+from eventlog.format.line import CHAIN_START, HASH_PATTERN, BadLine
 from eventlog.format.scan import CHAIN_UNKNOWN, tip_of
 from eventlog.format.segment import segment_seqs
 from eventlog.read.seek import last_line
@@ -26,7 +25,6 @@ from eventlog.storage.disk import Disk
 MANIFEST_NAME = "backup.json"
 MANIFEST_BYTES_MAX = 64 << 20  # some 500,000 segments, which hold 30 TB at their default size
 _VERSION = 1
-_HEX_PATTERN = re.compile("[0-9a-f]{64}")
 _HASH_FIELD = b',"sha256":"'
 _HASH_FIELD_BYTES = len(_HASH_FIELD) + 64 + len(b'"}\n')
 
@@ -147,8 +145,8 @@ def decode_manifest(data: bytes) -> Manifest:
         map(_is_non_negative_int, numbers)
     ):
         raise TypeError("a field has the wrong type")
-    if manifest.chain and _HEX_PATTERN.fullmatch(manifest.chain) is None:
-        raise ValueError("the chain is none")
+    if manifest.chain and HASH_PATTERN.fullmatch(manifest.chain) is None:
+        raise ValueError("the chain is not 64 hex digits")
     if manifest.last_seq >= 1 << 63 or bool(manifest.last_seq) != bool(manifest.segments):
         raise ValueError("the last seq does not fit the segments")
     # A name becomes a path, so it must be that of a segment.

@@ -23,7 +23,7 @@ from eventlog.archive.manifest import (
     read_manifest,
     require_last_entry,
 )
-from eventlog.errors import BackupUnusable, EventLogError, UnsafePath
+from eventlog.errors import BackupUnusable, EventLogError
 from eventlog.format.durability import LogEnd, Watermark, encode_slot, slot_offset
 from eventlog.storage.atomic import copy, replace_file
 from eventlog.storage.directory import Directory
@@ -130,12 +130,6 @@ def refuse_non_empty(disk: Disk, home: Home) -> None:
             and disk.is_dir(path)
             and (name == "run" or not disk.names(path))  # it holds nothing that lasts
         )
-        if name == SCRATCH_NAME and (disk.link_target(path) is not None or not disk.is_dir(path)):
-            raise UnsafePath(
-                "the scratch directory of a restore is a link or a file",
-                where=path,
-                do="nothing was changed: move it away",
-            )
         if name != SCRATCH_NAME and not is_empty_dir:
             raise EventLogError(
                 f"the home is not empty: it holds {name}",
@@ -151,7 +145,8 @@ def _scratch_dir(disk: Disk, home: Home) -> Iterator[str]:
     scratch_dir = f"{home.root}/{SCRATCH_NAME}"
     with suppress(FileExistsError):
         disk.make_dir(scratch_dir)
-    disk.close(disk.open_dir(scratch_dir, follow=False))  # raises where it is a link
+    # A link would lead to files that are not ours, and these are removed below.
+    disk.close(disk.open_dir(scratch_dir, follow=False))
     lock = FileLock(f"{scratch_dir}/{_LOCK_NAME}", disk=disk)
     try:
         if not lock.try_take():

@@ -40,9 +40,8 @@ def _on_sigterm(_number: int, frame: FrameType | None) -> None:
 def _interrupt_again(unraisable: "UnraisableHookArgs") -> None:
     """Repeats an interrupt that arrived in a destructor, where Python discards exceptions."""
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
-        signal.setitimer(
-            signal.ITIMER_REAL, REPEATED_AFTER_S
-        )  # raised here, it would be lost again
+        # Later, by SIGALRM: an exception raised here would be discarded too.
+        signal.setitimer(signal.ITIMER_REAL, REPEATED_AFTER_S)
     else:
         sys.__unraisablehook__(unraisable)
 

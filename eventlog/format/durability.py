@@ -21,7 +21,7 @@ import re
 from typing import NamedTuple
 from zlib import crc32
 
-from eventlog.format.line import CHAIN_START
+from eventlog.format.line import CHAIN_START, HASH_PATTERN
 
 LOCK_RECORD_BYTES = 256  # fixed, so that one pwrite replaces it whole
 SLOT_BYTES = 256
@@ -34,7 +34,6 @@ _NUMBER_MAX = 2**63 - 1  # of the offsets and seqs that a file system and SQLite
 _INODE_MAX = 2**64 - 1
 _PID_MAX = 2**31 - 1
 _NUMBER_PATTERN = re.compile(r"[0-9]{1,20}")  # int() also takes signs, spaces and underscores
-_CHAIN_PATTERN = re.compile(r"[0-9a-f]{64}|")  # none where it is unknown, after an accepted gap
 _NO_BOOT_ID = "-"  # written where no boot id can be read; such a record is never valid
 
 
@@ -114,7 +113,7 @@ def decode_lock_record(data: bytes) -> LockRecord | None:
 
 def _parse_end(segment: str, byte_offset: str, seq: str, chain: str) -> LogEnd:
     """The end that these fields name. Raises ValueError."""
-    if _CHAIN_PATTERN.fullmatch(chain) is None:
+    if chain and HASH_PATTERN.fullmatch(chain) is None:  # empty: unknown, after an accepted gap
         raise ValueError(chain)
     return LogEnd(_parse_number(segment), _parse_number(byte_offset), _parse_number(seq), chain)
 

@@ -37,6 +37,7 @@ HEADER_PATTERN = re.compile(
     rb'([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z)",'
     rb'"event":"([a-z][a-z0-9_.-]{0,63})"'
 )
+HASH_PATTERN = re.compile(r"[0-9a-f]{64}")  # a chain or a sha256, as text
 _CHAIN_PATTERN = re.compile(rb',"chain":"([0-9a-f]{64})"\}\n')
 _VERSION_PATTERN = re.compile(rb'\{"v":([0-9]{1,9}),')
 

@@ -202,7 +202,7 @@ class LogReader:
         return _ReadLimit(end.byte_offset, True, False, state)
 
     def _durable_state(self) -> DurableState:
-        """What is known to be durable; nothing where the caller gave the end, or holds the lock."""
+        """The durable state; an empty one where the caller gave the end, or holds the lock."""
         if self._until is not None or self._holds_lock:
             return DurableState(None, None)
         return read_durable_state(self._disk, self._home)

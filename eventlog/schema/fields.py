@@ -14,6 +14,7 @@ from types import NoneType
 from typing import NamedTuple
 
 from eventlog.errors import EntryTooLarge, InvalidSignal
+from eventlog.format.line import HASH_PATTERN
 
 FieldRule = Callable[[str, object], str | float]
 
@@ -61,7 +62,6 @@ FIELD_LIMITS = FieldLimits()
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # exactly Unicode's category Cc
 _SURROGATE = re.compile(r"[\ud800-\udfff]")  # half a character: it has no UTF-8
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _RFC3339 = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:[Zz]|([+-])(\d\d):(\d\d))?",
     re.ASCII,
@@ -157,7 +157,7 @@ def outcome(field: str, value: object) -> str:
 
 def sha256_hex(field: str, value: object) -> str:
     """64 lower-case hex digits."""
-    if isinstance(value, str) and _SHA256.fullmatch(value):
+    if isinstance(value, str) and HASH_PATTERN.fullmatch(value):
         return str.__str__(value)
     raise InvalidSignal("must be 64 lower-case hex digits", field=field, value=value)
 

@@ -14,8 +14,7 @@ from functools import cache
 from typing import NamedTuple, Protocol
 
 from eventlog.errors import UnsafePath, Unsupported
-from eventlog.storage.boot import read_boot_id
-from eventlog.storage.inode import generation_at, inode_of
+from eventlog.storage.identity import generation_at, inode_of, read_boot_id
 from eventlog.storage.ownership import adopt_link_owner, adopt_owner, make_private_dir
 
 

@@ -49,8 +49,8 @@ class DurableState(NamedTuple):
     def limit(self) -> LogEnd | None:
         """The durable end at which a reader stops; None where only a sync can tell.
 
-        A writer that died leaves `writing`, and so does a record of another moment. What lies
-        beyond its end may be durable, and nobody is about to change it.
+        `writing` without a holder of the lock was left by a writer that died, or is an older copy
+        of the record. The bytes beyond its end may be durable, and no writer is changing them.
         """
         return self.lock_record.end if self.lock_record is not None and self.is_limit else None
 
@@ -127,7 +127,7 @@ def is_last_segment(disk: Disk, home: Home, end: LogEnd) -> bool:
 
 
 def _is_last_stored(disk: Disk, home: Home, end: LogEnd) -> bool:
-    """Whether no segment follows the one of `end`, wherever segments are stored."""
+    """The same for segments that are compressed or in `closed` too; several calls more."""
     if not end.segment:
         return not list_segments(disk, home)
     if end.seq + 1 == end.segment:

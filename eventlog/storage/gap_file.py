@@ -10,15 +10,9 @@ from hashlib import sha256
 from eventlog.format.gap import AcceptedGap, decode_gaps, encode_gap
 from eventlog.format.line import LINE_BYTES_MAX, BadLine, parse_header
 from eventlog.format.segment import segment_seqs
-from eventlog.storage.disk import (
-    Disk,
-    closing_fd,
-    open_or_create,
-    opened,
-    write_all,
-)
+from eventlog.storage.directory import read_small_file, too_large_error
+from eventlog.storage.disk import Disk, closing_fd, open_or_create, opened, write_all
 from eventlog.storage.home import Home
-from eventlog.storage.small_file import read_small_file, too_large_error
 
 GAP_FILE_NAME = ".accepted"
 GAP_FILE_BYTES_MAX = 16 << 20  # some 40,000 ranges, each of which a person has accepted

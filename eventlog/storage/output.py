@@ -16,6 +16,7 @@ from eventlog.storage.atomic import free_name
 from eventlog.storage.directory import Directory
 from eventlog.storage.disk import Disk, read_file, real_disk
 from eventlog.storage.home import APPLICATION_ID, Home
+from eventlog.storage.identity import inode_of
 
 # Also where a bind mount hides that the directory is one of a home.
 _OUR_NAMES = ("signals.db", "alpine.db", "signals.lock", "alpine.lock", ".lock", ".durable")
@@ -124,8 +125,7 @@ def _inodes_of(home: str) -> set[tuple[int, int] | None]:
 
 def _inode_of(path: str) -> tuple[int, int] | None:
     with suppress(OSError):
-        status = os.stat(path)
-        return status.st_dev, status.st_ino
+        return inode_of(os.stat(path))
     return None
 
 

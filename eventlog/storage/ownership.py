@@ -1,9 +1,10 @@
-"""Who owns a file that root creates in the home of another account: that account.
+"""Owner and mode of new files: root gives those in the home of another account to that account.
 
 Invariant: an account that appends is not locked out by a command that root ran once.
 """
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 
 
@@ -13,22 +14,23 @@ def adopt_owner(fd: int, path: str | os.PathLike[str], *, dir_fd: int | None = N
     With `dir_fd` that is the open directory. Does nothing for another account, in a directory of
     root, and where the file system refuses it.
     """
+    _give(path, dir_fd, lambda uid, gid: os.fchown(fd, uid, gid))
+
+
+def adopt_link_owner(path: str) -> None:
+    """The same as `adopt_owner` for a symbolic link."""
+    _give(path, None, lambda uid, gid: os.lchown(path, uid, gid))
+
+
+def _give(
+    path: str | os.PathLike[str], dir_fd: int | None, give: Callable[[int, int], object]
+) -> None:
     if os.geteuid() != 0:
         return
     with suppress(OSError):  # a user namespace may not know that account
         directory = os.stat(os.path.dirname(os.path.abspath(path)) if dir_fd is None else dir_fd)
         if directory.st_uid != 0:
-            os.fchown(fd, directory.st_uid, directory.st_gid)
-
-
-def adopt_link_owner(path: str) -> None:
-    """The same as `adopt_owner` for a symbolic link."""
-    if os.geteuid() != 0:
-        return
-    with suppress(OSError):
-        directory = os.stat(os.path.dirname(os.path.abspath(path)))
-        if directory.st_uid != 0:
-            os.lchown(path, directory.st_uid, directory.st_gid)
+            give(directory.st_uid, directory.st_gid)
 
 
 def make_private_dir(path: str | os.PathLike[str], *, dir_fd: int | None = None) -> None:

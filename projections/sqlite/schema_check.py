@@ -31,7 +31,7 @@ def schema_of(statements: Iterable[str]) -> Schema:
 
 
 def schema_problem(database: sqlite3.Connection, expected: Schema) -> str | None:
-    """What keeps our statements from doing what they should; None if nothing does."""
+    """Describes the first object that may change what our statements do; None if there is none."""
     found = frozenset(database.execute(_SELECT_SCHEMA))
     for kind, name, *_ in sorted(expected - found, key=str):
         return f"the {kind} {name} is missing or changed"

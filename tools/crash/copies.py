@@ -272,7 +272,7 @@ def _read_the_end(copy: _Copy) -> None:
 
 
 def _read_and_append(copy: _Copy) -> None:
-    """What a reader has synced the writer still syncs, or knows that it need not."""
+    """A writer syncs again what a reader has synced, or knows that it need not."""
     _read_on(copy)
     _append(copy)
 

@@ -47,7 +47,7 @@ def assert_log_is_whole(home: Path, entries: int) -> None:
 
 
 def assert_backup_is_whole(home: Path, dest: Path) -> None:
-    """Either the run made the backup whole, or the next one does, once nobody interferes."""
+    """This run completed the backup, or the next one does without interference."""
     back_up(home, dest)
     done = forked("backup", "--verify", dest, home=home)
     assert done.code == 0, done.out.decode() + done.err
@@ -58,7 +58,7 @@ def assert_backup_is_whole(home: Path, dest: Path) -> None:
 def test_a_backup_never_cuts_the_live_segment_that_a_copy_was_linked_to(
     home: Path, dest: Path
 ) -> None:
-    """What `hardlink -t` does on a disk that holds both, to save space."""
+    """Links the copies to the segments, as `hardlink -t` does to save space."""
     copy = first_segment(dest)
     copy.unlink()
     os.link(first_segment(home), copy)
@@ -120,7 +120,7 @@ def test_a_repaired_copy_leaves_the_file_that_it_was_linked_to(
 def test_a_copy_with_a_second_name_is_replaced_by_a_file_of_its_own(
     home: Path, dest: Path, tmp_path: Path
 ) -> None:
-    """Who may write to the other name could change what was just found to be right."""
+    """A writer of the other name could change the bytes after they were checked."""
     other = tmp_path / "other"
     os.link(first_segment(dest), other)
     before = other.read_bytes()
@@ -187,7 +187,7 @@ def test_a_file_of_the_backup_swapped_for_a_link_at_any_moment_changes_no_other_
 def test_a_drill_whose_scratch_directory_is_swapped_changes_nothing_elsewhere(
     home: Path, dest: Path, tmp_path: Path
 ) -> None:
-    """Who may write to DEST may put a link where `backup --verify` restores it for a while."""
+    """An account that may write to DEST can put a link where `backup --verify` restores."""
     victim = tmp_path / "victim"
     (victim / "logs").mkdir(parents=True)
     (victim / "kept").write_bytes(TEXT)

@@ -254,7 +254,7 @@ def test_accepted_damage_becomes_a_gap_and_all_other_entries_stay(
 
 
 # The lock record names a file that is not there any more, so only the watermark counts: that an
-# entry behind it was acknowledged is known to the handle that appended it, and to nobody else.
+# entry behind it was acknowledged is known only to the handle that appended it.
 LOCK_RECORD_INVALIDATED = (
     *("the last segment missing", "the last two segments missing"),
     *("all segments missing but one", "the last segment a copy of the first"),

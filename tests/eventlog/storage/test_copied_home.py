@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from eventlog import EventLog
+from eventlog import EventLog, LogPoisoned
 from tests.harness.command import Call, Done, eventlog, jsonl, strace, traced
 from tests.harness.log_checks import assert_valid_log, lines_in
 from tests.harness.loop_disk import LoopDisk
@@ -125,6 +125,29 @@ def test_every_segment_and_name_is_synced_before_the_first_receipt(copy: Path) -
     made_durable = synced(before(calls, writes_to_stdout))
     assert files - made_durable == set()
     assert folders - made_durable == set()
+
+
+def test_the_names_of_link_targets_are_synced_before_the_first_receipt(tmp_path: Path) -> None:
+    """The name of the home behind a link, and that of the archive to which `closed` leads."""
+    real, archive = tmp_path / "volume/home", tmp_path / "disk/archive"
+    archive.mkdir(parents=True)
+    fill(tmp_path / "origin")
+    shutil.copytree(tmp_path / "origin", real, symlinks=True)
+    (real / "logs/closed").symlink_to(archive)
+    (tmp_path / "home").symlink_to(real)
+    _, calls = run("append", home=tmp_path / "home", stdin=jsonl([a_signal(100)]))
+    made_durable = synced(before(calls, writes_to_stdout))
+    assert {str(real.parent), str(archive), str(archive.parent)} <= made_durable
+
+
+def test_a_segment_that_is_stored_elsewhere_is_not_hidden_by_a_new_one(tmp_path: Path) -> None:
+    with EventLog(tmp_path / "home", segment_bytes=1) as log:
+        log.append(a_signal(1))
+        stored = tmp_path / "home/logs/00000000000000000002.jsonl.zst"
+        stored.write_bytes(b"put there")
+        with pytest.raises(LogPoisoned, match="exists already"):
+            log.append(a_signal(2))
+    assert not stored.with_suffix("").exists()
 
 
 def test_the_receipt_of_a_duplicate_waits_for_every_segment_too(copy: Path) -> None:

@@ -24,7 +24,7 @@ COMMANDS: list[tuple[str, ...]] = [
     *(("export",), ("signals",), ("backup", "dest"), ("repair", "--accept")),
 ]
 MEMORY_BYTES_MAX = 4 << 30  # what would take more ends at once
-# What is no record is so for one function, so a reader and a writer of the log suffice for most.
+# One function decides whether bytes are a record, so a reader and a writer suffice for most names.
 FEW_COMMANDS = (("cat",), ("append",))
 THOROUGH = {"all of 31 digits", "a chain of another log", "an offset of 31 digits"}
 

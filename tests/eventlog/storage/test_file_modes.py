@@ -224,8 +224,8 @@ def test_a_group_that_may_read_data_may_read_the_database_under_any_umask(
 
 
 def owners_in(folder: Path) -> dict[str, tuple[int, int]]:
-    paths = [path for path in folder.rglob("*") if not path.is_symlink()]
-    return {str(p.relative_to(folder)): (p.stat().st_uid, p.stat().st_gid) for p in paths}
+    found = {str(path.relative_to(folder)): path.lstat() for path in folder.rglob("*")}
+    return {name: (status.st_uid, status.st_gid) for name, status in found.items()}
 
 
 def strangers_in(home: Path) -> dict[str, tuple[int, int]]:

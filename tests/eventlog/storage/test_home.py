@@ -364,3 +364,15 @@ def test_the_file_system_is_identified_for_any_mount_point_name(tmp_path: Path, 
     )
     command = [*under, sys.executable, "-c", ask, str(at / "home")]
     assert subprocess.run(command, capture_output=True, check=False).stdout == b"tmpfs\n"
+
+
+def test_two_dots_behind_a_link_lead_to_one_home_for_every_command(tmp_path: Path) -> None:
+    """The parent of the directory to which the link leads, as for any other program."""
+    (tmp_path / "other/directory").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "other/directory")
+    home = f"{tmp_path}/link/../home"
+    for words in (("append",), ("project", "sqlite", "--once"), ("status",)):
+        done = eventlog("--home", home, *words, stdin=jsonl([a_signal(1)]))
+        assert done.code == 0, done.err
+    assert (tmp_path / "other/home/data/signals.db").exists()
+    assert not (tmp_path / "home").exists()

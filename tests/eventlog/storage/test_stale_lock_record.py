@@ -452,7 +452,7 @@ def test_a_segment_cut_below_the_record_of_its_file_is_reported(tmp_path: Path) 
 def test_a_record_of_a_writer_that_is_gone_hides_nothing(
     tmp_path: Path, put_back: Callable[[Path, bytes], None]
 ) -> None:
-    """`writing`, with a watermark as old: only that nobody holds the lock shows what it is."""
+    """`writing`, with a watermark as old: only the free lock distinguishes it from a write."""
     home = tmp_path / "home"
     append(home, 5)
     old = decode_lock_record(lock_of(home).read_bytes())

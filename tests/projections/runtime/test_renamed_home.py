@@ -90,7 +90,7 @@ def test_a_pipe_whose_home_was_renamed_creates_nothing_at_its_old_name(home: Pat
 
 
 def assert_receipts(moved: Path, answers: list[dict[str, object]], code: int) -> None:
-    """What was acknowledged is in the log that the handle had opened, wherever it is now."""
+    """Acknowledged entries are in the log that the handle had opened, wherever it is now."""
     entries = assert_valid_log(moved)
     acknowledged = [answer for answer in answers if "seq" in answer]
     assert len(entries) == 4 + len(acknowledged)
