@@ -174,8 +174,8 @@ class EventLog:
         if after and after >= self.last_seq:
             return
         with closing(LogReader(self._disk, self._home, after=after)) as reader:
-            while lines := reader.read():
-                yield from decode_lines(lines, reader.position)
+            while (found := reader.read_joined()).lines:
+                yield from decode_lines(found)
 
     async def tail(
         self,
@@ -195,12 +195,10 @@ class EventLog:
         """
         from eventlog.read.tail import tail_batches  # imports watchfiles and asyncio
 
-        lines_after = tail_batches(
-            self._disk, self._home, after=after, hint=hint, on_watch=on_watch
-        )
-        async with aclosing(lines_after):
-            async for lines, position in lines_after:
-                yield Batch(decode_lines(lines, position), position)
+        batches = tail_batches(self._disk, self._home, after=after, hint=hint, on_watch=on_watch)
+        async with aclosing(batches):
+            async for found in batches:
+                yield Batch(decode_lines(found), found.end)
 
     @property
     def last_seq(self) -> int:

@@ -12,10 +12,11 @@ from typing import NamedTuple, cast
 
 import orjson
 
-from eventlog.append.dedupe import DedupeWindow, Key, LinePosition, fact_key
+from eventlog.append.dedupe import DedupeWindow, Key, fact_key
 from eventlog.errors import EventLogError, SignalConflict, printable_value
 from eventlog.format.line import decode, encode
 from eventlog.format.scan import Tip
+from eventlog.format.segment import LinePosition
 from eventlog.schema.signal import content_sha256
 from eventlog.schema.validation import ValidatedItem
 

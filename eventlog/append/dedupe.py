@@ -8,23 +8,15 @@ Invariant: the window has each key of the last `entries` durable entries, with i
 
 import re
 from hashlib import sha256
-from typing import NamedTuple
 
 from eventlog.format.line import HEADER_PATTERN, decode
+from eventlog.format.segment import LinePosition
 from eventlog.schema import facts
 
 DEDUPE_ENTRIES_DEFAULT = 10_000  # a generator that retries does so within minutes
 _SIGNAL_ID = re.compile(rb'"signal_id":"([^"\\]*)"')
 
 Key = str | bytes  # a signal's signal_id, or the digest of a fact
-
-
-class LinePosition(NamedTuple):
-    """The position of a line."""
-
-    seq: int
-    segment: int
-    byte_offset: int
 
 
 def fact_key(event: str, body: bytes) -> bytes:

@@ -6,14 +6,14 @@ keys of the last entries before it. A log that does not continue it raises LogDi
 
 from contextlib import closing
 
-from eventlog.append.dedupe import DedupeWindow, LinePosition, key_of_line
+from eventlog.append.dedupe import DedupeWindow, key_of_line
 from eventlog.append.recovery import diverged_error
 from eventlog.errors import LogCorrupt
 from eventlog.format.durability import LogEnd
 from eventlog.format.line import CHAIN_BYTES, LINE_BYTES_MAX, BadLine, next_chain, stored_chain
 from eventlog.format.scan import TIP_START, Tip, scan, tip_of
-from eventlog.format.segment import Position, segment_name
-from eventlog.read.reader import CHUNK_BYTES, LogReader, corrupt_error
+from eventlog.format.segment import LinePosition, Position, segment_name
+from eventlog.read.reader import CHUNK_BYTES, LogReader, ReadLines, corrupt_error
 from eventlog.storage.disk import Disk, opened
 from eventlog.storage.home import Home
 
@@ -68,7 +68,10 @@ class WriterState:
         found = scan(self._disk.pread(fd, end.byte_offset - start, start), self.tip)
         if (found.tip.seq, found.tip.chain) != (end.seq, end.chain):
             return False
-        self._remember(found.lines, found.tip, Position(segment, end.byte_offset))
+        lines = ReadLines(
+            found.lines, self.position, Position(segment, end.byte_offset), (segment,)
+        )
+        self._remember(lines, found.tip.seq)
         self.tip, self.end = found.tip, end
         return True
 
@@ -117,14 +120,13 @@ class WriterState:
             self.is_loaded = True
 
     def _read_to_end(self, reader: LogReader) -> None:
-        while lines := reader.read():
-            self._remember(lines, reader.tip, reader.position)
+        while (found := reader.read_joined()).lines:
+            self._remember(found, reader.tip.seq)
 
-    def _remember(self, lines: list[bytes], tip: Tip, end: Position) -> None:
-        """Adds the keys of `lines` to the window; the last of them is `tip` and ends at `end`."""
-        byte_offset = end.byte_offset - sum(map(len, lines))
-        for seq, line in enumerate(lines, tip.seq - len(lines) + 1):
+    def _remember(self, found: ReadLines, last_seq: int) -> None:
+        """Adds the keys of lines to the window; the last of them is entry `last_seq`."""
+        positions = found.positions(last_seq - len(found.lines) + 1)
+        for line, position in zip(found.lines, positions, strict=True):
             key = key_of_line(line)
-            if key is not None and self.dedupe_window.find(key, seq - 1) is None:
-                self.dedupe_window.add(key, LinePosition(seq, end.segment, byte_offset))
-            byte_offset += len(line)
+            if key is not None and self.dedupe_window.find(key, position.seq - 1) is None:
+                self.dedupe_window.add(key, position)

@@ -23,6 +23,14 @@ class Position(NamedTuple):
     byte_offset: int  # bytes from its start
 
 
+class LinePosition(NamedTuple):
+    """The position of the line of entry `seq`."""
+
+    seq: int
+    segment: int
+    byte_offset: int
+
+
 def segment_name(first_seq: int) -> str:
     """`00000000000000000042.jsonl` for 42."""
     return f"{first_seq:020d}.jsonl"
@@ -42,8 +50,8 @@ def segment_seqs(names: Iterable[str]) -> list[int]:
     found = []
     for name in names:
         match = _SEGMENT_NAME_PATTERN.fullmatch(name)
-        if match is not None and int(match[1]) > 0:
-            found.append(int(match[1]))
+        if match is not None and (first_seq := int(match[1])) > 0:
+            found.append(first_seq)
         elif name.endswith((".jsonl", ".jsonl" + COMPRESSED_SUFFIX)):
             raise LogCorrupt(
                 "the log directory holds a .jsonl file that is not named like a segment",

@@ -53,7 +53,7 @@ def raw_lines(path: str, *, after: int = 0, limit: int | None = None) -> Iterato
             return
     remaining = limit
     with closing(LogReader(disk, home, after=after)) as reader:
-        while (remaining is None or remaining > 0) and (lines := reader.read()):
+        while (remaining is None or remaining > 0) and (lines := reader.read_joined().lines):
             yield lines[:remaining]
             remaining = remaining if remaining is None else remaining - len(lines)
 
@@ -77,9 +77,9 @@ def tail_raw_lines(path: str, after: int, on_lines: Callable[[list[bytes]], obje
     async def run() -> None:
         nonlocal after
         async with aclosing(tail_batches(disk, home, after=after)) as batches:
-            async for lines, _ in batches:
-                on_lines(lines)
-                after = decode(lines[-1]).seq
+            async for found in batches:
+                on_lines(found.lines)
+                after = decode(found.lines[-1]).seq
 
     async def run_through_shortages() -> None:
         logged_after = -1
@@ -146,8 +146,8 @@ def read_entries(path: str, *, after: int, first_only: bool = False) -> Iterator
     with closing(LogReader(SegmentDisk(RealDisk()), require_home(path), after=after)) as reader:
         if first_only:
             reader.chunk_bytes = LINE_BYTES_MAX
-        while lines := reader.read():
-            yield from decode_lines(lines, reader.position)
+        while (found := reader.read_joined()).lines:
+            yield from decode_lines(found)
 
 
 def log_status(path: str, *, count: bool = True) -> dict[str, object]:

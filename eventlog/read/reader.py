@@ -1,17 +1,20 @@
 """LogReader: reads the lines after a seq, in bounded chunks, up to the durable end.
 
 A power loss may still roll back what the page cache holds beyond the durable end, so a reader stops
-at the end in the lock record. Without a valid lock record it syncs the names once and each segment
-before it returns a line of it: it takes the file's size, syncs, reads, and keeps what it read only
-if there is still no valid record. At a bad line the recovery rule
-decides: torn means wait, corrupt means halt. At an accepted gap the reader continues after it.
+at the end in the lock record. Small segments before that end are read several at a time. Without a
+valid lock record it syncs the names once and each segment before it returns a line of it: it takes
+the file's size, syncs, reads, and keeps what it read only if there is still no valid record. At a
+bad line the recovery rule decides: torn means wait, corrupt means halt. At an accepted gap the
+reader continues after it.
 
 Invariant: each line returned continues the chain of the line before it, or the accepted gap between
 them.
 """
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import islice, takewhile
 from typing import NamedTuple
 
 from eventlog.errors import LogCorrupt, LogDiverged
@@ -19,7 +22,8 @@ from eventlog.format.durability import CLEAN, LogEnd
 from eventlog.format.gap import AcceptedGap
 from eventlog.format.line import LINE_BYTES_MAX, BadLine, Entry, decode
 from eventlog.format.scan import TIP_START, has_evidence, is_misplaced, scan, tip_of
-from eventlog.format.segment import Position, segment_index, segment_name
+from eventlog.format.segment import LinePosition, Position, segment_index, segment_name
+from eventlog.read.ahead import SMALL_SEGMENT_BYTES, SmallSegment, read_small_segments
 from eventlog.read.problems import beyond_end_problem
 from eventlog.read.seek import find_line
 from eventlog.storage.device_sync import sync_earlier_segments, sync_for_reading, sync_names
@@ -29,6 +33,26 @@ from eventlog.storage.gap_file import AcceptedGaps
 from eventlog.storage.home import Home, list_segments
 
 CHUNK_BYTES = 1 << 20  # read at once: large enough to be fast, small enough for any machine
+
+
+class ReadLines(NamedTuple):
+    """Consecutive lines of one segment, or of several whole ones."""
+
+    lines: list[bytes]  # newline included; none at the durable end
+    start: Position  # of the first line
+    end: Position  # after the last one
+    segments: Sequence[int]  # the segments of the lines, in order, by name
+
+    def positions(self, seq: int) -> Iterator[LinePosition]:
+        """The position of each line; `seq` is that of the first one."""
+        later_segments = frozenset(self.segments[1:])
+        segment, byte_offset = self.start
+        for line in self.lines:
+            if seq in later_segments:
+                segment, byte_offset = seq, 0
+            yield LinePosition(seq, segment, byte_offset)
+            byte_offset += len(line)
+            seq += 1
 
 
 class _ReadLimit(NamedTuple):
@@ -88,11 +112,14 @@ class LogReader:
         self._holds_lock = holds_lock
         self._gaps = AcceptedGaps(disk, home, accepted_gaps)
         self._fd = -1
-        self._segment = 0  # first seq of the open segment; 0 when none is
+        # First seq of the segment that is read; 0 before the first. It is open, unless all of it
+        # was read ahead.
+        self._segment = 0
         self._byte_offset = 0
         self._synced_bytes = -1  # of the open segment, where this reader has synced it
         self._are_names_synced = self._are_earlier_synced = holds_lock  # by the writer that reads
         self._segments: list[int] = []  # as they were last listed
+        self._ahead: deque[SmallSegment] = deque()  # the next segments, where they were read ahead
         self.tip = TIP_START
         # Beyond the position, where no lock record shows whether they are durable.
         self.unread_bytes = 0
@@ -117,14 +144,62 @@ class LogReader:
         where the log was shortened to before this reader's position.
         """
         while self._segment or self._open_first():
-            limit = self._limit()
-            self.unread_bytes = 0
-            if self._byte_offset < limit.byte_offset:
-                return self._read_lines(limit)
-            if not limit.has_next:
-                self._check_file()
-                return []
-            self._open_next()
+            if self._fd >= 0:
+                limit = self._limit()
+                self.unread_bytes = 0
+                if self._byte_offset < limit.byte_offset:
+                    return self._read_lines(limit)
+                if not limit.has_next:
+                    self._check_file()
+                    return []
+                self._read_ahead(limit)
+            if lines := self._take_ahead():
+                return lines
+            if self._fd >= 0:
+                self._open_next()
+            else:
+                self._reopen()
+        return []
+
+    def read_joined(self) -> ReadLines:
+        """The next durable lines as `read` gives them, of small segments several at a time."""
+        lines = self.read()
+        start = Position(self._segment, self._byte_offset - sum(map(len, lines)))
+        segments = [self._segment]
+        while more := self._take_ahead():
+            lines += more
+            segments.append(self._segment)
+        return ReadLines(lines, start, self.position, segments)
+
+    def _read_ahead(self, limit: _ReadLimit) -> None:
+        """Reads the small segments that follow, as far as a durable end lies beyond them."""
+        end = limit.state.limit if self._until is None else self._until
+        if end is None or self._byte_offset > SMALL_SEGMENT_BYTES:
+            return
+        start = bisect_right(self._segments, self._segment)
+        closed = takewhile(
+            lambda segment: segment < end.segment, islice(self._segments, start, None)
+        )
+        found = read_small_segments(self._disk, self._home, closed, self.chunk_bytes)
+        if self._until is None and found:
+            after = self._durable_state().limit
+            if after is None or after.segment <= found[-1].segment:
+                return  # the log was replaced meanwhile: what was read may not be durable
+        self._ahead = deque(found)
+
+    def _take_ahead(self) -> list[bytes]:
+        """The lines of the next segment, where it was read ahead and nothing is wrong with it."""
+        if self._ahead:
+            segment, data = self._ahead.popleft()
+            try:
+                scanned = self.scan(data, self.tip)
+            except LogCorrupt:  # the usual way finds it again, and names the place
+                scanned = None
+            if scanned and segment == self.tip.seq + 1 and scanned.bytes_good == len(data):
+                self.close()
+                self._segment, self._byte_offset, self.tip = segment, len(data), scanned.tip
+                return scanned.lines
+            self._ahead.clear()
         return []
 
     def _read_lines(self, limit: _ReadLimit) -> list[bytes]:
@@ -299,6 +374,13 @@ class LogReader:
             self._byte_offset = gap.byte_to
         return True
 
+    def _reopen(self) -> None:
+        """Opens the current segment, all of which was read ahead, to go on from its end."""
+        byte_offset = self._byte_offset
+        if not self._open(self._segment):
+            raise self._shortened_error(f"{segment_name(self._segment)} was removed")
+        self._byte_offset = byte_offset
+
     def _open(self, segment: int) -> bool:
         try:
             fd = self._disk.open(self._home.segment_path(segment), writable=False)
@@ -385,14 +467,15 @@ def reader_near_end(disk: Disk, home: Home, *, holds_lock: bool = False) -> LogR
         return LogReader(disk, home, holds_lock=holds_lock)
 
 
-def decode_lines(lines: list[bytes], end: Position) -> Iterator[Entry]:
-    """The entries of lines that a LogReader gave, which end at `end`.
+def decode_lines(found: ReadLines) -> Iterator[Entry]:
+    """The entries of lines that a LogReader gave.
 
     Raises LogCorrupt for a line that is chained but is no JSON, which our writer never makes.
     """
-    for index, line in enumerate(lines):
+    for index, line in enumerate(found.lines):
         try:
             yield decode(line)
         except BadLine as error:
-            byte_offset = end.byte_offset - sum(map(len, lines[index:]))
-            raise corrupt_error(str(error), end.segment, byte_offset, tip_of(line).seq) from None
+            positions = found.positions(tip_of(found.lines[0]).seq)
+            seq, segment, byte_offset = next(islice(positions, index, None))
+            raise corrupt_error(str(error), segment, byte_offset, seq) from None

@@ -17,7 +17,7 @@ from contextlib import suppress
 import watchfiles
 
 from eventlog.format.segment import Position
-from eventlog.read.reader import LogReader
+from eventlog.read.reader import LogReader, ReadLines
 from eventlog.storage.disk import Disk
 from eventlog.storage.home import Home
 from eventlog.threads import run_in_thread, uncancelled
@@ -39,8 +39,8 @@ async def tail_batches(
     after: int,
     hint: Position | None = None,
     on_watch: Callable[[bool], object] | None = None,
-) -> AsyncGenerator[tuple[list[bytes], Position], None]:
-    """Lists of durable lines after a seq, each with the position after it. Never ends.
+) -> AsyncGenerator[ReadLines, None]:
+    """Durable lines after a seq, in bounded lists. Never ends.
 
     Waits where there is no log yet. Each time there is nothing to read, `on_watch` is called with
     whether a watch was alive. Raises LogCorrupt and LogDiverged.
@@ -55,9 +55,9 @@ async def tail_batches(
             changed.clear()  # before reading: a change during the read causes another read
             if reader is None:
                 reader = LogReader(disk, home, after=after, hint=hint)
-            lines = await uncancelled(run_in_thread(reader.read))
-            if lines:
-                yield lines, reader.position
+            found = await uncancelled(run_in_thread(reader.read_joined))
+            if found.lines:
+                yield found
                 continue
             unfinished.check(reader)
             if on_watch is not None and watch.was_started:

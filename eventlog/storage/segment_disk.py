@@ -247,6 +247,8 @@ def _compressed_reader(disk: Disk, fd: int) -> "CompressedReader":
 
 
 def _raw_name(name: str) -> str:
+    if not name.endswith(COMPRESSED_SUFFIX):
+        return name
     written = name.removesuffix(COMPRESSED_SUFFIX)
     return written if is_segment_name(written) else name
 

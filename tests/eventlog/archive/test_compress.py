@@ -739,8 +739,8 @@ def test_a_follower_sees_each_entry_once_while_segments_are_compressed(tmp_path:
                 task = asyncio.ensure_future(writing)
                 disk = SegmentDisk(RealDisk())
                 async with aclosing(tail_batches(disk, Home(str(home)), after=0)) as batches:
-                    async for lines, _ in batches:
-                        seqs.extend(int(line.split(b",", 2)[1][6:]) for line in lines)
+                    async for found in batches:
+                        seqs.extend(int(line.split(b",", 2)[1][6:]) for line in found.lines)
                         if len(seqs) >= 301:
                             break
                 await task
