@@ -6,13 +6,13 @@ and chained. Pure except for `read_stored`, which reads a line that the dedupe w
 Invariant: a request with the policy ALL adds all of its new entries, or none.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from typing import NamedTuple, cast
 
 import orjson
 
-from eventlog.append.dedupe import DedupeWindow, Key, fact_key
+from eventlog.append.dedupe import DedupeWindow, Key, fact_key, note_void, void_seq
 from eventlog.errors import EventLogError, SignalConflict, printable_value
 from eventlog.format.line import decode, encode
 from eventlog.format.scan import Tip
@@ -134,55 +134,67 @@ class BatchBuilder:
         self._dedupe_window = dedupe_window
         self._read_stored = read_stored
         self._new_by_key: dict[Key, _ExistingEntry] = {}
+        self._new_voids: dict[bytes, int] = {}  # seq of the last void of a signal in this commit
         self.batches: list[WriteBatch] = []
 
     def add(self, request: AppendRequest) -> None:
         """Adds a request. Its policy decides what a conflict does."""
+        keys = [_key(item) for item in request.items]
         if request.policy == ALL:
             try:
                 if len(request.items) > 1:
-                    self._check_conflicts(request.items)
-                for index, item in enumerate(request.items):
-                    self._add(item, request, index)
+                    self._check_conflicts(request.items, keys)
+                for index, key in enumerate(keys):
+                    self._add(key, request, index)
             except SignalConflict as error:
                 request.fail(error)
             return
-        for index, item in enumerate(request.items):
+        for index, key in enumerate(keys):
             try:
-                self._add(item, request, index)
+                self._add(key, request, index)
             except SignalConflict as error:
                 request.settle(index, error)
                 if request.policy == PREFIX:
                     request.unsettled -= len(request.items) - index - 1  # the others are not tried
                     return
 
-    def _check_conflicts(self, items: Sequence[ValidatedItem]) -> None:
+    def _check_conflicts(self, items: Sequence[ValidatedItem], keys: Sequence[Key | None]) -> None:
         """Raises SignalConflict if one of `items` would, before the first of them is added.
 
         The dedupe window advances with each new item, here as in `_add`.
         """
         seq = self._seq
         seen: dict[Key, tuple[int, ValidatedItem]] = {}
-        for item in items:
-            key = _key(item)
+        voids = self._new_voids.copy()
+        for item, key in zip(items, keys, strict=True):
             if key is not None:
                 earlier_seq, earlier = seen.get(key, (0, item))
-                if earlier is not item and earlier_seq > seq - self._dedupe_window.entries:
+                if earlier is not item and earlier_seq > self._after(key, seq, voids):
                     if not _same_content(item, earlier.sha256, earlier.body):
                         raise _conflict_error(item, "another signal of this call")
                     continue
-                existing = self._find_existing(key, seq)
+                existing = self._find_existing(key, seq, voids)
                 if existing is not None:
                     _check_same_content(item, existing)
                     continue
             seq += 1
             if key is not None:
                 seen[key] = (seq, item)
+                note_void(key, seq, voids)
 
-    def _find_existing(self, key: Key, last_seq: int) -> _ExistingEntry | None:
+    def _after(self, key: Key, last_seq: int, voids: Mapping[bytes, int]) -> int:
+        """The seq after which an entry of this commit makes one with `key` a duplicate."""
+        return max(last_seq - self._dedupe_window.entries, void_seq(key, voids))
+
+    def _find_existing(
+        self, key: Key, last_seq: int, voids: Mapping[bytes, int]
+    ) -> _ExistingEntry | None:
+        """The entry with `key`; `voids` are those of this commit, which the window lacks."""
         existing = self._new_by_key.get(key)
-        if existing is not None and existing[0].seq > last_seq - self._dedupe_window.entries:
+        if existing is not None and existing[0].seq > self._after(key, last_seq, voids):
             return existing
+        if void_seq(key, voids):
+            return None  # what the window has is before that void
         line_position = self._dedupe_window.find(key, last_seq)
         if line_position is None:
             return None
@@ -198,10 +210,10 @@ class BatchBuilder:
         )
         return receipt, orjson.dumps(entry.payload)[1:-1]
 
-    def _add(self, item: ValidatedItem, request: AppendRequest, index: int) -> None:
+    def _add(self, key: Key | None, request: AppendRequest, index: int) -> None:
+        item = request.items[index]
         event, signal_id, body, sha256, _ = item
-        key = _key(item)
-        existing = self._find_existing(key, self._seq) if key is not None else None
+        existing = self._find_existing(key, self._seq, self._new_voids) if key is not None else None
         if existing is not None:
             _check_same_content(item, existing)
             self._current_batch().duplicates.append((existing[0], request, index))
@@ -221,6 +233,7 @@ class BatchBuilder:
         write_batch.new_entries.append((key, receipt, request, index))
         if key is not None:
             self._new_by_key[key] = (receipt, body)
+            note_void(key, seq, self._new_voids)
 
     def _current_batch(self) -> WriteBatch:
         if not self.batches:
@@ -231,7 +244,7 @@ class BatchBuilder:
 def _key(item: ValidatedItem) -> Key | None:
     """The key of an item in the dedupe window; None for an item that is never a duplicate."""
     if item.sha256 is None and item.signal_id is not None:
-        return fact_key(item.event, item.body)
+        return fact_key(item.event, item.signal_id, item.body)
     return item.signal_id
 
 
