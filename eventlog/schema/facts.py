@@ -15,7 +15,8 @@ import orjson
 
 from eventlog.errors import InvalidSignal
 from eventlog.format.line import RESERVED_KEYS
-from eventlog.schema import fields
+from eventlog.schema import fields, times
+from eventlog.schema.json_values import plain_json
 from eventlog.schema.signal import text_key
 
 
@@ -30,7 +31,7 @@ FACT_KEYS: Mapping[str, Mapping[str, FactKey]] = {
     "executed": {
         "order_id": FactKey(fields.order_id, required=True),
         "fill_price": FactKey(fields.price),
-        "executed_at": FactKey(fields.timestamp),
+        "executed_at": FactKey(times.timestamp),
     },
     "skipped": {"reason": FactKey(fields.reason, required=True)},
     "expired": {"reason": FactKey(fields.reason)},
@@ -39,7 +40,7 @@ FACT_KEYS: Mapping[str, Mapping[str, FactKey]] = {
         "exit_price": FactKey(fields.price, required=True),
         "outcome": FactKey(fields.outcome),
         "profit_loss_pct": FactKey(fields.number),
-        "closed_at": FactKey(fields.timestamp),
+        "closed_at": FactKey(times.timestamp),
     },
 }
 
@@ -72,8 +73,7 @@ def payload(event: str, item: Mapping[str, object]) -> dict[str, object]:
             stored[key] = rule(key, given.pop(key))
         elif required:
             raise InvalidSignal("is missing", field=key)
-    fields.check_json(given)
-    return stored | given
+    return {**stored, **plain_json(given)}
 
 
 def body(payload: Mapping[str, object]) -> bytes:

@@ -17,8 +17,9 @@ import orjson
 
 from eventlog.errors import EntryTooLarge, InvalidSignal
 from eventlog.format.line import PAYLOAD_BYTES_MAX
-from eventlog.schema import facts, fields
+from eventlog.schema import facts, fields, times
 from eventlog.schema.fields import FRACTION_MAX, PERCENT_MAX
+from eventlog.schema.json_values import plain_json
 from eventlog.schema.signal import (
     ASSET_TYPE_DEFAULT,
     DATA_SOURCE_DEFAULT,
@@ -26,7 +27,6 @@ from eventlog.schema.signal import (
     RESERVED_FIELDS,
     Signal,
     canonical_form,
-    check_extra,
     content_sha256,
 )
 
@@ -83,8 +83,6 @@ def _validate_fully(
 def _validate_signal(
     signal: Signal, now: Callable[[], str], new_id: Callable[[], str]
 ) -> ValidatedItem:
-    # A frozen Signal holds a mutable dict: a key added later could break the line.
-    check_extra(signal.extra)
     payload = signal.payload()
     signal_id, sha256 = signal.signal_id, signal.sha256
     timestamp_given = signal.timestamp is not None
@@ -115,8 +113,8 @@ def _validate_fast(
             item.get("timestamp"),
             _extra_fields(item),
         )
-        if type(timestamp) is not str or not fields.is_stored_timestamp(timestamp):
-            timestamp = fields.timestamp("timestamp", timestamp) if "timestamp" in item else None
+        if type(timestamp) is not str or not times.is_stored_timestamp(timestamp):
+            timestamp = times.timestamp("timestamp", timestamp) if "timestamp" in item else None
         if type(signal_id) is not str or not fields.is_signal_id(signal_id):
             signal_id = fields.signal_id("signal_id", signal_id) if "signal_id" in item else None
     except (InvalidSignal, TypeError):  # TypeError: a list as a symbol cannot be looked up
@@ -196,9 +194,10 @@ def _extra_fields(item: dict[str, object]) -> dict[str, object] | None:
             if key == "event" and type(value) is str and value == "signal":
                 continue
             return None
-        if type(value) is not str or not value.isascii() or not key.isascii():
-            fields.check_json({key: value})
-        extra[key] = value
+        if type(value) is str and value.isascii() and key.isascii():
+            extra[key] = value
+        else:
+            extra |= plain_json({key: value})
     return extra
 
 

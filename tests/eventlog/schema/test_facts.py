@@ -63,8 +63,16 @@ def test_a_fact_is_stored_with_its_signal_id_first_and_the_rest_sorted(
         ("closed", {}, "exit_price is missing"),
         ("closed", {"exit_price": "1"}, "exit_price must be a number, not text (got 1)"),
         ("closed", {"exit_price": -1}, "exit_price must be > 0 (got -1)"),
-        ("closed", {"exit_price": 1, "outcome": "draw"}, "outcome must be win, loss or expired"),
-        ("closed", {"exit_price": 1, "outcome": ["win"]}, "outcome must be win, loss or expired"),
+        (
+            "closed",
+            {"exit_price": 1, "outcome": "draw"},
+            "outcome must be win, loss, breakeven or expired",
+        ),
+        (
+            "closed",
+            {"exit_price": 1, "outcome": ["win"]},
+            "outcome must be win, loss, breakeven or expired",
+        ),
         ("closed", {"exit_price": 1, "profit_loss_pct": float("nan")}, "profit_loss_pct must be"),
         (
             "closed",

@@ -582,5 +582,7 @@ def test_a_refusal_shows_no_control_characters(name: str, value: str) -> None:
 def test_a_datetime_is_a_timestamp_and_nothing_else() -> None:
     moment = datetime(2025, 11, 18, 2, tzinfo=UTC)
     assert stored({**PLAIN, "timestamp": moment})["timestamp"] == PLAIN["timestamp"]
-    with pytest.raises(InvalidSignal, match=r"^when is of type datetime, which is not JSON"):
+    with pytest.raises(
+        InvalidSignal, match=r"^when is of type datetime\.datetime, which is not JSON"
+    ):
         validated_item({**PLAIN, "when": moment})
