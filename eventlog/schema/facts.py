@@ -1,7 +1,7 @@
-"""Facts about a signal: executed, skipped, expired, cancelled, closed, and other events.
+"""Facts about a signal: what happened to it, and corrections of that; and other events.
 
-Validation checks the required keys and the types of these five. Another event needs only a name;
-further keys are kept unchanged.
+Validation checks the required keys and the types of the facts in FACT_KEYS. Another event needs
+only a name, which must not look like a known one; further keys are kept unchanged.
 
 Invariant: equal facts have equal bodies. Known numbers are floats, times are in stored form and
 keys are sorted, because a retry is recognised by the bytes of the body.
@@ -9,6 +9,7 @@ keys are sorted, because a retry is recognised by the bytes of the body.
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 import orjson
@@ -17,7 +18,7 @@ from eventlog.errors import InvalidSignal
 from eventlog.format.line import RESERVED_KEYS
 from eventlog.schema import fields, times
 from eventlog.schema.json_values import plain_json
-from eventlog.schema.signal import text_key
+from eventlog.schema.signal import is_complete_signal, text_key
 
 
 class FactKey(NamedTuple):
@@ -27,23 +28,51 @@ class FactKey(NamedTuple):
     required: bool = False
 
 
+SIGNAL = "signal"  # the event of a signal
+
 FACT_KEYS: Mapping[str, Mapping[str, FactKey]] = {
     "executed": {
         "order_id": FactKey(fields.order_id, required=True),
-        "fill_price": FactKey(fields.price),
+        "fill_price": FactKey(fields.number),
         "executed_at": FactKey(times.timestamp),
     },
     "skipped": {"reason": FactKey(fields.reason, required=True)},
     "expired": {"reason": FactKey(fields.reason)},
     "cancelled": {"reason": FactKey(fields.reason)},
+    "reduced": {
+        "part": FactKey(fields.ordinal, required=True),
+        "exit_price": FactKey(fields.number, required=True),
+        # That the fractions of one signal stay below 1 is not known here: the projection decides.
+        "fraction": FactKey(fields.fraction, required=True),
+        "closed_at": FactKey(times.timestamp),
+    },
     "closed": {
-        "exit_price": FactKey(fields.price, required=True),
+        "exit_price": FactKey(fields.number, required=True),
         "outcome": FactKey(fields.outcome),
         "profit_loss_pct": FactKey(fields.number),
         "closed_at": FactKey(times.timestamp),
     },
+    "voided": {
+        "voids": FactKey(fields.ordinal, required=True),
+        "reason": FactKey(fields.reason),
+    },
 }
+KNOWN_EVENTS = (SIGNAL, *FACT_KEYS)
+# Names that are more than one letter away from the event that they mean, or would pass as words.
+NEAR_MISSES: Mapping[str, str] = {
+    "close": "closed",
+    "cancel": "cancelled",
+    "canceled": "cancelled",
+    "skip": "skipped",
+    "expire": "expired",
+    "execute": "executed",
+    "void": "voided",
+    "reduce": "reduced",
+}
+ACTION_WORDS = frozenset({"buy", "sell", "long", "short"})  # no event of a complete signal
+RESERVED_EVENTS = frozenset({"promoted"})  # the log itself will write it
 
+_EVENTS_CACHED_MAX = 1_024  # a program uses few names; bounded, as some make new ones
 _EVENT_PATTERN = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
 _SIGNAL_ID = FactKey(fields.signal_id, required=True)
 _SIGNAL_ID_OPTIONAL = FactKey(fields.signal_id)
@@ -57,11 +86,29 @@ def event_name(event: object) -> str:
         raise InvalidSignal(
             "must be 1 to 64 of a-z 0-9 _ . - and start with a letter", field="event", value=event
         )
-    return str.__str__(event)
+    plain = str.__str__(event)
+    if plain in RESERVED_EVENTS:
+        raise InvalidSignal("is reserved for the log", field="event", value=event)
+    meant = _meant_event(plain)
+    if meant is not None:
+        raise InvalidSignal(
+            f"is no known event; did you mean {meant}?",
+            field="event",
+            value=event,
+            do="another event needs a name that differs from it by two letters or more",
+        )
+    return plain
 
 
 def payload(event: str, item: Mapping[str, object]) -> dict[str, object]:
     """The payload of a fact, normalised, without "event". Raises InvalidSignal."""
+    if event in ACTION_WORDS and is_complete_signal(item):
+        raise InvalidSignal(
+            "is no event of a signal; leave it out",
+            field="event",
+            value=event,
+            do="a complete signal has its action in `action`, and needs no event",
+        )
     given = {text_key(key): value for key, value in item.items()}
     given.pop("event", None)
     for key, value in given.items():
@@ -82,6 +129,26 @@ def body(payload: Mapping[str, object]) -> bytes:
     first = {"signal_id": rest.pop("signal_id")} if "signal_id" in rest else {}
     parts = (orjson.dumps(first), orjson.dumps(rest, option=orjson.OPT_SORT_KEYS))
     return b",".join(part[1:-1] for part in parts if part != b"{}")
+
+
+@lru_cache(maxsize=_EVENTS_CACHED_MAX)
+def _meant_event(event: str) -> str | None:
+    """The known event that an unknown name is nearly; None for a known one or another name."""
+    if event in KNOWN_EVENTS:
+        return None
+    near = (known for known in KNOWN_EVENTS if _is_one_letter_away(event, known))
+    return NEAR_MISSES.get(event) or next(near, None)
+
+
+def _is_one_letter_away(one: str, other: str) -> bool:
+    """Whether the two differ by one letter more, less or other, or by two that are swapped."""
+    if abs(len(one) - len(other)) > 1:
+        return False
+    while one and other and one[0] == other[0]:
+        one, other = one[1:], other[1:]
+    while one and other and one[-1] == other[-1]:
+        one, other = one[:-1], other[:-1]
+    return max(len(one), len(other)) <= 1 or (len(one) == 2 and one == other[::-1])
 
 
 def _key_rules(event: str) -> dict[str, FactKey]:

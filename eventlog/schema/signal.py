@@ -184,6 +184,12 @@ def content_sha256(stored: Mapping[str, object]) -> str:
     return _sha256(canonical(stored).encode()).hexdigest()
 
 
+def is_complete_signal(item: Mapping[str, object]) -> bool:
+    """Whether an item has every required field of a signal, under either of its names."""
+    names = {ALIASES.get(key, key) for key in item}
+    return names.issuperset(REQUIRED_FIELDS)
+
+
 def text_key(key: object) -> str:
     """A key of an item as plain text. Raises InvalidSignal where it is not text."""
     if not isinstance(key, str):
