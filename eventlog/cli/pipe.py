@@ -38,7 +38,10 @@ class LineResult(NamedTuple):
     def to_json(self) -> bytes:
         """The line of output, newline included."""
         if isinstance(self.result, Receipt):
-            return orjson.dumps(self.result._asdict(), option=orjson.OPT_APPEND_NEWLINE)
+            receipt = self.result._asdict()
+            if not self.result.warnings:
+                del receipt["warnings"]
+            return orjson.dumps(receipt, option=orjson.OPT_APPEND_NEWLINE)
         found: dict[str, object] = {"line": self.line, "error": str(self.result)}
         field = getattr(self.result, "field", None)
         if field:

@@ -93,7 +93,8 @@ def test_the_body_is_the_payload_in_the_order_of_the_disk_without_braces() -> No
         (backwards, start + reasoning + regime + end),
     ):
         found = validate(item, now=never, new_id=never)
-        assert found == ValidatedItem("signal", "sig-0001", body, sha256, True)
+        timestamp = str(PLAIN["timestamp"])
+        assert found == ValidatedItem("signal", "sig-0001", body, sha256, True, timestamp)
 
 
 def test_omitted_fields_are_filled_in_and_returned_to_the_caller() -> None:
