@@ -1,6 +1,6 @@
 """Facts about a signal: what happened to it, and corrections of that; and other events.
 
-Validation checks the required keys and the types of the facts in FACT_KEYS. Another event needs
+Validation checks the required keys and the types of the facts in FACTS. Another event needs
 only a name, which must not look like a known one; further keys are kept unchanged.
 
 Invariant: equal facts have equal bodies. Known numbers are floats, times are in stored form and
@@ -30,34 +30,59 @@ class FactKey(NamedTuple):
 
 SIGNAL = "signal"  # the event of a signal
 
-FACT_KEYS: Mapping[str, Mapping[str, FactKey]] = {
-    "executed": {
-        "order_id": FactKey(fields.order_id, required=True),
-        "fill_price": FactKey(fields.number),
-        "executed_at": FactKey(times.timestamp),
-    },
-    "skipped": {"reason": FactKey(fields.reason, required=True)},
-    "expired": {"reason": FactKey(fields.reason)},
-    "cancelled": {"reason": FactKey(fields.reason)},
-    "reduced": {
-        "part": FactKey(fields.ordinal, required=True),
-        "exit_price": FactKey(fields.number, required=True),
-        # That the fractions of one signal stay below 1 is not known here: the projection decides.
-        "fraction": FactKey(fields.fraction, required=True),
-        "closed_at": FactKey(times.timestamp),
-    },
-    "closed": {
-        "exit_price": FactKey(fields.number, required=True),
-        "outcome": FactKey(fields.outcome),
-        "profit_loss_pct": FactKey(fields.number),
-        "closed_at": FactKey(times.timestamp),
-    },
-    "voided": {
-        "voids": FactKey(fields.ordinal, required=True),
-        "reason": FactKey(fields.reason),
-    },
+
+class Fact(NamedTuple):
+    """A fact: what it means, which columns of the table `signals` it changes, and its keys."""
+
+    meaning: str
+    changes: tuple[str, ...]
+    keys: Mapping[str, FactKey]
+
+
+FACTS: Mapping[str, Fact] = {
+    "executed": Fact(
+        "an order was sent",
+        ("order_id",),
+        {
+            "order_id": FactKey(fields.order_id, required=True),
+            "fill_price": FactKey(fields.number),
+            "executed_at": FactKey(times.timestamp),
+        },
+    ),
+    "skipped": Fact("decided not to trade it", (), {"reason": FactKey(fields.reason, True)}),
+    "expired": Fact("its time ran out unused", (), {"reason": FactKey(fields.reason)}),
+    "cancelled": Fact("withdrawn", (), {"reason": FactKey(fields.reason)}),
+    "reduced": Fact(
+        "a part of the position was closed",
+        ("exit_price", "profit_loss_pct"),
+        {
+            "part": FactKey(fields.ordinal, required=True),
+            "exit_price": FactKey(fields.number, required=True),
+            # That the fractions of a signal stay below 1 is not known here: the projection decides.
+            "fraction": FactKey(fields.fraction, required=True),
+            "closed_at": FactKey(times.timestamp),
+        },
+    ),
+    "closed": Fact(
+        "the position, or the rest of it, was closed",
+        ("outcome", "exit_price", "profit_loss_pct"),
+        {
+            "exit_price": FactKey(fields.number, required=True),
+            "outcome": FactKey(fields.outcome),
+            "profit_loss_pct": FactKey(fields.number),
+            "closed_at": FactKey(times.timestamp),
+        },
+    ),
+    "voided": Fact(
+        "the last fact, whose seq is `voids`, was wrong",
+        ("order_id", "outcome", "exit_price", "profit_loss_pct"),
+        {
+            "voids": FactKey(fields.ordinal, required=True),
+            "reason": FactKey(fields.reason),
+        },
+    ),
 }
-KNOWN_EVENTS = (SIGNAL, *FACT_KEYS)
+KNOWN_EVENTS = (SIGNAL, *FACTS)
 # Names that are more than one letter away from the event that they mean, or would pass as words.
 NEAR_MISSES: Mapping[str, str] = {
     "close": "closed",
@@ -73,7 +98,7 @@ ACTION_WORDS = frozenset({"buy", "sell", "long", "short"})  # no event of a comp
 RESERVED_EVENTS = frozenset({"promoted"})  # the log itself will write it
 
 _EVENTS_CACHED_MAX = 1_024  # a program uses few names; bounded, as some make new ones
-_EVENT_PATTERN = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
+EVENT_PATTERN = r"[a-z][a-z0-9_.-]{0,63}"
 _SIGNAL_ID = FactKey(fields.signal_id, required=True)
 _SIGNAL_ID_OPTIONAL = FactKey(fields.signal_id)
 
@@ -82,7 +107,7 @@ def event_name(event: object) -> str:
     """The validated name of an event. Raises InvalidSignal."""
     if not isinstance(event, str):
         raise InvalidSignal("must be text", field="event", value=event)
-    if _EVENT_PATTERN.fullmatch(event) is None:
+    if re.fullmatch(EVENT_PATTERN, event) is None:
         raise InvalidSignal(
             "must be 1 to 64 of a-z 0-9 _ . - and start with a letter", field="event", value=event
         )
@@ -152,7 +177,7 @@ def _is_one_letter_away(one: str, other: str) -> bool:
 
 
 def _key_rules(event: str) -> dict[str, FactKey]:
-    keys = FACT_KEYS.get(event)
-    if keys is None:
+    fact = FACTS.get(event)
+    if fact is None:
         return {"signal_id": _SIGNAL_ID_OPTIONAL}
-    return {"signal_id": _SIGNAL_ID, **keys}
+    return {"signal_id": _SIGNAL_ID, **fact.keys}

@@ -8,6 +8,7 @@ loss is refused with an InvalidSignal that names field, problem and value.
 """
 
 import re
+import sys
 from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import NamedTuple, SupportsFloat
@@ -23,6 +24,7 @@ from eventlog.schema.json_values import (
     missing_value_hint,
     refuse_surrogates,
 )
+from eventlog.schema.times import STORED_TIMESTAMP_WORDS, TIMESTAMP_PATTERN, timestamp
 
 FieldRule = Callable[[str, object], str | float]
 
@@ -243,3 +245,97 @@ def _real(field: str, value: object) -> int | float:
 def _unfit(field: str, value: object, kind: str) -> InvalidSignal:
     do = missing_value_hint(value)
     return InvalidSignal(f"must be {WORDS[kind]}", field=field, value=value, do=do)
+
+
+class RuleText(NamedTuple):
+    """A rule as the documentation states it, and as JSON Schema states it, as far as it can."""
+
+    words: str
+    json_schema: Mapping[str, object]
+
+
+# Escaped, so that the text of a schema is ASCII. A pattern is searched for: `not` avoids `$`, which
+# in some languages matches before a newline.
+_CONTROLS = r"\u0000-\u001f\u007f-\u009f"
+_WHITE_SPACE = r"\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_UNPRINTABLE = (
+    rf"[{_CONTROLS}{_WHITE_SPACE}\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]"
+)
+_SYMBOL = (
+    rf"^[\t-\r\u001c-\u0020{_WHITE_SPACE}]*[^\u0020{_CONTROLS}{_WHITE_SPACE}]"
+    rf"{{1,{SYMBOL_CHARS_MAX}}}[\t-\r\u001c-\u0020{_WHITE_SPACE}]*$"
+)
+END = r"$(?!\n)"  # the end of a text, also where `$` alone matches before a newline
+_NO_CONTROLS = {"not": {"pattern": f"[{_CONTROLS}]"}}
+_FLOAT = {"type": "number", "minimum": -sys.float_info.max, "maximum": sys.float_info.max}
+
+
+def _any_case(words: tuple[str, ...]) -> str:
+    """A pattern for words in any case."""
+    patterns = ("".join(f"[{c}{c.lower()}]" for c in word) for word in words)
+    return f"^({'|'.join(patterns)}){END}"
+
+
+def _text_schema(chars_min: int, chars_max: int, **further: object) -> dict[str, object]:
+    return {"type": "string", "minLength": chars_min, "maxLength": chars_max, **further}
+
+
+RULE_TEXTS: Mapping[FieldRule, RuleText] = {
+    signal_id: RuleText(
+        f"text of {WORDS['signal_id']}",
+        _text_schema(1, ID_CHARS_MAX, **{"not": {"pattern": _UNPRINTABLE}}),
+    ),
+    symbol: RuleText(
+        f"stripped, upper-cased, 1 to {SYMBOL_CHARS_MAX} characters, no white space",
+        {"type": "string", "pattern": _SYMBOL},
+    ),
+    action: RuleText(
+        "`BUY` or `SELL` in any case, stored in upper case",
+        {"type": "string", "pattern": _any_case(ACTIONS)},
+    ),
+    name: RuleText(
+        f"text of 1 to {NAME_CHARS_MAX} characters",
+        _text_schema(1, NAME_CHARS_MAX, **_NO_CONTROLS),
+    ),
+    label: RuleText(
+        f"text of at most {NAME_CHARS_MAX} characters",
+        _text_schema(0, NAME_CHARS_MAX, **_NO_CONTROLS),
+    ),
+    order_id: RuleText(
+        f"text of 1 to {ID_CHARS_MAX} characters without control characters",
+        _text_schema(1, ID_CHARS_MAX, **_NO_CONTROLS),
+    ),
+    reason: RuleText(
+        f"text of 1 to {REASON_CHARS_MAX:,} characters; may hold newlines",
+        _text_schema(1, REASON_CHARS_MAX),
+    ),
+    outcome: RuleText(
+        f"{', '.join(f'`{word}`' for word in OUTCOMES[:-1])} or `{OUTCOMES[-1]}`",
+        {"enum": list(OUTCOMES)},
+    ),
+    sha256_hex: RuleText(
+        "64 lower-case hex digits", {"type": "string", "pattern": f"^[0-9a-f]{{64}}{END}"}
+    ),
+    number: RuleText(WORDS["number"], _FLOAT),
+    price: RuleText(
+        WORDS["price"], {"type": "number", "exclusiveMinimum": 0, "maximum": sys.float_info.max}
+    ),
+    fraction: RuleText(
+        WORDS["fraction"], {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
+    ),
+    ordinal: RuleText(WORDS["ordinal"], {"type": "integer", "minimum": 1, "maximum": INT_MAX}),
+    confidence: RuleText(
+        WORDS["confidence"].removeprefix("a "),
+        {
+            "type": "number",
+            "anyOf": [
+                {"const": 0},
+                {"exclusiveMinimum": FRACTION_MAX, "maximum": PERCENT_MAX},
+            ],
+        },
+    ),
+    timestamp: RuleText(
+        f"a time with an offset from UTC; stored as {STORED_TIMESTAMP_WORDS}",
+        {"type": "string", "pattern": TIMESTAMP_PATTERN},
+    ),
+}

@@ -43,6 +43,13 @@ ALIASES = {"take_profit": "target_price", "stop_loss": "stop_price"}
 PRICE_FIELDS = ("entry_price", "target_price", "stop_price")
 REQUIRED_FIELDS = ("symbol", "action", *PRICE_FIELDS, "confidence", "strategy")
 HASHED_FIELDS = (*REQUIRED_FIELDS, "signal_id", "timestamp")  # the nine of the content hash
+# What a field that may be left out becomes, in words.
+DEFAULTS: Mapping[str, str] = {
+    "signal_id": "a UUIDv7",
+    "asset_type": f"`{ASSET_TYPE_DEFAULT}`",
+    "data_source": f"`{DATA_SOURCE_DEFAULT}`",
+    "timestamp": "the time of the append",
+}
 RESERVED_FIELDS = RESERVED_KEYS.union(FIELD_RULES, ALIASES, {"sha256"})
 
 _DEFAULTED_FIELDS = ("signal_id", "timestamp")  # the log fills these in where the caller gives none

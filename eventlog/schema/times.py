@@ -13,6 +13,13 @@ from typing import Any
 from eventlog.errors import InvalidSignal
 from eventlog.schema.json_values import missing_value_hint
 
+# The same rules as a pattern of JSON Schema, which cannot know the lengths of months.
+_DAY = r"(?!0000)[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+_OF_DAY = r"([01][0-9]|2[0-3]):[0-5][0-9]"
+TIMESTAMP_PATTERN = rf"^{_DAY}[Tt ]{_OF_DAY}:[0-5][0-9](\.[0-9]{{1,6}})?([Zz]|[+-]{_OF_DAY})$(?!\n)"
+STORED_TIMESTAMP_PATTERN = rf"^{_DAY}T{_OF_DAY}:[0-5][0-9]\.[0-9]{{6}}\+00:00$(?!\n)"
+STORED_TIMESTAMP_WORDS = "`YYYY-MM-DDTHH:MM:SS.ffffff+00:00`"
+
 _FINER_UNITS = ("ns", "ps", "fs", "as")  # of numpy
 
 _RFC3339 = re.compile(

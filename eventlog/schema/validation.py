@@ -82,7 +82,7 @@ def _validate_fully(
     signal_id = payload.get("signal_id")
     assert signal_id is None or isinstance(signal_id, str)  # its rule gives text
     warnings = NO_WARNINGS
-    if event not in facts.FACT_KEYS and is_complete_signal(item):
+    if event not in facts.FACTS and is_complete_signal(item):
         problem = "is no known event: the item is stored as it is, and is no signal"
         warnings = (warning("event", problem, event),)
     body = _check_size(facts.body(payload), payload)

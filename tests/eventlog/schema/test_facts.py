@@ -125,7 +125,7 @@ def test_an_invalid_fact_is_refused_with_field_problem_and_value(
     assert refusal.value.field == problem.split()[0]
 
 
-@pytest.mark.parametrize("event", facts.FACT_KEYS)
+@pytest.mark.parametrize("event", facts.FACTS)
 def test_each_known_fact_needs_a_signal_id(event: str) -> None:
     with pytest.raises(InvalidSignal, match=r"^signal_id is missing"):
         body(event, order_id="o", reason="r", exit_price=1, part=1, fraction=0.5, voids=1)
