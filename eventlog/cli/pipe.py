@@ -109,7 +109,7 @@ def append_lines(
     """
     all_valid = True
     number = 0
-    for lines in _read_lines(fd, stop):
+    for lines in read_lines(fd, stop):
         results = _append(log, lines, skip_invalid)
         for _ in range(LOCK_TRIES_MAX):
             locked = any(isinstance(result, LogLocked) for result in results)
@@ -151,7 +151,7 @@ def _append(log: EventLog, lines: list[bytes], skip_invalid: bool) -> list[Recei
     return results
 
 
-def _read_lines(fd: int, stop: StopSignal) -> Iterator[list[bytes]]:
+def read_lines(fd: int, stop: StopSignal) -> Iterator[list[bytes]]:
     """Yields lists of lines without newline: all that wait, at most about READ_BYTES."""
     rest = b""
     too_long = b""  # the start of a line that is too long, until its end is read
