@@ -105,6 +105,8 @@ _SIGNAL_ID_OPTIONAL = FactKey(fields.signal_id)
 
 def event_name(event: object) -> str:
     """The validated name of an event. Raises InvalidSignal."""
+    if type(event) is str and event in KNOWN_EVENTS:
+        return event
     if not isinstance(event, str):
         raise InvalidSignal("must be text", field="event", value=event)
     if re.fullmatch(EVENT_PATTERN, event) is None:

@@ -37,7 +37,8 @@ def plain_json(fields: Mapping[str, object]) -> Mapping[str, object]:
     """
     is_plain = True
     for key in fields:
-        is_plain = _is_plain_key("item", key) and is_plain
+        if not _is_plain_key("item", key):
+            is_plain = False
     values = [(key, key, fields[key], 2) for key in fields]
     count = len(values)
     while values:
@@ -46,15 +47,16 @@ def plain_json(fields: Mapping[str, object]) -> Mapping[str, object]:
             count += len(value)
             _refuse_size_and_depth(top, field, count, depth)
             for key in value:
-                is_plain = _is_plain_key(field, key) and is_plain
+                if not _is_plain_key(field, key):
+                    is_plain = False
                 values.append((top, f"{_short_field(field)}.{key}", value[key], depth + 1))
         elif type(value) is list or type(value) is tuple:
             count += len(value)
             _refuse_size_and_depth(top, field, count, depth)
             stem = _short_field(field)
             values.extend((top, f"{stem}[{i}]", inner, depth + 1) for i, inner in enumerate(value))
-        else:
-            is_plain = _is_plain_scalar(field, value) and is_plain
+        elif not _is_plain_scalar(field, value):
+            is_plain = False
     return fields if is_plain else _converted_object(fields)
 
 
@@ -136,23 +138,26 @@ def _short_field(field: str) -> str:
     return field if len(field) <= FIELD_CHARS_MAX else field[:FIELD_CHARS_MAX] + "..."
 
 
-def _is_plain_scalar(field: str, value: object) -> bool:
+def _is_plain_scalar(field: str, value: Any) -> bool:
     """Whether `value` is a JSON scalar already. Raises InvalidSignal if it stands for none."""
-    plain = value
-    if type(value) not in _SCALARS:
-        plain = _plain(value)
-        if type(plain) not in _SCALARS:
-            raise _not_json(field, value)
-    if type(plain) is str:
-        refuse_surrogates(field, plain)
-    elif type(plain) is float:
-        if not isfinite(plain):
+    kind = type(value)
+    if kind is str:
+        refuse_surrogates(field, value)
+    elif kind is float:
+        if not isfinite(value):
             raise InvalidSignal(
                 "must be a finite number", field=field, value=value, do=missing_value_hint(value)
             )
-    elif type(plain) is int and not INT_MIN <= plain <= INT_MAX:
-        raise InvalidSignal("must be from -2^63 to 2^63-1", field=field, value=value)
-    return plain is value
+    elif kind is int:
+        if not INT_MIN <= value <= INT_MAX:
+            raise InvalidSignal("must be from -2^63 to 2^63-1", field=field, value=value)
+    elif kind is not bool and kind is not NoneType:
+        plain = _plain(value)
+        if type(plain) not in _SCALARS:
+            raise _not_json(field, value)
+        _is_plain_scalar(field, plain)
+        return False
+    return True
 
 
 def _not_json(field: str, value: object) -> InvalidSignal:

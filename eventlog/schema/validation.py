@@ -215,7 +215,7 @@ def _extra_fields(item: dict[str, object]) -> dict[str, object] | None:
         if type(value) is str and value.isascii() and key.isascii():
             extra[key] = value
         else:
-            extra |= plain_json({key: value})
+            extra[key] = plain_json({key: value})[key]
     return extra
 
 
