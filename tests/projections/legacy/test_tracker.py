@@ -9,9 +9,12 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd  # type: ignore[import-untyped]  # it has no types
 import pytest
 
 from eventlog import EventLog, ForeignHome, HashMismatch, InvalidSignal, LogClosed, SignalConflict
@@ -172,6 +175,26 @@ def test_a_time_without_an_offset_is_utc(tracker: SignalTracker, given: object) 
     tracker.log_signal(old_signal(timestamp=given))
     (row,) = tracker.get_latest_signals()
     assert row["timestamp"] == "2025-11-18T02:00:00.000000+00:00"
+
+
+def test_values_of_numpy_and_pandas_are_logged(tracker: SignalTracker, home: Path) -> None:
+    times = (np.datetime64("2025-11-18T02:00:00"), pd.Timestamp("2025-11-18T02:00:00"))
+    for number, time in enumerate(times):
+        tracker.log_signal(
+            old_signal(
+                entry_price=np.float64(100.5),
+                target_price=np.int64(110),
+                stop_price=Decimal("95.1"),
+                confidence=np.float32(87.5),
+                timestamp=time,
+                rank=np.int64(number),
+            )
+        )
+    for number, entry in enumerate(entries_in(home)):
+        numbers = [entry[key] for key in ("entry_price", "target_price", "stop_price")]
+        assert numbers == [100.5, 110.0, 95.1]
+        assert (entry["confidence"], entry["rank"]) == (87.5, number)
+        assert entry["timestamp"] == "2025-11-18T02:00:00.000000+00:00"
 
 
 @pytest.mark.parametrize("value", [None, ...])
@@ -479,7 +502,9 @@ generator.tracker.close()
 
 def test_code_written_for_the_old_tracker_keeps_working(home: Path) -> None:
     done = script(OLD_CODE, home)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "4 signals, win rate 0.0%\n", "")
+    assert (done.returncode, done.stdout) == (0, "4 signals, win rate 0.0%\n")
+    # Its one SELL has the target and the stop of a BUY.
+    assert done.stderr == "item_warning kind=wrong_side field=target_price seq=4\n"
     assert len(assert_valid_log(home)) == 4
     assert_caught_up(home)
 
