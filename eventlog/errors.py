@@ -87,12 +87,19 @@ def _repr(value: object) -> str:
     )
 
 
+def type_name(value: object) -> str:
+    """The name of the type of `value`, with its module unless it is built in: `numpy.bool`."""
+    kind = type(value)
+    module = kind.__module__
+    return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
+
+
 def printable_value(value: object) -> str:
     """`value` for a message: text as it is, other values by repr; cut, and printable."""
     try:
         text = value if isinstance(value, str) else _repr(value)
     except Exception as error:  # noqa: BLE001  # a foreign __repr__ may raise anything
-        text = f"a {type(value).__name__} whose repr raises {type(error).__name__}"
+        text = f"a {type_name(value)} whose repr raises {type(error).__name__}"
     if len(text) > VALUE_CHARS_MAX:
         text = text[: VALUE_CHARS_MAX - 3] + "..."
     escaped = printable(text)

@@ -101,7 +101,7 @@ class EventLog:
         is unknown: retry with the same signal_id); LogCorrupt, LogDiverged (run `eventlog
         verify`).
         """
-        request = AppendRequest((_validated(item),))
+        request = AppendRequest((validated(item),))
         (self._committer or self._build_committer()).run(request, timeout_s)
         return request.receipts()[0]
 
@@ -114,7 +114,7 @@ class EventLog:
         call. A crash may leave the first items in the log, never a gap. Raises what `append`
         raises.
         """
-        request = AppendRequest([_validated(item) for item in items])
+        request = AppendRequest([validated(item) for item in items])
         if request.items:
             (self._committer or self._build_committer()).run(request, timeout_s)
         return request.receipts()
@@ -129,20 +129,20 @@ class EventLog:
         disk is full) is the result of each of them. Raises LogBusy and LogClosed.
         """
         results: list[Receipt | EventLogError] = []
-        validated: list[ValidatedItem] = []
+        checked: list[ValidatedItem] = []
         refused: dict[int, EventLogError] = {}
         for index, item in enumerate(items):
             try:
-                validated.append(_validated(item))
+                checked.append(validated(item))
             except InvalidSignal as error:
                 refused[index] = error
                 if stop_at_refusal:
                     break
-        request = AppendRequest(validated, PREFIX if stop_at_refusal else EACH)
-        if validated:
+        request = AppendRequest(checked, PREFIX if stop_at_refusal else EACH)
+        if checked:
             (self._committer or self._build_committer()).run(request)
         settled = iter(request.results)
-        for index in range(len(validated) + len(refused)):
+        for index in range(len(checked) + len(refused)):
             result = refused.get(index) or next(settled) or request.error
             assert result is not None, "a commit settles each item or fails its request"
             results.append(result)
@@ -162,7 +162,7 @@ class EventLog:
             )
 
             self._async_appenders = AsyncAppenders(self._committer or self._build_committer())
-        return await self._async_appenders.for_running_loop().append(_validated(item))
+        return await self._async_appenders.for_running_loop().append(validated(item))
 
     def read(self, after: int = 0) -> Iterator[Entry]:
         """Yields the durable entries with seq > `after`, in order, up to the current end.
@@ -277,7 +277,7 @@ def _new_signal_id() -> str:
     return str(uuid_utils.uuid7())
 
 
-_validated = partial(validate, now=now_stored, new_id=_new_signal_id)
+validated = partial(validate, now=now_stored, new_id=_new_signal_id)
 
 
 _open_logs: "weakref.WeakSet[EventLog]" = weakref.WeakSet()

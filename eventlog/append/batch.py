@@ -8,6 +8,7 @@ Invariant: a request with the policy ALL adds all of its new entries, or none.
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from datetime import datetime, timedelta
 from typing import NamedTuple, cast
 
 import orjson
@@ -17,6 +18,7 @@ from eventlog.errors import EventLogError, SignalConflict, printable_value
 from eventlog.format.line import decode, encode
 from eventlog.format.scan import Tip
 from eventlog.format.segment import LinePosition
+from eventlog.schema.item_warnings import NO_WARNINGS, ItemWarning, warning
 from eventlog.schema.signal import content_sha256
 from eventlog.schema.validation import ValidatedItem
 
@@ -24,6 +26,8 @@ from eventlog.schema.validation import ValidatedItem
 # again after a crash.
 WRITE_BATCH_ENTRIES_MAX = 8192
 WRITE_BATCH_BYTES_MAX = 8 * 1024 * 1024
+
+AHEAD_OF_CLOCK_MAX = timedelta(days=1)  # a decision for the next day is usual; more is a mistake
 
 ALL = "all"  # a conflict refuses the whole request
 PREFIX = "prefix"  # a conflict ends the request: the items before it are written
@@ -39,6 +43,7 @@ class Receipt(NamedTuple):
     chain: str  # (seq, chain) names the log up to and including this entry
     recorded_at: str
     duplicate: bool  # the entry existed already, and this is its first receipt
+    warnings: tuple[ItemWarning, ...] = NO_WARNINGS  # about the item of this call
 
 
 class AppendRequest:
@@ -112,7 +117,7 @@ class WriteBatch:
             request.results[index] = receipt
             request.unsettled -= 1
         for receipt, request, index in self.duplicates:
-            request.settle(index, receipt._replace(duplicate=True))
+            request.settle(index, receipt)
 
 
 class BatchBuilder:
@@ -136,6 +141,7 @@ class BatchBuilder:
         self._new_by_key: dict[Key, _ExistingEntry] = {}
         self._new_voids: dict[bytes, int] = {}  # seq of the last void of a signal in this commit
         self.batches: list[WriteBatch] = []
+        self.warned: list[tuple[int, ItemWarning]] = []  # each with the seq of its entry
 
     def add(self, request: AppendRequest) -> None:
         """Adds a request. Its policy decides what a conflict does."""
@@ -212,11 +218,16 @@ class BatchBuilder:
 
     def _add(self, key: Key | None, request: AppendRequest, index: int) -> None:
         item = request.items[index]
-        event, signal_id, body, sha256, _ = item
+        event, signal_id, body, sha256, _, timestamp, warnings = item
+        if timestamp > self._recorded_at:  # both are UTC text, and differ after the microseconds
+            warnings += self._ahead_warning(timestamp)
         existing = self._find_existing(key, self._seq, self._new_voids) if key is not None else None
         if existing is not None:
             _check_same_content(item, existing)
-            self._current_batch().duplicates.append((existing[0], request, index))
+            receipt = existing[0]._replace(duplicate=True, warnings=warnings)
+            self._current_batch().duplicates.append((receipt, request, index))
+            if warnings:
+                self._note_warnings(receipt)
             return
         write_batch = self._current_batch()
         if (
@@ -227,13 +238,24 @@ class BatchBuilder:
         self._seq = seq = self._seq + 1
         recorded_at = self._recorded_at
         line, self._chain = encode(event, body, seq, write_batch.batch, recorded_at, self._chain)
-        receipt = Receipt(seq, signal_id, sha256, self._chain, recorded_at, False)
+        receipt = Receipt(seq, signal_id, sha256, self._chain, recorded_at, False, warnings)
+        if warnings:
+            self._note_warnings(receipt)
         write_batch.lines.append(line)
         write_batch.bytes += len(line)
         write_batch.new_entries.append((key, receipt, request, index))
         if key is not None:
             self._new_by_key[key] = (receipt, body)
             note_void(key, seq, self._new_voids)
+
+    def _ahead_warning(self, timestamp: str) -> tuple[ItemWarning, ...]:
+        ahead = datetime.fromisoformat(timestamp) - datetime.fromisoformat(self._recorded_at)
+        if ahead <= AHEAD_OF_CLOCK_MAX:
+            return NO_WARNINGS
+        return (warning("timestamp", "is more than a day ahead of the clock", timestamp),)
+
+    def _note_warnings(self, receipt: Receipt) -> None:
+        self.warned.extend((receipt.seq, warning) for warning in receipt.warnings)
 
     def _current_batch(self) -> WriteBatch:
         if not self.batches:

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from eventlog.append.batch import AppendRequest, BatchBuilder, WriteBatch
 from eventlog.append.recovery import cut_torn_tail, find_end, sync_to_device
+from eventlog.append.warning_log import WarningLog
 from eventlog.append.writer_state import WriterState
 from eventlog.errors import AppendFailed, DiskFull, EventLogError, LogPoisoned
 from eventlog.format.durability import CLEAN, WRITING, LockRecord, LogEnd
@@ -73,6 +74,7 @@ class Writer:
         self._fd, self._path = -1, ""  # the active segment
         self._state = WriterState(disk, home, settings.dedupe_entries)
         self._watermark_seq = 0
+        self._warning_log = WarningLog()
         self._poison: str | None = None
 
     @property
@@ -101,6 +103,8 @@ class Writer:
                     self._write(write_batch)
             finally:
                 self._lock.release()
+            if builder.warned:
+                self._warning_log.report(builder.warned, now)
         except EventLogError as error:
             _fail_requests(take_requests() if taken_requests is None else taken_requests, error)
         except OSError as error:

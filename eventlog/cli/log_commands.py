@@ -6,6 +6,8 @@ Invariant: every input line of `append` gets exactly one output line, in order.
 import os
 import signal
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,6 +20,9 @@ from eventlog.cli.command import (
 from eventlog.cli.streams import NoReader, print_lines, print_message, write_stdout
 from eventlog.errors import EventLogError, printable, printable_value
 from eventlog.format.line import Entry
+
+if TYPE_CHECKING:
+    from eventlog.cli.check import CheckedLine
 
 LOCK_TIMEOUT_S = 2.0  # of `append`, which retries and handles signals in between
 
@@ -33,9 +38,18 @@ LOCK_TIMEOUT_S = 2.0  # of `append`, which retries and handles signals in betwee
     type=click.IntRange(min=1),
     help="Start a new segment at this size. Default: 64 MiB.",
 )
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Report what would happen to each line, and write nothing.",
+)
 @click.pass_obj
 def append(
-    obj: CommandContext, file: str | None, skip_invalid: bool, segment_bytes: int | None
+    obj: CommandContext,
+    file: str | None,
+    skip_invalid: bool,
+    segment_bytes: int | None,
+    check: bool,
 ) -> None:
     """Append signals and facts to the log.
 
@@ -48,44 +62,60 @@ def append(
     before it are durable, and none after it is written. With it, invalid lines are reported, the
     others are appended, and the exit code is 1 at the end.
 
+    With --check nothing is written or created, and no lock is taken. Each line gets an object with
+    `line` and `result`: `new` with the `seq` it would have, `duplicate` with the `seq` of the first
+    entry, `conflict` or `invalid` with the `error`. The exit code is 1 if a line would be refused.
+
     \b
     Example:
       eventlog append signals.jsonl
+      eventlog append --check signals.jsonl
       my-generator | eventlog append --skip-invalid > receipts.jsonl
     """
     from eventlog.cli.pipe import LineResult, StopSignal, append_lines
     from eventlog.format.segment import SEGMENT_BYTES_DEFAULT
     from eventlog.log import EventLog
 
-    def on_results(results: list[LineResult]) -> None:
+    def on_results(results: "Sequence[LineResult | CheckedLine]") -> None:
         stop.write(1, b"".join(found.to_json() for found in results))
         for number, result in results:
             if isinstance(result, EventLogError):
                 print_message(f"line {number}: {result}")
 
-    fd = 0
-    if file is not None and file != "-":
-        try:
-            fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-            os.read(fd, 0)  # a directory opens, but does not read
-        except OSError as error:
-            raise click.UsageError(printable(f"cannot read {file}: {error.strerror}")) from None
+    fd = _open_input(file)
     stop = StopSignal()
-    with EventLog(
-        obj.home,
-        segment_bytes=segment_bytes or SEGMENT_BYTES_DEFAULT,
-        lock_timeout_s=LOCK_TIMEOUT_S,
-    ) as log:
-        try:
-            all_valid = append_lines(
-                log, fd, stop, skip_invalid=skip_invalid, on_results=on_results
-            )
-        except NoReader:
-            sys.exit(EXIT_COULD_NOT_RUN)  # the reader of the receipts does not know what is durable
+    try:
+        if check:
+            from eventlog.cli.check import check_lines  # rarely needed
+
+            all_valid = check_lines(obj.home, fd, stop, on_results)
+        else:
+            with EventLog(
+                obj.home,
+                segment_bytes=segment_bytes or SEGMENT_BYTES_DEFAULT,
+                lock_timeout_s=LOCK_TIMEOUT_S,
+            ) as log:
+                all_valid = append_lines(
+                    log, fd, stop, skip_invalid=skip_invalid, on_results=on_results
+                )
+    except NoReader:
+        sys.exit(EXIT_COULD_NOT_RUN)  # the reader of the receipts does not know what is durable
     if stop.interrupted:
         sys.exit(EXIT_INTERRUPTED)
     if not all_valid:
         sys.exit(EXIT_PROBLEM)
+
+
+def _open_input(file: str | None) -> int:
+    """The descriptor of the input. Raises UsageError."""
+    if file is None or file == "-":
+        return 0
+    try:
+        fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        os.read(fd, 0)  # a directory opens, but does not read
+    except OSError as error:
+        raise click.UsageError(printable(f"cannot read {file}: {error.strerror}")) from None
+    return fd
 
 
 @click.command()

@@ -43,6 +43,7 @@ BUILT_IN = {  # command: the module of this package that defines it
     "cat": "log_commands",
     "compress": "maintenance",
     "repair": "maintenance",
+    "schema": "schema_command",
     "tail": "log_commands",
     "verify": "maintenance",
 }

@@ -38,7 +38,10 @@ class LineResult(NamedTuple):
     def to_json(self) -> bytes:
         """The line of output, newline included."""
         if isinstance(self.result, Receipt):
-            return orjson.dumps(self.result._asdict(), option=orjson.OPT_APPEND_NEWLINE)
+            receipt = self.result._asdict()
+            if not self.result.warnings:
+                del receipt["warnings"]
+            return orjson.dumps(receipt, option=orjson.OPT_APPEND_NEWLINE)
         found: dict[str, object] = {"line": self.line, "error": str(self.result)}
         field = getattr(self.result, "field", None)
         if field:
@@ -106,7 +109,7 @@ def append_lines(
     """
     all_valid = True
     number = 0
-    for lines in _read_lines(fd, stop):
+    for lines in read_lines(fd, stop):
         results = _append(log, lines, skip_invalid)
         for _ in range(LOCK_TRIES_MAX):
             locked = any(isinstance(result, LogLocked) for result in results)
@@ -148,7 +151,7 @@ def _append(log: EventLog, lines: list[bytes], skip_invalid: bool) -> list[Recei
     return results
 
 
-def _read_lines(fd: int, stop: StopSignal) -> Iterator[list[bytes]]:
+def read_lines(fd: int, stop: StopSignal) -> Iterator[list[bytes]]:
     """Yields lists of lines without newline: all that wait, at most about READ_BYTES."""
     rest = b""
     too_long = b""  # the start of a line that is too long, until its end is read

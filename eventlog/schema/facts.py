@@ -1,7 +1,7 @@
-"""Facts about a signal: executed, skipped, expired, cancelled, closed, and other events.
+"""Facts about a signal: what happened to it, and corrections of that; and other events.
 
-Validation checks the required keys and the types of these five. Another event needs only a name;
-further keys are kept unchanged.
+Validation checks the required keys and the types of the facts in FACTS. Another event needs
+only a name, which must not look like a known one; further keys are kept unchanged.
 
 Invariant: equal facts have equal bodies. Known numbers are floats, times are in stored form and
 keys are sorted, because a retry is recognised by the bytes of the body.
@@ -9,14 +9,16 @@ keys are sorted, because a retry is recognised by the bytes of the body.
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 import orjson
 
 from eventlog.errors import InvalidSignal
 from eventlog.format.line import RESERVED_KEYS
-from eventlog.schema import fields
-from eventlog.schema.signal import text_key
+from eventlog.schema import fields, times
+from eventlog.schema.json_values import plain_json
+from eventlog.schema.signal import is_complete_signal, text_key
 
 
 class FactKey(NamedTuple):
@@ -26,41 +28,114 @@ class FactKey(NamedTuple):
     required: bool = False
 
 
-FACT_KEYS: Mapping[str, Mapping[str, FactKey]] = {
-    "executed": {
-        "order_id": FactKey(fields.order_id, required=True),
-        "fill_price": FactKey(fields.price),
-        "executed_at": FactKey(fields.timestamp),
-    },
-    "skipped": {"reason": FactKey(fields.reason, required=True)},
-    "expired": {"reason": FactKey(fields.reason)},
-    "cancelled": {"reason": FactKey(fields.reason)},
-    "closed": {
-        "exit_price": FactKey(fields.price, required=True),
-        "outcome": FactKey(fields.outcome),
-        "profit_loss_pct": FactKey(fields.number),
-        "closed_at": FactKey(fields.timestamp),
-    },
-}
+SIGNAL = "signal"  # the event of a signal
 
-_EVENT_PATTERN = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
+
+class Fact(NamedTuple):
+    """A fact: what it means, which columns of the table `signals` it changes, and its keys."""
+
+    meaning: str
+    changes: tuple[str, ...]
+    keys: Mapping[str, FactKey]
+
+
+FACTS: Mapping[str, Fact] = {
+    "executed": Fact(
+        "an order was sent",
+        ("order_id",),
+        {
+            "order_id": FactKey(fields.order_id, required=True),
+            "fill_price": FactKey(fields.number),
+            "executed_at": FactKey(times.timestamp),
+        },
+    ),
+    "skipped": Fact("decided not to trade it", (), {"reason": FactKey(fields.reason, True)}),
+    "expired": Fact("its time ran out unused", (), {"reason": FactKey(fields.reason)}),
+    "cancelled": Fact("withdrawn", (), {"reason": FactKey(fields.reason)}),
+    "reduced": Fact(
+        "a part of the position was closed",
+        ("exit_price", "profit_loss_pct"),
+        {
+            "part": FactKey(fields.ordinal, required=True),
+            "exit_price": FactKey(fields.number, required=True),
+            # That the fractions of a signal stay below 1 is not known here: the projection decides.
+            "fraction": FactKey(fields.fraction, required=True),
+            "closed_at": FactKey(times.timestamp),
+        },
+    ),
+    "closed": Fact(
+        "the position, or the rest of it, was closed",
+        ("outcome", "exit_price", "profit_loss_pct"),
+        {
+            "exit_price": FactKey(fields.number, required=True),
+            "outcome": FactKey(fields.outcome),
+            "profit_loss_pct": FactKey(fields.number),
+            "closed_at": FactKey(times.timestamp),
+        },
+    ),
+    "voided": Fact(
+        "the last fact, whose seq is `voids`, was wrong",
+        ("order_id", "outcome", "exit_price", "profit_loss_pct"),
+        {
+            "voids": FactKey(fields.ordinal, required=True),
+            "reason": FactKey(fields.reason),
+        },
+    ),
+}
+KNOWN_EVENTS = (SIGNAL, *FACTS)
+# Names that are more than one letter away from the event that they mean, or would pass as words.
+NEAR_MISSES: Mapping[str, str] = {
+    "close": "closed",
+    "cancel": "cancelled",
+    "canceled": "cancelled",
+    "skip": "skipped",
+    "expire": "expired",
+    "execute": "executed",
+    "void": "voided",
+    "reduce": "reduced",
+}
+ACTION_WORDS = frozenset({"buy", "sell", "long", "short"})  # no event of a complete signal
+RESERVED_EVENTS = frozenset({"promoted"})  # the log itself will write it
+
+_EVENTS_CACHED_MAX = 1_024  # a program uses few names; bounded, as some make new ones
+EVENT_PATTERN = r"[a-z][a-z0-9_.-]{0,63}"
 _SIGNAL_ID = FactKey(fields.signal_id, required=True)
 _SIGNAL_ID_OPTIONAL = FactKey(fields.signal_id)
 
 
 def event_name(event: object) -> str:
     """The validated name of an event. Raises InvalidSignal."""
+    if type(event) is str and event in KNOWN_EVENTS:
+        return event
     if not isinstance(event, str):
         raise InvalidSignal("must be text", field="event", value=event)
-    if _EVENT_PATTERN.fullmatch(event) is None:
+    if re.fullmatch(EVENT_PATTERN, event) is None:
         raise InvalidSignal(
             "must be 1 to 64 of a-z 0-9 _ . - and start with a letter", field="event", value=event
         )
-    return str.__str__(event)
+    plain = str.__str__(event)
+    if plain in RESERVED_EVENTS:
+        raise InvalidSignal("is reserved for the log", field="event", value=event)
+    meant = _meant_event(plain)
+    if meant is not None:
+        raise InvalidSignal(
+            f"is no known event; did you mean {meant}?",
+            field="event",
+            value=event,
+            do="another event needs a name that differs from it by two letters or more",
+        )
+    return plain
 
 
 def payload(event: str, item: Mapping[str, object]) -> dict[str, object]:
     """The payload of a fact, normalised, without "event". Raises InvalidSignal."""
+    if event in ACTION_WORDS and is_complete_signal(item):
+        raise InvalidSignal(
+            "is no event of a signal; leave it out",
+            field="event",
+            value=event,
+            do="a complete signal has its action in `action`, and needs no event",
+        )
     given = {text_key(key): value for key, value in item.items()}
     given.pop("event", None)
     for key, value in given.items():
@@ -72,8 +147,7 @@ def payload(event: str, item: Mapping[str, object]) -> dict[str, object]:
             stored[key] = rule(key, given.pop(key))
         elif required:
             raise InvalidSignal("is missing", field=key)
-    fields.check_json(given)
-    return stored | given
+    return {**stored, **plain_json(given)}
 
 
 def body(payload: Mapping[str, object]) -> bytes:
@@ -84,8 +158,28 @@ def body(payload: Mapping[str, object]) -> bytes:
     return b",".join(part[1:-1] for part in parts if part != b"{}")
 
 
+@lru_cache(maxsize=_EVENTS_CACHED_MAX)
+def _meant_event(event: str) -> str | None:
+    """The known event that an unknown name is nearly; None for a known one or another name."""
+    if event in KNOWN_EVENTS:
+        return None
+    near = (known for known in KNOWN_EVENTS if _is_one_letter_away(event, known))
+    return NEAR_MISSES.get(event) or next(near, None)
+
+
+def _is_one_letter_away(one: str, other: str) -> bool:
+    """Whether the two differ by one letter more, less or other, or by two that are swapped."""
+    if abs(len(one) - len(other)) > 1:
+        return False
+    while one and other and one[0] == other[0]:
+        one, other = one[1:], other[1:]
+    while one and other and one[-1] == other[-1]:
+        one, other = one[:-1], other[:-1]
+    return max(len(one), len(other)) <= 1 or (len(one) == 2 and one == other[::-1])
+
+
 def _key_rules(event: str) -> dict[str, FactKey]:
-    keys = FACT_KEYS.get(event)
-    if keys is None:
+    fact = FACTS.get(event)
+    if fact is None:
         return {"signal_id": _SIGNAL_ID_OPTIONAL}
-    return {"signal_id": _SIGNAL_ID, **keys}
+    return {"signal_id": _SIGNAL_ID, **fact.keys}

@@ -1,33 +1,41 @@
-"""Field rules: what each field may hold, its limits, and the form in which it is stored.
+"""Field rules: the one table of what each field may hold, its limits, and its stored form.
 
-A rule takes the field's name and the value, and returns the stored form.
+A rule takes the field's name and the value, and returns the stored form. Validation, the JSON
+Schema of `eventlog schema` and the tables of the documentation all come from the tables here.
 
 Invariant: a value in stored form is returned unchanged, and a value that cannot be stored without
 loss is refused with an InvalidSignal that names field, problem and value.
 """
 
 import re
+import sys
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta, timezone
 from math import isfinite
-from types import NoneType
-from typing import NamedTuple
+from typing import NamedTuple, SupportsFloat
 
-from eventlog.errors import EntryTooLarge, InvalidSignal
+from eventlog.errors import InvalidSignal, type_name
 from eventlog.format.line import HASH_PATTERN
+from eventlog.schema.json_values import (
+    DEPTH_MAX,
+    INT_MAX,
+    INT_MIN,
+    from_numpy,
+    is_duration_or_time,
+    missing_value_hint,
+    refuse_surrogates,
+)
+from eventlog.schema.times import STORED_TIMESTAMP_WORDS, TIMESTAMP_PATTERN, timestamp
 
 FieldRule = Callable[[str, object], str | float]
 
-INT_MIN, INT_MAX = -(2**63), 2**63 - 1  # what SQLite, DuckDB and most languages hold exactly
-DEPTH_MAX = 32  # the payload's own object is level 1; every common JSON reader goes that deep
-VALUES_MAX = 65_000  # more cannot fit into a payload; bounds the check of lists that share lists
 ID_CHARS_MAX = 128
 SYMBOL_CHARS_MAX = 20  # Alpine answers 500 to a longer one
 NAME_CHARS_MAX = 100
+REASON_CHARS_MAX = 1_000
 FRACTION_MAX = 1.0  # Alpine takes a confidence up to here for a fraction, not a percent
 PERCENT_MAX = 100.0
 ACTIONS = ("BUY", "SELL")
-OUTCOMES = ("win", "loss", "expired")
+OUTCOMES = ("win", "loss", "breakeven", "expired")
 # What a value must be, in words that continue "must be" or "is not".
 WORDS: Mapping[str, str] = {
     "text": "text",
@@ -36,6 +44,8 @@ WORDS: Mapping[str, str] = {
     "outcome": f"{', '.join(OUTCOMES[:-1])} or {OUTCOMES[-1]}",
     "number": "a finite number",
     "price": "a finite number above 0",
+    "fraction": "a number above 0 and below 1",
+    "ordinal": "a whole number, 1 or more",
     "confidence": f"a percent: 0, or above {FRACTION_MAX:g} up to {PERCENT_MAX:g}",
 }
 
@@ -61,14 +71,6 @@ class FieldLimits(NamedTuple):
 FIELD_LIMITS = FieldLimits()
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # exactly Unicode's category Cc
-_SURROGATE = re.compile(r"[\ud800-\udfff]")  # half a character: it has no UTF-8
-_RFC3339 = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:[Zz]|([+-])(\d\d):(\d\d))?",
-    re.ASCII,
-)
-_STORED_TIMESTAMP = re.compile(
-    r"\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d\.\d{6}\+00:00", re.ASCII
-)
 
 
 def text(
@@ -82,7 +84,7 @@ def text(
         span = f"{chars_min} to {chars_max}" if chars_min else f"at most {chars_max}"
         raise InvalidSignal(f"must have {span} characters", field=field, value=value)
     if not plain.isprintable():  # nearly all text is; surrogates and controls never are
-        _refuse_surrogates(field, plain)
+        refuse_surrogates(field, plain)
         control = None if controls else _CONTROL.search(plain)
         if control is not None:
             raise InvalidSignal(
@@ -108,7 +110,7 @@ def order_id(field: str, value: object) -> str:
 
 def reason(field: str, value: object) -> str:
     """Text of 1 to 1,000 characters, which may hold newlines: a reason."""
-    return text(field, value, chars_max=1_000, controls=True)
+    return text(field, value, chars_max=REASON_CHARS_MAX, controls=True)
 
 
 def signal_id(field: str, value: object) -> str:
@@ -149,7 +151,7 @@ def action(field: str, value: object) -> str:
 
 
 def outcome(field: str, value: object) -> str:
-    """How a trade ended: win, loss or expired."""
+    """How a trade ended: one of OUTCOMES."""
     if isinstance(value, str) and value in OUTCOMES:
         return str.__str__(value)
     raise _unfit(field, value, "outcome")
@@ -163,15 +165,19 @@ def sha256_hex(field: str, value: object) -> str:
 
 
 def number(field: str, value: object) -> float:
-    """A finite number as a float: never -0.0; an int that a float cannot hold is refused."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        instead = ", not text" if isinstance(value, str) else ""
-        raise InvalidSignal(f"must be a number{instead}", field=field, value=value)
-    if isinstance(value, int) and not (INT_MIN <= value <= INT_MAX and float(value) == value):
+    """A finite real number as a float: never -0.0; an int that a float cannot hold is refused.
+
+    A scalar of numpy is the Python number that equals it. A Decimal and any other real number
+    become the nearest float.
+    """
+    kind = type(value)
+    real = value if kind is float or kind is int else _real(field, value)
+    if isinstance(real, int) and not (INT_MIN <= real <= INT_MAX and float(real) == real):
         raise InvalidSignal(
             "cannot be stored exactly as a floating-point number", field=field, value=value
         )
-    stored = float(value)
+    assert isinstance(real, int | float)
+    stored = float(real)
     if not isfinite(stored):
         raise _unfit(field, value, "number")
     return stored + 0.0  # -0.0 + 0.0 is 0.0
@@ -183,6 +189,24 @@ def price(field: str, value: object) -> float:
     if not stored > 0.0:
         raise InvalidSignal("must be > 0", field=field, value=value)
     return stored
+
+
+def fraction(field: str, value: object) -> float:
+    """A number above 0 and below 1."""
+    stored = number(field, value)
+    if not 0.0 < stored < 1.0:
+        raise _unfit(field, value, "fraction")
+    return stored
+
+
+def ordinal(field: str, value: object) -> int:
+    """A whole number from 1 on, as an int. 2.0 is one: pandas makes floats of many ints."""
+    real = value if type(value) is int else _real(field, value)
+    if isinstance(real, float) and real.is_integer():
+        real = int(real)
+    if not isinstance(real, int) or not 1 <= real <= INT_MAX:
+        raise _unfit(field, value, "ordinal")
+    return int(real)
 
 
 def confidence(field: str, value: object) -> float:
@@ -198,151 +222,120 @@ def confidence(field: str, value: object) -> float:
     raise _unfit(field, value, "confidence")
 
 
-def timestamp(field: str, value: object) -> str:
-    """RFC 3339 text or an aware datetime, as UTC text with six digits of a second."""
-    if isinstance(value, datetime):
-        time = _check_aware(field, value)
-    elif isinstance(value, str):
-        time = _parse_timestamp(field, value)
-    else:
-        raise InvalidSignal("must be RFC 3339 text or an aware datetime", field=field, value=value)
+def _real(field: str, value: object) -> int | float:
+    """A real number of any type as an int or a float. Raises InvalidSignal for anything else."""
+    from decimal import Decimal  # rarely needed, as the next
+    from numbers import Integral, Real
+
+    real = from_numpy(value)
+    is_number = isinstance(real, Real | Decimal) and not isinstance(real, bool)
+    if not is_number or is_duration_or_time(real):
+        kind = "text" if isinstance(value, str) else type_name(value)
+        instead = f", not {kind}" if kind == "text" or "." in kind else ""
+        raise InvalidSignal(
+            f"must be a number{instead}", field=field, value=value, do=missing_value_hint(value)
+        )
+    assert isinstance(real, SupportsFloat)
     try:
-        return time.astimezone(UTC).isoformat(timespec="microseconds")
-    except OverflowError:
-        raise InvalidSignal(
-            "is outside the years 1 to 9999 once in UTC", field=field, value=value
-        ) from None
-
-
-def is_stored_timestamp(value: str) -> bool:
-    """Whether `value` is a time in stored form, YYYY-MM-DDTHH:MM:SS.ffffff+00:00."""
-    if _STORED_TIMESTAMP.fullmatch(value) is None:
-        return False
-    try:
-        datetime.fromisoformat(value)
-    except ValueError:  # the 30th of February
-        return False
-    return True
-
-
-def check_json(fields: Mapping[str, object]) -> None:
-    """Refuses values that a JSON line would not return unchanged. `fields`: keys of a payload.
-
-    Only the exact JSON types are accepted: a subclass would be read back as another type.
-    """
-    for key in fields:
-        _check_key("item", key)
-    values = [(key, key, fields[key], 2) for key in fields]
-    count = len(values)
-    while values:
-        top, field, value, depth = values.pop()
-        if type(value) is dict:
-            count += len(value)
-            _refuse_size_and_depth(top, field, count, depth)
-            for key in value:
-                _check_key(field, key)
-                values.append((top, f"{_short_field(field)}.{key}", value[key], depth + 1))
-        elif type(value) is list or type(value) is tuple:
-            count += len(value)
-            _refuse_size_and_depth(top, field, count, depth)
-            stem = _short_field(field)
-            values.extend((top, f"{stem}[{i}]", inner, depth + 1) for i, inner in enumerate(value))
-        else:
-            _check_scalar(field, value)
-
-
-def _short_field(field: str) -> str:
-    # Otherwise a key of 60,000 characters above a list as long is copied 60,000 times.
-    return field if len(field) <= NAME_CHARS_MAX else field[:NAME_CHARS_MAX] + "..."
-
-
-def _check_scalar(field: str, value: object) -> None:
-    if type(value) is str:
-        _refuse_surrogates(field, value)
-    elif type(value) is float:
-        if not isfinite(value):
-            raise _unfit(field, value, "number")
-    elif type(value) is int:
-        if not INT_MIN <= value <= INT_MAX:
-            raise InvalidSignal("must be from -2^63 to 2^63-1", field=field, value=value)
-    elif type(value) not in (bool, NoneType):
-        raise InvalidSignal(
-            f"is of type {type(value).__name__}, which is not JSON",
-            field=field,
-            value=value,
-            do="convert it to str, int, float, bool, None, list or dict",
-        )
-
-
-def _check_key(field: str, key: object) -> None:
-    if type(key) is not str:
-        raise InvalidSignal("has a key that is not text", field=field, value=key)
-    if _SURROGATE.search(key):
-        raise InvalidSignal("has a key with half a character", field=field, value=key)
-
-
-def _refuse_size_and_depth(top: str, field: str, count: int, depth: int) -> None:
-    # The value is not shown: formatting one this large or this deep is what must be avoided.
-    if depth > DEPTH_MAX:
-        raise InvalidSignal(f"is nested deeper than {DEPTH_MAX}", field=top)
-    if count > VALUES_MAX:
-        raise EntryTooLarge(f"brings the payload over {VALUES_MAX:,} values", field=field)
-
-
-def _refuse_surrogates(field: str, value: str) -> None:
-    found = _SURROGATE.search(value)
-    if found is not None:
-        raise InvalidSignal(
-            f"holds half a character, U+{ord(found[0]):04X} alone", field=field, value=value
-        )
-
-
-def _check_aware(field: str, value: datetime) -> datetime:
-    try:
-        offset = value.utcoffset()
-    except ValueError:  # pandas' NaT is a datetime without a time
-        raise InvalidSignal("is not a time", field=field, value=value) from None
-    if offset is None:
-        raise InvalidSignal(
-            "has no time zone", field=field, value=value, do="use an aware datetime"
-        )
-    if getattr(value, "nanosecond", 0):  # pandas' Timestamp is a finer datetime
-        raise _too_precise(field, value)
-    return value
-
-
-def _parse_timestamp(field: str, value: str) -> datetime:
-    found = _RFC3339.fullmatch(value)
-    if found is None:
-        raise InvalidSignal(
-            "is not an RFC 3339 time such as 2025-11-18T02:00:00Z", field=field, value=value
-        )
-    fraction, sign = found[7] or "", found[8]
-    offset = timedelta()
-    if sign is not None:
-        hours, minutes = int(found[9]), int(found[10])
-        if hours > 23 or minutes > 59:
-            raise InvalidSignal("has an offset beyond 23:59", field=field, value=value)
-        offset = timedelta(hours=hours, minutes=minutes) * (1 if sign == "+" else -1)
-    elif value[-1] not in "Zz":
-        raise InvalidSignal(
-            "has no offset", field=field, value=value, do="add Z for UTC, or one such as -05:00"
-        )
-    if len(fraction) > 6:
-        raise _too_precise(field, value)
-    if found[6] == "60":
-        raise InvalidSignal("is a leap second, which has no stored form", field=field, value=value)
-    year, month, day, hour, minute, second = (int(found[i]) for i in range(1, 7))
-    micro = int(fraction.ljust(6, "0"))
-    try:
-        return datetime(year, month, day, hour, minute, second, micro, tzinfo=timezone(offset))
-    except ValueError as error:
-        raise InvalidSignal(f"does not exist: {error}", field=field, value=value) from None
+        return int(real) if isinstance(real, Integral) else float(real)
+    except (ArithmeticError, TypeError, ValueError):  # a signalling NaN, a Fraction of any size
+        raise _unfit(field, value, "number") from None
 
 
 def _unfit(field: str, value: object, kind: str) -> InvalidSignal:
-    return InvalidSignal(f"must be {WORDS[kind]}", field=field, value=value)
+    do = missing_value_hint(value)
+    return InvalidSignal(f"must be {WORDS[kind]}", field=field, value=value, do=do)
 
 
-def _too_precise(field: str, value: object) -> InvalidSignal:
-    return InvalidSignal("has more than six digits of a second", field=field, value=value)
+class RuleText(NamedTuple):
+    """A rule as the documentation states it, and as JSON Schema states it, as far as it can."""
+
+    words: str
+    json_schema: Mapping[str, object]
+
+
+# Escaped, so that the text of a schema is ASCII. A pattern is searched for: `not` avoids `$`, which
+# in some languages matches before a newline.
+_CONTROLS = r"\u0000-\u001f\u007f-\u009f"
+_WHITE_SPACE = r"\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_UNPRINTABLE = (
+    rf"[{_CONTROLS}{_WHITE_SPACE}\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]"
+)
+_SYMBOL = (
+    rf"^[\t-\r\u001c-\u0020{_WHITE_SPACE}]*[^\u0020{_CONTROLS}{_WHITE_SPACE}]"
+    rf"{{1,{SYMBOL_CHARS_MAX}}}[\t-\r\u001c-\u0020{_WHITE_SPACE}]*$"
+)
+END = r"$(?!\n)"  # the end of a text, also where `$` alone matches before a newline
+_NO_CONTROLS = {"not": {"pattern": f"[{_CONTROLS}]"}}
+_FLOAT = {"type": "number", "minimum": -sys.float_info.max, "maximum": sys.float_info.max}
+
+
+def _any_case(words: tuple[str, ...]) -> str:
+    """A pattern for words in any case."""
+    patterns = ("".join(f"[{c}{c.lower()}]" for c in word) for word in words)
+    return f"^({'|'.join(patterns)}){END}"
+
+
+def _text_schema(chars_min: int, chars_max: int, **further: object) -> dict[str, object]:
+    return {"type": "string", "minLength": chars_min, "maxLength": chars_max, **further}
+
+
+RULE_TEXTS: Mapping[FieldRule, RuleText] = {
+    signal_id: RuleText(
+        f"text of {WORDS['signal_id']}",
+        _text_schema(1, ID_CHARS_MAX, **{"not": {"pattern": _UNPRINTABLE}}),
+    ),
+    symbol: RuleText(
+        f"stripped, upper-cased, 1 to {SYMBOL_CHARS_MAX} characters, no white space",
+        {"type": "string", "pattern": _SYMBOL},
+    ),
+    action: RuleText(
+        "`BUY` or `SELL` in any case, stored in upper case",
+        {"type": "string", "pattern": _any_case(ACTIONS)},
+    ),
+    name: RuleText(
+        f"text of 1 to {NAME_CHARS_MAX} characters",
+        _text_schema(1, NAME_CHARS_MAX, **_NO_CONTROLS),
+    ),
+    label: RuleText(
+        f"text of at most {NAME_CHARS_MAX} characters",
+        _text_schema(0, NAME_CHARS_MAX, **_NO_CONTROLS),
+    ),
+    order_id: RuleText(
+        f"text of 1 to {ID_CHARS_MAX} characters without control characters",
+        _text_schema(1, ID_CHARS_MAX, **_NO_CONTROLS),
+    ),
+    reason: RuleText(
+        f"text of 1 to {REASON_CHARS_MAX:,} characters; may hold newlines",
+        _text_schema(1, REASON_CHARS_MAX),
+    ),
+    outcome: RuleText(
+        f"{', '.join(f'`{word}`' for word in OUTCOMES[:-1])} or `{OUTCOMES[-1]}`",
+        {"enum": list(OUTCOMES)},
+    ),
+    sha256_hex: RuleText(
+        "64 lower-case hex digits", {"type": "string", "pattern": f"^[0-9a-f]{{64}}{END}"}
+    ),
+    number: RuleText(WORDS["number"], _FLOAT),
+    price: RuleText(
+        WORDS["price"], {"type": "number", "exclusiveMinimum": 0, "maximum": sys.float_info.max}
+    ),
+    fraction: RuleText(
+        WORDS["fraction"], {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
+    ),
+    ordinal: RuleText(WORDS["ordinal"], {"type": "integer", "minimum": 1, "maximum": INT_MAX}),
+    confidence: RuleText(
+        WORDS["confidence"].removeprefix("a "),
+        {
+            "type": "number",
+            "anyOf": [
+                {"const": 0},
+                {"exclusiveMinimum": FRACTION_MAX, "maximum": PERCENT_MAX},
+            ],
+        },
+    ),
+    timestamp: RuleText(
+        f"a time with an offset from UTC; stored as {STORED_TIMESTAMP_WORDS}",
+        {"type": "string", "pattern": TIMESTAMP_PATTERN},
+    ),
+}

@@ -11,7 +11,7 @@ import orjson
 
 from eventlog.errors import EntryTooLarge, InvalidSignal
 from eventlog.format.line import PAYLOAD_BYTES_MAX
-from eventlog.schema import fields
+from eventlog.schema.json_values import DEPTH_MAX, INT_MAX, INT_MIN, plain_json
 
 # A byte of payload takes at most six in a line of ASCII escapes; a longer line would be refused.
 INPUT_BYTES_MAX = 6 * PAYLOAD_BYTES_MAX
@@ -53,7 +53,7 @@ def _is_flat(item: dict[str, object]) -> bool:
         if type(value) is str:
             continue
         if type(value) is float or type(value) is int:
-            if not fields.INT_MIN < value < fields.INT_MAX:
+            if not INT_MIN < value < INT_MAX:
                 return False
         elif value is not None and type(value) is not bool:
             return False
@@ -62,7 +62,7 @@ def _is_flat(item: dict[str, object]) -> bool:
 
 def _parse_strictly(line: bytes) -> dict[str, object]:
     """Parses by the full rules."""
-    if line.count(b"[") + line.count(b"{") > fields.DEPTH_MAX:
+    if line.count(b"[") + line.count(b"{") > DEPTH_MAX:
         _refuse_depth(line)  # before json, whose recursion it bounds
     try:
         text = line.decode()
@@ -79,7 +79,7 @@ def _parse_strictly(line: bytes) -> dict[str, object]:
         ) from None
     if type(item) is not dict:
         raise InvalidSignal("must be a JSON object", field="line", value=_excerpt(line))
-    fields.check_json(item)
+    plain_json(item)
     return item
 
 
@@ -95,9 +95,9 @@ def _refuse_depth(line: bytes) -> None:
             depth -= 1
         elif depth == 1:
             key = token[0]
-        if depth > fields.DEPTH_MAX:
+        if depth > DEPTH_MAX:
             raise InvalidSignal(
-                f"is nested deeper than {fields.DEPTH_MAX}",
+                f"is nested deeper than {DEPTH_MAX}",
                 field=_key_text(key),
                 value=_excerpt(line[value_at : value_at + EXCERPT_BYTES]),
             )

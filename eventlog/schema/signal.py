@@ -20,7 +20,8 @@ import orjson
 
 from eventlog.errors import HashMismatch, InvalidSignal, printable_value
 from eventlog.format.line import RESERVED_KEYS
-from eventlog.schema import fields
+from eventlog.schema import fields, times
+from eventlog.schema.json_values import plain_json
 
 # The fields in their order on disk, each with its rule.
 FIELD_RULES: Mapping[str, fields.FieldRule] = {
@@ -34,7 +35,7 @@ FIELD_RULES: Mapping[str, fields.FieldRule] = {
     "strategy": fields.name,
     "asset_type": fields.label,
     "data_source": fields.label,
-    "timestamp": fields.timestamp,
+    "timestamp": times.timestamp,
 }
 ASSET_TYPE_DEFAULT = "unknown"
 DATA_SOURCE_DEFAULT = "weighted_consensus"
@@ -42,6 +43,13 @@ ALIASES = {"take_profit": "target_price", "stop_loss": "stop_price"}
 PRICE_FIELDS = ("entry_price", "target_price", "stop_price")
 REQUIRED_FIELDS = ("symbol", "action", *PRICE_FIELDS, "confidence", "strategy")
 HASHED_FIELDS = (*REQUIRED_FIELDS, "signal_id", "timestamp")  # the nine of the content hash
+# What a field that may be left out becomes, in words.
+DEFAULTS: Mapping[str, str] = {
+    "signal_id": "a UUIDv7",
+    "asset_type": f"`{ASSET_TYPE_DEFAULT}`",
+    "data_source": f"`{DATA_SOURCE_DEFAULT}`",
+    "timestamp": "the time of the append",
+}
 RESERVED_FIELDS = RESERVED_KEYS.union(FIELD_RULES, ALIASES, {"sha256"})
 
 _DEFAULTED_FIELDS = ("signal_id", "timestamp")  # the log fills these in where the caller gives none
@@ -81,14 +89,14 @@ class Signal:
             for key, rule in FIELD_RULES.items()
             if given[key] is not None or key not in _DEFAULTED_FIELDS
         }
-        check_extra(self.extra)
+        extra = _plain_extra(self.extra)
         sha256 = None
         if self.sha256 is not None:
             sha256 = fields.sha256_hex("sha256", self.sha256)
             _check_sha256(sha256, given, stored)
         elif len(stored) == len(FIELD_RULES):
             sha256 = content_sha256(stored)
-        for key, value in (*stored.items(), ("sha256", sha256), ("extra", _deep_copy(self.extra))):
+        for key, value in (*stored.items(), ("sha256", sha256), ("extra", extra)):
             object.__setattr__(self, key, value)
 
     @classmethod
@@ -123,12 +131,15 @@ class Signal:
         return cls(**named, extra=extra)  # type: ignore[arg-type]  # __post_init__ checks each
 
     def payload(self) -> dict[str, object]:
-        """The payload as the log stores it, in the order on disk, without keys not known yet."""
+        """The payload as the log stores it, in the order on disk, without keys not known yet.
+
+        Raises InvalidSignal if `extra`, a mutable dict, was changed to hold what breaks a line.
+        """
         payload = {key: getattr(self, key) for key in FIELD_RULES}
         for key in _DEFAULTED_FIELDS:
             if payload[key] is None:
                 del payload[key]
-        payload.update(_deep_copy(self.extra))
+        payload.update(_plain_extra(self.extra))
         if self.sha256 is not None:
             payload["sha256"] = self.sha256
         return payload
@@ -180,6 +191,12 @@ def content_sha256(stored: Mapping[str, object]) -> str:
     return _sha256(canonical(stored).encode()).hexdigest()
 
 
+def is_complete_signal(item: Mapping[str, object]) -> bool:
+    """Whether an item has every required field of a signal, under either of its names."""
+    names = {ALIASES.get(key, key) for key in item}
+    return names.issuperset(REQUIRED_FIELDS)
+
+
 def text_key(key: object) -> str:
     """A key of an item as plain text. Raises InvalidSignal where it is not text."""
     if not isinstance(key, str):
@@ -187,8 +204,11 @@ def text_key(key: object) -> str:
     return str.__str__(key)
 
 
-def check_extra(extra: object) -> None:
-    """Refuses extra keys of a signal that are reserved, and values that are not JSON."""
+def _plain_extra(extra: object) -> dict[str, object]:
+    """A deep copy of the extra keys of a signal, in which values are JSON and tuples are lists.
+
+    Refuses keys that are reserved, and values that JSON does not have.
+    """
     if not isinstance(extra, Mapping):
         raise InvalidSignal("must be a mapping", field="extra", value=extra)
     for key in extra:
@@ -198,7 +218,10 @@ def check_extra(extra: object) -> None:
             raise InvalidSignal("is reserved for the log", field=key, value=extra[key])
         if key in RESERVED_FIELDS:
             raise InvalidSignal("is a field, not an extra", field=key, value=extra[key])
-    fields.check_json(extra)
+    if not extra:
+        return {}
+    copy: dict[str, object] = orjson.loads(orjson.dumps(dict(plain_json(extra))))
+    return copy
 
 
 def _check_sha256(
@@ -248,9 +271,3 @@ def _refuse_aliases(given: Mapping[str, object]) -> None:
                 field=alias,
                 value=given[alias],
             )
-
-
-def _deep_copy(extra: Mapping[str, object]) -> dict[str, object]:
-    """A deep copy in which tuples become lists. `extra` was checked."""
-    copy: dict[str, object] = orjson.loads(orjson.dumps(dict(extra))) if extra else {}
-    return copy

@@ -17,7 +17,7 @@ import orjson
 
 from eventlog.errors import InvalidSignal, printable_value
 from eventlog.format.line import RESERVED_KEYS
-from eventlog.schema.fields import DEPTH_MAX
+from eventlog.schema.json_values import DEPTH_MAX
 
 # A string without escapes. Callers check the characters of many strings at once.
 _STRING_PATTERN = rb'"[^"]*"'

@@ -17,8 +17,10 @@ import orjson
 
 from eventlog.errors import EntryTooLarge, InvalidSignal
 from eventlog.format.line import PAYLOAD_BYTES_MAX
-from eventlog.schema import facts, fields
+from eventlog.schema import facts, fields, times
 from eventlog.schema.fields import FRACTION_MAX, PERCENT_MAX
+from eventlog.schema.item_warnings import NO_WARNINGS, ItemWarning, signal_warnings, warning
+from eventlog.schema.json_values import plain_json
 from eventlog.schema.signal import (
     ASSET_TYPE_DEFAULT,
     DATA_SOURCE_DEFAULT,
@@ -26,8 +28,8 @@ from eventlog.schema.signal import (
     RESERVED_FIELDS,
     Signal,
     canonical_form,
-    check_extra,
     content_sha256,
+    is_complete_signal,
 )
 
 TEXTS_CACHED_MAX = (
@@ -43,6 +45,8 @@ class ValidatedItem(NamedTuple):
     body: bytes  # the payload's JSON text without its braces, keys in the order on disk
     sha256: str | None  # None for a fact
     timestamp_given: bool  # False: a retry may bring any timestamp. True for a fact
+    timestamp: str = ""  # of a signal, in stored form; it is compared with the clock
+    warnings: tuple[ItemWarning, ...] = NO_WARNINGS
 
 
 def validate(
@@ -77,14 +81,17 @@ def _validate_fully(
     payload = facts.payload(event, item)
     signal_id = payload.get("signal_id")
     assert signal_id is None or isinstance(signal_id, str)  # its rule gives text
-    return ValidatedItem(event, signal_id, _check_size(facts.body(payload), payload), None, True)
+    warnings = NO_WARNINGS
+    if event not in facts.FACTS and is_complete_signal(item):
+        problem = "is no known event: the item is stored as it is, and is no signal"
+        warnings = (warning("event", problem, event),)
+    body = _check_size(facts.body(payload), payload)
+    return ValidatedItem(event, signal_id, body, None, True, "", warnings)
 
 
 def _validate_signal(
     signal: Signal, now: Callable[[], str], new_id: Callable[[], str]
 ) -> ValidatedItem:
-    # A frozen Signal holds a mutable dict: a key added later could break the line.
-    check_extra(signal.extra)
     payload = signal.payload()
     signal_id, sha256 = signal.signal_id, signal.sha256
     timestamp_given = signal.timestamp is not None
@@ -94,7 +101,11 @@ def _validate_signal(
         payload = {key: payload[key] for key in (*FIELD_RULES, *signal.extra)}
         payload["sha256"] = sha256 = content_sha256(payload)
     body = _check_size(orjson.dumps(payload)[1:-1], payload)
-    return ValidatedItem("signal", signal_id, body, sha256, timestamp_given)
+    warnings = signal_warnings(
+        signal.symbol, signal.action, signal.entry_price, signal.target_price, signal.stop_price
+    )
+    timestamp = str(payload["timestamp"])
+    return ValidatedItem("signal", signal_id, body, sha256, timestamp_given, timestamp, warnings)
 
 
 def _validate_fast(
@@ -115,8 +126,8 @@ def _validate_fast(
             item.get("timestamp"),
             _extra_fields(item),
         )
-        if type(timestamp) is not str or not fields.is_stored_timestamp(timestamp):
-            timestamp = fields.timestamp("timestamp", timestamp) if "timestamp" in item else None
+        if type(timestamp) is not str or not times.is_stored_timestamp(timestamp):
+            timestamp = times.timestamp("timestamp", timestamp) if "timestamp" in item else None
         if type(signal_id) is not str or not fields.is_signal_id(signal_id):
             signal_id = fields.signal_id("signal_id", signal_id) if "signal_id" in item else None
     except (InvalidSignal, TypeError):  # TypeError: a list as a symbol cannot be looked up
@@ -148,7 +159,12 @@ def _validate_fast(
         "sha256": sha256,
     }
     body = _check_size(orjson.dumps(payload)[1:-1], payload)
-    return ValidatedItem("signal", signal_id, body, sha256, timestamp_given)
+    warnings = NO_WARNINGS
+    if not symbol.isascii() or not (
+        stop <= entry <= target if action == "BUY" else target <= entry <= stop
+    ):
+        warnings = signal_warnings(symbol, action, entry, target, stop)
+    return ValidatedItem("signal", signal_id, body, sha256, timestamp_given, timestamp, warnings)
 
 
 def _stored_numbers(item: dict[str, object]) -> tuple[float, float, float, float]:
@@ -196,9 +212,10 @@ def _extra_fields(item: dict[str, object]) -> dict[str, object] | None:
             if key == "event" and type(value) is str and value == "signal":
                 continue
             return None
-        if type(value) is not str or not value.isascii() or not key.isascii():
-            fields.check_json({key: value})
-        extra[key] = value
+        if type(value) is str and value.isascii() and key.isascii():
+            extra[key] = value
+        else:
+            extra[key] = plain_json({key: value})[key]
     return extra
 
 

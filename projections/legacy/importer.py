@@ -26,6 +26,7 @@ from typing import BinaryIO
 from eventlog import EventLog, EventLogError, InvalidSignal, Signal
 from eventlog.plumbing import database_uri
 from projections.errors import ProjectionError
+from projections.legacy.times import parsed_time
 
 HASHED_KEYS = (
     *("signal_id", "symbol", "action", "entry_price", "target_price", "stop_price"),
@@ -192,13 +193,13 @@ def _signal_item(line: Record, row: Record) -> Record:
         del item[key]
     timestamp = item.get("timestamp")
     if isinstance(timestamp, str):
-        item["timestamp"] = _with_offset(timestamp)
+        item["timestamp"] = parsed_time(timestamp) or timestamp
     if legacy_sha256 is not None:
         item["legacy_sha256"] = legacy_sha256
     recorded_at = _recorded_at(merged)
     if recorded_at is not None:
         item["legacy_recorded_at"] = recorded_at
-        moment = _stored_moment(recorded_at)
+        moment = parsed_time(recorded_at)
         if moment is not None:
             item.setdefault("timestamp", moment)  # the default would be the time of the import
     return item
@@ -258,17 +259,8 @@ def _with_offset(text: str) -> str:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        return text  # validation reports what is wrong with it
+        return text
     return moment.replace(tzinfo=UTC).isoformat() if moment.tzinfo is None else text
-
-
-def _stored_moment(text: str) -> str | None:
-    """The time in stored form; None if it is not a valid time."""
-    try:
-        moment = datetime.fromisoformat(_with_offset(text)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None
-    return moment.isoformat(timespec="microseconds")
 
 
 def _recorded_at(record: Mapping[str, object]) -> str | None:

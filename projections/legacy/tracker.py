@@ -19,6 +19,7 @@ from typing import Any, Self, TypeVar
 from eventlog import EventLog
 from eventlog.plumbing import starting_thread, unquote
 from projections.errors import ProjectionError
+from projections.legacy.times import parsed_time
 from projections.queries.store import SignalStore
 from projections.runtime.projector import Projector
 from projections.sqlite.projection import SqliteProjection
@@ -190,16 +191,17 @@ def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _normalized(signal: Mapping[str, object]) -> dict[str, object]:
-    """The signal in the form that `append` accepts: a timestamp without an offset is UTC."""
+    """The signal in the form that `append` accepts.
+
+    Text that `datetime.fromisoformat` accepts is a time, cut to microseconds; without an offset it
+    is UTC.
+    """
     fields = {
         key: value for key, value in signal.items() if value is not None or key not in OPTIONAL_KEYS
     }
     timestamp = fields.get("timestamp")
     if isinstance(timestamp, str):
-        try:
-            timestamp = datetime.fromisoformat(timestamp)
-        except ValueError:
-            return fields  # validation reports what is wrong with it
-    if isinstance(timestamp, datetime) and timestamp.tzinfo is None:
+        fields["timestamp"] = parsed_time(timestamp) or timestamp
+    elif isinstance(timestamp, datetime) and timestamp.tzinfo is None:
         fields["timestamp"] = timestamp.replace(tzinfo=UTC)
     return fields

@@ -13,10 +13,9 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from eventlog.plumbing import printable_value
 from projections.errors import ProjectionError
 from projections.signals import schema
-
-MOMENT_CHARS_MAX = 80  # of an invalid time, in an error text
 
 _MOMENT = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ]((?!24)\d\d:\d\d:\d\d)(?:\.(\d{1,6}))?([Zz]|[+-]\d\d:[0-5]\d)",
@@ -83,13 +82,14 @@ STATS_AS_OF = """SELECT (SELECT count(*) FROM signals WHERE id <= ?1),
     WHERE c.event = 'closed' AND c.event <> 'signal' AND c.seq <= ?1"""
 
 
-def parse_as_of(value: str | datetime) -> str:
+def parse_as_of(value: object) -> str:
     """Converts a time to the form of `recorded_at`, to the microsecond.
 
-    Text is RFC 3339 with a UTC offset. Raises ProjectionError for anything else, such as a date or
-    a time without an offset.
+    It is RFC 3339 text with a UTC offset, or an aware datetime. Raises ProjectionError for anything
+    else, such as a date or a time without an offset.
     """
     text = value.isoformat() if isinstance(value, datetime) else value
+    text = text if isinstance(text, str) else printable_value(text)
     example = "2025-11-18T02:00:00Z"
     found = _MOMENT.fullmatch(text)
     if found is not None:
@@ -101,9 +101,9 @@ def parse_as_of(value: str | datetime) -> str:
             )
     elif _DATE.fullmatch(text):
         example = f"{text}T00:00:00Z"
-    shown = text if len(text) <= MOMENT_CHARS_MAX else text[: MOMENT_CHARS_MAX - 3] + "..."
     raise ProjectionError(
-        f"as-of needs a time with a UTC offset, not {shown}", do=f"give it like {example}"
+        f"as-of needs a time with a UTC offset, not {printable_value(text)}",
+        do=f"give it like {example}",
     )
 
 

@@ -116,7 +116,7 @@ def facts(draw: st.DrawFn) -> Item:
 
 
 # Events that the packages do not know, with any content, also that of a signal.
-names = st.sampled_from(["note", "signal2", "executed.late", "a" * 64])
+names = st.sampled_from(["note", "signal23", "executed.late", "a" * 64])
 others = st.tuples(names, extras | signals().map(lambda item: item[1]))
 
 JUNK: list[Any] = [

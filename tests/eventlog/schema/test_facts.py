@@ -30,6 +30,21 @@ def body(event: str, **keys: object) -> bytes:
         ("cancelled", {}, b""),
         ("cancelled", {"reason": "r"}, b'"reason":"r"'),
         ("closed", {"exit_price": 1}, b'"exit_price":1.0'),
+        ("closed", {"exit_price": 0}, b'"exit_price":0.0'),
+        ("closed", {"exit_price": -37.63}, b'"exit_price":-37.63'),
+        (
+            "closed",
+            {"exit_price": 1, "outcome": "breakeven"},
+            b'"exit_price":1.0,"outcome":"breakeven"',
+        ),
+        ("executed", {"order_id": "o", "fill_price": -0.25}, b'"fill_price":-0.25,"order_id":"o"'),
+        (
+            "reduced",
+            {"part": 1.0, "fraction": 0.25, "exit_price": 0, "closed_at": MOMENT},
+            b'"closed_at":"%b","exit_price":0.0,"fraction":0.25,"part":1' % MOMENT.encode(),
+        ),
+        ("voided", {"voids": 17}, b'"voids":17'),
+        ("voided", {"voids": 2**53 + 1, "reason": "r"}, b'"reason":"r","voids":9007199254740993'),
         (
             "closed",
             {"profit_loss_pct": -0.0, "outcome": "loss", "exit_price": 1.5, "closed_at": MOMENT},
@@ -53,7 +68,7 @@ def test_a_fact_is_stored_with_its_signal_id_first_and_the_rest_sorted(
         ("executed", {"order_id": 17}, "order_id must be text (got 17)"),
         ("executed", {"order_id": "a\nb"}, "order_id holds the control character U+000A"),
         ("executed", {"order_id": None}, "order_id must be text (got None)"),
-        ("executed", {"order_id": "o", "fill_price": 0}, "fill_price must be > 0 (got 0)"),
+        ("executed", {"order_id": "o", "fill_price": float("inf")}, "fill_price must be a finite"),
         ("executed", {"order_id": "o", "fill_price": None}, "fill_price must be a number"),
         ("executed", {"order_id": "o", "executed_at": "now"}, "executed_at is not an RFC 3339"),
         ("skipped", {}, "reason is missing"),
@@ -62,9 +77,31 @@ def test_a_fact_is_stored_with_its_signal_id_first_and_the_rest_sorted(
         ("cancelled", {"reason": 5}, "reason must be text (got 5)"),
         ("closed", {}, "exit_price is missing"),
         ("closed", {"exit_price": "1"}, "exit_price must be a number, not text (got 1)"),
-        ("closed", {"exit_price": -1}, "exit_price must be > 0 (got -1)"),
-        ("closed", {"exit_price": 1, "outcome": "draw"}, "outcome must be win, loss or expired"),
-        ("closed", {"exit_price": 1, "outcome": ["win"]}, "outcome must be win, loss or expired"),
+        ("closed", {"exit_price": float("-inf")}, "exit_price must be a finite number (got -inf)"),
+        ("reduced", {}, "part is missing"),
+        ("reduced", {"part": 1}, "exit_price is missing"),
+        ("reduced", {"part": 1, "exit_price": 1}, "fraction is missing"),
+        ("reduced", {"part": 0, "exit_price": 1, "fraction": 0.5}, "part must be a whole number"),
+        (
+            "reduced",
+            {"part": 1, "exit_price": 1, "fraction": 1},
+            "fraction must be a number above 0",
+        ),
+        ("reduced", {"part": True, "exit_price": 1, "fraction": 0.5}, "part must be a number"),
+        ("voided", {}, "voids is missing"),
+        ("voided", {"voids": 0}, "voids must be a whole number, 1 or more (got 0)"),
+        ("voided", {"voids": "17"}, "voids must be a number, not text (got 17)"),
+        ("voided", {"voids": 1, "reason": ""}, "reason must have 1 to 1000 characters"),
+        (
+            "closed",
+            {"exit_price": 1, "outcome": "draw"},
+            "outcome must be win, loss, breakeven or expired",
+        ),
+        (
+            "closed",
+            {"exit_price": 1, "outcome": ["win"]},
+            "outcome must be win, loss, breakeven or expired",
+        ),
         ("closed", {"exit_price": 1, "profit_loss_pct": float("nan")}, "profit_loss_pct must be"),
         (
             "closed",
@@ -88,10 +125,10 @@ def test_an_invalid_fact_is_refused_with_field_problem_and_value(
     assert refusal.value.field == problem.split()[0]
 
 
-@pytest.mark.parametrize("event", facts.FACT_KEYS)
-def test_each_of_the_five_facts_needs_a_signal_id(event: str) -> None:
+@pytest.mark.parametrize("event", facts.FACTS)
+def test_each_known_fact_needs_a_signal_id(event: str) -> None:
     with pytest.raises(InvalidSignal, match=r"^signal_id is missing"):
-        body(event, order_id="o", reason="r", exit_price=1)
+        body(event, order_id="o", reason="r", exit_price=1, part=1, fraction=0.5, voids=1)
 
 
 def test_an_unknown_event_needs_only_a_name() -> None:

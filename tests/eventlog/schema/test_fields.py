@@ -4,6 +4,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import StrEnum
+from fractions import Fraction
 from typing import ClassVar
 
 import orjson
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventlog.errors import EntryTooLarge, InvalidSignal
-from eventlog.schema import fields
+from eventlog.schema import fields, json_values, times
 
 NUMBERS = st.integers() | st.floats() | st.booleans()
 ANYTHING = (
@@ -28,7 +29,7 @@ ANYTHING = (
 ALL_RULES = (
     *(fields.name, fields.label, fields.order_id, fields.reason, fields.signal_id, fields.symbol),
     *(fields.action, fields.outcome, fields.sha256_hex, fields.number, fields.price),
-    *(fields.confidence, fields.timestamp),
+    *(fields.confidence, fields.fraction, fields.ordinal, times.timestamp),
 )
 
 
@@ -61,6 +62,8 @@ class Wide(float):
         (fields.price, Wide(1.5), 1.5),
         (fields.price, 5e-324, 5e-324),
         (fields.price, 2**53, 2.0**53),
+        (fields.price, Decimal("1.1"), 1.1),
+        (fields.price, Fraction(1, 3), 1 / 3),
         (fields.number, -0.0, 0.0),
         (fields.confidence, 0, 0.0),
         (fields.confidence, -0.0, 0.0),
@@ -72,6 +75,12 @@ class Wide(float):
         (fields.signal_id, "é 模型 🚀", "é 模型 🚀"),
         (fields.signal_id, "x" * 128, "x" * 128),
         (fields.outcome, "win", "win"),
+        (fields.outcome, "breakeven", "breakeven"),
+        (fields.fraction, 0.25, 0.25),
+        (fields.ordinal, 1, 1),
+        (fields.ordinal, 2.0, 2),
+        (fields.ordinal, Decimal(3), 3),
+        (fields.ordinal, 2**63 - 1, 2**63 - 1),
     ],
 )
 def test_a_valid_value_is_stored_in_one_form(
@@ -98,7 +107,6 @@ def test_a_valid_value_is_stored_in_one_form(
         (fields.price, 0, "must be > 0 (got 0)"),
         (fields.price, True, "must be a number (got True)"),
         (fields.price, "150", "must be a number, not text (got 150)"),
-        (fields.price, Decimal("1.5"), "must be a number"),
         (fields.price, float("nan"), "must be a finite number (got nan)"),
         (fields.price, float("inf"), "must be a finite number (got inf)"),
         (fields.price, 2**53 + 1, "cannot be stored exactly as a floating-point number"),
@@ -110,6 +118,18 @@ def test_a_valid_value_is_stored_in_one_form(
         (fields.confidence, 5e-324, "looks like a fraction"),
         (fields.confidence, -1, "must be a percent: 0, or above 1 up to 100 (got -1)"),
         (fields.confidence, 100.00000000000001, "must be a percent: 0, or above 1 up to 100"),
+        (fields.fraction, 0, "must be a number above 0 and below 1 (got 0)"),
+        (fields.fraction, 1, "must be a number above 0 and below 1 (got 1)"),
+        (fields.fraction, Decimal("0." + "9" * 30), "must be a number above 0 and below 1"),
+        (fields.fraction, -0.5, "must be a number above 0 and below 1"),
+        (fields.ordinal, 0, "must be a whole number, 1 or more (got 0)"),
+        (fields.ordinal, -1, "must be a whole number, 1 or more (got -1)"),
+        (fields.ordinal, 1.5, "must be a whole number, 1 or more (got 1.5)"),
+        (fields.ordinal, 2**63, "must be a whole number, 1 or more"),
+        (fields.ordinal, 1e300, "must be a whole number, 1 or more"),
+        (fields.ordinal, float("inf"), "must be a whole number, 1 or more"),
+        (fields.ordinal, True, "must be a number (got True)"),
+        (fields.ordinal, "1", "must be a number, not text (got 1)"),
         (fields.name, "", "must have 1 to 100 characters (got )"),
         (fields.name, "x" * 101, "must have 1 to 100 characters"),
         (fields.name, "a\nb", "holds the control character U+000A (got a\\nb)"),
@@ -123,7 +143,7 @@ def test_a_valid_value_is_stored_in_one_form(
         (fields.signal_id, "a\u202eb", "must be 1 to 128 printable characters (got a\\u202eb)"),
         (fields.signal_id, "a\u00a0b", "must be 1 to 128 printable characters"),
         (fields.signal_id, 17, "must be text (got 17)"),
-        (fields.outcome, "WIN", "must be win, loss or expired (got WIN)"),
+        (fields.outcome, "WIN", "must be win, loss, breakeven or expired (got WIN)"),
         (fields.sha256_hex, "A" * 64, "must be 64 lower-case hex digits"),
         (fields.sha256_hex, "a" * 64 + "\n", "must be 64 lower-case hex digits"),
     ],
@@ -152,8 +172,8 @@ def test_an_invalid_value_is_refused_with_field_problem_and_value(
     ],
 )
 def test_a_time_is_stored_in_utc_with_six_digits(given: object, stored: str) -> None:
-    assert fields.timestamp("timestamp", given) == stored
-    assert fields.is_stored_timestamp(stored)
+    assert times.timestamp("timestamp", given) == stored
+    assert times.is_stored_timestamp(stored)
 
 
 class NotATime(datetime):
@@ -201,7 +221,7 @@ class Nanoseconds(datetime):
 )
 def test_an_ambiguous_time_is_refused(given: object, problem: str) -> None:
     with pytest.raises(InvalidSignal) as refusal:
-        fields.timestamp("timestamp", given)
+        times.timestamp("timestamp", given)
     assert str(refusal.value).startswith(f"timestamp {problem}")
 
 
@@ -218,21 +238,21 @@ ZONES: st.SearchStrategy[tzinfo] = st.timedeltas(
     )
 )
 def test_text_and_datetime_of_the_same_time_are_stored_alike(moment: datetime) -> None:
-    stored = fields.timestamp("timestamp", moment)
-    assert fields.timestamp("timestamp", moment.isoformat()) == stored
+    stored = times.timestamp("timestamp", moment)
+    assert times.timestamp("timestamp", moment.isoformat()) == stored
     assert datetime.fromisoformat(stored) == moment
 
 
 @given(st.text(alphabet="0123456789-:.+TtZz W", max_size=33) | st.datetimes().map(str))
 def test_only_stored_form_is_taken_for_stored_form(text: str) -> None:
-    if fields.is_stored_timestamp(text):
-        assert fields.timestamp("timestamp", text) == text
+    if times.is_stored_timestamp(text):
+        assert times.timestamp("timestamp", text) == text
 
 
 @pytest.mark.parametrize("time", ["24:00:00", "23:59:60", "23:60:00"])
 def test_a_time_of_day_that_does_not_exist_is_never_in_stored_form(time: str) -> None:
     """The pattern decides, not what the parser of some Python takes."""
-    assert not fields.is_stored_timestamp(f"2025-11-18T{time}.000000+00:00")
+    assert not times.is_stored_timestamp(f"2025-11-18T{time}.000000+00:00")
 
 
 @given(moment=st.datetimes(timezones=st.just(UTC)), at=st.integers(0, 31), char=st.characters())
@@ -240,16 +260,16 @@ def test_a_stored_time_with_one_character_changed_is_never_taken_for_another(
     moment: datetime, at: int, char: str
 ) -> None:
     stored = moment.isoformat(timespec="microseconds")
-    assert fields.is_stored_timestamp(stored)
+    assert times.is_stored_timestamp(stored)
     changed = stored[:at] + char + stored[at + 1 :]
-    if fields.is_stored_timestamp(changed):
-        assert fields.timestamp("timestamp", changed) == changed
+    if times.is_stored_timestamp(changed):
+        assert times.timestamp("timestamp", changed) == changed
 
 
 JSON = st.recursive(
     st.none()
     | st.booleans()
-    | st.integers(fields.INT_MIN, fields.INT_MAX)
+    | st.integers(json_values.INT_MIN, json_values.INT_MAX)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
@@ -259,7 +279,7 @@ JSON = st.recursive(
 
 @given(st.dictionaries(st.text(max_size=3), JSON))
 def test_every_json_value_passes_and_comes_back_as_it_was(payload: dict[str, object]) -> None:
-    fields.check_json(payload)
+    json_values.plain_json(payload)
     assert repr(orjson.loads(orjson.dumps(payload))) == repr(payload)
     assert repr(json.loads(orjson.dumps(payload))) == repr(payload)
 
@@ -293,12 +313,15 @@ def doubling(levels: int) -> object:
         ({"\udc00": 1}, "item has a key with half a character"),
         ({"a": {1: 2}}, "a has a key that is not text (got 1)"),
         ({"a": {Text("b"): 2}}, "a has a key that is not text"),
-        ({"a": Text("b")}, "a is of type Text, which is not JSON (got b)"),
-        ({"a": Wide(1.5)}, "a is of type Wide, which is not JSON (got 1.5)"),
+        ({"a": Text("b")}, f"a is of type {__name__}.Text, which is not JSON (got b)"),
+        ({"a": Wide(1.5)}, f"a is of type {__name__}.Wide, which is not JSON (got 1.5)"),
         ({"a": {1, 2}}, "a is of type set, which is not JSON"),
         ({"a": b"bytes"}, "a is of type bytes, which is not JSON (got b'bytes')"),
-        ({"a": datetime(2025, 1, 1, tzinfo=UTC)}, "a is of type datetime, which is not JSON"),
-        ({"a": Decimal(1)}, "a is of type Decimal, which is not JSON"),
+        (
+            {"a": datetime(2025, 1, 1, tzinfo=UTC)},
+            "a is of type datetime.datetime, which is not JSON",
+        ),
+        ({"a": Decimal(1)}, "a is of type decimal.Decimal, which is not JSON"),
         ({"a": [NESTED_32]}, "a is nested deeper than 32"),
     ],
 )
@@ -306,35 +329,35 @@ def test_a_value_that_json_would_change_is_refused_with_its_path(
     payload: dict[str, object], problem: str
 ) -> None:
     with pytest.raises(InvalidSignal) as refusal:
-        fields.check_json(payload)
+        json_values.plain_json(payload)
     assert str(refusal.value).startswith(problem)
 
 
 def test_nesting_is_counted_from_the_payload() -> None:
-    fields.check_json({"a": NESTED_32})  # 31 lists within the payload's own object
+    json_values.plain_json({"a": NESTED_32})  # 31 lists within the payload's own object
     with pytest.raises(InvalidSignal, match="is nested deeper than 32"):
-        fields.check_json({"a": [NESTED_32]})
+        json_values.plain_json({"a": [NESTED_32]})
 
 
 def test_a_list_that_contains_itself_is_refused() -> None:
     endless: list[object] = []
     endless.append(endless)
     with pytest.raises(InvalidSignal, match="is nested deeper than 32"):
-        fields.check_json({"a": endless})
+        json_values.plain_json({"a": endless})
 
 
 @pytest.mark.parametrize("value", [doubling(31), [0] * 65_000, [[0] * 40_000] * 2])
 def test_more_values_than_a_payload_can_hold_are_refused(value: object) -> None:
-    fields.check_json({"a": [0] * 64_999})
+    json_values.plain_json({"a": [0] * 64_999})
     with pytest.raises(EntryTooLarge, match="brings the payload over 65,000 values"):
-        fields.check_json({"a": value})
+        json_values.plain_json({"a": value})
 
 
 def test_checking_takes_little_memory_however_long_the_names() -> None:
     """Each value is walked with its path, to be named if it is refused."""
     payload = {"x" * 60_000: [0] * 6_000}
     tracemalloc.start()
-    fields.check_json(payload)
+    json_values.plain_json(payload)
     _, bytes_peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert bytes_peak < 20_000_000

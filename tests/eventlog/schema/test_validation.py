@@ -93,7 +93,8 @@ def test_the_body_is_the_payload_in_the_order_of_the_disk_without_braces() -> No
         (backwards, start + reasoning + regime + end),
     ):
         found = validate(item, now=never, new_id=never)
-        assert found == ValidatedItem("signal", "sig-0001", body, sha256, True)
+        timestamp = str(PLAIN["timestamp"])
+        assert found == ValidatedItem("signal", "sig-0001", body, sha256, True, timestamp)
 
 
 def test_omitted_fields_are_filled_in_and_returned_to_the_caller() -> None:
@@ -582,5 +583,7 @@ def test_a_refusal_shows_no_control_characters(name: str, value: str) -> None:
 def test_a_datetime_is_a_timestamp_and_nothing_else() -> None:
     moment = datetime(2025, 11, 18, 2, tzinfo=UTC)
     assert stored({**PLAIN, "timestamp": moment})["timestamp"] == PLAIN["timestamp"]
-    with pytest.raises(InvalidSignal, match=r"^when is of type datetime, which is not JSON"):
+    with pytest.raises(
+        InvalidSignal, match=r"^when is of type datetime\.datetime, which is not JSON"
+    ):
         validated_item({**PLAIN, "when": moment})

@@ -274,6 +274,23 @@ def test_missing_fields_are_left_out_of_the_hash_and_filled_in(
 
 
 @pytest.mark.parametrize(
+    "given",
+    [
+        "2025-11-18T02:00:00",
+        "2025-11-18T02:00:00.0000009",
+        "2025-11-18T02:00Z",
+        "2025-11-18T02:00:00+0000",
+        "2025-11-17T21:00:00-05",
+        "2025-11-18T02:00:00.000000999Z",
+    ],
+)
+def test_a_time_of_any_iso_form_is_imported(home: Path, old: LegacyHome, given: str) -> None:
+    """The old tracker took each of them."""
+    run_import(old.lines(line(1, timestamp=given)), home)
+    assert the_signal(home)["timestamp"] == "2025-11-18T02:00:00.000000+00:00"
+
+
+@pytest.mark.parametrize(
     ("created_at", "timestamp"),
     [
         ("2025-11-18 02:00:03", "2025-11-18T02:00:03.000000+00:00"),

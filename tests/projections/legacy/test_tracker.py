@@ -9,9 +9,12 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd  # type: ignore[import-untyped]  # it has no types
 import pytest
 
 from eventlog import EventLog, ForeignHome, HashMismatch, InvalidSignal, LogClosed, SignalConflict
@@ -149,6 +152,17 @@ TIMES: dict[str, Any] = {
     "with microseconds": "2025-11-18T02:00:00.000000",
     "with a blank": "2025-11-18 02:00:00",
     "Z": "2025-11-18T02:00:00Z",
+    "without seconds": "2025-11-18T02:00",
+    "without seconds, with Z": "2025-11-18T02:00Z",
+    "an offset without a colon": "2025-11-18T02:00:00+0000",
+    "an offset of hours": "2025-11-17T21:00:00-05",
+    "nanoseconds": "2025-11-18T02:00:00.000000999",
+    "nanoseconds with Z": "2025-11-18T02:00:00.000000999Z",
+    "compact": "20251118T020000Z",
+    "a week": "2025-W47-2T02:00",
+    "a comma": "2025-11-18T02:00:00,0",
+    "seconds in the offset": "2025-11-18T02:00:30+00:00:30",
+    "small letters": "2025-11-18t02:00:00z",
     "an offset": "2025-11-18T11:00:00+09:00",
     "naive": datetime(2025, 11, 18, 2),  # noqa: DTZ001  # as old code passes it
     "aware": datetime(2025, 11, 18, 2, tzinfo=UTC),
@@ -161,6 +175,26 @@ def test_a_time_without_an_offset_is_utc(tracker: SignalTracker, given: object) 
     tracker.log_signal(old_signal(timestamp=given))
     (row,) = tracker.get_latest_signals()
     assert row["timestamp"] == "2025-11-18T02:00:00.000000+00:00"
+
+
+def test_values_of_numpy_and_pandas_are_logged(tracker: SignalTracker, home: Path) -> None:
+    times = (np.datetime64("2025-11-18T02:00:00"), pd.Timestamp("2025-11-18T02:00:00"))
+    for number, time in enumerate(times):
+        tracker.log_signal(
+            old_signal(
+                entry_price=np.float64(100.5),
+                target_price=np.int64(110),
+                stop_price=Decimal("95.1"),
+                confidence=np.float32(87.5),
+                timestamp=time,
+                rank=np.int64(number),
+            )
+        )
+    for number, entry in enumerate(entries_in(home)):
+        numbers = [entry[key] for key in ("entry_price", "target_price", "stop_price")]
+        assert numbers == [100.5, 110.0, 95.1]
+        assert (entry["confidence"], entry["rank"]) == (87.5, number)
+        assert entry["timestamp"] == "2025-11-18T02:00:00.000000+00:00"
 
 
 @pytest.mark.parametrize("value", [None, ...])
@@ -199,6 +233,7 @@ def test_additional_keys_are_kept(tracker: SignalTracker, home: Path) -> None:
         ({"entry_price": -1}, InvalidSignal),
         ({"confidence": 0.85}, InvalidSignal),
         ({"timestamp": "yesterday"}, InvalidSignal),
+        ({"timestamp": "0001-01-01T00:00:00+01:00"}, InvalidSignal),
         ({"symbol": None}, InvalidSignal),
         ({"sha256": "0" * 64, "signal_id": "x", "asset_type": "unknown"}, InvalidSignal),
     ],
@@ -467,7 +502,9 @@ generator.tracker.close()
 
 def test_code_written_for_the_old_tracker_keeps_working(home: Path) -> None:
     done = script(OLD_CODE, home)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "4 signals, win rate 0.0%\n", "")
+    assert (done.returncode, done.stdout) == (0, "4 signals, win rate 0.0%\n")
+    # Its one SELL has the target and the stop of a BUY.
+    assert done.stderr == "item_warning kind=wrong_side field=target_price seq=4\n"
     assert len(assert_valid_log(home)) == 4
     assert_caught_up(home)
 

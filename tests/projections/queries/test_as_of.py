@@ -275,9 +275,11 @@ def test_a_time_has_one_form(given_: str | datetime, stored: str) -> None:
         *("2025-11-18T02:00:00+05:99", "2025-11-18T02:00:00+24:00"),
         *("0001-01-01T00:00:00+01:00", "20251118T020000Z", "x" * 500, "\x1b[31m2025"),
         FIRST.replace(tzinfo=None),
+        *(5, 1763431200.5, None, b"2025-11-18T02:00:00Z", FIRST.date(), [FIRST]),
     ],
+    ids=repr,
 )
-def test_an_invalid_time_is_refused_with_a_valid_example(invalid: str | datetime) -> None:
+def test_an_invalid_time_is_refused_with_a_valid_example(invalid: object) -> None:
     with pytest.raises(ProjectionError, match="give it like 2025-11-18T02:00:00Z") as raised:
         parse_as_of(invalid)
     assert len(raised.value.what) < 200
