@@ -25,11 +25,10 @@ from projections.queries.as_of import (
     parse_as_of,
     require_past,
 )
-from projections.signals import schema
-from projections.signals.fold import ids_json, prepare, resolve, signal_ids, statements, states_of
 from projections.sqlite.database import database_path, set_up
 from tests.harness import model
 from tests.harness.command import eventlog
+from tests.harness.folding import apply_as_projection
 from tests.harness.histories import FACTS, Item, entries_of, histories
 from tests.harness.histories import signals as random_signals
 from tests.harness.read_side import append, project
@@ -56,12 +55,7 @@ def write_table(home: Path, entries: Sequence[Entry]) -> None:
     set_up(path, check_pages=False)
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("BEGIN")
-        prepared = prepare(entries, after=0)
-        states = states_of(
-            db.execute(schema.SELECT_STATES, (ids_json(signal_ids(prepared)),)).fetchall()
-        )
-        for statement, rows in statements(resolve(prepared, states)):
-            db.executemany(statement, rows)
+        apply_as_projection(db, entries, 0)
         db.execute(
             "INSERT OR REPLACE INTO checkpoint(name, seq, chain) VALUES ('sqlite', ?, ?)",
             (entries[-1].seq, entries[-1].chain),
