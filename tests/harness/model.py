@@ -211,14 +211,14 @@ def values_after(row: list[Any], facts: list[tuple[int, str, dict[str, Any]]]) -
             total = sum((fraction for _, fraction, _ in parts.values()), Fraction(0))
             if total > 1 - Fraction("1e-9"):
                 raise Refused("the parts would be the whole position: send closed for the rest")
-            exact = sum(fraction * at for _, fraction, at in parts.values()) / total
+            exact = weighted(parts) / total
             price, pct = nearest(exact), exact_pct(row, exact)
         elif event == "closed":
             closed_seq = seq
             pct = payload.get("profit_loss_pct")
             if parts:
                 rest = 1 - sum(fraction for _, fraction, _ in parts.values())
-                exact = sum(fraction * at for _, fraction, at in parts.values())
+                exact = weighted(parts)
                 exact += rest * decimal(payload["exit_price"])
                 price = nearest(exact)
                 pct = exact_pct(row, exact) if pct is None else float(pct) + 0.0
@@ -233,6 +233,10 @@ def values_after(row: list[Any], facts: list[tuple[int, str, dict[str, Any]]]) -
     return [order_id, outcome, price, pct, executed_seq, closed_seq]
 
 
+def weighted(parts: dict[int, tuple[int, Fraction, Fraction]]) -> Fraction:
+    return sum((fraction * at for _, fraction, at in parts.values()), Fraction(0))
+
+
 def decimal(number: float) -> Fraction:
     """The decimal number that Python shows for a number."""
     return Fraction(str(float(number)))
@@ -240,7 +244,9 @@ def decimal(number: float) -> Fraction:
 
 def nearest(exact: Fraction) -> float:
     try:
-        return float(exact.numerator / exact.denominator) + 0.0  # Python divides integers exactly
+        quotient = exact.numerator / exact.denominator  # Python rounds it correctly
+        return quotient + 0.0
+    # Python divides integers exactly
     except OverflowError:
         return math.inf if exact > 0 else -math.inf
 
@@ -251,7 +257,8 @@ def exact_pct(row: list[Any], exit_price: Fraction) -> float:
 
 
 def float_pct(row: list[Any], exit_price: float) -> float:
-    return (exit_price - row[4]) / row[4] * 100 * (-1 if row[3] == "SELL" else 1) + 0.0
+    entry: float = row[4]
+    return (exit_price - entry) / entry * 100 * (-1 if row[3] == "SELL" else 1) + 0.0
 
 
 def need(payload: dict[str, Any], key: str, fits: bool, problem: str) -> None:

@@ -136,17 +136,22 @@ def test_the_state_at_a_time_is_the_fold_of_the_entries_recorded_by_then(
 def test_each_kind_of_fact_is_visible_from_the_microsecond_it_was_recorded(
     home: Path,
 ) -> None:
-    for number, fact in enumerate(FACTS):
-        more = {"order_id": "o-1", "reason": "r", "exit_price": 161.0}
+    more = {"order_id": "o-1", "reason": "r", "exit_price": 161.0, "part": 1, "fraction": 0.5}
+    changes = {
+        "executed": {"order_id"},
+        "reduced": {"exit_price", "profit_loss_pct"},
+        "closed": {"outcome", "exit_price", "profit_loss_pct"},
+    }
+    facts = [fact for fact in FACTS if fact != "voided"]
+    for number, fact in enumerate(facts):
         append(home, a_signal(number))
         append(home, {"event": fact, "signal_id": f"s-{number}", **more})
     append(home, a_signal(99))
     project(home)
     by_event = {entry.event: entry for entry in raw_entries(home)}
-    columns = {"executed": ("order_id",), "closed": ("outcome", "exit_price", "profit_loss_pct")}
 
     async def run(store: SignalStore) -> None:
-        for event in FACTS:
+        for event in facts:
             entry = by_event[event]
             signal_id = str(entry.payload["signal_id"])
             at = datetime.fromisoformat(entry.recorded_at)
@@ -157,8 +162,52 @@ def test_each_kind_of_fact_is_visible_from_the_microsecond_it_was_recorded(
             assert before is not None
             assert now is not None
             changed = {key for key in now if before[key] != now[key]}
-            assert changed == set(columns.get(event, ()))
+            assert changed == changes.get(event, set())
             assert all(before[key] is None for key in changed)
+
+    run_query(home, run)
+
+
+def test_as_of_before_a_correction_shows_what_was_believed_then(home: Path) -> None:
+    append(home, a_signal(1, entry_price=192.0))
+    append(home, closed(1, exit_price=1920.0))
+    append(home, {"event": "voided", "signal_id": "s-1", "voids": 2})
+    append(home, closed(1, exit_price=193.92))
+    append(home, a_signal(2))
+    project(home)
+
+    async def run(store: SignalStore) -> None:
+        found = []
+        for entry in raw_entries(home)[:4]:
+            row = await store.get("s-1", as_of=entry.recorded_at)
+            stats = await store.stats(as_of=entry.recorded_at)
+            assert row is not None
+            found.append((row["exit_price"], row["outcome"], stats["wins"]))
+        assert found == [
+            (None, None, 0),
+            (1920.0, "win", 1),
+            (None, None, 0),
+            (193.92, "win", 1),
+        ]
+        assert (await store.stats())["average_return"] == 1.0
+
+    run_query(home, run)
+
+
+def test_an_early_fact_counts_from_its_signal_on(home: Path) -> None:
+    append(home, a_signal(1))
+    append(home, closed(2))
+    append(home, a_signal(2))
+    append(home, a_signal(3))
+    project(home)
+
+    async def run(store: SignalStore) -> None:
+        for index, (count, wins) in enumerate([(1, 0), (1, 0), (2, 1)]):
+            at = raw_entries(home)[index].recorded_at
+            stats = await store.stats(as_of=at)
+            assert (stats["total_signals"], stats["wins"]) == (count, wins)
+            known = raw_entries(home)[0 if index == 1 else index].recorded_at
+            assert stats["last_updated"] == known
 
     run_query(home, run)
 
@@ -344,6 +393,7 @@ def test_no_as_of_query_scans_the_table_or_sorts(home: Path) -> None:
         ):
             plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
             assert not [step for step in plan if "TEMP B-TREE" in step], plan
-            facts = [step for step in plan if step.startswith(("SEARCH o", "SEARCH c"))]
-            assert len(facts) == 2, plan
-            assert all("lifecycle_signal_id" in step for step in facts), plan
+            assert [step for step in plan if step.startswith("SEARCH f USING INTEGER")], plan
+            facts = [step for step in plan if step.startswith("SEARCH l ")]
+            assert len(facts) == 1, plan
+            assert "lifecycle_signal_id (signal_id=? AND rowid<?)" in facts[0], plan

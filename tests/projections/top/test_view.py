@@ -148,6 +148,7 @@ def test_a_third_party_projection_shows_its_own_status() -> None:
         ({"state": "executed"}, "executed"),
         ({"state": "skipped"}, "skipped"),
         ({"state": "closed", "outcome": "win", "profit_loss_pct": 5.149}, "win +5.15 %"),
+        ({"state": "reduced", "profit_loss_pct": 3.0}, "reduced +3.00 %"),
         ({"state": "closed", "outcome": "loss", "profit_loss_pct": -2.0}, "loss -2.00 %"),
     ],
 )
