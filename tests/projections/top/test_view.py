@@ -218,7 +218,7 @@ def test_once_shows_the_log_every_projection_and_the_outcomes(home: Path) -> Non
     assert [row[10:] for row in rows] == [
         ["open"],
         ["open"],
-        ["expired", "+5.92", "%"],
+        ["win", "+5.92", "%"],
         ["executed"],
     ]
 
