@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,13 +23,14 @@ from projections.queries.as_of import (
     BY_SIGNAL_ID_AS_OF,
     LATEST_AS_OF,
     LATEST_OF_SYMBOL_AS_OF,
+    STATS_AS_OF,
     parse_as_of,
     require_past,
 )
 from projections.sqlite.database import database_path, set_up
 from tests.harness import model
 from tests.harness.command import eventlog
-from tests.harness.folding import apply_as_projection
+from tests.harness.folding import apply_as_projection, database
 from tests.harness.histories import FACTS, Item, entries_of, histories
 from tests.harness.histories import signals as random_signals
 from tests.harness.read_side import append, project
@@ -131,6 +133,30 @@ def test_the_state_at_a_time_is_the_fold_of_the_entries_recorded_by_then(
                 assert expected_stats(expected).items() <= stats.items()
 
         asyncio.run(check())
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None)
+@given(history=histories(), cuts=st.sets(st.integers(1, 33), max_size=4))
+def test_the_queries_up_to_each_seq_give_the_fold_up_to_it(
+    history: list[Item], cuts: set[int]
+) -> None:
+    """Early facts and corrections included, and however the log was divided into batches."""
+    entries = entries_of(history)
+    ends = [*sorted(cut for cut in cuts if cut < len(entries)), len(entries)]
+    with closing(database()) as db:
+        for start, end in pairwise([0, *ends]):
+            apply_as_projection(db, entries[start:end], start)
+        for seq in range(len(entries) + 1):
+            expected = model.fold(entries[:seq])
+            rows = db.execute(LATEST_AS_OF, (seq, 1_000)).fetchall()
+            assert sorted(map(list, rows)) == expected.signals
+            total, wins, losses, _, last_updated = db.execute(STATS_AS_OF, (seq,)).fetchone()
+            stats = expected_stats(expected)
+            assert (total, wins, losses) == (
+                *(stats["total_signals"], stats["wins"], stats["losses"]),
+            )
+            assert last_updated == stats["last_updated"]
 
 
 def test_each_kind_of_fact_is_visible_from_the_microsecond_it_was_recorded(
