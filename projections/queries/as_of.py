@@ -1,9 +1,9 @@
 """As-of queries: the content of the table at a past time, by the log's own clock. Pure.
 
 `recorded_at` never decreases along the log, so a time selects a prefix of it: the entries recorded
-by then. `outcome`, `exit_price` and `profit_loss_pct` come from one `closed`, `order_id` comes from
-one `executed`, and no fact applies twice. So each of these columns was empty before that fact, and
-has held its present value since.
+by then. A row of `lifecycle` holds the values of its signal after that entry, so what was known of
+a signal is in its last row up to then. A fact that came before its signal counts from the signal
+on, and a signal is in the result only from there on; so for one signal, `seq` is enough.
 
 Invariant: the as-of queries up to a seq return the fold of the entries up to that seq.
 """
@@ -38,13 +38,12 @@ AS_OF_BOUNDS = f"""WITH RECURSIVE halved(low, high) AS (
     coalesce((SELECT CAST(recorded_at AS TEXT) FROM lifecycle ORDER BY seq DESC LIMIT 1), ''),
     coalesce((SELECT CAST(seq AS INTEGER) FROM checkpoint WHERE name = '{schema.SQLITE}'), 0)"""
 
-# ?1 is a seq. `event <> 'signal'` lets SQLite use the partial index on facts.
-FROM_AS_OF = """FROM signals AS s
-    LEFT JOIN lifecycle AS o ON o.signal_id = s.signal_id AND o.event = 'executed'
-        AND o.event <> 'signal' AND o.seq <= ?1
-    LEFT JOIN lifecycle AS c ON c.signal_id = s.signal_id AND c.event = 'closed'
-        AND c.event <> 'signal' AND c.seq <= ?1"""
-_OUTCOME_COLUMNS = ("outcome", "exit_price", "profit_loss_pct")
+# ?1 is a seq; `f` is the last fact of the signal by then. `event <> 'signal'` lets SQLite use the
+# partial index on facts, where the last seq is one lookup.
+FROM_AS_OF = """FROM signals AS s LEFT JOIN lifecycle AS f ON f.seq = (
+    SELECT max(l.seq) FROM lifecycle AS l
+    WHERE l.signal_id = s.signal_id AND l.event <> 'signal' AND l.seq <= ?1)"""
+_FACT_COLUMNS = ("order_id", "outcome", "exit_price", "profit_loss_pct")
 
 
 class AsOfBounds(NamedTuple):
@@ -56,11 +55,7 @@ class AsOfBounds(NamedTuple):
 
 
 def _column_as_of(column: str) -> str:
-    if column == "order_id":
-        return "CASE WHEN o.seq IS NOT NULL THEN s.order_id END"
-    if column in _OUTCOME_COLUMNS:
-        return f"CASE WHEN c.seq IS NOT NULL THEN s.{column} END"
-    return f"s.{column}"
+    return f"{'f' if column in _FACT_COLUMNS else 's'}.{column}"
 
 
 COLUMNS_AS_OF = ", ".join(map(_column_as_of, schema.COLUMNS))
@@ -74,12 +69,17 @@ BY_SIGNAL_ID_AS_OF = f"""SELECT {COLUMNS_AS_OF}, x.extra {FROM_AS_OF}
     LEFT JOIN signal_extras AS x ON x.signal_id = s.signal_id
     WHERE s.id <= ?1 AND s.signal_id = ?2"""
 COUNT_AS_OF = "SELECT count(*) FROM signals WHERE id <= ?1"
+# A `closed` that was voided by then is followed by the row of its `voided`. The last row known by
+# then may have a lower seq than a fact whose signal came later.
 STATS_AS_OF = """SELECT (SELECT count(*) FROM signals WHERE id <= ?1),
-    count(*) FILTER (WHERE s.outcome = 'win'), count(*) FILTER (WHERE s.outcome = 'loss'),
-    avg(s.profit_loss_pct),
-    (SELECT recorded_at FROM lifecycle WHERE seq <= ?1 ORDER BY seq DESC LIMIT 1)
-    FROM lifecycle AS c JOIN signals AS s ON s.signal_id = c.signal_id
-    WHERE c.event = 'closed' AND c.event <> 'signal' AND c.seq <= ?1"""
+    count(*) FILTER (WHERE f.outcome = 'win'), count(*) FILTER (WHERE f.outcome = 'loss'),
+    avg(f.profit_loss_pct),
+    (SELECT recorded_at FROM lifecycle WHERE seq <= ?1 AND known_seq <= ?1
+        ORDER BY seq DESC LIMIT 1)
+    FROM lifecycle AS f
+    WHERE f.event = 'closed' AND f.event <> 'signal' AND f.known_seq <= ?1 AND NOT EXISTS (
+        SELECT 1 FROM lifecycle AS l WHERE l.signal_id = f.signal_id AND l.event <> 'signal'
+        AND l.seq > f.seq AND l.seq <= ?1)"""
 
 
 def parse_as_of(value: object) -> str:

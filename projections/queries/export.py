@@ -38,6 +38,8 @@ _SELECT = f"""SELECT {COLUMNS_AS_OF}, x.extra, r.recorded_at, o.recorded_at, c.r
     {FROM_AS_OF}
     LEFT JOIN signal_extras AS x ON x.signal_id = s.signal_id
     LEFT JOIN lifecycle AS r ON r.seq = s.id
+    LEFT JOIN lifecycle AS o ON o.seq = f.executed_seq
+    LEFT JOIN lifecycle AS c ON c.seq = f.closed_seq
     WHERE s.id > ?2 AND s.id <= ?1"""
 _PAGE = f"{_SELECT} ORDER BY s.id LIMIT ?3"
 _PAGE_OF_SYMBOL = f"{_SELECT} AND s.symbol = ?4 ORDER BY s.id LIMIT ?3"

@@ -22,13 +22,15 @@ from projections.projection import Checkpoint
 from projections.signals import schema
 from projections.signals.fold import (
     PreparedBatch,
+    TableChanges,
     ids_json,
+    new_ids,
     prepare,
     resolve,
     signal_ids,
     statements,
-    states_of,
 )
+from projections.signals.states import held_facts, states_of
 from projections.sqlite import database, file
 from projections.sqlite.database import checkpoint_from_row, database_path
 from projections.sqlite.file import NO_FILE, inode_of
@@ -59,7 +61,8 @@ class SqliteProjection:
 
     name = NAME
 
-    def __init__(self) -> None:
+    def __init__(self, *, replace_older: bool = True) -> None:
+        self._replace_older = replace_older  # else a database of an older schema is an error
         self._path = Path()  # of the database; set by `open`, with its lock
         self._lock: WriteLock | None = None
         self._turn = asyncio.Lock()  # the write lock excludes processes, not two of our own tasks
@@ -74,7 +77,7 @@ class SqliteProjection:
         """Opens the database, and creates or replaces it where needed; returns its checkpoint.
 
         The first call, and each one after damage, checks every page; a damaged file is set aside.
-        Raises ForeignHome, SchemaTooNew, ProjectionStalled.
+        Raises ForeignHome, SchemaTooNew, SchemaTooOld, ProjectionStalled.
         """
         path = database_path(home)
         if self._lock is None or path != self._path:
@@ -95,7 +98,7 @@ class SqliteProjection:
             try:
                 # The thread must end before the lock is released, also when this is cancelled.
                 check_pages = not self._are_pages_checked
-                setup = run_in_thread(lambda: database.set_up(path, check_pages=check_pages))
+                setup = run_in_thread(lambda: self._set_up(path, check_pages=check_pages))
                 await uncancelled(setup)
                 self._are_pages_checked = True
                 # The same: aiosqlite's thread must not outlive the event loop.
@@ -113,6 +116,9 @@ class SqliteProjection:
                 if isinstance(error, sqlite3.Error):
                     raise self._translate_error(error) from error
                 raise
+
+    def _set_up(self, path: Path, *, check_pages: bool) -> None:
+        database.set_up(path, check_pages=check_pages, replace_older=self._replace_older)
 
     async def _connect(self, path: Path) -> None:
         self._db = await _connect(path)
@@ -163,11 +169,7 @@ class SqliteProjection:
                 )
             # First: where another writer has moved on, our rows exist already.
             await self._advance_checkpoint(db, before, after)
-            found = await db.execute_fetchall(
-                schema.SELECT_STATES, (ids_json(signal_ids(prepared)),)
-            )
-            changes = resolve(prepared, states_of([tuple(row) for row in found]))
-            for statement, rows in statements(changes):
+            for statement, rows in statements(await self._resolve(db, prepared)):
                 await db.executemany(statement, rows)
             await db.execute("COMMIT")
         except BaseException as error:
@@ -175,6 +177,15 @@ class SqliteProjection:
             if isinstance(error, sqlite3.Error):
                 raise self._translate_error(error) from error
             raise
+
+    async def _resolve(self, db: aiosqlite.Connection, prepared: PreparedBatch) -> TableChanges:
+        states = await db.execute_fetchall(schema.SELECT_STATES, (ids_json(signal_ids(prepared)),))
+        held = await db.execute_fetchall(schema.SELECT_HELD, (ids_json(new_ids(prepared)),))
+        return resolve(
+            prepared,
+            states_of(tuple(row) for row in states),
+            held_facts(tuple(row) for row in held),
+        )
 
     async def _advance_checkpoint(
         self, db: aiosqlite.Connection, before: Checkpoint, after: Checkpoint

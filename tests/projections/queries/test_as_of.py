@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,14 +23,14 @@ from projections.queries.as_of import (
     BY_SIGNAL_ID_AS_OF,
     LATEST_AS_OF,
     LATEST_OF_SYMBOL_AS_OF,
+    STATS_AS_OF,
     parse_as_of,
     require_past,
 )
-from projections.signals import schema
-from projections.signals.fold import ids_json, prepare, resolve, signal_ids, statements, states_of
 from projections.sqlite.database import database_path, set_up
 from tests.harness import model
 from tests.harness.command import eventlog
+from tests.harness.folding import apply_as_projection, database
 from tests.harness.histories import FACTS, Item, entries_of, histories
 from tests.harness.histories import signals as random_signals
 from tests.harness.read_side import append, project
@@ -56,12 +57,7 @@ def write_table(home: Path, entries: Sequence[Entry]) -> None:
     set_up(path, check_pages=False)
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("BEGIN")
-        prepared = prepare(entries, after=0)
-        states = states_of(
-            db.execute(schema.SELECT_STATES, (ids_json(signal_ids(prepared)),)).fetchall()
-        )
-        for statement, rows in statements(resolve(prepared, states)):
-            db.executemany(statement, rows)
+        apply_as_projection(db, entries, 0)
         db.execute(
             "INSERT OR REPLACE INTO checkpoint(name, seq, chain) VALUES ('sqlite', ?, ?)",
             (entries[-1].seq, entries[-1].chain),
@@ -139,20 +135,49 @@ def test_the_state_at_a_time_is_the_fold_of_the_entries_recorded_by_then(
         asyncio.run(check())
 
 
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None)
+@given(history=histories(), cuts=st.sets(st.integers(1, 33), max_size=4))
+def test_the_queries_up_to_each_seq_give_the_fold_up_to_it(
+    history: list[Item], cuts: set[int]
+) -> None:
+    """Early facts and corrections included, and however the log was divided into batches."""
+    entries = entries_of(history)
+    ends = [*sorted(cut for cut in cuts if cut < len(entries)), len(entries)]
+    with closing(database()) as db:
+        for start, end in pairwise([0, *ends]):
+            apply_as_projection(db, entries[start:end], start)
+        for seq in range(len(entries) + 1):
+            expected = model.fold(entries[:seq])
+            rows = db.execute(LATEST_AS_OF, (seq, 1_000)).fetchall()
+            assert sorted(map(list, rows)) == expected.signals
+            total, wins, losses, _, last_updated = db.execute(STATS_AS_OF, (seq,)).fetchone()
+            stats = expected_stats(expected)
+            assert (total, wins, losses) == (
+                *(stats["total_signals"], stats["wins"], stats["losses"]),
+            )
+            assert last_updated == stats["last_updated"]
+
+
 def test_each_kind_of_fact_is_visible_from_the_microsecond_it_was_recorded(
     home: Path,
 ) -> None:
-    for number, fact in enumerate(FACTS):
-        more = {"order_id": "o-1", "reason": "r", "exit_price": 161.0}
+    more = {"order_id": "o-1", "reason": "r", "exit_price": 161.0, "part": 1, "fraction": 0.5}
+    changes = {
+        "executed": {"order_id"},
+        "reduced": {"exit_price", "profit_loss_pct"},
+        "closed": {"outcome", "exit_price", "profit_loss_pct"},
+    }
+    facts = [fact for fact in FACTS if fact != "voided"]
+    for number, fact in enumerate(facts):
         append(home, a_signal(number))
         append(home, {"event": fact, "signal_id": f"s-{number}", **more})
     append(home, a_signal(99))
     project(home)
     by_event = {entry.event: entry for entry in raw_entries(home)}
-    columns = {"executed": ("order_id",), "closed": ("outcome", "exit_price", "profit_loss_pct")}
 
     async def run(store: SignalStore) -> None:
-        for event in FACTS:
+        for event in facts:
             entry = by_event[event]
             signal_id = str(entry.payload["signal_id"])
             at = datetime.fromisoformat(entry.recorded_at)
@@ -163,8 +188,52 @@ def test_each_kind_of_fact_is_visible_from_the_microsecond_it_was_recorded(
             assert before is not None
             assert now is not None
             changed = {key for key in now if before[key] != now[key]}
-            assert changed == set(columns.get(event, ()))
+            assert changed == changes.get(event, set())
             assert all(before[key] is None for key in changed)
+
+    run_query(home, run)
+
+
+def test_as_of_before_a_correction_shows_what_was_believed_then(home: Path) -> None:
+    append(home, a_signal(1, entry_price=192.0))
+    append(home, closed(1, exit_price=1920.0))
+    append(home, {"event": "voided", "signal_id": "s-1", "voids": 2})
+    append(home, closed(1, exit_price=193.92))
+    append(home, a_signal(2))
+    project(home)
+
+    async def run(store: SignalStore) -> None:
+        found = []
+        for entry in raw_entries(home)[:4]:
+            row = await store.get("s-1", as_of=entry.recorded_at)
+            stats = await store.stats(as_of=entry.recorded_at)
+            assert row is not None
+            found.append((row["exit_price"], row["outcome"], stats["wins"]))
+        assert found == [
+            (None, None, 0),
+            (1920.0, "win", 1),
+            (None, None, 0),
+            (193.92, "win", 1),
+        ]
+        assert (await store.stats())["average_return"] == 1.0
+
+    run_query(home, run)
+
+
+def test_an_early_fact_counts_from_its_signal_on(home: Path) -> None:
+    append(home, a_signal(1))
+    append(home, closed(2))
+    append(home, a_signal(2))
+    append(home, a_signal(3))
+    project(home)
+
+    async def run(store: SignalStore) -> None:
+        for index, (count, wins) in enumerate([(1, 0), (1, 0), (2, 1)]):
+            at = raw_entries(home)[index].recorded_at
+            stats = await store.stats(as_of=at)
+            assert (stats["total_signals"], stats["wins"]) == (count, wins)
+            known = raw_entries(home)[0 if index == 1 else index].recorded_at
+            assert stats["last_updated"] == known
 
     run_query(home, run)
 
@@ -352,6 +421,7 @@ def test_no_as_of_query_scans_the_table_or_sorts(home: Path) -> None:
         ):
             plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
             assert not [step for step in plan if "TEMP B-TREE" in step], plan
-            facts = [step for step in plan if step.startswith(("SEARCH o", "SEARCH c"))]
-            assert len(facts) == 2, plan
-            assert all("lifecycle_signal_id" in step for step in facts), plan
+            assert [step for step in plan if step.startswith("SEARCH f USING INTEGER")], plan
+            facts = [step for step in plan if step.startswith("SEARCH l ")]
+            assert len(facts) == 1, plan
+            assert "lifecycle_signal_id (signal_id=? AND rowid<?)" in facts[0], plan

@@ -82,12 +82,12 @@ def expected(home: Path, *, seq: int | None = None) -> list[Row]:
     """The model's rows, up to entry `seq`."""
     entries = [e for e in raw_entries(home) if seq is None or e.seq <= seq]
     tables = model.fold(entries)
-    when = {(fact[1], fact[2]): fact[3] for fact in tables.lifecycle}
+    when = {fact[0]: fact[3] for fact in tables.lifecycle}
+    in_force = {fact[1]: fact[11:] for fact in tables.lifecycle if fact[2] != "signal"}
     return [
         [
-            *row,
-            tables.extras.get(row[1]),
-            *(when.get((row[1], event)) for event in ("signal", "executed", "closed")),
+            *(*row, tables.extras.get(row[1])),
+            *(when.get(seq) for seq in (row[0], *in_force.get(row[1], (None, None)))),
         ]
         for row in tables.signals
     ]
