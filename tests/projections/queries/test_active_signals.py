@@ -161,7 +161,7 @@ def test_a_voided_fact_does_not_count_and_its_signal_is_active_again(home: Path)
             assert (found.executed, found.reduced, found.closed, found.skipped) == (1, 0, 0, 0)
             append(home, {"event": "voided", "signal_id": "s-1", "voids": 4})
             await tracker.refresh()
-            assert tracker.active["s-1"].order_id is None
+            assert in_memory(tracker)["s-1"]["order_id"] is None
             async with LifecycleTracker(home) as fresh:
                 assert in_memory(fresh) == in_memory(tracker)
                 assert fresh.conversion() == tracker.conversion()
