@@ -74,7 +74,8 @@ def _read_groups(
             f"SELECT {key}, count(*) {every} GROUP BY 1", selection.parameters()
         ).fetchall()
     )
-    ended = selection.source(EXECUTED_AND_CLOSED, f"{outcome} IS NOT NULL")
+    # The plus sign: a signal of each outcome is somewhere else, and a scan reads them in order.
+    ended = selection.source(EXECUTED_AND_CLOSED, f"+{outcome} IS NOT NULL")
     columns = f"{key}, {outcome}, {pct}, s.confidence, s.timestamp, {_CLOSE}"
     samples: dict[Any, Sample] = {}
     cursor = database.execute(f"SELECT {columns} {ended}", selection.parameters())
