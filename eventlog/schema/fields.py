@@ -27,7 +27,7 @@ NAME_CHARS_MAX = 100
 FRACTION_MAX = 1.0  # Alpine takes a confidence up to here for a fraction, not a percent
 PERCENT_MAX = 100.0
 ACTIONS = ("BUY", "SELL")
-OUTCOMES = ("win", "loss", "expired")
+OUTCOMES = ("win", "loss", "breakeven", "expired")
 # What a value must be, in words that continue "must be" or "is not".
 WORDS: Mapping[str, str] = {
     "text": "text",

@@ -4,15 +4,18 @@ The first refresh loads the table. Each refresh projects the log up to its durab
 safe beside a daemon) and then reads the facts that were new in the table. The projection alone
 decides which facts apply, so memory and table never differ.
 
-Invariant: after `refresh`, `active` holds exactly the signals of the table that can still change.
+A signal is active while it is `open`, `executed` or `reduced`: it is undecided, or an order or a
+position is open. A closed signal whose `closed` is voided becomes active again.
+
+Invariant: after `refresh`, `active` holds exactly the active signals of the table.
 """
 
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from sqlite3 import Connection
@@ -23,11 +26,12 @@ from eventlog import EventLog
 from eventlog.plumbing import run_in_thread, uncancelled
 from projections.runtime.projector import Projector
 from projections.signals.transitions import (
-    ACTIVE_EVENTS,
+    ACTIVE_STATES,
     CANCELLED,
     CLOSED,
     EXECUTED,
     EXPIRED,
+    REDUCED,
     SIGNAL,
     SKIPPED,
 )
@@ -35,7 +39,6 @@ from projections.sqlite.database import database_path, require_exact
 from projections.sqlite.file import connect
 from projections.sqlite.projection import SqliteProjection
 
-FACTS_PER_READ_MAX = 10_000  # a few MiB, a few ms
 CONVERSION_DAYS_DEFAULT = 30
 
 _FIELDS = (
@@ -43,21 +46,31 @@ _FIELDS = (
     " s.confidence, s.strategy, s.timestamp, s.order_id"
 )
 # `event <> 'signal'` lets SQLite use the partial index on facts.
-_LOAD_ACTIVE = f"""SELECT {_FIELDS} FROM signals AS s WHERE NOT EXISTS (
-    SELECT 1 FROM lifecycle AS l WHERE l.signal_id = s.signal_id AND l.event <> 'signal'
-    AND l.event NOT IN ('signal', 'executed'))"""
-_REASON = "CASE WHEN event = 'skipped' THEN json_extract(detail, '$.reason') ELSE '' END"
-_LOAD_COUNTS = f"""SELECT substr(recorded_at, 1, 10), event, {_REASON}, count(*)
-    FROM lifecycle GROUP BY 1, 2, 3"""
+_STATE = """coalesce((SELECT l.state FROM lifecycle AS l WHERE l.signal_id = s.signal_id
+    AND l.event <> 'signal' ORDER BY l.seq DESC LIMIT 1), 'open')"""
+_ACTIVE = ", ".join(f"'{state}'" for state in sorted(ACTIVE_STATES))
+_LOAD_ACTIVE = f"SELECT {_FIELDS} FROM signals AS s WHERE {_STATE} IN ({_ACTIVE})"
+_REASON = "CASE WHEN {0}.event = 'skipped' THEN json_extract({0}.detail, '$.reason') ELSE '' END"
+_COUNTED = f"substr({{0}}.recorded_at, 1, 10), {{0}}.event, {_REASON}"
+# The fact that a `voided` withdrew.
+_VOIDED = """LEFT JOIN lifecycle AS v ON f.event = 'voided'
+    AND v.seq = CAST(json_extract(f.detail, '$.voids') AS INTEGER)"""
+_LOAD_COUNTS = f"SELECT {_COUNTED.format('f')}, count(*) FROM lifecycle AS f GROUP BY 1, 2, 3"
+_LOAD_VOIDED = f"""SELECT {_COUNTED.format("v")}, count(*) FROM lifecycle AS f {_VOIDED}
+    WHERE f.event = 'voided' AND f.event <> 'signal' GROUP BY 1, 2, 3"""
 _LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM lifecycle"
-_FACTS_AFTER = f"""SELECT f.seq, f.event, substr(f.recorded_at, 1, 10), {_REASON}, {_FIELDS}
-    FROM lifecycle AS f JOIN signals AS s ON s.signal_id = f.signal_id
-    WHERE f.seq > ? ORDER BY f.seq LIMIT ?"""
+# What became known after the seq ?1: signals, and facts through the index on known_seq. A held fact
+# became known with its signal, so its own seq may be far below.
+_ENTRIES_AFTER = f"""SELECT {_COUNTED.format("f")}, {_COUNTED.format("v")}, {_STATE}, {_FIELDS}
+    FROM (SELECT * FROM lifecycle WHERE seq > ?1 AND event = 'signal'
+        UNION ALL SELECT * FROM lifecycle WHERE known_seq > ?1 AND event <> 'signal') AS f
+    {_VOIDED}
+    JOIN signals AS s ON s.signal_id = f.signal_id"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActiveSignal:
-    """A signal that can still change."""
+    """A signal that is open, executed or reduced."""
 
     signal_id: str
     seq: int
@@ -74,7 +87,10 @@ class ActiveSignal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversion:
-    """Counts of signals and facts, each on the UTC day on which it was recorded."""
+    """Counts of signals and facts, each on the UTC day on which it was recorded.
+
+    Facts that were voided do not count. An order that was sent again counts again.
+    """
 
     days: int
     generated: int
@@ -83,6 +99,7 @@ class Conversion:
     skipped_by_reason: Mapping[str, int]
     expired: int
     cancelled: int
+    reduced: int  # parts
     closed: int
     rate: float  # percent: executed of generated, two digits; 0 where none was generated
 
@@ -108,7 +125,7 @@ class LifecycleTracker:
 
     @property
     def active(self) -> Mapping[str, ActiveSignal]:
-        """Signals that can still change, by signal_id, as of the last refresh."""
+        """Signals in the states `open`, `executed` and `reduced`, as of the last refresh."""
         return MappingProxyType(self._active)
 
     async def refresh(self) -> None:
@@ -149,42 +166,46 @@ class LifecycleTracker:
             skipped_by_reason=MappingProxyType(dict(reasons.most_common())),
             expired=events[EXPIRED],
             cancelled=events[CANCELLED],
+            reduced=events[REDUCED],
             closed=events[CLOSED],
             rate=round(100 * events[EXECUTED] / generated, 2) if generated else 0.0,
         )
 
     def _read_table(self) -> None:
         with closing(connect(self._path, readonly=True)) as database:
+            database.execute("BEGIN")  # one snapshot for all queries
             require_exact(database)
+            (last_seq,) = database.execute(_LAST_SEQ).fetchone()
             if self._last_seq is None:
                 self._load(database)
-            while rows := database.execute(
-                _FACTS_AFTER, (self._last_seq, FACTS_PER_READ_MAX)
-            ).fetchall():
-                for seq, event, day, reason, *fields in rows:
-                    self._counts[(day, event, reason or "")] += 1
-                    self._apply_fact(event, fields)
-                    self._last_seq = seq
+            else:
+                self._load_after(database, self._last_seq)
+            self._last_seq = last_seq
 
     def _load(self, database: Connection) -> None:
-        database.execute("BEGIN")  # one snapshot for the three queries
-        (last_seq,) = database.execute(_LAST_SEQ).fetchone()
         for fields in database.execute(_LOAD_ACTIVE):
             self._active[fields[0]] = _active(fields)
-        for day, event, reason, count in database.execute(_LOAD_COUNTS):
-            self._counts[(day, event, reason or "")] = count
-        database.execute("COMMIT")
-        self._last_seq = last_seq
+        for *counted, count in database.execute(_LOAD_COUNTS):
+            self._counts[_key(counted)] += count
+        for *counted, count in database.execute(_LOAD_VOIDED):
+            self._counts[_key(counted)] -= count
 
-    def _apply_fact(self, event: str, fields: list[object]) -> None:
-        signal_id = str(fields[0])
-        if event not in ACTIVE_EVENTS:
-            self._active.pop(signal_id, None)
-        elif event == SIGNAL:
-            # The row already holds later facts, which are read after this one.
-            self._active[signal_id] = replace(_active(fields), order_id=None)
-        elif signal_id in self._active:
-            self._active[signal_id] = _active(fields)
+    def _load_after(self, database: Connection, last_seq: int) -> None:
+        """Applies what became known later. Rows show the present state, so order is no matter."""
+        for row in database.execute(_ENTRIES_AFTER, (last_seq,)):
+            counted, voided, state, fields = row[:3], row[3:6], row[6], row[7:]
+            self._counts[_key(counted)] += 1
+            if voided[1] is not None:
+                self._counts[_key(voided)] -= 1
+            if state in ACTIVE_STATES:
+                self._active[fields[0]] = _active(fields)
+            else:
+                self._active.pop(fields[0], None)
+
+
+def _key(counted: Sequence[str | None]) -> tuple[str, str, str]:
+    day, event, reason = counted
+    return day or "", event or "", reason or ""
 
 
 def _active(fields: tuple[object, ...] | list[object]) -> ActiveSignal:

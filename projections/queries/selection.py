@@ -1,7 +1,8 @@
 """The SQL of every query on signals: their state now or as of a seq, and which are selected. Pure.
 
-`lifecycle` holds the state and the values of a signal after each entry. Now, a signal's state is
-its row with the greatest seq; as of seq S, that among the rows with known_seq <= S. The table
+`lifecycle` holds the state and the values of a signal after each entry. Now, a signal's state is in
+its row with the greatest seq; as of seq S, in that of its rows up to S. A fact that came before its
+signal counts from the signal on, and a query as of S selects only signals up to S. The table
 `signals` holds the values of now, so a query of now reads them there.
 
 Invariant: a query as of seq S selects and returns what the same query did when the table held
@@ -52,7 +53,7 @@ class Selection(NamedTuple):
 
     def source(self, joins: str = "", *conditions: str, with_state: bool = True) -> str:
         """FROM and WHERE: `s` is the signal, `l` its last row in `lifecycle`, if any."""
-        known = "" if self.seq is None else " AND f.known_seq <= :seq"
+        known = "" if self.seq is None else " AND f.seq <= :seq"
         # `event <> 'signal'` lets SQLite use the partial index on facts.
         state = f"""LEFT JOIN lifecycle AS l ON l.seq = (SELECT max(f.seq) FROM lifecycle AS f
             WHERE f.signal_id = s.signal_id AND f.event <> 'signal'{known})"""

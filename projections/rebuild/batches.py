@@ -20,7 +20,8 @@ from projections.projection import Checkpoint
 from projections.rebuild.columnar import ColumnarRows, read_rows
 from projections.signals import schema
 from projections.signals.digest import digest_line
-from projections.signals.fold import GAP, Fact, PreparedBatch, prepare
+from projections.signals.fold import GAP, PreparedBatch, prepare
+from projections.signals.states import Fact
 
 
 class RebuildBatch(NamedTuple):

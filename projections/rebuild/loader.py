@@ -20,14 +20,13 @@ from projections.rebuild.batches import RebuildBatch
 from projections.signals import schema
 from projections.signals.fold import (
     PreparedBatch,
-    SignalState,
     fact_ids,
     ids_json,
     resolve,
     signal_ids,
     statements,
-    states_of,
 )
+from projections.signals.states import Fact, SignalState, held_facts, states_of
 from projections.sqlite import file
 from projections.sqlite.database import create_tables
 
@@ -40,8 +39,8 @@ SORT_KIB = 2 * 1024
 STATEMENT_ROWS = 64
 
 # One statement for all signals of one recorded_at. Signals that were not inserted have no row.
-_INSERT_LIFECYCLE = """INSERT INTO lifecycle(seq, signal_id, event, recorded_at, detail)
-    SELECT id, signal_id, 'signal', ?3, NULL FROM signals WHERE id BETWEEN ?1 AND ?2"""
+_INSERT_LIFECYCLE = """INSERT INTO lifecycle(seq, signal_id, event, recorded_at, known_seq, state)
+    SELECT id, signal_id, 'signal', ?3, id, 'open' FROM signals WHERE id BETWEEN ?1 AND ?2"""
 _COUNTS = "SELECT (SELECT count(*) FROM signals), (SELECT count(*) FROM conflicts)"
 _DELETE_ROWS = "DELETE FROM signals WHERE id BETWEEN ? AND ?"
 _SET_CHECKPOINT = """INSERT OR REPLACE INTO checkpoint(name, seq, chain, segment, byte_offset)
@@ -55,6 +54,7 @@ class NewDatabase:
         self.checkpoint = Checkpoint(projection=name)
         self.entries = 0  # added so far
         self.digest: str | None = None  # of the rows; None once they differ from the batches' rows
+        self._held_count = 0  # rows of `held`: no id is looked up while there are none
         file.create_private_file(path)
         self._db = file.connect(path, is_shared=False)
         try:
@@ -114,8 +114,9 @@ class NewDatabase:
 
     def _load_batch(self, batch: RebuildBatch) -> None:
         values: list[Any] = orjson.loads(b"[%b]" % batch.rows)
-        if batch.facts or not self._insert(values):
-            self._load_dependent(batch, values)
+        held = self._held(values)
+        if batch.facts or held or not self._insert(values):
+            self._load_dependent(batch, values, held)
         else:
             self._insert_extras(values, batch.extras)
             self._db.executemany(_INSERT_LIFECYCLE, batch.recorded_times)
@@ -129,17 +130,18 @@ class NewDatabase:
             byte_offset=batch.byte_offset,
         )
 
-    def _load_dependent(self, batch: RebuildBatch, values: list[Any]) -> None:
-        """Loads a batch that depends on earlier entries: it has facts or duplicate signals."""
+    def _load_dependent(self, batch: RebuildBatch, values: list[Any], held: Sequence[Fact]) -> None:
+        """Loads a batch that depends on other entries: with facts, held ones too, or duplicates."""
         width = _SIGNALS_INSERT.width
         rows = [tuple(values[at : at + width]) for at in range(0, len(values), width)]
         prepared = PreparedBatch(rows, (), (), batch.facts, batch.conflicts)
-        changes = resolve(prepared, self._states(fact_ids(prepared)))
+        changes = resolve(prepared, self._states(fact_ids(prepared)), held)
         if not self._insert(list(chain.from_iterable(changes.signals))):
-            changes = resolve(prepared, self._states(signal_ids(prepared)))
+            changes = resolve(prepared, self._states(signal_ids(prepared)), held)
             self._insert(list(chain.from_iterable(changes.signals)))
-        if changes.orders or changes.outcomes or len(changes.signals) != len(rows):
+        if changes.values or len(changes.signals) != len(rows):
             self.digest = None
+        self._held_count += len(changes.held) - len(changes.released)
         kept = {row[0] for row in changes.signals}
         extras = [x if row[0] in kept else None for row, x in zip(rows, batch.extras, strict=True)]
         self._insert_extras(values, extras)
@@ -164,6 +166,13 @@ class NewDatabase:
     def _states(self, ids: set[str]) -> dict[str, SignalState]:
         found = self._db.execute(schema.SELECT_STATES, (ids_json(ids),)).fetchall() if ids else []
         return states_of(found)
+
+    def _held(self, values: list[Any]) -> list[Fact]:
+        """The held facts of the signals whose values these are."""
+        if not self._held_count:
+            return []
+        ids = ids_json(set(values[1 :: _SIGNALS_INSERT.width]))
+        return held_facts(self._db.execute(schema.SELECT_HELD, (ids,)))
 
 
 class _MultiRowInsert:

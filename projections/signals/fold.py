@@ -5,44 +5,39 @@ It has two steps:
     prepare(entries)           handles each entry alone: rows, facts, malformed payloads
     resolve(prepared, states)  decides what depends on earlier entries: duplicates, transitions
 
-- The live projection prepares a batch, reads the states of its `signal_ids` with SELECT_STATES,
-  resolves it, and executes `statements` in the transaction that moves its checkpoint.
+- The live projection prepares a batch, reads the states of its `signal_ids` with SELECT_STATES and
+  the held facts of its `new_ids` with SELECT_HELD, resolves it, and executes `statements` in the
+  transaction that moves its checkpoint.
 - A rebuild prepares in one process and resolves in another: a prepared batch is plain tuples, which
   marshal carries. It reads the states of `fact_ids` alone. A duplicate signal_id, which is rare,
   makes INSERT_SIGNAL fail on the UNIQUE column; then it deletes the rows of that batch by id and
   resolves the batch again with the states of all `signal_ids`.
+
+A fact whose signal has not arrived yet is held. When the signal arrives, its held facts are applied
+before the other facts of that batch, which is the order of the log.
 
 Invariant: every entry of a known event becomes either its rows, or one row of `conflicts` with the
 reason; no payload raises. The changes do not depend on how a log is divided into batches.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from math import isfinite
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import orjson
 
 from eventlog import Entry
 from projections.signals import schema
-from projections.signals.payloads import FactValues, read_fact, read_id, read_signal
-from projections.signals.transitions import (
-    CLOSED,
-    FACT_EVENTS,
-    SIGNAL,
-    is_allowed,
-    outcome_of,
-    profit_loss_pct_of,
-)
+from projections.signals.payloads import read_fact, read_id, read_signal
+from projections.signals.states import NO_VALUES, Fact, SignalState, apply_fact, state_of_row
+from projections.signals.transitions import FACT_EVENTS, OPEN, SIGNAL
 
-# The reasons in `conflicts`; payloads.py has those of malformed payloads.
-UNKNOWN_SIGNAL = "unknown signal"
+# The reasons in `conflicts`; states.py and payloads.py have the others.
+NO_SIGNAL_YET = "no such signal yet"
 SAME_CONTENT = "duplicate signal_id with the same content"
 OTHER_CONTENT = "duplicate signal_id with other content"
-ILLEGAL_TRANSITION = "illegal move {before} -> {event}"
-OUT_OF_RANGE = "profit_loss_pct is not finite"
 GAP = "entries {first} to {last} are damaged in the log"
 
-Fact: TypeAlias = tuple[int, str, str, *FactValues]  # seq, event, recorded_at, values
+NO_DETAIL = "{}"  # the payload of a held fact without other keys
 
 
 class PreparedBatch(NamedTuple):
@@ -55,27 +50,17 @@ class PreparedBatch(NamedTuple):
     conflicts: Sequence[schema.ConflictRow]
 
 
-class SignalState(NamedTuple):
-    """The part of a signal on which later entries depend."""
-
-    id: int  # its seq
-    event: str  # the last one that applied to it
-    action: str
-    entry_price: float
-    target_price: float
-    stop_price: float
-    sha256: str
-
-
 class TableChanges(NamedTuple):
     """Rows for the statements of schema.py. No two in one list change the same row."""
 
     signals: Sequence[schema.SignalRow]
-    orders: Sequence[schema.OrderRow]
-    outcomes: Sequence[schema.OutcomeRow]
     extras: Sequence[schema.ExtraRow]
     lifecycle: Sequence[schema.LifecycleRow]
     conflicts: Sequence[schema.ConflictRow]
+    values: Sequence[schema.ValuesRow] = ()
+    held: Sequence[schema.HeldRow] = ()
+    released: Sequence[tuple[int]] = ()  # seqs of facts that are no longer held
+    states: Mapping[str, SignalState] = {}  # of the signals that facts of this batch are about
 
 
 def prepare(entries: Sequence[Entry], *, after: int) -> PreparedBatch:
@@ -105,7 +90,7 @@ def prepare(entries: Sequence[Entry], *, after: int) -> PreparedBatch:
                     f"{recorded_at[:10]} {recorded_at[11:19]}",
                 )
             signals.append((seq, *values, created_at))
-            lifecycle.append((seq, values[0], SIGNAL, recorded_at, None))
+            lifecycle.append((seq, values[0], SIGNAL, recorded_at, None, seq, OPEN, *NO_VALUES))
             if extra is not None:
                 extras.append((seq, values[0], extra))
         elif event in FACT_EVENTS:
@@ -127,45 +112,51 @@ def fact_ids(prepared: PreparedBatch) -> set[str]:
     return {fact[3] for fact in prepared.facts}
 
 
-def states_of(
-    rows: Sequence[tuple[str, int, str, str, float, float, float, str]],
-) -> dict[str, SignalState]:
-    """The rows that SELECT_STATES returned, by signal_id."""
-    return {row[0]: SignalState(*row[1:]) for row in rows}
+def new_ids(prepared: PreparedBatch) -> set[str]:
+    """The signal_ids of the signals: those whose held facts `resolve` needs."""
+    return {row[1] for row in prepared.signals}
 
 
-def resolve(prepared: PreparedBatch, states: Mapping[str, SignalState]) -> TableChanges:
-    """The second step: the changes of a batch, given the states of its signals before it.
+def resolve(
+    prepared: PreparedBatch,
+    states: Mapping[str, SignalState],
+    held: Sequence[Fact] = (),
+) -> TableChanges:
+    """The second step: the changes of a batch, given what is stored about its signals before it.
 
-    `states` holds every id of `signal_ids(prepared)` that exists, and may hold more.
+    `states` holds every id of `signal_ids(prepared)` that exists, and `held` the held facts of
+    `new_ids(prepared)` in the order of the log. Both may hold more.
     """
     new_signals = {row[1]: row for row in prepared.signals}
     if len(new_signals) != len(prepared.signals) or not new_signals.keys().isdisjoint(
         states.keys()
     ):
         prepared, new_signals = _without_duplicates(prepared, states)
-    signals, extras, lifecycle, facts, conflicts = prepared
-    if not facts:
-        return TableChanges(signals, (), (), extras, lifecycle, conflicts)
-    return _with_facts(prepared, new_signals, dict(states))
+    held = [fact for fact in held if fact[3] in new_signals]
+    if not prepared.facts and not held:
+        signals, extras, lifecycle, _, conflicts = prepared
+        return TableChanges(signals, extras, lifecycle, conflicts)
+    return _with_facts(prepared, new_signals, states, held)
 
 
 def statements(changes: TableChanges) -> Iterator[tuple[str, Sequence[tuple[object, ...]]]]:
     """Yields each statement with its rows, in the order in which they must be executed."""
     for statement, rows in (
+        (schema.DELETE_HELD, changes.released),
+        (schema.DELETE_CONFLICT, changes.released),
         (schema.INSERT_SIGNAL, changes.signals),
-        (schema.SET_ORDER, changes.orders),
-        (schema.SET_OUTCOME, changes.outcomes),
+        (schema.SET_VALUES, changes.values),
         (schema.INSERT_EXTRA, changes.extras),
         (schema.INSERT_LIFECYCLE, changes.lifecycle),
         (schema.INSERT_CONFLICT, changes.conflicts),
+        (schema.INSERT_HELD, changes.held),
     ):
         if rows:
             yield statement, rows
 
 
 def ids_json(ids: set[str]) -> str:
-    """The parameter of SELECT_STATES."""
+    """The parameter of SELECT_STATES and SELECT_HELD."""
     return orjson.dumps(list(ids)).decode()
 
 
@@ -200,57 +191,47 @@ def _without_duplicates(
 def _with_facts(
     prepared: PreparedBatch,
     new_signals: Mapping[str, schema.SignalRow],
-    states: dict[str, SignalState],
+    states: Mapping[str, SignalState],
+    held: Sequence[Fact],
 ) -> TableChanges:
-    orders: list[schema.OrderRow] = []
-    outcomes: list[schema.OutcomeRow] = []
     lifecycle = list(prepared.lifecycle)
     conflicts = list(prepared.conflicts)
-    for fact in prepared.facts:
-        seq, event, recorded_at, signal_id, detail, order_id, *_ = fact
-        state = states.get(signal_id) or _new_signal_state(new_signals.get(signal_id), seq)
+    still_held: list[schema.HeldRow] = []
+    current: dict[str, SignalState] = {}
+    for fact in (*held, *prepared.facts):
+        seq, event, recorded_at, signal_id, detail = fact[:5]
+        state = current.get(signal_id) or states.get(signal_id)
         if state is None:
-            conflicts.append((seq, signal_id, UNKNOWN_SIGNAL))
-            continue
-        if not is_allowed(state.event, event):
-            reason = ILLEGAL_TRANSITION.format(before=state.event, event=event)
-            conflicts.append((seq, signal_id, reason))
-            continue
-        if event == CLOSED:
-            outcome = _outcome(state, fact)
-            if outcome is None:
-                conflicts.append((seq, signal_id, OUT_OF_RANGE))
+            if signal_id not in new_signals:
+                conflicts.append((seq, signal_id, NO_SIGNAL_YET))
+                still_held.append((seq, signal_id, event, recorded_at, detail or NO_DETAIL))
                 continue
-            outcomes.append(outcome)
-        elif order_id is not None:
-            orders.append((order_id, state.id))
-        lifecycle.append((seq, signal_id, event, recorded_at, detail))
-        states[signal_id] = SignalState(state.id, event, *state[2:])
-    lifecycle.sort()  # by seq: SQLite appends faster than it inserts
-    return TableChanges(prepared.signals, orders, outcomes, prepared.extras, lifecycle, conflicts)
-
-
-def _new_signal_state(row: schema.SignalRow | None, seq: int) -> SignalState | None:
-    """The state of a signal of the same batch; None where it comes after `seq`."""
-    if row is None or row[0] > seq:
-        return None
-    return SignalState(row[0], SIGNAL, row[3], row[4], row[5], row[6], row[12])
-
-
-def _outcome(state: SignalState, fact: Fact) -> schema.OutcomeRow | None:
-    """The outcome columns that `closed` sets; None where the profit is not a finite number."""
-    *_, exit_price, outcome, pct = fact
-    assert exit_price is not None, "read_fact rejects a `closed` without it"
-    if outcome is None:
-        outcome = outcome_of(
-            state.action,
-            target_price=state.target_price,
-            stop_price=state.stop_price,
-            exit_price=exit_price,
+            state = state_of_row(new_signals[signal_id])
+        after = apply_fact(state, fact)
+        if isinstance(after, str):
+            conflicts.append((seq, signal_id, after))
+            continue
+        current[signal_id] = after
+        known_seq = max(seq, after.id)
+        lifecycle.append(
+            (seq, signal_id, event, recorded_at, detail, known_seq, after.state, *after.values)
         )
-    if pct is None:
-        pct = profit_loss_pct_of(state.action, entry_price=state.entry_price, exit_price=exit_price)
-    return (outcome, exit_price, pct, state.id) if isfinite(pct) else None
+    lifecycle.sort()  # by seq: SQLite appends faster than it inserts
+    return TableChanges(
+        prepared.signals,
+        prepared.extras,
+        lifecycle,
+        conflicts,
+        values=[
+            (*state.values[:4], state.id)
+            for signal_id, state in current.items()
+            if state.values[:4]
+            != (states[signal_id].values if signal_id in states else NO_VALUES)[:4]
+        ],
+        held=still_held,
+        released=[(fact[0],) for fact in held],
+        states=current,
+    )
 
 
 def _gaps(entries: Sequence[Entry], after: int) -> Iterator[schema.ConflictRow]:

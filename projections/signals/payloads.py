@@ -27,7 +27,9 @@ from projections.signals.transitions import (
     EXECUTED,
     EXPIRED,
     OUTCOMES,
+    REDUCED,
     SKIPPED,
+    VOIDED,
 )
 
 MISSING = "{key} is missing"  # or null
@@ -40,14 +42,21 @@ NOT_A_PRICE = f"{{key}} is not {FIELD_LIMITS.words['price']}"
 NOT_A_PERCENT = f"{{key}} is not {FIELD_LIMITS.words['confidence']}"
 NOT_A_TIME = "{key} is not a time in stored form"
 NOT_AN_OUTCOME = f"{{key}} is not {FIELD_LIMITS.words['outcome']}"
+NOT_A_COUNT = "{key} is not a whole number above 0"
+NOT_A_PART = "{key} is not a number above 0 and below 1"
 
 # The payload's own object is level 1. SQLite's JSON ends at 1,000.
 _, ID_CHARS_MAX, DEPTH_MAX, FRACTION_MAX, PERCENT_MAX = FIELD_LIMITS
+NOT_JSON = "the stored payload is not a JSON object"
 TOO_DEEP = f"the payload is nested deeper than {DEPTH_MAX}"
 
 SignalValues: TypeAlias = tuple[str, str, str, float, float, float, float, str, str, str, str, str]
-# signal_id, JSON of all other keys, order_id, exit_price, outcome, profit_loss_pct
-FactValues: TypeAlias = tuple[str, str | None, str | None, float | None, str | None, float | None]
+# Plain, so that marshal can carry it to another process.
+FactValues: TypeAlias = tuple[
+    *tuple[str, str | None, str | None],  # signal_id, JSON of all other keys, order_id
+    *tuple[float | None, str | None, float | None],  # exit_price, outcome, profit_loss_pct
+    *tuple[int | None, float | None, int | None],  # part, fraction, voids
+]
 
 # Stored form only: text that sorts as time does. Some Pythons accept hour 24, so it is excluded.
 _STORED_TIME = re.compile(r"\d{4}-\d\d-\d\dT(?!24)\d\d:\d\d:\d\d\.\d{6}\+00:00", re.ASCII)
@@ -98,6 +107,15 @@ def _price(value: object) -> float | None:
     return number if number is not None and number > 0.0 else None
 
 
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _part(value: object) -> float | None:
+    number = _number(value)
+    return number if number is not None and 0.0 < number < 1.0 else None
+
+
 def _percent(value: object) -> float | None:
     number = _number(value)
     return number if number is not None and FIELD_LIMITS.is_percent(number) else None
@@ -134,12 +152,19 @@ FACT_RULES: Mapping[str, Mapping[str, FieldRule]] = {
     SKIPPED: {"signal_id": _ID, "reason": FieldRule(_text, NOT_TEXT)},
     EXPIRED: {"signal_id": _ID},
     CANCELLED: {"signal_id": _ID},
+    REDUCED: {
+        "signal_id": _ID,
+        "part": FieldRule(_count, NOT_A_COUNT),
+        "exit_price": FieldRule(_number, NOT_A_NUMBER),
+        "fraction": FieldRule(_part, NOT_A_PART),
+    },
     CLOSED: {
         "signal_id": _ID,
-        "exit_price": FieldRule(_price, NOT_A_PRICE),
+        "exit_price": FieldRule(_number, NOT_A_NUMBER),
         "outcome": FieldRule(_outcome, NOT_AN_OUTCOME, required=False),
         "profit_loss_pct": FieldRule(_number, NOT_A_NUMBER, required=False),
     },
+    VOIDED: {"signal_id": _ID, "voids": FieldRule(_count, NOT_A_COUNT)},
 }
 
 _signal_values = itemgetter(*SIGNAL_RULES)
@@ -170,7 +195,16 @@ def read_fact(event: str, payload: dict[str, object]) -> FactValues | str:
     return (
         *(read["signal_id"], detail, get("order_id")),
         *(get("exit_price"), get("outcome"), get("profit_loss_pct")),
+        *(get("part"), get("fraction"), get("voids")),
     )
+
+
+def read_detail(event: str, signal_id: str, detail: str) -> FactValues | str:
+    """The values of a fact whose other keys `read_fact` returned as this JSON; or a reason."""
+    try:
+        return read_fact(event, {"signal_id": signal_id, **orjson.loads(detail)})
+    except (ValueError, TypeError):  # only where another program changed the database
+        return NOT_JSON
 
 
 def _stored_values(payload: dict[str, object]) -> SignalValues | None:

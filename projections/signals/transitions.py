@@ -1,13 +1,16 @@
-"""The lifecycle of a signal: allowed transitions, outcome and profit. Pure.
+"""The lifecycle of a signal: its states, the allowed transitions, outcome and profit. Pure.
 
-    signal -> executed | skipped | expired | cancelled | closed
-    executed -> closed
+    open                -> executed | skipped | expired | cancelled | reduced | closed
+    executed            -> reduced | closed | cancelled | expired
+    cancelled, expired  -> executed       a fill that crossed the cancel or the end of the order
+    reduced             -> reduced | closed
 
-The state of a signal is the last event that applied to it; the signal itself is the first. The
-table below is the only definition of the allowed transitions. The projections apply it, and record
-a fact that it does not allow in `conflicts`.
+The state of a signal is `open` until a fact applies, and then the event of the last applied fact
+that is not voided. `voided` returns it to its state before that fact; it is not in the table below,
+because it depends on that fact alone. The table is the only definition of the other transitions.
+The projections apply it, and record a fact that it does not allow in `conflicts`.
 
-Invariant: no fact applies twice to one signal, and no event follows `closed`.
+Invariant: without a `voided`, no event follows `closed` or `skipped`.
 """
 
 from collections.abc import Mapping
@@ -18,22 +21,25 @@ EXECUTED = "executed"
 SKIPPED = "skipped"
 EXPIRED = "expired"
 CANCELLED = "cancelled"
+REDUCED = "reduced"
 CLOSED = "closed"
+VOIDED = "voided"
+
+OPEN = "open"  # the state of a signal without an applied fact; the other states are events
 
 TRANSITIONS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
-        SIGNAL: frozenset({EXECUTED, SKIPPED, EXPIRED, CANCELLED, CLOSED}),
-        EXECUTED: frozenset({CLOSED}),
+        OPEN: frozenset({EXECUTED, SKIPPED, EXPIRED, CANCELLED, REDUCED, CLOSED}),
+        EXECUTED: frozenset({REDUCED, CLOSED, CANCELLED, EXPIRED}),
         SKIPPED: frozenset(),
-        EXPIRED: frozenset(),
-        CANCELLED: frozenset(),
+        EXPIRED: frozenset({EXECUTED}),
+        CANCELLED: frozenset({EXECUTED}),
+        REDUCED: frozenset({REDUCED, CLOSED}),
         CLOSED: frozenset(),
     }
 )
-FACT_EVENTS = TRANSITIONS[SIGNAL]  # each fact may directly follow the signal
-ACTIVE_EVENTS = frozenset(
-    event for event, following in TRANSITIONS.items() if following
-)  # after which a signal can still change
+FACT_EVENTS = TRANSITIONS[OPEN] | {VOIDED}  # each other fact may directly follow the signal
+ACTIVE_STATES = frozenset({OPEN, EXECUTED, REDUCED})  # undecided, or a position or order is open
 
 BUY = "BUY"
 SELL = "SELL"
@@ -41,25 +47,18 @@ ACTIONS = (BUY, SELL)
 
 WIN = "win"
 LOSS = "loss"
-NEITHER = "expired"  # the trade ended between stop and target
-OUTCOMES = (WIN, LOSS, NEITHER)
+BREAKEVEN = "breakeven"
+OUTCOMES = (WIN, LOSS, BREAKEVEN, EXPIRED)
 
 
-def is_allowed(before: str, event: str) -> bool:
-    """Whether `event` may follow `before`, the last event that applied to the signal."""
-    return event in TRANSITIONS[before]
+def is_allowed(state: str, event: str) -> bool:
+    """Whether `event`, any fact but `voided`, may apply to a signal in this state."""
+    return event in TRANSITIONS[state]
 
 
-def outcome_of(action: str, *, target_price: float, stop_price: float, exit_price: float) -> str:
-    """The outcome of a trade closed at `exit_price` whose `closed` fact gives none.
-
-    BUY wins at the target or above and loses at the stop or below; SELL is mirrored. Where target
-    and stop are the wrong way round and both conditions hold, it is a win.
-    """
-    is_win, is_loss = exit_price >= target_price, exit_price <= stop_price
-    if action == SELL:
-        is_win, is_loss = exit_price <= target_price, exit_price >= stop_price
-    return WIN if is_win else LOSS if is_loss else NEITHER
+def outcome_of(profit_loss_pct: float) -> str:
+    """The outcome of a trade whose `closed` fact gives none."""
+    return WIN if profit_loss_pct > 0 else LOSS if profit_loss_pct < 0 else BREAKEVEN
 
 
 def profit_loss_pct_of(action: str, *, entry_price: float, exit_price: float) -> float:

@@ -87,7 +87,7 @@ def _classify(database: sqlite3.Connection, check_pages: bool) -> str:
         if found != "ok":
             return DAMAGED
     # SQLite raises an error where the first page of a table is damaged.
-    for name in ("signals", "signal_extras", "lifecycle", "conflicts"):
+    for name in ("signals", "signal_extras", "lifecycle", "held", "conflicts"):
         database.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone()
     return CURRENT if read_checkpoint(database) is not None else DAMAGED
 

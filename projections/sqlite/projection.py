@@ -22,13 +22,15 @@ from projections.projection import Checkpoint
 from projections.signals import schema
 from projections.signals.fold import (
     PreparedBatch,
+    TableChanges,
     ids_json,
+    new_ids,
     prepare,
     resolve,
     signal_ids,
     statements,
-    states_of,
 )
+from projections.signals.states import held_facts, states_of
 from projections.sqlite import database, file
 from projections.sqlite.database import checkpoint_from_row, database_path
 from projections.sqlite.file import NO_FILE, inode_of
@@ -163,11 +165,7 @@ class SqliteProjection:
                 )
             # First: where another writer has moved on, our rows exist already.
             await self._advance_checkpoint(db, before, after)
-            found = await db.execute_fetchall(
-                schema.SELECT_STATES, (ids_json(signal_ids(prepared)),)
-            )
-            changes = resolve(prepared, states_of([tuple(row) for row in found]))
-            for statement, rows in statements(changes):
+            for statement, rows in statements(await self._resolve(db, prepared)):
                 await db.executemany(statement, rows)
             await db.execute("COMMIT")
         except BaseException as error:
@@ -175,6 +173,15 @@ class SqliteProjection:
             if isinstance(error, sqlite3.Error):
                 raise self._translate_error(error) from error
             raise
+
+    async def _resolve(self, db: aiosqlite.Connection, prepared: PreparedBatch) -> TableChanges:
+        states = await db.execute_fetchall(schema.SELECT_STATES, (ids_json(signal_ids(prepared)),))
+        held = await db.execute_fetchall(schema.SELECT_HELD, (ids_json(new_ids(prepared)),))
+        return resolve(
+            prepared,
+            states_of(tuple(row) for row in states),
+            held_facts(tuple(row) for row in held),
+        )
 
     async def _advance_checkpoint(
         self, db: aiosqlite.Connection, before: Checkpoint, after: Checkpoint

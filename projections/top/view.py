@@ -14,7 +14,6 @@ from typing import NamedTuple
 from eventlog.plumbing import printable_value
 from projections.delivery.outbox import NAME as ALPINE
 from projections.signals.schema import SQLITE
-from projections.signals.transitions import CLOSED, SIGNAL
 from projections.top.recent_signals import RecentSignal
 
 DETAILS_MAX = 4  # figures of a plug-in projection: a line has no room for more
@@ -192,9 +191,9 @@ def _signal(signal: RecentSignal) -> tuple[str, ...]:
 
 def outcome_text(signal: RecentSignal) -> str:
     """The outcome or state of a signal, in one or two words."""
-    if signal.event == CLOSED:
-        return f"{signal.outcome} {signal.profit_loss_pct:+.2f} %"
-    return "open" if signal.event == SIGNAL else signal.event
+    shown = signal.outcome or signal.state
+    pct = signal.profit_loss_pct
+    return shown if pct is None else f"{shown} {pct:+.2f} %"
 
 
 def _count(value: object) -> str:

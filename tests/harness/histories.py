@@ -26,13 +26,14 @@ HASHED_FIELDS = (
     *("strategy", "timestamp"),
 )
 IDS = ("a", "İd-ü✓", "id with spaces '\";--")
-FACTS = ("executed", "skipped", "expired", "cancelled", "closed")
+FACTS = ("executed", "skipped", "expired", "cancelled", "reduced", "closed", "voided")
 ITEMS_MAX = 30  # enough for each signal to go through all its events twice
 EPOCH = datetime(2025, 11, 18, 2, tzinfo=UTC)
 
 text = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=12)
 prices = st.sampled_from([90.0, 97.0, 100.0, 105.0, 110.0, 150.25, 1e-4, 1e16, 5e-324, 1.7e308])
 prices |= st.floats(min_value=1e-6, max_value=1e9)
+fractions = st.sampled_from([0.1, 0.25, 1 / 3, 0.5, 1e-300]) | st.floats(0.01, 0.99)
 finite = st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from([1e16, -1e-5, -0.0])
 scalars = (
     st.none()
@@ -93,8 +94,11 @@ def with_sha256(payload: dict[str, Any]) -> dict[str, Any]:
 
 
 @st.composite
-def facts(draw: st.DrawFn) -> Item:
-    """One of the five facts in stored form, with all, some or none of its optional keys."""
+def facts(draw: st.DrawFn, *, exits: st.SearchStrategy[float] = prices) -> Item:
+    """One of the facts in stored form, with all, some or none of its optional keys.
+
+    The seq that a `voided` names is 0, for `histories` to replace, or any seq.
+    """
     event = draw(st.sampled_from(FACTS))
     required: dict[str, st.SearchStrategy[Any]] = {}
     optional: dict[str, st.SearchStrategy[Any]] = {"reason": text.filter(bool)}
@@ -103,10 +107,15 @@ def facts(draw: st.DrawFn) -> Item:
         optional = {"fill_price": prices, "executed_at": moments()}
     if event == "skipped":
         required, optional = optional, {}
+    if event == "reduced":
+        required = {"part": st.integers(1, 4), "exit_price": exits, "fraction": fractions}
+        optional = {"closed_at": moments()}
+    if event == "voided":
+        required = {"voids": st.just(0) | st.integers(1, ITEMS_MAX)}
     if event == "closed":
-        required = {"exit_price": prices}
+        required = {"exit_price": exits}
         optional = {
-            "outcome": st.sampled_from(["win", "loss", "expired"]),
+            "outcome": st.sampled_from(["win", "loss", "breakeven", "expired"]),
             "profit_loss_pct": finite.map(lambda x: x + 0.0),
             "closed_at": moments(),
         }
@@ -148,12 +157,33 @@ def broken(draw: st.DrawFn) -> Item:
 
 @st.composite
 def histories(draw: st.DrawFn, *, malformed: bool = True, items_max: int = ITEMS_MAX) -> list[Item]:
-    """The items of a log, in order; some come again, as late retries do."""
-    kinds = [signals(), facts(), facts(), others] + ([broken()] if malformed else [])
+    """The items of a log, in order; some come again, as late retries do.
+
+    Most facts come after their signal, and most `voided` name the last fact of their signal.
+    """
+    some_facts = facts(exits=prices | finite if malformed else prices)
+    kinds = [signals(), some_facts, some_facts, others] + ([broken()] if malformed else [])
     first = draw(st.lists(signals(), max_size=len(IDS)))  # so that facts have signals to refer to
     history = first + draw(st.lists(st.one_of(kinds), max_size=items_max))
     again = draw(st.lists(st.sampled_from(history), max_size=4)) if history else []
-    return history + again
+    return _with_voids(history + again)
+
+
+def _with_voids(history: Sequence[Item]) -> list[Item]:
+    """The history, where `voided` with the seq 0 names the last fact before it of its signal.
+
+    Several in a row go back further. The facts need not have applied.
+    """
+    facts_of: dict[object, list[int]] = {}
+    found: list[Item] = []
+    for seq, (event, payload) in enumerate(history, 1):
+        before = facts_of.setdefault(str(payload.get("signal_id")), [])
+        if event == "voided" and payload.get("voids") == 0:
+            payload = {**payload, "voids": before.pop() if before else 1}  # noqa: PLW2901
+        elif event in FACTS:
+            before.append(seq)
+        found.append((event, payload))
+    return found
 
 
 def entries_of(history: Sequence[Item], *, gaps: Sequence[int] = ()) -> list[Entry]:

@@ -3,6 +3,7 @@
 It shares no code with the packages, so that a comparison misses only a mistake made twice.
 """
 
+import bisect
 import hashlib
 import json
 import math
@@ -10,17 +11,26 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from fractions import Fraction
 from typing import Any
 
 LEGAL = {
-    ("signal", "executed"),
-    ("signal", "skipped"),
-    ("signal", "expired"),
-    ("signal", "cancelled"),
-    ("signal", "closed"),
+    ("open", "executed"),
+    ("open", "skipped"),
+    ("open", "expired"),
+    ("open", "cancelled"),
+    ("open", "reduced"),
+    ("open", "closed"),
+    ("executed", "reduced"),
     ("executed", "closed"),
+    ("executed", "cancelled"),
+    ("executed", "expired"),
+    ("cancelled", "executed"),
+    ("expired", "executed"),
+    ("reduced", "reduced"),
+    ("reduced", "closed"),
 }
-FACTS = {after for _, after in LEGAL}
+FACTS = {after for _, after in LEGAL} | {"voided"}
 TEXTS_THAT_MAY_BE_EMPTY = ("asset_type", "data_source")
 
 
@@ -32,6 +42,7 @@ class Tables:
     extras: dict[str, str] = field(default_factory=dict)
     lifecycle: list[tuple[Any, ...]] = field(default_factory=list)
     conflicts: list[tuple[Any, ...]] = field(default_factory=list)
+    held: list[tuple[Any, ...]] = field(default_factory=list)
 
     def digest(self) -> str:
         """SHA-256 over the lines of `signals`, as `eventlog digest` prints it."""
@@ -64,8 +75,12 @@ def fold(entries: Iterable[Any], *, into: Tables | None = None, after: int = 0) 
             elif event in FACTS:
                 add_fact(tables, seq, recorded_at, event, payload)
         except Refused as refusal:
-            tables.conflicts.append((seq, id_or_none(payload), str(refusal)))
+            add_conflict(tables, seq, payload, refusal)
     return tables
+
+
+def add_conflict(tables: Tables, seq: int, payload: dict[str, Any], refusal: Refused) -> None:
+    bisect.insort(tables.conflicts, (seq, id_or_none(payload), str(refusal)))
 
 
 def add_signal(tables: Tables, seq: int, recorded_at: str, payload: dict[str, Any]) -> None:
@@ -99,65 +114,151 @@ def add_signal(tables: Tables, seq: int, recorded_at: str, payload: dict[str, An
     tables.signals.append(row)
     if extra is not None:
         tables.extras[signal_id] = extra
-    tables.lifecycle.append((seq, signal_id, "signal", recorded_at, None))
+    bisect.insort(
+        tables.lifecycle,
+        (seq, signal_id, "signal", recorded_at, None, seq, "open", *[None] * 6),
+    )
+    # The facts that came before it, one by one, as if they came now.
+    for fact in [fact for fact in tables.held if fact[1] == signal_id]:
+        early, _, event, recorded_at, other_keys_text = fact
+        tables.held.remove(fact)
+        tables.conflicts.remove((early, signal_id, "no such signal yet"))
+        early_payload = {"signal_id": signal_id, **json.loads(other_keys_text)}
+        try:
+            add_fact(tables, early, recorded_at, event, early_payload)
+        except Refused as refusal:
+            add_conflict(tables, early, early_payload, refusal)
 
 
 def add_fact(
     tables: Tables, seq: int, recorded_at: str, event: str, payload: dict[str, Any]
 ) -> None:
     signal_id = need_id(payload)
-    end: dict[str, Any] = {}
-    if event == "executed":
-        need(payload, "order_id", isinstance(payload.get("order_id"), str), "is not text")
-    elif event == "skipped":
-        need(payload, "reason", isinstance(payload.get("reason"), str), "is not text")
-    elif event == "closed":
-        end = need_end(payload)
+    check_fact(event, payload)
     detail = other_keys(payload, {"signal_id"})
 
     found = [row for row in tables.signals if row[1] == signal_id]
     if not found:
-        raise Refused("unknown signal")
-    before = [fact[2] for fact in tables.lifecycle if fact[1] == signal_id][-1]
-    if (before, event) not in LEGAL:
-        raise Refused(f"illegal move {before} -> {event}")
+        tables.held.append((seq, signal_id, event, recorded_at, detail or "{}"))
+        raise Refused("no such signal yet")
+    facts = facts_in_force(tables, signal_id)
+    if event == "voided":
+        if not facts:
+            raise Refused("no applied fact of this signal is left to void")
+        last, voids = facts[-1][0], payload["voids"]
+        if last != voids:
+            raise Refused(
+                f"voids entry {voids}, but the last applied fact of this signal is entry {last}"
+            )
+        facts = facts[:-1]
+    else:
+        before = facts[-1][1] if facts else "open"
+        if (before, event) not in LEGAL:
+            raise Refused(f"illegal move {before} -> {event}")
+        facts = [*facts, (seq, event, payload)]
+    values = values_after(found[0], facts)
+    found[0][16], found[0][12], found[0][13], found[0][14] = values[:4]
+    known_seq, state = max(seq, found[0][0]), facts[-1][1] if facts else "open"
+    bisect.insort(
+        tables.lifecycle,
+        (seq, signal_id, event, recorded_at, detail, known_seq, state, *values),
+    )
+
+
+def check_fact(event: str, payload: dict[str, Any]) -> None:
     if event == "executed":
-        found[0][16] = payload["order_id"]
+        need(payload, "order_id", isinstance(payload.get("order_id"), str), "is not text")
+    elif event == "skipped":
+        need(payload, "reason", isinstance(payload.get("reason"), str), "is not text")
+    elif event == "reduced":
+        need_count(payload, "part")
+        need_finite(payload, "exit_price")
+        need_number(payload, "fraction", lambda x: 0 < x < 1, "is not a number above 0 and below 1")
     elif event == "closed":
-        end_trade(found[0], **end)
-    tables.lifecycle.append((seq, signal_id, event, recorded_at, detail))
+        need_finite(payload, "exit_price")
+        outcomes = [None, "win", "loss", "breakeven", "expired"]
+        if payload.get("outcome") not in outcomes:
+            raise Refused("outcome is not win, loss, breakeven or expired")
+        if payload.get("profit_loss_pct") is not None:
+            need_finite(payload, "profit_loss_pct")
+    elif event == "voided":
+        need_count(payload, "voids")
 
 
-def need_end(payload: dict[str, Any]) -> dict[str, Any]:
-    exit_price = need_price(payload, "exit_price")
-    outcome = payload.get("outcome")
-    if outcome is not None and outcome not in ["win", "loss", "expired"]:
-        raise Refused("outcome is not win, loss or expired")
-    pct = None
-    if payload.get("profit_loss_pct") is not None:
-        pct = need_number(payload, "profit_loss_pct", lambda x: True, "is not a finite number")
-    return {"exit_price": exit_price, "outcome": outcome, "pct": pct}
+def facts_in_force(tables: Tables, signal_id: str) -> list[tuple[int, str, dict[str, Any]]]:
+    """Seq, event and payload of each applied fact of a signal that is not voided."""
+    facts: list[tuple[int, str, dict[str, Any]]] = []
+    for seq, of, event, _, detail, *_ in tables.lifecycle:
+        if of == signal_id and event == "voided":
+            facts.pop()
+        elif of == signal_id and event != "signal":
+            facts.append((seq, event, json.loads(detail or "{}")))
+    return facts
 
 
-def end_trade(row: list[Any], exit_price: float, outcome: str | None, pct: float | None) -> None:
-    action, entry, target, stop = row[3:7]
-    if outcome is None:
-        outcome = outcome_from_price(action, target, stop, exit_price)
-    if pct is None:
-        pct = (exit_price - entry) / entry * 100 * (-1 if action == "SELL" else 1)
-    if not math.isfinite(pct):
+def values_after(row: list[Any], facts: list[tuple[int, str, dict[str, Any]]]) -> list[Any]:
+    """order_id, outcome, exit_price, profit_loss_pct, and the seqs of executed and closed."""
+    order_id = outcome = price = pct = executed_seq = closed_seq = None
+    parts: dict[int, tuple[int, Fraction, Fraction]] = {}
+    for seq, event, payload in facts:
+        if event == "executed":
+            order_id, executed_seq = payload["order_id"], seq
+        elif event == "reduced":
+            part, fraction = payload["part"], decimal(payload["fraction"])
+            if part in parts:
+                raise Refused(f"part {part} was already recorded by entry {parts[part][0]}")
+            parts[part] = (seq, fraction, decimal(payload["exit_price"]))
+            total = sum((fraction for _, fraction, _ in parts.values()), Fraction(0))
+            if total > 1 - Fraction("1e-9"):
+                raise Refused("the parts would be the whole position: send closed for the rest")
+            exact = weighted(parts) / total
+            price, pct = nearest(exact), exact_pct(row, exact)
+        elif event == "closed":
+            closed_seq = seq
+            pct = payload.get("profit_loss_pct")
+            if parts:
+                rest = 1 - sum(fraction for _, fraction, _ in parts.values())
+                exact = weighted(parts)
+                exact += rest * decimal(payload["exit_price"])
+                price = nearest(exact)
+                pct = exact_pct(row, exact) if pct is None else float(pct) + 0.0
+            else:
+                price = float(payload["exit_price"]) + 0.0
+                pct = float_pct(row, price) if pct is None else float(pct) + 0.0
+            outcome = payload.get("outcome")
+            if outcome is None:
+                outcome = "win" if pct > 0 else "loss" if pct < 0 else "breakeven"
+    if pct is not None and not math.isfinite(pct):
         raise Refused("profit_loss_pct is not finite")
-    row[12:15] = [outcome, exit_price, pct + 0.0]
+    return [order_id, outcome, price, pct, executed_seq, closed_seq]
 
 
-def outcome_from_price(action: str, target: float, stop: float, exit_price: float) -> str:
-    if action == "BUY":
-        if exit_price >= target:
-            return "win"
-        return "loss" if exit_price <= stop else "expired"
-    if exit_price <= target:
-        return "win"
-    return "loss" if exit_price >= stop else "expired"
+def weighted(parts: dict[int, tuple[int, Fraction, Fraction]]) -> Fraction:
+    return sum((fraction * at for _, fraction, at in parts.values()), Fraction(0))
+
+
+def decimal(number: float) -> Fraction:
+    """The decimal number that Python shows for a number."""
+    return Fraction(str(float(number)))
+
+
+def nearest(exact: Fraction) -> float:
+    try:
+        quotient = exact.numerator / exact.denominator  # Python rounds it correctly
+        return quotient + 0.0
+    # Python divides integers exactly
+    except OverflowError:
+        return math.inf if exact > 0 else -math.inf
+
+
+def exact_pct(row: list[Any], exit_price: Fraction) -> float:
+    entry = decimal(row[4])
+    return nearest((exit_price - entry) * (-100 if row[3] == "SELL" else 100) / entry)
+
+
+def float_pct(row: list[Any], exit_price: float) -> float:
+    entry: float = row[4]
+    return (exit_price - entry) / entry * 100 * (-1 if row[3] == "SELL" else 1) + 0.0
 
 
 def need(payload: dict[str, Any], key: str, fits: bool, problem: str) -> None:
@@ -196,6 +297,16 @@ def need_number(payload: dict[str, Any], key: str, check: Any, problem: str) -> 
     is_number = type(given) in (int, float) and math.isfinite(given)
     need(payload, key, is_number and check(given), problem)
     return 0.0 if given == 0 else float(given)
+
+
+def need_finite(payload: dict[str, Any], key: str) -> float:
+    return need_number(payload, key, lambda x: True, "is not a finite number")
+
+
+def need_count(payload: dict[str, Any], key: str) -> None:
+    given = payload.get(key)
+    fits = type(given) is int and given >= 1
+    need(payload, key, fits, "is not a whole number above 0")
 
 
 def need_price(payload: dict[str, Any], key: str) -> float:

@@ -50,6 +50,7 @@ def read_tables(home: Path) -> tuple[model.Tables, Point]:
             extras=dict(db.execute("SELECT signal_id, extra FROM signal_extras")),
             lifecycle=db.execute("SELECT * FROM lifecycle ORDER BY seq").fetchall(),
             conflicts=db.execute("SELECT * FROM conflicts ORDER BY seq").fetchall(),
+            held=db.execute("SELECT * FROM held ORDER BY seq").fetchall(),
         )
         return tables, Point(*rows[0]) if rows else Point(0, "0" * 64)
 

@@ -1,9 +1,7 @@
 """The fold: for any log and any division into batches, the tables equal the model's."""
 
 import json
-import marshal
-import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from itertools import product
 
@@ -13,21 +11,19 @@ from hypothesis import event as note
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eventlog import Entry
 from eventlog.schema.validation import validate
-from projections.signals import payloads, schema
-from projections.signals.digest import digest
-from projections.signals.fold import (
-    PreparedBatch,
-    fact_ids,
-    ids_json,
-    prepare,
-    resolve,
-    signal_ids,
-    statements,
-    states_of,
-)
+from projections.errors import ProjectionError
+from projections.signals import payloads
+from projections.signals.fold import prepare, resolve
+from projections.signals.states import held_facts
 from tests.harness import model
+from tests.harness.folding import (
+    Apply,
+    apply_as_projection,
+    apply_as_rebuild,
+    database,
+    fold,
+)
 from tests.harness.histories import (
     JUNK,
     Item,
@@ -37,8 +33,6 @@ from tests.harness.histories import (
     signals,
     with_sha256,
 )
-
-Apply = Callable[[sqlite3.Connection, Sequence[Entry], int], None]
 
 SIGNAL: Item = (
     "signal",
@@ -60,6 +54,9 @@ SIGNAL: Item = (
 )
 
 
+SIGNAL_AT = "2025-11-18T02:00:00.000000Z"  # recorded_at of the first three entries
+
+
 def signal(**other: object) -> Item:
     return "signal", with_sha256({**SIGNAL[1], **other})
 
@@ -73,62 +70,10 @@ FACTS: dict[str, dict[str, object]] = {
     "skipped": {"reason": "r"},
     "expired": {"reason": "r"},
     "cancelled": {"reason": "r"},
+    "reduced": {"exit_price": 105.0, "fraction": 0.25, "part": 1},
     "closed": {"exit_price": 95.0, "outcome": "loss", "profit_loss_pct": -5.0},
+    "voided": {"reason": "r", "voids": 2},
 }
-
-
-# two ways to apply a batch
-
-
-def execute(db: sqlite3.Connection, prepared: PreparedBatch, ids: set[str]) -> None:
-    states = states_of(db.execute(schema.SELECT_STATES, (ids_json(ids),)).fetchall())
-    for statement, rows in statements(resolve(prepared, states)):
-        db.executemany(statement, rows)
-
-
-def apply_as_projection(db: sqlite3.Connection, entries: Sequence[Entry], after: int) -> None:
-    """Folds as the live projection does: it reads the states of all signals of a batch."""
-    prepared = prepare(entries, after=after)
-    execute(db, prepared, signal_ids(prepared))
-
-
-def apply_as_rebuild(db: sqlite3.Connection, entries: Sequence[Entry], after: int) -> None:
-    """Folds as a rebuild does: the UNIQUE column finds duplicate signals."""
-    prepared = PreparedBatch(*marshal.loads(marshal.dumps([*prepare(entries, after=after)])))
-    try:
-        execute(db, prepared, fact_ids(prepared))
-    except sqlite3.IntegrityError:
-        db.execute("DELETE FROM signals WHERE id > ?", (after,))
-        execute(db, prepared, signal_ids(prepared))
-
-
-def database() -> sqlite3.Connection:
-    db = sqlite3.connect(":memory:", isolation_level=None)
-    for statement in schema.TABLES:
-        db.execute(statement)
-    return db
-
-
-def tables_of(db: sqlite3.Connection) -> model.Tables:
-    return model.Tables(
-        signals=[list(row) for row in db.execute(schema.SELECT_SIGNALS)],
-        extras=dict(db.execute("SELECT signal_id, extra FROM signal_extras")),
-        lifecycle=db.execute("SELECT * FROM lifecycle ORDER BY seq").fetchall(),
-        conflicts=db.execute("SELECT * FROM conflicts ORDER BY seq").fetchall(),
-    )
-
-
-def fold(
-    entries: Sequence[Entry], *, cuts: Sequence[int] = (), apply: Apply = apply_as_projection
-) -> tuple[model.Tables, str]:
-    """The SQLite tables after these entries, cut into batches at `cuts`, and their digest."""
-    with closing(database()) as db:
-        after = 0
-        ends = sorted({min(cut, len(entries)) for cut in cuts} | {len(entries)})
-        for start, end in zip([0, *ends], ends, strict=False):
-            apply(db, entries[start:end], after)
-            after = entries[end - 1].seq if end else 0
-        return tables_of(db), digest(db.execute(schema.SELECT_SIGNALS))
 
 
 def folded(*items: Item) -> model.Tables:
@@ -237,16 +182,13 @@ def test_every_applied_fact_is_in_the_lifecycle_with_its_other_keys() -> None:
         fact("executed", fill_price=100.5, order_id="o-1"),
         fact("closed", exit_price=111),
     )
+    at = "2025-11-18T02:00:00.000000Z"
+    detail = '{"fill_price":100.5,"order_id":"o-1"}'
+    closed = ("o-1", "win", 111.0, 11.0, 2, 3)  # the values after the entry
     assert tables.lifecycle == [
-        (1, "a", "signal", "2025-11-18T02:00:00.000000Z", None),
-        (
-            2,
-            "a",
-            "executed",
-            "2025-11-18T02:00:00.000000Z",
-            '{"fill_price":100.5,"order_id":"o-1"}',
-        ),
-        (3, "a", "closed", "2025-11-18T02:00:00.000000Z", '{"exit_price":111}'),
+        (1, "a", "signal", at, None, 1, "open", None, None, None, None, None, None),
+        (2, "a", "executed", at, detail, 2, "executed", "o-1", None, None, None, 2, None),
+        (3, "a", "closed", at, '{"exit_price":111}', 3, "closed", *closed),
     ]
     assert tables.extras == {"a": '{"reasoning":"why"}'}
     assert tables.signals[0][12:17] == ["win", 111.0, 11.0, SIGNAL[1]["sha256"], "o-1"]
@@ -261,8 +203,10 @@ def test_values_given_by_closed_are_stored_and_not_computed() -> None:
 @pytest.mark.parametrize(
     ("items", "reason"),
     [
-        ([fact("executed", order_id="o")], "unknown signal"),
-        ([fact("expired"), SIGNAL], "unknown signal"),
+        ([fact("executed", order_id="o")], "no such signal yet"),
+        ([SIGNAL, ("expired", {"signal_id": "b"})], "no such signal yet"),
+        ([fact("skipped", reason="r"), fact("closed", exit_price=1.0), SIGNAL],
+         "illegal move skipped -> closed"),
         ([SIGNAL, signal(note="new")], "duplicate signal_id with the same content"),
         ([SIGNAL, signal(confidence=99.0)], "duplicate signal_id with other content"),
         ([SIGNAL, fact("skipped", reason="r"), fact("closed", exit_price=1.0)],
@@ -281,7 +225,31 @@ def test_values_given_by_closed_are_stored_and_not_computed() -> None:
         ([signal(timestamp="2025-11-18T02:00:00Z")], "timestamp is not a time in stored form"),
         ([SIGNAL, fact("skipped")], "reason is missing"),
         ([SIGNAL, fact("closed", exit_price=1.0, outcome="draw")],
-         "outcome is not win, loss or expired"),
+         "outcome is not win, loss, breakeven or expired"),
+        ([SIGNAL, fact("voided", voids=1)], "no applied fact of this signal is left to void"),
+        ([SIGNAL, fact("expired"), fact("voided", voids=1)],
+         "voids entry 1, but the last applied fact of this signal is entry 2"),
+        ([SIGNAL, fact("executed", order_id="o"), fact("expired"), fact("voided", voids=2)],
+         "voids entry 2, but the last applied fact of this signal is entry 3"),
+        ([SIGNAL, fact("expired"), fact("voided", voids=2), fact("voided", voids=2)],
+         "no applied fact of this signal is left to void"),
+        ([SIGNAL, fact("expired"), fact("voided", voids=2), fact("voided", voids=3)],
+         "no applied fact of this signal is left to void"),
+        ([SIGNAL, fact("voided", voids=True)], "voids is not a whole number above 0"),
+        ([SIGNAL, fact("reduced", part=0, exit_price=1.0, fraction=0.5)],
+         "part is not a whole number above 0"),
+        ([SIGNAL, fact("reduced", part=1, exit_price=1.0, fraction=1.0)],
+         "fraction is not a number above 0 and below 1"),
+        ([SIGNAL, fact("reduced", part=1, exit_price="1", fraction=0.5)],
+         "exit_price is not a finite number"),
+        ([SIGNAL, *[fact("reduced", part=1, exit_price=p, fraction=0.1) for p in (1.0, 2.0)]],
+         "part 1 was already recorded by entry 2"),
+        ([SIGNAL, *[fact("reduced", part=p, exit_price=1.0, fraction=0.1) for p in range(1, 11)]],
+         "the parts would be the whole position: send closed for the rest"),
+        ([signal(entry_price=5e-324), fact("reduced", part=1, exit_price=1e308, fraction=0.5)],
+         "profit_loss_pct is not finite"),
+        ([SIGNAL, fact("reduced", part=1, exit_price=1.0, fraction=0.1), fact("expired")],
+         "illegal move reduced -> expired"),
     ],
 )  # fmt: skip
 def test_an_entry_that_does_not_fit_is_one_conflict_with_its_reason(
@@ -289,7 +257,7 @@ def test_an_entry_that_does_not_fit_is_one_conflict_with_its_reason(
 ) -> None:
     tables = folded(*items)
     assert [said for _, _, said in tables.conflicts] == [reason]
-    assert len(tables.lifecycle) == len(items) - 1
+    assert len(tables.lifecycle) + len(tables.conflicts) == len(items)
 
 
 @pytest.mark.parametrize("value", [1e-05, 9.968574844719817e-05, 1e16, 1.5e300, -0.0, 85.0])
@@ -303,13 +271,158 @@ def test_no_number_in_a_row_is_negative_zero() -> None:
         [signal(confidence=-0.0), fact("closed", exit_price=100.0, profit_loss_pct=-0.0)]
     )
     prepared = prepare(entries, after=0)
-    assert "-0.0" not in repr([prepared.signals, resolve(prepared, {}).outcomes])
+    assert "-0.0" not in repr([prepared.signals, resolve(prepared, {}).values])
 
 
 def test_the_first_of_two_signals_is_kept_with_its_own_extras() -> None:
     tables = folded(signal(note="first"), signal(note="second"))
     assert tables.extras == {"a": '{"note":"first"}'}
     assert [row[0] for row in tables.signals] == [1]
+
+
+# facts that come before their signal
+
+
+EARLY = [fact("executed", order_id="o"), ("note", {}), fact("closed", exit_price=110.0)]
+
+
+def test_an_early_fact_is_held_and_is_a_conflict_until_its_signal_arrives() -> None:
+    tables = folded(*EARLY)
+    at = "2025-11-18T02:00:00.000000Z"
+    assert tables.held == [
+        (1, "a", "executed", at, '{"order_id":"o"}'),
+        (3, "a", "closed", at, '{"exit_price":110.0}'),
+    ]
+    assert [row[:2] for row in tables.conflicts] == [(1, "a"), (3, "a")]
+    assert {row[2] for row in tables.conflicts} == {"no such signal yet"}
+    assert (tables.lifecycle, tables.signals) == ([], [])
+
+
+@pytest.mark.parametrize("cuts", [(), (1,), (1, 2, 3), (3,)])
+def test_held_facts_apply_in_the_order_of_the_log_when_their_signal_arrives(
+    cuts: tuple[int, ...],
+) -> None:
+    for apply in (apply_as_projection, apply_as_rebuild):
+        tables, _ = fold(entries_of([*EARLY, SIGNAL]), cuts=cuts, apply=apply)
+        assert tables.held == tables.conflicts == []
+        assert [(row[0], row[2], row[5], row[6]) for row in tables.lifecycle] == [
+            (1, "executed", 4, "executed"),
+            (3, "closed", 4, "closed"),
+            (4, "signal", 4, "open"),
+        ]
+        assert tables.signals[0][12:17] == ["win", 110.0, 10.0, SIGNAL[1]["sha256"], "o"]
+
+
+def test_a_fact_without_other_keys_is_held_and_applied_without_a_detail() -> None:
+    tables, _ = fold(entries_of([fact("expired"), SIGNAL]), cuts=[1])
+    assert tables.lifecycle[0][2:7] == ("expired", SIGNAL_AT, None, 2, "expired")
+
+
+def test_facts_of_another_signal_stay_held() -> None:
+    other = ("expired", {"signal_id": "b"})
+    tables, _ = fold(entries_of([other, fact("expired"), SIGNAL, signal()]), cuts=[1, 2])
+    assert [row[0] for row in tables.held] == [1]
+    assert [row[0] for row in tables.conflicts] == [1, 4]
+
+
+def test_in_one_batch_nothing_is_written_and_removed_again() -> None:
+    changes = resolve(prepare(entries_of([*EARLY, SIGNAL]), after=0), {})
+    assert (changes.held, changes.released, changes.conflicts) == ([], [], [])
+    assert len(changes.values) == 1
+
+
+def test_a_held_row_that_another_program_changed_is_an_error_and_no_crash() -> None:
+    for payload in ("x", "[]", "{}", '{"order_id":7}'):
+        with pytest.raises(ProjectionError, match="does not hold entry 1 as the log has it"):
+            held_facts([(1, "a", "executed", SIGNAL_AT, payload)])
+
+
+# moves, parts and corrections
+
+
+def test_a_fill_may_cross_its_cancel() -> None:
+    sent, late = fact("executed", order_id="o-1"), fact("executed", order_id="o-2")
+    tables = folded(SIGNAL, sent, fact("cancelled"), late, fact("closed", exit_price=99.0))
+    assert tables.conflicts == []
+    assert [(row[6], row[7], row[11], row[12]) for row in tables.lifecycle] == [
+        ("open", None, None, None),
+        ("executed", "o-1", 2, None),
+        ("cancelled", "o-1", 2, None),
+        ("executed", "o-2", 4, None),
+        ("closed", "o-2", 4, 5),
+    ]
+
+
+def reduced(part: int, exit_price: float, fraction: float) -> Item:
+    return fact("reduced", part=part, exit_price=exit_price, fraction=fraction)
+
+
+def test_a_position_closed_in_parts_has_the_weighted_exit_price() -> None:
+    parts = [reduced(1, 110.0, 0.5), reduced(2, 120.0, 0.25)]
+    tables = folded(SIGNAL, *parts, fact("closed", exit_price=90.0))
+    assert [row[7:11] for row in tables.lifecycle[1:]] == [
+        (None, None, 110.0, 10.0),
+        (None, None, 340 / 3, 40 / 3),  # (0.5 * 110 + 0.25 * 120) / 0.75
+        (None, "win", 107.5, 7.5),
+    ]
+    assert tables.signals[0][12:15] == ["win", 107.5, 7.5]
+
+
+def test_ten_parts_of_a_tenth_are_one_too_many_and_thirds_at_the_entry_are_a_breakeven() -> None:
+    tenths = [reduced(part, 110.0, 0.1) for part in range(1, 11)]
+    tables = folded(SIGNAL, *tenths, fact("closed", exit_price=110.0))
+    assert [row[0] for row in tables.conflicts] == [11]
+    assert tables.signals[0][12:15] == ["win", 110.0, 10.0]
+    thirds = [reduced(part, 100.1, 0.3333333333333333) for part in (1, 2)]
+    tables = folded(signal(entry_price=100.1), *thirds, fact("closed", exit_price=100.1))
+    assert tables.signals[0][12:15] == ["breakeven", 100.1, 0.0]
+
+
+def test_a_given_outcome_and_profit_are_of_the_whole_position() -> None:
+    closed = fact("closed", exit_price=90.0, outcome="expired", profit_loss_pct=-1.5)
+    tables = folded(SIGNAL, reduced(1, 110.0, 0.5), closed)
+    assert tables.signals[0][12:15] == ["expired", 100.0, -1.5]
+
+
+def test_a_voided_fact_leaves_the_values_before_it_and_the_right_one_may_follow() -> None:
+    typo, right = fact("closed", exit_price=1920.0), fact("closed", exit_price=192.0)
+    tables = folded(SIGNAL, fact("executed", order_id="o"), typo, fact("voided", voids=3), right)
+    assert [(row[2], row[6], row[7:11]) for row in tables.lifecycle[1:]] == [
+        ("executed", "executed", ("o", None, None, None)),
+        ("closed", "closed", ("o", "win", 1920.0, 1820.0)),
+        ("voided", "executed", ("o", None, None, None)),
+        ("closed", "closed", ("o", "win", 192.0, 92.0)),
+    ]
+    assert tables.signals[0][12:17] == ["win", 192.0, 92.0, SIGNAL[1]["sha256"], "o"]
+    assert tables.conflicts == []
+
+
+@pytest.mark.parametrize("cuts", [(), range(1, 9)])
+def test_several_voids_go_back_further_even_to_the_signal(cuts: Sequence[int]) -> None:
+    history = [
+        *(SIGNAL, fact("executed", order_id="o"), reduced(1, 50.0, 0.5)),
+        *(fact("closed", exit_price=1.0), fact("voided", voids=4), fact("voided", voids=3)),
+        *(reduced(1, 70.0, 0.25), fact("voided", voids=7), fact("voided", voids=2)),
+    ]
+    tables, _ = fold(entries_of(history), cuts=cuts)
+    assert tables.conflicts == []
+    assert [row[6] for row in tables.lifecycle] == [
+        *("open", "executed", "reduced", "closed", "reduced", "executed"),
+        *("reduced", "executed", "open"),
+    ]
+    assert tables.signals[0][12:17] == [None, None, None, SIGNAL[1]["sha256"], None]
+
+
+@pytest.mark.parametrize(
+    ("exit_price", "outcome", "pct"),
+    [(0.0, "loss", -100.0), (-37.63, "loss", -137.63), (100.0, "breakeven", 0.0),
+     (109.99, "win", (109.99 - 100) / 100 * 100)],
+)  # fmt: skip
+def test_an_exit_at_any_finite_price_has_an_outcome(
+    exit_price: float, outcome: str, pct: float
+) -> None:
+    tables = folded(SIGNAL, fact("closed", exit_price=exit_price))
+    assert tables.signals[0][12:15] == [outcome, exit_price, pct]
 
 
 def test_a_gap_is_one_conflict_at_its_first_seq() -> None:

@@ -70,7 +70,15 @@ def test_the_signals_table_is_the_old_trackers_column_by_column(db: sqlite3.Conn
     ("table", "columns"),
     [
         ("signal_extras", ["signal_id", "extra"]),
-        ("lifecycle", ["seq", "signal_id", "event", "recorded_at", "detail"]),
+        (
+            "lifecycle",
+            [
+                *("seq", "signal_id", "event", "recorded_at", "detail", "known_seq", "state"),
+                *("order_id", "outcome", "exit_price", "profit_loss_pct"),
+                *("executed_seq", "closed_seq"),
+            ],
+        ),
+        ("held", ["seq", "signal_id", "event", "recorded_at", "payload"]),
         ("conflicts", ["seq", "signal_id", "reason"]),
         ("checkpoint", ["name", "seq", "chain", "segment", "byte_offset"]),
     ],
@@ -93,6 +101,7 @@ def test_the_other_tables_have_the_documented_columns(
         " WHERE outcome IS NOT NULL GROUP BY outcome",
         schema.SELECT_SIGNALS,
         schema.SELECT_STATES,
+        schema.SELECT_HELD,
     ],
 )
 def test_each_query_that_the_indexes_are_for_reads_no_table_from_end_to_end_and_sorts_nothing(
@@ -103,7 +112,7 @@ def test_each_query_that_the_indexes_are_for_reads_no_table_from_end_to_end_and_
     assert not any("TEMP B-TREE" in step for step in plan), plan
     if query != schema.SELECT_SIGNALS:
         assert not any(
-            step.startswith(("SCAN signals", "SCAN s", "SCAN l")) and "INDEX" not in step
+            step.startswith(("SCAN signals", "SCAN s", "SCAN l", "SCAN h")) and "INDEX" not in step
             for step in plan
         ), plan
 

@@ -1,73 +1,71 @@
 """The table of transitions, and outcome and profit of a trade."""
 
 import math
+from itertools import pairwise
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from projections.signals.transitions import (
-    ACTIVE_EVENTS,
+    ACTIVE_STATES,
     FACT_EVENTS,
     TRANSITIONS,
+    VOIDED,
     is_allowed,
     outcome_of,
     profit_loss_pct_of,
 )
 
-EVENTS = sorted(TRANSITIONS)
+STATES = sorted(TRANSITIONS)
 prices = st.floats(min_value=1e-6, max_value=1e9)
 
 
 def test_exactly_these_transitions_are_allowed() -> None:
     allowed = {
-        (before, event) for before in EVENTS for event in EVENTS if is_allowed(before, event)
+        (state, event)
+        for state in STATES
+        for event in FACT_EVENTS - {VOIDED}
+        if is_allowed(state, event)
     }
     assert allowed == {
-        ("signal", "executed"),
-        ("signal", "skipped"),
-        ("signal", "expired"),
-        ("signal", "cancelled"),
-        ("signal", "closed"),
+        ("open", "executed"),
+        ("open", "skipped"),
+        ("open", "expired"),
+        ("open", "cancelled"),
+        ("open", "reduced"),
+        ("open", "closed"),
+        ("executed", "reduced"),
         ("executed", "closed"),
+        ("executed", "cancelled"),
+        ("executed", "expired"),
+        ("cancelled", "executed"),
+        ("expired", "executed"),
+        ("reduced", "reduced"),
+        ("reduced", "closed"),
     }
-    assert {"executed", "skipped", "expired", "cancelled", "closed"} == FACT_EVENTS
-    assert {"signal", "executed"} == ACTIVE_EVENTS
+    assert {
+        *("executed", "skipped", "expired", "cancelled", "reduced", "closed", "voided"),
+    } == FACT_EVENTS
+    assert {"open", "executed", "reduced"} == ACTIVE_STATES
 
 
-@given(st.lists(st.sampled_from(EVENTS), max_size=8))
-def test_no_fact_applies_twice_and_every_lifecycle_ends(events: list[str]) -> None:
-    before, applied = "signal", []
-    for event in events:
-        if is_allowed(before, event):
-            before = event
-            applied.append(event)
-    assert len(applied) == len(set(applied)) <= 2
-    assert "signal" not in applied
-
-
-@pytest.mark.parametrize(
-    ("exit_price", "buy", "sell"),
-    [
-        (111.0, "win", "loss"),
-        (110.0, "win", "loss"),
-        (109.9, "expired", "expired"),
-        (100.0, "expired", "expired"),
-        (90.1, "expired", "expired"),
-        (90.0, "loss", "win"),
-        (89.0, "loss", "win"),
-    ],
-)
-def test_a_trade_wins_at_its_target_and_loses_at_its_stop_and_sell_is_mirrored(
-    exit_price: float, buy: str, sell: str
+@given(st.lists(st.sampled_from(sorted(FACT_EVENTS - {VOIDED})), max_size=8))
+def test_nothing_follows_closed_or_skipped_and_an_order_ends_before_the_next(
+    events: list[str],
 ) -> None:
-    assert outcome_of("BUY", target_price=110.0, stop_price=90.0, exit_price=exit_price) == buy
-    assert outcome_of("SELL", target_price=90.0, stop_price=110.0, exit_price=exit_price) == sell
+    state, applied = "open", []
+    for event in events:
+        if is_allowed(state, event):
+            state = event
+            applied.append(event)
+    assert not {"closed", "skipped"} & set(applied[:-1])
+    for before, event in pairwise(applied):
+        assert event != "executed" or before in ("cancelled", "expired")
 
 
-def test_a_trade_that_reaches_target_and_stop_at_once_is_a_win() -> None:
-    for action in ("BUY", "SELL"):
-        assert outcome_of(action, target_price=1.0, stop_price=1.0, exit_price=1.0) == "win"
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_the_sign_of_the_profit_is_the_outcome(pct: float) -> None:
+    assert outcome_of(pct) == {1: "win", 0: "breakeven", -1: "loss"}[(pct > 0) - (pct < 0)]
 
 
 def test_profit_is_in_percent_of_the_entry_price_and_negated_for_sell() -> None:

@@ -97,10 +97,11 @@ def test_it_shows_the_state_of_a_signal_as_the_table_does(
     for first, last in pairwise(bounds):
         recent.apply(entries[first:last], after=first)
     tables = model.fold(entries)
-    last_event = {row[1]: row[2] for row in tables.lifecycle}
+    state = {row[1]: row[6] for row in tables.lifecycle if row[2] == "signal"}
+    state |= {row[1]: row[6] for row in tables.lifecycle if row[2] != "signal"}
     # columns of a row: id, symbol ... strategy, timestamp, then outcome and profit_loss_pct
     expected = [
-        (row[0], *row[2:9], row[11], last_event[row[1]], row[12], row[14]) for row in tables.signals
+        (row[0], *row[2:9], row[11], state[row[1]], row[12], row[14]) for row in tables.signals
     ]
     assert [tuple(signal) for signal in reversed(recent.newest())] == expected
 
@@ -121,7 +122,7 @@ def test_a_log_that_grew_by_more_than_a_sample_is_read_at_its_end(home: Path) ->
     assert sampler.sample().signals == ()
     append(home, a_signal(6), closed(6))
     (newest,) = sampler.sample().signals
-    assert (newest.seq, newest.event) == (ENTRIES_MAX + 7, "closed")
+    assert (newest.seq, newest.state) == (ENTRIES_MAX + 7, "closed")
 
 
 # Figures as text
@@ -144,10 +145,11 @@ def test_a_third_party_projection_shows_its_own_status() -> None:
     ("changes", "outcome"),
     [
         ({}, "open"),
-        ({"event": "executed"}, "executed"),
-        ({"event": "skipped"}, "skipped"),
-        ({"event": "closed", "outcome": "win", "profit_loss_pct": 5.149}, "win +5.15 %"),
-        ({"event": "closed", "outcome": "loss", "profit_loss_pct": -2.0}, "loss -2.00 %"),
+        ({"state": "executed"}, "executed"),
+        ({"state": "skipped"}, "skipped"),
+        ({"state": "closed", "outcome": "win", "profit_loss_pct": 5.149}, "win +5.15 %"),
+        ({"state": "reduced", "profit_loss_pct": 3.0}, "reduced +3.00 %"),
+        ({"state": "closed", "outcome": "loss", "profit_loss_pct": -2.0}, "loss -2.00 %"),
     ],
 )
 def test_the_outcome_of_a_signal_is_one_or_two_words(changes: dict[str, Any], outcome: str) -> None:
