@@ -7,7 +7,7 @@ Invariant: the rows are the fold of the log up to `seq`, and `chain` is the chai
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from sqlite3 import Connection
@@ -97,11 +97,15 @@ def read_pages(
         return
     edge: Edge | None = None
     if chosen.limit is not None:
-        found = _read(home, position, _edge(selection, chosen.limit))
+        found = _read(home, position, _edge(selection, chosen.limit), tuple)
         edge = (found[0][0], found[0][1]) if found else None  # none: there are fewer signals
+
+    def parse(row: Row) -> Row:
+        return _export_row(row, columns)
+
     last_id = 0
-    while rows := _read(home, position, _page(selection, last_id, edge, page_rows)):
-        yield [_export_row(row, columns) for row in rows]
+    while rows := _read(home, position, _page(selection, last_id, edge, page_rows), parse):
+        yield rows
         last_id = cast(int, rows[-1][0])
 
 
@@ -123,7 +127,9 @@ def _edge(selection: Selection, limit: int) -> Statement:
     )
 
 
-def _read(home: Path, position: LogPosition, statement: Statement) -> list[Row]:
+def _read(
+    home: Path, position: LogPosition, statement: Statement, parse: Callable[[Row], Row]
+) -> list[Row]:
     def read(database: Connection) -> list[Row]:
         checkpoint = read_checkpoint(database)
         if checkpoint is None or checkpoint.seq < position.seq:
@@ -132,7 +138,7 @@ def _read(home: Path, position: LogPosition, statement: Statement) -> list[Row]:
                 where=str(database_path(home)),
                 do="export again once `eventlog status` shows no lag",
             )
-        return database.execute(*statement).fetchall()
+        return list(map(parse, database.execute(*statement)))
 
     return read_home(home, read)
 

