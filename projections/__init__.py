@@ -11,7 +11,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from projections.errors import CheckpointMoved, ProjectionError, ProjectionStalled, SchemaTooNew
+    from projections.errors import (
+        CheckpointMoved,
+        ProjectionError,
+        ProjectionStalled,
+        SchemaTooNew,
+        SchemaTooOld,
+    )
     from projections.legacy.tracker import SignalTracker
     from projections.projection import Checkpoint, Projection
     from projections.queries.active_signals import ActiveSignal, Conversion, LifecycleTracker
@@ -33,6 +39,7 @@ _MODULES = {
     "ProjectionStalled": "errors",
     "Projector": "runtime.projector",
     "SchemaTooNew": "errors",
+    "SchemaTooOld": "errors",
     "SignalParked": "queries.wait",
     "SignalStore": "queries.store",
     "SignalTracker": "legacy.tracker",
@@ -54,6 +61,7 @@ __all__ = [
     "ProjectionStalled",
     "Projector",
     "SchemaTooNew",
+    "SchemaTooOld",
     "SignalParked",
     "SignalStore",
     "SignalTracker",

@@ -4,7 +4,8 @@
     └── ProjectionError
         ├── CheckpointMoved     another process moved the checkpoint: read it again, go on from it
         ├── ProjectionStalled   the batch was not applied; it may pass later
-        └── SchemaTooNew        a newer version of this program created the database
+        ├── SchemaTooNew        a newer version of this program created the database
+        └── SchemaTooOld        an older version created it: `eventlog project` builds it anew
 
 Invariant: after each of them the projection is unchanged, its checkpoint included.
 """
@@ -30,3 +31,10 @@ class ProjectionStalled(ProjectionError):
 
 class SchemaTooNew(ProjectionError):
     """The database was created by a newer version of this program."""
+
+
+class SchemaTooOld(ProjectionError):
+    """The database was created by an older version of this program.
+
+    `eventlog project` and `eventlog rebuild-database` build it anew from the log.
+    """

@@ -30,6 +30,7 @@ from projections.sqlite.database import (
     DAMAGED,
     MISSING,
     NEWER,
+    OLDER,
     database_path,
     inspect_database,
 )
@@ -86,6 +87,9 @@ def check_table(home: Path) -> Iterator[DoctorFinding]:
             found = "data/signals.db is damaged"
         elif state == ALTERED:
             found = "another program has changed the tables of data/signals.db"
+        elif state == OLDER:
+            found = "data/signals.db was made by an older version of eventlog"
+            do = "run `eventlog project sqlite --once` or `eventlog rebuild-database`"
         elif state == NEWER:
             found = "data/signals.db was written by a newer version of eventlog"
             do = "install that version"

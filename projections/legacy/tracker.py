@@ -2,7 +2,8 @@
 
 Code written for the old tracker changes one import. A logged signal is durable when the call
 returns; there is no queue to flush. `flush_pending` and the queries first bring the table up to
-date in this process, so a caller reads its own writes with or without a daemon.
+date in this process, so a caller reads its own writes with or without a daemon. Where an older
+version made the table, they raise SchemaTooOld, and logging goes on.
 
 Invariant: a returned signal_id names a durable entry of the log.
 """
@@ -51,7 +52,7 @@ class SignalTracker:
     def __init__(self, home: str | os.PathLike[str] | None = None) -> None:
         self._home = Path(home or unquote(os.environ.get("EVENTLOG_HOME", "")) or ".").absolute()
         self._log = EventLog(self._home)
-        self._projection = SqliteProjection()
+        self._projection = SqliteProjection(replace_older=False)
         self._loop_thread = _LoopThread()
 
     def log_signal(self, signal: Mapping[str, object]) -> str:

@@ -14,6 +14,7 @@ from eventlog import EventLogError, LogDiverged, UnsafePath
 from eventlog.plumbing import log_status, read_entries
 from projections.delivery.outbox import NAME as ALPINE
 from projections.delivery.outbox import STOPPED, is_delivering, load_outbox, outbox_path
+from projections.errors import SchemaTooOld
 from projections.monitoring.drill_record import last_drill
 from projections.runtime.registry import make_projection, projection_names
 from projections.signals.schema import SELECT_CHECKPOINT, SQLITE
@@ -53,6 +54,8 @@ def sqlite_status(home: Path) -> dict[str, object]:
         found = read_table(path, _read_figures)
     except FileNotFoundError:
         found = {"checkpoint": 0, "rows": 0, "conflicts": 0, "problem": "there is no database yet"}
+    except SchemaTooOld as error:
+        return figures | {"problem": str(error)}
     except (sqlite3.Error, OSError, UnsafePath) as error:
         return figures | {"problem": f"the database cannot be read: {error}"}
     checkpoint, chain = found["checkpoint"], found.pop("chain", None)

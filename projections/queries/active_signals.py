@@ -110,7 +110,7 @@ class LifecycleTracker:
     def __init__(self, home: str | os.PathLike[str]) -> None:
         self._home = Path(home)
         self._path = database_path(self._home)
-        self._projection = SqliteProjection()
+        self._projection = SqliteProjection(replace_older=False)
         self._active: dict[str, ActiveSignal] = {}
         self._counts: Counter[tuple[str, str, str]] = Counter()  # (UTC day, event, reason)
         self._last_seq: int | None = None  # None until the table was read
@@ -129,7 +129,7 @@ class LifecycleTracker:
         return MappingProxyType(self._active)
 
     async def refresh(self) -> None:
-        """Brings table and memory up to the durable end of the log."""
+        """Brings table and memory up to the durable end of the log. Raises SchemaTooOld."""
         async with self._refresh_lock:
             with EventLog(self._home) as log:
                 if log.last_seq == 0:
@@ -174,7 +174,7 @@ class LifecycleTracker:
     def _read_table(self) -> None:
         with closing(connect(self._path, readonly=True)) as database:
             database.execute("BEGIN")  # one snapshot for all queries
-            require_exact(database)
+            require_exact(database, self._path)
             (last_seq,) = database.execute(_LAST_SEQ).fetchone()
             if self._last_seq is None:
                 self._load(database)

@@ -46,13 +46,12 @@ from projections.queries.sync_store import ROWS_MAX, SyncSignalStore
 from projections.sqlite.database import (
     ALTERED,
     DAMAGED,
-    FOREIGN,
     UNUSABLE,
     database_path,
     inspect_database,
     missing_error,
     read_table,
-    require_compatible,
+    require_readable,
     unreadable_error,
 )
 from projections.sqlite.file import DamagedDatabase, connect, file_identity, lacks_index
@@ -87,7 +86,8 @@ class SignalStore:
     """Reads the signals of a home. For one event loop; use it with `async with`.
 
     Rows are dicts by column name; times are UTC text. Raises ProjectionError where there is no
-    database, ForeignHome for a database of the old tracker.
+    database, ForeignHome for a database of the old tracker, SchemaTooOld and SchemaTooNew for one
+    of another version.
     """
 
     def __init__(self, home: str | os.PathLike[str]) -> None:
@@ -325,6 +325,7 @@ class SignalStore:
         schema_version = await _pragma(sentinel, "schema_version")
         if schema_version != self._schema_version:
             found = await run_in_thread(lambda: inspect_database(self._path, check_pages=False))
+            require_readable(self._path, found)
             if found in UNUSABLE:
                 raise DamagedDatabase(_PROBLEMS[found])
             self._schema_version = schema_version
@@ -334,8 +335,7 @@ class SignalStore:
             before = self._current_identity()
             try:
                 found = await run_in_thread(lambda: inspect_database(self._path, check_pages=False))
-                if found == FOREIGN:
-                    require_compatible(self._path, FOREIGN)
+                require_readable(self._path, found)
                 sentinel = await self._connect() if found not in UNUSABLE else None
                 problem = _PROBLEMS.get(found, found)
             except sqlite3.Error as error:

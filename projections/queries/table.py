@@ -15,7 +15,7 @@ from projections.sqlite.database import (
     inspect_database,
     missing_error,
     read_table,
-    require_compatible,
+    require_readable,
     unreadable_error,
 )
 from projections.sqlite.file import DamagedDatabase
@@ -34,7 +34,7 @@ def read_home(home: str | os.PathLike[str], read: Callable[[Connection], T]) -> 
     except FileNotFoundError:
         raise missing_error(path) from None
     except DamagedDatabase as error:
-        require_compatible(path, inspect_database(path, check_pages=False))
+        require_readable(path, inspect_database(path, check_pages=False))
         raise unreadable_error(path, error) from error
     except Error as error:
         raise unreadable_error(path, error) from error

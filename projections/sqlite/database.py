@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from eventlog import ForeignHome
-from projections.errors import ProjectionError, SchemaTooNew
+from projections.errors import ProjectionError, SchemaTooNew, SchemaTooOld
 from projections.projection import CHAIN_START, Checkpoint
 from projections.run_directory import make_run_directory
 from projections.signals import schema
@@ -100,20 +100,26 @@ def _expected_schema() -> Schema:
 def read_table(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
     """Returns `read(connection)` in one snapshot, in which the tables are exactly ours.
 
-    Raises FileNotFoundError, sqlite3.Error.
+    Raises FileNotFoundError, SchemaTooOld, sqlite3.Error.
     """
 
     def read_checked(database: sqlite3.Connection) -> T:
         database.execute("BEGIN")
-        require_exact(database)
+        require_exact(database, path)
         return read(database)
 
     return read_database(path, read_checked)
 
 
-def require_exact(database: sqlite3.Connection) -> None:
-    """Raises DamagedDatabase unless the tables are exactly ours, of this schema version."""
+def require_exact(database: sqlite3.Connection, path: Path) -> None:
+    """Raises DamagedDatabase unless the tables are exactly ours, of this schema version.
+
+    Raises SchemaTooOld where they are of an older one.
+    """
+    (application_id,) = database.execute("PRAGMA application_id").fetchone()
     (version,) = database.execute("PRAGMA user_version").fetchone()
+    if application_id == schema.APPLICATION_ID and version < schema.SCHEMA_VERSION:
+        raise _too_old_error(path)
     if version != schema.SCHEMA_VERSION:
         raise DamagedDatabase(f"its schema has version {version}, not {schema.SCHEMA_VERSION}")
     problem = schema_problem(database, _expected_schema())
@@ -174,14 +180,31 @@ def require_compatible(path: Path, found: str) -> None:
         )
 
 
-def set_up(path: Path, *, check_pages: bool = True) -> str:
+def require_readable(path: Path, found: str) -> None:
+    """Raises ForeignHome, SchemaTooNew or SchemaTooOld where `found` has not our schema."""
+    require_compatible(path, found)
+    if found == OLDER:
+        raise _too_old_error(path)
+
+
+def _too_old_error(path: Path) -> SchemaTooOld:
+    return SchemaTooOld(
+        "an older version of eventlog made this database",
+        where=str(path),
+        do="run `eventlog project sqlite --once` or `eventlog rebuild-database`, which build it anew"
+        " from the log",
+    )
+
+
+def set_up(path: Path, *, check_pages: bool = True, replace_older: bool = True) -> str:
     """Makes sure that `path` holds a database of our schema. The caller holds the write lock.
 
     Returns what was found. A damaged or altered file is set aside. Tables of an older schema are
-    dropped, and filled again from the log later. Raises ForeignHome, SchemaTooNew.
+    dropped, and filled again from the log later; without `replace_older` they are left as they are.
+    Raises ForeignHome, SchemaTooNew, SchemaTooOld.
     """
     found = inspect_database(path, check_pages=check_pages)
-    require_compatible(path, found)
+    (require_compatible if replace_older else require_readable)(path, found)
     if found == OLDER and not _replace_schema(path):
         found = DAMAGED
     if found in UNUSABLE:

@@ -61,7 +61,8 @@ class SqliteProjection:
 
     name = NAME
 
-    def __init__(self) -> None:
+    def __init__(self, *, replace_older: bool = True) -> None:
+        self._replace_older = replace_older  # else a database of an older schema is an error
         self._path = Path()  # of the database; set by `open`, with its lock
         self._lock: WriteLock | None = None
         self._turn = asyncio.Lock()  # the write lock excludes processes, not two of our own tasks
@@ -76,7 +77,7 @@ class SqliteProjection:
         """Opens the database, and creates or replaces it where needed; returns its checkpoint.
 
         The first call, and each one after damage, checks every page; a damaged file is set aside.
-        Raises ForeignHome, SchemaTooNew, ProjectionStalled.
+        Raises ForeignHome, SchemaTooNew, SchemaTooOld, ProjectionStalled.
         """
         path = database_path(home)
         if self._lock is None or path != self._path:
@@ -97,7 +98,7 @@ class SqliteProjection:
             try:
                 # The thread must end before the lock is released, also when this is cancelled.
                 check_pages = not self._are_pages_checked
-                setup = run_in_thread(lambda: database.set_up(path, check_pages=check_pages))
+                setup = run_in_thread(lambda: self._set_up(path, check_pages=check_pages))
                 await uncancelled(setup)
                 self._are_pages_checked = True
                 # The same: aiosqlite's thread must not outlive the event loop.
@@ -115,6 +116,9 @@ class SqliteProjection:
                 if isinstance(error, sqlite3.Error):
                     raise self._translate_error(error) from error
                 raise
+
+    def _set_up(self, path: Path, *, check_pages: bool) -> None:
+        database.set_up(path, check_pages=check_pages, replace_older=self._replace_older)
 
     async def _connect(self, path: Path) -> None:
         self._db = await _connect(path)

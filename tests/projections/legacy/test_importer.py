@@ -525,6 +525,22 @@ def test_an_import_into_a_log_with_entries_works(home: Path, old: LegacyHome) ->
     assert "old-2 belongs to another signal" in found["refused"][0]["reason"]
 
 
+def test_a_closed_that_is_already_in_the_log_applies_to_the_signal_that_is_imported(
+    home: Path, old: LegacyHome
+) -> None:
+    signal_id = line(1)["signal_id"]
+    append(home, {"event": "closed", "signal_id": signal_id, "exit_price": 200.0})
+    project(home)
+    assert [said for _, _, said in read_tables(home)[0].conflicts] == ["no such signal yet"]
+    old.lines(line(1)).rows(row(1, outcome="LOSS", exit_price=100.0))
+    done = eventlog(*old.words(), "--json", home=home)
+    assert json.loads(done.out)["facts"] == {"imported": 0, "known": 1}
+    project(home)
+    assert_caught_up(home)
+    tables, _ = read_tables(home)
+    assert (tables.signals[0][12:14], tables.conflicts) == (["win", 200.0], [])
+
+
 def test_it_reports_the_imported_and_the_refused_records(home: Path, old: LegacyHome) -> None:
     old.lines(line(1), b"torn \x1b[31m", line(1, signal_id="\x1b[2J"))
     done = eventlog("import-legacy", "--log", old.log, home=home)

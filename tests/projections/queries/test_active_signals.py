@@ -26,9 +26,9 @@ DAY_ONE = date(2025, 11, 18)  # of the entries that RawLog makes
 
 
 def active_by_the_model(home: Path) -> dict[str, dict[str, Any]]:
-    """The model's rows of signals that can still change."""
+    """The model's rows of active signals."""
     tables = model.fold(raw_entries(home))
-    last = {fact[1]: fact[2] for fact in tables.lifecycle}
+    state = {fact[1]: fact[6] for fact in tables.lifecycle if fact[2] != "signal"}
     names = ["seq", "signal_id", "symbol", "action", "entry_price", "target_price", "stop_price"]
     return {
         row[1]: dict(
@@ -39,7 +39,7 @@ def active_by_the_model(home: Path) -> dict[str, dict[str, Any]]:
             order_id=row[16],
         )
         for row in tables.signals
-        if last[row[1]] in ("signal", "executed")
+        if state.get(row[1], "open") in ("open", "executed", "reduced")
     }
 
 
@@ -50,17 +50,23 @@ def in_memory(tracker: LifecycleTracker) -> dict[str, dict[str, Any]]:
     }
 
 
+def voids_in(tables: model.Tables) -> list[tuple[Any, ...]]:
+    return [fact for fact in tables.lifecycle if fact[2] == "voided"]
+
+
 def check_conversion(tracker: LifecycleTracker, home: Path, today: date) -> None:
-    """Compares the counts with the model's count of facts that applied."""
+    """Compares the counts with the model's count of facts in force."""
     tables = model.fold(raw_entries(home))
-    counts = Counter(fact[2] for fact in tables.lifecycle)
+    voided = {raw_entries(home)[f[0] - 1].payload["voids"] for f in voids_in(tables)}
+    in_force = {fact[0]: fact[2] for fact in tables.lifecycle if fact[0] not in voided}
+    counts = Counter(in_force.values())
     reasons: Counter[str] = Counter()
     for entry in raw_entries(home):
-        if entry.event == "skipped" and entry.seq in {fact[0] for fact in tables.lifecycle}:
+        if entry.event == "skipped" and entry.seq in in_force:
             reasons[str(entry.payload["reason"])] += 1
     found = tracker.conversion(days=1, today=today)
     assert found.generated == counts["signal"]
-    for event in ("executed", "skipped", "expired", "cancelled", "closed"):
+    for event in ("executed", "skipped", "expired", "cancelled", "reduced", "closed"):
         assert getattr(found, event) == counts[event], event
     assert dict(found.skipped_by_reason) == dict(reasons)
     expected = round(100 * counts["executed"] / counts["signal"], 2) if counts["signal"] else 0.0

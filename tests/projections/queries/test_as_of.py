@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,12 +22,13 @@ from eventlog import Entry
 from projections import ProjectionError, SignalStore
 from projections.queries.as_of import parse_as_of
 from projections.queries.filters import OUTCOME_CHOICES, SignalFilter
-from projections.queries.selection import Selection, by_signal_id, latest
+from projections.queries.selection import Selection, by_signal_id, latest, signal_row
+from projections.queries.stats import read_stats
 from projections.queries.times import require_past
 from projections.sqlite.database import database_path, set_up
 from tests.harness import model
 from tests.harness.command import eventlog
-from tests.harness.folding import apply_as_projection
+from tests.harness.folding import apply_as_projection, database
 from tests.harness.histories import FACTS, Item, entries_of, histories
 from tests.harness.histories import signals as random_signals
 from tests.harness.read_side import append, project
@@ -143,6 +145,29 @@ def test_the_state_at_a_time_is_the_fold_of_the_entries_recorded_by_then(
                     assert await store.count(outcome=outcome, as_of=moment) == len(chosen)
 
         asyncio.run(check())
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None)
+@given(history=histories(), cuts=st.sets(st.integers(1, 33), max_size=4))
+def test_the_queries_up_to_each_seq_give_the_fold_up_to_it(
+    history: list[Item], cuts: set[int]
+) -> None:
+    """Early facts and corrections included, and however the log was divided into batches."""
+    entries = entries_of(history)
+    ends = [*sorted(cut for cut in cuts if cut < len(entries)), len(entries)]
+    with closing(database()) as db:
+        for start, end in pairwise([0, *ends]):
+            apply_as_projection(db, entries[start:end], start)
+        for seq in range(len(entries) + 1):
+            expected = model.fold(entries[:seq])
+            selection = Selection(SignalFilter(), seq)
+            rows = db.execute(*latest(selection, 1_000)).fetchall()
+            assert sorted([*signal_row(row)[:18]] for row in rows) == expected.signals
+            states = {str(row[1]): signal_row(row)[18] for row in rows}
+            assert states == states_in(expected)
+            found = read_stats(db, selection)
+            assert expected_stats(expected).items() <= found.items()
 
 
 def test_each_kind_of_fact_is_visible_from_the_microsecond_it_was_recorded(

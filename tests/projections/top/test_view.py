@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventlog import LogNotFound
-from projections.top.recent_signals import SIGNALS_MAX, RecentSignal, RecentSignals
+from projections.top.recent_signals import HELD_MAX, SIGNALS_MAX, RecentSignal, RecentSignals
 from projections.top.sampler import ENTRIES_MAX, INTERVAL_S, Sampler, pause_s
 from projections.top.view import (
     HomeSample,
@@ -104,6 +104,21 @@ def test_it_shows_the_state_of_a_signal_as_the_table_does(
         (row[0], *row[2:9], row[11], state[row[1]], row[12], row[14]) for row in tables.signals
     ]
     assert [tuple(signal) for signal in reversed(recent.newest())] == expected
+
+
+def test_early_facts_are_kept_in_bounded_memory() -> None:
+    recent = RecentSignals()
+    early = ("closed", {"signal_id": "s-1", "exit_price": 200.0})
+    strays = [("closed", {**early[1], "signal_id": f"x-{n}"}) for n in range(HELD_MAX - 1)]
+    signal = ("signal", stored_payload(a_signal(1)))
+    recent.apply(entries_of([early, *strays]), after=0)
+    recent.apply(entries_of([early, *strays, signal])[-1:], after=HELD_MAX)
+    assert [(found.state, found.outcome) for found in recent.newest()] == [("closed", "win")]
+    forgetful = RecentSignals()
+    history = [early, *strays, strays[0]]
+    forgetful.apply(entries_of(history), after=0)
+    forgetful.apply(entries_of([*history, signal])[-1:], after=len(history))
+    assert [found.state for found in forgetful.newest()] == ["open"]
 
 
 def test_its_memory_is_bounded() -> None:
@@ -218,7 +233,7 @@ def test_once_shows_the_log_every_projection_and_the_outcomes(home: Path) -> Non
     assert [row[10:] for row in rows] == [
         ["open"],
         ["open"],
-        ["expired", "+5.92", "%"],
+        ["win", "+5.92", "%"],
         ["executed"],
     ]
 
