@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import duckdb
+import pandas as pd  # type: ignore[import-untyped]  # its types are a package of their own
 import pyarrow  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
@@ -189,12 +190,34 @@ def test_duckdb_reads_csv_and_parquet_alike(home: Path, tmp_path: Path) -> None:
     assert [(row[0], row[1], row[4]) for row in found[1]] == wanted
 
 
-def test_duckdb_reads_the_log_as_the_quants_page_describes(home: Path) -> None:
+@pytest.mark.slow
+def test_duckdb_reads_a_long_log_as_the_quants_page_describes(tmp_path: Path) -> None:
+    """By default it takes the types from the first 20,480 lines."""
+    home = tmp_path / "long"
+    early = (a_signal(number, rsi=50 + number % 2) for number in range(20_480))
+    late = a_signal(30_000, rsi=50.7, regime="rising")
+    append(home, *early, late, segment_bytes=1 << 26)  # one file: each has a sample of its own
+    log = f"{home}/logs/*.jsonl"
+    last = "WHERE signal_id = 's-30000'"
     found = rows_of_duckdb(
-        f"SELECT count(*), avg(confidence) FROM read_json('{home}/logs/*.jsonl')"
-        " WHERE event = 'signal'"
+        f"SELECT count(*) OVER (), rsi, regime FROM read_json('{log}', sample_size=-1)"
+        " QUALIFY signal_id = 's-30000'"
     )
-    assert found == [(len(HOSTILE), 85.5)]
+    assert found == [(20_481, 50.7, "rising")]
+    assert rows_of_duckdb(f"SELECT rsi FROM read_json('{log}') {last}") == [(51,)]
+    with pytest.raises(duckdb.BinderException, match="regime"):
+        rows_of_duckdb(f"SELECT regime FROM read_json('{log}') {last}")
+
+
+def test_pandas_reads_a_csv_as_the_quants_page_describes(tmp_path: Path) -> None:
+    home = tmp_path / "na"
+    append(home, a_signal(1, symbol="NA"), a_signal(2, symbol="@ESZ25"))
+    project(home)
+    data, _ = exported(home, raw=True)
+    frame = pd.read_csv(io.BytesIO(data), keep_default_na=False, na_values=[""])
+    assert frame.symbol.tolist() == ["NA", "@ESZ25"]
+    assert frame.exit_price.isna().all()
+    assert pd.read_csv(io.BytesIO(data)).symbol.isna().tolist() == [True, False]
 
 
 def test_an_export_of_one_symbol_holds_only_its_signals(home: Path) -> None:
