@@ -13,6 +13,9 @@ from eventlog.plumbing import CommandContext
 from projections.cli.common import COLUMNS_OPTION, filter_options, usage_errors
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from projections.queries.export import ExportMetadata
     from projections.queries.filters import FilterArguments
 
 STDOUT = "-"
@@ -72,23 +75,13 @@ def export(
     """
     from functools import partial
 
-    import orjson
-
-    from eventlog.plumbing import (
-        output_file,
-        print_line,
-        print_message,
-        printable_value,
-        progress_bar,
-    )
-    from projections.queries.export import CSV, write_metadata
+    from projections.queries.export import CSV
     from projections.queries.export import export as export_to
     from projections.queries.filters import signal_filter
     from projections.queries.pages import COLUMNS
     from projections.queries.selection import further_columns
 
-    is_stdout = output == STDOUT
-    if is_stdout and format_ != CSV and sys.stdout.isatty():
+    if output == STDOUT and format_ != CSV and sys.stdout.isatty():
         raise click.UsageError("Parquet cannot be shown on a terminal: name a file with --output")
     with usage_errors("--columns"):
         further_columns(columns, COLUMNS)
@@ -101,17 +94,33 @@ def export(
         columns=columns,
         raw=raw,
     )
+    _print_summary(_write(write, obj.home, output), output, as_json=as_json)
+
+
+def _write(write: "Callable[..., ExportMetadata]", home: str, output: str) -> "ExportMetadata":
+    """Writes the data, and for a CSV file the metadata beside it."""
+    from eventlog.plumbing import output_file, progress_bar
+    from projections.queries.export import CSV, write_metadata
+
     with progress_bar("exporting") as progress:
-        if is_stdout:
+        if output == STDOUT:
             metadata = write(sys.stdout.buffer, progress=progress)
             sys.stdout.buffer.flush()
-        else:
-            with output_file(output, home=obj.home) as file:
-                metadata = write(file, progress=progress)
-    if not is_stdout and format_ == CSV:
-        write_metadata(Path(output), metadata, home=Path(obj.home))
+            return metadata
+        with output_file(output, home=home) as file:
+            metadata = write(file, progress=progress)
+    if metadata.format == CSV:
+        write_metadata(Path(output), metadata, home=Path(home))
+    return metadata
+
+
+def _print_summary(metadata: "ExportMetadata", output: str, *, as_json: bool) -> None:
+    import orjson
+
+    from eventlog.plumbing import print_line, print_message, printable_value
+
     position = metadata.position
-    to = "" if is_stdout else f" to {printable_value(output)}"
+    to = "" if output == STDOUT else f" to {printable_value(output)}"
     summary = f"{metadata.rows} signals{to}: seq {position.seq}, chain {position.chain}"
     text = orjson.dumps(metadata.to_json()).decode() if as_json else summary
-    print_message(text) if is_stdout else print_line(text)
+    print_message(text) if output == STDOUT else print_line(text)

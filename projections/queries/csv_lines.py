@@ -29,25 +29,24 @@ def unescape_cell(cell: str) -> str:
 
 
 def _escaped_cell(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, int | float):
-        return _number(value)
-    text = json_text(value)
-    if text.startswith(_ESCAPED_PREFIXES):
-        text = ESCAPE_PREFIX + text
-    return '"' + text.replace('"', '""') + '"'
+    if not isinstance(value, str):
+        if value is None or isinstance(value, int | float):
+            return _unquoted(value)
+        value = json_text(value)
+    if value.startswith(_ESCAPED_PREFIXES):
+        value = ESCAPE_PREFIX + value
+    return '"' + value.replace('"', '""') + '"'
 
 
 def _raw_cell(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, int | float):
-        return _number(value)
+    if value is None or isinstance(value, int | float):
+        return _unquoted(value)
     return '"' + json_text(value).replace('"', '""') + '"'
 
 
-def _number(value: float) -> str:
+def _unquoted(value: float | None) -> str:
+    if value is None:
+        return ""
     return ("false", "true")[value] if isinstance(value, bool) else repr(value)
 
 

@@ -19,6 +19,13 @@ ROWS_PER_READ = 10_000  # a few MiB
 
 Stats = dict[str, object]
 
+# The figures of the old tracker, from the partial index on outcome alone: it asks for them often.
+TOTALS = """SELECT (SELECT count(*) FROM signals),
+    (SELECT count(*) FROM signals WHERE outcome = 'win'),
+    (SELECT count(*) FROM signals WHERE outcome = 'loss'),
+    (SELECT avg(profit_loss_pct) FROM signals WHERE outcome IS NOT NULL),
+    (SELECT recorded_at FROM lifecycle ORDER BY seq DESC LIMIT 1)"""
+
 # The SQL expression of each group's key. Division by ten is exact at the edges of the bands.
 GROUPS: Mapping[str, str] = MappingProxyType(
     {
@@ -117,3 +124,19 @@ def _last_updated(database: Connection, selection: Selection) -> object:
         {} if selection.seq is None else {"seq": selection.seq},
     ).fetchone()
     return None if row is None else row[0]
+
+
+def totals_of(row: Row) -> Stats:
+    """The figures in a row of TOTALS."""
+    total, wins, losses, average, last_updated = row
+    assert isinstance(wins, int)
+    assert isinstance(losses, int)
+    decided = wins + losses
+    return {
+        "total_signals": total,
+        "wins": wins,
+        "losses": losses,
+        "win_rate": round(100 * wins / decided, 2) if decided else 0.0,
+        "average_return": round(average, 2) if isinstance(average, float) else 0.0,
+        "last_updated": last_updated,
+    }

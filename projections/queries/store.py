@@ -41,7 +41,14 @@ from projections.queries.selection import (
     latest,
     row_dict,
 )
-from projections.queries.stats import Stats, read_stats, read_stats_by, require_group
+from projections.queries.stats import (
+    TOTALS,
+    Stats,
+    read_stats,
+    read_stats_by,
+    require_group,
+    totals_of,
+)
 from projections.queries.sync_store import ROWS_MAX, SyncSignalStore
 from projections.sqlite.database import (
     ALTERED,
@@ -60,13 +67,6 @@ CONNECTIONS_MAX = 5  # more readers than this wait: reads are short, and each ho
 REPLACEMENTS_MAX = 20  # attempts of one query while the database is replaced again and again
 CACHE_S = 30.0
 CACHE_RESULTS_MAX = 256  # a dashboard repeats a few dozen queries
-
-# The figures of the old tracker, from the partial index on outcome alone: it asks for them often.
-TOTALS = """SELECT (SELECT count(*) FROM signals),
-    (SELECT count(*) FROM signals WHERE outcome = 'win'),
-    (SELECT count(*) FROM signals WHERE outcome = 'loss'),
-    (SELECT avg(profit_loss_pct) FROM signals WHERE outcome IS NOT NULL),
-    (SELECT recorded_at FROM lifecycle ORDER BY seq DESC LIMIT 1)"""
 
 T = TypeVar("T")
 Row = tuple[object, ...]
@@ -206,18 +206,8 @@ class SignalStore:
 
     async def totals(self) -> dict[str, object]:
         """The figures of the old tracker's get_stats: fast, whatever the number of outcomes."""
-        ((total, wins, losses, average, last_updated),) = await self._query(Statement(TOTALS, {}))
-        assert isinstance(wins, int)
-        assert isinstance(losses, int)
-        decided = wins + losses
-        return {
-            "total_signals": total,
-            "wins": wins,
-            "losses": losses,
-            "win_rate": round(100 * wins / decided, 2) if decided else 0.0,
-            "average_return": round(average, 2) if isinstance(average, float) else 0.0,
-            "last_updated": last_updated,
-        }
+        (row,) = await self._query(Statement(TOTALS, {}))
+        return totals_of(row)
 
     async def close(self) -> None:
         """Closes the connections; a query that is still waiting raises. Idempotent."""
