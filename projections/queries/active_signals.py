@@ -163,7 +163,8 @@ class LifecycleTracker:
             generated=generated,
             executed=events[EXECUTED],
             skipped=events[SKIPPED],
-            skipped_by_reason=MappingProxyType(dict(reasons.most_common())),
+            # Without reasons of which every fact was voided.
+            skipped_by_reason=MappingProxyType(dict((+reasons).most_common())),
             expired=events[EXPIRED],
             cancelled=events[CANCELLED],
             reduced=events[REDUCED],

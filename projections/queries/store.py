@@ -125,10 +125,9 @@ class SignalStore:
     ) -> list[dict[str, object]]:
         """The signals that the filters select, newest timestamp first.
 
-        `columns` names further keys of the signals; a signal without one has None there. With
-        `as_of`, RFC 3339 text or an aware datetime: the signals recorded by then, with what was
-        known of them by then. Imported signals count from their import on. Raises ProjectionError
-        where that may still change: for a future time, and where the table is behind the log.
+        `columns` names further keys of the signals. With `as_of`, RFC 3339 text or an aware
+        datetime: the signals recorded by then, with what was known of them by then. Raises
+        ProjectionError where that may still change: for a future time, or a table behind the log.
         """
         further = further_columns(columns, ROW_COLUMNS)
         chosen = signal_filter(symbol=symbol, **filters)
@@ -194,20 +193,18 @@ class SignalStore:
         require_group(by)
         chosen = signal_filter(symbol=symbol, **filters)
         selection = Selection(chosen, await self._seq_as_of(as_of))
-        found = await self._read_snapshot(
-            ("stats", by, selection),
-            lambda database: (
-                read_stats(database, selection)
-                if by is None
-                else read_stats_by(database, selection, by)
-            ),
-        )
-        return deepcopy(found)  # the caller may change it, and the cache must not
+
+        def read(database: sqlite3.Connection) -> Stats | list[Stats]:
+            if by is None:
+                return read_stats(database, selection)
+            return read_stats_by(database, selection, by)
+
+        # The caller may change what it gets, and the cache must not.
+        return deepcopy(await self._read_snapshot(("stats", by, selection), read))
 
     async def totals(self) -> dict[str, object]:
         """The figures of the old tracker's get_stats: fast, whatever the number of outcomes."""
-        (row,) = await self._query(Statement(TOTALS, {}))
-        return totals_of(row)
+        return totals_of((await self._query(Statement(TOTALS, {})))[0])
 
     async def close(self) -> None:
         """Closes the connections; a query that is still waiting raises. Idempotent."""
@@ -288,12 +285,11 @@ class SignalStore:
                 if self._is_replaced():
                     continue
                 raise unreadable_error(self._path, error) from error
-            if result is None:
-                continue
-            if len(self._cache) >= CACHE_RESULTS_MAX:
-                self._cache.clear()
-            self._cache[key] = _CachedResult(result, now_s, version)
-            return result
+            if result is not None:
+                if len(self._cache) >= CACHE_RESULTS_MAX:
+                    self._cache.clear()
+                self._cache[key] = _CachedResult(result, now_s, version)
+                return result
         raise unreadable_error(self._path, "it is replaced again and again")
 
     async def _read_version(self) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ from eventlog import Entry
 from projections.signals import schema
 from projections.signals.payloads import read_fact, read_id, read_signal
 from projections.signals.states import NO_VALUES, Fact, SignalState, apply_fact, state_of_row
-from projections.signals.transitions import FACT_EVENTS, OPEN, SIGNAL
+from projections.signals.transitions import FACT_EVENTS, SIGNAL
 
 # The reasons in `conflicts`; states.py and payloads.py have the others.
 NO_SIGNAL_YET = "no such signal yet"
@@ -45,7 +45,7 @@ class PreparedBatch(NamedTuple):
 
     signals: Sequence[schema.SignalRow]
     extras: Sequence[schema.ExtraRow]
-    lifecycle: Sequence[schema.LifecycleRow]  # of the signals only
+    lifecycle: Sequence[schema.SignalLifecycleRow]
     facts: Sequence[Fact]
     conflicts: Sequence[schema.ConflictRow]
 
@@ -55,8 +55,9 @@ class TableChanges(NamedTuple):
 
     signals: Sequence[schema.SignalRow]
     extras: Sequence[schema.ExtraRow]
-    lifecycle: Sequence[schema.LifecycleRow]
+    signal_lifecycle: Sequence[schema.SignalLifecycleRow]
     conflicts: Sequence[schema.ConflictRow]
+    lifecycle: Sequence[schema.LifecycleRow] = ()  # of the facts
     values: Sequence[schema.ValuesRow] = ()
     held: Sequence[schema.HeldRow] = ()
     released: Sequence[tuple[int]] = ()  # seqs of facts that are no longer held
@@ -71,7 +72,7 @@ def prepare(entries: Sequence[Entry], *, after: int) -> PreparedBatch:
     """
     signals: list[schema.SignalRow] = []
     extras: list[schema.ExtraRow] = []
-    lifecycle: list[schema.LifecycleRow] = []
+    lifecycle: list[schema.SignalLifecycleRow] = []
     facts: list[Fact] = []
     conflicts: list[schema.ConflictRow] = []
     if entries and entries[-1].seq - after != len(entries):
@@ -90,7 +91,7 @@ def prepare(entries: Sequence[Entry], *, after: int) -> PreparedBatch:
                     f"{recorded_at[:10]} {recorded_at[11:19]}",
                 )
             signals.append((seq, *values, created_at))
-            lifecycle.append((seq, values[0], SIGNAL, recorded_at, None, seq, OPEN, *NO_VALUES))
+            lifecycle.append((seq, values[0], recorded_at))
             if extra is not None:
                 extras.append((seq, values[0], extra))
         elif event in FACT_EVENTS:
@@ -147,6 +148,7 @@ def statements(changes: TableChanges) -> Iterator[tuple[str, Sequence[tuple[obje
         (schema.INSERT_SIGNAL, changes.signals),
         (schema.SET_VALUES, changes.values),
         (schema.INSERT_EXTRA, changes.extras),
+        (schema.INSERT_SIGNAL_LIFECYCLE, changes.signal_lifecycle),
         (schema.INSERT_LIFECYCLE, changes.lifecycle),
         (schema.INSERT_CONFLICT, changes.conflicts),
         (schema.INSERT_HELD, changes.held),
@@ -194,7 +196,7 @@ def _with_facts(
     states: Mapping[str, SignalState],
     held: Sequence[Fact],
 ) -> TableChanges:
-    lifecycle = list(prepared.lifecycle)
+    lifecycle: list[schema.LifecycleRow] = []
     conflicts = list(prepared.conflicts)
     still_held: list[schema.HeldRow] = []
     current: dict[str, SignalState] = {}
@@ -216,12 +218,12 @@ def _with_facts(
         lifecycle.append(
             (seq, signal_id, event, recorded_at, detail, known_seq, after.state, *after.values)
         )
-    lifecycle.sort()  # by seq: SQLite appends faster than it inserts
     return TableChanges(
         prepared.signals,
         prepared.extras,
-        lifecycle,
+        prepared.lifecycle,
         conflicts,
+        lifecycle,
         values=[
             (*state.values[:4], state.id)
             for signal_id, state in current.items()

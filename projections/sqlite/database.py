@@ -191,7 +191,7 @@ def _too_old_error(path: Path) -> SchemaTooOld:
     return SchemaTooOld(
         "an older version of eventlog made this database",
         where=str(path),
-        do="run `eventlog project sqlite --once` or `eventlog rebuild-database`, which build it anew"
+        do="run `eventlog project sqlite --once` or `eventlog rebuild-database`: both build it anew"
         " from the log",
     )
 

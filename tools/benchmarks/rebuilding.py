@@ -24,7 +24,7 @@ ENTRIES = 200_000
 QUICK_ENTRIES = 20_000
 SEGMENT_BYTES = 16 * 1024 * 1024
 SAMPLE_S = 0.01  # between two samples of the memory of the processes
-TABLES = ("signals", "signal_extras", "lifecycle", "conflicts", "checkpoint")
+TABLES = ("signals", "signal_extras", "lifecycle", "held", "conflicts", "checkpoint")
 
 FAST = """\
 .bail on
@@ -49,8 +49,9 @@ SELECT line ->> 'seq', line ->> 'signal_id', line ->> 'symbol', line ->> 'action
     FROM lines WHERE line ->> 'event' = 'signal';
 INSERT INTO signal_extras(rowid, signal_id, extra) SELECT line ->> 'seq', line ->> 'signal_id',
     json_object('regime', line ->> 'regime', 'reasoning', line ->> 'reasoning') FROM lines;
-INSERT INTO lifecycle(seq, signal_id, event, recorded_at)
-    SELECT line ->> 'seq', line ->> 'signal_id', 'signal', line ->> 'recorded_at' FROM lines;
+INSERT INTO lifecycle(seq, signal_id, event, recorded_at, known_seq, state)
+    SELECT line ->> 'seq', line ->> 'signal_id', 'signal', line ->> 'recorded_at',
+    line ->> 'seq', 'open' FROM lines;
 INSERT INTO checkpoint(name, seq, chain)
     SELECT 'sqlite', line ->> 'seq', line ->> 'chain' FROM lines ORDER BY rowid DESC LIMIT 1;
 """

@@ -138,6 +138,53 @@ def test_a_signal_is_active_until_it_ends(home: Path) -> None:
     asyncio.run(run())
 
 
+def test_a_voided_fact_does_not_count_and_its_signal_is_active_again(home: Path) -> None:
+    append(home, *signals(2), {"event": "skipped", "signal_id": "s-2", "reason": "typo"})
+
+    async def run() -> None:
+        async with LifecycleTracker(home) as tracker:
+            executed = {"event": "executed", "signal_id": "s-1", "order_id": "o-1"}
+            part = {"event": "reduced", "signal_id": "s-1", "part": 1, "fraction": 0.5}
+            append(home, executed, {**part, "exit_price": 160.0})
+            await tracker.refresh()
+            assert list(tracker.active) == ["s-1"]
+            append(home, closed(1))
+            await tracker.refresh()
+            assert list(tracker.active) == []
+            for voids, signal_id in ((6, "s-1"), (5, "s-1"), (3, "s-2")):
+                append(home, {"event": "voided", "signal_id": signal_id, "voids": voids})
+            await tracker.refresh()
+            assert tracker.active.keys() == {"s-1", "s-2"}
+            assert tracker.active["s-1"].order_id == "o-1"
+            check_conversion(tracker, home, datetime.now(UTC).date())
+            found = tracker.conversion()
+            assert (found.executed, found.reduced, found.closed, found.skipped) == (1, 0, 0, 0)
+            append(home, {"event": "voided", "signal_id": "s-1", "voids": 4})
+            await tracker.refresh()
+            assert in_memory(tracker)["s-1"]["order_id"] is None
+            async with LifecycleTracker(home) as fresh:
+                assert in_memory(fresh) == in_memory(tracker)
+                assert fresh.conversion() == tracker.conversion()
+
+    asyncio.run(run())
+
+
+def test_facts_that_came_before_their_signal_are_counted_with_it(home: Path) -> None:
+    append(home, closed(9), {"event": "executed", "signal_id": "s-8", "order_id": "o"}, a_signal(1))
+
+    async def run() -> None:
+        async with LifecycleTracker(home) as tracker:
+            assert list(tracker.active) == ["s-1"]
+            assert tracker.conversion().closed == 0
+            append(home, a_signal(9), a_signal(8))
+            await tracker.refresh()
+            assert list(tracker.active) == ["s-1", "s-8"]
+            assert tracker.active["s-8"].order_id == "o"
+            assert (tracker.conversion().closed, tracker.conversion().executed) == (1, 1)
+
+    asyncio.run(run())
+
+
 def test_the_active_set_cannot_be_changed_from_outside(home: Path) -> None:
     append(home, a_signal(1))
 

@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 from eventlog import EventLog, ForeignHome, LogCorrupt, LogNotFound
 from eventlog.repair.repair import repair
 from projections import Pace, ProjectionError, SchemaTooNew
+from projections.projection import Checkpoint
+from projections.rebuild.batches import read_batches
 from projections.rebuild.rebuild import digest_of, rebuild
 from projections.signals import schema
 from tests.harness import model
@@ -118,6 +120,24 @@ def test_a_log_of_our_own_writer_gives_the_same_table(history: list[Item]) -> No
         database_of(home).unlink()
         project(home)
         assert read_tables(home) == live
+
+
+def test_facts_are_held_from_one_batch_of_a_rebuild_to_the_next(home: Path) -> None:
+    """Each append has a segment of its own, and so a batch."""
+    early = {"event": "executed", "signal_id": "s-1", "order_id": "o-1"}
+    for items in (
+        *([early, closed(1, exit_price=200.0)], [closed(2)], [a_signal(3)]),
+        *([a_signal(1, note="x"), closed(3)], [a_signal(1)], [a_signal(4)]),
+    ):
+        append(home, *items, segment_bytes=1)
+    batches = list(read_batches(home, Checkpoint(projection="sqlite")))
+    assert [batch.seq for batch in batches] == [2, 3, 4, 6, 7]  # s-1 came again: a duplicate
+    rebuilt = rebuild(home)
+    assert_caught_up(home)
+    tables, _ = read_tables(home)
+    assert [row[0] for row in tables.held] == [row[0] for row in tables.conflicts] == [3]
+    assert tables.signals[1][12:17:4] == ["win", "o-1"]
+    assert rebuilt.digest == digest_of(home)
 
 
 def test_row_numbers_and_sequences_are_those_of_the_live_table(home: Path) -> None:

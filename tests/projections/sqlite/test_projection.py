@@ -75,7 +75,11 @@ CREATE TABLE signals (
     created_at TEXT DEFAULT CURRENT_TIMESTAMP);
 CREATE TABLE signal_extras(signal_id TEXT PRIMARY KEY, extra TEXT NOT NULL);
 CREATE TABLE lifecycle(seq INTEGER PRIMARY KEY, signal_id TEXT NOT NULL, event TEXT NOT NULL,
-    recorded_at TEXT NOT NULL, detail TEXT);
+    recorded_at TEXT NOT NULL, detail TEXT, known_seq INTEGER NOT NULL, state TEXT NOT NULL,
+    order_id TEXT, outcome TEXT, exit_price REAL, profit_loss_pct REAL,
+    executed_seq INTEGER, closed_seq INTEGER);
+CREATE TABLE held(seq INTEGER PRIMARY KEY, signal_id TEXT NOT NULL, event TEXT NOT NULL,
+    recorded_at TEXT NOT NULL, payload TEXT NOT NULL);
 CREATE TABLE conflicts(seq INTEGER PRIMARY KEY, signal_id TEXT, reason TEXT NOT NULL);
 CREATE TABLE checkpoint(name TEXT PRIMARY KEY, seq INTEGER NOT NULL, chain TEXT NOT NULL,
     segment INTEGER, byte_offset INTEGER);
@@ -562,7 +566,7 @@ DAMAGE: list[Callable[[Path], None]]
 DAMAGE = [empty, truncate, truncate_within_a_page, garbage, text]
 DAMAGE += [
     executed(f"DROP TABLE {name}")
-    for name in ("signals", "signal_extras", "lifecycle", "conflicts", "checkpoint")
+    for name in ("signals", "signal_extras", "lifecycle", "held", "conflicts", "checkpoint")
 ]
 DAMAGE += [
     executed("DELETE FROM checkpoint"),
