@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from eventlog.processes import can_fork, end_process, fork_process
     from eventlog.read.bulk import VerifiedChunk, log_bytes, read_verified
     from eventlog.read.columns import SignalColumns
-    from eventlog.read.inspect import log_status, read_entries, require_home
+    from eventlog.read.inspect import log_status, raw_lines, read_entries, require_home
     from eventlog.schema.fields import FIELD_LIMITS
     from eventlog.storage.atomic import free_name, rename_durably
     from eventlog.storage.directory import Directory
@@ -71,6 +71,7 @@ _MODULES = {
     "printable": "errors",
     "printable_value": "errors",
     "progress_bar": "cli.streams",
+    "raw_lines": "read.inspect",
     "read_entries": "read.inspect",
     "read_verified": "read.bulk",
     "refuse_in_home": "storage.output",
@@ -116,6 +117,7 @@ __all__ = [
     "printable",
     "printable_value",
     "progress_bar",
+    "raw_lines",
     "read_entries",
     "read_verified",
     "refuse_in_home",

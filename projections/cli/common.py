@@ -6,12 +6,15 @@ Invariant: data goes to stdout, messages to stderr; exit codes are those of even
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
 
 import click
 
 from eventlog.plumbing import print_line
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class _Seconds(click.FloatRange):
@@ -41,6 +44,22 @@ def _parse_as_of(ctx: click.Context, param: click.Parameter, value: str | None) 
         raise click.BadParameter(f"{error.what}: {error.do}", ctx, param) from None
 
 
+def _parse_time(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    from projections.errors import ProjectionError
+    from projections.queries.times import as_timestamp, parse_moment
+
+    try:
+        return None if value is None else as_timestamp(parse_moment(str(param.name), value))
+    except ProjectionError as error:
+        raise click.BadParameter(f"{error.what}: {error.do}", ctx, param) from None
+
+
+def _split_columns(
+    _ctx: click.Context, _param: click.Parameter, value: str | None
+) -> tuple[str, ...]:
+    return () if value is None else tuple(value.split(","))
+
+
 AS_OF_OPTION = click.option(
     "--as-of",
     metavar="TIME",
@@ -48,7 +67,57 @@ AS_OF_OPTION = click.option(
     help="Answer from what the log had recorded by TIME, for example 2025-11-18T02:00:00Z."
     " Default: now.",
 )
-SYMBOL_OPTION = click.option("--symbol", metavar="SYMBOL", help="Only this symbol. Default: all.")
+COLUMNS_OPTION = click.option(
+    "--columns",
+    metavar="KEY,...",
+    callback=_split_columns,
+    help="Further keys of the signals as columns, for example rsi,regime. Default: none.",
+)
+# The outcomes are those of `projections.queries.filters`, which loads slowly.
+_FILTER_OPTIONS = (
+    click.option("--symbol", metavar="SYMBOL", help="Only this symbol. Default: all."),
+    click.option("--strategy", metavar="NAME", help="Only this strategy. Default: all."),
+    click.option(
+        "--action",
+        type=click.Choice(["BUY", "SELL"], case_sensitive=False),
+        help="Only this action. Default: both.",
+    ),
+    click.option(
+        "--outcome",
+        type=click.Choice(["win", "loss", "breakeven", "expired", "open"], case_sensitive=False),
+        help="Only this outcome; open: signals without one. Default: all.",
+    ),
+    click.option(
+        "--since",
+        metavar="TIME",
+        callback=_parse_time,
+        help="Only signals with a timestamp of TIME or later. Default: all.",
+    ),
+    click.option(
+        "--until",
+        metavar="TIME",
+        callback=_parse_time,
+        help="Only signals with a timestamp before TIME. Default: all.",
+    ),
+)
+
+
+def filter_options(command: Command) -> Command:
+    """Adds the options that select signals, and --as-of."""
+    for option in reversed((*_FILTER_OPTIONS, AS_OF_OPTION)):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def usage_errors(option: str) -> Iterator[None]:
+    """Shows a ProjectionError about the value of an option as a usage error (exit code 2)."""
+    from projections.errors import ProjectionError
+
+    try:
+        yield
+    except ProjectionError as error:
+        raise click.BadParameter(f"{error.what}: {error.do}", param_hint=f"'{option}'") from None
 
 
 class Reportable(Protocol):
@@ -73,10 +142,12 @@ def print_json(found: object) -> None:
     print_line(orjson.dumps(found).decode())
 
 
-def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def print_table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], *, indent: str = ""
+) -> None:
     """Prints rows of text below their headings, in columns aligned at the left."""
     table = [headings, *rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for cells in table:
         pairs = zip(cells, widths, strict=True)
-        print_line("  ".join(cell.ljust(width) for cell, width in pairs).rstrip())
+        print_line(indent + "  ".join(cell.ljust(width) for cell, width in pairs).rstrip())

@@ -1,4 +1,4 @@
-"""The commands that only read: status, wait, signals, stats, digest.
+"""The commands that only read: status, wait, digest.
 
 Invariant: they change nothing.
 """
@@ -9,13 +9,7 @@ from pathlib import Path
 import click
 
 from eventlog.plumbing import EXIT_PROBLEM, JSON_OPTION, CommandContext, print_line, print_message
-from projections.cli.common import (
-    AS_OF_OPTION,
-    SECONDS,
-    SYMBOL_OPTION,
-    print_json,
-    print_table,
-)
+from projections.cli.common import SECONDS, print_json
 
 
 @click.command()
@@ -85,89 +79,6 @@ def wait(obj: CommandContext, seq: int, stage: str, timeout_s: float | None) -> 
 
 
 @click.command()
-@SYMBOL_OPTION
-@click.option(
-    "--limit",
-    metavar="N",
-    type=click.IntRange(min=1),
-    default=10,
-    show_default=True,
-    help="At most N signals.",
-)
-@AS_OF_OPTION
-@JSON_OPTION
-@click.pass_obj
-def signals(
-    obj: CommandContext, symbol: str | None, limit: int, as_of: str | None, as_json: bool
-) -> None:
-    """List signals, newest first.
-
-    With --as-of, the list is the one of that time: it has the signals, outcomes and order ids that
-    the log had recorded by then, and none recorded later. Signals that import-legacy brought in
-    count from their import on. The answer for a given time never changes, so a time in the future
-    is refused. --json prints an array with all columns.
-
-    \b
-    Example:
-      eventlog signals --symbol AAPL --limit 5
-      eventlog signals --as-of 2025-11-18T02:00:00Z
-      eventlog signals --json | jq '.[].confidence'
-    """
-    import asyncio
-
-    from eventlog.plumbing import require_home
-    from projections.queries.store import SignalStore
-
-    require_home(obj.home)
-
-    async def query() -> list[dict[str, object]]:
-        async with SignalStore(obj.home) as store:
-            return await store.latest(symbol, limit, as_of=as_of)
-
-    found = asyncio.run(query())
-    if as_json:
-        print_json(found)
-        return
-    rows = ([_cell(row[column]) for column in _SIGNAL_COLUMNS] for row in found)
-    print_table(_SIGNAL_COLUMNS, rows)
-
-
-@click.command()
-@AS_OF_OPTION
-@JSON_OPTION
-@click.pass_obj
-def stats(obj: CommandContext, as_of: str | None, as_json: bool) -> None:
-    """Show wins, losses, win rate and average return.
-
-    `win_rate` is the percentage of wins among wins and losses; `average_return` is the mean
-    profit_loss_pct of the signals that have an outcome. With --as-of, the figures are those of
-    that time: see `eventlog signals --help`.
-
-    \b
-    Example:
-      eventlog stats
-      eventlog stats --as-of 2025-11-18T02:00:00Z --json | jq .win_rate
-    """
-    import asyncio
-
-    from eventlog.plumbing import require_home
-    from projections.queries.store import SignalStore
-
-    require_home(obj.home)
-
-    async def query() -> dict[str, object]:
-        async with SignalStore(obj.home) as store:
-            return await store.stats(as_of=as_of)
-
-    found = asyncio.run(query())
-    if as_json:
-        print_json(found)
-        return
-    for key, value in found.items():
-        print_line(f"{key:<16} {'-' if value is None else value}")
-
-
-@click.command()
 @click.pass_obj
 def digest(obj: CommandContext) -> None:
     """Print the SHA-256 of the signals table.
@@ -184,18 +95,6 @@ def digest(obj: CommandContext) -> None:
 
     require_home(obj.home)
     print_line(digest_of(Path(obj.home)))
-
-
-_SIGNAL_COLUMNS = (
-    *("timestamp", "symbol", "action", "entry_price", "target_price", "stop_price", "confidence"),
-    *("strategy", "outcome", "profit_loss_pct", "signal_id"),
-)
-
-
-def _cell(value: object) -> str:
-    from eventlog.plumbing import printable_value
-
-    return "-" if value is None else printable_value(value)
 
 
 def _as_dict(value: object) -> dict[str, object]:

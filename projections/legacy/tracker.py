@@ -88,7 +88,7 @@ class SignalTracker:
         return self._loop_thread.run(lambda: self._latest(symbol, limit))
 
     def get_stats(self) -> dict[str, object]:
-        """Totals, wins, losses and returns: the figures of `SignalStore.stats`."""
+        """Totals, wins, losses and returns, as the old tracker counted them."""
         return self._loop_thread.run(self._stats)
 
     def close(self) -> None:
@@ -120,7 +120,7 @@ class SignalTracker:
         if not await self._catch_up():
             return dict(EMPTY_STATS)
         async with SignalStore(self._home) as store:
-            return await store.stats()
+            return await store.totals()
 
 
 class _LoopThread:

@@ -16,30 +16,40 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from copy import deepcopy
+from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar, Unpack, overload
 
 import aiosqlite
-import orjson
 
 from eventlog import ThreadUnavailable
-from eventlog.plumbing import log_status, run_in_thread, starting_thread
+from eventlog.plumbing import run_in_thread, starting_thread, uncancelled
 from projections.errors import ProjectionError
-from projections.queries.as_of import (
-    AS_OF_BOUNDS,
-    BY_SIGNAL_ID_AS_OF,
-    COUNT_AS_OF,
-    LATEST_AS_OF,
-    LATEST_OF_SYMBOL_AS_OF,
-    STATS_AS_OF,
-    AsOfBounds,
-    parse_as_of,
-    require_past,
+from projections.queries.as_of import AS_OF_BOUNDS, AsOfBounds, parse_as_of, require_settled
+from projections.queries.filters import FilterArguments, signal_filter
+from projections.queries.selection import (
+    ROW_COLUMNS,
+    Selection,
+    Statement,
+    by_signal_id,
+    count_of,
+    dict_with_extra,
+    further_columns,
+    latest,
+    row_dict,
 )
-from projections.signals import schema
+from projections.queries.stats import (
+    TOTALS,
+    Stats,
+    read_stats,
+    read_stats_by,
+    require_group,
+    totals_of,
+)
+from projections.queries.sync_store import ROWS_MAX, SyncSignalStore
 from projections.sqlite.database import (
     ALTERED,
     DAMAGED,
@@ -57,31 +67,17 @@ CONNECTIONS_MAX = 5  # more readers than this wait: reads are short, and each ho
 REPLACEMENTS_MAX = 20  # attempts of one query while the database is replaced again and again
 CACHE_S = 30.0
 CACHE_RESULTS_MAX = 256  # a dashboard repeats a few dozen queries
-ROWS_MAX = 100_000  # per result: a read must not pin the WAL for minutes
 
-_COLUMNS = ", ".join(f"s.{column}" for column in schema.COLUMNS)
-LATEST = f"SELECT {_COLUMNS} FROM signals AS s ORDER BY s.timestamp DESC, s.id DESC LIMIT ?"
-LATEST_OF_SYMBOL = f"""SELECT {_COLUMNS} FROM signals AS s WHERE s.symbol = ?
-    ORDER BY s.timestamp DESC, s.id DESC LIMIT ?"""
-BY_SIGNAL_ID = f"""SELECT {_COLUMNS}, x.extra FROM signals AS s
-    LEFT JOIN signal_extras AS x ON x.signal_id = s.signal_id WHERE s.signal_id = ?"""
-COUNT = "SELECT count(*) FROM signals"
-# The two sums come from the partial index on outcome alone, whatever the size of the table.
-STATS = """SELECT (SELECT count(*) FROM signals),
-    (SELECT count(*) FROM signals WHERE outcome = 'win'),
-    (SELECT count(*) FROM signals WHERE outcome = 'loss'),
-    (SELECT avg(profit_loss_pct) FROM signals WHERE outcome IS NOT NULL),
-    (SELECT recorded_at FROM lifecycle ORDER BY seq DESC LIMIT 1)"""
-
+T = TypeVar("T")
 Row = tuple[object, ...]
 
 _PROBLEMS = {DAMAGED: "it is damaged", ALTERED: "another program has changed its schema"}
 
 
-class _CachedRows(NamedTuple):
-    """An answer, when it was given, and which state of the database stood before it was read."""
+class _CachedResult(NamedTuple):
+    """A result, when it was read, and which state of the database stood before it was read."""
 
-    rows: Sequence[Row]
+    found: Any
     at_s: float
     version: tuple[int, ...]
 
@@ -104,7 +100,7 @@ class SignalStore:
         self._sentinel_lock = asyncio.Lock()
         self._version: tuple[int, ...] = ()  # of the database when its schema was checked
         self._schema_version: int | None = None  # SQLite's counter of schema changes, then
-        self._cache: dict[tuple[object, ...], _CachedRows] = {}
+        self._cache: dict[tuple[object, ...], _CachedResult] = {}
         self._is_closed = False
 
     async def __aenter__(self) -> Self:
@@ -113,77 +109,102 @@ class SignalStore:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
+    @staticmethod
+    def open(home: str | os.PathLike[str]) -> SyncSignalStore:
+        """The same without asyncio: `with SignalStore.open(home) as store: store.latest()`."""
+        return SyncSignalStore(home)
+
     async def latest(
         self,
         symbol: str | None = None,
         limit: int = 10,
         *,
         as_of: str | datetime | None = None,
+        columns: Sequence[str] = (),
+        **filters: Unpack[FilterArguments],
     ) -> list[dict[str, object]]:
-        """The signals of one symbol or of all, newest timestamp first.
+        """The signals that the filters select, newest timestamp first.
 
-        With `as_of`, RFC 3339 text or an aware datetime: the signals recorded by then, with what
-        was known of them by then. Imported signals count from their import on. Raises
-        ProjectionError where that may still change: for a future time, and where the table is
-        behind the log.
+        `columns` names further keys of the signals. With `as_of`, RFC 3339 text or an aware
+        datetime: the signals recorded by then, with what was known of them by then. Raises
+        ProjectionError where that may still change: for a future time, or a table behind the log.
         """
+        further = further_columns(columns, ROW_COLUMNS)
+        chosen = signal_filter(symbol=symbol, **filters)
+        selection = Selection(chosen, await self._seq_as_of(as_of))
         count = max(0, min(limit, ROWS_MAX))
-        symbols = () if symbol is None else (symbol.strip().upper(),)
-        if as_of is None:
-            rows = await self._query(LATEST_OF_SYMBOL if symbols else LATEST, *symbols, count)
-        else:
-            seq = await self._seq_as_of(as_of)
-            rows = await self._query(
-                LATEST_OF_SYMBOL_AS_OF if symbols else LATEST_AS_OF, seq, count, *symbols
-            )
-        return [dict(zip(schema.COLUMNS, row, strict=True)) for row in rows]
+        rows = await self._query(latest(selection, count, with_extra=bool(further)))
+        return self._parsed(lambda: [row_dict(row, further) for row in rows])
 
     async def get(
         self, signal_id: str, *, as_of: str | datetime | None = None
     ) -> dict[str, object] | None:
         """One signal, with its other keys under `extra`; None where there is, or was, none."""
-        if as_of is None:
-            rows = await self._query(BY_SIGNAL_ID, signal_id)
-        else:
-            rows = await self._query(BY_SIGNAL_ID_AS_OF, await self._seq_as_of(as_of), signal_id)
-        if not rows:
-            return None
-        *columns, extra = rows[0]
-        found = dict(zip(schema.COLUMNS, columns, strict=True))
-        return found | {"extra": orjson.loads(extra) if isinstance(extra, str) else {}}
+        rows = await self._query(by_signal_id(signal_id, await self._seq_as_of(as_of)))
+        return self._parsed(lambda: dict_with_extra(rows[0])) if rows else None
 
-    async def count(self, *, as_of: str | datetime | None = None) -> int:
-        """The number of signals now, or as of a past time."""
-        if as_of is None:
-            ((count,),) = await self._query(COUNT)
-        else:
-            ((count,),) = await self._query(COUNT_AS_OF, await self._seq_as_of(as_of))
+    async def count(
+        self,
+        symbol: str | None = None,
+        *,
+        as_of: str | datetime | None = None,
+        **filters: Unpack[FilterArguments],
+    ) -> int:
+        """The number of signals that the filters select, now or as of a past time."""
+        chosen = signal_filter(symbol=symbol, **filters)
+        ((count,),) = await self._query(count_of(Selection(chosen, await self._seq_as_of(as_of))))
         assert isinstance(count, int)
         return count
 
-    async def stats(self, *, as_of: str | datetime | None = None) -> dict[str, object]:
-        """total_signals, wins, losses, win_rate, average_return and last_updated.
+    @overload
+    async def stats(
+        self,
+        symbol: str | None = None,
+        *,
+        by: None = None,
+        as_of: str | datetime | None = None,
+        **filters: Unpack[FilterArguments],
+    ) -> Stats: ...
 
-        `win_rate` is the percentage of wins among wins and losses, `average_return` the mean
-        profit_loss_pct of signals with an outcome, both rounded to two digits; `last_updated` is
-        the recorded_at of the last fact that applied, None where there is none.
+    @overload
+    async def stats(
+        self,
+        symbol: str | None = None,
+        *,
+        by: str,
+        as_of: str | datetime | None = None,
+        **filters: Unpack[FilterArguments],
+    ) -> list[Stats]: ...
+
+    async def stats(
+        self,
+        symbol: str | None = None,
+        *,
+        by: str | None = None,
+        as_of: str | datetime | None = None,
+        **filters: Unpack[FilterArguments],
+    ) -> Stats | list[Stats]:
+        """The figures that docs/quants.md defines, of the signals that the filters select.
+
+        With `by`, one of strategy, symbol, action, month and confidence: a list of them, one for
+        each group, with the group's key first. `last_updated` is the recorded_at of the last fact
+        that applied, of any signal; None where there is none.
         """
-        if as_of is None:
-            (row,) = await self._query(STATS)
-        else:
-            (row,) = await self._query(STATS_AS_OF, await self._seq_as_of(as_of))
-        total, wins, losses, average, last_updated = row
-        assert isinstance(wins, int)
-        assert isinstance(losses, int)
-        closed = wins + losses
-        return {
-            "total_signals": total,
-            "wins": wins,
-            "losses": losses,
-            "win_rate": round(100 * wins / closed, 2) if closed else 0.0,
-            "average_return": round(average, 2) if isinstance(average, float) else 0.0,
-            "last_updated": last_updated,
-        }
+        require_group(by)
+        chosen = signal_filter(symbol=symbol, **filters)
+        selection = Selection(chosen, await self._seq_as_of(as_of))
+
+        def read(database: sqlite3.Connection) -> Stats | list[Stats]:
+            if by is None:
+                return read_stats(database, selection)
+            return read_stats_by(database, selection, by)
+
+        # The caller may change what it gets, and the cache must not.
+        return deepcopy(await self._read_snapshot(("stats", by, selection), read))
+
+    async def totals(self) -> dict[str, object]:
+        """The figures of the old tracker's get_stats: fast, whatever the number of outcomes."""
+        return totals_of((await self._query(Statement(TOTALS, {})))[0])
 
     async def close(self) -> None:
         """Closes the connections; a query that is still waiting raises. Idempotent."""
@@ -200,38 +221,75 @@ class SignalStore:
         for connection in (*idle, *([sentinel] if sentinel is not None else [])):
             await connection.close()
 
-    async def _seq_as_of(self, as_of: str | datetime) -> int:
-        """The seq of the last fact recorded by then; 0 where there was none."""
+    async def _seq_as_of(self, as_of: str | datetime | None) -> int | None:
+        """The seq of the last fact recorded by then; 0 where there was none; None for now."""
+        if as_of is None:
+            return None
         moment = parse_as_of(as_of)
-        (row,) = await self._query(AS_OF_BOUNDS, moment)
+        (row,) = await self._query(Statement(AS_OF_BOUNDS, {"moment": moment}))
         bounds = AsOfBounds._make(row)
         if bounds.last_recorded_at <= moment:
             await run_in_thread(lambda: require_settled(self._home, bounds, moment))
         return bounds.seq
 
-    async def _query(self, statement: str, *values: object) -> Sequence[Row]:
+    def _parsed(self, parse: Callable[[], T]) -> T:
+        try:
+            return parse()
+        except DamagedDatabase as error:
+            raise unreadable_error(self._path, error) from error
+
+    async def _query(self, statement: Statement) -> Sequence[Row]:
         """The rows of a query. Raises ProjectionError without a database, and after `close`."""
-        key = (statement, *values)
+        key = (statement.sql, *statement.parameters.items())
+        try:
+            return await self._cached(key, lambda: self._read(statement))
+        except sqlite3.Error:  # no connection that stays open can read the WAL: the disk is full
+            return await self._read_alone(lambda database: database.execute(*statement).fetchall())
+
+    async def _read_snapshot(
+        self, key: tuple[object, ...], read: Callable[[sqlite3.Connection], T]
+    ) -> T:
+        """The result of several queries in one snapshot, read through a connection of its own."""
+
+        async def read_once() -> T:
+            async with self._slots:
+                if self._idle:  # so that there are never more than CONNECTIONS_MAX
+                    await self._idle.pop().close()
+                return await uncancelled(run_in_thread(lambda: read_table(self._path, read)))
+
+        try:
+            return await self._cached(key, read_once)
+        except sqlite3.Error:
+            return await self._read_alone(read)
+
+    async def _cached(self, key: tuple[object, ...], read: Callable[[], Awaitable[T | None]]) -> T:
+        """What `read` returns, or returned while the database was the same.
+
+        `read` returns None where the database was replaced meanwhile. Raises sqlite3.Error where
+        the WAL has no index, ProjectionError for everything else.
+        """
         for _ in range(REPLACEMENTS_MAX):
             try:
                 version = await self._read_version()
                 cached = self._cache.get(key)
                 now_s = time.monotonic()
                 if cached and cached.version == version and now_s - cached.at_s < CACHE_S:
-                    return cached.rows
-                rows = await self._read(statement, values)
+                    found: T = cached.found
+                    return found
+                result = await read()
+            except FileNotFoundError:
+                raise missing_error(self._path) from None
             except sqlite3.Error as error:
                 if lacks_index(error):
-                    return await self._read_alone(statement, values)
+                    raise
                 if self._is_replaced():
                     continue
                 raise unreadable_error(self._path, error) from error
-            if rows is None:
-                continue
-            if len(self._cache) >= CACHE_RESULTS_MAX:
-                self._cache.clear()
-            self._cache[key] = _CachedRows(rows, now_s, version)
-            return rows
+            if result is not None:
+                if len(self._cache) >= CACHE_RESULTS_MAX:
+                    self._cache.clear()
+                self._cache[key] = _CachedResult(result, now_s, version)
+                return result
         raise unreadable_error(self._path, "it is replaced again and again")
 
     async def _read_version(self) -> tuple[int, ...]:
@@ -296,13 +354,13 @@ class SignalStore:
         except FileNotFoundError:
             raise missing_error(self._path) from None
 
-    async def _read(self, statement: str, values: Sequence[object]) -> Sequence[Row] | None:
+    async def _read(self, statement: Statement) -> Sequence[Row] | None:
         """The rows; None where the database was replaced meanwhile, so that they may be wrong."""
         async with self._slots:
             before = self._identity
             connection = self._idle.pop() if self._idle else await self._connect()
             try:
-                rows = await connection.execute_fetchall(statement, values)
+                rows = await connection.execute_fetchall(statement.sql, dict(statement.parameters))
                 is_same = (
                     before is not None and before == self._identity == self._current_identity()
                 )
@@ -317,12 +375,8 @@ class SignalStore:
             self._idle.append(connection)
             return [tuple(row) for row in rows]
 
-    async def _read_alone(self, statement: str, values: Sequence[object]) -> Sequence[Row]:
+    async def _read_alone(self, read: Callable[[sqlite3.Connection], T]) -> T:
         """Reads on a full disk, where no connection that stays open can read the WAL."""
-
-        def read(database: sqlite3.Connection) -> Sequence[Row]:
-            return database.execute(statement, values).fetchall()
-
         try:
             return await run_in_thread(lambda: read_table(self._path, read))
         except FileNotFoundError:
@@ -344,22 +398,3 @@ class SignalStore:
 async def _pragma(connection: aiosqlite.Connection, name: str) -> int:
     rows = await connection.execute_fetchall(f"PRAGMA {name}")
     return int(next(iter(rows))[0])
-
-
-def require_settled(home: str, bounds: AsOfBounds, moment: str) -> None:
-    """Raises ProjectionError where the result as of `moment` may still change.
-
-    Reads the log only where the table holds no fact recorded later.
-    """
-    if bounds.last_recorded_at > moment:
-        return
-    require_past(moment, datetime.now(UTC))
-    last_seq = log_status(home, count=False)["last_seq"]
-    assert isinstance(last_seq, int)
-    if bounds.checkpoint < last_seq:
-        raise ProjectionError(
-            f"the table is behind the log and does not cover {moment} yet: it is at entry"
-            f" {bounds.checkpoint} of {last_seq}",
-            where=home,
-            do="run `eventlog project sqlite --once`, or start the daemon",
-        )

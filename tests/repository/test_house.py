@@ -32,7 +32,12 @@ PURE = (
     "eventlog/schema",
     "eventlog/append/batch.py",
     "projections/signals",
-    "projections/queries/as_of.py",
+    "projections/queries/column_kinds.py",
+    "projections/queries/csv_lines.py",
+    "projections/queries/filters.py",
+    "projections/queries/selection.py",
+    "projections/queries/statistics.py",
+    "projections/queries/times.py",
     "projections/doctor/finding.py",
 )
 IMPURE = {"asyncio", "io", "logging", "os", "pathlib", "random", "secrets", "shutil", "socket"}

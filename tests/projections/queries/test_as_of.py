@@ -7,6 +7,7 @@ import sqlite3
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
 from pathlib import Path
@@ -19,14 +20,11 @@ from hypothesis import strategies as st
 
 from eventlog import Entry
 from projections import ProjectionError, SignalStore
-from projections.queries.as_of import (
-    BY_SIGNAL_ID_AS_OF,
-    LATEST_AS_OF,
-    LATEST_OF_SYMBOL_AS_OF,
-    STATS_AS_OF,
-    parse_as_of,
-    require_past,
-)
+from projections.queries.as_of import parse_as_of
+from projections.queries.filters import OUTCOME_CHOICES, SignalFilter
+from projections.queries.selection import Selection, by_signal_id, latest, signal_row
+from projections.queries.stats import read_stats
+from projections.queries.times import require_past
 from projections.sqlite.database import database_path, set_up
 from tests.harness import model
 from tests.harness.command import eventlog
@@ -88,14 +86,23 @@ def moments_near(draw: st.DrawFn, entries: Sequence[Entry]) -> datetime:
     return min(moment, datetime.fromisoformat(entries[-1].recorded_at) - MICROSECOND)
 
 
+def states_in(tables: model.Tables) -> dict[str, str]:
+    """The state of each signal: that of its last row in the lifecycle."""
+    facts = [row for row in tables.lifecycle if row[2] != "signal"]
+    return {row[1]: "open" for row in tables.signals} | {row[1]: row[6] for row in facts}
+
+
 def expected_stats(tables: model.Tables) -> dict[str, object]:
     outcomes = [row[12] for row in tables.signals if row[12] is not None]
     wins, losses = outcomes.count("win"), outcomes.count("loss")
     return {
         "total_signals": len(tables.signals),
+        "open": len(tables.signals) - len(outcomes),
         "wins": wins,
         "losses": losses,
-        "win_rate": round(100 * wins / (wins + losses), 2) if wins + losses else 0.0,
+        "breakevens": outcomes.count("breakeven"),
+        "expired": outcomes.count("expired"),
+        "win_rate": round(100 * wins / (wins + losses), 2) if wins + losses else None,
         "last_updated": tables.lifecycle[-1][3] if tables.lifecycle else None,
     }
 
@@ -118,7 +125,8 @@ def test_the_state_at_a_time_is_the_fold_of_the_entries_recorded_by_then(
         async def check() -> None:
             async with SignalStore(folder) as store:
                 rows = await store.latest(limit=1_000, as_of=moment)
-                assert sorted(map(list, map(dict.values, rows))) == expected.signals
+                assert sorted([*row.values()][:18] for row in rows) == expected.signals
+                assert {r["signal_id"]: r["state"] for r in rows} == states_in(expected)
                 assert rows == sorted(rows, key=lambda r: (r["timestamp"], r["id"]), reverse=True)
                 of_one = await store.latest("aapl", 1_000, as_of=text_of(moment))
                 assert of_one == [row for row in rows if row["symbol"] == "AAPL"]
@@ -131,6 +139,10 @@ def test_the_state_at_a_time_is_the_fold_of_the_entries_recorded_by_then(
                     assert found == (expected_row and {**expected_row, "extra": extra})
                 stats = await store.stats(as_of=moment)
                 assert expected_stats(expected).items() <= stats.items()
+                for outcome in OUTCOME_CHOICES:
+                    chosen = await store.latest(limit=1_000, outcome=outcome, as_of=moment)
+                    assert chosen == [r for r in rows if (r["outcome"] or "open") == outcome]
+                    assert await store.count(outcome=outcome, as_of=moment) == len(chosen)
 
         asyncio.run(check())
 
@@ -149,35 +161,37 @@ def test_the_queries_up_to_each_seq_give_the_fold_up_to_it(
             apply_as_projection(db, entries[start:end], start)
         for seq in range(len(entries) + 1):
             expected = model.fold(entries[:seq])
-            rows = db.execute(LATEST_AS_OF, (seq, 1_000)).fetchall()
-            assert sorted(map(list, rows)) == expected.signals
-            total, wins, losses, _, last_updated = db.execute(STATS_AS_OF, (seq,)).fetchone()
-            stats = expected_stats(expected)
-            assert (total, wins, losses) == (
-                *(stats["total_signals"], stats["wins"], stats["losses"]),
-            )
-            assert last_updated == stats["last_updated"]
+            selection = Selection(SignalFilter(), seq)
+            rows = db.execute(*latest(selection, 1_000)).fetchall()
+            assert sorted([*signal_row(row)[:18]] for row in rows) == expected.signals
+            states = {str(row[1]): signal_row(row)[18] for row in rows}
+            assert states == states_in(expected)
+            found = read_stats(db, selection)
+            assert expected_stats(expected).items() <= found.items()
 
 
 def test_each_kind_of_fact_is_visible_from_the_microsecond_it_was_recorded(
     home: Path,
 ) -> None:
     more = {"order_id": "o-1", "reason": "r", "exit_price": 161.0, "part": 1, "fraction": 0.5}
-    changes = {
-        "executed": {"order_id"},
-        "reduced": {"exit_price", "profit_loss_pct"},
-        "closed": {"outcome", "exit_price", "profit_loss_pct"},
-    }
-    facts = [fact for fact in FACTS if fact != "voided"]
-    for number, fact in enumerate(facts):
+    for number, fact in enumerate(FACTS[:-1]):
         append(home, a_signal(number))
         append(home, {"event": fact, "signal_id": f"s-{number}", **more})
+    append(home, a_signal(90))
+    append(home, {"event": "executed", "signal_id": "s-90", "order_id": "o"})
+    voids = raw_entries(home)[-1].seq
+    append(home, {"event": "voided", "signal_id": "s-90", "voids": voids})
     append(home, a_signal(99))
     project(home)
-    by_event = {entry.event: entry for entry in raw_entries(home)}
+    by_event = {entry.event: entry for entry in raw_entries(home)[:-4]}
+    columns = {
+        "executed": ("order_id",),
+        "reduced": ("exit_price", "profit_loss_pct"),
+        "closed": ("outcome", "exit_price", "profit_loss_pct"),
+    }
 
     async def run(store: SignalStore) -> None:
-        for event in facts:
+        for event in FACTS[:-1]:
             entry = by_event[event]
             signal_id = str(entry.payload["signal_id"])
             at = datetime.fromisoformat(entry.recorded_at)
@@ -188,8 +202,17 @@ def test_each_kind_of_fact_is_visible_from_the_microsecond_it_was_recorded(
             assert before is not None
             assert now is not None
             changed = {key for key in now if before[key] != now[key]}
-            assert changed == changes.get(event, set())
-            assert all(before[key] is None for key in changed)
+            assert changed == {"state", *columns.get(event, ())}
+            assert (before["state"], now["state"]) == ("open", event)
+            assert all(before[key] is None for key in changed - {"state"})
+        void = next(entry for entry in raw_entries(home) if entry.event == "voided")
+        at = datetime.fromisoformat(void.recorded_at)
+        before = await store.get("s-90", as_of=at - MICROSECOND)
+        after = await store.get("s-90", as_of=at)
+        assert before is not None
+        assert after is not None
+        assert (before["state"], before["order_id"]) == ("executed", "o")
+        assert (after["state"], after["order_id"]) == ("open", None)
 
     run_query(home, run)
 
@@ -344,7 +367,7 @@ def test_a_time_has_one_form(given_: str | datetime, stored: str) -> None:
         *("2025-11-18T02:00:00+05:99", "2025-11-18T02:00:00+24:00"),
         *("0001-01-01T00:00:00+01:00", "20251118T020000Z", "x" * 500, "\x1b[31m2025"),
         FIRST.replace(tzinfo=None),
-        *(5, 1763431200.5, None, b"2025-11-18T02:00:00Z", FIRST.date(), [FIRST]),
+        *(5, 1763431200.5, None, b"2025-11-18T02:00:00Z", FIRST.date(), FIRST.time(), [FIRST]),
     ],
     ids=repr,
 )
@@ -413,15 +436,25 @@ def test_imported_signals_count_from_their_import_as_the_help_states(
 def test_no_as_of_query_scans_the_table_or_sorts(home: Path) -> None:
     append(home, *signals(3))
     project(home)
+    symbol = SignalFilter(symbol="AAPL")
     with closing(reading(database_of(home))) as db:
-        for statement, values in (
-            (LATEST_AS_OF, (3, 10)),
-            (LATEST_OF_SYMBOL_AS_OF, (3, 10, "AAPL")),
-            (BY_SIGNAL_ID_AS_OF, (3, "s-1")),
-        ):
-            plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
-            assert not [step for step in plan if "TEMP B-TREE" in step], plan
-            assert [step for step in plan if step.startswith("SEARCH f USING INTEGER")], plan
-            facts = [step for step in plan if step.startswith("SEARCH l ")]
-            assert len(facts) == 1, plan
-            assert "lifecycle_signal_id (signal_id=? AND rowid<?)" in facts[0], plan
+        for seq in (None, 3):
+            for statement in (
+                latest(Selection(SignalFilter(), seq), 10, with_extra=True),
+                latest(Selection(symbol, seq), 10),
+                latest(Selection(replace(symbol, since="2025", until="2026"), seq), 10),
+                latest(Selection(SignalFilter(outcome="win"), seq), 10),
+                by_signal_id("s-1", seq),
+            ):
+                plan = [
+                    row[3]
+                    for row in db.execute(f"EXPLAIN QUERY PLAN {statement.sql}", statement[1])
+                ]
+                assert not [step for step in plan if "TEMP B-TREE" in step], plan
+                facts = [step for step in plan if step.startswith(("SEARCH f", "SEARCH l"))]
+                assert len(facts) == 2, plan
+                (last,) = (step for step in facts if step.startswith("SEARCH f"))
+                assert "lifecycle_signal_id (signal_id=?" in last, plan
+                assert (seq is None) != ("AND rowid<?" in last), plan
+                scans = [step for step in plan if step.startswith("SCAN")]
+                assert all("SCAN s USING INDEX" in step for step in scans), plan

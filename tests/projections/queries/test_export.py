@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import duckdb
+import pandas as pd  # type: ignore[import-untyped]  # its types are a package of their own
 import pyarrow  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
@@ -26,14 +27,10 @@ from hypothesis import strategies as st
 from eventlog import LogNotFound, UnsafePath
 from eventlog.plumbing import output_file
 from projections import ProjectionError
-from projections.queries.export import (
-    COLUMNS,
-    FORMULA_PREFIXES,
-    ExportMetadata,
-    csv_line,
-    export,
-    unescape_cell,
-)
+from projections.queries.csv_lines import FORMULA_PREFIXES, csv_line, unescape_cell
+from projections.queries.export import ExportMetadata, export
+from projections.queries.filters import signal_filter
+from projections.queries.pages import COLUMNS
 from tests.harness import model
 from tests.harness.command import COMMAND, eventlog
 from tests.harness.deadline import DEADLINE_S
@@ -47,8 +44,10 @@ HOSTILE = (
     *('"', ",", "a,b", "x" * 90, "ü漢\U0001f600", "<script>", "'; DROP TABLE signals;--", "%s"),
 )
 NUMBERS = {*("id", "entry_price", "target_price", "stop_price", "confidence")} | {
-    *("exit_price", "profit_loss_pct"),
+    *("exit_price", "profit_loss_pct", "fill_price"),
 }
+FILLED = {"fill_price": 0.1 + 0.2, "executed_at": "2025-11-18T03:00:00+01:00"}
+CLOSED_AT = "2025-11-18T02:30:00.5Z"
 Row = list[Any]
 
 
@@ -70,9 +69,11 @@ def home(tmp_path: Path) -> Path:
         )
     for number, text in enumerate(HOSTILE[:10]):
         name = f"{text} {number}"
-        append(home, {"event": "executed", "signal_id": name, "order_id": f"{text} x"})
+        filled = FILLED if number % 3 else {}
+        append(home, {"event": "executed", "signal_id": name, "order_id": f"{text} x", **filled})
         if number % 2:
-            append(home, {"event": "closed", "signal_id": name, "exit_price": 100.1 + number})
+            at = {"closed_at": CLOSED_AT} if number % 3 else {}
+            append(home, {"event": "closed", "signal_id": name, "exit_price": 100.1 + number, **at})
     append(home, {"event": "closed", "signal_id": "unknown", "exit_price": 1.0})
     project(home)
     return home
@@ -82,12 +83,19 @@ def expected(home: Path, *, seq: int | None = None) -> list[Row]:
     """The model's rows, up to entry `seq`."""
     entries = [e for e in raw_entries(home) if seq is None or e.seq <= seq]
     tables = model.fold(entries)
-    when = {fact[0]: fact[3] for fact in tables.lifecycle}
-    in_force = {fact[1]: fact[11:] for fact in tables.lifecycle if fact[2] != "signal"}
+    facts = {(fact[1], fact[2]): fact for fact in tables.lifecycle}
+    when = {key: fact[3] for key, fact in facts.items()}
+    details = {key: json.loads(fact[4] or "{}") for key, fact in facts.items()}
+    states = {fact[1]: fact[6] for fact in tables.lifecycle}
     return [
         [
-            *(*row, tables.extras.get(row[1])),
-            *(when.get(seq) for seq in (row[0], *in_force.get(row[1], (None, None)))),
+            *row,
+            tables.extras.get(row[1]),
+            *(when.get((row[1], event)) for event in ("signal", "executed", "closed")),
+            states[row[1]],
+            details.get((row[1], "executed"), {}).get("executed_at"),
+            details.get((row[1], "closed"), {}).get("closed_at"),
+            details.get((row[1], "executed"), {}).get("fill_price"),
         ]
         for row in tables.signals
     ]
@@ -144,6 +152,7 @@ def test_parquet_holds_the_same_rows_with_types_and_a_citation(home: Path, tmp_p
     assert times == {
         *("timestamp", "created_at"),
         *("recorded_at", "order_recorded_at", "outcome_recorded_at"),
+        *("executed_at", "closed_at"),
     }
     rows = [
         [_text_of_time(name, value) for name, value in row.items()] for row in table.to_pylist()
@@ -161,7 +170,8 @@ def _text_of_time(name: str, value: Any) -> object:
     if name == "created_at":
         return value.strftime("%Y-%m-%d %H:%M:%S")
     text = value.isoformat(timespec="microseconds")
-    return text if name == "timestamp" else text.replace("+00:00", "Z")
+    is_recorded = name.endswith("recorded_at")
+    return text.replace("+00:00", "Z") if is_recorded else text
 
 
 @pytest.mark.slow
@@ -180,20 +190,42 @@ def test_duckdb_reads_csv_and_parquet_alike(home: Path, tmp_path: Path) -> None:
     assert [(row[0], row[1], row[4]) for row in found[1]] == wanted
 
 
-def test_duckdb_reads_the_log_as_the_quants_page_describes(home: Path) -> None:
+@pytest.mark.slow
+def test_duckdb_reads_a_long_log_as_the_quants_page_describes(tmp_path: Path) -> None:
+    """By default it takes the types from the first 20,480 lines."""
+    home = tmp_path / "long"
+    early = (a_signal(number, rsi=50 + number % 2) for number in range(20_480))
+    late = a_signal(30_000, rsi=50.7, regime="rising")
+    append(home, *early, late, segment_bytes=1 << 26)  # one file: each has a sample of its own
+    log = f"{home}/logs/*.jsonl"
+    last = "WHERE signal_id = 's-30000'"
     found = rows_of_duckdb(
-        f"SELECT count(*), avg(confidence) FROM read_json('{home}/logs/*.jsonl')"
-        " WHERE event = 'signal'"
+        f"SELECT count(*) OVER (), rsi, regime FROM read_json('{log}', sample_size=-1)"
+        " QUALIFY signal_id = 's-30000'"
     )
-    assert found == [(len(HOSTILE), 85.5)]
+    assert found == [(20_481, 50.7, "rising")]
+    assert rows_of_duckdb(f"SELECT rsi FROM read_json('{log}') {last}") == [(51,)]
+    with pytest.raises(duckdb.BinderException, match="regime"):
+        rows_of_duckdb(f"SELECT regime FROM read_json('{log}') {last}")
+
+
+def test_pandas_reads_a_csv_as_the_quants_page_describes(tmp_path: Path) -> None:
+    home = tmp_path / "na"
+    append(home, a_signal(1, symbol="NA"), a_signal(2, symbol="@ESZ25"))
+    project(home)
+    data, _ = exported(home, raw=True)
+    frame = pd.read_csv(io.BytesIO(data), keep_default_na=False, na_values=[""])
+    assert frame.symbol.tolist() == ["NA", "@ESZ25"]
+    assert frame.exit_price.isna().all()
+    assert pd.read_csv(io.BytesIO(data)).symbol.isna().tolist() == [True, False]
 
 
 def test_an_export_of_one_symbol_holds_only_its_signals(home: Path) -> None:
     append(home, a_signal(900, symbol="MSFT"), a_signal(901, symbol="MSFT"))
     project(home)
-    data, cited = exported(home, symbol=" msft ", page_rows=1)
+    data, cited = exported(home, chosen=signal_filter(symbol=" msft "), page_rows=1)
     assert [row[1] for row in rows_of_csv(data)] == ["s-900", "s-901"]
-    assert (cited.symbol, cited.rows) == ("MSFT", 2)
+    assert (cited.filter.symbol, cited.rows) == ("MSFT", 2)
 
 
 # -- S1: spreadsheets
@@ -231,9 +263,13 @@ def test_the_citation_names_the_last_entry_that_is_included(home: Path) -> None:
     entries = raw_entries(home)
     _, cited = exported(home)
     last = entries[-1]
-    assert (cited.seq, cited.chain, cited.recorded_at) == (last.seq, last.chain, last.recorded_at)
-    line = eventlog("cat", "--after", cited.seq - 1, "--limit", 1, home=home).answers[0]
-    assert line["chain"] == cited.chain
+    assert (cited.position.seq, cited.position.chain, cited.position.recorded_at) == (
+        last.seq,
+        last.chain,
+        last.recorded_at,
+    )
+    line = eventlog("cat", "--after", cited.position.seq - 1, "--limit", 1, home=home).answers[0]
+    assert line["chain"] == cited.position.chain
     append(home, *signals(3))  # not in the table yet
     assert exported(home)[1] == cited
 
@@ -242,10 +278,15 @@ def test_an_as_of_export_is_the_fold_of_the_entries_recorded_by_then(home: Path)
     entries = raw_entries(home)
     for entry in entries[:-1]:
         data, cited = exported(home, as_of=entry.recorded_at)
-        assert (cited.seq, cited.chain) == (entry.seq, entry.chain)
+        assert (cited.position.seq, cited.position.chain) == (entry.seq, entry.chain)
         assert rows_of_csv(data) == expected(home, seq=entry.seq)
     _, cited = exported(home, as_of="2001-01-01T00:00:00.000000Z")
-    assert (cited.rows, cited.seq, cited.chain, cited.recorded_at) == (0, 0, "0" * 64, None)
+    assert (cited.rows, cited.position.seq, cited.position.chain, cited.position.recorded_at) == (
+        0,
+        0,
+        "0" * 64,
+        None,
+    )
 
 
 def test_a_table_behind_the_given_time_is_refused(home: Path, tmp_path: Path) -> None:
@@ -326,7 +367,7 @@ def test_concurrent_writes_leave_the_export_consistent_and_no_transaction_open(
     out = HookedFile(hook)
     cited = export(home, out, page_rows=2)
     assert rows_of_csv(out.getvalue()) == wanted
-    assert (cited.seq, cited.rows) == (13, 12)
+    assert (cited.position.seq, cited.rows) == (13, 12)
     assert len(rows_of_csv(exported(home)[0])) == 37
 
 

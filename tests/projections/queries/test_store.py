@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 
 from eventlog import EventLog, ForeignHome
 from projections import ProjectionError, SignalStore
-from projections.signals.schema import COLUMNS
+from projections.queries.selection import ROW_COLUMNS
 from tests.harness.command import eventlog, python_dev
 from tests.harness.daemon import daemon
 from tests.harness.deadline import DEADLINE_S, until
@@ -26,7 +27,7 @@ from tests.harness.log_checks import tree_contents
 from tests.harness.read_side import append, project
 from tests.harness.requirements import CHECKOUT
 from tests.harness.signals import a_signal, closed, signals
-from tests.harness.tables import database_of, read_tables, reading, seq_in
+from tests.harness.tables import database_of, raw_entries, read_tables, reading, seq_in
 
 
 def at_minute(number: int, minute: int, **changes: Any) -> dict[str, Any]:
@@ -65,7 +66,7 @@ def test_the_latest_come_newest_first_of_one_symbol_or_of_all(home: Path) -> Non
             assert await store.latest("NONE") == []
             assert await store.latest(limit=0) == []
             assert await store.latest(limit=-3) == []
-            assert tuple((await store.latest())[0]) == COLUMNS
+            assert tuple((await store.latest())[0]) == ROW_COLUMNS
 
     asyncio.run(run())
 
@@ -78,7 +79,7 @@ def test_a_row_is_what_the_table_holds_and_get_adds_the_further_keys(home: Path)
 
     async def run() -> None:
         async with SignalStore(home) as store:
-            found = {row["signal_id"]: list(row.values()) for row in await store.latest()}
+            found = {row["signal_id"]: list(row.values())[:18] for row in await store.latest()}
             assert found == {row[1]: row for row in tables.signals}
             one = await store.get("s-1")
             assert one is not None
@@ -107,17 +108,38 @@ def test_stats_are_those_of_the_trades_that_ended(home: Path) -> None:
     async def run() -> None:
         async with SignalStore(home) as store:
             stats = await store.stats()
+            last_updated = stats.pop("last_updated")
+            assert last_updated == read_tables(home)[0].lifecycle[-1][3]
+            assert stats.pop("mean_holding_s") == pytest.approx(held_s(home), abs=0.01)
             assert stats == {
                 "total_signals": 7,
+                "open": 3,
                 "wins": 2,
                 "losses": 1,
+                "breakevens": 0,
+                "expired": 1,
                 "win_rate": 66.67,
+                "win_rate_low": 20.77,
+                "win_rate_high": 93.85,
                 "average_return": 2.0,
-                "last_updated": read_tables(home)[0].lifecycle[-1][3],
+                "median_return": 1.0,
+                "profit_factor": 3.0,
+                "best": 10.0,
+                "worst": -4.0,
+                "calibration": [
+                    {"from": 80, "to": 90, "count": 3, "mean_confidence": 85.5, "win_rate": 66.67}
+                ],
             }
             assert await store.count() == 7
 
     asyncio.run(run())
+
+
+def held_s(home: Path) -> float:
+    """The mean time from decision to close; all of these were decided and closed at once."""
+    closes = [entry for entry in raw_entries(home) if entry.event == "closed"]
+    closed_at = datetime.fromisoformat(closes[0].recorded_at)
+    return (closed_at - datetime(2025, 11, 18, 2, tzinfo=UTC)).total_seconds()
 
 
 def test_an_empty_table_has_answers_too(home: Path) -> None:
@@ -128,8 +150,13 @@ def test_an_empty_table_has_answers_too(home: Path) -> None:
         async with SignalStore(home) as store:
             assert (await store.count(), await store.latest()) == (0, [])
             stats = await store.stats()
-            assert (stats["win_rate"], stats["average_return"]) == (0.0, 0.0)
-            assert stats["last_updated"] is None
+            assert (stats.pop("total_signals"), stats.pop("open")) == (0, 0)
+            assert stats.pop("calibration") == []
+            assert {key for key, value in stats.items() if value == 0} == {
+                *("wins", "losses", "breakevens", "expired")
+            }
+            assert {value for value in stats.values() if value != 0} == {None}
+            assert await store.stats(by="symbol") == []
 
     asyncio.run(run())
 
@@ -594,7 +621,7 @@ def test_signals_are_listed_for_people_and_for_machines(home: Path) -> None:
     assert "-" in lines[1].split()  # no outcome yet
     two, one = answer("signals", home=home)
     assert (two["signal_id"], one["signal_id"]) == ("s-2", "s-1")
-    assert tuple(one) == COLUMNS
+    assert tuple(one) == ROW_COLUMNS
     only = answer("signals", "--symbol", "aapl", "--limit", 1, home=home)
     assert [row["signal_id"] for row in only] == ["s-1"]
     assert eventlog("signals", "--symbol", "X", "--json", home=home).out == b"[]\n"
@@ -605,11 +632,21 @@ def test_stats_are_shown_for_people_and_for_machines(home: Path) -> None:
     project(home)
     found = answer("stats", home=home)
     assert list(found) == [
-        *("total_signals", "wins", "losses", "win_rate", "average_return", "last_updated"),
+        *("total_signals", "open", "wins", "losses", "breakevens", "expired"),
+        *("win_rate", "win_rate_low", "win_rate_high", "average_return", "median_return"),
+        *("profit_factor", "best", "worst", "mean_holding_s", "calibration", "last_updated"),
     ]
     assert (found["total_signals"], found["wins"], found["win_rate"]) == (2, 1, 100.0)
-    text = eventlog("stats", home=home).out.decode()
-    assert [line.split()[0] for line in text.splitlines()] == list(found)
+    lines = eventlog("stats", home=home).out.decode().splitlines()
+    assert [line.split()[0] for line in lines[:-3]] == [
+        key for key in found if key != "calibration"
+    ]
+    assert "profit_factor    -" in lines  # without losses
+    assert [line.split() for line in lines[-3:]] == [
+        ["calibration"],
+        ["from", "to", "count", "mean_confidence", "win_rate"],
+        ["80", "90", "1", "85.5", "100.0"],
+    ]
 
 
 HOSTILE = [
