@@ -123,18 +123,16 @@ def mean(values: Sequence[float]) -> float:
     return fsum(values) / len(values)
 
 
-def exit_of(decision: Decision, bar: Bar) -> tuple[float, str] | None:
-    """Price and outcome, if a trade that is open ends on this day by its target or stop."""
+def exit_of(decision: Decision, bar: Bar) -> float | None:
+    """The price at which an open trade ends on this day, if it touches its target or stop."""
     side = 1 if decision.action == "BUY" else -1
     worst, best = (bar.low, bar.high) if side > 0 else (bar.high, bar.low)
-    if side * (bar.open - decision.stop) <= 0:
-        return bar.open, "loss"
-    if side * (bar.open - decision.target) >= 0:
-        return bar.open, "win"
+    if side * (bar.open - decision.stop) <= 0 or side * (bar.open - decision.target) >= 0:
+        return bar.open
     if side * (worst - decision.stop) <= 0:
-        return decision.stop, "loss"
+        return decision.stop
     if side * (best - decision.target) >= 0:
-        return decision.target, "win"
+        return decision.target
     return None
 
 
@@ -192,12 +190,12 @@ class Book:
             order: Item = {"order_id": f"order:{trade.signal_id}", "fill_price": bar.open}
             order["executed_at"] = prices.opens_at(symbol, bar.day)
             yield {"event": "executed", "signal_id": trade.signal_id, **order}
-        ended = exit_of(trade.decision, bar)
-        if ended is None and trade.days_held < HOLD_DAYS_MAX:
+        exit_price = exit_of(trade.decision, bar)
+        if exit_price is None and trade.days_held < HOLD_DAYS_MAX:
             self._open[symbol] = trade
             return
-        exit_price, outcome = ended or (bar.close, "expired")
-        close: Item = {"exit_price": exit_price, "outcome": outcome}
+        # No outcome is named: the table derives it from the profit.
+        close: Item = {"exit_price": bar.close if exit_price is None else exit_price}
         close["closed_at"] = prices.closes_at(symbol, bar.day)
         yield {"event": "closed", "signal_id": trade.signal_id, **close}
 
@@ -237,7 +235,7 @@ def run(
             receipts = log.append_many(fresh) if by_day else [log.append(item) for item in fresh]
             written = sum(not receipt.duplicate for receipt in receipts)
             counts.update(appended=written, known=len(group) - written)
-            counts.update(str(item.get("outcome", item.get("event", "signal"))) for item in group)
+            counts.update(str(item.get("event", "signal")) for item in group)
             stop.sleep_until(started + counts["appended"] / rate if rate else 0.0)
         counts["days"] += 1
     return counts
@@ -280,11 +278,11 @@ def main() -> int:
     except (EventLogError, prices.PriceFileError) as error:
         print(f"generator: {error}", file=sys.stderr)
         return 3
-    open_count = counts["signal"] - counts["win"] - counts["loss"] - counts["expired"]
+    open_count = counts["signal"] - counts["closed"]
     print(
-        f"generator: {counts['signal']} signals ({counts['win']} win, {counts['loss']} loss, "
-        f"{counts['expired']} expired, {open_count} open), {counts['appended']} entries appended, "
-        f"{counts['known']} already there, {counts['days']} days of {source}, "
+        f"generator: {counts['signal']} signals ({counts['closed']} closed, {open_count} open), "
+        f"{counts['appended']} entries appended, {counts['known']} already there, "
+        f"{counts['days']} days of {source}, "
         f"{time.monotonic() - started:.1f} s{stop.name and f', stopped by {stop.name}'}"
     )
     return 0

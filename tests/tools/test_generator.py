@@ -6,13 +6,16 @@ Invariant: prices are real ones, simulated ones, or spelled out; no test depends
 import ast
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import date, timedelta
+from decimal import Decimal
 from hashlib import sha256
 from itertools import chain, islice
 from math import fsum
@@ -73,7 +76,7 @@ def items_of(days: Iterable[Day]) -> list[Item]:
 
 
 def kinds(items: Iterable[Mapping[str, object]]) -> Counter[object]:
-    return Counter(item.get("outcome", item.get("event", "signal")) for item in items)
+    return Counter(item.get("event", "signal") for item in items)
 
 
 def digest(items: Iterable[Item]) -> str:
@@ -181,21 +184,21 @@ SELL = Decision(
     ("decision", "opened", "low", "high", "end"),
     [
         (BUY, 100.0, 97.0, 105.0, None),
-        (BUY, 100.0, 97.0, 106.0, (106.0, "win")),
-        (BUY, 100.0, 96.0, 105.0, (96.0, "loss")),
-        (BUY, 100.0, 96.0, 106.0, (96.0, "loss")),
-        (BUY, 95.0, 94.0, 107.0, (95.0, "loss")),
-        (BUY, 107.0, 95.0, 108.0, (107.0, "win")),
+        (BUY, 100.0, 97.0, 106.0, 106.0),
+        (BUY, 100.0, 96.0, 105.0, 96.0),
+        (BUY, 100.0, 96.0, 106.0, 96.0),
+        (BUY, 95.0, 94.0, 107.0, 95.0),
+        (BUY, 107.0, 95.0, 108.0, 107.0),
         (SELL, 100.0, 95.0, 103.0, None),
-        (SELL, 100.0, 94.0, 103.0, (94.0, "win")),
-        (SELL, 100.0, 95.0, 104.0, (104.0, "loss")),
-        (SELL, 100.0, 94.0, 104.0, (104.0, "loss")),
-        (SELL, 105.0, 93.0, 106.0, (105.0, "loss")),
-        (SELL, 93.0, 92.0, 105.0, (93.0, "win")),
+        (SELL, 100.0, 94.0, 103.0, 94.0),
+        (SELL, 100.0, 95.0, 104.0, 104.0),
+        (SELL, 100.0, 94.0, 104.0, 104.0),
+        (SELL, 105.0, 93.0, 106.0, 105.0),
+        (SELL, 93.0, 92.0, 105.0, 93.0),
     ],
 )
 def test_a_trade_ends_at_the_open_then_the_stop_then_the_target(
-    decision: Decision, opened: float, low: float, high: float, end: tuple[float, str] | None
+    decision: Decision, opened: float, low: float, high: float, end: float | None
 ) -> None:
     """Of a day that touches both the stop is assumed: it does not say which came first."""
     bar = a_bar(100.0, opened=opened, low=low, high=high)
@@ -222,7 +225,6 @@ def test_a_signal_is_executed_at_the_next_open_and_closed_by_its_target() -> Non
         "event": "closed",
         "signal_id": first["signal_id"],
         "exit_price": first["target_price"],
-        "outcome": "win",
         "closed_at": "2024-04-11T21:00:00.000000+00:00",
     }
 
@@ -236,7 +238,7 @@ def test_a_signal_that_goes_nowhere_is_closed_at_its_last_day() -> None:
     until = items_of(days_of([*history, *still[:-1]]))
     assert [item.get("event") for item in until] == [None, "executed"]
     closed = items_of(days_of([*history, *still]))[2]
-    assert (closed["outcome"], closed["exit_price"]) == ("expired", still[-1].close)
+    assert (closed["event"], closed["exit_price"]) == ("closed", still[-1].close)
 
 
 # Over years
@@ -258,7 +260,7 @@ of_both = pytest.mark.parametrize("source", [real_days, simulated_days], ids=["r
 @pytest.mark.slow
 @of_both
 def test_every_signal_lives_one_legal_life(source: Source) -> None:
-    """One open signal a symbol; signal, executed, closed; the outcome that the contract derives."""
+    """One open signal a symbol; signal, executed, closed; no outcome, since the profit decides."""
     stage: dict[object, str] = {}
     signals: dict[object, Item] = {}
     alive: Counter[object] = Counter()
@@ -278,20 +280,9 @@ def test_every_signal_lives_one_legal_life(source: Source) -> None:
                 assert stage[signal_id] == "executed"
                 stage[signal_id] = "closed"
                 alive[signals[signal_id]["symbol"]] -= 1
-                assert item["outcome"] == outcome_by_contract(signals[signal_id], item)
+                assert item.keys() == {"event", "signal_id", "exit_price", "closed_at"}
         assert max(alive.values()) <= 1
     assert len(signals) > 2_000
-
-
-def outcome_by_contract(about: Item, closed: Item) -> str:
-    end, target, stop = (
-        float(str(of[key]))
-        for of, key in ((closed, "exit_price"), (about, "target_price"), (about, "stop_price"))
-    )
-    side = 1 if about["action"] == "BUY" else -1
-    if side * (end - target) >= 0:
-        return "win"
-    return "loss" if side * (end - stop) <= 0 else "expired"
 
 
 def with_another_future(days: Sequence[Day], after: int, factor: float) -> list[Day]:
@@ -315,7 +306,7 @@ def test_the_signals_of_a_day_do_not_depend_on_the_future(source: Source) -> Non
         known = items_of(days[:after])
         changed = items_of(with_another_future(days, after, 1.3))
         assert changed[: len(known)] == known
-        assert {"signal", "executed", "win", "loss"} <= set(kinds(known)), "closes are among it"
+        assert {"signal", "executed", "closed"} <= set(kinds(known)), "closes are among it"
         assert changed != items_of(days), "the future that was changed has no effect"
 
 
@@ -343,13 +334,13 @@ def test_symbols_do_not_influence_each_other() -> None:
     [
         (
             real_days,
-            {"signal": 2324, "executed": 2324, "win": 868, "loss": 1050, "expired": 399},
-            "f4e635fbbf75d47d59c9b0a5048ad2c784424081561453be751e6bd78229d447",
+            {"signal": 2324, "executed": 2324, "closed": 2317},
+            "f7b40be4bdcce746fbb0bfa94925d44393c10b38e551e193403c5cbeebbb78bb",
         ),
         (
             simulated_days,
-            {"signal": 2787, "executed": 2787, "win": 1101, "loss": 1361, "expired": 319},
-            "0660d07696719ea907965011aef8dcb6e4f9c0fa0be96a1cb9680cf3d8847f1c",
+            {"signal": 2787, "executed": 2787, "closed": 2781},
+            "4d3e538b4a5594a2326780e2629d2d6212d591f9b4436ef3eb847710aac966b1",
         ),
     ],
     ids=["real", "simulated"],
@@ -392,23 +383,23 @@ def test_it_appends_by_the_public_surface_alone() -> None:
             real_days,
             {
                 "total_signals": 2324,
-                "wins": 868,
-                "losses": 1050,
-                "win_rate": 45.26,
+                "wins": 1138,
+                "losses": 1179,
+                "win_rate": 49.12,
                 "average_return": 0.82,
             },
-            "a77dd42c7433988775e95aca5fd241bf3c41a98a78d294a3213e39e2990aba7f",
+            "02bd936636758e437074a2d96b028d866e5bebf6869096721700d6af05bd422c",
         ),
         (
             simulated_days,
             {
                 "total_signals": 2787,
-                "wins": 1101,
-                "losses": 1361,
-                "win_rate": 44.72,
+                "wins": 1309,
+                "losses": 1472,
+                "win_rate": 47.07,
                 "average_return": 0.59,
             },
-            "92f40c4329699dee3be0c8231efa3dd02b4e4dea855e5e57eb1f4b4e5b3af203",
+            "0182d548f9658bdd8894ca9d79a54862b28411af3c11721d4b4b557aa929a946",
         ),
     ],
     ids=["real", "simulated"],
@@ -419,10 +410,30 @@ def test_stats_reports_twenty_years_to_the_digit(
     append(tmp_path, source(), by_day=True)
     project(tmp_path)
     (said,) = eventlog("stats", "--json", home=tmp_path).answers
-    assert said.pop("last_updated") is not None  # when the log took it: another one each time
-    assert said == stats
+    assert said["last_updated"] is not None  # when the log took it: another one each time
+    assert {key: said[key] for key in stats} == stats
     with EventLog(tmp_path) as log:
-        assert digest(dict(sorted(item.items())) for item in content(log)) == sha
+        items = content(log)
+    assert digest(dict(sorted(item.items())) for item in items) == sha
+    with closing(sqlite3.connect(tmp_path / "data/signals.db")) as table:
+        outcomes = dict(table.execute("SELECT signal_id, outcome FROM signals"))
+    assert outcomes == outcomes_by_contract(items)
+
+
+def outcomes_by_contract(items: Iterable[Item]) -> dict[object, str | None]:
+    """The sign of the gain, in decimal; None for a signal that is not closed."""
+    signals: dict[object, Item] = {}
+    outcomes: dict[object, str | None] = {}
+    for item in items:
+        signal_id = item["signal_id"]
+        if item["event"] == "signal":
+            signals[signal_id], outcomes[signal_id] = item, None
+        elif item["event"] == "closed":
+            about = signals[signal_id]
+            gain = Decimal(str(item["exit_price"])) - Decimal(str(about["entry_price"]))
+            gain = gain if about["action"] == "BUY" else -gain
+            outcomes[signal_id] = "win" if gain > 0 else "loss" if gain < 0 else "breakeven"
+    return outcomes
 
 
 def append(home: Path, days: Iterable[Day], *, by_day: bool = False) -> Counter[str]:
@@ -458,9 +469,8 @@ def test_twenty_real_years_pass_validation_and_a_second_run_adds_nothing(tmp_pat
         assert content(log) == as_given(items_of(days))
         assert log.last_seq == first["appended"] == again["known"]
     assert again["appended"] == 0
-    assert {k: first[k] for k in ("signal", "win", "loss")} == {
-        k: again[k] for k in ("signal", "win", "loss")
-    }
+    of_kinds = ("signal", "executed", "closed")
+    assert [first[kind] for kind in of_kinds] == [again[kind] for kind in of_kinds]
 
 
 def test_the_log_answers_duplicate_to_a_repeated_entry(tmp_path: Path) -> None:
