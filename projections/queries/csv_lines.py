@@ -51,7 +51,7 @@ def _unquoted(value: float | None) -> str:
 
 
 def json_text(value: object) -> str:
-    """Text as it is; any other value as JSON."""
+    """Text as it is; any other value as JSON, or by `str` where JSON has none: a BLOB."""
     if isinstance(value, str):
         return value
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
