@@ -151,7 +151,7 @@ def samples() -> dict[str, dict[str, set[str]]]:
             stalled=None,
             is_external=False,
             is_stopping=False,
-            has_failed=False,
+            failure=None,
             counters=BatchCounters(),
             delivery=delivery if name == "alpine" else None,
         )

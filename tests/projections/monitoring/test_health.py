@@ -27,7 +27,7 @@ def a_projection(checkpoint: int | None, **changes: object) -> ProjectionSnapsho
         "stalled": None,
         "is_external": False,
         "is_stopping": False,
-        "has_failed": False,
+        "failure": None,
         "counters": BatchCounters(),
         "delivery": None,
     }
