@@ -165,6 +165,10 @@ def cli(ctx: click.Context, home: str, verbose: int, quiet: bool, log_format: st
 
     ctx.obj = CommandContext(resolved_home(home or "."))
     level = logging.ERROR if quiet else max(logging.DEBUG, logging.WARNING - 10 * verbose)
+    _configure_logging(level, log_format)
+
+
+def _configure_logging(level: int, log_format: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_JsonFormatter() if log_format == "json" else _TextFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
@@ -232,6 +236,9 @@ def _report_error(error: EventLogError) -> None:
 
 
 def _report_usage_error(error: click.ClickException) -> None:
+    context = getattr(error, "ctx", None)
+    if context is not None and context.find_root().params.get("log_format") == "json":
+        _configure_logging(logging.ERROR, "json")  # a mistyped command ends before `cli` does it
     if _logs_json():
         logging.getLogger("eventlog").error("%s", error.format_message())
     else:

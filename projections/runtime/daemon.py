@@ -20,7 +20,7 @@ from eventlog.plumbing import printable, run_in_thread
 from projections.projection import Checkpoint
 from projections.run_directory import warn_of_older_daemon
 from projections.runtime.batcher import Pace
-from projections.runtime.log_wait import require_log, wait_for_log
+from projections.runtime.home_log import require_log, wait_for_log
 from projections.runtime.run_files import RunFile, holding_run_files
 from projections.runtime.supervisor import Supervisor
 from projections.runtime.systemd import Notifier

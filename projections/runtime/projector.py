@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from eventlog import Batch, Entry, EventLog, EventLogError, LogCorrupt, LogDiverged, Position
+from eventlog import Batch, EventLog, EventLogError, LogCorrupt, LogDiverged, Position
 from eventlog.plumbing import is_shortage
 from projections.errors import CheckpointMoved, ProjectionError, ProjectionStalled
 from projections.projection import Checkpoint, Drainable, Projection
 from projections.runtime.batcher import Batcher, Pace
 from projections.runtime.containment import contained
+from projections.runtime.home_log import entry_at, require_same_log
 from projections.runtime.pause import wait_for_event
 
 logger = logging.getLogger(__name__)
@@ -137,7 +138,7 @@ class Projector:
         self.checkpoint = opened
         try:
             with self._reading_log():
-                entry = _entry_at(log, opened.seq)
+                entry = entry_at(log, opened.seq)
             require_same_log(opened, entry)
             with suppress(LogCorrupt, LogDiverged):  # the tail reports it, after the entries before
                 self._end_seq = log.last_seq
@@ -276,36 +277,6 @@ def _hint(checkpoint: Checkpoint) -> Position | None:
     if checkpoint.segment is None or checkpoint.byte_offset is None:
         return None
     return Position(checkpoint.segment, checkpoint.byte_offset)
-
-
-def _entry_at(log: EventLog, seq: int) -> Entry | None:
-    """The entry of that seq, or the one after a gap there; None where the log does not reach it."""
-    if seq == 0:
-        return None
-    try:
-        return next(log.read(after=seq - 1), None)
-    except LogDiverged:  # the log ends even before the entry before it
-        return None
-
-
-def require_same_log(checkpoint: Checkpoint, entry: Entry | None) -> None:
-    """Raises LogDiverged unless `entry`, which the log holds there, is that of the checkpoint.
-
-    A log that was shortened, rewritten or replaced must not be projected further.
-    """
-    if checkpoint.seq == 0:
-        return
-    if entry is None or (entry.seq, entry.chain) != (checkpoint.seq, checkpoint.chain):
-        found = "has another entry there" if entry is not None else "does not reach so far"
-        raise LogDiverged(
-            f"the projection {checkpoint.projection!r} was built from another log: it has applied "
-            f"seq {checkpoint.seq}, and this log {found}",
-            where=f"checkpoint {checkpoint.projection}, chain {checkpoint.chain[:16]}...",
-            do="find out which of the two is right (`eventlog verify` checks the log); restore the "
-            "log, or build the projection again: the table with `eventlog rebuild-database`, "
-            "another projection by deleting its data while no daemon runs (for `alpine`, "
-            "data/alpine.db: it costs repeated requests)",
-        )
 
 
 # Upper ends of the buckets, in seconds. A commit takes a few ms, on a slow disk 100 times that; a

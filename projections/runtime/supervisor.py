@@ -29,7 +29,7 @@ from projections.projection import (
 from projections.run_directory import FAILED, RUNNING
 from projections.runtime.batcher import Pace
 from projections.runtime.containment import contained, is_cancelled
-from projections.runtime.log_wait import require_log
+from projections.runtime.home_log import require_log
 from projections.runtime.pause import wait_for_event
 from projections.runtime.projector import BatchCounters, Projector
 from projections.runtime.registry import make_projection
