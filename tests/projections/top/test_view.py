@@ -140,6 +140,16 @@ def test_a_third_party_projection_shows_its_own_status() -> None:
     assert view.projections.rows == (("mine", "3", "4", "2 h", r"AAPL 1,234, x y\n"),)
 
 
+def test_a_projection_that_has_failed_shows_why() -> None:
+    daemon = {"state": "running", "pid": 1, "since": "s", "reason": None}
+    found = {"checkpoint": 3, "rows": 7, "daemon": daemon}
+    view = build_view(figures(projections={"sqlite": found}))
+    assert view.projections.rows[0][-1] == "rows 7"
+    found["daemon"] = {**daemon, "state": "failed", "reason": "it cannot\ngo on"}
+    view = build_view(figures(projections={"sqlite": found}))
+    assert view.projections.rows[0][-1] == r"failed: it cannot\ngo on, rows 7"
+
+
 @pytest.mark.parametrize(
     ("changes", "outcome"),
     [
@@ -268,7 +278,7 @@ def test_a_projection_without_a_readable_status_is_shown_with_its_problem(
     text = once(home, env).out.decode()
     (row,) = (row for row in rows_below("projection", text) if row[0] == "broken")
     assert row[1:4] == ["-", "-", "-"]
-    assert "cannot be loaded" in " ".join(row)
+    assert r"RuntimeError: \x1b[2Jnot today" in " ".join(row)
     assert "\x1b" not in text
 
 
