@@ -20,7 +20,7 @@ import orjson
 from projections.errors import ProjectionError
 from projections.monitoring.health import UNHEALTHY, Health, HealthResult, failure_reason
 from projections.monitoring.http_server import Address, HttpResponse, HttpServer
-from projections.monitoring.snapshot import Snapshot, take_snapshot
+from projections.monitoring.snapshot import ProjectionSnapshot, Snapshot, take_snapshot
 from projections.run_directory import FAILED, RUNNING
 from projections.runtime.supervisor import Supervisor
 
@@ -113,7 +113,7 @@ def health_response(snapshot: Snapshot, result: HealthResult) -> HttpResponse:
                 "checkpoint": projection.checkpoint,
                 "lag_entries": projection.lag_entries,
                 "lag_seconds": projection.lag_seconds,
-                "state": RUNNING if projection.failure is None else FAILED,
+                "state": _state(snapshot, projection),
                 "reason": failure_reason(projection),
             }
             for projection in snapshot.projections
@@ -121,3 +121,10 @@ def health_response(snapshot: Snapshot, result: HealthResult) -> HttpResponse:
     }
     status = 503 if result.status == UNHEALTHY else 200
     return HttpResponse(status, orjson.dumps(body) + b"\n", JSON)
+
+
+def _state(snapshot: Snapshot, projection: ProjectionSnapshot) -> str | None:
+    """The state of a projection in this process; None while it waits for the log."""
+    if snapshot.is_waiting:
+        return None
+    return RUNNING if projection.failure is None else FAILED

@@ -9,13 +9,13 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-from eventlog import EventLog, EventLogError, ThreadUnavailable
+from eventlog import EventLog, EventLogError, LogNotFound, ThreadUnavailable
 from eventlog.plumbing import printable, run_in_thread
 from projections.projection import Checkpoint
 from projections.run_directory import warn_of_older_daemon
@@ -60,8 +60,8 @@ def run(
     ExceptionGroup of them. Both raise LogCorrupt and LogDiverged for damage of the log itself, and
     the error of a service.
     """
-    if once:
-        require_log(home)
+    with nullcontext() if once else suppress(LogNotFound):
+        require_log(home)  # before anything starts
     daemon = _Daemon(home, names, pace, once=once, notifier=Notifier(notify_socket))
     try:
         asyncio.run(daemon.run(services or Services()))

@@ -6,6 +6,7 @@ import signal
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,14 +106,15 @@ def test_systemd_is_notified_while_it_waits(home: Path) -> None:
 def test_health_says_that_it_waits_and_metrics_answer(home: Path) -> None:
     with listening(home, "all") as (d, url):
 
-        def health() -> dict[str, object]:
+        def health() -> dict[str, Any]:
             with urllib.request.urlopen(f"{url}/health") as answer:
                 assert answer.status == 200
-                found: dict[str, object] = json.loads(answer.read())
+                found: dict[str, Any] = json.loads(answer.read())
                 return found
 
         found = health()
         assert (found["status"], found["reasons"]) == ("ok", ["waiting for the first entry"])
+        assert [one["state"] for one in found["projections"].values()] == [None, None]
         with urllib.request.urlopen(f"{url}/metrics") as answer:
             assert b'eventlog_projection_failed{projection="sqlite"' in answer.read()
         assert not home.exists()
