@@ -191,15 +191,6 @@ def test_a_watch_that_is_dead_is_unhealthy_and_costs_no_entry(home: Path) -> Non
         until(lambda: seq_in(home) == 2)
 
 
-@pytest.mark.slow
-def test_the_failure_of_a_watch_and_its_end_are_logged_once_at_the_same_level(home: Path) -> None:
-    append(home, a_signal(1))
-    under = strace("-e", "inject=inotify_init1:error=EMFILE:when=1..3")
-    with daemon(home, "sqlite", under=under) as d:
-        until(lambda: " WARNING eventlog.read.tail watch_works_again " in d.err)
-        assert d.err.count(" WARNING eventlog.read.tail watch_failed ") == 1
-
-
 FAILING = """
 from projections import Checkpoint
 

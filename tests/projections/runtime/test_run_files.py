@@ -120,7 +120,7 @@ def test_status_for_a_person_says_who_runs_a_projection(home: Path) -> None:
 def test_on_a_full_disk_the_lock_is_held_and_the_report_follows(home: Path) -> None:
     project(home)
     small = on_small_disk("1m", home / "run")
-    script = 'dd if=/dev/zero of="$0/run/filler" bs=4096 2>/dev/null; exec "$@"'
+    script = 'chmod 700 "$0/run"; dd if=/dev/zero of="$0/run/filler" bs=4096 2>/dev/null; exec "$@"'
     with daemon(home, "sqlite", under=(*small, "sh", "-c", script, home)) as d:
         until(lambda: "run_file_not_written" in d.err, lambda: d.err)
         inside = Path(f"/proc/{d.process.pid}/root{home}")
