@@ -1,18 +1,23 @@
 """Projections are isolated: whatever one does, the others go on, and its reason is shown (P2)."""
 
+import asyncio
 import json
 import re
 import time
 import urllib.request
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from eventlog import Entry
+from projections import Checkpoint
 from projections.run_directory import read_run_state
+from projections.runtime.supervisor import Supervisor
 from tests.harness.command import eventlog
 from tests.harness.daemon import NotifySocket, abstract_name, daemon, listening
-from tests.harness.deadline import until
+from tests.harness.deadline import until, until_async
 from tests.harness.log_checks import segments_in
 from tests.harness.plugins import plugins
 from tests.harness.raw_log import swap
@@ -275,6 +280,53 @@ def test_the_watchdog_is_fed_and_it_is_ready_while_a_projection_fails(
 
             until(is_fed)
             assert d.stop() == 0
+
+
+class Hanging:
+    """A projection that never ends its first batch."""
+
+    name = "hanging"
+
+    async def open(self, home: Path) -> Checkpoint:  # noqa: ARG002
+        return Checkpoint(projection=self.name)
+
+    async def apply(
+        self, entries: Sequence[Entry], *, before: Checkpoint, after: Checkpoint
+    ) -> None:
+        await asyncio.Event().wait()
+
+    async def status(self) -> Mapping[str, object]:
+        return {}
+
+    async def close(self) -> None:
+        pass
+
+
+def test_the_pause_before_a_restart_is_a_reason_not_to_move_and_a_hang_after_it_is_none(
+    home: Path,
+) -> None:
+    """The watchdog is fed during pauses of up to five minutes."""
+    made: list[str] = []
+
+    def make(name: str) -> Hanging:
+        made.append(name)
+        if len(made) == 1:
+            raise RuntimeError("not at first")
+        return Hanging()
+
+    async def run() -> None:
+        supervisor = Supervisor(home, "hanging", make=make)
+        task = asyncio.create_task(supervisor.run())
+        await until_async(lambda: supervisor.failure is not None)
+        assert supervisor.is_healthy(3)
+        await until_async(lambda: supervisor.checkpoint is not None)
+        assert not supervisor.is_healthy(3)
+        assert supervisor.state == "failed"
+        supervisor.stop()
+        task.cancel()
+        await asyncio.wait([task])
+
+    asyncio.run(run())
 
 
 # -- a checkpoint that is not in the log, and a damaged log
