@@ -208,6 +208,24 @@ def test_an_address_of_alpine_without_a_scheme_leaves_the_table_alone(home: Path
         assert "Traceback" not in d.err
 
 
+def test_projections_that_fail_together_are_each_named_once_and_nothing_else_is_logged(
+    home: Path, tmp_path: Path
+) -> None:
+    parts = {"top": "", "init": "pass", "open": "pass", "apply": RAISE, "close": "pass"}
+    first = ODD.format(**parts).replace("Odd", "First").replace('"odd"', '"first"')
+    second = first.replace("First", "Second").replace('"first"', '"second"')
+    env = plugins(tmp_path / "site", first=first, second=second)
+    with daemon(home, "first", "second", env=env) as d:
+        until(lambda: d.complaints.count("\n") >= 2)
+        time.sleep(1.5)  # a restart
+        assert d.stop() == 0
+        lines = sorted(line.partition(" ")[2] for line in d.complaints.splitlines())
+    start = "ERROR projections.runtime.supervisor projection_failed projection="
+    assert lines == [
+        f"{start}{name} error=RuntimeError: it cannot go on" for name in ("first", "second")
+    ]
+
+
 def test_it_is_unhealthy_only_if_none_runs(home: Path, tmp_path: Path) -> None:
     env = odd(tmp_path / "site", apply=RAISE)
     with listening(home, "odd", env=env) as (d, url):
@@ -287,7 +305,7 @@ class Hanging:
 
     name = "hanging"
 
-    async def open(self, home: Path) -> Checkpoint:  # noqa: ARG002
+    async def open(self, home: Path) -> Checkpoint:
         return Checkpoint(projection=self.name)
 
     async def apply(
