@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
+from eventlog.errors import EventLogError
+
 COMMANDS = "eventlog.commands"
 PROJECTIONS = "eventlog.projections"
 
@@ -31,6 +33,21 @@ def load_plugin(group: str, name: str) -> object | None:
         if found is not None:
             return found
     return None
+
+
+def import_plugin(group: str, name: str) -> object:
+    """The object registered under `name`. Raises what loading it raises.
+
+    Raises EventLogError for a name that is not registered.
+    """
+    points = _entry_points().select(group=group, name=name)
+    if not points:
+        raise EventLogError(
+            f"{name!r} is not registered in {group}",
+            do=f"choose one of: {', '.join(plugin_names(group))}",
+        )
+    load: Callable[[], object] = next(iter(points)).load
+    return load()
 
 
 def _load_entry_point(point: EntryPoint) -> object | None:

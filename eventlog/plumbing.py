@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from eventlog.cli.streams import print_line, print_lines, print_message, progress_bar
     from eventlog.errors import printable, printable_value
     from eventlog.format.line import decode
-    from eventlog.plugins import COMMANDS, PROJECTIONS, load_plugin, plugin_names
+    from eventlog.plugins import COMMANDS, PROJECTIONS, import_plugin, load_plugin, plugin_names
     from eventlog.processes import can_fork, end_process, fork_process
     from eventlog.read.bulk import VerifiedChunk, log_bytes, read_verified
     from eventlog.read.columns import SignalColumns
@@ -57,6 +57,7 @@ _MODULES = {
     "database_uri": "storage.home",
     "decode": "format.line",
     "filesystem_type": "storage.filesystem",
+    "import_plugin": "plugins",
     "is_network_filesystem": "storage.filesystem",
     "is_shortage": "threads",
     "load_plugin": "plugins",
@@ -103,6 +104,7 @@ __all__ = [
     "filesystem_type",
     "fork_process",
     "free_name",
+    "import_plugin",
     "is_network_filesystem",
     "is_shortage",
     "load_plugin",

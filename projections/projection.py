@@ -49,7 +49,10 @@ class Drainable(Protocol):
         """Returns when all applied batches are done; raises when they cannot be now."""
 
     async def wait_until_lost(self) -> None:
-        """Returns when its stored checkpoint is lost, and it must be opened again."""
+        """Returns when its stored checkpoint is lost, and it must be opened again.
+
+        Raises what ends it between two calls of its other methods.
+        """
 
 
 @runtime_checkable

@@ -2,7 +2,7 @@
 
     signals.lock         held by the process that writes to the table
     alpine.lock          held by the one process that delivers
-    <projection>.json    held by the process that runs the projection: pid, since, state
+    <projection>.json    held by the process that runs the projection: state, pid, since, reason
 
 The locks hold the pid of their holder. Other accounts may be allowed to use `data/`, and a lock is
 at the mercy of every account that can open its file or directory; so none is kept there.
@@ -12,11 +12,15 @@ reads creates none, and no process creates the home.
 """
 
 import errno
+import json
 import logging
 import os
 import stat
+import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from eventlog import UnsafePath
 from eventlog.plumbing import FileLock, make_private_dir
@@ -26,7 +30,24 @@ logger = logging.getLogger(__name__)
 
 SIGNALS_LOCK, ALPINE_LOCK = "signals.lock", "alpine.lock"
 RUN_FILE_SUFFIX = ".json"
+RUNNING, FAILED, STOPPED, UNKNOWN = "running", "failed", "stopped", "unknown"  # of a projection
+RUN_FILE_BYTES_MAX = 64 * 1024
+READ_TRIES, READ_RETRY_S = 5, 0.002  # a run file is written in place, which takes less
 OLDER_LOCKS = ("signals.db.lock", "alpine.lock")  # in `data/`, before there was a `run/`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunState:
+    """Whether a process runs a projection, and how it does."""
+
+    state: str  # RUNNING, FAILED, STOPPED, or UNKNOWN to an account that cannot read `run/`
+    pid: int | None = None
+    since: str | None = None  # when the state began, as RFC 3339 text
+    reason: str | None = None  # why it has failed
+
+    def to_json(self) -> dict[str, object]:
+        """The object `daemon` of `eventlog status --json`."""
+        return {"state": self.state, "pid": self.pid, "since": self.since, "reason": self.reason}
 
 
 def run_directory(home: Path) -> Path:
@@ -46,6 +67,55 @@ def run_lock(home: Path, name: str, *, covers_directory: bool = False) -> FileLo
         covers_directory=covers_directory,
         writes_pid=not name.endswith(RUN_FILE_SUFFIX),
     )
+
+
+def run_file_name(projection: str) -> str:
+    """The name of the run file of a projection."""
+    return f"{quote(projection, safe='')}{RUN_FILE_SUFFIX}"
+
+
+def read_run_state(home: Path, projection: str) -> RunState:
+    """The state of a projection, by its run file. Creates nothing.
+
+    It runs if the lock of the file is held: a pid alone says nothing across containers, and a
+    process that was killed leaves its file behind.
+    """
+    path = run_directory(home) / run_file_name(projection)
+    for _ in range(READ_TRIES):
+        try:
+            report = _read_private(path)
+            if not FileLock(path).is_held():
+                return RunState(state=STOPPED)
+        except FileNotFoundError:
+            return RunState(state=STOPPED)
+        except (OSError, UnsafePath):
+            return RunState(state=UNKNOWN)
+        found = _parse_run_state(report)
+        if found is not None:
+            return found
+        time.sleep(READ_RETRY_S)
+    return RunState(state=RUNNING)  # on a full disk its holder could write nothing
+
+
+def _read_private(path: Path) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return os.read(fd, RUN_FILE_BYTES_MAX)
+    finally:
+        os.close(fd)
+
+
+def _parse_run_state(report: bytes) -> RunState | None:
+    try:
+        found = json.loads(report)
+        return RunState(
+            state=FAILED if found["state"] == FAILED else RUNNING,
+            pid=int(found["pid"]),
+            since=str(found["since"]),
+            reason=None if found.get("reason") is None else str(found["reason"]),
+        )
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return None  # it is being written
 
 
 def make_run_directory(home: Path) -> Path:

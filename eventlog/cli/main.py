@@ -72,21 +72,39 @@ def _load_command(name: str) -> object:
     return load_plugin(COMMANDS, name)
 
 
+class _TextFormatter(logging.Formatter):
+    """Formats each record as a line of text that begins with its time."""
+
+    def __init__(self) -> None:
+        super().__init__("%(levelname)s %(name)s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{_time_text(record.created)} {super().format(record)}"
+
+
 class _JsonFormatter(logging.Formatter):
-    """Formats each record as one line of JSON."""
+    """Formats each record as one line of JSON. An error of ours adds `where` and `do`."""
 
     def format(self, record: logging.LogRecord) -> str:
         import orjson
 
         fields = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "time": _time_text(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
         }
+        fields |= getattr(record, "fields", {})
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
         return orjson.dumps(fields).decode()
+
+
+def _time_text(created_s: float) -> str:
+    """The time of a record as RFC 3339 text with offset."""
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(created_s, UTC).isoformat(timespec="milliseconds")
 
 
 def _version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
@@ -148,9 +166,12 @@ def cli(ctx: click.Context, home: str, verbose: int, quiet: bool, log_format: st
 
     ctx.obj = CommandContext(resolved_home(home or "."))
     level = logging.ERROR if quiet else max(logging.DEBUG, logging.WARNING - 10 * verbose)
+    _configure_logging(level, log_format)
+
+
+def _configure_logging(level: int, log_format: str) -> None:
     handler = logging.StreamHandler()
-    plain = logging.Formatter("%(levelname)s %(name)s %(message)s")
-    handler.setFormatter(_JsonFormatter() if log_format == "json" else plain)
+    handler.setFormatter(_JsonFormatter() if log_format == "json" else _TextFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name in _QUIET_LOGGERS:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
@@ -177,11 +198,18 @@ def _run() -> int:
         with suppress(NoReader):  # the reader has what it wants, and the command is done
             sys.stdout.flush()
     except click.ClickException as error:
-        with suppress(OSError):  # stderr is broken
-            error.show()
+        _report_usage_error(error)
         code = error.exit_code
     except EventLogError as error:
-        print_error(error)
+        _report_error(error)
+        code = EXIT_COULD_NOT_RUN
+    except ExceptionGroup as group:  # several projections failed
+        ours, others = group.split(EventLogError)
+        if others is not None:
+            raise
+        for one in ours.exceptions if ours is not None else ():
+            assert isinstance(one, EventLogError), "the group has one level"
+            _report_error(one)
         code = EXIT_COULD_NOT_RUN
     except NoReader:
         code = 0  # as `eventlog cat | head`
@@ -190,12 +218,39 @@ def _run() -> int:
     except OSError as error:
         what, where = f"the system refused: {error.strerror or error}", str(error.filename or "")
         do = "check the permissions of this account, and the disk"
-        print_error(EventLogError(what, where=where, do=do))
+        _report_error(EventLogError(what, where=where, do=do))
         code = EXIT_COULD_NOT_RUN
     except (KeyboardInterrupt, click.Abort):
         discard_stdout()
         code = EXIT_INTERRUPTED
     return code if isinstance(code, int) else 0 if code is None else EXIT_PROBLEM
+
+
+def _report_error(error: EventLogError) -> None:
+    """Prints an expected failure on stderr: what, where, do; as JSON with `--log-format json`."""
+    if _logs_json():
+        parts = {"where": error.where, "do": error.do}
+        fields = {key: text for key, text in parts.items() if text}
+        logging.getLogger("eventlog").error("%s", error.what, extra={"fields": fields})
+    else:
+        print_error(error)
+
+
+def _report_usage_error(error: click.ClickException) -> None:
+    context = getattr(error, "ctx", None)
+    if context is not None and context.find_root().params.get("log_format") == "json":
+        _configure_logging(logging.ERROR, "json")  # a mistyped command ends before `cli` does it
+    if _logs_json():
+        logging.getLogger("eventlog").error("%s", error.format_message())
+    else:
+        with suppress(OSError):  # stderr is broken
+            error.show()
+
+
+def _logs_json() -> bool:
+    """Whether `cli` has configured the log format JSON."""
+    formatters = [handler.formatter for handler in logging.getLogger().handlers]
+    return any(isinstance(formatter, _JsonFormatter) for formatter in formatters)
 
 
 def main() -> NoReturn:

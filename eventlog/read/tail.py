@@ -105,6 +105,7 @@ class _DirectoryWatch:
         self._inode: tuple[int, int] | None = None
         self._retry_at_s = 0.0
         self._retry_s = WATCH_RETRY_S_MIN
+        self._has_failed = False  # and does not work again yet
         self._thread: threading.Thread | None = None
 
     @property
@@ -145,7 +146,7 @@ class _DirectoryWatch:
         try:
             self._thread.start()
         except RuntimeError as error:  # no thread: the timer reads the log meanwhile
-            logger.warning("watch_failed path=%s error=%s", self._path, error)
+            self._report_failure(error)
 
     def stop(self) -> None:
         """Requests the thread's end, which follows within WATCH_TIMEOUT_MS."""
@@ -165,8 +166,16 @@ class _DirectoryWatch:
                 raise_interrupt=False,
             ):
                 self._retry_s = WATCH_RETRY_S_MIN
+                if self._has_failed:  # at the level of its beginning
+                    self._has_failed = False
+                    logger.warning("watch_works_again path=%s", self._path)
                 self._loop.call_soon_threadsafe(self._changed.set)
         except RuntimeError:
             pass  # the loop was closed
         except BaseException as error:  # noqa: BLE001  # a panic in watchfiles is no Exception
+            self._report_failure(error)
+
+    def _report_failure(self, error: BaseException) -> None:
+        if not self._has_failed:  # once, however often it is tried again
             logger.warning("watch_failed path=%s error=%s", self._path, error)
+        self._has_failed = True

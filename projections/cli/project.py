@@ -3,24 +3,26 @@
 Invariant: SIGTERM and Ctrl-C end it after the current batch, with exit code 0.
 """
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from eventlog.plumbing import CommandContext
+from eventlog.plumbing import CommandContext, printable_value, unquote
 from projections.cli.common import SECONDS
 from projections.cli.settings import alpine_config
 
 if TYPE_CHECKING:
     from projections.monitoring.endpoints import ListenConfig
-    from projections.runtime.daemon import Service
+    from projections.runtime.daemon import Service, Services
 
 
 # Longer than the swap of a rebuild or a restart of Alpine takes, and short enough that the alarm
 # comes before a person notices a table that no longer changes.
 UNHEALTHY_AFTER_S = 60.0
+ALL = "all"
 
 
 @click.command()
@@ -69,9 +71,10 @@ def project(
 
     It follows the log and applies each new entry to the named projections: `sqlite` builds the
     signals table, `alpine` delivers signals to Alpine, and installed plug-ins add others; `all`
-    runs every one. It stops cleanly on SIGTERM and Ctrl-C, works under systemd (Type=notify), and
-    continues from its checkpoint when it is started again. `--batch-size 50 --batch-timeout 5`
-    gives the batches of the old tracker.
+    runs every one. It waits for a log that does not exist yet. A projection that fails is
+    restarted, and stops no other. It stops cleanly on SIGTERM and Ctrl-C, works under systemd
+    (Type=notify), and continues from its checkpoint when it is started again. `--batch-size 50
+    --batch-timeout 5` gives the batches of the old tracker.
 
     \b
     Example:
@@ -82,9 +85,9 @@ def project(
     from projections.errors import ProjectionError
     from projections.runtime.batcher import Pace
     from projections.runtime.daemon import run
-    from projections.runtime.registry import projection_names
 
-    chosen = projection_names() if "all" in names else list(dict.fromkeys(names))
+    home = Path(obj.home)
+    chosen = _chosen_names(names, home)
     if "alpine" in chosen:
         config = alpine_config()
         config.require_valid()  # before any projection starts
@@ -96,7 +99,7 @@ def project(
                 where=obj.home,
                 do="set ALPINE_API_URL and ALPINE_API_KEY_FILE",
             )
-    home = Path(obj.home)
+    log_lifecycle()
     run(
         home,
         chosen,
@@ -109,22 +112,57 @@ def project(
     )
 
 
+def _chosen_names(names: tuple[str, ...], home: Path) -> list[str]:
+    """The projections to run. Raises click.UsageError for a name that is not registered."""
+    from projections.runtime.registry import projection_names
+
+    registered = projection_names()
+    unknown = [name for name in names if name not in (ALL, *registered)]
+    if unknown:
+        raise click.UsageError(
+            f"there is no projection {printable_value(unknown[0])}; choose from: "
+            + ", ".join([*registered, ALL])
+        )
+    if ALL not in names:
+        return list(dict.fromkeys(names))
+    return [name for name in registered if name in names or _is_in_all(name, home)]
+
+
+def _is_in_all(name: str, home: Path) -> bool:
+    """Whether `all` means this projection too: some only make sense once they are configured."""
+    match name:
+        case "mirror":
+            return bool(unquote(os.environ.get("EVENTLOG_STREAM", "")))
+        case "tree":
+            return (home / "evidence" / "key").exists()
+    return True
+
+
+def log_lifecycle() -> None:
+    """Shows start, ready, caught up, stopping and stopped at the default level, not with -q."""
+    if logging.getLogger().level == logging.WARNING:
+        logging.getLogger("projections.runtime.daemon").setLevel(logging.INFO)
+
+
 def _services(
     home: Path, address: "ListenConfig | None", *, compress: bool, once: bool
-) -> "list[Service]":
+) -> "Services":
     """What the options let run beside the projections."""
-    services: list[Service] = []
+    from projections.runtime.daemon import Services
+
+    from_start: list[Service] = []
+    with_log: list[Service] = []
     if address is not None:
         from projections.monitoring.endpoints import serving_endpoints
 
-        services.append(lambda projectors, _stop: serving_endpoints(home, projectors, address))
+        from_start.append(lambda supervisors, _stop: serving_endpoints(home, supervisors, address))
     if compress:
         from projections.runtime.compaction import compress_in_background
 
-        services.append(
-            lambda _projectors, stop: compress_in_background(home, once=once, stop=stop)
+        with_log.append(
+            lambda _supervisors, stop: compress_in_background(home, once=once, stop=stop)
         )
-    return services
+    return Services(from_start, with_log)
 
 
 def _listen_config(

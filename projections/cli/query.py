@@ -39,7 +39,15 @@ def status(obj: CommandContext, as_json: bool) -> None:
     for name, figures in sections.items():
         print_line(f"{name}:")
         for key, value in _as_dict(figures).items():
-            print_line(f"  {key:<18} {'-' if value is None else value}")
+            text = _daemon_text(_as_dict(value)) if key == "daemon" else value
+            print_line(f"  {key:<18} {'-' if text is None else text}")
+
+
+def _daemon_text(daemon: dict[str, object]) -> str:
+    """Who runs a projection, for a person."""
+    process = None if daemon["pid"] is None else f"process {daemon['pid']}, since {daemon['since']}"
+    details = "; ".join(str(part) for part in (process, daemon["reason"]) if part is not None)
+    return f"{daemon['state']} ({details})" if details else str(daemon["state"])
 
 
 @click.command()

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eventlog.plumbing import EXIT_COULD_NOT_RUN, printable_value, unquote
+from eventlog.plumbing import printable_value, unquote
 
 if TYPE_CHECKING:
     from projections.delivery.projection import AlpineConfig, AlpineProjection
@@ -17,12 +17,7 @@ def alpine_projection() -> "AlpineProjection":
     """The entry point `alpine`: delivery configured by the environment."""
     from projections.delivery.projection import AlpineProjection
 
-    return AlpineProjection(alpine_config(), on_failure=end_process)
-
-
-def end_process(_error: BaseException) -> None:
-    """Ends a daemon whose delivery failed, instead of running on without it. Already logged."""
-    raise SystemExit(EXIT_COULD_NOT_RUN)
+    return AlpineProjection(alpine_config())
 
 
 _ON = ("", "1", "true", "t", "yes", "y", "on", "enabled")  # an empty variable is unset

@@ -315,8 +315,8 @@ class Dispatcher:
         self.last_error = error
         if state is self.state:
             return
-        level = logging.INFO if state is DeliveryState.DELIVERING else logging.WARNING
-        logger.log(level, "delivery_state state=%s error=%s", state, error)
+        # The end of an outage at the level of its beginning: whoever sees one sees the other.
+        logger.warning("delivery_state state=%s error=%s", state, error)
         self.state = state
         if self.is_open and not self.is_stopped:
             self._halt.clear()

@@ -53,8 +53,8 @@ class AlpineConfig:
 class AlpineProjection:
     """Delivers the signals of one home.
 
-    `make_client` builds the client. `on_failure` is called when delivery ends with an error, which
-    may happen between two calls of a method; the next call raises that error too.
+    `make_client` builds the client. Delivery may end with an error between two calls of a method:
+    `wait_until_lost` raises it, and so does the next call.
     """
 
     name = NAME
@@ -65,12 +65,10 @@ class AlpineProjection:
         *,
         timing: DeliveryTiming | None = None,
         make_client: Callable[[AlpineConfig], Alpine] | None = None,
-        on_failure: Callable[[BaseException], object] | None = None,
     ) -> None:
         self._config = config
         self._timing = timing or DeliveryTiming()
         self._make_client = make_client or (lambda config: AlpineClient(config.url, config.key))
-        self._on_failure = on_failure
         self.requests = RequestCounters()
         self._home = Path()
         self._has_warned = False  # that delivery is disabled
@@ -102,9 +100,7 @@ class AlpineProjection:
             outbox = open_outbox(home)
             undo.callback(outbox.close)
             client = MeteredClient(self._make_client(self._config), self.requests)
-            worker = DeliveryWorker(
-                home, outbox, client, self._config.key, self._timing, self._on_failure
-            )
+            worker = DeliveryWorker(home, outbox, client, self._config.key, self._timing)
             undo.pop_all()  # from here on `close` does it
         self._lock, self._worker = lock, worker
         worker.start()
@@ -147,9 +143,14 @@ class AlpineProjection:
             )
 
     async def wait_until_lost(self) -> None:
-        """Returns when the outbox was deleted or damaged, and all entries must be given again."""
-        never = asyncio.Event()
-        await (self._worker.file_lost if self._worker is not None else never).wait()
+        """Returns when the outbox was deleted or damaged, and all entries must be given again.
+
+        Raises the error that ended delivery.
+        """
+        if self._worker is not None:
+            await self._worker.wait_until_lost()
+        else:
+            await asyncio.Event().wait()  # nothing is delivered, and nothing can be lost
 
     def stop(self) -> None:
         """Ends sending; calls that wait return soon."""

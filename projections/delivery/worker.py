@@ -59,14 +59,12 @@ class DeliveryWorker:
         alpine: Alpine,
         key: KeySource,
         timing: DeliveryTiming,
-        on_failure: Callable[[BaseException], object] | None,
     ) -> None:
         self._home = home
         outbox.set_busy_timeout(BUSY_S_MAX)
         self._outbox = outbox
         self._alpine = alpine
         self._timing = timing
-        self._on_failure = on_failure
         self.ack_tracker = AckTracker(outbox.checkpoint(), outbox.done_above())
         self._done_until = max(outbox.done_above(), default=0)
         self._unfinished: list[Job] = []  # not done; no later signal seen yet is done
@@ -196,6 +194,17 @@ class DeliveryWorker:
             self._progress.clear()
             await self._progress.wait()
 
+    async def wait_until_lost(self) -> None:
+        """Returns when the outbox is lost; raises the error that ended delivery meanwhile."""
+        assert self._task is not None, "it was started"
+        lost = asyncio.ensure_future(self.file_lost.wait())
+        try:
+            await asyncio.wait({lost, self._task}, return_when=asyncio.FIRST_COMPLETED)
+            self._raise_if_failed()
+            await lost  # or for ever: delivery was stopped
+        finally:
+            lost.cancel()
+
     def _has_open_requests(self) -> bool:
         with suppress(sqlite3.Error):
             return not self.file_lost.is_set() and self._resends.has_open_requests(self._outbox)
@@ -223,10 +232,7 @@ class DeliveryWorker:
         error = None if task.cancelled() else task.exception()
         if error is None:
             return
-        self.stop()  # ends `wait_for_room` and `drain`
-        logger.error("delivery_failed error=%s", _root_error(error))
-        if self._on_failure is not None:
-            self._on_failure(_root_error(error))
+        self.stop()  # ends `wait_for_room` and `drain`, which raise the error
 
     def _raise_if_failed(self) -> None:
         if self._task is not None and self._task.done() and not self._task.cancelled():

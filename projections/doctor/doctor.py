@@ -15,6 +15,7 @@ from eventlog import EventLogError, ForeignHome, LogNotFound
 from eventlog.plumbing import log_status
 from projections.delivery.projection import AlpineConfig
 from projections.doctor.alpine import check_alpine
+from projections.doctor.daemon import check_daemon
 from projections.doctor.finding import PROBLEM, WARNING, DoctorFinding
 from projections.doctor.home import (
     check_file_system,
@@ -44,6 +45,7 @@ CHECKS: Mapping[str, Callable[[DoctorContext], Iterable[DoctorFinding]]] = Mappi
         "sqlite": lambda _: check_sqlite(),
         "log": lambda context: check_log(context.log),
         "table": lambda context: check_table(context.home),
+        "daemon": lambda context: check_daemon(context.home),
         "file system": lambda context: check_file_system(context.home),
         "sync": lambda context: check_sync(context.home),
         "inotify": lambda context: check_inotify(directories(context.home)["logs/"]),

@@ -18,10 +18,11 @@ from typing import NamedTuple
 import orjson
 
 from projections.errors import ProjectionError
-from projections.monitoring.health import UNHEALTHY, Health, HealthResult
+from projections.monitoring.health import UNHEALTHY, Health, HealthResult, failure_reason
 from projections.monitoring.http_server import Address, HttpResponse, HttpServer
-from projections.monitoring.snapshot import Snapshot, take_snapshot
-from projections.runtime.projector import Projector
+from projections.monitoring.snapshot import ProjectionSnapshot, Snapshot, take_snapshot
+from projections.run_directory import FAILED, RUNNING
+from projections.runtime.supervisor import Supervisor
 
 SAMPLE_INTERVAL_S = 5.0  # the age of a failure is known to this precision
 SAMPLE_FRESH_S = 0.2  # requests within this time get the same snapshot
@@ -37,7 +38,7 @@ class ListenConfig(NamedTuple):
 
 @asynccontextmanager
 async def serving_endpoints(
-    home: Path, projectors: Sequence[Projector], listen: ListenConfig
+    home: Path, supervisors: Sequence[Supervisor], listen: ListenConfig
 ) -> AsyncIterator[None]:
     """Serves the endpoints during the block. Raises ProjectionError if it cannot listen."""
     try:
@@ -48,7 +49,7 @@ async def serving_endpoints(
             do="run `pip install 'signal-eventlog[metrics]'`, or `pip install '.[metrics]'` in a"
             " checkout",
         ) from None
-    sampler = SnapshotSampler(home, projectors, listen.unhealthy_after_s)
+    sampler = SnapshotSampler(home, supervisors, listen.unhealthy_after_s)
 
     async def respond(path: str) -> HttpResponse | None:
         match path:
@@ -73,10 +74,10 @@ class SnapshotSampler:
     """Takes snapshots and evaluates the health over them."""
 
     def __init__(
-        self, home: Path, projectors: Sequence[Projector], unhealthy_after_s: float
+        self, home: Path, supervisors: Sequence[Supervisor], unhealthy_after_s: float
     ) -> None:
         self._home = home
-        self._projectors = projectors
+        self._supervisors = supervisors
         self._health = Health(unhealthy_after_s)
         self._sampling: asyncio.Task[tuple[Snapshot, HealthResult]] | None = None
         self._sampled_s = 0.0
@@ -96,7 +97,7 @@ class SnapshotSampler:
         return await asyncio.shield(sampling)  # other requests wait for the same task
 
     async def _take_sample(self) -> tuple[Snapshot, HealthResult]:
-        snapshot = await take_snapshot(self._home, self._projectors)
+        snapshot = await take_snapshot(self._home, self._supervisors)
         self._sampled_s = time.monotonic()
         return snapshot, self._health.evaluate(snapshot, now_s=self._sampled_s)
 
@@ -112,9 +113,18 @@ def health_response(snapshot: Snapshot, result: HealthResult) -> HttpResponse:
                 "checkpoint": projection.checkpoint,
                 "lag_entries": projection.lag_entries,
                 "lag_seconds": projection.lag_seconds,
+                "state": _state(snapshot, projection),
+                "reason": failure_reason(projection),
             }
             for projection in snapshot.projections
         },
     }
     status = 503 if result.status == UNHEALTHY else 200
     return HttpResponse(status, orjson.dumps(body) + b"\n", JSON)
+
+
+def _state(snapshot: Snapshot, projection: ProjectionSnapshot) -> str | None:
+    """The state of a projection in this process; None while it waits for the log."""
+    if snapshot.is_waiting:
+        return None
+    return RUNNING if projection.failure is None else FAILED

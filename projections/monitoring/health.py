@@ -2,15 +2,17 @@
 
     unhealthy   this process does not keep its projections up to date: for too long a projection
                 lags behind the end of the log or is not open, its file watch is dead, or the log
-                cannot be read; or, at once, a projection or the daemon stops
-    degraded    Alpine has accepted nothing for too long. A restart would not help, and would also
-                interrupt the SQLite projection, so the HTTP status stays 200
-    ok          none of these
+                cannot be read; or, at once, every projection has failed or the daemon stops
+    degraded    a projection has failed, reported at once, or Alpine has accepted nothing for too
+                long. A restart would not help, and would also interrupt the other projections, so
+                the HTTP status stays 200
+    ok          none of these; the daemon may wait for the first entry
 
 Durations are measured by the monotonic clock of this process: neither a changed system clock nor
 entries recorded by a clock in the future hide a projection that hangs.
 
-Invariant: no reason contains text of a payload, of a key, or of an answer of Alpine.
+Invariant: no reason contains text of a payload, of a key, or of an answer of Alpine; only a plug-in
+projection that fails is quoted, in the words of its own error.
 """
 
 from collections import deque
@@ -21,6 +23,7 @@ from typing import NamedTuple
 from projections.monitoring.snapshot import ProjectionSnapshot, Snapshot
 
 OK, DEGRADED, UNHEALTHY = "ok", "degraded", "unhealthy"
+WAITING_REASON = "waiting for the first entry"
 
 LOG_ENDS_MAX = 1_000  # ends of the log remembered per projection; beyond it every second is dropped
 
@@ -68,9 +71,11 @@ class Health:
 
     def evaluate(self, snapshot: Snapshot, *, now_s: float) -> HealthResult:
         """The health at `now_s`, which is a time of a monotonic clock."""
-        immediate = list(_immediate_reasons(snapshot))
+        if snapshot.is_waiting:
+            return HealthResult(status=OK, reasons=(WAITING_REASON,))
+        immediate = [*_none_runs(snapshot), *_stopping(snapshot)]
         local: list[str] = []
-        external: list[str] = []
+        external = list(_failures(snapshot))
         conditions = list(self._conditions(snapshot, now_s))
         self._since = {c.text: self._since.get(c.text, now_s) for c in conditions}
         for text, since_s, is_local, detail in conditions:
@@ -85,6 +90,9 @@ class Health:
         if snapshot.log is None:
             yield _Condition("the log cannot be read", detail=f" ({snapshot.problem})")
         for projection in snapshot.projections:
+            if projection.failure is not None:
+                self._log_ends.pop(projection.name, None)
+                continue
             state = projection.delivery.state if projection.delivery is not None else ""
             if state in _NOT_DELIVERING:
                 yield _Condition(f"alpine is {state} ({_NOT_DELIVERING[state]})", is_local=False)
@@ -115,13 +123,31 @@ class Health:
             yield _Condition(text, since_s=log_ends[0].seen_s, detail=behind)
 
 
-def _immediate_reasons(snapshot: Snapshot) -> Iterator[str]:
-    """Reasons that are reported at once, without having to persist."""
-    for projection in snapshot.projections:
-        if projection.has_failed:
-            yield f"{projection.name} has stopped: the daemon ends; its last log message says why"
+def _none_runs(snapshot: Snapshot) -> Iterator[str]:
+    if snapshot.projections and all(p.failure is not None for p in snapshot.projections):
+        yield "no projection runs"
+
+
+def _stopping(snapshot: Snapshot) -> Iterator[str]:
     if any(projection.is_stopping for projection in snapshot.projections):
         yield "the daemon is stopping"
+
+
+def _failures(snapshot: Snapshot) -> Iterator[str]:
+    """One reason for each projection that has failed; reported at once."""
+    for projection in snapshot.projections:
+        if projection.failure is not None:
+            yield f"{projection.name} has failed ({failure_reason(projection)})"
+
+
+def failure_reason(projection: ProjectionSnapshot) -> str | None:
+    """Why the projection has failed; of a foreign error of delivery, which may quote an answer of
+    Alpine, only its class.
+    """
+    failure = projection.failure
+    if failure is None:
+        return None
+    return failure.kind if failure.is_foreign and projection.is_external else failure.reason
 
 
 def _stall_detail(projection: ProjectionSnapshot) -> str:

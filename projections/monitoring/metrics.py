@@ -1,7 +1,7 @@
 """Formats a snapshot as Prometheus metrics. The only module that uses prometheus-client.
 
-Units are seconds, bytes and counts. Label values are names of registered projections and of fixed
-sets below, so their number is bounded.
+Units are seconds, bytes and counts. Label values are names of registered projections, of classes of
+errors and of fixed sets below, so their number is bounded.
 
 Invariant: no metric contains text of a payload, a key, or an answer of Alpine.
 """
@@ -103,15 +103,22 @@ def _projection_metrics(snapshot: tuple[ProjectionSnapshot, ...]) -> Iterator[Me
     commits = HistogramMetricFamily(
         "eventlog_projection_commit_seconds", "Time to apply a batch", labels=label
     )
+    failed = GaugeMetricFamily(
+        "eventlog_projection_failed",
+        "1 if the projection has failed and is being restarted; reason: the class of the error",
+        labels=["projection", "reason"],
+    )
     ends = [*map(str, COMMIT_S_BUCKETS), "+Inf"]
     for projection in snapshot:
         name, counters = [projection.name], projection.counters
         stalled.add_metric(name, float(projection.stalled is not None))
+        failure = projection.failure
+        failed.add_metric([*name, failure.kind if failure else ""], float(failure is not None))
         batches.add_metric(name, counters.batches)
         entries.add_metric(name, counters.entries)
         buckets = zip(ends, map(float, accumulate(counters.buckets)), strict=True)
         commits.add_metric(name, buckets=list(buckets), sum_value=counters.commit_s)
-    yield from (stalled, batches, entries, commits)
+    yield from (stalled, failed, batches, entries, commits)
 
 
 def _delivery_metrics(delivery: DeliverySnapshot) -> Iterator[Metric]:

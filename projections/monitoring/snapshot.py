@@ -9,14 +9,16 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from eventlog import EventLogError
+from eventlog import EventLogError, LogNotFound
 from eventlog.plumbing import log_status, run_in_thread
 from projections.delivery.outbox import NAME as ALPINE
 from projections.monitoring.drill_record import last_drill
 from projections.monitoring.status import alpine_status, lag
-from projections.projection import Drainable, RequestCounters, RequestMetered
-from projections.runtime.projector import BatchCounters, Projector
+from projections.projection import RequestCounters
+from projections.runtime.projector import BatchCounters
+from projections.runtime.supervisor import Failure, Supervisor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +54,7 @@ class ProjectionSnapshot:
     stalled: str | None  # why the last attempt at a batch failed
     is_external: bool  # it depends on an external service: see Drainable
     is_stopping: bool
-    has_failed: bool
+    failure: Failure | None  # it is restarted with back-off, until it has applied a batch
     counters: BatchCounters
     delivery: DeliverySnapshot | None
 
@@ -64,58 +66,66 @@ class Snapshot:
     log: LogSnapshot | None
     problem: str | None
     projections: tuple[ProjectionSnapshot, ...]
+    is_waiting: bool = False  # for the first entry: there is no log, and no projection has started
 
 
-async def take_snapshot(home: Path, projectors: Sequence[Projector]) -> Snapshot:
+async def take_snapshot(home: Path, supervisors: Sequence[Supervisor]) -> Snapshot:
     """Takes a snapshot. Files are read in a thread."""
     # Checkpoints are read before the log, so that an entry appended meanwhile counts as lag and the
     # lag is never negative.
-    seqs = {p.projection.name: p.checkpoint.seq if p.checkpoint else None for p in projectors}
-    log, problem, figures = await run_in_thread(lambda: _read(home, seqs))
-    projections = tuple(
-        _projection_snapshot(p, seqs, figures.get(p.projection.name, {})) for p in projectors
+    seqs = {s.name: s.checkpoint.seq if s.checkpoint else None for s in supervisors}
+    has_started = any(supervisor.has_started for supervisor in supervisors)
+    found = await run_in_thread(lambda: _read(home, seqs))
+    return Snapshot(
+        log=found.log,
+        problem=found.problem,
+        projections=tuple(
+            _projection_snapshot(s, seqs, found.figures.get(s.name, {})) for s in supervisors
+        ),
+        is_waiting=found.is_log_missing and not has_started,
     )
-    return Snapshot(log=log, problem=problem, projections=projections)
 
 
 def _projection_snapshot(
-    projector: Projector, seqs: Mapping[str, int | None], figures: Mapping[str, object]
+    supervisor: Supervisor, seqs: Mapping[str, int | None], figures: Mapping[str, object]
 ) -> ProjectionSnapshot:
-    projection = projector.projection
-    name = projection.name
+    name = supervisor.name
     return ProjectionSnapshot(
         name=name,
         checkpoint=_int(figures.get("checkpoint", seqs[name])),
         lag_entries=_int(figures.get("lag_entries")),
         lag_seconds=_float(figures.get("lag_seconds")),
-        is_watched=projector.is_watched,
-        stalled=projector.stalled,
-        is_external=isinstance(projection, Drainable),
-        is_stopping=projector.is_stopping,
-        has_failed=projector.has_failed,
-        counters=projector.counters,
-        delivery=_delivery_snapshot(projection, figures)
+        is_watched=supervisor.is_watched,
+        stalled=supervisor.stalled,
+        is_external=supervisor.is_external,
+        is_stopping=supervisor.is_stopping,
+        failure=supervisor.failure,
+        counters=supervisor.counters,
+        delivery=_delivery_snapshot(supervisor, figures)
         if figures.get("delivered") is not None
         else None,
     )
 
 
-def _delivery_snapshot(projection: object, figures: Mapping[str, object]) -> DeliverySnapshot:
+def _delivery_snapshot(supervisor: Supervisor, figures: Mapping[str, object]) -> DeliverySnapshot:
     parked, failing = _int(figures["parked"]) or 0, _int(figures["failing"]) or 0
     return DeliverySnapshot(
         delivered=_int(figures["delivered"]) or 0,
         refused=parked - failing,
         failing=failing,
         state=str(figures["state"]),
-        requests=projection.requests
-        if isinstance(projection, RequestMetered)
-        else RequestCounters(),
+        requests=supervisor.requests or RequestCounters(),
     )
 
 
-def _read(
-    home: Path, seqs: Mapping[str, int | None]
-) -> tuple[LogSnapshot | None, str | None, dict[str, Mapping[str, object]]]:
+class _Found(NamedTuple):
+    log: LogSnapshot | None
+    problem: str | None
+    figures: Mapping[str, Mapping[str, object]]
+    is_log_missing: bool = False
+
+
+def _read(home: Path, seqs: Mapping[str, int | None]) -> _Found:
     figures: dict[str, Mapping[str, object]] = {}
     try:
         for name, seq in seqs.items():
@@ -125,7 +135,7 @@ def _read(
                 figures[name] = lag(home, seq)
         found = log_status(os.fspath(home), count=False)
     except (EventLogError, OSError, sqlite3.Error) as error:
-        return None, str(error), figures
+        return _Found(None, str(error), figures, isinstance(error, LogNotFound))
     last_seq, size, segments = (_int(found[key]) for key in ("last_seq", "bytes", "segments"))
     log = LogSnapshot(
         last_seq=last_seq or 0,
@@ -133,7 +143,7 @@ def _read(
         segments=segments or 0,
         backup_age_seconds=_float((last_drill(home) or {}).get("age_seconds")),
     )
-    return log, None, figures
+    return _Found(log, None, figures)
 
 
 def _int(value: object) -> int | None:

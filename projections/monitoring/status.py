@@ -11,11 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from eventlog import EventLogError, LogDiverged, UnsafePath
-from eventlog.plumbing import log_status, read_entries
+from eventlog.plumbing import log_status, printable, read_entries
 from projections.delivery.outbox import NAME as ALPINE
 from projections.delivery.outbox import STOPPED, is_delivering, load_outbox, outbox_path
 from projections.errors import SchemaTooOld
 from projections.monitoring.drill_record import last_drill
+from projections.run_directory import read_run_state
 from projections.runtime.registry import make_projection, projection_names
 from projections.signals.schema import SELECT_CHECKPOINT, SQLITE
 from projections.sqlite.database import database_path, read_table
@@ -33,11 +34,12 @@ def status(home: str | os.PathLike[str]) -> dict[str, object]:
 
 
 def projections_status(home: Path) -> dict[str, Mapping[str, object]]:
-    """The figures of every registered projection, by name. Raises LogNotFound."""
+    """The figures of every registered projection, and who runs it, by name. Raises LogNotFound."""
     found: dict[str, Mapping[str, object]] = {}
     for name in projection_names():
         reader = _READERS.get(name)
-        found[name] = reader(home) if reader is not None else _third_party_status(name, home)
+        figures = reader(home) if reader is not None else _third_party_status(name, home)
+        found[name] = {**figures, "daemon": read_run_state(home, name).to_json()}
     return found
 
 
@@ -157,8 +159,8 @@ def _third_party_status(name: str, home: Path) -> dict[str, object]:
 
     try:
         return asyncio.run(query())
-    except Exception as error:  # noqa: BLE001  # plug-in code may raise anything
-        return {"checkpoint": None, "problem": f"{type(error).__name__}: {error}"}
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # plug-in code may raise anything
+        return {"checkpoint": None, "problem": printable(f"{type(error).__name__}: {error}")}
 
 
 def _size(path: Path) -> int:

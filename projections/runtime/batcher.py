@@ -5,11 +5,10 @@ Invariant: no entry waits longer than the batch timeout.
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from eventlog import Batch, EventLogError
+from eventlog import Batch
 from projections.errors import CheckpointMoved
 
 BATCH_ENTRIES_DEFAULT = 1000  # a transaction of a few ms; more gains nothing (docs/measured.md)
@@ -47,16 +46,16 @@ class Batcher:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in (self._stop_task, self._lost_task, self._tail_read):
-            if task is not None:
-                task.cancel()
-                with suppress(asyncio.CancelledError, StopAsyncIteration, EventLogError):
-                    await task
+        tasks = [t for t in (self._stop_task, self._lost_task, self._tail_read) if t is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)  # what they raise was raised before
 
     async def next(self, pace: Pace, until_seq: int | None) -> Batch:
         """The next batch; empty only when stopped. A batch that reaches `until_seq` is not held.
 
-        Raises CheckpointMoved once the projection has lost its checkpoint.
+        Raises CheckpointMoved once the projection has lost its checkpoint, and what the projection
+        raises between two batches.
         """
         if not self._buffered:
             self._buffered = await self._read_tail(None)
@@ -89,6 +88,7 @@ class Batcher:
             waited.add(self._lost_task)
         await asyncio.wait(waited, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if self._lost_task is not None and self._lost_task.done():
+            self._lost_task.result()  # raises what ended the projection meanwhile
             raise CheckpointMoved("the stored checkpoint was lost")
         if self._stop_task.done() or not self._tail_read.done():
             return Batch()

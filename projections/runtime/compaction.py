@@ -60,6 +60,8 @@ async def _compression_loop(home: Path, *, once: bool, stop: asyncio.Event) -> N
             problem = str(error)
         if problem and problem != last_logged:
             logger.error("not_compressed problem=%s", problem)
+        elif last_logged and not problem:  # at the level of its beginning
+            logger.error("compressed_again")
         last_logged = problem
         if once:
             return

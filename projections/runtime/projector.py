@@ -10,17 +10,19 @@ import asyncio
 import logging
 import time
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from eventlog import Batch, EventLog, EventLogError, LogDiverged, Position
+from eventlog import Batch, EventLog, EventLogError, LogCorrupt, LogDiverged, Position
 from eventlog.plumbing import is_shortage
-from projections.errors import CheckpointMoved, ProjectionStalled
+from projections.errors import CheckpointMoved, ProjectionError, ProjectionStalled
 from projections.projection import Checkpoint, Drainable, Projection
 from projections.runtime.batcher import Batcher, Pace
+from projections.runtime.containment import contained
+from projections.runtime.home_log import entry_at, require_same_log
 from projections.runtime.pause import wait_for_event
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ class Projector:
         *,
         pace: Pace | None = None,
         on_progress: Callable[[Checkpoint], object] | None = None,
+        counters: "BatchCounters | None" = None,
     ) -> None:
         self._home = home
         self._projection = projection
@@ -50,9 +53,12 @@ class Projector:
         self.checkpoint: Checkpoint | None = None  # None until the projection is open
         self.stalled: str | None = None  # why the last try at a batch failed
         self.is_watched: bool | None = None  # whether file events arrive; None: not known yet
-        self.has_failed = False  # it ended with an error
-        self.counters = BatchCounters()
+        self.has_applied = False  # a batch
+        self.has_caught_up = False  # with the end that the log had when the projection was opened
+        self.log_error: EventLogError | None = None  # damage of the log itself, which `run` raises
+        self.counters = counters or BatchCounters()
         self._batcher: Batcher | None = None
+        self._end_seq: int | None = None  # of the log, when the projection was opened
 
     def stop(self) -> None:
         """Ends the intake; the batch in progress is committed."""
@@ -64,11 +70,6 @@ class Projector:
     def projection(self) -> Projection:
         """The projection that it keeps in sync."""
         return self._projection
-
-    @property
-    def is_stopping(self) -> bool:
-        """Whether `stop` was called."""
-        return self._stop.is_set()
 
     def __str__(self) -> str:
         """One line of status."""
@@ -96,19 +97,13 @@ class Projector:
         """Projects until stopped; with `once`, up to the end that the log has at the start.
 
         Raises LogDiverged when this is not the log that was projected, LogCorrupt at damage, and
-        the errors of the projection.
+        the errors of the projection. `log_error` is set if the error is one of the log itself.
         """
-        try:
-            await self._run(once=once)
-        except Exception:
-            self.has_failed = True
-            raise
-
-    async def _run(self, *, once: bool) -> None:
         moved_count, moved_from = 0, None
         stall_s = STALL_S_MIN
         with EventLog(self._home) as log:
-            until_seq = log.last_seq if once else None
+            with self._reading_log():
+                until_seq = log.last_seq if once else None
             while not self._is_done(until_seq):
                 try:
                     await self._apply_batches(log, until_seq)
@@ -142,30 +137,51 @@ class Projector:
             return
         self.checkpoint = opened
         try:
-            check_same_log(log, self.checkpoint)
+            with self._reading_log():
+                entry = entry_at(log, opened.seq)
+            require_same_log(opened, entry)
+            with suppress(LogCorrupt, LogDiverged):  # the tail reports it, after the entries before
+                self._end_seq = log.last_seq
             self._report_progress()
-            batches = log.tail(
-                self.checkpoint.seq, hint=_hint(self.checkpoint), on_watch=self._on_watch
-            )
-            wait_until_lost = (
-                self._projection.wait_until_lost
-                if isinstance(self._projection, Drainable)
-                else None
-            )
-            async with aclosing(batches), Batcher(batches, self._stop, wait_until_lost) as source:
+            batches = self._tail(log, opened)
+            async with aclosing(batches), Batcher(batches, self._stop, self._lost) as source:
                 self._batcher = source
                 while not self._is_done(until_seq):
                     batch = await source.next(self._pace, until_seq)
                     if batch:
                         await self._apply(batch, is_once=is_once)
             if until_seq is not None and isinstance(self._projection, Drainable):
-                await self._projection.drain()
+                await contained(self._projection.drain)
         finally:
-            await self._projection.close()
+            await contained(self._projection.close)
+
+    async def _tail(self, log: EventLog, start: Checkpoint) -> AsyncGenerator[Batch, None]:
+        with self._reading_log():
+            batches = log.tail(start.seq, hint=_hint(start), on_watch=self._on_watch)
+            async with aclosing(batches):
+                async for batch in batches:
+                    yield batch
+
+    @property
+    def _lost(self) -> Callable[[], Coroutine[None, None, None]] | None:
+        """Waits until the projection has lost its checkpoint, where it can tell."""
+        projection = self._projection
+        if not isinstance(projection, Drainable):
+            return None
+        return lambda: contained(projection.wait_until_lost)
+
+    @contextmanager
+    def _reading_log(self) -> Iterator[None]:
+        """Marks an error of the log itself: a projection may raise the same kinds of error."""
+        try:
+            yield
+        except (LogCorrupt, LogDiverged) as error:
+            self.log_error = error
+            raise
 
     async def _open(self) -> Checkpoint | None:
         """The stored checkpoint; None when stopped before the projection could be opened."""
-        opening = asyncio.ensure_future(self._projection.open(self._home))
+        opening = asyncio.ensure_future(contained(lambda: self._projection.open(self._home)))
         stopping = asyncio.ensure_future(self._stop.wait())
         try:
             await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -178,13 +194,19 @@ class Projector:
             raise
         finally:
             stopping.cancel()
-        return opening.result()
+        opened = opening.result()
+        if not isinstance(opened, Checkpoint):
+            raise ProjectionError(
+                f"open() returned {type(opened).__name__}, not a Checkpoint",
+                do="correct the projection: see docs/extending.md",
+            )
+        return opened
 
     async def _cancel_open(self, opening: "asyncio.Future[Checkpoint]") -> None:
         opening.cancel()
         with suppress(asyncio.CancelledError):
             await opening
-            await self._projection.close()  # `open` had finished
+            await contained(self._projection.close)  # `open` had finished
 
     async def _apply(self, batch: Batch, *, is_once: bool) -> None:
         before = self.checkpoint
@@ -200,12 +222,13 @@ class Projector:
 
         async def apply() -> Checkpoint:
             started_s = time.perf_counter()
-            await self._projection.apply(batch, before=before, after=after)
+            await contained(lambda: self._projection.apply(batch, before=before, after=after))
             self.counters.add(len(batch), time.perf_counter() - started_s)
             return after
 
         if await self._retry_while_stalled(apply, is_once=is_once) is not None:
             self.checkpoint = after
+            self.has_applied = True
             self._report_progress()
 
     async def _retry_while_stalled(
@@ -218,7 +241,7 @@ class Projector:
         while True:
             try:
                 found = await work()
-                self.stalled = None
+                self._clear_stall()
                 return found
             except ProjectionStalled as error:
                 if is_once and loop.time() - started_s >= self._pace.once_stall_s:
@@ -234,11 +257,19 @@ class Projector:
             logger.warning("stalled projection=%s %s", self._projection.name, error)
         self.stalled = str(error)
 
+    def _clear_stall(self) -> None:
+        if self.stalled is not None:  # at the level of its beginning
+            logger.warning("stall_ended projection=%s", self._projection.name)
+        self.stalled = None
+
     def _on_watch(self, is_alive: bool) -> None:
         self.is_watched = is_alive
 
     def _report_progress(self) -> None:
-        if self._on_progress is not None and self.checkpoint is not None:
+        assert self.checkpoint is not None, "set when the projection was opened"
+        if self._end_seq is not None and self.checkpoint.seq >= self._end_seq:
+            self.has_caught_up = True
+        if self._on_progress is not None:
             self._on_progress(self.checkpoint)
 
 
@@ -246,30 +277,6 @@ def _hint(checkpoint: Checkpoint) -> Position | None:
     if checkpoint.segment is None or checkpoint.byte_offset is None:
         return None
     return Position(checkpoint.segment, checkpoint.byte_offset)
-
-
-def check_same_log(log: EventLog, checkpoint: Checkpoint) -> None:
-    """Raises LogDiverged unless the log holds the checkpoint's entry with the checkpoint's chain.
-
-    A log that was shortened, rewritten or replaced must not be projected further.
-    """
-    if checkpoint.seq == 0:
-        return
-    try:
-        entry = next(log.read(after=checkpoint.seq - 1), None)
-    except LogDiverged:  # the log ends even before the entry before it
-        entry = None
-    if entry is None or (entry.seq, entry.chain) != (checkpoint.seq, checkpoint.chain):
-        found = "has another entry there" if entry is not None else "does not reach so far"
-        raise LogDiverged(
-            f"the projection {checkpoint.projection!r} was built from another log: it has applied "
-            f"seq {checkpoint.seq}, and this log {found}",
-            where=f"checkpoint {checkpoint.projection}, chain {checkpoint.chain[:16]}...",
-            do="find out which of the two is right (`eventlog verify` checks the log); restore the "
-            "log, or build the projection again: the table with `eventlog rebuild-database`, "
-            "another projection by deleting its data while no daemon runs (for `alpine`, "
-            "data/alpine.db: it costs repeated requests)",
-        )
 
 
 # Upper ends of the buckets, in seconds. A commit takes a few ms, on a slow disk 100 times that; a

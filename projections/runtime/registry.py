@@ -1,9 +1,9 @@
 """The registered projections, by name.
 
-Invariant: a projection is loaded only when it is made, and the error names one that cannot be.
+Invariant: a projection is loaded only when it is made, and the error says why one cannot be.
 """
 
-from eventlog.plumbing import PROJECTIONS, load_plugin, plugin_names
+from eventlog.plumbing import PROJECTIONS, import_plugin, plugin_names
 from projections.errors import ProjectionError
 from projections.projection import Projection
 
@@ -14,14 +14,12 @@ def projection_names() -> list[str]:
 
 
 def make_projection(name: str) -> Projection:
-    """A new projection of that name. Raises ProjectionError."""
-    names = projection_names()
-    factory = load_plugin(PROJECTIONS, name) if name in names else None
+    """A new projection of that name. Raises what loading or making it raises."""
+    factory = import_plugin(PROJECTIONS, name)
     if not callable(factory):
-        others = ", ".join(other for other in names if other != name)
         raise ProjectionError(
-            f"the projection {name!r} cannot be loaded, or is not registered",
-            do=f"choose one of: {others}",
+            f"{type(factory).__name__} is registered, which makes no projection",
+            do="register a class, or a function without arguments: see docs/extending.md",
         )
     projection: Projection = factory()
     return projection

@@ -8,11 +8,12 @@ Invariant: every text from a log, a database or a projection passes through `pri
 that it cannot control the terminal. A figure that is not known is shown as `-`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from eventlog.plumbing import printable_value
 from projections.delivery.outbox import NAME as ALPINE
+from projections.run_directory import FAILED
 from projections.signals.schema import SQLITE
 from projections.top.recent_signals import RecentSignal
 
@@ -25,9 +26,8 @@ _DETAIL_KEYS = {
     ALPINE: ("state", "delivered", "parked", "failing", "last_error", "problem"),
 }
 _UNLABELLED_KEYS = frozenset({"state", "problem", "last_error"})  # shown without their key
-_COLUMN_KEYS = frozenset(
-    {"checkpoint", "lag_entries", "lag_seconds"}
-)  # shown in columns of their own
+# Shown in columns of their own, or only if they are news.
+_COLUMN_KEYS = frozenset({"checkpoint", "lag_entries", "lag_seconds", "daemon"})
 _SIGNAL_HEADINGS = (
     *("seq", "decided", "symbol", "action", "entry", "target", "stop", "conf %"),
     *("strategy", "became"),
@@ -166,12 +166,19 @@ def _details(name: str, found: Mapping[str, object]) -> str:
     """The figures of a projection that have no column of their own, as text."""
     keys = _DETAIL_KEYS.get(name) or [key for key in found if key not in _COLUMN_KEYS][:DETAILS_MAX]
     details = ((key, found[key]) for key in keys if found.get(key) is not None)
-    return ", ".join(
+    texts = (
         printable_value(value)
         if key in _UNLABELLED_KEYS
         else f"{printable_value(key)} {_count(value)}"
         for key, value in details
     )
+    return ", ".join((*_failure(found.get("daemon")), *texts))
+
+
+def _failure(daemon: object) -> Iterator[str]:
+    """Why its daemon does not project it."""
+    if isinstance(daemon, Mapping) and daemon.get("state") == FAILED:
+        yield f"failed: {printable_value(daemon.get('reason'))}"
 
 
 def _signal(signal: RecentSignal) -> tuple[str, ...]:

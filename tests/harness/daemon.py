@@ -21,6 +21,8 @@ from typing import IO
 from tests.harness.command import command_line
 from tests.harness.deadline import DEADLINE_S, until
 
+LIFECYCLE = " INFO projections.runtime.daemon "
+
 
 class Daemon:
     """One process of `eventlog project`."""
@@ -52,6 +54,18 @@ class Daemon:
         """Its stderr so far."""
         self._stderr.seek(0)
         return self._stderr.read().decode()
+
+    @property
+    def complaints(self) -> str:
+        """Its stderr so far, without the lines that each daemon logs of its life."""
+        lines = self.err.splitlines(keepends=True)
+        return "".join(line for line in lines if LIFECYCLE not in line)
+
+    @property
+    def steps(self) -> list[str]:
+        """The steps of its life so far, such as `ready`."""
+        parts = [line.partition(LIFECYCLE)[2] for line in self.err.splitlines()]
+        return [part.split()[0] for part in parts if part]
 
 
 @contextmanager

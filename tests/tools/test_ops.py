@@ -30,7 +30,8 @@ UNITS = sorted(OPS.glob("eventlog-*"))
 ALERTS = OPS / "prometheus-alerts.yml"
 PROMETHEUS_OWN = {"up"}  # and the labels that a scrape adds
 LABELS_OF_A_SCRAPE = {"job", "instance"}
-ENVIRONMENT = {"EVENTLOG_HOME"}
+ENVIRONMENT = {"EVENTLOG_HOME", "PROJECT_OPTIONS"}
+HOME = "/var/lib/eventlog/%i"  # %i: the instance, so one template serves any number of homes
 
 
 def settings_of(unit: Path) -> list[tuple[str, str]]:
@@ -48,7 +49,7 @@ def commands_of(unit: Path) -> Iterator[list[str]]:
     for line in values(unit, "ExecStart"):
         program, *words = shlex.split(line)
         if Path(program).name == "eventlog":
-            yield words
+            yield [word for word in words if not word.startswith("$")]
 
 
 def command_named(name: str) -> click.Command:
@@ -83,12 +84,13 @@ def test_each_unit_that_a_unit_names_exists(unit: Path) -> None:
     for name in re.findall(r"[\w@%.-]+\.(?:service|timer)", text):
         if name.startswith("eventlog"):
             assert (OPS / re.sub(r"@.+\.service", "@.service", name)).exists(), name
+            assert "@" in name, f"{name} is of no home"
     if unit.suffix == ".timer":
         assert unit.with_suffix(".service").exists()
 
 
 def test_the_daemons_unit_fits_what_the_daemon_does() -> None:
-    unit = OPS / "eventlog-project.service"
+    unit = OPS / "eventlog-project@.service"
     (kind,), (watchdog,), (stop,) = (
         values(unit, key) for key in ("Type", "WatchdogSec", "TimeoutStopSec")
     )
@@ -98,6 +100,18 @@ def test_the_daemons_unit_fits_what_the_daemon_does() -> None:
     # The lock's word names the boot, which is read below /proc/sys.
     assert not values(unit, "ProcSubset")
     assert {name.partition("=")[0] for name in values(unit, "Environment")} <= ENVIRONMENT
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_each_unit_is_a_template_whose_instance_is_its_home(unit: Path) -> None:
+    assert unit.stem.endswith("@")
+    text = "\n".join(f"{key}={value}" for key, value in settings_of(unit))
+    if unit.suffix == ".service" and "eventlog-failed" not in unit.name:
+        assert f"EVENTLOG_HOME={HOME}" in values(unit, "Environment")
+    # No path of a home, a setting or a backup is the same for two instances.
+    for path in re.findall(r"(?:/var/lib|/etc|/mnt/backup)/eventlog[^\s]*", text):
+        assert "%i" in path or path == "/mnt/backup/eventlog", path
+    assert all(path == "eventlog/%i" for path in values(unit, "StateDirectory"))
 
 
 @pytest.mark.slow
@@ -113,6 +127,12 @@ def test_systemd_analyze_finds_no_error_in_the_units(tmp_path: Path) -> None:
     )
     lines = [line for line in done.stderr.splitlines() if "eventlog-" in line]
     assert lines == []
+    broken = tmp_path / "eventlog-broken@.service"
+    broken.write_text("[Service]\nType=nonsense\nExecStart=/bin/true\n")
+    done = subprocess.run(
+        [analyze, "verify", str(broken)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "eventlog-broken@" in done.stderr, "it checks nothing in a template"
 
 
 # -- alerts
@@ -151,7 +171,7 @@ def samples() -> dict[str, dict[str, set[str]]]:
             stalled=None,
             is_external=False,
             is_stopping=False,
-            has_failed=False,
+            failure=None,
             counters=BatchCounters(),
             delivery=delivery if name == "alpine" else None,
         )
@@ -212,7 +232,12 @@ def test_the_alerts_cover_every_condition_that_needs_a_person() -> None:
     exprs = " ".join(alert.expr for alert in alerts())
     for state in ("waiting", "refused", "rejecting", "stopped"):
         assert f'eventlog_delivery_state{{state="{state}"}}' in exprs
-    for name in ("up", "eventlog_projection_lag_seconds", "eventlog_projection_watched"):
+    for name in (
+        "up",
+        "eventlog_projection_failed",
+        "eventlog_projection_lag_seconds",
+        "eventlog_projection_watched",
+    ):
         assert name in exprs
     assert "eventlog_delivery_parked" in exprs
     assert "eventlog_backup_age_seconds" in exprs

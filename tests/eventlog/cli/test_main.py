@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -367,7 +369,9 @@ def warned(home: Path, *options: str) -> str:
 
 def test_messages_go_to_stderr_with_a_stable_name_and_keys(filled: Path) -> None:
     err = warned(filled)
-    assert err.startswith("WARNING eventlog.append.recovery torn_tail_cut segment=")
+    time_text, _, rest = err.partition(" ")
+    assert is_recent_with_offset(time_text)
+    assert rest.startswith("WARNING eventlog.append.recovery torn_tail_cut segment=")
     assert " bytes=4 " in err
     assert_valid_log(filled)
 
@@ -387,7 +391,33 @@ def test_messages_may_be_json_lines(filled: Path) -> None:
     assert message["level"] == "warning"
     assert message["logger"] == "eventlog.append.recovery"
     assert message["message"].startswith("torn_tail_cut ")
-    assert message["time"]
+    assert is_recent_with_offset(message["time"])
+
+
+def is_recent_with_offset(text: str) -> bool:
+    """Whether it is an RFC 3339 time with offset, of the last minutes, wherever the machine is."""
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", text)
+    return abs((datetime.now(UTC) - datetime.fromisoformat(text)).total_seconds()) < 600
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message", "parts"),
+    [
+        (("cat",), 3, "there is no log at this home", {"where", "do"}),
+        (("cat", "--after", "x"), 2, "Invalid value for '--after'", set()),
+        (("nonsense",), 2, "No such command 'nonsense'", set()),
+    ],
+)
+def test_with_the_json_format_an_error_is_json_too_and_printed_once(
+    home: Path, words: tuple[str, ...], code: int, message: str, parts: set[str]
+) -> None:
+    done = eventlog("--log-format", "json", *words, home=home)
+    assert done.code == code
+    (found,) = (json.loads(line) for line in done.err.splitlines())
+    assert found["level"] == "error"
+    assert message in found["message"]
+    assert parts == {"where", "do"} & found.keys()
+    assert is_recent_with_offset(found["time"])
 
 
 def test_stdout_never_contains_log_messages(filled: Path) -> None:

@@ -266,6 +266,37 @@ def test_an_unfinished_line_is_awaited_and_logged_once(
     assert sum("unfinished_line" in record.getMessage() for record in caplog.records) == 1
 
 
+def test_the_failure_of_a_watch_and_its_end_are_logged_once_at_the_same_level(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = iter([True, True, True])
+    watch = watchfiles.watch
+
+    def failing_at_first(*args: Any, **options: Any) -> Any:
+        if next(failures, False):
+            raise OSError("no inotify instance is left")
+        return watch(*args, **options)
+
+    monkeypatch.setattr(watchfiles, "watch", failing_at_first)
+
+    async def run() -> None:
+        with EventLog(tmp_path) as log:
+            log.append(a_signal(1))
+            async with aclosing(log.tail()) as batches:
+                await take(batches, 1)
+                waiting = asyncio.ensure_future(anext(batches))
+                await until_async(lambda: "watch_works_again" in caplog.text)
+                waiting.cancel()
+                await asyncio.gather(waiting, return_exceptions=True)
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(run())
+    assert next(failures, None) is None
+    seen = [r for r in caplog.records if r.getMessage().startswith("watch_")]
+    assert [r.getMessage().split()[0] for r in seen] == ["watch_failed", "watch_works_again"]
+    assert seen[0].levelno == seen[1].levelno
+
+
 def test_closing_it_leaves_no_descriptor_and_ends_its_watch(tmp_path: Path) -> None:
     async def run() -> None:
         with EventLog(tmp_path) as log:

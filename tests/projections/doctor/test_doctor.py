@@ -41,9 +41,11 @@ from projections.doctor.finding import (
 )
 from projections.doctor.home import file_system_problem
 from projections.doctor.machine import check_clock, sqlite_finding
+from projections.run_directory import read_run_state
 from tests.eventlog.test_hostile_input import assert_harmless
 from tests.harness.alpine_server import AlpineServer
 from tests.harness.command import COMMAND, Done, eventlog, strace
+from tests.harness.daemon import daemon, ready
 from tests.harness.deadline import DEADLINE_S, until
 from tests.harness.log_checks import segments_in, tree_contents
 from tests.harness.mounts import mounted, on_small_disk
@@ -168,6 +170,35 @@ def test_a_newer_table_is_a_problem(home: Path) -> None:
         db.execute("PRAGMA user_version = 99")
     found = findings(home)
     assert (levels(found, "table"), "newer" in messages(found, "table")) == ([PROBLEM], True)
+
+
+# -- daemons
+
+
+def test_it_says_which_projections_a_daemon_runs_and_which_not(home: Path) -> None:
+    assert levels(findings(home), "daemon") == [NOTE]
+    with ready(home, "sqlite") as d:
+        found = findings(home)
+        assert levels(found, "daemon") == [OK, NOTE]
+        assert f"a daemon runs sqlite (process {d.process.pid}, since 2" in messages(
+            found, "daemon"
+        )
+        assert "no daemon runs alpine" in messages(found, "daemon")
+        d.process.kill()
+        d.wait()
+    assert levels(findings(home), "daemon") == [NOTE]  # its file is left, and not its lock
+
+
+def test_a_projection_that_has_failed_is_a_problem_with_its_reason(home: Path) -> None:
+    env = {"ALPINE_API_URL": "alpine.example.com", "ALPINE_API_KEY": "k"}
+    with daemon(home, "all", env=env) as d:
+        until(lambda: "projection_failed projection=alpine" in d.err)
+        until(lambda: read_run_state(home, "sqlite").state == "running")
+        found = findings(home)
+        assert levels(found, "daemon") == [PROBLEM, OK]
+        assert "alpine has failed since 2" in messages(found, "daemon")
+        assert "ALPINE_API_URL" in messages(found, "daemon")
+        assert d.stop() == 0
 
 
 # -- file systems, mounted for real if the kernel allows it

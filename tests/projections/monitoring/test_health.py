@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from projections.errors import ProjectionError
 from projections.monitoring.health import DEGRADED, LOG_ENDS_MAX, OK, UNHEALTHY, Health
 from projections.monitoring.snapshot import (
     DeliverySnapshot,
@@ -13,6 +14,7 @@ from projections.monitoring.snapshot import (
 )
 from projections.projection import RequestCounters
 from projections.runtime.projector import BatchCounters
+from projections.runtime.supervisor import Failure
 
 AFTER_S = 60.0
 
@@ -27,7 +29,7 @@ def a_projection(checkpoint: int | None, **changes: object) -> ProjectionSnapsho
         "stalled": None,
         "is_external": False,
         "is_stopping": False,
-        "has_failed": False,
+        "failure": None,
         "counters": BatchCounters(),
         "delivery": None,
     }
@@ -138,12 +140,51 @@ def test_a_projection_that_is_not_open_is_unhealthy_after_a_while() -> None:
     assert "sqlite is not open (database is locked)" in scenario.reasons
 
 
-def test_a_stopped_projection_and_a_stopping_daemon_are_reported_at_once() -> None:
+def failure(reason: str, *, is_foreign: bool = True) -> Failure:
+    error = ProjectionError(reason)
+    return Failure(error=error, reason=reason, kind="ValueError", is_foreign=is_foreign)
+
+
+def test_a_failed_projection_is_degraded_at_once_and_unhealthy_only_if_none_runs() -> None:
     scenario = HealthScenario()
-    assert scenario.evaluate(0, a_snapshot(1, a_projection(1, has_failed=True))) == UNHEALTHY
-    assert "sqlite has stopped" in scenario.reasons
+    failed = a_projection(1, failure=failure("it cannot go on"))
+    other = a_projection(9, name="other")
+    assert scenario.evaluate(0, a_snapshot(9, failed, other)) == DEGRADED
+    assert scenario.reasons == "sqlite has failed (it cannot go on)"
+    # It is neither open nor up to date, and no restart of the process would help.
+    closed = a_projection(None, failure=failure("it cannot go on"), is_watched=False)
+    assert scenario.evaluate(AFTER_S, a_snapshot(20, closed, a_projection(20, name="other"))) == (
+        DEGRADED
+    )
+    assert scenario.reasons == "sqlite has failed (it cannot go on)"
+    assert scenario.evaluate(0, a_snapshot(20, closed)) == UNHEALTHY
+    assert scenario.reasons.startswith("no projection runs | ")
+    assert scenario.evaluate(0, a_snapshot(20, a_projection(20), other)) == OK
+
+
+def test_a_lag_begins_anew_when_a_failed_projection_runs_again() -> None:
+    scenario = HealthScenario()
+    other = a_projection(9, name="other")
+    scenario.evaluate(0, a_snapshot(9, a_projection(1), other))
+    scenario.evaluate(AFTER_S, a_snapshot(9, a_projection(1, failure=failure("x")), other))
+    assert scenario.evaluate(1, a_snapshot(9, a_projection(2), other)) == OK
+    assert scenario.evaluate(AFTER_S, a_snapshot(9, a_projection(2), other)) == UNHEALTHY
+
+
+def test_a_stopping_daemon_is_reported_at_once() -> None:
+    scenario = HealthScenario()
     assert scenario.evaluate(0, a_snapshot(1, a_projection(1, is_stopping=True))) == UNHEALTHY
     assert scenario.reasons == "the daemon is stopping"
+
+
+def test_a_daemon_that_waits_for_the_first_entry_is_healthy_for_as_long_as_it_takes() -> None:
+    scenario = HealthScenario()
+    waiting = Snapshot(
+        log=None, problem="no log", projections=(a_projection(None),), is_waiting=True
+    )
+    for _ in range(3):
+        assert scenario.evaluate(AFTER_S, waiting) == OK
+        assert scenario.reasons == "waiting for the first entry"
 
 
 def test_an_unreadable_log_is_unhealthy_after_a_while() -> None:
@@ -194,3 +235,16 @@ def test_no_reason_contains_the_answer_of_alpine() -> None:
     scenario.evaluate(0, snapshot)
     assert scenario.evaluate(AFTER_S, snapshot) == UNHEALTHY
     assert "geheim" not in scenario.reasons
+
+
+def test_a_failure_of_delivery_is_quoted_only_in_our_own_words() -> None:
+    """A foreign error may quote an answer of Alpine, and so a payload."""
+    scenario = HealthScenario()
+    failed = a_projection(0, name="alpine", is_external=True, failure=failure("ValueError: geheim"))
+    assert scenario.evaluate(0, a_snapshot(9, failed, a_projection(9))) == DEGRADED
+    assert scenario.reasons == "alpine has failed (ValueError)"
+    ours = a_projection(
+        0, name="alpine", is_external=True, failure=failure("no scheme", is_foreign=False)
+    )
+    assert scenario.evaluate(0, a_snapshot(9, ours, a_projection(9))) == DEGRADED
+    assert scenario.reasons == "alpine has failed (no scheme)"

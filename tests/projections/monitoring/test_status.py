@@ -28,7 +28,7 @@ LOG_KEYS = [
 ]
 SQLITE_KEYS = {
     *("checkpoint", "lag_entries", "lag_seconds", "rows", "conflicts", "bytes", "wal_bytes"),
-    "latest_timestamp",
+    *("latest_timestamp", "daemon"),
 }
 
 
@@ -93,6 +93,7 @@ def test_it_has_the_keys_of_the_contract(home: Path) -> None:
         "bytes": database_of(home).stat().st_size,
         "wal_bytes": 0,
         "latest_timestamp": "2025-11-18T02:00:00.000000+00:00",
+        "daemon": {"state": "stopped", "pid": None, "since": None, "reason": None},
     }
 
 
@@ -147,7 +148,7 @@ def test_it_shows_the_lag_of_a_busy_and_of_an_idle_daemon(home: Path) -> None:
         figures = sqlite_figures(home)
         assert (figures["checkpoint"], figures["lag_seconds"]) == (30, 0.0)
         assert figures["wal_bytes"] == (home / "data" / "signals.db-wal").stat().st_size > 0
-        assert (d.stop(), d.err) == (0, "")
+        assert (d.stop(), d.complaints) == (0, "")
 
 
 def test_without_a_database_the_lag_is_the_whole_log(home: Path) -> None:

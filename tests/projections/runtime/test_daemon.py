@@ -185,7 +185,7 @@ def test_two_daemons_share_one_table_and_either_may_be_killed(home: Path) -> Non
             assert_is_fold(home)
             two.process.kill()
             two.wait()
-            assert two.err == ""
+            assert two.complaints == ""
         load.wanted = 250
         until(lambda: seq_in(home) >= 250)
         with ready(home, "sqlite") as two:
@@ -194,7 +194,7 @@ def test_two_daemons_share_one_table_and_either_may_be_killed(home: Path) -> Non
             one.send(signal.SIGTERM)
             two.send(signal.SIGTERM)
             assert (ends(one), ends(two)) == (0, 0), one.err + two.err
-            assert (one.err, two.err) == ("", "")
+            assert (one.complaints, two.complaints) == ("", "")
     assert load.problem is None
     assert eventlog("project", "sqlite", "--once", home=home).code == 0
     assert_caught_up(home)
@@ -213,7 +213,7 @@ def test_sigterm_closes_the_database_and_ends_the_daemon(
         until(lambda: seq_in(home) == 3)
         for _ in range(times):
             d.send(number)
-        assert (ends(d), d.err) == (0, "")
+        assert (ends(d), d.complaints) == (0, "")
     assert not (home / "data" / "signals.db-wal").exists()
     assert_caught_up(home)
 
@@ -226,7 +226,7 @@ def test_repeated_sigterm_has_the_effect_of_one(home: Path, number: signal.Signa
         while d.process.poll() is None:
             d.send(number)
             time.sleep(0.001)
-        assert (ends(d), d.err) == (0, "")
+        assert (ends(d), d.complaints) == (0, "")
     assert_caught_up(home)
 
 
@@ -236,7 +236,7 @@ def test_sigterm_under_load_ends_with_a_complete_batch(home: Path) -> None:
         load.wanted = 10**9
         until(lambda: seq_in(home) > 50)
         d.send(signal.SIGTERM)
-        assert (ends(d), d.err) == (0, "")
+        assert (ends(d), d.complaints) == (0, "")
     assert load.problem is None
     assert assert_is_fold(home).seq > 50
 
@@ -263,7 +263,7 @@ def test_sigterm_ends_the_daemon_while_another_process_locks_the_database(
             time.sleep(0.5)
             for _ in range(times):
                 d.send(signal.SIGTERM)
-            assert (ends(d), d.err) == (0, "")
+            assert (ends(d), d.complaints) == (0, "")
     assert assert_is_fold(home).seq == 2
 
 
@@ -275,7 +275,7 @@ def test_sigterm_ends_a_daemon_that_still_waits_for_the_lock(home: Path) -> None
         until(lambda: d.catches(signal.SIGTERM))
         time.sleep(1.0)
         d.send(signal.SIGTERM)
-        assert (ends(d), d.err) == (0, "")
+        assert (ends(d), d.complaints) == (0, "")
 
 
 @pytest.mark.slow
@@ -311,90 +311,7 @@ def test_sigterm_on_a_slow_disk_ends_with_a_complete_batch(home: Path) -> None:
     assert_caught_up(home)
 
 
-# -- P2: failures are reported
-
-FAILING = """
-from projections import Checkpoint
-
-
-class Failing:
-    name = "failing"
-
-    async def open(self, home):
-        return Checkpoint(projection=self.name)
-
-    async def apply(self, entries, *, before, after):
-        if after.seq >= 3:
-            raise RuntimeError("this one cannot go on")
-
-    async def status(self):
-        return {}
-
-    async def close(self):
-        pass
-"""
-
-
-def test_a_failing_projection_ends_the_process_with_its_error(home: Path, tmp_path: Path) -> None:
-    env = plugins(tmp_path / "site", failing=FAILING)
-    append(home, *signals(2))
-    with daemon(home, "sqlite", "failing", env=env) as d:
-        until(lambda: seq_in(home) == 2)
-        append(home, a_signal(3))
-        assert d.wait() not in (0, 2)
-        assert "projection_stopped projection=failing" in d.err
-        assert "this one cannot go on" in d.err
-    assert not (home / "data" / "signals.db-wal").exists()  # the other one was closed
-    assert_is_fold(home)
-
-
-# It waits until the other one is in its batch, too; that one ends its batch when this has failed.
-FIRST = """
-import asyncio
-from projections import Checkpoint
-
-
-class First:
-    name = "first"
-    waits_for, then_s, mark = "second", 0.0, "first"
-
-    async def open(self, home):
-        self.marks = home / "data"
-        return Checkpoint(projection=self.name)
-
-    async def apply(self, entries, *, before, after):
-        (self.marks / self.mark).touch()
-        while not (self.marks / self.waits_for).exists():
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(self.then_s)
-        raise RuntimeError(f"the {self.name} cannot go on")
-
-    async def status(self):
-        return {}
-
-    async def close(self):
-        pass
-"""
-SECOND = """
-from others_first import First
-
-
-class Second(First):
-    name = "second"
-    waits_for, then_s, mark = "first", 0.5, "second"
-"""
-
-
-def test_projections_that_fail_together_are_each_named_and_nothing_else_is_logged(
-    home: Path, tmp_path: Path
-) -> None:
-    env = plugins(tmp_path / "site", first=FIRST, second=SECOND)
-    append(home, *signals(2))
-    with daemon(home, "first", "second", env=env) as d:
-        assert d.wait() not in (0, 2)
-        for name in ("first", "second"):
-            assert d.err.count(f"projection_stopped projection={name}") == 1
-        assert "never retrieved" not in d.err
+# -- P2: failures of the log (those of a projection: test_isolation.py)
 
 
 def test_damage_to_the_log_ends_the_process_with_its_place(home: Path) -> None:
@@ -420,6 +337,7 @@ def test_a_log_that_was_damaged_before_ends_it_with_what_where_and_what_to_do(ho
     segment.write_bytes(segment.read_bytes().replace(b'"s-6"', b'"s-0"'))
     with daemon(home, "sqlite") as d:
         assert d.wait() == 3
+        assert d.err.count("seq 6") == 1  # an error is printed once
         message = d.err.splitlines()[-3:]
     assert [line.split(":")[0] for line in message] == ["error", "where", "do"]
     assert "seq 6" in message[1]
@@ -455,6 +373,26 @@ def test_systemd_is_notified_of_ready_watchdog_and_stopping(
         assert systemd.messages.count("READY=1") == 1
 
 
+FAILING = """
+from projections import Checkpoint
+
+
+class Failing:
+    name = "failing"
+
+    async def open(self, home):
+        return Checkpoint(projection=self.name)
+
+    async def apply(self, entries, *, before, after):
+        if after.seq >= 3:
+            raise RuntimeError("this one cannot go on")
+
+    async def status(self):
+        return {}
+
+    async def close(self):
+        pass
+"""
 SHUT = FAILING.replace("return Checkpoint", "return await sleep(600) or Checkpoint").replace(
     "from projections", "from asyncio import sleep\nfrom projections"
 )
@@ -522,15 +460,7 @@ def test_without_a_notify_socket_nothing_is_sent_or_logged(home: Path) -> None:
     append(home, a_signal(1))
     with daemon(home, "sqlite", env={"NOTIFY_SOCKET": ""}) as d:
         until(lambda: seq_in(home) == 1)
-        assert (d.stop(), d.err) == (0, "")
-
-
-def test_all_means_every_projection_that_is_registered(home: Path, tmp_path: Path) -> None:
-    env = plugins(tmp_path / "site", failing=FAILING)
-    append(home, *signals(3))
-    done = eventlog("project", "all", "--once", home=home, env=env)
-    assert done.code != 0
-    assert "projection=failing" in done.err
+        assert (d.stop(), d.complaints) == (0, "")
 
 
 # -- a full disk

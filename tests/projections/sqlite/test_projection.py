@@ -14,6 +14,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
@@ -26,6 +27,7 @@ from eventlog import EventLog, ForeignHome
 from projections import CheckpointMoved, Pace, ProjectionError, Projector, SignalStore
 from projections.monitoring.status import status
 from projections.queries.wait import projected_seq
+from projections.run_directory import read_run_state
 from projections.signals import schema
 from projections.sqlite.database import inspect_database
 from projections.sqlite.file import JOURNAL_BYTES_MAX, connect
@@ -480,7 +482,7 @@ def test_an_older_copy_put_in_its_place_under_a_projector_is_brought_up(
     assert not damaged_copies(home)
 
 
-def test_replacing_the_database_by_an_unknown_one_ends_the_daemon(home: Path) -> None:
+def test_a_database_replaced_by_an_unknown_one_is_a_failure_and_left_alone(home: Path) -> None:
     with EventLog(home) as log:  # opened first, so that it keeps working
         log.append(a_signal(1))
         with daemon(home, "sqlite") as d:
@@ -489,8 +491,11 @@ def test_replacing_the_database_by_an_unknown_one_ends_the_daemon(home: Path) ->
             before = (home / "data" / "other.db").read_bytes()
             (home / "data" / "other.db").replace(database_of(home))
             log.append(a_signal(2))
-            assert d.wait() == 3
+            until(lambda: "projection_failed projection=sqlite" in d.err)
             assert "old tracker" in d.err
+            until(lambda: read_run_state(home, "sqlite").state == "failed")
+            time.sleep(1.5)  # a restart
+            assert d.stop() == 0
     assert database_of(home).read_bytes() == before
 
 
@@ -708,7 +713,7 @@ def test_a_database_of_a_newer_schema_is_refused_and_left_alone(home: Path) -> N
     assert dump(path) == before
 
 
-def test_a_newer_schema_that_comes_under_a_running_daemon_ends_it(home: Path) -> None:
+def test_a_newer_schema_under_a_running_daemon_is_a_failure_and_left_alone(home: Path) -> None:
     path = projected(home, 2)
     with daemon(home, "sqlite") as d:
         append(home, a_signal(8))
@@ -717,8 +722,10 @@ def test_a_newer_schema_that_comes_under_a_running_daemon_ends_it(home: Path) ->
             db.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION + 1}")
         before = dump(path)
         append(home, a_signal(9))
-        assert d.wait() == 3
+        until(lambda: "projection_failed projection=sqlite" in d.err)
         assert "newer version" in d.err
+        time.sleep(1.5)  # a restart
+        assert d.stop() == 0
     assert dump(path) == before
 
 

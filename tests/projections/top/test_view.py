@@ -156,6 +156,16 @@ def test_a_third_party_projection_shows_its_own_status() -> None:
     assert view.projections.rows == (("mine", "3", "4", "2 h", r"AAPL 1,234, x y\n"),)
 
 
+def test_a_projection_that_has_failed_shows_why() -> None:
+    daemon = {"state": "running", "pid": 1, "since": "s", "reason": None}
+    found = {"checkpoint": 3, "rows": 7, "daemon": daemon}
+    view = build_view(figures(projections={"sqlite": found}))
+    assert view.projections.rows[0][-1] == "rows 7"
+    found["daemon"] = {**daemon, "state": "failed", "reason": "it cannot\ngo on"}
+    view = build_view(figures(projections={"sqlite": found}))
+    assert view.projections.rows[0][-1] == r"failed: it cannot\ngo on, rows 7"
+
+
 @pytest.mark.parametrize(
     ("changes", "outcome"),
     [
@@ -285,7 +295,7 @@ def test_a_projection_without_a_readable_status_is_shown_with_its_problem(
     text = once(home, env).out.decode()
     (row,) = (row for row in rows_below("projection", text) if row[0] == "broken")
     assert row[1:4] == ["-", "-", "-"]
-    assert "cannot be loaded" in " ".join(row)
+    assert r"RuntimeError: \x1b[2Jnot today" in " ".join(row)
     assert "\x1b" not in text
 
 
@@ -380,14 +390,15 @@ def test_a_terminal_of_any_size_breaks_nothing(home: Path) -> None:
 
 def test_warnings_do_not_write_into_the_view(home: Path, tmp_path: Path) -> None:
     append(home, *signals(1))
-    env = plugins(tmp_path / "others", broken="raise RuntimeError('not today')")
+    source = "import logging\nlogging.warning('not in the view')\nraise RuntimeError('not today')"
+    env = plugins(tmp_path / "others", broken=source)
     with terminal(COMMAND, "--home", home, "top", env=env, columns=200) as t:
-        t.until("cannot be loaded")
+        t.until("not today")
         view = len(t.text)
         t.until("seq 1", after=view)
         t.press(CTRL_C)
         assert t.wait() == 130
-        assert "plugin_broken" not in t.text[t.text.index(WHOLE_SCREEN) :]
+        assert "not in the view" not in t.text[t.text.index(WHOLE_SCREEN) :]
 
 
 def test_a_terminal_that_cannot_draw_gets_lines(home: Path) -> None:
