@@ -130,7 +130,7 @@ def stats(
             print_json(groups)
             return
         headings = (by, *_GROUP_COLUMNS)
-        print_table(headings, ([_cell(group[name]) for name in headings] for group in groups))
+        print_table(headings, ([_figure(group[name]) for name in headings] for group in groups))
         return
     found = store.stats(symbol, as_of=as_of, **filters)
     if as_json:
@@ -138,11 +138,11 @@ def stats(
         return
     bands = found.pop("calibration")
     for key, value in found.items():
-        print_line(f"{key:<16} {_cell(value)}")
+        print_line(f"{key:<16} {_figure(value)}")
     if bands:
         print_line("calibration")
         assert isinstance(bands, list)
-        rows = ([_cell(band[name]) for name in _BAND_COLUMNS] for band in bands)
+        rows = ([_figure(band[name]) for name in _BAND_COLUMNS] for band in bands)
         print_table(_BAND_COLUMNS, rows, indent="  ")
 
 
@@ -213,6 +213,11 @@ _GROUP_COLUMNS = (
     *("profit_factor", "best", "worst", "mean_holding_s"),
 )
 _BAND_COLUMNS = ("from", "to", "count", "mean_confidence", "win_rate")
+
+
+def _figure(value: object) -> str:
+    """A figure for people: two digits say enough."""
+    return _cell(round(value, 2) if isinstance(value, float) else value)
 
 
 def _cell(value: object) -> str:

@@ -18,7 +18,7 @@ from projections.signals.transitions import BREAKEVEN, EXPIRED, LOSS, WIN
 Z_95 = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 BAND_WIDTH = 10  # percent of confidence; the last band includes 100
 BANDS = 100 // BAND_WIDTH
-DIGITS = 2  # of every figure: a percentage needs no more, and a second no less
+DIGITS = 2  # of win_rate and average_return, as the old tracker gave them; the others are exact
 
 
 class Sample:
@@ -72,14 +72,14 @@ def figures(total: int, sample: Sample) -> dict[str, object]:
         "breakevens": sample.outcomes[BREAKEVEN],
         "expired": sample.outcomes[EXPIRED],
         "win_rate": _rounded(_percentage(wins, wins + losses)),
-        "win_rate_low": _rounded(low),
-        "win_rate_high": _rounded(high),
+        "win_rate_low": _finite(low),
+        "win_rate_high": _finite(high),
         "average_return": _rounded(_mean(returns)),
-        "median_return": _rounded(median(returns) if returns else None),
-        "profit_factor": _rounded(_profit_factor(returns)),
-        "best": _rounded(max(returns, default=None)),
-        "worst": _rounded(min(returns, default=None)),
-        "mean_holding_s": _rounded(sample.held.total_seconds() / len(returns) if returns else None),
+        "median_return": _finite(median(returns) if returns else None),
+        "profit_factor": _finite(_profit_factor(returns)),
+        "best": _finite(max(returns, default=None)),
+        "worst": _finite(min(returns, default=None)),
+        "mean_holding_s": _finite(sample.held.total_seconds() / len(returns) if returns else None),
         "calibration": _calibration(sample),
     }
 
@@ -114,8 +114,8 @@ def _calibration(sample: Sample) -> list[dict[str, object]]:
             "from": band * BAND_WIDTH,
             "to": (band + 1) * BAND_WIDTH,
             "count": len(confidences),
-            "mean_confidence": _rounded(_mean(confidences)),
-            "win_rate": _rounded(_percentage(sample.wins[band], len(confidences))),
+            "mean_confidence": _finite(_mean(confidences)),
+            "win_rate": _finite(_percentage(sample.wins[band], len(confidences))),
         }
         for band, confidences in enumerate(sample.confidences)
         if confidences
@@ -143,6 +143,11 @@ def _mean(values: Sequence[float]) -> float | None:
         return fsum(value / len(values) for value in values)
 
 
+def _finite(value: float | None) -> float | None:
+    """None where the figure is beyond the range of a double. Never -0.0."""
+    return None if value is None or not isfinite(value) else value + 0.0
+
+
 def _rounded(value: float | None) -> float | None:
-    """Two digits; None where the figure is beyond the range of a double. Never -0.0."""
-    return None if value is None or not isfinite(value) else round(value, DIGITS) + 0.0
+    finite = _finite(value)
+    return None if finite is None else round(finite, DIGITS) + 0.0

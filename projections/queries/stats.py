@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from projections.errors import ProjectionError
-from projections.queries.selection import EXECUTED_AND_CLOSED, Row, Selection, stored_time
+from projections.queries.selection import Row, Selection, stored_time
 from projections.queries.statistics import BAND_WIDTH, BANDS, Sample, band_name, figures
 from projections.sqlite.file import DamagedDatabase
 
@@ -37,7 +37,10 @@ GROUPS: Mapping[str, str] = MappingProxyType(
     }
 )
 _NAMES: Mapping[str, Callable[[Any], str]] = {"confidence": band_name}
-_END = "c.recorded_at, json_extract(c.detail, '$.closed_at')"
+# No fact follows a `closed` that is not voided, so the last row of a signal with an outcome is its
+# `closed`. Most have no time of their own; looking for one in the text is cheaper than parsing it.
+_END = """l.recorded_at,
+    CASE WHEN instr(l.detail, '"closed_at"') THEN json_extract(l.detail, '$.closed_at') END"""
 
 
 def require_group(by: str | None) -> None:
@@ -83,7 +86,7 @@ def _read_groups(
         ).fetchall()
     )
     # The plus sign: a signal of each outcome is somewhere else, and a scan reads them in order.
-    ended = selection.source(EXECUTED_AND_CLOSED, f"+{outcome} IS NOT NULL")
+    ended = selection.source("", f"+{outcome} IS NOT NULL")
     columns = f"{key}, {outcome}, {pct}, s.confidence, s.timestamp, {_END}"
     samples: dict[Any, Sample] = {}
     cursor = database.execute(f"SELECT {columns} {ended}", selection.parameters())

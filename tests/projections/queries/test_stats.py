@@ -145,8 +145,13 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]
     return home, frame
 
 
-def rounded(value: Any) -> float | None:
-    return None if pd.isna(value) else round(float(value), 2)
+def known_or_none(value: Any) -> float | None:
+    return None if pd.isna(value) else float(value)
+
+
+def is_rounded(key: str) -> bool:
+    """Whether a figure has two digits, as that of the old tracker."""
+    return key in ("win_rate", "average_return")
 
 
 def expected(frame: pd.DataFrame) -> dict[str, Any]:
@@ -167,22 +172,22 @@ def expected(frame: pd.DataFrame) -> dict[str, Any]:
         "losses": int((frame.outcome == "loss").sum()),
         "breakevens": int((frame.outcome == "breakeven").sum()),
         "expired": int((frame.outcome == "expired").sum()),
-        "win_rate": rounded(100 * p),
-        "win_rate_low": rounded(100 * (centre - margin)),
-        "win_rate_high": rounded(100 * (centre + margin)),
-        "average_return": rounded(returns.mean()),
-        "median_return": rounded(returns.median()),
-        "profit_factor": rounded(returns[returns > 0].sum() / losses) if losses else None,
-        "best": rounded(returns.max()),
-        "worst": rounded(returns.min()),
-        "mean_holding_s": rounded((ended.closed_at - ended.timestamp).dt.total_seconds().mean()),
+        "win_rate": known_or_none(100 * p),
+        "win_rate_low": known_or_none(100 * (centre - margin)),
+        "win_rate_high": known_or_none(100 * (centre + margin)),
+        "average_return": known_or_none(returns.mean()),
+        "median_return": known_or_none(returns.median()),
+        "profit_factor": known_or_none(returns[returns > 0].sum() / losses) if losses else None,
+        "best": known_or_none(returns.max()),
+        "worst": known_or_none(returns.min()),
+        "mean_holding_s": known_or_none((ended.closed_at - ended.timestamp).dt.total_seconds().mean()),
         "calibration": [
             {
                 "from": int(low),
                 "to": int(low) + 10,
                 "count": len(group),
-                "mean_confidence": rounded(group.confidence.mean()),
-                "win_rate": rounded(100 * (group.outcome == "win").mean()),
+                "mean_confidence": known_or_none(group.confidence.mean()),
+                "win_rate": known_or_none(100 * (group.outcome == "win").mean()),
             }
             for low, group in decided.groupby(band)
         ],
@@ -190,16 +195,21 @@ def expected(frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def assert_figures(found: dict[str, Any], frame: pd.DataFrame) -> None:
-    """Equal, where a rounding of the last digit may go either way."""
+    """Equal, but for the order in which floats are added."""
     wanted = expected(frame)
     assert list(found) == [*wanted, "last_updated"]
     assert {key: found[key] for key in wanted} == {
-        key: pytest.approx(value, abs=0.0101) if isinstance(value, float) else value
+        key: pytest.approx(value, rel=1e-9, abs=0.00501 if is_rounded(key) else 1e-9)
+        if isinstance(value, float)
+        else value
         for key, value in wanted.items()
         if key != "calibration"
     } | {"calibration": found["calibration"]}
+    assert all(
+        found[key] == round(found[key], 2) for key in found if is_rounded(key) and found[key]
+    )
     assert [list(band.items()) for band in found["calibration"]] == [
-        [(key, pytest.approx(value, abs=0.0101)) for key, value in band.items()]
+        [(key, pytest.approx(value, rel=1e-9)) for key, value in band.items()]
         for band in wanted["calibration"]
     ]
 
@@ -279,7 +289,7 @@ def test_a_holding_time_ends_at_closed_at_or_else_when_the_close_was_recorded(ho
         project(home)
         at = datetime.fromisoformat(raw_entries(home)[-1].recorded_at)
         held_s = (at - datetime(2025, 11, 18, 2, tzinfo=UTC)).total_seconds()
-        assert store.stats("MSFT")["mean_holding_s"] == round(held_s, 2)
+        assert store.stats("MSFT")["mean_holding_s"] == pytest.approx(held_s, abs=1e-6)
 
 
 def test_groups_are_shown_as_a_table_with_a_dash_for_no_figure(home: Path) -> None:
