@@ -19,7 +19,9 @@ from eventlog.clock import now_recorded, now_stored
 from eventlog.errors import EventLogError, InvalidSignal, Unsupported
 from eventlog.format.line import Entry
 from eventlog.format.segment import SEGMENT_BYTES_DEFAULT, Position
-from eventlog.read.reader import LogReader, decode_lines, reader_near_end
+from eventlog.read.lines import decode_lines
+from eventlog.read.near_end import reader_near_end
+from eventlog.read.reader import LogReader
 from eventlog.schema.signal import Signal
 from eventlog.schema.validation import ValidatedItem, validate
 from eventlog.storage.disk import Disk, RealDisk

@@ -2,7 +2,8 @@
 
 The key of a signal is its signal_id; the key of a fact is its event and payload, without `salt`. A
 `voided` clears the keys of all facts of its signal, so that the right fact can follow, even with
-the same payload. It clears no key of another `voided`: a retry of a void is a duplicate.
+the same payload. It clears no key of another `voided`, so a retry of a void is a duplicate, nor of
+an event that is no fact.
 
 Keys are kept in two generations, each as long as the window, so old ones are dropped at no cost.
 Nothing is removed where a void clears keys: the window keeps the seq of the last void of a signal,
@@ -26,12 +27,11 @@ DEDUPE_ENTRIES_DEFAULT = 10_000  # a generator that retries does so within minut
 _SIGNAL_ID = re.compile(rb'"signal_id":"([^"\\]*)"')
 
 
-# A signal's key is its signal_id. A fact's key is a digest of event and payload, whether it is a
-# void, and its signal_id: plain bytes, because the window holds thousands.
+# A signal's key is its signal_id. The key of another event is a digest of event and payload, its
+# kind, and its signal_id: plain bytes, because the window holds thousands.
 Key = str | bytes
 _DIGEST_BYTES = 32
-_VOID, _NO_VOID = b"\1", b"\0"
-_IS_VOID = _VOID[0]
+_FACT, _VOID, _OTHER = b"f", b"v", b"o"  # the kinds; a void clears the keys of facts only
 
 
 def fact_key(event: str, signal_id: str, body: bytes) -> bytes:
@@ -41,19 +41,20 @@ def fact_key(event: str, signal_id: str, body: bytes) -> bytes:
         payload.pop("salt", None)
         body = facts.body(payload)
     digest = sha256(event.encode() + b"\0" + body).digest()
-    return digest + (_VOID if event == "voided" else _NO_VOID) + signal_id.encode()
+    kind = _VOID if event == "voided" else _FACT if event in facts.FACTS else _OTHER
+    return digest + kind + signal_id.encode()
 
 
 def void_seq(key: Key, voids: Mapping[bytes, int]) -> int:
     """The seq of the void in `voids` that clears `key`; 0 where none does."""
-    if not voids or isinstance(key, str) or key[_DIGEST_BYTES] == _IS_VOID:
+    if not voids or isinstance(key, str) or key[_DIGEST_BYTES] != _FACT[0]:
         return 0
     return voids.get(key[_DIGEST_BYTES + 1 :], 0)
 
 
 def note_void(key: Key, seq: int, voids: MutableMapping[bytes, int]) -> None:
     """Adds to `voids` the entry `seq`, which has `key`, if it is a void."""
-    if isinstance(key, bytes) and key[_DIGEST_BYTES] == _IS_VOID:
+    if isinstance(key, bytes) and key[_DIGEST_BYTES] == _VOID[0]:
         voids[key[_DIGEST_BYTES + 1 :]] = seq
 
 

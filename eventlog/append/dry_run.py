@@ -13,7 +13,7 @@ from eventlog.errors import EventLogError
 from eventlog.format.durability import LogEnd
 from eventlog.format.scan import Tip
 from eventlog.format.segment import LinePosition
-from eventlog.read.reader import reader_near_end
+from eventlog.read.near_end import reader_near_end
 from eventlog.schema.validation import ValidatedItem
 from eventlog.storage.disk import Disk
 from eventlog.storage.home import Home

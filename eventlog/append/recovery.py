@@ -16,7 +16,8 @@ from eventlog.errors import LogDiverged
 from eventlog.format.durability import LogEnd
 from eventlog.format.scan import Tip
 from eventlog.format.segment import Position, segment_name
-from eventlog.read.reader import LogReader, reader_near_end
+from eventlog.read.near_end import reader_near_end
+from eventlog.read.reader import LogReader
 from eventlog.storage.device_sync import sync_file, sync_names, sync_segments
 from eventlog.storage.disk import Disk, opened, size_of, write_all
 from eventlog.storage.home import Home

@@ -13,7 +13,8 @@ from eventlog.format.durability import LogEnd
 from eventlog.format.line import CHAIN_BYTES, LINE_BYTES_MAX, BadLine, next_chain, stored_chain
 from eventlog.format.scan import TIP_START, Tip, scan, tip_of
 from eventlog.format.segment import LinePosition, Position, segment_name
-from eventlog.read.reader import CHUNK_BYTES, LogReader, ReadLines, corrupt_error
+from eventlog.read.lines import CHUNK_BYTES, ReadLines, corrupt_error
+from eventlog.read.reader import LogReader
 from eventlog.storage.disk import Disk, opened
 from eventlog.storage.home import Home
 

@@ -28,7 +28,8 @@ from eventlog.errors import BackupUnusable, EventLogError, LogCorrupt, LogDiverg
 from eventlog.format.durability import LogEnd
 from eventlog.format.scan import CHAIN_UNKNOWN, Tip
 from eventlog.format.segment import Position, segment_name
-from eventlog.read.reader import LogReader, reader_near_end
+from eventlog.read.near_end import reader_near_end
+from eventlog.read.reader import LogReader
 from eventlog.storage.disk import Disk, RealDisk, opened, size_of
 from eventlog.storage.durable_state import read_durable_end, require_log
 from eventlog.storage.gap_file import GAP_FILE_NAME, read_gap_file

@@ -20,7 +20,8 @@ from eventlog.format.scan import CHAIN_UNKNOWN, ScanResult, Tip, scan, tip_of
 from eventlog.format.segment import Position
 from eventlog.read.columns import NO_SIGNALS, RecordedAtRun, SignalColumns, read_columns
 from eventlog.read.existing import require_segments
-from eventlog.read.reader import LogReader, corrupt_error
+from eventlog.read.lines import corrupt_error
+from eventlog.read.reader import LogReader
 from eventlog.storage.disk import RealDisk
 from eventlog.storage.home import home_at
 from eventlog.storage.segment_disk import SegmentDisk, segment_sizes

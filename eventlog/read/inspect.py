@@ -13,7 +13,9 @@ from eventlog.format.durability import LogEnd
 from eventlog.format.line import HEADER_PATTERN, LINE_BYTES_MAX, BadLine, Entry, decode
 from eventlog.format.scan import Tip, tip_of
 from eventlog.read.existing import require_segments
-from eventlog.read.reader import LogReader, decode_lines, reader_near_end
+from eventlog.read.lines import decode_lines
+from eventlog.read.near_end import reader_near_end
+from eventlog.read.reader import LogReader
 from eventlog.read.seek import last_line
 from eventlog.storage.disk import Disk, RealDisk, opened
 from eventlog.storage.durable_state import read_durable_end

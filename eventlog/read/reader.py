@@ -13,46 +13,25 @@ them.
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice, takewhile
 from typing import NamedTuple
 
 from eventlog.errors import LogCorrupt, LogDiverged
 from eventlog.format.durability import CLEAN, LogEnd
 from eventlog.format.gap import AcceptedGap
-from eventlog.format.line import LINE_BYTES_MAX, BadLine, Entry, decode
-from eventlog.format.scan import TIP_START, has_evidence, is_misplaced, scan, tip_of
-from eventlog.format.segment import LinePosition, Position, segment_index, segment_name
+from eventlog.format.line import LINE_BYTES_MAX, BadLine
+from eventlog.format.scan import TIP_START, is_misplaced, scan, tip_of
+from eventlog.format.segment import Position, segment_index, segment_name
 from eventlog.read.ahead import SMALL_SEGMENT_BYTES, SmallSegment, read_small_segments
+from eventlog.read.lines import CHUNK_BYTES, ReadLines, corrupt_error, evidence_after
 from eventlog.read.problems import beyond_end_problem
 from eventlog.read.seek import find_line
 from eventlog.storage.device_sync import sync_earlier_segments, sync_for_reading, sync_names
 from eventlog.storage.disk import Disk
-from eventlog.storage.durable_state import DurableState, read_durable_state, read_watermark
+from eventlog.storage.durable_state import DurableState, read_durable_state
 from eventlog.storage.gap_file import AcceptedGaps
 from eventlog.storage.home import Home, list_segments
-
-CHUNK_BYTES = 1 << 20  # read at once: large enough to be fast, small enough for any machine
-
-
-class ReadLines(NamedTuple):
-    """Consecutive lines of one segment, or of several whole ones."""
-
-    lines: list[bytes]  # newline included; none at the durable end
-    start: Position  # of the first line
-    end: Position  # after the last one
-    segments: Sequence[int]  # the segments of the lines, in order, by name
-
-    def positions(self, seq: int) -> Iterator[LinePosition]:
-        """The position of each line; `seq` is that of the first one."""
-        later_segments = frozenset(self.segments[1:])
-        segment, byte_offset = self.start
-        for line in self.lines:
-            if seq in later_segments:
-                segment, byte_offset = seq, 0
-            yield LinePosition(seq, segment, byte_offset)
-            byte_offset += len(line)
-            seq += 1
 
 
 class _ReadLimit(NamedTuple):
@@ -62,25 +41,6 @@ class _ReadLimit(NamedTuple):
     is_durable: bool  # by the lock record: any bad line before it is damage
     has_next: bool  # a later segment exists
     state: DurableState  # from which it was taken
-
-
-def corrupt_error(problem: str, segment: int, byte_offset: int, seq: int) -> LogCorrupt:
-    """The error for damage to acknowledged data; `problem` continues "entry 42 ..."."""
-    return LogCorrupt(
-        f"entry {seq} {problem}", segment=segment_name(segment), byte_offset=byte_offset, seq=seq
-    )
-
-
-def evidence_after(disk: Disk, fd: int, byte_offset: int, size: int, missing_seq: int) -> bool:
-    """Whether the bytes from the bad line at `byte_offset` on prove that it was durable."""
-    start = 1  # the header of the bad line itself is no evidence
-    while byte_offset < size:
-        data = disk.pread(fd, CHUNK_BYTES + LINE_BYTES_MAX, byte_offset)
-        if has_evidence(data, missing_seq, start):
-            return True
-        byte_offset += CHUNK_BYTES
-        start = 0
-    return False
 
 
 class LogReader:
@@ -436,46 +396,3 @@ class LogReader:
             self._byte_offset, self.tip = hint.byte_offset, tip
             return True
         return False
-
-
-def reader_near_end(disk: Disk, home: Home, *, holds_lock: bool = False) -> LogReader:
-    """A reader that starts at the watermark or, without one, right before the last segment.
-
-    In a whole log it scans only the entries after the watermark. Raises LogCorrupt.
-    """
-    watermark = read_watermark(disk, home)
-    if watermark is not None and watermark.end.seq > 0:
-        end = watermark.end
-        hint = Position(end.segment, end.byte_offset)
-        try:
-            reader = LogReader(disk, home, after=end.seq, hint=hint, holds_lock=holds_lock)
-        except (LogCorrupt, LogDiverged):
-            pass  # the entry is missing: a scan of the last segment finds the end of the log
-        else:
-            # An entry found before its place would make the bytes after it look torn. If the place
-            # is the start of a segment, the entry is the last one of the segment before.
-            if reader.tip.chain == end.chain and (reader.position >= hint or hint.byte_offset == 0):
-                return reader
-            reader.close()
-            raise corrupt_error("is not the one that was durable", *hint, end.seq)
-    segments = list_segments(disk, home)
-    # One entry earlier, so that the chain of the line before the segment is verified too.
-    after = max(0, segments[-1] - 2) if segments else 0
-    try:
-        return LogReader(disk, home, after=after, holds_lock=holds_lock)
-    except LogCorrupt:  # a reader from the start names the damage precisely
-        return LogReader(disk, home, holds_lock=holds_lock)
-
-
-def decode_lines(found: ReadLines) -> Iterator[Entry]:
-    """The entries of lines that a LogReader gave.
-
-    Raises LogCorrupt for a line that is chained but is no JSON, which our writer never makes.
-    """
-    for index, line in enumerate(found.lines):
-        try:
-            yield decode(line)
-        except BadLine as error:
-            positions = found.positions(tip_of(found.lines[0]).seq)
-            seq, segment, byte_offset = next(islice(positions, index, None))
-            raise corrupt_error(str(error), segment, byte_offset, seq) from None

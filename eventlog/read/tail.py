@@ -17,7 +17,8 @@ from contextlib import suppress
 import watchfiles
 
 from eventlog.format.segment import Position
-from eventlog.read.reader import LogReader, ReadLines
+from eventlog.read.lines import ReadLines
+from eventlog.read.reader import LogReader
 from eventlog.storage.disk import Disk
 from eventlog.storage.home import Home
 from eventlog.threads import run_in_thread, uncancelled

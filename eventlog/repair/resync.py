@@ -27,7 +27,7 @@ from eventlog.format.line import (
 )
 from eventlog.format.scan import CHAIN_UNKNOWN, Tip, is_well_formed, problem_of, tip_of
 from eventlog.format.segment import Position
-from eventlog.read.reader import CHUNK_BYTES
+from eventlog.read.lines import CHUNK_BYTES
 from eventlog.schema.stored import problem_in_line
 from eventlog.storage.disk import Disk, opened, size_of
 from eventlog.storage.gap_file import range_sha256

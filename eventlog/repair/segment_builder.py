@@ -17,7 +17,7 @@ from eventlog.format.durability import LogEnd
 from eventlog.format.line import LINE_BYTES_MAX, BadLine, stored_chain
 from eventlog.format.scan import TIP_START, Tip, problem_of, scan, tip_of
 from eventlog.format.segment import segment_index, segment_name, segment_seqs
-from eventlog.read.reader import CHUNK_BYTES
+from eventlog.read.lines import CHUNK_BYTES
 from eventlog.read.seek import FoundLine, find_line, last_line
 from eventlog.repair.rebuild_plan import BackupLines, OwnBytes, SegmentParts
 from eventlog.storage.atomic import copy, create_replacing, free_name, set_aside, temporary_name

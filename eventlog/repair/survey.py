@@ -16,7 +16,8 @@ from eventlog.format.gap import AcceptedGap
 from eventlog.format.line import stored_chain
 from eventlog.format.scan import Tip
 from eventlog.format.segment import Position, segment_name
-from eventlog.read.reader import LogReader, corrupt_error
+from eventlog.read.lines import corrupt_error
+from eventlog.read.reader import LogReader
 from eventlog.repair.resync import ResyncPoint
 from eventlog.storage.disk import Disk, size_of
 from eventlog.storage.gap_file import is_unchanged, read_gaps

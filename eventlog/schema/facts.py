@@ -110,8 +110,12 @@ def event_name(event: object) -> str:
     if not isinstance(event, str):
         raise InvalidSignal("must be text", field="event", value=event)
     if re.fullmatch(EVENT_PATTERN, event) is None:
+        lower = event.strip().lower()
         raise InvalidSignal(
-            "must be 1 to 64 of a-z 0-9 _ . - and start with a letter", field="event", value=event
+            "must be 1 to 64 of a-z 0-9 _ . - and start with a letter",
+            field="event",
+            value=event,
+            do=f"did you mean {lower}?" if lower in KNOWN_EVENTS else "",
         )
     plain = str.__str__(event)
     if plain in RESERVED_EVENTS:
@@ -122,7 +126,7 @@ def event_name(event: object) -> str:
             f"is no known event; did you mean {meant}?",
             field="event",
             value=event,
-            do="another event needs a name that differs from it by two letters or more",
+            do="use that name, or one that is not so close to it",
         )
     return plain
 

@@ -13,8 +13,8 @@ from eventlog.format.durability import LogEnd
 from eventlog.format.gap import AcceptedGap
 from eventlog.format.line import LINE_BYTES_MAX
 from eventlog.format.segment import Position, segment_index, segment_name
+from eventlog.read.lines import evidence_after
 from eventlog.read.problems import beyond_end_problem
-from eventlog.read.reader import evidence_after
 from eventlog.read.seek import find_line
 from eventlog.storage.disk import Disk, opened
 from eventlog.storage.durable_state import read_durable_end

@@ -13,7 +13,8 @@ from unittest import mock
 from eventlog.append.batch import AppendRequest, Receipt
 from eventlog.append.writer import Writer, WriterSettings
 from eventlog.errors import EventLogError
-from eventlog.read.reader import LogReader, reader_near_end
+from eventlog.read.near_end import reader_near_end
+from eventlog.read.reader import LogReader
 from eventlog.storage.home import Home
 from tools.crash.expected_log import ExpectedLog, Found, Violation
 from tools.crash.inodes import File, Inodes, Link

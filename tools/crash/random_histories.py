@@ -13,7 +13,8 @@ from eventlog.append.batch import AppendRequest
 from eventlog.append.writer import Writer, WriterSettings
 from eventlog.errors import AppendFailed, EventLogError, LogPoisoned
 from eventlog.format.segment import Position
-from eventlog.read.reader import LogReader, reader_near_end
+from eventlog.read.near_end import reader_near_end
+from eventlog.read.reader import LogReader
 from tools.crash.actors import Actor
 from tools.crash.check import HOME
 from tools.crash.expected_log import CHAIN_BEFORE_FIRST, ExpectedLog, Violation

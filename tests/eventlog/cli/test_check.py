@@ -100,8 +100,8 @@ def test_each_line_gets_one_answer_in_order(home: Path) -> None:
         {
             "line": 11,
             "result": "invalid",
-            "error": "event is no known event; did you mean executed? (got executd); another event "
-            "needs a name that differs from it by two letters or more",
+            "error": "event is no known event; did you mean executed? (got executd); use that "
+            "name, or one that is not so close to it",
             "field": "event",
         },
     ]

@@ -180,7 +180,9 @@ def expected(frame: pd.DataFrame) -> dict[str, Any]:
         "profit_factor": known_or_none(returns[returns > 0].sum() / losses) if losses else None,
         "best": known_or_none(returns.max()),
         "worst": known_or_none(returns.min()),
-        "mean_holding_s": known_or_none((ended.closed_at - ended.timestamp).dt.total_seconds().mean()),
+        "mean_holding_s": known_or_none(
+            (ended.closed_at - ended.timestamp).dt.total_seconds().mean()
+        ),
         "calibration": [
             {
                 "from": int(low),
