@@ -367,7 +367,7 @@ def test_a_time_has_one_form(given_: str | datetime, stored: str) -> None:
         *("2025-11-18T02:00:00+05:99", "2025-11-18T02:00:00+24:00"),
         *("0001-01-01T00:00:00+01:00", "20251118T020000Z", "x" * 500, "\x1b[31m2025"),
         FIRST.replace(tzinfo=None),
-        *(5, 1763431200.5, None, b"2025-11-18T02:00:00Z", FIRST.date(), FIRST.time(), [FIRST]),
+        *(5, 1763431200.5, None, b"2025-11-18T02:00:00Z", FIRST.time(), [FIRST]),
     ],
     ids=repr,
 )
@@ -379,6 +379,8 @@ def test_an_invalid_time_is_refused_with_a_valid_example(invalid: object) -> Non
 
 
 def test_a_date_alone_is_refused_with_its_start_as_the_suggestion(home: Path) -> None:
+    with pytest.raises(ProjectionError, match="give it like 2025-11-18T00:00:00Z"):
+        parse_as_of(FIRST.date())
     append(home, a_signal(1))
     for command in ("signals", "stats"):
         done = eventlog(command, "--as-of", "2025-11-18", home=home)
