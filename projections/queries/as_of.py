@@ -27,8 +27,8 @@ AS_OF_BOUNDS = f"""WITH RECURSIVE halved(low, high) AS (
     SELECT CASE WHEN {_IS_BY_THEN} THEN {_MIDDLE} ELSE low END,
         CASE WHEN {_IS_BY_THEN} THEN high ELSE {_MIDDLE} - 1 END
     FROM halved WHERE low < high)
-    SELECT (SELECT coalesce(max(seq), 0) FROM lifecycle
-        WHERE seq <= (SELECT low FROM halved WHERE low = high)),
+    SELECT coalesce((SELECT max(seq) FROM lifecycle
+        WHERE seq <= (SELECT low FROM halved WHERE low = high)), 0),
     coalesce((SELECT CAST(recorded_at AS TEXT) FROM lifecycle ORDER BY seq DESC LIMIT 1), ''),
     coalesce((SELECT CAST(seq AS INTEGER) FROM checkpoint WHERE name = '{schema.SQLITE}'), 0)"""
 

@@ -143,6 +143,10 @@ def dict_with_extra(row: Row) -> dict[str, object]:
 
 def further_columns(names: Sequence[str], taken: Sequence[str]) -> tuple[str, ...]:
     """The names of further keys that become columns. Raises ProjectionError for invalid ones."""
+    if isinstance(names, str):  # a sequence of its characters
+        raise ProjectionError(
+            f"columns cannot be the text {names[:80]!r}", do=f"give a list of names: {[names[:80]]}"
+        )
     for index, name in enumerate(names):
         problem = None
         if not name or _FORBIDDEN_IN_NAMES.search(name):

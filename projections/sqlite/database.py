@@ -128,8 +128,14 @@ def require_exact(database: sqlite3.Connection, path: Path) -> None:
 
 
 def foreign_objects(path: Path) -> tuple[str, ...]:
-    """Names of the tables, views and indexes of other programs in the database."""
-    return read_database(path, lambda database: foreign_names(database, _expected_schema()))
+    """Names of the tables, views and indexes of other programs in the database.
+
+    A table of ours in the form of an older schema is none of them.
+    """
+    expected = _expected_schema()
+    names = read_database(path, lambda database: foreign_names(database, expected))
+    ours = {name for _, name, *_ in expected}
+    return tuple(name for name in names if name not in ours)
 
 
 def read_checkpoint(database: sqlite3.Connection) -> Checkpoint | None:

@@ -394,6 +394,8 @@ def test_an_invalid_time_is_refused_with_a_valid_example(invalid: object) -> Non
 
 
 def test_a_date_alone_is_refused_with_its_start_as_the_suggestion(home: Path) -> None:
+    with pytest.raises(ProjectionError, match="give it like 2025-11-18T00:00:00Z"):
+        parse_as_of(FIRST.date())
     append(home, a_signal(1))
     for command in ("signals", "stats"):
         done = eventlog(command, "--as-of", "2025-11-18", home=home)

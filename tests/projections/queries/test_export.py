@@ -289,6 +289,18 @@ def test_an_as_of_export_is_the_fold_of_the_entries_recorded_by_then(home: Path)
     )
 
 
+def test_an_as_of_export_ends_between_entries_that_changed_no_signal(home: Path) -> None:
+    for number in range(4):  # each has its own recorded_at, and no row in `lifecycle`
+        append(home, {"event": "reviewed", "signal_id": "=1+1 0", "number": number})
+    append(home, a_signal(100))
+    project(home)
+    entries = raw_entries(home)
+    for entry in entries[-6:-1]:
+        data, cited = exported(home, as_of=entry.recorded_at)
+        assert (cited.position.seq, cited.position.chain) == (entry.seq, entry.chain)
+        assert rows_of_csv(data) == expected(home, seq=entry.seq)
+
+
 def test_a_table_behind_the_given_time_is_refused(home: Path, tmp_path: Path) -> None:
     append(home, *signals(3))
     now = raw_entries(home)[-1].recorded_at

@@ -175,6 +175,12 @@ def test_times_of_a_filter_are_compared_in_utc() -> None:
     assert chosen.until == "2025-11-18T02:00:00.500000+00:00"
 
 
+def test_further_keys_given_as_one_text_are_refused(home: Path) -> None:
+    with SignalStore.open(home) as store, pytest.raises(ProjectionError, match=r"'rsi'") as refusal:
+        store.latest(columns="rsi")  # a text is a sequence of its characters: r, s and i
+    assert refusal.value.do == "give a list of names: ['rsi']"
+
+
 def test_further_keys_become_columns_of_signals(home: Path) -> None:
     words = ("signals", "--columns", "rsi,regime", "--limit", 60)
     rows = json.loads(eventlog(*words, "--json", home=home).out)

@@ -42,6 +42,12 @@ def home(tmp_path: Path) -> Path:
     return home
 
 
+def test_a_rebuild_names_no_table_of_ours_as_lost(home: Path) -> None:
+    with closing(sqlite3.connect(database_of(home))) as db:
+        db.execute("CREATE TABLE notes(text)")
+    assert eventlog("rebuild-database", "--json", home=home).answers[0]["lost"] == ["notes"]
+
+
 async def read_with_store(home: Path) -> None:
     async with SignalStore(home) as store:
         await store.count()
