@@ -35,9 +35,11 @@ from projections.sqlite.database import (
     CURRENT,
     DAMAGED,
     MISSING,
+    OLDER,
     UNUSABLE,
     database_path,
     foreign_objects,
+    has_signals_table,
     missing_error,
     read_table,
     unreadable_error,
@@ -220,9 +222,9 @@ class _RebuildRun:
     def _overwrite_live(self, old: str) -> tuple[str, TableDifference | None]:
         """Copies the new tables over the old ones. Returns DAMAGED where that is impossible."""
         comparing = None
-        # Only with tables of ours: a view in place of a table of an older schema may never end.
+        # Only with a table of ours: a view in its place may never end.
         with suppress(sqlite3.Error):
-            if old == CURRENT:
+            if old == CURRENT or (old == OLDER and has_signals_table(self._path)):
                 comparing = self._executor.submit(TableComparison(self._path, self._new).run)
         try:
             swap.overwrite(self._path, self._new)

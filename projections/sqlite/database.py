@@ -138,6 +138,13 @@ def foreign_objects(path: Path) -> tuple[str, ...]:
     return tuple(name for name in names if name not in ours)
 
 
+def has_signals_table(path: Path) -> bool:
+    """Whether `signals` is the table of ours, whose form is the same in every schema version."""
+    found = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'signals' AND sql = ?"
+    row = read_database(path, lambda db: db.execute(found, (schema.TABLES[0],)).fetchone())
+    return row is not None
+
+
 def read_checkpoint(database: sqlite3.Connection) -> Checkpoint | None:
     """The checkpoint of the SQLite projection; None where its row is missing or not valid."""
     row = database.execute(schema.SELECT_CHECKPOINT, (schema.SQLITE,)).fetchone()

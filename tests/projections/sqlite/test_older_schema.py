@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from projections import LifecycleTracker, SchemaTooOld, SignalStore, SignalTracker
-from projections.sqlite.database import OLDER, inspect_database, set_up
+from projections.sqlite.database import CURRENT, OLDER, inspect_database, set_up
 from tests.harness.command import eventlog
 from tests.harness.read_side import append, project
 from tests.harness.rebuilds import build_history
@@ -46,6 +46,22 @@ def test_a_rebuild_names_no_table_of_ours_as_lost(home: Path) -> None:
     with closing(sqlite3.connect(database_of(home))) as db:
         db.execute("CREATE TABLE notes(text)")
     assert eventlog("rebuild-database", "--json", home=home).answers[0]["lost"] == ["notes"]
+
+
+def test_a_rebuild_counts_the_rows_that_the_new_rules_change(home: Path) -> None:
+    with closing(sqlite3.connect(database_of(home))) as db, db:
+        changed = db.execute("UPDATE signals SET outcome = 'expired' WHERE id < 3").rowcount
+    answer = eventlog("rebuild-database", "--json", home=home).answers[0]
+    assert (answer["added"], answer["removed"], answer["changed"]) == (0, 0, changed)
+    assert changed > 0
+
+
+def test_a_rebuild_reads_no_view_in_place_of_the_older_table(home: Path) -> None:
+    with closing(sqlite3.connect(database_of(home))) as db:
+        db.executescript("ALTER TABLE signals RENAME TO s; CREATE VIEW signals AS SELECT * FROM s")
+    answer = eventlog("rebuild-database", "--json", home=home).answers[0]
+    assert answer["changed"] is None
+    assert inspect_database(database_of(home), check_pages=True) == CURRENT
 
 
 async def read_with_store(home: Path) -> None:
