@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from eventlog import UnsafePath
 from eventlog.plumbing import log_status, printable, printable_value, require_home
 from projections.delivery.outbox import outbox_path, read_seq
+from projections.queries.csv_lines import json_text
 from projections.queries.log_lines import read_lines
 from projections.queries.selection import by_signal_id, dict_with_extra, parse_object
 from projections.queries.table import read_home
@@ -271,4 +272,4 @@ def _value_text(item: tuple[str, object]) -> str:
 
 
 def _text(value: object) -> str:
-    return printable(value if isinstance(value, str) else str(value))
+    return printable(json_text(value))

@@ -87,6 +87,15 @@ def test_people_see_the_same_in_sections(home: Path) -> None:
     assert "  7  illegal move closed -> skipped" in lines
 
 
+def test_people_see_lists_and_objects_as_json(tmp_path: Path) -> None:
+    append(tmp_path, a_signal(1, note={"ok": True, "levels": [1, None]}))
+    append(tmp_path, {"event": "skipped", "signal_id": "s-1", "reason": "r", "why": [False]})
+    project(tmp_path)
+    text = eventlog("show", "s-1", home=tmp_path).out.decode()
+    assert '{"note":{"ok":true,"levels":[1,null]}}' in text
+    assert "why=[false]" in text
+
+
 def test_a_signal_that_is_not_there_is_exit_code_1_with_what_was_searched(home: Path) -> None:
     done = eventlog("show", "s-9", home=home)
     assert (done.code, done.err) == (1, "there is no signal s-9 among the first 8 entries\n")
