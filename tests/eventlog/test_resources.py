@@ -1,6 +1,7 @@
 """No thread, no descriptor, process 1: it works, waits, or says so (C7)."""
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -215,6 +216,8 @@ def test_sigterm_ends_a_command_that_takes_long(
         time.sleep(1)  # it is in the middle of its work
         assert process.poll() is None, f"{name} had ended before it could be asked to"
         target = _running(process.pid)
+        # The kernel drops a signal to process 1 that it does not catch yet.
+        until(lambda: not first or _catches_sigterm(target), "its handler")
         os.kill(target, signal.SIGTERM)
         started_s = time.monotonic()
         _, err = process.communicate(timeout=DEADLINE_S)
@@ -227,6 +230,13 @@ def test_sigterm_ends_a_command_that_takes_long(
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()  # closes the pipes too
     assert_valid_log(home)
+
+
+def _catches_sigterm(pid: int) -> bool:
+    """Whether a process has a handler for SIGTERM."""
+    caught = re.search(r"SigCgt:\s*([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text())
+    assert caught is not None
+    return bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def _running(pid: int) -> int:

@@ -184,7 +184,7 @@ def test_a_line_of_output_has_warnings_only_if_there_are_any(home: Path) -> None
     assert "warnings" not in usual
     assert [found["field"] for found in warned["warnings"]] == ["stop_price"]
     assert again == {**warned, "duplicate": True}
-    assert done.err == (
+    assert done.err.split(" ", 1)[1] == (
         "WARNING eventlog.append.warning_log item_warning kind=wrong_side field=stop_price seq=2\n"
     )
 
