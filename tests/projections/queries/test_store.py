@@ -119,15 +119,15 @@ def test_stats_are_those_of_the_trades_that_ended(home: Path) -> None:
                 "breakevens": 0,
                 "expired": 1,
                 "win_rate": 66.67,
-                "win_rate_low": 20.77,
-                "win_rate_high": 93.85,
+                "win_rate_low": pytest.approx(20.76596008),
+                "win_rate_high": pytest.approx(93.85080553),
                 "average_return": 2.0,
-                "median_return": 1.0,
-                "profit_factor": 3.0,
+                "median_return": 1.0025,
+                "profit_factor": pytest.approx(12.005 / 4),
                 "best": 10.0,
                 "worst": -4.0,
                 "calibration": [
-                    {"from": 80, "to": 90, "count": 3, "mean_confidence": 85.5, "win_rate": 66.67}
+                    {"from": 80, "to": 90, "count": 3, "mean_confidence": 85.5, "win_rate": 200 / 3}
                 ],
             }
             assert await store.count() == 7
