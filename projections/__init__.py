@@ -18,10 +18,10 @@ if TYPE_CHECKING:
         SchemaTooNew,
         SchemaTooOld,
     )
+    from projections.export.signals_table import signals_table
     from projections.legacy.tracker import SignalTracker
     from projections.projection import Checkpoint, Projection
     from projections.queries.active_signals import ActiveSignal, Conversion, LifecycleTracker
-    from projections.queries.signals_table import signals_table
     from projections.queries.store import SignalStore
     from projections.queries.wait import SignalParked, WaitTimeout, wait, wait_async
     from projections.runtime.batcher import Pace
@@ -44,7 +44,7 @@ _MODULES = {
     "SignalStore": "queries.store",
     "SignalTracker": "legacy.tracker",
     "WaitTimeout": "queries.wait",
-    "signals_table": "queries.signals_table",
+    "signals_table": "export.signals_table",
     "wait": "queries.wait",
     "wait_async": "queries.wait",
 }

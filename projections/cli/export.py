@@ -15,7 +15,7 @@ from projections.cli.common import COLUMNS_OPTION, filter_options, usage_errors
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from projections.queries.export import ExportMetadata
+    from projections.export.writer import ExportMetadata
     from projections.queries.filters import FilterArguments
 
 STDOUT = "-"
@@ -75,10 +75,10 @@ def export(
     """
     from functools import partial
 
-    from projections.queries.export import CSV
-    from projections.queries.export import export as export_to
+    from projections.export.pages import COLUMNS
+    from projections.export.writer import CSV
+    from projections.export.writer import export as export_to
     from projections.queries.filters import signal_filter
-    from projections.queries.pages import COLUMNS
     from projections.queries.selection import further_columns
 
     if output == STDOUT and format_ != CSV and sys.stdout.isatty():
@@ -100,7 +100,7 @@ def export(
 def _write(write: "Callable[..., ExportMetadata]", home: str, output: str) -> "ExportMetadata":
     """Writes the data, and for a CSV file the metadata beside it."""
     from eventlog.plumbing import output_file, progress_bar
-    from projections.queries.export import CSV, write_metadata
+    from projections.export.writer import CSV, write_metadata
 
     with progress_bar("exporting") as progress:
         if output == STDOUT:

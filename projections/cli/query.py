@@ -44,7 +44,7 @@ def status(obj: CommandContext, as_json: bool) -> None:
 
 
 def _daemon_text(daemon: dict[str, object]) -> str:
-    """Who runs a projection, for a person."""
+    """The state of the daemon that runs a projection, as text."""
     process = None if daemon["pid"] is None else f"process {daemon['pid']}, since {daemon['since']}"
     details = "; ".join(str(part) for part in (process, daemon["reason"]) if part is not None)
     return f"{daemon['state']} ({details})" if details else str(daemon["state"])

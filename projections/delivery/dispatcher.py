@@ -315,7 +315,7 @@ class Dispatcher:
         self.last_error = error
         if state is self.state:
             return
-        # The end of an outage at the level of its beginning: whoever sees one sees the other.
+        # The end of an outage is logged at the level of its beginning: a log shows both or neither.
         logger.warning("delivery_state state=%s error=%s", state, error)
         self.state = state
         if self.is_open and not self.is_stopped:

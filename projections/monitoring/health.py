@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from projections.monitoring.snapshot import ProjectionSnapshot, Snapshot
+from projections.runtime.home_log import WAITING_TEXT
 
 OK, DEGRADED, UNHEALTHY = "ok", "degraded", "unhealthy"
-WAITING_REASON = "waiting for the first entry"
 
 LOG_ENDS_MAX = 1_000  # ends of the log remembered per projection; beyond it every second is dropped
 
@@ -72,7 +72,7 @@ class Health:
     def evaluate(self, snapshot: Snapshot, *, now_s: float) -> HealthResult:
         """The health at `now_s`, which is a time of a monotonic clock."""
         if snapshot.is_waiting:
-            return HealthResult(status=OK, reasons=(WAITING_REASON,))
+            return HealthResult(status=OK, reasons=(WAITING_TEXT,))
         immediate = [*_none_runs(snapshot), *_stopping(snapshot)]
         local: list[str] = []
         external = list(_failures(snapshot))
@@ -141,8 +141,9 @@ def _failures(snapshot: Snapshot) -> Iterator[str]:
 
 
 def failure_reason(projection: ProjectionSnapshot) -> str | None:
-    """Why the projection has failed; of a foreign error of delivery, which may quote an answer of
-    Alpine, only its class.
+    """Why the projection has failed.
+
+    A foreign error of delivery may quote an answer of Alpine, so only its class is given.
     """
     failure = projection.failure
     if failure is None:

@@ -1,4 +1,4 @@
-"""Reads the projections: SignalStore, as-of, active signals, export, wait.
+"""Reads the projections: SignalStore, filters, as-of, stats, show, active signals, wait.
 
 Invariant: nothing here changes a database.
 

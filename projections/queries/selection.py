@@ -9,6 +9,7 @@ Invariant: a query as of seq S selects and returns what the same query did when 
 exactly the entries up to S.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from math import isfinite
@@ -177,6 +178,13 @@ def parse_object(text: object) -> dict[str, object]:
     if not isinstance(found, dict):
         raise DamagedDatabase("a value in the table is not a JSON object")
     return found
+
+
+def json_text(value: object) -> str:
+    """Text as it is; any other value as JSON, or by `str` where JSON has none: a BLOB."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
 
 
 def stored_time(value: object) -> str | None:

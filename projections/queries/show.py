@@ -17,9 +17,13 @@ from typing import Any, NamedTuple
 from eventlog import UnsafePath
 from eventlog.plumbing import log_status, printable, printable_value, require_home
 from projections.delivery.outbox import outbox_path, read_seq
-from projections.queries.csv_lines import json_text
 from projections.queries.log_lines import read_lines
-from projections.queries.selection import by_signal_id, dict_with_extra, parse_object
+from projections.queries.selection import (
+    by_signal_id,
+    dict_with_extra,
+    json_text,
+    parse_object,
+)
 from projections.queries.table import read_home
 from projections.signals.transitions import VOIDED
 from projections.sqlite.database import read_checkpoint

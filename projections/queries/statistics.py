@@ -1,7 +1,7 @@
 """Statistics of signals: win rate with its interval, returns, holding time, calibration. Pure.
 
 docs/quants.md defines each figure. The figures are computed from the signals that have an outcome;
-of the others only their number counts.
+only the number of the other signals is used.
 
 Invariant: equal signals give equal figures, in any order.
 """

@@ -1,7 +1,7 @@
 """Calls a method of a projection so that nothing it raises ends the process or another task.
 
-`sys.exit()` in a task would end the event loop, and a CancelledError that nobody asked for would
-look like a cancelled daemon. Both become an error of the projection.
+`sys.exit()` in a task would end the event loop, and a CancelledError without a request to
+cancel would look like a cancelled daemon. Both become an error of the projection.
 
 Invariant: a cancellation that the caller's task was asked for passes unchanged.
 """

@@ -20,7 +20,7 @@ from eventlog.plumbing import printable, run_in_thread
 from projections.projection import Checkpoint
 from projections.run_directory import warn_of_older_daemon
 from projections.runtime.batcher import Pace
-from projections.runtime.home_log import require_log, wait_for_log
+from projections.runtime.home_log import WAITING_TEXT, require_log, wait_for_log
 from projections.runtime.run_files import RunFile, holding_run_files
 from projections.runtime.supervisor import Supervisor
 from projections.runtime.systemd import Notifier
@@ -29,7 +29,6 @@ logger = logging.getLogger(__name__)  # start, ready, caught up, stopping, stopp
 
 STOP_S_MAX = 7.0  # for the work in progress at a stop; then it is abandoned
 STATUS_S = 5.0  # between two status lines for systemd; WatchdogSec= must be a few times that
-WAITING_TEXT = "waiting for the first entry"
 
 # A context that runs something beside the projections of a daemon.
 Service = Callable[[Sequence[Supervisor], asyncio.Event], AbstractAsyncContextManager[None]]

@@ -14,6 +14,7 @@ from eventlog.plumbing import is_shortage, require_home
 from projections.projection import Checkpoint
 from projections.runtime.pause import wait_for_event
 
+WAITING_TEXT = "waiting for the first entry"  # in STATUS= of systemd and in /health
 POLL_S = 0.2  # a first append is seen so late; a daemon starts within a second of it
 
 

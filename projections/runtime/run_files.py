@@ -44,8 +44,9 @@ class RunFile:
                 self.flush()
 
     def flush(self) -> None:
-        """Takes the file if it is free, and writes the state into it. Raises UnsafePath, and
-        ProjectionError where the home is not there.
+        """Takes the file if it is free, and writes the state into it.
+
+        Raises UnsafePath, and ProjectionError where the home is not there.
         """
         try:
             self._is_taken = self._is_taken or self._lock.try_take()

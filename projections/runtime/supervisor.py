@@ -210,7 +210,7 @@ class Supervisor:
         projector = self._projector
         assert projector is not None, "it is the projector that reports"
         if self.failure is not None and (projector.has_applied or projector.has_caught_up):
-            # At the level of the failure: whoever sees one sees the other.
+            # At the level of the failure, so that a log shows both or neither.
             logger.error("projection_recovered projection=%s", self.name)
             self.failure, self.since = None, _now()
         self._report_change()

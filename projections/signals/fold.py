@@ -105,7 +105,7 @@ def prepare(entries: Sequence[Entry], *, after: int) -> PreparedBatch:
 
 def signal_ids(prepared: PreparedBatch) -> set[str]:
     """The signal_ids whose states `resolve` needs, where they exist."""
-    return {row[1] for row in prepared.signals} | fact_ids(prepared)
+    return new_ids(prepared) | fact_ids(prepared)
 
 
 def fact_ids(prepared: PreparedBatch) -> set[str]:

@@ -7,6 +7,35 @@ import os
 import textwrap
 from pathlib import Path
 
+# The projection `failing`, which applies entries up to a seq and then fails for ever.
+_FAILING = """
+from asyncio import sleep
+from projections import Checkpoint
+
+
+class Failing:
+    name = "failing"
+
+    async def open(self, home):
+        {open}return Checkpoint(projection=self.name)
+
+    async def apply(self, entries, *, before, after):
+        if after.seq >= {seq}:
+            {apply}raise RuntimeError("it cannot go on")
+
+    async def status(self):
+        return {{}}
+
+    async def close(self):
+        pass
+"""
+HANG = "await sleep(600); "
+
+
+def failing(seq: int, *, open_: str = "", apply: str = "") -> str:
+    """The source of a projection that fails at entry `seq`; `open_` and `apply` run before."""
+    return _FAILING.format(seq=seq, open=open_, apply=apply)
+
 
 def plugins(folder: Path, **sources: str) -> dict[str, str]:
     """Installs a class Name for each source name=...; returns the environment that finds them."""

@@ -24,7 +24,7 @@ from tests.harness.command import eventlog, strace
 from tests.harness.daemon import daemon, listening, lock_held
 from tests.harness.deadline import DEADLINE_S, until
 from tests.harness.log_checks import segments_in, tree_contents
-from tests.harness.plugins import first_on_path, plugins
+from tests.harness.plugins import failing, first_on_path, plugins
 from tests.harness.read_side import append
 from tests.harness.signals import a_signal, closed, signals
 from tests.harness.tables import seq_in
@@ -191,34 +191,12 @@ def test_a_watch_that_is_dead_is_unhealthy_and_costs_no_entry(home: Path) -> Non
         until(lambda: seq_in(home) == 2)
 
 
-FAILING = """
-from projections import Checkpoint
-
-
-class Failing:
-    name = "failing"
-
-    async def open(self, home):
-        return Checkpoint(projection=self.name)
-
-    async def apply(self, entries, *, before, after):
-        if after.seq >= 2:
-            raise RuntimeError("it cannot go on")
-
-    async def status(self):
-        return {}
-
-    async def close(self):
-        pass
-"""
-
-
 @pytest.mark.slow
 def test_health_names_the_projection_that_has_failed_and_stays_200(
     home: Path, tmp_path: Path
 ) -> None:
     """It also lags behind, which is no second reason: a restart would not help."""
-    env = plugins(tmp_path / "site", failing=FAILING)
+    env = plugins(tmp_path / "site", failing=failing(2))
     append(home, a_signal(1))
     words = ("failing", "sqlite", "--unhealthy-after", 1)
     with listening(home, *words, env=env) as (d, url):

@@ -8,10 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from projections import ProjectionError, SignalStore, signals_table
-from projections.queries.filters import FilterArguments, signal_filter
+from projections.cli.signals import stats
+from projections.queries.filters import OUTCOME_CHOICES, FilterArguments, signal_filter
+from projections.queries.stats import GROUPS
+from projections.signals.transitions import ACTIONS
 from tests.harness.command import eventlog
 from tests.harness.read_side import append, project
 from tests.harness.signals import a_signal, closed
@@ -144,6 +148,16 @@ def test_a_wrong_value_is_a_usage_error(option: str, value: str, problem: str, h
         done = eventlog(command, option, value, home=home)
         assert (done.code, done.out) == (2, b""), done.err
         assert problem in " ".join(done.err.split())
+
+
+def test_the_options_offer_exactly_the_values_that_the_queries_know() -> None:
+    """They are written twice, because `--help` must not load the queries."""
+    offered = {
+        option.name: tuple(option.type.choices)
+        for option in stats.params
+        if isinstance(option.type, click.Choice)
+    }
+    assert offered == {"action": ACTIONS, "outcome": OUTCOME_CHOICES, "by": tuple(GROUPS)}
 
 
 def test_stats_have_no_limit(home: Path) -> None:

@@ -54,25 +54,25 @@ def random_close(chance: random.Random, signal: Fact) -> Fact:
 
 def random_facts(chance: random.Random, signal: Fact) -> Iterator[Fact]:
     """Facts about a signal that all apply; a `voided` has the fact itself under `voids`."""
-    of = {"signal_id": signal["signal_id"]}
+    about = {"signal_id": signal["signal_id"]}
     if chance.random() < 0.7:
-        executed = {"event": "executed", **of, "order_id": f"o-{chance.random()}"}
+        executed = {"event": "executed", **about, "order_id": f"o-{chance.random()}"}
         yield executed
         if chance.random() < 0.1:
-            yield {"event": "voided", **of, "voids": executed}
+            yield {"event": "voided", **about, "voids": executed}
     for part in range(1, chance.choice([1, 1, 1, 2, 4])):
         price = round(signal["entry_price"] * chance.uniform(0.8, 1.3), 2)
-        reduced = {"event": "reduced", **of, "part": part, "exit_price": price, "fraction": 0.3}
+        reduced = {"event": "reduced", **about, "part": part, "exit_price": price, "fraction": 0.3}
         yield reduced
         if chance.random() < 0.2:
-            yield {"event": "voided", **of, "voids": reduced}
+            yield {"event": "voided", **about, "voids": reduced}
             yield {**reduced, "exit_price": price + 1}
     while chance.random() < 0.7:
         close = random_close(chance, signal)
         yield close
         if chance.random() < 0.8:
             return
-        yield {"event": "voided", **of, "voids": close}
+        yield {"event": "voided", **about, "voids": close}
 
 
 def random_log(chance: random.Random) -> tuple[list[Fact], list[list[Fact]]]:

@@ -20,7 +20,7 @@ from tests.harness.daemon import Daemon, NotifySocket, abstract_name, daemon, lo
 from tests.harness.deadline import until
 from tests.harness.log_checks import assert_valid_log, segments_in
 from tests.harness.mounts import on_small_disk
-from tests.harness.plugins import plugins
+from tests.harness.plugins import HANG, failing, plugins
 from tests.harness.read_side import append
 from tests.harness.signals import a_signal, closed, signals
 from tests.harness.tables import (
@@ -373,36 +373,11 @@ def test_systemd_is_notified_of_ready_watchdog_and_stopping(
         assert systemd.messages.count("READY=1") == 1
 
 
-FAILING = """
-from projections import Checkpoint
-
-
-class Failing:
-    name = "failing"
-
-    async def open(self, home):
-        return Checkpoint(projection=self.name)
-
-    async def apply(self, entries, *, before, after):
-        if after.seq >= 3:
-            raise RuntimeError("this one cannot go on")
-
-    async def status(self):
-        return {}
-
-    async def close(self):
-        pass
-"""
-SHUT = FAILING.replace("return Checkpoint", "return await sleep(600) or Checkpoint").replace(
-    "from projections", "from asyncio import sleep\nfrom projections"
-)
-
-
 @pytest.mark.slow
 def test_it_reports_progress_and_is_ready_only_when_all_projections_are(
     home: Path, tmp_path: Path
 ) -> None:
-    env = plugins(tmp_path / "site", failing=SHUT)
+    env = plugins(tmp_path / "site", failing=failing(3, open_=HANG))
     append(home, *signals(2))
     with NotifySocket(abstract_name()) as systemd:
         env["NOTIFY_SOCKET"] = systemd.address
@@ -428,14 +403,9 @@ def test_a_missing_or_blocked_notify_socket_delays_nothing(home: Path, tmp_path:
             database_of(home).unlink()
 
 
-STUCK = FAILING.replace("raise RuntimeError", "await sleep(600); raise RuntimeError").replace(
-    "from projections", "from asyncio import sleep\nfrom projections"
-)
-
-
 @pytest.mark.slow
 def test_the_watchdog_is_not_notified_while_a_projection_hangs(home: Path, tmp_path: Path) -> None:
-    env = plugins(tmp_path / "site", failing=STUCK)
+    env = plugins(tmp_path / "site", failing=failing(3, apply=HANG))
     append(home, *signals(2))
     with NotifySocket(abstract_name()) as systemd:
         env["NOTIFY_SOCKET"] = systemd.address

@@ -65,7 +65,7 @@ class Odd:
         {close}
 """
 RAISE = "raise RuntimeError('it cannot go on')"
-MENDED = "if not (self.home / 'mended').exists(): "
+UNTIL_REPAIRED = "if not (self.home / 'repaired').exists(): "
 DIVERGED = 'LogDiverged("its own log is another one")'
 CORRUPT = 'LogCorrupt("its own file is damaged", segment="x", byte_offset=1, seq=1)'
 
@@ -241,7 +241,7 @@ def test_it_is_unhealthy_only_if_none_runs(home: Path, tmp_path: Path) -> None:
 def test_a_projection_is_restarted_and_has_failed_until_it_has_applied_a_batch(
     home: Path, tmp_path: Path
 ) -> None:
-    env = odd(tmp_path / "site", apply=MENDED + RAISE)
+    env = odd(tmp_path / "site", apply=UNTIL_REPAIRED + RAISE)
     with daemon(home, "odd", "sqlite", env=env) as d:
         until(lambda: state_of(home, "odd")["state"] == "failed")
         since = state_of(home, "odd")["since"]
@@ -249,7 +249,7 @@ def test_a_projection_is_restarted_and_has_failed_until_it_has_applied_a_batch(
         while time.monotonic() < give_up_s:  # restarts of 1 and 2 s: it opens, and fails again
             assert state_of(home, "odd")["state"] == "failed"
         assert state_of(home, "odd")["since"] == since
-        (home / "mended").touch()
+        (home / "repaired").touch()
         until(lambda: state_of(home, "odd")["state"] == "running")
         assert state_of(home, "odd")["reason"] is None
         assert state_of(home, "odd")["since"] > since
@@ -263,10 +263,10 @@ def test_one_that_fails_to_open_recovers_on_a_log_without_news(home: Path, tmp_p
     """It has no batch to apply: it runs as soon as it is open."""
     env = odd(tmp_path / "site")
     assert eventlog("project", "odd", "--once", home=home, env=env).code == 0
-    env = odd(tmp_path / "site2", open=MENDED + RAISE)
+    env = odd(tmp_path / "site2", open=UNTIL_REPAIRED + RAISE)
     with daemon(home, "odd", env=env):
         until(lambda: state_of(home, "odd")["state"] == "failed")
-        (home / "mended").touch()
+        (home / "repaired").touch()
         until(lambda: state_of(home, "odd")["state"] == "running")
 
 

@@ -15,6 +15,7 @@ from projections.signals.transitions import (
     outcome_of,
     profit_loss_pct_of,
 )
+from tests.harness.model import LEGAL
 
 STATES = sorted(TRANSITIONS)
 prices = st.floats(min_value=1e-6, max_value=1e9)
@@ -27,22 +28,7 @@ def test_exactly_these_transitions_are_allowed() -> None:
         for event in FACT_EVENTS - {VOIDED}
         if is_allowed(state, event)
     }
-    assert allowed == {
-        ("open", "executed"),
-        ("open", "skipped"),
-        ("open", "expired"),
-        ("open", "cancelled"),
-        ("open", "reduced"),
-        ("open", "closed"),
-        ("executed", "reduced"),
-        ("executed", "closed"),
-        ("executed", "cancelled"),
-        ("executed", "expired"),
-        ("cancelled", "executed"),
-        ("expired", "executed"),
-        ("reduced", "reduced"),
-        ("reduced", "closed"),
-    }
+    assert allowed == LEGAL
     assert {
         *("executed", "skipped", "expired", "cancelled", "reduced", "closed", "voided"),
     } == FACT_EVENTS

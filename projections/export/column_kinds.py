@@ -9,7 +9,7 @@ Invariant: no value is lost or rounded in a column of its kind.
 
 from collections.abc import Iterable, Sequence
 
-from projections.queries.csv_lines import json_text
+from projections.queries.selection import json_text
 
 BOOLEAN, INTEGER, FLOAT, TEXT = "boolean", "integer", "float", "text"
 

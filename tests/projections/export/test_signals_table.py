@@ -19,8 +19,8 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 
 from projections import ProjectionError, SignalStore, signals_table
-from projections.queries.csv_lines import unescape_cell
-from projections.queries.pages import COLUMNS
+from projections.export.csv_lines import unescape_cell
+from projections.export.pages import COLUMNS
 from tests.harness.command import eventlog
 from tests.harness.read_side import append, project
 from tests.harness.requirements import CHECKOUT

@@ -6,8 +6,9 @@ begins with one, so that removing one apostrophe restores any text.
 Invariant: a CSV reader and `unescape_cell` return the text that was written.
 """
 
-import json
 from collections.abc import Sequence
+
+from projections.queries.selection import json_text
 
 # The list of OWASP's "CSV injection", with the full-width forms that some spreadsheets treat alike.
 FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
@@ -48,10 +49,3 @@ def _unquoted(value: float | None) -> str:
     if value is None:
         return ""
     return ("false", "true")[value] if isinstance(value, bool) else repr(value)
-
-
-def json_text(value: object) -> str:
-    """Text as it is; any other value as JSON, or by `str` where JSON has none: a BLOB."""
-    if isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)

@@ -11,7 +11,7 @@ import pyarrow  # type: ignore[import-untyped]  # it ships no type information
 import pyarrow.parquet  # type: ignore[import-untyped]
 
 from projections.errors import ProjectionError
-from projections.queries.column_kinds import BOOLEAN, FLOAT, INTEGER, TEXT, as_kind
+from projections.export.column_kinds import BOOLEAN, FLOAT, INTEGER, TEXT, as_kind
 
 Table = pyarrow.Table
 METADATA_KEY = b"eventlog"

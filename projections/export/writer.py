@@ -15,10 +15,10 @@ import orjson
 
 from eventlog.plumbing import output_file
 from projections.errors import ProjectionError
-from projections.queries.column_kinds import ColumnKinds
-from projections.queries.csv_lines import csv_line
+from projections.export.column_kinds import ColumnKinds
+from projections.export.csv_lines import csv_line
+from projections.export.pages import COLUMNS, PAGE_ROWS, LogPosition, position_of, read_pages
 from projections.queries.filters import SignalFilter
-from projections.queries.pages import COLUMNS, PAGE_ROWS, LogPosition, position_of, read_pages
 from projections.queries.selection import further_columns
 
 CSV = "csv"  # the other formats are parquet, and arrow in memory
@@ -140,7 +140,7 @@ def _writer(
     if metadata.format == CSV:
         return _CsvRowWriter(file, metadata)
     try:
-        from projections.queries.parquet import ParquetRowWriter  # pyarrow loads slowly
+        from projections.export.parquet import ParquetRowWriter  # pyarrow loads slowly
     except ImportError as error:
         raise missing_pyarrow(error, "; or export CSV") from error
     kinds = further_kinds(metadata, pages)

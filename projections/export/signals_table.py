@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Unpack
 
 import orjson
 
+from projections.export.pages import read_pages
+from projections.export.writer import further_kinds, missing_pyarrow, start_metadata
 from projections.queries.as_of import parse_as_of
-from projections.queries.export import further_kinds, missing_pyarrow, start_metadata
 from projections.queries.filters import FilterArguments, signal_filter
-from projections.queries.pages import read_pages
 
 if TYPE_CHECKING:
-    from projections.queries.parquet import Table
+    from projections.export.parquet import Table
 
 
 def signals_table(
@@ -38,7 +38,7 @@ def signals_table(
     extra `parquet`) is missing, and as SignalStore does.
     """
     try:
-        from projections.queries.parquet import arrow_table  # pyarrow loads slowly
+        from projections.export.parquet import arrow_table  # pyarrow loads slowly
     except ImportError as error:
         raise missing_pyarrow(error) from error
     chosen = signal_filter(symbol=symbol, limit=limit, **filters)

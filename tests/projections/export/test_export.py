@@ -27,10 +27,10 @@ from hypothesis import strategies as st
 from eventlog import LogNotFound, UnsafePath
 from eventlog.plumbing import output_file
 from projections import ProjectionError
-from projections.queries.csv_lines import FORMULA_PREFIXES, csv_line, unescape_cell
-from projections.queries.export import ExportMetadata, export
+from projections.export.csv_lines import FORMULA_PREFIXES, csv_line, unescape_cell
+from projections.export.pages import COLUMNS
+from projections.export.writer import ExportMetadata, export
 from projections.queries.filters import signal_filter
-from projections.queries.pages import COLUMNS
 from tests.harness import model
 from tests.harness.command import COMMAND, eventlog
 from tests.harness.deadline import DEADLINE_S

@@ -1,0 +1,1 @@
+"""Tests of `projections/export`; the tree mirrors the packages."""
