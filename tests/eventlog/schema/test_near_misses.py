@@ -53,7 +53,22 @@ def test_a_near_miss_is_refused_with_the_known_name(event: str, known: str) -> N
     for item in ({}, dict(PLAIN), {"signal_id": "s", "exit_price": 1, "order_id": "o"}):
         refused = refusal_of(event, **item)
         assert refused.what == f"event is no known event; did you mean {known}? (got {event})"
-        assert "two letters" in refused.do
+        assert refused.do == "use that name, or one that is not so close to it"
+
+
+@pytest.mark.parametrize(
+    ("event", "do"),
+    [
+        ("Closed", "did you mean closed?"),
+        (" VOIDED ", "did you mean voided?"),
+        ("BUY", ""),
+        ("", ""),
+    ],
+)
+def test_a_known_name_in_another_form_is_refused_with_the_known_one(event: str, do: str) -> None:
+    refused = refusal_of(event)
+    assert "must be 1 to 64 of a-z 0-9" in refused.what
+    assert refused.do == do
 
 
 @pytest.mark.parametrize("event", LEGITIMATE)
