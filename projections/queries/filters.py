@@ -76,14 +76,33 @@ def signal_filter(
 ) -> SignalFilter:
     """The filter that the given values describe. Raises ProjectionError for an invalid one."""
     return SignalFilter(
-        symbol=None if symbol is None else symbol.strip().upper(),
-        strategy=strategy,
-        action=None if action is None else _choice("action", action.upper(), ACTIONS),
-        outcome=None if outcome is None else _choice("outcome", outcome.lower(), OUTCOME_CHOICES),
+        symbol=None if symbol is None else _text("symbol", symbol).strip().upper(),
+        strategy=None if strategy is None else _text("strategy", strategy),
+        action=None
+        if action is None
+        else _choice("action", _text("action", action).upper(), ACTIONS),
+        outcome=(
+            None
+            if outcome is None
+            else _choice("outcome", _text("outcome", outcome).lower(), OUTCOME_CHOICES)
+        ),
         since=None if since is None else as_timestamp(parse_moment("since", since)),
         until=None if until is None else as_timestamp(parse_moment("until", until)),
-        limit=limit,
+        limit=None if limit is None else whole_limit(limit),
     )
+
+
+def whole_limit(limit: object) -> int:
+    """A limit that a caller gave. Raises ProjectionError unless it is a whole number."""
+    if isinstance(limit, bool) or not isinstance(limit, int):
+        raise ProjectionError(f"limit cannot be {limit!r:.80}", do="give a whole number")
+    return limit
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise ProjectionError(f"{name} cannot be {value!r:.80}", do="give text")
+    return value
 
 
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> str:

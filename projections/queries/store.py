@@ -29,7 +29,7 @@ from eventlog import ThreadUnavailable
 from eventlog.plumbing import run_in_thread, starting_thread, uncancelled
 from projections.errors import ProjectionError
 from projections.queries.as_of import AS_OF_BOUNDS, AsOfBounds, parse_as_of, require_settled
-from projections.queries.filters import FilterArguments, signal_filter
+from projections.queries.filters import FilterArguments, signal_filter, whole_limit
 from projections.queries.selection import (
     ROW_COLUMNS,
     Selection,
@@ -132,7 +132,7 @@ class SignalStore:
         further = further_columns(columns, ROW_COLUMNS)
         chosen = signal_filter(symbol=symbol, **filters)
         selection = Selection(chosen, await self._seq_as_of(as_of))
-        count = max(0, min(limit, ROWS_MAX))
+        count = max(0, min(whole_limit(limit), ROWS_MAX))
         rows = await self._query(latest(selection, count, with_extra=bool(further)))
         return self._parsed(lambda: [row_dict(row, further) for row in rows])
 

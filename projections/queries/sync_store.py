@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Self, Unpack, overload
 
 from projections.queries.as_of import parse_as_of
-from projections.queries.filters import FilterArguments, signal_filter
+from projections.queries.filters import FilterArguments, signal_filter, whole_limit
 from projections.queries.selection import (
     ROW_COLUMNS,
     Selection,
@@ -53,7 +53,7 @@ class SyncSignalStore:
         """The signals that the filters select, newest timestamp first."""
         further = further_columns(columns, ROW_COLUMNS)
         chosen = signal_filter(symbol=symbol, **filters)
-        count = max(0, min(limit, ROWS_MAX))
+        count = max(0, min(whole_limit(limit), ROWS_MAX))
         return read_as_of(
             self._home,
             _moment(as_of),

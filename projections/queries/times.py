@@ -19,6 +19,7 @@ _MOMENT = re.compile(
     re.ASCII,
 )
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_TOO_FINE = re.compile(r"\.\d{7,}", re.ASCII)  # as a Timestamp of pandas with nanoseconds
 
 
 def parse_moment(name: str, value: object) -> datetime:
@@ -41,10 +42,11 @@ def parse_moment(name: str, value: object) -> datetime:
             ).astimezone(UTC)
     elif _DATE.fullmatch(text):
         example = f"{text}T00:00:00Z"
+    do = f"give it like {example}"
+    if _TOO_FINE.search(text):
+        do += ", with at most six digits of a second"
     shown = text if len(text) <= CHARS_MAX else text[: CHARS_MAX - 3] + "..."
-    raise ProjectionError(
-        f"{name} needs a time with a UTC offset, not {shown}", do=f"give it like {example}"
-    )
+    raise ProjectionError(f"{name} needs a time with a UTC offset, not {shown}", do=do)
 
 
 def as_timestamp(moment: datetime) -> str:

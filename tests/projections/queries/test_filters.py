@@ -1,8 +1,10 @@
 """Filters: signals, count, stats, export and signals_table select the same, now and in the past."""
 
+import asyncio
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -179,6 +181,39 @@ def test_a_wrong_argument_is_refused_with_the_way_out(filters: FilterArguments) 
     with pytest.raises(ProjectionError, match="give") as refusal:
         signal_filter(**filters)
     assert refusal.value.do
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"symbol": 5}, "symbol cannot be 5; give text"),
+        ({"strategy": b"s"}, "strategy cannot be b's'; give text"),
+        ({"action": 1}, "action cannot be 1; give text"),
+        ({"outcome": True}, "outcome cannot be True; give text"),
+        ({"limit": 2.5}, "limit cannot be 2.5; give a whole number"),
+        ({"limit": "5"}, "limit cannot be '5'; give a whole number"),
+    ],
+)
+def test_an_argument_of_another_type_is_refused_alike_by_every_query(
+    home: Path, arguments: Any, problem: str
+) -> None:
+    async def read_async() -> None:
+        async with SignalStore(home) as store:
+            await store.latest(**arguments)
+
+    reads: list[Callable[[], object]] = [
+        lambda: SignalStore.open(home).latest(**arguments),
+        lambda: asyncio.run(read_async()),
+        lambda: signals_table(home, **arguments),
+    ]
+    for read in reads:
+        with pytest.raises(ProjectionError, match=re.escape(problem)):
+            read()
+
+
+def test_a_time_that_is_too_fine_is_refused_with_the_way_out() -> None:
+    with pytest.raises(ProjectionError, match="at most six digits of a second"):
+        signal_filter(since="2025-11-18T02:00:00.123456789Z")
 
 
 def test_times_of_a_filter_are_compared_in_utc() -> None:
