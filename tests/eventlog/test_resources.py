@@ -125,6 +125,7 @@ def test_a_tail_without_descriptors_goes_on_when_it_has_them(home: Path) -> None
     assert "Traceback" not in p.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words", [("cat",), ("append",), ("project", "sqlite", "--once"), ("signals",), ("verify",)]
 )

@@ -221,6 +221,7 @@ def test_an_unwritable_sslkeylogfile_does_not_keep_delivery_from_starting(
     assert (done.code, len(backend.keys)) == (0, 2), done.err
 
 
+@pytest.mark.slow
 def test_an_unwritable_sslkeylogfile_does_not_stop_https_either(home: Path) -> None:
     """Nobody listens there: it is unreachable, and not stopped by an error of ssl."""
     env = {"ALPINE_API_URL": "https://127.0.0.1:9", "ALPINE_API_KEY": "k"}

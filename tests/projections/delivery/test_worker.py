@@ -622,6 +622,7 @@ def test_a_file_that_is_lost_under_a_running_daemon_costs_requests_and_nothing_e
     assert status(home)["lag_entries"] == 0
 
 
+@pytest.mark.slow
 def test_while_the_file_cannot_be_written_delivery_goes_on_and_stores_it_later(
     home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

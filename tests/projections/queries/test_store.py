@@ -357,6 +357,7 @@ def project_elsewhere(home: Path) -> None:
     assert eventlog("project", "sqlite", "--once", home=home).code == 0
 
 
+@pytest.mark.slow
 def test_a_query_during_repeated_replacements_returns_a_complete_answer(
     home: Path, tmp_path: Path
 ) -> None:

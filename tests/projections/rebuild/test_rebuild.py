@@ -371,6 +371,7 @@ def test_a_newer_schema_is_refused_and_an_older_one_replaced(home: Path) -> None
     assert_healthy_database(path)
 
 
+@pytest.mark.slow
 def test_a_writer_that_keeps_its_transaction_open_is_named(
     home: Path, old_table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -238,6 +238,7 @@ def test_it_is_unhealthy_only_if_none_runs(home: Path, tmp_path: Path) -> None:
 # -- restarts
 
 
+@pytest.mark.slow
 def test_a_projection_is_restarted_and_has_failed_until_it_has_applied_a_batch(
     home: Path, tmp_path: Path
 ) -> None:

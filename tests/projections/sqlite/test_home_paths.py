@@ -92,6 +92,7 @@ def works_or_was_refused(home: bytes) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_every_command_works_in_the_home_or_refuses_it_before_it_is_made(
     home: bytes, tmp_path: Path
 ) -> None:
@@ -164,6 +165,7 @@ def make_old_home(home: bytes) -> None:
         shutil.copy(os.fsencode(path), home + b"/data/signals.db")
 
 
+@pytest.mark.slow
 def test_the_old_trackers_home_is_refused_whatever_its_path(home: bytes) -> None:
     make_old_home(home)
     before = tree_contents(Path(os.fsdecode(home)))
@@ -215,6 +217,7 @@ def test_import_legacy_reads_a_database_whatever_its_path(home: bytes, tmp_path:
     assert b"refused: 1" in done.out
 
 
+@pytest.mark.slow
 def test_a_restore_into_the_home_works_or_is_refused_at_once(home: bytes, tmp_path: Path) -> None:
     with EventLog(tmp_path / "origin") as log:
         log.append_many(signals(3))
