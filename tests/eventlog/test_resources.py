@@ -148,7 +148,10 @@ def as_process_1() -> tuple[str, ...]:
 
 
 def _watches(pid: int) -> bool:
-    links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()]
+    links = []
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed since the directory was listed
+            links.append(os.readlink(path))
     return "anon_inode:inotify" in links
 
 

@@ -16,7 +16,7 @@ from eventlog.format import scan
 from eventlog.format.durability import CLEAN, WRITING, LockRecord, LogEnd
 from eventlog.format.line import BadLine, next_chain, parse_header, stored_chain
 from eventlog.format.segment import segment_name
-from eventlog.read import reader
+from eventlog.read import lines, reader
 from eventlog.read.reader import LogReader
 from eventlog.storage import device_sync, durable_state
 from eventlog.storage.device_sync import sync_segments
@@ -249,8 +249,8 @@ MUTANTS = {
     "ack-before-sync": Mutant(writer=_AckBeforeSync),
     "no-directory-sync": Mutant(disk=_NoDirectorySync),
     "torn-tail-not-cut": Mutant(patches=((writer, "cut_torn_tail", _keep_torn_tail),)),
-    "refuse-valid-after-bad": Mutant(patches=((reader, "has_evidence", _any_valid_line),)),
-    "cut-any-bad-line": Mutant(patches=((reader, "has_evidence", _no_line),)),
+    "refuse-valid-after-bad": Mutant(patches=((lines, "has_evidence", _any_valid_line),)),
+    "cut-any-bad-line": Mutant(patches=((lines, "has_evidence", _no_line),)),
     "readers-unbounded": Mutant(
         patches=(
             (LogReader, "_durable_state", _no_state),
@@ -286,5 +286,5 @@ MUTANTS = {
     "reader-syncs-last-only": Mutant(patches=((LogReader, "_sync", _sync_when_active),)),
     "reader-syncs-late": Mutant(patches=((LogReader, "_sync", _sync_after_lines),)),
     "writing-before-all-synced": Mutant(writer=_WritingBeforeSync),
-    "evidence-must-verify": Mutant(patches=((reader, "has_evidence", _verified_line),)),
+    "evidence-must-verify": Mutant(patches=((lines, "has_evidence", _verified_line),)),
 }

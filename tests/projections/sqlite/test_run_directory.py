@@ -209,7 +209,7 @@ def test_a_reader_that_locks_data_stops_no_delivery(home: Path, alpine: TinyAlpi
     with hold(home / "data", shared=True):
         done = forked("project", "alpine", "--once", home=home, env=alpine.env)
         assert_ended_well(done)
-    assert alpine.received == ["s-1", "s-2", "s-3"]
+    assert sorted(alpine.received) == ["s-1", "s-2", "s-3"]  # ten are in flight, in no order
 
 
 @pytest.mark.slow
