@@ -20,9 +20,10 @@ from projections.serving.app import (
     Starlette,
     StreamingResponse,
 )
+from projections.serving.connection import LINGER_S_MAX
 from projections.serving.limits import Limits
 from projections.serving.server import DEFAULT_LIMITS, serving
-from tests.harness.deadline import until_async
+from tests.harness.deadline import DEADLINE_S, until_async
 from tests.harness.http_client import connect, exchange, read_answer, read_to_end
 from tests.harness.raw_http import Writer
 
@@ -49,6 +50,8 @@ class Application:
                 Route("/stream", self.stream),
                 Route("/broken-stream", self.broken_stream),
                 Route("/flood", self.flood),
+                Route("/later", self.later),
+                Route("/ticks", self.ticks),
             ]
         )
 
@@ -81,6 +84,13 @@ class Application:
 
     async def flood(self, _request: Request) -> Response:
         return StreamingResponse(self._parts("flood", bytes(65_536), pause_s=0))
+
+    async def later(self, request: Request) -> Response:
+        await asyncio.sleep(SHORT_S)  # the client has ended its side by then
+        return await self.here(request)
+
+    async def ticks(self, _request: Request) -> Response:
+        return StreamingResponse(self._parts("ticks", b"tick\n", pause_s=SHORT_S / 2))
 
     async def _parts(self, name: str, part: bytes, *, pause_s: float) -> AsyncIterator[bytes]:
         self.started += 1
@@ -241,7 +251,7 @@ def test_a_connection_serves_several_requests_and_is_closed_once_idle() -> None:
 def test_a_client_that_ends_its_side_after_the_request_gets_the_answer() -> None:
     async def run() -> None:
         async with server() as port:
-            reader, writer = await connect(port, GET)
+            reader, writer = await connect(port, request_of("/later"))
             writer.write_eof()
             assert (await read_to_end(reader)).endswith(b"it is here\n")
             writer.close()
@@ -317,8 +327,19 @@ def test_while_all_are_busy_a_client_gets_503_until_the_deadline_of_the_others()
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("start", [b"", b"GET /here HT", GET + b"GET /here HTTP/1.1\r\n"])
-def test_a_head_that_does_not_end_in_time_is_cut_off_however_it_drips(start: bytes) -> None:
+@pytest.mark.parametrize(
+    ("start", "drop"),
+    [
+        (b"", b""),
+        (b"GET /here HT", b""),
+        (b"GET /here HT", b"x"),
+        (GET + b"GET /here HTTP/1.1\r\n", b""),
+        (GET, b"x"),
+    ],
+)
+def test_a_head_that_does_not_end_in_time_is_cut_off_however_it_drips(
+    start: bytes, drop: bytes
+) -> None:
     async def run() -> None:
         async with server(Limits(head_s_max=SHORT_S)) as port:
             reader, writer = await connect(port, start)
@@ -326,14 +347,46 @@ def test_a_head_that_does_not_end_in_time_is_cut_off_however_it_drips(start: byt
 
             async def drip() -> None:
                 while True:
-                    writer.write(b"x" if start else b"")
                     await asyncio.sleep(SHORT_S / 20)
+                    writer.write(drop)
 
             dripping = asyncio.create_task(drip())
             answers = await read_to_end(reader)
-            assert time.monotonic() - began_s > SHORT_S / 2
+            assert SHORT_S / 2 < time.monotonic() - began_s < DEFAULT_LIMITS.keep_alive_s_max / 2
             assert answers.count(b"it is here") == start.count(GET)
             dripping.cancel()
+            writer.close()
+
+    asyncio.run(run())
+
+
+def test_a_client_that_does_not_end_its_side_after_the_last_answer_is_cut_off() -> None:
+    async def run() -> None:
+        async with server() as port:
+            reader, writer = await connect(port, LAST_GET)
+            assert (await read_to_end(reader)).endswith(b"it is here\n")
+
+            async def is_reset() -> None:
+                while True:
+                    writer.write(b"drip")
+                    await writer.drain()
+                    await asyncio.sleep(LINGER_S_MAX / 10)
+
+            async with asyncio.timeout(20 * LINGER_S_MAX):
+                with pytest.raises(ConnectionError):
+                    await is_reset()
+            writer.close()
+
+    asyncio.run(run())
+
+
+def test_a_stream_that_is_read_stays_open_beyond_the_deadline_of_an_answer() -> None:
+    async def run() -> None:
+        async with server(Limits(answer_s_max=SHORT_S)) as port:
+            reader, writer = await connect(port, request_of("/ticks"))
+            for _ in range(6):  # a tick every half of SHORT_S
+                async with asyncio.timeout(DEADLINE_S):
+                    await reader.readuntil(b"tick")
             writer.close()
 
     asyncio.run(run())
