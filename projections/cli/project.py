@@ -50,6 +50,12 @@ ALL = "all"
     help="Serve /health and /metrics over HTTP at this address. Default: not served.",
 )
 @click.option(
+    "--listen-name",
+    metavar="HOST",
+    multiple=True,
+    help="A further host name by which clients of --listen address it; repeatable.",
+)
+@click.option(
     "--unhealthy-after",
     type=SECONDS,
     default=UNHEALTHY_AFTER_S,
@@ -65,6 +71,7 @@ def project(
     batch_timeout: float,
     compress: bool,
     listen: str | None,
+    listen_name: tuple[str, ...],
     unhealthy_after: float,
 ) -> None:
     """Run the daemon that keeps projections up to date.
@@ -107,7 +114,10 @@ def project(
         once=once,
         notify_socket=os.environ.get("NOTIFY_SOCKET"),
         services=_services(
-            home, _listen_config(listen, unhealthy_after, once=once), compress=compress, once=once
+            home,
+            _listen_config(listen, listen_name, unhealthy_after, once=once),
+            compress=compress,
+            once=once,
         ),
     )
 
@@ -166,16 +176,18 @@ def _services(
 
 
 def _listen_config(
-    text: str | None, unhealthy_after_s: float, *, once: bool
+    text: str | None, names: tuple[str, ...], unhealthy_after_s: float, *, once: bool
 ) -> "ListenConfig | None":
     from projections.monitoring.endpoints import ListenConfig
-    from projections.monitoring.http_server import parse_address
+    from projections.serving.address import parse_address
 
     if text is None:
+        if names:
+            raise click.UsageError("--listen-name needs --listen")
         return None
     if once:
         raise click.UsageError("--listen serves a running daemon; it cannot be used with --once")
     try:
-        return ListenConfig(parse_address(text), unhealthy_after_s)
+        return ListenConfig(parse_address(text), unhealthy_after_s, names)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--listen") from None

@@ -8,25 +8,24 @@ Invariant: it only reads, and does not slow the projectors down.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-import orjson
-
 from projections.errors import ProjectionError
-from projections.monitoring.health import UNHEALTHY, Health, HealthResult, failure_reason
-from projections.monitoring.http_server import Address, HttpResponse, HttpServer
-from projections.monitoring.snapshot import ProjectionSnapshot, Snapshot, take_snapshot
-from projections.run_directory import FAILED, RUNNING
+from projections.hosts import is_loopback
+from projections.monitoring.health import Health, HealthResult
+from projections.monitoring.snapshot import Snapshot, take_snapshot
 from projections.runtime.supervisor import Supervisor
+from projections.serving.address import Address, host_names
+
+logger = logging.getLogger(__name__)
 
 SAMPLE_INTERVAL_S = 5.0  # the age of a failure is known to this precision
 SAMPLE_FRESH_S = 0.2  # requests within this time get the same snapshot
-JSON = "application/json"
 
 
 class ListenConfig(NamedTuple):
@@ -34,6 +33,7 @@ class ListenConfig(NamedTuple):
 
     address: Address
     unhealthy_after_s: float
+    names: tuple[str, ...] = ()  # further host names under which clients address it
 
 
 @asynccontextmanager
@@ -42,7 +42,8 @@ async def serving_endpoints(
 ) -> AsyncIterator[None]:
     """Serves the endpoints during the block. Raises ProjectionError if it cannot listen."""
     try:
-        from projections.monitoring import metrics
+        from projections.monitoring.routes import make_app
+        from projections.serving.server import serving
     except ModuleNotFoundError as error:
         raise ProjectionError(
             f"--listen needs a package that is not installed: {error.name}",
@@ -50,24 +51,20 @@ async def serving_endpoints(
             " checkout",
         ) from None
     sampler = SnapshotSampler(home, supervisors, listen.unhealthy_after_s)
-
-    async def respond(path: str) -> HttpResponse | None:
-        match path:
-            case "/health":
-                return health_response(*await sampler.sample())
-            case "/metrics":
-                snapshot, _ = await sampler.sample()
-                return HttpResponse(200, metrics.exposition(snapshot), metrics.CONTENT_TYPE)
-        return None
-
-    server = await HttpServer.open(listen.address, respond)
-    sampling = asyncio.create_task(sampler.keep_sampling(), name="health-sampler")
-    try:
-        yield
-    finally:
-        await server.close()
-        sampling.cancel()
-        await asyncio.gather(sampling, return_exceptions=True)
+    address, names = listen.address, host_names(listen.address, listen.names)
+    async with serving(make_app(sampler.sample), address, names=names):
+        if not is_loopback(address.host):
+            logger.warning(
+                "listening_unauthenticated address=%s: anyone who can reach it can read the "
+                "metrics; restrict access by a firewall or a proxy",
+                address,
+            )
+        sampling = asyncio.create_task(sampler.keep_sampling(), name="health-sampler")
+        try:
+            yield
+        finally:
+            sampling.cancel()
+            await asyncio.gather(sampling, return_exceptions=True)
 
 
 class SnapshotSampler:
@@ -100,31 +97,3 @@ class SnapshotSampler:
         snapshot = await take_snapshot(self._home, self._supervisors)
         self._sampled_s = time.monotonic()
         return snapshot, self._health.evaluate(snapshot, now_s=self._sampled_s)
-
-
-def health_response(snapshot: Snapshot, result: HealthResult) -> HttpResponse:
-    """The answer to /health: status 200 or 503, the reasons and the lag of each projection."""
-    body = {
-        "status": result.status,
-        "reasons": result.reasons,
-        "log": asdict(snapshot.log) if snapshot.log is not None else None,
-        "projections": {
-            projection.name: {
-                "checkpoint": projection.checkpoint,
-                "lag_entries": projection.lag_entries,
-                "lag_seconds": projection.lag_seconds,
-                "state": _state(snapshot, projection),
-                "reason": failure_reason(projection),
-            }
-            for projection in snapshot.projections
-        },
-    }
-    status = 503 if result.status == UNHEALTHY else 200
-    return HttpResponse(status, orjson.dumps(body) + b"\n", JSON)
-
-
-def _state(snapshot: Snapshot, projection: ProjectionSnapshot) -> str | None:
-    """The state of a projection in this process; None while it waits for the log."""
-    if snapshot.is_waiting:
-        return None
-    return RUNNING if projection.failure is None else FAILED

@@ -4,9 +4,12 @@ SOAK_MINUTES and SOAK_SEED choose another run. tests/conftest.py starts this mod
 """
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -18,6 +21,7 @@ from tests.harness.read_side import append, project
 from tests.harness.requirements import CHECKOUT, needs_tool
 from tests.harness.tables import database_of
 from tools.soak import checks, clock
+from tools.soak.actors import Backend
 from tools.soak.generator import BATCH_ITEMS_MAX, item
 
 MINUTES = float(os.environ.get("SOAK_MINUTES", "5"))
@@ -97,6 +101,37 @@ def test_it_detects_a_daemon_that_grows() -> None:
     growing = [36_000_000 + 300_000 * number for number in range(110)]
     assert len(list(checks.compare_memory("growing", growing))) == 1
     assert checks.memory(growing[:5]) is None  # too few samples
+
+
+@pytest.mark.slow
+def test_a_server_without_its_postgresql_is_started_again_before_the_comparison(
+    tmp_path: Path,
+) -> None:
+    """A kill of PostgreSQL at the end of the time left a server that answered 500 to everything."""
+
+    class AlwaysPostgres(Random):
+        def random(self) -> float:
+            return 0.1
+
+    def compared() -> list[str]:
+        return list(checks.compare_alpine(backend.url, backend.key, frozenset()))
+
+    data = Path(tempfile.mkdtemp(prefix="soak-postgres-"))
+    data.chmod(0o755)
+    backend = Backend(tmp_path, data / "alpine", AlwaysPostgres(1), (5.0, 25.0))
+    try:
+        backend.start()
+        until(lambda: compared() == [])
+        backend.kill()
+        assert len(compared()) == 1
+        backend.settle()
+        until(lambda: compared() == [])
+        backend.stop()
+        assert backend.problems == []
+    finally:
+        backend.end()
+        backend.close()
+        shutil.rmtree(data, ignore_errors=True)
 
 
 def test_items_are_the_same_each_time_and_fit_into_one_write_of_receipts() -> None:

@@ -135,9 +135,7 @@ class Soak:
     def settle(self) -> None:
         """Stops killing, and waits until the whole log is projected and delivered."""
         for actor in self.actors:
-            actor.life_s = None
-            if actor.process is None:
-                actor.start()
+            actor.settle()
         time.sleep(2.0)  # generators that were killed retry their last batch
         for generator in self.generators:
             generator.stop()

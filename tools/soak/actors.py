@@ -80,6 +80,12 @@ class Actor:
         life_s = self._random.uniform(*self.life_s) if self.life_s is not None else 0.0
         self._due_s = time.monotonic() + life_s
 
+    def settle(self) -> None:
+        """Kills it no more, and starts it if it is down."""
+        self.life_s = None
+        if self.process is None:
+            self.start()
+
     def kill(self) -> None:
         """Kills the process with SIGKILL, or its whole session."""
         assert self.process is not None
@@ -163,6 +169,12 @@ class Backend(Actor):
         self._outlives_s = 0.0
         # The process that holds PostgreSQL has a session of its own, and ends by itself.
         super().kill()
+
+    def settle(self) -> None:
+        """Starts a server without its PostgreSQL again, too."""
+        if self._outlives_s:
+            self.kill()
+        super().settle()
 
     def _kill_postgres(self) -> bool:
         pid = self._postmaster()

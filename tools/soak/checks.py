@@ -85,6 +85,20 @@ def compare_table(home: Path) -> Iterator[str]:
 
 def compare_alpine(url: str, key: str, hashes: frozenset[str]) -> Iterator[str]:
     """Compares the list of Alpine with the hashes of the log."""
+    try:
+        theirs = _hashes_of_alpine(url, key)
+    except OSError as error:
+        yield f"Alpine does not list its signals: {error}"
+        return
+    if len(theirs) != len(set(theirs)):
+        yield f"Alpine holds {len(theirs) - len(set(theirs))} signals twice"
+    if missing := hashes - set(theirs):
+        yield f"Alpine lacks {len(missing)} of {len(hashes)} signals"
+    if extra := set(theirs) - hashes:
+        yield f"Alpine holds {len(extra)} signals that are not in the log"
+
+
+def _hashes_of_alpine(url: str, key: str) -> list[str]:
     theirs: list[str] = []
     after: int | None = 0
     while after is not None:
@@ -95,12 +109,7 @@ def compare_alpine(url: str, key: str, hashes: frozenset[str]) -> Iterator[str]:
             page = json.load(answer)
         theirs += [row["verification_hash"] for row in page["signals"]]
         after = page["next"]
-    if len(theirs) != len(set(theirs)):
-        yield f"Alpine holds {len(theirs) - len(set(theirs))} signals twice"
-    if missing := hashes - set(theirs):
-        yield f"Alpine lacks {len(missing)} of {len(hashes)} signals"
-    if extra := set(theirs) - hashes:
-        yield f"Alpine holds {len(extra)} signals that are not in the log"
+    return theirs
 
 
 def memory(samples: Sequence[int]) -> tuple[float, float] | None:

@@ -11,11 +11,13 @@ import os
 import random
 import ssl
 import struct
+import sys
 import traceback
 import zlib
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from socket import SO_LINGER, SOL_SOCKET
 
@@ -94,6 +96,28 @@ def send_to(handle: Handler, *, deadline_s: float = DEADLINE_S) -> tuple[SendRes
 
 def kind_of(answer: SendResult) -> object:
     return answer.kind if isinstance(answer, Unavailable) else type(answer)
+
+
+def test_a_request_searches_for_no_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """httpcore imports sniffio for each request; where it is missing, each search costs."""
+    searched: list[str] = []
+
+    class Recorder(MetaPathFinder):
+        def find_spec(self, fullname: str, *_: object) -> None:
+            searched.append(fullname)
+
+    async def run() -> None:
+        async with server(answering(http_response(201))) as found:
+            client = client_of(found)
+            try:
+                await client.send(BODY)  # the first one loads what it needs
+                monkeypatch.setattr(sys, "meta_path", [Recorder(), *sys.meta_path])
+                assert isinstance(await client.send(BODY), Stored)
+            finally:
+                await client.close()
+
+    asyncio.run(run())
+    assert searched == []
 
 
 # H1-H5: the table

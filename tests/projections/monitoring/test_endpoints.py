@@ -7,7 +7,8 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,8 @@ from tests.harness.read_side import append
 from tests.harness.signals import a_signal, closed, signals
 from tests.harness.tables import seq_in
 
+CLIENTS = 1_000
+METRICS_REQUEST = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
 EXIT_S = 10.0  # the promised limit after SIGTERM; tests allow twice as long for a busy machine
 
 
@@ -49,7 +52,7 @@ class HttpAnswer(NamedTuple):
         return json.loads(self.body)
 
 
-def get(url: str) -> HttpAnswer:
+def get(url: str | urllib.request.Request) -> HttpAnswer:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=DEADLINE_S) as answer:
@@ -235,6 +238,86 @@ def test_hanging_clients_delay_neither_the_table_nor_the_shutdown(home: Path) ->
         assert "Traceback" not in d.err
 
 
+def head_of_request(number: int) -> bytes:
+    """Nothing, a part of a head, or a whole one; none of the three reads the answer."""
+    return (b"", b"GET /metrics HTTP/1.1\r\nHost: x", METRICS_REQUEST)[number % 3]
+
+
+@pytest.mark.slow
+def test_a_thousand_connections_turn_no_client_away_and_delay_no_entry(home: Path) -> None:
+    """Half-open ones, slow ones, and ones that read nothing: all are closed, and none blocks."""
+    append(home, a_signal(1))
+    with ExitStack() as stack, listening(home, "sqlite") as (d, url):
+        until(lambda: seq_in(home) == 1)
+        port = int(url.rpartition(":")[2])
+        clients: list[socket.socket] = []
+        for number in range(CLIENTS):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            clients.append(client)
+            client.sendall(head_of_request(number))
+            if number % 100 == 0:
+                assert is_healthy(url)
+                seq = 2 + number // 100
+                append(home, a_signal(seq))
+                until(partial(is_in_table, home, seq))
+        assert is_healthy(url)
+        assert files_open_in(d.process.pid) < 200
+        until(partial(all_end_while_they_drip, clients), "the end of each connection")
+        assert is_healthy(url)
+        assert [line for line in d.err.splitlines() if " ERROR " in line] == []
+        assert d.stop() == 0
+
+
+def is_in_table(home: Path, seq: int) -> bool:
+    return seq_in(home) == seq
+
+
+def files_open_in(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def all_end_while_they_drip(clients: Sequence[socket.socket]) -> bool:
+    """Whether the server has ended all. One byte more on each, so that none is silent."""
+    for client in clients:
+        with suppress(OSError):
+            client.sendall(b"x")
+    time.sleep(0.5)
+    return all(map(has_ended, clients))
+
+
+def has_ended(client: socket.socket) -> bool:
+    """What it still sends is read and discarded."""
+    client.setblocking(False)
+    try:
+        while client.recv(65_536):
+            pass
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    finally:
+        client.setblocking(True)
+    return True
+
+
+def test_only_known_host_names_are_answered(home: Path) -> None:
+    append(home, a_signal(1))
+    words = ("sqlite", "--listen-name", "metrics.example.com")
+    with listening(home, *words) as (d, url):
+        port = int(url.rpartition(":")[2])
+        for host, status in {
+            "127.0.0.1": 200,
+            "localhost": 200,
+            "metrics.example.com": 200,
+            "evil.example.com": 421,
+        }.items():
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{port}/health", headers={"Host": host}
+            )
+            assert get(request).status == status
+        assert d.stop() == 0
+
+
 def test_repeated_requests_change_nothing_on_disk(home: Path) -> None:
     append(home, *signals(3))
     with listening(home, "sqlite") as (_, url):
@@ -263,7 +346,13 @@ def test_a_port_in_use_ends_the_daemon_before_anything_is_projected(home: Path) 
 
 
 @pytest.mark.parametrize(
-    "words", [["--listen", "9464"], ["--listen", "::1:1"], ["--once", "--listen", "127.0.0.1:0"]]
+    "words",
+    [
+        ["--listen", "9464"],
+        ["--listen", "::1:1"],
+        ["--once", "--listen", "127.0.0.1:0"],
+        ["--listen-name", "metrics.example.com"],
+    ],
 )
 def test_an_invalid_address_is_wrong_usage(home: Path, words: list[str]) -> None:
     append(home, a_signal(1))
@@ -288,13 +377,17 @@ def test_an_invalid_number_of_seconds_is_wrong_usage(home: Path, words: list[str
     assert f"{words[-1]} is not a number of seconds" in done.err
 
 
-def test_without_the_extra_it_names_the_package_to_install(home: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["prometheus_client", "starlette", "uvicorn"])
+def test_without_the_extra_it_names_the_package_to_install(
+    home: Path, tmp_path: Path, name: str
+) -> None:
     append(home, a_signal(1))
-    hidden = "raise ModuleNotFoundError(\"it is hidden\", name='prometheus_client')"
-    (tmp_path / "prometheus_client.py").write_text(hidden)
+    hidden = f"raise ModuleNotFoundError('it is hidden', name='{name}')"
+    (tmp_path / f"{name}.py").write_text(hidden)
     env = first_on_path(tmp_path)
     done = eventlog("project", "sqlite", "--listen", "127.0.0.1:0", home=home, env=env)
     assert done.code == 3
+    assert f"not installed: {name}" in done.err
     assert "pip install 'signal-eventlog[metrics]'" in done.err
     assert "Traceback" not in done.err
     assert eventlog("project", "sqlite", "--once", home=home, env=env).code == 0
