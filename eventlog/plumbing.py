@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         EXIT_PROBLEM,
         JSON_OPTION,
         CommandContext,
+        WrongUsage,
         unquote,
     )
     from eventlog.cli.streams import print_line, print_lines, print_message, progress_bar
@@ -48,6 +49,7 @@ _MODULES = {
     "PROJECTIONS": "plugins",
     "SignalColumns": "read.columns",
     "VerifiedChunk": "read.bulk",
+    "WrongUsage": "cli.command",
     "adopt_owner": "storage.ownership",
     "can_fork": "processes",
     "end_process": "processes",
@@ -96,6 +98,7 @@ __all__ = [
     "PollInterval",
     "SignalColumns",
     "VerifiedChunk",
+    "WrongUsage",
     "adopt_owner",
     "can_fork",
     "database_uri",

@@ -16,9 +16,10 @@ from eventlog.cli.command import (
     EXIT_INTERRUPTED,
     EXIT_PROBLEM,
     CommandContext,
+    WrongUsage,
 )
 from eventlog.cli.streams import NoReader, print_lines, print_message, write_stdout
-from eventlog.errors import EventLogError, printable, printable_value
+from eventlog.errors import EventLogError, printable_value
 from eventlog.format.line import Entry
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ LOCK_TIMEOUT_S = 2.0  # of `append`, which retries and handles signals in betwee
 
 
 @click.command()
-@click.argument("file", required=False, metavar="[FILE]")
+@click.argument(
+    "file", required=False, metavar="[FILE]", type=click.Path(allow_dash=True, readable=False)
+)
 @click.option(
     "--skip-invalid", is_flag=True, help="Continue after an invalid line. Default: stop there."
 )
@@ -107,14 +110,17 @@ def append(
 
 
 def _open_input(file: str | None) -> int:
-    """The descriptor of the input. Raises UsageError."""
+    """The descriptor of the input. Raises WrongUsage."""
     if file is None or file == "-":
         return 0
     try:
         fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         os.read(fd, 0)  # a directory opens, but does not read
     except OSError as error:
-        raise click.UsageError(printable(f"cannot read {file}: {error.strerror}")) from None
+        raise WrongUsage(
+            f"cannot read {file}: {error.strerror}",
+            do="name a file of JSON Lines, or none to read standard input",
+        ) from None
     return fd
 
 

@@ -11,11 +11,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from eventlog.plumbing import EXIT_PROBLEM, JSON_OPTION, CommandContext, print_line, print_message
+from eventlog.plumbing import (
+    EXIT_PROBLEM,
+    JSON_OPTION,
+    CommandContext,
+    WrongUsage,
+    print_line,
+    print_message,
+)
 from projections.cli.common import print_json, print_table
 from projections.cli.settings import alpine_config
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from projections.delivery.outbox_rows import ParkedSignal
     from projections.delivery.projection import AlpineConfig
     from projections.delivery.reconcile import ReconcileReport
@@ -26,7 +35,34 @@ _HEADINGS = ("seq", "kind", "status", "attempts", "last", "next", "signal_id", "
 _SHOWN_MAX = 20  # differences of each kind in the text output; --json has more
 _ANSWER_CHARS = 60  # of an answer in the table; --json has all of it
 
-_SEQS_ARGUMENT = click.argument("seqs", nargs=-1, type=click.IntRange(min=1), metavar="[SEQ]...")
+_COMPLETIONS_MAX = 100  # seqs that a shell offers: nobody reads more
+
+
+def _complete_parked(
+    ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> "list[CompletionItem[str]]":
+    """The seqs of parked signals, each with what is known of it."""
+    from click.shell_completion import CompletionItem
+
+    from projections.delivery.outbox import outbox_path, read_parked
+
+    given = ctx.params["seqs"] or ()
+    home = Path(ctx.find_root().params["home"] or ".")
+    found = [
+        CompletionItem(str(row.seq), help=f"{row.kind} {row.signal_id}")
+        for row in read_parked(outbox_path(home))
+        if str(row.seq).startswith(incomplete) and row.seq not in given
+    ]
+    return found[:_COMPLETIONS_MAX]
+
+
+_SEQS_ARGUMENT = click.argument(
+    "seqs",
+    nargs=-1,
+    type=click.IntRange(min=1),
+    metavar="[SEQ]...",
+    shell_complete=_complete_parked,
+)
 _ALL_OPTION = click.option("--all", "all_", is_flag=True, help="Every parked signal.")
 
 
@@ -208,7 +244,10 @@ def _parked_rows(home: Path) -> "list[ParkedSignal]":
 
 def _chosen(obj: CommandContext, seqs: tuple[int, ...], all_: bool) -> list[int]:
     if bool(seqs) == all_:
-        raise click.UsageError("give SEQs, as `eventlog parked list` shows them, or --all")
+        raise WrongUsage(
+            "no signal is named" if all_ is False else "both SEQs and --all are given",
+            do="give SEQs, as `eventlog parked list` shows them, or --all",
+        )
     return [row.seq for row in _parked_rows(Path(obj.home))] if all_ else list(dict.fromkeys(seqs))
 
 

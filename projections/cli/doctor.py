@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from eventlog.plumbing import EXIT_PROBLEM, JSON_OPTION, CommandContext, print_lines, print_message
+from eventlog.plumbing import (
+    EXIT_PROBLEM,
+    JSON_OPTION,
+    CommandContext,
+    WrongUsage,
+    print_lines,
+    print_message,
+)
 from projections.cli.common import SECONDS, print_json
 from projections.cli.settings import alpine_config
 
@@ -58,7 +65,7 @@ def doctor(
     from projections.doctor.finding import is_ok
 
     if directory is None and seconds is not None:
-        raise click.UsageError("--seconds needs --disk DIR")
+        raise WrongUsage("--seconds needs --disk DIR", do="name a directory to test with --disk")
     more: dict[str, object] = {}
     if directory is None:
         from projections.doctor.doctor import examine_home

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Unpack
 
 import click
 
-from eventlog.plumbing import CommandContext
+from eventlog.plumbing import CommandContext, WrongUsage
 from projections.cli.common import COLUMNS_OPTION, filter_options, usage_errors
 
 if TYPE_CHECKING:
@@ -37,7 +37,11 @@ STDOUT = "-"
 @COLUMNS_OPTION
 @click.option("--raw", is_flag=True, help="CSV for programs: no ' before text like a formula.")
 @click.option(
-    "--output", metavar="FILE", default=STDOUT, help="Output file. Default: -, standard output."
+    "--output",
+    metavar="FILE",
+    type=click.Path(allow_dash=True, readable=False),
+    default=STDOUT,
+    help="Output file. Default: -, standard output.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_obj
@@ -82,7 +86,7 @@ def export(
     from projections.queries.selection import further_columns
 
     if output == STDOUT and format_ != CSV and sys.stdout.isatty():
-        raise click.UsageError("Parquet cannot be shown on a terminal: name a file with --output")
+        raise WrongUsage("Parquet cannot be shown on a terminal", do="name a file with --output")
     with usage_errors("--columns"):
         further_columns(columns, COLUMNS)
     write = partial(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from eventlog.plumbing import EXIT_PROBLEM, JSON_OPTION, CommandContext, print_line
+from eventlog.plumbing import EXIT_PROBLEM, JSON_OPTION, CommandContext, WrongUsage, print_line
 from projections.cli.common import print_json
 
 _PATH = click.Path(dir_okay=False, path_type=Path)
@@ -54,10 +54,10 @@ def import_legacy(
     from projections.legacy.importer import import_legacy as run_import
 
     if log_file is None and database is None:
-        raise click.UsageError("give --log, --db or both")
+        raise WrongUsage("no file to import from is named", do="give --log, --db or both")
     sources = [source for source in (log_file, database) if source is not None]
     if rejects is not None and rejects.exists() and any(map(rejects.samefile, sources)):
-        raise click.UsageError("--rejects names a file to import from: name another file")
+        raise WrongUsage("--rejects names a file to import from", do="name another file")
     # What an import that ends early has refused is kept: it imported the rest.
     output = (
         nullcontext()

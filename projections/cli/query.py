@@ -87,8 +87,9 @@ def wait(obj: CommandContext, seq: int, stage: str, timeout_s: float | None) -> 
 
 
 @click.command()
+@JSON_OPTION
 @click.pass_obj
-def digest(obj: CommandContext) -> None:
+def digest(obj: CommandContext, as_json: bool) -> None:
     """Print the SHA-256 of the signals table.
 
     Equal tables have equal digests, on any machine. The hash is taken over the rows in id order,
@@ -96,13 +97,18 @@ def digest(obj: CommandContext) -> None:
 
     \b
     Example:
-      test "$(eventlog --home a digest)" = "$(eventlog --home b digest)"
+      test "$(eventlog digest --home a)" = "$(eventlog digest --home b)"
+      eventlog digest --json | jq -r .digest
     """
     from eventlog.plumbing import require_home
     from projections.rebuild.rebuild import digest_of
 
     require_home(obj.home)
-    print_line(digest_of(Path(obj.home)))
+    found = digest_of(Path(obj.home))
+    if as_json:
+        print_json({"digest": found})
+    else:
+        print_line(found)
 
 
 def _as_dict(value: object) -> dict[str, object]:
