@@ -38,8 +38,7 @@ def as_event_log_error(error: click.ClickException) -> EventLogError:
 
 def no_such_command(ctx: click.Context, name: str) -> EventLogError:
     """The error about a name that is no command of the group of `ctx`, with suggestions."""
-    assert isinstance(ctx.command, click.Group)
-    known = ctx.command.list_commands(ctx)
+    known = ctx.command.list_commands(ctx) if isinstance(ctx.command, click.Group) else []
     if ctx.parent is None:
         known += [option for option in _options_of(ctx) if option.startswith("--")]
     what = f"there is no command {printable_value(name)}"

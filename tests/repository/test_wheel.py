@@ -11,6 +11,7 @@ from zipfile import ZipFile
 
 import pytest
 
+from eventlog.cli.manual import man_pages, program_with
 from tests.harness.requirements import CHECKOUT
 
 pytestmark = pytest.mark.slow
@@ -70,7 +71,19 @@ def test_the_source_distribution_holds_no_tools_and_no_tests(dist: Path) -> None
     with tarfile.open(sdist) as tar:
         names = {name.split("/")[1] for name in tar.getnames()}
     papers = {"LICENSE", "PKG-INFO", "README.md", "pyproject.toml", ".gitignore"}
-    assert names == PACKAGES | papers
+    assert names == PACKAGES | papers | {"hatch_build.py", "man"}
+
+
+def test_the_source_distribution_holds_the_man_pages(dist: Path) -> None:
+    (sdist,) = dist.glob("*.tar.gz")
+    plugins = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["entry-points"]
+    pages = man_pages(program_with(plugins["eventlog.commands"]), VERSION)
+    with tarfile.open(sdist) as tar:
+        members = [member for member in tar.getmembers() if "/man/" in member.name]
+        files = [(member.name, tar.extractfile(member)) for member in members]
+        found = {Path(name).name: file.read().decode() for name, file in files if file is not None}
+    assert found == pages
+    assert not list(CHECKOUT.rglob("*.1")), "no page is stored in the repository"
 
 
 def test_the_command_runs_in_an_empty_environment(bin_dir: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -22,16 +21,6 @@ from tests.harness.forked import forked
 from tests.harness.signals import signals
 
 pytestmark = pytest.mark.usefixtures("logging_as_it_was")
-
-
-@pytest.fixture
-def logging_as_it_was() -> Iterator[None]:
-    """The commands of these tests run in this process, and configure logging."""
-    root = logging.getLogger()
-    level, handlers = root.level, root.handlers[:]
-    yield
-    root.setLevel(level)
-    root.handlers[:] = handlers
 
 
 @pytest.fixture
@@ -137,8 +126,9 @@ def test_the_command_itself_is_not_changed() -> None:
 def test_each_command_takes_the_home_after_its_name(tmp_path: Path) -> None:
     with EventLog(tmp_path / "home") as log:
         log.append_many(signals(2))
-    assert forked("cat", "--home", tmp_path / "home").out.count(b"\n") == 2
-    done = forked("parked", "list", "--home", tmp_path / "nowhere", "--log-format", "json")
+    assert forked("cat", "--home", tmp_path / "home", home="elsewhere").out.count(b"\n") == 2
+    nowhere = ("--home", tmp_path / "nowhere", "--log-format", "json")
+    done = forked("parked", "list", *nowhere, home=tmp_path / "home")
     assert done.code == 3
     assert json.loads(done.err)["where"] == str(tmp_path / "nowhere")
 

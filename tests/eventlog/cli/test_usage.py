@@ -1,10 +1,13 @@
 """A usage error says what is wrong, where, and what to do, with suggestions."""
 
 import json
+from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
+from eventlog.cli.main import cli
 from eventlog.cli.usage import as_event_log_error
 from tests.harness.forked import forked
 
@@ -120,21 +123,32 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("words", ERRORS)
-def test_a_usage_error_says_what_where_and_what_to_do(words: str) -> None:
+@pytest.mark.usefixtures("logging_as_it_was")
+def test_a_usage_error_says_what_where_and_what_to_do(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     what, where, do = ERRORS[words]
-    done = forked(*words.split(" "))
+    done = CliRunner().invoke(cli, words.split(" "), prog_name="eventlog", standalone_mode=False)
+    assert isinstance(done.exception, click.UsageError) and done.exception.exit_code == 2
+    found = as_event_log_error(done.exception)
+    assert (found.what, found.where) == (what, where)
+    assert found.do.startswith(do), found.do
+
+
+def test_the_command_prints_it_and_exits_2(tmp_path: Path) -> None:
+    done = forked("parked", "retyr", home=tmp_path)
     assert (done.code, done.out) == (2, b"")
-    lines = dict(line.split(":", 1) for line in done.err.splitlines())
-    found = {key: text.strip() for key, text in lines.items()}
-    assert found["error"] == what
-    assert found.get("where", "") == where
-    assert found["do"].startswith(do), found["do"]
-    assert list(found) == (["error", "where", "do"] if where else ["error", "do"])
+    assert done.err == (
+        "error: there is no command retyr\n"
+        "where: eventlog parked\n"
+        "do:    did you mean retry? see `eventlog help parked`\n"
+    )
 
 
 @pytest.mark.parametrize("words", ["--log-format json cat --bad", "cat --bad --log-format=json"])
 def test_a_usage_error_is_json_wherever_the_format_is_given(words: str) -> None:
-    done = forked(*words.split())
+    done = forked(*words.split(), home="home")
     assert done.code == 2
     found = json.loads(done.err)
     assert found["message"] == "there is no option --bad"
@@ -143,7 +157,7 @@ def test_a_usage_error_is_json_wherever_the_format_is_given(words: str) -> None:
 
 def test_no_argument_can_control_the_terminal() -> None:
     for words in (("\x1b[31mred",), ("cat", "--limit", "\x1b[31mred"), ("cat", "--\x1b[31mred")):
-        done = forked(*words)
+        done = forked(*words, home="home")
         assert done.code == 2 and "red" in done.err
         assert "\x1b" not in done.err
 
