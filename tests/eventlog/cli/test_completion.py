@@ -4,12 +4,16 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from eventlog.cli.completion import print_completions
 from eventlog.cli.main import cli
+from projections import Checkpoint
+from projections.delivery.outbox import REFUSED, Outbox, UnsavedChanges, outbox_path
+from projections.delivery.outbox_rows import ParkedSignal
 from tests.harness.command import COMMAND, eventlog
 from tests.harness.forked import forked
 from tests.harness.plugins import failing, plugins
@@ -103,6 +107,20 @@ def test_the_value_after_an_equals_sign_is_completed(completed: Completed) -> No
         assert found == ["plain,--log-format=json"]
 
 
+def test_seqs_of_parked_signals_are_completed(completed: Completed, tmp_path: Path) -> None:
+    path = outbox_path(tmp_path)
+    path.parent.mkdir()
+    rows = [ParkedSignal(n, f"s-{n}", REFUSED, 422, "no", 1, 1.0, 2.0, None) for n in (17, 18, 42)]
+    with closing(Outbox(path)) as outbox:
+        checkpoint = Checkpoint(projection="alpine", seq=42, chain="0" * 64)
+        outbox.save(checkpoint, [], UnsavedChanges(park={row.seq: row for row in rows}), 0)
+    before, after = f"--home {tmp_path} parked retry 17 ", f"parked discard --home {tmp_path} 17 "
+    for line in (f"eventlog {before}", f"eventlog {after}"):
+        assert completed(line) == ["plain,18", "plain,42"]
+        assert completed(f"{line}4") == ["plain,42"]
+    assert completed("eventlog parked retry ") == []
+
+
 def completed_without_fork(line: str, env: dict[str, str]) -> str:
     words = line.split(" ")
     asked = {"COMP_WORDS": "\n".join(words), "COMP_CWORD": str(len(words) - 1)}
@@ -183,7 +201,7 @@ def installed(shell: str) -> str:
 
 @pytest.mark.slow
 def test_a_tab_in_zsh_completes_the_line(tmp_path: Path) -> None:
-    env = {**ON_PATH, "ZDOTDIR": str(tmp_path), "PS1": "$ "}
+    env = {**ON_PATH, "ZDOTDIR": str(tmp_path), "EVENTLOG_HOME": str(tmp_path), "PS1": "$ "}
     with terminal(installed("zsh"), "-f", "-i", env=env) as shell:
         shell.press("autoload -U compinit; compinit -u -D; ")
         shell.press('eval "$(eventlog completion zsh)"; echo rea""dy\n')
@@ -191,9 +209,9 @@ def test_a_tab_in_zsh_completes_the_line(tmp_path: Path) -> None:
         shell.press("eventlog comple\t")
         shell.until("completion ")
         shell.press("fi\t")
-        shell.until("fish ")
-        shell.press("\x15eventlog verify --log-format=js\t")
-        shell.until("-format=json")
+        shell.until("fish")
+        shell.press("\x15eventlog verify --log-format=js\t\n")
+        shell.until('"message":"there is no log at this home"')
         assert "Traceback" not in shell.text
 
 
