@@ -16,7 +16,11 @@ ERRORS = {
     "signal": ("there is no command signal", "eventlog", "did you mean signals? see"),
     "rebuild": ("there is no command rebuild", "eventlog", "did you mean rebuild-database? see"),
     "imp": ("there is no command imp", "eventlog", "did you mean import-legacy? see"),
-    "ver": ("there is no command ver", "eventlog", "did you mean verify or --version? see"),
+    "ver": (
+        "there is no command ver",
+        "eventlog",
+        "did you mean verify or --version or --verbose?",
+    ),
     "verfy": ("there is no command verfy", "eventlog", "did you mean verify? see `eventlog help`"),
     "verison": ("there is no command verison", "eventlog", "did you mean --version or verify?"),
     "version": ("there is no command version", "eventlog", "did you mean --version"),
