@@ -278,14 +278,14 @@ def test_each_save_of_the_event_store_is_one_durable_commit(tmp_path: Path) -> N
 
 # -- the peers of --peers
 
-LIBRARIES = ("open", "logging", "structlog", "sqlite", "eventsourcing")
+LIBRARIES = ("open", "open-shared", "logging", "structlog", "sqlite", "eventsourcing")
 SERVERS = ("redis", "postgresql", "jetstream")
 
 
 def ids_kept_by(name: str, where: Path) -> list[str]:
     """The ids of the signals that a peer of this name has in its file."""
     match name:
-        case "open":
+        case "open" | "open-shared":
             lines = (where / "signals.jsonl").read_text().splitlines()
             return [json.loads(line)["signal_id"] for line in lines]
         case "logging":
@@ -316,11 +316,11 @@ def test_each_call_of_a_peer_stores_one_signal_whoever_calls(tmp_path: Path, nam
     assert sorted(kept) == sorted(map(str, ids))
 
 
-@pytest.mark.parametrize("name", ["open", "logging", "structlog"])
+@pytest.mark.parametrize("name", ["open", "open-shared", "logging", "structlog"])
 def test_a_peer_that_is_a_file_syncs_each_signal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    file = tmp_path / ("signals.jsonl" if name == "open" else "signals.log")
+    file = tmp_path / ("signals.jsonl" if name.startswith("open") else "signals.log")
     lines_at_sync: list[int] = []
     monkeypatch.setattr(os, "fsync", lambda _: lines_at_sync.append(file.read_text().count("\n")))
     [peer] = chosen_peers(name)
@@ -359,7 +359,7 @@ def test_peers_are_listed_once_and_selected_by_name() -> None:
     assert names == [*LIBRARIES, *SERVERS]
     assert [peer.id for peer in chosen_peers("Redis, open")] == ["open", "redis"]
     assert chosen_peers("") == PEERS
-    with pytest.raises(ValueError, match="no peer b1; there are open, logging"):
+    with pytest.raises(ValueError, match="no peer b1; there are open, open-shared"):
         chosen_peers("B1")
 
 

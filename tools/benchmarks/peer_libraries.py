@@ -40,6 +40,7 @@ def threads(append: Callable[[SignalDict], object]) -> Iterator[Callers]:
 
 @contextmanager
 def opened_file(where: Path) -> Iterator[Callers]:
+    """Holds the lock while it syncs."""
     lock = threading.Lock()
     with (where / "signals.jsonl").open("a") as file:
 
@@ -49,6 +50,23 @@ def opened_file(where: Path) -> Iterator[Callers]:
                 file.write(line)
                 file.flush()
                 os.fsync(file.fileno())
+
+        with threads(append) as callers:
+            yield callers
+
+
+@contextmanager
+def opened_file_shared_sync(where: Path) -> Iterator[Callers]:
+    """Releases the lock before it syncs, so that the kernel can serve several threads at once."""
+    lock = threading.Lock()
+    with (where / "signals.jsonl").open("a") as file:
+
+        def append(signal: SignalDict) -> None:
+            line = json.dumps(signal) + "\n"
+            with lock:
+                file.write(line)
+                file.flush()
+            os.fsync(file.fileno())
 
         with threads(append) as callers:
             yield callers
@@ -87,16 +105,14 @@ def structlog_file(where: Path) -> Iterator[Callers]:
     except ImportError as error:
         raise NotMeasured("structlog is not installed: pip install -e '.[bench]'") from error
     with (where / "signals.log").open("a") as file:
-        lock = threading.Lock()
-        plain = structlog.WriteLogger(file)
+        plain = structlog.WriteLogger(file)  # it has a lock of its own
 
         class SyncedLogger:
             """Syncs each line that a WriteLogger writes."""
 
             def info(self, line: str) -> None:
-                with lock:
-                    plain.info(line)
-                    os.fsync(file.fileno())
+                plain.info(line)
+                os.fsync(file.fileno())
 
         logger = structlog.wrap_logger(
             SyncedLogger(),

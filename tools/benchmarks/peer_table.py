@@ -44,22 +44,27 @@ class PeerResult:
 PEERS: tuple[Peer, ...] = (
     Peer(
         id="open",
-        what="open('a'): write, flush and fsync of json.dumps; a lock; threads",
+        what="open('a'), json.dumps, write and fsync under one lock; threads",
         opened=peer_libraries.opened_file,
     ),
     Peer(
+        id="open-shared",
+        what="the same with fsync after the lock, which the kernel can share; threads",
+        opened=peer_libraries.opened_file_shared_sync,
+    ),
+    Peer(
         id="logging",
-        what="logging.FileHandler whose emit ends with fsync, json.dumps; threads",
+        what="logging, FileHandler whose emit ends with fsync, json.dumps; threads",
         opened=peer_libraries.logging_file,
     ),
     Peer(
         id="structlog",
-        what="structlog, JSONRenderer, WriteLogger, fsync; a lock; threads",
+        what="structlog, JSONRenderer, WriteLogger, fsync after its lock; threads",
         opened=peer_libraries.structlog_file,
     ),
     Peer(
         id="sqlite",
-        what="SQLite WAL FULL, an INSERT of JSON and sha256 a commit; a lock; threads",
+        what="SQLite WAL FULL, an INSERT of JSON and sha256 a commit, one lock; threads",
         opened=peer_libraries.sqlite_full,
     ),
     Peer(
