@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -361,6 +362,12 @@ def test_peers_are_listed_once_and_selected_by_name() -> None:
     assert chosen_peers("") == PEERS
     with pytest.raises(ValueError, match="no peer b1; there are open, open-shared"):
         chosen_peers("B1")
+
+
+def test_the_page_describes_each_peer() -> None:
+    section = (CHECKOUT / "docs/measured.md").read_text().partition("would pick instead\n\n")[2]
+    rows = re.findall(r"^\| `([a-z-]+)` \|", section.partition("\n## ")[0], re.MULTILINE)
+    assert rows == [peer.id for peer in PEERS]
 
 
 def test_a_peer_that_is_missing_is_a_row_with_the_reason(tmp_path: Path) -> None:
