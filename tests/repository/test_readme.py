@@ -54,6 +54,7 @@ SESSION_NAMES = [
     "format",
     "schema",
     "operations",
+    "service",
     "quants",
     "extending",
     "legacy",
