@@ -192,9 +192,9 @@ class EventLog:
 
         An entry is yielded within milliseconds of becoming durable, or within a second where the
         file system reports no changes. `hint` is the position of an earlier batch that ended with
-        `after`; it is checked, and saves a search. `on_watch` is called at least each half second
-        while no entry comes, with whether file events arrive; without them an entry may be half a
-        second late. `watch` is shared by several tails of one log in one event loop; without it,
+        `after`; it is checked, and saves a search. `on_watch` is called at least each second
+        while no entry comes, with whether file events arrive; without them an entry may be a second
+        late. `watch` is shared by several tails of one log in one event loop; without it,
         each has its own. Waits where there is no log yet. To stop, close the iterator
         (`contextlib.aclosing`) or cancel its task. Raises LogCorrupt, LogDiverged.
         """

@@ -1,7 +1,7 @@
 """Tail: reads durable lines as they are appended, by file events and a timer.
 
 A watch may see no events (network file systems, containers), lose some, or end with its directory,
-so the log is also read every POLL_S.
+so the log is also read on a timer.
 
 Invariant: the lines are those of a LogReader: durable, chained, in order, each once.
 """
@@ -15,14 +15,16 @@ from contextlib import ExitStack, suppress
 from eventlog.format.segment import Position
 from eventlog.read.lines import ReadLines
 from eventlog.read.reader import LogReader
-from eventlog.read.watch import LogWatch
+from eventlog.read.watch import SILENCE_S, LogWatch
 from eventlog.storage.disk import Disk
 from eventlog.storage.home import Home
 from eventlog.threads import run_in_thread, uncancelled
 
 logger = logging.getLogger(__name__)
 
-POLL_S = 0.5  # the longest that a line stays unseen when no file event comes; at most 1 s
+# The longest that a line stays unseen when no file event comes; at most 1 s.
+POLL_S = 0.5
+SILENT_POLL_S = 0.9  # the same after SILENCE_S without a line, while a watch is alive
 UNFINISHED_LINE_WARN_S = 10.0  # an unfinished line that stays for so long is logged
 
 
@@ -46,6 +48,7 @@ async def tail_batches(
     unfinished = _UnfinishedLineWarning()
     with ExitStack() as ending:
         changed = ending.enter_context(watch.subscription())
+        found_s = time.monotonic()
         while True:
             changed.clear()  # before reading: a change during the read causes another read
             if reader is None:
@@ -53,6 +56,7 @@ async def tail_batches(
                 ending.callback(reader.close)
             found = await uncancelled(run_in_thread(reader.read_joined))
             if found.lines:
+                found_s = time.monotonic()
                 yield found
                 continue
             unfinished.check(reader)
@@ -60,8 +64,13 @@ async def tail_batches(
                 on_watch(watch.is_alive())  # before a restart, which may not help
             watch.ensure_running()
             with suppress(TimeoutError):
-                async with asyncio.timeout(POLL_S):
+                async with asyncio.timeout(poll_s(time.monotonic() - found_s, watch.is_alive())):
                     await changed.wait()
+
+
+def poll_s(silence_s: float, is_watched: bool) -> float:
+    """When to read again without a file event, after no line for `silence_s`."""
+    return SILENT_POLL_S if is_watched and silence_s >= SILENCE_S else POLL_S
 
 
 class _UnfinishedLineWarning:

@@ -9,6 +9,7 @@ watch is alive.
 """
 
 import asyncio
+import atexit
 import logging
 import os
 import threading
@@ -27,13 +28,9 @@ STEP_S = 0.002  # between two looks at the queue: entries reach a projection in 
 # in the table within 25 ms.
 SILENT_STEP_S = 0.02
 SILENCE_S = 3.0  # without a change for so long, the longer step is taken
+PASS_MS = 500  # watchfiles returns at least so often, and the step is chosen anew
 RETRY_S_MIN, RETRY_S_MAX = 0.1, 5.0  # before a watch that has failed is started again
-_PASS_MS = 1  # of watchfiles: it returns after a look without events
-
-
-def step_s(silence_s: float) -> float:
-    """How long to wait before the next look, after no change for `silence_s`."""
-    return STEP_S if silence_s < SILENCE_S else SILENT_STEP_S
+END_S_MAX = 1.0  # for the thread to end, which takes a step
 
 
 class LogWatch:
@@ -45,7 +42,7 @@ class LogWatch:
     def __init__(self, home: str | os.PathLike[str]) -> None:
         self._path = Home(os.path.abspath(resolved_home(home))).log_dir
         self._subscribers: tuple[asyncio.Event, ...] = ()  # replaced: the thread reads it too
-        self._stopped = threading.Event()
+        self._pacer = Pacer()
         self._inode: tuple[int, int] | None = None
         self._retry_at_s = 0.0
         self._retry_s = RETRY_S_MIN
@@ -56,7 +53,7 @@ class LogWatch:
     def subscription(self) -> Iterator[asyncio.Event]:
         """An event that is set by each change during the block. The last to leave ends the watch.
 
-        The watch is started by `ensure_running`. Its thread ends within a step.
+        The watch is started by `ensure_running`.
         """
         changed = asyncio.Event()
         self._subscribers = (*self._subscribers, changed)
@@ -65,9 +62,7 @@ class LogWatch:
         finally:
             self._subscribers = tuple(s for s in self._subscribers if s is not changed)
             if not self._subscribers:
-                self._stopped.set()
-                self._thread = None
-                self._retry_at_s = 0.0
+                self._end()
 
     @property
     def was_started(self) -> bool:
@@ -89,21 +84,31 @@ class LogWatch:
             return
         if self.was_started:
             logger.info("watch_restarted path=%s", self._path)
-        self._stopped.set()
+        self._pacer.stop()
         self._retry_at_s = time.monotonic() + self._retry_s
         self._retry_s = min(2 * self._retry_s, RETRY_S_MAX)
         self._inode = inode
-        self._stopped = threading.Event()
+        self._pacer = Pacer()
         self._thread = threading.Thread(
             target=self._watch,
-            args=(asyncio.get_running_loop(), self._stopped),
+            args=(asyncio.get_running_loop(), self._pacer),
             name="eventlog-watch",
             daemon=True,
         )
+        atexit.register(self._end)  # of a tail that is never closed
         try:
             self._thread.start()
         except RuntimeError as error:  # no thread: the tails read on a timer meanwhile
             self._report_failure(error)
+
+    def _end(self) -> None:
+        """Ends the watch. The interpreter must not end before the thread: it would abort."""
+        atexit.unregister(self._end)
+        thread, self._thread = self._thread, None
+        self._retry_at_s = 0.0
+        self._pacer.stop()
+        if thread is not None and thread.is_alive():
+            thread.join(END_S_MAX)
 
     def _inode_now(self) -> tuple[int, int] | None:
         try:
@@ -114,15 +119,14 @@ class LogWatch:
 
     # -- in the thread
 
-    def _watch(self, loop: asyncio.AbstractEventLoop, stopped: threading.Event) -> None:
-        pacer = Pacer(stopped)
+    def _watch(self, loop: asyncio.AbstractEventLoop, pacer: "Pacer") -> None:
         try:
             for changes in watchfiles.watch(
                 self._path,
                 watch_filter=None,  # the default ignores paths below .git, .venv ...
                 step=0,  # the pacer waits instead
                 debounce=0,
-                rust_timeout=_PASS_MS,
+                rust_timeout=PASS_MS,
                 yield_on_timeout=True,
                 stop_event=pacer,
                 recursive=False,
@@ -155,34 +159,40 @@ class LogWatch:
 
 
 class Pacer:
-    """The `stop_event` of `watchfiles.watch`, which it asks before each look at its queue.
+    """The `stop_event` of `watchfiles.watch`, which asks it before each look at its queue.
 
-    watchfiles would sleep for a constant step, and return changes only after a second look that
-    finds no more of them. So its step is 0, and the wait is here: before the first look and not
-    before the second. Changes are returned at once, and the wait ends when the watch is stopped.
+    watchfiles itself would sleep for a constant step, and return changes only after a second look
+    that finds no more of them. So its step is 0, and the wait is here: before every other look.
+    Changes are returned at once by the look that follows.
     """
 
     def __init__(
-        self, stopped: threading.Event, clock: Callable[[], float] = time.monotonic
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        self._stopped = stopped
         self._clock = clock
+        self._sleep = sleep  # an Event would take twice the processor time to wait
         self._changed_s = clock()
-        self._waits = True
+        self._has_waited = False  # before the last look
+        self._is_stopped = False
+        self.step_s = STEP_S
+
+    def stop(self) -> None:
+        """Ends the watch, after the step in progress."""
+        self._is_stopped = True
 
     def begin_pass(self, *, has_changes: bool) -> None:
-        """Watchfiles has returned, and will be called again."""
-        self._waits = True
+        """Chooses the step: watchfiles has returned, and will be called again."""
+        now_s = self._clock()
         if has_changes:
-            self._changed_s = self._clock()
+            self._changed_s = now_s
+        self.step_s = STEP_S if now_s - self._changed_s < SILENCE_S else SILENT_STEP_S
+        self._has_waited = False
 
     def is_set(self) -> bool:
-        """Waits a step, every other time; whether the watch is stopped.
-
-        A pass has more than two looks if the clock of the machine was set back meanwhile, and must
-        not turn without a wait until that clock has caught up.
-        """
-        waits, self._waits = self._waits, not self._waits
-        if not waits:
-            return self._stopped.is_set()
-        return self._stopped.wait(step_s(self._clock() - self._changed_s))
+        """Whether the watch is stopped; waits a step, every other time."""
+        self._has_waited = not self._has_waited
+        if self._has_waited:
+            self._sleep(self.step_s)
+        return self._is_stopped
