@@ -67,6 +67,8 @@ class Batcher:
             pause_s = 0.0 if until_seq is not None else self._load.pause_s(loop.time())
             if pause_s > 0:
                 await asyncio.wait({self._stop_task}, timeout=pause_s)
+                if self._stop_task.done():
+                    return Batch()
             self._buffered = await self._read_tail(None)
         due_s = loop.time() + pace.batch_timeout_s
         while 0 < len(self._buffered) < pace.batch_entries and not self._stop_task.done():
