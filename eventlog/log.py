@@ -33,6 +33,7 @@ from eventlog.storage.segment_disk import SegmentDisk
 if TYPE_CHECKING:
     from eventlog.append.async_append import AsyncAppenders
     from eventlog.append.group_commit import GroupCommit
+    from eventlog.read.watch import LogWatch
 
 LOCK_TIMEOUT_S_DEFAULT = 30.0  # longer than any healthy sync
 
@@ -185,19 +186,23 @@ class EventLog:
         *,
         hint: Position | None = None,
         on_watch: Callable[[bool], object] | None = None,
+        watch: "LogWatch | None" = None,
     ) -> AsyncGenerator[Batch, None]:
         """Yields the durable entries with seq > `after`, in order and in bounded batches, for ever.
 
         An entry is yielded within milliseconds of becoming durable, or within a second where the
         file system reports no changes. `hint` is the position of an earlier batch that ended with
-        `after`; it is checked, and saves a search. `on_watch` is called at least each half second
-        while no entry comes, with whether file events arrive; without them an entry may be half a
-        second late. Waits where there is no log yet. To stop, close the iterator
+        `after`; it is checked, and saves a search. `on_watch` is called at least each second
+        while no entry comes, with whether file events arrive; without them an entry may be a second
+        late. `watch` is shared by several tails of one log in one event loop; without it,
+        each has its own. Waits where there is no log yet. To stop, close the iterator
         (`contextlib.aclosing`) or cancel its task. Raises LogCorrupt, LogDiverged.
         """
         from eventlog.read.tail import tail_batches  # imports watchfiles and asyncio
 
-        batches = tail_batches(self._disk, self._home, after=after, hint=hint, on_watch=on_watch)
+        batches = tail_batches(
+            self._disk, self._home, after=after, hint=hint, on_watch=on_watch, watch=watch
+        )
         async with aclosing(batches):
             async for found in batches:
                 yield Batch(decode_lines(found), found.end)

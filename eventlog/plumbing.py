@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from eventlog.read.bulk import VerifiedChunk, log_bytes, read_verified
     from eventlog.read.columns import SignalColumns
     from eventlog.read.inspect import log_status, raw_lines, read_entries, require_home
+    from eventlog.read.watch import LogWatch
     from eventlog.schema.fields import FIELD_LIMITS
     from eventlog.storage.atomic import free_name, rename_durably
     from eventlog.storage.directory import Directory
@@ -45,6 +46,7 @@ _MODULES = {
     "JSON_OPTION": "cli.command",
     "FIELD_LIMITS": "schema.fields",
     "FileLock": "storage.locks",
+    "LogWatch": "read.watch",
     "PollInterval": "storage.locks",
     "PROJECTIONS": "plugins",
     "SignalColumns": "read.columns",
@@ -95,6 +97,7 @@ __all__ = [
     "CommandContext",
     "Directory",
     "FileLock",
+    "LogWatch",
     "PollInterval",
     "SignalColumns",
     "VerifiedChunk",

@@ -213,6 +213,10 @@ def test_targets_and_goals_are_the_agreed_ones() -> None:
         "B14-memory": (300, 200),
         "B15-help": (3, 2),
         "B15-status": (3, 2),
+        "B15-wakeups": (60, 55),
+        "B15-idle": (0.3, 0.2),
+        "B15-homes": (0.3, 0.2),
+        "B15-load": (300, 271),
     }
 
 
