@@ -17,7 +17,13 @@ if TYPE_CHECKING:
         CommandContext,
         unquote,
     )
-    from eventlog.cli.streams import print_line, print_lines, print_message, progress_bar
+    from eventlog.cli.streams import (
+        print_line,
+        print_lines,
+        print_message,
+        print_note,
+        progress_bar,
+    )
     from eventlog.errors import printable, printable_value
     from eventlog.format.line import decode
     from eventlog.plugins import COMMANDS, PROJECTIONS, import_plugin, load_plugin, plugin_names
@@ -69,6 +75,7 @@ _MODULES = {
     "print_line": "cli.streams",
     "print_lines": "cli.streams",
     "print_message": "cli.streams",
+    "print_note": "cli.streams",
     "printable": "errors",
     "printable_value": "errors",
     "progress_bar": "cli.streams",
@@ -116,6 +123,7 @@ __all__ = [
     "print_line",
     "print_lines",
     "print_message",
+    "print_note",
     "printable",
     "printable_value",
     "progress_bar",

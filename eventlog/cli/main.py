@@ -26,6 +26,7 @@ from eventlog.cli.command import (
 )
 from eventlog.cli.interrupts import interrupt_on_sigterm, interrupts_held_back
 from eventlog.cli.streams import (
+    NOTE,
     NoReader,
     discard_stdout,
     flush_standard_streams,
@@ -73,12 +74,14 @@ def _load_command(name: str) -> object:
 
 
 class _TextFormatter(logging.Formatter):
-    """Formats each record as a line of text that begins with its time."""
+    """Formats each record as a line of text that begins with its time. A note is its text."""
 
     def __init__(self) -> None:
         super().__init__("%(levelname)s %(name)s %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
+        if getattr(record, NOTE, False):
+            return record.getMessage()
         return f"{_time_text(record.created)} {super().format(record)}"
 
 

@@ -8,6 +8,7 @@ traceback and no write into a file of the log.
 """
 
 import io
+import logging
 import os
 import select
 import sys
@@ -21,6 +22,9 @@ from eventlog.errors import EventLogError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
+
+_note_logger = logging.getLogger("eventlog")
+NOTE = "is_note"  # marks a log record that is shown as plain text: without time, level and logger
 
 PROGRESS_STEPS = 200  # drawings of one bar: more are not seen, and each costs
 
@@ -89,6 +93,11 @@ def print_message(text: str) -> None:
     """Prints a line on stderr. A broken stderr is ignored: it is no reason to fail."""
     with suppress(OSError):
         print(text, file=sys.stderr)  # noqa: T201  # what this module is for
+
+
+def print_note(text: str) -> None:
+    """Prints a message on stderr that -q leaves out; as JSON with `--log-format json`."""
+    _note_logger.warning("%s", text, extra={NOTE: True})
 
 
 def print_error(error: EventLogError) -> None:

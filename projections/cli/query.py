@@ -8,7 +8,14 @@ from pathlib import Path
 
 import click
 
-from eventlog.plumbing import EXIT_PROBLEM, JSON_OPTION, CommandContext, print_line, print_message
+from eventlog.plumbing import (
+    EXIT_PROBLEM,
+    JSON_OPTION,
+    CommandContext,
+    print_line,
+    print_message,
+    print_note,
+)
 from projections.cli.common import SECONDS, print_json
 
 
@@ -63,11 +70,15 @@ def _daemon_text(daemon: dict[str, object]) -> str:
 @click.option(
     "--timeout", "timeout_s", type=SECONDS, help="Give up after this time. Default: wait for ever."
 )
+@JSON_OPTION
 @click.pass_obj
-def wait(obj: CommandContext, seq: int, stage: str, timeout_s: float | None) -> None:
+def wait(obj: CommandContext, seq: int, stage: str, timeout_s: float | None, as_json: bool) -> None:
     """Wait until entry SEQ is projected or delivered.
 
-    Exit code 1 if the time is over first, or if the signal is parked.
+    Where the log ends before SEQ, no daemon runs, or its projection has failed, a message on stderr
+    says so at once, and the command goes on waiting. Exit code 1 if the time is over first, or if
+    the signal is parked. --json prints an object with `seq`, `for`, `result` (`reached`, `timeout`
+    or `parked`) and `problem`.
 
     \b
     Example:
@@ -75,14 +86,22 @@ def wait(obj: CommandContext, seq: int, stage: str, timeout_s: float | None) -> 
       eventlog wait 42 --for delivered
     """
     from eventlog.plumbing import require_home
-    from projections.queries.wait import SignalParked, WaitTimeout
+    from projections.queries.wait import SignalParked, WaitTimeout, obstacles, stage_check
     from projections.queries.wait import wait as wait_for
 
     require_home(obj.home)  # without a log, no entry would ever arrive
+    home, result, problem = Path(obj.home), "reached", None
     try:
-        wait_for(obj.home, seq, stage, timeout_s)
+        if not stage_check(home, seq, stage)():
+            for obstacle in obstacles(home, seq, stage):
+                print_note(f"waiting: {obstacle}")
+            wait_for(home, seq, stage, timeout_s)
     except (WaitTimeout, SignalParked) as error:
-        print_message(str(error))
+        result, problem = "timeout" if isinstance(error, WaitTimeout) else "parked", str(error)
+        print_message(problem)
+    if as_json:
+        print_json({"seq": seq, "for": stage, "result": result, "problem": problem})
+    if problem is not None:
         sys.exit(EXIT_PROBLEM)
 
 
