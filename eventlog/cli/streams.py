@@ -1,4 +1,4 @@
-"""The standard streams of a command: data on stdout, messages and progress bars on stderr.
+"""The standard streams of a command: data on stdout, messages on stderr.
 
 All data goes through one writer, which `open_standard_streams` puts in place of `sys.stdout`, so
 that the output of plug-ins and of libraries passes it too. Data is UTF-8 in every locale.
@@ -12,11 +12,9 @@ import logging
 import os
 import select
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
-
-import click
 
 from eventlog.errors import EventLogError
 
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
 
 _note_logger = logging.getLogger("eventlog")
 NOTE = "is_note"  # marks a log record that is shown as plain text: without time, level and logger
-
-PROGRESS_STEPS = 200  # drawings of one bar: more are not seen, and each costs
 
 
 class _WholeWriter(io.RawIOBase):
@@ -107,33 +103,6 @@ def print_error(error: EventLogError) -> None:
         print_message(f"where: {error.where}")
     if error.do:
         print_message(f"do:    {error.do}")
-
-
-@contextmanager
-def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Shows a progress bar on stderr during a block. Draws nothing where stderr is no terminal.
-
-    The block calls the function that it gets with the bytes done and the bytes in total.
-    """
-    bar = click.progressbar(
-        length=0,
-        label=label,
-        file=sys.stderr,
-        hidden=not sys.stderr.isatty(),
-        bar_template="%(label)s [%(bar)s] %(info)s",
-    )
-
-    def report(done: int, total: int) -> None:
-        bar.length = total
-        if not bar.pos or done >= total or done - bar.pos > total // PROGRESS_STEPS:
-            with suppress(OSError):  # the terminal is gone: the work goes on
-                bar.update(done - bar.pos)
-
-    try:
-        yield report
-    finally:
-        with suppress(OSError):
-            bar.render_finish()
 
 
 def open_standard_streams() -> None:

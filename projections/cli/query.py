@@ -12,6 +12,7 @@ from eventlog.plumbing import (
     EXIT_PROBLEM,
     JSON_OPTION,
     CommandContext,
+    figure_text,
     print_line,
     print_message,
     print_note,
@@ -46,8 +47,8 @@ def status(obj: CommandContext, as_json: bool) -> None:
     for name, figures in sections.items():
         print_line(f"{name}:")
         for key, value in _as_dict(figures).items():
-            text = _daemon_text(_as_dict(value)) if key == "daemon" else value
-            print_line(f"  {key:<18} {'-' if text is None else text}")
+            text = _daemon_text(_as_dict(value)) if key == "daemon" else figure_text(key, value)
+            print_line(f"  {key.removesuffix('_seconds'):<18} {text}")
 
 
 def _daemon_text(daemon: dict[str, object]) -> str:
@@ -86,16 +87,12 @@ def wait(obj: CommandContext, seq: int, stage: str, timeout_s: float | None, as_
       eventlog wait 42 --for delivered
     """
     from eventlog.plumbing import require_home
-    from projections.queries.wait import SignalParked, WaitTimeout, obstacles, stage_check
-    from projections.queries.wait import wait as wait_for
+    from projections.queries.wait import SignalParked, WaitTimeout
 
     require_home(obj.home)  # without a log, no entry would ever arrive
     home, result, problem = Path(obj.home), "reached", None
     try:
-        if not stage_check(home, seq, stage)():
-            for obstacle in obstacles(home, seq, stage):
-                print_note(f"waiting: {obstacle}")
-            wait_for(home, seq, stage, timeout_s)
+        _wait(home, seq, stage, timeout_s)
     except (WaitTimeout, SignalParked) as error:
         result, problem = "timeout" if isinstance(error, WaitTimeout) else "parked", str(error)
         print_message(problem)
@@ -103,6 +100,22 @@ def wait(obj: CommandContext, seq: int, stage: str, timeout_s: float | None, as_
         print_json({"seq": seq, "for": stage, "result": result, "problem": problem})
     if problem is not None:
         sys.exit(EXIT_PROBLEM)
+
+
+def _wait(home: Path, seq: int, stage: str, timeout_s: float | None) -> None:
+    """Waits. If the entry has not arrived yet, it first prints what keeps it from arriving."""
+    import asyncio
+
+    from eventlog.plumbing import run_in_thread
+    from projections.queries.wait import obstacles, stage_check, wait_async
+
+    async def run() -> None:
+        if not await run_in_thread(stage_check(home, seq, stage)):
+            for obstacle in await run_in_thread(lambda: obstacles(home, seq, stage)):
+                print_note(f"waiting: {obstacle}")
+            await wait_async(home, seq, stage, timeout_s)
+
+    asyncio.run(run())
 
 
 @click.command()

@@ -42,7 +42,7 @@ class Sampler:
         assert isinstance(last_seq, int)
         return HomeSample(
             home=os.fspath(self._home),
-            at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%SZ"),
+            at=datetime.now(UTC).isoformat(timespec="seconds"),
             log=log,
             rate=self._rate(time.monotonic(), last_seq),
             projections=projections_status(self._home),

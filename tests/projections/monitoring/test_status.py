@@ -306,7 +306,7 @@ def test_the_command_waits_and_reports_by_its_exit_code(home: Path) -> None:
     assert "entry 2 was not projected within 0.1 s" in done.err
     with daemon(home, "sqlite"):
         done = eventlog("wait", 2, "--for", "projected", "--timeout", 60, home=home)
-        assert (done.code, done.out, done.err) == (0, b"", "")
+        assert (done.code, done.out) == (0, b"")  # on stderr: the daemon may not run yet
     assert eventlog("wait", 2, home=home).code == 0
     assert eventlog("wait", 2, "--for", "somewhere", home=home).code == 2
     assert eventlog("wait", "two", home=home).code == 2
