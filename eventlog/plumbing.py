@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     )
     from eventlog.cli.progress import progress_bar
     from eventlog.cli.streams import (
+        bad_news,
         print_line,
         print_lines,
         print_message,
@@ -64,6 +65,7 @@ _MODULES = {
     "SignalColumns": "read.columns",
     "VerifiedChunk": "read.bulk",
     "adopt_owner": "storage.ownership",
+    "bad_news": "cli.streams",
     "bytes_text": "figures",
     "can_fork": "processes",
     "count_text": "figures",
@@ -120,6 +122,7 @@ __all__ = [
     "SignalColumns",
     "VerifiedChunk",
     "adopt_owner",
+    "bad_news",
     "bytes_text",
     "can_fork",
     "count_text",

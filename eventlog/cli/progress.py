@@ -44,6 +44,11 @@ class ProgressBar:
             item_show_func=self._count_text,
         )
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether there is a terminal to draw on."""
+        return not self._bar.hidden
+
     def __call__(self, done: int, total: int | None, count: int = 0) -> None:
         """Reports the work done so far, and in total where it is known; `count` of the noun."""
         bar = self._bar

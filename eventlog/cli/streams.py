@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
+import click
+
 from eventlog.errors import EventLogError
 
 if TYPE_CHECKING:
@@ -89,6 +91,12 @@ def print_message(text: str) -> None:
     """Prints a line on stderr. A broken stderr is ignored: it is no reason to fail."""
     with suppress(OSError):
         print(text, file=sys.stderr)  # noqa: T201  # what this module is for
+
+
+def bad_news(text: str, colour: str = "red") -> str:
+    """`text` for stdout, in a colour if that is a terminal. NO_COLOR and TERM=dumb are honoured."""
+    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return text if is_plain or not os.isatty(1) else click.style(text, fg=colour, bold=True)
 
 
 def print_note(text: str) -> None:

@@ -12,6 +12,7 @@ from eventlog.plumbing import (
     EXIT_PROBLEM,
     JSON_OPTION,
     CommandContext,
+    bad_news,
     figure_text,
     print_line,
     print_message,
@@ -48,7 +49,23 @@ def status(obj: CommandContext, as_json: bool) -> None:
         print_line(f"{name}:")
         for key, value in _as_dict(figures).items():
             text = _daemon_text(_as_dict(value)) if key == "daemon" else figure_text(key, value)
-            print_line(f"  {key.removesuffix('_seconds'):<18} {text}")
+            shown = bad_news(text) if _is_bad_news(key, value) else text
+            print_line(f"  {key.removesuffix('_seconds'):<18} {shown}")
+
+
+_BAD_DELIVERY_STATES = ("refused", "rejecting", "waiting")
+
+
+def _is_bad_news(key: str, value: object) -> bool:
+    """Whether a figure needs somebody's attention."""
+    match key:
+        case "daemon":
+            return _as_dict(value)["state"] == "failed"
+        case "state":
+            return value in _BAD_DELIVERY_STATES
+        case "failing":
+            return bool(value)
+    return key == "problem"
 
 
 def _daemon_text(daemon: dict[str, object]) -> str:

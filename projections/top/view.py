@@ -26,6 +26,7 @@ from projections.top.recent_signals import RecentSignal
 
 DETAILS_MAX = 4  # figures of a plug-in projection: a line has no room for more
 GAP = "  "  # between two columns
+_LINES_AROUND_SIGNALS = 2  # an empty line and the headings
 
 # The figures of our own projections; a plug-in projection shows the first that it reports.
 _DETAIL_KEYS = {
@@ -108,8 +109,15 @@ def format_line(sample: HomeSample) -> str:
     return " | ".join(parts)
 
 
+def fit_to_height(view: View, lines: int) -> View:
+    """The view without the oldest signals, so that as plain text it has `lines` lines at most."""
+    others = format_page(view._replace(signals=view.signals._replace(rows=())))
+    left = lines - len(others.splitlines()) - _LINES_AROUND_SIGNALS
+    return view._replace(signals=view.signals._replace(rows=view.signals.rows[: max(0, left)]))
+
+
 def format_page(view: View) -> str:
-    """The view as plain text, with all signals."""
+    """The view as plain text, with all its signals."""
     tables = (view.projections, view.signals)
     parts = [
         view.title,
