@@ -11,12 +11,12 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mappin
 from contextlib import aclosing, closing
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 from eventlog.append.batch import EACH, PREFIX, AppendRequest, Receipt
 from eventlog.append.dedupe import DEDUPE_ENTRIES_DEFAULT
 from eventlog.clock import now_recorded, now_stored
-from eventlog.errors import EventLogError, InvalidSignal, Unsupported
+from eventlog.errors import EventLogError, InvalidSignal, LogClosed, Unsupported
 from eventlog.format.line import Entry
 from eventlog.format.segment import SEGMENT_BYTES_DEFAULT, Position
 from eventlog.read.existing import require_log
@@ -246,6 +246,18 @@ class EventLog:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def __repr__(self) -> str:
+        state = "open" if self._closed is None else "closed"
+        return f"<EventLog {self._home.root!r}, {state}>"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuses pickle and copy: descriptors and locks stay in their process."""
+        raise LogClosed(
+            "a log handle cannot be pickled, copied or passed to another process",
+            where=self._home.root,
+            do="pass the path of the home, and open the log there: EventLog(home)",
+        )
 
     def _build_committer(self) -> "GroupCommit":
         """Builds the committer and its writer, for the first append. Raises LogClosed."""

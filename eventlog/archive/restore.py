@@ -24,7 +24,7 @@ from eventlog.archive.manifest import (
     require_last_entry,
 )
 from eventlog.errors import BackupUnusable, EventLogError
-from eventlog.figures import bytes_text, count_text
+from eventlog.figures import bytes_text, count_text, time_text
 from eventlog.format.durability import LogEnd, Watermark, encode_slot, slot_offset
 from eventlog.storage.atomic import copy, replace_file
 from eventlog.storage.directory import Directory
@@ -70,7 +70,7 @@ class RestoredHome:
         return [
             f"restored up to seq {manifest.last_seq}, chain {manifest.chain}: "
             f"{bytes_text(manifest.bytes)} in {segments}",
-            f"backed up at {manifest.backed_up_at}",
+            f"backed up at {time_text(manifest.backed_up_at)}",
             *(f"next: {command}" for command in self.next),
         ]
 

@@ -132,11 +132,11 @@ def check_clock(now: datetime, last_recorded_at: str | None) -> Iterator[DoctorF
         yield DoctorFinding(
             check="clock",
             level=NOTE,
-            found=f"{now:%Y-%m-%d %H:%M:%S} UTC; the kernel reports it as not synchronised",
+            found=f"{now.isoformat(timespec='seconds')}; the kernel reports it as not synchronised",
             do="run an NTP client such as chrony, unless the host of this machine sets its clock",
         )
     else:
-        yield DoctorFinding(check="clock", level=OK, found=f"{now:%Y-%m-%d %H:%M:%S} UTC")
+        yield DoctorFinding(check="clock", level=OK, found=f"{now.isoformat(timespec='seconds')}")
 
 
 def is_clock_synchronised() -> bool | None:

@@ -20,7 +20,7 @@ from eventlog import (
     RestoredHome,
     restore_home,
 )
-from eventlog.plumbing import count_text, read_verified, require_home
+from eventlog.plumbing import count_text, read_verified, require_home, time_text
 from projections.errors import ProjectionError
 from projections.monitoring.drill_record import write_drill_record
 from projections.rebuild.rebuild import RebuildResult, rebuild
@@ -68,7 +68,7 @@ class DrillResult:
             f"verified  {count_text(self.entries or 0, 'entry')}, built"
             f" {count_text(self.rows or 0, 'row')}, digest {self.digest}",
             *([f"WITHOUT   {count_text(lost, 'entry')} accepted as lost"] if lost else []),
-            f"backed up {self.backed_up_at}",
+            f"backed up {time_text(self.backed_up_at or '-')}",
             f"log       {compared[self.log or ABSENT]}",
         ]
 

@@ -347,7 +347,8 @@ def test_without_a_terminal_it_prints_a_line_and_ends_when_stopped(
         assert p.err == ""
     assert re.match(
         r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00  seq 2, - entries/s"
-        r" \| alpine lag 2 \(.*\), stopped.* \| sqlite lag 2 \(.*\), rows 0, .* \| last: AAPL BUY at 152\n",
+        r" \| alpine lag 2 \(.*\), stopped.* \| sqlite lag 2 \(.*\), rows 0, .*"
+        r" \| last: AAPL BUY at 152\n",
         line,
     )
 
