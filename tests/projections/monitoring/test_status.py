@@ -104,7 +104,8 @@ def test_the_text_output_has_the_same_figures(home: Path) -> None:
     assert text.startswith("log:\n")
     sqlite = text[text.index("sqlite:") :].splitlines()
     assert ["checkpoint", "3"] in [line.split() for line in sqlite]
-    assert ["wal_bytes", "0"] in [line.split() for line in sqlite]
+    assert ["wal_bytes", "0", "bytes"] in [line.split() for line in sqlite]
+    assert ["lag", "0.0", "s"] in [line.split() for line in sqlite]
 
 
 def test_the_lag_is_measured_against_the_end_of_the_log_while_the_daemon_is_down(
