@@ -71,8 +71,8 @@ class AppendRequest:
             durable = len(self.items) - self.unsettled
             if durable:
                 self.error.do = (
-                    f"the first {durable} of the {len(self.items)} items are durable, the others "
-                    "are not in the log: retry all of them with the same signal_ids"
+                    f"durable: {durable:,} of {len(self.items):,} items, from the first one on; the"
+                    " log has none of the others: retry all of them with the same signal_ids"
                 )
 
     def receipts(self) -> list[Receipt]:

@@ -77,6 +77,11 @@ class GroupCommit:
         self._commands: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._watermark_scheduled = False
 
+    @property
+    def created_log(self) -> bool:
+        """Whether there was no log, and the first commit created it."""
+        return self._writer.created_log
+
     def run(self, request: AppendRequest, timeout_s: float | None = None) -> None:
         """Commits a request and returns. Raises AppendTimeout, LogBusy and LogClosed."""
         queued = None

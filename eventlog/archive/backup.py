@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from eventlog.archive.backup_dir import BackupDir, locked_backup
 from eventlog.archive.manifest import Manifest, SegmentCopy
 from eventlog.errors import BackupUnusable, EventLogError, LogCorrupt, LogDiverged
+from eventlog.figures import bytes_text, count_text
 from eventlog.format.durability import LogEnd
 from eventlog.format.scan import CHAIN_UNKNOWN, Tip
 from eventlog.format.segment import Position, segment_name
@@ -73,11 +74,12 @@ class BackedUp:
     def to_text(self) -> list[str]:
         """The report as lines of text."""
         manifest = self.manifest
-        new = f"{self.copied_bytes} bytes of {self.copied_segments} segments"
+        new = f"{bytes_text(self.copied_bytes)} of {count_text(self.copied_segments, 'segment')}"
+        segments = count_text(len(manifest.segments), "segment")
         return [
             f"backed up to seq {manifest.last_seq}, chain {manifest.chain}",
             f"copied    {new if self.copied_segments else 'nothing: the log has nothing new'}",
-            f"total     {manifest.bytes} bytes in {len(manifest.segments)} segments",
+            f"total     {bytes_text(manifest.bytes)} in {segments}",
             *(f"repaired  {name}: its copy was damaged" for name in self.repaired),
         ]
 

@@ -1,20 +1,24 @@
 """Log messages on stderr: their level, and their form as text or JSON.
 
-Invariant: each record is one line that has its time in RFC 3339 with offset.
+Invariant: each record but a note is one line that has its time in RFC 3339 with offset.
 """
 
 import logging
+
+from eventlog.cli.streams import NOTE
 
 _QUIET_LOGGERS = ("httpx", "httpcore", "watchfiles", "aiosqlite", "asyncio")
 
 
 class _TextFormatter(logging.Formatter):
-    """Formats each record as a line of text that begins with its time."""
+    """Formats each record as a line of text that begins with its time. A note is its text."""
 
     def __init__(self) -> None:
         super().__init__("%(levelname)s %(name)s %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
+        if getattr(record, NOTE, False):
+            return record.getMessage()
         return f"{_time_text(record.created)} {super().format(record)}"
 
 

@@ -104,9 +104,15 @@ def _try_disk(directory: Path, seconds: float) -> "tuple[list[DoctorFinding], di
 
 
 def _print_finding(finding: "DoctorFinding") -> None:
-    from eventlog.plumbing import printable
+    from eventlog.plumbing import bad_news, printable
+    from projections.doctor.finding import PROBLEM, WARNING
 
-    lines = [f"{finding.level:<8} {finding.check:<12} {finding.found}"]
+    level = f"{finding.level:<8}"
+    colour = {PROBLEM: "red", WARNING: "yellow"}.get(finding.level)
+    lines = [
+        f"{level if colour is None else bad_news(level, colour)}"
+        + printable(f" {finding.check:<12} {finding.found}")
+    ]
     if finding.do is not None:
-        lines.append(f"{'':<21} do: {finding.do}")
-    print_lines(map(printable, lines))
+        lines.append(printable(f"{'':<21} do: {finding.do}"))
+    print_lines(lines)

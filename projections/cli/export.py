@@ -121,10 +121,11 @@ def _write(write: "Callable[..., ExportMetadata]", home: str, output: str) -> "E
 def _print_summary(metadata: "ExportMetadata", output: str, *, as_json: bool) -> None:
     import orjson
 
-    from eventlog.plumbing import print_line, print_message, printable_value
+    from eventlog.plumbing import count_text, print_line, print_message, printable_value
 
     position = metadata.position
     to = "" if output == STDOUT else f" to {printable_value(output)}"
-    summary = f"{metadata.rows} signals{to}: seq {position.seq}, chain {position.chain}"
+    signals = count_text(metadata.rows, "signal")
+    summary = f"{signals}{to}: seq {position.seq}, chain {position.chain}"
     text = orjson.dumps(metadata.to_json()).decode() if as_json else summary
     print_message(text) if output == STDOUT else print_line(text)

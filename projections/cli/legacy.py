@@ -50,7 +50,7 @@ def import_legacy(
     """
     from contextlib import nullcontext
 
-    from eventlog.plumbing import output_file, progress_bar
+    from eventlog.plumbing import output_file, print_note, printable, progress_bar
     from projections.legacy.importer import import_legacy as run_import
 
     if log_file is None and database is None:
@@ -72,6 +72,8 @@ def import_legacy(
             rejects=rejects_file,
             progress=progress,
         )
+    if report.created_log:
+        print_note(f"created a new log at {printable(str(Path(obj.home).absolute()))}")
     if as_json:
         print_json(report.to_json())
     else:

@@ -177,6 +177,10 @@ def _services(
         from projections.monitoring.endpoints import serving_endpoints
 
         from_start.append(lambda supervisors, _stop: serving_endpoints(home, supervisors, address))
+    if once:
+        from projections.cli.once_progress import showing_progress
+
+        with_log.append(lambda supervisors, _stop: showing_progress(home, supervisors))
     if compress:
         from projections.runtime.compaction import compress_in_background
 

@@ -14,7 +14,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from eventlog import UnsafePath
-from eventlog.plumbing import filesystem_type, is_network_filesystem, printable_value
+from eventlog.plumbing import (
+    bytes_text,
+    count_text,
+    filesystem_type,
+    is_network_filesystem,
+    printable_value,
+)
 from projections.delivery.outbox import load_outbox, outbox_path
 from projections.doctor.finding import (
     NOTE,
@@ -67,7 +73,10 @@ def check_log(log: Mapping[str, object] | None) -> Iterator[DoctorFinding]:
         found = "there is none yet"
         yield DoctorFinding(check="log", level=NOTE, found=found, do="the first append creates it")
     else:
-        found = f"{log['last_seq']} entries in {log['segments']} segments, {log['bytes']:,} bytes"
+        entries, segments, size = (log[key] for key in ("last_seq", "segments", "bytes"))
+        assert isinstance(entries, int) and isinstance(segments, int) and isinstance(size, int)
+        found = f"{count_text(entries, 'entry')} in {count_text(segments, 'segment')}"
+        found += f", {bytes_text(size)}"
         yield DoctorFinding(check="log", level=OK, found=found)
 
 
@@ -221,7 +230,7 @@ def check_permissions(home: Path) -> Iterator[DoctorFinding]:
         paths = shown + (f" and {more} more" if more > 0 else "")
         yield DoctorFinding(check="permissions", level=level, found=f"{found}: {paths}", do=do)
     if not problems:
-        found = f"{count} files and directories that only their owner may change"
+        found = f"files and directories that only their owner may change: {count:,}"
         yield DoctorFinding(check="permissions", level=OK, found=found)
 
 
@@ -271,8 +280,8 @@ def check_space(home: Path) -> Iterator[DoctorFinding]:
         found = os.statvfs(path)
         free, inodes = found.f_bavail * found.f_frsize, found.f_favail
         is_counted = found.f_files > 0  # btrfs and others have no fixed number of inodes
-        figures = f"{name} {free / (1 << 30):,.1f} GiB free" + (
-            f", {inodes:,} inodes" if is_counted else ""
+        figures = f"{name} {bytes_text(free)} free" + (
+            f", {count_text(inodes, 'inode')}" if is_counted else ""
         )
         if free < BYTES_EXHAUSTED or (is_counted and inodes < INODES_EXHAUSTED):
             level, figures = PROBLEM, f"nearly full: {figures}"

@@ -169,7 +169,10 @@ def missing_error(path: Path) -> ProjectionError:
 
 
 def unreadable_error(path: Path, problem: object) -> ProjectionError:
-    """The error for a database that cannot be read."""
+    """The error for a database that cannot be read. An empty file is none yet."""
+    with suppress(OSError):
+        if path.stat().st_size == 0:
+            return missing_error(path)
     return ProjectionError(
         f"the database cannot be read: {problem}",
         where=str(path),
