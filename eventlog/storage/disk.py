@@ -8,7 +8,7 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import NamedTuple, Protocol
@@ -16,6 +16,8 @@ from typing import NamedTuple, Protocol
 from eventlog.errors import UnsafePath, Unsupported
 from eventlog.storage.identity import generation_at, inode_of, read_boot_id
 from eventlog.storage.ownership import adopt_link_owner, adopt_owner, make_private_dir
+
+SYNCS_AT_ONCE_MAX = 8  # with more, small files are synced no faster
 
 
 class FileIdentity(NamedTuple):
@@ -68,6 +70,9 @@ class Disk(Protocol):
 
     def fdatasync(self, fd: int) -> None:
         """Returns when the file's bytes and length are on the device."""
+
+    def fdatasync_all(self, fds: Sequence[int]) -> None:
+        """`fdatasync` of several files; raises the first error once it has tried all."""
 
     def fsync_dir(self, path: str | int) -> None:
         """Returns when the names in the directory, by path or descriptor, are on the device."""
@@ -226,6 +231,18 @@ class RealDisk:
             self._fcntl.fcntl(fd, self._full_fsync)
         else:
             os.fdatasync(fd)
+
+    def fdatasync_all(self, fds: Sequence[int]) -> None:
+        from concurrent.futures import ThreadPoolExecutor  # only a backup needs it
+
+        try:
+            # At the same time, so that the file system writes them in a few transactions.
+            with ThreadPoolExecutor(SYNCS_AT_ONCE_MAX) as pool:
+                for _ in pool.map(self.fdatasync, fds):
+                    pass
+        except RuntimeError:  # no thread could be started
+            for fd in fds:
+                self.fdatasync(fd)
 
     def fsync_dir(self, path: str | int) -> None:
         fd = (
