@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections import Counter
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -23,20 +24,58 @@ TEST_SETTINGS = ("ALPINE_CONTRACT_", "EVENTLOG_TEST_")
 # whole run waiting. pytest-xdist lets other workers take over the tests queued behind it.
 FIRST = "test_soak.py"
 
+# With --quick: cases of one parametrized test, tests of a module that starts programs, and examples
+# of one property.
+QUICK_CASES = 2
+QUICK_TESTS_WITH_PROGRAMS = 3
+QUICK_EXAMPLES = 10
+STARTS_PROGRAMS = ("subprocess", "eventlog", "pipe", "daemon", "AlpineServer", "tiny_alpine")
+
 # Shared machines are slow at times. With CI=true Hypothesis also uses the same inputs in each run.
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", settings.get_profile("house"), max_examples=QUICK_EXAMPLES)
 
 
-def pytest_configure() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds --quick."""
+    parser.addoption(
+        "--quick",
+        action="store_true",
+        help="a selection of the tests that are not marked slow: see QUICK_CASES",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """Removes settings that would lead a test to a real home, backend or key."""
     for name in list(os.environ):
         if name.startswith(USER_SETTINGS) and not name.startswith(TEST_SETTINGS):
             del os.environ[name]
-    settings.load_profile("house")
+    settings.load_profile("quick" if config.getoption("--quick") else "house")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job of a shell
         signal.signal(signal.SIGINT, signal.default_int_handler)  # child processes inherit it
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Runs the longest module first; the others keep their order."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Runs the longest module first; the others keep their order. Selects what --quick runs."""
     items.sort(key=lambda item: item.path.name != FIRST)
+    if config.getoption("--quick"):
+        quick = _quick(items)
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(quick)])
+        items[:] = quick
+
+
+def _quick(items: list[pytest.Item]) -> list[pytest.Item]:
+    """The first cases of each test, and the first tests of a module that starts programs."""
+    chosen: Counter[str] = Counter()
+    quick = []
+    for item in items:
+        if item.get_closest_marker("slow") is not None:
+            continue
+        module = getattr(item, "module", None)
+        limits = {item.nodeid.partition("[")[0]: QUICK_CASES}
+        if any(hasattr(module, name) for name in STARTS_PROGRAMS):
+            limits[str(item.path)] = QUICK_TESTS_WITH_PROGRAMS
+        if all(chosen[name] < limit for name, limit in limits.items()):
+            chosen.update(limits.keys())
+            quick.append(item)
+    return quick

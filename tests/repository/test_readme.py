@@ -53,6 +53,7 @@ SESSION_NAMES = [
     "format",
     "schema",
     "operations",
+    "service",
     "quants",
     "extending",
     "legacy",

@@ -290,6 +290,7 @@ def check_accept_and_restore(start: Inodes, damaged: Inodes) -> int:
     return len(lost)
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_costs_one_entry_wherever_it_is(disk_of_a_log: Inodes) -> None:
     random = Random(2)
     for number, ino in enumerate(segment_inodes(disk_of_a_log)):

@@ -165,6 +165,7 @@ def test_each_value_in_each_field_of_a_signal(key: str) -> None:
         assert_agree(SIGNAL, {other: item[other] for other in item if other != key})
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(signal_items())
 @example({**PLAIN, "sha256": content_sha256(PLAIN)})
@@ -218,6 +219,7 @@ def test_each_value_in_each_key_of_a_fact(event: str) -> None:
         assert_agree(FACT, {other: fact[other] for other in fact if other != key})
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(fact_items())
 def test_the_schema_of_a_fact_agrees_with_validation(item: dict[str, Any]) -> None:

@@ -259,6 +259,7 @@ def test_the_fast_path_and_the_full_rules_agree_on_each_field(key: str) -> None:
         )
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(items(hostile=True) | items(hostile=False))
 def test_the_fast_path_and_the_full_rules_agree_to_the_byte(item: dict[str, object]) -> None:
@@ -488,6 +489,7 @@ LINES = (
 ).map(lambda text: text.encode("utf-8", "surrogatepass"))
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(LINES)
 @example(b'{"a" :1,"a":2}')

@@ -296,6 +296,7 @@ def test_a_home_of_the_old_tracker_is_refused_and_left_alone(home: Path, what: s
 # -- reads its own writes
 
 
+@pytest.mark.slow
 def test_it_reads_its_own_writes_without_a_daemon(tracker: SignalTracker) -> None:
     for number in range(30):
         signal_id = tracker.log_signal(old_signal(number))

@@ -103,6 +103,7 @@ def test_the_tables_equal_the_model_for_any_batches(
     assert digest == expected.digest()
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(signals() | broken())
 def test_the_fast_path_for_a_signal_agrees_with_the_rules(item: Item) -> None:

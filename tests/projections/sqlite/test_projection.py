@@ -602,6 +602,7 @@ def test_a_deleted_database_is_rebuilt(home: Path) -> None:
     assert not damaged_copies(home)
 
 
+@pytest.mark.slow
 def test_an_overwritten_page_is_found_at_the_start(home: Path) -> None:
     path = projected(home)
     whole = path.read_bytes()
