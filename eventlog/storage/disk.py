@@ -17,8 +17,6 @@ from eventlog.errors import UnsafePath, Unsupported
 from eventlog.storage.identity import generation_at, inode_of, read_boot_id
 from eventlog.storage.ownership import adopt_link_owner, adopt_owner, make_private_dir
 
-SYNCS_AT_ONCE_MAX = 8  # with more, small files are synced no faster
-
 
 class FileIdentity(NamedTuple):
     """The regular file at a path: another file there has another device or inode."""
@@ -233,16 +231,9 @@ class RealDisk:
             os.fdatasync(fd)
 
     def fdatasync_all(self, fds: Sequence[int]) -> None:
-        from concurrent.futures import ThreadPoolExecutor  # only a backup needs it
+        from eventlog.storage.group_sync import sync_all  # only a backup needs it
 
-        try:
-            # At the same time, so that the file system writes them in a few transactions.
-            with ThreadPoolExecutor(SYNCS_AT_ONCE_MAX) as pool:
-                for _ in pool.map(self.fdatasync, fds):
-                    pass
-        except RuntimeError:  # no thread could be started
-            for fd in fds:
-                self.fdatasync(fd)
+        sync_all(self.fdatasync, fds)
 
     def fsync_dir(self, path: str | int) -> None:
         fd = (
