@@ -58,6 +58,11 @@ class AppendRequest:
         self.unsettled = len(items)  # items without a result
         self.error: EventLogError | None = None  # why the unsettled items were not written
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether each item has a result, or the request its error."""
+        return not self.unsettled or self.error is not None
+
     def settle(self, index: int, result: Receipt | EventLogError) -> None:
         """Sets the result of one item."""
         self.results[index] = result

@@ -1,7 +1,6 @@
 """A shell completes `eventlog` with the script that `eventlog completion` prints."""
 
 import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from contextlib import closing
@@ -17,6 +16,7 @@ from projections.delivery.outbox_rows import ParkedSignal
 from tests.harness.command import COMMAND, eventlog
 from tests.harness.forked import forked
 from tests.harness.plugins import failing, plugins
+from tests.harness.requirements import needs_tool
 from tests.harness.terminal import terminal
 
 Completed = Callable[..., list[str]]
@@ -192,17 +192,10 @@ def test_a_tab_in_bash_completes_the_line() -> None:
         assert "Traceback" not in shell.text
 
 
-def installed(shell: str) -> str:
-    path = shutil.which(shell)
-    if path is None:
-        pytest.skip(f"{shell} is not installed: its script is tried where it is")
-    return path
-
-
 @pytest.mark.slow
 def test_a_tab_in_zsh_completes_the_line(tmp_path: Path) -> None:
     env = {**ON_PATH, "ZDOTDIR": str(tmp_path), "EVENTLOG_HOME": str(tmp_path), "PS1": "$ "}
-    with terminal(installed("zsh"), "-f", "-i", env=env) as shell:
+    with terminal(needs_tool("zsh", apt="zsh"), "-f", "-i", env=env) as shell:
         shell.press("autoload -U compinit; compinit -u -D; ")
         shell.press('eval "$(eventlog completion zsh)"; echo rea""dy\n')
         shell.until("ready\r\n")
@@ -220,7 +213,7 @@ def test_fish_completes_with_the_script(tmp_path: Path) -> None:
     program = "eventlog completion fish | source; complete -C 'eventlog veri';"
     program += " complete -C 'eventlog schema '; complete -C 'eventlog cat --log-format=js'"
     env = {**os.environ, **ON_PATH, "HOME": str(tmp_path)}
-    words = (installed("fish"), "--no-config", "-c", program)
+    words = (needs_tool("fish", apt="fish"), "--no-config", "-c", program)
     done = subprocess.run(words, env=env, capture_output=True, text=True, check=True)
     values = [line.split("\t")[0] for line in done.stdout.splitlines()]
     assert sorted(values) == ["--log-format=json", "fact", "signal", "verify"]

@@ -1,7 +1,6 @@
 """The man pages are made from the help, and say all of it."""
 
 import re
-import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 from eventlog.cli.main import cli
 from eventlog.cli.manual import man_pages, program_with
-from tests.harness.requirements import CHECKOUT
+from tests.harness.requirements import CHECKOUT, needs_tool
 
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
 COMMANDS = PROJECT["entry-points"]["eventlog.commands"]
@@ -94,9 +93,7 @@ def test_text_never_becomes_a_request_of_roff() -> None:
 
 
 def test_roff_renders_each_page_without_a_warning(pages: dict[str, str], tmp_path: Path) -> None:
-    groff = shutil.which("groff")
-    if groff is None:
-        pytest.skip("groff is not installed: it renders man pages")
+    groff = needs_tool("groff", apt="groff-base")
     for name, text in pages.items():
         (tmp_path / name).write_text(text)
     words = [groff, "-man", "-Tutf8", "-ww", *sorted(map(str, tmp_path.glob("*.1")))]

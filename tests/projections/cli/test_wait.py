@@ -1,5 +1,6 @@
 """`eventlog wait` says at once why an entry cannot arrive, goes on waiting, and can be ended."""
 
+import asyncio
 import json
 import signal
 from pathlib import Path
@@ -67,7 +68,7 @@ def test_the_obstacles_are_json_with_that_log_format(home: Path) -> None:
 
 def test_the_state_of_the_daemon_decides_what_is_an_obstacle(home: Path) -> None:
     assert len(obstacles(home, 1, "projected")) == 1
-    file = RunFile(home, "sqlite")
+    file = RunFile(home, "sqlite", asyncio.Event())
     try:
         file.report(state=RUNNING, since=SINCE, reason=None)
         assert obstacles(home, 1, "projected") == []
@@ -85,7 +86,7 @@ def test_delivery_that_has_stopped_is_an_obstacle(home: Path) -> None:
     outbox = Outbox.open(outbox_path(home))
     outbox.write_state(state="refused", last_error="401: the key is wrong")
     outbox.close()
-    file = RunFile(home, "alpine")
+    file = RunFile(home, "alpine", asyncio.Event())
     try:
         file.report(state=RUNNING, since=SINCE, reason=None)
         assert obstacles(home, 1, "delivered") == ["delivery is refused: 401: the key is wrong"]
