@@ -63,7 +63,10 @@ def test_the_wheel_holds_exactly_the_two_packages(dist: Path) -> None:
     }
     modules = {str(p.relative_to(CHECKOUT)) for d in PACKAGES for p in (CHECKOUT / d).rglob("*.py")}
     typed = {f"{package}/py.typed" for package in PACKAGES}
-    assert {name for name in names if name.split("/")[0] in PACKAGES} == modules | typed
+    static = CHECKOUT / "projections/web/static"
+    pages = {str(p.relative_to(CHECKOUT)) for p in static.rglob("*") if p.is_file()}
+    assert "projections/web/static/page.html" in pages
+    assert {name for name in names if name.split("/")[0] in PACKAGES} == modules | typed | pages
 
 
 def test_the_source_distribution_holds_no_tools_and_no_tests(dist: Path) -> None:
