@@ -92,6 +92,7 @@ def test_the_password_begins_a_session_and_no_other_does(guarded: WebConsole) ->
             assert guarded.request("/api/status", headers=headers).status_code == 401, wrong
 
 
+@pytest.mark.slow
 def test_a_session_outlives_the_server_and_the_printed_url_works_once(full_home: Path) -> None:
     with console(full_home) as first:
         assert "/enter?code=" in first.printed
@@ -213,6 +214,7 @@ def test_an_unknown_path_is_404_and_a_wrong_method_405(web: WebConsole, path: st
     assert web.act("/api/status", {}).status_code == 405
 
 
+@pytest.mark.slow
 def test_no_answer_holds_a_key_a_variable_or_the_path_of_the_home(
     full_home: Path, tmp_path: Path
 ) -> None:
