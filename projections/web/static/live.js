@@ -47,7 +47,7 @@ function hear(message) {
 
 async function handle({ event, body }) {
   // Why the console itself is not up to date: one of its background tasks ended or is late.
-  if (event === "problem") problem = body.text;
+  if (event === "problem") problem = body.text ?? "";
   if (event === "hello") problem = body.status.problem ?? "";
   if (event === "status") problem = body.problem ?? "";
   setState(event === "lost" || problem ? "off" : "on");
