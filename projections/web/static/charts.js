@@ -65,7 +65,11 @@ function visible(t, columns, low, high) {
  */
 export function timeChart(host, { label, panes, read = null }) {
   let [t, columns, domain] = [[], [], null];
-  const height = TOP + panes.reduce((sum, pane) => sum + pane.height, 0) + PANE_GAP * (panes.length - 1) + BOTTOM;
+  const height =
+    TOP +
+    panes.reduce((sum, pane) => sum + pane.height, 0) +
+    PANE_GAP * (panes.length - 1) +
+    BOTTOM;
   const all = panes.flatMap((pane) => pane.series.map((one) => ({ ...one, text: pane.text })));
   let x = null;
 
@@ -82,20 +86,43 @@ export function timeChart(host, { label, panes, read = null }) {
       const levels = (pane.levels ?? []).map((level) => level.value);
       const y = linear(...extent([...values.flat(), ...levels], pane), top + pane.height, top);
       const isLast = index === panes.length - 1;
-      const labels = timeTicks(low, high, (width - LEFT - RIGHT) / LABEL_PX).map((tick) => ({ x: x(tick.time), text: tick.text }));
-      const yTicks = (pane.ticks ?? ticks)(y.low, y.high, pane.height / TICK_PX);
-      nodes.push(axes({
-        y, yTicks, yText: pane.text ?? tickText(yTicks), left: LEFT, right: width - RIGHT,
-        xLabels: isLast && t.length ? apart(labels, LEFT, width - RIGHT) : [], bottom: top + pane.height,
+      const labels = timeTicks(low, high, (width - LEFT - RIGHT) / LABEL_PX).map((tick) => ({
+        x: x(tick.time),
+        text: tick.text,
       }));
+      const yTicks = (pane.ticks ?? ticks)(y.low, y.high, pane.height / TICK_PX);
+      nodes.push(
+        axes({
+          y,
+          yTicks,
+          yText: pane.text ?? tickText(yTicks),
+          left: LEFT,
+          right: width - RIGHT,
+          xLabels: isLast && t.length ? apart(labels, LEFT, width - RIGHT) : [],
+          bottom: top + pane.height,
+        }),
+      );
       // An inner svg cuts off what lies outside of the plot.
       const own = (value) => y(value) - top;
       const ownX = (value) => x(value) - LEFT;
       const floor = own(Math.max(y.low, Math.min(y.high, 0)));
-      nodes.push(s("svg", { x: LEFT, y: top, width: Math.max(0, width - LEFT - RIGHT), height: pane.height },
-        (pane.levels ?? []).map((level) => s("line", { class: `level ${level.tone}`, x1: ownX(level.from ?? low), x2: width, y1: own(level.value), y2: own(level.value) })),
-        pane.series.map((one, i) => seriesNodes(one, ownX, own, part.t, values[i], floor)),
-        pane.marks?.(ownX, own)));
+      nodes.push(
+        s(
+          "svg",
+          { x: LEFT, y: top, width: Math.max(0, width - LEFT - RIGHT), height: pane.height },
+          (pane.levels ?? []).map((level) =>
+            s("line", {
+              class: `level ${level.tone}`,
+              x1: ownX(level.from ?? low),
+              x2: width,
+              y1: own(level.value),
+              y2: own(level.value),
+            }),
+          ),
+          pane.series.map((one, i) => seriesNodes(one, ownX, own, part.t, values[i], floor)),
+          pane.marks?.(ownX, own),
+        ),
+      );
       pane.series.forEach(() => scales.push(y));
       top += pane.height + PANE_GAP;
       column += pane.series.length;
@@ -104,11 +131,28 @@ export function timeChart(host, { label, panes, read = null }) {
     return {
       nodes,
       pixels: inside.map((i) => x(part.t[i])),
-      read: (i) => read?.(part.from + at(i)) ?? [stamp(part.t[at(i)]), ...all.map((one, k) => [one.name, (one.text ?? tickText([0, 0.01]))(part.columns[k][at(i)]), one.tone ?? "accent"])],
+      read: (i) =>
+        read?.(part.from + at(i)) ?? [
+          stamp(part.t[at(i)]),
+          ...all.map((one, k) => [
+            one.name,
+            (one.text ?? tickText([0, 0.01]))(part.columns[k][at(i)]),
+            one.tone ?? "accent",
+          ]),
+        ],
       mark: (i) => {
         const px = x(part.t[at(i)]);
-        const dots = all.map((one, k) => part.columns[k][at(i)] !== null && part.columns[k][at(i)] !== undefined
-          && s("circle", { class: `dot ${one.tone ?? ""}`, cx: px, cy: scales[k](part.columns[k][at(i)]), r: 4 }));
+        const dots = all.map(
+          (one, k) =>
+            part.columns[k][at(i)] !== null &&
+            part.columns[k][at(i)] !== undefined &&
+            s("circle", {
+              class: `dot ${one.tone ?? ""}`,
+              cx: px,
+              cy: scales[k](part.columns[k][at(i)]),
+              r: 4,
+            }),
+        );
         return [s("line", { class: "cursor", x1: px, x2: px, y1: TOP, y2: height - BOTTOM }), dots];
       },
     };
@@ -132,21 +176,55 @@ export function barChart(host, { label, height, text = null, least = 1 }) {
 
   function draw(width) {
     const bottom = height - BOTTOM;
-    const y = linear(...extent(bars.map((bar) => bar.value), { zero: true, least }), bottom, TOP);
+    const y = linear(
+      ...extent(
+        bars.map((bar) => bar.value),
+        { zero: true, least },
+      ),
+      bottom,
+      TOP,
+    );
     const yTicks = ticks(y.low, y.high, (bottom - TOP) / TICK_PX);
     const slot = (width - LEFT - RIGHT) / Math.max(1, bars.length);
     const thick = Math.min(BAR_PX_MAX, Math.max(1, slot * 0.72));
     const pixels = bars.map((bar, i) => LEFT + slot * (i + 0.5));
-    const labels = bars.map((bar, i) => ({ x: bar.edge ? LEFT + slot * i : pixels[i], text: bar.label ?? "" })).filter((one) => one.text);
+    const labels = bars
+      .map((bar, i) => ({ x: bar.edge ? LEFT + slot * i : pixels[i], text: bar.label ?? "" }))
+      .filter((one) => one.text);
     const rects = bars.map((bar, i) => {
       const [a, b] = [y(0), y(bar.value ?? 0)];
-      return s("rect", { class: `bar-of ${bar.tone ?? ""}`, x: pixels[i] - thick / 2, width: thick, y: Math.min(a, b), height: Math.max(Math.abs(a - b), bar.value ? 1 : 0), rx: Math.min(2, thick / 3) });
+      return s("rect", {
+        class: `bar-of ${bar.tone ?? ""}`,
+        x: pixels[i] - thick / 2,
+        width: thick,
+        y: Math.min(a, b),
+        height: Math.max(Math.abs(a - b), bar.value ? 1 : 0),
+        rx: Math.min(2, thick / 3),
+      });
     });
     return {
-      nodes: [axes({ y, yTicks, yText: text ?? tickText(yTicks), left: LEFT, right: width - RIGHT, xLabels: apart(labels, LEFT, width - RIGHT), bottom }), rects],
+      nodes: [
+        axes({
+          y,
+          yTicks,
+          yText: text ?? tickText(yTicks),
+          left: LEFT,
+          right: width - RIGHT,
+          xLabels: apart(labels, LEFT, width - RIGHT),
+          bottom,
+        }),
+        rects,
+      ],
       pixels,
       read: (i) => [bars[i].name, ...bars[i].lines],
-      mark: (i) => s("rect", { class: "slot", x: pixels[i] - slot / 2, width: slot, y: TOP, height: bottom - TOP }),
+      mark: (i) =>
+        s("rect", {
+          class: "slot",
+          x: pixels[i] - slot / 2,
+          width: slot,
+          y: TOP,
+          height: bottom - TOP,
+        }),
     };
   }
 
@@ -174,17 +252,62 @@ export function scatterChart(host, { label, height, diagonal }) {
     const yTicks = ticks(least, 100, (bottom - foot - TOP) / TICK_PX);
     const xTicks = ticks(low, 100, (width - LEFT) / LABEL_PX);
     const most = Math.max(1, ...points.map((one) => one.count));
-    const xLabels = xTicks.map((value) => ({ x: x(value), text: `${value} %`, anchor: value === 100 ? "end" : "middle" }));
+    const xLabels = xTicks.map((value) => ({
+      x: x(value),
+      text: `${value} %`,
+      anchor: value === 100 ? "end" : "middle",
+    }));
     const ends = [Math.max(low, least), 100];
     return {
       nodes: [
-        axes({ y, yTicks, yText: (value) => `${value} %`, left: LEFT, right: width - RIGHT, xLabels, bottom }),
-        s("line", { class: "diagonal", x1: x(ends[0]), y1: y(ends[0]), x2: x(ends[1]), y2: y(ends[1]) }),
-        s("text", { x: x(100) - 8, y: y(100) + 30, "text-anchor": "end", class: "named" }, diagonal),
-        points.map((one) => s("rect", { class: "bar-of quiet", x: x(one.x) - 12, width: 24, y: bottom - foot * (one.count / most), height: foot * (one.count / most), rx: 2 })),
-        s("path", { class: "line", d: linePath(x, y, points.map((one) => one.x), points.map((one) => one.y)) }),
+        axes({
+          y,
+          yTicks,
+          yText: (value) => `${value} %`,
+          left: LEFT,
+          right: width - RIGHT,
+          xLabels,
+          bottom,
+        }),
+        s("line", {
+          class: "diagonal",
+          x1: x(ends[0]),
+          y1: y(ends[0]),
+          x2: x(ends[1]),
+          y2: y(ends[1]),
+        }),
+        s(
+          "text",
+          { x: x(100) - 8, y: y(100) + 30, "text-anchor": "end", class: "named" },
+          diagonal,
+        ),
+        points.map((one) =>
+          s("rect", {
+            class: "bar-of quiet",
+            x: x(one.x) - 12,
+            width: 24,
+            y: bottom - foot * (one.count / most),
+            height: foot * (one.count / most),
+            rx: 2,
+          }),
+        ),
+        s("path", {
+          class: "line",
+          d: linePath(
+            x,
+            y,
+            points.map((one) => one.x),
+            points.map((one) => one.y),
+          ),
+        }),
         points.map((one) => [
-          s("line", { class: "interval", x1: x(one.x), x2: x(one.x), y1: y(one.low), y2: y(one.high) }),
+          s("line", {
+            class: "interval",
+            x1: x(one.x),
+            x2: x(one.x),
+            y1: y(one.low),
+            y2: y(one.high),
+          }),
           s("circle", { class: "dot", cx: x(one.x), cy: y(one.y), r: 4.5 }),
         ]),
       ],
@@ -207,11 +330,18 @@ export function scatterChart(host, { label, height, diagonal }) {
 /** An interval of percents on a scale from 0 to 100, small enough for a cell of a table. */
 export function intervalMark(value, low, high) {
   const x = linear(0, 100, 3, 109);
-  return h("span", { class: "interval-mark", "aria-hidden": "true" }, s("svg", { width: 112, height: 14 },
-    s("line", { class: "grid", x1: 3, x2: 109, y1: 7, y2: 7 }),
-    s("line", { class: "grid", x1: x(50), x2: x(50), y1: 2, y2: 12 }),
-    value !== null && [
-      s("line", { class: "interval", x1: x(low), x2: x(high), y1: 7, y2: 7 }),
-      s("circle", { class: "dot", cx: x(value), cy: 7, r: 3 }),
-    ]));
+  return h(
+    "span",
+    { class: "interval-mark", "aria-hidden": "true" },
+    s(
+      "svg",
+      { width: 112, height: 14 },
+      s("line", { class: "grid", x1: 3, x2: 109, y1: 7, y2: 7 }),
+      s("line", { class: "grid", x1: x(50), x2: x(50), y1: 2, y2: 12 }),
+      value !== null && [
+        s("line", { class: "interval", x1: x(low), x2: x(high), y1: 7, y2: 7 }),
+        s("circle", { class: "dot", cx: x(value), cy: 7, r: 3 }),
+      ],
+    ),
+  );
 }

@@ -68,7 +68,7 @@ async function begin(body) {
     tell("hello", body);
   }
   // After a reconnect the rows come in a message of their own.
-  kept = { ...body, rows: body.rows.length ? body.rows : kept?.rows ?? [] };
+  kept = { ...body, rows: body.rows.length ? body.rows : (kept?.rows ?? []) };
 }
 
 const newest = (rows) => rows[rows.length - 1]?.seq ?? 0;
