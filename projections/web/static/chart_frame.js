@@ -95,7 +95,8 @@ export function frame(host, { kind, label, height, draw, zoom = null }) {
       ),
     );
     const left = x > width / 2 ? x - tip.offsetWidth - 12 : x + 12;
-    tip.style.transform = `translate(${Math.round(Math.max(0, Math.min(left, width - tip.offsetWidth)))}px, 4px)`;
+    const inside = Math.max(0, Math.min(left, width - tip.offsetWidth));
+    tip.style.transform = `translate(${Math.round(inside)}px, 4px)`;
     describe(i);
   }
 
@@ -177,35 +178,4 @@ export function frame(host, { kind, label, height, draw, zoom = null }) {
   new ResizeObserver(() => host.clientWidth !== width && redraw()).observe(host);
   redraw();
   return redraw;
-}
-
-/** Horizontal lines with their labels at the left, and the labels under the plot. */
-export function axes({ y, yTicks, yText, left, right, xLabels, bottom }) {
-  const lines = yTicks.map((value) => [
-    s("line", {
-      class: value === 0 ? "zero" : "grid",
-      x1: left,
-      x2: right,
-      y1: y(value),
-      y2: y(value),
-    }),
-    s("text", { x: left - 10, y: y(value) + 4, "text-anchor": "end" }, yText(value)),
-  ]);
-  const labels = (xLabels ?? []).map(({ x, text, anchor }) =>
-    s("text", { x, y: bottom + 18, "text-anchor": anchor ?? "middle" }, text),
-  );
-  return [lines, labels];
-}
-
-/** Labels under the plot without those that would run into the one before, or out of the plot. */
-export function apart(labels, left, right) {
-  const found = [];
-  let end = -Infinity;
-  for (const one of labels) {
-    const half = 3.6 * one.text.length;
-    if (one.x - half < end + 12 || one.x + half > right + 8 || one.x - half < left - 8) continue;
-    found.push(one);
-    end = one.x + half;
-  }
-  return found;
 }

@@ -198,7 +198,7 @@ function askFirst() {
     h(
       "p",
       {},
-      "They stay in the log, but Alpine never receives them, and reconcile goes on listing them as missing.",
+      "They stay in the log. Alpine never receives them, and reconcile lists them as missing.",
     ),
     h(
       "div",

@@ -6,7 +6,8 @@
 // message neither leaves a gap nor shows an entry twice: what could not be fetched is counted.
 import { ask } from "./address.js";
 
-const SILENCE_MS_MAX = 4000; // a status comes every 2 s, and a page must not call itself live after 5
+// A status comes every 2 s, and a page must not call itself live after 5 s of silence.
+const SILENCE_MS_MAX = 4000;
 const LOOK_MS = 250;
 const REOPEN_MS = 2000;
 const RECENT_MAX = 60;

@@ -1,7 +1,6 @@
 // Overview: a verdict in words, the figures of `eventlog status`, ten minutes of rate and lag, the
 // latest entries and the checks.
 import { ask, isPast } from "./address.js";
-import { timeChart } from "./charts.js";
 import { $, fill, h, s } from "./dom.js";
 import { ago, bytes, capital, clock, int, num, span, stamp } from "./format.js";
 import { follow } from "./live.js";
@@ -18,6 +17,7 @@ import {
   table,
 } from "./parts.js";
 import { durationTicks } from "./scales.js";
+import { timeChart } from "./time_chart.js";
 
 export const TITLE = "Overview";
 const LATEST = 10;

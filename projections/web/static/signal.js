@@ -1,11 +1,11 @@
 // Signal: what `eventlog show` prints, the prices that the log itself saw, and its chain,
 // recomputed in this browser.
 import { ask, link } from "./address.js";
-import { timeChart } from "./charts.js";
 import { fill, h, s } from "./dom.js";
 import { capital, int, millis, num, plain, price, span, stamp, words } from "./format.js";
 import { ladder } from "./ladder.js";
 import { asTable, gain, outcome, ready, section, shown } from "./parts.js";
+import { timeChart } from "./time_chart.js";
 
 export const TITLE = "Signal";
 const LEVELS = [
