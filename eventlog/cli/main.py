@@ -132,6 +132,8 @@ def _invoke() -> None:
 
 def _run() -> int:
     """Runs the command, reports an expected failure, and returns the exit code."""
+    # Until the options are parsed: a plug-in that cannot be loaded is logged before.
+    configure_logging(logging.WARNING, "json" if _asks_for_json(sys.argv[1:]) else "text")
     code: object = 0
     try:
         try:

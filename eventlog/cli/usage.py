@@ -5,6 +5,7 @@ Invariant: every usage error of click becomes one, also those that this module d
 
 import re
 from collections.abc import Iterable
+from traceback import walk_tb
 
 import click
 
@@ -17,7 +18,7 @@ _PREFIX_CHARS_MIN = 3  # a shorter word begins too many names
 
 def as_event_log_error(error: click.ClickException) -> EventLogError:
     """The error in our form. Its exit code stays that of `error`."""
-    ctx = getattr(error, "ctx", None)
+    ctx = _context_of(error)
     where = "" if ctx is None else ctx.command_path
     match error:
         case WrongUsage():
@@ -31,14 +32,34 @@ def as_event_log_error(error: click.ClickException) -> EventLogError:
             return EventLogError(what, where=where, do=f"call it as: {_usage(ctx)}")
         case click.BadParameter(param=click.Parameter() as param) if error.param_hint is None:
             return _bad_value(error, param, where)
-    # click gives no context where the value of an option is missing.
-    do = "see `eventlog help COMMAND`" if ctx is None else f"call it as: {_usage(ctx)}"
+    if ctx is None or isinstance(error, click.BadOptionUsage):
+        do = _help_hint(ctx)
+    else:
+        do = f"call it as: {_usage(ctx)}"
     return EventLogError(_as_our_text(error.format_message()), where=where, do=do)
+
+
+def _context_of(error: click.ClickException) -> click.Context | None:
+    """The context of the command that was called wrongly.
+
+    click names none where the value of an option is missing. It is then that of the innermost
+    call which had one.
+    """
+    found: click.Context | None = getattr(error, "ctx", None)
+    if found is None:
+        for frame, _ in walk_tb(error.__traceback__):
+            ctx = frame.f_locals.get("ctx")
+            found = ctx if isinstance(ctx, click.Context) else found
+    return found
 
 
 def no_such_command(ctx: click.Context, name: str) -> EventLogError:
     """The error about a name that is no command of the group of `ctx`, with suggestions."""
     known = ctx.command.list_commands(ctx) if isinstance(ctx.command, click.Group) else []
+    if name in known:
+        what = f"there is no command {printable_value(name)}: its plug-in is broken"
+        do = "repair or remove the package that adds it"
+        return EventLogError(what, where=ctx.command_path, do=do)
     if ctx.parent is None:
         known += [option for option in _options_of(ctx) if option.startswith("--")]
     what = f"there is no command {printable_value(name)}"

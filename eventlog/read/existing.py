@@ -32,7 +32,7 @@ def require_log(disk: Disk, home: Home) -> None:
         try:
             require_segments(disk, home)
         except LogNotFound as error:
-            do = "name the right home, or allow it to be created: no --no-create, create=True"
+            do = "name the right home, or leave out --no-create (in Python, create=False)"
             raise LogNotFound(
                 f"{error.what}, and none was created", where=error.where, do=do
             ) from None

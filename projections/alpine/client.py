@@ -173,7 +173,8 @@ class AlpineClient:
                 self._slots.release()
             else:
                 asyncio.get_running_loop().call_later(ABANDONED_SLOT_S, self._slots.release)
-        raise NoResponse(what, where=self.url)
+        do = "check Alpine, ALPINE_API_URL and the network"
+        raise NoResponse(what, where=self.url, do=do)
 
     async def _exchange(self, request: httpx.Request, bytes_max: int) -> Response:
         request.headers["Accept-Encoding"] = "identity"

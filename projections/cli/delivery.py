@@ -279,6 +279,7 @@ def _compare(home: Path, config: "AlpineConfig") -> "ReconcileReport":
     import asyncio
 
     from projections.alpine.client import AlpineClient
+    from projections.alpine.credentials import KeyUnavailable
     from projections.delivery.reconcile import compare_with_alpine
     from projections.errors import ProjectionError
 
@@ -292,6 +293,9 @@ def _compare(home: Path, config: "AlpineConfig") -> "ReconcileReport":
         client = AlpineClient(config.url, config.key)
         try:
             return await compare_with_alpine(home, client)
+        except KeyUnavailable as error:
+            do = "put the key into a file that ALPINE_API_KEY_FILE names"
+            raise KeyUnavailable(error.what, where=error.where, do=do) from None
         finally:
             await client.close()
 

@@ -316,7 +316,7 @@ class Dispatcher:
         if state is self.state:
             return
         # The end of an outage is logged at the level of its beginning: a log shows both or neither.
-        logger.warning("delivery_state state=%s error=%s", state, error)
+        logger.warning("delivery_state state=%s%s", state, f" error={error}" if error else "")
         self.state = state
         if self.is_open and not self.is_stopped:
             self._halt.clear()

@@ -225,8 +225,8 @@ class _Listing:
 def _unsupported(why: str) -> ComparisonUnsupported:
     return ComparisonUnsupported(
         f"this Alpine cannot be compared with the log: {why}",
-        do="`eventlog reconcile --replay` sends all signals again; Alpine answers duplicate to "
-        "those that it has",
+        do="check ALPINE_API_URL; if it is right, `eventlog reconcile --replay` sends all signals"
+        " again, and Alpine answers duplicate to those that it has",
     )
 
 

@@ -39,7 +39,8 @@ async def check_alpine(config: AlpineConfig) -> list[DoctorFinding]:
             findings += await _check_server(client)
         finally:
             await client.close()
-    return [*findings, *_key_findings(config)]
+    is_reported = any(one.check == "alpine key" for one in findings)
+    return [*findings, *_key_findings(config, is_reported=is_reported)]
 
 
 async def _check_server(client: AlpineClient) -> list[DoctorFinding]:
@@ -87,8 +88,8 @@ async def _check_key(client: AlpineClient) -> DoctorFinding:
     )
 
 
-def _key_findings(config: AlpineConfig) -> list[DoctorFinding]:
-    """Reports who may read the key."""
+def _key_findings(config: AlpineConfig, *, is_reported: bool) -> list[DoctorFinding]:
+    """Reports who may read the key. `is_reported`: a key that is not there has been reported."""
     check = "alpine key"
     do: str | None
     if not isinstance(config.key, FileKey):
@@ -105,6 +106,8 @@ def _key_findings(config: AlpineConfig) -> list[DoctorFinding]:
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError as error:
+        if is_reported:
+            return []
         found = f"its file cannot be read: {error.strerror}"
         do = "set ALPINE_API_KEY_FILE to a readable file"
     else:

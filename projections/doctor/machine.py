@@ -59,7 +59,9 @@ def check_inotify(path: Path) -> Iterator[DoctorFinding]:
     """Reports whether file events announce log changes. Without them a timer polls the log."""
     problem = _watch_problem(path)
     limits = {name: _number(INOTIFY / name) for name in ("max_user_watches", "max_user_instances")}
-    figures = ", ".join(f"{name} {value}" for name, value in limits.items())
+    figures = ", ".join(
+        f"{name} {'-' if value is None else f'{value:,}'}" for name, value in limits.items()
+    )
     effect = "new entries are then noticed within a second, not within milliseconds"
     if problem:
         yield DoctorFinding(

@@ -120,7 +120,7 @@ def _held(
 
 
 def last_updated(database: Connection, selection: Selection) -> object:
-    """When the newest fact that the figures may contain was recorded, of any signal."""
+    """When the newest entry that the figures may contain was recorded, of any signal."""
     past = "WHERE seq <= :seq AND known_seq <= :seq" if selection.seq is not None else ""
     row = database.execute(
         f"SELECT recorded_at FROM lifecycle {past} ORDER BY seq DESC LIMIT 1",

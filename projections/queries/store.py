@@ -187,7 +187,7 @@ class SignalStore:
         """The figures that docs/quants.md defines, of the signals that the filters select.
 
         With `by`, one of strategy, symbol, action, month and confidence: a list of them, one for
-        each group, with the group's key first. `last_updated` is the recorded_at of the last fact
+        each group, with the group's key first. `last_updated` is the recorded_at of the last entry
         that applied, of any signal; None where there is none.
         """
         require_group(by)

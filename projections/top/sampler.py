@@ -42,7 +42,7 @@ class Sampler:
         last_seq = log["last_seq"]
         assert isinstance(last_seq, int)
         return HomeSample(
-            home=os.fspath(self._home),
+            home=os.fspath(self._home.absolute()),
             at=datetime.now(UTC).isoformat(timespec="seconds"),
             log=log,
             rate=self._rate(time.monotonic(), last_seq),

@@ -61,23 +61,26 @@ class Screen:
             _line(view.title, "bold"),
             _line(view.log),
             "",
-            _grid(view.projections),
+            _grid(view.projections, width),
         ]
         if signals.rows:
-            parts += ["", _grid(signals)]
+            parts += ["", _grid(signals, width)]
         if view.problem:
             parts += ["", _line(view.problem, _STYLES["problem"])]
         return Group(*parts)
 
 
-def _grid(table: Table) -> Grid:
+def _grid(table: Table, width: int) -> Grid:
+    """The table in `width` columns. Only its last column is shortened if there is no room."""
     grid = Grid(box=None, pad_edge=False, padding=(0, len(GAP), 0, 0), header_style="dim")
-    for heading, width in zip(table.headings, column_widths(table, cell_len), strict=True):
-        is_last = heading == table.headings[-1]  # only this column is shortened if there is no room
+    *widths, last = column_widths(table, cell_len)
+    room = width - sum(widths) - len(GAP) * len(widths)
+    widths.append(max(1, min(last, room)))
+    for heading, column_width in zip(table.headings, widths, strict=True):
         grid.add_column(
             heading,
             justify="right" if heading in table.numbers else "left",
-            min_width=None if is_last else width,
+            width=column_width,
             no_wrap=True,
             overflow="ellipsis",
         )

@@ -161,8 +161,8 @@ def _log(sample: HomeSample) -> str:
         (
             f"log: seq {_count(get('last_seq'))}",
             _rate(sample.rate),
-            f"{_counted(get('segments'), 'segment')}, {_bytes(get('bytes'))}",
             f"last entry {_time(get('last_recorded_at'))}",
+            f"{_counted(get('segments'), 'segment')}, {_bytes(get('bytes'))}",
         )
     )
 
@@ -180,6 +180,8 @@ def _projection(name: str, found: Mapping[str, object]) -> tuple[str, ...]:
 def _details(name: str, found: Mapping[str, object]) -> str:
     """The figures of a projection that have no column of their own, as text."""
     keys = _DETAIL_KEYS.get(name) or [key for key in found if key not in _COLUMN_KEYS][:DETAILS_MAX]
+    failure = tuple(_failure(found.get("daemon")))
+    keys = [key for key in keys if key != "problem" or not failure]  # it would say the same again
     details = ((key, found[key]) for key in keys if found.get(key) is not None)
     texts = (
         printable_value(value)
@@ -187,7 +189,7 @@ def _details(name: str, found: Mapping[str, object]) -> str:
         else f"{printable_value(key)} {_count(value)}"
         for key, value in details
     )
-    return ", ".join((*_failure(found.get("daemon")), *texts))
+    return ", ".join((*failure, *texts))
 
 
 def _failure(daemon: object) -> Iterator[str]:

@@ -507,8 +507,10 @@ def test_a_broken_plugin_logs_a_warning_and_breaks_nothing_else(
     assert "Traceback" not in done.err
     done = eventlog("broken", home=filled, env=env)
     assert done.code == 2
-    assert "plugin_broken name=broken" in done.err
-    assert "there is no command broken" in done.err
+    assert "WARNING eventlog.plugins plugin_broken name=broken" in done.err
+    assert "there is no command broken: its plug-in is broken" in done.err
+    done = eventlog("--log-format", "json", "broken", home=filled, env=env)
+    assert [json.loads(line)["level"] for line in done.err.splitlines()] == ["warning", "error"]
 
 
 def test_a_plugin_that_is_not_a_click_command_is_ignored(

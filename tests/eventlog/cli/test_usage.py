@@ -87,14 +87,17 @@ ERRORS = {
         "--as-of needs a time with a UTC offset, not 2025-11-18",
         *("eventlog signals", "give it like 2025-11-18T00:00:00Z"),
     ),
-    "cat --limit": ("option '--limit' requires an argument", "", "see `eventlog help COMMAND`"),
+    "cat --limit": (
+        "option '--limit' requires an argument",
+        *("eventlog cat", "see `eventlog help cat`"),
+    ),
     "cat --after=": (
         "--after must be a whole number, 0 or more (got '')",
         *("eventlog cat", "see `eventlog help cat`"),
     ),
     "verify --json=1": (
         "option '--json' does not take a value",
-        *("", "see `eventlog help COMMAND`"),
+        *("eventlog verify", "see `eventlog help verify`"),
     ),
     "show": ("SIGNAL_ID is missing", "eventlog show", "call it as: eventlog show [OPTIONS]"),
     "append a b": (

@@ -167,6 +167,12 @@ def test_a_projection_that_has_failed_shows_why() -> None:
     assert view.projections.rows[0][-1] == r"failed: it cannot\ngo on, rows 7"
 
 
+def test_why_a_projection_has_failed_is_shown_once() -> None:
+    daemon = {"state": "failed", "pid": 1, "since": "s", "reason": "gone"}
+    view = build_view(figures(projections={"mine": {"problem": "gone", "daemon": daemon}}))
+    assert view.projections.rows[0][-1] == "failed: gone"
+
+
 @pytest.mark.parametrize(
     ("changes", "outcome"),
     [
@@ -462,6 +468,18 @@ def test_once_on_a_terminal_fits_its_lines_and_columns(home: Path) -> None:
         lines = t.text.splitlines()
     assert len(lines) == 14
     assert max(map(len, lines[7:])) <= 70, "the table of signals"
+
+
+def test_the_live_view_shows_the_lags_and_the_last_entry_in_80_columns(home: Path) -> None:
+    append(home, a_signal(1))
+    with terminal(COMMAND, "--home", home, "top", columns=80) as t:
+        t.until("AAPL")
+        t.press("q")
+        assert t.wait() == 0
+        lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", t.text).splitlines()
+    assert ["projection", "checkpoint", "lag", "behind", "for"] in map(str.split, lines)
+    assert any(re.match(r"alpine .* stopped, .*…$", line) for line in lines), "it says it was cut"
+    assert any(re.search(r"last entry \S+\+00:00", line) for line in lines)
 
 
 def test_no_color_is_honoured_by_the_live_view(home: Path) -> None:
