@@ -7,6 +7,9 @@ thread, which also writes the watermark when the log is idle.
 The threads of one commit wait at one gate, which the leader opens once: each thread that passes
 lets the next one pass. So they do not all run for the interpreter's lock at the same moment.
 
+A thread that does not pass, because a signal handler runs in it, holds up the others until the
+background thread sees it, which looks when the watermark is due.
+
 Invariant: at most one thread uses the writer at a time, and a leader that stops passes the
 leadership on while requests are queued.
 """
@@ -19,13 +22,14 @@ from collections.abc import Callable, Sequence
 
 from eventlog.append.batch import AppendRequest
 from eventlog.append.writer import Writer
-from eventlog.errors import AppendTimeout, EventLogError, LogBusy, LogClosed
+from eventlog.errors import AppendTimeout, EventLogError, LogBusy, LogClosed, LogPoisoned
 
 logger = logging.getLogger(__name__)
 
 QUEUED_APPENDS_MAX = 10_000  # appends; with more the disk is minutes behind, and memory would grow
 WATERMARK_AFTER_S = 0.8  # the watermark is durable within a second of the last append
-WATERMARK_RETRY_S = 0.01  # while another thread commits, which takes a few ms
+# While another thread commits, or those of a commit pass their gate: both take a few ms.
+WATERMARK_RETRY_S = 0.01
 UNSETTLED_RETRY_S = 0.0005  # after an interrupt only
 
 _LEAD = "lead"
@@ -117,6 +121,7 @@ class GroupCommit:
         self._queue: list[QueuedRequest] = []
         self._gate: _Gate | None = None  # of the threads in the queue
         self._passing: _Gate | None = None  # of the threads of the last commit
+        self._seen_gate: _Gate | None = None  # that led when the watermark was last due
         # The leading thread's request, or a command; a gate where one of its threads is to lead, or
         # where those of the last commit are still to pass.
         self._leader: object = None
@@ -277,6 +282,17 @@ class GroupCommit:
             self._send(_LEAD)
             self._leader = _LEAD
 
+    def _go_on_without_late_threads(self) -> None:
+        """Goes on if the same gate leads as at the last call. The caller holds the mutex."""
+        gate = self._leader if isinstance(self._leader, _Gate) else None
+        is_late = gate is not None and gate is self._seen_gate
+        if is_late and gate is self._passing:
+            self._choose_leader()
+        elif is_late:
+            self._commands.put(_LEAD)
+            self._leader = _LEAD
+        self._seen_gate = self._leader if isinstance(self._leader, _Gate) else None
+
     def _ensure_leader(self) -> None:
         self._start_thread()  # also while another thread leads, which may pass leadership to it
         if self._leader is None:
@@ -345,10 +361,11 @@ class GroupCommit:
     def _write_watermark(self) -> float | None:
         """Writes the watermark unless a thread leads; returns after how long to try again."""
         with self._mutex:
+            self._go_on_without_late_threads()
+            if self._leader is not None and self._leader is not _STOP:
+                return WATERMARK_RETRY_S
             if self._closed is not None:
                 return None  # close() writes it
-            if self._leader is not None:
-                return WATERMARK_RETRY_S
             self._leader = _WATERMARK
         try:
             self._watermark_scheduled = False
@@ -365,9 +382,11 @@ class GroupCommit:
 
 
 def _notify_settled(drained: list[QueuedRequest]) -> None:
-    """Notifies the callers of settled requests."""
+    """Notifies the callers of requests, each of which has its results or an error."""
     notified: dict[Notify, list[QueuedRequest]] = {}
     for queued in drained:
+        if not queued.request.is_settled:  # a second interrupt came while the first was handled
+            queued.request.fail(_interrupted_error())
         notified.setdefault(queued.notify, []).append(queued)
     for notify, settled in notified.items():
         notify(settled)
@@ -376,6 +395,13 @@ def _notify_settled(drained: list[QueuedRequest]) -> None:
 def closed_error(why: str) -> LogClosed:
     """The error of an append to a closed handle."""
     return LogClosed(why, do="open the log again: EventLog(home)")
+
+
+def _interrupted_error() -> LogPoisoned:
+    return LogPoisoned(
+        "the append was interrupted, and its outcome is unknown",
+        do="open the log again and retry with the same signal_id: an entry is never written twice",
+    )
 
 
 def _busy_error() -> LogBusy:

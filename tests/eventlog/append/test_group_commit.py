@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import math
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from eventlog import AppendFailed, EventLog, EventLogError, LogBusy, LogClosed, LogPoisoned
+from eventlog import AppendFailed, EventLog, EventLogError, LogBusy, LogClosed, LogPoisoned, Receipt
 from eventlog.append import group_commit, writer
 from eventlog.storage import locks
 from tests.harness.fault_disk import FaultDisk
@@ -121,6 +122,89 @@ def test_an_interrupt_at_any_point_leaves_no_other_thread_waiting(
         if point.at is None:
             return
     raise AssertionError("the append never came to its end")
+
+
+class InterruptedSync(Meeting):
+    """Others come before a leader takes its batch, and its sync is interrupted."""
+
+    def fdatasync(self, fd: int) -> None:
+        super().fdatasync(fd)
+        if self._others and threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_a_second_interrupt_leaves_no_append_without_a_receipt_or_an_error(tmp_path: Path) -> None:
+    for nth in range(1, POINTS_MAX):
+        others: list[threading.Thread] = []
+        log = EventLog(tmp_path / str(nth), disk=InterruptedSync("try_lock", others))
+        log.append(a_signal(1))
+        results: list[object] = []
+
+        def append(number: int, log: EventLog = log, results: list[object] = results) -> None:
+            try:
+                results.append(log.append(a_signal(number)))
+            except EventLogError as error:
+                results.append(error)
+
+        others += [threading.Thread(target=append, args=[n], daemon=True) for n in (2, 3, 4)]
+        with Interrupt(nth, [writer]) as point, suppress(KeyboardInterrupt, LogPoisoned):
+            log.append(a_signal(5))
+        for other in others:
+            if other.ident is not None:
+                other.join(DEADLINE_S)
+        assert not any(other.is_alive() for other in others), f"interrupted at {point.at}"
+        assert all(isinstance(r, Receipt | EventLogError) for r in results), (
+            f"{results}, interrupted at {point.at}"
+        )
+        assert ends(log), f"interrupted at {point.at}"
+        if point.at is None:
+            return
+    raise AssertionError("the append never came to its end")
+
+
+class HeldSync(FaultDisk):
+    """A disk whose syncs of data wait for `go`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_syncing, self.go = threading.Event(), threading.Event()
+
+    def fdatasync(self, fd: int) -> None:
+        self.is_syncing.set()
+        self.go.wait(DEADLINE_S)
+        super().fdatasync(fd)
+
+
+def test_other_threads_append_while_a_waiting_thread_runs_a_signal_handler(home: Path) -> None:
+    """A handler may wait for threads that append: the thread that it interrupts is not needed."""
+    disk = HeldSync()
+    log = EventLog(home, disk=disk)
+    done: list[int] = []
+
+    def append(number: int) -> None:
+        log.append(a_signal(number))
+        done.append(number)
+
+    def handle(_number: int, _frame: object) -> None:
+        disk.go.set()
+        for number in (3, 4):
+            other = threading.Thread(target=append, args=[number], daemon=True)
+            other.start()
+            other.join(DEADLINE_S / 6)
+
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        leader = threading.Thread(target=append, args=[1], daemon=True)
+        leader.start()
+        assert disk.is_syncing.wait(DEADLINE_S)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        append(2)  # waits for the commit of the leader
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    leader.join(DEADLINE_S)
+    assert sorted(done[:3]) == [1, 3, 4] and done[3:] == [2]
+    assert ends(log)
 
 
 def test_an_append_works_without_new_threads_and_reports_if_it_needs_one(
