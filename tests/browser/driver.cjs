@@ -7,7 +7,8 @@
 //     {"do": "call", "page": 2, "method": "keyboard.press", "args": ["Tab"]} -> what it returns
 //     {"do": "axe", "page": 2}                  -> violations of WCAG 2.2 A and AA
 //     {"do": "heap", "page": 2}                 -> bytes in use after a collection
-//     {"do": "seen", "context": 1}              -> problems and requests since the last time
+//     {"do": "seen", "context": 1}              -> its problems and requests so far
+//     {"do": "cookies", "context": 1}
 //     {"do": "close", "context": 1}
 //
 // Invariant: Chromium resolves no name but those of this machine, and ends with stdin.
@@ -101,17 +102,15 @@ async function heap({ page }) {
   return usedSize;
 }
 
-async function takeSeen({ context }) {
-  const { seen } = contexts.get(context);
-  return { problems: seen.problems.splice(0), requests: seen.requests.splice(0) };
-}
+const cookies = ({ context }) => contexts.get(context).context.cookies();
+const seen = ({ context }) => contexts.get(context).seen;
 
 async function close({ context }) {
   await contexts.get(context).context.close();
   contexts.delete(context);
 }
 
-const ACTIONS = { context: newContext, page: newPage, call, axe: runAxe, heap, seen: takeSeen, close };
+const ACTIONS = { context: newContext, page: newPage, call, axe: runAxe, heap, cookies, seen, close };
 
 async function answer(line) {
   try {
