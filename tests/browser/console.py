@@ -60,11 +60,16 @@ class Console:
         self.port = int(found[2])
         self.enter_url = found[0].decode()
 
-    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Sends a signal; returns the exit code."""
+    def send(self, number: signal.Signals) -> None:
+        """Sends a signal to it and to its children, unless it has ended."""
         assert self._process is not None
         if self._process.poll() is None:
             os.killpg(self._process.pid, number)
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Sends a signal; returns the exit code."""
+        self.send(number)
+        assert self._process is not None
         return self._process.wait(DEADLINE_S)
 
     @property

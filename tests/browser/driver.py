@@ -88,9 +88,10 @@ class Context:
         """Addresses that its pages have asked for, since its begin."""
         return self._seen()["requests"]
 
-    def state(self) -> dict[str, object]:
-        """Its cookies, for the option `storageState` of other contexts."""
-        return {"cookies": self.browser.do("cookies", context=self.number), "origins": []}
+    def cookies(self) -> list[dict[str, Any]]:
+        """Its cookies, as the option `storageState` of another context takes them."""
+        found: list[dict[str, Any]] = self.browser.do("cookies", context=self.number)
+        return found
 
     def _seen(self) -> dict[str, list[str]]:
         seen: dict[str, list[str]] = self.browser.do("seen", context=self.number)
@@ -176,7 +177,7 @@ def chromium() -> Iterator[Browser]:
     binary = needs_tool("chromium", apt="chromium")
     needs_packages()
     SHOTS.mkdir(parents=True, exist_ok=True)
-    words = [node, Path(__file__).with_name("driver.cjs"), PACKAGES, binary]
+    words: list[str | Path] = [node, Path(__file__).with_name("driver.cjs"), PACKAGES, binary]
     process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with process:
         yield Browser(process)

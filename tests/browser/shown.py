@@ -33,7 +33,7 @@ class Shown:
     browser: Browser
     console: Console
     alpine: TinyAlpine
-    state: dict[str, object]
+    cookies: list[dict[str, Any]]
 
     @property
     def url(self) -> str:
@@ -41,7 +41,9 @@ class Shown:
 
     def context(self, **options: object) -> AbstractContextManager[Context]:
         """A context that is logged in."""
-        return self.browser.context(storageState=self.state, **options)
+        return self.browser.context(
+            storageState={"cookies": self.cookies, "origins": []}, **options
+        )
 
     def ask(self, *words: object) -> Any:
         """What a command answers, as JSON."""
@@ -84,7 +86,7 @@ def shown_home(
         ):
             first.page().goto(found.enter_url)
             shown = Shown(
-                home=home, browser=browser, console=found, alpine=alpine, state=first.state()
+                home=home, browser=browser, console=found, alpine=alpine, cookies=first.cookies()
             )
             shown.wait_until_done()
             yield shown

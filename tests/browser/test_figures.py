@@ -1,10 +1,10 @@
 """Every figure of a page equals that of the command of the same name, at the same entry."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from eventlog import EventLog
 from tests.browser.homes import FIRST_DAY, SYMBOLS
 from tests.browser.shown import PAGES, Shown
 
@@ -65,9 +65,8 @@ def test_the_tables_of_outcomes_have_the_figures_of_stats_by(
         page = context.page()
         page.goto(f"{shown.url}/outcomes{as_of(moment)}")
         answer = shown.ask("stats", "--by", by, *options(moment))
-        groups = page.js(
-            f"[...document.querySelectorAll('tr[data-group^=\"{by}:\"]')].map((e) => e.dataset.group)"
-        )
+        rows = f"""document.querySelectorAll("tr[data-group^='{by}:']")"""
+        groups = page.js(f"[...{rows}].map((row) => row.dataset.group)")
         assert sorted(groups) == sorted(f"{by}:{row[by]}" for row in answer)
         for row in answer:
             found = page.figures(f"tr[data-group='{by}:{row[by]}']")
@@ -87,7 +86,8 @@ def test_signals_are_those_of_the_command(shown: Shown, moment: str | None) -> N
 
 
 def test_no_page_shows_anything_recorded_later(shown: Shown) -> None:
-    last_seq = as_of_seq(shown, MIDDLE)
+    with EventLog(shown.home) as log:
+        last_seq = max(entry.seq for entry in log.read() if entry.recorded_at <= MIDDLE)
     with shown.context() as context:
         page = context.page()
         for path in PAGES:
@@ -125,11 +125,3 @@ def test_a_signal_that_is_recorded_later_is_not_found(shown: Shown) -> None:
         page.call("goto", f"{shown.url}/signals/{row['id']}{as_of(MIDDLE)}")
         page.wait("document.querySelector('main').textContent.length > 20")
         assert row["signal_id"] not in page.text()
-
-
-def as_of_seq(shown: Shown, moment: str) -> int:
-    """The last entry recorded by then."""
-    with shown.context() as context:
-        page = context.page()
-        page.goto(f"{shown.url}/log{as_of(moment)}")
-        return max(page.seqs("tail"))
