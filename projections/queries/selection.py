@@ -52,8 +52,13 @@ class Selection(NamedTuple):
         is_past = self.seq is not None and column in _CHANGING
         return f"l.{column}" if is_past else f"s.{column}"
 
-    def source(self, joins: str = "", *conditions: str, with_state: bool = True) -> str:
-        """FROM and WHERE: `s` is the signal, `l` its last row in `lifecycle`, if any."""
+    def source(
+        self, joins: str = "", *conditions: str, with_state: bool = True, scan: str = ""
+    ) -> str:
+        """FROM and WHERE: `s` is the signal, `l` its last row in `lifecycle`, if any.
+
+        `scan` says which index SQLite uses for the signals: `NOT INDEXED` for a range of ids.
+        """
         known = "" if self.seq is None else " AND f.seq <= :seq"
         # `event <> 'signal'` lets SQLite use the partial index on facts.
         state = f"""LEFT JOIN lifecycle AS l ON l.seq = (SELECT max(f.seq) FROM lifecycle AS f
@@ -61,7 +66,7 @@ class Selection(NamedTuple):
         where = [*self.filter.conditions(self.value("outcome")), *conditions]
         if self.seq is not None:
             where.append("s.id <= :seq")
-        return f"""FROM signals AS s {state if with_state else ""} {joins}
+        return f"""FROM signals AS s {scan} {state if with_state else ""} {joins}
             {"WHERE " + " AND ".join(where) if where else ""}"""
 
     def parameters(self, **more: object) -> dict[str, object]:

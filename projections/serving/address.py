@@ -41,7 +41,7 @@ def parse_address(text: str) -> Address:
 def host_names(address: Address, given: Iterable[str] = ()) -> frozenset[str]:
     """The names to allow: those that are given, the address's own, this machine's, localhost."""
     names = (*given, address.host, socket.gethostname(), LOCALHOST)
-    return frozenset(_normalize_name(name) for name in names)
+    return frozenset(normalize_name(name) for name in names)
 
 
 def is_allowed_host(header: str, names: frozenset[str]) -> bool:
@@ -49,16 +49,22 @@ def is_allowed_host(header: str, names: frozenset[str]) -> bool:
 
     An IP address is always allowed: no DNS name leads there.
     """
+    name = parse_host(header)
+    return name is not None and (_is_ip_address(name) or name in names)
+
+
+def parse_host(header: str) -> str | None:
+    """The name or address in a Host header, without the port; None where there is none."""
     if header.startswith("["):
         name, bracket, port = header[1:].partition("]")
         if not bracket or (port and not port.startswith(":")):
-            return False
+            return None
         port = port[1:]
     else:
         name, _, port = header.partition(":")
     if port and not (port.isascii() and port.isdecimal()):
-        return False
-    return _is_ip_address(name) or _normalize_name(name) in names
+        return None
+    return normalize_name(name)
 
 
 def _is_ip_address(text: str) -> bool:
@@ -69,5 +75,6 @@ def _is_ip_address(text: str) -> bool:
     return True
 
 
-def _normalize_name(name: str) -> str:
+def normalize_name(name: str) -> str:
+    """A host name in the form in which names are compared."""
     return name.rstrip(".").lower()

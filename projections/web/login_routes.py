@@ -1,0 +1,52 @@
+"""The routes of the login: the one-time URL, and the password.
+
+Invariant: a session begins only after the right code or password.
+"""
+
+from http import HTTPStatus
+
+import orjson
+
+from projections.serving.app import RedirectResponse, Request, Response, Route
+from projections.web.answers import Redactor, Refusal, json_answer
+from projections.web.login import Login
+
+
+def login_routes(redactor: Redactor, login: Login) -> list[Route]:
+    """The routes that begin a session."""
+
+    async def enter(request: Request) -> Response:
+        login.enter(request.query_params.get("code", ""), _address(request))
+        return RedirectResponse("/", HTTPStatus.SEE_OTHER, headers={"Set-Cookie": login.cookie()})
+
+    async def check(request: Request) -> Response:
+        body = json_object(await request.body())
+        password = body.get("password")
+        if not isinstance(password, str):
+            raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "password is not text")
+        if not login.has_password:
+            raise Refusal(HTTPStatus.UNAUTHORIZED, "there is no password", do=login.how)
+        login.check_password(password, _address(request))
+        return json_answer({"ok": True}, headers={"Set-Cookie": login.cookie()})
+
+    return [
+        Route("/enter", redactor.answering(enter)),
+        Route("/login", redactor.answering(check), methods=["POST"]),
+    ]
+
+
+def json_object(body: bytes) -> dict[str, object]:
+    """The JSON object in the body of an action. Raises Refusal for anything else."""
+    try:
+        found = orjson.loads(body)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise Refusal(HTTPStatus.BAD_REQUEST, "the body is not a JSON object")
+    return found
+
+
+def _address(request: Request) -> str:
+    """The client's address; of IPv6 the network that one client may have."""
+    host = request.client.host if request.client is not None else ""
+    return ":".join(host.split(":")[:4]) if ":" in host else host

@@ -1,0 +1,103 @@
+"""A page of signals, by descending id: every filter of `eventlog signals`, at any depth.
+
+Ids are walked in windows that grow, so that the work of one request is bounded whatever the filter;
+an answer that stopped early says how far it looked.
+
+Invariant: the pages that `next` links hold every signal that the filters select, once.
+"""
+
+import time
+from http import HTTPStatus
+from pathlib import Path
+from sqlite3 import Connection
+
+from projections.errors import ProjectionError
+from projections.queries.filters import signal_filter
+from projections.queries.selection import (
+    EXECUTED_AND_CLOSED,
+    Selection,
+    count_of,
+    row_dict,
+    select,
+)
+from projections.queries.table import read_home
+from projections.serving.app import QueryParams
+from projections.sqlite.database import read_checkpoint
+from projections.web.answers import Refusal
+from projections.web.moment import Moment, Moments, whole_number
+
+LIMIT_DEFAULT, LIMIT_MAX = 50, 200
+WINDOW_IDS = 5_000  # the first window; each further one is twice as large
+WINDOW_IDS_MAX = 320_000
+SEARCH_S_MAX = 0.25
+
+FILTERS = ("symbol", "strategy", "action", "outcome", "since", "until")
+
+
+def selection_of(query: QueryParams, seq: int | None, *names: str) -> Selection:
+    """The selection that the query's filters describe. Raises Refusal for an invalid one."""
+    given = {name: query.get(name) or None for name in names or FILTERS}
+    try:
+        return Selection(signal_filter(**given), seq)  # type: ignore[arg-type]  # text or None
+    except ProjectionError as error:
+        raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, error.what, do=error.do) from None
+
+
+def read_signals(home: Path, moments: Moments, query: QueryParams) -> dict[str, object]:
+    """The object of /api/signals."""
+    moment = moments.of(query)
+    selection = selection_of(query, moment.past_seq)
+    limit = whole_number("limit", query.get("limit") or str(LIMIT_DEFAULT))
+    limit = max(1, min(limit, LIMIT_MAX))
+    text = query.get("before")
+    before = whole_number("before", text) if text else None
+
+    def read(database: Connection) -> dict[str, object]:
+        checkpoint = read_checkpoint(database)
+        seq = checkpoint.seq if checkpoint is not None else 0
+        end = seq if selection.seq is None else selection.seq
+        start = min(before, end + 1) if before is not None else end + 1
+        rows, reached, is_complete = _search(database, selection, start, limit)
+        is_filtered = any(value is not None for value in selection.filter.parameters().values())
+        total = None if is_filtered else database.execute(*count_of(selection)).fetchone()[0]
+        return {
+            "seq": end,
+            "rows": rows,
+            "next": reached if reached > 1 else None,
+            "searched_to": reached,
+            "complete": is_complete,
+            "total": total,
+        }
+
+    found = read_home(home, read)
+    return {"as_of": as_of_table(moments, moment, found.pop("seq")).to_json(), **found}
+
+
+def as_of_table(moments: Moments, moment: Moment, seq: object) -> Moment:
+    """The moment of an answer from the table: for now, that of its checkpoint."""
+    assert isinstance(seq, int)
+    if not moment.is_live or seq == moment.seq:
+        return moment
+    return Moment(seq=seq, recorded_at=moments.recorded_at(seq), is_live=True)
+
+
+def _search(
+    database: Connection, selection: Selection, start: int, limit: int
+) -> tuple[list[dict[str, object]], int, bool]:
+    """Rows with an id below `start`, the lowest id looked at, and whether the page is complete."""
+    deadline_s = time.monotonic() + SEARCH_S_MAX
+    sql = f"""{select(selection)} {
+        selection.source(EXECUTED_AND_CLOSED, "s.id < :high", "s.id >= :low", scan="NOT INDEXED")
+    } ORDER BY s.id DESC LIMIT :count"""
+    rows: list[dict[str, object]] = []
+    low, window = start, WINDOW_IDS
+    while low > 1 and len(rows) < limit and time.monotonic() < deadline_s:
+        high, low = low, max(1, low - window)
+        parameters = selection.parameters(high=high, low=low, count=limit - len(rows))
+        rows += [row_dict(row) for row in database.execute(sql, parameters)]
+        window = min(2 * window, WINDOW_IDS_MAX)
+    if len(rows) < limit:
+        return rows, low, low <= 1
+    last = rows[-1]["id"]
+    assert isinstance(last, int)
+    return rows, last, True

@@ -1,0 +1,96 @@
+"""How the home is doing, in words: a level, one sentence, and the reasons with their pages. Pure.
+
+Invariant: the level is that of the worst reason, and `ok` only where there is none.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from projections.delivery.outbox import DISABLED, STOPPED
+from projections.delivery.outbox import NAME as ALPINE
+from projections.run_directory import FAILED
+from projections.run_directory import STOPPED as NOT_RUNNING
+from projections.signals.schema import SQLITE
+
+OK, WARN, BAD = "ok", "warn", "bad"
+LAG_S_MAX = 60.0  # as `eventlog project --unhealthy-after` has it by default
+
+_ORDER = (OK, WARN, BAD)
+_TEXTS = {
+    OK: "Everything is durable, projected and delivered.",
+    WARN: "The log is durable. Something needs a look.",
+    BAD: "Something is wrong.",
+}
+_TEXT_UNDELIVERED = "Everything is durable and projected. Delivery is disabled."
+_NOT_DELIVERING = {
+    "waiting": (WARN, "Delivery waits: Alpine accepts nothing"),
+    "refused": (BAD, "Alpine refuses the key or the address"),
+    "rejecting": (BAD, "Alpine rejects every signal"),
+    STOPPED: (WARN, "Nothing is being delivered: no process delivers"),
+}
+
+Figures = Mapping[str, object]
+
+
+class Reason(NamedTuple):
+    """Why the level is not ok."""
+
+    text: str
+    href: str
+    level: str
+
+
+def verdict(
+    projections: Mapping[str, Figures], *, problem: str | None, findings: int | None
+) -> dict[str, object]:
+    """The object `verdict` of /api/status. `findings` are those of the last verify, if any."""
+    reasons = list(_reasons(projections, problem, findings))
+    level = max((reason.level for reason in reasons), key=_ORDER.index, default=OK)
+    is_disabled = projections.get(ALPINE, {}).get("state") == DISABLED
+    text = _TEXT_UNDELIVERED if level == OK and is_disabled else _TEXTS[level]
+    return {"level": level, "text": text, "reasons": [reason._asdict() for reason in reasons]}
+
+
+def _reasons(
+    projections: Mapping[str, Figures], problem: str | None, findings: int | None
+) -> Iterator[Reason]:
+    if problem is not None:
+        yield Reason(problem, "/log", BAD)
+    if findings:
+        yield Reason(f"The last verify found damage in {findings} places", "/", BAD)
+    for name, figures in projections.items():
+        yield from _projection_reasons(name, figures)
+    yield from _delivery_reasons(projections.get(ALPINE, {}))
+
+
+def _projection_reasons(name: str, figures: Figures) -> Iterator[Reason]:
+    href = "/delivery" if name == ALPINE else "/"
+    label = {SQLITE: "The table", ALPINE: "Delivery"}.get(name, f"The projection {name}")
+    daemon, lag_s = figures.get("daemon"), figures.get("lag_seconds")
+    state = daemon.get("state") if isinstance(daemon, Mapping) else None
+    if figures.get("problem") is not None:
+        yield Reason(f"{label}: {figures['problem']}", href, BAD)
+    elif state == FAILED and isinstance(daemon, Mapping):
+        yield Reason(f"{label} has failed: {daemon.get('reason')}", href, BAD)
+    elif isinstance(lag_s, int | float) and lag_s > LAG_S_MAX and figures.get("state") is None:
+        yield Reason(f"{label} is {_count(figures.get('lag_entries'))} entries behind", href, BAD)
+    elif state == NOT_RUNNING and name != ALPINE:
+        yield Reason(f"No process keeps {_lower(label)} up to date", href, WARN)
+
+
+def _delivery_reasons(figures: Figures) -> Iterator[Reason]:
+    state, parked = figures.get("state"), figures.get("parked")
+    if isinstance(state, str) and state in _NOT_DELIVERING:
+        level, text = _NOT_DELIVERING[state]
+        yield Reason(text, "/delivery", level)
+    if isinstance(parked, int) and parked:
+        signals = "signal is" if parked == 1 else "signals are"
+        yield Reason(f"{parked:,} {signals} parked: Alpine does not take them", "/delivery", WARN)
+
+
+def _count(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else "some"
+
+
+def _lower(label: str) -> str:
+    return label[0].lower() + label[1:]
