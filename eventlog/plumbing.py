@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from eventlog.storage.locks import FileLock, PollInterval
     from eventlog.storage.output import output_file, refuse_in_home
     from eventlog.storage.ownership import adopt_owner, make_private_dir
+    from eventlog.storage.record import read_record, write_record
     from eventlog.threads import is_shortage, run_in_thread, starting_thread, uncancelled
+    from eventlog.verify.verify_record import last_verify
 
 _MODULES = {
     "COMMANDS": "plugins",
@@ -60,6 +62,7 @@ _MODULES = {
     "import_plugin": "plugins",
     "is_network_filesystem": "storage.filesystem",
     "is_shortage": "threads",
+    "last_verify": "verify.verify_record",
     "load_plugin": "plugins",
     "log_bytes": "read.bulk",
     "log_status": "read.inspect",
@@ -74,6 +77,7 @@ _MODULES = {
     "progress_bar": "cli.streams",
     "raw_lines": "read.inspect",
     "read_entries": "read.inspect",
+    "read_record": "storage.record",
     "read_verified": "read.bulk",
     "refuse_in_home": "storage.output",
     "require_home": "read.inspect",
@@ -81,6 +85,7 @@ _MODULES = {
     "starting_thread": "threads",
     "uncancelled": "threads",
     "unquote": "cli.command",
+    "write_record": "storage.record",
 }
 
 __all__ = [
@@ -107,6 +112,7 @@ __all__ = [
     "import_plugin",
     "is_network_filesystem",
     "is_shortage",
+    "last_verify",
     "load_plugin",
     "log_bytes",
     "log_status",
@@ -121,6 +127,7 @@ __all__ = [
     "progress_bar",
     "raw_lines",
     "read_entries",
+    "read_record",
     "read_verified",
     "refuse_in_home",
     "rename_durably",
@@ -129,6 +136,7 @@ __all__ = [
     "starting_thread",
     "uncancelled",
     "unquote",
+    "write_record",
 ]
 
 

@@ -1,6 +1,6 @@
 """The commands that check and maintain the log: verify, repair, compress.
 
-Invariant: `verify` changes nothing; `repair` cuts nothing but an unacknowledged tail.
+Invariant: `verify` changes nothing in logs/; `repair` cuts nothing but an unacknowledged tail.
 """
 
 import sys
@@ -18,7 +18,8 @@ from eventlog.errors import printable
 def verify(obj: CommandContext, as_json: bool) -> None:
     """Verify the hash of every line and every signal.
 
-    Only reads, and takes no lock. Exit code 1 if the log is damaged; each finding has the segment,
+    Only reads, takes no lock, and notes its result in data/verified.json, where data/ is there and
+    may be written. Exit code 1 if the log is damaged; each finding has the segment,
     the byte offset, the seq and the problem. An unacknowledged tail left by a crash is not damage:
     the next append cuts it.
 
@@ -29,10 +30,13 @@ def verify(obj: CommandContext, as_json: bool) -> None:
     """
     import orjson
 
+    from eventlog.clock import now_recorded
     from eventlog.verify.verify import verify as verify_log
+    from eventlog.verify.verify_record import write_verify_record
 
     with progress_bar("verifying") as progress:
         report = verify_log(obj.home, progress=progress)
+    write_verify_record(obj.home, report, at=now_recorded())
     if as_json:
         write_stdout(orjson.dumps(report.to_json(), option=orjson.OPT_APPEND_NEWLINE))
     else:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from eventlog.plumbing import CommandContext, print_line
+from eventlog.plumbing import CommandContext, print_lines
 
 LISTEN_DEFAULT = "127.0.0.1:8600"
 
@@ -82,4 +82,4 @@ def web(
     if logging.getLogger().level == logging.WARNING:
         logging.getLogger("projections.serving.server").setLevel(logging.INFO)
     config = server.WebConfig(address=address, names=names, is_read_only=read_only, login=found)
-    server.run(home, config, print_line)
+    server.run(home, config, lambda url: print_lines([url]))

@@ -231,11 +231,7 @@ class Outbox:
 
     def open_requests(self, *, after: int = 0) -> list[OperatorRequest]:
         """Requests without an outcome, the oldest first, at most REQUESTS_MAX."""
-        rows = self._db.execute(
-            "SELECT id, what, seq FROM asked WHERE outcome IS NULL AND id > ? ORDER BY id LIMIT ?",
-            (after, REQUESTS_MAX),
-        )
-        return [operator_request(row) for row in rows]
+        return [operator_request(row) for row in _open_requests(self._db, after)]
 
     def execute_discards(self, requester: str) -> None:
         """Executes the discards that `requester` asked for; no other process may deliver."""
@@ -304,6 +300,11 @@ def read_parked(path: Path) -> list[ParkedSignal]:
     return [parked_signal(row) for row in rows]
 
 
+def read_open_requests(path: Path) -> list[OperatorRequest]:
+    """Requests without an outcome, the oldest first, at most REQUESTS_MAX. Raises the same."""
+    return [operator_request(row) for row in _read_snapshot(path, _open_requests)]
+
+
 def read_seq(path: Path, seq: int) -> tuple[bool, ParkedSignal | None]:
     """Whether an entry is done, and how it is parked. Raises FileNotFoundError, sqlite3.Error."""
 
@@ -334,6 +335,13 @@ def _checkpoint(db: sqlite3.Connection) -> Checkpoint:
 
 def _done_above(db: sqlite3.Connection) -> set[int]:
     return {seq for (seq,) in db.execute("SELECT seq FROM done")}
+
+
+def _open_requests(db: sqlite3.Connection, after: int = 0) -> list[tuple[object, ...]]:
+    return db.execute(
+        "SELECT id, what, seq FROM asked WHERE outcome IS NULL AND id > ? ORDER BY id LIMIT ?",
+        (after, REQUESTS_MAX),
+    ).fetchall()
 
 
 def _parked(db: sqlite3.Connection, seq: int) -> ParkedSignal | None:

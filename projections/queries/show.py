@@ -35,12 +35,14 @@ DELIVERED, PARKED, PENDING, DISABLED, UNKNOWN = (
 )
 
 _FACTS = """SELECT seq, event, recorded_at, state, detail FROM lifecycle
-    WHERE signal_id = :signal_id AND event <> 'signal' ORDER BY seq LIMIT :count"""
+    WHERE signal_id = :signal_id AND event <> 'signal' AND seq <= :seq AND known_seq <= :seq
+    ORDER BY seq LIMIT :count"""
 _RECORDED_AT = "SELECT recorded_at FROM lifecycle WHERE seq = :seq"
 _HELD = """SELECT seq, event, recorded_at, NULL, payload FROM held
-    WHERE signal_id = :signal_id ORDER BY seq LIMIT :count"""
+    WHERE signal_id = :signal_id AND seq <= :seq ORDER BY seq LIMIT :count"""
 _CONFLICTS = """SELECT seq, reason FROM conflicts
-    WHERE signal_id = :signal_id ORDER BY seq LIMIT :count"""
+    WHERE signal_id = :signal_id AND seq <= :seq ORDER BY seq LIMIT :count"""
+_END = 2**63 - 1  # no entry has a greater seq
 
 
 class _TableState(NamedTuple):
@@ -128,22 +130,28 @@ class SignalLife:
 
 
 def show(
-    home: str | os.PathLike[str], signal_id: str, *, disabled: str | None = None
+    home: str | os.PathLike[str],
+    signal_id: str,
+    *,
+    disabled: str | None = None,
+    seq: int | None = None,
 ) -> SignalLife:
     """The life of a signal. `disabled` says why this environment delivers nothing, if so.
 
+    With `seq` it is the life as of that entry, which the table has; delivery has no history.
     Raises ProjectionError without a table, LogNotFound, LogCorrupt.
     """
     require_home(home)
-    table = read_home(home, lambda database: _read_table(database, signal_id))
-    last_seq = log_status(os.fspath(home), count=False)["last_seq"]
+    table = read_home(home, lambda database: _read_table(database, signal_id, seq))
+    last_seq = log_status(os.fspath(home), count=False)["last_seq"] if seq is None else seq
     assert isinstance(last_seq, int)
     found = [*table.facts, *table.held, *table.conflicts]
     seqs = {entry["seq"] for entry in found}
     alpine = None
     if table.row is not None:
         seqs.add(table.row["id"])
-        alpine = _alpine_state(Path(home), table.row["id"], disabled)
+        if seq is None:
+            alpine = _alpine_state(Path(home), table.row["id"], disabled)
     ordered: list[Any] = sorted(seqs)
     lines = [{"seq": seq, "line": line} for seq, line in read_lines(home, ordered)]
     return SignalLife(
@@ -160,15 +168,15 @@ def show(
     )
 
 
-def _read_table(database: Connection, signal_id: str) -> _TableState:
-    row = database.execute(*by_signal_id(signal_id, None)).fetchone()
+def _read_table(database: Connection, signal_id: str, seq: int | None) -> _TableState:
+    row = database.execute(*by_signal_id(signal_id, seq)).fetchone()
     found = None if row is None else dict_with_extra(row)
     recorded_at = None
     if found is not None:
-        seq = {"seq": found["id"]}
-        recorded_at = next((at for (at,) in database.execute(_RECORDED_AT, seq)), None)
+        own = {"seq": found["id"]}
+        recorded_at = next((at for (at,) in database.execute(_RECORDED_AT, own)), None)
     decided_at = None if found is None else found["timestamp"]
-    values = {"signal_id": signal_id, "count": ENTRIES_MAX}
+    values = {"signal_id": signal_id, "count": ENTRIES_MAX, "seq": _END if seq is None else seq}
     facts = [_fact(fact, decided_at) for fact in database.execute(_FACTS, values)]
     held = [_fact(fact, None) for fact in database.execute(_HELD, values)]
     conflicts: list[dict[str, object]] = [
@@ -176,9 +184,8 @@ def _read_table(database: Connection, signal_id: str) -> _TableState:
     ]
     _mark_voided(facts)
     checkpoint = read_checkpoint(database)
-    return _TableState(
-        found, recorded_at, facts, held, conflicts, checkpoint.seq if checkpoint else 0
-    )
+    at = checkpoint.seq if checkpoint else 0
+    return _TableState(found, recorded_at, facts, held, conflicts, at if seq is None else seq)
 
 
 def _fact(row: Sequence[object], decided_at: object) -> dict[str, object]:

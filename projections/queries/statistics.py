@@ -8,10 +8,11 @@ Invariant: equal signals give equal figures, in any order.
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from math import fsum, isfinite, sqrt
 from statistics import median
+from typing import NamedTuple
 
 from projections.signals.transitions import BREAKEVEN, EXPIRED, LOSS, WIN
 
@@ -55,33 +56,75 @@ class Sample:
 _DECIDED = (WIN, LOSS)
 
 
+class Measures(NamedTuple):
+    """What the figures of a group are computed from; None stands for a figure of nothing."""
+
+    outcomes: Mapping[str, int]
+    mean_return: float | None
+    median_return: float | None
+    best: float | None
+    worst: float | None
+    gains: tuple[int, float]  # the number of returns above 0, and their mean
+    losses: tuple[int, float]  # the same of those below 0, without the sign
+    held: timedelta  # all holding times together
+    bands: Sequence[tuple[int, int, int, float | None]]  # band, count, wins, mean confidence
+
+
 def figures(total: int, sample: Sample) -> dict[str, object]:
     """The figures of `total` signals, of which `sample` holds those with an outcome.
 
     A figure of nothing is None. The keys are those of `eventlog stats --json`, in its order,
     without `last_updated`.
     """
-    wins, losses = sample.outcomes[WIN], sample.outcomes[LOSS]
-    returns = sample.returns
+    return figures_of(total, measures_of(sample))
+
+
+def figures_of(total: int, measures: Measures) -> dict[str, object]:
+    """The figures of `total` signals, of which those with an outcome have these measures."""
+    outcomes = measures.outcomes
+    wins, losses = outcomes[WIN], outcomes[LOSS]
+    count = wins + losses + outcomes[BREAKEVEN] + outcomes[EXPIRED]
     low, high = wilson_interval(wins, wins + losses)
     return {
         "total_signals": total,
-        "open": total - len(returns),
+        "open": total - count,
         "wins": wins,
         "losses": losses,
-        "breakevens": sample.outcomes[BREAKEVEN],
-        "expired": sample.outcomes[EXPIRED],
+        "breakevens": outcomes[BREAKEVEN],
+        "expired": outcomes[EXPIRED],
         "win_rate": _rounded(_percentage(wins, wins + losses)),
         "win_rate_low": _finite(low),
         "win_rate_high": _finite(high),
-        "average_return": _rounded(_mean(returns)),
-        "median_return": _finite(median(returns) if returns else None),
-        "profit_factor": _finite(_profit_factor(returns)),
-        "best": _finite(max(returns, default=None)),
-        "worst": _finite(min(returns, default=None)),
-        "mean_holding_s": _finite(sample.held.total_seconds() / len(returns) if returns else None),
-        "calibration": _calibration(sample),
+        "average_return": _rounded(measures.mean_return),
+        "median_return": _finite(measures.median_return),
+        "profit_factor": _finite(_profit_factor(measures)),
+        "best": _finite(measures.best),
+        "worst": _finite(measures.worst),
+        "mean_holding_s": _finite(measures.held.total_seconds() / count if count else None),
+        "calibration": _calibration(measures),
     }
+
+
+def measures_of(sample: Sample) -> Measures:
+    """The measures of all signals in a sample."""
+    returns = sample.returns
+    gains = [value for value in returns if value > 0]
+    losses = [-value for value in returns if value < 0]
+    return Measures(
+        outcomes=sample.outcomes,
+        mean_return=_mean(returns),
+        median_return=median(returns) if returns else None,
+        best=max(returns, default=None),
+        worst=min(returns, default=None),
+        gains=(len(gains), _mean(gains) or 0.0),
+        losses=(len(losses), _mean(losses) or 0.0),
+        held=sample.held,
+        bands=[
+            (band, len(confidences), sample.wins[band], _mean(confidences))
+            for band, confidences in enumerate(sample.confidences)
+            if confidences
+        ],
+    )
 
 
 def wilson_interval(wins: int, count: int) -> tuple[float | None, float | None]:
@@ -108,26 +151,23 @@ def band_name(band: int) -> str:
     return f"{band * BAND_WIDTH}-{(band + 1) * BAND_WIDTH}"
 
 
-def _calibration(sample: Sample) -> list[dict[str, object]]:
+def _calibration(measures: Measures) -> list[dict[str, object]]:
     return [
         {
             "from": band * BAND_WIDTH,
             "to": (band + 1) * BAND_WIDTH,
-            "count": len(confidences),
-            "mean_confidence": _finite(_mean(confidences)),
-            "win_rate": _finite(_percentage(sample.wins[band], len(confidences))),
+            "count": count,
+            "mean_confidence": _finite(mean_confidence),
+            "win_rate": _finite(_percentage(wins, count)),
         }
-        for band, confidences in enumerate(sample.confidences)
-        if confidences
+        for band, count, wins, mean_confidence in measures.bands
     ]
 
 
-def _profit_factor(returns: Sequence[float]) -> float | None:
+def _profit_factor(measures: Measures) -> float | None:
     """The sum of all gains divided by the sum of all losses; None without losses."""
-    gains = [value for value in returns if value > 0]
-    losses = [-value for value in returns if value < 0]
-    mean_gain, mean_loss = _mean(gains) or 0.0, _mean(losses)
-    return mean_gain * len(gains) / (mean_loss * len(losses)) if mean_loss else None
+    (gain_count, mean_gain), (loss_count, mean_loss) = measures.gains, measures.losses
+    return mean_gain * gain_count / (mean_loss * loss_count) if mean_loss else None
 
 
 def _percentage(part: int, whole: int) -> float | None:

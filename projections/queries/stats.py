@@ -39,7 +39,7 @@ GROUPS: Mapping[str, str] = MappingProxyType(
 _NAMES: Mapping[str, Callable[[Any], str]] = {"confidence": band_name}
 # No fact follows a `closed` that is not voided, so the last row of a signal with an outcome is its
 # `closed`. Most have no time of their own; looking for one in the text is cheaper than parsing it.
-_END = """l.recorded_at,
+END = """l.recorded_at,
     CASE WHEN instr(l.detail, '"closed_at"') THEN json_extract(l.detail, '$.closed_at') END"""
 
 
@@ -55,19 +55,19 @@ def read_stats(database: Connection, selection: Selection) -> Stats:
     """The figures of all selected signals."""
     totals, samples = _read_groups(database, selection, "1")
     found = figures(totals.get(1, 0), samples.get(1, Sample()))
-    return found | {"last_updated": _last_updated(database, selection)}
+    return found | {"last_updated": last_updated(database, selection)}
 
 
 def read_stats_by(database: Connection, selection: Selection, by: str) -> list[Stats]:
     """The figures of each group, its key first, in the order of the keys."""
     totals, samples = _read_groups(database, selection, GROUPS[by])
-    last_updated = _last_updated(database, selection)
+    updated = last_updated(database, selection)
     name = _NAMES.get(by, str)
     return [
         {
             by: name(key),
             **figures(totals[key], samples.get(key, Sample())),
-            "last_updated": last_updated,
+            "last_updated": updated,
         }
         for key in sorted(totals)
     ]
@@ -87,7 +87,7 @@ def _read_groups(
     )
     # The plus sign: a signal of each outcome is somewhere else, and a scan reads them in order.
     ended = selection.source("", f"+{outcome} IS NOT NULL")
-    columns = f"{key}, {outcome}, {pct}, s.confidence, s.timestamp, {_END}"
+    columns = f"{key}, {outcome}, {pct}, s.confidence, s.timestamp, {END}"
     samples: dict[Any, Sample] = {}
     cursor = database.execute(f"SELECT {columns} {ended}", selection.parameters())
     try:
@@ -119,7 +119,7 @@ def _held(
     return map(sub, map(datetime.fromisoformat, ends), map(datetime.fromisoformat, starts))
 
 
-def _last_updated(database: Connection, selection: Selection) -> object:
+def last_updated(database: Connection, selection: Selection) -> object:
     """When the newest fact that the figures may contain was recorded, of any signal."""
     past = "WHERE seq <= :seq AND known_seq <= :seq" if selection.seq is not None else ""
     row = database.execute(
@@ -131,7 +131,7 @@ def _last_updated(database: Connection, selection: Selection) -> object:
 
 def totals_of(row: Row) -> Stats:
     """The figures in a row of TOTALS."""
-    total, wins, losses, average, last_updated = row
+    total, wins, losses, average, updated = row
     assert isinstance(wins, int)
     assert isinstance(losses, int)
     decided = wins + losses
@@ -141,5 +141,5 @@ def totals_of(row: Row) -> Stats:
         "losses": losses,
         "win_rate": round(100 * wins / decided, 2) if decided else 0.0,
         "average_return": round(average, 2) if isinstance(average, float) else 0.0,
-        "last_updated": last_updated,
+        "last_updated": updated,
     }

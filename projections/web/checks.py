@@ -6,6 +6,7 @@ Invariant: a check is `ok` only by a record or a figure that shows it.
 from collections.abc import Mapping
 from pathlib import Path
 
+from eventlog.plumbing import last_verify
 from projections.run_directory import FAILED, RUNNING
 from projections.signals.schema import SQLITE
 
@@ -35,8 +36,16 @@ def _check(name: str, state: str, text: str, at: object = None) -> Json:
     return {"name": name, "state": state, "text": text, "at": at}
 
 
-def _verify_check(_home: Path) -> tuple[Json, int | None]:
-    return _check("verify", NONE, "No verify has been recorded"), None
+def _verify_check(home: Path) -> tuple[Json, int | None]:
+    found = last_verify(home)
+    if found is None:
+        return _check("verify", NONE, "No verify of this log has been recorded"), None
+    if found["ok"]:
+        text = f"Every line and every signal up to entry {found['last_seq']:,} was verified"
+        return _check("verify", OK, text, found["at"]), 0
+    count = found["findings"]
+    text = f"Damage was found in {count:,} {'place' if count == 1 else 'places'}"
+    return _check("verify", BAD, text, found["at"]), count
 
 
 def _drill_check(drill: Mapping[str, object] | None) -> Json:

@@ -11,6 +11,7 @@ from pathlib import Path
 from projections.web.answers import Redactor
 from projections.web.live import LiveLog, LiveStatus, Streams, load
 from projections.web.moment import Moments
+from projections.web.outcomes import Outcomes
 from projections.web.pages import load_static
 from projections.web.vitals import Vitals
 from projections.web.workers import Workers
@@ -26,6 +27,7 @@ class Console:
         self.redactor = Redactor(home)
         self.workers = Workers()
         self.moments = Moments(home)
+        self.outcomes = Outcomes(home)
         self.log = LiveLog(home)
         self.vitals = Vitals(home, self.log, self.redactor, is_read_only=is_read_only)
         self.streams = Streams(

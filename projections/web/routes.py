@@ -3,6 +3,7 @@
 Invariant: each handler answers with JSON or a file of its own, and says what to do about an error.
 """
 
+import asyncio
 from collections.abc import Callable
 from http import HTTPStatus
 
@@ -11,10 +12,15 @@ from projections.web.answers import Handler, Refusal, error_answer, json_answer
 from projections.web.console import Console
 from projections.web.log_rows import ROWS_MAX, read_page
 from projections.web.login import Login
-from projections.web.login_routes import login_routes
+from projections.web.login_routes import json_object, login_routes
 from projections.web.moment import whole_number
 from projections.web.pages import PAGES, SHELL, static_answer
-from projections.web.signals import read_signals
+from projections.web.parked import read_parked_page, request_action
+from projections.web.past_status import read_past_status
+from projections.web.signal import read_prices, read_signal
+from projections.web.signals import as_of_table, read_signals, selection_of
+
+LOAD_S_MAX = 0.3  # then a request for outcomes gets the progress of their loading
 
 
 def make_app(console: Console, login: Login | None) -> Starlette:
@@ -26,11 +32,18 @@ def make_app(console: Console, login: Login | None) -> Starlette:
         "/api/live": _live,
         "/api/log": _log,
         "/api/signals": _signals,
+        "/api/signals/{seq:int}": _signal,
+        "/api/prices": _prices,
+        "/api/outcomes": _outcomes,
+        "/api/parked": _parked,
     }.items():
         routes.append(Route(path, _api(console, handler)))
+    routes.append(Route("/api/parked", _api(console, _act), methods=["POST"]))
     if login is not None:
         routes += login_routes(console.redactor, login)
-    return Starlette(routes=routes, exception_handlers={404: _missing, 405: _wrong_method})
+    return Starlette(
+        routes=routes, exception_handlers={404: _missing, 405: _wrong_method, 413: _too_large}
+    )
 
 
 def _api(console: Console, handler: "Callable[[Console, Request], object]") -> Handler:
@@ -54,8 +67,17 @@ def _static(console: Console) -> Handler:
     return console.redactor.answering(static)
 
 
-async def _status(console: Console, _request: Request) -> Response:
-    return json_answer(console.vitals.whole())
+async def _status(console: Console, request: Request) -> Response:
+    query = request.query_params
+    if not (query.get("as_of") or query.get("as_of_seq")):
+        return json_answer(console.vitals.whole())
+
+    def read() -> dict[str, object]:
+        moment = console.moments.of(query)
+        found = read_past_status(console.home, console.moments, moment)
+        return found | console.vitals.constants
+
+    return json_answer(await console.workers.run(read))
 
 
 async def _live(console: Console, request: Request) -> Response:
@@ -104,8 +126,77 @@ async def _signals(console: Console, request: Request) -> Response:
     )
 
 
+async def _signal(console: Console, request: Request) -> Response:
+    seq, query = request.path_params["seq"], request.query_params
+    return json_answer(
+        await console.workers.run(lambda: read_signal(console.home, console.moments, query, seq))
+    )
+
+
+async def _prices(console: Console, request: Request) -> Response:
+    query = request.query_params
+    return json_answer(
+        await console.workers.run(lambda: read_prices(console.home, console.moments, query))
+    )
+
+
+async def _outcomes(console: Console, request: Request) -> Response:
+    query = request.query_params
+
+    def read() -> dict[str, object] | None:
+        moment = console.moments.of(query)
+        names = ("strategy", "symbol", "action", "since", "until")
+        chosen = selection_of(query, None, *names).filter
+        found = console.outcomes.try_answer(chosen, moment.past_seq)
+        if found is None:
+            return None
+        body = dict(found)
+        as_of = as_of_table(console.moments, moment, body.pop("seq"))
+        return {"as_of": as_of.to_json(), **body}
+
+    reading = asyncio.ensure_future(console.workers.run(read))
+    done, _ = await asyncio.wait({reading}, timeout=LOAD_S_MAX)
+    found = reading.result() if done else None
+    if found is None:  # it goes on in its thread; the page asks again
+        share, text = console.outcomes.progress
+        return json_answer({"progress": share, "text": text}, HTTPStatus.ACCEPTED)
+    return json_answer(found)
+
+
+async def _parked(console: Console, request: Request) -> Response:
+    query = request.query_params
+
+    def read() -> dict[str, object]:
+        moment = console.moments.of(query)
+        if not moment.is_live:
+            nothing = {"parked": None, "total": None, "state": None, "asked": None}
+            return {"as_of": moment.to_json(), **nothing}
+        page = read_parked_page(console.home)
+        return {"as_of": moment.to_json(), **page}
+
+    return json_answer(await console.workers.run(read))
+
+
+async def _act(console: Console, request: Request) -> Response:
+    if console.is_read_only:
+        raise Refusal(
+            HTTPStatus.FORBIDDEN,
+            "this console is read-only",
+            do="use `eventlog parked`, or start the console without --read-only",
+        )
+    body = json_object(await request.body())
+    asked = await console.workers.run(lambda: request_action(console.home, body))
+    return json_answer({"asked": asked}, HTTPStatus.ACCEPTED)
+
+
 async def _missing(_request: Request, _error: Exception) -> Response:
     refusal = Refusal(HTTPStatus.NOT_FOUND, "there is no such page", do="go to the overview: /")
+    return error_answer(refusal)
+
+
+async def _too_large(_request: Request, _error: Exception) -> Response:
+    refusal = Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the body is too large")
+    refusal.headers = {"Connection": "close"}
     return error_answer(refusal)
 
 

@@ -30,9 +30,9 @@ SAMPLE_S = 2.0
 POINTS_MAX = 300  # ten minutes
 STALE_S = 4.5  # a page must know within 5 s that figures are no longer taken
 
-_LOG_KEYS = ("segments", "bytes", "last_recorded_at", "chain", "first_seq", "last_seq")
-_TABLE_KEYS = ("lag_entries", "lag_seconds", "rows", "conflicts", "daemon", "problem")
-_DELIVERY_KEYS = (
+LOG_KEYS = ("segments", "bytes", "last_recorded_at", "chain", "first_seq", "last_seq")
+TABLE_KEYS = ("lag_entries", "lag_seconds", "rows", "conflicts", "daemon", "problem")
+DELIVERY_KEYS = (
     *("lag_entries", "lag_seconds", "delivered", "parked", "failing", "state", "last_error"),
     *("daemon", "problem"),
 )
@@ -57,8 +57,10 @@ class Vitals:
         self._home = home
         self._log = log
         self._redactor = redactor
-        self._is_read_only = is_read_only
-        self._version = version("signal-eventlog")
+        self.constants: Json = {
+            "read_only": is_read_only,
+            "version": version("signal-eventlog"),
+        }
         self._sample: Sample | None = None
         self._sampled_s = time.monotonic()
         self._rate: float | None = None
@@ -104,7 +106,7 @@ class Vitals:
         """Why the figures, or the rows, are not those of now; None where they are."""
         age_s = time.monotonic() - self._sampled_s
         found = self.tasks_problem() or self._log.problem or self.sample_problem
-        if found is None and age_s > SAMPLE_S + STALE_S - SAMPLE_S:
+        if found is None and age_s > STALE_S:
             found = f"the status is {age_s:.0f} s old: reading it takes too long"
         return None if found is None else self._redactor.text(found)
 
@@ -130,20 +132,19 @@ class Vitals:
             "log": {
                 "entries": found.log.get("last_seq"),
                 "signals": self._signals(found),
-                **{key: found.log.get(key) for key in _LOG_KEYS},
+                **{key: found.log.get(key) for key in LOG_KEYS},
             },
             "rate": self._rate,
-            "table": {key: table.get(key) for key in _TABLE_KEYS},
+            "table": {key: table.get(key) for key in TABLE_KEYS},
             "delivery": None
             if delivery is None
-            else {key: delivery.get(key) for key in _DELIVERY_KEYS},
+            else {key: delivery.get(key) for key in DELIVERY_KEYS},
             "projections": [
                 {"name": name, **{key: figures.get(key) for key in _PROJECTION_KEYS}}
                 for name, figures in found.projections.items()
             ],
             "checks": found.checks,
-            "read_only": self._is_read_only,
-            "version": self._version,
+            **self.constants,
         }
 
     def _signals(self, found: Sample) -> object:

@@ -1,0 +1,325 @@
+"""The figures of a group of trades as of any entry, without looking at all of its trades.
+
+After every BLOCK trades a group remembers its totals, so a prefix costs the totals before it and
+the rest of one block. Sums are kept as a few floats whose exact sum is that of all values, so that
+they round once, as those of `eventlog stats` do. For the median and the extremes the trades are
+also in blocks sorted by return, each with the numbers of its trades in order: two bisections tell
+how many of a block were known.
+
+Invariant: the measures equal those of `projections.queries.statistics` for the same trades.
+"""
+
+from array import array
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from itertools import accumulate
+from math import fsum
+from operator import itemgetter
+from typing import NamedTuple, TypeVar
+
+from projections.queries.statistics import BANDS, Measures, Sample, measures_of
+from projections.signals.transitions import OUTCOMES, WIN
+from projections.web.trades import CODES, NO_BAND, SignalColumns, TradeColumns
+
+BLOCK = 512  # trades: the rest of a prefix costs some 50 us, the totals some bytes a trade
+_WIN = CODES[WIN]
+
+N = TypeVar("N", int, float)
+
+Parts = tuple[float, ...]  # floats whose exact sum is meant
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """The decided trades of one band of confidence."""
+
+    count: int = 0
+    wins: int = 0
+    confidences: Parts = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What the measures of some trades are computed from, besides their order."""
+
+    outcomes: tuple[int, ...] = (0,) * len(OUTCOMES)
+    held_us: int = 0
+    gains: int = 0
+    gain_parts: Parts = ()
+    losses: int = 0
+    loss_parts: Parts = ()  # below 0
+    bands: tuple[Band, ...] = (Band(),) * BANDS
+
+    @property
+    def count(self) -> int:
+        """The number of trades."""
+        return sum(self.outcomes)
+
+    def plus(self, more: "Totals", sign: int = 1) -> "Totals":
+        """These and more trades; with sign -1, without them. The sums are not compacted."""
+        return Totals(
+            tuple(a + sign * b for a, b in zip(self.outcomes, more.outcomes, strict=True)),
+            self.held_us + sign * more.held_us,
+            self.gains + sign * more.gains,
+            self.gain_parts + _signed(more.gain_parts, sign),
+            self.losses + sign * more.losses,
+            self.loss_parts + _signed(more.loss_parts, sign),
+            tuple(
+                mine
+                if not other.count
+                else Band(
+                    mine.count + sign * other.count,
+                    mine.wins + sign * other.wins,
+                    mine.confidences + _signed(other.confidences, sign),
+                )
+                for mine, other in zip(self.bands, more.bands, strict=True)
+            ),
+        )
+
+    def compacted(self) -> "Totals":
+        """The same with sums of a few parts. Raises OverflowError."""
+        return replace(
+            self,
+            gain_parts=_exact(self.gain_parts),
+            loss_parts=_exact(self.loss_parts),
+            bands=tuple(
+                replace(band, confidences=_exact(band.confidences))
+                if len(band.confidences) > 1
+                else band
+                for band in self.bands
+            ),
+        )
+
+
+def totals_of(signals: SignalColumns, trades: TradeColumns, numbers: Sequence[int]) -> Totals:
+    """The totals of some trades."""
+    if not numbers:
+        return Totals()
+    returns = pick(trades.pct, numbers)
+    outcomes = pick(trades.outcome, numbers)
+    bands = pick(trades.band, numbers)
+    confidences = pick(signals.confidence, pick(trades.signal, numbers))
+    gains = tuple(value for value in returns if value > 0)
+    losses = tuple(value for value in returns if value < 0)
+    found: list[list[float]] = [[] for _ in range(BANDS)]
+    wins = [0] * BANDS
+    for band, confidence, outcome in zip(bands, confidences, outcomes, strict=True):
+        if band != NO_BAND:
+            found[band].append(confidence)
+            wins[band] += outcome == _WIN
+    return Totals(
+        tuple(outcomes.count(code) for code in range(len(OUTCOMES))),
+        sum(pick(trades.held_us, numbers)),
+        len(gains),
+        gains,
+        len(losses),
+        losses,
+        tuple(Band(len(each), won, tuple(each)) for each, won in zip(found, wins, strict=True)),
+    )
+
+
+def pick(column: "array[N]", numbers: Sequence[int]) -> tuple[N, ...]:
+    """The values of a column at some positions."""
+    if len(numbers) == 1:
+        return (column[numbers[0]],)
+    return itemgetter(*numbers)(column) if numbers else ()
+
+
+class _Block(NamedTuple):
+    """Some trades next to each other in the order of returns."""
+
+    by_return: "array[int]"
+    by_number: "array[int]"
+    voids: list[int]  # the seqs at which some of them were withdrawn, ascending
+
+
+class Ranks:
+    """The trades of a group that count at one moment, by return."""
+
+    def __init__(self, group: "Group", trades: TradeColumns, count: int, seq: int) -> None:
+        self._group = group
+        self._trades = trades
+        self._known, self._seq = count, seq
+        self._before = [
+            0,
+            *accumulate(
+                bisect_left(block.by_number, count) - bisect_right(block.voids, seq)
+                for block in group.blocks
+            ),
+        ]
+
+    @property
+    def count(self) -> int:
+        return self._before[-1]
+
+    def at(self, rank: int) -> float:
+        """The return of this rank; 0 is the least."""
+        block = bisect_right(self._before, rank) - 1
+        return self._trades.pct[self._active(block)[rank - self._before[block]]]
+
+    def below(self, value: float) -> int:
+        """How many returns are below a value."""
+        tops, pct = self._group.tops, self._trades.pct
+        block = bisect_left(tops, value)
+        if block == len(tops):
+            return self.count
+        return self._before[block] + sum(pct[each] < value for each in self._active(block))
+
+    def median(self) -> float | None:
+        """The median return."""
+        count = self.count
+        if count % 2:
+            return self.at(count // 2)
+        return (self.at(count // 2 - 1) + self.at(count // 2)) / 2 if count else None
+
+    def all(self) -> Iterator[int]:
+        """The numbers of all trades that count."""
+        for block in range(len(self._group.blocks)):
+            yield from self._active(block)
+
+    def _active(self, block: int) -> list[int]:
+        void_seq, seq, known = self._trades.void_seq, self._seq, self._known
+        by_return = self._group.blocks[block].by_return
+        if not self._group.blocks[block].voids:
+            return [each for each in by_return if each < known]
+        return [each for each in by_return if each < known and void_seq.get(each, seq + 1) > seq]
+
+
+class Group:
+    """The trades of one group, and the signals that it has in all."""
+
+    __slots__ = ("blocks", "is_exact", "marks", "signals", "tops", "trades", "voids")
+
+    def __init__(self) -> None:
+        self.signals: array[int] = array("I")  # numbers, ascending
+        self.trades: array[int] = array("I")
+        self.marks: list[Totals] = [Totals()]  # after each BLOCK trades
+        self.blocks: list[_Block] = []
+        self.tops: list[float] = []  # the greatest return of each block
+        self.voids: list[tuple[int, int]] = []  # (seq, trade), ascending
+        self.is_exact = True  # no sum is beyond the range of a double
+
+    def mark(self, signals: SignalColumns, trades: TradeColumns) -> None:
+        """Remembers the totals after each block of trades that is whole by now."""
+        while self.is_exact and len(self.marks) * BLOCK <= len(self.trades):
+            start = (len(self.marks) - 1) * BLOCK
+            found = totals_of(signals, trades, self.trades[start : start + BLOCK])
+            try:
+                self.marks.append(self.marks[-1].plus(found).compacted())
+            except OverflowError:
+                self.is_exact = False
+
+    def sort(self, numbers: Iterable[int], trades: TradeColumns) -> None:
+        """Makes the blocks from all trades of the group, sorted by return."""
+        ordered = array("I", numbers)
+        self.blocks, self.tops = [], []
+        for start in range(0, len(ordered), BLOCK):
+            part = ordered[start : start + BLOCK]
+            self.blocks.append(_Block(part, array("I", sorted(part)), []))
+            self.tops.append(trades.pct[part[-1]])
+
+    def insert(self, number: int, trades: TradeColumns) -> None:
+        """Adds a trade, the last by number, to the blocks."""
+        pct = trades.pct
+        if not self.blocks:
+            self.sort([number], trades)
+            return
+        index = min(bisect_left(self.tops, pct[number]), len(self.blocks) - 1)
+        block = self.blocks[index]
+        insort(block.by_return, number, key=pct.__getitem__)
+        block.by_number.append(number)
+        self.tops[index] = pct[block.by_return[-1]]
+        if len(block.by_return) >= 2 * BLOCK:
+            self._split(index, trades)
+
+    def withdraw(self, seq: int, number: int, trades: TradeColumns) -> None:
+        """A trade is void from `seq` on."""
+        self.voids.append((seq, number))
+        value = trades.pct[number]
+        for index in range(bisect_left(self.tops, value), len(self.blocks)):
+            block = self.blocks[index]
+            position = bisect_left(block.by_number, number)
+            if position < len(block.by_number) and block.by_number[position] == number:
+                block.voids.append(seq)
+                return
+        raise AssertionError("a trade is in one of the blocks that reach its return")
+
+    def _split(self, index: int, trades: TradeColumns) -> None:
+        whole = self.blocks[index]
+        halves = []
+        for part in (whole.by_return[:BLOCK], whole.by_return[BLOCK:]):
+            voids = sorted(trades.void_seq[each] for each in part if each in trades.void_seq)
+            halves.append(_Block(part, array("I", sorted(part)), voids))
+        self.blocks[index : index + 1] = halves
+        self.tops[index : index + 1] = [trades.pct[half.by_return[-1]] for half in halves]
+
+    def withdrawn(self, seq: int) -> list[int]:
+        """The trades that were withdrawn by an entry."""
+        return [number for _, number in self.voids[: bisect_right(self.voids, (seq, 1 << 62))]]
+
+
+def measures_at(
+    group: Group, signals: SignalColumns, trades: TradeColumns, seq: int
+) -> tuple[Measures, Ranks]:
+    """The measures of a group as of an entry, and its returns in order."""
+    known = trades.count_at(seq)
+    ranks = Ranks(group, trades, known, seq)
+    if not group.is_exact:
+        return _measured(signals, trades, list(ranks.all())), ranks
+    count = bisect_left(group.trades, known)
+    full = count // BLOCK
+    totals = group.marks[full].plus(totals_of(signals, trades, group.trades[full * BLOCK : count]))
+    if gone := group.withdrawn(seq):
+        totals = totals.plus(totals_of(signals, trades, gone), -1)
+    assert totals.count == ranks.count
+    try:
+        return _measures(totals, ranks), ranks
+    except OverflowError:
+        return _measured(signals, trades, list(ranks.all())), ranks
+
+
+def _measures(totals: Totals, ranks: Ranks) -> Measures:
+    count = totals.count
+    return Measures(
+        outcomes=dict(zip(OUTCOMES, totals.outcomes, strict=True)),
+        mean_return=fsum(totals.gain_parts + totals.loss_parts) / count if count else None,
+        median_return=ranks.median(),
+        best=ranks.at(count - 1) if count else None,
+        worst=ranks.at(0) if count else None,
+        gains=(totals.gains, fsum(totals.gain_parts) / totals.gains if totals.gains else 0.0),
+        losses=(totals.losses, -fsum(totals.loss_parts) / totals.losses if totals.losses else 0.0),
+        held=timedelta(microseconds=totals.held_us),
+        bands=[
+            (number, band.count, band.wins, fsum(band.confidences) / band.count)
+            for number, band in enumerate(totals.bands)
+            if band.count
+        ],
+    )
+
+
+def _measured(signals: SignalColumns, trades: TradeColumns, numbers: list[int]) -> Measures:
+    """The measures of some trades by looking at all of them: for returns beyond any reason."""
+    sample = Sample()
+    sample.extend(
+        [OUTCOMES[code] for code in pick(trades.outcome, numbers)],
+        pick(trades.pct, numbers),
+        pick(signals.confidence, pick(trades.signal, numbers)),
+        [timedelta(microseconds=us) for us in pick(trades.held_us, numbers)],
+    )
+    return measures_of(sample)
+
+
+def _exact(values: Parts) -> Parts:
+    """A few floats whose exact sum is that of the values. Raises OverflowError."""
+    parts: Parts = ()
+    rest = values
+    while total := fsum(rest):
+        parts += (total,)
+        rest += (-total,)
+    return parts
+
+
+def _signed(values: Parts, sign: int) -> Parts:
+    return values if sign > 0 else tuple(-value for value in values)

@@ -1,0 +1,53 @@
+"""The overview as of a past entry: what the log held, and that the rest has no history.
+
+Invariant: nothing in it was recorded later.
+"""
+
+from pathlib import Path
+from sqlite3 import Connection
+
+from projections.queries.filters import SignalFilter
+from projections.queries.selection import Selection, count_of
+from projections.queries.table import read_home
+from projections.web.live import SHOWN_ROWS
+from projections.web.log_rows import read_page
+from projections.web.moment import Moment, Moments
+from projections.web.vitals import DELIVERY_KEYS, LOG_KEYS, TABLE_KEYS
+
+Json = dict[str, object]
+
+
+def read_past_status(home: Path, moments: Moments, moment: Moment) -> Json:
+    """The object of /api/status as of a past entry, without read_only and version."""
+    entry = moments.entry(moment.seq)
+
+    def count(database: Connection) -> int:
+        statement = count_of(Selection(SignalFilter(), moment.seq))
+        return int(database.execute(*statement).fetchone()[0])
+
+    rows = read_home(home, count)
+    page = read_page(home, after=0, before=moment.seq + 1, limit=SHOWN_ROWS)
+    return {
+        "as_of": moment.to_json(),
+        "verdict": {
+            "level": "ok",
+            "text": f"The log at entry {moment.seq:,}. Lags, delivery and checks have no history.",
+            "reasons": [],
+        },
+        "log": {
+            **dict.fromkeys(LOG_KEYS),
+            "entries": moment.seq,
+            "signals": rows,
+            "first_seq": 1 if moment.seq else 0,
+            "last_seq": moment.seq,
+            "last_recorded_at": moment.recorded_at,
+            "chain": None if entry is None else entry.chain,
+        },
+        "rate": None,
+        "table": {**dict.fromkeys(TABLE_KEYS), "rows": rows},
+        "delivery": dict.fromkeys(DELIVERY_KEYS),
+        "projections": [],
+        "history": None,
+        "checks": [],
+        "latest": page.rows,
+    }
