@@ -5,6 +5,7 @@
 //     {"do": "context", "options": {...}}                              -> its number
 //     {"do": "page", "context": 1}                                     -> its number
 //     {"do": "call", "page": 2, "method": "keyboard.press", "args": ["Tab"]} -> what it returns
+//     {"do": "wait", "page": 2, "until": "location.pathname === '/'"}  -> when it is true
 //     {"do": "axe", "page": 2}                  -> violations of WCAG 2.2 A and AA
 //     {"do": "heap", "page": 2}                 -> bytes in use after a collection
 //     {"do": "seen", "context": 1}              -> its problems and requests so far
@@ -77,6 +78,21 @@ async function call({ page, method, args = [] }) {
   return ["string", "number", "boolean"].includes(typeof value) || isPlain(value) ? value : null;
 }
 
+// playwright's own waitForFunction evaluates text in the page, which its policy forbids.
+async function wait({ page, until }) {
+  const giveUp = Date.now() + TIMEOUT_MS;
+  for (;;) {
+    const value = await pages.get(page).evaluate(until).catch(retryAfterNavigation);
+    if (value) return;
+    if (Date.now() > giveUp) throw new Error(`not within ${TIMEOUT_MS} ms: ${until}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+function retryAfterNavigation(error) {
+  if (!/context was destroyed|navigat|Cannot read properties of null/i.test(error.message)) throw error;
+}
+
 function isPlain(value) {
   return Array.isArray(value) || (value !== null && Object.getPrototypeOf(value ?? 0) === Object.prototype);
 }
@@ -110,7 +126,7 @@ async function close({ context }) {
   contexts.delete(context);
 }
 
-const ACTIONS = { context: newContext, page: newPage, call, axe: runAxe, heap, cookies, seen, close };
+const ACTIONS = { context: newContext, page: newPage, call, wait, axe: runAxe, heap, cookies, seen, close };
 
 async function answer(line) {
   try {

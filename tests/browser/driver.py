@@ -120,7 +120,7 @@ class Page:
 
     def wait(self, expression: str) -> None:
         """Waits until an expression is true in the page."""
-        self.call("waitForFunction", expression)
+        self.browser.do("wait", page=self.number, until=expression)
 
     def press(self, *keys: str) -> None:
         """Presses keys, one after the other: `Tab`, `Shift+Tab`, `a`."""

@@ -100,7 +100,8 @@ def test_a_page_under_a_name_that_was_not_given_gets_nothing(browser: Browser, h
         page = context.page()
         page.goto(f"http://rebound.test:{found.port}/signals")
         assert page.seqs("signals") == [3, 2, 1]
-        assert context.problems() == []
+        # A header that only https and this machine may set is passed over elsewhere, and reported.
+        assert [p for p in context.problems() if "Cross-Origin-Opener-Policy" not in p] == []
 
 
 def test_a_page_of_another_site_can_neither_act_nor_read_nor_frame(shown: Shown) -> None:

@@ -1,0 +1,228 @@
+// Outcomes: the figures of `eventlog stats` as of any moment, the cumulative return with its
+// drawdown, calibration, and the groups.
+import { ask, asOf, change, query } from "./address.js";
+import { barChart, intervalMark, scatterChart, timeChart } from "./charts.js";
+import { $, fill, h, say } from "./dom.js";
+import { int, millis, num, percent, ratio, signed, span, stamp, zoneName } from "./format.js";
+import { asTable, figured, figures, gain, ready, sampled, section, table } from "./parts.js";
+
+export const TITLE = "Outcomes";
+const FILTERS = ["strategy", "symbol", "action"];
+const SLIDER_STEPS = 1000;
+const SLIDING_MS = 40; // a pause of the slider before the question is asked
+const PROGRESS_MS = 250;
+const STATS = [["total_signals", "Signals"], ["win_rate", "Win rate"], ["average_return", "Average return"],
+  ["profit_factor", "Profit factor"], ["drawdown", "Deepest drawdown"], ["mean_holding_s", "Held on average"]];
+const GROUPS = [["strategy", "Strategy"], ["symbol", "Symbol"], ["month", "Month"]];
+const GROUP_COLUMNS = [["Signals", "n mid"], ["Closed", "n"], ["Win rate", "n"], ["95 % interval", "n wide"], ["", "wide graphic"],
+  ["Average", "n"], ["Median", "n mid"], ["Profit factor", "n mid"], ["Best", "n wide"], ["Worst", "n wide"]];
+
+const strip = figures(STATS);
+const slider = h("input", { type: "range", id: "asof", min: 0, max: SLIDER_STEPS, step: 1, "aria-label": "As of", input: slide });
+const moment = h("output", { for: "asof", id: "moment" });
+const choosers = Object.fromEntries(FILTERS.map((name) => [name, h("select", { name, change: choose })]));
+const tables = Object.fromEntries(GROUPS.map(([name, title]) =>
+  [name, table([[title], ...GROUP_COLUMNS], [], { id: `by-${name}`, class: "rows" })]));
+const hosts = Object.fromEntries(["curve", "calibration", "histogram", "months"].map((name) => [name, h("div", { id: name })]));
+const progress = h("p", { class: "lead", role: "status" });
+
+let data = null;
+let charts = null;
+let controller = null;
+let timer = 0;
+
+export async function open(main) {
+  fill(main, head(), progress);
+  await load();
+  progress.remove();
+  main.append(...page());
+  charts = makeCharts();
+  draw();
+}
+
+const label = (title, node) => h("label", {}, title, node);
+
+const head = () => h("div", { class: "head" },
+  h("div", {}, h("h1", {}, "Outcomes"), h("p", { class: "lead" }, "Signals with an outcome, in the order in which the log learned it. Returns are added, one stake a signal, without costs.")),
+  h("div", { class: "filters" }, label("Strategy", choosers.strategy), label("Symbol", choosers.symbol), label("Side", choosers.action)));
+
+function page() {
+  const curveTable = asTable("cumulative return", [["Time"], ["Return", "n"], ["Below the peak", "n"]], () =>
+    sampled(data.curve.t.length).map((i) => [stamp(data.curve.t[i]), signed(data.curve.v[i], 1), num(-data.curve.d[i], 1)]));
+  const bandTable = asTable("calibration", [["Confidence"], ["Signals", "n"], ["Stated", "n"], ["Won", "n"], ["95 % interval", "n"]], () =>
+    data.calibration.map((band) => [bandName(band), int(band.count), percent(band.mean_confidence), percent(band.win_rate), interval(band)]));
+  const histogramTable = asTable("distribution of returns", [["Return"], ["Signals", "n"]], () =>
+    data.histogram.map((bin) => [binName(bin), int(bin.count)]));
+  const by = (name, title, size, ...kids) => section(size, title, null, ...kids, h("div", { class: "scroll" }, tables[name].node));
+  return [
+    h("div", { class: "slider" }, h("label", { for: "asof" }, "As of"), slider, moment),
+    strip.node,
+    h("div", { class: "grid" },
+      section("all", "Cumulative return", "percent points, and the distance below the peak; drag to zoom", hosts.curve, curveTable),
+      section("half", "Calibration", "share won by stated confidence, with 95 % intervals; bars are counts", hosts.calibration, bandTable),
+      section("half", "Distribution of returns", "signals by return in percent", hosts.histogram, histogramTable),
+      by("strategy", "By strategy", "all"),
+      by("month", "By month", "all", hosts.months),
+      by("symbol", "By symbol", "all")),
+  ];
+}
+
+const makeCharts = () => ({
+  curve: timeChart(hosts.curve, {
+    label: "Cumulative return and drawdown",
+    panes: [
+      { height: 230, series: [{ name: "return", area: true }], zero: true, least: 1 },
+      { height: 80, series: [{ name: "drawdown", tone: "bad", area: true }], zero: true, least: 1 },
+    ],
+  }),
+  calibration: scatterChart(hosts.calibration, { label: "Share won by stated confidence", height: 300, diagonal: "as stated" }),
+  histogram: barChart(hosts.histogram, { label: "Distribution of returns", height: 300 }),
+  months: barChart(hosts.months, { label: "Average return by month", height: 170 }),
+});
+
+// ---- questions
+
+/** Shows what the address says. */
+export async function show() {
+  await load();
+  draw();
+}
+
+async function load() {
+  ready($("#main"), false);
+  controller?.abort();
+  controller = new AbortController();
+  const now = query();
+  const params = Object.fromEntries(FILTERS.filter((name) => now.get(name)).map((name) => [name, now.get(name)]));
+  for (;;) {
+    const found = await ask("/api/outcomes", params, controller.signal);
+    if (found.progress === undefined) {
+      data = found;
+      return;
+    }
+    say(progress, `${found.text ?? "Reading the outcomes"}: ${num(100 * found.progress, 0)} %`);
+    await new Promise((resolve) => setTimeout(resolve, PROGRESS_MS));
+  }
+}
+
+/** Shows again, unless a later question came meanwhile. */
+function again() {
+  show().catch((error) => {
+    if (error.name !== "AbortError") say(moment, error.message);
+  });
+}
+
+function choose({ target }) {
+  change({ [target.name]: target.value }, { push: true });
+  again();
+}
+
+const ends = () => [millis(data.range.first_at), millis(data.range.last_at)];
+
+function slide() {
+  const [first, last] = ends();
+  const part = Number(slider.value) / SLIDER_STEPS;
+  const at = first + (last - first) * part;
+  say(moment, `${stamp(at / 1000)} ${zoneName()}`);
+  clearTimeout(timer);
+  timer = setTimeout(() => {
+    change({ as_of: part < 1 ? new Date(at).toISOString() : "", as_of_seq: "" });
+    again();
+  }, SLIDING_MS);
+}
+
+// ---- drawing
+
+function draw() {
+  const { stats } = data;
+  drawChoices();
+  drawMoment();
+  drawFigures(stats);
+  charts.curve(data.curve.t, [data.curve.v, data.curve.d]);
+  charts.calibration(data.calibration.filter((band) => band.win_rate !== null).map(bandPoint));
+  charts.histogram(data.histogram.map(histogramBar));
+  charts.months(data.by.month.map(monthBar));
+  for (const [name] of GROUPS) fill(tables[name].body, data.by[name].map((group) => groupRow(name, group)));
+  ready($("#main"));
+}
+
+function drawChoices() {
+  const lists = { strategy: data.choices.strategies, symbol: data.choices.symbols, action: ["BUY", "SELL"] };
+  for (const [name, select] of Object.entries(choosers)) {
+    const wanted = query().get(name) ?? "";
+    const values = ["", ...new Set([...lists[name], ...(wanted ? [wanted] : [])])];
+    if (select.options.length !== values.length) {
+      fill(select, values.map((value) => h("option", { value }, value === "" ? "all" : name === "action" ? value.toLowerCase() : value)));
+    }
+    select.value = wanted;
+  }
+}
+
+function drawMoment() {
+  const isPast = Object.keys(asOf()).length > 0;
+  const at = asOf().as_of ?? data.as_of.recorded_at;
+  if (slider !== document.activeElement && at) {
+    const [first, last] = ends();
+    slider.value = isPast ? Math.round((SLIDER_STEPS * (millis(at) - first)) / (last - first || 1)) : SLIDER_STEPS;
+  }
+  const text = isPast && at ? `${stamp(at)} ${zoneName()}` : "now";
+  slider.setAttribute("aria-valuetext", text);
+  say(moment, `${text}, entry ${int(data.as_of.seq)}`);
+}
+
+function drawFigures(stats) {
+  const { wins, losses, breakevens, expired } = stats;
+  const set = (key, text, unit, note) => strip.set(key, { path: key in stats ? key : null, value: stats[key], text, unit, note });
+  const closed = wins + losses + breakevens + expired;
+  set("total_signals", int(stats.total_signals), "", [["open", stats.open, int(stats.open)], ` open, ${int(closed)} with an outcome`]);
+  set("win_rate", num(stats.win_rate, 1), "%", stats.win_rate === null ? "none won or lost" : [
+    ["win_rate_low", stats.win_rate_low, num(stats.win_rate_low, 1)], " to ", ["win_rate_high", stats.win_rate_high, num(stats.win_rate_high, 1)],
+    " · ", ["wins", wins, int(wins)], " won, ", ["losses", losses, int(losses)], " lost"]);
+  set("average_return", signed(stats.average_return), "%", ["median ", ["median_return", stats.median_return, signed(stats.median_return)], " %"]);
+  set("profit_factor", num(stats.profit_factor), "", "gains over losses");
+  set("drawdown", num(Math.abs(data.max_drawdown ?? 0), 1), "points", "below the peak");
+  set("mean_holding_s", span(stats.mean_holding_s), "", ["best ", ["best", stats.best, signed(stats.best, 1)], ", worst ", ["worst", stats.worst, signed(stats.worst, 1)], " %"]);
+}
+
+const bandName = (band) => `${band.from} to ${band.to} %`;
+const interval = (one) => one.win_rate_low === null ? "–" : `${num(one.win_rate_low, 1)} to ${num(one.win_rate_high, 1)}`;
+
+const bandPoint = (band) => ({
+  x: band.mean_confidence, y: band.win_rate, low: band.win_rate_low, high: band.win_rate_high, count: band.count,
+  title: `Confidence ${bandName(band)}`,
+  lines: [["stated", percent(band.mean_confidence)], ["won", percent(band.win_rate)], ["95 %", interval(band)], ["signals", int(band.count)]],
+});
+
+function binName({ from, to }) {
+  if (from === null) return `below ${signed(to, 1)} %`;
+  if (to === null) return `${signed(from, 1)} % and more`;
+  return `${signed(from, 1)} to ${signed(to, 1)} %`;
+}
+
+const histogramBar = (bin) => ({
+  name: binName(bin), value: bin.count, tone: (bin.from ?? -1) < 0 ? "bad" : "", edge: true,
+  label: Number.isInteger(bin.from) ? `${signed(bin.from, 0)} %` : "",
+  lines: [["signals", int(bin.count)]],
+});
+
+const monthBar = (group) => ({
+  name: group.month, label: group.month, value: group.average_return, tone: group.average_return < 0 ? "bad" : "",
+  lines: [["average", `${signed(group.average_return)} %`], ["win rate", percent(group.win_rate)], ["signals", int(group.total_signals)]],
+});
+
+function groupRow(name, group) {
+  const closed = group.wins + group.losses + group.breakevens + group.expired;
+  const cell = (kind, key, kid) => figured(h("td", { class: kind }, kid), key, group[key]);
+  return h("tr", { "data-group": `${name}:${group[name]}` },
+    h("td", { class: "cut" }, group[name]),
+    cell("n mid", "total_signals", int(group.total_signals)),
+    h("td", { class: "n" }, int(closed)),
+    cell("n", "win_rate", percent(group.win_rate)),
+    h("td", { class: "n soft wide" }, interval(group)),
+    h("td", { class: "wide graphic" }, intervalMark(group.win_rate, group.win_rate_low, group.win_rate_high)),
+    cell("n", "average_return", gain(closed ? group.average_return : null)),
+    cell("n soft mid", "median_return", signed(group.median_return)),
+    cell("n mid", "profit_factor", ratio(group.profit_factor)),
+    cell("n soft wide", "best", signed(group.best, 1)),
+    cell("n soft wide", "worst", signed(group.worst, 1)));
+}
