@@ -9,6 +9,7 @@ const TOP = 10;
 const BOTTOM = 26; // for the labels of x
 const LEFT = 56; // for the labels of y
 const RIGHT = 10;
+const BAR_PX_MAX = 30;
 const PANE_GAP = 18;
 const TICK_PX = 44; // between two horizontal lines, about
 const LABEL_PX = 92; // between two labels of time, about
@@ -134,7 +135,7 @@ export function barChart(host, { label, height, text = null, least = 1 }) {
     const y = linear(...extent(bars.map((bar) => bar.value), { zero: true, least }), bottom, TOP);
     const yTicks = ticks(y.low, y.high, (bottom - TOP) / TICK_PX);
     const slot = (width - LEFT - RIGHT) / Math.max(1, bars.length);
-    const thick = Math.min(44, Math.max(1, slot * 0.72));
+    const thick = Math.min(BAR_PX_MAX, Math.max(1, slot * 0.72));
     const pixels = bars.map((bar, i) => LEFT + slot * (i + 0.5));
     const labels = bars.map((bar, i) => ({ x: bar.edge ? LEFT + slot * i : pixels[i], text: bar.label ?? "" })).filter((one) => one.text);
     const rects = bars.map((bar, i) => {

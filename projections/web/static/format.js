@@ -71,7 +71,10 @@ export function span(seconds) {
   return `${fixed(seconds / 86400, 0)} d`;
 }
 
-export const ago = (time) => `${span(Math.max(0, (Date.now() - millis(time)) / 1000))} ago`;
+export function ago(time) {
+  const seconds = (Date.now() - millis(time)) / 1000;
+  return seconds < 1 ? "just now" : `${span(seconds)} ago`;
+}
 
 // Times are shown in UTC, as the log has them, or in the time of this browser.
 export const zone = { local: localStorage.getItem("zone") === "local" };

@@ -80,10 +80,9 @@ async function add(rows, covered) {
   if (newest(rows) - lastSeq > covered) {
     fresh = (await ask("/api/log", { after: lastSeq, limit: FILL_MAX })).rows.reverse();
   }
-  const count = newest(fresh) - lastSeq;
   lastSeq = newest(fresh);
   remember({ rows: fresh });
-  tell("entries", { count, leftOut: count - fresh.length, rows: fresh });
+  tell("entries", { rows: fresh });
 }
 
 function remember({ rows = [], status = null }) {

@@ -3,7 +3,7 @@ import { ask, change, isPast, query } from "./address.js";
 import { $, fill, h, say } from "./dom.js";
 import { int } from "./format.js";
 import { follow } from "./live.js";
-import { LOG_COLUMNS, logRow, ready, table } from "./parts.js";
+import { LOG_COLUMNS, figured, logRow, ready, table } from "./parts.js";
 
 export const TITLE = "Log";
 const ROWS_MAX = 500; // in the page, whatever comes
@@ -21,6 +21,7 @@ let waiting = []; // entries that came while paused, the newest of them
 let waitingCount = 0;
 let newCount = 0; // entries since the page opened
 let leftOut = 0; // of them, those that were never shown
+let older = 0; // entries before the oldest row of the page
 let lastSeq = 0;
 let controller = null;
 
@@ -45,7 +46,8 @@ export async function show() {
   [lastSeq, newCount, leftOut, waiting, waitingCount] = [found.as_of.seq, 0, 0, [], 0];
   fill(log.body, found.rows.map((row) => logRow(row)));
   if (!found.rows.length) fill(log.body, h("tr", {}, h("td", { colspan: LOG_COLUMNS.length, class: "quiet" }, "There is no such entry.")));
-  showCount(found.left_out);
+  older = found.left_out;
+  showCount();
   ready(main);
 }
 
@@ -57,18 +59,18 @@ function choose() {
 }
 
 function hear({ event, body }) {
-  if (event === "hello") receive(body.rows, 0);
-  if (event === "entries") receive(body.rows, body.leftOut);
+  if (event === "hello" || event === "entries") receive(body.rows);
 }
 
-function receive(rows, missed) {
+function receive(rows) {
   const fresh = rows.filter((row) => row.seq > lastSeq);
   if (!fresh.length) return;
+  const count = fresh.at(-1).seq - lastSeq; // seqs have no gaps
   lastSeq = fresh.at(-1).seq;
-  newCount += fresh.length + missed;
-  leftOut += missed;
+  newCount += count;
+  leftOut += count - fresh.length;
   const wanted = fresh.filter((row) => !kind.value || row.event === kind.value);
-  if (isPaused) hold(wanted, fresh.length + missed);
+  if (isPaused) hold(wanted, count);
   else add(wanted);
   showCount();
 }
@@ -98,13 +100,11 @@ function setPaused(value) {
   showCount();
 }
 
-let older = 0; // entries before the first row of the page
-
-function showCount(before = older) {
-  older = before;
+function showCount() {
   const parts = isPaused ? [`paused, ${int(waitingCount)} waiting`] : [];
   if (newCount) parts.push(`${int(newCount)} new`);
   if (leftOut) parts.push(`${int(leftOut)} of them left out`);
   if (older) parts.push(`${int(older)} older not shown`);
   say(count, parts.join(" · "));
+  figured(count, "log.left_out", leftOut);
 }

@@ -55,7 +55,7 @@ function page() {
     data.histogram.map((bin) => [binName(bin), int(bin.count)]));
   const by = (name, title, size, ...kids) => section(size, title, null, ...kids, h("div", { class: "scroll" }, tables[name].node));
   return [
-    h("div", { class: "slider" }, h("label", { for: "asof" }, "As of"), slider, moment),
+    h("div", { class: "slider" }, h("label", { for: "asof" }, "As of"), moment, slider),
     strip.node,
     h("div", { class: "grid" },
       section("all", "Cumulative return", "percent points, and the distance below the peak; drag to zoom", hosts.curve, curveTable),
@@ -171,13 +171,12 @@ function drawMoment() {
 }
 
 function drawFigures(stats) {
-  const { wins, losses, breakevens, expired } = stats;
+  const { wins, losses } = stats;
   const set = (key, text, unit, note) => strip.set(key, { path: key in stats ? key : null, value: stats[key], text, unit, note });
-  const closed = wins + losses + breakevens + expired;
-  set("total_signals", int(stats.total_signals), "", [["open", stats.open, int(stats.open)], ` open, ${int(closed)} with an outcome`]);
+  set("total_signals", int(stats.total_signals), [["open", stats.open, int(stats.open)], " open"],
+    [["wins", wins, int(wins)], " won, ", ["losses", losses, int(losses)], " lost"]);
   set("win_rate", num(stats.win_rate, 1), "%", stats.win_rate === null ? "none won or lost" : [
-    ["win_rate_low", stats.win_rate_low, num(stats.win_rate_low, 1)], " to ", ["win_rate_high", stats.win_rate_high, num(stats.win_rate_high, 1)],
-    " · ", ["wins", wins, int(wins)], " won, ", ["losses", losses, int(losses)], " lost"]);
+    "95 %: ", ["win_rate_low", stats.win_rate_low, num(stats.win_rate_low, 1)], " to ", ["win_rate_high", stats.win_rate_high, num(stats.win_rate_high, 1)]]);
   set("average_return", signed(stats.average_return), "%", ["median ", ["median_return", stats.median_return, signed(stats.median_return)], " %"]);
   set("profit_factor", num(stats.profit_factor), "", "gains over losses");
   set("drawdown", num(Math.abs(data.max_drawdown ?? 0), 1), "points", "below the peak");

@@ -9,7 +9,6 @@ import { LOG_COLUMNS, a, asTable, figured, figures, logRow, ready, sampled, sect
 
 export const TITLE = "Overview";
 const LATEST = 10;
-const FADE_MAX = 10; // more fresh rows at once would be a flicker
 const HISTORY_MAX = 300;
 const NO_HISTORY = "no history";
 
@@ -29,7 +28,6 @@ const strip = figures([["entries", "Entries"], ["rate", "Rate"], ["table", "Tabl
   ["delivery", "Delivery lag"], ["delivered", "Delivered"], ["parked", "Parked"]]);
 const latest = table(LOG_COLUMNS, [], { class: "log" });
 
-let rows = [];
 let history = [];
 let showRate = null;
 let showLag = null;
@@ -78,7 +76,7 @@ function hear({ event, body }) {
     showStatus(body);
     if (body.point) showHistory([...history, body.point]);
   }
-  if (event === "entries") showLatest([...rows, ...body.rows], body.count);
+  if (event === "entries") showLatest(body.rows);
 }
 
 function showStatus(status) {
@@ -133,10 +131,11 @@ function showHistory(points) {
   showLag?.(t, [history.map((point) => point[2]), history.map((point) => point[3])]);
 }
 
-function showLatest(found, fresh = 0) {
-  rows = [...found].sort((one, two) => one.seq - two.seq).slice(-LATEST);
+function showLatest(found) {
   const before = Number(latest.body.firstElementChild?.dataset.seq ?? 0);
-  if (rows.length && rows.at(-1).seq === before && latest.body.childElementCount === rows.length) return;
-  fill(latest.body, [...rows].reverse().map((row) => logRow(row, fresh > 0 && fresh <= FADE_MAX && row.seq > before)));
-  if (!rows.length) fill(latest.body, h("tr", {}, h("td", { colspan: LOG_COLUMNS.length, class: "quiet" }, "The log is empty.")));
+  const rows = found.filter((row) => row.seq > before).sort((one, two) => two.seq - one.seq).slice(0, LATEST);
+  if (before === 0) fill(latest.body);
+  latest.body.prepend(...rows.map((row) => logRow(row, before > 0)));
+  while (latest.body.childElementCount > LATEST) latest.body.lastElementChild.remove();
+  if (!latest.body.childElementCount) fill(latest.body, h("tr", {}, h("td", { colspan: LOG_COLUMNS.length, class: "quiet" }, "The log is empty.")));
 }

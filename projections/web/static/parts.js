@@ -38,8 +38,8 @@ function setNote(node, note) {
 }
 
 /**
- * A strip of figures. `set(key, {path, value, text, unit, note})` changes one; a note is text, or
- * a list of texts and `[path, value, text]`.
+ * A strip of figures. `set(key, {path, value, text, unit, note})` changes one; unit and note are
+ * text, or a list of texts and `[path, value, text]`.
  */
 export function figures(names) {
   const tiles = new Map(names.map(([key, title]) => [key, {
@@ -50,7 +50,7 @@ export function figures(names) {
   function set(key, { path = null, value = null, text, unit = "", note = "" }) {
     const tile = tiles.get(key);
     say(tile.value, text);
-    say(tile.unit, unit);
+    setNote(tile.unit, unit);
     setNote(tile.note, note);
     figured(tile.value, path, value);
   }

@@ -109,7 +109,7 @@ function showLive({ state, text }) {
   const node = $("#live");
   node.dataset.state = state;
   node.title = plain(text ?? "");
-  say($("span", node), { on: "live", off: "not live", wait: "connecting", "as-of": "as of" }[state]);
+  say($("span", node), { on: "live", off: "not live", wait: "connecting", "as-of": "past" }[state]);
 }
 
 // ---- the page

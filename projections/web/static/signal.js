@@ -1,11 +1,11 @@
 // Signal: what `eventlog show` prints, the prices that the log itself saw, and its chain,
 // recomputed in this browser.
-import { ask } from "./address.js";
+import { ask, link } from "./address.js";
 import { timeChart } from "./charts.js";
 import { fill, h, s } from "./dom.js";
 import { capital, int, millis, num, plain, price, span, stamp, words } from "./format.js";
 import { ladder } from "./ladder.js";
-import { a, asTable, gain, outcome, ready, section, shown } from "./parts.js";
+import { asTable, gain, outcome, ready, section, shown } from "./parts.js";
 
 export const TITLE = "Signal";
 const LEVELS = [["target_price", "accent"], ["stop_price", "bad"]];
@@ -38,7 +38,7 @@ export async function open(main) {
 }
 
 function heading({ signal: { row, signal_id: id }, older, newer }) {
-  const step = (to, text) => to ? h("span", {}, a(`/signals/${to}`, text)) : h("span", { class: "faint" }, text);
+  const step = (to, text) => h("a", { class: "button", href: to && link(`/signals/${to}`), "aria-disabled": String(!to) }, text);
   return h("div", { class: "head" },
     h("div", {},
       h("h1", {}, `${row.symbol} `, h("span", { class: "soft" }, `${row.action === "BUY" ? "buy" : "sell"} at `), price(row.entry_price)),

@@ -76,18 +76,19 @@ function draw(answer) {
   say(range, rows.length ? `entries ${int(rows.at(-1).id)} to ${int(rows[0].id)}` : "");
 }
 
+// The classes in-... are the places of a cell where a row is two lines, on phones.
 const signalRow = (row) => h("tr", { "data-seq": row.id },
-  h("td", { class: "n" }, a(`/signals/${row.id}`, int(row.id))),
-  h("td", { class: "at" }, time(row.timestamp)),
-  h("td", { class: "side" }, row.symbol),
-  h("td", {}, side(row.action)),
-  h("td", { class: "n" }, price(row.entry_price)),
+  h("td", { class: "n in-seq" }, a(`/signals/${row.id}`, int(row.id))),
+  h("td", { class: "in-at" }, time(row.timestamp)),
+  h("td", { class: "side in-symbol" }, row.symbol),
+  h("td", { class: "in-side" }, side(row.action)),
+  h("td", { class: "n in-price" }, price(row.entry_price)),
   h("td", { class: "n soft wide" }, price(row.target_price)),
   h("td", { class: "n soft wide" }, price(row.stop_price)),
   h("td", { class: "n wide" }, num(row.confidence, 1)),
   h("td", { class: "cut mid" }, row.strategy),
-  h("td", {}, outcome(row)),
-  h("td", { class: "n" }, row.profit_loss_pct === null ? "" : gain(row.profit_loss_pct)));
+  h("td", { class: "in-outcome" }, outcome(row)),
+  h("td", { class: "n in-gain" }, row.profit_loss_pct === null ? "" : gain(row.profit_loss_pct)));
 
 /** A page link leads somewhere or is switched off. */
 function enable(node, isOn, params) {
