@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from projections.queries.filters import SignalFilter
 from projections.queries.statistics import figures_of, wilson_interval
-from projections.web.curve import Curve, histogram, make_curve, thinned
+from projections.web.curve import Curve, histogram, make_curve, max_drawdown, thinned
 from projections.web.groups import Group, measures_at, pick
 from projections.web.trades import Names, Trades, microseconds
 
@@ -160,7 +160,7 @@ class Book:
             "stats": found | {"last_updated": last_updated},
             "by": {each.key: self._by(each, seq, last_updated) for each in self._groupings},
             "curve": thinned(curve, count),
-            "max_drawdown": min(curve.depths[:count], default=None),
+            "max_drawdown": max_drawdown(curve, count),
             "histogram": histogram(ranks),
             "calibration": [
                 {**band, **_interval(wins, band_count)}

@@ -41,8 +41,20 @@ def make_curve(at_s: Sequence[int], returns: Sequence[float]) -> Curve:
     return Curve(at_s, sums, array("d", map(sub, sums, peaks)))
 
 
+def max_drawdown(curve: Curve, count: int) -> float | None:
+    """The greatest fall below a peak among the first `count` points, 0 or less."""
+    return min(curve.depths[:count]) if count and _is_finite(curve, count) else None
+
+
+def _is_finite(curve: Curve, count: int) -> bool:
+    """Whether no sum is beyond the range of a double: the next ones would be as well."""
+    return not count or isfinite(curve.sums[count - 1])
+
+
 def thinned(curve: Curve, count: int) -> Json:
     """The object `curve` of /api/outcomes, from the first `count` points."""
+    if not _is_finite(curve, count):
+        return {"t": [], "v": [], "d": []}
     kept = range(count) if count <= POINTS_MAX else _m4(curve, count)
     depths: list[float] = []
     start = 0
@@ -77,7 +89,7 @@ def histogram(ranks: Ranks) -> list[Json]:
     if not ranks.count:
         return []
     low, high = ranks.at(ranks.count // 50), ranks.at(ranks.count - 1 - ranks.count // 50)
-    width = _round_width((high - low) / BARS)
+    width = _round_width(high / BARS - low / BARS)
     if not (isfinite(low / width) and isfinite(high / width)):
         return []
     edges = [width * step for step in range(floor(low / width), floor(high / width) + 2)]

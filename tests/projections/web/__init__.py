@@ -1,0 +1,1 @@
+"""Tests of `projections/serving`; the tree mirrors the packages."""
