@@ -27,6 +27,7 @@ PACKAGES = CHECKOUT / ".browser/node_modules"
 SHOTS = CHECKOUT / ".browser/shots"
 WIDE = {"width": 1360, "height": 900}
 PHONE = {"width": 390, "height": 844}
+ROWS_KEPT = 20  # of each table, where a test looks at every element
 READY = "document.querySelector('main[data-ready]')"
 
 
@@ -155,6 +156,11 @@ class Page:
         rows = f"#{table} tbody tr[data-seq]"
         script = f"[...document.querySelectorAll('{rows}')].map((row) => Number(row.dataset.seq))"
         return [int(seq) for seq in self.js(script)]
+
+    def trim(self) -> None:
+        """Removes all but the first rows of each table: the others are made in the same way."""
+        rows = f"document.querySelectorAll('tbody tr:nth-child(n + {ROWS_KEPT + 1})')"
+        self.js(f"{rows}.forEach((row) => row.remove())")
 
     def axe(self) -> list[dict[str, Any]]:
         """Violations of WCAG 2.2, levels A and AA, that axe-core finds."""

@@ -5,7 +5,7 @@ Each test leaves two pictures in .browser/shots, for people to look at.
 
 import pytest
 
-from tests.browser.driver import PHONE, Browser, Page
+from tests.browser.driver import PHONE, READY, Browser, Page
 from tests.browser.shown import PAGES, Shown
 
 pytestmark = pytest.mark.slow
@@ -38,11 +38,13 @@ def test_a_page_has_no_error_no_barrier_and_nothing_from_elsewhere(
     with shown.context(colorScheme=scheme) as context:
         page = context.page()
         page.goto(shown.address(path))
+        page.trim()
         page.shot(f"{name_of(path)}-1360-{scheme}")
         assert page.axe() == []
         page.call("setViewportSize", PHONE)
         page.call("reload")
-        page.wait("document.querySelector('main[data-ready]')")
+        page.wait(READY)
+        page.trim()
         page.shot(f"{name_of(path)}-390-{scheme}")
         assert page.axe() == []
         assert wide_things(page) == []
@@ -56,7 +58,7 @@ def test_the_theme_can_be_chosen_against_that_of_the_system(shown: Shown, path: 
     with shown.context(colorScheme="light") as context:
         page = context.page()
         page.goto(shown.address(path))
-        background = "getComputedStyle(document.body).backgroundColor"
+        background = "getComputedStyle(document.documentElement).backgroundColor"
         light = page.js(background)
         page.call("click", "#theme")
         for _ in range(2):  # the button goes round: system, light, dark
@@ -65,7 +67,8 @@ def test_the_theme_can_be_chosen_against_that_of_the_system(shown: Shown, path: 
         dark = page.js(background)
         assert dark != light
         page.call("reload")
-        page.wait("document.querySelector('main[data-ready]')")
+        page.wait(READY)
+        page.trim()
         assert page.js(background) == dark
         assert page.axe() == []
         assert context.problems() == []
@@ -76,6 +79,7 @@ def test_each_control_is_reached_by_the_key_tab_and_shows_it(shown: Shown, path:
     with shown.context() as context:
         page = context.page()
         page.goto(shown.address(path))
+        page.trim()
         page.js(f"{FOCUSABLE}.forEach((each, number) => each.dataset.stop = number)")
         stops = page.js(f"{FOCUSABLE}.length")
         reached: set[str] = set()
@@ -105,9 +109,7 @@ def test_the_pages_lead_to_each_other_by_keyboard(shown: Shown) -> None:
         for path in ("/log", "/signals", "/outcomes", "/delivery"):
             page.call("focus", f"nav a[href^='{path}']")
             page.press("Enter")
-            page.wait(
-                f"location.pathname === '{path}' && document.querySelector('main[data-ready]')"
-            )
+            page.wait(f"location.pathname === '{path}' && {READY}")
             assert page.js("document.querySelector('nav [aria-current=page]').pathname") == path
 
 
