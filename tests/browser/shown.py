@@ -25,6 +25,11 @@ from tests.harness.tiny_alpine import TinyAlpine, tiny_alpine
 PAGES = ("/", "/log", "/signals", "/signals/SEQ", "/outcomes", "/delivery")
 
 
+def newest_first(rows: list[dict[str, Any]]) -> list[int]:
+    """The entries of signals in the order of the console: the command orders by timestamp."""
+    return sorted((row["id"] for row in rows), reverse=True)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
     """A home, what runs on it, and the cookie of somebody who has logged in."""

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.browser.driver import READY
-from tests.browser.shown import Shown
+from tests.browser.shown import Shown, newest_first
 
 pytestmark = pytest.mark.slow
 
@@ -20,9 +20,8 @@ def test_filters_are_kept_in_the_address_and_survive_back_and_reload(shown: Show
         page.press("Enter")
         page.wait("location.search.toLowerCase().includes('symbol=nvda')")
         page.wait(READY)
-        nvda = [
-            row["id"] for row in shown.ask("signals", "--symbol", "NVDA", "--limit", len(every))
-        ]
+        rows = shown.ask("signals", "--symbol", "NVDA", "--limit", 10_000)
+        nvda = newest_first(rows)[: len(every)]
         page.wait(f"document.querySelector('#signals tr[data-seq]').dataset.seq === '{nvda[0]}'")
         assert page.seqs("signals") == nvda
         page.call("reload")
@@ -52,7 +51,7 @@ def test_paging_shows_each_signal_once_down_to_the_first(shown: Shown) -> None:
             found += page.seqs("signals")
         rows = shown.ask("signals", "--strategy", "breakout", "--limit", 10_000)
         assert len(rows) > 150
-        assert found == [row["id"] for row in rows]
+        assert found == newest_first(rows)
         end = page.seqs("signals")
         page.call("goBack")
         page.wait(f"document.querySelector('#signals tr[data-seq]').dataset.seq > {end[0]}")
@@ -78,18 +77,18 @@ def test_the_slider_sets_the_moment_of_the_whole_console(shown: Shown) -> None:
     with shown.context() as context:
         page = context.page()
         page.goto(f"{shown.url}/outcomes")
-        now = page.figures()["signals"]
+        now = page.figures()["total_signals"]
         page.call("focus", "#asof")
         page.press(*["PageDown"] * 4)
         page.wait(f"location.search.includes('as_of') && {READY}")
         page.wait(
-            f"JSON.parse(document.querySelector('[data-figure=signals]').dataset.value) < {now}"
+            f"JSON.parse(document.querySelector('[data-figure=total_signals]').dataset.value) < {now}"
         )
-        then = page.figures()["signals"]
+        then = page.figures()["total_signals"]
         search = page.js("location.search")
         page.call("reload")
         page.wait(READY)
-        assert page.figures()["signals"] == then
+        assert page.figures()["total_signals"] == then
         page.call("focus", "nav a[href^='/signals']")
         page.press("Enter")
         page.wait(f"location.pathname === '/signals' && {READY}")
@@ -103,9 +102,9 @@ def test_drag_zooms_the_chart_and_escape_shows_all_again(shown: Shown) -> None:
         page.goto(f"{shown.url}/outcomes")
         box = page.js(
             """(({x, y, width, height}) => [x, y, width, height])(
-                document.querySelector("main svg[data-chart=line]").getBoundingClientRect())"""
+                document.querySelector("main [data-chart=line]").getBoundingClientRect())"""
         )
-        labels = "document.querySelector('main svg[data-chart=line]').textContent"
+        labels = "document.querySelector('main [data-chart=line]').textContent"
         before = page.js(labels)
         y = box[1] + box[3] / 2
         page.call("mouse.move", box[0] + box[2] * 0.4, y)
@@ -113,7 +112,7 @@ def test_drag_zooms_the_chart_and_escape_shows_all_again(shown: Shown) -> None:
         page.call("mouse.move", box[0] + box[2] * 0.5, y, {"steps": 4})
         page.call("mouse.up")
         page.wait(f"{labels} !== {before!r}")
-        page.call("focus", "main svg[data-chart=line]")
+        page.call("focus", "main [data-chart=line]")
         page.press("Escape")
         page.wait(f"{labels} === {before!r}")
         assert context.problems() == []
