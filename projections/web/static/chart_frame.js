@@ -144,7 +144,7 @@ export function apart(labels, left, right) {
   let end = -Infinity;
   for (const one of labels) {
     const half = 3.6 * one.text.length;
-    if (one.x - half < end + 12 || one.x + half > right + 8 || one.x - half < left - 40) continue;
+    if (one.x - half < end + 12 || one.x + half > right + 8 || one.x - half < left - 8) continue;
     found.push(one);
     end = one.x + half;
   }

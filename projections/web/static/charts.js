@@ -12,7 +12,7 @@ const RIGHT = 10;
 const BAR_PX_MAX = 30;
 const PANE_GAP = 18;
 const TICK_PX = 44; // between two horizontal lines, about
-const LABEL_PX = 92; // between two labels of time, about
+const LABEL_PX = 76; // between two labels of time, about
 
 function extent(values, { zero = false, pad = 0.06, least = 0 } = {}) {
   let [low, high] = zero ? [0, 0] : [Infinity, -Infinity];
@@ -59,7 +59,7 @@ function visible(t, columns, low, high) {
 }
 
 /**
- * Lines over time in one or more panes that share the axis. A pane is `{height, series, text,
+ * Lines over time in one or more panes that share the axis. A pane is `{height, series, ticks, text,
  * zero, least, levels, marks}`; a series is `{name, tone, area}`. Returns `set(t, columns)`, where
  * t are seconds and the columns belong to the series in their order.
  */
@@ -83,7 +83,7 @@ export function timeChart(host, { label, panes, read = null }) {
       const y = linear(...extent([...values.flat(), ...levels], pane), top + pane.height, top);
       const isLast = index === panes.length - 1;
       const labels = timeTicks(low, high, (width - LEFT - RIGHT) / LABEL_PX).map((tick) => ({ x: x(tick.time), text: tick.text }));
-      const yTicks = ticks(y.low, y.high, pane.height / TICK_PX);
+      const yTicks = (pane.ticks ?? ticks)(y.low, y.high, pane.height / TICK_PX);
       nodes.push(axes({
         y, yTicks, yText: pane.text ?? tickText(yTicks), left: LEFT, right: width - RIGHT,
         xLabels: isLast && t.length ? apart(labels, LEFT, width - RIGHT) : [], bottom: top + pane.height,

@@ -13,7 +13,7 @@ const STATES = {
   rejecting: "Alpine rejects every signal; nothing more is parked.",
   disabled: "Delivery is switched off.", stopped: "No daemon delivers.",
 };
-const COLUMNS = [["", "box"], ["Entry", "n"], ["Signal", "id mid"], ["Symbol", "mid"], ["Kind"], ["Status", "n"], ["Attempts", "n mid"], ["Since", "mid"], ["Answer of Alpine"]];
+const COLUMNS = [["", "box"], ["Entry", "n"], ["Signal", "id mid"], ["Symbol", "mid"], ["Kind"], ["Status", "n"], ["Attempts", "n mid"], ["Since", "mid"], ["Answer of Alpine", "answer"]];
 
 const strip = figures([["state", "State"], ["lag", "Lag"], ["delivered", "Delivered"], ["parked", "Parked"]]);
 const parked = table(COLUMNS, [], { id: "parked", class: "rows" });
@@ -46,7 +46,7 @@ let shownParked = null;
 
 function showStatus({ delivery, read_only: readOnly }) {
   isReadOnly = readOnly;
-  if (!delivery) {
+  if (!delivery || isPast()) {
     const text = isPast() ? "no history" : "delivery is off";
     say(lead, isPast() ? "Lags, deliveries and parked signals are not recorded: no history." : STATES.disabled);
     for (const key of ["state", "lag", "delivered", "parked"]) strip.set(key, { text: "–", note: text });

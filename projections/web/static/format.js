@@ -49,6 +49,7 @@ export function price(value) {
 }
 
 export function bytes(value) {
+  if (missing(value)) return NONE;
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   let power = 0;
   while (value >= 1024 && power < units.length - 1) {
@@ -73,7 +74,7 @@ export function span(seconds) {
 
 export function ago(time) {
   const seconds = (Date.now() - millis(time)) / 1000;
-  return seconds < 1 ? "just now" : `${span(seconds)} ago`;
+  return seconds < 5 ? "just now" : `${span(seconds)} ago`;
 }
 
 // Times are shown in UTC, as the log has them, or in the time of this browser.

@@ -6,6 +6,7 @@ import { $, fill, h, s } from "./dom.js";
 import { ago, bytes, capital, clock, int, num, span, stamp } from "./format.js";
 import { follow } from "./live.js";
 import { LOG_COLUMNS, a, asTable, figured, figures, logRow, ready, sampled, section, table } from "./parts.js";
+import { durationTicks } from "./scales.js";
 
 export const TITLE = "Overview";
 const LATEST = 10;
@@ -55,7 +56,7 @@ export async function open(main) {
     });
     showLag = timeChart(lagHost, {
       label: "Lag of table and delivery over the last ten minutes",
-      panes: [{ height: 130, zero: true, least: 2, text: span, series: [{ name: "table", area: true }, { name: "delivery", tone: "warn" }] }],
+      panes: [{ height: 130, zero: true, least: 2, ticks: durationTicks, text: span, series: [{ name: "table", area: true }, { name: "delivery", tone: "warn" }] }],
     });
     follow(hear);
   }
@@ -85,11 +86,11 @@ function showStatus(status) {
   if (node.dataset.shown !== JSON.stringify(verdict)) {
     node.dataset.shown = JSON.stringify(verdict);
     node.dataset.level = verdict.level;
-    fill($("h1", node), mark(verdict.level), verdict.text);
+    fill($("h1", node), mark(isPast() ? "none" : verdict.level), verdict.text);
     fill($(".reasons", node), verdict.reasons.map((reason) => h("li", {}, mark(reason.level),
       reason.href ? a(reason.href, reason.text) : reason.text)));
   }
-  strip.set("entries", { path: "log.entries", value: log.entries, text: int(log.entries), note: [["log.signals", log.signals, int(log.signals)], ` signals, ${bytes(log.bytes)}`] });
+  strip.set("entries", { path: "log.entries", value: log.entries, text: int(log.entries), note: [["log.signals", log.signals, int(log.signals)], log.bytes === null ? " signals" : ` signals, ${bytes(log.bytes)}`] });
   strip.set("rate", status.rate === null
     ? { text: "–", note: NO_HISTORY }
     : { text: num(status.rate, 1), unit: "a second", note: "over the last two seconds" });
@@ -107,12 +108,12 @@ function showTable(stored) {
   const { lag_entries: lag, rows: stands, conflicts } = stored;
   const note = [["table.rows", stands, int(stands)], " rows, ", ["table.conflicts", conflicts, int(conflicts)], " conflicts"];
   strip.set("table", lag === null
-    ? { text: "–", note: [`${NO_HISTORY}; `, ...note] }
+    ? { text: "–", note: [`${NO_HISTORY}; `, ...note.slice(0, conflicts === null ? 1 : 3), conflicts === null ? " rows" : ""] }
     : { path: "table.lag_entries", value: lag, text: int(lag), unit: lag ? `entries, ${span(stored.lag_seconds)}` : "entries", note });
 }
 
 function showDelivery(delivery) {
-  if (!delivery) {
+  if (!delivery || isPast()) {
     const note = isPast() ? NO_HISTORY : "delivery is off";
     for (const name of ["delivery", "delivered", "parked"]) strip.set(name, { text: "–", note });
     return;

@@ -28,6 +28,12 @@ export function ticks(low, high, most) {
   return found;
 }
 
+/** The same for durations in seconds: round in the unit in which they are written. */
+export function durationTicks(low, high, most) {
+  const unit = [DAY, HOUR, MINUTE].find((size) => high >= 2 * size) ?? 1;
+  return ticks(low / unit, high / unit, most).map((value) => value * unit);
+}
+
 /** The digits that tell neighbouring ticks apart. */
 export function tickText(values) {
   const step = values.length > 1 ? values[1] - values[0] : Math.abs(values[0]) || 1;

@@ -9,7 +9,7 @@ import { failed } from "./parts.js";
 const PAGES = { "/": "overview", "/log": "log", "/signals": "signals", "/outcomes": "outcomes", "/delivery": "delivery" };
 const THEMES = ["auto", "light", "dark"];
 const THEME_MARKS = {
-  auto: "M8 2.5a5.5 5.5 0 1 0 0 11zM8 2.5a5.5 5.5 0 0 1 0 11",
+  auto: "M8 2.5a5.5 5.5 0 1 0 0 11 5.5 5.5 0 1 0 0-11",
   light: "M8 5.2a2.8 2.8 0 1 0 0 5.6 2.8 2.8 0 0 0 0-5.6M8 1v1.6M8 13.4V15M1 8h1.6M13.4 8H15M3 3l1.2 1.2M11.8 11.8 13 13M13 3l-1.2 1.2M4.2 11.8 3 13",
   dark: "M12.9 9.8A5.6 5.6 0 0 1 6.2 3.1a5.6 5.6 0 1 0 6.7 6.7z",
 };
@@ -30,8 +30,8 @@ function showLinks() {
 function showTheme(theme) {
   if (theme === "auto") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = theme;
-  fill($("#theme"), s("svg", { viewBox: "0 0 16 16", width: 16, height: 16, "aria-hidden": "true", class: theme },
-    s("path", { d: THEME_MARKS[theme] })));
+  fill($("#theme"), s("svg", { viewBox: "0 0 16 16", width: 16, height: 16, "aria-hidden": "true" },
+    s("path", { d: THEME_MARKS[theme] }), theme === "auto" && s("path", { class: "solid", d: "M8 2.5a5.5 5.5 0 0 1 0 11z" })));
   $("#theme").setAttribute("aria-label", `Theme: ${theme}`);
   $("#theme").title = `Theme: ${theme}`;
 }
