@@ -81,9 +81,8 @@ def test_the_slider_sets_the_moment_of_the_whole_console(shown: Shown) -> None:
         page.call("focus", "#asof")
         page.press(*["PageDown"] * 4)
         page.wait(f"location.search.includes('as_of') && {READY}")
-        page.wait(
-            f"JSON.parse(document.querySelector('[data-figure=total_signals]').dataset.value) < {now}"
-        )
+        total = "Number(document.querySelector('[data-figure=total_signals]').dataset.value)"
+        page.wait(f"{total} < {now}")
         then = page.figures()["total_signals"]
         search = page.js("location.search")
         page.call("reload")
@@ -104,7 +103,7 @@ def test_drag_zooms_the_chart_and_escape_shows_all_again(shown: Shown) -> None:
             """(({x, y, width, height}) => [x, y, width, height])(
                 document.querySelector("main [data-chart=line]").getBoundingClientRect())"""
         )
-        labels = "document.querySelector('main [data-chart=line]').textContent"
+        labels = "document.querySelector('main [data-chart=line] svg').textContent"
         before = page.js(labels)
         y = box[1] + box[3] / 2
         page.call("mouse.move", box[0] + box[2] * 0.4, y)
