@@ -60,6 +60,22 @@ export async function ask(path, params = {}, signal = undefined) {
   return body;
 }
 
+/** Asks so that a later question ends an earlier one, which is then answered by null. */
+export function asker() {
+  let newest = null;
+  return async (path, params) => {
+    newest?.abort();
+    const own = new AbortController();
+    newest = own;
+    try {
+      return await ask(path, params, own.signal);
+    } catch (error) {
+      if (own.signal.aborted) return null;
+      throw error;
+    }
+  };
+}
+
 /** Sends an action. */
 export async function send(path, body) {
   const response = await fetch(path, {

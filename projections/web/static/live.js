@@ -6,8 +6,8 @@
 // message neither leaves a gap nor shows an entry twice: what could not be fetched is counted.
 import { ask } from "./address.js";
 
-const SILENCE_MS_MAX = 4500; // a status comes every 2 s, and a page must not call itself live after 5
-const LOOK_MS = 500;
+const SILENCE_MS_MAX = 4000; // a status comes every 2 s, and a page must not call itself live after 5
+const LOOK_MS = 250;
 const REOPEN_MS = 2000;
 const RECENT_MAX = 60;
 const HISTORY_MAX = 300;

@@ -1,5 +1,5 @@
 // Log: entries as they become durable, newest first.
-import { ask, change, isPast, query } from "./address.js";
+import { asker, change, isPast, query } from "./address.js";
 import { $, fill, h, say } from "./dom.js";
 import { int } from "./format.js";
 import { follow } from "./live.js";
@@ -10,6 +10,7 @@ const ROWS_MAX = 500; // in the page, whatever comes
 const FADE_MAX = 20; // more fresh rows at once would be a flicker
 const EVENTS = ["signal", "executed", "skipped", "expired", "cancelled", "reduced", "closed", "voided"];
 
+const askNewest = asker();
 const log = table(LOG_COLUMNS, [], { class: "log", id: "tail" });
 const count = h("p", { class: "end", role: "status", id: "count" });
 const kind = h("select", { id: "kind", change: choose },
@@ -23,7 +24,8 @@ let newCount = 0; // entries since the page opened
 let leftOut = 0; // of them, those that were never shown
 let older = 0; // entries before the oldest row of the page
 let lastSeq = 0;
-let controller = null;
+let isLoading = false;
+let meanwhile = []; // entries that came while loading
 
 export async function open(main) {
   fill(main,
@@ -40,13 +42,15 @@ export async function show() {
   const main = $("#main");
   ready(main, false);
   kind.value = query().get("event") ?? "";
-  controller?.abort();
-  controller = new AbortController();
-  const found = await ask("/api/log", { limit: ROWS_MAX, ...chosen() }, controller.signal);
+  isLoading = true;
+  const found = await askNewest("/api/log", { limit: ROWS_MAX, ...chosen() });
+  if (!found) return;
+  isLoading = false;
   [lastSeq, newCount, leftOut, waiting, waitingCount] = [found.as_of.seq, 0, 0, [], 0];
   fill(log.body, found.rows.map((row) => logRow(row)));
   if (!found.rows.length) fill(log.body, h("tr", {}, h("td", { colspan: LOG_COLUMNS.length, class: "quiet" }, "There is no such entry.")));
   older = found.left_out;
+  receive(meanwhile.splice(0));
   showCount();
   ready(main);
 }
@@ -55,7 +59,7 @@ const chosen = () => (kind.value ? { event: kind.value } : {});
 
 function choose() {
   change({ event: kind.value }, { push: true });
-  show();
+  show().catch((error) => say(count, error.message));
 }
 
 function hear({ event, body }) {
@@ -63,6 +67,10 @@ function hear({ event, body }) {
 }
 
 function receive(rows) {
+  if (isLoading) {
+    meanwhile = [...meanwhile, ...rows].slice(-ROWS_MAX);
+    return;
+  }
   const fresh = rows.filter((row) => row.seq > lastSeq);
   if (!fresh.length) return;
   const count = fresh.at(-1).seq - lastSeq; // seqs have no gaps

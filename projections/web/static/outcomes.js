@@ -1,6 +1,6 @@
 // Outcomes: the figures of `eventlog stats` as of any moment, the cumulative return with its
 // drawdown, calibration, and the groups.
-import { ask, asOf, change, query } from "./address.js";
+import { asOf, asker, change, query } from "./address.js";
 import { barChart, intervalMark, scatterChart, timeChart } from "./charts.js";
 import { $, fill, h, say } from "./dom.js";
 import { int, millis, num, percent, ratio, signed, span, stamp, zoneName } from "./format.js";
@@ -17,6 +17,7 @@ const GROUPS = [["strategy", "Strategy"], ["symbol", "Symbol"], ["month", "Month
 const GROUP_COLUMNS = [["Signals", "n mid"], ["Closed", "n"], ["Win rate", "n"], ["95 % interval", "n wide"], ["", "wide graphic"],
   ["Average", "n"], ["Median", "n mid"], ["Profit factor", "n mid"], ["Best", "n wide"], ["Worst", "n wide"]];
 
+const askNewest = asker();
 const strip = figures(STATS);
 const slider = h("input", { type: "range", id: "asof", min: 0, max: SLIDER_STEPS, step: 1, "aria-label": "As of", input: slide });
 const moment = h("output", { for: "asof", id: "moment" });
@@ -28,7 +29,6 @@ const progress = h("p", { class: "lead", role: "status" });
 
 let data = null;
 let charts = null;
-let controller = null;
 let timer = 0;
 
 export async function open(main) {
@@ -82,39 +82,35 @@ const makeCharts = () => ({
 
 // ---- questions
 
-/** Shows what the address says. */
+/** Shows what the address says, unless a later question came meanwhile. */
 export async function show() {
-  await load();
-  draw();
+  try {
+    if (await load()) draw();
+  } catch (error) {
+    say(moment, error.message);
+  }
 }
 
+/** Loads what the address says; false if a later question came meanwhile. */
 async function load() {
   ready($("#main"), false);
-  controller?.abort();
-  controller = new AbortController();
   const now = query();
   const params = Object.fromEntries(FILTERS.filter((name) => now.get(name)).map((name) => [name, now.get(name)]));
   for (;;) {
-    const found = await ask("/api/outcomes", params, controller.signal);
+    const found = await askNewest("/api/outcomes", params);
+    if (!found) return false;
     if (found.progress === undefined) {
       data = found;
-      return;
+      return true;
     }
     say(progress, `${found.text ?? "Reading the outcomes"}: ${num(100 * found.progress, 0)} %`);
     await new Promise((resolve) => setTimeout(resolve, PROGRESS_MS));
   }
 }
 
-/** Shows again, unless a later question came meanwhile. */
-function again() {
-  show().catch((error) => {
-    if (error.name !== "AbortError") say(moment, error.message);
-  });
-}
-
 function choose({ target }) {
   change({ [target.name]: target.value }, { push: true });
-  again();
+  show();
 }
 
 const ends = () => [millis(data.range.first_at), millis(data.range.last_at)];
@@ -127,7 +123,7 @@ function slide() {
   clearTimeout(timer);
   timer = setTimeout(() => {
     change({ as_of: part < 1 ? new Date(at).toISOString() : "", as_of_seq: "" });
-    again();
+    show();
   }, SLIDING_MS);
 }
 

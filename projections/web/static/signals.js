@@ -1,5 +1,5 @@
 // Signals: the filters of `eventlog signals`, kept in the address, and paging by entry number.
-import { ask, change, link, query } from "./address.js";
+import { asker, change, link, query } from "./address.js";
 import { $, fill, h, say } from "./dom.js";
 import { int, num, price } from "./format.js";
 import { a, gain, outcome, ready, side, table, time } from "./parts.js";
@@ -11,6 +11,7 @@ const FILTERS = ["symbol", "strategy", "action", "outcome", "since", "until"];
 const COLUMNS = [["Entry", "n"], ["Decided"], ["Symbol"], ["Side"], ["Price", "n"], ["Target", "n wide"],
   ["Stop", "n wide"], ["Confidence", "n wide"], ["Strategy", "mid"], ["Outcome"], ["Return", "n"]];
 
+const askNewest = asker();
 const signals = table(COLUMNS, [], { id: "signals", class: "rows" });
 const found = h("p", { class: "end", id: "found", role: "status" });
 const range = h("p", { class: "end", id: "range" });
@@ -31,7 +32,6 @@ const form = h("form", { class: "filters", role: "search", "aria-label": "Filter
   h("button", { type: "button", id: "clear", click: clear }, "Clear"),
   found);
 
-let controller = null;
 let timer = 0;
 
 export async function open(main) {
@@ -52,12 +52,11 @@ export async function show() {
   }
   const params = Object.fromEntries([...FILTERS, "before"].filter((name) => now.get(name)).map((name) => [name, now.get(name)]));
   for (const name of ["since", "until"]) if (params[name]) params[name] = `${params[name]}T00:00:00Z`;
-  controller?.abort();
-  controller = new AbortController();
   try {
-    draw(await ask("/api/signals", { limit: PAGE_ROWS, ...params }, controller.signal));
+    const answer = await askNewest("/api/signals", { limit: PAGE_ROWS, ...params });
+    if (!answer) return;
+    draw(answer);
   } catch (error) {
-    if (error.name === "AbortError") return;
     fill(signals.body, quiet(`${error.message}. ${error.todo ?? ""}`));
   }
   ready($("#main"));
