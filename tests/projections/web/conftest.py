@@ -76,7 +76,7 @@ def fill(home: Path) -> None:
         for item in history():
             if item.get("event") == "voided":
                 assert receipt is not None
-                item = {**item, "voids": receipt.seq}
+                item["voids"] = receipt.seq
             receipt = log.append(item)
         log.append({"event": "note.taken", "text": HOSTILE})
 

@@ -1,4 +1,4 @@
-"""The JSON answers: equal to the commands, complete at any depth, and nothing later as of a time."""
+"""The JSON answers: equal to the commands, whole at any depth, nothing later as of a time."""
 
 import json
 from hashlib import sha256
@@ -104,7 +104,10 @@ def test_a_signal_is_what_show_prints_and_its_chain_can_be_computed_again(
 ) -> None:
     row = all_pages(web, outcome="win")[0]
     found = web.get(f"/api/signals/{row['id']}")
-    assert found["signal"] == printed(full_home, "show", row["signal_id"])
+    # The console knows nothing of the environment of delivery, so the command gets one.
+    env = {"ALPINE_API_URL": "http://127.0.0.1:9", "ALPINE_API_KEY": "a key"}
+    shown = eventlog("show", row["signal_id"], "--json", home=full_home, env=env)
+    assert found["signal"] == json.loads(shown.out)
     assert found["further_keys"] == found["signal"]["row"]["extra"] != {}
     chain = found["chain"]
     line = chain["line"].encode()
@@ -117,7 +120,8 @@ def test_a_signal_is_what_show_prints_and_its_chain_can_be_computed_again(
 
 def test_each_signal_leads_to_the_older_and_the_newer_one(web: WebConsole) -> None:
     ids = [row["id"] for row in all_pages(web)]
-    seq, walked = ids[0], []
+    seq = ids[0]
+    walked: list[int] = []
     while seq is not None:
         found = web.get(f"/api/signals/{seq}")
         if walked:

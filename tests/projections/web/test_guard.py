@@ -9,11 +9,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from projections.serving.address import Address
 from projections.web.guard import SECURITY_HEADERS
 from projections.web.login import ATTEMPTS_MAX, Login
 from projections.web.pages import PAGES
 from projections.web.server import console_names
-from projections.serving.address import Address
 from tests.harness.command import eventlog
 from tests.harness.console import WebConsole, console
 

@@ -167,26 +167,27 @@ def test_the_curve_ends_at_the_sum_of_the_returns_as_of_every_entry(full_home: P
     outcomes = Outcomes(full_home)
     found(outcomes, ALL, None)
     for seq in range(last_seq_of(full_home) + 1):
-        selection = Selection(ALL, seq)
-        source = selection.source("", "l.outcome IS NOT NULL")
-        sql = f"SELECT l.profit_loss_pct {source} ORDER BY l.known_seq, l.seq"
-        returns = [
-            pct
-            for (pct,) in read_home(
-                full_home, lambda db: db.execute(sql, selection.parameters()).fetchall()
-            )
-        ]
+        returns = returns_at(full_home, seq)
         answer = found(outcomes, ALL, seq)
         curve = make_curve(range(len(returns)), returns)
         assert answer["curve"]["v"] == thinned(curve, len(returns))["v"], seq
         assert answer["max_drawdown"] == min(curve.depths, default=None)
 
 
+def returns_at(home: Path, seq: int) -> list[float]:
+    """The returns of all trades as of an entry, in the order in which the log learned them."""
+    selection = Selection(ALL, seq)
+    source = selection.source("", "l.outcome IS NOT NULL")
+    sql = f"SELECT l.profit_loss_pct {source} ORDER BY l.known_seq, l.seq"
+    rows = read_home(home, lambda db: db.execute(sql, selection.parameters()).fetchall())
+    return [pct for (pct,) in rows]
+
+
 def test_thinning_keeps_the_ends_the_extremes_and_the_drawdown() -> None:
     returns = [((number * 7919) % 101 - 50) / 10 for number in range(50_000)]
     returns[31_234] = -900.0
     curve = make_curve(range(50_000), returns)
-    kept = thinned(curve, 50_000)
+    kept: Any = thinned(curve, 50_000)
     assert len(kept["t"]) <= POINTS_MAX
     assert (kept["t"][0], kept["t"][-1]) == (0, 49_999)
     assert min(kept["v"]) == round(min(curve.sums), 6)
