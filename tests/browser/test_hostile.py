@@ -26,7 +26,7 @@ SHOWN = {
     "/signals": (HOSTILE_SYMBOL, SCRIPT, "\\u202e"),
     "/signals/1": (HOSTILE_ID, HOSTILE_SYMBOL, MARKUP, SCRIPT, "\\u202e", "\\u001b"),
     "/outcomes": (HOSTILE_SYMBOL, SCRIPT, "\\u202e"),
-    "/delivery": (HOSTILE_ID, HOSTILE_SYMBOL, MARKUP, SCRIPT, "\\u202e"),
+    "/delivery": (HOSTILE_ID, HOSTILE_SYMBOL, MARKUP, SCRIPT),
 }
 # Elements and attributes that only the text could have made.
 MADE_BY_TEXT = """document.querySelectorAll(
