@@ -1,7 +1,7 @@
 // Delivery: its state, the parked signals with Alpine's answer, retry, and discard behind a dialog.
 import { ask, isPast, send } from "./address.js";
 import { $, fill, h, say } from "./dom.js";
-import { int, span, stamp } from "./format.js";
+import { clock, int, span, stamp } from "./format.js";
 import { follow } from "./live.js";
 import { a, figures, ready, section, table } from "./parts.js";
 
@@ -13,7 +13,7 @@ const STATES = {
   rejecting: "Alpine rejects every signal; nothing more is parked.",
   disabled: "Delivery is switched off.", stopped: "No daemon delivers.",
 };
-const COLUMNS = [["", "box"], ["Entry", "n"], ["Signal", "id mid"], ["Symbol", "mid"], ["Kind"], ["Status", "n"], ["Attempts", "n mid"], ["Since", "mid"], ["Answer of Alpine", "answer"]];
+const COLUMNS = [["", "box"], ["Entry", "n"], ["Signal", "id mid"], ["Symbol", "mid"], ["Kind"], ["Status", "n"], ["Attempts", "n mid"], ["Since", "mid"], ["Next try", "mid"], ["Answer of Alpine", "answer"]];
 
 const strip = figures([["state", "State"], ["lag", "Lag"], ["delivered", "Delivered"], ["parked", "Parked"]]);
 const parked = table(COLUMNS, [], { id: "parked", class: "rows" });
@@ -80,7 +80,8 @@ const parkedRow = (one, isChosen) => h("tr", { "data-seq": one.seq },
   h("td", {}, h("span", { class: `tag ${one.kind === "refused" ? "bad" : "warn"}` }, one.kind)),
   h("td", { class: "n" }, one.status ?? "–"),
   h("td", { class: "n mid" }, int(one.attempts)),
-  h("td", { class: "at mid" }, stamp(one.since)),
+  h("td", { class: "mid" }, stamp(one.since)),
+  h("td", { class: "mid soft" }, one.next_at ? clock(one.next_at) : "by hand"),
   h("td", { class: "answer soft" }, one.body ?? ""));
 
 const boxes = () => [...parked.body.querySelectorAll("input")];

@@ -46,9 +46,10 @@ function hear(message) {
 }
 
 async function handle({ event, body }) {
-  // A background task of the console that ended stays a problem until the next connection.
+  // Why the console itself is not up to date: one of its background tasks ended or is late.
   if (event === "problem") problem = body.text;
-  if (event === "hello") problem = "";
+  if (event === "hello") problem = body.status.problem ?? "";
+  if (event === "status") problem = body.problem ?? "";
   setState(event === "lost" || problem ? "off" : "on");
   if (event === "hello") await begin(body);
   if (event === "entries") await add(body.rows, body.n);

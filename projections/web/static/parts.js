@@ -1,7 +1,7 @@
 // Parts that several pages are made of.
 import { Refusal, link } from "./address.js";
 import { fill, h, say } from "./dom.js";
-import { clock, date, int, num, price, signed, stamp, words } from "./format.js";
+import { clock, date, int, num, price, signed, words } from "./format.js";
 
 /** Says that a page shows its data, which tests and the eye wait for. */
 export function ready(main, isReady = true) {
@@ -102,8 +102,6 @@ export const gain = (value, digits = 2) =>
 
 export const time = (value, withMillis = false) =>
   h("time", { datetime: value }, h("span", { class: "day" }, `${date(value)} `), clock(value, withMillis));
-
-export const until = (value) => value ? stamp(value) : "never";
 
 /** One value of a payload. */
 export function shown(name, value) {
