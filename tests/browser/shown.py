@@ -63,15 +63,6 @@ class Shown:
         (row,) = self.ask("signals", "--limit", 1, "--outcome", "win", "--symbol", "AAPL")
         return self.url + page.replace("SEQ", str(row["id"]))
 
-    def wait_until_done(self) -> None:
-        """Waits until every entry is in the table, and every signal delivered or parked."""
-
-        def is_done() -> bool:
-            found = self.ask("status")["projections"]
-            return not any(found[name]["lag_entries"] for name in ("sqlite", "alpine"))
-
-        until(is_done, "the table and delivery at the end of the log")
-
 
 @contextmanager
 def shown_home(
@@ -84,14 +75,18 @@ def shown_home(
     refused = write(home)
     with tiny_alpine() as alpine:
         alpine.refused.update(refused)
-        with (
-            daemon(home, "all", env=alpine.env),
-            console(home, env=alpine.env) as found,
-            browser.context() as first,
-        ):
-            first.page().goto(found.enter_url)
-            shown = Shown(
-                home=home, browser=browser, console=found, alpine=alpine, cookies=first.cookies()
-            )
-            shown.wait_until_done()
-            yield shown
+        with daemon(home, "all", env=alpine.env):
+            until(lambda: _is_done(home), "the table and delivery at the end of the log")
+            assert eventlog("verify", home=home).code == 0  # the page Overview shows when
+            with console(home, env=alpine.env) as found, browser.context() as first:
+                first.page().goto(found.enter_url)
+                cookies = first.cookies()
+                yield Shown(
+                    home=home, browser=browser, console=found, alpine=alpine, cookies=cookies
+                )
+
+
+def _is_done(home: Path) -> bool:
+    """Whether every entry is in the table, and every signal delivered or parked."""
+    found = json.loads(eventlog("status", "--json", home=home).out)["projections"]
+    return not any(found[name]["lag_entries"] for name in ("sqlite", "alpine"))

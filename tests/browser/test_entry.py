@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser.console import Console, console
-from tests.browser.driver import Browser
+from tests.browser.driver import PHONE, Browser
 from tests.browser.shown import Shown
 from tests.harness.read_side import append, project
 from tests.harness.signals import signals
@@ -69,6 +69,8 @@ def test_a_password_is_typed_and_five_wrong_ones_make_the_page_wait(
         page.wait("location.pathname === '/login'")
         page.call("waitForSelector", "input[type=password]")
         assert page.axe() == []
+        page.call("setViewportSize", PHONE)
+        assert page.js("document.documentElement.scrollWidth") == PHONE["width"]
         page.call("focus", "input[type=password]")
         page.type(f"{PASSWORD}x")
         page.press("Enter")
@@ -76,7 +78,6 @@ def test_a_password_is_typed_and_five_wrong_ones_make_the_page_wait(
         page.call("fill", "input[type=password]", PASSWORD)
         page.press("Enter")
         page.wait("location.pathname !== '/login' && document.querySelector('main[data-ready]')")
-        page.shot("entered")
     with console(home, "--token-file", file) as found, browser.context() as context:
         page = context.page()
         page.call("goto", f"{found.url}/login")

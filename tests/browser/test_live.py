@@ -16,13 +16,15 @@ import pytest
 from eventlog import EventLog
 from tests.browser.console import Console, console
 from tests.browser.driver import Browser, Context, Page
+from tests.browser.shown import shown_home
 from tests.harness.daemon import daemon
 from tests.harness.signals import a_signal, signals
 
 pytestmark = pytest.mark.slow
 
 TABS = 12
-RATE = 500  # entries a second
+RATE, CALM_RATE = 500, 30  # entries a second
+CALM_S = 6  # three samples of the status
 RATE_S = float(os.environ.get("EVENTLOG_TEST_CONSOLE_S", "6" if "CI" in os.environ else "15"))
 BATCH = 10
 ROWS_MAX = 500  # in a page
@@ -30,6 +32,7 @@ HEAP_GROWTH_BYTES_MAX = 4_000_000  # 500 rows more than at the begin, and what a
 
 LIVE = "document.querySelector('#live[data-state=on]')"
 NOT_LIVE = "document.querySelector('#live:not([data-state=on])')"
+ENTRIES = """Number(document.querySelector("[data-figure='log.entries']").dataset.value)"""
 TOP = "Number(document.querySelector('#tail tbody tr[data-seq]')?.dataset.seq ?? 0)"
 
 
@@ -133,6 +136,22 @@ def test_full_rate_keeps_the_page_bounded_in_order_and_honest(
         assert context.problems() == []
 
 
+def test_the_overview_counts_and_measures_what_comes(browser: Browser, tmp_path: Path) -> None:
+    """The axis of the rate reaches beyond 20, in a page that was not loaded again."""
+    with shown_home(browser, tmp_path / "home") as shown, shown.context() as context:
+        page = context.page()
+        page.goto(f"{shown.url}/")
+        before = page.figures()["log.entries"]
+        with appending(shown.home, CALM_RATE):
+            page.wait(f"{ENTRIES} > {before} + {CALM_RATE * CALM_S}")
+            page.wait("/[234]0/.test(document.querySelector('#rate svg').textContent)")
+        with EventLog(shown.home) as log:
+            last_seq = log.last_seq
+        page.wait(f"{ENTRIES} === {last_seq}")
+        page.shot("overview-live-1360-light")
+        assert context.problems() == []
+
+
 def test_a_paused_page_counts_what_waits_and_then_shows_it(
     browser: Browser, tmp_path: Path
 ) -> None:
@@ -165,8 +184,8 @@ def test_a_filter_of_the_log_shows_one_event_and_goes_on(browser: Browser, tmp_p
 
 
 @contextmanager
-def appending(home: Path) -> Iterator[None]:
-    """Another thread appends RATE entries a second until the end of the block."""
+def appending(home: Path, rate: int = RATE) -> Iterator[None]:
+    """Another thread appends `rate` entries a second until the end of the block."""
     stop = threading.Event()
 
     def run() -> None:
@@ -175,7 +194,7 @@ def appending(home: Path) -> Iterator[None]:
             while not stop.is_set():
                 log.append_many(signals(BATCH, start=1_000 + number))
                 number += BATCH
-                stop.wait(max(0.0, began_s + number / RATE - time.monotonic()))
+                stop.wait(max(0.0, began_s + number / rate - time.monotonic()))
 
     thread = threading.Thread(target=run)
     thread.start()
