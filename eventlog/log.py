@@ -11,14 +11,15 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mappin
 from contextlib import aclosing, closing
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 from eventlog.append.batch import EACH, PREFIX, AppendRequest, Receipt
 from eventlog.append.dedupe import DEDUPE_ENTRIES_DEFAULT
 from eventlog.clock import now_recorded, now_stored
-from eventlog.errors import EventLogError, InvalidSignal, Unsupported
+from eventlog.errors import EventLogError, InvalidSignal, LogClosed, Unsupported
 from eventlog.format.line import Entry
 from eventlog.format.segment import SEGMENT_BYTES_DEFAULT, Position
+from eventlog.read.existing import require_log
 from eventlog.read.lines import decode_lines
 from eventlog.read.near_end import reader_near_end
 from eventlog.read.reader import LogReader
@@ -33,6 +34,7 @@ from eventlog.storage.segment_disk import SegmentDisk
 if TYPE_CHECKING:
     from eventlog.append.async_append import AsyncAppenders
     from eventlog.append.group_commit import GroupCommit
+    from eventlog.read.watch import LogWatch
 
 LOCK_TIMEOUT_S_DEFAULT = 30.0  # longer than any healthy sync
 
@@ -61,6 +63,7 @@ class EventLog:
     `lock_timeout_s`: how long an append waits for another process before it raises LogLocked.
     `allow_network_fs`: opens a log on a network file system, whose locks and syncs may be
     unreliable.
+    `create`: with False, a home without a log raises LogNotFound, now and at each append.
 
     Raises ForeignHome for a home of the old tracker, Unsupported, UnsafePath.
     """
@@ -73,6 +76,7 @@ class EventLog:
         dedupe_entries: int = DEDUPE_ENTRIES_DEFAULT,
         lock_timeout_s: float = LOCK_TIMEOUT_S_DEFAULT,
         allow_network_fs: bool = False,
+        create: bool = True,
         disk: Disk | None = None,
     ) -> None:
         if segment_bytes < 1 or dedupe_entries < 0 or lock_timeout_s < 0:
@@ -81,8 +85,10 @@ class EventLog:
         self._home = home_at(home)
         if not allow_network_fs:
             _refuse_network_fs(self._home.root)
+        if not create:
+            require_log(self._disk, self._home)
         # A log that was there and is not any more was moved or removed, and is not created again.
-        creates_home = not _is_there(self._disk, self._home)
+        creates_home = create and not _is_there(self._disk, self._home)
         self._writer_settings = (segment_bytes, dedupe_entries, lock_timeout_s, creates_home)
         self._mutex = threading.Lock()  # held while the committer is built, and to close
         self._committer: GroupCommit | None = None  # built by the first append
@@ -185,19 +191,23 @@ class EventLog:
         *,
         hint: Position | None = None,
         on_watch: Callable[[bool], object] | None = None,
+        watch: "LogWatch | None" = None,
     ) -> AsyncGenerator[Batch, None]:
         """Yields the durable entries with seq > `after`, in order and in bounded batches, for ever.
 
         An entry is yielded within milliseconds of becoming durable, or within a second where the
         file system reports no changes. `hint` is the position of an earlier batch that ended with
-        `after`; it is checked, and saves a search. `on_watch` is called at least each half second
-        while no entry comes, with whether file events arrive; without them an entry may be half a
-        second late. Waits where there is no log yet. To stop, close the iterator
+        `after`; it is checked, and saves a search. `on_watch` is called at least each second
+        while no entry comes, with whether file events arrive; without them an entry may be a second
+        late. `watch` is shared by several tails of one log in one event loop; without it,
+        each has its own. Waits where there is no log yet. To stop, close the iterator
         (`contextlib.aclosing`) or cancel its task. Raises LogCorrupt, LogDiverged.
         """
         from eventlog.read.tail import tail_batches  # imports watchfiles and asyncio
 
-        batches = tail_batches(self._disk, self._home, after=after, hint=hint, on_watch=on_watch)
+        batches = tail_batches(
+            self._disk, self._home, after=after, hint=hint, on_watch=on_watch, watch=watch
+        )
         async with aclosing(batches):
             async for found in batches:
                 yield Batch(decode_lines(found), found.end)
@@ -212,6 +222,16 @@ class EventLog:
             while reader.read():
                 pass
             return reader.tip.seq
+
+    @property
+    def home(self) -> str:
+        """The absolute path of the home."""
+        return self._home.root
+
+    @property
+    def created(self) -> bool:
+        """Whether there was no log, and an append of this handle created it."""
+        return self._committer is not None and self._committer.created_log
 
     def close(self) -> None:
         """Waits for the appends in progress, then writes the watermark. Idempotent."""
@@ -231,6 +251,18 @@ class EventLog:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def __repr__(self) -> str:
+        state = "open" if self._closed is None else "closed"
+        return f"<EventLog {self._home.root!r}, {state}>"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuses pickle and copy: descriptors and locks stay in their process."""
+        raise LogClosed(
+            "a log handle cannot be pickled, copied or passed to another process",
+            where=self._home.root,
+            do="pass the path of the home, and open the log there: EventLog(home)",
+        )
 
     def _build_committer(self) -> "GroupCommit":
         """Builds the committer and its writer, for the first append. Raises LogClosed."""

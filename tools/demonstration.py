@@ -1,6 +1,6 @@
 """The demo: runs the whole system on this machine, step by step, and prints the results.
 
-    tools/demo [--prices DIR | --simulate SEED] [--days N] [--home DIR]
+    tools/demo [--prices DIR | --simulate SEED] [--days N] [--home DIR] [--web]
 
 A step is a function in STEPS. The first line of its docstring is its heading, and it stores its
 figures in `Demo`. Ctrl-C ends the demo and all its processes at any time.
@@ -70,6 +70,7 @@ class Demo:
     processes: ProcessGroup
     stop: StopRequest
     entries_before: int  # of an earlier run in the same home
+    has_console: bool = False  # and the demo waits at its end
     alpine: ManagedProcess | None = None
     daemon: ManagedProcess | None = None
     env: dict[str, str] = field(default_factory=dict)  # the address and the key file of the backend
@@ -102,11 +103,20 @@ def work(demo: Demo) -> None:
             raise generator.failed("appended nothing: its rule needs more than a hundred days")
         has_ended = generator.process.poll() is not None
         demo.stop.sleep(INTERVAL_S)
+    if demo.has_console:
+        start_console(demo)
     words = (COMMAND, "--home", demo.home, "project", "all")
     demo.daemon = demo.processes.start("projector", *words, env=demo.env)
     figures = _watch(demo, generator)
     print(f"  {generator.output.strip()}")
     print(f"  {format_line(figures)}")
+
+
+def start_console(demo: Demo) -> None:
+    """Starts the console of the demo's home, and prints the URL that opens it once."""
+    words = (COMMAND, "--home", demo.home, "web", "--listen", "127.0.0.1:0")
+    console = demo.processes.start("web", *words)
+    print(f"  open {demo.processes.wait_for(console, _console_url)}")
 
 
 def compare_all(demo: Demo) -> None:
@@ -201,6 +211,11 @@ def _url(words: str) -> str | None:
     return found[1] if found else None
 
 
+def _console_url(words: str) -> str | None:
+    found = re.search(r"^http://\S+$", words, re.MULTILINE)
+    return found[0] if found else None
+
+
 def _watch(demo: Demo, generator: ManagedProcess) -> HomeSample:
     """Shows the figures until the generator has ended and nothing lags; returns the last ones."""
     assert demo.alpine is not None
@@ -290,8 +305,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 processes=processes,
                 stop=stop,
                 entries_before=entries_before,
+                has_console=options.web,
             )
             _run_steps(demo)
+            if demo.has_console:
+                print("\nThe console is still open. Ctrl-C ends the demo.")
+                while True:
+                    demo.stop.sleep(INTERVAL_S)
         _close(demo, time.monotonic() - started_s)
         return 0
     except (Stopped, ProcessFailed, EventLogError, prices.PriceFileError, OSError) as error:
@@ -393,6 +413,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--days", type=_positive, help="only the first DAYS days")
     parser.add_argument(
         "--home", type=Path, metavar="DIR", help="where the log goes; default: a new directory"
+    )
+    parser.add_argument(
+        "--web", action="store_true", help="open the console on the home, until Ctrl-C"
     )
     return parser
 

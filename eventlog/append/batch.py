@@ -58,6 +58,11 @@ class AppendRequest:
         self.unsettled = len(items)  # items without a result
         self.error: EventLogError | None = None  # why the unsettled items were not written
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether each item has a result, or the request its error."""
+        return not self.unsettled or self.error is not None
+
     def settle(self, index: int, result: Receipt | EventLogError) -> None:
         """Sets the result of one item."""
         self.results[index] = result
@@ -71,8 +76,8 @@ class AppendRequest:
             durable = len(self.items) - self.unsettled
             if durable:
                 self.error.do = (
-                    f"the first {durable} of the {len(self.items)} items are durable, the others "
-                    "are not in the log: retry all of them with the same signal_ids"
+                    f"durable: {durable:,} of {len(self.items):,} items, from the first one on; the"
+                    " log has none of the others: retry all of them with the same signal_ids"
                 )
 
     def receipts(self) -> list[Receipt]:

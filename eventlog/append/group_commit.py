@@ -4,6 +4,9 @@ A lone append needs no second thread; a hundred concurrent ones share one sync. 
 not run the commit themselves (asyncio, or a thread with a timeout) leave it to a background
 thread, which also writes the watermark when the log is idle.
 
+The threads of one commit wait at one gate, which the leader opens once: each thread that passes
+lets the next one pass. So they do not all run for the interpreter's lock at the same moment.
+
 Invariant: at most one thread uses the writer at a time, and a leader that stops passes the
 leadership on while requests are queued.
 """
@@ -23,6 +26,7 @@ logger = logging.getLogger(__name__)
 QUEUED_APPENDS_MAX = 10_000  # appends; with more the disk is minutes behind, and memory would grow
 WATERMARK_AFTER_S = 0.8  # the watermark is durable within a second of the last append
 WATERMARK_RETRY_S = 0.01  # while another thread commits, which takes a few ms
+UNSETTLED_RETRY_S = 0.0005  # after an interrupt only
 
 _LEAD = "lead"
 _WATERMARK = "watermark"
@@ -44,23 +48,63 @@ class QueuedRequest:
     notify: Notify
 
 
-class _QueuedThreadRequest(QueuedRequest):
-    """The request of a thread, which waits until `lock` is released."""
+class _Gate:
+    """The place where threads wait whose requests the same commit takes.
 
-    __slots__ = ("can_lead", "lock")
+    Opened once: when they are settled, or for one of them to lead. A thread that passes holds
+    `lock` for a moment, so they pass one after the other.
+    """
 
-    def __init__(self, request: AppendRequest, *, can_lead: bool) -> None:
-        self.request = request
-        self.notify = _release_threads
-        self.can_lead = can_lead
+    __slots__ = ("is_open", "lock", "notify", "waiting")
+
+    def __init__(self) -> None:
         self.lock = threading.Lock()
         self.lock.acquire()
+        self.waiting = 0  # threads that are still to pass
+        self.is_open = False
+        self.notify = self.open  # bound once: a commit groups its callers by this object
+
+    def open(self, _settled: object = None) -> None:
+        """Lets the threads pass. A second call does nothing."""
+        if not self.is_open:
+            self.is_open = True
+            self.lock.release()
+
+
+class _GateRequest(QueuedRequest):
+    """The request of a thread that waits at a gate."""
+
+    __slots__ = ()
+
+    def __init__(self, request: AppendRequest, gate: _Gate) -> None:
+        self.request = request
+        self.notify = gate.notify
+
+
+class _TimedRequest(QueuedRequest):
+    """The request of a thread with a timeout, which waits until `lock` is released."""
+
+    __slots__ = ("lock",)
+
+    def __init__(self, request: AppendRequest) -> None:
+        self.request = request
+        self.notify = _release_threads
+        self.lock = threading.Lock()
+        self.lock.acquire()
+
+    def wait(self, timeout_s: float) -> None:
+        """Returns when the request is settled. Raises AppendTimeout."""
+        if not self.lock.acquire(timeout=min(max(0.0, timeout_s), threading.TIMEOUT_MAX)):
+            raise AppendTimeout(
+                f"the append did not return within {timeout_s:g} s: its outcome is unknown",
+                do="retry with the same signal_id: an entry is never written twice",
+            )
 
 
 def _release_threads(settled: list[QueuedRequest]) -> None:
     for queued in settled:
-        assert isinstance(queued, _QueuedThreadRequest), "only they have this `notify`"
-        if queued.lock.locked():  # else it was woken to lead, or notified before an interrupt
+        assert isinstance(queued, _TimedRequest), "only they have this `notify`"
+        if queued.lock.locked():  # else it was notified before an interrupt
             queued.lock.release()
 
 
@@ -71,15 +115,24 @@ class GroupCommit:
         self._writer = writer
         self._mutex = threading.Lock()
         self._queue: list[QueuedRequest] = []
-        self._leader: object = None  # the leading thread's request, or a command
+        self._gate: _Gate | None = None  # of the threads in the queue
+        self._passing: _Gate | None = None  # of the threads of the last commit
+        # The leading thread's request, or a command; a gate where one of its threads is to lead, or
+        # where those of the last commit are still to pass.
+        self._leader: object = None
         self._closed: str | None = None
         self._thread: threading.Thread | None = None
         self._commands: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._watermark_scheduled = False
 
+    @property
+    def created_log(self) -> bool:
+        """Whether there was no log, and the first commit created it."""
+        return self._writer.created_log
+
     def run(self, request: AppendRequest, timeout_s: float | None = None) -> None:
         """Commits a request and returns. Raises AppendTimeout, LogBusy and LogClosed."""
-        queued = None
+        gate = timed = None
         try:
             with self._mutex:
                 if self._closed is not None:
@@ -88,29 +141,28 @@ class GroupCommit:
                     self._leader = request
                 elif len(self._queue) >= QUEUED_APPENDS_MAX:
                     raise _busy_error()
+                elif timeout_s is None:
+                    if self._gate is None:
+                        self._gate = _Gate()
+                    self._queue.append(_GateRequest(request, self._gate))
+                    gate = self._gate
+                    gate.waiting += 1  # no call in between, after which an interrupt may come
                 else:
-                    if timeout_s is not None:
-                        self._ensure_leader()
-                    queued = _QueuedThreadRequest(request, can_lead=timeout_s is None)
-                    self._queue.append(queued)
-            if queued is None:
-                self._commit_queued(request)
+                    self._ensure_leader()
+                    timed = _TimedRequest(request)
+                    self._queue.append(timed)
+            if gate is not None:
+                self._wait_at(gate, request)
+            elif timed is not None and timeout_s is not None:
+                timed.wait(timeout_s)
             else:
-                self._wait_until_settled(queued, timeout_s)
-                if self._leader is request:  # it was woken to lead
-                    self._commit_queued()
-        except BaseException:
-            if queued is not None:
-                with self._mutex:
-                    queued.can_lead = False
-            raise
+                self._commit_queued(request)
         finally:
-            if self._leader is request:
-                try:
-                    self._pass_leadership(request)
-                except BaseException:  # an interrupt
-                    self._pass_leadership(request)
-                    raise
+            try:
+                self._end_run(request, gate)
+            except BaseException:  # an interrupt
+                self._end_run(request, gate)
+                raise
 
     def submit(self, queued: Sequence[QueuedRequest]) -> None:
         """Queues requests and returns at once; `notify` reports the result. Raises LogClosed."""
@@ -141,15 +193,33 @@ class GroupCommit:
         self._closed = why
         self._writer.drop()
 
-    def _wait_until_settled(self, queued: _QueuedThreadRequest, timeout_s: float | None) -> None:
-        """Returns when the request is settled, or when its own thread must lead."""
-        limit_s = -1 if timeout_s is None else min(max(0.0, timeout_s), threading.TIMEOUT_MAX)
-        woken = queued.lock.acquire(timeout=limit_s)
-        if not woken:
-            raise AppendTimeout(
-                f"the append did not return within {timeout_s:g} s: its outcome is unknown",
-                do="retry with the same signal_id: an entry is never written twice",
-            )
+    # -- waiting
+
+    def _wait_at(self, gate: _Gate, request: AppendRequest) -> None:
+        """Returns when the request is settled, perhaps by a commit of this thread."""
+        while True:
+            with gate.lock:
+                if self._leader is gate and not request.is_settled:
+                    with self._mutex:
+                        self._leader = request
+                    self._commit_queued()
+            if request.is_settled or self._leader is None:
+                return
+            # A leader that was interrupted before its commit has left the gate open.
+            time.sleep(UNSETTLED_RETRY_S)
+
+    def _end_run(self, request: AppendRequest, gate: _Gate | None) -> None:
+        """Ends the waiting and the leadership of a thread: a second call does no harm.
+
+        A gate that counts too few threads is safe: one that passes it unsettled tries again.
+        """
+        if gate is not None:
+            with self._mutex:
+                gate.waiting -= 1
+                if self._leader is gate and gate.waiting <= 0:
+                    self._choose_leader()
+        if self._leader is request:
+            self._pass_leadership(request)
 
     # -- leading
 
@@ -160,6 +230,7 @@ class GroupCommit:
         def take_requests() -> list[AppendRequest]:
             with self._mutex:
                 taken, self._queue = self._queue, []
+                self._gate, self._passing = None, self._gate
                 drained.extend(taken)
             return [*own, *[queued.request for queued in drained]]
 
@@ -186,14 +257,23 @@ class GroupCommit:
         with self._mutex:
             if self._leader is not leader:
                 return
-            if not self._queue:
-                self._leader = None
-                return
-            for queued in self._queue:
-                if isinstance(queued, _QueuedThreadRequest) and queued.can_lead:
-                    self._leader = queued.request
-                    queued.lock.release()
-                    return
+            passing = self._passing
+            if passing is not None and passing.waiting > 0:
+                self._leader = passing  # the last thread that passes goes on: most append again
+            else:
+                self._choose_leader()
+
+    def _choose_leader(self) -> None:
+        """Names the next leader, if requests are queued. The caller holds the mutex."""
+        gate = self._gate
+        if not self._queue:
+            self._leader = None
+        elif gate is not None and gate.waiting > 0:
+            self._leader = gate  # the first thread that passes leads
+            if not gate.is_open:
+                gate.is_open = True
+                gate.lock.release()
+        else:
             self._send(_LEAD)
             self._leader = _LEAD
 

@@ -78,6 +78,11 @@ class Writer:
         self._poison: str | None = None
 
     @property
+    def created_log(self) -> bool:
+        """Whether there was no log, and this writer created it."""
+        return self._lock.created_log
+
+    @property
     def needs_watermark(self) -> bool:
         """Whether the watermark does not cover all durable entries."""
         return self._poison is None and self._state.tip.seq > self._watermark_seq

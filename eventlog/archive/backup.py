@@ -5,9 +5,9 @@ Steps, in an order in which a crash after each is safe:
     lock the backup                 two runs would overwrite each other
     is it of this log?              its last entry must be in the log, with the same chain
     hash its copies                 a damaged copy is made again, if the log's segment is right
-    for each new segment            verify its lines in the log, copy, sync, read back, rename
+    for each new segment            verify its lines in the log, and write a copy
     for the one that grew           the same, after the listed bytes of its copy
-    after each, or a few small ones list them in the manifest
+    after each, or a few small ones sync, read back, rename, then list them in the manifest
 
 Invariant: a backup gets only durable lines that continue the chain of the log, and the records of
 the accepted gaps between them.
@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from eventlog.archive.backup_dir import BackupDir, locked_backup
 from eventlog.archive.manifest import Manifest, SegmentCopy
 from eventlog.errors import BackupUnusable, EventLogError, LogCorrupt, LogDiverged
+from eventlog.figures import bytes_text, count_text
 from eventlog.format.durability import LogEnd
 from eventlog.format.scan import CHAIN_UNKNOWN, Tip
 from eventlog.format.segment import Position, segment_name
@@ -40,7 +41,7 @@ from eventlog.storage.segment_disk import SegmentDisk, stored_segments
 
 logger = logging.getLogger(__name__)
 
-# Many small copies are listed together: each list writes the whole manifest, and syncs it.
+# Small copies are synced, renamed and listed together: each of these syncs waits for the device.
 UNLISTED_COPIES_MAX = 64
 UNLISTED_BYTES_MAX = 16 * 1024 * 1024  # what an interrupted run copies again
 _NO_SPACE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -73,11 +74,12 @@ class BackedUp:
     def to_text(self) -> list[str]:
         """The report as lines of text."""
         manifest = self.manifest
-        new = f"{self.copied_bytes} bytes of {self.copied_segments} segments"
+        new = f"{bytes_text(self.copied_bytes)} of {count_text(self.copied_segments, 'segment')}"
+        segments = count_text(len(manifest.segments), "segment")
         return [
             f"backed up to seq {manifest.last_seq}, chain {manifest.chain}",
             f"copied    {new if self.copied_segments else 'nothing: the log has nothing new'}",
-            f"total     {manifest.bytes} bytes in {len(manifest.segments)} segments",
+            f"total     {bytes_text(manifest.bytes)} in {segments}",
             *(f"repaired  {name}: its copy was damaged" for name in self.repaired),
         ]
 
@@ -138,7 +140,8 @@ class _BackupRun:
         self._copied: dict[str, int] = {}  # bytes, by segment
         self._repaired: list[str] = []
         self._segments: list[int] = []  # as they were last listed
-        self._unlisted_copies = self._unlisted_bytes = 0  # which the manifest on disk lacks
+        self._unlisted = Manifest()  # the next manifest on disk, which lacks these copies:
+        self._unlisted_copies = self._unlisted_bytes = 0
         self._done = 0  # bytes hashed, verified and copied
         self._total = 0
 
@@ -160,12 +163,15 @@ class _BackupRun:
                 if not backup_dir.is_intact(segment_copy):
                     self._repair_copy(segment_copy)
             self._copy_accepted()
+            self._unlisted = backup_dir.manifest
             try:
                 self._copy_verified(reader, last_seq)
             except BaseException:
-                with suppress(OSError):  # the disk may be full
+                # The disk may be full; and what was interrupted may be what this would do.
+                with suppress(OSError, EventLogError):
                     self._list_copies()
                 raise
+        self._list_copies()
         backup_dir.list(replace(backup_dir.manifest, backed_up_at=self._now))
         return BackedUp(
             dest=self._dest_home.root,
@@ -263,24 +269,28 @@ class _BackupRun:
         """Copies the segments before `below`, which end with `tip` and do not change any more."""
         if not self._segments or below > self._segments[-1]:
             self._segments = list_segments(self._disk, self._home)
-        copies = self._backup_dir.manifest.segments
+        copies = self._unlisted.segments
         first = bisect_left(self._segments, copies[-1].segment) if copies else 0
         for segment in self._segments[first : bisect_left(self._segments, below)]:
             self._copy(segment, self._size_of(segment), tip)
 
     def _copy(self, segment: int, byte_to: int, tip: Tip) -> None:
         """Copies the segment up to `byte_to`, and lists it: at once, or with a few small ones."""
-        copies = self._backup_dir.manifest.segments
-        last = copies[-1] if copies and copies[-1].segment == segment else None
-        before = last.bytes if last is not None else 0
+        copies = self._unlisted.segments
+        is_grown = bool(copies) and copies[-1].segment == segment
+        before = copies[-1].bytes if is_grown else 0
         if before >= byte_to:
             return
         name = segment_name(segment)
         with opened(self._disk, self._home.segment_path(segment)) as source:
-            segment_copy = self._backup_dir.copy(source, name, byte_to)
+            if is_grown:
+                self._list_copies()
+                segment_copy = self._backup_dir.copy_grown(source, byte_to)
+            else:
+                segment_copy = self._backup_dir.begin_copy(source, name, byte_to)
         self._copied[name] = self._copied.get(name, 0) + byte_to - before
-        self._backup_dir.manifest = Manifest(
-            segments=(*(copies if last is None else copies[:-1]), segment_copy),
+        self._unlisted = Manifest(
+            segments=(*(copies[:-1] if is_grown else copies), segment_copy),
             last_seq=tip.seq,
             chain=tip.chain,
             backed_up_at=self._now,
@@ -288,16 +298,18 @@ class _BackupRun:
         self._unlisted_copies += 1
         self._unlisted_bytes += byte_to - before
         if (
-            len(self._copied) <= UNLISTED_COPIES_MAX  # few copies are listed one by one
-            or self._unlisted_copies >= UNLISTED_COPIES_MAX
+            # The groups grow: a run that is interrupted early has listed half of its copies.
+            self._unlisted_copies >= min(UNLISTED_COPIES_MAX, len(self._copied) / 2)
             or self._unlisted_bytes >= UNLISTED_BYTES_MAX
         ):
             self._list_copies()
 
     def _list_copies(self) -> None:
+        """Makes the copies durable that are not yet, then lists them."""
         if self._unlisted_copies:
-            self._backup_dir.list(self._backup_dir.manifest)
             self._unlisted_copies = self._unlisted_bytes = 0
+            self._backup_dir.finish_copies()
+            self._backup_dir.list(self._unlisted)
 
     def _size_of(self, segment: int) -> int:
         return size_of(self._disk, self._home.segment_path(segment))

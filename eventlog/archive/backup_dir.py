@@ -22,7 +22,16 @@ from eventlog.archive.manifest import (
     write_manifest,
 )
 from eventlog.errors import BackupUnusable, EventLogError
-from eventlog.storage.atomic import OnBytes, copy, hash_range, is_temporary_name, temporary_name
+from eventlog.storage.atomic import (
+    OnBytes,
+    copy,
+    create_replacing,
+    hash_range,
+    is_temporary_name,
+    read_back,
+    temporary_name,
+    write_range,
+)
 from eventlog.storage.directory import Directory
 from eventlog.storage.disk import Disk
 from eventlog.storage.gap_file import GAP_FILE_NAME, read_gap_file
@@ -97,6 +106,7 @@ class BackupDir:
         self._directory = directory
         self._on_bytes = on_bytes
         self._log_inodes = log_inodes
+        self._unfinished: list[tuple[int, SegmentCopy]] = []  # each with its open file
         found = read_manifest(directory)
         if found is None:
             with suppress(PermissionError):  # the parent belongs to another account
@@ -112,7 +122,8 @@ class BackupDir:
             raise
 
     def close(self) -> None:
-        """Closes the directory of the copies."""
+        """Discards unfinished copies, and closes the directory of the copies."""
+        self.discard_unfinished()
         self._logs.close()
 
     def refuse_log_dir(self, log_dir: str) -> None:
@@ -176,44 +187,19 @@ class BackupDir:
 
     def replace_copy(self, source: int, segment_copy: SegmentCopy) -> bool:
         """Replaces a copy with a new file, if `source` has the bytes that are listed."""
-        name, size, sha256 = segment_copy.name, segment_copy.bytes, segment_copy.sha256
-        return self._copy_whole(source, name, size, sha256) is not None
-
-    def copy(self, source: int, name: str, byte_to: int) -> SegmentCopy:
-        """Copies a segment up to `byte_to`: the last listed one, or the next."""
-        listed = self.manifest.segments
-        if listed and listed[-1].name == name:
-            return self._copy_grown(source, listed[-1], byte_to)
-        segment_copy = self._copy_whole(source, name, byte_to, None)
-        assert segment_copy is not None, "no hash was expected"
-        return segment_copy
-
-    def list(self, manifest: Manifest) -> None:
-        """Writes the manifest, durably."""
-        write_manifest(self._directory, manifest)
-        self.manifest = manifest
-
-    def replace_gap_file(self, data: bytes) -> None:
-        """Makes the records of accepted gaps those of the log."""
-        if data != read_gap_file(self._disk, GAP_FILE_NAME, dir_fd=self._logs.fd):
-            self._logs.replace(GAP_FILE_NAME, data)
-
-    def _copy_whole(
-        self, source: int, name: str, byte_to: int, expected: str | None
-    ) -> SegmentCopy | None:
-        """Copies to a temporary file, then renames it; None where the hash is not as expected."""
         digest = hashlib.sha256()
-        with suppress(_HashDiffers), self._logs.replacing(name) as out:
-            copy(self._disk, source, out, 0, byte_to, digest, self._on_bytes)
-            if expected not in (None, digest.hexdigest()):
+        with suppress(_HashDiffers), self._logs.replacing(segment_copy.name) as out:
+            copy(self._disk, source, out, 0, segment_copy.bytes, digest, self._on_bytes)
+            if digest.hexdigest() != segment_copy.sha256:
                 raise _HashDiffers
-        found = digest.hexdigest()
-        if expected not in (None, found):
-            return None
-        return SegmentCopy(name=name, bytes=byte_to, sha256=found)
+        return digest.hexdigest() == segment_copy.sha256
 
-    def _copy_grown(self, source: int, listed: SegmentCopy, byte_to: int) -> SegmentCopy:
-        """A new file with the listed bytes, from the copy, and the log's bytes after them."""
+    def copy_grown(self, source: int, byte_to: int) -> SegmentCopy:
+        """Copies the last listed segment up to `byte_to`, durably.
+
+        The new file has the listed bytes, from the copy, and the log's bytes after them.
+        """
+        listed = self.manifest.segments[-1]
         digest = hashlib.sha256()
         with self._logs.opened(listed.name) as old, self._logs.replacing(listed.name) as out:
             copy(self._disk, old, out, 0, listed.bytes, digest, lambda _: None)
@@ -225,3 +211,59 @@ class BackupDir:
                 )
             copy(self._disk, source, out, listed.bytes, byte_to, digest, self._on_bytes)
         return replace(listed, bytes=byte_to, sha256=digest.hexdigest())
+
+    def begin_copy(self, source: int, name: str, byte_to: int) -> SegmentCopy:
+        """Writes a copy of a segment up to `byte_to`, which `finish_copies` makes durable."""
+        fd = create_replacing(self._disk, temporary_name(name), dir_fd=self._logs.fd)
+        try:
+            sha256 = write_range(self._disk, source, fd, 0, byte_to, self._on_bytes)
+            segment_copy = SegmentCopy(name=name, bytes=byte_to, sha256=sha256)
+            self._unfinished.append((fd, segment_copy))
+        except BaseException:
+            self._discard(fd, name)
+            raise
+        return segment_copy
+
+    def finish_copies(self) -> None:
+        """Syncs the copies that were begun, reads them back and gives them their names, durably.
+
+        Raises OSError and BackupUnusable; then none of them counts.
+        """
+        try:
+            self._disk.fdatasync_all([fd for fd, _ in self._unfinished])
+            for fd, begun in self._unfinished:
+                read_back(self._disk, fd, 0, begun.bytes, begun.sha256, hashlib.sha256())
+            for _, begun in self._unfinished:
+                self._logs.rename(temporary_name(begun.name), begun.name)
+        except BaseException:
+            self.discard_unfinished()
+            raise
+        self._close_unfinished()
+        self._logs.sync()
+
+    def discard_unfinished(self) -> None:
+        """Removes the copies that were begun and have not got their names."""
+        unfinished, self._unfinished = self._unfinished, []
+        for fd, begun in unfinished:
+            self._discard(fd, begun.name)
+
+    def _discard(self, fd: int, name: str) -> None:
+        with suppress(OSError):
+            self._disk.close(fd)
+        with suppress(OSError):
+            self._logs.unlink(temporary_name(name))
+
+    def _close_unfinished(self) -> None:
+        unfinished, self._unfinished = self._unfinished, []
+        for fd, _ in unfinished:
+            self._disk.close(fd)
+
+    def list(self, manifest: Manifest) -> None:
+        """Writes the manifest, durably."""
+        write_manifest(self._directory, manifest)
+        self.manifest = manifest
+
+    def replace_gap_file(self, data: bytes) -> None:
+        """Makes the records of accepted gaps those of the log."""
+        if data != read_gap_file(self._disk, GAP_FILE_NAME, dir_fd=self._logs.fd):
+            self._logs.replace(GAP_FILE_NAME, data)

@@ -24,6 +24,7 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from eventlog.errors import EventLogError
+from eventlog.figures import bytes_text, count_text
 from eventlog.format.compressed import (
     FRAME_BYTES,
     FRAMES_MAX,
@@ -108,15 +109,16 @@ class CompressReport:
     def to_text(self) -> list[str]:
         """The report as lines of text."""
         lines = [
-            f"compressed {each.segment}: {each.raw_bytes} bytes are now {each.disk_bytes}"
-            f" in {each.kept_in}"
+            f"compressed {each.segment}: {bytes_text(each.raw_bytes)} take"
+            f" {bytes_text(each.disk_bytes)} in {each.kept_in}"
             for each in self.compressed
         ]
         lines += [
             f"DAMAGED: {skipped.segment} stays: {skipped.problem}" for skipped in self.damaged
         ]
         lines.append(
-            f"{self.segments} segments of {self.raw_bytes} bytes take {self.disk_bytes} on disk"
+            f"total: {count_text(self.segments, 'segment')}, {bytes_text(self.raw_bytes)} take"
+            f" {bytes_text(self.disk_bytes)} on disk"
         )
         return lines
 

@@ -24,6 +24,7 @@ from eventlog.archive.manifest import (
     require_last_entry,
 )
 from eventlog.errors import BackupUnusable, EventLogError
+from eventlog.figures import bytes_text, count_text, time_text
 from eventlog.format.durability import LogEnd, Watermark, encode_slot, slot_offset
 from eventlog.storage.atomic import copy, replace_file
 from eventlog.storage.directory import Directory
@@ -65,10 +66,11 @@ class RestoredHome:
     def to_text(self) -> list[str]:
         """The report as lines of text."""
         manifest = self.manifest
+        segments = count_text(len(manifest.segments), "segment")
         return [
             f"restored up to seq {manifest.last_seq}, chain {manifest.chain}: "
-            f"{manifest.bytes} bytes in {len(manifest.segments)} segments",
-            f"backed up at {manifest.backed_up_at}",
+            f"{bytes_text(manifest.bytes)} in {segments}",
+            f"backed up at {time_text(manifest.backed_up_at)}",
             *(f"next: {command}" for command in self.next),
         ]
 

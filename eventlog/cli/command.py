@@ -1,11 +1,14 @@
-"""Shared by the commands of both packages: global options, exit codes, `--json`, variables.
+"""Shared by the commands of both packages: exit codes, usage errors, `--json`, variables.
 
 Invariant: each exit code is defined here and nowhere else.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 EXIT_PROBLEM = 1  # the command ran, and its answer is bad news: damage, differences, invalid input
 EXIT_COULD_NOT_RUN = 3  # 2 is click's code for wrong usage
@@ -15,9 +18,26 @@ JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 
 
 class CommandContext(NamedTuple):
-    """The values of the options that stand before the command."""
+    """The values of the global options that a command uses."""
 
     home: str
+
+
+class WrongUsage(click.UsageError):
+    """Wrong usage that a command finds itself, with exit code 2: what is wrong, and what to do."""
+
+    def __init__(self, what: str, *, do: str) -> None:
+        super().__init__(what)
+        self.do = do
+
+
+def complete_directory(
+    _ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> "list[CompletionItem[str]]":
+    """Lets the shell complete the name of a directory."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="dir")]
 
 
 def unquote(value: str) -> str:

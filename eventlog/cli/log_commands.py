@@ -6,7 +6,6 @@ Invariant: every input line of `append` gets exactly one output line, in order.
 import os
 import signal
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -16,19 +15,25 @@ from eventlog.cli.command import (
     EXIT_INTERRUPTED,
     EXIT_PROBLEM,
     CommandContext,
+    WrongUsage,
 )
-from eventlog.cli.streams import NoReader, print_lines, print_message, write_stdout
-from eventlog.errors import EventLogError, printable, printable_value
+from eventlog.cli.streams import NoReader, print_lines, write_stdout
+from eventlog.errors import printable, printable_value
+from eventlog.figures import time_text
 from eventlog.format.line import Entry
 
 if TYPE_CHECKING:
-    from eventlog.cli.check import CheckedLine
+    from eventlog.cli.append_output import AppendOutput
+    from eventlog.cli.pipe import StopSignal
+    from eventlog.log import EventLog
 
 LOCK_TIMEOUT_S = 2.0  # of `append`, which retries and handles signals in between
 
 
 @click.command()
-@click.argument("file", required=False, metavar="[FILE]")
+@click.argument(
+    "file", required=False, metavar="[FILE]", type=click.Path(allow_dash=True, readable=False)
+)
 @click.option(
     "--skip-invalid", is_flag=True, help="Continue after an invalid line. Default: stop there."
 )
@@ -43,6 +48,9 @@ LOCK_TIMEOUT_S = 2.0  # of `append`, which retries and handles signals in betwee
     is_flag=True,
     help="Report what would happen to each line, and write nothing.",
 )
+@click.option(
+    "--no-create", is_flag=True, help="Refuse a home without a log. Default: create the log."
+)
 @click.pass_obj
 def append(
     obj: CommandContext,
@@ -50,6 +58,7 @@ def append(
     skip_invalid: bool,
     segment_bytes: int | None,
     check: bool,
+    no_create: bool,
 ) -> None:
     """Append signals and facts to the log.
 
@@ -62,6 +71,9 @@ def append(
     before it are durable, and none after it is written. With it, invalid lines are reported, the
     others are appended, and the exit code is 1 at the end.
 
+    The first line that is appended to a home without a log creates the log, and a message on stderr
+    says so; with --no-create the command exits with 3 instead.
+
     With --check nothing is written or created, and no lock is taken. Each line gets an object with
     `line` and `result`: `new` with the `seq` it would have, `duplicate` with the `seq` of the first
     entry, `conflict` or `invalid` with the `error`. The exit code is 1 if a line would be refused.
@@ -72,32 +84,25 @@ def append(
       eventlog append --check signals.jsonl
       my-generator | eventlog append --skip-invalid > receipts.jsonl
     """
-    from eventlog.cli.pipe import LineResult, StopSignal, append_lines
+    from eventlog.cli.append_output import append_output
+    from eventlog.cli.pipe import StopSignal
     from eventlog.format.segment import SEGMENT_BYTES_DEFAULT
     from eventlog.log import EventLog
-
-    def on_results(results: "Sequence[LineResult | CheckedLine]") -> None:
-        stop.write(1, b"".join(found.to_json() for found in results))
-        for number, result in results:
-            if isinstance(result, EventLogError):
-                print_message(f"line {number}: {result}")
 
     fd = _open_input(file)
     stop = StopSignal()
     try:
-        if check:
-            from eventlog.cli.check import check_lines  # rarely needed
-
-            all_valid = check_lines(obj.home, fd, stop, on_results)
-        else:
-            with EventLog(
-                obj.home,
-                segment_bytes=segment_bytes or SEGMENT_BYTES_DEFAULT,
-                lock_timeout_s=LOCK_TIMEOUT_S,
-            ) as log:
-                all_valid = append_lines(
-                    log, fd, stop, skip_invalid=skip_invalid, on_results=on_results
-                )
+        with append_output(fd, stop, "checking" if check else "appending") as output:
+            if check:
+                all_valid = _check(obj.home, fd, stop, output, create=not no_create)
+            else:
+                with EventLog(
+                    obj.home,
+                    segment_bytes=segment_bytes or SEGMENT_BYTES_DEFAULT,
+                    lock_timeout_s=LOCK_TIMEOUT_S,
+                    create=not no_create,
+                ) as log:
+                    all_valid = _append(log, fd, stop, output, skip_invalid=skip_invalid)
     except NoReader:
         sys.exit(EXIT_COULD_NOT_RUN)  # the reader of the receipts does not know what is durable
     if stop.interrupted:
@@ -106,15 +111,45 @@ def append(
         sys.exit(EXIT_PROBLEM)
 
 
+def _append(
+    log: "EventLog", fd: int, stop: "StopSignal", output: "AppendOutput", *, skip_invalid: bool
+) -> bool:
+    """Appends the lines from `fd`, and says so if that created the log."""
+    from eventlog.cli.pipe import LineResult, append_lines
+
+    is_reported = False
+
+    def show(answers: list[LineResult]) -> None:
+        nonlocal is_reported
+        if log.created and not is_reported:
+            is_reported = True
+            output.note(f"created a new log at {printable(log.home)}")
+        output.show(answers)
+
+    return append_lines(log, fd, stop, skip_invalid=skip_invalid, on_results=show)
+
+
+def _check(home: str, fd: int, stop: "StopSignal", output: "AppendOutput", *, create: bool) -> bool:
+    from eventlog.cli.check import check_lines  # rarely needed
+    from eventlog.read.inspect import require_home
+
+    if not create:
+        require_home(home)
+    return check_lines(home, fd, stop, output.show)
+
+
 def _open_input(file: str | None) -> int:
-    """The descriptor of the input. Raises UsageError."""
+    """The descriptor of the input. Raises WrongUsage."""
     if file is None or file == "-":
         return 0
     try:
         fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         os.read(fd, 0)  # a directory opens, but does not read
     except OSError as error:
-        raise click.UsageError(printable(f"cannot read {file}: {error.strerror}")) from None
+        raise WrongUsage(
+            f"cannot read {file}: {error.strerror}",
+            do="name a file of JSON Lines, or none to read standard input",
+        ) from None
     return fd
 
 
@@ -189,8 +224,8 @@ _FACT_KEYS_MAX = 6  # further keys are left out; `--json` shows all
 
 
 def entry_line(entry: Entry) -> str:
-    """`42  2025-11-18 02:00:00.123Z  signal    AAPL BUY 150.5 ...`, without a newline."""
-    when = entry.recorded_at[:23].replace("T", " ") + "Z"
+    """`42  2025-11-18T02:00:00.123+00:00  signal    AAPL BUY 150.5 ...`, without a newline."""
+    when = time_text(entry.recorded_at, places=3)
     return f"{entry.seq:>8}  {when}  {printable_value(entry.event):<9}  {_details(entry)}"
 
 

@@ -12,19 +12,23 @@ import os
 import sys
 from contextlib import suppress
 from importlib import import_module
+from itertools import pairwise
 from typing import NoReturn
 
 import click
-from click.core import ParameterSource
 
 from eventlog.cli.command import (
     EXIT_COULD_NOT_RUN,
     EXIT_INTERRUPTED,
     EXIT_PROBLEM,
-    CommandContext,
-    unquote,
+)
+from eventlog.cli.global_options import (
+    accepting_global_options,
+    apply_global_options,
+    global_options,
 )
 from eventlog.cli.interrupts import interrupt_on_sigterm, interrupts_held_back
+from eventlog.cli.log_output import configure_logging, logs_json
 from eventlog.cli.streams import (
     NoReader,
     discard_stdout,
@@ -32,20 +36,20 @@ from eventlog.cli.streams import (
     open_standard_streams,
     print_error,
     print_line,
+    print_message,
 )
 from eventlog.errors import EventLogError
 
-_QUIET_LOGGERS = ("httpx", "httpcore", "watchfiles", "aiosqlite", "asyncio")
-
-
-BUILT_IN = {  # command: the module of this package that defines it
-    "append": "log_commands",
-    "cat": "log_commands",
-    "compress": "maintenance",
-    "repair": "maintenance",
-    "schema": "schema_command",
-    "tail": "log_commands",
-    "verify": "maintenance",
+BUILT_IN = {  # command: where this package defines it
+    "append": "log_commands:append",
+    "cat": "log_commands:cat",
+    "completion": "completion:completion",
+    "compress": "maintenance:compress",
+    "help": "help_command:help_command",
+    "repair": "maintenance:repair",
+    "schema": "schema_command:schema",
+    "tail": "log_commands:tail",
+    "verify": "maintenance:verify",
 }
 
 
@@ -60,99 +64,49 @@ class CommandGroup(click.Group):
     def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
         with interrupts_held_back():
             found = _load_command(cmd_name)
-        return found if isinstance(found, click.Command) else None
+        return accepting_global_options(found) if isinstance(found, click.Command) else None
 
 
 def _load_command(name: str) -> object:
     import_module("eventlog.format.line")  # with orjson, which every command needs
     if name in BUILT_IN:
-        return getattr(import_module(f"eventlog.cli.{BUILT_IN[name]}"), name)
+        module, _, attribute = BUILT_IN[name].partition(":")
+        return getattr(import_module(f"eventlog.cli.{module}"), attribute)
     from eventlog.plugins import COMMANDS, load_plugin
 
     return load_plugin(COMMANDS, name)
 
 
-class _TextFormatter(logging.Formatter):
-    """Formats each record as a line of text that begins with its time."""
-
-    def __init__(self) -> None:
-        super().__init__("%(levelname)s %(name)s %(message)s")
-
-    def format(self, record: logging.LogRecord) -> str:
-        return f"{_time_text(record.created)} {super().format(record)}"
-
-
-class _JsonFormatter(logging.Formatter):
-    """Formats each record as one line of JSON. An error of ours adds `where` and `do`."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        import orjson
-
-        fields = {
-            "time": _time_text(record.created),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        fields |= getattr(record, "fields", {})
-        if record.exc_info:
-            fields["traceback"] = self.formatException(record.exc_info)
-        return orjson.dumps(fields).decode()
-
-
-def _time_text(created_s: float) -> str:
-    """The time of a record as RFC 3339 text with offset."""
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(created_s, UTC).isoformat(timespec="milliseconds")
-
-
 def _version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
-    if wanted:
+    if wanted and not ctx.resilient_parsing:  # that is completion
         from importlib.metadata import version
 
         print_line(f"eventlog {version('signal-eventlog')}")
         ctx.exit()
 
 
-def _home(ctx: click.Context, option: click.Parameter, home: str) -> str:
-    is_variable = ctx.get_parameter_source(str(option.name)) is ParameterSource.ENVIRONMENT
-    return unquote(home) if is_variable else home
-
-
-@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--version",
+_VERSION_OPTION = click.Option(
+    ["-V", "--version"],
     is_flag=True,
     expose_value=False,
     is_eager=True,
     callback=_version,
     help="Show the version and exit.",
 )
-@click.option(
-    "--home",
-    metavar="DIR",
-    envvar="EVENTLOG_HOME",
-    default=".",
-    callback=_home,
-    help="Directory of the log and its projections. Default: EVENTLOG_HOME, else the current one.",
-)
-@click.option("-v", "--verbose", count=True, help="Log more to stderr; -vv for debugging.")
-@click.option("-q", "--quiet", is_flag=True, help="Log errors only.")
-@click.option(
-    "--log-format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="Format of log messages on stderr.",
+
+
+@click.group(
+    cls=CommandGroup,
+    params=[_VERSION_OPTION, *global_options()],
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.pass_context
-def cli(ctx: click.Context, home: str, verbose: int, quiet: bool, log_format: str) -> None:
+def cli(ctx: click.Context, /, **_options: object) -> None:
     """Append trading signals to a hash-chained log and query what is derived from it.
 
     Data goes to stdout, messages to stderr. Exit codes: 0 done; 1 the result is bad news, such as
     damage, differences or invalid input; 2 wrong usage; 3 the command could not run.
-    `eventlog COMMAND --help` describes one command.
+    `eventlog help COMMAND` describes one command. The options may also stand after the command.
 
     \b
     Example:
@@ -162,25 +116,16 @@ def cli(ctx: click.Context, home: str, verbose: int, quiet: bool, log_format: st
       eventlog --home ./home tail -n 5
       eventlog --home ./home verify
     """
-    from eventlog.storage.home import resolved_home
-
-    ctx.obj = CommandContext(resolved_home(home or "."))
-    level = logging.ERROR if quiet else max(logging.DEBUG, logging.WARNING - 10 * verbose)
-    _configure_logging(level, log_format)
-
-
-def _configure_logging(level: int, log_format: str) -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(_JsonFormatter() if log_format == "json" else _TextFormatter())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
-    for name in _QUIET_LOGGERS:
-        logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    apply_global_options(ctx)
 
 
 def _invoke() -> None:
     """Runs the command without click's `main`, which exits with 1 when stdout has no reader."""
-    if "_EVENTLOG_COMPLETE" in os.environ:  # completion in a shell
-        cli.main(prog_name="eventlog")
+    if "_EVENTLOG_COMPLETE" in os.environ:  # set by the scripts of `eventlog completion`
+        from eventlog.cli.completion import print_completions
+
+        print_completions(cli)
+        return
     with cli.make_context("eventlog", sys.argv[1:]) as context:
         cli.invoke(context)
 
@@ -228,7 +173,7 @@ def _run() -> int:
 
 def _report_error(error: EventLogError) -> None:
     """Prints an expected failure on stderr: what, where, do; as JSON with `--log-format json`."""
-    if _logs_json():
+    if logs_json():
         parts = {"where": error.where, "do": error.do}
         fields = {key: text for key, text in parts.items() if text}
         logging.getLogger("eventlog").error("%s", error.what, extra={"fields": fields})
@@ -237,20 +182,18 @@ def _report_error(error: EventLogError) -> None:
 
 
 def _report_usage_error(error: click.ClickException) -> None:
-    context = getattr(error, "ctx", None)
-    if context is not None and context.find_root().params.get("log_format") == "json":
-        _configure_logging(logging.ERROR, "json")  # a mistyped command ends before `cli` does it
-    if _logs_json():
-        logging.getLogger("eventlog").error("%s", error.format_message())
-    else:
-        with suppress(OSError):  # stderr is broken
-            error.show()
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        print_message(error.format_message())
+        return
+    from eventlog.cli.usage import as_event_log_error
+
+    if _asks_for_json(sys.argv[1:]):
+        configure_logging(logging.ERROR, "json")  # the options may not have been parsed
+    _report_error(as_event_log_error(error))
 
 
-def _logs_json() -> bool:
-    """Whether `cli` has configured the log format JSON."""
-    formatters = [handler.formatter for handler in logging.getLogger().handlers]
-    return any(isinstance(formatter, _JsonFormatter) for formatter in formatters)
+def _asks_for_json(words: list[str]) -> bool:
+    return "--log-format=json" in words or ("--log-format", "json") in pairwise(words)
 
 
 def main() -> NoReturn:

@@ -8,8 +8,10 @@ import sys
 import click
 
 from eventlog.cli.command import EXIT_PROBLEM, JSON_OPTION, CommandContext
-from eventlog.cli.streams import print_line, progress_bar, write_stdout
+from eventlog.cli.progress import progress_bar
+from eventlog.cli.streams import bad_news, print_line, write_stdout
 from eventlog.errors import printable
+from eventlog.figures import count_text
 
 
 @click.command()
@@ -41,18 +43,20 @@ def verify(obj: CommandContext, as_json: bool) -> None:
         write_stdout(orjson.dumps(report.to_json(), option=orjson.OPT_APPEND_NEWLINE))
     else:
         for finding in report.findings:
-            print_line(
-                printable(
-                    f"{finding.segment} at byte {finding.byte_offset}, seq {finding.seq}:"
-                    f" {finding.problem}"
-                )
+            text = (
+                f"{finding.segment} at byte {finding.byte_offset}, seq {finding.seq}:"
+                f" {finding.problem}"
             )
-        what = "whole" if report.ok else f"DAMAGED: {len(report.findings)} findings"
-        print_line(f"{what}: {report.entries} entries in {report.segments} segments")
+            print_line(bad_news(printable(text)))
+        found = count_text(len(report.findings), "finding")
+        what = "whole" if report.ok else bad_news(f"DAMAGED: {found}")
+        segments = count_text(report.segments, "segment")
+        print_line(f"{what}: {count_text(report.entries, 'entry')} in {segments}")
         print_line(f"head: seq {report.last_seq}, chain {report.chain}")
         if report.torn_bytes:
             lost = ": nothing is lost" if report.ok else ""
-            print_line(f"{report.torn_bytes} unacknowledged bytes at the end{lost}")
+            torn = count_text(report.torn_bytes, "unacknowledged byte")
+            print_line(f"{torn} at the end{lost}")
     if not report.ok:
         sys.exit(EXIT_PROBLEM)
 

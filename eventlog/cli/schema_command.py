@@ -12,10 +12,10 @@ from eventlog.cli.streams import write_stdout
 @click.command()
 @click.argument("kind", type=click.Choice(["signal", "fact"]))
 def schema(kind: str) -> None:
-    """Print the JSON Schema (2020-12) of a signal or of a fact.
+    """Print the JSON Schema of a signal or of a fact.
 
-    `append` accepts each object that the schema of its kind accepts, except for a few rules that
-    JSON Schema cannot state; the description in the schema lists them.
+    It follows draft 2020-12. `append` accepts each object that the schema of its kind accepts,
+    except for a few rules that JSON Schema cannot state; the description in the schema lists them.
 
     \b
     Example:

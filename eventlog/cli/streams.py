@@ -1,4 +1,4 @@
-"""The standard streams of a command: data on stdout, messages and progress bars on stderr.
+"""The standard streams of a command: data on stdout, messages on stderr.
 
 All data goes through one writer, which `open_standard_streams` puts in place of `sys.stdout`, so
 that the output of plug-ins and of libraries passes it too. Data is UTF-8 in every locale.
@@ -8,11 +8,12 @@ traceback and no write into a file of the log.
 """
 
 import io
+import logging
 import os
 import select
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
 import click
@@ -22,7 +23,8 @@ from eventlog.errors import EventLogError
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-PROGRESS_STEPS = 200  # drawings of one bar: more are not seen, and each costs
+_note_logger = logging.getLogger("eventlog")
+NOTE = "is_note"  # marks a log record that is shown as plain text: without time, level and logger
 
 
 class _WholeWriter(io.RawIOBase):
@@ -91,6 +93,17 @@ def print_message(text: str) -> None:
         print(text, file=sys.stderr)  # noqa: T201  # what this module is for
 
 
+def bad_news(text: str, colour: str = "red") -> str:
+    """`text` for stdout, in a colour if that is a terminal. NO_COLOR and TERM=dumb are honoured."""
+    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return text if is_plain or not os.isatty(1) else click.style(text, fg=colour, bold=True)
+
+
+def print_note(text: str) -> None:
+    """Prints a message on stderr that -q leaves out; as JSON with `--log-format json`."""
+    _note_logger.warning("%s", text, extra={NOTE: True})
+
+
 def print_error(error: EventLogError) -> None:
     """Prints an expected failure on stderr: what, where, do."""
     print_message(f"error: {error.what}")
@@ -98,33 +111,6 @@ def print_error(error: EventLogError) -> None:
         print_message(f"where: {error.where}")
     if error.do:
         print_message(f"do:    {error.do}")
-
-
-@contextmanager
-def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Shows a progress bar on stderr during a block. Draws nothing where stderr is no terminal.
-
-    The block calls the function that it gets with the bytes done and the bytes in total.
-    """
-    bar = click.progressbar(
-        length=0,
-        label=label,
-        file=sys.stderr,
-        hidden=not sys.stderr.isatty(),
-        bar_template="%(label)s [%(bar)s] %(info)s",
-    )
-
-    def report(done: int, total: int) -> None:
-        bar.length = total
-        if not bar.pos or done >= total or done - bar.pos > total // PROGRESS_STEPS:
-            with suppress(OSError):  # the terminal is gone: the work goes on
-                bar.update(done - bar.pos)
-
-    try:
-        yield report
-    finally:
-        with suppress(OSError):
-            bar.render_finish()
 
 
 def open_standard_streams() -> None:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 
 from eventlog.append.recovery import cut_torn_tail, sync_to_device
 from eventlog.errors import EventLogError, LogCorrupt
+from eventlog.figures import count_text
 from eventlog.format.durability import (
     CLEAN,
     NOTHING_DURABLE,
@@ -69,7 +70,8 @@ class Repaired:
         lines = []
         if self.torn_bytes_cut:
             lines.append(
-                f"cut {self.torn_bytes_cut} unacknowledged bytes at the end; kept in {self.kept_in}"
+                f"cut {count_text(self.torn_bytes_cut, 'unacknowledged byte')} at the end; kept in"
+                f" {self.kept_in}"
             )
         for restored in self.restored:
             name = segment_name(restored.segment)

@@ -1,7 +1,7 @@
 """Validation: turns each item to append into the body of a line, or refuses it.
 
-`validate` takes a mapping or a Signal. A fast path handles common, well-formed signals; the full
-rules handle everything else.
+`validate` takes a mapping or a Signal. Fast paths handle common, well-formed signals and facts; the
+full rules handle everything else.
 
 Invariant: the fast path accepts only what the full rules accept, and gives the same bytes. A
 refusal is an InvalidSignal that names field, problem and value, raised before anything is written.
@@ -61,9 +61,15 @@ def validate(
     item has none.
     """
     if type(item) is dict:
-        validated = _validate_fast(item, now, new_id)
-        if validated is not None:
-            return validated
+        event = item.get("event", facts.SIGNAL)
+        if type(event) is str:
+            validated = None
+            if event == facts.SIGNAL:
+                validated = _validate_fast(item, now, new_id)
+            elif event in facts.FACTS:
+                validated = _validate_fact_fast(event, item)
+            if validated is not None:
+                return validated
     return _validate_fully(item, now, new_id)
 
 
@@ -165,6 +171,14 @@ def _validate_fast(
     ):
         warnings = signal_warnings(symbol, action, entry, target, stop)
     return ValidatedItem("signal", signal_id, body, sha256, timestamp_given, timestamp, warnings)
+
+
+def _validate_fact_fast(event: str, item: dict[str, object]) -> ValidatedItem | None:
+    """The fast path for a fact. None where the full rules must decide."""
+    body = facts.fast_body(event, item)
+    if body is None or len(body) + 2 > PAYLOAD_BYTES_MAX:
+        return None
+    return ValidatedItem(event, str(item["signal_id"]), body, None, True)
 
 
 def _stored_numbers(item: dict[str, object]) -> tuple[float, float, float, float]:

@@ -60,19 +60,38 @@ def copy(
     The bytes read back are added to `digest`. Raises OSError, and BackupUnusable where they differ
     from those written.
     """
-    written, back = hashlib.sha256(), hashlib.sha256()
+    written = write_range(disk, source, out, byte_from, byte_to, on_bytes)
+    disk.fdatasync(out)
+    read_back(disk, out, byte_from, byte_to, written, digest)
+
+
+def write_range(
+    disk: Disk, source: int, out: int, byte_from: int, byte_to: int, on_bytes: OnBytes
+) -> str:
+    """Writes a range of `source` to the same offset of `out`; returns the SHA-256 of the range."""
+    written = hashlib.sha256()
     for at in range(byte_from, byte_to, CHUNK_BYTES):
         data = _read(disk, source, at, byte_to)
         write_all(disk, out, data, at)
         written.update(data)
         on_bytes(len(data))
-    disk.fdatasync(out)
+    return written.hexdigest()
+
+
+def read_back(
+    disk: Disk, out: int, byte_from: int, byte_to: int, written: str, digest: Hasher
+) -> None:
+    """Reads a range of a synced file from the device, and adds it to `digest`.
+
+    Raises OSError, and BackupUnusable where its SHA-256 is not `written`.
+    """
+    back = hashlib.sha256()
     disk.drop_cache(out)  # so that the device is read, not the page cache
     for at in range(byte_from, byte_to, CHUNK_BYTES):
         data = _read(disk, out, at, byte_to)
         back.update(data)
         digest.update(data)
-    if back.digest() != written.digest():
+    if back.hexdigest() != written:
         raise BackupUnusable(
             "the copy reads back different from what was written",
             do="the copy was discarded: check the destination disk and its connection",

@@ -8,7 +8,7 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import NamedTuple, Protocol
@@ -68,6 +68,9 @@ class Disk(Protocol):
 
     def fdatasync(self, fd: int) -> None:
         """Returns when the file's bytes and length are on the device."""
+
+    def fdatasync_all(self, fds: Sequence[int]) -> None:
+        """`fdatasync` of several files; raises the first error once it has tried all."""
 
     def fsync_dir(self, path: str | int) -> None:
         """Returns when the names in the directory, by path or descriptor, are on the device."""
@@ -226,6 +229,11 @@ class RealDisk:
             self._fcntl.fcntl(fd, self._full_fsync)
         else:
             os.fdatasync(fd)
+
+    def fdatasync_all(self, fds: Sequence[int]) -> None:
+        from eventlog.storage.group_sync import sync_all  # only a backup needs it
+
+        sync_all(self.fdatasync, fds)
 
     def fsync_dir(self, path: str | int) -> None:
         fd = (

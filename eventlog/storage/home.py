@@ -81,26 +81,38 @@ def _refuse_long_path(home: Home) -> None:
             )
 
 
-def make_home(disk: Disk, home: Home) -> None:
-    """Creates home, logs/ and data/ where missing, top down, each durable before the next."""
-    for path in (home.root, home.log_dir, home.data_dir):
-        if not disk.is_dir(path):
-            make_durable_dir(disk, path)
+def make_home(disk: Disk, home: Home) -> bool:
+    """Creates home, logs/ and data/ where missing, top down, each durable before the next.
+
+    Returns whether it created logs/.
+    """
+    created = [
+        path
+        for path in (home.root, home.log_dir, home.data_dir)
+        if not disk.is_dir(path) and make_durable_dir(disk, path)
+    ]
+    return home.log_dir in created
 
 
-def make_durable_dir(disk: Disk, path: str) -> None:
-    """Creates a directory and its missing parents, durably. Raises UnsafePath, OSError."""
+def make_durable_dir(disk: Disk, path: str) -> bool:
+    """Creates a directory and its missing parents, durably. Raises UnsafePath, OSError.
+
+    Returns whether it was this call that created it.
+    """
     parent = os.path.dirname(path)
     if not disk.is_dir(parent):
         make_durable_dir(disk, parent)
+    is_new = True
     try:
         disk.make_dir(path)
     except FileExistsError:
+        is_new = False
         if not disk.is_dir(path):
             raise UnsafePath(
                 "a file is where a directory should be", where=path, do="use another home"
             ) from None
     disk.fsync_dir(parent)
+    return is_new
 
 
 def log_not_found(home: Home) -> LogNotFound:

@@ -215,6 +215,7 @@ class WriterLock(FileLock):
         self._pid = pid
         self._timeout_s = timeout_s
         self._creates_home = creates_home
+        self.created_log = False  # whether logs/ was missing, and this lock created it
         # As this writer last wrote or accepted it; another record is from another writer.
         self.known_record = b""
         self._segment = 0  # of the last record
@@ -260,7 +261,7 @@ class WriterLock(FileLock):
     def _make_home(self) -> None:
         refuse_foreign(self._home)
         if self._creates_home:
-            make_home(self._disk, self._home)
+            self.created_log = make_home(self._disk, self._home) or self.created_log
         elif not self._disk.is_dir(self._home.log_dir):
             raise LogNotFound(
                 "the log that this handle had opened is not there; it was moved or removed",

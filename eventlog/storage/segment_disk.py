@@ -45,6 +45,7 @@ class SegmentDisk:
         self.pwrite = disk.pwrite
         self.truncate = disk.truncate
         self.fdatasync = disk.fdatasync
+        self.fdatasync_all = disk.fdatasync_all
         self.fsync_dir = disk.fsync_dir
         self.drop_cache = disk.drop_cache
         self.open_dir = disk.open_dir

@@ -40,6 +40,7 @@ IN_FLIGHT_MAX = 10  # concurrent requests, as agreed with Alpine's operators
 DEADLINE_S = 10.0  # for one request, from connecting to the last byte
 RESPONSE_BYTES_MAX = 1 << 20  # an answer to a signal has 200 bytes, an error page some thousand
 PAGE_SIGNALS = 200  # per page of the list; with the longest rationales a page has 13 MB
+PAGE_SIGNALS_MAX = 1_000  # where the backend allows it: with usual rationales less than a megabyte
 PAGE_BYTES_MAX = 16 << 20
 KEEPALIVE_S = 4.0  # below the server's 5 s, so that it does not close during a request
 ABANDONED_SLOT_S = 0.05  # until a server has noticed that a request was abandoned
@@ -66,6 +67,10 @@ class Alpine(Protocol):
 
 class NoResponse(ProjectionError):
     """There was no answer, or an unreadable one."""
+
+
+class ResponseTooLarge(NoResponse):
+    """The answer has more bytes than are read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,12 +139,12 @@ class AlpineClient:
         request = httpx.Request("GET", self.url + HEALTH_PATH)
         return await self._fetch(request, RESPONSE_BYTES_MAX)
 
-    async def page(self, after: int) -> Response:
-        """One page of Alpine's list: signals with an id above `after`.
+    async def page(self, after: int, count: int = PAGE_SIGNALS) -> Response:
+        """One page of Alpine's list: at most `count` signals with an id above `after`.
 
         Raises NoResponse, KeyUnavailable.
         """
-        url = f"{self.url}{LIST_PATH}?limit={PAGE_SIGNALS}&after={after}"
+        url = f"{self.url}{LIST_PATH}?limit={count}&after={after}"
         request = httpx.Request("GET", url, headers=[(KEY_HEADER, self._key.read())])
         return await self._fetch(request, PAGE_BYTES_MAX)
 
@@ -182,7 +187,8 @@ class AlpineClient:
             async for chunk in response.aiter_raw():
                 data += chunk
                 if len(data) > bytes_max:
-                    raise NoResponse(f"the answer is over {bytes_max:,} bytes", where=self.url)
+                    what = f"the answer is over {bytes_max:,} bytes"
+                    raise ResponseTooLarge(what, where=self.url)
         except BaseException:
             self._discard_transport(transport)
             raise

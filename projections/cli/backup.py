@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from eventlog.plumbing import EXIT_PROBLEM, JSON_OPTION, CommandContext
+from eventlog.plumbing import EXIT_PROBLEM, JSON_OPTION, CommandContext, WrongUsage
 from projections.cli.common import print_result
 
 _DIRECTORY = click.Path(path_type=Path, file_okay=False)
@@ -54,7 +54,7 @@ def backup(
     from eventlog.plumbing import progress_bar
 
     if scratch is not None and not is_drill:
-        raise click.UsageError("--scratch needs --verify")
+        raise WrongUsage("--scratch needs --verify", do="add --verify, or leave out --scratch")
     if is_drill:
         _run_drill(obj, dest, scratch, as_json)
         return

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 import click
 
-from eventlog.plumbing import print_line
+from eventlog.plumbing import WrongUsage, print_line
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -34,24 +34,24 @@ class _Seconds(click.FloatRange):
 SECONDS = _Seconds(min=0)
 
 
-def _parse_as_of(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+def _parse_as_of(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
     from projections.errors import ProjectionError
     from projections.queries.as_of import parse_as_of
 
     try:
         return None if value is None else parse_as_of(value)
     except ProjectionError as error:
-        raise click.BadParameter(f"{error.what}: {error.do}", ctx, param) from None
+        raise WrongUsage(f"--{error.what}", do=error.do) from None
 
 
-def _parse_time(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+def _parse_time(_ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     from projections.errors import ProjectionError
     from projections.queries.times import as_timestamp, parse_moment
 
     try:
         return None if value is None else as_timestamp(parse_moment(str(param.name), value))
     except ProjectionError as error:
-        raise click.BadParameter(f"{error.what}: {error.do}", ctx, param) from None
+        raise WrongUsage(f"--{error.what}", do=error.do) from None
 
 
 def _split_columns(
@@ -117,7 +117,7 @@ def usage_errors(option: str) -> Iterator[None]:
     try:
         yield
     except ProjectionError as error:
-        raise click.BadParameter(f"{error.what}: {error.do}", param_hint=f"'{option}'") from None
+        raise WrongUsage(f"{option}: {error.what}", do=error.do) from None
 
 
 class Reportable(Protocol):

@@ -5,17 +5,27 @@ Invariant: a signal is sent by one process per home: by the running daemon, else
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from eventlog.plumbing import EXIT_PROBLEM, JSON_OPTION, CommandContext, print_line, print_message
+from eventlog.plumbing import (
+    EXIT_PROBLEM,
+    JSON_OPTION,
+    CommandContext,
+    WrongUsage,
+    count_text,
+    print_line,
+    print_message,
+)
 from projections.cli.common import print_json, print_table
 from projections.cli.settings import alpine_config
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from projections.delivery.outbox_rows import ParkedSignal
     from projections.delivery.projection import AlpineConfig
     from projections.delivery.reconcile import ReconcileReport
@@ -26,7 +36,34 @@ _HEADINGS = ("seq", "kind", "status", "attempts", "last", "next", "signal_id", "
 _SHOWN_MAX = 20  # differences of each kind in the text output; --json has more
 _ANSWER_CHARS = 60  # of an answer in the table; --json has all of it
 
-_SEQS_ARGUMENT = click.argument("seqs", nargs=-1, type=click.IntRange(min=1), metavar="[SEQ]...")
+_COMPLETIONS_MAX = 100  # seqs that a shell offers: nobody reads more
+
+
+def _complete_parked(
+    ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> "list[CompletionItem[str]]":
+    """The seqs of parked signals, each with what is known of it."""
+    from click.shell_completion import CompletionItem
+
+    from projections.delivery.outbox import outbox_path, read_parked
+
+    given = ctx.params["seqs"] or ()
+    home = Path(ctx.find_root().params["home"] or ".")
+    found = [
+        CompletionItem(str(row.seq), help=f"{row.kind} {row.signal_id}")
+        for row in read_parked(outbox_path(home))
+        if str(row.seq).startswith(incomplete) and row.seq not in given
+    ]
+    return found[:_COMPLETIONS_MAX]
+
+
+_SEQS_ARGUMENT = click.argument(
+    "seqs",
+    nargs=-1,
+    type=click.IntRange(min=1),
+    metavar="[SEQ]...",
+    shell_complete=_complete_parked,
+)
 _ALL_OPTION = click.option("--all", "all_", is_flag=True, help="Every parked signal.")
 
 
@@ -81,7 +118,7 @@ def retry(obj: CommandContext, seqs: tuple[int, ...], all_: bool, as_json: bool)
 
     Name the signals by SEQ, as `eventlog parked list` shows them, or use --all. The delivering
     daemon sends them; if none runs, this command does. Prints how many were delivered. Exit code 1
-    if some are still parked or not sent yet.
+    if some are still parked or not sent yet, or if a SEQ is not that of a parked signal.
 
     \b
     Example:
@@ -90,9 +127,9 @@ def retry(obj: CommandContext, seqs: tuple[int, ...], all_: bool, as_json: bool)
     """
     from projections.delivery.outbox import RETRY
 
-    done = _execute(obj, RETRY, _chosen(obj, seqs, all_))
+    done = _execute_on_parked(obj, RETRY, seqs, all_)
     _print_counts(done, as_json)
-    if done.parked or done.left:
+    if done.parked or done.left or (done.gone and not all_):
         sys.exit(EXIT_PROBLEM)
 
 
@@ -106,6 +143,7 @@ def discard(obj: CommandContext, seqs: tuple[int, ...], all_: bool, as_json: boo
 
     Name the signals by SEQ, as `eventlog parked list` shows them, or use --all. They are not sent
     again. They stay in the log, and `eventlog reconcile` still reports them as missing at Alpine.
+    Exit code 1 if a SEQ is not that of a parked signal.
 
     \b
     Example:
@@ -114,9 +152,9 @@ def discard(obj: CommandContext, seqs: tuple[int, ...], all_: bool, as_json: boo
     """
     from projections.delivery.outbox import DISCARD
 
-    done = _execute(obj, DISCARD, _chosen(obj, seqs, all_))
+    done = _execute_on_parked(obj, DISCARD, seqs, all_)
     _print_counts(done, as_json)
-    if done.left:
+    if done.left or (done.gone and not all_):
         sys.exit(EXIT_PROBLEM)
 
 
@@ -206,10 +244,24 @@ def _parked_rows(home: Path) -> "list[ParkedSignal]":
         ) from error
 
 
-def _chosen(obj: CommandContext, seqs: tuple[int, ...], all_: bool) -> list[int]:
+def _execute_on_parked(
+    obj: CommandContext, what: str, seqs: tuple[int, ...], all_: bool
+) -> "RequestCounts":
+    """Executes a request for parked signals; reports each seq that is not one of them."""
     if bool(seqs) == all_:
-        raise click.UsageError("give SEQs, as `eventlog parked list` shows them, or --all")
-    return [row.seq for row in _parked_rows(Path(obj.home))] if all_ else list(dict.fromkeys(seqs))
+        raise WrongUsage(
+            "no signal is named" if all_ is False else "both SEQs and --all are given",
+            do="give SEQs, as `eventlog parked list` shows them, or --all",
+        )
+    parked_seqs = [row.seq for row in _parked_rows(Path(obj.home))]
+    if all_:
+        return _execute(obj, what, parked_seqs)
+    chosen = list(dict.fromkeys(seqs))
+    unknown = [seq for seq in chosen if seq not in parked_seqs]
+    for seq in unknown:
+        print_message(f"entry {seq} is not parked: see `eventlog parked list`")
+    done = _execute(obj, what, [seq for seq in chosen if seq in parked_seqs])
+    return replace(done, asked=done.asked + len(unknown), gone=done.gone + len(unknown))
 
 
 def _execute(obj: CommandContext, what: str, seqs: list[int]) -> "RequestCounts":
@@ -260,13 +312,13 @@ def _print_counts(done: "RequestCounts", as_json: bool) -> None:
         "left": "waiting until Alpine accepts signals again",
     }
     parts = [f"{counts[name]} {text}" for name, text in labels.items() if counts[name]]
-    print_line(f"{done.asked} signals: {', '.join(parts) or 'nothing to do'}")
+    print_line(f"{count_text(done.asked, 'signal')}: {', '.join(parts) or 'nothing to do'}")
 
 
 def _print_comparison(found: "ReconcileReport") -> None:
     from eventlog.plumbing import printable_value
 
-    print_line(f"{found.in_log} signals in the log, {found.at_alpine} at Alpine")
+    print_line(f"{count_text(found.in_log, 'signal')} in the log, {found.at_alpine:,} at Alpine")
     print_line(f"missing:   {found.missing_count}")
     for missing in found.missing[:_SHOWN_MAX]:
         print_line(f"  seq {missing.seq}  {missing.why}  {printable_value(missing.signal_id)}")
@@ -319,4 +371,4 @@ def _time(seconds: float | None) -> str | None:
 
     if seconds is None:
         return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from eventlog.plumbing import EXIT_PROBLEM, JSON_OPTION, CommandContext, print_lines, print_message
+from eventlog.plumbing import (
+    EXIT_PROBLEM,
+    JSON_OPTION,
+    CommandContext,
+    WrongUsage,
+    print_lines,
+    print_message,
+)
 from projections.cli.common import SECONDS, print_json
 from projections.cli.settings import alpine_config
 
@@ -58,7 +65,7 @@ def doctor(
     from projections.doctor.finding import is_ok
 
     if directory is None and seconds is not None:
-        raise click.UsageError("--seconds needs --disk DIR")
+        raise WrongUsage("--seconds needs --disk DIR", do="name a directory to test with --disk")
     more: dict[str, object] = {}
     if directory is None:
         from projections.doctor.doctor import examine_home
@@ -97,9 +104,15 @@ def _try_disk(directory: Path, seconds: float) -> "tuple[list[DoctorFinding], di
 
 
 def _print_finding(finding: "DoctorFinding") -> None:
-    from eventlog.plumbing import printable
+    from eventlog.plumbing import bad_news, printable
+    from projections.doctor.finding import PROBLEM, WARNING
 
-    lines = [f"{finding.level:<8} {finding.check:<12} {finding.found}"]
+    level = f"{finding.level:<8}"
+    colour = {PROBLEM: "red", WARNING: "yellow"}.get(finding.level)
+    lines = [
+        f"{level if colour is None else bad_news(level, colour)}"
+        + printable(f" {finding.check:<12} {finding.found}")
+    ]
     if finding.do is not None:
-        lines.append(f"{'':<21} do: {finding.do}")
-    print_lines(map(printable, lines))
+        lines.append(printable(f"{'':<21} do: {finding.do}"))
+    print_lines(lines)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Unpack
 
 import click
 
-from eventlog.plumbing import CommandContext
+from eventlog.plumbing import CommandContext, WrongUsage
 from projections.cli.common import COLUMNS_OPTION, filter_options, usage_errors
 
 if TYPE_CHECKING:
@@ -37,7 +37,11 @@ STDOUT = "-"
 @COLUMNS_OPTION
 @click.option("--raw", is_flag=True, help="CSV for programs: no ' before text like a formula.")
 @click.option(
-    "--output", metavar="FILE", default=STDOUT, help="Output file. Default: -, standard output."
+    "--output",
+    metavar="FILE",
+    type=click.Path(allow_dash=True, readable=False),
+    default=STDOUT,
+    help="Output file. Default: -, standard output.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_obj
@@ -82,7 +86,7 @@ def export(
     from projections.queries.selection import further_columns
 
     if output == STDOUT and format_ != CSV and sys.stdout.isatty():
-        raise click.UsageError("Parquet cannot be shown on a terminal: name a file with --output")
+        raise WrongUsage("Parquet cannot be shown on a terminal", do="name a file with --output")
     with usage_errors("--columns"):
         further_columns(columns, COLUMNS)
     write = partial(
@@ -117,10 +121,11 @@ def _write(write: "Callable[..., ExportMetadata]", home: str, output: str) -> "E
 def _print_summary(metadata: "ExportMetadata", output: str, *, as_json: bool) -> None:
     import orjson
 
-    from eventlog.plumbing import print_line, print_message, printable_value
+    from eventlog.plumbing import count_text, print_line, print_message, printable_value
 
     position = metadata.position
     to = "" if output == STDOUT else f" to {printable_value(output)}"
-    summary = f"{metadata.rows} signals{to}: seq {position.seq}, chain {position.chain}"
+    signals = count_text(metadata.rows, "signal")
+    summary = f"{signals}{to}: seq {position.seq}, chain {position.chain}"
     text = orjson.dumps(metadata.to_json()).decode() if as_json else summary
     print_message(text) if output == STDOUT else print_line(text)

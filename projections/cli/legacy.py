@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from eventlog.plumbing import EXIT_PROBLEM, JSON_OPTION, CommandContext, print_line
+from eventlog.plumbing import EXIT_PROBLEM, JSON_OPTION, CommandContext, WrongUsage, print_line
 from projections.cli.common import print_json
 
 _PATH = click.Path(dir_okay=False, path_type=Path)
@@ -50,14 +50,14 @@ def import_legacy(
     """
     from contextlib import nullcontext
 
-    from eventlog.plumbing import output_file, progress_bar
+    from eventlog.plumbing import output_file, print_note, printable, progress_bar
     from projections.legacy.importer import import_legacy as run_import
 
     if log_file is None and database is None:
-        raise click.UsageError("give --log, --db or both")
+        raise WrongUsage("no file to import from is named", do="give --log, --db or both")
     sources = [source for source in (log_file, database) if source is not None]
     if rejects is not None and rejects.exists() and any(map(rejects.samefile, sources)):
-        raise click.UsageError("--rejects names a file to import from: name another file")
+        raise WrongUsage("--rejects names a file to import from", do="name another file")
     # What an import that ends early has refused is kept: it imported the rest.
     output = (
         nullcontext()
@@ -72,6 +72,8 @@ def import_legacy(
             rejects=rejects_file,
             progress=progress,
         )
+    if report.created_log:
+        print_note(f"created a new log at {printable(str(Path(obj.home).absolute()))}")
     if as_json:
         print_json(report.to_json())
     else:

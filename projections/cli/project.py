@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from eventlog.plumbing import CommandContext, printable_value, unquote
+from eventlog.plumbing import CommandContext, WrongUsage, printable_value, unquote
 from projections.cli.common import SECONDS
 from projections.cli.settings import alpine_config
 
@@ -25,8 +25,19 @@ UNHEALTHY_AFTER_S = 60.0
 ALL = "all"
 
 
+def _complete_names(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """The registered projections that are not named yet."""
+    from projections.runtime.registry import projection_names
+
+    given = ctx.params["names"] or ()
+    names = [*projection_names(), ALL]
+    return [name for name in names if name.startswith(incomplete) and name not in given]
+
+
 @click.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME...|all")
+@click.argument(
+    "names", nargs=-1, required=True, metavar="NAME...|all", shell_complete=_complete_names
+)
 @click.option("--once", is_flag=True, help="Apply what the log holds now, then exit.")
 @click.option(
     "--batch-size",
@@ -123,15 +134,15 @@ def project(
 
 
 def _chosen_names(names: tuple[str, ...], home: Path) -> list[str]:
-    """The projections to run. Raises click.UsageError for a name that is not registered."""
+    """The projections to run. Raises WrongUsage for a name that is not registered."""
     from projections.runtime.registry import projection_names
 
     registered = projection_names()
     unknown = [name for name in names if name not in (ALL, *registered)]
     if unknown:
-        raise click.UsageError(
-            f"there is no projection {printable_value(unknown[0])}; choose from: "
-            + ", ".join([*registered, ALL])
+        raise WrongUsage(
+            f"there is no projection {printable_value(unknown[0])}",
+            do=f"choose from: {', '.join([*registered, ALL])}",
         )
     if ALL not in names:
         return list(dict.fromkeys(names))
@@ -166,6 +177,10 @@ def _services(
         from projections.monitoring.endpoints import serving_endpoints
 
         from_start.append(lambda supervisors, _stop: serving_endpoints(home, supervisors, address))
+    if once:
+        from projections.cli.once_progress import showing_progress
+
+        with_log.append(lambda supervisors, _stop: showing_progress(home, supervisors))
     if compress:
         from projections.runtime.compaction import compress_in_background
 
@@ -183,11 +198,13 @@ def _listen_config(
 
     if text is None:
         if names:
-            raise click.UsageError("--listen-name needs --listen")
+            raise WrongUsage("--listen-name needs --listen", do="add --listen HOST:PORT")
         return None
     if once:
-        raise click.UsageError("--listen serves a running daemon; it cannot be used with --once")
+        raise WrongUsage(
+            "--listen serves a running daemon, and --once starts none", do="leave out one of them"
+        )
     try:
         return ListenConfig(parse_address(text), unhealthy_after_s, names)
     except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--listen") from None
+        raise WrongUsage(f"--listen: {error}", do="name an address and a free port") from None

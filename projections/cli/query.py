@@ -8,7 +8,16 @@ from pathlib import Path
 
 import click
 
-from eventlog.plumbing import EXIT_PROBLEM, JSON_OPTION, CommandContext, print_line, print_message
+from eventlog.plumbing import (
+    EXIT_PROBLEM,
+    JSON_OPTION,
+    CommandContext,
+    bad_news,
+    figure_text,
+    print_line,
+    print_message,
+    print_note,
+)
 from projections.cli.common import SECONDS, print_json
 
 
@@ -39,8 +48,24 @@ def status(obj: CommandContext, as_json: bool) -> None:
     for name, figures in sections.items():
         print_line(f"{name}:")
         for key, value in _as_dict(figures).items():
-            text = _daemon_text(_as_dict(value)) if key == "daemon" else value
-            print_line(f"  {key:<18} {'-' if text is None else text}")
+            text = _daemon_text(_as_dict(value)) if key == "daemon" else figure_text(key, value)
+            shown = bad_news(text) if _is_bad_news(key, value) else text
+            print_line(f"  {key.removesuffix('_seconds'):<18} {shown}")
+
+
+_BAD_DELIVERY_STATES = ("refused", "rejecting", "waiting")
+
+
+def _is_bad_news(key: str, value: object) -> bool:
+    """Whether a figure needs somebody's attention."""
+    match key:
+        case "daemon":
+            return _as_dict(value)["state"] == "failed"
+        case "state":
+            return value in _BAD_DELIVERY_STATES
+        case "failing":
+            return bool(value)
+    return key == "problem"
 
 
 def _daemon_text(daemon: dict[str, object]) -> str:
@@ -63,11 +88,15 @@ def _daemon_text(daemon: dict[str, object]) -> str:
 @click.option(
     "--timeout", "timeout_s", type=SECONDS, help="Give up after this time. Default: wait for ever."
 )
+@JSON_OPTION
 @click.pass_obj
-def wait(obj: CommandContext, seq: int, stage: str, timeout_s: float | None) -> None:
+def wait(obj: CommandContext, seq: int, stage: str, timeout_s: float | None, as_json: bool) -> None:
     """Wait until entry SEQ is projected or delivered.
 
-    Exit code 1 if the time is over first, or if the signal is parked.
+    Where the log ends before SEQ, no daemon runs, or its projection has failed, a message on stderr
+    says so at once, and the command goes on waiting. Exit code 1 if the time is over first, or if
+    the signal is parked. --json prints an object with `seq`, `for`, `result` (`reached`, `timeout`
+    or `parked`) and `problem`.
 
     \b
     Example:
@@ -76,19 +105,40 @@ def wait(obj: CommandContext, seq: int, stage: str, timeout_s: float | None) -> 
     """
     from eventlog.plumbing import require_home
     from projections.queries.wait import SignalParked, WaitTimeout
-    from projections.queries.wait import wait as wait_for
 
     require_home(obj.home)  # without a log, no entry would ever arrive
+    home, result, problem = Path(obj.home), "reached", None
     try:
-        wait_for(obj.home, seq, stage, timeout_s)
+        _wait(home, seq, stage, timeout_s)
     except (WaitTimeout, SignalParked) as error:
-        print_message(str(error))
+        result, problem = "timeout" if isinstance(error, WaitTimeout) else "parked", str(error)
+        print_message(problem)
+    if as_json:
+        print_json({"seq": seq, "for": stage, "result": result, "problem": problem})
+    if problem is not None:
         sys.exit(EXIT_PROBLEM)
 
 
+def _wait(home: Path, seq: int, stage: str, timeout_s: float | None) -> None:
+    """Waits. If the entry has not arrived yet, it first prints what keeps it from arriving."""
+    import asyncio
+
+    from eventlog.plumbing import run_in_thread
+    from projections.queries.wait import obstacles, stage_check, wait_async
+
+    async def run() -> None:
+        if not await run_in_thread(stage_check(home, seq, stage)):
+            for obstacle in await run_in_thread(lambda: obstacles(home, seq, stage)):
+                print_note(f"waiting: {obstacle}")
+            await wait_async(home, seq, stage, timeout_s)
+
+    asyncio.run(run())
+
+
 @click.command()
+@JSON_OPTION
 @click.pass_obj
-def digest(obj: CommandContext) -> None:
+def digest(obj: CommandContext, as_json: bool) -> None:
     """Print the SHA-256 of the signals table.
 
     Equal tables have equal digests, on any machine. The hash is taken over the rows in id order,
@@ -96,13 +146,18 @@ def digest(obj: CommandContext) -> None:
 
     \b
     Example:
-      test "$(eventlog --home a digest)" = "$(eventlog --home b digest)"
+      test "$(eventlog digest --home a)" = "$(eventlog digest --home b)"
+      eventlog digest --json | jq -r .digest
     """
     from eventlog.plumbing import require_home
     from projections.rebuild.rebuild import digest_of
 
     require_home(obj.home)
-    print_line(digest_of(Path(obj.home)))
+    found = digest_of(Path(obj.home))
+    if as_json:
+        print_json({"digest": found})
+    else:
+        print_line(found)
 
 
 def _as_dict(value: object) -> dict[str, object]:

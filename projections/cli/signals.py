@@ -12,6 +12,7 @@ from eventlog.plumbing import (
     EXIT_PROBLEM,
     JSON_OPTION,
     CommandContext,
+    figure_text,
     print_line,
     print_lines,
     print_message,
@@ -83,7 +84,7 @@ def signals(
         print_json(found)
         return
     headings = (*_SIGNAL_COLUMNS, *columns)
-    rows = ([_cell(row[column]) for column in headings] for row in found)
+    rows = ([figure_text(column, row[column]) for column in headings] for row in found)
     print_table([printable_value(heading) for heading in headings], rows)
 
 
@@ -130,7 +131,8 @@ def stats(
             print_json(groups)
             return
         headings = (by, *_GROUP_COLUMNS)
-        print_table(headings, ([_figure(group[name]) for name in headings] for group in groups))
+        rows = ([figure_text(name, group[name]) for name in headings] for group in groups)
+        print_table([_label(heading) for heading in headings], rows)
         return
     found = store.stats(symbol, as_of=as_of, **filters)
     if as_json:
@@ -138,11 +140,11 @@ def stats(
         return
     bands = found.pop("calibration")
     for key, value in found.items():
-        print_line(f"{key:<16} {_figure(value)}")
+        print_line(f"{_label(key):<16} {figure_text(key, value)}")
     if bands:
         print_line("calibration")
         assert isinstance(bands, list)
-        rows = ([_figure(band[name]) for name in _BAND_COLUMNS] for band in bands)
+        rows = ([figure_text(name, band[name]) for name in _BAND_COLUMNS] for band in bands)
         print_table(_BAND_COLUMNS, rows, indent="  ")
 
 
@@ -215,12 +217,6 @@ _GROUP_COLUMNS = (
 _BAND_COLUMNS = ("from", "to", "count", "mean_confidence", "win_rate")
 
 
-def _figure(value: object) -> str:
-    """A figure for people: two digits say enough."""
-    return _cell(round(value, 2) if isinstance(value, float) else value)
-
-
-def _cell(value: object) -> str:
-    from eventlog.plumbing import printable_value
-
-    return "-" if value is None else printable_value(value)
+def _label(key: str) -> str:
+    """The key without its unit, which the text of its value has."""
+    return key.removesuffix("_s")

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eventlog import Entry
+from eventlog.plumbing import count_text
 from projections.alpine.client import Alpine, AlpineClient
 from projections.alpine.credentials import KeySource
 from projections.alpine.metered_client import MeteredClient
@@ -137,7 +138,8 @@ class AlpineProjection:
         left = await self._worker.drain()
         if left:
             raise ProjectionStalled(
-                f"{left} signals are not delivered: {self._worker.description}",
+                f"{count_text(left, 'signal')} {'is' if left == 1 else 'are'} not delivered:"
+                f" {self._worker.description}",
                 where=self._config.url,
                 do="see `eventlog status`; a daemon (`eventlog project alpine`) goes on trying",
             )

@@ -1,8 +1,9 @@
 """Compares the log with Alpine by hash: missing, different and extra signals.
 
 Both sides go into a private temporary database on disk, so that neither needs to fit into memory.
-Alpine's list is fetched page by page, a few pages a second. Signals that reached Alpine while the
-log was read are fetched at the end, so that a delivering daemon makes nothing look missing.
+Alpine's list is fetched page by page, one request at a time and a limited number a second. Signals
+that reached Alpine while the log was read are fetched at the end, so that a delivering daemon makes
+nothing look missing.
 
 Alpine's ids grow from signal to signal, and the number of pages is limited, so that no list keeps
 the comparison from its end.
@@ -15,16 +16,19 @@ import math
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from eventlog import EventLog, UnsafePath
 from projections.alpine.client import (
     LIST_PATH,
+    PAGE_SIGNALS,
+    PAGE_SIGNALS_MAX,
     AlpineClient,
     NoResponse,
     Response,
+    ResponseTooLarge,
     parse_page,
 )
 from projections.alpine.contract import retry_after_seconds
@@ -35,16 +39,20 @@ PAGE_TRIES_MAX = 5
 INSERT_ROWS = 1_000
 UNSUPPORTED_STATUSES = frozenset({404, 405, 501})
 RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+OVERLOADED_STATUSES = frozenset({429, 503})  # each doubles the time from page to page
+PAGE_S_MAX = 1.0
+PAGE_REFUSED_STATUSES = frozenset({400, 413, 422})  # perhaps since the page is too large
+CACHE_KIB = 64 << 10  # of the temporary database: hashes come in no order
 
 # Python and PostgreSQL divide and print the same floats; another Alpine may round.
 _CLOSE = "abs(ours.{0} - theirs.{0}) <= 1e-9 * max(abs(ours.{0}), abs(theirs.{0}))"
 _NUMBERS = ("price", "target", "stop", "confidence")
 _FIELDS = ("symbol", "action", *_NUMBERS)
 _SCHEMA = """
-CREATE TABLE ours(hash TEXT PRIMARY KEY, seq INTEGER, signal_id TEXT, symbol TEXT, action TEXT,
-    price REAL, target REAL, stop REAL, confidence REAL) WITHOUT ROWID;
-CREATE TABLE theirs(hash TEXT PRIMARY KEY, id INTEGER, symbol TEXT, action TEXT,
-    price REAL, target REAL, stop REAL, confidence REAL) WITHOUT ROWID;
+CREATE TABLE ours(hash TEXT, seq INTEGER, signal_id TEXT, symbol TEXT, action TEXT,
+    price REAL, target REAL, stop REAL, confidence REAL);
+CREATE TABLE theirs(hash TEXT, id INTEGER, symbol TEXT, action TEXT,
+    price REAL, target REAL, stop REAL, confidence REAL);
 """
 _DIFFERENT = "NOT (ours.symbol IS theirs.symbol AND ours.action IS theirs.action AND {})".format(
     " AND ".join(f"ifnull({_CLOSE.format(name)}, 0)" for name in _NUMBERS)
@@ -55,9 +63,9 @@ _DIFFERENT = "NOT (ours.symbol IS theirs.symbol AND ours.action IS theirs.action
 class ReconcileLimits:
     """The rate of requests to Alpine, and the size of a report."""
 
-    pages_per_s: float = 20.0
+    pages_per_s: float = 50.0  # of 1,000 signals, where the backend lists so many at once
     retry_s: float = 0.5  # pause after a page that failed; it doubles
-    pages_max: int = 100_000  # 20 million signals: a list with more is taken for endless
+    pages_max: int = 100_000  # at least 20 million signals: one with more is taken for endless
     listed_max: int = 1_000  # signals listed of each kind; the counts include all
 
 
@@ -109,15 +117,17 @@ async def compare_with_alpine(
     """
     limits = limits or ReconcileLimits()
     with closing(sqlite3.connect("", isolation_level=None)) as db:
-        db.executescript(_SCHEMA)
+        db.executescript(f"PRAGMA cache_size = -{CACHE_KIB};{_SCHEMA}")
         db.execute("BEGIN")
         with EventLog(home) as log:
             end_seq = log.last_seq
             listing = _Listing(client, db, limits)
             await listing.read_to_end()
             for rows in _ours(log):
-                db.executemany("INSERT OR IGNORE INTO ours VALUES (?,?,?,?,?,?,?,?,?)", rows)
+                db.executemany("INSERT INTO ours VALUES (?,?,?,?,?,?,?,?,?)", rows)
             await listing.read_to_end()
+        for table in ("ours", "theirs"):
+            _index(db, table)
         return _build_report(db, home, end_seq, listing.count, limits.listed_max)
 
 
@@ -135,6 +145,8 @@ class _Listing:
         self._db = db
         self._after = 0
         self._pages = 0
+        self._page_signals = PAGE_SIGNALS_MAX
+        self._page_s = 1 / limits.pages_per_s  # from page to page, at least
         self.count = 0
 
     async def read_to_end(self) -> None:
@@ -152,7 +164,7 @@ class _Listing:
                 raise _unsupported("its list has no verification_hash")
             self.count += len(rows)
             self._db.executemany(
-                "INSERT OR IGNORE INTO theirs VALUES (?,?,?,?,?,?,?,?)", map(_their_row, rows)
+                "INSERT INTO theirs VALUES (?,?,?,?,?,?,?,?)", map(_their_row, rows)
             )
             if following is not None and not rows:
                 raise self._unusable("a page without signals names a next page")
@@ -160,7 +172,7 @@ class _Listing:
             self._advance(ids, following)
             if following is None:
                 return
-            await asyncio.sleep(max(0.0, begun_s + 1 / self._limits.pages_per_s - time.monotonic()))
+            await asyncio.sleep(max(0.0, begun_s + self._page_s - time.monotonic()))
 
     def _advance(self, ids: list[int], following: int | None) -> None:
         """Moves on behind a page with these ids. Raises NoResponse unless they grow."""
@@ -185,9 +197,11 @@ class _Listing:
         for number in range(1, PAGE_TRIES_MAX + 1):
             is_last = number == PAGE_TRIES_MAX
             try:
-                response = await self._client.page(self._after)
+                response = await self._page_that_fits()
                 if response.status not in RETRYABLE_STATUSES or is_last:
                     return response
+                if response.status in OVERLOADED_STATUSES:
+                    self._page_s = min(2 * self._page_s, PAGE_S_MAX)
                 retry_after_s = retry_after_seconds(response.retry_after, now_s=time.time())
             except NoResponse:
                 if is_last:
@@ -196,6 +210,16 @@ class _Listing:
             await asyncio.sleep(max(pause_s, retry_after_s))
             pause_s *= 2
         raise AssertionError("the last try returns or raises")
+
+    async def _page_that_fits(self) -> Response:
+        """A page of PAGE_SIGNALS_MAX signals, or of PAGE_SIGNALS where those are too many."""
+        if self._page_signals > PAGE_SIGNALS:
+            with suppress(ResponseTooLarge):
+                response = await self._client.page(self._after, self._page_signals)
+                if response.status not in PAGE_REFUSED_STATUSES:
+                    return response
+            self._page_signals = PAGE_SIGNALS
+        return await self._client.page(self._after, self._page_signals)
 
 
 def _unsupported(why: str) -> ComparisonUnsupported:
@@ -217,24 +241,37 @@ def _ours(log: EventLog) -> Iterator[list[tuple[object, ...]]]:
     for entry in log.read():
         if entry.event != "signal":
             continue
-        signal = entry.payload
-        confidence = signal.get("confidence")
+        get = entry.payload.get
+        confidence = get("confidence")
         fraction = confidence / 100 if isinstance(confidence, int | float) else None
-        values = (signal.get(key) for key in ("signal_id", "symbol", "action"))
-        prices = (signal.get(key) for key in ("entry_price", "target_price", "stop_price"))
-        rows.append((signal.get("sha256"), entry.seq, *values, *prices, fraction))
+        values = get("signal_id"), get("symbol"), get("action")
+        prices = get("entry_price"), get("target_price"), get("stop_price")
+        rows.append((get("sha256"), entry.seq, *values, *prices, fraction))
         if len(rows) == INSERT_ROWS:
             yield rows
             rows = []
     yield rows
 
 
+def _index(db: sqlite3.Connection, table: str) -> None:
+    """Makes the index on `hash`, and removes all rows of a hash but the first."""
+    unique = f"CREATE UNIQUE INDEX {table}_hash ON {table}(hash)"
+    try:
+        db.execute(unique)
+    except sqlite3.IntegrityError:
+        first = f"SELECT min(rowid) FROM {table} GROUP BY hash"
+        db.execute(f"DELETE FROM {table} WHERE rowid NOT IN ({first})")
+        db.execute(unique)
+
+
 def _their_row(row: dict[str, object]) -> tuple[object, ...]:
-    numbers = (row.get(key) for key in ("price", "target_price", "stop_loss", "confidence"))
-    texts = (_text(row.get(key)) for key in ("symbol", "action"))
+    get = row.get
     # A signal without a hash came from another source; its id identifies it.
-    name = _text(row.get("verification_hash")) or f"id {row.get('id')}"
-    return (name, row.get("id"), *texts, *map(_number, numbers))
+    name = _text(get("verification_hash")) or f"id {get('id')}"
+    price, target = _number(get("price")), _number(get("target_price"))
+    stop, confidence = _number(get("stop_loss")), _number(get("confidence"))
+    texts = _text(get("symbol")), _text(get("action"))
+    return (name, get("id"), *texts, price, target, stop, confidence)
 
 
 def _text(value: object) -> str | None:
@@ -243,6 +280,8 @@ def _text(value: object) -> str | None:
 
 def _number(value: object) -> float | None:
     """A finite number, also if it is written as text, as some services write decimals."""
+    if type(value) is float:
+        return value if math.isfinite(value) else None
     try:
         number = float(value) if isinstance(value, int | float | str) else math.nan
     except (ValueError, OverflowError):

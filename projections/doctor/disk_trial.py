@@ -22,7 +22,7 @@ from pathlib import Path
 import orjson
 
 from eventlog import EventLog, EventLogError, Receipt
-from eventlog.plumbing import filesystem_type, read_entries, read_verified
+from eventlog.plumbing import count_text, filesystem_type, read_entries, read_verified
 from projections.doctor.finding import (
     NOTE,
     OK,
@@ -268,7 +268,8 @@ def _try_full(home: Path, result: DiskTrialResult, _seconds: float) -> list[Doct
             )
         acknowledged.append(_acknowledged(log.append(_signal(1_000))))
     check_receipts(home, acknowledged)
-    found = f"append stopped after {result.full_after} signals, lost none, and continued later"
+    signals = count_text(result.full_after, "signal")
+    found = f"append stopped after {signals}, lost none, and continued later"
     return [DoctorFinding(check="disk full", level=OK, found=found)]
 
 

@@ -23,10 +23,10 @@ from projections.doctor.home import (
     check_permissions,
     check_space,
     check_sync,
-    check_table,
     directories,
 )
 from projections.doctor.machine import check_clock, check_inotify, check_python, check_sqlite
+from projections.doctor.table import check_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,11 +1,10 @@
-"""The checks of a home: log, table, file systems, sync, permissions, free space.
+"""The checks of a home: log, file systems, sync, permissions, free space.
 
 Invariant: nothing is changed or created; the timed writes go to an unnamed file.
 """
 
 import errno
 import os
-import sqlite3
 import stat
 import tempfile
 import time
@@ -13,9 +12,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from eventlog import UnsafePath
-from eventlog.plumbing import filesystem_type, is_network_filesystem, printable_value
-from projections.delivery.outbox import load_outbox, outbox_path
+from eventlog.plumbing import (
+    bytes_text,
+    count_text,
+    filesystem_type,
+    is_network_filesystem,
+    printable_value,
+)
 from projections.doctor.finding import (
     NOTE,
     OK,
@@ -24,15 +27,6 @@ from projections.doctor.finding import (
     DoctorFinding,
     summarize_latency,
     sync_finding,
-)
-from projections.sqlite.database import (
-    ALTERED,
-    DAMAGED,
-    MISSING,
-    NEWER,
-    OLDER,
-    database_path,
-    inspect_database,
 )
 from projections.sqlite.index_space import BLOCK_BYTES_MIN, block_bytes, has_small_blocks
 
@@ -67,52 +61,11 @@ def check_log(log: Mapping[str, object] | None) -> Iterator[DoctorFinding]:
         found = "there is none yet"
         yield DoctorFinding(check="log", level=NOTE, found=found, do="the first append creates it")
     else:
-        found = f"{log['last_seq']} entries in {log['segments']} segments, {log['bytes']:,} bytes"
+        entries, segments, size = (log[key] for key in ("last_seq", "segments", "bytes"))
+        assert isinstance(entries, int) and isinstance(segments, int) and isinstance(size, int)
+        found = f"{count_text(entries, 'entry')} in {count_text(segments, 'segment')}"
+        found += f", {bytes_text(size)}"
         yield DoctorFinding(check="log", level=OK, found=found)
-
-
-def check_table(home: Path) -> Iterator[DoctorFinding]:
-    """Reports whether there is a table, and whether SQLite can read all of it."""
-    level, do = PROBLEM, "run `eventlog project sqlite` or `eventlog rebuild-database`"
-    try:
-        state = inspect_database(database_path(home), check_pages=True)
-    except UnsafePath as error:
-        found, do = f"data/signals.db cannot be read: {error.what}", "move it away"
-    except sqlite3.Error as error:
-        found, do = f"data/signals.db cannot be read: {error}", "see `eventlog status`"
-    else:
-        if state == MISSING:
-            level, found = NOTE, "there is none yet"
-        elif state == DAMAGED:
-            found = "data/signals.db is damaged"
-        elif state == ALTERED:
-            found = "another program has changed the tables of data/signals.db"
-        elif state == OLDER:
-            found = "data/signals.db was made by an older version of eventlog"
-            do = "run `eventlog project sqlite --once` or `eventlog rebuild-database`"
-        elif state == NEWER:
-            found = "data/signals.db was written by a newer version of eventlog"
-            do = "install that version"
-        else:
-            level, found = OK, "every page of data/signals.db can be read"
-    yield _finding("table", level, found, do)
-    yield from _check_outbox(home)
-
-
-def _check_outbox(home: Path) -> Iterator[DoctorFinding]:
-    """Reports a delivery state that cannot be read."""
-    try:
-        load_outbox(outbox_path(home))
-    except FileNotFoundError:
-        return  # delivery has not started yet
-    except UnsafePath as error:
-        problem, do = error.what, "move it away"
-    except (sqlite3.Error, OSError) as error:
-        problem, do = str(error), "start the daemon, which sets a damaged file aside"
-    else:
-        return
-    found = f"data/alpine.db cannot be read: {problem}"
-    yield DoctorFinding(check="table", level=PROBLEM, found=found, do=do)
 
 
 def check_file_system(home: Path) -> Iterator[DoctorFinding]:
@@ -221,7 +174,7 @@ def check_permissions(home: Path) -> Iterator[DoctorFinding]:
         paths = shown + (f" and {more} more" if more > 0 else "")
         yield DoctorFinding(check="permissions", level=level, found=f"{found}: {paths}", do=do)
     if not problems:
-        found = f"{count} files and directories that only their owner may change"
+        found = f"files and directories that only their owner may change: {count:,}"
         yield DoctorFinding(check="permissions", level=OK, found=found)
 
 
@@ -271,8 +224,8 @@ def check_space(home: Path) -> Iterator[DoctorFinding]:
         found = os.statvfs(path)
         free, inodes = found.f_bavail * found.f_frsize, found.f_favail
         is_counted = found.f_files > 0  # btrfs and others have no fixed number of inodes
-        figures = f"{name} {free / (1 << 30):,.1f} GiB free" + (
-            f", {inodes:,} inodes" if is_counted else ""
+        figures = f"{name} {bytes_text(free)} free" + (
+            f", {count_text(inodes, 'inode')}" if is_counted else ""
         )
         if free < BYTES_EXHAUSTED or (is_counted and inodes < INODES_EXHAUSTED):
             level, figures = PROBLEM, f"nearly full: {figures}"

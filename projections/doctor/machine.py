@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from eventlog.plumbing import duration_text
 from projections.doctor.finding import NOTE, OK, PROBLEM, WARNING, DoctorFinding
 
 # Earlier versions may damage the database when two connections write and checkpoint at once.
@@ -121,8 +122,8 @@ def check_clock(now: datetime, last_recorded_at: str | None) -> Iterator[DoctorF
             yield DoctorFinding(
                 check="clock",
                 level=PROBLEM if ahead_s > 3_600 else WARNING,
-                found=f"the last entry was recorded {ahead_s:,.0f} s in the future: the clock was"
-                " ahead then, or is behind now",
+                found=f"the last entry was recorded {duration_text(ahead_s)} in the future: the"
+                " clock was ahead then, or is behind now",
                 do="set the clock; until it passes that time, every entry gets the same"
                 " recorded_at, because recorded_at never decreases",
             )
@@ -131,11 +132,11 @@ def check_clock(now: datetime, last_recorded_at: str | None) -> Iterator[DoctorF
         yield DoctorFinding(
             check="clock",
             level=NOTE,
-            found=f"{now:%Y-%m-%d %H:%M:%S} UTC; the kernel reports it as not synchronised",
+            found=f"{now.isoformat(timespec='seconds')}; the kernel reports it as not synchronised",
             do="run an NTP client such as chrony, unless the host of this machine sets its clock",
         )
     else:
-        yield DoctorFinding(check="clock", level=OK, found=f"{now:%Y-%m-%d %H:%M:%S} UTC")
+        yield DoctorFinding(check="clock", level=OK, found=f"{now.isoformat(timespec='seconds')}")
 
 
 def is_clock_synchronised() -> bool | None:

@@ -63,6 +63,7 @@ class ImportReport:
     facts_known: int = 0
     refused_count: int = 0
     refused: list[RejectedRecord] = field(default_factory=list)
+    created_log: bool = False  # there was none at the home
 
     def to_json(self) -> dict[str, object]:
         """The object that `eventlog import-legacy --json` prints."""
@@ -101,6 +102,7 @@ def import_legacy(
                 if row["signal_id"] not in seen:
                     importer.add(where, _json(row), {}, row)
         importer.flush()
+        report.created_log = log.created
     return report
 
 

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from eventlog.plumbing import count_text, duration_text
 from projections.monitoring.snapshot import ProjectionSnapshot, Snapshot
 from projections.runtime.home_log import WAITING_TEXT
 
@@ -82,7 +83,7 @@ class Health:
             lasted_s = now_s - (self._since[text] if since_s is None else since_s)
             if lasted_s >= self._after_s:
                 reasons = local if is_local else external
-                reasons.append(f"{text}{detail}, for {lasted_s:.0f} s")
+                reasons.append(f"{text}{detail}, for {duration_text(lasted_s)}")
         status = UNHEALTHY if immediate or local else DEGRADED if external else OK
         return HealthResult(status=status, reasons=(*immediate, *local, *external))
 
@@ -118,7 +119,8 @@ class Health:
         if len(log_ends) > LOG_ENDS_MAX:
             self._log_ends[projection.name] = deque(list(log_ends)[::2])
         if log_ends:
-            behind = f" by {last_seq - checkpoint} entries{_stall_detail(projection)}"
+            entries = count_text(last_seq - checkpoint, "entry")
+            behind = f" by {entries}{_stall_detail(projection)}"
             text = f"{projection.name} is behind the end of the log"
             yield _Condition(text, since_s=log_ends[0].seen_s, detail=behind)
 

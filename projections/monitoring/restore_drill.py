@@ -20,7 +20,7 @@ from eventlog import (
     RestoredHome,
     restore_home,
 )
-from eventlog.plumbing import read_verified, require_home
+from eventlog.plumbing import count_text, read_verified, require_home, time_text
 from projections.errors import ProjectionError
 from projections.monitoring.drill_record import write_drill_record
 from projections.rebuild.rebuild import RebuildResult, rebuild
@@ -65,9 +65,10 @@ class DrillResult:
         lost = (self.last_seq or 0) - (self.entries or 0)
         return [
             f"proven restorable up to seq {self.last_seq}, chain {self.chain}",
-            f"verified  {self.entries} entries, built {self.rows} rows, digest {self.digest}",
-            *([f"WITHOUT   {lost} entries that were accepted as lost"] if lost else []),
-            f"backed up {self.backed_up_at}",
+            f"verified  {count_text(self.entries or 0, 'entry')}, built"
+            f" {count_text(self.rows or 0, 'row')}, digest {self.digest}",
+            *([f"WITHOUT   {count_text(lost, 'entry')} accepted as lost"] if lost else []),
+            f"backed up {time_text(self.backed_up_at or '-')}",
             f"log       {compared[self.log or ABSENT]}",
         ]
 

@@ -26,6 +26,7 @@ from projections.sqlite.file import DamagedDatabase
 
 STATE_COLUMNS = ("state", "executed_at", "closed_at", "fill_price")
 ROW_COLUMNS = (*schema.COLUMNS, *STATE_COLUMNS)
+SORTED_ENTRIES_MAX = 5_000  # signals up to this seq are sorted in a millisecond or two
 COLUMNS_MAX = 100  # further keys as columns: far more than a generator writes
 
 _CHANGING = ("order_id", "outcome", "exit_price", "profit_loss_pct")
@@ -91,7 +92,16 @@ def select(selection: Selection, *more: str) -> str:
 def latest(selection: Selection, count: int, *, with_extra: bool = False) -> Statement:
     """The newest signals by timestamp, newest first."""
     more, extras = (("x.extra",), EXTRAS) if with_extra else ((), "")
-    source = selection.source(f"{EXECUTED_AND_CLOSED} {extras}")
+    conditions = []
+    is_early = selection.seq is not None and selection.seq <= SORTED_ENTRIES_MAX
+    if is_early and selection.filter.outcome is None:
+        # The index on timestamp leads past every signal that was recorded later. The few earlier
+        # ones are sorted, before any join: the plus sign selects that plan.
+        where = " AND ".join([*selection.filter.conditions(""), "s.id <= :seq"])
+        newest = NEWEST_FIRST.replace("s.timestamp", "+s.timestamp")
+        found = f"SELECT s.id FROM signals AS s WHERE {where} {newest} LIMIT :count"
+        conditions.append(f"s.id IN ({found})")
+    source = selection.source(f"{EXECUTED_AND_CLOSED} {extras}", *conditions)
     return Statement(
         f"{select(selection, *more)} {source} {NEWEST_FIRST} LIMIT :count",
         selection.parameters(count=count),

@@ -15,7 +15,14 @@ from sqlite3 import Connection
 from typing import Any, NamedTuple
 
 from eventlog import UnsafePath
-from eventlog.plumbing import log_status, printable, printable_value, require_home
+from eventlog.plumbing import (
+    figure_text,
+    log_status,
+    printable,
+    printable_value,
+    require_home,
+    time_text,
+)
 from projections.delivery.outbox import outbox_path, read_seq
 from projections.queries.log_lines import read_lines
 from projections.queries.selection import (
@@ -95,7 +102,7 @@ class SignalLife:
             delay = _duration(_delay_s(self._decided_at(), self.recorded_at))
             lines += [
                 f"  decided   {self._decided_at()}",
-                f"  recorded  {self.recorded_at}  {delay}",
+                f"  recorded  {time_text(str(self.recorded_at))}  {delay}",
             ]
         lines += _section("facts", map(_fact_text, self.facts))
         lines += _section("held until the signal arrives", map(_fact_text, self.held))
@@ -272,14 +279,15 @@ def _fact_text(fact: Mapping[str, object]) -> str:
     assert isinstance(detail, dict)
     values = "  ".join(f"{_text(key)}={_text(value)}" for key, value in detail.items())
     return (
-        f"{fact['seq']}  {_text(fact['recorded_at'])}  {_duration(delay):>12}"
+        f"{fact['seq']}  {_text(time_text(str(fact['recorded_at'])))}  {_duration(delay):>12}"
         f"  {_text(fact['event']):<9}{voided}  {values}".rstrip()
     )
 
 
 def _value_text(item: tuple[str, object]) -> str:
     key, value = item
-    return f"{key:<16} {'-' if value is None else _text(value)}"
+    is_figure = value is None or isinstance(value, float)
+    return f"{key:<16} {figure_text(key, value) if is_figure else _text(value)}"
 
 
 def _text(value: object) -> str:

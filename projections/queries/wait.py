@@ -8,11 +8,16 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from eventlog import EventLogError, UnsafePath
-from eventlog.plumbing import run_in_thread
-from projections.delivery.outbox import DISCARDED, outbox_path, read_seq
+from eventlog.plumbing import log_status, run_in_thread
+from projections.delivery.outbox import DISCARDED, load_outbox, outbox_path, read_seq
+from projections.delivery.outbox import NAME as ALPINE
+from projections.delivery.state import DeliveryState
+from projections.run_directory import FAILED, RUNNING, STOPPED, read_run_state
+from projections.signals.schema import SQLITE
 from projections.sqlite.database import database_path, read_checkpoint, read_table
 
 PROJECTED = "projected"
@@ -56,12 +61,40 @@ def is_delivered(home: Path, seq: int) -> bool:
     return is_done
 
 
-def _stage_check(home: Path, seq: int, stage: str) -> Callable[[], bool]:
+def stage_check(home: Path, seq: int, stage: str) -> Callable[[], bool]:
+    """A function that returns whether the entry has reached the stage. Raises ValueError."""
     if stage == PROJECTED:
         return lambda: projected_seq(home) >= seq
     if stage == DELIVERED:
         return lambda: is_delivered(home, seq)
     raise ValueError(f"stage must be {PROJECTED!r} or {DELIVERED!r}, not {stage!r}")
+
+
+def obstacles(home: Path, seq: int, stage: str) -> list[str]:
+    """What keeps the entry from reaching the stage now. Raises LogNotFound."""
+    found = []
+    last_seq = log_status(os.fspath(home), count=False)["last_seq"]
+    assert isinstance(last_seq, int)
+    if last_seq < seq:
+        found.append(f"entry {seq} is not in the log yet, which ends at entry {last_seq}")
+    name = ALPINE if stage == DELIVERED else SQLITE
+    daemon = read_run_state(home, name)
+    if daemon.state == STOPPED:
+        found.append(f"no daemon runs the projection {name}: start `eventlog project {name}`")
+    if daemon.state == FAILED:
+        found.append(f"the projection {name} has failed: {daemon.reason}")
+    if daemon.state == RUNNING and stage == DELIVERED:
+        found += _delivery_obstacles(home)
+    return found
+
+
+def _delivery_obstacles(home: Path) -> list[str]:
+    """Why the running daemon delivers nothing."""
+    with suppress(*_UNUSABLE):  # missing or damaged: the daemon will create it
+        _, _, figures = load_outbox(outbox_path(home))
+        if figures["state"] != DeliveryState.DELIVERING:
+            return [f"delivery is {figures['state']}: {figures['last_error']}"]
+    return []
 
 
 def wait(
@@ -79,7 +112,7 @@ async def wait_async(
     home: str | os.PathLike[str], seq: int, stage: str, timeout_s: float | None = None
 ) -> None:
     """Does what `wait` does, for asyncio."""
-    is_reached = _stage_check(Path(home), seq, stage)
+    is_reached = stage_check(Path(home), seq, stage)
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
     poll_s = POLL_S_MIN
     while not await run_in_thread(is_reached):
@@ -93,4 +126,13 @@ async def wait_async(
         poll_s = min(2 * poll_s, POLL_S_MAX)
 
 
-__all__ = ["DELIVERED", "PROJECTED", "SignalParked", "WaitTimeout", "wait", "wait_async"]
+__all__ = [
+    "DELIVERED",
+    "PROJECTED",
+    "SignalParked",
+    "WaitTimeout",
+    "obstacles",
+    "stage_check",
+    "wait",
+    "wait_async",
+]

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eventlog import EventLog
-from eventlog.plumbing import log_bytes, printable_value, starting_thread
+from eventlog.plumbing import count_text, log_bytes, printable_value, starting_thread
 from projections.errors import ProjectionError
 from projections.projection import Checkpoint
 from projections.rebuild import swap
@@ -102,7 +102,7 @@ class RebuildResult:
         }
         figures = self.to_json() | {
             "seconds": f"{self.seconds:.1f}",
-            "rate": f"{self.rate:.0f} entries a second",
+            "rate": f"{count_text(round(self.rate), 'entry')} a second",
             "old": old_texts[self.old],
             "lost": ", ".join(map(printable_value, self.lost)) or None,
         }

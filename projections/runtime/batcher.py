@@ -1,6 +1,6 @@
 """Cuts the tail of the log into batches: by entries, by time, or at the end of the log.
 
-Invariant: no entry waits longer than the batch timeout.
+Invariant: no entry waits longer than the batch timeout and the pause of the load.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ from typing import Any
 
 from eventlog import Batch
 from projections.errors import CheckpointMoved
+from projections.runtime.load import Load
 
 BATCH_ENTRIES_DEFAULT = 1000  # a transaction of a few ms; more gains nothing (docs/measured.md)
 
@@ -31,8 +32,10 @@ class Batcher:
         batches: AsyncGenerator[Batch, None],
         stop: asyncio.Event,
         wait_until_lost: Callable[[], Coroutine[None, None, None]] | None,
+        load: Load | None = None,
     ) -> None:
         self._batches = batches
+        self._load = load or Load()
         self._buffered = Batch()
         self._tail_read: asyncio.Future[Batch] | None = None
         self.is_filling = False  # holds a batch that waits for more entries
@@ -54,12 +57,19 @@ class Batcher:
     async def next(self, pace: Pace, until_seq: int | None) -> Batch:
         """The next batch; empty only when stopped. A batch that reaches `until_seq` is not held.
 
+        Above a rate it first pauses, except with `until_seq`.
+
         Raises CheckpointMoved once the projection has lost its checkpoint, and what the projection
         raises between two batches.
         """
-        if not self._buffered:
-            self._buffered = await self._read_tail(None)
         loop = asyncio.get_running_loop()
+        if not self._buffered:
+            pause_s = 0.0 if until_seq is not None else self._load.pause_s(loop.time())
+            if pause_s > 0:
+                await asyncio.wait({self._stop_task}, timeout=pause_s)
+                if self._stop_task.done():
+                    return Batch()
+            self._buffered = await self._read_tail(None)
         due_s = loop.time() + pace.batch_timeout_s
         while 0 < len(self._buffered) < pace.batch_entries and not self._stop_task.done():
             remaining_s = due_s - loop.time()
@@ -69,7 +79,9 @@ class Batcher:
             more = await self._read_tail(remaining_s)
             if more:
                 self._buffered = Batch([*self._buffered, *more], more.position)
-        return self._cut_batch(pace.batch_entries)
+        batch = self._cut_batch(pace.batch_entries)
+        self._load.add(len(batch), loop.time())
+        return batch
 
     def _cut_batch(self, count: int) -> Batch:
         self.is_filling = False

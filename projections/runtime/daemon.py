@@ -16,7 +16,7 @@ from types import FrameType
 from typing import NamedTuple
 
 from eventlog import EventLog, EventLogError, LogNotFound, ThreadUnavailable
-from eventlog.plumbing import printable, run_in_thread
+from eventlog.plumbing import LogWatch, printable, run_in_thread
 from projections.projection import Checkpoint
 from projections.run_directory import warn_of_older_daemon
 from projections.runtime.batcher import Pace
@@ -89,8 +89,10 @@ class _Daemon:
         self._log_errors: list[EventLogError] = []
         self._logged: set[str] = set()  # lifecycle events
         self._is_ready = False
+        watch = LogWatch(home)  # one for all: waiting for file events has a price
         self._supervisors = [
-            Supervisor(home, name, pace=pace, on_change=self._on_change) for name in names
+            Supervisor(home, name, pace=pace, on_change=self._on_change, watch=watch)
+            for name in names
         ]
 
     def errors(self) -> list[EventLogError]:

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iter
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from eventlog import Batch, EventLog, EventLogError, LogCorrupt, LogDiverged, Position
 from eventlog.plumbing import is_shortage
@@ -24,6 +24,9 @@ from projections.runtime.batcher import Batcher, Pace
 from projections.runtime.containment import contained
 from projections.runtime.home_log import entry_at, require_same_log
 from projections.runtime.pause import wait_for_event
+
+if TYPE_CHECKING:
+    from eventlog.plumbing import LogWatch
 
 logger = logging.getLogger(__name__)
 
@@ -44,11 +47,13 @@ class Projector:
         pace: Pace | None = None,
         on_progress: Callable[[Checkpoint], object] | None = None,
         counters: "BatchCounters | None" = None,
+        watch: "LogWatch | None" = None,
     ) -> None:
         self._home = home
         self._projection = projection
         self._pace = pace or Pace()
         self._on_progress = on_progress
+        self._watch = watch
         self._stop = asyncio.Event()
         self.checkpoint: Checkpoint | None = None  # None until the projection is open
         self.stalled: str | None = None  # why the last try at a batch failed
@@ -157,7 +162,9 @@ class Projector:
 
     async def _tail(self, log: EventLog, start: Checkpoint) -> AsyncGenerator[Batch, None]:
         with self._reading_log():
-            batches = log.tail(start.seq, hint=_hint(start), on_watch=self._on_watch)
+            batches = log.tail(
+                start.seq, hint=_hint(start), on_watch=self._on_watch, watch=self._watch
+            )
             async with aclosing(batches):
                 async for batch in batches:
                     yield batch

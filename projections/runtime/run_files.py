@@ -27,8 +27,9 @@ RETRY_S = 1.0  # between two tries at a file that another process holds, or that
 class RunFile:
     """The run file of one projection, held by this process once no other one holds it."""
 
-    def __init__(self, home: Path, projection: str) -> None:
+    def __init__(self, home: Path, projection: str, pending: asyncio.Event) -> None:
         self._lock = run_lock(home, run_file_name(projection))
+        self._pending = pending  # set when a later flush must be tried
         self._state: RunState | None = None
         self._is_taken = False
         self._has_write_failed = False
@@ -42,6 +43,8 @@ class RunFile:
             self.is_pending = True
             with suppress(EventLogError):  # the home was moved: the projections report it
                 self.flush()
+            if self.is_pending:
+                self._pending.set()
 
     def flush(self) -> None:
         """Takes the file if it is free, and writes the state into it.
@@ -79,12 +82,13 @@ async def holding_run_files(home: Path, names: Sequence[str]) -> AsyncIterator[d
     A file that another process holds is taken once that process has ended. Raises UnsafePath, and
     ProjectionError where the home is not there.
     """
-    files = {name: RunFile(home, name) for name in names}
+    pending = asyncio.Event()
+    files = {name: RunFile(home, name, pending) for name in names}
     task = None
     try:
         for file in files.values():
             file.flush()
-        task = asyncio.create_task(_flush_later(list(files.values())), name="run files")
+        task = asyncio.create_task(_flush_later(list(files.values()), pending), name="run files")
         yield files
     finally:
         if task is not None:
@@ -93,10 +97,14 @@ async def holding_run_files(home: Path, names: Sequence[str]) -> AsyncIterator[d
             file.release()
 
 
-async def _flush_later(files: list[RunFile]) -> None:
+async def _flush_later(files: list[RunFile], pending: asyncio.Event) -> None:
     while True:
+        await pending.wait()
+        pending.clear()
         await asyncio.sleep(RETRY_S)
         for file in files:
             if file.is_pending:
                 with suppress(EventLogError):  # the home was moved: the projections report it
                     file.flush()
+        if any(file.is_pending for file in files):
+            pending.set()

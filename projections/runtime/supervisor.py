@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from eventlog import EventLogError, LogCorrupt, LogDiverged, LogNotFound
 from eventlog.plumbing import printable
@@ -33,6 +34,9 @@ from projections.runtime.home_log import require_log
 from projections.runtime.pause import wait_for_event
 from projections.runtime.projector import BatchCounters, Projector
 from projections.runtime.registry import make_projection
+
+if TYPE_CHECKING:
+    from eventlog.plumbing import LogWatch
 
 logger = logging.getLogger(__name__)
 
@@ -65,11 +69,13 @@ class Supervisor:
         pace: Pace | None = None,
         on_change: Callable[["Supervisor"], object] | None = None,
         make: Callable[[str], Projection] = make_projection,
+        watch: "LogWatch | None" = None,
     ) -> None:
         self._home = home
         self._pace = pace
         self._on_change = on_change
         self._make = make
+        self._watch = watch
         self._stop = asyncio.Event()
         self._projector: Projector | None = None  # None before it runs, and between two runs
         self.name = name
@@ -201,6 +207,7 @@ class Supervisor:
             pace=self._pace,
             on_progress=self._on_progress,
             counters=self.counters,
+            watch=self._watch,
         )
         if self._stop.is_set():  # meanwhile
             self.stop()

@@ -30,6 +30,7 @@ from projections.sqlite.file import (
     set_aside,
 )
 from projections.sqlite.placement import place
+from projections.sqlite.row_sample import check_row_sample
 from projections.sqlite.schema_check import (
     Schema,
     drop_all,
@@ -51,10 +52,11 @@ def database_path(home: Path) -> Path:
     return home / "data" / "signals.db"
 
 
-def inspect_database(path: Path, *, check_pages: bool) -> str:
+def inspect_database(path: Path, *, check_pages: bool, whole_bytes_max: int | None = None) -> str:
     """Returns the state of the database at `path`: one of the seven words above. Changes nothing.
 
-    `check_pages` checks every page for damage, which takes about one second per gigabyte.
+    `check_pages` checks every page for damage, which takes about one second per gigabyte; in a file
+    of more than `whole_bytes_max` bytes, if given, it checks a bounded sample of the rows instead.
     """
     try:
         status = path.lstat()
@@ -64,14 +66,18 @@ def inspect_database(path: Path, *, check_pages: bool) -> str:
     if status.st_size == 0:
         return DAMAGED
     try:
-        return read_database(path, lambda database: _classify(database, check_pages))
+        is_sampled = whole_bytes_max is not None and status.st_size > whole_bytes_max
+        check = (check_row_sample if is_sampled else _check_pages) if check_pages else None
+        return read_database(path, lambda database: _classify(database, check))
     except sqlite3.DatabaseError as error:
         if is_damage(error):
             return DAMAGED
         raise
 
 
-def _classify(database: sqlite3.Connection, check_pages: bool) -> str:
+def _classify(
+    database: sqlite3.Connection, check: Callable[[sqlite3.Connection], None] | None
+) -> str:
     database.execute("SELECT count(*) FROM sqlite_master").fetchone()
     (application_id,) = database.execute("PRAGMA application_id").fetchone()
     (version,) = database.execute("PRAGMA user_version").fetchone()
@@ -82,14 +88,19 @@ def _classify(database: sqlite3.Connection, check_pages: bool) -> str:
     # First: a view in place of a table may never end.
     if schema_problem(database, _expected_schema()) is not None:
         return ALTERED
-    if check_pages:
-        (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
-        if found != "ok":
-            return DAMAGED
+    if check is not None:
+        check(database)
     # SQLite raises an error where the first page of a table is damaged.
     for name in ("signals", "signal_extras", "lifecycle", "held", "conflicts"):
         database.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone()
     return CURRENT if read_checkpoint(database) is not None else DAMAGED
+
+
+def _check_pages(database: sqlite3.Connection) -> None:
+    """Raises DamagedDatabase unless every page is well-formed."""
+    (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        raise DamagedDatabase(found)
 
 
 @cache
@@ -169,7 +180,10 @@ def missing_error(path: Path) -> ProjectionError:
 
 
 def unreadable_error(path: Path, problem: object) -> ProjectionError:
-    """The error for a database that cannot be read."""
+    """The error for a database that cannot be read. An empty file is none yet."""
+    with suppress(OSError):
+        if path.stat().st_size == 0:
+            return missing_error(path)
     return ProjectionError(
         f"the database cannot be read: {problem}",
         where=str(path),

@@ -118,7 +118,9 @@ class SqliteProjection:
                 raise
 
     def _set_up(self, path: Path, *, check_pages: bool) -> None:
-        database.set_up(path, check_pages=check_pages, replace_older=self._replace_older)
+        found = database.set_up(path, check_pages=check_pages, replace_older=self._replace_older)
+        if found == database.OLDER:
+            logger.warning("older_table_replaced path=%s: it is filled again from the log", path)
 
     async def _connect(self, path: Path) -> None:
         self._db = await _connect(path)

@@ -23,19 +23,24 @@ class Output(NamedTuple):
 
 @contextmanager
 def open_output(
-    *, full_screen: bool, line_interval_s: float, write_line: Callable[[str], object]
+    *,
+    full_screen: bool,
+    line_interval_s: float,
+    write_line: Callable[[str], object],
+    signals_max: int | None = None,
 ) -> Iterator[Output]:
     """Opens a view on the terminal, or, without one, prints a line every `line_interval_s`.
 
-    With `full_screen` the view takes the whole terminal, otherwise only the lines it needs. Raises
-    ProjectionError on a terminal if rich is not installed.
+    With `full_screen` the view takes the whole terminal and has at most `signals_max` signals,
+    otherwise it takes only the lines it needs. Raises ProjectionError on a terminal if rich is not
+    installed.
     """
     if sys.stdout.isatty():
         try:
             from projections.top.terminal import Screen
         except ModuleNotFoundError as error:
             raise _rich_missing_error(error) from None
-        screen = Screen(full_screen=full_screen)
+        screen = Screen(full_screen=full_screen, signals_max=signals_max)
         if screen.can_draw:
             with screen:
                 yield Output(lambda sample: screen.show(build_view(sample)), INTERVAL_S)

@@ -16,6 +16,7 @@ from types import FrameType
 from eventlog import EventLogError
 from eventlog.plumbing import log_status, read_entries
 from projections.monitoring.status import projections_status
+from projections.top.keys import Keys
 from projections.top.recent_signals import RecentSignals
 from projections.top.view import HomeSample
 
@@ -42,7 +43,7 @@ class Sampler:
         assert isinstance(last_seq, int)
         return HomeSample(
             home=os.fspath(self._home),
-            at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%SZ"),
+            at=datetime.now(UTC).isoformat(timespec="seconds"),
             log=log,
             rate=self._rate(time.monotonic(), last_seq),
             projections=projections_status(self._home),
@@ -80,13 +81,18 @@ class _Stopped(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Records SIGTERM and Ctrl-C, so that drawing is finished first. A second one interrupts."""
+    """Records SIGTERM, Ctrl-C and their like, so that drawing is finished first.
+
+    A second one interrupts.
+    """
 
     def __init__(self) -> None:
         self.number: int | None = None
         self._is_sampling = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+        self._is_quit = False  # by a key
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self.number is not None:
@@ -107,12 +113,17 @@ class StopRequest:
             self._is_sampling = False
         return sample
 
-    def sleep(self, seconds: float) -> bool:
+    def sleep(self, seconds: float, keys: Keys | None = None) -> bool:
         """Sleeps and returns True, or returns False as soon as a stop is requested."""
+        keys = keys or Keys(are_readable=False)
         end_s = time.monotonic() + seconds
-        while self.number is None and (left_s := end_s - time.monotonic()) > 0:
-            time.sleep(min(left_s, STOP_POLL_S))
-        return self.number is None
+        while not self._is_requested and (left_s := end_s - time.monotonic()) > 0:
+            self._is_quit = keys.quit_within(min(left_s, STOP_POLL_S))
+        return not self._is_requested
+
+    @property
+    def _is_requested(self) -> bool:
+        return self.number is not None or self._is_quit
 
 
 def pause_s(took_s: float, interval_s: float) -> float:

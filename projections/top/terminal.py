@@ -23,9 +23,9 @@ _SIGNALS_INLINE_MAX = 10  # without full screen, where other text stays visible
 class Screen:
     """Draws each view over the one before, on the full screen or in a part of it."""
 
-    def __init__(self, *, full_screen: bool) -> None:
+    def __init__(self, *, full_screen: bool, signals_max: int | None = None) -> None:
         self._console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False)
-        self._signals_max = None if full_screen else _SIGNALS_INLINE_MAX
+        self._signals_max = signals_max if full_screen else _SIGNALS_INLINE_MAX
         self._live = Live(
             console=self._console,
             screen=full_screen,

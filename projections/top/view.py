@@ -11,7 +11,14 @@ that it cannot control the terminal. A figure that is not known is shown as `-`.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from eventlog.plumbing import printable_value
+from eventlog.plumbing import (
+    bytes_text,
+    count_text,
+    duration_text,
+    price_text,
+    printable_value,
+    time_text,
+)
 from projections.delivery.outbox import NAME as ALPINE
 from projections.run_directory import FAILED
 from projections.signals.schema import SQLITE
@@ -19,6 +26,7 @@ from projections.top.recent_signals import RecentSignal
 
 DETAILS_MAX = 4  # figures of a plug-in projection: a line has no room for more
 GAP = "  "  # between two columns
+_LINES_AROUND_SIGNALS = 2  # an empty line and the headings
 
 # The figures of our own projections; a plug-in projection shows the first that it reports.
 _DETAIL_KEYS = {
@@ -32,7 +40,6 @@ _SIGNAL_HEADINGS = (
     *("seq", "decided", "symbol", "action", "entry", "target", "stop", "conf %"),
     *("strategy", "became"),
 )
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 class HomeSample(NamedTuple):
@@ -95,14 +102,22 @@ def format_line(sample: HomeSample) -> str:
         parts.append(f"{printable_value(name)} {lag}{details and ', '}{details}")
     if sample.signals:
         last = sample.signals[0]
-        parts.append(f"last: {printable_value(last.symbol)} {last.action} at {last.entry_price:g}")
+        price = price_text(last.entry_price)
+        parts.append(f"last: {printable_value(last.symbol)} {last.action} at {price}")
     if sample.problem:
         parts.append(printable_value(sample.problem))
     return " | ".join(parts)
 
 
+def fit_to_height(view: View, lines: int) -> View:
+    """The view without the oldest signals, so that as plain text it has `lines` lines at most."""
+    others = format_page(view._replace(signals=view.signals._replace(rows=())))
+    left = lines - len(others.splitlines()) - _LINES_AROUND_SIGNALS
+    return view._replace(signals=view.signals._replace(rows=view.signals.rows[: max(0, left)]))
+
+
 def format_page(view: View) -> str:
-    """The view as plain text, with all signals."""
+    """The view as plain text, with all its signals."""
     tables = (view.projections, view.signals)
     parts = [
         view.title,
@@ -146,8 +161,8 @@ def _log(sample: HomeSample) -> str:
         (
             f"log: seq {_count(get('last_seq'))}",
             _rate(sample.rate),
-            f"{_count(get('segments'))} segments, {_bytes(get('bytes'))}",
-            f"last entry {str(get('last_recorded_at') or '-')[:19].replace('T', ' ')}",
+            f"{_counted(get('segments'), 'segment')}, {_bytes(get('bytes'))}",
+            f"last entry {_time(get('last_recorded_at'))}",
         )
     )
 
@@ -184,12 +199,12 @@ def _failure(daemon: object) -> Iterator[str]:
 def _signal(signal: RecentSignal) -> tuple[str, ...]:
     return (
         _count(signal.seq),
-        signal.timestamp[:19].replace("T", " "),
+        _time(signal.timestamp),
         printable_value(signal.symbol),
         signal.action,
-        f"{signal.entry_price:g}",
-        f"{signal.target_price:g}",
-        f"{signal.stop_price:g}",
+        price_text(signal.entry_price),
+        price_text(signal.target_price),
+        price_text(signal.stop_price),
         f"{signal.confidence:.1f}",
         printable_value(signal.strategy),
         outcome_text(signal),
@@ -214,17 +229,18 @@ def _rate(rate: float | None) -> str:
     return f"{'-' if rate is None else f'{rate:,.1f}'} entries/s"
 
 
+def _counted(value: object, noun: str) -> str:
+    return count_text(value, noun) if isinstance(value, int) else f"- {noun}s"
+
+
 def _seconds(value: object) -> str:
-    if not isinstance(value, int | float):
-        return "-"
-    if value < 120:
-        return f"{value:.1f} s"
-    minutes, hours = value / 60, value / 3600
-    return f"{minutes:,.0f} min" if hours < 2 else f"{hours:,.0f} h"
+    return duration_text(value) if isinstance(value, int | float) else "-"
 
 
 def _bytes(value: object) -> str:
-    if not isinstance(value, int):
-        return "-"
-    power = min(max(0, value.bit_length() - 1) // 10, len(_UNITS) - 1)
-    return f"{value / 1024**power:.{min(power, 1)}f} {_UNITS[power]}"
+    return bytes_text(value) if isinstance(value, int) else "-"
+
+
+def _time(value: object) -> str:
+    """A time to the second, as RFC 3339 text with offset."""
+    return time_text(value, places=0) if isinstance(value, str) else "-"

@@ -3,16 +3,17 @@
 Invariant: its figures as of an entry are those of `eventlog stats` as of it, with equal filters.
 """
 
+from array import array
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import compress
 from typing import NamedTuple
 
 from projections.queries.filters import SignalFilter
 from projections.queries.statistics import figures_of, wilson_interval
 from projections.web.curve import Curve, histogram, make_curve, max_drawdown, thinned
-from projections.web.groups import Group, measures_at, pick
-from projections.web.trades import Names, Trades, microseconds
+from projections.web.groups import Group, measures_at
+from projections.web.trades import Names, Trades, microseconds, pick
 
 SORT_AGAIN_MIN = 20_000  # new trades: sorting all is faster than inserting each
 
@@ -24,7 +25,7 @@ class _Grouping(NamedTuple):
 
     key: str
     names: Names
-    codes: "Sequence[int]"  # of each signal
+    codes: "array[int]"  # of each signal
     groups: dict[int, Group]
 
     def group(self, code: int) -> Group:
@@ -113,17 +114,16 @@ class Book:
     def _add_signals(self, numbers: Sequence[int]) -> None:
         self.all.signals.extend(numbers)
         for grouping in self._groupings:
-            codes = grouping.codes
-            for number in numbers:
-                grouping.group(codes[number]).signals.append(number)
+            for code, part in _dealt(numbers, pick(grouping.codes, numbers)):
+                grouping.group(code).signals.extend(part)
 
     def _add_trades(self, numbers: Sequence[int], *, is_bulk: bool) -> None:
         trades = self._trades
         self.all.trades.extend(numbers)
+        signals = pick(trades.signal, numbers)
         for grouping in self._groupings:
-            codes, groups, signal = grouping.codes, grouping.groups, trades.signal
-            for number in numbers:
-                groups[codes[signal[number]]].trades.append(number)
+            for code, part in _dealt(numbers, pick(grouping.codes, signals)):
+                grouping.groups[code].trades.extend(part)
         every = [self.all, *(g for each in self._groupings for g in each.groups.values())]
         for group in every:
             group.mark(self._signals, trades)
@@ -139,13 +139,9 @@ class Book:
         trades = self._trades
         ordered = sorted(self.all.trades, key=trades.pct.__getitem__)
         self.all.sort(ordered, trades)
-        signal = trades.signal
+        signals = pick(trades.signal, ordered)
         for grouping in self._groupings:
-            parts: dict[int, list[int]] = {code: [] for code in grouping.groups}
-            codes = grouping.codes
-            for number in ordered:
-                parts[codes[signal[number]]].append(number)
-            for code, part in parts.items():
+            for code, part in _dealt(ordered, pick(grouping.codes, signals)):
                 grouping.groups[code].voids.clear()
                 grouping.groups[code].sort(part, trades)
         self.all.voids.clear()
@@ -212,6 +208,15 @@ class Book:
             pick(self._trades.at_s, numbers),
             pick(self._trades.pct, numbers),
         )
+
+
+def _dealt(numbers: Sequence[int], codes: Sequence[int]) -> Iterable[tuple[int, "array[int]"]]:
+    """The numbers of each code, in their order."""
+    parts: dict[int, array[int]] = {code: array("I") for code in set(codes)}
+    appends = {code: part.append for code, part in parts.items()}
+    for number, code in zip(numbers, codes, strict=True):
+        appends[code](number)
+    return parts.items()
 
 
 def _bands(found: Json) -> list[Json]:

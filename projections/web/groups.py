@@ -11,22 +11,20 @@ Invariant: the measures equal those of `projections.queries.statistics` for the 
 
 from array import array
 from bisect import bisect_left, bisect_right, insort
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from itertools import accumulate
+from itertools import accumulate, compress
 from math import fsum
-from operator import itemgetter
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from projections.queries.statistics import BANDS, Measures, Sample, measures_of
 from projections.signals.transitions import OUTCOMES, WIN
-from projections.web.trades import CODES, NO_BAND, SignalColumns, TradeColumns
+from projections.web.trades import CODES, SignalColumns, TradeColumns, pick
 
 BLOCK = 512  # trades: the rest of a prefix costs some 50 us, the totals some bytes a trade
 _WIN = CODES[WIN]
-
-N = TypeVar("N", int, float)
 
 Parts = tuple[float, ...]  # floats whose exact sum is meant
 
@@ -103,12 +101,10 @@ def totals_of(signals: SignalColumns, trades: TradeColumns, numbers: Sequence[in
     confidences = pick(signals.confidence, pick(trades.signal, numbers))
     gains = tuple(value for value in returns if value > 0)
     losses = tuple(value for value in returns if value < 0)
-    found: list[list[float]] = [[] for _ in range(BANDS)]
-    wins = [0] * BANDS
-    for band, confidence, outcome in zip(bands, confidences, outcomes, strict=True):
-        if band != NO_BAND:
-            found[band].append(confidence)
-            wins[band] += outcome == _WIN
+    found: list[list[float]] = [[] for _ in range(BANDS + 1)]
+    for band, confidence in zip(bands, confidences, strict=True):
+        found[band].append(confidence)
+    won = Counter(compress(bands, map(_WIN.__eq__, outcomes)))
     return Totals(
         tuple(outcomes.count(code) for code in range(len(OUTCOMES))),
         sum(pick(trades.held_us, numbers)),
@@ -116,15 +112,8 @@ def totals_of(signals: SignalColumns, trades: TradeColumns, numbers: Sequence[in
         gains,
         len(losses),
         losses,
-        tuple(Band(len(each), won, tuple(each)) for each, won in zip(found, wins, strict=True)),
+        tuple(Band(len(each), won[band], tuple(each)) for band, each in enumerate(found[:BANDS])),
     )
-
-
-def pick(column: "array[N]", numbers: Sequence[int]) -> tuple[N, ...]:
-    """The values of a column at some positions."""
-    if len(numbers) == 1:
-        return (column[numbers[0]],)
-    return itemgetter(*numbers)(column) if numbers else ()
 
 
 class _Block(NamedTuple):

@@ -13,12 +13,14 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from itertools import accumulate
+from operator import itemgetter, sub
 from pathlib import Path
 from sqlite3 import Connection
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from projections.queries.selection import stored_time
-from projections.queries.statistics import band_of
+from projections.queries.statistics import BANDS, band_of
 from projections.queries.stats import END
 from projections.queries.table import read_home
 from projections.signals.transitions import LOSS, OUTCOMES, WIN
@@ -26,7 +28,7 @@ from projections.sqlite.database import database_path, read_checkpoint
 from projections.sqlite.file import file_identity
 
 ROWS_PER_READ = 20_000  # some 20 ms: other requests run between two of them
-NO_BAND = 255  # of a trade that was neither won nor lost
+NO_BAND = BANDS  # of a trade that was neither won nor lost
 CODES = {outcome: code for code, outcome in enumerate(OUTCOMES)}
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -42,6 +44,11 @@ _FACTS = f"""SELECT l.known_seq, l.seq, s.id, l.outcome, l.profit_loss_pct, {END
     WHERE l.event <> 'signal' AND l.event IN ('closed', 'voided') AND l.known_seq >= ?
     AND (l.known_seq > ? OR l.seq > ?) AND l.known_seq <= ? ORDER BY l.known_seq, l.seq LIMIT ?"""
 
+# Lookups by signal_id are all over the file: pages that are mapped need no system call each.
+_MMAP = "PRAGMA mmap_size = 4294967296"
+
+N = TypeVar("N", int, float)
+_FactRow = tuple[int, int, int, str, float, str, object, int | None]
 Progress = Callable[[float, str], object]
 
 
@@ -178,42 +185,48 @@ class Trades:
         """Reads the next facts; True at the end."""
         known_seq, seq = self._last
         values = (known_seq, known_seq, seq, end, ROWS_PER_READ)
+        database.execute(_MMAP)
         rows = database.execute(_FACTS, values).fetchall()
+        closes: list[_FactRow] = []
         for row in rows:
-            self._add_fact(*row)
+            if row[-1] is None:
+                closes.append(row)
+            else:
+                self._add_closes(closes)
+                closes = []
+                known, _, signal_id, *_, voids = row
+                signal = bisect_left(self.signals.id, signal_id)
+                self._withdraw(known, signal, max(voids, signal_id))
+        self._add_closes(closes)
         if rows:
             self._last = _Position(rows[-1][0], rows[-1][1])
         return len(rows) < ROWS_PER_READ
 
-    def _add_fact(
-        self,
-        known_seq: int,
-        _seq: int,
-        signal_id: int,
-        outcome: str | None,
-        pct: float,
-        recorded_at: str,
-        closed_at: object,
-        voids: int | None,
-    ) -> None:
-        signals, trades = self.signals, self.trades
-        signal = bisect_left(signals.id, signal_id)
-        if voids is not None:
-            self._withdraw(known_seq, signal, max(voids, signal_id))
+    def _add_closes(self, rows: Sequence[_FactRow]) -> None:
+        """Adds trades, by column: twice as fast as one by one."""
+        if not rows:
             return
-        assert outcome is not None
-        recorded_us = microseconds(recorded_at)
-        ended = recorded_at if closed_at is None else stored_time(closed_at) or recorded_at
-        ended_us = recorded_us if ended is recorded_at else microseconds(ended)
-        is_decided = outcome in _DECIDED
-        trades.known_seq.append(known_seq)
-        trades.signal.append(signal)
-        trades.pct.append(pct)
-        trades.held_us.append(ended_us - signals.decided_us[signal])
-        trades.outcome.append(CODES[outcome])
-        trades.band.append(band_of(signals.confidence[signal]) if is_decided else NO_BAND)
-        at_s = max(0, recorded_us // _US_A_SECOND)
-        trades.at_s.append(max(at_s, trades.at_s[-1]) if trades.at_s else at_s)
+        signals, trades = self.signals, self.trades
+        known, _, ids, outcomes, returns, recorded, closed, _ = zip(*rows, strict=True)
+        numbers = [bisect_left(signals.id, each) for each in ids]
+        recorded_us = list(map(microseconds, recorded))
+        ended_us = [
+            at if by is None else _closed_us(by, at)
+            for at, by in zip(recorded_us, closed, strict=True)
+        ]
+        trades.known_seq.extend(known)
+        trades.signal.extend(numbers)
+        trades.pct.extend(returns)
+        trades.held_us.extend(map(sub, ended_us, pick(signals.decided_us, numbers)))
+        trades.outcome.extend([CODES[outcome] for outcome in outcomes])
+        trades.band.extend(
+            band_of(confidence) if outcome in _DECIDED else NO_BAND
+            for confidence, outcome in zip(pick(signals.confidence, numbers), outcomes, strict=True)
+        )
+        last_s = trades.at_s[-1] if trades.at_s else 0
+        seconds = accumulate((us // _US_A_SECOND for us in recorded_us), max, initial=last_s)
+        next(seconds)
+        trades.at_s.extend(seconds)
 
     def _withdraw(self, seq: int, signal: int, known_seq: int) -> None:
         """A `voided` withdraws the last fact in force: a close, if the signal has a trade."""
@@ -225,6 +238,19 @@ class Trades:
                 trades.voids.append((seq, trade))
                 return
             trade -= 1
+
+
+def pick(column: "array[N]", numbers: Sequence[int]) -> tuple[N, ...]:
+    """The values of a column at some positions."""
+    if len(numbers) == 1:
+        return (column[numbers[0]],)
+    return itemgetter(*numbers)(column) if numbers else ()
+
+
+def _closed_us(text: object, recorded_us: int) -> int:
+    """When a trade was closed, by its fact; else when that was recorded."""
+    closed_at = stored_time(text)
+    return recorded_us if closed_at is None else microseconds(closed_at)
 
 
 def microseconds(text: str) -> int:

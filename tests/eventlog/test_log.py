@@ -5,15 +5,18 @@ append/test_dedupe.py.
 """
 
 import asyncio
+import copy
 import fcntl
 import os
+import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -630,6 +633,28 @@ sys.exit(code)
     command = [sys.executable, "-c", script, str(home)]
     done = subprocess.run(command, check=False, timeout=DEADLINE_S, cwd=CHECKOUT)
     assert done.returncode == 0
+
+
+def _spawn_with(log: EventLog) -> None:
+    get_context("spawn").Process(target=print, args=(log,)).start()
+
+
+@pytest.mark.parametrize("passing", [pickle.dumps, copy.copy, _spawn_with])
+def test_a_handle_that_is_passed_to_another_process_says_what_to_do(
+    home: Path, passing: Callable[[EventLog], object]
+) -> None:
+    with EventLog(home) as log:
+        log.append(a_signal(1))
+        with pytest.raises(LogClosed, match="another process") as refusal:
+            passing(log)
+    assert refusal.value.where == str(home)
+    assert "EventLog(home)" in refusal.value.do
+
+
+def test_the_repr_of_a_handle_names_its_home_and_whether_it_is_open(home: Path) -> None:
+    with EventLog(home) as log:
+        assert repr(log) == f"<EventLog {str(home)!r}, open>"
+    assert repr(log) == f"<EventLog {str(home)!r}, closed>"
 
 
 @pytest.mark.parametrize("which", ["first", "later"])

@@ -179,6 +179,11 @@ class Pipe:
     def err(self) -> str:
         """Its stderr, after its end."""
         self._stderr_thread.join()
+        return self.err_so_far
+
+    @property
+    def err_so_far(self) -> str:
+        """The whole lines of its stderr so far."""
         return b"".join(self._stderr_lines).decode()
 
     def _read_stderr(self) -> None:

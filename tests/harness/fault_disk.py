@@ -12,7 +12,7 @@ Invariant: a call that does not fail does what RealDisk does.
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from errno import EIO
@@ -191,6 +191,10 @@ class FaultDisk:
             raise
         if path not in self._lost:
             self._durable_bytes[path] = self._disk.size(fd)
+
+    def fdatasync_all(self, fds: Sequence[int]) -> None:
+        for fd in fds:
+            self.fdatasync(fd)
 
     def fsync_dir(self, path: str | int) -> None:
         self._call("fsync_dir", self._at(path), lambda: self._disk.fsync_dir(path))

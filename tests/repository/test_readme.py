@@ -36,6 +36,7 @@ import pytest
 import eventlog
 import eventlog.plumbing
 import projections
+from eventlog.cli.global_options import OptionAfterCommand
 from eventlog.cli.main import BUILT_IN, cli
 from eventlog.format.line import CHAIN_START, decode, next_chain, stored_chain
 from tests.harness.command import eventlog as run_eventlog
@@ -53,6 +54,7 @@ SESSION_NAMES = [
     "format",
     "schema",
     "operations",
+    "service",
     "quants",
     "extending",
     "legacy",
@@ -356,12 +358,15 @@ def section_of(name: str) -> str:
 def options_in(section: str) -> set[str]:
     """The options in the first cells of the tables of a section."""
     cells = re.findall(r"^\| (`-[^|]*(?:\\\|[^|]*)*) \|", section, re.MULTILINE)
-    return {option for cell in cells for option in re.findall(r"(?<![\w-])--?[a-z][a-z-]*", cell)}
+    return {
+        option for cell in cells for option in re.findall(r"(?<![\w-])--?[a-zA-Z][a-z-]*", cell)
+    }
 
 
 def options_of(command: click.Command) -> set[str]:
-    """The names of each option of a command and of its subcommands."""
-    found = {name for p in command.params if isinstance(p, click.Option) for name in p.opts}
+    """The names of each option of a command and of its subcommands; not the global ones again."""
+    own = (p for p in command.params if not isinstance(p, OptionAfterCommand))
+    found = {name for p in own if isinstance(p, click.Option) for name in p.opts}
     if isinstance(command, click.Group) and command is not cli:
         found = found.union(*map(options_of, command.commands.values()))
     return found

@@ -1,5 +1,6 @@
 """The published wheel is built from the source distribution and runs in an empty environment."""
 
+import json
 import os
 import subprocess
 import sys
@@ -62,7 +63,10 @@ def test_the_wheel_holds_exactly_the_two_packages(dist: Path) -> None:
     }
     modules = {str(p.relative_to(CHECKOUT)) for d in PACKAGES for p in (CHECKOUT / d).rglob("*.py")}
     typed = {f"{package}/py.typed" for package in PACKAGES}
-    assert {name for name in names if name.split("/")[0] in PACKAGES} == modules | typed
+    static = CHECKOUT / "projections/web/static"
+    pages = {str(p.relative_to(CHECKOUT)) for p in static.rglob("*") if p.is_file()}
+    assert "projections/web/static/page.html" in pages
+    assert {name for name in names if name.split("/")[0] in PACKAGES} == modules | typed | pages
 
 
 def test_the_source_distribution_holds_no_tools_and_no_tests(dist: Path) -> None:
@@ -70,7 +74,22 @@ def test_the_source_distribution_holds_no_tools_and_no_tests(dist: Path) -> None
     with tarfile.open(sdist) as tar:
         names = {name.split("/")[1] for name in tar.getnames()}
     papers = {"LICENSE", "PKG-INFO", "README.md", "pyproject.toml", ".gitignore"}
-    assert names == PACKAGES | papers
+    assert names == PACKAGES | papers | {"hatch_build.py", "man"}
+
+
+def test_the_source_distribution_holds_the_man_pages(dist: Path) -> None:
+    (sdist,) = dist.glob("*.tar.gz")
+    # In a process of its own: click keeps the help options of a command that a test has parsed.
+    program = "import json, sys; from hatch_build import man_pages_of; from pathlib import Path;"
+    program += "print(json.dumps(man_pages_of(Path(sys.argv[1]), sys.argv[2])))"
+    pages = json.loads(run(sys.executable, "-c", program, CHECKOUT, VERSION, cwd=CHECKOUT))
+    assert {"eventlog.1", "eventlog-append.1", "eventlog-parked-retry.1"} <= set(pages)
+    with tarfile.open(sdist) as tar:
+        members = [member for member in tar.getmembers() if "/man/" in member.name]
+        files = [(member.name, tar.extractfile(member)) for member in members]
+        found = {Path(name).name: file.read().decode() for name, file in files if file is not None}
+    assert found == pages
+    assert not (CHECKOUT / "man").exists(), "a page is made, and never stored"
 
 
 def test_the_command_runs_in_an_empty_environment(bin_dir: Path, tmp_path: Path) -> None:

@@ -1,18 +1,25 @@
 """tools/bench: the runner computes and reports correctly, and a target runs."""
 
 import json
+import os
+import re
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+import tempfile
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]  # ships no type information
 import pytest
 
 from eventlog.format.line import CHAIN_START, decode, next_chain, parse_header, stored_chain
-from tests.harness.requirements import CHECKOUT
+from tests.harness.requirements import CHECKOUT, needs_tool
 from tools.benchmarks import report, targets
 from tools.benchmarks.aggregates import SavedAggregates
+from tools.benchmarks.peer_libraries import Callers
+from tools.benchmarks.peer_table import PEERS, Peer, PeerResult, chosen_peers, measure_peer
+from tools.benchmarks.producers import PRODUCERS
 from tools.benchmarks.runner import (
     FDATASYNC_MIN_MS,
     SAMPLE_COUNT_MAX,
@@ -127,7 +134,7 @@ def test_a_result_is_the_median_of_the_ratios_of_all_rounds() -> None:
     rounds = Rounds(ours=(80, 8, 7, 1, 90), peer=(100, 10, 10, 90, 100))
     result = Result(target=a_target(), rounds=rounds)
     assert (result.ours, result.peer, result.ratio) == (8, 90, 0.8)
-    assert result.ratio_half == (0.7, 0.8)
+    assert rounds.ratio_half == (0.7, 0.8)
     assert result.verdict == "mark"
 
 
@@ -206,6 +213,10 @@ def test_targets_and_goals_are_the_agreed_ones() -> None:
         "B14-memory": (300, 200),
         "B15-help": (3, 2),
         "B15-status": (3, 2),
+        "B15-wakeups": (60, 55),
+        "B15-idle": (0.3, 0.2),
+        "B15-homes": (0.3, 0.2),
+        "B15-load": (300, 271),
     }
 
 
@@ -237,7 +248,14 @@ def test_the_lines_that_a_bare_file_takes_are_lines_of_the_log() -> None:
 def test_help_names_the_options_and_shows_an_example() -> None:
     done = bench("--help")
     assert done.returncode == 0
-    for text in ("--only", "--quick", "--json", "--dir", "tools/bench --only B1,B5 --quick"):
+    for text in (
+        "--only",
+        "--quick",
+        "--json",
+        "--dir",
+        "--peers",
+        "tools/bench --only B1,B5 --quick",
+    ):
         assert text in done.stdout
 
 
@@ -261,6 +279,138 @@ def test_each_save_of_the_event_store_is_one_durable_commit(tmp_path: Path) -> N
     for signal, (_, state) in zip(Signals(seed=1).take(3), rows, strict=True):
         fields = json.loads(state)["fields"]
         assert fields == signal | {"sha256": sha256_of(signal)}
+
+
+# -- the peers of --peers
+
+LIBRARIES = ("open", "open-shared", "logging", "structlog", "sqlite", "eventsourcing")
+SERVERS = ("redis", "postgresql", "jetstream")
+
+
+def ids_kept_by(name: str, where: Path) -> list[str]:
+    """The ids of the signals that a peer of this name has in its file."""
+    match name:
+        case "open" | "open-shared":
+            lines = (where / "signals.jsonl").read_text().splitlines()
+            return [json.loads(line)["signal_id"] for line in lines]
+        case "logging":
+            lines = (where / "signals.log").read_text().splitlines()
+            return [json.loads(line)["signal_id"] for line in lines]
+        case "structlog":
+            lines = (where / "signals.log").read_text().splitlines()
+            return [json.loads(line)["signal"]["signal_id"] for line in lines]
+        case "sqlite":
+            path, query = "signals.db", "SELECT signal_id FROM signals ORDER BY id"
+        case _:
+            path = "events.db"
+            query = "SELECT json_extract(CAST(state AS TEXT), '$.signal_id') FROM stored_events"
+    with closing(sqlite3.connect(where / path)) as database:
+        return [signal_id for (signal_id,) in database.execute(query)]
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_each_call_of_a_peer_stores_one_signal_whoever_calls(tmp_path: Path, name: str) -> None:
+    [peer] = chosen_peers(name)
+    signals = Signals().take(3 + PRODUCERS + 1)
+    with peer.opened(tmp_path) as callers:
+        assert callers.one(signals[:3]) > 0
+        assert callers.many(signals[3:]) > 0
+    ids = [signal["signal_id"] for signal in signals]
+    kept = ids_kept_by(name, tmp_path)
+    assert kept[:3] == ids[:3]
+    assert sorted(kept) == sorted(map(str, ids))
+
+
+@pytest.mark.parametrize("name", ["open", "open-shared", "logging", "structlog"])
+def test_a_peer_that_is_a_file_syncs_each_signal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    file = tmp_path / ("signals.jsonl" if name.startswith("open") else "signals.log")
+    lines_at_sync: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda _: lines_at_sync.append(file.read_text().count("\n")))
+    [peer] = chosen_peers(name)
+    with peer.opened(tmp_path) as callers:
+        callers.one(Signals().take(3))
+    assert lines_at_sync == [1, 2, 3]
+
+
+def servers_in(where: Path) -> list[str]:
+    """The names of the processes that have their files below `where`."""
+    found = [p.info for p in psutil.process_iter(["name", "cmdline", "cwd"])]
+    texts = [" ".join([info["cwd"] or "", *(info["cmdline"] or [])]) for info in found]
+    return [info["name"] for info, text in zip(found, texts, strict=True) if str(where) in text]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_server_ends_with_the_measurement(name: str) -> None:
+    if name == "redis":
+        needs_tool("redis-check-rdb", apt="redis-tools")
+    [peer] = chosen_peers(name)
+    signals = Signals().take(2 * PRODUCERS)
+    # PostgreSQL's own account must be able to pass, and the directories of pytest are private.
+    with tempfile.TemporaryDirectory(prefix="bench-test-") as directory:
+        where = Path(directory) / "files"
+        where.mkdir()
+        with peer.opened(where) as callers:
+            assert callers.one(signals[:PRODUCERS]) > 0
+            assert callers.many(signals[PRODUCERS:]) > 0
+            assert servers_in(where)
+        assert servers_in(where) == []
+
+
+def test_peers_are_listed_once_and_selected_by_name() -> None:
+    names = [peer.id for peer in PEERS]
+    assert names == [*LIBRARIES, *SERVERS]
+    assert [peer.id for peer in chosen_peers("Redis, open")] == ["open", "redis"]
+    assert chosen_peers("") == PEERS
+    with pytest.raises(ValueError, match="no peer b1; there are open, open-shared"):
+        chosen_peers("B1")
+
+
+def test_the_page_describes_each_peer() -> None:
+    section = (CHECKOUT / "docs/measured.md").read_text().partition("would pick instead\n\n")[2]
+    rows = re.findall(r"^\| `([a-z-]+)` \|", section.partition("\n## ")[0], re.MULTILINE)
+    assert rows == [peer.id for peer in PEERS]
+
+
+def test_a_peer_that_is_missing_is_a_row_with_the_reason(tmp_path: Path) -> None:
+    def missing(_: Path) -> AbstractContextManager[Callers]:
+        raise NotMeasured("redis-server is not installed")
+
+    peer = Peer(id="redis", what="XADD", opened=missing)
+    result = measure_peer(peer, Bench(dir=tmp_path), lambda: USUAL_DISK_MS)
+    table = report.peers_table([result], {}).splitlines()
+    assert table[2].split() == ["redis", *["-"] * 8, "XADD"]
+    assert table[3] == "redis: redis-server is not installed"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_table_of_peers_has_the_ratio_for_one_thread_and_for_64_producers() -> None:
+    one = Rounds(ours=(8.0,) * 5, peer=(10.0,) * 5)
+    many = Rounds(ours=(900.0,) * 5, peer=(100.0,) * 5)
+    peer = Peer(id="open", what="write", opened=PEERS[0].opened)
+    result = PeerResult(peer=peer, one=one, many=many, fdatasync_ms=USUAL_DISK_MS)
+    row = report.peers_table([result], {}).splitlines()[2].split("  ")
+    assert [cell.strip() for cell in row if cell.strip()] == [
+        *("open", "8 /s", "10 /s", "0.80", "0.80-0.80"),
+        *("900 /s", "100 /s", "9.00", "9.00-9.00", "write"),
+    ]
+
+
+@pytest.mark.slow
+def test_a_peer_runs_end_to_end_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    files = tmp_path / "files"
+    arguments = ("--peers", "--only", "open", "--quick", "--dir", files)
+    done = bench(*arguments, "--json", tmp_path / "found.json")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[2].startswith("open ")
+    assert list(files.iterdir()) == []
+    found = json.loads((tmp_path / "found.json").read_text())
+    [peer] = found["peers"]
+    for side in ("one_thread", "producers"):
+        assert peer[side]["ratio"] > 0
+        assert len(peer[side]["rounds"]["ours"]) == len(peer[side]["rounds"]["peer"]) >= 5
 
 
 @pytest.mark.slow

@@ -149,7 +149,7 @@ def test_the_last_line_of_each_run_gives_the_counts_of_log_table_and_alpine(
     assert_caught_up(home)
     report = reported(done.stdout)
     assert (report["ok"], report["at_alpine"], report["signals"]) == (True, count, count)
-    for text in ("a simulated market, seed 7\n", "duplicate=True", "DAMAGED: 1 findings"):
+    for text in ("a simulated market, seed 7\n", "duplicate=True", "DAMAGED: 1 finding:"):
         assert text in done.stdout
     assert "the same digest as before" in done.stdout
     digests = re.findall(r"^ +([0-9a-f]{64})$", done.stdout, re.MULTILINE)

@@ -5,7 +5,6 @@ Invariant: each save is one durable commit: SQLite in WAL mode with synchronous=
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from uuid import UUID
 
@@ -13,8 +12,9 @@ from eventsourcing.application import Application
 from eventsourcing.domain import Aggregate
 from eventsourcing.sqlite import SQLiteFactory
 
+from tools.benchmarks.producers import in_one_thread
 from tools.benchmarks.runner import NotMeasured
-from tools.benchmarks.signals import Signals, Value, sha256_of
+from tools.benchmarks.signals import SignalDict, Signals, Value, sha256_of
 
 SYNCHRONOUS_FULL = 2
 
@@ -51,15 +51,16 @@ class SavedAggregates:
             raise NotMeasured(f"SQLite is not durable in {path}: {found}; use --dir")
 
     def work(self, count: int) -> float:
-        aggregates = [
-            SignalAggregate(str(signal["signal_id"]), {**signal, "sha256": sha256_of(signal)})
-            for signal in self._signals.take(count)
-        ]
-        save = self._application.save
-        started_s = time.perf_counter()
-        for aggregate in aggregates:
-            save(aggregate)
-        return time.perf_counter() - started_s
+        aggregates = [_aggregate(signal) for signal in self._signals.take(count)]
+        return in_one_thread(self._application.save, aggregates)
+
+    def append(self, signal: SignalDict) -> None:
+        """Saves a signal that is not an aggregate yet; threads may call it at once."""
+        self._application.save(_aggregate(signal))
 
     def close(self) -> None:
         self._application.close()
+
+
+def _aggregate(signal: SignalDict) -> SignalAggregate:
+    return SignalAggregate(str(signal["signal_id"]), {**signal, "sha256": sha256_of(signal)})

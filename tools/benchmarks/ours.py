@@ -13,10 +13,10 @@ from pathlib import Path
 
 from eventlog import EventLog
 from tools.benchmarks.peers import Command
+from tools.benchmarks.producers import in_one_thread, in_tasks
 from tools.benchmarks.runner import Bench, NotMeasured
-from tools.benchmarks.signals import SignalDict, Signals
+from tools.benchmarks.signals import Signals
 
-PRODUCERS = 64
 CALL_ENTRIES = 1_000  # signals in one call of append_many, B5
 BUILD_ENTRIES = 10_000  # signals in one call when a log is built
 
@@ -34,36 +34,16 @@ class Appender:
         self._runner = asyncio.Runner()
 
     def one_thread(self, count: int) -> float:
-        signals = self._signals.take(count)
-        append = self.log.append
-        started_s = time.perf_counter()
-        for signal in signals:
-            append(signal)
-        return time.perf_counter() - started_s
+        return in_one_thread(self.log.append, self._signals.take(count))
 
     def many(self, count: int) -> float:
         signals = self._signals.take(count)
         calls = [signals[at : at + CALL_ENTRIES] for at in range(0, count, CALL_ENTRIES)]
-        started_s = time.perf_counter()
-        for call in calls:
-            self.log.append_many(call)
-        return time.perf_counter() - started_s
+        return in_one_thread(self.log.append_many, calls)
 
     def producers(self, count: int) -> float:
         """64 coroutines, each waiting for its receipt before it appends again."""
-        return self._runner.run(self._producers(self._signals.take(count)))
-
-    async def _producers(self, signals: list[SignalDict]) -> float:
-        started_s = time.perf_counter()
-        async with asyncio.TaskGroup() as producers:
-            for number in range(PRODUCERS):
-                producers.create_task(self._producer(signals[number::PRODUCERS]))
-        return time.perf_counter() - started_s
-
-    async def _producer(self, signals: list[SignalDict]) -> None:
-        append = self.log.append_async
-        for signal in signals:
-            await append(signal)
+        return self._runner.run(in_tasks(self.log.append_async, self._signals.take(count)))
 
     def each_s(self, count: int) -> list[float]:
         """The seconds of each of `count` appends, made one after the other."""

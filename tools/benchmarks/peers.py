@@ -1,4 +1,4 @@
-"""The peers in one thread: a bare file, SQLite, and whole commands.
+"""The peers in one thread: a bare file, SQLite, whole commands; and the process of a server.
 
 Invariant: a peer is handed bytes or rows that are ready, so that its time is its own work alone.
 """
@@ -9,7 +9,8 @@ import os
 import sqlite3
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tools.benchmarks.runner import NotMeasured
@@ -17,6 +18,9 @@ from tools.benchmarks.signals import Signals, ready_lines, ready_row
 
 # A command that hangs ends the benchmark.
 COMMAND_TIMEOUT_S = 1800
+# A server takes a tenth of a second to start; a machine that swaps takes longer.
+SERVER_START_TIMEOUT_S = 10.0
+SERVER_STOP_TIMEOUT_S = 10.0
 
 Command = Sequence[str | Path]
 
@@ -60,13 +64,7 @@ class SqliteFull:
 
     def __init__(self, path: Path, seed: int = 1) -> None:
         self._signals = Signals(seed)
-        # Without an isolation level each INSERT is a transaction of its own, with no BEGIN and
-        # COMMIT to parse. This is the fastest way.
-        self._db = sqlite3.connect(path, isolation_level=None)
-        mode = self._db.execute("PRAGMA journal_mode=WAL").fetchone()[0]
-        if mode != "wal":
-            raise NotMeasured(f"SQLite has no WAL on this file system ({path}); use --dir")
-        self._db.execute("PRAGMA synchronous=FULL")
+        self._db = full_sqlite(path)
         self._db.execute(SQLITE_TABLE)
 
     def work(self, count: int) -> float:
@@ -79,6 +77,41 @@ class SqliteFull:
 
     def close(self) -> None:
         self._db.close()
+
+
+def full_sqlite(path: Path) -> sqlite3.Connection:
+    """A database in WAL mode with synchronous=FULL; threads may share the connection."""
+    # Without an isolation level each INSERT is a transaction of its own, with no BEGIN and
+    # COMMIT to parse. This is the fastest way.
+    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    mode = database.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+    if mode != "wal":
+        raise NotMeasured(f"SQLite has no WAL on this file system ({path}); use --dir")
+    database.execute("PRAGMA synchronous=FULL")
+    return database
+
+
+@contextmanager
+def running(
+    command: Command, output: Path, *, program: str | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A server process, which writes to the file `output` and ends with the `with` block.
+
+    `program` is the file to run, if it is not the first word of `command`.
+    """
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            command, executable=program, stdin=subprocess.DEVNULL, stdout=file, stderr=file
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(SERVER_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def users_environment() -> dict[str, str]:

@@ -51,6 +51,23 @@ class Rounds:
     peer: tuple[float, ...] = ()
     note: str = ""  # further observations
 
+    @property
+    def ratio(self) -> float | None:
+        """The median of the rounds' ratios: the two sides of one round saw the same machine."""
+        return median(self._ratios) if self.peer else None
+
+    @property
+    def ratio_half(self) -> tuple[float, float] | None:
+        """The middle half of the rounds' ratios: how noisy the machine was."""
+        if not self.peer:
+            return None
+        low, _, high = quantiles(self._ratios, n=4, method="inclusive")
+        return low, high
+
+    @property
+    def _ratios(self) -> list[float]:
+        return [ours / peer for ours, peer in zip(self.ours, self.peer, strict=True)]
+
 
 @dataclass(slots=True, kw_only=True)
 class Bench:
@@ -164,23 +181,7 @@ class Result:
 
     @property
     def ratio(self) -> float | None:
-        """The median of the rounds' ratios: the two sides of one round saw the same machine."""
-        return median(self._ratios) if self._ratios else None
-
-    @property
-    def ratio_half(self) -> tuple[float, float] | None:
-        """The middle half of the rounds' ratios: how noisy the machine was."""
-        if not self._ratios:
-            return None
-        low, _, high = quantiles(self._ratios, n=4, method="inclusive")
-        return low, high
-
-    @property
-    def _ratios(self) -> list[float]:
-        if not self.rounds or not self.rounds.peer:
-            return []
-        pairs = zip(self.rounds.ours, self.rounds.peer, strict=True)
-        return [ours / peer for ours, peer in pairs]
+        return self.rounds.ratio if self.rounds else None
 
     @property
     def verdict(self) -> Literal["goal", "mark", "missed", "not measured"]:

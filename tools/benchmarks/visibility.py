@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -47,19 +48,21 @@ def _rounds(bench: Bench, figure: Callable[[Sequence[float]], float]) -> Rounds:
         log.append_many(signals.take(1))
         daemon = subprocess.Popen(command("--home", home, "project", "sqlite"))
         try:
-            with closing(_Poller(home / "data" / "signals.db")) as poller:
-                _paced(log, poller, signals, WARM_SIGNALS)
+            with closing(Poller(home / "data" / "signals.db")) as poller:
+                paced(log, poller, signals, WARM_SIGNALS, PACE_S)
                 found = []
                 for number in range(ROUNDS_MIN):
                     bench.progress(f"round {number + 1} of {ROUNDS_MIN}")
-                    found.append(1_000 * figure(_paced(log, poller, signals, count)))
+                    found.append(1_000 * figure(paced(log, poller, signals, count, PACE_S)))
         finally:
             daemon.terminate()
             daemon.wait()
     return Rounds(ours=tuple(found), note=f"{ROUNDS_MIN} rounds of {count} signals, 100 a second")
 
 
-def _paced(log: EventLog, poller: _Poller, signals: Signals, count: int) -> list[float]:
+def paced(
+    log: EventLog, poller: Poller, signals: Signals, count: int, pace_s: float
+) -> list[float]:
     """The seconds from receipt to row of each of `count` signals."""
     returned_s: dict[int, float] = {}
     due_s = time.perf_counter()
@@ -67,12 +70,12 @@ def _paced(log: EventLog, poller: _Poller, signals: Signals, count: int) -> list
         time.sleep(max(0.0, due_s - time.perf_counter()))
         seq = log.append(signal).seq
         returned_s[seq] = time.perf_counter()
-        due_s += PACE_S
+        due_s += pace_s
     poller.wait_for(max(returned_s))
     return [max(0.0, poller.seen_s(seq) - at_s) for seq, at_s in returned_s.items()]
 
 
-class _Poller:
+class Poller:
     """Polls the table, and notes the time of each change of its last row."""
 
     def __init__(self, path: Path) -> None:
@@ -84,7 +87,7 @@ class _Poller:
 
     def seen_s(self, seq: int) -> float:
         """When the row of entry `seq` was first seen."""
-        return next(at_s for last, at_s in self._seen if last >= seq)
+        return self._seen[bisect_left(self._seen, seq, key=lambda seen: seen[0])][1]
 
     def wait_for(self, seq: int) -> None:
         """Waits until the row is there. Raises NotMeasured."""

@@ -9,7 +9,7 @@ fdatasync the lost bytes are in the cache, not on the device, and the next fdata
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from eventlog.storage.disk import FileIdentity
@@ -247,6 +247,10 @@ class SimulatedDisk:
             self.world.put(opened.ino, file._replace(is_error_unseen=False))
             raise _os_error(errno.EIO)
         self.world.put(opened.ino, file)
+
+    def fdatasync_all(self, fds: Sequence[int]) -> None:
+        for fd in fds:
+            self.fdatasync(fd)
 
     def fsync_dir(self, path: str | int) -> None:
         self._enter_or_fail("fsync_dir")

@@ -184,9 +184,11 @@ def test_a_line_of_output_has_warnings_only_if_there_are_any(home: Path) -> None
     assert "warnings" not in usual
     assert [found["field"] for found in warned["warnings"]] == ["stop_price"]
     assert again == {**warned, "duplicate": True}
-    assert done.err.split(" ", 1)[1] == (
-        "WARNING eventlog.append.warning_log item_warning kind=wrong_side field=stop_price seq=2\n"
+    logged, created = done.err.splitlines()
+    assert logged.split(" ", 1)[1] == (
+        "WARNING eventlog.append.warning_log item_warning kind=wrong_side field=stop_price seq=2"
     )
+    assert created.startswith("created a new log")
 
 
 # -- the log line

@@ -125,7 +125,9 @@ def test_python_m_eventlog_runs_the_same_command() -> None:
 def test_wrong_usage_exits_2_with_the_reason(home: Path, words: tuple[str, ...]) -> None:
     done = eventlog(*words, home=home)
     assert (done.code, done.out) == (2, b"")
-    assert "Error: " in done.err and "Traceback" not in done.err
+    assert (
+        done.err.startswith("error: ") and "\ndo:    " in done.err and "Traceback" not in done.err
+    )
     assert not home.exists()
 
 
@@ -329,7 +331,8 @@ def test_status_shows_the_size_and_end_of_the_log(filled: Path) -> None:
         "chain": last["chain"],
     }
     text = eventlog("status", home=filled).out.decode()
-    assert last["chain"] in text and last["recorded_at"] in text
+    assert last["chain"] in text
+    assert last["recorded_at"].replace("Z", "+00:00") in text
 
 
 def test_progress_is_shown_on_a_terminal_only(filled: Path) -> None:
@@ -404,8 +407,8 @@ def is_recent_with_offset(text: str) -> bool:
     ("words", "code", "message", "parts"),
     [
         (("cat",), 3, "there is no log at this home", {"where", "do"}),
-        (("cat", "--after", "x"), 2, "Invalid value for '--after'", set()),
-        (("nonsense",), 2, "No such command 'nonsense'", set()),
+        (("cat", "--after", "x"), 2, "--after must be a whole number", {"where", "do"}),
+        (("nonsense",), 2, "there is no command nonsense", {"where", "do"}),
     ],
 )
 def test_with_the_json_format_an_error_is_json_too_and_printed_once(
@@ -505,7 +508,7 @@ def test_a_broken_plugin_logs_a_warning_and_breaks_nothing_else(
     done = eventlog("broken", home=filled, env=env)
     assert done.code == 2
     assert "plugin_broken name=broken" in done.err
-    assert "No such command 'broken'" in done.err
+    assert "there is no command broken" in done.err
 
 
 def test_a_plugin_that_is_not_a_click_command_is_ignored(

@@ -116,7 +116,8 @@ def test_the_answers_have_the_form_defined_by_the_contract(home: Path) -> None:
         "error": "target_price must be > 0 (got -1)",
         "field": "target_price",
     }
-    assert done.err == "line 5: target_price must be > 0 (got -1)\n"
+    created = f"created a new log at {home}\n"
+    assert done.err == f"{created}line 5: target_price must be > 0 (got -1)\n"
 
 
 @pytest.mark.parametrize("bad", BAD_LINES.values(), ids=BAD_LINES)
@@ -284,7 +285,8 @@ def test_sigterm_ends_a_pipe_that_waits_for_input(home: Path) -> None:
         p.read_answers()
         p.write_bytes_to_stdin(b'{"half a line')
         p.send(signal.SIGTERM)
-        assert (p.read_all_answers(), p.wait(2 * EXIT_S), p.err) == ([], 0, "")
+        assert (p.read_all_answers(), p.wait(2 * EXIT_S)) == ([], 0)
+        assert p.err == f"created a new log at {home}\n"
     assert_valid_log(home)
 
 

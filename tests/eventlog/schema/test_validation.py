@@ -18,6 +18,7 @@ from eventlog.errors import EntryTooLarge, HashMismatch, InvalidSignal
 from eventlog.format import line
 from eventlog.format.line import RESERVED_KEYS
 from eventlog.schema import json_input, validation
+from eventlog.schema.facts import FACTS, fast_body
 from eventlog.schema.json_input import parse_json_line
 from eventlog.schema.signal import ALIASES, FIELD_RULES, Signal, content_sha256
 from eventlog.schema.validation import ValidatedItem, validate
@@ -265,6 +266,49 @@ def test_the_fast_path_and_the_full_rules_agree_to_the_byte(item: dict[str, obje
     assert outcome(lambda: validated_item(item)) == outcome(
         lambda: validated_item(MappingProxyType(item))
     )
+
+
+FACT_ITEMS: Mapping[str, dict[str, object]] = {
+    "executed": {"order_id": "o-1", "fill_price": 150, "executed_at": PLAIN["timestamp"]},
+    "skipped": {"reason": "a limit\nwas reached"},
+    "expired": {},
+    "cancelled": {"reason": "late", "note": "by hand"},
+    "reduced": {"part": 1, "exit_price": 158.25, "fraction": 0.5},
+    "closed": {"exit_price": -0.0, "outcome": "win", "closed_at": "2025-11-18T02:00:00Z"},
+    "voided": {"voids": 7, "salt": "0" * 32, "n": 2, "z": None, "a": True},
+}
+
+
+@pytest.mark.parametrize("event", FACT_ITEMS)
+def test_the_fast_path_and_the_full_rules_agree_on_each_key_of_a_fact(event: str) -> None:
+    """Only a plain dict takes the fast way."""
+    plain = {**FACT_ITEMS[event], "event": event, "signal_id": "sig-0001"}
+    assert set(FACT_ITEMS) == set(FACTS)
+    keys = (*plain, *FACTS[event].keys, *sorted(RESERVED_KEYS), "x", "é", "\ud800", *Field, 1, None)
+    for key in keys:
+        without = {other: plain[other] for other in plain if other != key}
+        for value in STRANGE:
+            item = {**without, key: value}
+            full = outcome(partial(validated_item, MappingProxyType(item)))
+            assert outcome(partial(validated_item, item)) == full
+            backwards = {other: item[other] for other in reversed(list(item))}
+            assert outcome(partial(validated_item, backwards)) == full or isinstance(full, Refused)
+        full = outcome(partial(validated_item, MappingProxyType(without)))
+        assert outcome(partial(validated_item, without)) == full
+
+
+def test_a_fact_whose_line_is_too_long_is_refused_alike_on_the_fast_path() -> None:
+    fact = {"event": "expired", "signal_id": "s", "b": "x" * 40_000, "a": "y" * 40_000}
+    refused = outcome(partial(validated_item, fact))
+    assert isinstance(refused, Refused)
+    assert refused.kind is EntryTooLarge
+    assert refused == outcome(partial(validated_item, MappingProxyType(fact)))
+
+
+@pytest.mark.parametrize("event", FACT_ITEMS)
+def test_a_common_fact_is_validated_by_the_fast_path(event: str) -> None:
+    item = {**FACT_ITEMS[event], "event": event, "signal_id": "sig-0001"}
+    assert fast_body(event, item) == validated_item(MappingProxyType(item)).body
 
 
 @given(items(hostile=False))

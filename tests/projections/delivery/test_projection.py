@@ -667,16 +667,19 @@ def test_parked_lists_retries_and_discards(scene: Scene) -> None:
     assert [row["seq"] for row in rows] == [2, 3]
     keys = {"seq", "signal_id", "kind", "status", "body", "attempts"}
     assert rows[0].keys() == keys | {"first_at", "last_at", "next_at"}
-    assert rows[0]["first_at"].endswith("Z")
+    assert rows[0]["first_at"].endswith("+00:00")
     for words in (("retry",), ("discard",), ("retry", "2", "--all"), ("retry", "x")):
         assert scene.run("parked", *words).code == 2
     still = scene.run("parked", "retry", "2", "--json")
     assert (still.code, still.answers[0]["parked"]) == (1, 1)
     scene.server.control(poison=["s-3"])
-    assert scene.run("parked", "retry", "2", "5").out == (
-        b"2 signals: 1 delivered now, 1 not parked\n"
-    )
-    assert scene.run("parked", "discard", "3").out == b"1 signals: 1 discarded\n"
+    both = scene.run("parked", "retry", "2", "5")
+    assert (both.code, both.out) == (1, b"2 signals: 1 delivered now, 1 not parked\n")
+    assert both.err == "entry 5 is not parked: see `eventlog parked list`\n"
+    discarded = scene.run("parked", "discard", "3")
+    assert (discarded.code, discarded.out) == (0, b"1 signal: 1 discarded\n")
+    again = scene.run("parked", "discard", "3", "--json")
+    assert (again.code, again.answers[0]["gone"], again.answers[0]["asked"]) == (1, 1, 1)
     assert scene.run("parked", "list").out == b""
     missing = scene.run("reconcile", "--json")
     assert missing.code == 1

@@ -5,6 +5,7 @@ Invariant: it changes nothing without `--replay`.
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import asyncpg  # type: ignore[import-untyped]  # asyncpg ships no type informat
 import pytest
 
 from eventlog import EventLog
-from projections.alpine.client import AlpineClient, NoResponse
+from projections.alpine.client import PAGE_BYTES_MAX, AlpineClient, NoResponse
 from projections.alpine.credentials import FixedKey
 from projections.delivery.outbox import outbox_path
 from projections.delivery.reconcile import (
@@ -93,9 +94,14 @@ def listing(rows: list[dict[str, Any]], *, page: int = 7, spoilt: list[bytes] | 
 
 
 def compared(
-    home: Path, handle: Any, *, listed_max: int = 1_000, pages_max: int = 100
+    home: Path,
+    handle: Any,
+    *,
+    listed_max: int = 1_000,
+    pages_max: int = 100,
+    limits: ReconcileLimits | None = None,
 ) -> tuple[ReconcileReport, Server]:
-    limits = ReconcileLimits(
+    limits = limits or ReconcileLimits(
         pages_per_s=1e6, retry_s=0.001, pages_max=pages_max, listed_max=listed_max
     )
 
@@ -232,6 +238,49 @@ def test_temporary_failures_are_retried_and_lasting_ones_reported(home: Path) ->
     ):
         with pytest.raises(NoResponse, match=says):
             compared(home, answering(answer))
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_backend_that_refuses_large_pages_is_read_in_smaller_ones(
+    home: Path, status: int
+) -> None:
+    append(home, *signals(10))
+    found, backend = compared(home, listing(rows_for(home), spoilt=[http_response(status, b"")]))
+    assert (found.missing_count, found.extra_count) == (0, 0)
+    limits = [parse_qs(urlsplit(r.line.split()[1]).query)["limit"] for r in backend.requests]
+    assert limits == [["1000"], ["200"], ["200"], ["200"]]
+
+
+def test_a_page_that_is_too_large_is_read_in_smaller_ones(home: Path) -> None:
+    append(home, *signals(10))
+    large = http_response(200, b" " * (PAGE_BYTES_MAX + 1))
+    found, _ = compared(home, listing(rows_for(home), spoilt=[large]))
+    assert (found.missing_count, found.extra_count) == (0, 0)
+
+
+def test_pages_are_requested_never_faster_than_the_limit(home: Path) -> None:
+    append(home, *signals(30))
+    limits = ReconcileLimits(pages_per_s=50.0, retry_s=0.001)
+    begun_s = time.monotonic()
+    compared(home, listing(rows_for(home)), limits=limits)  # four pauses between five pages
+    assert time.monotonic() - begun_s >= 4 / 50
+
+
+def test_each_answer_of_overload_halves_the_rate_of_the_pages_after_it(home: Path) -> None:
+    append(home, *signals(10))
+    overloaded = [http_response(429, b""), http_response(503, b"")]
+    limits = ReconcileLimits(pages_per_s=50.0, retry_s=0.001)
+    begun_s = time.monotonic()
+    compared(home, listing(rows_for(home), spoilt=overloaded), limits=limits)  # one pause
+    assert time.monotonic() - begun_s >= 4 / 50
+
+
+def test_a_hash_that_is_listed_twice_counts_once_as_extra(home: Path) -> None:
+    append(home, *signals(2))
+    rows = rows_for(home)
+    extra = rows[0] | {"verification_hash": "0" * 64}
+    found, _ = compared(home, listing([*rows, extra | {"id": 3}, extra | {"id": 4}]))
+    assert (found.at_alpine, found.extra_count, found.extra[0]["id"]) == (4, 1, 3)
 
 
 def test_a_list_that_names_no_ids_is_read_to_its_end(home: Path) -> None:

@@ -22,9 +22,16 @@ from eventlog import Entry
 from projections import ProjectionError, SignalStore, signals_table
 from projections.queries.as_of import parse_as_of
 from projections.queries.filters import OUTCOME_CHOICES, SignalFilter
-from projections.queries.selection import Selection, by_signal_id, latest, signal_row
+from projections.queries.selection import (
+    SORTED_ENTRIES_MAX,
+    Selection,
+    by_signal_id,
+    latest,
+    signal_row,
+)
 from projections.queries.stats import read_stats
 from projections.queries.times import require_past
+from projections.signals import schema
 from projections.sqlite.database import database_path, set_up
 from tests.harness import model
 from tests.harness.command import eventlog
@@ -455,7 +462,7 @@ def test_no_as_of_query_scans_the_table_or_sorts(home: Path) -> None:
     project(home)
     symbol = SignalFilter(symbol="AAPL")
     with closing(reading(database_of(home))) as db:
-        for seq in (None, 3):
+        for seq in (None, SORTED_ENTRIES_MAX + 1):  # up to there a few signals are sorted
             for statement in (
                 latest(Selection(SignalFilter(), seq), 10, with_extra=True),
                 latest(Selection(symbol, seq), 10),
@@ -475,3 +482,32 @@ def test_no_as_of_query_scans_the_table_or_sorts(home: Path) -> None:
                 assert (seq is None) != ("AND rowid<?" in last), plan
                 scans = [step for step in plan if step.startswith("SCAN")]
                 assert all("SCAN s USING INDEX" in step for step in scans), plan
+
+
+# -- the cost
+
+
+def test_the_newest_signals_of_an_early_time_are_found_at_a_cost_that_does_not_grow() -> None:
+    def steps(signals: int) -> int:
+        calls = 0
+
+        def count() -> int:
+            nonlocal calls
+            calls += 1
+            return 0
+
+        with closing(sqlite3.connect(":memory:")) as db:
+            for statement in (*schema.TABLES, *schema.INDEXES):
+                db.execute(statement)
+            db.execute(
+                """WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < ?)
+                INSERT INTO signals SELECT i, i, 'AAPL', 'BUY', 150, 158, 147, 85, 'm', 'stock',
+                'x', printf('%09d', i), NULL, NULL, NULL, i, NULL, i FROM n""",
+                (signals,),
+            )
+            db.set_progress_handler(count, 100)
+            rows = db.execute(*latest(Selection(SignalFilter(), 500), 10)).fetchall()
+            assert [row[0] for row in rows] == [*range(500, 490, -1)]
+        return calls
+
+    assert steps(8_000) < 1.1 * steps(1_000)

@@ -126,13 +126,13 @@ def test_the_past_differs_from_now_in_these_tests(home: Path) -> None:
 
 
 INVALID = [
-    ("--action", "hold", "is not one of 'buy', 'sell'"),
-    ("--outcome", "won", "is not one of 'win'"),
+    ("--action", "hold", "--action must be BUY or SELL (got 'hold')"),
+    ("--outcome", "won", "--outcome must be win, loss, breakeven, expired or open (got 'won')"),
     ("--since", "2025-11-18", "give it like 2025-11-18T00:00:00Z"),
     ("--since", "yesterday", "since needs a time with a UTC offset"),
     ("--until", "2025-11-18T02:00:00", "until needs a time with a UTC offset"),
-    ("--by", "colour", "is not one of 'strategy'"),
-    ("--limit", "0", "is not in the range"),
+    ("--by", "colour", "--by must be strategy, symbol, action, month or confidence"),
+    ("--limit", "0", "--limit must be a whole number, 1 or more (got 0)"),
     ("--columns", "symbol", "is a column already"),
     ("--columns", "rsi,rsi", "is named twice"),
     ("--columns", "rsi,,regime", "is not a printable name"),
@@ -165,7 +165,7 @@ def test_the_options_offer_exactly_the_values_that_the_queries_know() -> None:
 def test_stats_have_no_limit(home: Path) -> None:
     done = eventlog("stats", "--limit", 5, home=home)
     assert done.code == 2
-    assert "No such option" in done.err
+    assert "there is no option --limit" in done.err
 
 
 @pytest.mark.parametrize(

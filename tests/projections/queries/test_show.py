@@ -3,6 +3,7 @@
 import json
 import re
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing as closing_file
 from datetime import datetime
 from pathlib import Path
@@ -11,11 +12,15 @@ from typing import Any
 import pytest
 
 from eventlog import EventLog
+from projections import ProjectionError, signals_table
 from projections.delivery.outbox import Outbox, UnsavedChanges, outbox_path
 from projections.delivery.outbox_rows import ParkedSignal
 from projections.projection import Checkpoint
+from projections.queries.conflicts import read_conflicts
 from projections.queries.log_lines import NEARBY_ENTRIES, read_lines
 from projections.queries.show import show
+from projections.queries.sync_store import SyncSignalStore
+from projections.rebuild.rebuild import digest_of
 from tests.harness.command import eventlog
 from tests.harness.log_checks import lines_in
 from tests.harness.read_side import append, project
@@ -222,6 +227,27 @@ def test_a_table_that_is_missing_or_damaged_is_reported(home: Path) -> None:
         assert "rebuild-database" in done.err
     database_of(home).unlink()
     assert "no database yet" in eventlog("conflicts", home=home).err
+
+
+@pytest.mark.parametrize("is_empty_file", [False, True], ids=["missing", "empty"])
+def test_each_query_without_a_table_names_the_commands_that_build_it(
+    home: Path, is_empty_file: bool
+) -> None:
+    database_of(home).unlink()
+    if is_empty_file:
+        database_of(home).touch()
+    queries: tuple[Callable[[], object], ...] = (
+        lambda: SyncSignalStore(home).latest(),
+        lambda: SyncSignalStore(home).stats(),
+        lambda: show(home, "s-1"),
+        lambda: list(read_conflicts(home)),
+        lambda: digest_of(home),
+        lambda: signals_table(home),
+    )
+    for query in queries:
+        with pytest.raises(ProjectionError, match="there is no database yet") as refusal:
+            query()
+        assert "`eventlog project sqlite --once` or `eventlog rebuild-database`" in refusal.value.do
 
 
 def test_values_that_another_program_wrote_cause_no_traceback(home: Path) -> None:

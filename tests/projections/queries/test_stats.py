@@ -300,7 +300,7 @@ def test_groups_are_shown_as_a_table_with_a_dash_for_no_figure(home: Path) -> No
     lines = eventlog("stats", "--by", "symbol", home=home).out.decode().splitlines()
     heading, aapl, msft = (line.split() for line in lines)
     assert heading[:3] == ["symbol", "total_signals", "open"]
-    assert (aapl[0], aapl[heading.index("win_rate")]) == ("AAPL", "100.0")
+    assert (aapl[0], aapl[heading.index("win_rate")]) == ("AAPL", "100")
     assert (msft[0], msft[heading.index("win_rate")]) == ("MSFT", "-")
     assert (
         len({line.index(cell[1], 6) for line, cell in zip(lines[1:], (aapl, msft), strict=True)})

@@ -238,6 +238,7 @@ def test_the_command_prints_the_report_and_the_digest(home: Path) -> None:
     assert said["old"] == "missing"
     digest = eventlog("digest", home=home)
     assert digest.out.decode() == said["digest"] + "\n"
+    assert eventlog("digest", "--json", home=home).answers == [{"digest": said["digest"]}]
     tables, _ = read_tables(home)
     assert said["digest"] == tables.digest()
     for_people = eventlog("rebuild-database", home=home).out.decode()

@@ -437,7 +437,8 @@ def test_an_unknown_name_is_refused_at_once(
     home = tmp_path / "home"
     done = eventlog("project", *names, *options, home=home)
     assert done.code == 2
-    assert "there is no projection nope; choose from: alpine, sqlite, all" in done.err
+    assert "error: there is no projection nope\n" in done.err
+    assert "do:    choose from: alpine, sqlite, all\n" in done.err
     assert not home.exists()
 
 

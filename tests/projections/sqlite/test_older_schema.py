@@ -82,6 +82,13 @@ def test_two_commands_build_it_anew(home: Path, command: tuple[str, ...]) -> Non
     asyncio.run(read_with_store(home))
 
 
+def test_the_daemon_says_that_it_builds_it_anew(home: Path) -> None:
+    path = database_of(home)
+    said = f"older_table_replaced path={path}: it is filled again from the log"
+    assert said in eventlog("project", "sqlite", "--once", home=home).err
+    assert "older_table_replaced" not in eventlog("project", "sqlite", "--once", home=home).err
+
+
 @pytest.mark.parametrize(
     "command",
     [

@@ -21,6 +21,7 @@ from projections.top.view import (
     Table,
     build_view,
     column_widths,
+    fit_to_height,
     fit_to_width,
     format_line,
     format_page,
@@ -77,7 +78,7 @@ def rows_below(heading: str, text: str) -> list[list[str]]:
 
 def figures(**changes: Any) -> HomeSample:
     log: dict[str, object] = {"last_seq": 7, "segments": 1, "bytes": 2_048}
-    at = "2025-11-18 02:00:00Z"
+    at = "2025-11-18T02:00:00+00:00"
     return HomeSample("home", at, log, 1.5, {}, (SIGNAL,))._replace(**changes)
 
 
@@ -153,7 +154,7 @@ def test_an_unknown_value_is_a_dash() -> None:
 def test_a_third_party_projection_shows_its_own_status() -> None:
     found = {"checkpoint": 3, "lag_entries": 4, "lag_seconds": 7_300.0, "AAPL": 1_234, "x": "y\n"}
     view = build_view(figures(projections={"mine": found}))
-    assert view.projections.rows == (("mine", "3", "4", "2 h", r"AAPL 1,234, x y\n"),)
+    assert view.projections.rows == (("mine", "3", "4", "2.0 h", r"AAPL 1,234, x y\n"),)
 
 
 def test_a_projection_that_has_failed_shows_why() -> None:
@@ -220,7 +221,29 @@ def test_a_slow_sample_is_followed_by_a_long_pause() -> None:
     assert pause_s(3.0, INTERVAL_S) == pytest.approx(30.0)
 
 
+@given(lines=st.integers(0, 40), count=st.integers(0, 40))
+def test_the_page_fits_the_height_and_drops_no_more_signals_than_necessary(
+    lines: int, count: int
+) -> None:
+    view = build_view(figures(signals=(SIGNAL,) * count))
+    shown = fit_to_height(view, lines)
+    least = len(format_page(fit_to_height(view, 0)).splitlines())
+    height = len(format_page(shown).splitlines())
+    assert height <= max(lines, least)
+    assert len(shown.signals.rows) == count or height >= lines - 2
+
+
 # The command, without a terminal
+
+
+def test_once_prints_what_fits_24_lines_or_as_many_signals_as_asked_for(home: Path) -> None:
+    append(home, *signals(60))
+    text = once(home).out.decode()
+    assert len(text.splitlines()) == 23
+    assert rows_below("seq", text)[0][0] == "60"
+    for limit, expected in ((50, 50), (3, 3), (0, 0)):
+        done = eventlog("top", "--once", "--limit", limit, home=home)
+        assert len(rows_below("seq", done.out.decode())) == expected
 
 
 def test_once_shows_the_log_every_projection_and_the_outcomes(home: Path) -> None:
@@ -237,10 +260,10 @@ def test_once_shows_the_log_every_projection_and_the_outcomes(home: Path) -> Non
     ]
     assert "stopped, delivered 0, parked 0, failing 0" in text
     rows = rows_below("seq", text)
-    assert [(row[0], row[3]) for row in rows] == [
+    assert [(row[0], row[2]) for row in rows] == [
         *(("6", "MSFT"), ("3", "AAPL"), ("2", "AAPL"), ("1", "AAPL")),
     ]
-    assert [row[10:] for row in rows] == [
+    assert [row[9:] for row in rows] == [
         ["open"],
         ["open"],
         ["win", "+5.92", "%"],
@@ -323,8 +346,9 @@ def test_without_a_terminal_it_prints_a_line_and_ends_when_stopped(
         assert p.wait() == code
         assert p.err == ""
     assert re.match(
-        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ  seq 2, - entries/s \| alpine lag 2 \(.*\), stopped.*"
-        r" \| sqlite lag 2 \(.*\), rows 0, .* \| last: AAPL BUY at 152\n",
+        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00  seq 2, - entries/s"
+        r" \| alpine lag 2 \(.*\), stopped.* \| sqlite lag 2 \(.*\), rows 0, .*"
+        r" \| last: AAPL BUY at 152\n",
         line,
     )
 
@@ -339,8 +363,10 @@ def test_a_request_for_json_points_to_status_and_signals(home: Path) -> None:
 
 # On a terminal
 
+KEYS = {"Ctrl-C": CTRL_C, "q": "q"}
 
-@pytest.mark.parametrize("way", ["Ctrl-C", "SIGTERM"])
+
+@pytest.mark.parametrize("way", ["Ctrl-C", "SIGTERM", "q", "SIGQUIT"])
 def test_on_a_terminal_it_updates_and_restores_the_terminal(home: Path, way: str) -> None:
     append(home, *signals(2))
     with terminal(COMMAND, "--home", home, "top") as t:
@@ -350,10 +376,11 @@ def test_on_a_terminal_it_updates_and_restores_the_terminal(home: Path, way: str
         append(home, a_signal(3, symbol="GROWN"), closed(3))
         t.until("GROWN")
         t.until("seq 4")
-        if way == "Ctrl-C":
-            t.press(CTRL_C)
+        assert t.settings != settings_before  # keys arrive without Return
+        if way in KEYS:
+            t.press(KEYS[way])
         else:
-            t.process.send_signal(signal.SIGTERM)
+            t.process.send_signal(signal.Signals[way])
         assert t.wait() == (130 if way == "Ctrl-C" else 0)
         t.until(SCREEN_BACK)
         text = t.text
@@ -425,3 +452,23 @@ def test_without_rich_it_names_the_package_to_install_and_prints_lines(
         t.until("pip install 'signal-eventlog[top]'")
         assert "Traceback" not in t.text
     assert once(home, env).code == 0
+
+
+def test_once_on_a_terminal_fits_its_lines_and_columns(home: Path) -> None:
+    append(home, *signals(60))
+    with terminal(COMMAND, "--home", home, "top", "--once", columns=70, lines=15) as t:
+        assert t.wait() == 0
+        t.until("60 ")
+        lines = t.text.splitlines()
+    assert len(lines) == 14
+    assert max(map(len, lines[7:])) <= 70, "the table of signals"
+
+
+def test_no_color_is_honoured_by_the_live_view(home: Path) -> None:
+    append(home, a_signal(1), closed(1))
+    for env, expected in (({}, True), ({"NO_COLOR": "1"}, False)):
+        with terminal(COMMAND, "--home", home, "top", env=env, columns=160) as t:
+            t.until("win")
+            t.press("q")
+            assert t.wait() == 0
+            assert ("\x1b[32m" in t.text) is expected

@@ -1,0 +1,55 @@
+"""`eventlog help`, and the list of commands."""
+
+from collections.abc import Iterator
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from eventlog.cli.main import cli
+
+pytestmark = pytest.mark.usefixtures("logging_as_it_was")
+
+
+def output(*words: str) -> str:
+    done = CliRunner().invoke(cli, words, prog_name="eventlog", terminal_width=80)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+@pytest.mark.parametrize("words", ["", "append", "help", "parked", "parked retry"])
+def test_help_prints_what_the_option_prints(words: str) -> None:
+    assert output("help", *words.split()) == output(*words.split(), "--help")
+
+
+def groups() -> Iterator[tuple[str, ...]]:
+    context = click.Context(cli)
+    yield ()
+    for name in cli.list_commands(context):
+        if isinstance(cli.get_command(context, name), click.Group):
+            yield (name,)
+
+
+@pytest.mark.parametrize("words", list(groups()))
+def test_the_list_of_commands_has_one_whole_line_for_each(words: tuple[str, ...]) -> None:
+    text = output(*words, "--help").partition("Commands:\n")[2]
+    listed = [line for line in text.split("\n\n")[0].splitlines() if line]
+    assert len(listed) > 2
+    for line in listed:
+        assert line[:3].strip() and len(line) <= 80, "a name begins it, so it is not wrapped"
+        assert line.endswith(".") and not line.endswith("..")
+
+
+def test_a_summary_of_another_package_is_wrapped_but_never_cut() -> None:
+    from eventlog.cli.global_options import accepting_global_options
+
+    summary = f"Do {'this and that and ' * 9}nothing else."
+    group = click.Group("it", commands={"far": click.Command("far", help=f"{summary}\n\nMore.")})
+    found = accepting_global_options(group)
+    text = found.get_help(click.Context(found, info_name="it", terminal_width=80))
+    assert summary in " ".join(text.split())
+
+
+@pytest.mark.parametrize("option", ["-V", "--version"])
+def test_both_options_print_the_version(option: str) -> None:
+    assert output(option).startswith("eventlog ")
