@@ -29,7 +29,9 @@ FIRST = "test_soak.py"
 QUICK_CASES = 2
 QUICK_TESTS_WITH_PROGRAMS = 3
 QUICK_EXAMPLES = 10
-STARTS_PROGRAMS = ("subprocess", "eventlog", "pipe", "daemon", "AlpineServer", "tiny_alpine")
+STARTS_PROGRAMS = (
+    *("subprocess", "eventlog", "pipe", "daemon", "console", "AlpineServer", "tiny_alpine"),
+)
 
 # Shared machines are slow at times. With CI=true Hypothesis also uses the same inputs in each run.
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -52,7 +52,7 @@ class Redactor:
     """Replaces the path of the home in texts of errors."""
 
     def __init__(self, home: Path) -> None:
-        shown = {str(home), str(home.absolute()), str(home.resolve())} - {".", "/"}
+        shown = {str(home.absolute()), str(home.resolve())} - {"/"}
         self._paths = sorted(shown, key=len, reverse=True)
 
     def text(self, text: str) -> str:

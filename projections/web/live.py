@@ -183,7 +183,8 @@ class Streams:
                 yield parts
                 sent_s = time.monotonic()
                 await asyncio.sleep(COALESCE_S)
-            if sent == log.last_seq and version == self._status.version():
+            has_news = sent < log.last_seq or version != self._status.version()
+            if not has_news and not log.is_stopped:  # either may have come during the pause
                 await log.wait(CHECK_S)
 
     def _entries(self, after: int, count: int) -> bytes:

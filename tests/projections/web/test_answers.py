@@ -261,6 +261,7 @@ def test_without_a_table_the_log_is_shown_and_the_rest_says_what_to_do(home: Pat
             assert "rebuild-database" in answer.json()["do"]
 
 
+@pytest.mark.slow
 def test_a_verify_is_shown_while_the_log_has_its_entry(home: Path) -> None:
     append(home, *signals(3))
     project(home)

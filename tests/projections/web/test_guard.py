@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from projections.serving.address import Address
+from projections.web.answers import Redactor
 from projections.web.guard import SECURITY_HEADERS
 from projections.web.login import ATTEMPTS_MAX, Login
 from projections.web.pages import PAGES
@@ -91,6 +92,7 @@ def test_the_password_begins_a_session_and_no_other_does(guarded: WebConsole) ->
             assert guarded.request("/api/status", headers=headers).status_code == 401, wrong
 
 
+@pytest.mark.slow
 def test_a_session_outlives_the_server_and_the_printed_url_works_once(full_home: Path) -> None:
     with console(full_home) as first:
         assert "/enter?code=" in first.printed
@@ -212,6 +214,7 @@ def test_an_unknown_path_is_404_and_a_wrong_method_405(web: WebConsole, path: st
     assert web.act("/api/status", {}).status_code == 405
 
 
+@pytest.mark.slow
 def test_no_answer_holds_a_key_a_variable_or_the_path_of_the_home(
     full_home: Path, tmp_path: Path
 ) -> None:
@@ -240,6 +243,17 @@ def test_no_answer_holds_a_key_a_variable_or_the_path_of_the_home(
                 assert "secret" not in text
                 assert os.environ["PATH"] not in text
             assert not cookie_key.exists() or cookie_key.read_bytes().hex() not in "".join(texts)
+
+
+def test_the_path_of_the_home_is_replaced_in_texts_of_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    redactor = Redactor(Path("link"))
+    text = f"the link {link}/data/alpine.db is not at {tmp_path}/data"
+    assert redactor.text(text) == "the link HOME/data/alpine.db is not at HOME/data"
 
 
 def test_a_stale_file_of_a_browser_is_asked_for_again(web: WebConsole) -> None:

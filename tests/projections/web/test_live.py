@@ -31,6 +31,7 @@ def seqs_of(event: Event) -> list[int]:
     return [row["seq"] for row in event.data["rows"]]
 
 
+@pytest.mark.slow
 def test_entries_are_shown_once_and_in_order_across_a_restart_of_the_server(
     small_home: Path,
 ) -> None:
@@ -55,6 +56,7 @@ def test_entries_are_shown_once_and_in_order_across_a_restart_of_the_server(
     assert seen == list(range(1, 19))
 
 
+@pytest.mark.slow
 def test_what_a_message_has_no_room_for_is_counted(small_home: Path) -> None:
     with console(small_home, "--no-login") as c, c.stream() as events:
         next(events)
@@ -116,6 +118,7 @@ def test_the_end_of_a_background_task_reaches_verdict_and_streams_in_5_s(
     with_console(small_home, use)
 
 
+@pytest.mark.slow
 def test_a_log_that_cannot_be_read_is_a_problem_until_it_can(small_home: Path) -> None:
     async def use(found: Console) -> None:
         segment = next((small_home / "logs").glob("0*.jsonl"))

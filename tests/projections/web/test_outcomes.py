@@ -67,6 +67,7 @@ def test_the_figures_equal_those_of_stats_as_of_every_entry(
         assert_equal(full_home, outcomes, chosen, seq)
 
 
+@pytest.mark.slow
 def test_a_console_that_follows_the_log_has_the_figures_of_one_that_starts_later(
     home: Path, full_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

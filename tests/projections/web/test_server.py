@@ -27,6 +27,7 @@ def small_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_stops_within_two_seconds_with_open_streams(
     small_home: Path, number: signal.Signals
@@ -44,6 +45,7 @@ def test_it_stops_within_two_seconds_with_open_streams(
         rest.result()  # the stream was ended, not cut off
 
 
+@pytest.mark.slow
 def test_an_address_that_others_reach_needs_a_token_file(small_home: Path, tmp_path: Path) -> None:
     for options in ((), ("--no-login",)):
         done = eventlog("web", "--listen", "0.0.0.0:0", *options, home=small_home)
@@ -57,6 +59,7 @@ def test_an_address_that_others_reach_needs_a_token_file(small_home: Path, tmp_p
         assert c.request("/login").status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "mode"), [("", 0o600), ("short\n", 0o600), ("long enough\n", 0o644), (None, 0)]
 )
@@ -134,6 +137,7 @@ def test_256_streams_are_served_and_one_more_is_refused(small_home: Path) -> Non
         assert c.get("/api/status")["log"]["entries"] == 3
 
 
+@pytest.mark.slow
 def test_a_client_that_reads_nothing_costs_bounded_memory(small_home: Path) -> None:
     with console(small_home, "--no-login") as c:
         c.get("/api/log")
