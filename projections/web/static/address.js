@@ -8,7 +8,9 @@ export const query = () => new URLSearchParams(location.search);
 /** The as-of parameters of this page: none means now. */
 export function asOf() {
   const found = query();
-  return Object.fromEntries(AS_OF.filter((name) => found.get(name)).map((name) => [name, found.get(name)]));
+  return Object.fromEntries(
+    AS_OF.filter((name) => found.get(name)).map((name) => [name, found.get(name)]),
+  );
 }
 
 export const isPast = () => Object.keys(asOf()).length > 0;
@@ -53,7 +55,9 @@ async function answer(response) {
 /** Gets JSON as of the moment of this page. */
 export async function ask(path, params = {}, signal = undefined) {
   const response = await fetch(link(path, params), {
-    headers: { accept: "application/json" }, cache: "no-store", signal,
+    headers: { accept: "application/json" },
+    cache: "no-store",
+    signal,
   });
   const body = await answer(response);
   if (body.as_of) document.dispatchEvent(new CustomEvent("answered", { detail: body.as_of }));

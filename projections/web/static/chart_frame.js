@@ -28,8 +28,22 @@ export function frame(host, { kind, label, height, draw, zoom = null }) {
   const [picture, cursor, selection] = layers;
   const svg = s("svg", { height, "aria-hidden": "true" }, layers);
   const tip = h("div", { class: "tip", "aria-hidden": "true", hidden: true });
-  const plot = h("div", { class: "plot", tabindex: 0, role: "slider", "data-chart": kind, "aria-label": label, "aria-valuemin": 0 }, svg, tip);
-  const whole = zoom && h("button", { type: "button", class: "whole", hidden: true, click: () => zoomTo() }, "Whole");
+  const plot = h(
+    "div",
+    {
+      class: "plot",
+      tabindex: 0,
+      role: "slider",
+      "data-chart": kind,
+      "aria-label": label,
+      "aria-valuemin": 0,
+    },
+    svg,
+    tip,
+  );
+  const whole =
+    zoom &&
+    h("button", { type: "button", class: "whole", hidden: true, click: () => zoomTo() }, "Whole");
   fill(host, plot, whole);
   host.classList.add("chart");
 
@@ -52,7 +66,10 @@ export function frame(host, { kind, label, height, draw, zoom = null }) {
   function describe(i) {
     plot.setAttribute("aria-valuenow", Math.max(0, i));
     const [title, ...lines] = i < 0 ? ["no data"] : shown.read(i);
-    plot.setAttribute("aria-valuetext", [title, ...lines.map(([name, text]) => `${name} ${text}`)].join(", "));
+    plot.setAttribute(
+      "aria-valuetext",
+      [title, ...lines.map(([name, text]) => `${name} ${text}`)].join(", "),
+    );
   }
 
   function point(i) {
@@ -65,10 +82,21 @@ export function frame(host, { kind, label, height, draw, zoom = null }) {
     const x = shown.pixels[i];
     const [title, ...lines] = shown.read(i);
     fill(cursor, shown.mark(i));
-    fill(tip, h("b", {}, title), h("dl", {}, lines.map(([name, text, tone]) =>
-      [h("dt", { class: tone && `key ${tone}` }, name), h("dd", {}, text)])));
+    fill(
+      tip,
+      h("b", {}, title),
+      h(
+        "dl",
+        {},
+        lines.map(([name, text, tone]) => [
+          h("dt", { class: tone && `key ${tone}` }, name),
+          h("dd", {}, text),
+        ]),
+      ),
+    );
     const left = x > width / 2 ? x - tip.offsetWidth - 12 : x + 12;
-    tip.style.transform = `translate(${Math.round(Math.max(0, Math.min(left, width - tip.offsetWidth)))}px, 4px)`;
+    const inside = Math.max(0, Math.min(left, width - tip.offsetWidth));
+    tip.style.transform = `translate(${Math.round(inside)}px, 4px)`;
     describe(i);
   }
 
@@ -81,7 +109,17 @@ export function frame(host, { kind, label, height, draw, zoom = null }) {
   }
 
   function select(from, to) {
-    fill(selection, from !== null && s("rect", { x: Math.min(from, to), width: Math.abs(to - from), y: 0, height, class: "selection" }));
+    fill(
+      selection,
+      from !== null &&
+        s("rect", {
+          x: Math.min(from, to),
+          width: Math.abs(to - from),
+          y: 0,
+          height,
+          class: "selection",
+        }),
+    );
   }
 
   const place = (event) => event.clientX - plot.getBoundingClientRect().left;
@@ -99,7 +137,8 @@ export function frame(host, { kind, label, height, draw, zoom = null }) {
     const [from, to] = [dragFrom, place(event)];
     dragFrom = null;
     select(null);
-    if (from !== null && Math.abs(to - from) >= DRAG_PX_MIN) zoomTo(Math.min(from, to), Math.max(from, to));
+    if (from !== null && Math.abs(to - from) >= DRAG_PX_MIN)
+      zoomTo(Math.min(from, to), Math.max(from, to));
   });
   plot.addEventListener("pointercancel", () => {
     dragFrom = null;
@@ -107,17 +146,31 @@ export function frame(host, { kind, label, height, draw, zoom = null }) {
   });
   plot.addEventListener("pointerleave", () => document.activeElement !== plot && point(-1));
   plot.addEventListener("dblclick", () => zoom && zoomTo());
-  plot.addEventListener("focus", () => plot.matches(":focus-visible") && index < 0 && point(shown.pixels.length - 1));
+  plot.addEventListener(
+    "focus",
+    () => plot.matches(":focus-visible") && index < 0 && point(shown.pixels.length - 1),
+  );
   plot.addEventListener("blur", () => point(-1));
   plot.addEventListener("keydown", (event) => {
     const last = shown.pixels.length - 1;
     const page = Math.max(1, Math.round(last / 10));
     const from = index < 0 ? last : index;
-    const moves = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -page, PageUp: page, Home: -last, End: last };
+    const moves = {
+      ArrowLeft: -1,
+      ArrowDown: -1,
+      ArrowRight: 1,
+      ArrowUp: 1,
+      PageDown: -page,
+      PageUp: page,
+      Home: -last,
+      End: last,
+    };
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key in moves && last >= 0) point(Math.max(0, Math.min(last, from + moves[event.key])));
+    if (event.key in moves && last >= 0)
+      point(Math.max(0, Math.min(last, from + moves[event.key])));
     else if (event.key === "Escape") zoom ? zoomTo() : point(-1);
-    else if (zoom && (event.key === "+" || event.key === "=")) zoomTo(shown.pixels[from] - width / 4, shown.pixels[from] + width / 4);
+    else if (zoom && (event.key === "+" || event.key === "="))
+      zoomTo(shown.pixels[from] - width / 4, shown.pixels[from] + width / 4);
     else if (zoom && event.key === "-") zoomTo();
     else return;
     event.preventDefault();
@@ -125,28 +178,4 @@ export function frame(host, { kind, label, height, draw, zoom = null }) {
   new ResizeObserver(() => host.clientWidth !== width && redraw()).observe(host);
   redraw();
   return redraw;
-}
-
-/** Horizontal lines with their labels at the left, and the labels under the plot. */
-export function axes({ y, yTicks, yText, left, right, xLabels, bottom }) {
-  const lines = yTicks.map((value) => [
-    s("line", { class: value === 0 ? "zero" : "grid", x1: left, x2: right, y1: y(value), y2: y(value) }),
-    s("text", { x: left - 10, y: y(value) + 4, "text-anchor": "end" }, yText(value)),
-  ]);
-  const labels = (xLabels ?? []).map(({ x, text, anchor }) =>
-    s("text", { x, y: bottom + 18, "text-anchor": anchor ?? "middle" }, text));
-  return [lines, labels];
-}
-
-/** Labels under the plot without those that would run into the one before, or out of the plot. */
-export function apart(labels, left, right) {
-  const found = [];
-  let end = -Infinity;
-  for (const one of labels) {
-    const half = 3.6 * one.text.length;
-    if (one.x - half < end + 12 || one.x + half > right + 8 || one.x - half < left - 8) continue;
-    found.push(one);
-    end = one.x + half;
-  }
-  return found;
 }

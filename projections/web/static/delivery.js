@@ -8,18 +8,48 @@ import { a, figures, ready, section, table } from "./parts.js";
 export const TITLE = "Delivery";
 const NOTE_MS = 4000; // until the table of parked signals is read again after an action
 const STATES = {
-  delivering: "Signals pass.", waiting: "Alpine does not answer; delivery goes on by itself.",
+  delivering: "Signals pass.",
+  waiting: "Alpine does not answer; delivery goes on by itself.",
   refused: "Alpine refuses this sender: its key or its address is wrong.",
   rejecting: "Alpine rejects every signal; nothing more is parked.",
-  disabled: "Delivery is switched off.", stopped: "No daemon delivers.",
+  disabled: "Delivery is switched off.",
+  stopped: "No daemon delivers.",
 };
-const COLUMNS = [["", "box"], ["Entry", "n"], ["Signal", "id mid"], ["Symbol", "mid"], ["Kind"], ["Status", "n"], ["Attempts", "n mid"], ["Since", "mid"], ["Next try", "mid"], ["Answer of Alpine", "answer"]];
+const COLUMNS = [
+  ["", "box"],
+  ["Entry", "n"],
+  ["Signal", "id mid"],
+  ["Symbol", "mid"],
+  ["Kind"],
+  ["Status", "n"],
+  ["Attempts", "n mid"],
+  ["Since", "mid"],
+  ["Next try", "mid"],
+  ["Answer of Alpine", "answer"],
+];
 
-const strip = figures([["state", "State"], ["lag", "Lag"], ["delivered", "Delivered"], ["parked", "Parked"]]);
+const strip = figures([
+  ["state", "State"],
+  ["lag", "Lag"],
+  ["delivered", "Delivered"],
+  ["parked", "Parked"],
+]);
 const parked = table(COLUMNS, [], { id: "parked", class: "rows" });
-const every = h("input", { type: "checkbox", "aria-label": "All parked signals", change: () => tick(every.checked) });
-const retry = h("button", { type: "button", class: "main", id: "retry", click: () => act("retry") }, "Retry");
-const discard = h("button", { type: "button", class: "bad", id: "discard", click: askFirst }, "Discard");
+const every = h("input", {
+  type: "checkbox",
+  "aria-label": "All parked signals",
+  change: () => tick(every.checked),
+});
+const retry = h(
+  "button",
+  { type: "button", class: "main", id: "retry", click: () => act("retry") },
+  "Retry",
+);
+const discard = h(
+  "button",
+  { type: "button", class: "bad", id: "discard", click: askFirst },
+  "Discard",
+);
 const note = h("p", { class: "end", role: "status", id: "note" });
 const lead = h("p", { class: "lead" });
 
@@ -27,9 +57,18 @@ let isReadOnly = false;
 
 export async function open(main) {
   fill($("th", parked.node), every);
-  fill(main, h("div", { class: "head" }, h("div", {}, h("h1", {}, "Delivery"), lead)), strip.node,
-    section("", "Parked signals", "Alpine does not take them; they block nothing",
-      !isPast() && h("div", { class: "filters" }, retry, discard, note), h("div", { class: "scroll" }, parked.node)));
+  fill(
+    main,
+    h("div", { class: "head" }, h("div", {}, h("h1", {}, "Delivery"), lead)),
+    strip.node,
+    section(
+      "",
+      "Parked signals",
+      "Alpine does not take them; they block nothing",
+      !isPast() && h("div", { class: "filters" }, retry, discard, note),
+      h("div", { class: "scroll" }, parked.node),
+    ),
+  );
   showStatus(await ask("/api/status"));
   if (isPast()) fill(parked.body, quiet("Parked signals are not recorded: no history."));
   else await load();
@@ -48,16 +87,42 @@ function showStatus({ delivery, read_only: readOnly }) {
   isReadOnly = readOnly;
   if (!delivery || isPast()) {
     const text = isPast() ? "no history" : "delivery is off";
-    say(lead, isPast() ? "Lags, deliveries and parked signals are not recorded: no history." : STATES.disabled);
-    for (const key of ["state", "lag", "delivered", "parked"]) strip.set(key, { text: "–", note: text });
+    say(
+      lead,
+      isPast()
+        ? "Lags, deliveries and parked signals are not recorded: no history."
+        : STATES.disabled,
+    );
+    for (const key of ["state", "lag", "delivered", "parked"])
+      strip.set(key, { text: "–", note: text });
     return;
   }
   const { state, delivered, parked: count, failing, lag_entries: lag } = delivery;
   say(lead, [STATES[state] ?? state, delivery.last_error].filter(Boolean).join(" Last error: "));
-  strip.set("state", { text: state, note: delivery.daemon?.state ? `daemon ${delivery.daemon.state}` : "" });
-  strip.set("lag", { path: "delivery.lag_entries", value: lag, text: int(lag), unit: "entries", note: lag ? `oldest waits ${span(delivery.lag_seconds)}` : "nothing waits" });
-  strip.set("delivered", { path: "delivery.delivered", value: delivered, text: int(delivered), unit: "signals" });
-  strip.set("parked", { path: "delivery.parked", value: count, text: int(count), unit: "signals", note: count ? `${int(failing)} are retried` : "none" });
+  strip.set("state", {
+    text: state,
+    note: delivery.daemon?.state ? `daemon ${delivery.daemon.state}` : "",
+  });
+  strip.set("lag", {
+    path: "delivery.lag_entries",
+    value: lag,
+    text: int(lag),
+    unit: "entries",
+    note: lag ? `oldest waits ${span(delivery.lag_seconds)}` : "nothing waits",
+  });
+  strip.set("delivered", {
+    path: "delivery.delivered",
+    value: delivered,
+    text: int(delivered),
+    unit: "signals",
+  });
+  strip.set("parked", {
+    path: "delivery.parked",
+    value: count,
+    text: int(count),
+    unit: "signals",
+    note: count ? `${int(failing)} are retried` : "none",
+  });
   if (shownParked !== null && shownParked !== count) load();
   shownParked = count;
 }
@@ -67,25 +132,45 @@ const quiet = (text) => h("tr", {}, h("td", { colspan: COLUMNS.length, class: "q
 async function load() {
   const chosen = new Set(chosenSeqs());
   const found = await ask("/api/parked");
-  fill(parked.body, found.parked.map((one) => parkedRow(one, chosen.has(one.seq))));
+  fill(
+    parked.body,
+    found.parked.map((one) => parkedRow(one, chosen.has(one.seq))),
+  );
   if (!found.parked.length) fill(parked.body, quiet("Nothing is parked."));
   showChoice();
 }
 
-const parkedRow = (one, isChosen) => h("tr", { "data-seq": one.seq },
-  h("td", { class: "box" }, h("input", { type: "checkbox", value: one.seq, checked: isChosen, change: showChoice, "aria-label": `Entry ${one.seq}` })),
-  h("td", { class: "n" }, a(`/signals/${one.seq}`, int(one.seq))),
-  h("td", { class: "id mono mid" }, one.signal_id),
-  h("td", { class: "mid" }, one.symbol),
-  h("td", {}, h("span", { class: `tag ${one.kind === "refused" ? "bad" : "warn"}` }, one.kind)),
-  h("td", { class: "n" }, one.status ?? "–"),
-  h("td", { class: "n mid" }, int(one.attempts)),
-  h("td", { class: "mid" }, stamp(one.since)),
-  h("td", { class: "mid soft" }, one.next_at ? clock(one.next_at) : "by hand"),
-  h("td", { class: "answer soft" }, one.body ?? ""));
+const parkedRow = (one, isChosen) =>
+  h(
+    "tr",
+    { "data-seq": one.seq },
+    h(
+      "td",
+      { class: "box" },
+      h("input", {
+        type: "checkbox",
+        value: one.seq,
+        checked: isChosen,
+        change: showChoice,
+        "aria-label": `Entry ${one.seq}`,
+      }),
+    ),
+    h("td", { class: "n" }, a(`/signals/${one.seq}`, int(one.seq))),
+    h("td", { class: "id mono mid" }, one.signal_id),
+    h("td", { class: "mid" }, one.symbol),
+    h("td", {}, h("span", { class: `tag ${one.kind === "refused" ? "bad" : "warn"}` }, one.kind)),
+    h("td", { class: "n" }, one.status ?? "–"),
+    h("td", { class: "n mid" }, int(one.attempts)),
+    h("td", { class: "mid" }, stamp(one.since)),
+    h("td", { class: "mid soft" }, one.next_at ? clock(one.next_at) : "by hand"),
+    h("td", { class: "answer soft" }, one.body ?? ""),
+  );
 
 const boxes = () => [...parked.body.querySelectorAll("input")];
-const chosenSeqs = () => boxes().filter((box) => box.checked).map((box) => Number(box.value));
+const chosenSeqs = () =>
+  boxes()
+    .filter((box) => box.checked)
+    .map((box) => Number(box.value));
 
 function tick(isOn) {
   for (const box of boxes()) box.checked = isOn;
@@ -106,15 +191,34 @@ function showChoice() {
 function askFirst() {
   const count = chosenSeqs().length;
   const signals = count === 1 ? "1 signal" : `${int(count)} signals`;
-  const dialog = h("dialog", { "aria-labelledby": "sure", close: () => dialog.remove() },
+  const dialog = h(
+    "dialog",
+    { "aria-labelledby": "sure", close: () => dialog.remove() },
     h("h2", { id: "sure" }, `Discard ${signals}?`),
-    h("p", {}, "They stay in the log, but Alpine never receives them, and reconcile goes on listing them as missing."),
-    h("div", { class: "buttons" },
+    h(
+      "p",
+      {},
+      "They stay in the log. Alpine never receives them, and reconcile lists them as missing.",
+    ),
+    h(
+      "div",
+      { class: "buttons" },
       h("button", { type: "button", click: () => dialog.close() }, "Keep them"),
-      h("button", { type: "button", class: "bad", id: "sure-yes", click: () => {
-        dialog.close();
-        act("discard");
-      } }, `Discard ${signals}`)));
+      h(
+        "button",
+        {
+          type: "button",
+          class: "bad",
+          id: "sure-yes",
+          click: () => {
+            dialog.close();
+            act("discard");
+          },
+        },
+        `Discard ${signals}`,
+      ),
+    ),
+  );
   document.body.append(dialog);
   dialog.showModal();
 }

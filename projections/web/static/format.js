@@ -21,10 +21,13 @@ const formats = new Map();
 function fixed(value, low, high = low) {
   const key = 100 * low + high;
   if (!formats.has(key)) {
-    formats.set(key, new Intl.NumberFormat("en-US", {
-      minimumFractionDigits: low,
-      maximumFractionDigits: high,
-    }));
+    formats.set(
+      key,
+      new Intl.NumberFormat("en-US", {
+        minimumFractionDigits: low,
+        maximumFractionDigits: high,
+      }),
+    );
   }
   const text = formats.get(key).format(Math.abs(value));
   // What rounds to zero has no sign.
@@ -91,8 +94,13 @@ export function fields(time) {
   const date = new Date(millis(time));
   const part = (name) => date[`get${zone.local ? "" : "UTC"}${name}`]();
   return {
-    year: part("FullYear"), month: part("Month"), day: part("Date"), hour: part("Hours"),
-    minute: part("Minutes"), second: part("Seconds"), milli: part("Milliseconds"),
+    year: part("FullYear"),
+    month: part("Month"),
+    day: part("Date"),
+    hour: part("Hours"),
+    minute: part("Minutes"),
+    second: part("Seconds"),
+    milli: part("Milliseconds"),
   };
 }
 

@@ -6,7 +6,8 @@
 // message neither leaves a gap nor shows an entry twice: what could not be fetched is counted.
 import { ask } from "./address.js";
 
-const SILENCE_MS_MAX = 4000; // a status comes every 2 s, and a page must not call itself live after 5
+// A status comes every 2 s, and a page must not call itself live after 5 s of silence.
+const SILENCE_MS_MAX = 4000;
 const LOOK_MS = 250;
 const REOPEN_MS = 2000;
 const RECENT_MAX = 60;
@@ -47,7 +48,7 @@ function hear(message) {
 
 async function handle({ event, body }) {
   // Why the console itself is not up to date: one of its background tasks ended or is late.
-  if (event === "problem") problem = body.text;
+  if (event === "problem") problem = body.text ?? "";
   if (event === "hello") problem = body.status.problem ?? "";
   if (event === "status") problem = body.problem ?? "";
   setState(event === "lost" || problem ? "off" : "on");
@@ -68,7 +69,7 @@ async function begin(body) {
     tell("hello", body);
   }
   // After a reconnect the rows come in a message of their own.
-  kept = { ...body, rows: body.rows.length ? body.rows : kept?.rows ?? [] };
+  kept = { ...body, rows: body.rows.length ? body.rows : (kept?.rows ?? []) };
 }
 
 const newest = (rows) => rows[rows.length - 1]?.seq ?? 0;

@@ -8,14 +8,31 @@ import { LOG_COLUMNS, figured, logRow, ready, table } from "./parts.js";
 export const TITLE = "Log";
 const ROWS_MAX = 500; // in the page, whatever comes
 const FADE_MAX = 20; // more fresh rows at once would be a flicker
-const EVENTS = ["signal", "executed", "skipped", "expired", "cancelled", "reduced", "closed", "voided"];
+const EVENTS = [
+  "signal",
+  "executed",
+  "skipped",
+  "expired",
+  "cancelled",
+  "reduced",
+  "closed",
+  "voided",
+];
 
 const askNewest = asker();
 const log = table(LOG_COLUMNS, [], { class: "log", id: "tail" });
 const count = h("p", { class: "end", role: "status", id: "count" });
-const kind = h("select", { id: "kind", change: choose },
-  h("option", { value: "" }, "every event"), EVENTS.map((name) => h("option", { value: name }, name)));
-const pause = h("button", { type: "button", id: "pause", "aria-pressed": "false", click: () => setPaused(!isPaused) }, "Pause");
+const kind = h(
+  "select",
+  { id: "kind", change: choose },
+  h("option", { value: "" }, "every event"),
+  EVENTS.map((name) => h("option", { value: name }, name)),
+);
+const pause = h(
+  "button",
+  { type: "button", id: "pause", "aria-pressed": "false", click: () => setPaused(!isPaused) },
+  "Pause",
+);
 
 let isPaused = false;
 let waiting = []; // entries that came while paused, the newest of them
@@ -28,11 +45,27 @@ let isLoading = false;
 let meanwhile = []; // entries that came while loading
 
 export async function open(main) {
-  fill(main,
-    h("div", { class: "head" }, h("div", {}, h("h1", {}, "Log"),
-      h("p", { class: "lead" }, isPast() ? "The last entries that had been recorded, newest first." : "Entries as they become durable, newest first."))),
+  fill(
+    main,
+    h(
+      "div",
+      { class: "head" },
+      h(
+        "div",
+        {},
+        h("h1", {}, "Log"),
+        h(
+          "p",
+          { class: "lead" },
+          isPast()
+            ? "The last entries that had been recorded, newest first."
+            : "Entries as they become durable, newest first.",
+        ),
+      ),
+    ),
     h("div", { class: "filters" }, h("label", {}, "Show", kind), !isPast() && pause, count),
-    log.node);
+    log.node,
+  );
   await show();
   if (!isPast()) follow(hear);
 }
@@ -47,8 +80,19 @@ export async function show() {
   if (!found) return;
   isLoading = false;
   [lastSeq, newCount, leftOut, waiting, waitingCount] = [found.as_of.seq, 0, 0, [], 0];
-  fill(log.body, found.rows.map((row) => logRow(row)));
-  if (!found.rows.length) fill(log.body, h("tr", {}, h("td", { colspan: LOG_COLUMNS.length, class: "quiet" }, "There is no such entry.")));
+  fill(
+    log.body,
+    found.rows.map((row) => logRow(row)),
+  );
+  if (!found.rows.length)
+    fill(
+      log.body,
+      h(
+        "tr",
+        {},
+        h("td", { colspan: LOG_COLUMNS.length, class: "quiet" }, "There is no such entry."),
+      ),
+    );
   older = found.left_out;
   receive(meanwhile.splice(0));
   showCount();

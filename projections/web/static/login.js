@@ -21,7 +21,7 @@ document.querySelector("#login").addEventListener("submit", async (event) => {
     return;
   }
   note.textContent = answer
-    ? REFUSALS[answer.status] ?? `The console answered ${answer.status}.`
+    ? (REFUSALS[answer.status] ?? `The console answered ${answer.status}.`)
     : "The console does not answer.";
   password.select();
 });

@@ -1,30 +1,64 @@
 // Outcomes: the figures of `eventlog stats` as of any moment, the cumulative return with its
 // drawdown, calibration, and the groups.
 import { asOf, asker, change, query } from "./address.js";
-import { barChart, intervalMark, scatterChart, timeChart } from "./charts.js";
+import { barChart, scatterChart } from "./charts.js";
 import { $, fill, h, say } from "./dom.js";
-import { int, millis, num, percent, ratio, signed, span, stamp, zoneName } from "./format.js";
-import { asTable, figured, figures, gain, ready, sampled, section, table } from "./parts.js";
+import { int, millis, num, percent, signed, span, stamp, zoneName } from "./format.js";
+import {
+  GROUP_COLUMNS,
+  bandName,
+  bandPoint,
+  binName,
+  groupRow,
+  histogramBar,
+  interval,
+  monthBar,
+} from "./outcome_rows.js";
+import { asTable, figures, ready, sampled, section, table } from "./parts.js";
+import { timeChart } from "./time_chart.js";
 
 export const TITLE = "Outcomes";
 const FILTERS = ["strategy", "symbol", "action"];
 const SLIDER_STEPS = 1000;
 const SLIDING_MS = 40; // a pause of the slider before the question is asked
 const PROGRESS_MS = 250;
-const STATS = [["total_signals", "Signals"], ["win_rate", "Win rate"], ["average_return", "Average return"],
-  ["profit_factor", "Profit factor"], ["drawdown", "Deepest drawdown"], ["mean_holding_s", "Held on average"]];
-const GROUPS = [["strategy", "Strategy"], ["symbol", "Symbol"], ["month", "Month"]];
-const GROUP_COLUMNS = [["Signals", "n mid"], ["Closed", "n"], ["Win rate", "n"], ["95 % interval", "n wide"], ["", "wide graphic"],
-  ["Average", "n"], ["Median", "n mid"], ["Profit factor", "n mid"], ["Best", "n wide"], ["Worst", "n wide"]];
-
+const STATS = [
+  ["total_signals", "Signals"],
+  ["win_rate", "Win rate"],
+  ["average_return", "Average return"],
+  ["profit_factor", "Profit factor"],
+  ["drawdown", "Deepest drawdown"],
+  ["mean_holding_s", "Held on average"],
+];
+const GROUPS = [
+  ["strategy", "Strategy"],
+  ["symbol", "Symbol"],
+  ["month", "Month"],
+];
 const askNewest = asker();
 const strip = figures(STATS);
-const slider = h("input", { type: "range", id: "asof", min: 0, max: SLIDER_STEPS, step: 1, "aria-label": "As of", input: slide });
+const slider = h("input", {
+  type: "range",
+  id: "asof",
+  min: 0,
+  max: SLIDER_STEPS,
+  step: 1,
+  "aria-label": "As of",
+  input: slide,
+});
 const moment = h("output", { for: "asof", id: "moment" });
-const choosers = Object.fromEntries(FILTERS.map((name) => [name, h("select", { name, change: choose })]));
-const tables = Object.fromEntries(GROUPS.map(([name, title]) =>
-  [name, table([[title], ...GROUP_COLUMNS], [], { id: `by-${name}`, class: "rows" })]));
-const hosts = Object.fromEntries(["curve", "calibration", "histogram", "months"].map((name) => [name, h("div", { id: name })]));
+const choosers = Object.fromEntries(
+  FILTERS.map((name) => [name, h("select", { name, change: choose })]),
+);
+const tables = Object.fromEntries(
+  GROUPS.map(([name, title]) => [
+    name,
+    table([[title], ...GROUP_COLUMNS], [], { id: `by-${name}`, class: "rows" }),
+  ]),
+);
+const hosts = Object.fromEntries(
+  ["curve", "calibration", "histogram", "months"].map((name) => [name, h("div", { id: name })]),
+);
 const progress = h("p", { class: "lead", role: "status" });
 
 let data = null;
@@ -42,28 +76,88 @@ export async function open(main) {
 
 const label = (title, node) => h("label", {}, title, node);
 
-const head = () => h("div", { class: "head" },
-  h("div", {}, h("h1", {}, "Outcomes"), h("p", { class: "lead" }, "Signals with an outcome, in the order in which the log learned it. Returns are added, one stake a signal, without costs.")),
-  h("div", { class: "filters" }, label("Strategy", choosers.strategy), label("Symbol", choosers.symbol), label("Side", choosers.action)));
+const head = () =>
+  h(
+    "div",
+    { class: "head" },
+    h(
+      "div",
+      {},
+      h("h1", {}, "Outcomes"),
+      h(
+        "p",
+        { class: "lead" },
+        "Signals with an outcome, in the order in which the log learned it. Returns are added, one stake a signal, without costs.",
+      ),
+    ),
+    h(
+      "div",
+      { class: "filters" },
+      label("Strategy", choosers.strategy),
+      label("Symbol", choosers.symbol),
+      label("Side", choosers.action),
+    ),
+  );
 
 function page() {
-  const curveTable = asTable("cumulative return", [["Time"], ["Return", "n"], ["Below the peak", "n"]], () =>
-    sampled(data.curve.t.length).map((i) => [stamp(data.curve.t[i]), signed(data.curve.v[i], 1), num(-data.curve.d[i], 1)]));
-  const bandTable = asTable("calibration", [["Confidence"], ["Signals", "n"], ["Stated", "n"], ["Won", "n"], ["95 % interval", "n"]], () =>
-    data.calibration.map((band) => [bandName(band), int(band.count), percent(band.mean_confidence), percent(band.win_rate), interval(band)]));
+  const curveTable = asTable(
+    "cumulative return",
+    [["Time"], ["Return", "n"], ["Below the peak", "n"]],
+    () =>
+      sampled(data.curve.t.length).map((i) => [
+        stamp(data.curve.t[i]),
+        signed(data.curve.v[i], 1),
+        num(-data.curve.d[i], 1),
+      ]),
+  );
+  const bandTable = asTable(
+    "calibration",
+    [["Confidence"], ["Signals", "n"], ["Stated", "n"], ["Won", "n"], ["95 % interval", "n"]],
+    () =>
+      data.calibration.map((band) => [
+        bandName(band),
+        int(band.count),
+        percent(band.mean_confidence),
+        percent(band.win_rate),
+        interval(band),
+      ]),
+  );
   const histogramTable = asTable("distribution of returns", [["Return"], ["Signals", "n"]], () =>
-    data.histogram.map((bin) => [binName(bin), int(bin.count)]));
-  const by = (name, title, size, ...kids) => section(size, title, null, ...kids, h("div", { class: "scroll" }, tables[name].node));
+    data.histogram.map((bin) => [binName(bin), int(bin.count)]),
+  );
+  const by = (name, title, size, ...kids) =>
+    section(size, title, null, ...kids, h("div", { class: "scroll" }, tables[name].node));
   return [
     h("div", { class: "slider" }, h("label", { for: "asof" }, "As of"), moment, slider),
     strip.node,
-    h("div", { class: "grid" },
-      section("all", "Cumulative return", "percent points, and the distance below the peak; drag to zoom", hosts.curve, curveTable),
-      section("half", "Calibration", "share won by stated confidence, with 95 % intervals; bars are counts", hosts.calibration, bandTable),
-      section("half", "Distribution of returns", "signals by return in percent", hosts.histogram, histogramTable),
+    h(
+      "div",
+      { class: "grid" },
+      section(
+        "all",
+        "Cumulative return",
+        "percent points, and the distance below the peak; drag to zoom",
+        hosts.curve,
+        curveTable,
+      ),
+      section(
+        "half",
+        "Calibration",
+        "share won by stated confidence, with 95 % intervals; bars are counts",
+        hosts.calibration,
+        bandTable,
+      ),
+      section(
+        "half",
+        "Distribution of returns",
+        "signals by return in percent",
+        hosts.histogram,
+        histogramTable,
+      ),
       by("strategy", "By strategy", "all"),
       by("month", "By month", "all", hosts.months),
-      by("symbol", "By symbol", "all")),
+      by("symbol", "By symbol", "all"),
+    ),
   ];
 }
 
@@ -75,7 +169,11 @@ const makeCharts = () => ({
       { height: 80, series: [{ name: "drawdown", tone: "bad", area: true }], zero: true, least: 1 },
     ],
   }),
-  calibration: scatterChart(hosts.calibration, { label: "Share won by stated confidence", height: 300, diagonal: "as stated" }),
+  calibration: scatterChart(hosts.calibration, {
+    label: "Share won by stated confidence",
+    height: 300,
+    diagonal: "as stated",
+  }),
   histogram: barChart(hosts.histogram, { label: "Distribution of returns", height: 300 }),
   months: barChart(hosts.months, { label: "Average return by month", height: 170 }),
 });
@@ -95,7 +193,9 @@ export async function show() {
 async function load() {
   ready($("#main"), false);
   const now = query();
-  const params = Object.fromEntries(FILTERS.filter((name) => now.get(name)).map((name) => [name, now.get(name)]));
+  const params = Object.fromEntries(
+    FILTERS.filter((name) => now.get(name)).map((name) => [name, now.get(name)]),
+  );
   for (;;) {
     const found = await askNewest("/api/outcomes", params);
     if (!found) return false;
@@ -138,17 +238,34 @@ function draw() {
   charts.calibration(data.calibration.filter((band) => band.win_rate !== null).map(bandPoint));
   charts.histogram(data.histogram.map(histogramBar));
   charts.months(data.by.month.map(monthBar));
-  for (const [name] of GROUPS) fill(tables[name].body, data.by[name].map((group) => groupRow(name, group)));
+  for (const [name] of GROUPS)
+    fill(
+      tables[name].body,
+      data.by[name].map((group) => groupRow(name, group)),
+    );
   ready($("#main"));
 }
 
 function drawChoices() {
-  const lists = { strategy: data.choices.strategies, symbol: data.choices.symbols, action: ["BUY", "SELL"] };
+  const lists = {
+    strategy: data.choices.strategies,
+    symbol: data.choices.symbols,
+    action: ["BUY", "SELL"],
+  };
   for (const [name, select] of Object.entries(choosers)) {
     const wanted = query().get(name) ?? "";
     const values = ["", ...new Set([...lists[name], ...(wanted ? [wanted] : [])])];
     if (select.options.length !== values.length) {
-      fill(select, values.map((value) => h("option", { value }, value === "" ? "all" : name === "action" ? value.toLowerCase() : value)));
+      fill(
+        select,
+        values.map((value) =>
+          h(
+            "option",
+            { value },
+            value === "" ? "all" : name === "action" ? value.toLowerCase() : value,
+          ),
+        ),
+      );
     }
     select.value = wanted;
   }
@@ -159,7 +276,9 @@ function drawMoment() {
   const at = asOf().as_of ?? data.as_of.recorded_at;
   if (slider !== document.activeElement && at) {
     const [first, last] = ends();
-    slider.value = isPast ? Math.round((SLIDER_STEPS * (millis(at) - first)) / (last - first || 1)) : SLIDER_STEPS;
+    slider.value = isPast
+      ? Math.round((SLIDER_STEPS * (millis(at) - first)) / (last - first || 1))
+      : SLIDER_STEPS;
   }
   const text = isPast && at ? `${stamp(at)} ${zoneName()}` : "now";
   slider.setAttribute("aria-valuetext", text);
@@ -168,56 +287,39 @@ function drawMoment() {
 
 function drawFigures(stats) {
   const { wins, losses } = stats;
-  const set = (key, text, unit, note) => strip.set(key, { path: key in stats ? key : null, value: stats[key], text, unit, note });
-  set("total_signals", int(stats.total_signals), [["open", stats.open, int(stats.open)], " open"],
-    [["wins", wins, int(wins)], " won, ", ["losses", losses, int(losses)], " lost"]);
-  set("win_rate", num(stats.win_rate, 1), "%", stats.win_rate === null ? "none won or lost" : [
-    "95 %: ", ["win_rate_low", stats.win_rate_low, num(stats.win_rate_low, 1)], " to ", ["win_rate_high", stats.win_rate_high, num(stats.win_rate_high, 1)]]);
-  set("average_return", signed(stats.average_return), "%", ["median ", ["median_return", stats.median_return, signed(stats.median_return)], " %"]);
+  const set = (key, text, unit, note) =>
+    strip.set(key, { path: key in stats ? key : null, value: stats[key], text, unit, note });
+  set(
+    "total_signals",
+    int(stats.total_signals),
+    [["open", stats.open, int(stats.open)], " open"],
+    [["wins", wins, int(wins)], " won, ", ["losses", losses, int(losses)], " lost"],
+  );
+  set(
+    "win_rate",
+    num(stats.win_rate, 1),
+    "%",
+    stats.win_rate === null
+      ? "none won or lost"
+      : [
+          "95 %: ",
+          ["win_rate_low", stats.win_rate_low, num(stats.win_rate_low, 1)],
+          " to ",
+          ["win_rate_high", stats.win_rate_high, num(stats.win_rate_high, 1)],
+        ],
+  );
+  set("average_return", signed(stats.average_return), "%", [
+    "median ",
+    ["median_return", stats.median_return, signed(stats.median_return)],
+    " %",
+  ]);
   set("profit_factor", num(stats.profit_factor), "", "gains over losses");
   set("drawdown", num(Math.abs(data.max_drawdown ?? 0), 1), "points", "below the peak");
-  set("mean_holding_s", span(stats.mean_holding_s), "", ["best ", ["best", stats.best, signed(stats.best, 1)], ", worst ", ["worst", stats.worst, signed(stats.worst, 1)], " %"]);
-}
-
-const bandName = (band) => `${band.from} to ${band.to} %`;
-const interval = (one) => one.win_rate_low === null ? "–" : `${num(one.win_rate_low, 1)} to ${num(one.win_rate_high, 1)}`;
-
-const bandPoint = (band) => ({
-  x: band.mean_confidence, y: band.win_rate, low: band.win_rate_low, high: band.win_rate_high, count: band.count,
-  title: `Confidence ${bandName(band)}`,
-  lines: [["stated", percent(band.mean_confidence)], ["won", percent(band.win_rate)], ["95 %", interval(band)], ["signals", int(band.count)]],
-});
-
-function binName({ from, to }) {
-  if (from === null) return `below ${signed(to, 1)} %`;
-  if (to === null) return `${signed(from, 1)} % and more`;
-  return `${signed(from, 1)} to ${signed(to, 1)} %`;
-}
-
-const histogramBar = (bin) => ({
-  name: binName(bin), value: bin.count, tone: (bin.from ?? -1) < 0 ? "bad" : "", edge: true,
-  label: Number.isInteger(bin.from) ? `${signed(bin.from, 0)} %` : "",
-  lines: [["signals", int(bin.count)]],
-});
-
-const monthBar = (group) => ({
-  name: group.month, label: group.month, value: group.average_return, tone: group.average_return < 0 ? "bad" : "",
-  lines: [["average", `${signed(group.average_return)} %`], ["win rate", percent(group.win_rate)], ["signals", int(group.total_signals)]],
-});
-
-function groupRow(name, group) {
-  const closed = group.wins + group.losses + group.breakevens + group.expired;
-  const cell = (kind, key, kid) => figured(h("td", { class: kind }, kid), key, group[key]);
-  return h("tr", { "data-group": `${name}:${group[name]}` },
-    h("td", { class: "cut" }, group[name]),
-    cell("n mid", "total_signals", int(group.total_signals)),
-    h("td", { class: "n" }, int(closed)),
-    cell("n", "win_rate", percent(group.win_rate)),
-    h("td", { class: "n soft wide" }, interval(group)),
-    h("td", { class: "wide graphic" }, intervalMark(group.win_rate, group.win_rate_low, group.win_rate_high)),
-    cell("n", "average_return", gain(closed ? group.average_return : null)),
-    cell("n soft mid", "median_return", signed(group.median_return)),
-    cell("n mid", "profit_factor", ratio(group.profit_factor)),
-    cell("n soft wide", "best", signed(group.best, 1)),
-    cell("n soft wide", "worst", signed(group.worst, 1)));
+  set("mean_holding_s", span(stats.mean_holding_s), "", [
+    "best ",
+    ["best", stats.best, signed(stats.best, 1)],
+    ", worst ",
+    ["worst", stats.worst, signed(stats.worst, 1)],
+    " %",
+  ]);
 }

@@ -1,12 +1,23 @@
 // Overview: a verdict in words, the figures of `eventlog status`, ten minutes of rate and lag, the
 // latest entries and the checks.
 import { ask, isPast } from "./address.js";
-import { timeChart } from "./charts.js";
 import { $, fill, h, s } from "./dom.js";
 import { ago, bytes, capital, clock, int, num, span, stamp } from "./format.js";
 import { follow } from "./live.js";
-import { LOG_COLUMNS, a, asTable, figured, figures, logRow, ready, sampled, section, table } from "./parts.js";
+import {
+  LOG_COLUMNS,
+  a,
+  asTable,
+  figured,
+  figures,
+  logRow,
+  ready,
+  sampled,
+  section,
+  table,
+} from "./parts.js";
 import { durationTicks } from "./scales.js";
+import { timeChart } from "./time_chart.js";
 
 export const TITLE = "Overview";
 const LATEST = 10;
@@ -21,12 +32,27 @@ const LEVEL_MARKS = {
 };
 const LEVEL_WORDS = { ok: "good", warn: "attention", bad: "problem", none: "unknown" };
 
-const mark = (level) => h("span", { class: `mark-of ${level}` },
-  s("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, s("circle", { cx: 8, cy: 8, r: 7.2 }), s("path", { d: LEVEL_MARKS[level] })),
-  h("span", { class: "unseen" }, LEVEL_WORDS[level]));
+const mark = (level) =>
+  h(
+    "span",
+    { class: `mark-of ${level}` },
+    s(
+      "svg",
+      { viewBox: "0 0 16 16", "aria-hidden": "true" },
+      s("circle", { cx: 8, cy: 8, r: 7.2 }),
+      s("path", { d: LEVEL_MARKS[level] }),
+    ),
+    h("span", { class: "unseen" }, LEVEL_WORDS[level]),
+  );
 
-const strip = figures([["entries", "Entries"], ["rate", "Rate"], ["table", "Table lag"],
-  ["delivery", "Delivery lag"], ["delivered", "Delivered"], ["parked", "Parked"]]);
+const strip = figures([
+  ["entries", "Entries"],
+  ["rate", "Rate"],
+  ["table", "Table lag"],
+  ["delivery", "Delivery lag"],
+  ["delivered", "Delivered"],
+  ["parked", "Parked"],
+]);
 const latest = table(LOG_COLUMNS, [], { class: "log" });
 
 let history = [];
@@ -34,29 +60,78 @@ let showRate = null;
 let showLag = null;
 
 export async function open(main) {
-  const rateTable = asTable("entries a second", [["Time"], ["Entries a second", "n"]],
-    () => sampled(history.length).map((i) => [clock(history[i][0]), num(history[i][1], 1)]));
-  const lagTable = asTable("lags", [["Time"], ["Table", "n"], ["Delivery", "n"]],
-    () => sampled(history.length).map((i) => [clock(history[i][0]), span(history[i][2]), span(history[i][3])]));
+  const rateTable = asTable("entries a second", [["Time"], ["Entries a second", "n"]], () =>
+    sampled(history.length).map((i) => [clock(history[i][0]), num(history[i][1], 1)]),
+  );
+  const lagTable = asTable("lags", [["Time"], ["Table", "n"], ["Delivery", "n"]], () =>
+    sampled(history.length).map((i) => [
+      clock(history[i][0]),
+      span(history[i][2]),
+      span(history[i][3]),
+    ]),
+  );
   const [rateHost, lagHost] = [h("div", { id: "rate" }), h("div", { id: "lag" })];
-  fill(main,
-    h("div", { class: "verdict", id: "verdict", role: "status" }, h("h1", {}, "Reading the status"), h("ul", { class: "reasons" })),
+  fill(
+    main,
+    h(
+      "div",
+      { class: "verdict", id: "verdict", role: "status" },
+      h("h1", {}, "Reading the status"),
+      h("ul", { class: "reasons" }),
+    ),
     strip.node,
-    h("div", { class: "grid" },
+    h(
+      "div",
+      { class: "grid" },
       section("half", "Entries a second", "last ten minutes", rateHost, !isPast() && rateTable),
-      section("half", "Lag behind the log", h("span", { class: "legend" }, h("i", { class: "accent" }), "table", h("i", { class: "warn" }), "delivery"), lagHost, !isPast() && lagTable),
+      section(
+        "half",
+        "Lag behind the log",
+        h(
+          "span",
+          { class: "legend" },
+          h("i", { class: "accent" }),
+          "table",
+          h("i", { class: "warn" }),
+          "delivery",
+        ),
+        lagHost,
+        !isPast() && lagTable,
+      ),
       section("most", "Latest entries", a("/log", "Open the log"), latest.node),
-      h("section", { class: "rest", id: "checks" }, h("div", { class: "titled" }, h("h2", {}, "Checks")), h("ul", { class: "checks" }))));
+      h(
+        "section",
+        { class: "rest", id: "checks" },
+        h("div", { class: "titled" }, h("h2", {}, "Checks")),
+        h("ul", { class: "checks" }),
+      ),
+    ),
+  );
   if (isPast()) {
-    for (const host of [rateHost, lagHost]) fill(host, h("p", { class: "none-of" }, "Rates and lags are not recorded: no history."));
+    for (const host of [rateHost, lagHost])
+      fill(host, h("p", { class: "none-of" }, "Rates and lags are not recorded: no history."));
   } else {
     showRate = timeChart(rateHost, {
       label: "Entries a second over the last ten minutes",
-      panes: [{ height: 130, zero: true, least: 2, series: [{ name: "entries a second", area: true }] }],
+      panes: [
+        { height: 130, zero: true, least: 2, series: [{ name: "entries a second", area: true }] },
+      ],
     });
     showLag = timeChart(lagHost, {
       label: "Lag of table and delivery over the last ten minutes",
-      panes: [{ height: 130, zero: true, least: 2, ticks: durationTicks, text: span, series: [{ name: "table", area: true }, { name: "delivery", tone: "warn" }] }],
+      panes: [
+        {
+          height: 130,
+          zero: true,
+          least: 2,
+          ticks: durationTicks,
+          text: span,
+          series: [
+            { name: "table", area: true },
+            { name: "delivery", tone: "warn" },
+          ],
+        },
+      ],
     });
     follow(hear);
   }
@@ -87,29 +162,84 @@ function showStatus(status) {
     node.dataset.shown = JSON.stringify(verdict);
     node.dataset.level = verdict.level;
     fill($("h1", node), mark(isPast() ? "none" : verdict.level), verdict.text);
-    fill($(".reasons", node), verdict.reasons.map((reason) => h("li", {}, mark(reason.level),
-      reason.href ? a(reason.href, reason.text) : reason.text)));
+    fill(
+      $(".reasons", node),
+      verdict.reasons.map((reason) =>
+        h("li", {}, mark(reason.level), reason.href ? a(reason.href, reason.text) : reason.text),
+      ),
+    );
   }
-  strip.set("entries", { path: "log.entries", value: log.entries, text: int(log.entries), note: [["log.signals", log.signals, int(log.signals)], log.bytes === null ? " signals" : ` signals, ${bytes(log.bytes)}`] });
-  strip.set("rate", status.rate === null
-    ? { text: "–", note: NO_HISTORY }
-    : { text: num(status.rate, 1), unit: "a second", note: "over the last two seconds" });
+  strip.set("entries", {
+    path: "log.entries",
+    value: log.entries,
+    text: int(log.entries),
+    note: [
+      ["log.signals", log.signals, int(log.signals)],
+      log.bytes === null ? " signals" : ` signals, ${bytes(log.bytes)}`,
+    ],
+  });
+  strip.set(
+    "rate",
+    status.rate === null
+      ? { text: "–", note: NO_HISTORY }
+      : { text: num(status.rate, 1), unit: "a second", note: "over the last two seconds" },
+  );
   showTable(stored);
   showDelivery(delivery);
-  fill($("#checks ul"), status.checks.map(({ state, name, text, at }) => check(state, capital(name), text, at)),
-    log.last_seq ? check("ok", "Last entry", [figured(h("span", {}, int(log.last_seq)), "log.last_seq", log.last_seq),
-      h("span", { class: "mono", title: log.chain }, ` ${log.chain.slice(0, 16)}…`)], log.last_recorded_at) : null);
+  fill(
+    $("#checks ul"),
+    status.checks.map(({ state, name, text, at }) => check(state, capital(name), text, at)),
+    log.last_seq
+      ? check(
+          "ok",
+          "Last entry",
+          [
+            figured(h("span", {}, int(log.last_seq)), "log.last_seq", log.last_seq),
+            h("span", { class: "mono", title: log.chain }, ` ${log.chain.slice(0, 16)}…`),
+          ],
+          log.last_recorded_at,
+        )
+      : null,
+  );
 }
 
-const check = (state, name, text, at) => h("li", {}, mark(state), h("b", {}, name), h("span", {}, text),
-  at && h("time", { datetime: at, title: stamp(at) }, isPast() ? stamp(at) : ago(at)));
+const check = (state, name, text, at) =>
+  h(
+    "li",
+    {},
+    mark(state),
+    h("b", {}, name),
+    h("span", {}, text),
+    at && h("time", { datetime: at, title: stamp(at) }, isPast() ? stamp(at) : ago(at)),
+  );
 
 function showTable(stored) {
   const { lag_entries: lag, rows: stands, conflicts } = stored;
-  const note = [["table.rows", stands, int(stands)], " rows, ", ["table.conflicts", conflicts, int(conflicts)], " conflicts"];
-  strip.set("table", lag === null
-    ? { text: "–", note: [`${NO_HISTORY}; `, ...note.slice(0, conflicts === null ? 1 : 3), conflicts === null ? " rows" : ""] }
-    : { path: "table.lag_entries", value: lag, text: int(lag), unit: lag ? `entries, ${span(stored.lag_seconds)}` : "entries", note });
+  const note = [
+    ["table.rows", stands, int(stands)],
+    " rows, ",
+    ["table.conflicts", conflicts, int(conflicts)],
+    " conflicts",
+  ];
+  strip.set(
+    "table",
+    lag === null
+      ? {
+          text: "–",
+          note: [
+            `${NO_HISTORY}; `,
+            ...note.slice(0, conflicts === null ? 1 : 3),
+            conflicts === null ? " rows" : "",
+          ],
+        }
+      : {
+          path: "table.lag_entries",
+          value: lag,
+          text: int(lag),
+          unit: lag ? `entries, ${span(stored.lag_seconds)}` : "entries",
+          note,
+        },
+  );
 }
 
 function showDelivery(delivery) {
@@ -119,11 +249,26 @@ function showDelivery(delivery) {
     return;
   }
   const { lag_entries: lag, delivered, parked, failing } = delivery;
-  strip.set("delivery", { path: "delivery.lag_entries", value: lag, text: int(lag), unit: "entries", note: lag ? `oldest waits ${span(delivery.lag_seconds)}` : "nothing waits" });
-  strip.set("delivered", { path: "delivery.delivered", value: delivered, text: int(delivered), note: delivery.state });
-  strip.set("parked", { path: "delivery.parked", value: parked, text: int(parked), note: parked ? `${int(failing)} are retried` : "none" });
+  strip.set("delivery", {
+    path: "delivery.lag_entries",
+    value: lag,
+    text: int(lag),
+    unit: "entries",
+    note: lag ? `oldest waits ${span(delivery.lag_seconds)}` : "nothing waits",
+  });
+  strip.set("delivered", {
+    path: "delivery.delivered",
+    value: delivered,
+    text: int(delivered),
+    note: delivery.state,
+  });
+  strip.set("parked", {
+    path: "delivery.parked",
+    value: parked,
+    text: int(parked),
+    note: parked ? `${int(failing)} are retried` : "none",
+  });
 }
-
 
 function showHistory(points) {
   history = points.slice(-HISTORY_MAX);
@@ -134,9 +279,16 @@ function showHistory(points) {
 
 function showLatest(found) {
   const before = Number(latest.body.firstElementChild?.dataset.seq ?? 0);
-  const rows = found.filter((row) => row.seq > before).sort((one, two) => two.seq - one.seq).slice(0, LATEST);
+  const rows = found
+    .filter((row) => row.seq > before)
+    .sort((one, two) => two.seq - one.seq)
+    .slice(0, LATEST);
   if (before === 0) fill(latest.body);
   latest.body.prepend(...rows.map((row) => logRow(row, before > 0)));
   while (latest.body.childElementCount > LATEST) latest.body.lastElementChild.remove();
-  if (!latest.body.childElementCount) fill(latest.body, h("tr", {}, h("td", { colspan: LOG_COLUMNS.length, class: "quiet" }, "The log is empty.")));
+  if (!latest.body.childElementCount)
+    fill(
+      latest.body,
+      h("tr", {}, h("td", { colspan: LOG_COLUMNS.length, class: "quiet" }, "The log is empty.")),
+    );
 }

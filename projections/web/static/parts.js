@@ -13,8 +13,11 @@ export function ready(main, isReady = true) {
 export function failed(main, error) {
   const known = error instanceof Refusal;
   if (!known) console.error(error); // a fault of these pages, or no connection
-  fill(main, h("h1", {}, known ? "This page cannot be shown" : "The console does not answer"),
-    h("p", { class: "lead" }, known ? `${error.message}. ${error.todo}` : error.message));
+  fill(
+    main,
+    h("h1", {}, known ? "This page cannot be shown" : "The console does not answer"),
+    h("p", { class: "lead" }, known ? `${error.message}. ${error.todo}` : error.message),
+  );
   ready(main);
 }
 
@@ -34,7 +37,12 @@ function setNote(node, note) {
   const parts = Array.isArray(note) ? note : [note];
   const text = parts.map((part) => (Array.isArray(part) ? part[2] : part)).join("");
   if (node.textContent === text) return;
-  fill(node, parts.map((part) => (Array.isArray(part) ? figured(h("span", {}, part[2]), part[0], part[1]) : part)));
+  fill(
+    node,
+    parts.map((part) =>
+      Array.isArray(part) ? figured(h("span", {}, part[2]), part[0], part[1]) : part,
+    ),
+  );
 }
 
 /**
@@ -42,11 +50,24 @@ function setNote(node, note) {
  * text, or a list of texts and `[path, value, text]`.
  */
 export function figures(names) {
-  const tiles = new Map(names.map(([key, title]) => [key, {
-    title, value: h("b", {}, "–"), unit: h("span", {}), note: h("dd", { class: "note" }, " "),
-  }]));
-  const node = h("dl", { class: "figures" }, [...tiles.values()].map((tile) =>
-    h("div", {}, h("dt", {}, tile.title), h("dd", {}, tile.value, tile.unit), tile.note)));
+  const tiles = new Map(
+    names.map(([key, title]) => [
+      key,
+      {
+        title,
+        value: h("b", {}, "–"),
+        unit: h("span", {}),
+        note: h("dd", { class: "note" }, " "),
+      },
+    ]),
+  );
+  const node = h(
+    "dl",
+    { class: "figures" },
+    [...tiles.values()].map((tile) =>
+      h("div", {}, h("dt", {}, tile.title), h("dd", {}, tile.value, tile.unit), tile.note),
+    ),
+  );
   function set(key, { path = null, value = null, text, unit = "", note = "" }) {
     const tile = tiles.get(key);
     say(tile.value, text);
@@ -58,7 +79,12 @@ export function figures(names) {
 }
 
 export const section = (size, title, note, ...kids) =>
-  h("section", { class: size }, h("div", { class: "titled" }, h("h2", {}, title), note && h("p", {}, note)), ...kids);
+  h(
+    "section",
+    { class: size },
+    h("div", { class: "titled" }, h("h2", {}, title), note && h("p", {}, note)),
+    ...kids,
+  );
 
 /** A table: `columns` are [title, class] pairs, the class `n` is for figures. */
 export function table(columns, rows, props = {}) {
@@ -70,13 +96,31 @@ export function table(columns, rows, props = {}) {
 
 /** The figures of a chart as a table, made when it is opened. */
 export function asTable(title, columns, rows) {
-  const details = h("details", { class: "figures-of", toggle: () => {
-    const box = details.lastElementChild;
-    if (!details.open) return;
-    fill(box, table(columns, rows().map((row) => h("tr", {}, row.map((cell, i) =>
-      h("td", { class: columns[i][1] }, cell))))).node);
-  } }, h("summary", {}, "Table", h("span", { class: "unseen" }, ` of ${title}`)),
-  h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": title }));
+  const details = h(
+    "details",
+    {
+      class: "figures-of",
+      toggle: () => {
+        const box = details.lastElementChild;
+        if (!details.open) return;
+        fill(
+          box,
+          table(
+            columns,
+            rows().map((row) =>
+              h(
+                "tr",
+                {},
+                row.map((cell, i) => h("td", { class: columns[i][1] }, cell)),
+              ),
+            ),
+          ).node,
+        );
+      },
+    },
+    h("summary", {}, "Table", h("span", { class: "unseen" }, ` of ${title}`)),
+    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": title }),
+  );
   return details;
 }
 
@@ -88,20 +132,30 @@ export function sampled(count, most = 120) {
   return found;
 }
 
-export const side = (action) => h("span", { class: "side" }, { BUY: "Buy", SELL: "Sell" }[action] ?? action);
+export const side = (action) =>
+  h("span", { class: "side" }, { BUY: "Buy", SELL: "Sell" }[action] ?? action);
 
 const TONES = { win: "good", loss: "bad" };
 
-export const outcome = (row) => row.outcome
-  ? h("span", { class: `tag ${TONES[row.outcome] ?? ""}` }, row.outcome)
-  : h("span", { class: "faint" }, row.state && row.state !== "signal" ? row.state : "open");
+export const outcome = (row) =>
+  row.outcome
+    ? h("span", { class: `tag ${TONES[row.outcome] ?? ""}` }, row.outcome)
+    : h("span", { class: "faint" }, row.state && row.state !== "signal" ? row.state : "open");
 
 export const gain = (value, digits = 2) =>
-  h("span", { class: value > 0 ? "plus" : value < 0 ? "minus" : "faint" },
-    value === null || value === undefined ? "–" : `${signed(value, digits)} %`);
+  h(
+    "span",
+    { class: value > 0 ? "plus" : value < 0 ? "minus" : "faint" },
+    value === null || value === undefined ? "–" : `${signed(value, digits)} %`,
+  );
 
 export const time = (value, withMillis = false) =>
-  h("time", { datetime: value }, h("span", { class: "day" }, `${date(value)} `), clock(value, withMillis));
+  h(
+    "time",
+    { datetime: value },
+    h("span", { class: "day" }, `${date(value)} `),
+    clock(value, withMillis),
+  );
 
 /** One value of a payload. */
 export function shown(name, value) {
@@ -111,11 +165,22 @@ export function shown(name, value) {
 
 function content(row) {
   if (row.event !== "signal") {
-    const parts = Object.entries(row.detail ?? {}).map(([name, value]) => `${words(name)} ${shown(name, value)}`);
+    const parts = Object.entries(row.detail ?? {}).map(
+      ([name, value]) => `${words(name)} ${shown(name, value)}`,
+    );
     return h("span", { class: "soft" }, parts.join(", "));
   }
-  return [side(row.action), " ", h("b", {}, row.symbol), ` at ${price(row.entry_price)}`,
-    h("span", { class: "soft" }, `, target ${price(row.target_price)}, stop ${price(row.stop_price)}, ${num(row.confidence, 1)} %, ${row.strategy}`)];
+  return [
+    side(row.action),
+    " ",
+    h("b", {}, row.symbol),
+    ` at ${price(row.entry_price)}`,
+    h(
+      "span",
+      { class: "soft" },
+      `, target ${price(row.target_price)}, stop ${price(row.stop_price)}, ${num(row.confidence, 1)} %, ${row.strategy}`,
+    ),
+  ];
 }
 
 export const LOG_COLUMNS = [["Entry", "n"], ["Recorded"], ["Event"], ["Content"], ["Signal", "id"]];
@@ -123,11 +188,21 @@ export const LOG_COLUMNS = [["Entry", "n"], ["Recorded"], ["Event"], ["Content"]
 /** One entry of the log; `isFresh` lets it fade in. */
 export function logRow(row, isFresh = false) {
   const id = row.signal_id ?? "";
-  return h("tr", { "data-seq": row.seq, class: isFresh && "fresh" },
-    h("td", { class: "n" }, row.event === "signal" ? a(`/signals/${row.seq}`, int(row.seq)) : int(row.seq)),
+  return h(
+    "tr",
+    { "data-seq": row.seq, class: isFresh && "fresh" },
+    h(
+      "td",
+      { class: "n" },
+      row.event === "signal" ? a(`/signals/${row.seq}`, int(row.seq)) : int(row.seq),
+    ),
     h("td", { class: "at" }, time(row.at, true)),
-    h("td", { class: "kind" }, h("span", { class: `tag ${row.event === "signal" ? "new" : ""}` }, row.event)),
+    h(
+      "td",
+      { class: "kind" },
+      h("span", { class: `tag ${row.event === "signal" ? "new" : ""}` }, row.event),
+    ),
     h("td", { class: "says" }, content(row)),
-    h("td", { class: "id mono" }, id));
+    h("td", { class: "id mono" }, id),
+  );
 }
-

@@ -5,8 +5,29 @@ const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "
 const MINUTE = 60;
 const HOUR = 3600;
 const DAY = 86400;
-const STEPS = [1, 2, 5, 10, 15, 30, MINUTE, 2 * MINUTE, 5 * MINUTE, 10 * MINUTE, 15 * MINUTE, 30 * MINUTE,
-  HOUR, 2 * HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR, DAY, 2 * DAY, 7 * DAY, 14 * DAY];
+const STEPS = [
+  1,
+  2,
+  5,
+  10,
+  15,
+  30,
+  MINUTE,
+  2 * MINUTE,
+  5 * MINUTE,
+  10 * MINUTE,
+  15 * MINUTE,
+  30 * MINUTE,
+  HOUR,
+  2 * HOUR,
+  3 * HOUR,
+  6 * HOUR,
+  12 * HOUR,
+  DAY,
+  2 * DAY,
+  7 * DAY,
+  14 * DAY,
+];
 const MONTH_STEPS = [1, 2, 3, 6, 12, 24, 60, 120];
 
 /** Maps the values low..high to the pixels from..to. */
@@ -24,7 +45,8 @@ export function ticks(low, high, most) {
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough * 0.999);
   const found = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i += 1) found.push(i * step);
+  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i += 1)
+    found.push(i * step);
   return found;
 }
 
@@ -78,6 +100,7 @@ function monthTicks(low, high, rough) {
     const time = Date.UTC(year, month, 1) / 1000;
     if (time > high) return found;
     const withYear = month === 0 || found.length === 0;
-    if (time >= low) found.push({ time, text: withYear ? `${MONTHS[month]} ${year}` : MONTHS[month] });
+    if (time >= low)
+      found.push({ time, text: withYear ? `${MONTHS[month]} ${year}` : MONTHS[month] });
   }
 }

@@ -6,11 +6,18 @@ import { int, millis, plain, stamp, zone, zoneName } from "./format.js";
 import { follow, start } from "./live.js";
 import { failed } from "./parts.js";
 
-const PAGES = { "/": "overview", "/log": "log", "/signals": "signals", "/outcomes": "outcomes", "/delivery": "delivery" };
+const PAGES = {
+  "/": "overview",
+  "/log": "log",
+  "/signals": "signals",
+  "/outcomes": "outcomes",
+  "/delivery": "delivery",
+};
 const THEMES = ["auto", "light", "dark"];
 const THEME_MARKS = {
   auto: "M8 2.5a5.5 5.5 0 1 0 0 11 5.5 5.5 0 1 0 0-11",
-  light: "M8 5.2a2.8 2.8 0 1 0 0 5.6 2.8 2.8 0 0 0 0-5.6M8 1v1.6M8 13.4V15M1 8h1.6M13.4 8H15M3 3l1.2 1.2M11.8 11.8 13 13M13 3l-1.2 1.2M4.2 11.8 3 13",
+  light:
+    "M8 5.2a2.8 2.8 0 1 0 0 5.6 2.8 2.8 0 0 0 0-5.6M8 1v1.6M8 13.4V15M1 8h1.6M13.4 8H15M3 3l1.2 1.2M11.8 11.8 13 13M13 3l-1.2 1.2M4.2 11.8 3 13",
   dark: "M12.9 9.8A5.6 5.6 0 0 1 6.2 3.1a5.6 5.6 0 1 0 6.7 6.7z",
 };
 
@@ -20,7 +27,8 @@ function showLinks() {
   for (const anchor of document.querySelectorAll(".bar a")) {
     const { pathname } = anchor;
     anchor.href = link(pathname);
-    const isHere = pathname === "/" ? location.pathname === "/" : location.pathname.startsWith(pathname);
+    const isHere =
+      pathname === "/" ? location.pathname === "/" : location.pathname.startsWith(pathname);
     if (isHere && anchor.className !== "mark") anchor.setAttribute("aria-current", "page");
   }
 }
@@ -30,8 +38,15 @@ function showLinks() {
 function showTheme(theme) {
   if (theme === "auto") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = theme;
-  fill($("#theme"), s("svg", { viewBox: "0 0 16 16", width: 16, height: 16, "aria-hidden": "true" },
-    s("path", { d: THEME_MARKS[theme] }), theme === "auto" && s("path", { class: "solid", d: "M8 2.5a5.5 5.5 0 0 1 0 11z" })));
+  fill(
+    $("#theme"),
+    s(
+      "svg",
+      { viewBox: "0 0 16 16", width: 16, height: 16, "aria-hidden": "true" },
+      s("path", { d: THEME_MARKS[theme] }),
+      theme === "auto" && s("path", { class: "solid", d: "M8 2.5a5.5 5.5 0 0 1 0 11z" }),
+    ),
+  );
   $("#theme").setAttribute("aria-label", `Theme: ${theme}`);
   $("#theme").title = `Theme: ${theme}`;
 }
@@ -62,7 +77,11 @@ function showPast({ detail }) {
   const at = detail.recorded_at ? `${stamp(detail.recorded_at)} ${zoneName()}` : "the beginning";
   const asked = asOf().as_of ? `${stamp(asOf().as_of)} ${zoneName()}` : at;
   if (!note.hasChildNodes()) {
-    fill(note, h("p", {}, h("strong", {}), " ", h("span", {})), h("a", { href: location.pathname }, "Back to now"));
+    fill(
+      note,
+      h("p", {}, h("strong", {}), " ", h("span", {})),
+      h("a", { href: location.pathname }, "Back to now"),
+    );
   }
   say($("strong", note), `As of ${asked}, entry ${int(detail.seq)}.`);
   say($("span", note), "Nothing that was recorded later is shown or counted.");
@@ -74,31 +93,60 @@ function fieldValue(time) {
 }
 
 function pastDialog() {
-  const when = h("input", { type: "datetime-local", id: "past-time", step: 1, value: fieldValue(asOf().as_of ?? Date.now() / 1000) });
-  const entry = h("input", { type: "number", id: "past-entry", min: 0, step: 1, value: asOf().as_of_seq ?? "", placeholder: "none" });
+  const when = h("input", {
+    type: "datetime-local",
+    id: "past-time",
+    step: 1,
+    value: fieldValue(asOf().as_of ?? Date.now() / 1000),
+  });
+  const entry = h("input", {
+    type: "number",
+    id: "past-entry",
+    min: 0,
+    step: 1,
+    value: asOf().as_of_seq ?? "",
+    placeholder: "none",
+  });
   const go = (params) => {
     const found = query();
     for (const name of ["as_of", "as_of_seq", "before"]) found.delete(name);
     for (const [name, value] of Object.entries(params)) found.set(name, value);
     location.assign(location.pathname + (found.size ? `?${found}` : ""));
   };
-  const dialog = h("dialog", { "aria-labelledby": "past-title", close: () => dialog.remove() },
-    h("form", {
-      method: "dialog",
-      submit: () => {
-        if (entry.value) go({ as_of_seq: entry.value });
-        else if (when.value) go({ as_of: new Date(millis(when.value + (zone.local ? "" : "Z"))).toISOString() });
+  const dialog = h(
+    "dialog",
+    { "aria-labelledby": "past-title", close: () => dialog.remove() },
+    h(
+      "form",
+      {
+        method: "dialog",
+        submit: () => {
+          if (entry.value) go({ as_of_seq: entry.value });
+          else if (when.value)
+            go({ as_of: new Date(millis(when.value + (zone.local ? "" : "Z"))).toISOString() });
+        },
       },
-    },
-    h("h2", { id: "past-title" }, "Show the console as of an earlier moment"),
-    h("p", {}, "Every page then shows and counts what had been recorded by that moment, and nothing later."),
-    h("div", { class: "fields" },
-      h("label", {}, `Time (${zoneName()})`, when),
-      h("label", {}, "Or entry", entry)),
-    h("div", { class: "buttons" },
-      h("button", { type: "button", click: () => dialog.close() }, "Cancel"),
-      isPast() && h("button", { type: "button", click: () => go({}) }, "Back to now"),
-      h("button", { type: "submit", class: "main" }, "Show"))));
+      h("h2", { id: "past-title" }, "Show the console as of an earlier moment"),
+      h(
+        "p",
+        {},
+        "Every page then shows and counts what had been recorded by that moment, and nothing later.",
+      ),
+      h(
+        "div",
+        { class: "fields" },
+        h("label", {}, `Time (${zoneName()})`, when),
+        h("label", {}, "Or entry", entry),
+      ),
+      h(
+        "div",
+        { class: "buttons" },
+        h("button", { type: "button", click: () => dialog.close() }, "Cancel"),
+        isPast() && h("button", { type: "button", click: () => go({}) }, "Back to now"),
+        h("button", { type: "submit", class: "main" }, "Show"),
+      ),
+    ),
+  );
   document.body.append(dialog);
   dialog.showModal();
 }

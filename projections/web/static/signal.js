@@ -1,36 +1,93 @@
 // Signal: what `eventlog show` prints, the prices that the log itself saw, and its chain,
 // recomputed in this browser.
 import { ask, link } from "./address.js";
-import { timeChart } from "./charts.js";
 import { fill, h, s } from "./dom.js";
 import { capital, int, millis, num, plain, price, span, stamp, words } from "./format.js";
 import { ladder } from "./ladder.js";
 import { asTable, gain, outcome, ready, section, shown } from "./parts.js";
+import { timeChart } from "./time_chart.js";
 
 export const TITLE = "Signal";
-const LEVELS = [["target_price", "accent"], ["stop_price", "bad"]];
+const LEVELS = [
+  ["target_price", "accent"],
+  ["stop_price", "bad"],
+];
 
 export async function open(main) {
   const seq = Number(location.pathname.split("/").pop());
   const found = await ask(`/api/signals/${seq}`);
   const { row } = found.signal;
   document.title = plain(`${row.symbol} ${row.action.toLowerCase()}, entry ${seq} · eventlog`);
-  const [priceHost, proof] = [h("div", {}), h("p", { id: "proof", role: "status" }, "Computing the chain")];
+  const [priceHost, proof] = [
+    h("div", {}),
+    h("p", { id: "proof", role: "status" }, "Computing the chain"),
+  ];
   let prices = [];
-  const priceTable = asTable(`prices of ${row.symbol}`, [["Recorded"], ["Kind"], ["Price", "n"], ["Entry", "n"]],
-    () => [...prices].reverse().map((one) => [stamp(one.at), one.kind, price(one.price), int(one.seq)]));
-  fill(main, heading(found),
-    h("div", { class: "grid" },
+  const priceTable = asTable(
+    `prices of ${row.symbol}`,
+    [["Recorded"], ["Kind"], ["Price", "n"], ["Entry", "n"]],
+    () =>
+      [...prices].reverse().map((one) => [stamp(one.at), one.kind, price(one.price), int(one.seq)]),
+  );
+  fill(
+    main,
+    heading(found),
+    h(
+      "div",
+      { class: "grid" },
       section("less", "Life", null, life(found.signal)),
-      h("section", { class: "more" },
-        h("div", { class: "titled" }, h("h2", {}, "Levels"), h("p", {}, rewardText(row))), ladder(row, found.signal.facts),
-        h("div", { class: "titled over" }, h("h2", {}, `${row.symbol} in this log`), h("p", {}, "prices of the signals around this one")), priceHost, priceTable),
-      section("less", "Signal", null, keys({ strategy: row.strategy, confidence: `${num(row.confidence, 1)} %`, asset_type: row.asset_type, data_source: row.data_source, order_id: row.order_id, fill_price: row.fill_price, exit_price: row.exit_price })),
-      section("less", "Alpine", null, found.signal.alpine ? keys(found.signal.alpine) : h("p", { class: "quiet" }, "no history")),
+      h(
+        "section",
+        { class: "more" },
+        h("div", { class: "titled" }, h("h2", {}, "Levels"), h("p", {}, rewardText(row))),
+        ladder(row, found.signal.facts),
+        h(
+          "div",
+          { class: "titled over" },
+          h("h2", {}, `${row.symbol} in this log`),
+          h("p", {}, "prices of the signals around this one"),
+        ),
+        priceHost,
+        priceTable,
+      ),
+      section(
+        "less",
+        "Signal",
+        null,
+        keys({
+          strategy: row.strategy,
+          confidence: `${num(row.confidence, 1)} %`,
+          asset_type: row.asset_type,
+          data_source: row.data_source,
+          order_id: row.order_id,
+          fill_price: row.fill_price,
+          exit_price: row.exit_price,
+        }),
+      ),
+      section(
+        "less",
+        "Alpine",
+        null,
+        found.signal.alpine ? keys(found.signal.alpine) : h("p", { class: "quiet" }, "no history"),
+      ),
       section("less", "Further keys", null, keys(found.further_keys)),
-      found.signal.conflicts.length > 0 && section("all", "Conflicts", "entries that did not fit", conflicts(found.signal.conflicts)),
-      section("all", "Chain", `entry ${int(seq)}`, proof, chainList(found.chain), h("pre", { class: "mono", id: "line", tabindex: 0, "aria-label": "The line of this signal" }, found.chain.line)),
-      section("all", "Lines of its facts", null, factLines(found.signal.lines, seq))));
+      found.signal.conflicts.length > 0 &&
+        section("all", "Conflicts", "entries that did not fit", conflicts(found.signal.conflicts)),
+      section(
+        "all",
+        "Chain",
+        `entry ${int(seq)}`,
+        proof,
+        chainList(found.chain),
+        h(
+          "pre",
+          { class: "mono", id: "line", tabindex: 0, "aria-label": "The line of this signal" },
+          found.chain.line,
+        ),
+      ),
+      section("all", "Lines of its facts", null, factLines(found.signal.lines, seq)),
+    ),
+  );
   await prove(proof, found.chain);
   prices = (await ask("/api/prices", { symbol: row.symbol, around: seq })).rows;
   drawPrices(priceHost, row, prices);
@@ -38,53 +95,138 @@ export async function open(main) {
 }
 
 function heading({ signal: { row, signal_id: id }, older, newer }) {
-  const step = (to, text) => h("a", { class: "button", href: to && link(`/signals/${to}`), "aria-disabled": String(!to) }, text);
-  return h("div", { class: "head" },
-    h("div", {},
-      h("h1", {}, `${row.symbol} `, h("span", { class: "soft" }, `${row.action === "BUY" ? "buy" : "sell"} at `), price(row.entry_price)),
-      h("p", { class: "lead" }, outcome(row), row.profit_loss_pct !== null && [" ", gain(row.profit_loss_pct)],
-        " ", h("span", { class: "mono soft" }, id))),
-    h("nav", { class: "steps-of", "aria-label": "Signals" }, step(older, "Older"), step(newer, "Newer")));
+  const step = (to, text) =>
+    h(
+      "a",
+      { class: "button", href: to && link(`/signals/${to}`), "aria-disabled": String(!to) },
+      text,
+    );
+  return h(
+    "div",
+    { class: "head" },
+    h(
+      "div",
+      {},
+      h(
+        "h1",
+        {},
+        `${row.symbol} `,
+        h("span", { class: "soft" }, `${row.action === "BUY" ? "buy" : "sell"} at `),
+        price(row.entry_price),
+      ),
+      h(
+        "p",
+        { class: "lead" },
+        outcome(row),
+        row.profit_loss_pct !== null && [" ", gain(row.profit_loss_pct)],
+        " ",
+        h("span", { class: "mono soft" }, id),
+      ),
+    ),
+    h(
+      "nav",
+      { class: "steps-of", "aria-label": "Signals" },
+      step(older, "Older"),
+      step(newer, "Newer"),
+    ),
+  );
 }
 
 function rewardText(row) {
-  const [reward, risk] = [Math.abs(row.target_price - row.entry_price), Math.abs(row.entry_price - row.stop_price)];
+  const [reward, risk] = [
+    Math.abs(row.target_price - row.entry_price),
+    Math.abs(row.entry_price - row.stop_price),
+  ];
   return risk ? `reward to risk ${num(reward / risk, 2)}` : "";
 }
 
 function keys(found) {
   const rows = Object.entries(found).filter(([, value]) => value !== null && value !== undefined);
   if (!rows.length) return h("p", { class: "quiet" }, "None.");
-  return h("dl", { class: "keys" }, rows.map(([name, value]) => [h("dt", {}, words(name)), h("dd", {}, shown(name, value))]));
+  return h(
+    "dl",
+    { class: "keys" },
+    rows.map(([name, value]) => [h("dt", {}, words(name)), h("dd", {}, shown(name, value))]),
+  );
 }
 
 // ---- life
 
-const fact = (title, at, note, details = []) => h("li", {}, h("b", {}, title),
-  h("span", { class: "delay" }, note), h("small", {}, at),
-  details.length > 0 && h("small", {}, details.map(([name, value]) => `${words(name)} ${shown(name, value)}`).join(", ")));
+const fact = (title, at, note, details = []) =>
+  h(
+    "li",
+    {},
+    h("b", {}, title),
+    h("span", { class: "delay" }, note),
+    h("small", {}, at),
+    details.length > 0 &&
+      h(
+        "small",
+        {},
+        details.map(([name, value]) => `${words(name)} ${shown(name, value)}`).join(", "),
+      ),
+  );
 
 function life(signal) {
   const facts = [...signal.facts, ...signal.held.map((one) => ({ ...one, isHeld: true }))];
-  return h("ol", { class: "life" },
+  return h(
+    "ol",
+    { class: "life" },
     fact("Decided", stamp(signal.decided_at, true), ""),
     fact("Recorded", stamp(signal.recorded_at, true), `+${span(signal.delay_s)}`),
-    facts.map((one) => h("li", { class: one.voided_by && "voided" },
-      [...fact(capital(one.event), stamp(one.recorded_at, true), `+${span(one.delay_s)}`, Object.entries(one.detail ?? {})).childNodes],
-      h("small", {}, `entry ${int(one.seq)}`, one.voided_by && `, voided by entry ${int(one.voided_by)}`, one.isHeld && ", held until the signal arrives"))));
+    facts.map((one) =>
+      h(
+        "li",
+        { class: one.voided_by && "voided" },
+        [
+          ...fact(
+            capital(one.event),
+            stamp(one.recorded_at, true),
+            `+${span(one.delay_s)}`,
+            Object.entries(one.detail ?? {}),
+          ).childNodes,
+        ],
+        h(
+          "small",
+          {},
+          `entry ${int(one.seq)}`,
+          one.voided_by && `, voided by entry ${int(one.voided_by)}`,
+          one.isHeld && ", held until the signal arrives",
+        ),
+      ),
+    ),
+  );
 }
 
-const conflicts = (found) => h("ul", { class: "plain" }, found.map((one) => h("li", {}, `Entry ${int(one.seq)}: ${one.reason}`)));
+const conflicts = (found) =>
+  h(
+    "ul",
+    { class: "plain" },
+    found.map((one) => h("li", {}, `Entry ${int(one.seq)}: ${one.reason}`)),
+  );
 
 // ---- the chain
 
-const chainList = (chain) => h("dl", { class: "keys mono" },
-  h("dt", {}, "chain before"), h("dd", {}, chain.previous), h("dt", {}, "chain"), h("dd", {}, chain.chain));
+const chainList = (chain) =>
+  h(
+    "dl",
+    { class: "keys mono" },
+    h("dt", {}, "chain before"),
+    h("dd", {}, chain.previous),
+    h("dt", {}, "chain"),
+    h("dd", {}, chain.chain),
+  );
 
 function factLines(lines, seq) {
   const others = lines.filter((one) => one.seq !== seq);
   if (!others.length) return h("p", { class: "quiet" }, "None.");
-  return others.map((one) => h("pre", { class: "mono", tabindex: 0, "aria-label": `The line of entry ${one.seq}` }, one.line));
+  return others.map((one) =>
+    h(
+      "pre",
+      { class: "mono", tabindex: 0, "aria-label": `The line of entry ${one.seq}` },
+      one.line,
+    ),
+  );
 }
 
 async function sha256(text) {
@@ -93,17 +235,26 @@ async function sha256(text) {
 }
 
 async function prove(node, { previous, line, chain }) {
-  if (!globalThis.crypto?.subtle) { // over plain HTTP from another machine
+  if (!globalThis.crypto?.subtle) {
+    // over plain HTTP from another machine
     node.dataset.state = "none";
-    fill(node, h("span", { class: "tag" }, "not computed"), " This browser computes hashes only over HTTPS or on this machine.");
+    fill(
+      node,
+      h("span", { class: "tag" }, "not computed"),
+      " This browser computes hashes only over HTTPS or on this machine.",
+    );
     return;
   }
   const body = line.slice(0, line.lastIndexOf(',"chain":"'));
   const holds = (await sha256(previous + body)) === chain;
   node.dataset.state = holds ? "ok" : "bad";
-  fill(node, h("span", { class: `tag ${holds ? "good" : "bad"}` }, holds ? "holds" : "does not hold"), holds
-    ? " The SHA-256 of the chain before and of this line is the chain of this line, computed in this browser."
-    : " The line does not follow from the line before: run eventlog verify.");
+  fill(
+    node,
+    h("span", { class: `tag ${holds ? "good" : "bad"}` }, holds ? "holds" : "does not hold"),
+    holds
+      ? " The SHA-256 of the chain before and of this line is the chain of this line, computed in this browser."
+      : " The line does not follow from the line before: run eventlog verify.",
+  );
 }
 
 // ---- prices
@@ -113,21 +264,38 @@ function drawPrices(host, row, prices) {
   const from = millis(row.timestamp) / 1000;
   const show = timeChart(host, {
     label: `Prices of ${row.symbol} around this signal`,
-    panes: [{
-      height: 200, text: price, series: [{ name: "price", tone: "quiet" }],
-      levels: LEVELS.map(([name, tone]) => ({ value: row[name], tone, from })),
-      marks: (x, y) => prices.map((one, i) => marker(one, x(millis(one.at) / 1000), y(one.price), i === own)),
-    }],
-    read: (i) => [stamp(prices[i].at), [prices[i].kind, price(prices[i].price)], ["side", prices[i].action === "BUY" ? "buy" : "sell"], ["outcome", prices[i].outcome ?? "open"]],
+    panes: [
+      {
+        height: 200,
+        text: price,
+        series: [{ name: "price", tone: "quiet" }],
+        levels: LEVELS.map(([name, tone]) => ({ value: row[name], tone, from })),
+        marks: (x, y) =>
+          prices.map((one, i) => marker(one, x(millis(one.at) / 1000), y(one.price), i === own)),
+      },
+    ],
+    read: (i) => [
+      stamp(prices[i].at),
+      [prices[i].kind, price(prices[i].price)],
+      ["side", prices[i].action === "BUY" ? "buy" : "sell"],
+      ["outcome", prices[i].outcome ?? "open"],
+    ],
   });
-  show(prices.map((one) => millis(one.at) / 1000), [prices.map((one) => one.price)]);
+  show(
+    prices.map((one) => millis(one.at) / 1000),
+    [prices.map((one) => one.price)],
+  );
 }
 
 function marker({ kind, action, outcome: end }, x, y, isOwn) {
   const size = isOwn ? 7 : 3.5;
   const up = action === "BUY" ? -1 : 1;
   const tone = isOwn ? "own" : end === "loss" ? "bad" : end === "win" ? "accent" : "";
-  if (kind !== "entry") return s("circle", { class: `marker ${tone}`, cx: x, cy: y, r: isOwn ? 5 : 2 });
+  if (kind !== "entry")
+    return s("circle", { class: `marker ${tone}`, cx: x, cy: y, r: isOwn ? 5 : 2 });
   const base = y - up * size;
-  return s("path", { class: `marker ${tone}`, d: `M${x - size} ${base}L${x + size} ${base}L${x} ${base + up * size * 1.8}Z` });
+  return s("path", {
+    class: `marker ${tone}`,
+    d: `M${x - size} ${base}L${x + size} ${base}L${x} ${base + up * size * 1.8}Z`,
+  });
 }

@@ -8,8 +8,19 @@ export const TITLE = "Signals";
 const PAGE_ROWS = 50;
 const TYPING_MS = 250; // a pause in typing before the question is asked
 const FILTERS = ["symbol", "strategy", "action", "outcome", "since", "until"];
-const COLUMNS = [["Entry", "n"], ["Decided"], ["Symbol"], ["Side"], ["Price", "n"], ["Target", "n wide"],
-  ["Stop", "n wide"], ["Confidence", "n wide"], ["Strategy", "mid"], ["Outcome"], ["Return", "n"]];
+const COLUMNS = [
+  ["Entry", "n"],
+  ["Decided"],
+  ["Symbol"],
+  ["Side"],
+  ["Price", "n"],
+  ["Target", "n wide"],
+  ["Stop", "n wide"],
+  ["Confidence", "n wide"],
+  ["Strategy", "mid"],
+  ["Outcome"],
+  ["Return", "n"],
+];
 
 const askNewest = asker();
 const signals = table(COLUMNS, [], { id: "signals", class: "rows" });
@@ -18,26 +29,65 @@ const range = h("p", { class: "end", id: "range" });
 const pageLink = (id, text) => h("a", { class: "button", id, href: "/signals", click: turn }, text);
 const [newest, older] = [pageLink("newest", "Newest"), pageLink("older", "Older")];
 
-const choice = (name, title, options) => h("label", {}, title,
-  h("select", { name }, options.map(([value, text]) => h("option", { value }, text))));
-const field = (name, title, props) => h("label", {}, title, h("input", { name, autocomplete: "off", ...props }));
+const choice = (name, title, options) =>
+  h(
+    "label",
+    {},
+    title,
+    h(
+      "select",
+      { name },
+      options.map(([value, text]) => h("option", { value }, text)),
+    ),
+  );
+const field = (name, title, props) =>
+  h("label", {}, title, h("input", { name, autocomplete: "off", ...props }));
 
-const form = h("form", { class: "filters", role: "search", "aria-label": "Filters", input: type, submit: (event) => event.preventDefault() },
+const form = h(
+  "form",
+  {
+    class: "filters",
+    role: "search",
+    "aria-label": "Filters",
+    input: type,
+    submit: (event) => event.preventDefault(),
+  },
   field("symbol", "Symbol", { size: 9, placeholder: "any" }),
   field("strategy", "Strategy", { size: 14, placeholder: "any" }),
-  choice("action", "Side", [["", "both"], ["BUY", "buy"], ["SELL", "sell"]]),
-  choice("outcome", "Outcome", [["", "any"], ...["open", "win", "loss", "breakeven", "expired"].map((name) => [name, name])]),
+  choice("action", "Side", [
+    ["", "both"],
+    ["BUY", "buy"],
+    ["SELL", "sell"],
+  ]),
+  choice("outcome", "Outcome", [
+    ["", "any"],
+    ...["open", "win", "loss", "breakeven", "expired"].map((name) => [name, name]),
+  ]),
   field("since", "Decided since", { type: "date" }),
   field("until", "Before", { type: "date" }),
   h("button", { type: "button", id: "clear", click: clear }, "Clear"),
-  found);
+  found,
+);
 
 let timer = 0;
 
 export async function open(main) {
-  fill(main,
-    h("div", { class: "head" }, h("div", {}, h("h1", {}, "Signals"), h("p", { class: "lead" }, "In the order of the log, newest first."))),
-    form, signals.node, h("div", { class: "pager" }, newest, older, range));
+  fill(
+    main,
+    h(
+      "div",
+      { class: "head" },
+      h(
+        "div",
+        {},
+        h("h1", {}, "Signals"),
+        h("p", { class: "lead" }, "In the order of the log, newest first."),
+      ),
+    ),
+    form,
+    signals.node,
+    h("div", { class: "pager" }, newest, older, range),
+  );
   await show();
 }
 
@@ -50,8 +100,11 @@ export async function show() {
     // Not while typing: the answer to an earlier letter must not take the next one away.
     if (input !== document.activeElement) input.value = now.get(name) ?? "";
   }
-  const params = Object.fromEntries([...FILTERS, "before"].filter((name) => now.get(name)).map((name) => [name, now.get(name)]));
-  for (const name of ["since", "until"]) if (params[name]) params[name] = `${params[name]}T00:00:00Z`;
+  const params = Object.fromEntries(
+    [...FILTERS, "before"].filter((name) => now.get(name)).map((name) => [name, now.get(name)]),
+  );
+  for (const name of ["since", "until"])
+    if (params[name]) params[name] = `${params[name]}T00:00:00Z`;
   try {
     const answer = await askNewest("/api/signals", { limit: PAGE_ROWS, ...params });
     if (!answer) return;
@@ -67,27 +120,46 @@ const quiet = (text) => h("tr", {}, h("td", { colspan: COLUMNS.length, class: "q
 function draw(answer) {
   const { rows, next, total, complete } = answer;
   fill(signals.body, rows.map(signalRow));
-  if (!rows.length) fill(signals.body, quiet(complete ? "No signal matches." : `None of the signals back to entry ${int(answer.searched_to)} match.`));
+  if (!rows.length)
+    fill(
+      signals.body,
+      quiet(
+        complete
+          ? "No signal matches."
+          : `None of the signals back to entry ${int(answer.searched_to)} match.`,
+      ),
+    );
   enable(older, next !== null, { before: next });
   enable(newest, query().has("before"), { before: "" });
   say(older, complete || rows.length ? "Older" : "Search further back");
-  say(found, total === null ? (complete ? "" : `searched back to entry ${int(answer.searched_to)}`) : `${int(total)} signals`);
+  say(
+    found,
+    total === null
+      ? complete
+        ? ""
+        : `searched back to entry ${int(answer.searched_to)}`
+      : `${int(total)} signals`,
+  );
   say(range, rows.length ? `entries ${int(rows.at(-1).id)} to ${int(rows[0].id)}` : "");
 }
 
 // The classes in-... are the places of a cell where a row is two lines, on phones.
-const signalRow = (row) => h("tr", { "data-seq": row.id },
-  h("td", { class: "n in-seq" }, a(`/signals/${row.id}`, int(row.id))),
-  h("td", { class: "in-at" }, time(row.timestamp)),
-  h("td", { class: "side in-symbol" }, row.symbol),
-  h("td", { class: "in-side" }, side(row.action)),
-  h("td", { class: "n in-price" }, price(row.entry_price)),
-  h("td", { class: "n soft wide" }, price(row.target_price)),
-  h("td", { class: "n soft wide" }, price(row.stop_price)),
-  h("td", { class: "n wide" }, num(row.confidence, 1)),
-  h("td", { class: "cut mid" }, row.strategy),
-  h("td", { class: "in-outcome" }, outcome(row)),
-  h("td", { class: "n in-gain" }, row.profit_loss_pct === null ? "" : gain(row.profit_loss_pct)));
+const signalRow = (row) =>
+  h(
+    "tr",
+    { "data-seq": row.id },
+    h("td", { class: "n in-seq" }, a(`/signals/${row.id}`, int(row.id))),
+    h("td", { class: "in-at" }, time(row.timestamp)),
+    h("td", { class: "side in-symbol" }, row.symbol),
+    h("td", { class: "in-side" }, side(row.action)),
+    h("td", { class: "n in-price" }, price(row.entry_price)),
+    h("td", { class: "n soft wide" }, price(row.target_price)),
+    h("td", { class: "n soft wide" }, price(row.stop_price)),
+    h("td", { class: "n wide" }, num(row.confidence, 1)),
+    h("td", { class: "cut mid" }, row.strategy),
+    h("td", { class: "in-outcome" }, outcome(row)),
+    h("td", { class: "n in-gain" }, row.profit_loss_pct === null ? "" : gain(row.profit_loss_pct)),
+  );
 
 /** A page link leads somewhere or is switched off. */
 function enable(node, isOn, params) {
@@ -111,11 +183,15 @@ function turn(event) {
 
 function type({ target }) {
   clearTimeout(timer);
-  timer = setTimeout(() => {
-    const value = target.name === "symbol" ? target.value.trim().toUpperCase() : target.value.trim();
-    change({ [target.name]: value, before: "" }, { push: true });
-    show();
-  }, target.tagName === "SELECT" ? 0 : TYPING_MS);
+  timer = setTimeout(
+    () => {
+      const value =
+        target.name === "symbol" ? target.value.trim().toUpperCase() : target.value.trim();
+      change({ [target.name]: value, before: "" }, { push: true });
+      show();
+    },
+    target.tagName === "SELECT" ? 0 : TYPING_MS,
+  );
 }
 
 function clear() {
