@@ -13,15 +13,15 @@ from PIL import Image
 from tests.browser.driver import PHONE, SHOTS, WIDE
 from tests.harness.requirements import CHECKOUT
 
-FOLDER = CHECKOUT / "docs/images"
+FOLDER = CHECKOUT / "docs/console"
 COLOURS = 128  # text stays sharp, and a picture of a page takes some 60 kB
-PICTURES = {  # name in docs/images: that of the run
-    "console-overview": "overview-live-1360-light",
-    "console-log": "log-1360-light",
-    "console-signal": "signal-1360-light",
-    "console-outcomes-dark": "outcomes-1360-dark",
-    "console-delivery": "delivery-1360-light",
-    "console-phone": "outcomes-390-light",
+PICTURES = {  # name in docs/console: that of the run
+    "overview": "overview-live-1360-light",
+    "signals": "signals-1360-dark",
+    "signal": "signal-1360-light",
+    "outcomes": "outcomes-1360-dark",
+    "delivery": "discard-1360-dark",
+    "phone": "outcomes-390-light",
 }
 
 
