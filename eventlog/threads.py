@@ -3,10 +3,11 @@
 `asyncio.to_thread` fails once the main thread has ended, although the interpreter still waits for
 other threads. A program that only starts threads and returns would lose its queries.
 
+Importing it does not import asyncio, which would be a third of the time to start a command.
+
 Invariant: the thread ends with its work, and interpreter exit waits for no pool.
 """
 
-import asyncio
 import errno
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -47,6 +48,8 @@ async def run_in_thread(work: Callable[[], T]) -> T:
 
     Raises ThreadUnavailable.
     """
+    import asyncio
+
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
@@ -74,6 +77,8 @@ async def run_in_thread(work: Callable[[], T]) -> T:
 
 async def uncancelled(work: Coroutine[None, None, T]) -> T:
     """Returns the result of `work`; a cancelled await first waits until it is done."""
+    import asyncio
+
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)

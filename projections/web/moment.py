@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
+from sqlite3 import Connection
 
-from eventlog import Entry
+from eventlog import Entry, EventLogError
 from eventlog.plumbing import log_status, read_entries
 from projections.errors import ProjectionError
-from projections.queries.as_of import parse_as_of
+from projections.queries.as_of import AS_OF_BOUNDS, parse_as_of
 from projections.queries.table import read_home
 from projections.queries.times import require_past
 from projections.serving.app import QueryParams
@@ -25,6 +26,8 @@ from projections.web.answers import Refusal
 
 KNOWN_MAX = 1_000  # positions of a slider that are remembered
 SEQ_DIGITS_MAX = 18
+
+_NEXT = "SELECT min(seq) FROM lifecycle WHERE seq > ?"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,8 +106,8 @@ class Moments:
 
     def _search(self, moment: str) -> tuple[int, str | None]:
         """The last entry recorded by a moment: `recorded_at` never decreases along the log."""
-        low, high = 0, self.now().seq
-        recorded_at: str | None = None
+        low, high = self._bounds(moment, self.now().seq)
+        recorded_at = self.recorded_at(low)
         while low < high:
             middle = (low + high + 1) // 2
             entry = self.entry(middle)
@@ -113,6 +116,20 @@ class Moments:
             else:
                 high = middle - 1
         return low, recorded_at
+
+    def _bounds(self, moment: str, last_seq: int) -> tuple[int, int]:
+        """Between which entries the search goes on: those around it that the table has."""
+
+        def read(database: Connection) -> tuple[int, int]:
+            low = database.execute(AS_OF_BOUNDS, {"moment": moment}).fetchone()[0]
+            (later,) = database.execute(_NEXT, (low,)).fetchone()
+            return low, last_seq if later is None else later - 1
+
+        try:
+            low, high = read_home(self._home, read)
+        except EventLogError:
+            return 0, last_seq
+        return min(low, last_seq), min(high, last_seq)
 
     def _numbered(self, seq: int) -> tuple[int, str | None]:
         last_seq = self.now().seq

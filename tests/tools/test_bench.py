@@ -216,6 +216,7 @@ def test_targets_and_goals_are_the_agreed_ones() -> None:
         "B15-wakeups": (60, 55),
         "B15-idle": (0.3, 0.2),
         "B15-homes": (0.3, 0.2),
+        "B15-lone": (25, 23),
         "B15-load": (300, 271),
     }
 

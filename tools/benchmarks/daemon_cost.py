@@ -39,6 +39,9 @@ RATE_PER_S = RATES_PER_S[-1]
 WARM_SIGNALS = 300  # so that a pause between commits has begun
 CALL_ENTRIES, CALLS = 500, 40  # at the highest rate
 
+LONE_SILENCE_S = 5.0  # the longest step is taken; a minute would make no difference
+LONE_ROUND_SIGNALS, LONE_QUICK_ROUND_SIGNALS = 20, 2
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
@@ -100,6 +103,33 @@ def load_us(bench: Bench) -> Rounds:
         everything = signals.take(int(RATE_PER_S * round_s))
         notes.append(f"`all`: {_load_us(log, process, home, everything, RATE_PER_S):,.0f} us")
     return Rounds(ours=rounds, note="; ".join(notes))
+
+
+def lone_signal_ms(bench: Bench) -> Rounds:
+    """B15-lone: ms from receipt to row of a signal after a silence, the highest of each round."""
+    count = LONE_QUICK_ROUND_SIGNALS if bench.quick else LONE_ROUND_SIGNALS
+    signals, found = Signals(seed=43), []
+    with _daemon(bench, "sqlite") as (log, _, home):
+        for number in range(ROUNDS_MIN):
+            bench.progress(f"round {number + 1} of {ROUNDS_MIN}")
+            taken_s = []
+            for number_of_signal, signal in enumerate(signals.take(count)):
+                # The phase of the watch differs from one signal to the next.
+                time.sleep(LONE_SILENCE_S + 0.0137 * number_of_signal)
+                with closing(Poller(home / "data" / "signals.db")) as poller:
+                    time.sleep(0.01)  # it has opened the table
+                    seq = log.append(signal).seq
+                    appended_s = time.perf_counter()
+                    poller.wait_for(seq)
+                    taken_s.append(max(0.0, poller.seen_s(seq) - appended_s))
+            found.append([1_000 * taken for taken in taken_s])
+    everything = [ms for each in found for ms in each]
+    p99 = quantiles(everything, n=100, method="inclusive")[98]
+    return Rounds(
+        ours=tuple(max(each) for each in found),
+        note=f"{len(everything)} signals after {LONE_SILENCE_S:g} s of silence: p50 "
+        f"{median(everything):.1f} ms, p99 {p99:.1f} ms",
+    )
 
 
 def _silence(bench: Bench, name: str, *, homes: int = 1) -> list[Cost]:

@@ -242,6 +242,17 @@ TARGETS: tuple[Target, ...] = (
         run=daemon_cost.idle_percent_of_many,
     ),
     Target(
+        id="B15-lone",
+        what="append returned -> row, a signal after a silence, the slowest of 20",
+        peer="the clock",
+        unit="ms",
+        mark=25,
+        goal=23,
+        better="lower",
+        of="ours",
+        run=daemon_cost.lone_signal_ms,
+    ),
+    Target(
         id="B15-load",
         what="processor time of a daemon a signal, 1,000 signals a second",
         peer="the limit",

@@ -600,3 +600,15 @@ def test_cutting_a_torn_tail_is_logged_once(filled: Path) -> None:
         for n in (50, 51)
     ]
     assert said == [1, 0]
+
+
+@pytest.mark.parametrize("words", [["cat"], ["verify"], ["tail"], ["append"]], ids=" ".join)
+def test_a_short_command_does_not_load_asyncio(tmp_path: Path, words: list[str]) -> None:
+    """It would be a third of the time that such a command takes."""
+    with EventLog(tmp_path) as log:
+        log.append(a_signal(1))
+    words = [sys.executable, "-X", "importtime", "-m", "eventlog", "--home", str(tmp_path), *words]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, input="")
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "eventlog.cli.main" in loaded
+    assert loaded.isdisjoint({"asyncio", "ssl", "importlib.metadata"})
