@@ -3,6 +3,7 @@
     with tiny_alpine() as alpine:
         eventlog("project", "alpine", "--once", home=home, env=alpine.env)
         alpine.received            the signal_ids that came in
+        alpine.refused["s-1"] = b"no"   answers 422 with this text, until it is removed
 
 Invariant: it listens on this machine only and ends with its block.
 """
@@ -25,6 +26,7 @@ class TinyAlpine:
 
     url: str
     received: list[str] = field(default_factory=list)
+    refused: dict[str, bytes] = field(default_factory=dict)
     pages: int = 0
 
     @property
@@ -42,8 +44,13 @@ def tiny_alpine(pages: Pages | None = None) -> Iterator[TinyAlpine]:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            found.received.append(json.loads(body)["signal_id"])
-            self._answer(201, STORED)
+            signal_id = json.loads(body)["signal_id"]
+            found.received.append(signal_id)
+            refusal = found.refused.get(signal_id)
+            if refusal is None:
+                self._answer(201, STORED)
+            else:
+                self._answer(422, refusal)
 
         def do_GET(self) -> None:
             parts = urlsplit(self.path)

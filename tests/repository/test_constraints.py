@@ -1,5 +1,6 @@
-"""tools/constraints.txt: exact versions with the hashes of what a registry may give for them."""
+"""What is installed has exact versions, and the hashes of what a registry may give for them."""
 
+import json
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from tests.harness.requirements import CHECKOUT
 
 CONSTRAINTS = CHECKOUT / "tools" / "constraints.txt"
+BROWSER = CHECKOUT / "tests" / "browser"
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}\b")
 
 
@@ -46,6 +48,19 @@ def test_what_the_tools_install_is_compared_with_the_hashes() -> None:
         '    "${install[@]}" --no-index --no-deps --no-build-isolation --editable .'
     ]
     assert [line for line in code if "pip install" in line and "install=(" not in line] == []
+
+
+def test_every_package_of_npm_has_a_version_and_a_hash_and_names_no_registry() -> None:
+    wanted = json.loads((BROWSER / "package.json").read_text())["dependencies"]
+    lock = json.loads((BROWSER / "package-lock.json").read_text())["packages"]
+    assert lock.pop("")["dependencies"] == wanted
+    assert {name.removeprefix("node_modules/") for name in lock} == set(wanted)
+    for name, version in wanted.items():
+        found = lock[f"node_modules/{name}"]
+        assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+        assert found["version"] == version
+        assert re.fullmatch(r"sha512-[A-Za-z0-9+/]{86}==", found["integrity"])
+        assert "resolved" not in found
 
 
 @pytest.mark.slow
