@@ -1,6 +1,6 @@
-"""The files that a browser loads: one HTML shell for all pages, modules, styles, an icon.
+"""The files that a browser loads: HTML, modules, styles, an icon.
 
-The shell is the same for every page; its script decides by the path what to show.
+One HTML shell serves all pages but the login; its script decides by the path what to show.
 
 Invariant: only files of the folder `static` are served, as they were when the server started.
 """
@@ -16,7 +16,12 @@ from projections.serving.app import Request, Response
 from projections.web.answers import Refusal
 
 SHELL = "page.html"
-PAGES = ("/", "/log", "/signals", "/signals/{seq:int}", "/outcomes", "/delivery", "/login")
+PAGES = {  # path: file
+    **dict.fromkeys(
+        ("/", "/log", "/signals", "/signals/{seq:int}", "/outcomes", "/delivery"), SHELL
+    ),
+    "/login": "login.html",
+}
 _TYPES = {
     "css": "text/css; charset=utf-8",
     "html": "text/html; charset=utf-8",

@@ -14,7 +14,7 @@ from projections.web.log_rows import ROWS_MAX, read_page
 from projections.web.login import Login
 from projections.web.login_routes import json_object, login_routes
 from projections.web.moment import whole_number
-from projections.web.pages import PAGES, SHELL, static_answer
+from projections.web.pages import PAGES, static_answer
 from projections.web.parked import read_parked_page, request_action
 from projections.web.past_status import read_past_status
 from projections.web.signal import read_prices, read_signal
@@ -25,7 +25,7 @@ LOAD_S_MAX = 0.3  # then a request for outcomes gets the progress of their loadi
 
 def make_app(console: Console, login: Login | None) -> Starlette:
     """The application, without its guard."""
-    routes = [Route(path, _shell(console)) for path in PAGES]
+    routes = [Route(path, _page(console, file)) for path, file in PAGES.items()]
     routes.append(Route("/static/{path:path}", _static(console)))
     for path, handler in {
         "/api/status": _status,
@@ -53,11 +53,11 @@ def _api(console: Console, handler: "Callable[[Console, Request], object]") -> H
     return console.redactor.answering(handle)
 
 
-def _shell(console: Console) -> Handler:
-    async def shell(request: Request) -> Response:
-        return static_answer(console.static, SHELL, request)
+def _page(console: Console, name: str) -> Handler:
+    async def page(request: Request) -> Response:
+        return static_answer(console.static, name, request)
 
-    return console.redactor.answering(shell)
+    return console.redactor.answering(page)
 
 
 def _static(console: Console) -> Handler:
