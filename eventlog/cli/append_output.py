@@ -12,7 +12,7 @@ from typing import Protocol
 from eventlog.cli.pipe import StopSignal
 from eventlog.cli.progress import ProgressBar, progress_bar
 from eventlog.cli.streams import print_message, print_note
-from eventlog.errors import EventLogError
+from eventlog.errors import InvalidSignal, SignalConflict
 
 STDIN = 0
 TERMINAL_INPUT = (
@@ -42,8 +42,12 @@ class AppendOutput:
         self._shares_terminal = os.isatty(1)  # with the progress bar
 
     def show(self, answers: Sequence[Answer]) -> None:
-        """Prints answers, and the errors among them also on stderr. Raises NoReader."""
-        errors = [(a.line, a.result) for a in answers if isinstance(a.result, EventLogError)]
+        """Prints answers, and the refusals of input among them also on stderr. Raises NoReader.
+
+        An error of the log ends the command, which then reports it once for all lines.
+        """
+        refusals = InvalidSignal | SignalConflict
+        errors = [(a.line, a.result) for a in answers if isinstance(a.result, refusals)]
         if self._progress is not None and (self._shares_terminal or errors):
             self._progress.erase()
         self._stop.write(1, b"".join(answer.to_json() for answer in answers))

@@ -116,6 +116,13 @@ def test_receipts_on_the_same_terminal_are_whole_lines(home: Path, tmp_path: Pat
     assert any(line.startswith("line 2: ") for line in shown)
 
 
+def test_an_error_of_the_log_is_printed_once_for_all_lines() -> None:
+    done = eventlog("append", "--skip-invalid", home="/proc/home", stdin=jsonl(signals(3)))
+    assert done.code == 3
+    assert len(done.out.splitlines()) == 3
+    assert [line.partition(":")[0] for line in done.err.splitlines()] == ["error", "where", "do"]
+
+
 def test_a_named_pipe_shows_lines_and_rate_without_a_share(home: Path, tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     subprocess.run(["mkfifo", fifo], check=True)
