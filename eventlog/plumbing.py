@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         print_lines,
         print_message,
         print_note,
+        print_problem,
     )
     from eventlog.errors import printable, printable_value
     from eventlog.figures import (
@@ -100,6 +101,7 @@ _MODULES = {
     "print_lines": "cli.streams",
     "print_message": "cli.streams",
     "print_note": "cli.streams",
+    "print_problem": "cli.streams",
     "printable": "errors",
     "printable_value": "errors",
     "progress_bar": "cli.progress",
@@ -161,6 +163,7 @@ __all__ = [
     "print_lines",
     "print_message",
     "print_note",
+    "print_problem",
     "printable",
     "printable_value",
     "progress_bar",

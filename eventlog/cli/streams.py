@@ -104,6 +104,11 @@ def print_note(text: str) -> None:
     _note_logger.warning("%s", text, extra={NOTE: True})
 
 
+def print_problem(text: str) -> None:
+    """Prints on stderr why the answer is bad news; as JSON with `--log-format json`."""
+    _note_logger.error("%s", text, extra={NOTE: True})
+
+
 def print_error(error: EventLogError) -> None:
     """Prints an expected failure on stderr: what, where, do."""
     print_message(f"error: {error.what}")

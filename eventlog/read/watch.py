@@ -140,9 +140,11 @@ class LogWatch:
                 # An event that is still set will be cleared before the next read, which then
                 # includes this change.
                 if changes and not all(event.is_set() for event in self._subscribers):
-                    loop.call_soon_threadsafe(self._report_change)
-        except RuntimeError:
-            pass  # the loop was closed
+                    try:
+                        loop.call_soon_threadsafe(self._report_change)
+                    except RuntimeError:
+                        return  # the loop was closed
+        # One of watchfiles is a RuntimeError too: no inotify instance is left.
         except BaseException as error:  # noqa: BLE001  # a panic in watchfiles is no Exception
             self._report_failure(error)
 

@@ -19,6 +19,7 @@ from eventlog.plumbing import (
     count_text,
     print_line,
     print_message,
+    print_problem,
 )
 from projections.cli.common import print_json, print_table
 from projections.cli.settings import alpine_config
@@ -259,7 +260,7 @@ def _execute_on_parked(
     chosen = list(dict.fromkeys(seqs))
     unknown = [seq for seq in chosen if seq not in parked_seqs]
     for seq in unknown:
-        print_message(f"entry {seq} is not parked: see `eventlog parked list`")
+        print_problem(f"entry {seq} is not parked: see `eventlog parked list`")
     done = _execute(obj, what, [seq for seq in chosen if seq in parked_seqs])
     return replace(done, asked=done.asked + len(unknown), gone=done.gone + len(unknown))
 

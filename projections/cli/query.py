@@ -15,8 +15,8 @@ from eventlog.plumbing import (
     bad_news,
     figure_text,
     print_line,
-    print_message,
     print_note,
+    print_problem,
 )
 from projections.cli.common import SECONDS, print_json
 
@@ -112,7 +112,7 @@ def wait(obj: CommandContext, seq: int, stage: str, timeout_s: float | None, as_
         _wait(home, seq, stage, timeout_s)
     except (WaitTimeout, SignalParked) as error:
         result, problem = "timeout" if isinstance(error, WaitTimeout) else "parked", str(error)
-        print_message(problem)
+        print_problem(problem)
     if as_json:
         print_json({"seq": seq, "for": stage, "result": result, "problem": problem})
     if problem is not None:

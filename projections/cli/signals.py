@@ -15,7 +15,7 @@ from eventlog.plumbing import (
     figure_text,
     print_line,
     print_lines,
-    print_message,
+    print_problem,
 )
 from projections.cli.common import (
     COLUMNS_OPTION,
@@ -171,7 +171,7 @@ def show(obj: CommandContext, signal_id: str, as_json: bool) -> None:
     found = show_signal(obj.home, signal_id, disabled=alpine_config().disabled)
     print_result(found, as_json=as_json)
     if found.row is None:
-        print_message(found.missing_text())
+        print_problem(found.missing_text())
         sys.exit(EXIT_PROBLEM)
 
 

@@ -202,10 +202,13 @@ class _Listing:
                     return response
                 if response.status in OVERLOADED_STATUSES:
                     self._page_s = min(2 * self._page_s, PAGE_S_MAX)
+                else:  # perhaps a time limit, of its query or of a proxy
+                    self._page_signals = PAGE_SIGNALS
                 retry_after_s = retry_after_seconds(response.retry_after, now_s=time.time())
             except NoResponse:
                 if is_last:
                     raise
+                self._page_signals = PAGE_SIGNALS  # perhaps too many for our own time limit
                 retry_after_s = 0.0
             await asyncio.sleep(max(pause_s, retry_after_s))
             pause_s *= 2

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import watchfiles
+from watchfiles._rust_notify import WatchfilesRustInternalError
 
 from eventlog import Batch, EventLog, LogCorrupt, LogDiverged
 from eventlog.read.tail import POLL_S, UNFINISHED_LINE_WARN_S
@@ -266,15 +267,19 @@ def test_an_unfinished_line_is_awaited_and_logged_once(
     assert sum("unfinished_line" in record.getMessage() for record in caplog.records) == 1
 
 
+@pytest.mark.parametrize("kind", [OSError, WatchfilesRustInternalError])
 def test_the_failure_of_a_watch_and_its_end_are_logged_once_at_the_same_level(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    kind: type[Exception],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     failures = iter([True, True, True])
     watch = watchfiles.watch
 
     def failing_at_first(*args: Any, **options: Any) -> Any:
         if next(failures, False):
-            raise OSError("no inotify instance is left")
+            raise kind("no inotify instance is left")
         return watch(*args, **options)
 
     monkeypatch.setattr(watchfiles, "watch", failing_at_first)

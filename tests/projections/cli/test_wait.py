@@ -60,10 +60,12 @@ def test_a_quiet_wait_reports_the_timeout_alone(home: Path) -> None:
     assert done.answers[0]["problem"] + "\n" == done.err
 
 
-def test_the_obstacles_are_json_with_that_log_format(home: Path) -> None:
+def test_the_obstacles_and_the_timeout_are_json_with_that_log_format(home: Path) -> None:
     done = eventlog("--log-format", "json", "wait", 1, "--timeout", 0, home=home)
-    first, *_ = done.err.splitlines()
-    assert json.loads(first)["message"] + "\n" == NO_DAEMON
+    first, last = map(json.loads, done.err.splitlines())
+    assert first["message"] + "\n" == NO_DAEMON
+    assert last["message"].startswith("entry 1 was not projected within 0 s")
+    assert (first["level"], last["level"]) == ("warning", "error")
 
 
 def test_the_state_of_the_daemon_decides_what_is_an_obstacle(home: Path) -> None:

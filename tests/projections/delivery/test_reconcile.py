@@ -15,7 +15,7 @@ import asyncpg  # type: ignore[import-untyped]  # asyncpg ships no type informat
 import pytest
 
 from eventlog import EventLog
-from projections.alpine.client import PAGE_BYTES_MAX, AlpineClient, NoResponse
+from projections.alpine.client import PAGE_BYTES_MAX, PAGE_SIGNALS, AlpineClient, NoResponse
 from projections.alpine.credentials import FixedKey
 from projections.delivery.outbox import outbox_path
 from projections.delivery.reconcile import (
@@ -72,8 +72,14 @@ def rows_for(home: Path) -> list[dict[str, Any]]:
     ]
 
 
-def listing(rows: list[dict[str, Any]], *, page: int = 7, spoilt: list[bytes] | None = None) -> Any:
-    """A server that lists rows, after the answers in `spoilt`."""
+def listing(
+    rows: list[dict[str, Any]],
+    *,
+    page: int = 7,
+    spoilt: list[bytes] | None = None,
+    large: bytes | None = None,
+) -> Any:
+    """A server that lists rows, after the answers in `spoilt`; `large` answers large pages."""
 
     async def handle(found: Server, reader: Reader, writer: Writer) -> None:
         while True:
@@ -83,6 +89,10 @@ def listing(rows: list[dict[str, Any]], *, page: int = 7, spoilt: list[bytes] | 
                 await writer.drain()
                 continue
             query = parse_qs(urlsplit(request.line.split()[1]).query)
+            if large is not None and int(query["limit"][0]) > PAGE_SIGNALS:
+                writer.write(large)
+                await writer.drain()
+                continue
             after = int(query["after"][0])
             rest = [row for row in rows if row["id"] > after]
             following = rest[page - 1]["id"] if len(rest) > page else None
@@ -249,6 +259,16 @@ def test_a_backend_that_refuses_large_pages_is_read_in_smaller_ones(
     assert (found.missing_count, found.extra_count) == (0, 0)
     limits = [parse_qs(urlsplit(r.line.split()[1]).query)["limit"] for r in backend.requests]
     assert limits == [["1000"], ["200"], ["200"], ["200"]]
+
+
+@pytest.mark.parametrize("status", [500, 502, 504])
+def test_a_backend_that_fails_at_large_pages_is_read_in_smaller_ones(
+    home: Path, status: int
+) -> None:
+    """Its query, or the proxy before it, has a time limit."""
+    append(home, *signals(10))
+    found, _ = compared(home, listing(rows_for(home), large=http_response(status, b"")))
+    assert (found.missing_count, found.extra_count) == (0, 0)
 
 
 def test_a_page_that_is_too_large_is_read_in_smaller_ones(home: Path) -> None:
