@@ -11,7 +11,8 @@ from collections import deque
 from contextlib import suppress
 
 from eventlog.append.batch import AppendRequest, Receipt
-from eventlog.append.group_commit import QUEUED_APPENDS_MAX, GroupCommit, QueuedRequest
+from eventlog.append.group_commit import QUEUED_APPENDS_MAX, GroupCommit
+from eventlog.append.waiting import QueuedRequest
 from eventlog.errors import EventLogError
 from eventlog.schema.validation import ValidatedItem
 

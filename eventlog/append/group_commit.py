@@ -18,11 +18,12 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from eventlog.append.batch import AppendRequest
+from eventlog.append.waiting import Gate, GateRequest, Notify, QueuedRequest, TimedRequest
 from eventlog.append.writer import Writer
-from eventlog.errors import AppendTimeout, EventLogError, LogBusy, LogClosed, LogPoisoned
+from eventlog.errors import EventLogError, LogBusy, LogClosed, LogPoisoned
 
 logger = logging.getLogger(__name__)
 
@@ -37,81 +38,6 @@ _WATERMARK = "watermark"
 _STOP = "stop"
 
 
-Notify = Callable[[list["QueuedRequest"]], object]
-
-
-class QueuedRequest:
-    """One request in the queue.
-
-    After each commit the leader calls `notify` once, with all settled requests that share it.
-    """
-
-    __slots__ = ("notify", "request")
-
-    request: AppendRequest
-    notify: Notify
-
-
-class _Gate:
-    """The place where threads wait whose requests the same commit takes.
-
-    Opened once: when they are settled, or for one of them to lead. A thread that passes holds
-    `lock` for a moment, so they pass one after the other.
-    """
-
-    __slots__ = ("is_open", "lock", "notify", "waiting")
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.lock.acquire()
-        self.waiting = 0  # threads that are still to pass
-        self.is_open = False
-        self.notify = self.open  # bound once: a commit groups its callers by this object
-
-    def open(self, _settled: object = None) -> None:
-        """Lets the threads pass. A second call does nothing."""
-        if not self.is_open:
-            self.is_open = True
-            self.lock.release()
-
-
-class _GateRequest(QueuedRequest):
-    """The request of a thread that waits at a gate."""
-
-    __slots__ = ()
-
-    def __init__(self, request: AppendRequest, gate: _Gate) -> None:
-        self.request = request
-        self.notify = gate.notify
-
-
-class _TimedRequest(QueuedRequest):
-    """The request of a thread with a timeout, which waits until `lock` is released."""
-
-    __slots__ = ("lock",)
-
-    def __init__(self, request: AppendRequest) -> None:
-        self.request = request
-        self.notify = _release_threads
-        self.lock = threading.Lock()
-        self.lock.acquire()
-
-    def wait(self, timeout_s: float) -> None:
-        """Returns when the request is settled. Raises AppendTimeout."""
-        if not self.lock.acquire(timeout=min(max(0.0, timeout_s), threading.TIMEOUT_MAX)):
-            raise AppendTimeout(
-                f"the append did not return within {timeout_s:g} s: its outcome is unknown",
-                do="retry with the same signal_id: an entry is never written twice",
-            )
-
-
-def _release_threads(settled: list[QueuedRequest]) -> None:
-    for queued in settled:
-        assert isinstance(queued, _TimedRequest), "only they have this `notify`"
-        if queued.lock.locked():  # else it was notified before an interrupt
-            queued.lock.release()
-
-
 class GroupCommit:
     """The queue of append requests of one writer. Thread-safe."""
 
@@ -119,9 +45,9 @@ class GroupCommit:
         self._writer = writer
         self._mutex = threading.Lock()
         self._queue: list[QueuedRequest] = []
-        self._gate: _Gate | None = None  # of the threads in the queue
-        self._passing: _Gate | None = None  # of the threads of the last commit
-        self._seen_gate: _Gate | None = None  # that led when the watermark was last due
+        self._gate: Gate | None = None  # of the threads in the queue
+        self._passing: Gate | None = None  # of the threads of the last commit
+        self._seen_gate: Gate | None = None  # that led when the watermark was last due
         # The leading thread's request, or a command; a gate where one of its threads is to lead, or
         # where those of the last commit are still to pass.
         self._leader: object = None
@@ -148,13 +74,13 @@ class GroupCommit:
                     raise _busy_error()
                 elif timeout_s is None:
                     if self._gate is None:
-                        self._gate = _Gate()
-                    self._queue.append(_GateRequest(request, self._gate))
+                        self._gate = Gate()
+                    self._queue.append(GateRequest(request, self._gate))
                     gate = self._gate
                     gate.waiting += 1  # no call in between, after which an interrupt may come
                 else:
                     self._ensure_leader()
-                    timed = _TimedRequest(request)
+                    timed = TimedRequest(request)
                     self._queue.append(timed)
             if gate is not None:
                 self._wait_at(gate, request)
@@ -200,7 +126,7 @@ class GroupCommit:
 
     # -- waiting
 
-    def _wait_at(self, gate: _Gate, request: AppendRequest) -> None:
+    def _wait_at(self, gate: Gate, request: AppendRequest) -> None:
         """Returns when the request is settled, perhaps by a commit of this thread."""
         while True:
             with gate.lock:
@@ -213,7 +139,7 @@ class GroupCommit:
             # A leader that was interrupted before its commit has left the gate open.
             time.sleep(UNSETTLED_RETRY_S)
 
-    def _end_run(self, request: AppendRequest, gate: _Gate | None) -> None:
+    def _end_run(self, request: AppendRequest, gate: Gate | None) -> None:
         """Ends the waiting and the leadership of a thread: a second call does no harm.
 
         A gate that counts too few threads is safe: one that passes it unsettled tries again.
@@ -284,14 +210,14 @@ class GroupCommit:
 
     def _go_on_without_late_threads(self) -> None:
         """Goes on if the same gate leads as at the last call. The caller holds the mutex."""
-        gate = self._leader if isinstance(self._leader, _Gate) else None
+        gate = self._leader if isinstance(self._leader, Gate) else None
         is_late = gate is not None and gate is self._seen_gate
         if is_late and gate is self._passing:
             self._choose_leader()
         elif is_late:
             self._commands.put(_LEAD)
             self._leader = _LEAD
-        self._seen_gate = self._leader if isinstance(self._leader, _Gate) else None
+        self._seen_gate = self._leader if isinstance(self._leader, Gate) else None
 
     def _ensure_leader(self) -> None:
         self._start_thread()  # also while another thread leads, which may pass leadership to it
