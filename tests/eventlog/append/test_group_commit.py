@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from eventlog import AppendFailed, EventLog, EventLogError, LogBusy, LogClosed, LogPoisoned, Receipt
-from eventlog.append import group_commit, writer
+from eventlog.append import group_commit, waiting, writer
 from eventlog.storage import locks
 from tests.harness.fault_disk import FaultDisk
 from tests.harness.interrupt import Interrupt
@@ -22,7 +22,7 @@ from tests.harness.signals import a_signal
 
 DEADLINE_S = 30.0
 POINTS_MAX = 400
-MODULES = (group_commit, writer, locks)
+MODULES = (group_commit, waiting, writer, locks)
 
 
 @pytest.fixture
