@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from eventlog.append.batch import AppendRequest, Receipt
 from eventlog.append.group_commit import QUEUED_APPENDS_MAX, GroupCommit
-from eventlog.append.queued import QueuedRequest
+from eventlog.append.waiting import QueuedRequest
 from eventlog.errors import EventLogError
 from eventlog.schema.validation import ValidatedItem
 

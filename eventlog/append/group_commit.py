@@ -21,7 +21,7 @@ import time
 from collections.abc import Sequence
 
 from eventlog.append.batch import AppendRequest
-from eventlog.append.queued import Gate, GateRequest, Notify, QueuedRequest, TimedRequest
+from eventlog.append.waiting import Gate, GateRequest, Notify, QueuedRequest, TimedRequest
 from eventlog.append.writer import Writer
 from eventlog.errors import EventLogError, LogBusy, LogClosed, LogPoisoned
 

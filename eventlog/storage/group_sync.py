@@ -1,6 +1,6 @@
 """Syncs several files at the same time, so that the file system needs fewer transactions.
 
-Invariant: when it returns, every file was synced; the first error is raised.
+Invariant: when it returns, every file was synced; else the first error is raised.
 """
 
 from collections.abc import Callable, Sequence
