@@ -70,7 +70,7 @@ class Disk(Protocol):
         """Returns when the file's bytes and length are on the device."""
 
     def fdatasync_all(self, fds: Sequence[int]) -> None:
-        """`fdatasync` of several files; raises the first error, after which some may not have been tried."""
+        """`fdatasync` of several files; after an error some may not have been tried."""
 
     def fsync_dir(self, path: str | int) -> None:
         """Returns when the names in the directory, by path or descriptor, are on the device."""
