@@ -52,6 +52,13 @@ def test_loopback_and_the_given_names_are_answered(guarded: WebConsole) -> None:
     assert "0.0.0.0" not in console_names(Address("0.0.0.0", 1), ())
 
 
+@pytest.mark.parametrize("prefix", ["/signals/", "/api/signals/", "/static/", "/api/nothing/"])
+def test_a_path_of_any_length_gets_an_answer(web: WebConsole, prefix: str) -> None:
+    for digits in (250, 5_000, 15_000):
+        assert web.request(prefix + "9" * digits).status_code in (200, 404, 414)
+    assert "Traceback" not in web.err
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_every_answer_has_the_security_headers(guarded: WebConsole, path: str) -> None:
     answer = guarded.request(path)
