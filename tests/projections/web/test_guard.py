@@ -12,6 +12,7 @@ import pytest
 from projections.serving.address import Address
 from projections.serving.app import Headers
 from projections.web.answers import Redactor
+from projections.web.console import Console
 from projections.web.guard import SECURITY_HEADERS
 from projections.web.login import ATTEMPTS_MAX, Login
 from projections.web.login_routes import network_of
@@ -305,6 +306,7 @@ def test_the_path_of_the_home_is_replaced_in_texts_of_errors(
     link.symlink_to(tmp_path)
     monkeypatch.chdir(tmp_path)
     redactor = Redactor(Path("link"))
+    assert Console(Path("link"), is_read_only=True).home == link  # and texts have no other form
     text = f"the link {link}/data/alpine.db is not at {tmp_path}/data"
     assert redactor.text(text) == "the link HOME/data/alpine.db is not at HOME/data"
 
