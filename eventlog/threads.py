@@ -43,9 +43,10 @@ def starting_thread() -> Iterator[None]:
         ) from error
 
 
-async def run_in_thread(work: Callable[[], T]) -> T:
+async def run_in_thread(work: Callable[[], T], *, is_awaited_at_exit: bool = True) -> T:
     """Returns `work()`, run in a new thread. Cancelling the await does not stop the thread.
 
+    The exit of the interpreter waits for it, unless the work may be cut off anywhere.
     Raises ThreadUnavailable.
     """
     import asyncio
@@ -71,7 +72,7 @@ async def run_in_thread(work: Callable[[], T]) -> T:
             loop.call_soon_threadsafe(settle, result, error)
 
     with starting_thread():
-        threading.Thread(target=run, name="eventlog-work").start()
+        threading.Thread(target=run, name="eventlog-work", daemon=not is_awaited_at_exit).start()
     return await done
 
 

@@ -111,12 +111,13 @@ def _split(rows: Sequence[Row]) -> Iterable[tuple[Any, Sequence[Row]]]:
 
 def _held(
     starts: Sequence[Any], recorded: Sequence[Any], closed: Sequence[Any]
-) -> Iterable[timedelta]:
+) -> Sequence[timedelta]:
     """From each decision to the close: `closed_at`, else the time at which it was recorded."""
     ends = [
         at if by is None else stored_time(by) or at for at, by in zip(recorded, closed, strict=True)
     ]
-    return map(sub, map(datetime.fromisoformat, ends), map(datetime.fromisoformat, starts))
+    decided = map(datetime.fromisoformat, starts)
+    return list(map(sub, map(datetime.fromisoformat, ends), decided))
 
 
 def last_updated(database: Connection, selection: Selection) -> object:

@@ -21,7 +21,7 @@ class Console:
     """The state of one console."""
 
     def __init__(self, home: Path, *, is_read_only: bool) -> None:
-        self.home = home
+        self.home = home = home.absolute()  # so that every text has it in the form that is replaced
         self.is_read_only = is_read_only
         self.static = load_static()
         self.redactor = Redactor(home)

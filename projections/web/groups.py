@@ -279,7 +279,7 @@ def _measures(totals: Totals, ranks: Ranks) -> Measures:
         worst=ranks.at(0) if count else None,
         gains=(totals.gains, fsum(totals.gain_parts) / totals.gains if totals.gains else 0.0),
         losses=(totals.losses, -fsum(totals.loss_parts) / totals.losses if totals.losses else 0.0),
-        held=timedelta(microseconds=totals.held_us),
+        held_us=totals.held_us,
         bands=[
             (number, band.count, band.wins, fsum(band.confidences) / band.count)
             for number, band in enumerate(totals.bands)

@@ -38,6 +38,7 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
+PATH_CHARS_MAX = 256  # far more than any path has; Python refuses a number of 4,301 digits
 SAFE_METHODS = ("GET", "HEAD")
 API, STATIC, LOGIN = "/api/", "/static/", "/login"
 OPEN_PATHS = (LOGIN, "/enter")  # without a session
@@ -65,13 +66,13 @@ class Guard:
 
         headers = Headers(scope=scope)
         try:
-            self._check_origin(scope, headers)
+            self._check_request(scope, headers)
             answer = self._login_answer(scope["path"], headers)
         except Refusal as refusal:
             answer = error_answer(refusal)
         await (answer or self._app)(scope, receive, seal)
 
-    def _check_origin(self, scope: Scope, headers: Headers) -> None:
+    def _check_request(self, scope: Scope, headers: Headers) -> None:
         host = headers.get("host", "")
         if parse_host(host) not in self._names:
             raise Refusal(
@@ -80,6 +81,8 @@ class Guard:
                 do="start it with --name for each further name",
                 headers={"Connection": "close"},
             )
+        if len(scope["path"]) > PATH_CHARS_MAX:
+            raise Refusal(HTTPStatus.REQUEST_URI_TOO_LONG, "the path is too long")
         site = headers.get("sec-fetch-site")
         if scope["method"] not in SAFE_METHODS:
             _require_own_page(headers, site, host)

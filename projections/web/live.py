@@ -19,7 +19,8 @@ from typing import NamedTuple
 import orjson
 
 from eventlog import EventLog, EventLogError
-from eventlog.plumbing import log_status, run_in_thread
+from eventlog.plumbing import log_status, read_entries, run_in_thread
+from projections.errors import ProjectionError
 from projections.signals.transitions import SIGNAL
 from projections.web.log_rows import ROWS_MAX, Row, read_page, row_of
 
@@ -43,6 +44,7 @@ class LiveLog:
         self._home = home
         self.rows: deque[Row] = deque(maxlen=ROWS_MAX)
         self.last_seq = 0
+        self._chain: object = None  # of the last row: proves that it is the same log
         self.signals: int | None = None  # None: counting them at the start would be slow
         self.problem: str | None = None  # why the log is not followed now
         self.is_stopped = False
@@ -56,7 +58,7 @@ class LiveLog:
         assert signals is None or isinstance(signals, int)
         page = read_page(self._home, after=0, before=last_seq + 1, limit=ROWS_MAX)
         self.rows.extend(reversed(page.rows))
-        self.last_seq, self.signals = last_seq, signals
+        self.last_seq, self.signals, self._chain = last_seq, signals, found["chain"]
 
     async def follow(self) -> None:
         """Follows the log until it is cancelled; after an error it tries again."""
@@ -72,16 +74,29 @@ class LiveLog:
             await asyncio.sleep(RETRY_S)
 
     async def _follow(self) -> None:
+        await run_in_thread(self._require_same_log)
         with EventLog(self._home) as log:
             batches = log.tail(after=self.last_seq, on_watch=self._on_idle)
             async with aclosing(batches):
                 async for batch in batches:
                     self.problem = None
                     self.rows.extend(row_of(entry) for entry in batch[-ROWS_MAX:])
-                    self.last_seq = batch[-1].seq
+                    self.last_seq, self._chain = batch[-1].seq, batch[-1].chain
                     if self.signals is not None:
                         self.signals += sum(entry.event == SIGNAL for entry in batch)
                     self.wake()
+
+    def _require_same_log(self) -> None:
+        """Raises ProjectionError where the log does not go on from the last row."""
+        if self.last_seq == 0:
+            return
+        entry = next(read_entries(str(self._home), after=self.last_seq - 1, first_only=True), None)
+        if entry is not None and entry.seq == self.last_seq and entry.chain != self._chain:
+            raise ProjectionError(
+                f"the log was replaced: its entry {self.last_seq} is another one",
+                where=str(self._home),
+                do="restart the console",
+            )
 
     def _on_idle(self, _is_watched: bool) -> None:
         if self.problem is not None:

@@ -5,16 +5,20 @@ Invariant: rows are of durable entries, in the order of the log, each once.
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
+
+import orjson
 
 from eventlog import Entry
 from eventlog.plumbing import read_entries
 from projections.signals.transitions import SIGNAL
 
 ROWS_MAX = 500
+VALUE_CHARS_MAX = 400
+DETAIL_BYTES_MAX = 2_048  # of a row: pages show about 200, and a line may have 64 KiB
 STEP_ENTRIES = 2_000  # read at a time while a filter is searched for
 SEARCH_S_MAX = 0.25  # then the page says how far it looked
 
@@ -32,11 +36,32 @@ def row_of(entry: Entry) -> Row:
         "seq": entry.seq,
         "at": entry.recorded_at,
         "event": entry.event,
-        "signal_id": payload.get("signal_id"),
+        "signal_id": _shortened(payload.get("signal_id")),
     }
     if entry.event == SIGNAL:
-        return row | {key: payload.get(key) for key in _SIGNAL_KEYS}
-    return row | {"detail": {key: payload[key] for key in payload if key != "signal_id"}}
+        return row | {key: _shortened(payload.get(key)) for key in _SIGNAL_KEYS}
+    return row | {"detail": _detail(payload)}
+
+
+def _detail(payload: Mapping[str, object]) -> Row:
+    """The payload without its signal; of a large one the first values."""
+    rest_bytes = DETAIL_BYTES_MAX
+    found: Row = {}
+    keys = [key for key in payload if key != "signal_id"]
+    for count, key in enumerate(keys):
+        value = _shortened(payload[key])
+        rest_bytes -= len(orjson.dumps({key: value}))
+        if rest_bytes < 0:
+            found["..."] = f"{len(keys) - count} more"
+            break
+        found[key] = value
+    return found
+
+
+def _shortened(value: object) -> object:
+    """The value; the start of its text where it is large."""
+    text = value if isinstance(value, str) else orjson.dumps(value).decode()
+    return value if len(text) <= VALUE_CHARS_MAX else text[: VALUE_CHARS_MAX - 3] + "..."
 
 
 class LogPage(NamedTuple):

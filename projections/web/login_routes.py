@@ -4,6 +4,7 @@ Invariant: a session begins only after the right code or password.
 """
 
 from http import HTTPStatus
+from ipaddress import IPv4Address, IPv6Network, ip_address
 
 import orjson
 
@@ -47,6 +48,17 @@ def json_object(body: bytes) -> dict[str, object]:
 
 
 def _address(request: Request) -> str:
-    """The client's address; of IPv6 the network that one client may have."""
-    host = request.client.host if request.client is not None else ""
-    return ":".join(host.split(":")[:4]) if ":" in host else host
+    return network_of(request.client.host if request.client is not None else "")
+
+
+def network_of(host: str) -> str:
+    """Whose attempts are counted together: an address; of IPv6 the /64 that one client may have."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host
+    if isinstance(address, IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(IPv6Network((address.packed[:8] + bytes(8), 64)))

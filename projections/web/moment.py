@@ -97,7 +97,7 @@ class Moments:
         except ProjectionError as error:
             raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, error.what, do=error.do) from None
         found = self._by_time.get(moment)
-        if found is None:
+        if found is None or self.recorded_at(found[0]) != found[1]:  # of a log since replaced
             found = self._search(moment)
             self._by_time[moment] = found
             while len(self._by_time) > KNOWN_MAX:

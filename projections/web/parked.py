@@ -68,14 +68,13 @@ def request_action(home: Path, body: Mapping[str, object]) -> int:
     what = ACTIONS.get(action) if isinstance(action, str) else None
     if what is None:
         raise _invalid("action must be retry or discard")
+    is_all = body.get("all") is True
+    if is_all and seqs is not None:
+        raise _invalid("give seqs or all, not both")
+    chosen = set() if is_all else _seqs(seqs)
     path = outbox_path(home)
     try:
-        parked = [row.seq for row in read_parked(path)]
-        if body.get("all") is not True:
-            chosen = _seqs(seqs)
-            parked = [seq for seq in parked if seq in chosen]
-        elif seqs is not None:
-            raise _invalid("give seqs or all, not both")
+        parked = [row.seq for row in read_parked(path) if is_all or row.seq in chosen]
         if parked:
             _request(home, path, what, parked)
     except FileNotFoundError:

@@ -5,6 +5,7 @@ Invariant: each handler answers with JSON or a file of its own, and says what to
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 
 from projections.serving.app import Request, Response, Route, Starlette, StreamingResponse
@@ -154,10 +155,11 @@ async def _outcomes(console: Console, request: Request) -> Response:
         as_of = as_of_table(console.moments, moment, body.pop("seq"))
         return {"as_of": as_of.to_json(), **body}
 
-    reading = asyncio.ensure_future(console.workers.run(read))
-    done, _ = await asyncio.wait({reading}, timeout=LOAD_S_MAX)
-    found = reading.result() if done else None
-    if found is None:  # it goes on in its thread; the page asks again
+    found = None
+    with suppress(TimeoutError):  # begun, it goes on in its thread; the page asks again
+        async with asyncio.timeout(LOAD_S_MAX):
+            found = await console.workers.run(read)
+    if found is None:
         share, text = console.outcomes.progress
         return json_answer({"progress": share, "text": text}, HTTPStatus.ACCEPTED)
     return json_answer(found)
@@ -185,7 +187,7 @@ async def _act(console: Console, request: Request) -> Response:
             do="use `eventlog parked`, or start the console without --read-only",
         )
     body = json_object(await request.body())
-    asked = await console.workers.run(lambda: request_action(console.home, body))
+    asked = await console.workers.run(lambda: request_action(console.home, body), is_read=False)
     return json_answer({"asked": asked}, HTTPStatus.ACCEPTED)
 
 

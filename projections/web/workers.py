@@ -1,6 +1,7 @@
-"""Runs the reads of requests in threads, a few at a time.
+"""Runs the work of requests, most of it reads, in threads, a few at a time.
 
-Invariant: at most `WORKERS_MAX` reads run at once, also after their clients have gone.
+Invariant: at most `WORKERS_MAX` reads run at once, also after their clients have gone, and the end
+of the process waits for none.
 """
 
 import asyncio
@@ -21,10 +22,10 @@ class Workers:
         self._free = asyncio.Semaphore(workers_max)
         self._running: set[asyncio.Future[Any]] = set()
 
-    async def run(self, work: Callable[[], T]) -> T:
+    async def run(self, work: Callable[[], T], *, is_read: bool = True) -> T:
         """Returns `work()`. After a cancelled await the thread keeps its place until it ends."""
         await self._free.acquire()
-        task = asyncio.ensure_future(run_in_thread(work))
+        task = asyncio.ensure_future(run_in_thread(work, is_awaited_at_exit=not is_read))
         self._running.add(task)
         task.add_done_callback(self._end)
         return await asyncio.shield(task)

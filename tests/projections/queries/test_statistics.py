@@ -15,6 +15,7 @@ from projections.queries.statistics import (
     figures,
     wilson_interval,
 )
+from projections.signals.transitions import WIN
 
 
 def sample_of(*signals: tuple[str, float], confidence: float = 85.5) -> Sample:
@@ -50,6 +51,14 @@ def test_the_wilson_interval_holds_the_rate_and_is_symmetric(count: int, data: A
     assert 0 <= low <= 100 * wins / count <= high <= 100
     mirrored = wilson_interval(count - wins, count)
     assert mirrored == pytest.approx((100 - high, 100 - low))
+
+
+def test_holding_times_beyond_a_timedelta_have_a_mean() -> None:
+    sample = Sample()
+    held = [timedelta(days=2_900_000, microseconds=1)] * 400
+    for _ in range(2):
+        sample.extend([WIN] * 400, [1.0] * 400, [85.5] * 400, held)
+    assert figures(800, sample)["mean_holding_s"] == 2_900_000 * 86_400 + 1e-6
 
 
 def test_figures_of_no_outcome_are_none() -> None:

@@ -227,6 +227,26 @@ def test_the_log_is_paged_in_both_directions_and_by_event(web: WebConsole, full_
     assert voided["searched_to"] == 1
 
 
+def test_a_row_holds_the_start_of_a_large_payload(home: Path) -> None:
+    wide = {f"key-{number}": number for number in range(2_000)}
+    append(
+        home,
+        {"event": "a.note", "text": "a" * 50_000, "list": [1] * 900, "more": 1, "ok": ["b"]},
+        {"event": "a.note", "k" * 40_000: 1},
+        {"event": "a.note", **wide},
+    )
+    with console(home, "--no-login") as web:
+        answer = web.request("/api/log")
+    assert len(answer.content) < 3 * 2_048 + 1_000
+    newest, long_key, oldest = (row["detail"] for row in answer.json()["rows"])
+    assert oldest["text"] == "a" * 397 + "..."
+    assert oldest["list"].startswith("[1,1,1")
+    assert (oldest["more"], oldest["ok"]) == (1, ["b"])
+    assert long_key == {"...": "1 more"}
+    assert newest["key-0"] == 0
+    assert newest["..."] == f"{len(wide) - len(newest) + 1} more"
+
+
 def test_prices_are_those_that_the_log_saw(home: Path) -> None:
     append(
         home,

@@ -10,11 +10,14 @@ import httpx
 import pytest
 
 from projections.serving.address import Address
+from projections.serving.app import Headers
 from projections.web.answers import Redactor
+from projections.web.console import Console
 from projections.web.guard import SECURITY_HEADERS
 from projections.web.login import ATTEMPTS_MAX, Login
+from projections.web.login_routes import network_of
 from projections.web.pages import PAGES
-from projections.web.server import console_names
+from projections.web.server import LIMITS, console_names
 from tests.harness.command import eventlog
 from tests.harness.console import WebConsole, console
 
@@ -48,6 +51,13 @@ def test_loopback_and_the_given_names_are_answered(guarded: WebConsole) -> None:
         assert guarded.request("/login", headers={"Host": host}).status_code == 200, host
     assert guarded.request("/login", headers={"Host": "example.com"}).status_code == 421
     assert "0.0.0.0" not in console_names(Address("0.0.0.0", 1), ())
+
+
+@pytest.mark.parametrize("prefix", ["/signals/", "/api/signals/", "/static/", "/api/nothing/"])
+def test_a_path_of_any_length_gets_an_answer(web: WebConsole, prefix: str) -> None:
+    for digits in (250, 5_000, 15_000):
+        assert web.request(prefix + "9" * digits).status_code in (200, 404, 414)
+    assert "Traceback" not in web.err
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -142,14 +152,58 @@ def test_wrong_attempts_are_limited_over_http(full_home: Path, tmp_path: Path) -
 
 
 def test_a_new_password_ends_all_sessions() -> None:
-    from projections.serving.app import Headers
-
     old, new = Login(b"k" * 32, "old password"), Login(b"k" * 32, "new password")
     pair = old.cookie().partition(";")[0]
     assert old.is_valid(Headers({"cookie": pair}))
     assert not new.is_valid(Headers({"cookie": pair}))
     late = Login(b"k" * 32, "old password", now_s=lambda: time.time() + 40 * 86_400)
     assert not late.is_valid(Headers({"cookie": pair}))
+
+
+@pytest.mark.parametrize(
+    "other", ['prefs={"a": "b"}', "a=b c", "nothing", "a=\xe9", '"', "; ;", "=", "a=b=c"]
+)
+def test_cookies_of_other_servers_on_the_host_do_not_hide_a_session(other: str) -> None:
+    login = Login(b"k" * 32, PASSWORD)
+    pair = login.cookie().partition(";")[0]
+    forged = f"{login.cookie_name}=1.2"
+    for cookies in (f"{other}; {pair}", f"{pair}; {other}", f"{forged}; {pair}; {forged}"):
+        assert login.is_valid(Headers({"cookie": cookies})), cookies
+    assert not login.is_valid(Headers({"cookie": f"{other}; {forged}"}))
+
+
+@pytest.mark.parametrize("part", ["\\", "\\1", '\\"', "=", ";", " "])
+def test_a_hostile_cookie_is_read_in_milliseconds(part: str) -> None:
+    login = Login(b"k" * 32, PASSWORD)
+    cookies = 'a="' + part * (LIMITS.head_bytes_max // len(part)) + '"'
+    started_s = time.monotonic()
+    assert not login.is_valid(Headers({"cookie": cookies}))
+    assert time.monotonic() - started_s < 0.5
+
+
+def test_consoles_on_one_host_do_not_replace_the_cookies_of_each_other() -> None:
+    names = {Login(key * 32, text).cookie_name for key in (b"k", b"j") for text in (None, PASSWORD)}
+    assert len(names) == 4
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_one"),
+    [
+        ("2001:db8::1", "2001:db8::2:3", True),
+        ("fe80::a:b:c:d", "fe80::1:2:3:4", True),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+        ("2001:db8:1:2::5", "2001:db8:1:2:3:4:5:6", True),
+        ("2001:db8:1:2::5", "2001:db8:1:3::5", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("", "testclient", False),
+    ],
+)
+def test_wrong_attempts_are_counted_by_address_or_network_of_ipv6(
+    first: str, second: str, is_one: bool
+) -> None:
+    assert (network_of(first) == network_of(second)) is is_one
 
 
 @pytest.mark.parametrize(
@@ -252,6 +306,7 @@ def test_the_path_of_the_home_is_replaced_in_texts_of_errors(
     link.symlink_to(tmp_path)
     monkeypatch.chdir(tmp_path)
     redactor = Redactor(Path("link"))
+    assert Console(Path("link"), is_read_only=True).home == link  # and texts have no other form
     text = f"the link {link}/data/alpine.db is not at {tmp_path}/data"
     assert redactor.text(text) == "the link HOME/data/alpine.db is not at HOME/data"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from eventlog import EventLog
+from projections.serving.app import QueryParams
 from projections.web.console import Console
 from projections.web.live import SHOWN_ROWS, STREAMS_MAX
 from projections.web.log_rows import ROWS_MAX
@@ -128,6 +129,30 @@ def test_a_log_that_cannot_be_read_is_a_problem_until_it_can(small_home: Path) -
         assert str(small_home) not in str(found.vitals.problem())
         segment.write_bytes(whole)
         await until_async(lambda: found.vitals.problem() is None)
+
+    with_console(small_home, use)
+
+
+@pytest.mark.parametrize("count", [2, 9])
+def test_another_log_in_its_place_is_a_problem_and_no_continuation(
+    small_home: Path, tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("projections.web.live.RETRY_S", 0.05)
+    other = tmp_path / "other"
+    append(other, *signals(count, start=50))
+    project(other)
+
+    async def use(found: Console) -> None:
+        at = found.moments.now().recorded_at
+        await asyncio.sleep(0.01)  # a time that is past
+        assert found.moments.of(QueryParams(as_of=at)).seq == 3
+        os.rename(small_home, tmp_path / "before")
+        os.rename(other, small_home)
+        await until_async(lambda: found.log.problem is not None)
+        await asyncio.sleep(0.5)  # many attempts
+        assert found.log.problem is not None
+        assert found.log.last_seq == 3
+        assert found.moments.of(QueryParams(as_of=at)).seq == 0
 
     with_console(small_home, use)
 

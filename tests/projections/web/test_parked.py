@@ -82,17 +82,25 @@ def test_a_read_only_console_refuses_actions(parked_home: Path) -> None:
     assert asked(parked_home) == []
 
 
-def test_an_invalid_action_is_refused_and_writes_nothing(parked_home: Path) -> None:
+@pytest.mark.parametrize("has_delivered", [False, True])
+def test_an_invalid_action_is_refused_and_writes_nothing(
+    parked_home: Path, has_delivered: bool
+) -> None:
+    if not has_delivered:
+        outbox_path(parked_home).unlink()
     with console(parked_home, "--no-login") as web:
         bodies: list[object] = [
             *({}, {"action": "replay", "all": True}, {"action": "retry"}),
             *({"action": ["retry"], "all": True}, {"action": "retry", "all": 1}),
             *({"action": "retry", "seqs": []}, {"action": "retry", "seqs": [True]}),
             *({"action": "retry", "seqs": ["1"]}, {"action": "retry", "seqs": 1}),
-            {"action": "retry", "seqs": [1], "all": True},
+            *({"action": "retry", "seqs": [1], "all": True}, {"action": "retry", "seqs": [-1]}),
+            *({"action": "retry", "seqs": [1.0]}, {"action": "retry", "seqs": [2**64]}),
+            {"action": "retry", "seqs": {"1": 1}},
         ]
         for body in bodies:
             assert web.act("/api/parked", body).status_code == 422, body
         for raw in (b"", b"[]", b"{", b"nothing"):
             assert web.act("/api/parked", raw).status_code == 400, raw
-    assert asked(parked_home) == []
+    assert not has_delivered or asked(parked_home) == []
+    assert has_delivered is outbox_path(parked_home).exists()
