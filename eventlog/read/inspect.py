@@ -165,7 +165,9 @@ def log_status(path: str, *, count: bool = True) -> dict[str, object]:
     if count and size <= COUNT_BYTES_MAX:
         with suppress(LogCorrupt):  # signals behind damage cannot be counted
             signals = sum(
-                (head := HEADER_PATTERN.match(line)) is not None and head[4] == b"signal"
+                (head := HEADER_PATTERN.match(line)) is not None
+                and head[4] == b"signal"
+                and int(head[1]) <= tip.seq  # what is appended meanwhile does not count
                 for lines in raw_lines(path)
                 for line in lines
             )

@@ -65,7 +65,9 @@ def _head_check(log: Mapping[str, object], table: Mapping[str, object]) -> Json:
         return _check("head", BAD, f"The table: {problem}", at)
     if not isinstance(checkpoint, int) or not isinstance(seq, int):
         return _check("head", NONE, "The table has no checkpoint", at)
-    return _check("head", OK, f"Entry {checkpoint:,} of {seq:,} has one chain in log and table", at)
+    return _check(
+        "head", OK, f"Log and table have the same chain at entry {checkpoint:,} of {seq:,}", at
+    )
 
 
 def _daemons_check(projections: Mapping[str, Mapping[str, object]]) -> Json:

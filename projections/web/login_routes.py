@@ -1,4 +1,4 @@
-"""The routes of the login: the one-time URL, and the password.
+"""The routes of the login: its page, the one-time URL, and the password.
 
 Invariant: a session begins only after the right code or password.
 """
@@ -9,15 +9,34 @@ from ipaddress import IPv4Address, IPv6Network, ip_address
 import orjson
 
 from projections.serving.app import RedirectResponse, Request, Response, Route
-from projections.web.answers import Redactor, Refusal, json_answer
+from projections.web.answers import Refusal, json_answer
+from projections.web.console import Console
 from projections.web.login import Login
+from projections.web.pages import (
+    ONE_TIME_PAGE,
+    PASSWORD_PAGE,
+    page_answer,
+    static_answer,
+    wants_page,
+)
 
 
-def login_routes(redactor: Redactor, login: Login) -> list[Route]:
+def login_routes(console: Console, login: Login) -> list[Route]:
     """The routes that begin a session."""
+    page_name = PASSWORD_PAGE if login.has_password else ONE_TIME_PAGE
+
+    async def page(request: Request) -> Response:
+        return static_answer(console.static, page_name, request)
 
     async def enter(request: Request) -> Response:
-        login.enter(request.query_params.get("code", ""), _address(request))
+        if login.is_valid(request.headers) and wants_page(request):
+            return RedirectResponse("/", HTTPStatus.SEE_OTHER)  # the address was opened again
+        try:
+            login.enter(request.query_params.get("code", ""), _address(request))
+        except Refusal as refusal:
+            if not wants_page(request) or refusal.status != HTTPStatus.UNAUTHORIZED:
+                raise
+            return page_answer(console.static, page_name, HTTPStatus.UNAUTHORIZED)
         return RedirectResponse("/", HTTPStatus.SEE_OTHER, headers={"Set-Cookie": login.cookie()})
 
     async def check(request: Request) -> Response:
@@ -30,8 +49,10 @@ def login_routes(redactor: Redactor, login: Login) -> list[Route]:
         login.check_password(password, _address(request))
         return json_answer({"ok": True}, headers={"Set-Cookie": login.cookie()})
 
+    redactor = console.redactor
     return [
         Route("/enter", redactor.answering(enter)),
+        Route("/login", redactor.answering(page)),
         Route("/login", redactor.answering(check), methods=["POST"]),
     ]
 

@@ -1,6 +1,7 @@
 """The files that a browser loads: HTML, modules, styles, an icon.
 
-One HTML shell serves all pages but the login; its script decides by the path what to show.
+The shell is the same for every page; its script decides by the path what to show. Only the pages
+for those who are not logged in are files of their own.
 
 Invariant: only files of the folder `static` are served, as they were when the server started.
 """
@@ -16,12 +17,8 @@ from projections.serving.app import Request, Response
 from projections.web.answers import Refusal
 
 SHELL = "page.html"
-PAGES = {  # path: file
-    **dict.fromkeys(
-        ("/", "/log", "/signals", "/signals/{seq:int}", "/outcomes", "/delivery"), SHELL
-    ),
-    "/login": "login.html",
-}
+PASSWORD_PAGE, ONE_TIME_PAGE = "login.html", "enter.html"
+PAGES = ("/", "/log", "/signals", "/signals/{seq:int}", "/outcomes", "/delivery")
 _TYPES = {
     "css": "text/css; charset=utf-8",
     "html": "text/html; charset=utf-8",
@@ -53,6 +50,17 @@ def _files_in(folder: Traversable, prefix: str) -> Iterator[tuple[str, StaticFil
             body = each.read_bytes()
             tag = f'"{sha256(body).hexdigest()[:32]}"'
             yield prefix + each.name, StaticFile(body, media_type, tag)
+
+
+def wants_page(request: Request) -> bool:
+    """Whether a person's browser opens this address, rather than a script."""
+    return request.method == "GET" and "text/html" in request.headers.get("accept", "")
+
+
+def page_answer(found: Mapping[str, StaticFile], name: str, status: HTTPStatus) -> Response:
+    """A page in place of the one that was asked for."""
+    file, headers = found[name], {"Cache-Control": "no-store"}
+    return Response(file.body, status, media_type=file.media_type, headers=headers)
 
 
 def static_answer(found: Mapping[str, StaticFile], name: str, request: Request) -> Response:

@@ -4,7 +4,7 @@ Invariant: each handler answers with JSON or a file of its own, and says what to
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from http import HTTPStatus
 
@@ -15,7 +15,13 @@ from projections.web.log_rows import ROWS_MAX, read_page
 from projections.web.login import Login
 from projections.web.login_routes import json_object, login_routes
 from projections.web.moment import whole_number
-from projections.web.pages import PAGES, static_answer
+from projections.web.pages import (
+    PAGES,
+    SHELL,
+    page_answer,
+    static_answer,
+    wants_page,
+)
 from projections.web.parked import read_parked_page, request_action
 from projections.web.past_status import read_past_status
 from projections.web.signal import read_prices, read_signal
@@ -26,7 +32,7 @@ LOAD_S_MAX = 0.3  # then a request for outcomes gets the progress of their loadi
 
 def make_app(console: Console, login: Login | None) -> Starlette:
     """The application, without its guard."""
-    routes = [Route(path, _page(console, file)) for path, file in PAGES.items()]
+    routes = [Route(path, _shell(console)) for path in PAGES]
     routes.append(Route("/static/{path:path}", _static(console)))
     for path, handler in {
         "/api/status": _status,
@@ -41,9 +47,10 @@ def make_app(console: Console, login: Login | None) -> Starlette:
         routes.append(Route(path, _api(console, handler)))
     routes.append(Route("/api/parked", _api(console, _act), methods=["POST"]))
     if login is not None:
-        routes += login_routes(console.redactor, login)
+        routes += login_routes(console, login)
     return Starlette(
-        routes=routes, exception_handlers={404: _missing, 405: _wrong_method, 413: _too_large}
+        routes=routes,
+        exception_handlers={404: _missing(console), 405: _wrong_method, 413: _too_large},
     )
 
 
@@ -54,11 +61,11 @@ def _api(console: Console, handler: "Callable[[Console, Request], object]") -> H
     return console.redactor.answering(handle)
 
 
-def _page(console: Console, name: str) -> Handler:
-    async def page(request: Request) -> Response:
-        return static_answer(console.static, name, request)
+def _shell(console: Console) -> Handler:
+    async def shell(request: Request) -> Response:
+        return static_answer(console.static, SHELL, request)
 
-    return console.redactor.answering(page)
+    return console.redactor.answering(shell)
 
 
 def _static(console: Console) -> Handler:
@@ -191,9 +198,14 @@ async def _act(console: Console, request: Request) -> Response:
     return json_answer({"asked": asked}, HTTPStatus.ACCEPTED)
 
 
-async def _missing(_request: Request, _error: Exception) -> Response:
-    refusal = Refusal(HTTPStatus.NOT_FOUND, "there is no such page", do="go to the overview: /")
-    return error_answer(refusal)
+def _missing(console: Console) -> Callable[[Request, Exception], Awaitable[Response]]:
+    async def missing(request: Request, _error: Exception) -> Response:
+        if wants_page(request):  # the shell says that there is no such page
+            return page_answer(console.static, SHELL, HTTPStatus.NOT_FOUND)
+        refusal = Refusal(HTTPStatus.NOT_FOUND, "there is no such page", do="go to the overview: /")
+        return error_answer(refusal)
+
+    return missing
 
 
 async def _too_large(_request: Request, _error: Exception) -> Response:

@@ -57,14 +57,15 @@ def _reasons(
     if problem is not None:
         yield Reason(problem, "/log", BAD)
     if findings:
-        yield Reason(f"The last verify found damage in {findings} places", "/", BAD)
+        places = "place" if findings == 1 else "places"
+        yield Reason(f"The last verify found damage in {findings:,} {places}", "/#checks", BAD)
     for name, figures in projections.items():
         yield from _projection_reasons(name, figures)
     yield from _delivery_reasons(projections.get(ALPINE, {}))
 
 
 def _projection_reasons(name: str, figures: Figures) -> Iterator[Reason]:
-    href = "/delivery" if name == ALPINE else "/"
+    href = "/delivery" if name == ALPINE else "/#checks"
     label = {SQLITE: "The table", ALPINE: "Delivery"}.get(name, f"The projection {name}")
     daemon, lag_s = figures.get("daemon"), figures.get("lag_seconds")
     state = daemon.get("state") if isinstance(daemon, Mapping) else None
@@ -73,7 +74,7 @@ def _projection_reasons(name: str, figures: Figures) -> Iterator[Reason]:
     elif state == FAILED and isinstance(daemon, Mapping):
         yield Reason(f"{label} has failed: {daemon.get('reason')}", href, BAD)
     elif isinstance(lag_s, int | float) and lag_s > LAG_S_MAX and figures.get("state") is None:
-        yield Reason(f"{label} is {_count(figures.get('lag_entries'))} entries behind", href, BAD)
+        yield Reason(f"{label} is {_entries(figures.get('lag_entries'))} behind", href, BAD)
     elif state == NOT_RUNNING and name != ALPINE:
         yield Reason(f"No process keeps {_lower(label)} up to date", href, WARN)
 
@@ -88,8 +89,10 @@ def _delivery_reasons(figures: Figures) -> Iterator[Reason]:
         yield Reason(f"{parked:,} {signals} parked: Alpine does not take them", "/delivery", WARN)
 
 
-def _count(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else "some"
+def _entries(value: object) -> str:
+    if value == 1:
+        return "1 entry"
+    return f"{value:,} entries" if isinstance(value, int) else "some entries"
 
 
 def _lower(label: str) -> str:

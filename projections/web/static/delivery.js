@@ -1,14 +1,14 @@
 // Delivery: its state, the parked signals with Alpine's answer, retry, and discard behind a dialog.
 import { ask, isPast, send } from "./address.js";
 import { $, fill, h, say } from "./dom.js";
-import { clock, int, span, stamp } from "./format.js";
+import { clock, counted, int, plural, span, stamp } from "./format.js";
 import { follow } from "./live.js";
-import { a, figures, ready, section, table } from "./parts.js";
+import { a, figures, ready, refusalText, section, table } from "./parts.js";
 
 export const TITLE = "Delivery";
 const NOTE_MS = 4000; // until the table of parked signals is read again after an action
 const STATES = {
-  delivering: "Signals pass.",
+  delivering: "Signals reach Alpine.",
   waiting: "Alpine does not answer; delivery goes on by itself.",
   refused: "Alpine refuses this sender: its key or its address is wrong.",
   rejecting: "Alpine rejects every signal; nothing more is parked.",
@@ -54,6 +54,7 @@ const note = h("p", { class: "end", role: "status", id: "note" });
 const lead = h("p", { class: "lead" });
 
 let isReadOnly = false;
+let isDelivering = false;
 
 export async function open(main) {
   fill($("th", parked.node), every);
@@ -97,6 +98,7 @@ function showStatus({ delivery, read_only: readOnly }) {
       strip.set(key, { text: "–", note: text });
     return;
   }
+  isDelivering = delivery.daemon?.state === "running";
   const { state, delivered, parked: count, failing, lag_entries: lag } = delivery;
   say(lead, [STATES[state] ?? state, delivery.last_error].filter(Boolean).join(" Last error: "));
   strip.set("state", {
@@ -107,21 +109,21 @@ function showStatus({ delivery, read_only: readOnly }) {
     path: "delivery.lag_entries",
     value: lag,
     text: int(lag),
-    unit: "entries",
+    unit: plural(lag, "entry"),
     note: lag ? `oldest waits ${span(delivery.lag_seconds)}` : "nothing waits",
   });
   strip.set("delivered", {
     path: "delivery.delivered",
     value: delivered,
     text: int(delivered),
-    unit: "signals",
+    unit: plural(delivered, "signal"),
   });
   strip.set("parked", {
     path: "delivery.parked",
     value: count,
     text: int(count),
-    unit: "signals",
-    note: count ? `${int(failing)} are retried` : "none",
+    unit: plural(count, "signal"),
+    note: count ? `${int(failing)} retried automatically` : "none",
   });
   if (shownParked !== null && shownParked !== count) load();
   shownParked = count;
@@ -190,20 +192,26 @@ function showChoice() {
 
 function askFirst() {
   const count = chosenSeqs().length;
-  const signals = count === 1 ? "1 signal" : `${int(count)} signals`;
+  const signals = counted(count, "signal");
+  const [text, keep] =
+    count === 1
+      ? [
+          "It stays in the log. Alpine never receives it, and reconcile lists it as missing.",
+          "Keep it",
+        ]
+      : [
+          "They stay in the log. Alpine never receives them, and reconcile lists them as missing.",
+          "Keep them",
+        ];
   const dialog = h(
     "dialog",
     { "aria-labelledby": "sure", close: () => dialog.remove() },
     h("h2", { id: "sure" }, `Discard ${signals}?`),
-    h(
-      "p",
-      {},
-      "They stay in the log. Alpine never receives them, and reconcile lists them as missing.",
-    ),
+    h("p", {}, text),
     h(
       "div",
       { class: "buttons" },
-      h("button", { type: "button", click: () => dialog.close() }, "Keep them"),
+      h("button", { type: "button", click: () => dialog.close() }, keep),
       h(
         "button",
         {
@@ -223,14 +231,27 @@ function askFirst() {
   dialog.showModal();
 }
 
+function askedText(action, asked) {
+  const signals = counted(asked, "signal");
+  if (action === "discard") return `${signals} given up.`;
+  const when = isDelivering ? "" : " It does so when it runs.";
+  return `Delivery was asked to send ${signals} again.${when}`;
+}
+
 async function act(action) {
   try {
     const { asked } = await send("/api/parked", { action, seqs: chosenSeqs() });
-    say(note, `${int(asked)} handed to delivery, which does it when it runs.`);
+    say(note, askedText(action, asked));
     tick(false);
     await load();
-    setTimeout(load, NOTE_MS);
+    // The button that was pressed is switched off now: those who use the keyboard go on from here.
+    if (document.activeElement === document.body || document.activeElement.disabled)
+      (every.disabled ? $("#main") : every).focus();
+    setTimeout(() => {
+      say(note, "");
+      load();
+    }, NOTE_MS);
   } catch (error) {
-    say(note, `${error.message}. ${error.todo ?? ""}`);
+    say(note, refusalText(error));
   }
 }

@@ -118,6 +118,16 @@ export function clock(time, withMillis = false) {
 export const stamp = (time, withMillis) =>
   missing(time) ? NONE : `${date(time)} ${clock(time, withMillis)}`;
 
+/** A count with its noun, which is also right for one: "1 signal", "2 signals". */
+export const counted = (value, noun) => `${int(value)} ${plural(value, noun)}`;
+export const plural = (value, noun) => {
+  if (value === 1) return noun;
+  return noun.endsWith("y") ? `${noun.slice(0, -1)}ies` : `${noun}s`;
+};
+
+/** A sentence of the console's answers, which have no capital letter and no full stop. */
+export const sentence = (text) => (text ? `${capital(text)}${/[.?!]$/.test(text) ? "" : "."}` : "");
+
 /** A key of a payload as words. */
 export const words = (name) => String(name).replaceAll("_", " ");
 

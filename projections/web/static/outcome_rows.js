@@ -19,7 +19,7 @@ export const GROUP_COLUMNS = [
 
 export const bandName = (band) => `${band.from} to ${band.to} %`;
 export const interval = (one) =>
-  one.win_rate_low === null ? "–" : `${num(one.win_rate_low, 1)} to ${num(one.win_rate_high, 1)}`;
+  one.win_rate_low === null ? "–" : `${num(one.win_rate_low, 1)} to ${num(one.win_rate_high, 1)} %`;
 
 export const bandPoint = (band) => ({
   x: band.mean_confidence,
@@ -63,6 +63,9 @@ export const monthBar = (group) => ({
   ],
 });
 
+const withPercent = (value, digits) =>
+  value === null || value === undefined ? "–" : `${signed(value, digits)} %`;
+
 export function groupRow(name, group) {
   const closed = group.wins + group.losses + group.breakevens + group.expired;
   const cell = (kind, key, kid) => figured(h("td", { class: kind }, kid), key, group[key]);
@@ -80,9 +83,9 @@ export function groupRow(name, group) {
       intervalMark(group.win_rate, group.win_rate_low, group.win_rate_high),
     ),
     cell("n", "average_return", gain(closed ? group.average_return : null)),
-    cell("n soft mid", "median_return", signed(group.median_return)),
+    cell("n soft mid", "median_return", withPercent(group.median_return, 2)),
     cell("n mid", "profit_factor", ratio(group.profit_factor)),
-    cell("n soft wide", "best", signed(group.best, 1)),
-    cell("n soft wide", "worst", signed(group.worst, 1)),
+    cell("n soft wide", "best", withPercent(group.best, 1)),
+    cell("n soft wide", "worst", withPercent(group.worst, 1)),
   );
 }

@@ -48,7 +48,10 @@ const slider = h("input", {
 });
 const moment = h("output", { for: "asof", id: "moment" });
 const choosers = Object.fromEntries(
-  FILTERS.map((name) => [name, h("select", { name, change: choose })]),
+  FILTERS.map((name) => [
+    name,
+    h("select", { name, disabled: true, change: choose }, h("option", { value: "" }, "all")),
+  ]),
 );
 const tables = Object.fromEntries(
   GROUPS.map(([name, title]) => [
@@ -126,7 +129,17 @@ function page() {
     data.histogram.map((bin) => [binName(bin), int(bin.count)]),
   );
   const by = (name, title, size, ...kids) =>
-    section(size, title, null, ...kids, h("div", { class: "scroll" }, tables[name].node));
+    section(
+      size,
+      title,
+      null,
+      ...kids,
+      h(
+        "div",
+        { class: "scroll long", tabindex: 0, role: "region", "aria-label": title },
+        tables[name].node,
+      ),
+    );
   return [
     h("div", { class: "slider" }, h("label", { for: "asof" }, "As of"), moment, slider),
     strip.node,
@@ -155,8 +168,8 @@ function page() {
         histogramTable,
       ),
       by("strategy", "By strategy", "all"),
-      by("month", "By month", "all", hosts.months),
       by("symbol", "By symbol", "all"),
+      by("month", "By month", "all", hosts.months),
     ),
   ];
 }
@@ -182,6 +195,7 @@ const makeCharts = () => ({
 
 /** Shows what the address says, unless a later question came meanwhile. */
 export async function show() {
+  if (!charts) return; // the first answer is still awaited
   try {
     if (await load()) draw();
   } catch (error) {
@@ -241,7 +255,10 @@ function draw() {
   for (const [name] of GROUPS)
     fill(
       tables[name].body,
-      data.by[name].map((group) => groupRow(name, group)),
+      // The newest month first, as everywhere in the console.
+      (name === "month" ? [...data.by.month].reverse() : data.by[name]).map((group) =>
+        groupRow(name, group),
+      ),
     );
   ready($("#main"));
 }
@@ -268,6 +285,7 @@ function drawChoices() {
       );
     }
     select.value = wanted;
+    select.disabled = false; // from the first answer on
   }
 }
 
@@ -298,7 +316,7 @@ function drawFigures(stats) {
   set(
     "win_rate",
     num(stats.win_rate, 1),
-    "%",
+    stats.win_rate === null ? "" : "%",
     stats.win_rate === null
       ? "none won or lost"
       : [
@@ -308,18 +326,19 @@ function drawFigures(stats) {
           ["win_rate_high", stats.win_rate_high, num(stats.win_rate_high, 1)],
         ],
   );
-  set("average_return", signed(stats.average_return), "%", [
+  const unit = stats.win_rate === null && stats.median_return === null ? "" : "%";
+  set("average_return", signed(unit ? stats.average_return : null), unit, [
     "median ",
     ["median_return", stats.median_return, signed(stats.median_return)],
-    " %",
+    unit && " %",
   ]);
   set("profit_factor", num(stats.profit_factor), "", "gains over losses");
   set("drawdown", num(Math.abs(data.max_drawdown ?? 0), 1), "points", "below the peak");
   set("mean_holding_s", span(stats.mean_holding_s), "", [
-    "best ",
-    ["best", stats.best, signed(stats.best, 1)],
-    ", worst ",
+    "returns ",
     ["worst", stats.worst, signed(stats.worst, 1)],
-    " %",
+    " to ",
+    ["best", stats.best, signed(stats.best, 1)],
+    unit && "\u00a0%",
   ]);
 }

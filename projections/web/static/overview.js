@@ -2,7 +2,7 @@
 // latest entries and the checks.
 import { ask, isPast } from "./address.js";
 import { $, fill, h, s } from "./dom.js";
-import { ago, bytes, capital, clock, int, num, span, stamp } from "./format.js";
+import { ago, bytes, capital, clock, int, num, plural, span, stamp } from "./format.js";
 import { follow } from "./live.js";
 import {
   LOG_COLUMNS,
@@ -175,7 +175,7 @@ function showStatus(status) {
     text: int(log.entries),
     note: [
       ["log.signals", log.signals, int(log.signals)],
-      log.bytes === null ? " signals" : ` signals, ${bytes(log.bytes)}`,
+      ` ${plural(log.signals, "signal")}${log.bytes === null ? "" : `, ${bytes(log.bytes)}`}`,
     ],
   });
   strip.set(
@@ -217,9 +217,9 @@ function showTable(stored) {
   const { lag_entries: lag, rows: stands, conflicts } = stored;
   const note = [
     ["table.rows", stands, int(stands)],
-    " rows, ",
+    ` ${plural(stands, "row")}, `,
     ["table.conflicts", conflicts, int(conflicts)],
-    " conflicts",
+    ` ${plural(conflicts, "conflict")}`,
   ];
   strip.set(
     "table",
@@ -229,14 +229,14 @@ function showTable(stored) {
           note: [
             `${NO_HISTORY}; `,
             ...note.slice(0, conflicts === null ? 1 : 3),
-            conflicts === null ? " rows" : "",
+            conflicts === null ? ` ${plural(stands, "row")}` : "",
           ],
         }
       : {
           path: "table.lag_entries",
           value: lag,
           text: int(lag),
-          unit: lag ? `entries, ${span(stored.lag_seconds)}` : "entries",
+          unit: lag ? `${plural(lag, "entry")}, ${span(stored.lag_seconds)}` : "entries",
           note,
         },
   );
@@ -253,7 +253,7 @@ function showDelivery(delivery) {
     path: "delivery.lag_entries",
     value: lag,
     text: int(lag),
-    unit: "entries",
+    unit: plural(lag, "entry"),
     note: lag ? `oldest waits ${span(delivery.lag_seconds)}` : "nothing waits",
   });
   strip.set("delivered", {
@@ -266,7 +266,7 @@ function showDelivery(delivery) {
     path: "delivery.parked",
     value: parked,
     text: int(parked),
-    note: parked ? `${int(failing)} are retried` : "none",
+    note: parked ? `${int(failing)} retried automatically` : "none",
   });
 }
 

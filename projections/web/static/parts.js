@@ -1,7 +1,7 @@
 // Parts that several pages are made of.
 import { Refusal, link } from "./address.js";
 import { fill, h, say } from "./dom.js";
-import { clock, date, int, num, price, signed, words } from "./format.js";
+import { clock, date, int, num, price, sentence, signed, stamp, words } from "./format.js";
 
 /** Says that a page shows its data, which tests and the eye wait for. */
 export function ready(main, isReady = true) {
@@ -16,10 +16,20 @@ export function failed(main, error) {
   fill(
     main,
     h("h1", {}, known ? "This page cannot be shown" : "The console does not answer"),
-    h("p", { class: "lead" }, known ? `${error.message}. ${error.todo}` : error.message),
+    h("p", { class: "lead" }, known ? refusalText(error) : faultText(error)),
   );
   ready(main);
 }
+
+/** What is wrong and what to do, in sentences. */
+export const refusalText = (error) =>
+  [error.message, error.todo].map(sentence).filter(Boolean).join(" ");
+
+// What the browser says where it has no connection is no help.
+const faultText = (error) =>
+  error instanceof TypeError && /fetch|network|load/i.test(error.message)
+    ? "Check that eventlog web runs, then reload this page."
+    : error.message;
 
 /** A link with the as-of state of this page. */
 export const a = (path, ...kids) => h("a", { href: link(path) }, ...kids);
@@ -157,17 +167,23 @@ export const time = (value, withMillis = false) =>
     clock(value, withMillis),
   );
 
+// RFC 3339 with an offset, as the log has every time.
+const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$/;
+const isTime = (name, value) => /(_at|timestamp)$/.test(name) && TIME.test(value);
+
 /** One value of a payload. */
 export function shown(name, value) {
+  if (isTime(name, value)) return stamp(value);
   if (typeof value === "number") return /price/.test(name) ? price(value) : String(value);
   return typeof value === "string" ? value : JSON.stringify(value);
 }
 
 function content(row) {
   if (row.event !== "signal") {
-    const parts = Object.entries(row.detail ?? {}).map(
-      ([name, value]) => `${words(name)} ${shown(name, value)}`,
-    );
+    // Times stand last: what is cut off is not the price.
+    const found = Object.entries(row.detail ?? {});
+    const ordered = [false, true].flatMap((last) => found.filter((one) => isTime(...one) === last));
+    const parts = ordered.map(([name, value]) => `${words(name)} ${shown(name, value)}`);
     return h("span", { class: "soft" }, parts.join(", "));
   }
   return [
@@ -203,6 +219,6 @@ export function logRow(row, isFresh = false) {
       h("span", { class: `tag ${row.event === "signal" ? "new" : ""}` }, row.event),
     ),
     h("td", { class: "says" }, content(row)),
-    h("td", { class: "id mono" }, id),
+    h("td", { class: `id mono ${row.event === "signal" ? "own" : ""}`, title: id }, id),
   );
 }

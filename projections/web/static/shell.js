@@ -153,8 +153,21 @@ function pastDialog() {
 
 // ---- the stream
 
-function showLive({ state, text }) {
+let live = { state: "wait" };
+let isStarted = false;
+
+/** Connects at the first moment that is not in the past. */
+function startLive() {
+  if (!isPast() && !isStarted) {
+    isStarted = true;
+    start();
+  }
+  showLive();
+}
+
+function showLive() {
   const node = $("#live");
+  const { state, text } = isPast() ? { state: "as-of" } : live;
   node.dataset.state = state;
   node.title = plain(text ?? "");
   say($("span", node), { on: "live", off: "not live", wait: "connecting", "as-of": "past" }[state]);
@@ -183,7 +196,12 @@ $("#theme").addEventListener("click", nextTheme);
 $("#past").addEventListener("click", pastDialog);
 document.addEventListener("address", showLinks);
 document.addEventListener("answered", showPast);
-follow(({ event, body }) => event === "state" && showLive(body));
+document.addEventListener("address", startLive); // the slider of Outcomes changes it
+follow(({ event, body }) => {
+  if (event !== "state") return;
+  live = body;
+  showLive();
+});
+showLive();
 await openPage();
-if (isPast()) showLive({ state: "as-of" });
-else start();
+startLive();

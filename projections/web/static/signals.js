@@ -1,8 +1,8 @@
 // Signals: the filters of `eventlog signals`, kept in the address, and paging by entry number.
 import { asker, change, link, query } from "./address.js";
 import { $, fill, h, say } from "./dom.js";
-import { int, num, price } from "./format.js";
-import { a, gain, outcome, ready, side, table, time } from "./parts.js";
+import { counted, int, percent, price } from "./format.js";
+import { a, gain, outcome, ready, refusalText, side, table, time } from "./parts.js";
 
 export const TITLE = "Signals";
 const PAGE_ROWS = 50;
@@ -110,7 +110,7 @@ export async function show() {
     if (!answer) return;
     draw(answer);
   } catch (error) {
-    fill(signals.body, quiet(`${error.message}. ${error.todo ?? ""}`));
+    fill(signals.body, quiet(refusalText(error)));
   }
   ready($("#main"));
 }
@@ -138,9 +138,11 @@ function draw(answer) {
       ? complete
         ? ""
         : `searched back to entry ${int(answer.searched_to)}`
-      : `${int(total)} signals`,
+      : counted(total, "signal"),
   );
-  say(range, rows.length ? `entries ${int(rows.at(-1).id)} to ${int(rows[0].id)}` : "");
+  const [first, last] = [rows.at(-1)?.id, rows[0]?.id].map(int);
+  const shown = first === last ? `entry ${last}` : `entries ${first} to ${last}`;
+  say(range, rows.length ? shown : "");
 }
 
 // The classes in-... are the places of a cell where a row is two lines, on phones.
@@ -155,7 +157,7 @@ const signalRow = (row) =>
     h("td", { class: "n in-price" }, price(row.entry_price)),
     h("td", { class: "n soft wide" }, price(row.target_price)),
     h("td", { class: "n soft wide" }, price(row.stop_price)),
-    h("td", { class: "n wide" }, num(row.confidence, 1)),
+    h("td", { class: "n wide" }, percent(row.confidence)),
     h("td", { class: "cut mid" }, row.strategy),
     h("td", { class: "in-outcome" }, outcome(row)),
     h("td", { class: "n in-gain" }, row.profit_loss_pct === null ? "" : gain(row.profit_loss_pct)),

@@ -17,6 +17,7 @@ import { stamp } from "./format.js";
 import { linear, tickText, ticks, timeTicks } from "./scales.js";
 
 const PANE_GAP = 18;
+const ROOM = 0.015; // of the width
 
 function seriesNodes(one, x, y, t, values, floor) {
   const path = linePath(x, y, t, values);
@@ -51,7 +52,7 @@ export function timeChart(host, { label, panes, read = null }) {
   let x = null;
 
   function draw(width) {
-    const [low, high] = domain ?? [t[0] ?? 0, t[t.length - 1] ?? 1];
+    const [low, high] = domain ?? whole();
     x = linear(low, high, LEFT, width - RIGHT);
     const part = visible(t, columns, low, high);
     const inside = part.t.map((time, i) => i).filter((i) => part.t[i] >= low && part.t[i] <= high);
@@ -133,6 +134,13 @@ export function timeChart(host, { label, panes, read = null }) {
         return [s("line", { class: "cursor", x1: px, x2: px, y1: TOP, y2: height - BOTTOM }), dots];
       },
     };
+  }
+
+  /** All of the time, with room for half a mark at both ends where points are marked. */
+  function whole() {
+    const [first, last] = [t[0] ?? 0, t[t.length - 1] ?? 1];
+    const room = panes.some((pane) => pane.marks) ? ROOM * (last - first) : 0;
+    return [first - room, last + room];
   }
 
   function zoom(from, to) {

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from eventlog import EventLog, ForeignHome, LogCorrupt, LogNotFound, UnsafePath
-from eventlog.plumbing import require_home
+from eventlog.plumbing import log_status, require_home
+from eventlog.read import inspect
 from tests.harness.signals import a_signal
 
 
@@ -47,3 +48,20 @@ def test_a_file_is_no_home(home: Path) -> None:
     home.write_text("")
     with pytest.raises(UnsafePath):
         require_home(home)
+
+
+def test_signals_that_are_appended_while_they_are_counted_are_not_counted(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EventLog(home) as log:
+        log.append(a_signal(1))
+        found_end = inspect._end
+
+        def end_before_an_append(*arguments: object) -> object:
+            end = found_end(*arguments)  # type: ignore[arg-type]
+            log.append(a_signal(2))
+            return end
+
+        monkeypatch.setattr(inspect, "_end", end_before_an_append)
+        found = log_status(str(home))
+    assert (found["last_seq"], found["signals"]) == (1, 1)

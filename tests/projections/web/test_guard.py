@@ -23,10 +23,19 @@ from tests.harness.console import WebConsole, console
 
 PATHS = (
     *(page.replace("{seq:int}", "1") for page in PAGES),
-    *("/static/page.html", "/api/status", "/api/live", "/api/log", "/api/signals", "/api/parked"),
+    *(
+        "/login",
+        "/static/page.html",
+        "/api/status",
+        "/api/live",
+        "/api/log",
+        "/api/signals",
+        "/api/parked",
+    ),
     *("/api/signals/1", "/api/prices", "/api/outcomes", "/enter", "/nothing"),
 )
 PASSWORD = "correct horse"
+AS_PAGE = {"Accept": "text/html,*/*"}
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +91,32 @@ def test_without_a_session_only_the_login_and_files_are_answered(guarded: WebCon
             assert answer.json()["do"]
         else:
             assert (answer.status_code, answer.headers["location"]) == (303, "/login"), path
+
+
+def test_a_console_with_a_password_has_a_page_that_asks_for_it(guarded: WebConsole) -> None:
+    assert 'type="password"' in guarded.request("/login").text
+    answer = guarded.request("/enter?code=x", headers=AS_PAGE)
+    assert (answer.status_code, 'type="password"' in answer.text) == (401, True)
+
+
+def test_a_console_with_a_one_time_url_says_how_to_enter(full_home: Path) -> None:
+    with console(full_home) as c:
+        cookie = c.log_in().headers["set-cookie"].partition(";")[0]
+        c.client.cookies.clear()
+        page = c.request("/login").text
+        assert "eventlog web" in page
+        assert "<input" not in page
+        path = c.printed.removeprefix(c.origin)
+        used = c.request(path, headers=AS_PAGE)
+        assert (used.status_code, used.text) == (401, page)
+        again = c.request(path, headers={**AS_PAGE, "Cookie": cookie})
+        assert (again.status_code, again.headers["location"]) == (303, "/")
+
+
+def test_a_person_who_opens_an_unknown_path_gets_a_page(web: WebConsole) -> None:
+    answer = web.request("/nothing", headers=AS_PAGE)
+    assert answer.status_code == 404
+    assert answer.text == web.request("/").text
 
 
 def test_the_password_begins_a_session_and_no_other_does(guarded: WebConsole) -> None:
