@@ -157,6 +157,13 @@ class Streams:
         """Whether no further stream is accepted."""
         return self.count >= STREAMS_MAX
 
+    async def open(self, last_id: int | None) -> AsyncIterator[bytes] | None:
+        """The messages of one more stream, which counts from now on; None if there is no room."""
+        if self.is_full:
+            return None
+        messages = self.messages(last_id)
+        return _continued(await anext(messages), messages)
+
     async def messages(self, last_id: int | None) -> AsyncIterator[bytes]:
         """The messages of one stream. `last_id` is the last entry that the client has."""
         self.count += 1
@@ -215,6 +222,12 @@ class Streams:
         if self._encoded_status[0] != version:
             self._encoded_status = (version, _message("status", self._status.point()))
         return self._encoded_status[1]
+
+
+async def _continued(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for message in rest:
+        yield message
 
 
 def _message(event: str, body: object, seq: int | None = None) -> bytes:
