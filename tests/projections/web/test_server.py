@@ -80,6 +80,13 @@ def test_an_unusable_token_file_is_refused(
     assert eventlog("web", "--token-file", token, "--no-login", home=small_home).code == 2
 
 
+@pytest.mark.parametrize("name", ["", ".", "log.example.com:8600", "http://log.example.com", "a b"])
+def test_a_name_that_no_host_header_has_is_refused(home: Path, name: str) -> None:
+    done = eventlog("web", "--name", "log.example.com", "--name", name, home=home)
+    assert done.code == 2
+    assert "--name" in done.err
+
+
 def test_a_home_without_a_log_is_refused_and_stays_as_it_is(home: Path) -> None:
     done = eventlog("web", "--listen", "127.0.0.1:0", "--no-login", home=home)
     assert done.code == 3
