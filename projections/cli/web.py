@@ -58,7 +58,7 @@ def web(
       eventlog web --listen 192.0.2.7:8600 --token-file /etc/eventlog/console --name log.example.com
     """
     from projections.errors import ProjectionError
-    from projections.serving.address import parse_address
+    from projections.serving.address import is_host_name, parse_address
 
     try:
         from projections.web import login, server
@@ -74,6 +74,12 @@ def web(
         server.require_token(address, has_token=token_file is not None)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="'--listen'") from None
+    for name in names:
+        if not is_host_name(name):
+            raise click.BadParameter(
+                f"{name[:80]!r} is not a host name, for example log.example.com",
+                param_hint="'--name'",
+            )
     home = Path(obj.home)
     found = None
     if not no_login:

@@ -7,11 +7,13 @@ Invariant: a DNS name that the operator did not give is never allowed, except `l
 """
 
 import ipaddress
+import re
 import socket
 from collections.abc import Iterable
 from typing import NamedTuple
 
 PORT_MAX = 65_535
+_DNS_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")  # a browser sends no other
 LOCALHOST = "localhost"  # browsers resolve it to this machine without DNS
 
 
@@ -65,6 +67,11 @@ def parse_host(header: str) -> str | None:
     if port and not (port.isascii() and port.isdecimal()):
         return None
     return normalize_name(name)
+
+
+def is_host_name(text: str) -> bool:
+    """Whether text is a name that a Host header can have, without a port: DNS or an address."""
+    return _is_ip_address(text) or _DNS_NAME.fullmatch(text) is not None
 
 
 def _is_ip_address(text: str) -> bool:

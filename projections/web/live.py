@@ -11,15 +11,15 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import orjson
 
-from eventlog import EventLog, EventLogError
-from eventlog.plumbing import log_status, read_entries, run_in_thread
+from eventlog import Entry, EventLog, EventLogError
+from eventlog.plumbing import log_status, run_in_thread
 from projections.errors import ProjectionError
 from projections.signals.transitions import SIGNAL
 from projections.web.log_rows import ROWS_MAX, Row, read_page, row_of
@@ -74,29 +74,34 @@ class LiveLog:
             await asyncio.sleep(RETRY_S)
 
     async def _follow(self) -> None:
-        await run_in_thread(self._require_same_log)
+        # Begins with the last row again, which proves that it is the same log.
+        after = max(0, self.last_seq - 1)
         with EventLog(self._home) as log:
-            batches = log.tail(after=self.last_seq, on_watch=self._on_idle)
+            batches = log.tail(after=after, on_watch=self._on_idle)
             async with aclosing(batches):
-                async for batch in batches:
+                async for found in batches:
+                    batch = self._continuation(found)
                     self.problem = None
+                    if not batch:
+                        continue
                     self.rows.extend(row_of(entry) for entry in batch[-ROWS_MAX:])
                     self.last_seq, self._chain = batch[-1].seq, batch[-1].chain
                     if self.signals is not None:
                         self.signals += sum(entry.event == SIGNAL for entry in batch)
                     self.wake()
 
-    def _require_same_log(self) -> None:
-        """Raises ProjectionError where the log does not go on from the last row."""
-        if self.last_seq == 0:
-            return
-        entry = next(read_entries(str(self._home), after=self.last_seq - 1, first_only=True), None)
-        if entry is not None and entry.seq == self.last_seq and entry.chain != self._chain:
+    def _continuation(self, batch: Sequence[Entry]) -> Sequence[Entry]:
+        """The entries after the last row. Raises ProjectionError where they are of another log."""
+        first = batch[0]
+        if first.seq != self.last_seq:
+            return batch
+        if first.chain != self._chain:
             raise ProjectionError(
-                f"the log was replaced: its entry {self.last_seq} is another one",
+                f"the log was replaced: its entry {first.seq} is another one",
                 where=str(self._home),
                 do="restart the console",
             )
+        return batch[1:]
 
     def _on_idle(self, _is_watched: bool) -> None:
         if self.problem is not None:
@@ -157,6 +162,13 @@ class Streams:
         """Whether no further stream is accepted."""
         return self.count >= STREAMS_MAX
 
+    async def open(self, last_id: int | None) -> AsyncIterator[bytes] | None:
+        """The messages of one more stream, which counts from now on; None if there is no room."""
+        if self.is_full:
+            return None
+        messages = self.messages(last_id)
+        return _continued(await anext(messages), messages)
+
     async def messages(self, last_id: int | None) -> AsyncIterator[bytes]:
         """The messages of one stream. `last_id` is the last entry that the client has."""
         self.count += 1
@@ -215,6 +227,12 @@ class Streams:
         if self._encoded_status[0] != version:
             self._encoded_status = (version, _message("status", self._status.point()))
         return self._encoded_status[1]
+
+
+async def _continued(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for message in rest:
+        yield message
 
 
 def _message(event: str, body: object, seq: int | None = None) -> bytes:

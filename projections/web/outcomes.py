@@ -52,7 +52,7 @@ class Outcomes:
             self._lock.release()
 
     def _answer(self, chosen: SignalFilter, past_seq: int | None) -> Json:
-        if past_seq is None or past_seq > self._trades.seq:
+        if past_seq is None or past_seq > self._trades.seq or self._trades.is_replaced:
             self._trades.follow(self._report)
         seq = self._trades.seq if past_seq is None else past_seq
         key = (self._trades.number, chosen, seq)

@@ -89,16 +89,16 @@ async def _status(console: Console, request: Request) -> Response:
 
 
 async def _live(console: Console, request: Request) -> Response:
-    if console.streams.is_full:
+    text = request.headers.get("last-event-id") or request.query_params.get("after")
+    messages = await console.streams.open(whole_number("Last-Event-ID", text) if text else None)
+    if messages is None:
         raise Refusal(
             HTTPStatus.SERVICE_UNAVAILABLE,
             "too many pages follow the log",
             do="close some; the page asks again by itself",
         )
-    text = request.headers.get("last-event-id") or request.query_params.get("after")
-    last_id = whole_number("Last-Event-ID", text) if text else None
     return StreamingResponse(
-        console.streams.messages(last_id),
+        messages,
         media_type="text/event-stream",
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )

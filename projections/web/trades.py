@@ -148,6 +148,16 @@ class Trades:
         self.number = getattr(self, "number", 0) + 1  # of this content, for what is built on it
         self._last = _Position()
 
+    @property
+    def is_replaced(self) -> bool:
+        """Whether the table is another file than the one that was read, or gone."""
+        try:
+            found = file_identity(database_path(self._home))
+        except FileNotFoundError:
+            return True
+        # Device and inode: the rest changes with the content too, of which only more is needed.
+        return self._identity is None or found[:2] != self._identity[:2]
+
     def follow(self, progress: Progress) -> None:
         """Reads what is new in the table, in short snapshots. Raises ProjectionError.
 

@@ -4,7 +4,13 @@ import socket
 
 import pytest
 
-from projections.serving.address import Address, host_names, is_allowed_host, parse_address
+from projections.serving.address import (
+    Address,
+    host_names,
+    is_allowed_host,
+    is_host_name,
+    parse_address,
+)
 
 NAMES = host_names(Address("127.0.0.1", 9464), ["Metrics.example.com."])
 
@@ -50,3 +56,10 @@ def test_a_known_name_or_an_ip_address_is_allowed(header: str) -> None:
 )
 def test_any_other_host_header_is_refused(header: str) -> None:
     assert not is_allowed_host(header, NAMES)
+
+
+@pytest.mark.parametrize(
+    "name", ["localhost", "log.example.com", "a_b.", "192.0.2.1", "2001:db8::1"]
+)
+def test_names_and_addresses_are_host_names(name: str) -> None:
+    assert is_host_name(name)

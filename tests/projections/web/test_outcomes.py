@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from eventlog import EventLog
+from projections.errors import ProjectionError
 from projections.queries.filters import SignalFilter, signal_filter
 from projections.queries.selection import Selection
 from projections.queries.stats import read_stats, read_stats_by
@@ -16,7 +17,8 @@ from projections.web.curve import POINTS_MAX, make_curve, thinned
 from projections.web.outcomes import ALL, Outcomes
 from tests.harness.command import eventlog
 from tests.harness.console import WebConsole
-from tests.harness.read_side import project
+from tests.harness.read_side import append, project
+from tests.harness.signals import closed, signals
 from tests.projections.web.conftest import fill
 
 FILTERS = (
@@ -99,6 +101,23 @@ def test_a_table_that_was_rebuilt_is_read_anew(home: Path) -> None:
     assert eventlog("rebuild-database", home=home).code == 0
     assert found(outcomes, ALL, 40) == found(Outcomes(home), ALL, 40)
     assert found(outcomes, ALL, None) == before
+
+
+def test_an_answer_as_of_an_entry_is_not_of_a_table_that_was_there_before(
+    home: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    for each, price in ((home, 90.0), (other, 400.0)):
+        append(each, *signals(2), closed(1, exit_price=price))
+        project(each)
+    outcomes = Outcomes(home)
+    assert_equal(home, outcomes, ALL, 3)
+    home.rename(tmp_path / "before")
+    other.rename(home)
+    assert_equal(home, outcomes, ALL, 3)
+    (home / "data" / "signals.db").unlink()
+    with pytest.raises(ProjectionError, match="no database"):
+        found(outcomes, ALL, 3)
 
 
 def test_returns_beyond_any_reason_are_added_up_like_those_of_stats(home: Path) -> None:

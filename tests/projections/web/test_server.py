@@ -4,7 +4,9 @@ import asyncio
 import signal
 import socket
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from projections.web.live import STREAMS_MAX
 from projections.web.server import LIMITS
 from tests.harness.command import eventlog
 from tests.harness.console import console
+from tests.harness.deadline import DEADLINE_S, until
 from tests.harness.read_side import append, project
 from tests.harness.signals import signals
 
@@ -77,6 +80,13 @@ def test_an_unusable_token_file_is_refused(
     assert eventlog("web", "--token-file", token, "--no-login", home=small_home).code == 2
 
 
+@pytest.mark.parametrize("name", ["", ".", "log.example.com:8600", "http://log.example.com", "a b"])
+def test_a_name_that_no_host_header_has_is_refused(home: Path, name: str) -> None:
+    done = eventlog("web", "--name", "log.example.com", "--name", name, home=home)
+    assert done.code == 2
+    assert "--name" in done.err
+
+
 def test_a_home_without_a_log_is_refused_and_stays_as_it_is(home: Path) -> None:
     done = eventlog("web", "--listen", "127.0.0.1:0", "--no-login", home=home)
     assert done.code == 3
@@ -135,6 +145,27 @@ def test_256_streams_are_served_and_one_more_is_refused(small_home: Path) -> Non
     with console(small_home, "--no-login") as c:
         asyncio.run(use(c.port))
         assert c.get("/api/status")["log"]["entries"] == 3
+
+
+def test_of_300_streams_at_once_256_are_served(small_home: Path) -> None:
+    request = b"GET /api/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with console(small_home, "--no-login") as c, ExitStack() as stack:
+        clients = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", c.port), DEADLINE_S))
+            for _ in range(300)
+        ]
+        for client in clients:
+            client.sendall(request)
+        statuses = Counter(client.recv(12)[-3:] for client in clients)
+        assert statuses == {b"200": STREAMS_MAX, b"503": 300 - STREAMS_MAX}
+        for client in clients:
+            client.close()
+
+        def has_room() -> bool:
+            with c.client.stream("GET", c.origin + "/api/live") as answer:
+                return answer.status_code == 200
+
+        until(has_room)
 
 
 @pytest.mark.slow
