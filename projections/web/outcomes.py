@@ -7,6 +7,7 @@ Invariant: an answer is of one entry, and one thread at a time changes what it i
 
 import logging
 import threading
+from bisect import bisect_left
 from collections import OrderedDict
 from pathlib import Path
 from sqlite3 import Connection
@@ -94,11 +95,12 @@ class Outcomes:
         return read_home(self._home, read)
 
     def _range(self, book: Book, seq: int) -> Json:
-        """The trades that there are now, for a slider, and what can be chosen as of the entry."""
+        """The first and last trade, and what can be chosen, as of the entry."""
         trades, signals = self._trades.trades, self._trades.signals
         numbers = book.all.trades
-        first = numbers[0] if numbers else None
-        last = numbers[-1] if numbers else None
+        count = bisect_left(numbers, trades.count_at(seq))
+        first = numbers[0] if count else None
+        last = numbers[count - 1] if count else None
         return {
             "range": {
                 "first_at": None if first is None else trades.at_s[first],

@@ -227,7 +227,12 @@ function choose({ target }) {
   show();
 }
 
-const ends = () => [millis(data.range.first_at), millis(data.range.last_at)];
+// An answer about the past does not name what came later: the end is the newest that the page saw.
+let newestAt = 0;
+const ends = () => {
+  const first = millis(data.range.first_at ?? data.as_of.recorded_at ?? Date.now() / 1000);
+  return [first, newestAt || Date.now()];
+};
 
 function slide() {
   const [first, last] = ends();
@@ -291,6 +296,7 @@ function drawChoices() {
 
 function drawMoment() {
   const isPast = Object.keys(asOf()).length > 0;
+  if (!isPast) newestAt = millis(data.range.last_at ?? 0);
   const at = asOf().as_of ?? data.as_of.recorded_at;
   if (slider !== document.activeElement && at) {
     const [first, last] = ends();

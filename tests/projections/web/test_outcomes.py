@@ -234,3 +234,13 @@ def test_names_that_came_later_are_no_choice_as_of_an_earlier_entry(home: Path) 
     outcomes = Outcomes(home)
     assert found(outcomes, ALL, 2)["choices"]["strategies"] == ["early", "late"]
     assert found(outcomes, ALL, 1)["choices"] == {"strategies": ["early"], "symbols": ["EARLY"]}
+
+
+def test_the_range_names_no_trade_that_came_later(full_home: Path) -> None:
+    outcomes = Outcomes(full_home)
+    lasts = [
+        found(outcomes, ALL, seq)["range"]["last_seq"] for seq in range(last_seq_of(full_home) + 1)
+    ]
+    assert lasts[0] is None
+    assert lasts[-1] is not None
+    assert all(last is None or last <= seq for seq, last in enumerate(lasts))
