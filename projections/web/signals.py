@@ -1,4 +1,4 @@
-"""A page of signals, by descending id: every filter of `eventlog signals`, at any depth.
+"""A page of signals, by descending id: every filter of `eventlog signals`, and signal_id.
 
 Ids are walked in windows that grow, so that the work of one request is bounded whatever the filter;
 an answer that stopped early says how far it looked.
@@ -51,14 +51,20 @@ def read_signals(home: Path, moments: Moments, query: QueryParams) -> dict[str, 
     limit = max(1, min(limit, LIMIT_MAX))
     text = query.get("before")
     before = whole_number("before", text) if text else None
+    signal_id = query.get("signal_id") or None
 
     def read(database: Connection) -> dict[str, object]:
         checkpoint = read_checkpoint(database)
         seq = checkpoint.seq if checkpoint is not None else 0
         end = seq if selection.seq is None else selection.seq
         start = min(before, end + 1) if before is not None else end + 1
-        rows, reached, is_complete = _search(database, selection, start, limit)
-        is_filtered = any(value is not None for value in selection.filter.parameters().values())
+        if signal_id is not None:
+            rows, reached, is_complete = _named(database, selection, signal_id), 1, True
+        else:
+            rows, reached, is_complete = _search(database, selection, start, limit)
+        is_filtered = signal_id is not None or any(
+            value is not None for value in selection.filter.parameters().values()
+        )
         total = None if is_filtered else database.execute(*count_of(selection)).fetchone()[0]
         return {
             "seq": end,
@@ -79,6 +85,13 @@ def as_of_table(moments: Moments, moment: Moment, seq: object) -> Moment:
     if not moment.is_live or seq == moment.seq:
         return moment
     return Moment(seq=seq, recorded_at=moments.recorded_at(seq), is_live=True)
+
+
+def _named(database: Connection, selection: Selection, signal_id: str) -> list[dict[str, object]]:
+    """The signal with an id, if the filters select it."""
+    source = selection.source(EXECUTED_AND_CLOSED, "s.signal_id = :signal_id")
+    parameters = selection.parameters(signal_id=signal_id)
+    return [row_dict(row) for row in database.execute(f"{select(selection)} {source}", parameters)]
 
 
 def _search(

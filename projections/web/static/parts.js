@@ -219,6 +219,11 @@ export function logRow(row, isFresh = false) {
       h("span", { class: `tag ${row.event === "signal" ? "new" : ""}` }, row.event),
     ),
     h("td", { class: "says" }, content(row)),
-    h("td", { class: `id mono ${row.event === "signal" ? "own" : ""}`, title: id }, id),
+    h(
+      "td",
+      { class: `id mono ${row.event === "signal" ? "own" : ""}`, title: id },
+      // A fact leads to its signal, which the log knows by its id only.
+      id && row.event !== "signal" ? h("a", { href: link("/signals", { signal_id: id }) }, id) : id,
+    ),
   );
 }

@@ -7,7 +7,7 @@ import { a, gain, outcome, ready, refusalText, side, table, time } from "./parts
 export const TITLE = "Signals";
 const PAGE_ROWS = 50;
 const TYPING_MS = 250; // a pause in typing before the question is asked
-const FILTERS = ["symbol", "strategy", "action", "outcome", "since", "until"];
+const FILTERS = ["signal_id", "symbol", "strategy", "action", "outcome", "since", "until"];
 const COLUMNS = [
   ["Entry", "n"],
   ["Decided"],
@@ -52,6 +52,7 @@ const form = h(
     input: type,
     submit: (event) => event.preventDefault(),
   },
+  field("signal_id", "Signal id", { size: 18, maxLength: 128, placeholder: "any" }),
   field("symbol", "Symbol", { size: 9, placeholder: "any" }),
   field("strategy", "Strategy", { size: 14, placeholder: "any" }),
   choice("action", "Side", [

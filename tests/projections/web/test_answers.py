@@ -99,6 +99,16 @@ def test_an_invalid_parameter_is_refused_with_what_to_give(
     assert answer.json()["do"]
 
 
+def test_a_signal_is_found_by_its_signal_id_now_and_as_of_an_entry(web: WebConsole) -> None:
+    row = all_pages(web)[3]
+    name = row["signal_id"]
+    found = web.get("/api/signals", signal_id=name)
+    assert (found["rows"], found["next"], found["complete"]) == ([row], None, True)
+    assert web.get("/api/signals", signal_id=name, symbol="NONE")["rows"] == []
+    assert web.get("/api/signals", signal_id=name, as_of_seq=row["id"] - 1)["rows"] == []
+    assert web.get("/api/signals", signal_id=f"{name}-no")["rows"] == []
+
+
 def test_a_signal_is_what_show_prints_and_its_chain_can_be_computed_again(
     web: WebConsole, full_home: Path
 ) -> None:
