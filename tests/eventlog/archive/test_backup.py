@@ -341,7 +341,7 @@ def test_damage_that_was_accepted_is_backed_up_and_restored_as_such(home: Path, 
     assert len(entries) == ENTRIES - 1
     proof = run_restore_drill(home, dest, scratch_parent=None, now=NOW, progress_factory=no_watch)
     assert (proof.ok, proof.entries, proof.last_seq) == (True, ENTRIES - 1, ENTRIES)
-    assert "WITHOUT   1 entries that were accepted as lost" in proof.to_text()
+    assert "WITHOUT   1 entry accepted as lost" in proof.to_text()
     restore_home(dest, dest.with_name("new"))
     with EventLog(dest.with_name("new")) as log:
         assert list(log.read()) == entries
