@@ -13,6 +13,8 @@ USER_SETTINGS = (
     "ARGO_API_KEY",
     "EXTERNAL_SIGNAL_API_KEY",
     "DATABASE_URL",
+    "COLUMNS",  # of a terminal, which shows what fits
+    "LINES",
     "PYTHONUNBUFFERED",  # with it Python has nothing left to flush to a closed stream at exit
 )
 

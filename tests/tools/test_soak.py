@@ -148,7 +148,7 @@ def test_clocks_that_are_years_apart_leave_order_and_recorded_at_as_they_are(
     home = tmp_path / "home"
     for number, offset in enumerate(["+0s", "+2d", "-10y", "-1h", "+1d", "+3d"], 1):
         line = b'{"event":"tick","signal_id":"%d"}\n' % number
-        done = eventlog("append", home=home, stdin=line, env=clock.shifted(offset))
+        done = eventlog("-q", "append", home=home, stdin=line, env=clock.shifted(offset))
         assert (done.code, done.err) == (0, "")
         assert done.answers[0]["seq"] == number
     with EventLog(home) as log:

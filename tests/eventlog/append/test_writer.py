@@ -264,7 +264,7 @@ def test_the_error_of_a_large_append_gives_how_many_entries_are_durable(home: Pa
     disk = FaultDisk()
     with EventLog(home, disk=disk) as log:
         disk.fail("pwrite", path=".jsonl", nth=2, error=errno.ENOSPC)
-        with pytest.raises(DiskFull, match=f"the first {WRITE_BATCH_ENTRIES_MAX} of the 9000"):
+        with pytest.raises(DiskFull, match=f"durable: {WRITE_BATCH_ENTRIES_MAX:,} of 9,000 items"):
             log.append_many(signals(9000))
         assert log.last_seq == WRITE_BATCH_ENTRIES_MAX
         receipts = log.append_many(signals(9000))

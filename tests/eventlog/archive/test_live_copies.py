@@ -147,7 +147,7 @@ def test_no_documented_recipe_removes_a_segment_before_its_copy_is_synced() -> N
 
 
 def test_the_documentation_names_backup_as_the_way_to_copy_a_live_home() -> None:
-    text = (CHECKOUT / "docs/operations.md").read_text()
+    text = (CHECKOUT / "docs/service.md").read_text()
     found = [
         part for part in text.split("\n#") if re.search(r"copy\w* .*(live|running|written)", part)
     ]

@@ -374,7 +374,7 @@ def test_an_invalid_number_of_seconds_is_wrong_usage(home: Path, words: list[str
     append(home, a_signal(1))
     done = eventlog(*words, home=home)
     assert done.code == 2
-    assert f"{words[-1]} is not a number of seconds" in done.err
+    assert f"must be a number of seconds, 0 or more (got {words[-1]})" in done.err
 
 
 @pytest.mark.parametrize("name", ["prometheus_client", "starlette", "uvicorn"])
