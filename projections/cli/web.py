@@ -61,7 +61,8 @@ def web(
     from projections.serving.address import is_host_name, parse_address
 
     try:
-        from projections.web import login, server
+        from projections.web import server
+        from projections.web.access import login
     except ModuleNotFoundError as error:
         raise ProjectionError(
             f"the console needs a package that is not installed: {error.name}",

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from projections.web.answers import Redactor
 from projections.web.live import LiveLog, LiveStatus, Streams, load
-from projections.web.moment import Moments
-from projections.web.outcomes import Outcomes
+from projections.web.outcomes.cache import Outcomes
 from projections.web.pages import load_static
-from projections.web.vitals import Vitals
+from projections.web.views.moment import Moments
+from projections.web.views.vitals import Vitals
 from projections.web.workers import Workers
 
 

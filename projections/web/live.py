@@ -22,7 +22,7 @@ from eventlog import Entry, EventLog, EventLogError
 from eventlog.plumbing import log_status, run_in_thread
 from projections.errors import ProjectionError
 from projections.signals.transitions import SIGNAL
-from projections.web.log_rows import ROWS_MAX, Row, read_page, row_of
+from projections.web.views.log_rows import ROWS_MAX, Row, read_page, row_of
 
 logger = logging.getLogger(__name__)
 

@@ -9,12 +9,10 @@ from contextlib import suppress
 from http import HTTPStatus
 
 from projections.serving.app import Request, Response, Route, Starlette, StreamingResponse
+from projections.web.access.login import Login
+from projections.web.access.login_routes import json_object, login_routes
 from projections.web.answers import Handler, Refusal, error_answer, json_answer
 from projections.web.console import Console
-from projections.web.log_rows import ROWS_MAX, read_page
-from projections.web.login import Login
-from projections.web.login_routes import json_object, login_routes
-from projections.web.moment import whole_number
 from projections.web.pages import (
     PAGES,
     SHELL,
@@ -22,10 +20,12 @@ from projections.web.pages import (
     static_answer,
     wants_page,
 )
-from projections.web.parked import read_parked_page, request_action
-from projections.web.past_status import read_past_status
-from projections.web.signal import read_prices, read_signal
-from projections.web.signals import as_of_table, read_signals, selection_of
+from projections.web.views.log_rows import ROWS_MAX, read_page
+from projections.web.views.moment import whole_number
+from projections.web.views.parked import read_parked_page, request_action
+from projections.web.views.past_status import read_past_status
+from projections.web.views.signal import read_prices, read_signal
+from projections.web.views.signals import as_of_table, read_signals, selection_of
 
 LOAD_S_MAX = 0.3  # then a request for outcomes gets the progress of their loading
 

@@ -16,10 +16,10 @@ from projections.hosts import is_loopback
 from projections.serving.address import LOCALHOST, Address, normalize_name
 from projections.serving.limits import Limits
 from projections.serving.server import serving
+from projections.web.access.guard import Guard
+from projections.web.access.login import Login
 from projections.web.console import Console
-from projections.web.guard import Guard
 from projections.web.live import STREAMS_MAX
-from projections.web.login import Login
 from projections.web.routes import make_app
 
 logger = logging.getLogger(__name__)

@@ -1,1 +1,1 @@
-"""Tests of `projections/serving`; the tree mirrors the packages."""
+"""Tests of `projections/web`; the tree mirrors the packages."""

@@ -12,7 +12,7 @@ from eventlog import EventLog
 from projections.serving.app import QueryParams
 from projections.web.console import Console
 from projections.web.live import SHOWN_ROWS, STREAMS_MAX
-from projections.web.log_rows import ROWS_MAX
+from projections.web.views.log_rows import ROWS_MAX
 from tests.harness.console import Event, console
 from tests.harness.deadline import until_async
 from tests.harness.read_side import append, project
@@ -163,7 +163,9 @@ def test_figures_that_are_no_longer_taken_are_a_problem_in_5_s(
     async def use(found: Console) -> None:
         assert found.vitals.problem() is None
         now_s = time.monotonic()
-        monkeypatch.setattr("projections.web.vitals.time.monotonic", lambda: now_s + TOLD_S_MAX)
+        monkeypatch.setattr(
+            "projections.web.views.vitals.time.monotonic", lambda: now_s + TOLD_S_MAX
+        )
         assert found.vitals.problem() is not None
         monkeypatch.undo()
 

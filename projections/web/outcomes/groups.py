@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from projections.queries.statistics import BANDS, Measures, Sample, measures_of
 from projections.signals.transitions import OUTCOMES, WIN
-from projections.web.trades import CODES, SignalColumns, TradeColumns, pick
+from projections.web.outcomes.trades import CODES, SignalColumns, TradeColumns, pick
 
 BLOCK = 512  # trades: the rest of a prefix costs some 50 us, the totals some bytes a trade
 _WIN = CODES[WIN]

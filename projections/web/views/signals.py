@@ -24,7 +24,7 @@ from projections.queries.table import read_home
 from projections.serving.app import QueryParams
 from projections.sqlite.database import read_checkpoint
 from projections.web.answers import Refusal
-from projections.web.moment import Moment, Moments, whole_number
+from projections.web.views.moment import Moment, Moments, whole_number
 
 LIMIT_DEFAULT, LIMIT_MAX = 50, 200
 WINDOW_IDS = 5_000  # the first window; each further one is twice as large

@@ -9,9 +9,9 @@ from ipaddress import IPv4Address, IPv6Network, ip_address
 import orjson
 
 from projections.serving.app import RedirectResponse, Request, Response, Route
+from projections.web.access.login import Login
 from projections.web.answers import Refusal, json_answer
 from projections.web.console import Console
-from projections.web.login import Login
 from projections.web.pages import (
     ONE_TIME_PAGE,
     PASSWORD_PAGE,

@@ -16,8 +16,8 @@ from projections.queries.filters import SignalFilter
 from projections.queries.selection import Selection
 from projections.queries.stats import last_updated
 from projections.queries.table import read_home
-from projections.web.book import Book, Json
-from projections.web.trades import Trades
+from projections.web.outcomes.book import Book, Json
+from projections.web.outcomes.trades import Trades
 
 logger = logging.getLogger(__name__)
 

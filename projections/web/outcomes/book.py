@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from projections.queries.filters import SignalFilter
 from projections.queries.statistics import figures_of, wilson_interval
-from projections.web.curve import Curve, histogram, make_curve, max_drawdown, thinned
-from projections.web.groups import Group, measures_at
-from projections.web.trades import Names, Trades, microseconds, pick
+from projections.web.outcomes.curve import Curve, histogram, make_curve, max_drawdown, thinned
+from projections.web.outcomes.groups import Group, measures_at
+from projections.web.outcomes.trades import Names, Trades, microseconds, pick
 
 SORT_AGAIN_MIN = 20_000  # new trades: sorting all is faster than inserting each
 

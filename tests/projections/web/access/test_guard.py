@@ -11,11 +11,11 @@ import pytest
 
 from projections.serving.address import Address
 from projections.serving.app import Headers
+from projections.web.access.guard import SECURITY_HEADERS
+from projections.web.access.login import ATTEMPTS_MAX, Login
+from projections.web.access.login_routes import network_of
 from projections.web.answers import Redactor
 from projections.web.console import Console
-from projections.web.guard import SECURITY_HEADERS
-from projections.web.login import ATTEMPTS_MAX, Login
-from projections.web.login_routes import network_of
 from projections.web.pages import PAGES
 from projections.web.server import LIMITS, console_names
 from tests.harness.command import eventlog

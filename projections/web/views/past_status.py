@@ -10,9 +10,9 @@ from projections.queries.filters import SignalFilter
 from projections.queries.selection import Selection, count_of
 from projections.queries.table import read_home
 from projections.web.live import SHOWN_ROWS
-from projections.web.log_rows import read_page
-from projections.web.moment import Moment, Moments
-from projections.web.vitals import DELIVERY_KEYS, LOG_KEYS, TABLE_KEYS
+from projections.web.views.log_rows import read_page
+from projections.web.views.moment import Moment, Moments
+from projections.web.views.vitals import DELIVERY_KEYS, LOG_KEYS, TABLE_KEYS
 
 Json = dict[str, object]
 

@@ -15,7 +15,7 @@ from math import floor, isfinite, log10
 from operator import sub
 from typing import NamedTuple
 
-from projections.web.groups import Ranks
+from projections.web.outcomes.groups import Ranks
 
 POINTS_MAX = 2_000
 BUCKETS = POINTS_MAX // 4

@@ -20,9 +20,9 @@ from projections.monitoring.drill_record import last_drill
 from projections.monitoring.status import projections_status
 from projections.signals.schema import SQLITE
 from projections.web.answers import Redactor
-from projections.web.checks import checks
 from projections.web.live import SHOWN_ROWS, LiveLog
-from projections.web.verdict import verdict
+from projections.web.views.checks import checks
+from projections.web.views.verdict import verdict
 
 logger = logging.getLogger(__name__)
 

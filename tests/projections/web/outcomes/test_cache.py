@@ -12,9 +12,9 @@ from projections.queries.filters import SignalFilter, signal_filter
 from projections.queries.selection import Selection
 from projections.queries.stats import read_stats, read_stats_by
 from projections.queries.table import read_home
-from projections.web import groups
-from projections.web.curve import POINTS_MAX, make_curve, thinned
-from projections.web.outcomes import ALL, Outcomes
+from projections.web.outcomes import groups
+from projections.web.outcomes.cache import ALL, Outcomes
+from projections.web.outcomes.curve import POINTS_MAX, make_curve, thinned
 from tests.harness.command import eventlog
 from tests.harness.console import WebConsole
 from tests.harness.read_side import append, project

@@ -17,8 +17,8 @@ from projections.queries.table import read_home
 from projections.serving.app import QueryParams
 from projections.sqlite.database import read_checkpoint
 from projections.web.answers import Refusal
-from projections.web.moment import Moments, whole_number
-from projections.web.signals import as_of_table
+from projections.web.views.moment import Moments, whole_number
+from projections.web.views.signals import as_of_table
 
 PRICES_AROUND = 60  # signals before, and as many after
 SEARCH_S_MAX = 0.25

@@ -1,0 +1,1 @@
+"""Tests of `projections/web/access`; the tree mirrors the packages."""

@@ -1,0 +1,1 @@
+"""Tests of `projections/web/outcomes`; the tree mirrors the packages."""

@@ -1,0 +1,1 @@
+"""Tests of `projections/web/views`; the tree mirrors the packages."""
