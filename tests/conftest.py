@@ -64,7 +64,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: item.path.name != FIRST)
     if config.getoption("--quick"):
         quick = _quick(items)
-        config.hook.pytest_deselected(items=[item for item in items if item not in set(quick)])
+        chosen = set(quick)
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
         items[:] = quick
 
 

@@ -1,4 +1,4 @@
-"""An Alpine of a few lines for commands: it stores every signal, or answers its list as told.
+"""An Alpine of a few lines for commands, whose refusals and whose list a test determines.
 
     with tiny_alpine() as alpine:
         eventlog("project", "alpine", "--once", home=home, env=alpine.env)

@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
 import psutil  # type: ignore[import-untyped]  # the extra `alpine` brings it; it is untyped
 import pytest
 
@@ -189,6 +190,21 @@ def test_it_runs_on_real_prices_and_prints_so(tmp_path: Path) -> None:
     last = figures(done.stdout.splitlines()[-1])
     assert last == (len(entries), count, "real daily prices of 8 symbols")
     assert reported(done.stdout)["at_alpine"] == count == rows_in(home)
+
+
+@pytest.mark.slow
+def test_with_web_the_console_of_its_home_stays_open_until_ctrl_c(tmp_path: Path) -> None:
+    with running(tmp_path, *FEW, "--web") as process, httpx.Client(trust_env=False) as client:
+        shown = read_until(process, "open http://")
+        url = shown[shown.rindex("http://") :].strip()
+        read_until(process, "The console is still open")
+        assert client.get(url).status_code == 303
+        status = client.get(httpx.URL(url).join("/api/status")).json()
+        assert status["log"]["last_seq"] == len(assert_valid_log(tmp_path / "home")) > 0
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=DEADLINE_S)
+        assert (process.returncode, err) == (130, "")
+        assert left_of(tmp_path) == []
 
 
 @pytest.mark.slow

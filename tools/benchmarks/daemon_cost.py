@@ -1,8 +1,8 @@
 """B15: what a daemon costs: wakeups and processor time in silence and under load.
 
-A wakeup is a voluntary switch of a thread, as /proc counts it; a thread that ends between two
-counts takes its own along, some in a second. The processor time is that of the whole process,
-threads that have ended included. The kernel's own work for it, such as syncs, is not in it.
+A wakeup is a voluntary switch of a thread, as /proc counts it. The few switches of a thread that
+ends between two counts are missed. The processor time is that of the whole process, including
+threads that have ended, but not the work that the kernel does in threads of its own, such as syncs.
 
 Invariant: nothing is appended while silence is measured, and the daemons are ended by their own
 handles, however the run ends.
@@ -24,7 +24,7 @@ from statistics import median, quantiles
 from eventlog import EventLog
 from tools.benchmarks.ours import command
 from tools.benchmarks.runner import ROUNDS_MIN, Bench, NotMeasured, Rounds
-from tools.benchmarks.signals import Signals
+from tools.benchmarks.signals import SignalDict, Signals
 from tools.benchmarks.visibility import Poller, paced
 
 SILENT_ROUNDS, SILENT_ROUND_S = 6, 10.0  # a silent minute
@@ -45,7 +45,7 @@ LONE_ROUND_SIGNALS, LONE_QUICK_ROUND_SIGNALS = 20, 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What some daemons cost in a stretch of time, on the average of the homes."""
+    """The cost of daemons during one round, for each home on average."""
 
     wakeups_per_s: float
     core_percent: float
@@ -53,19 +53,19 @@ class Cost:
 
 def idle_wakeups(bench: Bench) -> Rounds:
     """B15-wakeups: wakeups a second of an idle `project sqlite`."""
-    costs, everything = _silence(bench, "sqlite"), _silence(bench, "all")
+    costs, of_all = _silence(bench, "sqlite"), _silence(bench, "all")
     return Rounds(
         ours=tuple(cost.wakeups_per_s for cost in costs),
-        note=f"`project all`: {median(c.wakeups_per_s for c in everything):.1f} /s",
+        note=f"`project all`: {median(c.wakeups_per_s for c in of_all):.1f} /s",
     )
 
 
 def idle_percent(bench: Bench) -> Rounds:
     """B15-idle: percent of a core that an idle `project sqlite` takes."""
-    costs, everything = _silence(bench, "sqlite"), _silence(bench, "all")
+    costs, of_all = _silence(bench, "sqlite"), _silence(bench, "all")
     return Rounds(
         ours=tuple(cost.core_percent for cost in costs),
-        note=f"`project all`: {median(c.core_percent for c in everything):.2f} %",
+        note=f"`project all`: {median(c.core_percent for c in of_all):.2f} %",
     )
 
 
@@ -83,7 +83,6 @@ def idle_percent_of_many(bench: Bench) -> Rounds:
 def load_us(bench: Bench) -> Rounds:
     """B15-load: microseconds of processor time a signal at 1,000 signals a second."""
     round_s = LOAD_QUICK_ROUND_S if bench.quick else LOAD_ROUND_S
-    notes = []
     with _daemon(bench, "sqlite") as (log, process, home):
         signals = Signals(seed=41)
         rounds = tuple(
@@ -91,8 +90,10 @@ def load_us(bench: Bench) -> Rounds:
             for _ in range(ROUNDS_MIN)
         )
         slow = signals.take(int(10 * max(round_s, 5.0)))
-        notes.append(f"at 10 a second {_load_us(log, process, home, slow, 10):,.0f} us")
-        notes.append(f"as fast as possible {_fastest(log, process, home, signals)}")
+        notes = [
+            f"at 10 a second {_load_us(log, process, home, slow, 10):,.0f} us",
+            f"as fast as possible {_fastest(log, process, home, signals)}",
+        ]
         with closing(Poller(home / "data" / "signals.db")) as poller:
             for per_s in RATES_PER_S:
                 count = max(50, int(per_s * round_s))
@@ -100,8 +101,8 @@ def load_us(bench: Bench) -> Rounds:
                 p50, p99 = (1_000 * quantiles(taken_s, n=100)[at] for at in (49, 98))
                 notes.append(f"visible at {per_s:,} a second: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
     with _daemon(bench, "all") as (log, process, home):
-        everything = signals.take(int(RATE_PER_S * round_s))
-        notes.append(f"`all`: {_load_us(log, process, home, everything, RATE_PER_S):,.0f} us")
+        further = signals.take(int(RATE_PER_S * round_s))
+        notes.append(f"`all`: {_load_us(log, process, home, further, RATE_PER_S):,.0f} us")
     return Rounds(ours=rounds, note="; ".join(notes))
 
 
@@ -113,9 +114,9 @@ def lone_signal_ms(bench: Bench) -> Rounds:
         for number in range(ROUNDS_MIN):
             bench.progress(f"round {number + 1} of {ROUNDS_MIN}")
             taken_s = []
-            for number_of_signal, signal in enumerate(signals.take(count)):
+            for at, signal in enumerate(signals.take(count)):
                 # The phase of the watch differs from one signal to the next.
-                time.sleep(LONE_SILENCE_S + 0.0137 * number_of_signal)
+                time.sleep(LONE_SILENCE_S + 0.0137 * at)
                 with closing(Poller(home / "data" / "signals.db")) as poller:
                     time.sleep(0.01)  # it has opened the table
                     seq = log.append(signal).seq
@@ -123,17 +124,17 @@ def lone_signal_ms(bench: Bench) -> Rounds:
                     poller.wait_for(seq)
                     taken_s.append(max(0.0, poller.seen_s(seq) - appended_s))
             found.append([1_000 * taken for taken in taken_s])
-    everything = [ms for each in found for ms in each]
-    p99 = quantiles(everything, n=100, method="inclusive")[98]
+    each_ms = [ms for round_ms in found for ms in round_ms]
+    p99 = quantiles(each_ms, n=100, method="inclusive")[98]
     return Rounds(
-        ours=tuple(max(each) for each in found),
-        note=f"{len(everything)} signals after {LONE_SILENCE_S:g} s of silence: p50 "
-        f"{median(everything):.1f} ms, p99 {p99:.1f} ms",
+        ours=tuple(map(max, found)),
+        note=f"{len(each_ms)} signals after {LONE_SILENCE_S:g} s of silence: p50 "
+        f"{median(each_ms):.1f} ms, p99 {p99:.1f} ms",
     )
 
 
 def _silence(bench: Bench, name: str, *, homes: int = 1) -> list[Cost]:
-    """The cost of each round of silence, for one home on the average."""
+    """The cost of each round of silence."""
     round_s = SILENT_QUICK_ROUND_S if bench.quick else SILENT_ROUND_S
     with ExitStack() as ending:
         pids = []
@@ -197,9 +198,10 @@ def _load_us(
     log: EventLog,
     process: subprocess.Popen[bytes],
     home: Path,
-    signals: Sequence[dict[str, str | float]],
+    signals: Sequence[SignalDict],
     per_s: int,
 ) -> float:
+    """Microseconds of the daemon's processor time for each of `signals`."""
     warm = Signals(seed=42 + log.last_seq).take(WARM_SIGNALS if per_s == RATE_PER_S else 1)
     _append_paced(log, warm, per_s)
     before_s = _cpu_s(process.pid)
@@ -208,7 +210,8 @@ def _load_us(
     return 1e6 * (_cpu_s(process.pid) - before_s) / len(signals)
 
 
-def _append_paced(log: EventLog, signals: Sequence[dict[str, str | float]], per_s: int) -> int:
+def _append_paced(log: EventLog, signals: Sequence[SignalDict], per_s: int) -> int:
+    """Appends `per_s` signals a second; returns the last seq."""
     due_s, seq = time.perf_counter(), 0
     for signal in signals:
         time.sleep(max(0.0, due_s - time.perf_counter()))

@@ -81,7 +81,7 @@ class Actor:
         self._due_s = time.monotonic() + life_s
 
     def settle(self) -> None:
-        """Kills it no more, and starts it if it is down."""
+        """Ends the random kills, and starts the process if it is down."""
         self.life_s = None
         if self.process is None:
             self.start()
@@ -171,7 +171,7 @@ class Backend(Actor):
         super().kill()
 
     def settle(self) -> None:
-        """Starts a server without its PostgreSQL again, too."""
+        """Also restarts a server whose PostgreSQL was killed."""
         if self._outlives_s:
             self.kill()
         super().settle()
