@@ -48,7 +48,7 @@ def verify(obj: CommandContext, as_json: bool) -> None:
                 f" {finding.problem}"
             )
             print_line(bad_news(printable(text)))
-        found = count_text(len(report.findings), "finding")
+        found = count_text(report.findings_total, "finding")
         what = "whole" if report.ok else bad_news(f"DAMAGED: {found}")
         segments = count_text(report.segments, "segment")
         print_line(f"{what}: {count_text(report.entries, 'entry')} in {segments}")

@@ -38,7 +38,7 @@ def write_verify_record(home: str | os.PathLike[str], report: VerifyReport, *, a
         "ok": report.ok,
         "last_seq": report.last_seq,
         "chain": report.chain,
-        "findings": len(report.findings) + report.findings_left_out,
+        "findings": report.findings_total,
     }
     try:
         write_record(Path(home) / "data", FILE_NAME, record)
