@@ -1,6 +1,6 @@
-"""The command `completion`, and the answers that its scripts ask for on each TAB.
+"""The command `completion`, and the completions that its scripts request on each TAB.
 
-Invariant: a completion changes nothing and reads no log; it answers, or it is silent.
+Invariant: a completion changes nothing and reads no log; without an answer it prints nothing.
 """
 
 import logging
