@@ -1,9 +1,10 @@
 """Build hook of hatchling: puts man pages, made from the help, into the source distribution.
 
-Invariant: no page is stored in the repository; a page is of the code that it is built from.
+Invariant: no page is stored in the repository; each build makes its pages from its own code.
 """
 
 import sys
+import tomllib
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,8 +29,6 @@ class ManPages(BuildHookInterface):  # type: ignore[type-arg]  # it names its ow
 
 def man_pages_of(root: Path, version: str) -> dict[str, str]:
     """The pages of the commands in the checkout at `root`, and of no other plug-in."""
-    import tomllib
-
     sys.path.insert(0, str(root))
     try:
         manual = import_module("eventlog.cli.manual")

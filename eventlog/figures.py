@@ -2,7 +2,8 @@
 
 Output for machines (`--json`, metrics, log lines) never passes through here.
 
-Invariant: each text says what the figure is a number of, and has no digit that says nothing.
+Invariant: a text has no more digits than a person can use; counts, sizes and durations have their
+unit.
 """
 
 from eventlog.errors import printable_value
@@ -15,7 +16,7 @@ _PRICE_DIGITS = 12  # significant; a double has up to 17, of which the last ones
 
 
 def count_text(count: int, noun: str) -> str:
-    """`1 entry`, `2 entries`, `12,345 signals`. The plural is regular."""
+    """A count with its noun, in a regular plural: `1 entry`, `2 entries`, `12,345 signals`."""
     if count != 1:
         ends_in_y = noun.endswith("y") and noun[-2:-1] not in "aeiou"
         noun = f"{noun[:-1]}ies" if ends_in_y else f"{noun}s"
@@ -23,7 +24,7 @@ def count_text(count: int, noun: str) -> str:
 
 
 def bytes_text(count: int) -> str:
-    """`512 bytes`, `1.5 KiB`, `204 MiB`: two digits at least, and no more than are needed."""
+    """A size in the unit that fits, with two digits or more: `512 bytes`, `1.5 KiB`, `204 MiB`."""
     if count < 1024:
         return count_text(count, "byte")
     size, power = count / 1024, 0
@@ -33,7 +34,7 @@ def bytes_text(count: int) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """`0.4 s`, `12 s`, `11 min`, `3.2 h`, `5 days`: the unit in which a person would say it."""
+    """A duration in the unit that fits: `0.4 s`, `12 s`, `11 min`, `3.2 h`, `5 days`."""
     for limit_s, unit_s, unit, places in (
         (9.95, 1, "s", 1),
         (2 * _MINUTE_S, 1, "s", 0),
@@ -47,18 +48,18 @@ def duration_text(seconds: float) -> str:
 
 
 def decimal_text(value: float) -> str:
-    """Two digits after the point at most, without trailing zeros: `12.25`, `60.5`, `3`."""
+    """A decimal with at most two digits after the point: `12.25`, `60.5`, `3`."""
     text = f"{value:,.2f}".rstrip("0").rstrip(".")
     return "0" if text == "-0" else text
 
 
 def price_text(value: float) -> str:
-    """All digits that say something: `150.5`, `97123.45`, `147`."""
+    """A price with its significant digits, without trailing zeros: `150.5`, `97123.45`, `147`."""
     return f"{value:.{_PRICE_DIGITS}g}"
 
 
 def time_text(stored: str, places: int | None = None) -> str:
-    """A UTC time of the log as RFC 3339 text with a numeric offset, as all others are printed.
+    """A UTC time of the log as RFC 3339 text with the offset `+00:00`, the form of every output.
 
     `places` is the number of digits of a second that are kept; by default all.
     """

@@ -7,8 +7,8 @@ thread, which also writes the watermark when the log is idle.
 The threads of one commit wait at one gate, which the leader opens once: each thread that passes
 lets the next one pass. So they do not all run for the interpreter's lock at the same moment.
 
-A thread that does not pass, because a signal handler runs in it, holds up the others until the
-background thread sees it, which looks when the watermark is due.
+A thread in which a signal handler runs does not pass, and delays the others until the background
+thread finds out, which checks when the watermark is due.
 
 Invariant: at most one thread uses the writer at a time, and a leader that stops passes the
 leadership on while requests are queued.
@@ -195,13 +195,13 @@ class GroupCommit:
                 self._choose_leader()
 
     def _choose_leader(self) -> None:
-        """Names the next leader, if requests are queued. The caller holds the mutex."""
+        """Chooses the next leader, if requests are queued. The caller holds the mutex."""
         gate = self._gate
         if not self._queue:
             self._leader = None
         elif gate is not None and gate.waiting > 0:
             self._leader = gate  # the first thread that passes leads
-            if not gate.is_open:
+            if not gate.is_open:  # not by open(): an interrupt may come where a function begins
                 gate.is_open = True
                 gate.lock.release()
         else:

@@ -232,7 +232,7 @@ class BackupDir:
         try:
             self._disk.fdatasync_all([fd for fd, _ in self._unfinished])
             for fd, begun in self._unfinished:
-                read_back(self._disk, fd, 0, begun.bytes, begun.sha256, hashlib.sha256())
+                read_back(self._disk, fd, 0, begun.bytes, begun.sha256)
             for _, begun in self._unfinished:
                 self._logs.rename(temporary_name(begun.name), begun.name)
         except BaseException:

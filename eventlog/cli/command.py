@@ -14,6 +14,9 @@ EXIT_PROBLEM = 1  # the command ran, and its answer is bad news: damage, differe
 EXIT_COULD_NOT_RUN = 3  # 2 is click's code for wrong usage
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports a program that ended by Ctrl-C
 
+# Set by the scripts of `eventlog completion`, to request completions.
+COMPLETE_VARIABLE = "_EVENTLOG_COMPLETE"
+
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 

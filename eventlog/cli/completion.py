@@ -1,6 +1,6 @@
-"""The command `completion`, and the answers that its scripts ask for on each TAB.
+"""The command `completion`, and the completions that its scripts request on each TAB.
 
-Invariant: a completion changes nothing and reads no log; it answers, or it is silent.
+Invariant: a completion changes nothing and reads no log; without an answer it prints nothing.
 """
 
 import logging
@@ -16,9 +16,9 @@ from click.shell_completion import (
     ZshComplete,
 )
 
+from eventlog.cli.command import COMPLETE_VARIABLE
 from eventlog.cli.streams import print_line
 
-VARIABLE = "_EVENTLOG_COMPLETE"
 PROGRAM = "eventlog"
 
 
@@ -71,7 +71,7 @@ def completion(ctx: click.Context, shell: str) -> None:
       eventlog completion zsh > "${fpath[1]}/_eventlog"
       eventlog completion fish > ~/.config/fish/completions/eventlog.fish
     """
-    found = SHELLS[shell](ctx.find_root().command, {}, PROGRAM, VARIABLE)
+    found = SHELLS[shell](ctx.find_root().command, {}, PROGRAM, COMPLETE_VARIABLE)
     # Not `source()`: for bash it runs bash first, which may be missing where a package is built.
     print_line((found.source_template % found.source_vars()).rstrip("\n"))
 
@@ -79,8 +79,8 @@ def completion(ctx: click.Context, shell: str) -> None:
 def print_completions(program: click.Command) -> None:
     """Prints what may follow the words that a script has put into the environment."""
     logging.disable()  # a plug-in that cannot be loaded must not write into the line being typed
-    shell, _, action = os.environ[VARIABLE].partition("_")
+    shell, _, action = os.environ[COMPLETE_VARIABLE].partition("_")
     if shell not in SHELLS or action != "complete":
         return
     with suppress(Exception):  # code of plug-ins, and a state of the home that is reported later
-        print_line(SHELLS[shell](program, {}, PROGRAM, VARIABLE).complete())
+        print_line(SHELLS[shell](program, {}, PROGRAM, COMPLETE_VARIABLE).complete())

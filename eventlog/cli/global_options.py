@@ -43,9 +43,8 @@ _OPTIONS: dict[tuple[str, ...], dict[str, Any]] = {
 
 def global_options() -> list[click.Parameter]:
     """The global options as `eventlog` itself takes them."""
-    callbacks = {names: _unquoted_home for names in _OPTIONS if "--home" in names}
     return [
-        click.Option(names, callback=callbacks.get(names), **settings)
+        click.Option(names, callback=_unquoted_home if "--home" in names else None, **settings)
         for names, settings in _OPTIONS.items()
     ]
 

@@ -18,6 +18,7 @@ from typing import NoReturn
 import click
 
 from eventlog.cli.command import (
+    COMPLETE_VARIABLE,
     EXIT_COULD_NOT_RUN,
     EXIT_INTERRUPTED,
     EXIT_PROBLEM,
@@ -121,7 +122,7 @@ def cli(ctx: click.Context, /, **_options: object) -> None:
 
 def _invoke() -> None:
     """Runs the command without click's `main`, which exits with 1 when stdout has no reader."""
-    if "_EVENTLOG_COMPLETE" in os.environ:  # set by the scripts of `eventlog completion`
+    if COMPLETE_VARIABLE in os.environ:
         from eventlog.cli.completion import print_completions
 
         print_completions(cli)

@@ -20,10 +20,10 @@ from eventlog.figures import count_text
 def verify(obj: CommandContext, as_json: bool) -> None:
     """Verify the hash of every line and every signal.
 
-    Only reads, takes no lock, and notes its result in data/verified.json, where data/ is there and
-    may be written. Exit code 1 if the log is damaged; each finding has the segment,
-    the byte offset, the seq and the problem. An unacknowledged tail left by a crash is not damage:
-    the next append cuts it.
+    Takes no lock and changes nothing in logs/. Records its result in data/verified.json if data/
+    exists and may be written. Exit code 1 if the log is damaged; each finding has the segment, the
+    byte offset, the seq and the problem. An unacknowledged tail left by a crash is not damage: the
+    next append cuts it.
 
     \b
     Example:
@@ -48,7 +48,7 @@ def verify(obj: CommandContext, as_json: bool) -> None:
                 f" {finding.problem}"
             )
             print_line(bad_news(printable(text)))
-        found = count_text(len(report.findings), "finding")
+        found = count_text(report.findings_total, "finding")
         what = "whole" if report.ok else bad_news(f"DAMAGED: {found}")
         segments = count_text(report.segments, "segment")
         print_line(f"{what}: {count_text(report.entries, 'entry')} in {segments}")

@@ -1,6 +1,6 @@
 """The progress bar of a command: on stderr, on a terminal only, and not with -q.
 
-Invariant: a terminal that is gone is no reason to fail.
+Invariant: a failed write to the terminal never fails the command.
 """
 
 import itertools
@@ -96,7 +96,7 @@ def _shows_progress() -> bool:
 def progress_bar(label: str, noun: str | None = None) -> Iterator[ProgressBar]:
     """Shows a progress bar on stderr during a block. Draws nothing where stderr is no terminal.
 
-    The block calls what it gets with the bytes done and the bytes in total.
+    The block calls the bar with the work done, and with the total where it is known.
     """
     bar = ProgressBar(label, noun)
     try:

@@ -149,14 +149,9 @@ def _usage(ctx: click.Context) -> str:
     return " ".join([ctx.command_path, *ctx.command.collect_usage_pieces(ctx)])
 
 
-def _help_words(ctx: click.Context) -> list[str]:
-    program, *words = ctx.command_path.split()
-    return [program, "help", *words]
-
-
 def _help_hint(ctx: click.Context | None) -> str:
-    words = ["eventlog", "help"] if ctx is None else _help_words(ctx)
-    return f"see `{' '.join(words)}`"
+    program, *words = ["eventlog"] if ctx is None else ctx.command_path.split()
+    return f"see `{' '.join([program, 'help', *words])}`"
 
 
 def _as_our_text(message: str) -> str:

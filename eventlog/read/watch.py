@@ -51,7 +51,7 @@ class LogWatch:
 
     @contextmanager
     def subscription(self) -> Iterator[asyncio.Event]:
-        """An event that is set by each change during the block. The last to leave ends the watch.
+        """An event that is set by each change during the block. The watch ends with the last one.
 
         The watch is started by `ensure_running`.
         """
@@ -66,7 +66,7 @@ class LogWatch:
 
     @property
     def was_started(self) -> bool:
-        """Whether a watch was started since the first of these subscribers came."""
+        """Whether a watch was started for the current subscribers."""
         return self._thread is not None
 
     def is_alive(self) -> bool:
@@ -161,7 +161,7 @@ class LogWatch:
 
 
 class Pacer:
-    """The `stop_event` of `watchfiles.watch`, which asks it before each look at its queue.
+    """The `stop_event` of `watchfiles.watch`, which checks it before each look at its queue.
 
     watchfiles itself would sleep for a constant step, and return changes only after a second look
     that finds no more of them. So its step is 0, and the wait is here: before every other look.

@@ -3,7 +3,7 @@
 Other accounts may be allowed to write to `data/`, so what is read there may be of any kind, size
 and content.
 
-Invariant: a reader sees a whole record or none; one that cannot be written costs nothing else.
+Invariant: a reader sees a whole record or none; a failed write leaves the earlier one in place.
 """
 
 import json

@@ -46,6 +46,11 @@ class VerifyReport:
         """Whether there are no findings."""
         return not self.findings
 
+    @property
+    def findings_total(self) -> int:
+        """The number of findings, with those that are left out."""
+        return len(self.findings) + self.findings_left_out
+
     def to_json(self) -> dict[str, object]:
         """The report of `eventlog verify --json`."""
         return {

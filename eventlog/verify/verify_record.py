@@ -22,7 +22,7 @@ FILE_NAME = "verified.json"
 
 
 class VerifyRecord(TypedDict):
-    """What the last verify found."""
+    """The result of the last verify."""
 
     at: str  # when it ended, as `recorded_at`
     ok: bool
@@ -33,13 +33,13 @@ class VerifyRecord(TypedDict):
 
 def write_verify_record(home: str | os.PathLike[str], report: VerifyReport, *, at: str) -> None:
     """Writes the record of a verify. A failure to write it is only logged."""
-    record = {
-        "at": at,
-        "ok": report.ok,
-        "last_seq": report.last_seq,
-        "chain": report.chain,
-        "findings": len(report.findings) + report.findings_left_out,
-    }
+    record = VerifyRecord(
+        at=at,
+        ok=report.ok,
+        last_seq=report.last_seq,
+        chain=report.chain,
+        findings=report.findings_total,
+    )
     try:
         write_record(Path(home) / "data", FILE_NAME, record)
     except (OSError, UnsafePath) as error:
@@ -47,7 +47,7 @@ def write_verify_record(home: str | os.PathLike[str], report: VerifyReport, *, a
 
 
 def last_verify(home: str | os.PathLike[str]) -> VerifyRecord | None:
-    """The record of the last verify; None where this log has not its entry, or there is none."""
+    """The record of the last verify; None where there is none, or the log lacks its entry."""
     found = read_record(Path(home) / "data", FILE_NAME)
     match found:
         case {

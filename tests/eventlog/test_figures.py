@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventlog.figures import bytes_text, count_text, decimal_text, duration_text, price_text
+from eventlog.figures import (
+    bytes_text,
+    count_text,
+    decimal_text,
+    duration_text,
+    figure_text,
+    price_text,
+    time_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +92,41 @@ def test_a_decimal_has_two_digits_at_most(value: float, text: str) -> None:
 )
 def test_a_price_keeps_its_digits_without_the_noise_of_doubles(value: float, text: str) -> None:
     assert price_text(value) == text
+
+
+@pytest.mark.parametrize("stored", ["Z", "+00:00"])
+@pytest.mark.parametrize(
+    ("places", "kept"), [(None, ".123456"), (6, ".123456"), (3, ".123"), (0, "")]
+)
+def test_a_time_has_a_numeric_offset_and_the_places_that_are_wanted(
+    stored: str, places: int | None, kept: str
+) -> None:
+    text = time_text(f"2025-11-18T02:00:00.123456{stored}", places)
+    assert text == f"2025-11-18T02:00:00{kept}+00:00"
+
+
+@pytest.mark.parametrize("text", ["", "soon", "2025-11-18", "2025-11-18T02:00:00+01:00"])
+def test_a_text_that_is_no_utc_time_is_kept(text: str) -> None:
+    assert time_text(text) == time_text(text, places=0) == text
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("recorded_at", "2025-11-18T02:00:00.5Z", "2025-11-18T02:00:00.5+00:00"),
+        ("reason", "2025-11-18T02:00:00Z", "2025-11-18T02:00:00Z"),
+        ("reason", "a\x1b[31m", "a\\x1b[31m"),
+        ("wal_bytes", 1536, "1.5 KiB"),
+        ("lag_seconds", 660.4, "11 min"),
+        ("p95_s", 0.35, "0.3 s"),
+        ("entries", 12_345, "12,345"),
+        ("entry_price", 97_123.45, "97123.45"),
+        ("win_rate", 60.549, "60.55"),
+        ("last_error", None, "-"),
+    ],
+)
+def test_the_key_of_a_figure_gives_its_unit(key: str, value: object, text: str) -> None:
+    assert figure_text(key, value) == text
 
 
 @given(st.integers(0, 2**60))

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from eventlog import EventLog
+from eventlog.verify.log_verifier import FINDINGS_MAX
 from eventlog.verify.verify import verify
 from eventlog.verify.verify_record import FILE_NAME, last_verify
 from tests.harness.command import eventlog
-from tests.harness.signals import a_signal
+from tests.harness.signals import a_signal, signals
 
 
 @pytest.fixture
@@ -43,6 +44,19 @@ def test_damage_is_noted_with_the_number_of_findings(home: Path) -> None:
     found = json.loads(record_of(home).read_bytes())
     assert not found["ok"]
     assert found["findings"] >= 1
+
+
+def test_text_and_record_count_the_findings_that_are_left_out_of_the_list(home: Path) -> None:
+    count = FINDINGS_MAX + 50
+    with EventLog(home) as log:
+        log.append_many(signals(count, start=3))
+    segment = min((home / "logs").glob("0*.jsonl"))
+    lines = segment.read_bytes().splitlines(keepends=True)
+    changed = [line.replace(b"AAPL", b"AAPX", 1) for line in lines[2:]]
+    segment.write_bytes(b"".join([*lines[:2], *changed]))
+    done = eventlog("verify", home=home)
+    assert f"DAMAGED: {count:,} findings: " in done.out.decode()
+    assert json.loads(record_of(home).read_bytes())["findings"] == count
 
 
 def test_the_function_writes_no_record(home: Path) -> None:
