@@ -71,7 +71,7 @@ def stage_check(home: Path, seq: int, stage: str) -> Callable[[], bool]:
 
 
 def obstacles(home: Path, seq: int, stage: str) -> list[str]:
-    """What keeps the entry from reaching the stage now. Raises LogNotFound."""
+    """The reasons why the entry cannot reach the stage now. Raises LogNotFound."""
     found = []
     last_seq = log_status(os.fspath(home), count=False)["last_seq"]
     assert isinstance(last_seq, int)
@@ -89,7 +89,7 @@ def obstacles(home: Path, seq: int, stage: str) -> list[str]:
 
 
 def _delivery_obstacles(home: Path) -> list[str]:
-    """Why the running daemon delivers nothing."""
+    """The reason why the running daemon delivers nothing, if it does not."""
     with suppress(*_UNUSABLE):  # missing or damaged: the daemon will create it
         _, _, figures = load_outbox(outbox_path(home))
         if figures["state"] != DeliveryState.DELIVERING:
