@@ -92,8 +92,9 @@ def _delivery_obstacles(home: Path) -> list[str]:
     """The reason why the running daemon delivers nothing, if it does not."""
     with suppress(*_UNUSABLE):  # missing or damaged: the daemon will create it
         _, _, figures = load_outbox(outbox_path(home))
-        if figures["state"] != DeliveryState.DELIVERING:
-            return [f"delivery is {figures['state']}: {figures['last_error']}"]
+        state, last_error = figures["state"], figures["last_error"]
+        if state != DeliveryState.DELIVERING:
+            return [f"delivery is {state}" + (f": {last_error}" if last_error else "")]
     return []
 
 

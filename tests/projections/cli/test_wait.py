@@ -84,13 +84,22 @@ def test_the_state_of_the_daemon_decides_what_is_an_obstacle(home: Path) -> None
         file.release()
 
 
-def test_delivery_that_has_stopped_is_an_obstacle(home: Path) -> None:
+@pytest.mark.parametrize(
+    ("state", "last_error", "obstacle"),
+    [
+        ("refused", "401: the key is wrong", "delivery is refused: 401: the key is wrong"),
+        ("stopped", None, "delivery is stopped"),  # a daemon that has just started
+    ],
+)
+def test_delivery_that_has_stopped_is_an_obstacle(
+    home: Path, state: str, last_error: str | None, obstacle: str
+) -> None:
     outbox = Outbox.open(outbox_path(home))
-    outbox.write_state(state="refused", last_error="401: the key is wrong")
+    outbox.write_state(state=state, last_error=last_error)
     outbox.close()
     file = RunFile(home, "alpine", asyncio.Event())
     try:
         file.report(state=RUNNING, since=SINCE, reason=None)
-        assert obstacles(home, 1, "delivered") == ["delivery is refused: 401: the key is wrong"]
+        assert obstacles(home, 1, "delivered") == [obstacle]
     finally:
         file.release()
