@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from projections.delivery.outbox import Outbox, outbox_path
+from projections.delivery.outbox import Outbox, UnsavedChanges, outbox_path
+from projections.delivery.outbox_rows import ParkedSignal
+from projections.projection import Checkpoint
 from projections.queries.wait import obstacles
 from projections.run_directory import FAILED, RUNNING
 from projections.runtime.run_files import RunFile
@@ -58,6 +60,19 @@ def test_a_quiet_wait_reports_the_timeout_alone(home: Path) -> None:
     done = eventlog("-q", "wait", 5, "--timeout", 0, "--json", home=home)
     assert (done.code, done.answers[0]["result"]) == (1, "timeout")
     assert done.answers[0]["problem"] + "\n" == done.err
+
+
+def test_a_wait_for_a_parked_signal_ends_at_once_with_that_result(home: Path) -> None:
+    parked = ParkedSignal(2, "s-2", "refused", 422, "no such symbol", 3, 1.0, 2.0, None)
+    outbox = Outbox.open(outbox_path(home))
+    checkpoint = Checkpoint(projection="alpine", seq=1, chain="0" * 64)
+    outbox.save(checkpoint, [], UnsavedChanges(park={2: parked}), 0)
+    outbox.close()
+    done = eventlog("wait", 2, "--for", "delivered", "--json", home=home)
+    (answer,) = done.answers
+    assert (done.code, answer["for"], answer["result"]) == (1, "delivered", "parked")
+    assert "no such symbol" in answer["problem"]
+    assert answer["problem"] + "\n" == done.err
 
 
 def test_the_obstacles_and_the_timeout_are_json_with_that_log_format(home: Path) -> None:
