@@ -8,11 +8,14 @@ Invariant: data goes to stdout, messages to stderr; exit codes are those of even
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
 from eventlog.plumbing import WrongUsage, print_line
+
+if TYPE_CHECKING:
+    from projections.serving.address import Address
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -52,6 +55,26 @@ def _parse_time(_ctx: click.Context, param: click.Parameter, value: str | None) 
         return None if value is None else as_timestamp(parse_moment(str(param.name), value))
     except ProjectionError as error:
         raise WrongUsage(f"--{error.what}", do=error.do) from None
+
+
+def listen_address(text: str) -> "Address":
+    """The address that --listen gives. Raises WrongUsage."""
+    from projections.serving.address import parse_address
+
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise WrongUsage(f"--listen: {error}", do="name an address and a free port") from None
+
+
+def require_host_names(option: str, names: Sequence[str]) -> None:
+    """Raises WrongUsage for a name that no Host header can have."""
+    from projections.serving.address import is_host_name
+
+    for name in names:
+        if not is_host_name(name):
+            what = f"{option}: {name[:80]!r} is not a host name"
+            raise WrongUsage(what, do="give it without scheme and port, like log.example.com")
 
 
 def _split_columns(

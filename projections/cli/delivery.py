@@ -37,7 +37,7 @@ _HEADINGS = ("seq", "kind", "status", "attempts", "last", "next", "signal_id", "
 _SHOWN_MAX = 20  # differences of each kind in the text output; --json has more
 _ANSWER_CHARS = 60  # of an answer in the table; --json has all of it
 
-_COMPLETIONS_MAX = 100  # seqs that a shell offers: nobody reads more
+_COMPLETIONS_MAX = 100  # seqs that a shell offers: more would fill the screen
 
 
 def _complete_parked(
@@ -251,7 +251,7 @@ def _execute_on_parked(
     """Executes a request for parked signals; reports each seq that is not one of them."""
     if bool(seqs) == all_:
         raise WrongUsage(
-            "no signal is named" if all_ is False else "both SEQs and --all are given",
+            "both SEQs and --all are given" if all_ else "no signal is named",
             do="give SEQs, as `eventlog parked list` shows them, or --all",
         )
     parked_seqs = [row.seq for row in _parked_rows(Path(obj.home))]

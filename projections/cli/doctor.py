@@ -108,11 +108,9 @@ def _print_finding(finding: "DoctorFinding") -> None:
     from projections.doctor.finding import PROBLEM, WARNING
 
     level = f"{finding.level:<8}"
-    colour = {PROBLEM: "red", WARNING: "yellow"}.get(finding.level)
-    lines = [
-        f"{level if colour is None else bad_news(level, colour)}"
-        + printable(f" {finding.check:<12} {finding.found}")
-    ]
+    if finding.level in (PROBLEM, WARNING):
+        level = bad_news(level, "red" if finding.level == PROBLEM else "yellow")
+    lines = [level + printable(f" {finding.check:<12} {finding.found}")]
     if finding.do is not None:
         lines.append(printable(f"{'':<21} do: {finding.do}"))
     print_lines(lines)

@@ -12,7 +12,7 @@ from eventlog import EventLog, EventLogError
 from eventlog.plumbing import progress_bar, run_in_thread
 from projections.runtime.supervisor import Supervisor
 
-POLL_S = 0.1  # between two looks at the checkpoints
+POLL_S = 0.1  # between two reads of the checkpoints
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from eventlog.plumbing import CommandContext, WrongUsage, printable_value, unquote
-from projections.cli.common import SECONDS
+from projections.cli.common import SECONDS, listen_address, require_host_names
 from projections.cli.settings import alpine_config
 
 if TYPE_CHECKING:
@@ -194,7 +194,6 @@ def _listen_config(
     text: str | None, names: tuple[str, ...], unhealthy_after_s: float, *, once: bool
 ) -> "ListenConfig | None":
     from projections.monitoring.endpoints import ListenConfig
-    from projections.serving.address import parse_address
 
     if text is None:
         if names:
@@ -204,7 +203,5 @@ def _listen_config(
         raise WrongUsage(
             "--listen serves a running daemon, and --once starts none", do="leave out one of them"
         )
-    try:
-        return ListenConfig(parse_address(text), unhealthy_after_s, names)
-    except ValueError as error:
-        raise WrongUsage(f"--listen: {error}", do="name an address and a free port") from None
+    require_host_names("--listen-name", names)
+    return ListenConfig(listen_address(text), unhealthy_after_s, names)

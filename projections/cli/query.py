@@ -57,7 +57,7 @@ _BAD_DELIVERY_STATES = ("refused", "rejecting", "waiting")
 
 
 def _is_bad_news(key: str, value: object) -> bool:
-    """Whether a figure needs somebody's attention."""
+    """Whether a figure reports a failure or an outage."""
     match key:
         case "daemon":
             return _as_dict(value)["state"] == "failed"

@@ -78,7 +78,7 @@ def top(obj: CommandContext, once: bool, limit: int | None) -> None:
 
 
 def _fitted(view: "View", limit: int | None) -> "View":
-    """The view with as many signals as were asked for, or else as fit the terminal."""
+    """The view with at most `limit` signals, or without a limit as many as fit the terminal."""
     from projections.top.view import fit_to_height, fit_to_width
 
     size = shutil.get_terminal_size(fallback=(0, LINES_WITHOUT_TERMINAL))

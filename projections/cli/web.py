@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from eventlog.plumbing import CommandContext, print_lines
+from eventlog.plumbing import CommandContext, WrongUsage, print_lines
+from projections.cli.common import listen_address, require_host_names
 
 LISTEN_DEFAULT = "127.0.0.1:8600"
 
@@ -35,7 +36,7 @@ LISTEN_DEFAULT = "127.0.0.1:8600"
     help="A further host name by which browsers address it; repeatable.",
 )
 @click.option("--read-only", is_flag=True, help="Refuse to retry and discard parked signals.")
-@click.option("--no-login", is_flag=True, help="Serve everybody who can reach the port.")
+@click.option("--no-login", is_flag=True, help="Serve every account that can reach the port.")
 @click.pass_obj
 def web(
     obj: CommandContext,
@@ -58,7 +59,6 @@ def web(
       eventlog web --listen 192.0.2.7:8600 --token-file /etc/eventlog/console --name log.example.com
     """
     from projections.errors import ProjectionError
-    from projections.serving.address import is_host_name, parse_address
 
     try:
         from projections.web import server
@@ -69,18 +69,15 @@ def web(
             do="run `pip install 'signal-eventlog[web]'`, or `pip install '.[web]'` in a checkout",
         ) from None
     if no_login and token_file is not None:
-        raise click.UsageError("--no-login and --token-file exclude each other")
+        what = "--no-login and --token-file exclude each other"
+        raise WrongUsage(what, do="leave out one of them")
+    address = listen_address(listen)
     try:
-        address = parse_address(listen)
         server.require_token(address, has_token=token_file is not None)
     except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="'--listen'") from None
-    for name in names:
-        if not is_host_name(name):
-            raise click.BadParameter(
-                f"{name[:80]!r} is not a host name, for example log.example.com",
-                param_hint="'--name'",
-            )
+        do = "listen on 127.0.0.1, or add --token-file FILE"
+        raise WrongUsage(f"--listen: {error}", do=do) from None
+    require_host_names("--name", names)
     home = Path(obj.home)
     found = None
     if not no_login:

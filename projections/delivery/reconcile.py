@@ -41,7 +41,7 @@ UNSUPPORTED_STATUSES = frozenset({404, 405, 501})
 RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 OVERLOADED_STATUSES = frozenset({429, 503})  # each doubles the time from page to page
 PAGE_S_MAX = 1.0
-PAGE_REFUSED_STATUSES = frozenset({400, 413, 422})  # perhaps since the page is too large
+PAGE_REFUSED_STATUSES = frozenset({400, 413, 422})  # perhaps because the page is too large
 CACHE_KIB = 64 << 10  # of the temporary database: hashes come in no order
 
 # Python and PostgreSQL divide and print the same floats; another Alpine may round.

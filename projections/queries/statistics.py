@@ -59,7 +59,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 class Measures(NamedTuple):
-    """What the figures of a group are computed from; None stands for a figure of nothing."""
+    """The inputs from which the figures of a group are computed; None for a figure of nothing."""
 
     outcomes: Mapping[str, int]
     mean_return: float | None
@@ -154,7 +154,7 @@ def band_name(band: int) -> str:
 
 
 def _sum_us(held: Sequence[timedelta]) -> int:
-    """All together, in microseconds."""
+    """The sum of holding times, in microseconds."""
     try:
         return sum(held, timedelta()) // _MICROSECOND  # ten times as fast as one by one
     except OverflowError:  # some 350 signals that are closed in the year 9999

@@ -71,7 +71,7 @@ def stage_check(home: Path, seq: int, stage: str) -> Callable[[], bool]:
 
 
 def obstacles(home: Path, seq: int, stage: str) -> list[str]:
-    """What keeps the entry from reaching the stage now. Raises LogNotFound."""
+    """The reasons why the entry cannot reach the stage now. Raises LogNotFound."""
     found = []
     last_seq = log_status(os.fspath(home), count=False)["last_seq"]
     assert isinstance(last_seq, int)
@@ -89,11 +89,12 @@ def obstacles(home: Path, seq: int, stage: str) -> list[str]:
 
 
 def _delivery_obstacles(home: Path) -> list[str]:
-    """Why the running daemon delivers nothing."""
+    """The reason why the running daemon delivers nothing, if it does not."""
     with suppress(*_UNUSABLE):  # missing or damaged: the daemon will create it
         _, _, figures = load_outbox(outbox_path(home))
-        if figures["state"] != DeliveryState.DELIVERING:
-            return [f"delivery is {figures['state']}: {figures['last_error']}"]
+        state, last_error = figures["state"], figures["last_error"]
+        if state != DeliveryState.DELIVERING:
+            return [f"delivery is {state}" + (f": {last_error}" if last_error else "")]
     return []
 
 

@@ -1,6 +1,6 @@
 """Cuts the tail of the log into batches: by entries, by time, or at the end of the log.
 
-Invariant: no entry waits longer than the batch timeout and the pause of the load.
+Invariant: no entry waits longer than the batch timeout plus the pause at a high rate.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ class Batcher:
     async def next(self, pace: Pace, until_seq: int | None) -> Batch:
         """The next batch; empty only when stopped. A batch that reaches `until_seq` is not held.
 
-        Above a rate it first pauses, except with `until_seq`.
+        Above a rate of entries (see `load`) it first pauses, except with `until_seq`.
 
         Raises CheckpointMoved once the projection has lost its checkpoint, and what the projection
         raises between two batches.

@@ -7,12 +7,12 @@ log meanwhile, where they are durable.
 Invariant: no pause below ENTRIES_PER_S_MIN, so that a lone entry is applied at once.
 """
 
-PAUSE_S = 0.01  # at 1,000 signals a second it takes a third of the processor time away
+PAUSE_S = 0.01  # at 1,000 signals a second it saves a third of the processor time
 # Below this rate most commits hold one entry, and their processor time does not matter.
 ENTRIES_PER_S_MIN = 300
 BURST_ENTRIES = 100  # so many above the rate are applied without a pause
 LEVEL_MAX = 2 * BURST_ENTRIES  # the pauses end within a third of a second of the last entry
-# A larger batch has few more per entry to gain, and shows that entries wait: a projection that
+# A larger batch would save little more per entry, and shows that entries wait: a projection that
 # catches up is not slowed down.
 BATCH_ENTRIES_MAX = 200
 

@@ -2,7 +2,8 @@
 
 uvicorn limits neither the time in which the head of a request must arrive nor the time for which a
 client reads nothing, and its limit of connections turns away every further client. Here each phase
-of a connection has a deadline, and a client that has sent no request gives way to a new one.
+of a connection has a deadline, and at the limit a new connection closes the one that has waited
+longest for a request.
 
 Invariant: a connection is in one phase, and a client cannot stay in any but an open stream that it
 reads.
@@ -24,7 +25,7 @@ CONNECTION = "eventlog.connection"  # the key of the connection in the state of 
 
 
 class Phase(Enum):
-    """What a connection does."""
+    """The state of a connection."""
 
     IDLE = auto()  # the last answer is complete; uvicorn's timer of keep-alive closes it
     HEAD = auto()  # the head of a request is arriving
@@ -135,7 +136,7 @@ class Connection(H11Protocol):
         self.shutdown()  # no further request
         self._stall_timer = self._abort_after(
             self._limits.answer_s_max + self._limits.stall_s_max
-        )  # else a stream would not notice that nobody reads it
+        )  # else a stream would not notice that its client has gone
         return True
 
     def pause_writing(self) -> None:

@@ -1,4 +1,4 @@
-"""One request and its answer: what is checked before an application gets it, and its deadlines.
+"""Wraps an application: checks each request before it gets it, and limits the time of an answer.
 
 Invariant: an application sees only requests for a known host within the limits, and is cancelled
 when its client has gone or its deadline has passed.

@@ -1,4 +1,4 @@
-"""What one client, and all clients together, can cost a server.
+"""The limits on time and memory that one client, and all clients together, can cost a server.
 
 Invariant: each limit is positive, so that none can be switched off.
 """

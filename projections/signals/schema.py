@@ -37,6 +37,9 @@ TABLES = (
     "CREATE INDEX held_signal_id ON held(signal_id)",
 )
 
+# The tables that are filled from entries; `checkpoint` has one row.
+ENTRY_TABLES = ("signals", "signal_extras", "lifecycle", "held", "conflicts")
+
 # Each index slows every insert, so there are few, each for a query; a rebuild creates them last.
 # SQLite ends each entry with the rowid, so newest first by (timestamp, id) needs no sort.
 INDEXES = (

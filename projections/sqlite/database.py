@@ -91,7 +91,7 @@ def _classify(
     if check is not None:
         check(database)
     # SQLite raises an error where the first page of a table is damaged.
-    for name in ("signals", "signal_extras", "lifecycle", "held", "conflicts"):
+    for name in schema.ENTRY_TABLES:
         database.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone()
     return CURRENT if read_checkpoint(database) is not None else DAMAGED
 
@@ -180,7 +180,7 @@ def missing_error(path: Path) -> ProjectionError:
 
 
 def unreadable_error(path: Path, problem: object) -> ProjectionError:
-    """The error for a database that cannot be read. An empty file is none yet."""
+    """The error for a database that cannot be read; for an empty file, that there is none yet."""
     with suppress(OSError):
         if path.stat().st_size == 0:
             return missing_error(path)

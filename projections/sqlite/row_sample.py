@@ -6,13 +6,13 @@ Invariant: the number of rows read does not grow with the tables.
 import sqlite3
 from collections.abc import Iterator
 
+from projections.signals.schema import ENTRY_TABLES
 from projections.sqlite.file import DamagedDatabase
 
 PLACES = 64  # in each table, evenly spaced; each is another path through the tree of pages
 ROWS_PER_PLACE = 16  # a few pages
 INDEX_ENTRIES = 256  # of each index, at both ends
 
-_TABLES = ("signals", "signal_extras", "lifecycle", "held", "conflicts")
 # Name, columns and condition of each index of a table; those that SQLite itself makes have no SQL.
 _INDEXES = """SELECT format('"%w"', l.name), (SELECT group_concat(format('"%w"', x.name))
     FROM pragma_index_info(l.name) AS x), CASE WHEN l."partial"
@@ -25,7 +25,7 @@ def check_row_sample(database: sqlite3.Connection) -> None:
 
     Each sampled signal is also looked up by its signal_id. Raises sqlite3.DatabaseError at damage.
     """
-    for table in _TABLES:
+    for table in ENTRY_TABLES:
         for row in _sampled_rows(database, table):
             if table == "signals":
                 _look_up(database, *row[:2])

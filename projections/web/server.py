@@ -94,6 +94,4 @@ def _url(config: WebConfig, port: int) -> str:
 def require_token(address: Address, *, has_token: bool) -> None:
     """Raises ValueError for an address that others can reach, without a password."""
     if not has_token and not is_loopback(address.host):
-        raise ValueError(
-            f"{address} is reachable from other machines: give --token-file with a password"
-        )
+        raise ValueError(f"{address} is reachable from other machines, so it needs a password")

@@ -9,6 +9,7 @@ Invariant: a read is one transaction, so a daemon may run at the same time.
 
 import json
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -91,6 +92,23 @@ def assert_is_fold(home: Path) -> Point:
 def assert_caught_up(home: Path) -> None:
     """Checks that the tables contain the whole log."""
     assert assert_is_fold(home).seq == len(lines_in(home))
+
+
+def steps_of(db: sqlite3.Connection, run: Callable[[], object]) -> int:
+    """The work of SQLite for `run`, in hundreds of steps: the same on any machine."""
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0  # go on
+
+    db.set_progress_handler(count, 100)
+    try:
+        run()
+    finally:
+        db.set_progress_handler(None, 0)
+    return steps
 
 
 def dump(path: Path) -> list[str]:

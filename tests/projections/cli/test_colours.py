@@ -1,9 +1,12 @@
 """Bad news has a colour on a terminal, and nowhere else."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from projections.run_directory import FAILED
+from projections.runtime.run_files import RunFile
 from tests.harness.command import COMMAND, eventlog
 from tests.harness.log_checks import segments_in
 from tests.harness.read_side import append
@@ -37,6 +40,18 @@ def test_bad_news_is_red_on_a_terminal_only(home: Path, command: str, bad_news: 
         t.wait()
         t.until(bad_news)
     assert b"\x1b" not in eventlog(command, home=home, env={"TERM": "xterm-256color"}).out
+
+
+def test_the_failure_of_a_daemon_is_red_in_status(home: Path) -> None:
+    file = RunFile(home, "sqlite", asyncio.Event())
+    try:
+        file.report(state=FAILED, since="2025-11-18T02:00:00+00:00", reason="the disk is full")
+        with terminal(COMMAND, "--home", home, "status", columns=200) as t:
+            t.wait()
+            t.until(f"daemon             {RED}failed")
+            t.until("the disk is full")
+    finally:
+        file.release()
 
 
 @pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from projections.delivery.outbox import Outbox, outbox_path
+from projections.delivery.outbox import Outbox, UnsavedChanges, outbox_path
+from projections.delivery.outbox_rows import ParkedSignal
+from projections.projection import Checkpoint
 from projections.queries.wait import obstacles
 from projections.run_directory import FAILED, RUNNING
 from projections.runtime.run_files import RunFile
@@ -60,6 +62,19 @@ def test_a_quiet_wait_reports_the_timeout_alone(home: Path) -> None:
     assert done.answers[0]["problem"] + "\n" == done.err
 
 
+def test_a_wait_for_a_parked_signal_ends_at_once_with_that_result(home: Path) -> None:
+    parked = ParkedSignal(2, "s-2", "refused", 422, "no such symbol", 3, 1.0, 2.0, None)
+    outbox = Outbox.open(outbox_path(home))
+    checkpoint = Checkpoint(projection="alpine", seq=1, chain="0" * 64)
+    outbox.save(checkpoint, [], UnsavedChanges(park={2: parked}), 0)
+    outbox.close()
+    done = eventlog("wait", 2, "--for", "delivered", "--json", home=home)
+    (answer,) = done.answers
+    assert (done.code, answer["for"], answer["result"]) == (1, "delivered", "parked")
+    assert "no such symbol" in answer["problem"]
+    assert answer["problem"] + "\n" == done.err
+
+
 def test_the_obstacles_and_the_timeout_are_json_with_that_log_format(home: Path) -> None:
     done = eventlog("--log-format", "json", "wait", 1, "--timeout", 0, home=home)
     first, last = map(json.loads, done.err.splitlines())
@@ -84,13 +99,22 @@ def test_the_state_of_the_daemon_decides_what_is_an_obstacle(home: Path) -> None
         file.release()
 
 
-def test_delivery_that_has_stopped_is_an_obstacle(home: Path) -> None:
+@pytest.mark.parametrize(
+    ("state", "last_error", "obstacle"),
+    [
+        ("refused", "401: the key is wrong", "delivery is refused: 401: the key is wrong"),
+        ("stopped", None, "delivery is stopped"),  # a daemon that has just started
+    ],
+)
+def test_delivery_that_has_stopped_is_an_obstacle(
+    home: Path, state: str, last_error: str | None, obstacle: str
+) -> None:
     outbox = Outbox.open(outbox_path(home))
-    outbox.write_state(state="refused", last_error="401: the key is wrong")
+    outbox.write_state(state=state, last_error=last_error)
     outbox.close()
     file = RunFile(home, "alpine", asyncio.Event())
     try:
         file.report(state=RUNNING, since=SINCE, reason=None)
-        assert obstacles(home, 1, "delivered") == ["delivery is refused: 401: the key is wrong"]
+        assert obstacles(home, 1, "delivered") == [obstacle]
     finally:
         file.release()

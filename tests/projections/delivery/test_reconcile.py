@@ -476,6 +476,7 @@ def test_a_missing_address_key_or_log_is_reported(home: Path, alpine: AlpineServ
         done = run(home, alpine, "reconcile", **env)
         assert done.code == 3
         assert says in done.err
+        assert "do: " in done.err, "what to do"
         assert "Traceback" not in done.err
     off = run(home, alpine, "reconcile", "--replay", ALPINE_SYNC_ENABLED="false")
     assert off.code == 3

@@ -10,8 +10,7 @@ from projections.doctor.finding import OK, PROBLEM
 from projections.doctor.table import check_table
 from projections.sqlite.database import database_path, set_up
 from projections.sqlite.row_sample import INDEX_ENTRIES, PLACES, ROWS_PER_PLACE, check_row_sample
-
-STEPS_PER_CALL = 100
+from tests.harness.tables import steps_of
 
 
 def table_of(home: Path, signals: int) -> Path:
@@ -42,18 +41,9 @@ def found_in(home: Path) -> tuple[str, str]:
 
 def test_a_large_table_is_checked_by_a_sample_of_a_bounded_number_of_rows(tmp_path: Path) -> None:
     def steps(signals: int) -> int:
-        calls = 0
-
-        def count() -> int:
-            nonlocal calls
-            calls += 1
-            return 0
-
         path = table_of(tmp_path / f"{signals}", signals)
         with closing(sqlite3.connect(path)) as db:
-            db.set_progress_handler(count, STEPS_PER_CALL)
-            check_row_sample(db)
-        return calls
+            return steps_of(db, lambda: check_row_sample(db))
 
     enough = 2 * PLACES * ROWS_PER_PLACE + 2 * INDEX_ENTRIES
     assert steps(8 * enough) < 1.1 * steps(enough)

@@ -568,6 +568,8 @@ def test_it_reports_the_imported_and_the_refused_records(home: Path, old: Legacy
     assert "line 2: is not a JSON object" in text
     assert "--rejects" in text
     assert "\x1b" not in text
+    assert f"created a new log at {home}\n" in done.err
+    assert "created" not in eventlog("import-legacy", "--log", old.log, home=home).err
 
 
 @pytest.mark.parametrize("words", [[], ["--db", "{old}/gone.db"], ["--log", "{old}"]])

@@ -352,13 +352,15 @@ def test_a_port_in_use_ends_the_daemon_before_anything_is_projected(home: Path) 
         ["--listen", "::1:1"],
         ["--once", "--listen", "127.0.0.1:0"],
         ["--listen-name", "metrics.example.com"],
+        ["--listen", "127.0.0.1:0", "--listen-name", "http://metrics.example.com"],
     ],
 )
 def test_an_invalid_address_is_wrong_usage(home: Path, words: list[str]) -> None:
     append(home, a_signal(1))
     done = eventlog("project", "sqlite", *words, home=home)
     assert done.code == 2
-    assert "--listen" in done.err
+    assert words[-2] in done.err
+    assert "do: " in done.err
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ from tests.harness.histories import FACTS, Item, entries_of, histories
 from tests.harness.histories import signals as random_signals
 from tests.harness.read_side import append, project
 from tests.harness.signals import a_signal, closed, signals
-from tests.harness.tables import database_of, raw_entries, reading
+from tests.harness.tables import database_of, raw_entries, reading, steps_of
 
 T = TypeVar("T")
 
@@ -489,13 +489,6 @@ def test_no_as_of_query_scans_the_table_or_sorts(home: Path) -> None:
 
 def test_the_newest_signals_of_an_early_time_are_found_at_a_cost_that_does_not_grow() -> None:
     def steps(signals: int) -> int:
-        calls = 0
-
-        def count() -> int:
-            nonlocal calls
-            calls += 1
-            return 0
-
         with closing(sqlite3.connect(":memory:")) as db:
             for statement in (*schema.TABLES, *schema.INDEXES):
                 db.execute(statement)
@@ -505,9 +498,11 @@ def test_the_newest_signals_of_an_early_time_are_found_at_a_cost_that_does_not_g
                 'x', printf('%09d', i), NULL, NULL, NULL, i, NULL, i FROM n""",
                 (signals,),
             )
-            db.set_progress_handler(count, 100)
-            rows = db.execute(*latest(Selection(SignalFilter(), 500), 10)).fetchall()
-            assert [row[0] for row in rows] == [*range(500, 490, -1)]
-        return calls
+
+            def read() -> None:
+                rows = db.execute(*latest(Selection(SignalFilter(), 500), 10)).fetchall()
+                assert [row[0] for row in rows] == [*range(500, 490, -1)]
+
+            return steps_of(db, read)
 
     assert steps(8_000) < 1.1 * steps(1_000)

@@ -84,7 +84,7 @@ def test_an_unusable_token_file_is_refused(
 def test_a_name_that_no_host_header_has_is_refused(home: Path, name: str) -> None:
     done = eventlog("web", "--name", "log.example.com", "--name", name, home=home)
     assert done.code == 2
-    assert "--name" in done.err
+    assert f"--name: {name!r} is not a host name" in done.err
 
 
 def test_a_home_without_a_log_is_refused_and_stays_as_it_is(home: Path) -> None:
