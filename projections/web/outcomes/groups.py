@@ -237,9 +237,11 @@ class Group:
 
     def _split(self, index: int, trades: TradeColumns) -> None:
         whole = self.blocks[index]
+        # Not those in the columns alone: `withdraw` is called for them after all trades are added.
+        known = set(whole.voids)
         halves = []
         for part in (whole.by_return[:BLOCK], whole.by_return[BLOCK:]):
-            voids = sorted(trades.void_seq[each] for each in part if each in trades.void_seq)
+            voids = sorted(known & {trades.void_seq.get(each) for each in part})
             halves.append(_Block(part, array("I", sorted(part)), voids))
         self.blocks[index : index + 1] = halves
         self.tops[index : index + 1] = [trades.pct[half.by_return[-1]] for half in halves]

@@ -103,6 +103,23 @@ def test_a_table_that_was_rebuilt_is_read_anew(home: Path) -> None:
     assert found(outcomes, ALL, None) == before
 
 
+def test_a_trade_that_is_closed_and_voided_at_once_is_left_out_once(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the trades that came with it divide its block."""
+    monkeypatch.setattr(groups, "BLOCK", 4)
+    append(home, *signals(9), closed(1))
+    project(home)
+    outcomes = Outcomes(home)
+    found(outcomes, ALL, None)
+    append(home, *(closed(number, exit_price=160.0 + number) for number in range(2, 10)))
+    append(home, {"event": "voided", "signal_id": "s-2", "voids": 11})
+    project(home)
+    for seq in (None, 19, 18, 11):
+        assert found(outcomes, ALL, seq) == found(Outcomes(home), ALL, seq)
+    assert_equal(home, outcomes, ALL, 19)
+
+
 def test_an_answer_as_of_an_entry_is_not_of_a_table_that_was_there_before(
     home: Path, tmp_path: Path
 ) -> None:
