@@ -15,6 +15,7 @@ from projections.queries.table import read_home
 from projections.web.outcomes import groups
 from projections.web.outcomes.cache import ALL, Outcomes
 from projections.web.outcomes.curve import POINTS_MAX, make_curve, thinned
+from projections.web.outcomes.trades import Trades
 from tests.harness.command import eventlog
 from tests.harness.console import WebConsole
 from tests.harness.read_side import append, project
@@ -101,6 +102,19 @@ def test_a_table_that_was_rebuilt_is_read_anew(home: Path) -> None:
     assert eventlog("rebuild-database", home=home).code == 0
     assert found(outcomes, ALL, 40) == found(Outcomes(home), ALL, 40)
     assert found(outcomes, ALL, None) == before
+
+
+def test_a_table_that_has_grown_is_read_on_and_not_anew(home: Path) -> None:
+    """Without a daemon the table has no WAL between two runs, and a new time and size."""
+    append(home, *signals(2), closed(1))
+    project(home)
+    trades = Trades(home)
+    trades.follow(lambda *_: None)
+    number = trades.number
+    append(home, closed(2))
+    project(home)
+    trades.follow(lambda *_: None)
+    assert (trades.number, trades.seq, len(trades.trades.known_seq)) == (number, 4, 2)
 
 
 def test_a_trade_that_is_closed_and_voided_at_once_is_left_out_once(
