@@ -151,6 +151,14 @@ class Moments:
             )
 
 
+def table_end(database: Connection, moment: Moment) -> int:
+    """The entry up to which the table answers: that of the moment; for now, its checkpoint's."""
+    if moment.past_seq is not None:
+        return moment.past_seq
+    checkpoint = read_checkpoint(database)
+    return 0 if checkpoint is None else checkpoint.seq
+
+
 def whole_number(name: str, text: str) -> int:
     """A number from a query. Raises Refusal for anything else."""
     if not (text.isascii() and text.isdecimal() and len(text) <= SEQ_DIGITS_MAX):
