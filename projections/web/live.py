@@ -19,7 +19,7 @@ from typing import NamedTuple
 import orjson
 
 from eventlog import Entry, EventLog, EventLogError
-from eventlog.plumbing import log_status, run_in_thread
+from eventlog.plumbing import log_status
 from projections.errors import ProjectionError
 from projections.signals.transitions import SIGNAL
 from projections.web.views.log_rows import ROWS_MAX, Row, read_page, row_of
@@ -238,8 +238,3 @@ async def _continued(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[
 def _message(event: str, body: object, seq: int | None = None) -> bytes:
     number = "" if seq is None else f"id: {seq}\n"
     return f"event: {event}\n{number}data: ".encode() + orjson.dumps(body) + b"\n\n"
-
-
-async def load(log: LiveLog) -> None:
-    """Loads the newest rows in a thread."""
-    await run_in_thread(log.load)
