@@ -61,7 +61,7 @@ class Console:
 
 
 def _ended(tasks: dict[str, "asyncio.Task[None]"]) -> str | None:
-    """Which background task has ended, and why."""
+    """The first background task that has ended, and its error; None while all run."""
     for name, task in tasks.items():
         if task.done():
             error = None if task.cancelled() else task.exception()

@@ -109,7 +109,7 @@ class LiveLog:
             self.wake()
 
     def wake(self) -> None:
-        """Lets all streams look for something new."""
+        """Wakes all streams."""
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -139,7 +139,7 @@ class LiveLog:
 
 
 class LiveStatus(NamedTuple):
-    """What a stream sends beside entries."""
+    """The status that a stream sends beside entries."""
 
     whole: Status  # the object of /api/status
     point: Status  # the same, with the newest point of the history only

@@ -1,4 +1,4 @@
-"""Who gets in: the one-time URL, its cookie, the password; and pages of other sites, which do not.
+"""The login by one-time URL, cookie and password; pages of other sites are kept out.
 
 Invariant: no test changes a home, so that an action that got through would be seen.
 """

@@ -40,7 +40,7 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What the measures of some trades are computed from, besides their order."""
+    """The sums and counts that the measures of some trades are computed from."""
 
     outcomes: tuple[int, ...] = (0,) * len(OUTCOMES)
     held_us: int = 0
@@ -149,7 +149,7 @@ class Ranks:
         return self._trades.pct[self._active(block)[rank - self._before[block]]]
 
     def below(self, value: float) -> int:
-        """How many returns are below a value."""
+        """The number of returns below a value."""
         tops, pct = self._group.tops, self._trades.pct
         block = bisect_left(tops, value)
         if block == len(tops):

@@ -21,11 +21,11 @@ export function failed(main, error) {
   ready(main);
 }
 
-/** What is wrong and what to do, in sentences. */
+/** A refusal in sentences: what is wrong, and what to do. */
 export const refusalText = (error) =>
   [error.message, error.todo].map(sentence).filter(Boolean).join(" ");
 
-// What the browser says where it has no connection is no help.
+// The text of the browser where it has no connection does not help.
 const faultText = (error) =>
   error instanceof TypeError && /fetch|network|load/i.test(error.message)
     ? "Check that eventlog web runs, then reload this page."

@@ -118,7 +118,7 @@ class Moments:
         return low, recorded_at
 
     def _bounds(self, moment: str, last_seq: int) -> tuple[int, int]:
-        """Between which entries the search goes on: those around it that the table has."""
+        """The bounds of the search: the entries of the table around the moment."""
 
         def read(database: Connection) -> tuple[int, int]:
             low = database.execute(AS_OF_BOUNDS, {"moment": moment}).fetchone()[0]

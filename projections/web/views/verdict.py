@@ -1,4 +1,4 @@
-"""How the home is doing, in words: a level, one sentence, and the reasons with their pages. Pure.
+"""The verdict on a home in words: a level, one sentence, and the reasons with their pages. Pure.
 
 Invariant: the level is that of the worst reason, and `ok` only where there is none.
 """
@@ -34,7 +34,7 @@ Figures = Mapping[str, object]
 
 
 class Reason(NamedTuple):
-    """Why the level is not ok."""
+    """A reason for a level other than ok."""
 
     text: str
     href: str

@@ -33,7 +33,7 @@ GROUPS = ("strategy", "symbol", "month")
 
 
 def expected(home: Path, chosen: SignalFilter, seq: int) -> dict[str, Any]:
-    """What `eventlog stats` prints as of an entry."""
+    """The output of `eventlog stats` as of an entry."""
     selection = Selection(chosen, seq)
     return read_home(
         home,
