@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from eventlog.plumbing import run_in_thread
 from projections.web.answers import Redactor
-from projections.web.live import LiveLog, LiveStatus, Streams, load
+from projections.web.live import LiveLog, LiveStatus, Streams
 from projections.web.outcomes.cache import Outcomes
 from projections.web.pages import load_static
 from projections.web.views.moment import Moments
@@ -43,7 +44,7 @@ class Console:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Follows the log and samples the status during the block. Raises LogNotFound."""
-        await load(self.log)
+        await run_in_thread(self.log.load)
         await self.vitals.sample()
         tasks = {
             "the log is not followed": asyncio.create_task(self.log.follow()),
@@ -60,7 +61,7 @@ class Console:
 
 
 def _ended(tasks: dict[str, "asyncio.Task[None]"]) -> str | None:
-    """Which background task has ended, and why."""
+    """The first background task that has ended, and its error; None while all run."""
     for name, task in tasks.items():
         if task.done():
             error = None if task.cancelled() else task.exception()

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import orjson
 
 from eventlog import Entry, EventLog, EventLogError
-from eventlog.plumbing import log_status, run_in_thread
+from eventlog.plumbing import log_status
 from projections.errors import ProjectionError
 from projections.signals.transitions import SIGNAL
 from projections.web.views.log_rows import ROWS_MAX, Row, read_page, row_of
@@ -109,7 +109,7 @@ class LiveLog:
             self.wake()
 
     def wake(self) -> None:
-        """Lets all streams look for something new."""
+        """Wakes all streams."""
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -139,7 +139,7 @@ class LiveLog:
 
 
 class LiveStatus(NamedTuple):
-    """What a stream sends beside entries."""
+    """The status that a stream sends beside entries."""
 
     whole: Status  # the object of /api/status
     point: Status  # the same, with the newest point of the history only
@@ -238,8 +238,3 @@ async def _continued(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[
 def _message(event: str, body: object, seq: int | None = None) -> bytes:
     number = "" if seq is None else f"id: {seq}\n"
     return f"event: {event}\n{number}data: ".encode() + orjson.dumps(body) + b"\n\n"
-
-
-async def load(log: LiveLog) -> None:
-    """Loads the newest rows in a thread."""
-    await run_in_thread(log.load)

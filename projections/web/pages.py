@@ -1,7 +1,7 @@
 """The files that a browser loads: HTML, modules, styles, an icon.
 
 The shell is the same for every page; its script decides by the path what to show. Only the pages
-for those who are not logged in are files of their own.
+before a login are files of their own.
 
 Invariant: only files of the folder `static` are served, as they were when the server started.
 """
@@ -58,7 +58,7 @@ def wants_page(request: Request) -> bool:
 
 
 def page_answer(found: Mapping[str, StaticFile], name: str, status: HTTPStatus) -> Response:
-    """A page in place of the one that was asked for."""
+    """A page in place of the requested one, with the status of an error."""
     file, headers = found[name], {"Cache-Control": "no-store"}
     return Response(file.body, status, media_type=file.media_type, headers=headers)
 

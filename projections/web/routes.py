@@ -6,6 +6,7 @@ Invariant: each handler answers with JSON or a file of its own, and says what to
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 
 from projections.serving.app import Request, Response, Route, Starlette, StreamingResponse
@@ -54,11 +55,8 @@ def make_app(console: Console, login: Login | None) -> Starlette:
     )
 
 
-def _api(console: Console, handler: "Callable[[Console, Request], object]") -> Handler:
-    async def handle(request: Request) -> Response:
-        return await handler(console, request)  # type: ignore[misc,no-any-return]
-
-    return console.redactor.answering(handle)
+def _api(console: Console, handler: Callable[[Console, Request], Awaitable[Response]]) -> Handler:
+    return console.redactor.answering(partial(handler, console))
 
 
 def _shell(console: Console) -> Handler:
@@ -209,9 +207,13 @@ def _missing(console: Console) -> Callable[[Request, Exception], Awaitable[Respo
 
 
 async def _too_large(_request: Request, _error: Exception) -> Response:
-    refusal = Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the body is too large")
-    refusal.headers = {"Connection": "close"}
-    return error_answer(refusal)
+    return error_answer(
+        Refusal(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            "the body is too large",
+            headers={"Connection": "close"},
+        )
+    )
 
 
 async def _wrong_method(_request: Request, _error: Exception) -> Response:

@@ -36,12 +36,12 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebConfig:
-    """How a console is served."""
+    """The options of a console."""
 
     address: Address
     names: tuple[str, ...] = ()  # further host names
     is_read_only: bool = False
-    login: Login | None = None  # None: everybody who can connect
+    login: Login | None = None  # None: every client that can connect
 
 
 def console_names(address: Address, given: tuple[str, ...]) -> frozenset[str]:

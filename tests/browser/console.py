@@ -74,7 +74,7 @@ class Console:
 
     @property
     def output(self) -> str:
-        """What all its starts printed."""
+        """The output of all its starts."""
         return os.pread(self._output.fileno(), self._size(), 0).decode()
 
     def _size(self) -> int:

@@ -32,7 +32,7 @@ READY = "document.querySelector('main[data-ready]')"
 
 
 class BrowserError(AssertionError):
-    """The browser could not do what a test asked for."""
+    """The browser could not execute the command of a test."""
 
 
 class Browser:
@@ -72,7 +72,7 @@ class Browser:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What a person would call a browser of their own."""
+    """A browser profile of its own: cookies, storage, pages."""
 
     browser: Browser
     number: int
@@ -82,11 +82,11 @@ class Context:
         return Page(browser=self.browser, number=self.browser.do("page", context=self.number))
 
     def problems(self) -> list[str]:
-        """Errors and warnings of the browser's console since its begin."""
+        """Errors and warnings in the console of the browser."""
         return self._seen()["problems"]
 
     def requests(self) -> list[str]:
-        """Addresses that its pages have asked for, since its begin."""
+        """The addresses that its pages have requested."""
         return self._seen()["requests"]
 
     def cookies(self) -> list[dict[str, Any]]:
@@ -107,7 +107,7 @@ class Page:
     number: int
 
     def call(self, method: str, *args: object) -> Any:
-        """What a method of playwright's Page returns: `keyboard.press` is one too."""
+        """Calls a method of playwright's Page, `keyboard.press` for example; returns its answer."""
         return self.browser.do("call", page=self.number, method=method, args=args)
 
     def goto(self, url: str) -> None:

@@ -1,4 +1,4 @@
-"""A home that is shown whole: its log, a daemon that delivers, a console, somebody logged in.
+"""A home that is shown whole: its log, a daemon that delivers, a console, a login.
 
     with shown_home(browser, home) as shown, shown.context() as context:
         context.page().goto(f"{shown.url}/log")
@@ -32,7 +32,7 @@ def newest_first(rows: list[dict[str, Any]]) -> list[int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """A home, what runs on it, and the cookie of somebody who has logged in."""
+    """A home, what runs on it, and the cookie of a session."""
 
     home: Path
     browser: Browser
@@ -51,7 +51,7 @@ class Shown:
         )
 
     def ask(self, *words: object) -> Any:
-        """What a command answers, as JSON."""
+        """The JSON output of a command."""
         done = eventlog(*words, "--json", home=self.home, env=self.alpine.env)
         assert done.code == 0, done.err
         return json.loads(done.out)

@@ -1,8 +1,9 @@
-"""Who gets in: the one-time URL, its cookie, the password; and pages of other sites, which do not.
+"""The login by one-time URL, cookie and password; pages of other sites are kept out.
 
 Invariant: no test changes a home, so that an action that got through would be seen.
 """
 
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -74,7 +75,8 @@ def test_a_password_is_typed_and_five_wrong_ones_make_the_page_wait(
         page.call("focus", "input[type=password]")
         page.type(f"{PASSWORD}x")
         page.press("Enter")
-        page.wait("document.querySelector('[role=alert], [role=status]')?.textContent.trim()")
+        page.wait("document.querySelector('[role=status]').textContent.trim()")
+        assert page.text("[role=status]").startswith("The password is wrong. The password is ")
         page.call("fill", "input[type=password]", PASSWORD)
         page.press("Enter")
         page.wait("location.pathname !== '/login' && document.querySelector('main[data-ready]')")
@@ -84,6 +86,11 @@ def test_a_password_is_typed_and_five_wrong_ones_make_the_page_wait(
         statuses = [page.js(f"({TRY_PASSWORD})('wrong')") for _ in range(ATTEMPTS + 1)]
         assert statuses == [401] * ATTEMPTS + [429]
         assert page.js(f"({TRY_PASSWORD})({PASSWORD!r})") == 429  # not even the right one
+        page.call("fill", "input[type=password]", PASSWORD)
+        page.press("Enter")
+        page.wait("document.querySelector('[role=status]').textContent.trim()")
+        said = page.text("[role=status]")
+        assert re.fullmatch(r"Too many wrong attempts from this address\. Wait \d+ s\.", said)
 
 
 def test_a_page_under_a_name_that_was_not_given_gets_nothing(browser: Browser, home: Path) -> None:

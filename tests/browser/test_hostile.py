@@ -83,19 +83,34 @@ def test_the_chain_of_a_hostile_line_is_recomputed_in_the_browser(hostile: Shown
 def test_a_line_that_was_changed_on_its_way_is_not_called_proven(hostile: Shown) -> None:
     with hostile.context() as context:
         page = context.page()
-        page.call("addInitScript", CHANGED_LINE)
+        page.call("addInitScript", CHANGED.replace("CHANGE", CHANGED_BYTE))
         page.goto(f"{hostile.url}/signals/1")
         page.wait("document.querySelector('#proof[data-state=bad]')")
 
 
-# A byte of the line differs from that which was hashed.
-CHANGED_LINE = """
+@pytest.mark.parametrize("key", ["line", "previous"])
+def test_a_line_that_the_log_lost_is_called_neither_proven_nor_changed(
+    hostile: Shown, key: str
+) -> None:
+    """Accepted damage leaves a signal in the table without its line, or the one before it."""
+    with hostile.context() as context:
+        page = context.page()
+        page.call("addInitScript", CHANGED.replace("CHANGE", f"body.chain.{key} = null;"))
+        page.goto(f"{hostile.url}/signals/1")
+        page.wait("document.querySelector('#proof[data-state=none]')")
+        assert "The log no longer has this line or the one before it." in page.text("#proof")
+        assert context.problems() == []
+
+
+CHANGED_BYTE = 'body.chain.line = body.chain.line.replace("150", "151");'
+# The answer with a change in the line or its chain.
+CHANGED = """
 const before = window.fetch;
 window.fetch = async (...words) => {
     const answer = await before(...words);
     if (!String(words[0]?.url ?? words[0]).includes("/api/signals/")) return answer;
     const body = await answer.json();
-    body.chain.line = body.chain.line.replace("150", "151");
+    CHANGE
     return new Response(JSON.stringify(body), {headers: {"Content-Type": "application/json"}});
 };
 """

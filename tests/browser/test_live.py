@@ -1,4 +1,4 @@
-"""What a page calls live: each entry once and in order, in twelve tabs, through a restart.
+"""The live pages: each entry once and in order, in twelve tabs, through a restart.
 
 EVENTLOG_TEST_CONSOLE_S sets how long entries are appended at full rate: 60 for a run by hand.
 """
@@ -64,7 +64,7 @@ def test_a_restart_of_the_server_loses_and_repeats_nothing(
                 page.wait(f"{TOP} === {first + 9}")
                 found.end(how)
                 page.wait(NOT_LIVE)
-                log.append_many(signals(10, start=first + 10))  # nobody listens
+                log.append_many(signals(10, start=first + 10))  # no console runs
                 found.start()
                 log.append_many(signals(10, start=first + 20))
                 page.wait(LIVE)

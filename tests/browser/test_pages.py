@@ -26,7 +26,7 @@ def name_of(page: str) -> str:
 
 
 def wide_things(page: Page) -> list[str]:
-    """What reaches beyond the right edge, if the page scrolls to the side."""
+    """The elements beyond the right edge, if the page scrolls to the side."""
     script = """[...document.querySelectorAll("body *")].filter((each) =>
         each.getBoundingClientRect().right > innerWidth + 0.5 && !each.closest(".scroll"))
         .map((each) => `${each.tagName}#${each.id}.${each.className}`)"""

@@ -3,7 +3,7 @@
 Any web site can make a browser send requests to this machine, under any name that leads here. So
 the Host header must be a name that the operator gave, and an action must come from a page of ours:
 the browser says where a request comes from (Sec-Fetch-Site, Origin), and the header X-Eventlog and
-a JSON body cannot be sent from another site without a question that is never answered.
+a JSON body cannot be sent from another site without a preflight request, which is refused.
 
 Invariant: a handler sees only requests to a known name, from a session, and from our own pages.
 """
@@ -45,7 +45,7 @@ OPEN_PATHS = (LOGIN, "/enter")  # without a session
 
 
 class Sessions(Protocol):
-    """Decides whether a request belongs to somebody who has logged in."""
+    """Decides whether a request carries the cookie of a session."""
 
     def is_valid(self, headers: Headers) -> bool: ...
 

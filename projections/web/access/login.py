@@ -107,7 +107,7 @@ class Login:
 
     @property
     def how(self) -> str:
-        """What a person does to log in."""
+        """The way to log in, for a refusal."""
         if self.has_password:
             return "the password is the first line of the file that --token-file names"
         return "restart `eventlog web`, and open the URL that it prints"

@@ -73,7 +73,7 @@ def _address(request: Request) -> str:
 
 
 def network_of(host: str) -> str:
-    """Whose attempts are counted together: an address; of IPv6 the /64 that one client may have."""
+    """The network whose attempts count together: an address; for IPv6 its /64, a client's share."""
     try:
         address = ip_address(host)
     except ValueError:

@@ -40,7 +40,7 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What the measures of some trades are computed from, besides their order."""
+    """The sums and counts that the measures of some trades are computed from."""
 
     outcomes: tuple[int, ...] = (0,) * len(OUTCOMES)
     held_us: int = 0
@@ -149,7 +149,7 @@ class Ranks:
         return self._trades.pct[self._active(block)[rank - self._before[block]]]
 
     def below(self, value: float) -> int:
-        """How many returns are below a value."""
+        """The number of returns below a value."""
         tops, pct = self._group.tops, self._trades.pct
         block = bisect_left(tops, value)
         if block == len(tops):
@@ -237,9 +237,11 @@ class Group:
 
     def _split(self, index: int, trades: TradeColumns) -> None:
         whole = self.blocks[index]
+        # Not those in the columns alone: `withdraw` is called for them after all trades are added.
+        known = set(whole.voids)
         halves = []
         for part in (whole.by_return[:BLOCK], whole.by_return[BLOCK:]):
-            voids = sorted(trades.void_seq[each] for each in part if each in trades.void_seq)
+            voids = sorted(known & {trades.void_seq.get(each) for each in part})
             halves.append(_Block(part, array("I", sorted(part)), voids))
         self.blocks[index : index + 1] = halves
         self.tops[index : index + 1] = [trades.pct[half.by_return[-1]] for half in halves]

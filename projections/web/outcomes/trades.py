@@ -25,7 +25,7 @@ from projections.queries.stats import END
 from projections.queries.table import read_home
 from projections.signals.transitions import LOSS, OUTCOMES, WIN
 from projections.sqlite.database import database_path, read_checkpoint
-from projections.sqlite.file import file_identity
+from projections.sqlite.file import NO_FILE, inode_of
 
 ROWS_PER_READ = 20_000  # some 20 ms: other requests run between two of them
 NO_BAND = BANDS  # of a trade that was neither won nor lost
@@ -139,7 +139,7 @@ class Trades:
 
     def __init__(self, home: Path) -> None:
         self._home = home
-        self._identity: tuple[int, ...] | None = None
+        self._inode = NO_FILE  # of the table that was read
         self._reset()
 
     def _reset(self) -> None:
@@ -151,12 +151,7 @@ class Trades:
     @property
     def is_replaced(self) -> bool:
         """Whether the table is another file than the one that was read, or gone."""
-        try:
-            found = file_identity(database_path(self._home))
-        except FileNotFoundError:
-            return True
-        # Device and inode: the rest changes with the content too, of which only more is needed.
-        return self._identity is None or found[:2] != self._identity[:2]
+        return inode_of(database_path(self._home)) != self._inode
 
     def follow(self, progress: Progress) -> None:
         """Reads what is new in the table, in short snapshots. Raises ProjectionError.
@@ -164,11 +159,11 @@ class Trades:
         A table that was rebuilt is read anew.
         """
         checkpoint = read_home(self._home, read_checkpoint)
-        identity = file_identity(database_path(self._home))
+        inode = inode_of(database_path(self._home))
         end = 0 if checkpoint is None else checkpoint.seq
-        if identity != self._identity or end < self.seq:
+        if inode != self._inode or end < self.seq:
             self._reset()
-            self._identity = identity
+            self._inode = inode
         if end == self.seq:
             return
         start = self.seq

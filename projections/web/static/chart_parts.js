@@ -1,4 +1,4 @@
-// What every chart is made of: margins, the extent of values, paths and axes.
+// Parts of every chart: margins, the extent of values, paths and axes.
 import { s } from "./dom.js";
 
 export const TOP = 10;

@@ -1,9 +1,19 @@
 // Delivery: its state, the parked signals with Alpine's answer, retry, and discard behind a dialog.
 import { ask, isPast, send } from "./address.js";
 import { $, fill, h, say } from "./dom.js";
-import { clock, counted, int, plural, span, stamp } from "./format.js";
+import { clock, counted, int, plural, stamp } from "./format.js";
 import { follow } from "./live.js";
-import { a, figures, ready, refusalText, section, table } from "./parts.js";
+import {
+  a,
+  deliveryTiles,
+  figures,
+  heading,
+  quietRow,
+  ready,
+  refusalText,
+  section,
+  table,
+} from "./parts.js";
 
 export const TITLE = "Delivery";
 const NOTE_MS = 4000; // until the table of parked signals is read again after an action
@@ -51,7 +61,7 @@ const discard = h(
   "Discard",
 );
 const note = h("p", { class: "end", role: "status", id: "note" });
-const lead = h("p", { class: "lead" });
+const lead = h("span");
 
 let isReadOnly = false;
 let isDelivering = false;
@@ -60,7 +70,7 @@ export async function open(main) {
   fill($("th", parked.node), every);
   fill(
     main,
-    h("div", { class: "head" }, h("div", {}, h("h1", {}, "Delivery"), lead)),
+    heading("Delivery", lead),
     strip.node,
     section(
       "",
@@ -99,37 +109,21 @@ function showStatus({ delivery, read_only: readOnly }) {
     return;
   }
   isDelivering = delivery.daemon?.state === "running";
-  const { state, delivered, parked: count, failing, lag_entries: lag } = delivery;
+  const { state, delivered, parked: count } = delivery;
+  const tiles = deliveryTiles(delivery);
   say(lead, [STATES[state] ?? state, delivery.last_error].filter(Boolean).join(" Last error: "));
   strip.set("state", {
     text: state,
     note: delivery.daemon?.state ? `daemon ${delivery.daemon.state}` : "",
   });
-  strip.set("lag", {
-    path: "delivery.lag_entries",
-    value: lag,
-    text: int(lag),
-    unit: plural(lag, "entry"),
-    note: lag ? `oldest waits ${span(delivery.lag_seconds)}` : "nothing waits",
-  });
-  strip.set("delivered", {
-    path: "delivery.delivered",
-    value: delivered,
-    text: int(delivered),
-    unit: plural(delivered, "signal"),
-  });
-  strip.set("parked", {
-    path: "delivery.parked",
-    value: count,
-    text: int(count),
-    unit: plural(count, "signal"),
-    note: count ? `${int(failing)} retried automatically` : "none",
-  });
+  strip.set("lag", tiles.lag);
+  strip.set("delivered", { ...tiles.delivered, unit: plural(delivered, "signal") });
+  strip.set("parked", { ...tiles.parked, unit: plural(count, "signal") });
   if (shownParked !== null && shownParked !== count) load();
   shownParked = count;
 }
 
-const quiet = (text) => h("tr", {}, h("td", { colspan: COLUMNS.length, class: "quiet" }, text));
+const quiet = (text) => quietRow(COLUMNS, text);
 
 async function load() {
   const chosen = new Set(chosenSeqs());

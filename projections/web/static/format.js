@@ -1,4 +1,4 @@
-// Values as text: figures, times, and text of strangers made harmless to the eye.
+// Values as text: figures, times, and foreign text with its unseen characters escaped.
 
 // Control and format characters (Cc, Cf: bidi, zero width, tags), separators of lines, lone
 // surrogates and private characters, and letters that show nothing.
@@ -30,7 +30,7 @@ function fixed(value, low, high = low) {
     );
   }
   const text = formats.get(key).format(Math.abs(value));
-  // What rounds to zero has no sign.
+  // A value that rounds to zero has no sign.
   return value < 0 && /[1-9]/.test(text) ? MINUS + text : text;
 }
 

@@ -3,7 +3,7 @@ import { asker, change, isPast, query } from "./address.js";
 import { $, fill, h, say } from "./dom.js";
 import { int } from "./format.js";
 import { follow } from "./live.js";
-import { LOG_COLUMNS, figured, logRow, ready, table } from "./parts.js";
+import { LOG_COLUMNS, figured, heading, logRow, quietRow, ready, table } from "./parts.js";
 
 export const TITLE = "Log";
 const ROWS_MAX = 500; // in the page, whatever comes
@@ -47,21 +47,11 @@ let meanwhile = []; // entries that came while loading
 export async function open(main) {
   fill(
     main,
-    h(
-      "div",
-      { class: "head" },
-      h(
-        "div",
-        {},
-        h("h1", {}, "Log"),
-        h(
-          "p",
-          { class: "lead" },
-          isPast()
-            ? "The last entries that had been recorded, newest first."
-            : "Entries as they become durable, newest first.",
-        ),
-      ),
+    heading(
+      "Log",
+      isPast()
+        ? "The last entries that had been recorded, newest first."
+        : "Entries as they become durable, newest first.",
     ),
     h("div", { class: "filters" }, h("label", {}, "Show", kind), !isPast() && pause, count),
     log.node,
@@ -84,15 +74,7 @@ export async function show() {
     log.body,
     found.rows.map((row) => logRow(row)),
   );
-  if (!found.rows.length)
-    fill(
-      log.body,
-      h(
-        "tr",
-        {},
-        h("td", { colspan: LOG_COLUMNS.length, class: "quiet" }, "There is no such entry."),
-      ),
-    );
+  if (!found.rows.length) fill(log.body, quietRow(LOG_COLUMNS, "There is no such entry."));
   older = found.left_out;
   receive(meanwhile.splice(0));
   showCount();

@@ -1,12 +1,8 @@
 // The login page: sends the password as JSON, as every action of the console is sent.
+import { sentence } from "./format.js";
+
 const note = document.querySelector("#note");
 const password = document.querySelector("#password");
-
-const REFUSALS = {
-  401: "This is not the password.",
-  403: "This console has no password: open the address that eventlog web printed at its start.",
-  429: "Too many attempts. Wait a minute.",
-};
 
 document.querySelector("#login").addEventListener("submit", async (event) => {
   event.preventDefault();
@@ -20,8 +16,9 @@ document.querySelector("#login").addEventListener("submit", async (event) => {
     location.replace("/");
     return;
   }
-  note.textContent = answer
-    ? (REFUSALS[answer.status] ?? `The console answered ${answer.status}.`)
+  const { error, do: todo } = (await answer?.json().catch(() => null)) ?? {};
+  note.textContent = error
+    ? [error, todo].map(sentence).filter(Boolean).join(" ")
     : "The console does not answer.";
   password.select();
 });

@@ -14,7 +14,7 @@ import {
   interval,
   monthBar,
 } from "./outcome_rows.js";
-import { asTable, figures, ready, sampled, section, table } from "./parts.js";
+import { asTable, figures, heading, ready, sampled, section, table } from "./parts.js";
 import { timeChart } from "./time_chart.js";
 
 export const TITLE = "Outcomes";
@@ -80,19 +80,9 @@ export async function open(main) {
 const label = (title, node) => h("label", {}, title, node);
 
 const head = () =>
-  h(
-    "div",
-    { class: "head" },
-    h(
-      "div",
-      {},
-      h("h1", {}, "Outcomes"),
-      h(
-        "p",
-        { class: "lead" },
-        "Signals with an outcome, in the order in which the log learned it. Returns are added, one stake a signal, without costs.",
-      ),
-    ),
+  heading(
+    "Outcomes",
+    "Signals with an outcome, in the order in which the log learned it. Returns are added, one stake a signal, without costs.",
     h(
       "div",
       { class: "filters" },

@@ -8,9 +8,11 @@ import {
   LOG_COLUMNS,
   a,
   asTable,
+  deliveryTiles,
   figured,
   figures,
   logRow,
+  quietRow,
   ready,
   sampled,
   section,
@@ -248,26 +250,10 @@ function showDelivery(delivery) {
     for (const name of ["delivery", "delivered", "parked"]) strip.set(name, { text: "–", note });
     return;
   }
-  const { lag_entries: lag, delivered, parked, failing } = delivery;
-  strip.set("delivery", {
-    path: "delivery.lag_entries",
-    value: lag,
-    text: int(lag),
-    unit: plural(lag, "entry"),
-    note: lag ? `oldest waits ${span(delivery.lag_seconds)}` : "nothing waits",
-  });
-  strip.set("delivered", {
-    path: "delivery.delivered",
-    value: delivered,
-    text: int(delivered),
-    note: delivery.state,
-  });
-  strip.set("parked", {
-    path: "delivery.parked",
-    value: parked,
-    text: int(parked),
-    note: parked ? `${int(failing)} retried automatically` : "none",
-  });
+  const { lag, delivered, parked } = deliveryTiles(delivery);
+  strip.set("delivery", lag);
+  strip.set("delivered", { ...delivered, note: delivery.state });
+  strip.set("parked", parked);
 }
 
 function showHistory(points) {
@@ -287,8 +273,5 @@ function showLatest(found) {
   latest.body.prepend(...rows.map((row) => logRow(row, before > 0)));
   while (latest.body.childElementCount > LATEST) latest.body.lastElementChild.remove();
   if (!latest.body.childElementCount)
-    fill(
-      latest.body,
-      h("tr", {}, h("td", { colspan: LOG_COLUMNS.length, class: "quiet" }, "The log is empty.")),
-    );
+    fill(latest.body, quietRow(LOG_COLUMNS, "The log is empty."));
 }

@@ -1,7 +1,19 @@
 // Parts that several pages are made of.
 import { Refusal, link } from "./address.js";
 import { fill, h, say } from "./dom.js";
-import { clock, date, int, num, price, sentence, signed, stamp, words } from "./format.js";
+import {
+  clock,
+  date,
+  int,
+  num,
+  plural,
+  price,
+  sentence,
+  signed,
+  span,
+  stamp,
+  words,
+} from "./format.js";
 
 /** Says that a page shows its data, which tests and the eye wait for. */
 export function ready(main, isReady = true) {
@@ -21,11 +33,11 @@ export function failed(main, error) {
   ready(main);
 }
 
-/** What is wrong and what to do, in sentences. */
+/** A refusal in sentences: what is wrong, and what to do. */
 export const refusalText = (error) =>
   [error.message, error.todo].map(sentence).filter(Boolean).join(" ");
 
-// What the browser says where it has no connection is no help.
+// The text of the browser where it has no connection does not help.
 const faultText = (error) =>
   error instanceof TypeError && /fetch|network|load/i.test(error.message)
     ? "Check that eventlog web runs, then reload this page."
@@ -88,6 +100,31 @@ export function figures(names) {
   return { node, set };
 }
 
+/** The tiles of delivery, on Overview and Delivery. */
+export const deliveryTiles = (delivery) => {
+  const { lag_entries: lag, delivered, parked, failing } = delivery;
+  return {
+    lag: {
+      path: "delivery.lag_entries",
+      value: lag,
+      text: int(lag),
+      unit: plural(lag, "entry"),
+      note: lag ? `oldest waits ${span(delivery.lag_seconds)}` : "nothing waits",
+    },
+    delivered: { path: "delivery.delivered", value: delivered, text: int(delivered) },
+    parked: {
+      path: "delivery.parked",
+      value: parked,
+      text: int(parked),
+      note: parked ? `${int(failing)} retried automatically` : "none",
+    },
+  };
+};
+
+/** The title of a page with a sentence below it, and what stands beside them. */
+export const heading = (title, lead, ...kids) =>
+  h("div", { class: "head" }, h("div", {}, h("h1", {}, title), h("p", { class: "lead" }, lead)), kids);
+
 export const section = (size, title, note, ...kids) =>
   h(
     "section",
@@ -103,6 +140,10 @@ export function table(columns, rows, props = {}) {
   const node = h("table", props, h("thead", {}, h("tr", {}, head)), body);
   return { node, body };
 }
+
+/** The row of a table that has no others. */
+export const quietRow = (columns, text) =>
+  h("tr", {}, h("td", { colspan: columns.length, class: "quiet" }, text));
 
 /** The figures of a chart as a table, made when it is opened. */
 export function asTable(title, columns, rows) {

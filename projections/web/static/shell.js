@@ -1,4 +1,4 @@
-// What every page has: its links, the state of the stream, as-of, time zone and theme. Loads the
+// The shell of every page: links, the state of the stream, as-of, time zone and theme. Loads the
 // module of the page that the path names.
 import { Refusal, asOf, isPast, link, query } from "./address.js";
 import { $, fill, h, s, say } from "./dom.js";

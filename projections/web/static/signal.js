@@ -235,14 +235,14 @@ async function sha256(text) {
 }
 
 async function prove(node, { previous, line, chain }) {
-  if (!globalThis.crypto?.subtle) {
-    // over plain HTTP from another machine
+  const obstacle =
+    previous === null || line === null
+      ? "The log no longer has this line or the one before it."
+      : !globalThis.crypto?.subtle && // over plain HTTP from another machine
+        "This browser computes hashes only over HTTPS or on this machine.";
+  if (obstacle) {
     node.dataset.state = "none";
-    fill(
-      node,
-      h("span", { class: "tag" }, "not computed"),
-      " This browser computes hashes only over HTTPS or on this machine.",
-    );
+    fill(node, h("span", { class: "tag" }, "not computed"), ` ${obstacle}`);
     return;
   }
   const body = line.slice(0, line.lastIndexOf(',"chain":"'));

@@ -2,7 +2,18 @@
 import { asker, change, link, query } from "./address.js";
 import { $, fill, h, say } from "./dom.js";
 import { counted, int, percent, price } from "./format.js";
-import { a, gain, outcome, ready, refusalText, side, table, time } from "./parts.js";
+import {
+  a,
+  gain,
+  heading,
+  outcome,
+  quietRow,
+  ready,
+  refusalText,
+  side,
+  table,
+  time,
+} from "./parts.js";
 
 export const TITLE = "Signals";
 const PAGE_ROWS = 50;
@@ -75,16 +86,7 @@ let timer = 0;
 export async function open(main) {
   fill(
     main,
-    h(
-      "div",
-      { class: "head" },
-      h(
-        "div",
-        {},
-        h("h1", {}, "Signals"),
-        h("p", { class: "lead" }, "In the order of the log, newest first."),
-      ),
-    ),
+    heading("Signals", "In the order of the log, newest first."),
     form,
     signals.node,
     h("div", { class: "pager" }, newest, older, range),
@@ -116,7 +118,7 @@ export async function show() {
   ready($("#main"));
 }
 
-const quiet = (text) => h("tr", {}, h("td", { colspan: COLUMNS.length, class: "quiet" }, text));
+const quiet = (text) => quietRow(COLUMNS, text);
 
 function draw(answer) {
   const { rows, next, total, complete } = answer;

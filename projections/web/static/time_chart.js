@@ -28,7 +28,7 @@ function seriesNodes(one, x, y, t, values, floor) {
   return [s("path", { class: `area ${one.tone ?? ""}`, d: area }), line];
 }
 
-/** What of a series lies between two times, with one point more at either side. */
+/** The part of a series between two times, with one point more at either side. */
 function visible(t, columns, low, high) {
   let [from, to] = [0, t.length];
   while (from < to - 1 && t[from + 1] < low) from += 1;

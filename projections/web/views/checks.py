@@ -6,7 +6,7 @@ Invariant: a check is `ok` only by a record or a figure that shows it.
 from collections.abc import Mapping
 from pathlib import Path
 
-from eventlog.plumbing import last_verify
+from eventlog.plumbing import count_text, last_verify
 from projections.run_directory import FAILED, RUNNING
 from projections.signals.schema import SQLITE
 
@@ -44,7 +44,7 @@ def _verify_check(home: Path) -> tuple[Json, int | None]:
         text = f"Every line and every signal up to entry {found['last_seq']:,} was verified"
         return _check("verify", OK, text, found["at"]), 0
     count = found["findings"]
-    text = f"Damage was found in {count:,} {'place' if count == 1 else 'places'}"
+    text = f"Damage was found in {count_text(count, 'place')}"
     return _check("verify", BAD, text, found["at"]), count
 
 

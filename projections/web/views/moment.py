@@ -118,7 +118,7 @@ class Moments:
         return low, recorded_at
 
     def _bounds(self, moment: str, last_seq: int) -> tuple[int, int]:
-        """Between which entries the search goes on: those around it that the table has."""
+        """The bounds of the search: the entries of the table around the moment."""
 
         def read(database: Connection) -> tuple[int, int]:
             low = database.execute(AS_OF_BOUNDS, {"moment": moment}).fetchone()[0]
@@ -149,6 +149,14 @@ class Moments:
                 f"the table is behind the log: it is at entry {at}, before entry {seq}",
                 do="run `eventlog project sqlite --once`, or start the daemon",
             )
+
+
+def table_end(database: Connection, moment: Moment) -> int:
+    """The entry up to which the table answers: that of the moment; for now, its checkpoint's."""
+    if moment.past_seq is not None:
+        return moment.past_seq
+    checkpoint = read_checkpoint(database)
+    return 0 if checkpoint is None else checkpoint.seq
 
 
 def whole_number(name: str, text: str) -> int:

@@ -15,9 +15,8 @@ from projections.queries.selection import parse_object, stored_time
 from projections.queries.show import show
 from projections.queries.table import read_home
 from projections.serving.app import QueryParams
-from projections.sqlite.database import read_checkpoint
 from projections.web.answers import Refusal
-from projections.web.views.moment import Moments, whole_number
+from projections.web.views.moment import Moments, table_end, whole_number
 from projections.web.views.signals import as_of_table
 
 PRICES_AROUND = 60  # signals before, and as many after
@@ -49,10 +48,7 @@ def read_signal(home: Path, moments: Moments, query: QueryParams, seq: int) -> J
     seq = min(seq, SEQ_MAX)
 
     def read(database: Connection) -> tuple[str | None, int, int | None, int | None]:
-        checkpoint = read_checkpoint(database)
-        end = moment.past_seq
-        if end is None:
-            end = checkpoint.seq if checkpoint is not None else 0
+        end = table_end(database, moment)
         found = database.execute(_ID, {"id": seq}).fetchone() if seq <= end else None
         (older,) = database.execute(_OLDER, {"id": seq}).fetchone()
         (newer,) = database.execute(_NEWER, {"id": seq, "seq": end}).fetchone()
@@ -98,10 +94,7 @@ def read_prices(home: Path, moments: Moments, query: QueryParams) -> Json:
     moment = moments.of(query)
 
     def read(database: Connection) -> tuple[int, list[Json]]:
-        checkpoint = read_checkpoint(database)
-        end = moment.past_seq
-        if end is None:
-            end = checkpoint.seq if checkpoint is not None else 0
+        end = table_end(database, moment)
         _limit_time(database)
         return end, _prices(database, symbol, around, end)
 

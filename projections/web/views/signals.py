@@ -22,9 +22,8 @@ from projections.queries.selection import (
 )
 from projections.queries.table import read_home
 from projections.serving.app import QueryParams
-from projections.sqlite.database import read_checkpoint
 from projections.web.answers import Refusal
-from projections.web.views.moment import Moment, Moments, whole_number
+from projections.web.views.moment import Moment, Moments, table_end, whole_number
 
 LIMIT_DEFAULT, LIMIT_MAX = 50, 200
 WINDOW_IDS = 5_000  # the first window; each further one is twice as large
@@ -54,9 +53,7 @@ def read_signals(home: Path, moments: Moments, query: QueryParams) -> dict[str, 
     signal_id = query.get("signal_id") or None
 
     def read(database: Connection) -> dict[str, object]:
-        checkpoint = read_checkpoint(database)
-        seq = checkpoint.seq if checkpoint is not None else 0
-        end = seq if selection.seq is None else selection.seq
+        end = table_end(database, moment)
         start = min(before, end + 1) if before is not None else end + 1
         if signal_id is not None:
             rows, reached, is_complete = _named(database, selection, signal_id), 1, True

@@ -1,4 +1,4 @@
-"""How the home is doing, in words: a level, one sentence, and the reasons with their pages. Pure.
+"""The verdict on a home in words: a level, one sentence, and the reasons with their pages. Pure.
 
 Invariant: the level is that of the worst reason, and `ok` only where there is none.
 """
@@ -6,6 +6,7 @@ Invariant: the level is that of the worst reason, and `ok` only where there is n
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from eventlog.plumbing import count_text
 from projections.delivery.outbox import DISABLED, STOPPED
 from projections.delivery.outbox import NAME as ALPINE
 from projections.run_directory import FAILED
@@ -33,7 +34,7 @@ Figures = Mapping[str, object]
 
 
 class Reason(NamedTuple):
-    """Why the level is not ok."""
+    """A reason for a level other than ok."""
 
     text: str
     href: str
@@ -57,8 +58,8 @@ def _reasons(
     if problem is not None:
         yield Reason(problem, "/log", BAD)
     if findings:
-        places = "place" if findings == 1 else "places"
-        yield Reason(f"The last verify found damage in {findings:,} {places}", "/#checks", BAD)
+        places = count_text(findings, "place")
+        yield Reason(f"The last verify found damage in {places}", "/#checks", BAD)
     for name, figures in projections.items():
         yield from _projection_reasons(name, figures)
     yield from _delivery_reasons(projections.get(ALPINE, {}))
@@ -85,14 +86,13 @@ def _delivery_reasons(figures: Figures) -> Iterator[Reason]:
         level, text = _NOT_DELIVERING[state]
         yield Reason(text, "/delivery", level)
     if isinstance(parked, int) and parked:
-        signals = "signal is" if parked == 1 else "signals are"
-        yield Reason(f"{parked:,} {signals} parked: Alpine does not take them", "/delivery", WARN)
+        verb, them = ("is", "it") if parked == 1 else ("are", "them")
+        text = f"{count_text(parked, 'signal')} {verb} parked: Alpine does not take {them}"
+        yield Reason(text, "/delivery", WARN)
 
 
 def _entries(value: object) -> str:
-    if value == 1:
-        return "1 entry"
-    return f"{value:,} entries" if isinstance(value, int) else "some entries"
+    return count_text(value, "entry") if isinstance(value, int) else "some entries"
 
 
 def _lower(label: str) -> str:

@@ -42,7 +42,7 @@ Json = dict[str, object]
 
 
 class Sample(NamedTuple):
-    """What was found at one time."""
+    """The figures of one time."""
 
     log: Mapping[str, object]
     projections: Mapping[str, Mapping[str, object]]
@@ -103,7 +103,7 @@ class Vitals:
         self.history.append([round(time.time(), 1), rate, *lags])
 
     def problem(self) -> str | None:
-        """Why the figures, or the rows, are not those of now; None where they are."""
+        """The reason why the figures or the rows are not current; None where they are."""
         age_s = time.monotonic() - self._sampled_s
         found = self.tasks_problem() or self._log.problem or self.sample_problem
         if found is None and age_s > STALE_S:

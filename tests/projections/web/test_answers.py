@@ -304,3 +304,8 @@ def test_a_verify_is_shown_while_the_log_has_its_entry(home: Path) -> None:
     assert verify_check()["state"] == "none"
     assert eventlog("verify", home=home).code == 0
     assert verify_check()["state"] == "ok"
+    record = home / "data" / "verified.json"
+    damaged = {**json.loads(record.read_text()), "ok": False, "findings": 2}
+    record.write_text(json.dumps(damaged))
+    check = verify_check()
+    assert (check["state"], check["text"]) == ("bad", "Damage was found in 2 places")

@@ -1,4 +1,4 @@
-"""The live stream: durable, in order, once; what is left out is counted; ends are told."""
+"""The live stream: durable, in order, once; what is left out is counted; ends are reported."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Who is answered: host names, origins, logins, limits, and what no answer holds."""
+"""Access to the console: host names, origins, logins, limits, and what no answer holds."""
 
 import os
 import re

@@ -15,6 +15,7 @@ from projections.queries.table import read_home
 from projections.web.outcomes import groups
 from projections.web.outcomes.cache import ALL, Outcomes
 from projections.web.outcomes.curve import POINTS_MAX, make_curve, thinned
+from projections.web.outcomes.trades import Trades
 from tests.harness.command import eventlog
 from tests.harness.console import WebConsole
 from tests.harness.read_side import append, project
@@ -32,7 +33,7 @@ GROUPS = ("strategy", "symbol", "month")
 
 
 def expected(home: Path, chosen: SignalFilter, seq: int) -> dict[str, Any]:
-    """What `eventlog stats` prints as of an entry."""
+    """The output of `eventlog stats` as of an entry."""
     selection = Selection(chosen, seq)
     return read_home(
         home,
@@ -101,6 +102,36 @@ def test_a_table_that_was_rebuilt_is_read_anew(home: Path) -> None:
     assert eventlog("rebuild-database", home=home).code == 0
     assert found(outcomes, ALL, 40) == found(Outcomes(home), ALL, 40)
     assert found(outcomes, ALL, None) == before
+
+
+def test_a_table_that_has_grown_is_read_on_and_not_anew(home: Path) -> None:
+    """Without a daemon the table has no WAL between two runs, and a new time and size."""
+    append(home, *signals(2), closed(1))
+    project(home)
+    trades = Trades(home)
+    trades.follow(lambda *_: None)
+    number = trades.number
+    append(home, closed(2))
+    project(home)
+    trades.follow(lambda *_: None)
+    assert (trades.number, trades.seq, len(trades.trades.known_seq)) == (number, 4, 2)
+
+
+def test_a_trade_that_is_closed_and_voided_at_once_is_left_out_once(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the trades that came with it divide its block."""
+    monkeypatch.setattr(groups, "BLOCK", 4)
+    append(home, *signals(9), closed(1))
+    project(home)
+    outcomes = Outcomes(home)
+    found(outcomes, ALL, None)
+    append(home, *(closed(number, exit_price=160.0 + number) for number in range(2, 10)))
+    append(home, {"event": "voided", "signal_id": "s-2", "voids": 11})
+    project(home)
+    for seq in (None, 19, 18, 11):
+        assert found(outcomes, ALL, seq) == found(Outcomes(home), ALL, seq)
+    assert_equal(home, outcomes, ALL, 19)
 
 
 def test_an_answer_as_of_an_entry_is_not_of_a_table_that_was_there_before(
