@@ -10,6 +10,7 @@
     ├── UnsafePath             a link or a foreign kind of file is where ours should be
     ├── LogCorrupt             acknowledged data is damaged
     ├── LogDiverged            the log does not continue the one that was read before
+    ├── LogIsReplica           the home follows a stream, and takes no appends
     ├── LogPoisoned            a sync failed: this handle is disabled
     ├── LogLocked              another process holds the writer's lock too long
     ├── LogBusy                too many appends are waiting
@@ -167,6 +168,10 @@ class LogCorrupt(EventLogError):
 
 class LogDiverged(EventLogError):
     """The log does not continue the one read before: rewritten, shortened, or another log."""
+
+
+class LogIsReplica(EventLogError):
+    """The home is a replica: its lines come from a stream. Nothing was written."""
 
 
 class BackupUnusable(EventLogError):

@@ -267,7 +267,8 @@ class EventLog:
     def _build_committer(self) -> "GroupCommit":
         """Builds the committer and its writer, for the first append. Raises LogClosed."""
         from eventlog.append.group_commit import GroupCommit, closed_error
-        from eventlog.append.writer import Writer, WriterSettings
+        from eventlog.append.segment_writer import WriterSettings
+        from eventlog.append.writer import Writer
 
         with self._mutex:
             if self._closed is not None:

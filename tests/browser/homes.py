@@ -17,7 +17,8 @@ from eventlog import EventLog
 from eventlog.append.batch import AppendRequest
 from eventlog.append.dedupe import DEDUPE_ENTRIES_DEFAULT
 from eventlog.append.group_commit import GroupCommit
-from eventlog.append.writer import Writer, WriterSettings
+from eventlog.append.segment_writer import WriterSettings
+from eventlog.append.writer import Writer
 from eventlog.format.segment import SEGMENT_BYTES_DEFAULT
 from eventlog.schema.validation import validate
 from eventlog.storage.disk import RealDisk

@@ -11,7 +11,8 @@ from typing import NamedTuple
 from unittest import mock
 
 from eventlog.append.batch import AppendRequest, Receipt
-from eventlog.append.writer import Writer, WriterSettings
+from eventlog.append.segment_writer import WriterSettings
+from eventlog.append.writer import Writer
 from eventlog.errors import EventLogError
 from eventlog.read.near_end import reader_near_end
 from eventlog.read.reader import LogReader

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from eventlog.append.writer import WriterSettings
+from eventlog.append.segment_writer import WriterSettings
 from eventlog.errors import LogCorrupt, LogDiverged
 from eventlog.read.reader import LogReader
 from eventlog.verify.verify import verify

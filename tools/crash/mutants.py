@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import NamedTuple
 from unittest import mock
 
-from eventlog.append import recovery, writer
+from eventlog.append import recovery, segment_writer
 from eventlog.append.batch import WriteBatch
 from eventlog.append.writer import Writer
 from eventlog.format import scan
@@ -248,7 +248,7 @@ class Mutant(NamedTuple):
 MUTANTS = {
     "ack-before-sync": Mutant(writer=_AckBeforeSync),
     "no-directory-sync": Mutant(disk=_NoDirectorySync),
-    "torn-tail-not-cut": Mutant(patches=((writer, "cut_torn_tail", _keep_torn_tail),)),
+    "torn-tail-not-cut": Mutant(patches=((segment_writer, "cut_torn_tail", _keep_torn_tail),)),
     "refuse-valid-after-bad": Mutant(patches=((lines, "has_evidence", _any_valid_line),)),
     "cut-any-bad-line": Mutant(patches=((lines, "has_evidence", _no_line),)),
     "readers-unbounded": Mutant(
@@ -274,7 +274,7 @@ MUTANTS = {
     "record-ignores-next-segment": Mutant(patches=((durable_state, "_is_next_legal", _always),)),
     "sync-last-only": Mutant(
         patches=(
-            (writer, "sync_segments", _sync_last_segment),
+            (segment_writer, "sync_segments", _sync_last_segment),
             (recovery, "sync_segments", _sync_last_segment),
         )
     ),

@@ -10,7 +10,8 @@ from random import Random
 from typing import NamedTuple
 
 from eventlog.append.batch import AppendRequest
-from eventlog.append.writer import Writer, WriterSettings
+from eventlog.append.segment_writer import WriterSettings
+from eventlog.append.writer import Writer
 from eventlog.errors import AppendFailed, EventLogError, LogPoisoned
 from eventlog.format.segment import Position
 from eventlog.read.near_end import reader_near_end

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from eventlog import AppendFailed, EventLog, EventLogError, LogBusy, LogClosed, LogPoisoned, Receipt
-from eventlog.append import group_commit, waiting, writer
+from eventlog.append import group_commit, segment_writer, waiting, writer
 from eventlog.storage import locks
 from tests.harness.fault_disk import FaultDisk
 from tests.harness.interrupt import Interrupt
@@ -22,7 +22,7 @@ from tests.harness.signals import a_signal
 
 DEADLINE_S = 30.0
 POINTS_MAX = 400
-MODULES = (group_commit, waiting, writer, locks)
+MODULES = (group_commit, waiting, writer, segment_writer, locks)
 
 
 @pytest.fixture
@@ -148,7 +148,10 @@ def test_a_second_interrupt_leaves_no_append_without_a_receipt_or_an_error(tmp_p
                 results.append(error)
 
         others += [threading.Thread(target=append, args=[n], daemon=True) for n in (2, 3, 4)]
-        with Interrupt(nth, [writer]) as point, suppress(KeyboardInterrupt, LogPoisoned):
+        with (
+            Interrupt(nth, [writer, segment_writer]) as point,
+            suppress(KeyboardInterrupt, LogPoisoned),
+        ):
             log.append(a_signal(5))
         for other in others:
             if other.ident is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eventlog.append.batch import Receipt
-from eventlog.append.writer import WriterSettings
+from eventlog.append.segment_writer import WriterSettings
 from eventlog.storage.disk import Disk, RealDisk
 from tools.crash.__main__ import main
 from tools.crash.check import Subject, simulation

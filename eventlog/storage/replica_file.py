@@ -1,0 +1,71 @@
+"""The file `.replica`: the home is a replica, and follows a stream.
+
+It holds a JSON object with the name of the stream and its epoch, the number of the last promotion.
+It is never in a backup: a restored log is nobody's replica.
+
+Invariant: it is created and removed only under the writer's lock, under which every writer looks
+for it; so no append passes once it is there.
+"""
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+
+from eventlog.errors import LogIsReplica, UnsafePath
+from eventlog.storage.atomic import replace_file
+from eventlog.storage.directory import read_small_file
+from eventlog.storage.disk import Disk
+from eventlog.storage.home import Home
+
+REPLICA_FILE_NAME = ".replica"
+EPOCH_FIRST = 1  # of a stream whose primary was never replaced
+_REPLICA_FILE_BYTES_MAX = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaState:
+    """What a replica follows."""
+
+    stream: str  # the name that EVENTLOG_STREAM gives
+    epoch: int = EPOCH_FIRST
+
+
+def replica_path(home: Home) -> str:
+    """The path of the file."""
+    return f"{home.log_dir}/{REPLICA_FILE_NAME}"
+
+
+def read_replica_state(disk: Disk, home: Home) -> ReplicaState | None:
+    """What the home follows; None where it is no replica. Raises UnsafePath, OSError."""
+    data = None
+    with suppress(FileNotFoundError):
+        data = read_small_file(disk, replica_path(home), _REPLICA_FILE_BYTES_MAX)
+    if data is None:
+        return None
+    try:
+        found = json.loads(data)
+        return ReplicaState(stream=str(found["stream"]), epoch=int(found["epoch"]))
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise UnsafePath(
+            "the file that makes this home a replica cannot be understood",
+            where=replica_path(home),
+            do="write it again as the stream's name has it, for example "
+            '{"stream":"main","epoch":1}',
+        ) from error
+
+
+def write_replica_state(disk: Disk, home: Home, state: ReplicaState) -> None:
+    """Makes the home a replica, durably. The caller holds the writer's lock. Raises OSError."""
+    data = json.dumps({"stream": state.stream, "epoch": state.epoch}).encode() + b"\n"
+    replace_file(disk, home.log_dir, REPLICA_FILE_NAME, data)
+
+
+def refuse_replica(disk: Disk, home: Home) -> None:
+    """Raises LogIsReplica where the home is a replica. The caller holds the writer's lock."""
+    # Each commit pays for this look, also where the home became a replica under an open handle.
+    if disk.identity_at(replica_path(home)) is not None:
+        raise LogIsReplica(
+            "this home is a replica: its lines come from a stream, and nothing is appended to it",
+            where=home.root,
+            do="nothing was written: append to the primary's home",
+        )
