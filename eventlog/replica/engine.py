@@ -12,6 +12,7 @@
         │   └── StreamRefused       the server denies this account a request
         ├── WrongLastSequence       the stream may not end where the append expected it to
         ├── StreamUnfit             the stream or its server breaks a rule: see `stream_rules`
+        ├── StreamForeign           a message is no line of a log, or not the line of its sequence
         └── StreamShort             messages are missing from the stream
 
 Invariant: an append that returned was acknowledged by the stream, line by line, and each line has
@@ -22,6 +23,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from eventlog.errors import EventLogError
+from eventlog.format.line import CHAIN_START, BadLine, parse_header, stored_chain
 
 
 class StreamError(EventLogError):
@@ -52,6 +54,10 @@ class StreamUnfit(StreamError):
     """The stream or its server breaks a rule, so an acknowledgement would promise too little."""
 
 
+class StreamForeign(StreamError):
+    """A message of the stream is not the line of a log with the seq of the message."""
+
+
 class StreamShort(StreamError):
     """Messages are missing from the stream: message N is there no more for some N."""
 
@@ -71,6 +77,19 @@ class StreamEnd(NamedTuple):
     line: bytes = b""  # the last message
     replicas: int = 1  # servers that are to hold the stream
     replicas_current: int = 1  # servers that hold all of it now
+
+    @property
+    def chain(self) -> str:
+        """The chain of the last line, as it stands there. Raises StreamForeign."""
+        if self.seq == 0:
+            return CHAIN_START
+        try:
+            seq, chain = parse_header(self.line).seq, stored_chain(self.line)
+        except BadLine as error:
+            raise StreamForeign(f"message {self.seq} of the stream {error}") from None
+        if seq != self.seq:
+            raise StreamForeign(f"message {self.seq} of the stream is entry {seq} of a log")
+        return chain
 
 
 class StreamEngine(Protocol):
