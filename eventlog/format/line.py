@@ -51,6 +51,7 @@ class Entry(NamedTuple):
     event: str  # "signal", "executed", ...
     payload: dict[str, object]  # the keys that the caller gave, normalised
     chain: str  # binds this line to all lines before it
+    line: bytes = b""  # as it is stored, newline included: encoding an entry again may differ
 
 
 class LineHeader(NamedTuple):
@@ -125,7 +126,7 @@ def decode(line: bytes) -> Entry:
             b'{"v":1,"seq":%d,"batch":%d,"recorded_at":"%b","event":"%b"'
             % (seq, batch, recorded_at.encode(), event.encode())
         ):
-            return Entry(seq, batch, recorded_at, event, fields, chain)
+            return Entry(seq, batch, recorded_at, event, fields, chain, line)
         raise BadLine("gives a key of its head twice")
     except orjson.JSONDecodeError as error:
         raise BadLine(f"is not JSON: {error}") from None

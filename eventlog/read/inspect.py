@@ -60,6 +60,11 @@ def raw_lines(path: str, *, after: int = 0, limit: int | None = None) -> Iterato
             remaining = remaining if remaining is None else remaining - len(lines)
 
 
+def segment_starts(path: str | os.PathLike[str]) -> list[int]:
+    """The first seq of each segment, in order."""
+    return list_segments(SegmentDisk(RealDisk()), home_at(path))
+
+
 def end_seq(path: str) -> int:
     """Seq of the last entry, also where the log is damaged before it."""
     return _end(SegmentDisk(RealDisk()), require_home(path))[0].seq

@@ -1,0 +1,453 @@
+"""NatsStream: the engine on NATS JetStream. The only module that imports the client of NATS.
+
+Several lines are appended as one atomic batch: the server stores all of them or none. Single
+messages one after the other, each with the sequence that it must follow, would not do. Where
+another writer's message has taken the place of the first one, the server refuses that one and
+stores the others behind the foreign message, since the sequence fits.
+
+A lost connection is not restored in place: acknowledgements of lost proposals never come, and the
+client gives no sign of it. After any error the caller closes the stream and opens it again.
+
+Invariant: a line is appended only behind the sequence that it follows in the log.
+"""
+
+import asyncio
+import base64
+import json
+import logging
+import secrets
+import ssl
+import urllib.request
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+# nats-py imports it to log in: without it a login would fail late.
+import nkeys  # type: ignore[import-untyped]  # noqa: F401
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import AuthorizationError, NoRespondersError
+from nats.errors import Error as NatsError
+
+from eventlog.replica.engine import (
+    StreamEnd,
+    StreamError,
+    StreamLine,
+    StreamMissing,
+    StreamRefused,
+    StreamShort,
+    StreamUnavailable,
+    StreamUnfit,
+    WrongLastSequence,
+)
+from eventlog.replica.stream_rules import (
+    EXPECTED_LAST_SEQUENCE,
+    SEGMENT_HEADER,
+    StreamSettings,
+    broken_rules,
+    stream_config,
+    sync_rule,
+)
+from eventlog.threads import run_in_thread
+
+logger = logging.getLogger(__name__)
+
+CONNECT_S_MAX = 5.0  # over all addresses; a server that is there answers within milliseconds
+REQUEST_S_MAX = 3.0  # for the state of a stream; its leader answers from memory
+ACK_S_MAX = 5.0  # for a batch; a slow disk syncs a few hundred messages a second
+CREATE_S_MAX = 10.0
+MONITOR_S_MAX = 2.0
+PING_S = 5  # a connection that is silent for longer is tested
+BATCH_LINES_MAX = 500  # a server takes up to 1,000; twice as many gain nothing
+BATCH_BYTES_MAX = 1 << 20
+FOLLOW_LINES_MAX = 2000
+HEARTBEAT_S = 1.0
+SILENCE_S_MAX = 3 * HEARTBEAT_S  # of a consumer that sends heartbeats
+CONSUMER_IDLE_S = 30  # then the server removes a consumer without subscriber
+MONITOR_BYTES_MAX = 1 << 20
+
+_NOT_FOUND = 10059
+_NO_MESSAGE = 10037
+_WRONG_LAST = frozenset({10071, 10164})
+_NO_ATOMIC = 10174
+_NAME_IN_USE = 10058
+
+
+class NatsStream:
+    """A connection to one stream. Implements `StreamEngine`."""
+
+    def __init__(self, settings: StreamSettings) -> None:
+        self._settings = settings
+        self._client = Client()
+        # Set when the connection ends, or when the server denies a request: nats-py reports that
+        # to its error callback only, and the request itself would just time out.
+        self._ended: asyncio.Future[StreamError] = asyncio.get_running_loop().create_future()
+
+    @classmethod
+    async def connect(cls, settings: StreamSettings) -> "NatsStream":
+        """Connects. Raises StreamUnavailable, StreamRefused, and StreamUnfit by the monitor."""
+        await _check_monitors(settings)
+        stream = cls(settings)
+        try:
+            await stream._connect()
+        except BaseException:
+            await stream.close()
+            raise
+        return stream
+
+    async def _connect(self) -> None:
+        settings = self._settings
+        options: dict[str, Any] = {}
+        if settings.nkey_file:
+            options["nkeys_seed"] = settings.nkey_file
+        if settings.creds_file:
+            options["user_credentials"] = settings.creds_file
+        try:
+            if settings.ca_file:
+                options["tls"] = ssl.create_default_context(cafile=settings.ca_file)
+            async with asyncio.timeout(CONNECT_S_MAX):
+                await self._client.connect(
+                    list(settings.urls),
+                    error_cb=self._on_error,
+                    closed_cb=self._on_closed,
+                    allow_reconnect=False,
+                    connect_timeout=int(CONNECT_S_MAX / 2),
+                    reconnect_time_wait=0.1,  # type: ignore[arg-type]  # it only sleeps for it
+                    max_reconnect_attempts=-1,
+                    ping_interval=PING_S,
+                    max_outstanding_pings=1,
+                    name="eventlog",
+                    **options,
+                )
+        except AuthorizationError as error:
+            raise StreamRefused(
+                "the server refuses the login",
+                where=settings.where,
+                do="check EVENTLOG_NATS_NKEY_FILE or EVENTLOG_NATS_CREDS_FILE, and the accounts of "
+                "the server",
+            ) from error
+        except (NatsError, OSError, TimeoutError) as error:
+            raise self._unavailable(error) from error
+
+    async def _on_error(self, error: Exception) -> None:
+        text = str(error)
+        if "permissions violation" in text.lower() and not self._ended.done():
+            self._ended.set_result(
+                StreamRefused(
+                    f"the server refuses a request: {text.removeprefix('nats: ')}",
+                    where=self._settings.where,
+                    do="give this account the permissions that its role needs",
+                )
+            )
+
+    async def _on_closed(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(self._unavailable(self._client.last_error))
+
+    def _unavailable(self, error: BaseException | None) -> StreamUnavailable:
+        text = str(error) or type(error).__name__ if error is not None else "it was closed"
+        return StreamUnavailable(
+            f"there is no connection to NATS: {text}",
+            where=self._settings.where,
+            do="check that the servers run, and EVENTLOG_NATS_URL",
+        )
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        with suppress(Exception):  # it is lost already
+            await self._client.close()
+
+    async def last(self) -> StreamEnd:
+        """The end of the stream, as its leader has it. Raises StreamUnfit, StreamShort."""
+        found = await self._api(f"STREAM.INFO.{self._settings.stream}")
+        broken = broken_rules(found["config"], self._settings)
+        if broken:
+            raise _unfit(broken, self._settings)
+        state = found["state"]
+        seq, first, count = state["last_seq"], state["first_seq"], state["messages"]
+        if seq and (first != 1 or count != seq):
+            raise StreamShort(
+                f"the stream ends at {seq} and holds {count} messages, from {first} on: some were "
+                "removed from it",
+                where=self._settings.where,
+                do="create a stream of another name, and set EVENTLOG_STREAM to it",
+            )
+        line = await self.line(seq) if seq else b""
+        peers = found.get("cluster", {}).get("replicas") or ()
+        return StreamEnd(
+            seq,
+            line,
+            found["config"].get("num_replicas", 1),
+            1 + sum(bool(peer.get("current")) for peer in peers),
+        )
+
+    async def line(self, seq: int) -> bytes:
+        """The line of that seq, from the leader. Raises StreamShort."""
+        found = await self._api(f"STREAM.MSG.GET.{self._settings.stream}", {"seq": seq})
+        return base64.b64decode(found["message"].get("data", ""))
+
+    async def create(self, *, replicas: int) -> bool:
+        """Creates the stream by the rules; False where one that meets them is there already.
+
+        Raises StreamUnfit where there is another one.
+        """
+        config = stream_config(self._settings, replicas=replicas)
+        try:
+            verb = f"STREAM.CREATE.{self._settings.stream}"
+            found = await self._api(verb, config, timeout_s=CREATE_S_MAX)
+        except _NameInUse:
+            found = await self._api(f"STREAM.INFO.{self._settings.stream}")
+        broken = broken_rules(found["config"], self._settings)
+        if found["config"].get("num_replicas", 1) != replicas:
+            broken.append(f"num_replicas is {found['config'].get('num_replicas', 1)}")
+        if broken:
+            raise _unfit(broken, self._settings)
+        return bool(found.get("did_create"))
+
+    async def append(
+        self, lines: Sequence[StreamLine], on_acknowledged: Callable[[int], object]
+    ) -> None:
+        """Appends consecutive lines behind the stream's last message; see `StreamEngine`."""
+        for batch in _batches(lines):
+            await self._append_batch(batch)
+            on_acknowledged(batch[-1].seq)
+
+    async def _append_batch(self, batch: Sequence[StreamLine]) -> None:
+        batch_id = secrets.token_hex(8)
+        for index, (seq, segment, line) in enumerate(batch, start=1):
+            headers = {SEGMENT_HEADER: str(segment)}
+            if index == 1:
+                headers[EXPECTED_LAST_SEQUENCE] = str(seq - 1)
+            if len(batch) > 1:
+                headers["Nats-Batch-Id"] = batch_id
+                headers["Nats-Batch-Sequence"] = str(index)
+            if index < len(batch):
+                await self._publish(line, headers)
+                continue
+            if len(batch) > 1:
+                headers["Nats-Batch-Commit"] = "1"
+            answer = await self._request(self._settings.subject, line, headers, ACK_S_MAX)
+            if answer.get("seq") != seq:
+                raise StreamShort(
+                    f"line {seq} was stored as message {answer.get('seq')}",
+                    where=self._settings.where,
+                    do="create a stream of another name, and set EVENTLOG_STREAM to it",
+                )
+
+    async def _publish(self, line: bytes, headers: dict[str, str]) -> None:
+        """Sends a message that is not answered."""
+        if self._ended.done():
+            raise self._ended.result()
+        try:
+            await self._client.publish(self._settings.subject, line, headers=headers)
+        except (NatsError, OSError) as error:
+            raise self._unavailable(error) from error
+
+    async def follow(self, after: int) -> AsyncGenerator[Sequence[StreamLine], None]:
+        """The lines after a seq, by a consumer of its own; see `StreamEngine`."""
+        messages: asyncio.Queue[Msg] = asyncio.Queue()
+        inbox = self._client.new_inbox()
+        subscription = await self._subscribe(inbox, messages)
+        try:
+            await self._create_consumer(inbox, after + 1)
+            while True:
+                lines = [*self._next_lines(await self._received(messages), after, messages)]
+                if lines:
+                    after = lines[-1].seq
+                    yield lines
+        finally:
+            with suppress(Exception):  # the connection is lost: the server removes it by itself
+                await subscription.unsubscribe()
+
+    async def _subscribe(self, inbox: str, messages: "asyncio.Queue[Msg]") -> Any:
+        client = self._client
+
+        async def take(message: Msg) -> None:
+            headers = message.headers or {}
+            if headers.get("Status") == "100":  # a heartbeat, or a request of the flow control
+                for reply in (message.reply, headers.get("Nats-Consumer-Stalled")):
+                    if reply:
+                        await client.publish(reply)
+            messages.put_nowait(message)
+
+        try:
+            return await client.subscribe(
+                inbox, cb=take, pending_msgs_limit=-1, pending_bytes_limit=-1
+            )
+        except (NatsError, OSError) as error:
+            raise self._unavailable(error) from error
+
+    async def _create_consumer(self, inbox: str, start_seq: int) -> None:
+        stream = self._settings.stream
+        config = {
+            "deliver_subject": inbox,
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": start_seq,
+            "ack_policy": "none",
+            "max_deliver": 1,
+            "flow_control": True,
+            "idle_heartbeat": int(HEARTBEAT_S * 1e9),
+            "inactive_threshold": CONSUMER_IDLE_S * 1_000_000_000,
+            "num_replicas": 1,
+            "mem_storage": True,
+        }
+        body = {"stream_name": stream, "config": config}
+        await self._api(f"CONSUMER.CREATE.{stream}", body)
+
+    async def _received(self, messages: "asyncio.Queue[Msg]") -> Msg:
+        receiving = asyncio.ensure_future(messages.get())
+        waited: set[asyncio.Future[Any]] = {receiving, self._ended}
+        await asyncio.wait(waited, timeout=SILENCE_S_MAX, return_when=asyncio.FIRST_COMPLETED)
+        if receiving.done():
+            return receiving.result()
+        receiving.cancel()
+        if self._ended.done():
+            raise self._ended.result()
+        raise StreamUnavailable(
+            "the server sends neither lines nor heartbeats",
+            where=self._settings.where,
+            do="wait: the stream is read again from the last line",
+        )
+
+    def _next_lines(
+        self, message: Msg, after: int, messages: "asyncio.Queue[Msg]"
+    ) -> Iterator[StreamLine]:
+        """The lines of this message and of those that wait; at most FOLLOW_LINES_MAX.
+
+        A consumer whose server died begins again at its start: what is known is passed over.
+        """
+        for _ in range(FOLLOW_LINES_MAX):
+            headers = message.headers or {}
+            if headers.get("Status") is None:
+                seq = _stream_seq(message.reply)
+                if seq > after + 1:
+                    raise StreamUnavailable(
+                        f"message {seq} came after message {after}",
+                        where=self._settings.where,
+                        do="wait: the stream is read again from the last line",
+                    )
+                if seq == after + 1:
+                    after = seq
+                    yield StreamLine(seq, int(headers.get(SEGMENT_HEADER, 1)), message.data)
+            if messages.empty():
+                return
+            message = messages.get_nowait()
+
+    async def _api(
+        self, verb: str, body: object = None, timeout_s: float = REQUEST_S_MAX
+    ) -> dict[str, Any]:
+        data = b"" if body is None else json.dumps(body).encode()
+        return await self._request(f"$JS.API.{verb}", data, None, timeout_s)
+
+    async def _request(
+        self, subject: str, data: bytes, headers: dict[str, str] | None, timeout_s: float
+    ) -> dict[str, Any]:
+        """The JSON object with which the server answers. Raises the errors of the engine."""
+        asking = asyncio.ensure_future(
+            self._client.request(subject, data, timeout=timeout_s, headers=headers)
+        )
+        waited: set[asyncio.Future[Any]] = {asking, self._ended}
+        try:
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                raise self._ended.result()
+            answer = json.loads(asking.result().data)
+        except NoRespondersError as error:
+            raise StreamMissing(
+                "no server answers for the stream: it does not exist, or JetStream is off",
+                where=self._settings.where,
+                do="create it with `eventlog mirror create`, or wait until the servers are up",
+            ) from error
+        except (NatsError, OSError, TimeoutError, ValueError) as error:
+            raise StreamUnavailable(
+                f"no answer from the stream: {str(error) or type(error).__name__}",
+                where=self._settings.where,
+                do="check that a majority of the servers runs; this is tried again",
+            ) from error
+        finally:
+            asking.cancel()
+        if "error" in answer:
+            raise _answered_error(answer["error"], self._settings)
+        return dict(answer)
+
+
+class _NameInUse(StreamError):
+    """There is a stream of that name, with another configuration."""
+
+
+def _answered_error(error: Mapping[str, Any], settings: StreamSettings) -> StreamError:
+    code, text = error.get("err_code"), str(error.get("description"))
+    where = settings.where
+    if code in _WRONG_LAST:
+        what = f"the stream does not end where the lines go on: {text}"
+        return WrongLastSequence(what, where=where, do="its end is read again")
+    if code == _NOT_FOUND:
+        do = "create it with `eventlog mirror create`"
+        return StreamMissing("the server has no such stream", where=where, do=do)
+    if code == _NO_MESSAGE:
+        do = "create a stream of another name, and set EVENTLOG_STREAM to it"
+        return StreamShort("a message is missing from the stream", where=where, do=do)
+    if code == _NO_ATOMIC:
+        return _unfit(["allow_atomic must be true"], settings)
+    if code == _NAME_IN_USE:
+        return _NameInUse(text, where=where)
+    what = f"the server answers: {text} (code {code})"
+    return StreamUnavailable(what, where=where, do="see the log of the server")
+
+
+def _unfit(broken: Sequence[str], settings: StreamSettings) -> StreamUnfit:
+    return StreamUnfit(
+        f"the stream breaks a rule: {'; '.join(broken)}",
+        where=settings.where,
+        do="nothing was written to it; create a stream with `eventlog mirror create`",
+    )
+
+
+def _batches(lines: Sequence[StreamLine]) -> Iterator[Sequence[StreamLine]]:
+    """Cuts lines into batches of bounded count and size."""
+    start, size = 0, 0
+    for index, line in enumerate(lines):
+        if index > start and (
+            index - start >= BATCH_LINES_MAX or size + len(line.line) > BATCH_BYTES_MAX
+        ):
+            yield lines[start:index]
+            start, size = index, 0
+        size += len(line.line)
+    if start < len(lines):
+        yield lines[start:]
+
+
+def _stream_seq(reply: str) -> int:
+    """The stream's sequence in the reply subject of a delivered message.
+
+    `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>. ...`, or with a domain and an account
+    before the stream.
+    """
+    parts = reply.split(".")
+    return int(parts[5] if len(parts) == 9 else parts[7])
+
+
+async def _check_monitors(settings: StreamSettings) -> None:
+    """Checks `sync_interval` of the servers that answer. Raises StreamUnfit, StreamUnavailable."""
+    answers = await asyncio.gather(
+        *(run_in_thread(lambda url=url: _monitored(url)) for url in settings.monitor_urls)  # type: ignore[misc]
+    )
+    monitored = [answer for answer in answers if isinstance(answer, dict)]
+    broken = [rule for rule in map(sync_rule, monitored) if rule is not None]
+    if broken:
+        raise _unfit(broken, settings)
+    if answers and not monitored:
+        raise StreamUnavailable(
+            f"no server answers at EVENTLOG_NATS_MONITOR_URL: {answers[0]}",
+            where=settings.where,
+            do="check that the servers run, and their option http_port",
+        )
+
+
+def _monitored(url: str) -> dict[str, object] | str:
+    """What a server says about itself, or why it does not."""
+    try:
+        with urllib.request.urlopen(f"{url}/varz", timeout=MONITOR_S_MAX) as answer:
+            return dict(json.loads(answer.read(MONITOR_BYTES_MAX)))
+    except (OSError, ValueError, TypeError) as error:
+        return str(getattr(error, "reason", error))
