@@ -10,7 +10,7 @@ from typing import NamedTuple
 from unittest import mock
 
 from eventlog.append import recovery, segment_writer
-from eventlog.append.batch import WriteBatch
+from eventlog.append.segment_writer import LineBatch
 from eventlog.append.writer import Writer
 from eventlog.format import scan
 from eventlog.format.durability import CLEAN, WRITING, LockRecord, LogEnd
@@ -32,7 +32,7 @@ from tools.crash.simulated_disk import SimulatedDisk
 class _AckBeforeSync(Writer):
     """Returns receipts when the bytes are in the page cache."""
 
-    def _write(self, write_batch: WriteBatch) -> None:
+    def _write(self, write_batch: LineBatch) -> None:
         self._write_batch = write_batch
         super()._write(write_batch)
 
@@ -45,7 +45,7 @@ class _AckBeforeSync(Writer):
 class _CleanBeforeSync(Writer):
     """Writes the lock record `clean` with the new end, and syncs after that."""
 
-    def _write(self, write_batch: WriteBatch) -> None:
+    def _write(self, write_batch: LineBatch) -> None:
         self._write_batch = write_batch
         super()._write(write_batch)
 

@@ -1,0 +1,211 @@
+"""Writes the lines of a stream into the home of a replica, byte for byte, in the same segments.
+
+One durable write holds lines of one batch of the primary only, although a large backlog would be
+written faster in one piece. Recovery takes a line of a later batch as evidence that the batch
+before it was durable; with two batches in one write, a power loss that loses sectors of the first
+one would look like damage, and stop the replica. The other way, to let recovery cut whatever lies
+behind the watermark of a replica, would need an exception in the writer, in each reader and in
+`verify`. This one needs none: to each of them a replica is a log like any other. A write that holds
+only a part of a batch is safe: the rest follows in the next one.
+
+Invariant: before a byte is written, each line has been checked to continue the chain of the log;
+and while lines are written, `.replica` is there.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from eventlog.append.dedupe import DedupeWindow
+from eventlog.append.segment_writer import SegmentWriter, WriterSettings
+from eventlog.errors import EventLogError, LogDiverged
+from eventlog.format.line import parse_header, stored_chain
+from eventlog.format.scan import Tip, scan
+from eventlog.format.segment import segment_name
+from eventlog.replica.engine import StreamLine
+from eventlog.storage.disk import Disk, RealDisk
+from eventlog.storage.home import Home, home_at
+from eventlog.storage.replica_file import (
+    ReplicaState,
+    read_replica_state,
+    replica_path,
+    write_replica_state,
+)
+from eventlog.storage.segment_disk import SegmentDisk
+
+_LOCK_TIMEOUT_S = 10.0  # of a backup, a compress or a command that recovers the log
+_SEGMENT_BYTES = 1 << 62  # the stream alone decides where a segment begins
+_SETTINGS = WriterSettings(
+    segment_bytes=_SEGMENT_BYTES,
+    dedupe_entries=0,  # nobody retries an append here
+    lock_timeout_s=_LOCK_TIMEOUT_S,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaBatch:
+    """Lines of one batch of the primary, which one durable write adds to one segment."""
+
+    segment: int  # its first seq
+    lines: tuple[bytes, ...]
+    bytes: int
+    tip: Tip  # after the last of the lines
+
+    def settle(self, dedupe_window: DedupeWindow, segment: int, byte_offset: int) -> None:
+        """Nobody waits for a receipt."""
+
+
+def batches_of(lines: Sequence[StreamLine]) -> Iterator[ReplicaBatch]:
+    """Cuts consecutive lines into the durable writes that the primary has made."""
+    first = 0
+    headers = [parse_header(line.line) for line in lines]
+    for index, (line, header) in enumerate(zip(lines, headers, strict=True)):
+        after = index + 1
+        if (
+            after == len(lines)
+            or header.batch != headers[after].batch
+            or line.segment != lines[after].segment
+        ):
+            part = tuple(line.line for line in lines[first:after])
+            tip = Tip(header.seq, header.batch, header.recorded_at, stored_chain(line.line))
+            segment = lines[first].segment
+            yield ReplicaBatch(segment=segment, lines=part, bytes=sum(map(len, part)), tip=tip)
+            first = after
+
+
+class ReplicaLog(SegmentWriter):
+    """The log of a replica, written from a stream. Not thread-safe.
+
+    Blocks for as long as the disk takes; `close` it when done.
+    """
+
+    # A mutant of the crash explorer replaces it.
+    _batches_of: Callable[[Sequence[StreamLine]], Iterator[ReplicaBatch]] = staticmethod(batches_of)
+
+    def __init__(
+        self,
+        disk: Disk,
+        home: Home,
+        *,
+        pid: int | None = None,
+        settings: WriterSettings = _SETTINGS,
+    ) -> None:
+        super().__init__(disk, home, settings, os.getpid() if pid is None else pid)
+
+    @classmethod
+    def open(cls, home: str | os.PathLike[str]) -> "ReplicaLog":
+        """The log of the home at `home`, which need not exist. Raises ForeignHome, UnsafePath."""
+        return cls(SegmentDisk(RealDisk()), home_at(home))
+
+    @property
+    def tip(self) -> Tip:
+        """The last entry, as this object has last seen it."""
+        return self._state.tip
+
+    @property
+    def home(self) -> str:
+        """The absolute path of the home."""
+        return self._home.root
+
+    @property
+    def state(self) -> ReplicaState | None:
+        """What the home follows; None where it is no replica. Raises UnsafePath."""
+        return read_replica_state(self._disk, self._home)
+
+    def catch_up(self) -> Tip:
+        """Recovers where needed, and returns the last entry. Creates the home where it is missing.
+
+        Raises EventLogError.
+        """
+        with self._locked("the log could not be read"):
+            return self._state.tip
+
+    def begin(self, state: ReplicaState, tip: Tip) -> None:
+        """Makes the home a replica: from here on it takes no appends. Creates it where missing.
+
+        `tip` is the last entry of the log, which the caller has found in the stream. Raises
+        LogDiverged where the log has another one by now.
+        """
+        with self._locked("the home could not become a replica"):
+            if (self._state.tip.seq, self._state.tip.chain) != (tip.seq, tip.chain):
+                raise LogDiverged(
+                    f"the log was appended to: it ends at seq {self._state.tip.seq}",
+                    where=self._home.log_dir,
+                    do="nothing was changed: stop what appends to this home, then follow again",
+                )
+            write_replica_state(self._disk, self._home, state)
+
+    def write(self, lines: Sequence[StreamLine]) -> Tip:
+        """Adds lines of the stream, durably; those that the log has are passed over.
+
+        Returns the last entry. Raises LogDiverged where a line does not continue the log: then
+        nothing was written. After DiskFull and AppendFailed the first batches may be durable.
+        """
+        with self._locked("the log could not be written"):
+            self._require_replica()
+            new = [line for line in lines if line.seq > self._state.tip.seq]
+            self._check(new)
+            for batch in self._batches_of(new):
+                self._start_segment(batch.segment)
+                self._write(batch)
+        return self._state.tip
+
+    def _check(self, lines: Sequence[StreamLine]) -> None:
+        """Raises LogDiverged unless the lines continue the log, each by its chain."""
+        stored = [line.line for line in lines]
+        found = scan(b"".join(stored), self._state.tip)
+        if found.problem is None and found.lines == stored:
+            return
+        problem = found.problem or "is not one whole line"
+        raise LogDiverged(
+            f"entry {found.tip.seq + 1} of the stream {problem}: it does not continue this log",
+            where=self._home.log_dir,
+            do="nothing of it was written: find out which log the stream holds, and follow it with "
+            "a new home",
+        )
+
+    def _start_segment(self, segment: int) -> None:
+        """Goes on in the segment of the primary, which is new where it begins with the next line.
+
+        Raises LogDiverged where that is not possible.
+        """
+        next_seq, active = self._state.tip.seq + 1, self._state.end.segment
+        if segment == next_seq and (segment != active or self._fd < 0):
+            self._rotate(may_defer=False)
+        elif segment != active or self._fd < 0:
+            raise LogDiverged(
+                f"the stream has entry {next_seq} in {segment_name(max(1, segment))}, and this home"
+                f" ends in {segment_name(max(1, active))}"
+                + ("" if segment != active else ", which is compressed"),
+                where=self._home.log_dir,
+                do="nothing more was written: follow with a new home",
+            )
+
+    def _require_replica(self) -> None:
+        """Raises EventLogError where the home is no replica, or no longer. The lock is held."""
+        if self._disk.identity_at(replica_path(self._home)) is None:
+            raise EventLogError(
+                "this home is no replica",
+                where=self._home.root,
+                do="nothing was written: run `eventlog follow` on a home of its own",
+            )
+
+    @contextmanager
+    def _locked(self, what: str) -> Iterator[None]:
+        """Holds the writer's lock, after catching up. An OSError becomes AppendFailed."""
+        try:
+            self._lock_and_catch_up()
+            try:
+                yield
+            finally:
+                self._lock.release()
+        except EventLogError:
+            raise
+        except OSError as error:
+            raise self._append_failed(what, error) from error
+        except BaseException:
+            self._poisoned("a write was interrupted")
+            with suppress(OSError):
+                self._lock.drop()
+            raise

@@ -1,0 +1,257 @@
+"""The log of a replica: the bytes of the primary, and nothing that does not continue them."""
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from errno import ENOSPC
+from pathlib import Path
+
+import pytest
+
+from eventlog import (
+    DiskFull,
+    EventLog,
+    EventLogError,
+    LogDiverged,
+    LogIsReplica,
+    UnsafePath,
+    back_up,
+    restore_home,
+)
+from eventlog.format.durability import decode_watermark
+from eventlog.format.scan import TIP_START
+from eventlog.replica.engine import StreamLine
+from eventlog.replica.replica_log import ReplicaLog, batches_of
+from eventlog.storage.home import home_at
+from eventlog.storage.replica_file import ReplicaState, replica_path
+from eventlog.storage.segment_disk import SegmentDisk
+from tests.harness.fault_disk import FaultDisk
+from tests.harness.log_checks import assert_valid_log, lines_in, segments_in, tree_contents
+from tests.harness.scripted_stream import stream_lines
+from tests.harness.signals import a_signal, signals
+
+MAIN = ReplicaState(stream="main")
+NOW = "2025-11-18T02:00:00.123456Z"
+
+
+def write_primary(home: Path, *, start: int = 1) -> None:
+    """Batches of one to four entries, in several segments."""
+    with EventLog(home, segment_bytes=2000) as log:
+        number = start
+        for count in (1, 3, 1, 4, 2, 1):
+            log.append_many(signals(count, start=number))
+            number += count
+
+
+@pytest.fixture
+def primary(tmp_path: Path) -> Path:
+    home = tmp_path / "primary"
+    write_primary(home)
+    assert len(segments_in(home)) > 2
+    return home
+
+
+@pytest.fixture
+def replica(tmp_path: Path) -> Iterator[ReplicaLog]:
+    log = ReplicaLog.open(tmp_path / "replica")
+    log.begin(MAIN, TIP_START)
+    yield log
+    log.close()
+
+
+def segments(home: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in segments_in(home)}
+
+
+def test_a_replica_has_the_bytes_and_the_segments_of_its_primary(
+    primary: Path, replica: ReplicaLog, tmp_path: Path
+) -> None:
+    lines = stream_lines(primary)
+    assert replica.write(lines[:5]).seq == 5
+    assert replica.write(lines).seq == len(lines)  # the first five are known
+    replica.close()
+    assert segments(Path(replica.home)) == segments(primary)
+    assert_valid_log(Path(replica.home))
+    link = "logs/signals.log"
+    assert (tmp_path / "replica" / link).readlink() == (primary / link).readlink()
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_lines_may_come_in_any_portions(primary: Path, replica: ReplicaLog, cut: int) -> None:
+    lines = stream_lines(primary)
+    for start in range(0, len(lines), cut):
+        replica.write(lines[start : start + cut])
+    assert segments(Path(replica.home)) == segments(primary)
+
+
+def test_one_write_holds_lines_of_one_batch_and_one_segment_only(primary: Path) -> None:
+    lines = stream_lines(primary)
+    batches = list(batches_of(lines))
+    assert [line for batch in batches for line in batch.lines] == lines_in(primary)
+    assert [len(batch.lines) for batch in batches] == [1, 3, 1, 4, 2, 1]
+    two = [lines[0], lines[1], lines[2]._replace(segment=3)]
+    assert [len(batch.lines) for batch in batches_of(two)] == [1, 1, 1]
+
+
+def change(line: StreamLine, data: bytes) -> StreamLine:
+    return line._replace(line=data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lambda ls: [*ls[:3], change(ls[3], ls[3].line.replace(b"AAPL", b"AAPM"))],
+         "entry 4 of the stream does not match its chain"),
+        (lambda ls: [*ls[:3], ls[4]], "entry 4 of the stream is missing: the line says seq 5"),
+        (lambda ls: [*ls[:3], change(ls[3], ls[3].line[:-1])], "entry 4 of the stream is not one"),
+        (lambda ls: [*ls[:3], change(ls[3], ls[3].line + b"x")], "entry 5"),
+        (lambda ls: [change(ls[0], ls[0].line + ls[1].line[:9]), change(ls[1], ls[1].line[9:])],
+         "is not one whole line"),
+        (lambda ls: [change(ls[0], b"")], "entry 1"),
+        (lambda ls: [change(ls[0], b"hello\n")], "does not start like an entry"),
+    ],
+)  # fmt: skip
+def test_what_does_not_continue_the_chain_is_refused_before_a_byte_is_written(
+    primary: Path, replica: ReplicaLog, damage: object, named: str
+) -> None:
+    assert callable(damage)
+    before = tree_contents(Path(replica.home))
+    with pytest.raises(LogDiverged, match=named):
+        replica.write(damage(stream_lines(primary)))
+    after = tree_contents(Path(replica.home))
+    assert {name: data for name, data in after.items() if name != "logs/.lock"} == {
+        name: data for name, data in before.items() if name != "logs/.lock"
+    }
+
+
+def test_a_line_of_another_segment_than_the_active_one_is_refused(
+    primary: Path, replica: ReplicaLog
+) -> None:
+    lines = stream_lines(primary)
+    replica.write(lines[:1])
+    with pytest.raises(LogDiverged, match=r"entry 2 in 0{19}7\.jsonl.* ends in 0{19}1\.jsonl"):
+        replica.write([lines[1]._replace(segment=7)])
+    replica.write(lines[1:])
+    assert segments(Path(replica.home)) == segments(primary)
+
+
+def test_a_full_disk_at_a_new_segment_is_an_error_and_no_line_goes_into_the_old_one(
+    primary: Path, tmp_path: Path
+) -> None:
+    disk = FaultDisk()
+    lines = stream_lines(primary)
+    log = ReplicaLog(SegmentDisk(disk), home_at(tmp_path / "full"))
+    log.begin(MAIN, TIP_START)
+    log.write(lines[:1])
+    disk.fail("create", path=segments_in(primary)[1].name, error=ENOSPC)
+    with pytest.raises(DiskFull):
+        log.write(lines[1:])
+    assert log.catch_up().seq == int(segments_in(primary)[1].name[:20]) - 1
+    log.write(lines)
+    log.close()
+    assert segments(tmp_path / "full") == segments(primary)
+
+
+def test_the_watermark_covers_all_lines_after_a_close(primary: Path, replica: ReplicaLog) -> None:
+    replica.write(stream_lines(primary))
+    replica.close()
+    data = (Path(replica.home) / "logs/.durable").read_bytes()
+    assert decode_watermark(data).end.seq == len(stream_lines(primary))  # type: ignore[union-attr]
+
+
+def test_nothing_is_written_to_a_home_that_is_no_replica(primary: Path, tmp_path: Path) -> None:
+    write_primary(tmp_path / "other", start=100)
+    log = ReplicaLog.open(tmp_path / "other")
+    with pytest.raises(EventLogError, match="this home is no replica"):
+        log.write(stream_lines(primary))
+    log.close()
+
+
+def test_a_home_that_grew_since_it_was_compared_does_not_become_a_replica(tmp_path: Path) -> None:
+    write_primary(tmp_path / "home")
+    log = ReplicaLog.open(tmp_path / "home")
+    tip = log.catch_up()
+    with EventLog(tmp_path / "home") as other:
+        other.append(a_signal(99))
+    with pytest.raises(LogDiverged, match="was appended to"):
+        log.begin(MAIN, tip)
+    assert log.state is None
+    log.close()
+
+
+# -- the file
+
+
+def test_the_file_names_the_stream_and_its_epoch_and_is_private(replica: ReplicaLog) -> None:
+    path = Path(replica.home) / "logs/.replica"
+    assert json.loads(path.read_bytes()) == {"stream": "main", "epoch": 1}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert replica.state == MAIN
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"x", b'{"stream":"a"}', b"[" * 3000])
+def test_a_file_that_cannot_be_understood_is_named(replica: ReplicaLog, data: bytes) -> None:
+    path = Path(replica_path(home_at(replica.home)))
+    path.write_bytes(data)
+    with pytest.raises(UnsafePath, match=r"cannot be understood \(.*/\.replica\)"):
+        _ = replica.state
+
+
+# -- appends
+
+
+def test_every_way_to_append_raises_on_a_replica_also_for_a_handle_that_was_open(
+    tmp_path: Path,
+) -> None:
+    import asyncio
+
+    home = tmp_path / "home"
+    with EventLog(home) as opened_before:
+        receipt = opened_before.append(a_signal(1))
+        log = ReplicaLog.open(home)
+        log.begin(MAIN, log.catch_up())
+        log.close()
+        before = lines_in(home)
+        with EventLog(home) as opened_after:
+            for handle in (opened_before, opened_after):
+                with pytest.raises(LogIsReplica, match=r"is a replica.*append to the primary"):
+                    handle.append(a_signal(2))
+                with pytest.raises(LogIsReplica):
+                    handle.append(a_signal(1))  # no receipt for a retry either
+                with pytest.raises(LogIsReplica):
+                    handle.append(a_signal(2), timeout_s=60.0)
+                with pytest.raises(LogIsReplica):
+                    handle.append_many(signals(3))
+                (result,) = handle.append_each([a_signal(2)])
+                assert isinstance(result, LogIsReplica)
+                with pytest.raises(LogIsReplica):
+                    asyncio.run(handle.append_async(a_signal(2)))
+                assert handle.last_seq == receipt.seq
+                assert [entry.seq for entry in handle.read()] == [1]
+    assert lines_in(home) == before
+
+
+def test_a_backup_of_a_replica_holds_no_mark_of_it(
+    primary: Path, replica: ReplicaLog, tmp_path: Path
+) -> None:
+    replica.write(stream_lines(primary))
+    logs = Path(replica.home) / "logs"
+    (logs / ".fenced").write_text("{}")
+    (logs / "forked-9.aside").write_text("x")
+    back_up(replica.home, tmp_path / "backup", now=NOW)
+    assert not {".replica", ".fenced", "forked-9.aside"} & set(os.listdir(tmp_path / "backup/logs"))
+    restore_home(tmp_path / "backup", tmp_path / "restored")
+    with EventLog(tmp_path / "restored") as log:
+        assert log.append(a_signal(99)).seq == len(stream_lines(primary)) + 1
+
+
+def test_a_replica_can_be_seeded_from_a_backup(primary: Path, tmp_path: Path) -> None:
+    back_up(primary, tmp_path / "backup", now=NOW)
+    write_primary(primary, start=50)
+    restore_home(tmp_path / "backup", tmp_path / "seeded")
+    log = ReplicaLog.open(tmp_path / "seeded")
+    log.begin(MAIN, log.catch_up())
+    log.write(stream_lines(primary))
+    log.close()
+    assert segments(tmp_path / "seeded") == segments(primary)
