@@ -40,7 +40,6 @@ def primary(tmp_path: Path) -> Path:
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follower_module, "RETRY_S_MIN", 0.001)
     monkeypatch.setattr(follower_module, "RETRY_S_MAX", 0.002)
-    monkeypatch.setattr(follower_module, "ONCE_WAIT_S_MAX", 0.05)
 
 
 def follower_of(stream: ScriptedStream, home: Path) -> Follower:
@@ -119,11 +118,12 @@ def test_a_stream_of_another_log_is_refused_before_a_line_is_read(
 
 @pytest.mark.parametrize("count", [0, 5])
 def test_a_stream_that_is_behind_the_replica_is_waited_for(
-    primary: Path, tmp_path: Path, count: int
+    primary: Path, tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = stream_lines(primary)
     follow_once(ScriptedStream(lines), tmp_path / "replica")
     stream = ScriptedStream(lines[:count])
+    monkeypatch.setattr(follower_module, "ONCE_WAIT_S_MAX", 0.0)
     with pytest.raises(StreamUnavailable, match=f"ends at seq {count}, before this replica"):
         follow_once(stream, tmp_path / "replica")
     stream.add(lines[count:])
