@@ -70,7 +70,6 @@ _NOT_FOUND = 10059
 _NO_MESSAGE = 10037
 _WRONG_LAST = frozenset({10071, 10164})
 _NO_ATOMIC = 10174
-_NAME_IN_USE = 10058
 
 
 class NatsStream:
@@ -191,18 +190,20 @@ class NatsStream:
 
         Raises StreamUnfit where there is another one.
         """
-        config = stream_config(self._settings, replicas=replicas)
+        info = f"STREAM.INFO.{self._settings.stream}"
+        is_new = False
         try:
-            verb = f"STREAM.CREATE.{self._settings.stream}"
-            found = await self._api(verb, config, timeout_s=CREATE_S_MAX)
-        except _NameInUse:
-            found = await self._api(f"STREAM.INFO.{self._settings.stream}")
+            found = await self._api(info)
+        except StreamMissing:
+            verb, config = "STREAM.CREATE", stream_config(self._settings, replicas=replicas)
+            await self._api(f"{verb}.{self._settings.stream}", config, timeout_s=CREATE_S_MAX)
+            is_new, found = True, await self._api(info)
         broken = broken_rules(found["config"], self._settings)
         if found["config"].get("num_replicas", 1) != replicas:
             broken.append(f"num_replicas is {found['config'].get('num_replicas', 1)}")
         if broken:
             raise _unfit(broken, self._settings)
-        return bool(found.get("did_create"))
+        return is_new
 
     async def append(
         self, lines: Sequence[StreamLine], on_acknowledged: Callable[[int], object]
@@ -371,10 +372,6 @@ class NatsStream:
         return dict(answer)
 
 
-class _NameInUse(StreamError):
-    """There is a stream of that name, with another configuration."""
-
-
 def _answered_error(error: Mapping[str, Any], settings: StreamSettings) -> StreamError:
     code, text = error.get("err_code"), str(error.get("description"))
     where = settings.where
@@ -389,8 +386,6 @@ def _answered_error(error: Mapping[str, Any], settings: StreamSettings) -> Strea
         return StreamShort("a message is missing from the stream", where=where, do=do)
     if code == _NO_ATOMIC:
         return _unfit(["allow_atomic must be true"], settings)
-    if code == _NAME_IN_USE:
-        return _NameInUse(text, where=where)
     what = f"the server answers: {text} (code {code})"
     return StreamUnavailable(what, where=where, do="see the log of the server")
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from eventlog.plumbing import CommandContext, WrongUsage, printable_value, unquote
+from eventlog.plumbing import CommandContext, WrongUsage, printable_value
 from projections.cli.common import SECONDS, listen_address, require_host_names
+from projections.cli.replication.settings import STREAM, setting
 from projections.cli.settings import alpine_config
 
 if TYPE_CHECKING:
@@ -88,8 +89,9 @@ def project(
     """Run the daemon that keeps projections up to date.
 
     It follows the log and applies each new entry to the named projections: `sqlite` builds the
-    signals table, `alpine` delivers signals to Alpine, and installed plug-ins add others; `all`
-    runs every one. It waits for a log that does not exist yet. A projection that fails is
+    signals table, `alpine` delivers signals to Alpine, `mirror` copies the log to a stream of NATS,
+    and installed plug-ins add others; `all` runs every one, and `mirror` where EVENTLOG_STREAM is
+    set. It waits for a log that does not exist yet. A projection that fails is
     restarted, and stops no other. It stops cleanly on SIGTERM and Ctrl-C, works under systemd
     (Type=notify), and continues from its checkpoint when it is started again. `--batch-size 50
     --batch-timeout 5` gives the batches of the old tracker.
@@ -117,6 +119,10 @@ def project(
                 where=obj.home,
                 do="set ALPINE_API_URL and ALPINE_API_KEY_FILE",
             )
+    if "mirror" in chosen:
+        from projections.cli.replication.settings import mirror_projection
+
+        mirror_projection()  # a wrong setting is reported before any projection starts
     log_lifecycle()
     run(
         home,
@@ -153,7 +159,7 @@ def _is_in_all(name: str, home: Path) -> bool:
     """Whether `all` means this projection too: some only make sense once they are configured."""
     match name:
         case "mirror":
-            return bool(unquote(os.environ.get("EVENTLOG_STREAM", "")))
+            return bool(setting(STREAM))
         case "tree":
             return (home / "evidence" / "key").exists()
     return True

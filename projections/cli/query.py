@@ -53,7 +53,8 @@ def status(obj: CommandContext, as_json: bool) -> None:
             print_line(f"  {key.removesuffix('_seconds'):<18} {shown}")
 
 
-_BAD_DELIVERY_STATES = ("refused", "rejecting", "waiting")
+# Of delivery and of the mirror.
+_BAD_STATES = ("refused", "rejecting", "waiting", "unfit", "fenced", "short")
 
 
 def _is_bad_news(key: str, value: object) -> bool:
@@ -62,8 +63,8 @@ def _is_bad_news(key: str, value: object) -> bool:
         case "daemon":
             return _as_dict(value)["state"] == "failed"
         case "state":
-            return value in _BAD_DELIVERY_STATES
-        case "failing":
+            return value in _BAD_STATES
+        case "failing" | "lost_acked":
             return bool(value)
     return key == "problem"
 

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from eventlog.plumbing import count_text, duration_text
 from projections.monitoring.snapshot import ProjectionSnapshot, Snapshot
+from projections.replication.mirror_record import WAITING as MIRROR_WAITING
 from projections.runtime.home_log import WAITING_TEXT
 
 OK, DEGRADED, UNHEALTHY = "ok", "degraded", "unhealthy"
@@ -97,6 +98,11 @@ class Health:
             state = projection.delivery.state if projection.delivery is not None else ""
             if state in _NOT_DELIVERING:
                 yield _Condition(f"alpine is {state} ({_NOT_DELIVERING[state]})", is_local=False)
+            if projection.mirror is not None and projection.mirror.state == MIRROR_WAITING:
+                # Its lag has an outside cause, which a restart would not remove.
+                yield _Condition("mirror is waiting (NATS accepts nothing)", is_local=False)
+                self._log_ends.pop(projection.name, None)
+                continue
             if projection.is_watched is False:
                 yield _Condition(f"{projection.name} gets no file events: its watch is dead")
             if projection.checkpoint is None:

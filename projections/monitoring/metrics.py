@@ -21,9 +21,11 @@ from prometheus_client.registry import Collector
 from projections.monitoring.snapshot import (
     DeliverySnapshot,
     LogSnapshot,
+    MirrorSnapshot,
     ProjectionSnapshot,
     Snapshot,
 )
+from projections.replication.mirror_record import STATES
 from projections.runtime.projector import COMMIT_S_BUCKETS
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -50,6 +52,8 @@ class _Collector(Collector):
         for projection in self._snapshot.projections:
             if projection.delivery is not None:
                 yield from _delivery_metrics(projection.delivery)
+            if projection.mirror is not None:
+                yield from _mirror_metrics(projection.mirror)
 
 
 def _log_metrics(log: LogSnapshot) -> Iterator[Metric]:
@@ -153,6 +157,20 @@ def _delivery_metrics(delivery: DeliverySnapshot) -> Iterator[Metric]:
         "Requests in flight",
         delivery.requests.in_flight,
     )
+
+
+def _mirror_metrics(mirror: MirrorSnapshot) -> Iterator[Metric]:
+    state = GaugeMetricFamily(
+        "eventlog_mirror_state", "1 for the current state of the mirror", labels=["state"]
+    )
+    for name in STATES:
+        state.add_metric([name], float(name == mirror.state))
+    yield state
+    help_text = "Lines that the stream had acknowledged and did not hold later"
+    yield _gauge("eventlog_mirror_lost_acked", help_text, mirror.lost_acked)
+    if mirror.replicas_current is not None:
+        help_text = "Servers that held all of the stream at the last look"
+        yield _gauge("eventlog_mirror_replicas_current", help_text, mirror.replicas_current)
 
 
 def _gauge(name: str, help_text: str, value: float) -> Metric:

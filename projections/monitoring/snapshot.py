@@ -15,8 +15,9 @@ from eventlog import EventLogError, LogNotFound
 from eventlog.plumbing import log_status, run_in_thread
 from projections.delivery.outbox import NAME as ALPINE
 from projections.monitoring.drill_record import last_drill
-from projections.monitoring.status import alpine_status, lag
+from projections.monitoring.status import alpine_status, lag, mirror_status
 from projections.projection import RequestCounters
+from projections.replication.mirror_record import NAME as MIRROR
 from projections.runtime.projector import BatchCounters
 from projections.runtime.supervisor import Failure, Supervisor
 
@@ -43,6 +44,15 @@ class DeliverySnapshot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MirrorSnapshot:
+    """The record of the mirror in `data/mirror.json`."""
+
+    state: str
+    replicas_current: int | None
+    lost_acked: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectionSnapshot:
     """One projection. None means not known (yet)."""
 
@@ -57,6 +67,7 @@ class ProjectionSnapshot:
     failure: Failure | None  # it is restarted with back-off, until it has applied a batch
     counters: BatchCounters
     delivery: DeliverySnapshot | None
+    mirror: MirrorSnapshot | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +115,7 @@ def _projection_snapshot(
         delivery=_delivery_snapshot(supervisor, figures)
         if figures.get("delivered") is not None
         else None,
+        mirror=_mirror_snapshot(figures) if figures.get("lost_acked") is not None else None,
     )
 
 
@@ -115,6 +127,14 @@ def _delivery_snapshot(supervisor: Supervisor, figures: Mapping[str, object]) ->
         failing=failing,
         state=str(figures["state"]),
         requests=supervisor.requests or RequestCounters(),
+    )
+
+
+def _mirror_snapshot(figures: Mapping[str, object]) -> MirrorSnapshot:
+    return MirrorSnapshot(
+        state=str(figures["state"]),
+        replicas_current=_int(figures["replicas_current"]),
+        lost_acked=_int(figures["lost_acked"]) or 0,
     )
 
 
@@ -131,6 +151,8 @@ def _read(home: Path, seqs: Mapping[str, int | None]) -> _Found:
         for name, seq in seqs.items():
             if name == ALPINE:  # its checkpoint in memory covers signals that are still in flight
                 figures[name] = alpine_status(home)
+            elif name == MIRROR:
+                figures[name] = mirror_status(home) or {}
             elif seq is not None:
                 figures[name] = lag(home, seq)
         found = log_status(os.fspath(home), count=False)

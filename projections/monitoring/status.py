@@ -6,7 +6,7 @@ it says why.
 
 import os
 import sqlite3
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from projections.delivery.outbox import NAME as ALPINE
 from projections.delivery.outbox import STOPPED, is_delivering, load_outbox, outbox_path
 from projections.errors import SchemaTooOld
 from projections.monitoring.drill_record import last_drill
+from projections.replication.mirror_record import NAME as MIRROR
+from projections.replication.mirror_record import read_mirror_record
 from projections.run_directory import read_run_state
 from projections.runtime.registry import make_projection, projection_names
 from projections.signals.schema import SELECT_CHECKPOINT, SQLITE
@@ -34,11 +36,16 @@ def status(home: str | os.PathLike[str]) -> dict[str, object]:
 
 
 def projections_status(home: Path) -> dict[str, Mapping[str, object]]:
-    """The figures of every registered projection, and who runs it, by name. Raises LogNotFound."""
+    """The figures of every registered projection, and who runs it, by name. Raises LogNotFound.
+
+    A mirror is left out where none was ever started.
+    """
     found: dict[str, Mapping[str, object]] = {}
     for name in projection_names():
         reader = _READERS.get(name)
         figures = reader(home) if reader is not None else _third_party_status(name, home)
+        if figures is None:
+            continue
         found[name] = {**figures, "daemon": read_run_state(home, name).to_json()}
     return found
 
@@ -97,7 +104,32 @@ def alpine_status(home: Path) -> dict[str, object]:
     return {"checkpoint": checkpoint.seq, **lag(home, checkpoint.seq, done), **figures}
 
 
-_READERS = {SQLITE: sqlite_status, ALPINE: alpine_status}
+def mirror_status(home: Path) -> dict[str, object] | None:
+    """The figures of the mirror, by its record; None in a home that has no mirror.
+
+    The record may be behind the stream by half a second.
+    """
+    record = read_mirror_record(home)
+    if record is None:
+        return None
+    return {
+        "stream": record.stream,
+        "checkpoint": record.acked,
+        **lag(home, record.acked),
+        "state": record.state,
+        "replicas": record.replicas,
+        "replicas_current": record.replicas_current,
+        "lost_acked": record.lost_acked,
+        "last_error": record.last_error,
+    }
+
+
+_Reader = Callable[[Path], Mapping[str, object] | None]
+_READERS: dict[str, _Reader] = {
+    SQLITE: sqlite_status,
+    ALPINE: alpine_status,
+    MIRROR: mirror_status,
+}
 
 
 def lag(home: Path, seq: int, done: Collection[int] = ()) -> dict[str, object]:

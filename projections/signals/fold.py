@@ -78,7 +78,7 @@ def prepare(entries: Sequence[Entry], *, after: int) -> PreparedBatch:
     if entries and entries[-1].seq - after != len(entries):
         conflicts.extend(_gaps(entries, after))
     last_recorded_at = created_at = ""
-    for seq, _, recorded_at, event, payload, _ in entries:
+    for seq, _, recorded_at, event, payload, _, _ in entries:
         if event == SIGNAL:
             read = read_signal(payload)
             if isinstance(read, str):

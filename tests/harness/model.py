@@ -64,7 +64,7 @@ def fold(entries: Iterable[Any], *, into: Tables | None = None, after: int = 0) 
     """
     tables = Tables() if into is None else into
     last_seq = after
-    for seq, _batch, recorded_at, event, payload, _chain in entries:
+    for seq, _batch, recorded_at, event, payload, _chain, _line in entries:
         if seq > last_seq + 1:
             reason = f"entries {last_seq + 1} to {seq - 1} are damaged in the log"
             tables.conflicts.append((last_seq + 1, None, reason))

@@ -1,0 +1,352 @@
+"""The projection `mirror`: publishes each durable line of the log to a stream, byte for byte.
+
+The stream holds the checkpoint: the seq and the chain of its last message. Lines are appended
+behind that message only if it is a line of this log, and only if it is still the last one. So two
+mirrors do no harm, and neither does a crash at any point.
+
+    mirroring   lines are published as they become durable
+    waiting     the servers do not answer, or have no quorum, or refuse a request
+    unfit       the stream or a server breaks a rule; nothing is published
+    fenced      the stream ends beyond this log or holds another line; nothing is published
+    short       messages are missing from the stream, or lines from the log; nothing is published
+
+An outage is waited for, and stops no other projection. In the last three states the projection has
+failed, and is tried again with back-off.
+
+Invariant: message N of the stream is line N of the log.
+"""
+
+import asyncio
+import logging
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from eventlog import Entry, EventLog, LogDiverged
+from eventlog.plumbing import (
+    StreamEnd,
+    StreamEngine,
+    StreamForeign,
+    StreamLine,
+    StreamSettings,
+    StreamShort,
+    StreamUnavailable,
+    StreamUnfit,
+    WrongLastSequence,
+    open_stream,
+    run_in_thread,
+    segment_starts,
+)
+from projections.errors import CheckpointMoved, ProjectionStalled
+from projections.projection import Checkpoint
+from projections.replication.mirror_record import (
+    FENCED,
+    MIRRORING,
+    NAME,
+    SHORT,
+    UNFIT,
+    WAITING,
+    MirrorRecorder,
+)
+from projections.runtime.home_log import entry_at
+
+logger = logging.getLogger(__name__)
+
+# Between two looks at the end of the stream while nothing is published: so late it is noticed that
+# the stream was created again, that another home continues it, or that the servers are back.
+LOOK_S = 2.0
+# A leader that has just been elected may not have applied all that was acknowledged. A stream that
+# still ends below that after this time has lost it.
+SETTLE_S = 2.0
+STOP_GRACE_S = 2.0  # for the batch in progress at a stop; usually it takes milliseconds
+
+Opener = Callable[[StreamSettings], Awaitable[StreamEngine]]
+
+
+class MirrorProjection:
+    """Mirrors one home to one stream."""
+
+    name = NAME
+
+    def __init__(
+        self,
+        settings: StreamSettings,
+        *,
+        open_engine: Opener = open_stream,
+        look_s: float = LOOK_S,
+        settle_s: float = SETTLE_S,
+    ) -> None:
+        self._settings = settings
+        self._open_engine = open_engine
+        self._look_s = look_s
+        self._settle_s = settle_s
+        self._home = Path()
+        self._stop = asyncio.Event()
+        self._turn = asyncio.Lock()  # held by the one task that uses the engine
+        self._engine: StreamEngine | None = None  # None after an error: it is opened again
+        self._at = Checkpoint(projection=NAME)  # where the stream ends
+        self._segments: list[int] = []  # first seqs, as they were last listed
+        self._recorder: MirrorRecorder | None = None
+
+    async def open(self, home: Path) -> Checkpoint:
+        """The end of the stream as checkpoint.
+
+        While the servers do not answer, it is what the stream has acknowledged before; `apply` then
+        compares it with the stream. Raises StreamUnfit, StreamShort, StreamForeign and, where the
+        stream does not hold a part of this log, LogDiverged.
+        """
+        self._home = home
+        self._recorder = MirrorRecorder(home, self._settings.stream)
+        self._recorder.start()
+        try:
+            async with self._using_stream():
+                self._at = await self._connect()
+        except ProjectionStalled:
+            self._at = await run_in_thread(self._acknowledged)
+        except BaseException:
+            await self.close()
+            raise
+        return self._at
+
+    async def apply(
+        self, entries: Sequence[Entry], *, before: Checkpoint, after: Checkpoint
+    ) -> None:
+        """Publishes a batch, and returns when the stream has acknowledged all of it.
+
+        Raises ProjectionStalled where there is no answer, CheckpointMoved where the stream does not
+        end at `before`, and what `open` raises.
+        """
+        lines = await self._lines(entries, before, after)
+        async with self._using_stream():
+            await self._until_stopped(self._publish(lines, before))
+            self._at = after
+
+    async def _lines(
+        self, entries: Sequence[Entry], before: Checkpoint, after: Checkpoint
+    ) -> list[StreamLine]:
+        """The stored lines of a batch, each with the segment that holds it.
+
+        Raises StreamShort where damage that an operator accepted left a gap in the log.
+        """
+        if entries[-1].seq - before.seq != len(entries):
+            found = (seq for seq, entry in enumerate(entries, before.seq + 1) if entry.seq != seq)
+            raise StreamShort(
+                f"the log has no entry {next(found)}: its damage was accepted, and the stream must "
+                "hold each line",
+                where=str(self._home),
+                do="put the line back with `eventlog repair --from BACKUP`",
+            )
+        if before.segment is not None and before.segment == after.segment:
+            return [StreamLine(entry.seq, before.segment, entry.line) for entry in entries]
+        starts = await run_in_thread(lambda: segment_starts(self._home))
+        return [
+            StreamLine(entry.seq, starts[bisect_right(starts, entry.seq) - 1], entry.line)
+            for entry in entries
+        ]
+
+    async def _publish(self, lines: Sequence[StreamLine], before: Checkpoint) -> None:
+        engine = self._engine
+        if engine is None:
+            _require_unmoved(await self._connect(), before)
+            engine = self._engine
+            assert engine is not None, "it was just opened"
+        try:
+            await engine.append(lines, self._recording.set_acked)
+        except WrongLastSequence as error:
+            # The server may have counted a proposal that it never committed: only the end of the
+            # stream shows whether another process has appended to it.
+            await self._drop()
+            _require_unmoved(await self._connect(), before)
+            raise StreamUnavailable(error.what, where=error.where, do=error.do) from error
+
+    async def _connect(self) -> Checkpoint:
+        """Opens the stream, checks that its lines are those of this log, returns its end."""
+        engine = await self._open_engine(self._settings)
+        try:
+            end = await self._settled_end(engine)
+            await run_in_thread(lambda: require_line_of_log(self._home, end, self._settings.where))
+            if end.seq < self._recording.record.acked:
+                await self._report_lost(end.seq)
+        except BaseException:
+            await engine.close()
+            raise
+        self._engine = engine
+        self._note_end(end)
+        return Checkpoint(projection=NAME, seq=end.seq, chain=end.chain)
+
+    async def _settled_end(self, engine: StreamEngine) -> StreamEnd:
+        """The end of the stream. Below what it has acknowledged, only if that is no passing state.
+
+        Raises StreamUnavailable while it changes.
+        """
+        end = await engine.last()
+        if end.seq >= self._recording.record.acked:
+            return end
+        await asyncio.sleep(self._settle_s)
+        if (await engine.last()).seq != end.seq:
+            raise StreamUnavailable(
+                "the stream ends below what it has acknowledged, and grows: it recovers",
+                where=self._settings.where,
+                do="wait: this is tried again",
+            )
+        return end
+
+    async def _report_lost(self, end_seq: int) -> None:
+        acked = self._recording.record.acked
+        logger.error(
+            "mirror_lost_acknowledged stream=%s from=%d to=%d: the lines are published again",
+            self._settings.stream,
+            end_seq + 1,
+            acked,
+        )
+        await self._recording.add_lost(end_seq)
+
+    def _note_end(self, end: StreamEnd) -> None:
+        self._recording.set_acked(end.seq)
+        self._recording.set_replicas(end.replicas, end.replicas_current)
+        self._recording.set_state(MIRRORING)
+
+    async def wait_until_lost(self) -> None:
+        """Returns when the stream ends elsewhere than at the last line published.
+
+        Raises what `open` raises. It looks while nothing is published, so that a stream that was
+        created again is refilled, and one that another home continues is noticed.
+        """
+        while True:
+            await asyncio.sleep(self._look_s)
+            with suppress(ProjectionStalled):  # the record shows it
+                async with self._using_stream():
+                    if not _is_same(await self._look(), self._at):
+                        return
+
+    async def _look(self) -> Checkpoint:
+        if self._engine is None:
+            return await self._connect()
+        end = await self._engine.last()
+        self._note_end(end)
+        return Checkpoint(projection=NAME, seq=end.seq, chain=end.chain)
+
+    async def drain(self) -> None:
+        """Returns if the stream ends with the last batch. Raises ProjectionStalled if not."""
+        async with self._using_stream():
+            found = await self._look()
+        if not _is_same(found, self._at):
+            raise ProjectionStalled(
+                f"the stream ends at seq {found.seq}, and was expected to end at {self._at.seq}",
+                where=self._settings.where,
+                do="run this again: another process may publish to the stream",
+            )
+
+    def stop(self) -> None:
+        """Ends a publication in progress soon: its lines are published again at the next start."""
+        self._stop.set()
+
+    async def status(self) -> Mapping[str, object]:
+        """The state; `eventlog status` reads the record of the home instead."""
+        record = self._recording.record
+        return {"stream": record.stream, "state": record.state, "last_error": record.last_error}
+
+    async def close(self) -> None:
+        """Closes the connection, and writes the record."""
+        await self._drop()
+        recorder, self._recorder = self._recorder, None
+        if recorder is not None:
+            await recorder.close()
+
+    @property
+    def _recording(self) -> MirrorRecorder:
+        assert self._recorder is not None, "it is open"
+        return self._recorder
+
+    async def _drop(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await engine.close()
+
+    @asynccontextmanager
+    async def _using_stream(self) -> AsyncIterator[None]:
+        """Uses the engine alone. After an error it is closed, and the state notes the error.
+
+        An outage becomes ProjectionStalled.
+        """
+        async with self._turn:
+            try:
+                yield
+            except BaseException as error:
+                await self._drop()
+                state = next((state for kind, state in _STATES if isinstance(error, kind)), None)
+                if state is not None:
+                    self._recording.set_state(state, str(error))
+                if isinstance(error, StreamUnavailable):
+                    raise ProjectionStalled(error.what, where=error.where, do=error.do) from error
+                raise
+
+    async def _until_stopped(self, work: Coroutine[None, None, None]) -> None:
+        """Awaits `work`. Once stopped, it gets STOP_GRACE_S to end, and is cancelled then."""
+        working = asyncio.ensure_future(work)
+        stopping = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({working}, timeout=STOP_GRACE_S)
+            if not working.done():
+                raise StreamUnavailable(
+                    "the stream did not acknowledge the last lines before the stop",
+                    where=self._settings.where,
+                    do="they are published at the next start",
+                )
+            working.result()
+        finally:
+            for task in (working, stopping):
+                task.cancel()
+            await asyncio.gather(working, stopping, return_exceptions=True)
+
+    def _acknowledged(self) -> Checkpoint:
+        """The last line of this log that the stream has acknowledged, by the record."""
+        with EventLog(self._home) as log:
+            entry = entry_at(log, min(self._recording.record.acked, log.last_seq))
+        if entry is None:
+            return Checkpoint(projection=NAME)
+        return Checkpoint(projection=NAME, seq=entry.seq, chain=entry.chain)
+
+
+def require_line_of_log(home: Path, end: StreamEnd, where: str) -> None:
+    """Raises LogDiverged unless the last line of the stream is a line of this log.
+
+    Raises StreamForeign where it is no line at all.
+    """
+    chain = end.chain
+    with EventLog(home) as log:
+        last_seq = log.last_seq
+        entry = entry_at(log, end.seq) if end.seq <= last_seq else None
+    if end.seq == 0 or (entry is not None and (entry.seq, entry.chain) == (end.seq, chain)):
+        return
+    found = (
+        f"the stream ends at seq {end.seq}, and this log at {last_seq}"
+        if end.seq > last_seq
+        else f"at seq {end.seq} the stream holds another line than this log"
+    )
+    raise LogDiverged(
+        f"{found}: another home continued the stream, or this log was restored to an older state",
+        where=where,
+        do="find out which of the two is right; this log publishes nothing until they agree",
+    )
+
+
+def _is_same(found: Checkpoint, other: Checkpoint) -> bool:
+    return (found.seq, found.chain) == (other.seq, other.chain)
+
+
+def _require_unmoved(found: Checkpoint, before: Checkpoint) -> None:
+    """Raises CheckpointMoved unless the stream ends at `before`."""
+    if not _is_same(found, before):
+        raise CheckpointMoved(f"the stream ends at seq {found.seq}, not at {before.seq}")
+
+
+_STATES = (
+    (StreamUnavailable, WAITING),
+    (StreamUnfit, UNFIT),
+    (StreamShort, SHORT),
+    (StreamForeign, FENCED),
+    (LogDiverged, FENCED),
+)
