@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         log_status,
         raw_lines,
         read_entries,
+        replica_state,
         require_home,
         segment_starts,
     )
@@ -60,7 +61,9 @@ if TYPE_CHECKING:
         StreamUnfit,
         WrongLastSequence,
     )
+    from eventlog.replica.follower import Follower
     from eventlog.replica.opening import create_stream, open_stream, require_client
+    from eventlog.replica.replica_log import ReplicaLog
     from eventlog.replica.stream_rules import REPLICAS_MAX, REPLICAS_MIN, StreamSettings
     from eventlog.schema.fields import FIELD_LIMITS
     from eventlog.storage.atomic import free_name, rename_durably
@@ -71,6 +74,7 @@ if TYPE_CHECKING:
     from eventlog.storage.output import output_file, refuse_in_home
     from eventlog.storage.ownership import adopt_owner, make_private_dir
     from eventlog.storage.record import read_record, write_record
+    from eventlog.storage.replica_file import ReplicaState
     from eventlog.threads import is_shortage, run_in_thread, starting_thread, uncancelled
     from eventlog.verify.verify_record import last_verify
 
@@ -83,11 +87,14 @@ _MODULES = {
     "JSON_OPTION": "cli.command",
     "FIELD_LIMITS": "schema.fields",
     "FileLock": "storage.locks",
+    "Follower": "replica.follower",
     "LogWatch": "read.watch",
     "PollInterval": "storage.locks",
     "PROJECTIONS": "plugins",
     "REPLICAS_MAX": "replica.stream_rules",
     "REPLICAS_MIN": "replica.stream_rules",
+    "ReplicaLog": "replica.replica_log",
+    "ReplicaState": "storage.replica_file",
     "SignalColumns": "read.columns",
     "StreamEnd": "replica.engine",
     "StreamEngine": "replica.engine",
@@ -141,6 +148,7 @@ _MODULES = {
     "read_record": "storage.record",
     "read_verified": "read.bulk",
     "refuse_in_home": "storage.output",
+    "replica_state": "read.inspect",
     "require_client": "replica.opening",
     "require_home": "read.inspect",
     "run_in_thread": "threads",
@@ -164,8 +172,11 @@ __all__ = [
     "CommandContext",
     "Directory",
     "FileLock",
+    "Follower",
     "LogWatch",
     "PollInterval",
+    "ReplicaLog",
+    "ReplicaState",
     "SignalColumns",
     "StreamEnd",
     "StreamEngine",
@@ -219,6 +230,7 @@ __all__ = [
     "read_verified",
     "refuse_in_home",
     "rename_durably",
+    "replica_state",
     "require_client",
     "require_home",
     "run_in_thread",

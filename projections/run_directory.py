@@ -83,7 +83,7 @@ def read_run_state(home: Path, projection: str) -> RunState:
     path = run_directory(home) / run_file_name(projection)
     for _ in range(READ_TRIES):
         try:
-            report = _read_private(path)
+            report = read_private(path)
             if not FileLock(path).is_held():
                 return RunState(state=STOPPED)
         except FileNotFoundError:
@@ -97,7 +97,8 @@ def read_run_state(home: Path, projection: str) -> RunState:
     return RunState(state=RUNNING)  # on a full disk its holder could write nothing
 
 
-def _read_private(path: Path) -> bytes:
+def read_private(path: Path) -> bytes:
+    """The content of a file in `run/`, unless it is a link. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         return os.read(fd, RUN_FILE_BYTES_MAX)

@@ -20,6 +20,7 @@ from eventlog.read.seek import last_line
 from eventlog.storage.disk import Disk, RealDisk, opened
 from eventlog.storage.durable_state import read_durable_end
 from eventlog.storage.home import Home, home_at, list_segments
+from eventlog.storage.replica_file import ReplicaState, read_replica_state
 from eventlog.storage.segment_disk import SegmentDisk, segment_sizes
 from eventlog.threads import is_shortage
 
@@ -63,6 +64,11 @@ def raw_lines(path: str, *, after: int = 0, limit: int | None = None) -> Iterato
 def segment_starts(path: str | os.PathLike[str]) -> list[int]:
     """The first seq of each segment, in order."""
     return list_segments(SegmentDisk(RealDisk()), home_at(path))
+
+
+def replica_state(path: str | os.PathLike[str]) -> ReplicaState | None:
+    """What the home follows; None where it is no replica. Raises UnsafePath, OSError."""
+    return read_replica_state(RealDisk(), home_at(path))
 
 
 def end_seq(path: str) -> int:

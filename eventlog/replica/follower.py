@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from eventlog.errors import AppendFailed, EventLogError, LogDiverged, LogLocked
 from eventlog.format.scan import TIP_START, Tip
@@ -29,9 +29,11 @@ from eventlog.replica.engine import (
 )
 from eventlog.replica.replica_log import ReplicaLog
 from eventlog.storage.replica_file import ReplicaState
-from eventlog.threads import is_shortage, run_in_thread
+from eventlog.threads import is_shortage, run_in_thread, uncancelled
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 RETRY_S_MIN, RETRY_S_MAX = 0.1, 2.0  # between two tries: a new leader is there within seconds
 ONCE_WAIT_S_MAX = 10.0  # without progress; then a run that is to end gives up
@@ -75,6 +77,11 @@ class Follower:
         return f"following at seq {self.checkpoint}, lag {self.lag_entries}"
 
     @property
+    def is_following(self) -> bool:
+        """Whether the stream is open, and nothing is waited for but its lines."""
+        return self.state == FOLLOWING
+
+    @property
     def lag_entries(self) -> int:
         """How many entries the stream is known to hold that the replica does not."""
         return max(0, self.stream_seq - self.checkpoint)
@@ -105,7 +112,7 @@ class Follower:
                     await asyncio.wait_for(stop.wait(), delay_s)
                 delay_s = min(2 * delay_s, RETRY_S_MAX)
         finally:
-            await run_in_thread(self._log.close)
+            await _run_in_thread(self._log.close)
 
     async def _follow(self, stop: asyncio.Event, *, once: bool) -> None:
         engine = await self._open_stream()
@@ -119,17 +126,17 @@ class Follower:
             try:
                 await self._copy(engine, stop, until=end.seq if once else None)
             finally:
-                await run_in_thread(self._log.flush_watermark)
+                await _run_in_thread(self._log.flush_watermark)
         finally:
             await engine.close()
 
     async def _begin(self, engine: StreamEngine, end: StreamEnd) -> Tip:
         """Compares the log with the stream, and makes the home a replica where it is none yet."""
-        tip = await run_in_thread(self._log.catch_up)
+        tip = await _run_in_thread(self._log.catch_up)
         await self._check_same(engine, end, tip)
-        if await run_in_thread(lambda: self._log.state) is None:
+        if await _run_in_thread(lambda: self._log.state) is None:
             state = ReplicaState(stream=self._stream)
-            await run_in_thread(lambda: self._log.begin(state, tip))
+            await _run_in_thread(lambda: self._log.begin(state, tip))
         return tip
 
     async def _check_same(self, engine: StreamEngine, end: StreamEnd, tip: Tip) -> None:
@@ -139,7 +146,7 @@ class Follower:
             if known.chain != tip.chain:
                 raise self._diverged_error(tip.seq)
         elif end.seq < tip.seq:
-            own = await run_in_thread(lambda: _own_chain(self._log.home, end.seq))
+            own = await _run_in_thread(lambda: _own_chain(self._log.home, end.seq))
             if end.chain != own:
                 raise self._diverged_error(end.seq)
             raise StreamUnavailable(
@@ -185,7 +192,7 @@ class Follower:
             )
             if done:
                 return
-            await run_in_thread(self._log.flush_watermark)
+            await _run_in_thread(self._log.flush_watermark)
 
     async def _write(self, lines: Sequence[StreamLine], stop: asyncio.Event) -> None:
         """Writes the lines that are new, in parts between which it can be stopped."""
@@ -204,7 +211,7 @@ class Follower:
             self.stream_seq = max(self.stream_seq, new[-1].seq)
             self.write_started_s = time.monotonic()
             try:
-                await run_in_thread(lambda part=part: self._log.write(part))  # type: ignore[misc]
+                await _run_in_thread(lambda part=part: self._log.write(part))  # type: ignore[misc]
             finally:
                 self.write_started_s = None
                 self.checkpoint = self._log.tip.seq
@@ -229,6 +236,11 @@ class Follower:
             self._waits_since_s = None
             logger.warning("follow_goes_on seq=%d waited_s=%.1f", self.checkpoint, waited_s)
         self._on_change()
+
+
+async def _run_in_thread(work: Callable[[], T]) -> T:
+    """Also when the run is cancelled, the log is used by one thread at a time."""
+    return await uncancelled(run_in_thread(work))
 
 
 def _own_chain(home: str, seq: int) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from eventlog.plumbing import CommandContext, WrongUsage, printable_value
+from eventlog.plumbing import CommandContext, WrongUsage, printable_value, replica_state
 from projections.cli.common import SECONDS, listen_address, require_host_names
 from projections.cli.replication.settings import STREAM, setting
 from projections.cli.settings import alpine_config
@@ -91,10 +91,10 @@ def project(
     It follows the log and applies each new entry to the named projections: `sqlite` builds the
     signals table, `alpine` delivers signals to Alpine, `mirror` copies the log to a stream of NATS,
     and installed plug-ins add others; `all` runs every one, and `mirror` where EVENTLOG_STREAM is
-    set. It waits for a log that does not exist yet. A projection that fails is
-    restarted, and stops no other. It stops cleanly on SIGTERM and Ctrl-C, works under systemd
-    (Type=notify), and continues from its checkpoint when it is started again. `--batch-size 50
-    --batch-timeout 5` gives the batches of the old tracker.
+    set. On a replica `all` leaves out `alpine` and `mirror`. It waits for a log that does not exist
+    yet. A projection that fails is restarted, and stops no other. It stops cleanly on SIGTERM and
+    Ctrl-C, works under systemd (Type=notify), and continues from its checkpoint when it is started
+    again. `--batch-size 50 --batch-timeout 5` gives the batches of the old tracker.
 
     \b
     Example:
@@ -158,6 +158,8 @@ def _chosen_names(names: tuple[str, ...], home: Path) -> list[str]:
 def _is_in_all(name: str, home: Path) -> bool:
     """Whether `all` means this projection too: some only make sense once they are configured."""
     match name:
+        case "alpine" | "mirror" if replica_state(home) is not None:
+            return False  # the primary delivers and publishes
         case "mirror":
             return bool(setting(STREAM))
         case "tree":

@@ -44,7 +44,8 @@ def status(obj: CommandContext, as_json: bool) -> None:
         print_json(found)
         return
     backup = found["backup"] or {"proven_seq": None}
-    sections = {"log": found["log"], **_as_dict(found["projections"]), "backup": backup}
+    replica = {"replica": found["replica"]} if "replica" in found else {}
+    sections = {"log": found["log"], **replica, **_as_dict(found["projections"]), "backup": backup}
     for name, figures in sections.items():
         print_line(f"{name}:")
         for key, value in _as_dict(figures).items():

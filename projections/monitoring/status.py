@@ -11,11 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from eventlog import EventLogError, LogDiverged, UnsafePath
-from eventlog.plumbing import log_status, printable, read_entries
+from eventlog.plumbing import log_status, printable, read_entries, replica_state
 from projections.delivery.outbox import NAME as ALPINE
 from projections.delivery.outbox import STOPPED, is_delivering, load_outbox, outbox_path
 from projections.errors import SchemaTooOld
 from projections.monitoring.drill_record import last_drill
+from projections.replication.follow_record import FOLLOW, read_follow_figures
 from projections.replication.mirror_record import NAME as MIRROR
 from projections.replication.mirror_record import read_mirror_record
 from projections.run_directory import read_run_state
@@ -32,7 +33,37 @@ def status(home: str | os.PathLike[str]) -> dict[str, object]:
     sqlite = found.get(SQLITE, {})
     if log["signals"] is None and sqlite.get("lag_entries") == 0:
         log["signals"] = sqlite.get("rows")  # counting them in the log would mean reading all of it
-    return {"log": log, "projections": found, "backup": last_drill(path)}
+    replica = replica_status(path, log["last_seq"])
+    return {
+        "log": log,
+        "projections": found,
+        **({} if replica is None else {"replica": replica}),
+        "backup": last_drill(path),
+    }
+
+
+def replica_status(home: Path, last_seq: object) -> dict[str, object] | None:
+    """The figures of a replica, whose log ends at `last_seq`; None for a home that is none.
+
+    `lag_entries` counts what the stream held when the follower saw it last.
+    """
+    assert isinstance(last_seq, int)
+    try:
+        state = replica_state(home)
+    except (EventLogError, OSError) as error:
+        return {**dict.fromkeys(_REPLICA_KEYS), "checkpoint": last_seq, "problem": str(error)}
+    if state is None:
+        return None
+    figures = read_follow_figures(home)
+    return {
+        "primary": None,
+        "epoch": state.epoch,
+        "checkpoint": last_seq,
+        "lag_entries": None if figures is None else max(0, figures.stream_seq - last_seq),
+        "resets": None if figures is None else figures.resets,
+        "stream": state.stream,
+        "daemon": read_run_state(home, FOLLOW).to_json(),
+    }
 
 
 def projections_status(home: Path) -> dict[str, Mapping[str, object]]:
@@ -124,6 +155,7 @@ def mirror_status(home: Path) -> dict[str, object] | None:
     }
 
 
+_REPLICA_KEYS = ("primary", "epoch", "checkpoint", "lag_entries", "resets", "stream")
 _Reader = Callable[[Path], Mapping[str, object] | None]
 _READERS: dict[str, _Reader] = {
     SQLITE: sqlite_status,

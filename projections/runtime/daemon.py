@@ -7,12 +7,10 @@ Invariant: a projection never stops silently, and a failing one stops no other.
 
 import asyncio
 import logging
-import signal
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
 from eventlog import EventLog, EventLogError, LogNotFound, ThreadUnavailable
@@ -22,6 +20,7 @@ from projections.run_directory import warn_of_older_daemon
 from projections.runtime.batcher import Pace
 from projections.runtime.home_log import WAITING_TEXT, require_log, wait_for_log
 from projections.runtime.run_files import RunFile, holding_run_files
+from projections.runtime.stop_signals import ignore_stop_signals, stop_by_signal
 from projections.runtime.supervisor import Supervisor
 from projections.runtime.systemd import Notifier
 
@@ -32,8 +31,6 @@ STATUS_S = 5.0  # between two status lines for systemd; WatchdogSec= must be a f
 
 # A context that runs something beside the projections of a daemon.
 Service = Callable[[Sequence[Supervisor], asyncio.Event], AbstractAsyncContextManager[None]]
-
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Services(NamedTuple):
@@ -65,8 +62,7 @@ def run(
     try:
         asyncio.run(daemon.run(services or Services()))
     finally:
-        for number in _STOP_SIGNALS:  # all is closed: a second signal must not change the exit
-            signal.signal(number, signal.SIG_IGN)
+        ignore_stop_signals()
     errors = daemon.errors()
     if len(errors) == 1:
         raise errors[0]
@@ -102,7 +98,7 @@ class _Daemon:
 
     async def run(self, services: Services) -> None:
         """Runs everything to its end."""
-        _stop_by_signal(self._stop)
+        stop_by_signal(self._stop)
         self._log(
             "started",
             f"version={version('signal-eventlog')} home={self._shown_home} projections="
@@ -225,18 +221,6 @@ class _Daemon:
         if event not in self._logged and not self._once:
             self._logged.add(event)
             logger.info("%s %s" if text else "%s", *((event, text) if text else (event,)))
-
-
-def _stop_by_signal(stop: asyncio.Event) -> None:
-    """Sets `stop` on a signal. The loop's own handlers are removed before the process ends."""
-    loop = asyncio.get_running_loop()
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        with suppress(RuntimeError):  # the loop is closed already
-            loop.call_soon_threadsafe(stop.set)
-
-    for number in _STOP_SIGNALS:
-        signal.signal(number, on_signal)
 
 
 def _last_seq(home: Path) -> int:
