@@ -13,7 +13,7 @@ and while lines are written, `.replica` is there.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -80,9 +80,6 @@ class ReplicaLog(SegmentWriter):
     Blocks for as long as the disk takes; `close` it when done.
     """
 
-    # A mutant of the crash explorer replaces it.
-    _batches_of: Callable[[Sequence[StreamLine]], Iterator[ReplicaBatch]] = staticmethod(batches_of)
-
     def __init__(
         self,
         disk: Disk,
@@ -146,7 +143,7 @@ class ReplicaLog(SegmentWriter):
             self._require_replica()
             new = [line for line in lines if line.seq > self._state.tip.seq]
             self._check(new)
-            for batch in self._batches_of(new):
+            for batch in batches_of(new):
                 self._start_segment(batch.segment)
                 self._write(batch)
         return self._state.tip

@@ -30,6 +30,7 @@ from tools.crash.inodes import File, Link
 from tools.crash.mutants import MUTANTS
 from tools.crash.random_histories import RandomHistory
 from tools.crash.readers import explore_readers
+from tools.crash.replicas import explore_killed_replica, explore_replica
 from tools.crash.states import files_of
 
 STATES_DEFAULT = 100_000
@@ -69,6 +70,10 @@ class _Run:
         explore_killed_on_copies(explorer)
         explore_stale_records(explorer)
         print(f"{explorer.states - before} states of copied homes and of older lock records")
+        before = explorer.states
+        explore_replica(explorer)
+        explore_killed_replica(explorer)
+        print(f"{explorer.states - before} states of replicas: all became their primary's log")
         print(f"{sweep_damages(explorer.subject).flips} other damages: none was cut or overlooked")
 
     def run_history(self, number: int) -> None:

@@ -3,8 +3,9 @@
 Invariant: a mutant differs from the real code in the one rule that its name states.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 from unittest import mock
@@ -18,7 +19,10 @@ from eventlog.format.line import BadLine, next_chain, parse_header, stored_chain
 from eventlog.format.segment import segment_name
 from eventlog.read import lines, reader
 from eventlog.read.reader import LogReader
-from eventlog.storage import device_sync, durable_state
+from eventlog.replica import replica_log
+from eventlog.replica.engine import StreamLine
+from eventlog.replica.replica_log import ReplicaBatch, batches_of
+from eventlog.storage import device_sync, durable_state, replica_file
 from eventlog.storage.device_sync import sync_segments
 from eventlog.storage.disk import Disk, FileIdentity
 from eventlog.storage.durable_state import DurableState
@@ -229,6 +233,29 @@ class _WritingBeforeSync(Writer):
         super()._start_from_device(lock_record, synced)
 
 
+def _several_batches(lines: Sequence[StreamLine]) -> Iterator[ReplicaBatch]:
+    """Joins the batches of each segment into one write."""
+    joined: ReplicaBatch | None = None
+    for batch in batches_of(lines):
+        if joined is not None and joined.segment == batch.segment:
+            size = joined.bytes + batch.bytes
+            joined = replace(batch, lines=joined.lines + batch.lines, bytes=size)
+            continue
+        if joined is not None:
+            yield joined
+        joined = batch
+    if joined is not None:
+        yield joined
+
+
+def _replace_unsynced(disk: Disk, directory: str, name: str, data: bytes) -> None:
+    """Replaces a file, and syncs nothing."""
+    fd = disk.create(f"{directory}/{name}.new")
+    disk.pwrite(fd, data, 0)
+    disk.close(fd)
+    disk.rename(f"{directory}/{name}.new", f"{directory}/{name}")
+
+
 class Mutant(NamedTuple):
     """One mistake: the parts of the subject that differ, and the functions that are replaced."""
 
@@ -287,4 +314,6 @@ MUTANTS = {
     "reader-syncs-late": Mutant(patches=((LogReader, "_sync", _sync_after_lines),)),
     "writing-before-all-synced": Mutant(writer=_WritingBeforeSync),
     "evidence-must-verify": Mutant(patches=((lines, "has_evidence", _verified_line),)),
+    "replica-joins-batches": Mutant(patches=((replica_log, "batches_of", _several_batches),)),
+    "replica-mark-unsynced": Mutant(patches=((replica_file, "replace_file", _replace_unsynced),)),
 }

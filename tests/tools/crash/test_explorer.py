@@ -27,6 +27,7 @@ from tools.crash.inodes import SECTOR_BYTES, File
 from tools.crash.mutants import MUTANTS
 from tools.crash.random_histories import RandomHistory
 from tools.crash.readers import explore_readers
+from tools.crash.replicas import explore_killed_replica, explore_replica
 from tools.crash.simulated_disk import NO_BOOT_ID, Fault, SimulatedDisk, World
 from tools.crash.states import ADVERSARIAL, BOTH, ORDERED, power_losses
 
@@ -119,6 +120,20 @@ def test_processes_may_die_fail_to_sync_and_lose_power_in_any_order() -> None:
 
 
 @pytest.mark.slow
+def test_power_may_fail_at_any_step_of_a_replica() -> None:
+    explorer = Explorer(SUBJECT)
+    explore_replica(explorer)
+    assert explorer.states > 1000
+
+
+@pytest.mark.slow
+def test_a_follower_may_be_killed_at_any_step_and_power_fail_under_the_next_one() -> None:
+    explorer = Explorer(SUBJECT)
+    explore_killed_replica(explorer)
+    assert explorer.states > 1000
+
+
+@pytest.mark.slow
 def test_every_flipped_bit_of_acknowledged_bytes_is_detected() -> None:
     """The accepted limit is counted: the last batch, where no watermark covers it."""
     counts = sweep(SUBJECT)
@@ -168,6 +183,8 @@ def test_every_truncated_moved_duplicated_or_missing_segment_is_detected() -> No
         ("reader-syncs-last-only", explore_copies),
         ("reader-syncs-late", explore_copies),
         ("writing-before-all-synced", explore_killed_on_copies),
+        ("replica-joins-batches", explore_replica),
+        ("replica-mark-unsynced", explore_replica),
     ],
 )
 def test_each_mutant_is_detected(
@@ -189,6 +206,13 @@ def test_every_mutant_has_its_test() -> None:
 def test_only_the_adversarial_model_detects_the_mutant_refuse_valid_after_bad() -> None:
     assert states_until_detected("refuse-valid-after-bad", one_writer, (ORDERED,)) is None
     assert states_until_detected("refuse-valid-after-bad", one_writer, (ADVERSARIAL,)) is not None
+
+
+@pytest.mark.slow
+def test_only_the_adversarial_model_detects_several_batches_in_one_write() -> None:
+    name = "replica-joins-batches"
+    assert states_until_detected(name, explore_replica, (ORDERED,)) is None
+    assert states_until_detected(name, explore_replica, (ADVERSARIAL,)) is not None
 
 
 @pytest.mark.slow
