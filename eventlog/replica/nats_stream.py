@@ -26,8 +26,8 @@ from typing import Any
 import nkeys  # type: ignore[import-untyped]  # noqa: F401
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import AuthorizationError, NoRespondersError
 from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
 
 from eventlog.replica.engine import (
     StreamEnd,
@@ -118,14 +118,14 @@ class NatsStream:
                     name="eventlog",
                     **options,
                 )
-        except AuthorizationError as error:
-            raise StreamRefused(
-                "the server refuses the login",
-                where=settings.where,
-                do="check EVENTLOG_NATS_NKEY_FILE or EVENTLOG_NATS_CREDS_FILE, and the accounts of "
-                "the server",
-            ) from error
         except (NatsError, OSError, TimeoutError) as error:
+            if "authorization violation" in str(error).lower():
+                raise StreamRefused(
+                    "the server refuses the login",
+                    where=settings.where,
+                    do="check EVENTLOG_NATS_NKEY_FILE or EVENTLOG_NATS_CREDS_FILE, and the "
+                    "accounts of the server",
+                ) from error
             raise self._unavailable(error) from error
 
     async def _on_error(self, error: Exception) -> None:

