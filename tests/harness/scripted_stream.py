@@ -1,94 +1,108 @@
-"""A stream in memory whose consumers do what a test says.
+"""A stream that answers as it is told: a client of a plain server that plays JetStream.
 
-    stream = ScriptedStream(stream_lines(home))
-    stream.script = [[Deliver(5, 9)], []]   what each consumer delivers before it follows the stream
+    async with scripted_stream() as stream:
+        stream.lose_acks = 1        the next append is stored, and not answered
+        stream.refuse = 1           the next append is refused, although its sequence is right
+        stream.messages.pop()       what was acknowledged is lost
 
-Invariant: without a script it behaves as the real engine does.
+It keeps the order and the compare-and-set of JetStream, with its error codes, and stores an atomic
+batch whole or not at all.
+
+Invariant: a message is stored only behind the sequence that it expects.
 """
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
-from pathlib import Path
-from typing import NamedTuple
+import base64
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
-from eventlog.replica.engine import StreamEnd, StreamLine, StreamShort, StreamUnavailable
-from tests.harness.log_checks import segments_in
+import nats
+from nats.aio.client import Client
+from nats.aio.msg import Msg
 
+from eventlog.plumbing import StreamEngine, StreamSettings
+from eventlog.replica.nats_stream import NatsStream, Patience
+from eventlog.replica.stream_rules import stream_config
+from tests.harness.nats import nats_server
 
-class Deliver(NamedTuple):
-    """The lines from one seq to another, both included."""
-
-    first: int
-    last: int
-
-
-Step = Deliver | Exception | Sequence[StreamLine]
-
-
-def stream_lines(home: Path) -> list[StreamLine]:
-    """The lines of a log, as a mirror publishes them."""
-    found: list[StreamLine] = []
-    for path in segments_in(home):
-        for line in path.read_bytes().splitlines(keepends=True):
-            found.append(StreamLine(len(found) + 1, int(path.name[:20]), line))
-    return found
+NAME = "scripted"
+PATIENCE = Patience(request_s_max=0.2, ack_s_max=0.2)
 
 
 class ScriptedStream:
-    """Implements `StreamEngine`. One object stands for all connections to the stream."""
+    """The messages of a stream, and what it does with the next requests."""
 
-    def __init__(self, lines: Sequence[StreamLine] = (), *, batch_lines: int = 4) -> None:
-        self.lines = list(lines)
-        self.script: list[list[Step]] = []  # one list a consumer
-        self.unreachable = 0  # how many more connections are refused
-        self.connections = 0
-        self.consumers: list[int] = []  # after which seq each began
-        self._batch_lines = batch_lines
-        self._grown = asyncio.Event()
+    def __init__(self, url: str) -> None:
+        self.settings = StreamSettings(name=NAME, urls=(url,))
+        self.messages: list[bytes] = []
+        self.appends = 0  # requests to append, refused ones included
+        self.lose_acks = 0
+        self.refuse = 0
+        self.is_silent = False
+        self.recovers: list[bytes] = []  # given back with each look at its state, one at a time
+        self._batches: dict[str, list[Msg]] = {}
 
-    async def open(self) -> "ScriptedStream":
-        """A connection."""
-        if self.unreachable:
-            self.unreachable -= 1
-            raise StreamUnavailable("no server answers")
-        self.connections += 1
-        return self
+    async def open_engine(self, settings: StreamSettings) -> StreamEngine:
+        """The engine of the product, with little patience."""
+        return await NatsStream.connect(settings, PATIENCE)
 
-    def add(self, lines: Sequence[StreamLine]) -> None:
-        """The stream grows."""
-        self.lines += lines
-        self._grown.set()
+    async def answer(self, client: Client, message: Msg) -> None:
+        """Answers a request, or does not."""
+        if message.subject == self.settings.subject:
+            found = self._append(message)
+        elif ".STREAM.INFO." in message.subject:
+            found = self._info()
+        else:
+            seq = json.loads(message.data)["seq"]
+            data = base64.b64encode(self.messages[seq - 1]).decode()
+            found = {"message": {"seq": seq, "data": data}}
+        if found is not None and message.reply and not self.is_silent:
+            await client.publish(message.reply, json.dumps(found).encode())
 
-    async def last(self) -> StreamEnd:
-        return StreamEnd(len(self.lines), self.lines[-1].line) if self.lines else StreamEnd()
+    def _info(self) -> dict[str, object]:
+        if self.recovers:
+            self.messages.append(self.recovers.pop(0))
+        count = len(self.messages)
+        config = stream_config(self.settings, replicas=3)
+        state = {"messages": count, "first_seq": min(1, count), "last_seq": count}
+        replicas = [{"current": True}, {"current": False}]
+        return {"config": config, "state": state, "cluster": {"replicas": replicas}}
 
-    async def line(self, seq: int) -> bytes:
-        if not 1 <= seq <= len(self.lines):
-            raise StreamShort(f"message {seq} is missing")
-        return self.lines[seq - 1].line
+    def _append(self, message: Msg) -> dict[str, object] | None:
+        headers = message.headers or {}
+        batch_id = headers.get("Nats-Batch-Id", "")
+        waiting = self._batches.setdefault(batch_id, [])
+        waiting.append(message)
+        if batch_id and "Nats-Batch-Commit" not in headers:
+            return None
+        del self._batches[batch_id]
+        self.appends += 1
+        expected = int((waiting[0].headers or {})["Nats-Expected-Last-Sequence"])
+        if self.refuse > 0 or expected != len(self.messages):
+            self.refuse -= 1
+            text = f"wrong last sequence: {len(self.messages) + 1}"
+            return {"error": {"code": 400, "err_code": 10071, "description": text}}
+        self.messages += [each.data for each in waiting]
+        if self.lose_acks > 0:
+            self.lose_acks -= 1
+            return None
+        return {"stream": self.settings.stream, "seq": len(self.messages)}
 
-    async def append(
-        self, lines: Sequence[StreamLine], on_acknowledged: Callable[[int], object]
-    ) -> None:
-        raise AssertionError("a replica appends nothing")
 
-    async def follow(self, after: int) -> AsyncGenerator[Sequence[StreamLine], None]:
-        self.consumers.append(after)
-        for step in self.script.pop(0) if self.script else ():
-            match step:
-                case Exception():
-                    raise step
-                case Deliver():
-                    yield self.lines[step.first - 1 : step.last]
-                case _:
-                    yield step
-        while True:
-            while after < len(self.lines):
-                batch = self.lines[after : after + self._batch_lines]
-                yield batch
-                after += len(batch)
-            self._grown.clear()
-            await self._grown.wait()
+@asynccontextmanager
+async def scripted_stream() -> AsyncIterator[ScriptedStream]:
+    """A scripted stream that answers while the block runs."""
+    with nats_server(sync_interval="") as server:
+        client = await nats.connect(server.urls[0])
+        stream = ScriptedStream(server.urls[0])
 
-    async def close(self) -> None:
-        pass
+        async def take(message: Msg) -> None:
+            await stream.answer(client, message)
+
+        await client.subscribe("$JS.API.>", cb=take)
+        await client.subscribe(stream.settings.subject, cb=take)
+        await client.flush()
+        try:
+            yield stream
+        finally:
+            await client.close()

@@ -1,0 +1,1 @@
+"""Tests of `eventlog/replica`; the tree mirrors the packages."""

@@ -21,7 +21,7 @@ from eventlog.storage.segment_disk import SegmentDisk
 from tests.harness.deadline import until_async
 from tests.harness.fault_disk import FaultDisk
 from tests.harness.log_checks import lines_in, segments_in
-from tests.harness.scripted_stream import Deliver, ScriptedStream, stream_lines
+from tests.harness.scripted_consumers import Deliver, ScriptedConsumers, stream_lines
 from tests.harness.signals import a_signal, signals
 
 LINES = 12
@@ -42,11 +42,11 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follower_module, "RETRY_S_MAX", 0.002)
 
 
-def follower_of(stream: ScriptedStream, home: Path) -> Follower:
+def follower_of(stream: ScriptedConsumers, home: Path) -> Follower:
     return Follower(stream.open, ReplicaLog.open(home), stream="main")
 
 
-def follow_once(stream: ScriptedStream, home: Path) -> Follower:
+def follow_once(stream: ScriptedConsumers, home: Path) -> Follower:
     found = follower_of(stream, home)
     asyncio.run(found.run(asyncio.Event(), once=True))
     return found
@@ -72,7 +72,7 @@ def segments(home: Path) -> dict[str, bytes]:
 def test_whatever_a_consumer_delivers_the_replica_is_the_log_of_the_primary(
     primary: Path, tmp_path: Path, script: list[list[object]], resets: int
 ) -> None:
-    stream = ScriptedStream(stream_lines(primary))
+    stream = ScriptedConsumers(stream_lines(primary))
     stream.script = [list(steps) for steps in script]  # type: ignore[arg-type]
     found = follow_once(stream, tmp_path / "replica")
     assert segments(tmp_path / "replica") == segments(primary)
@@ -80,7 +80,7 @@ def test_whatever_a_consumer_delivers_the_replica_is_the_log_of_the_primary(
 
 
 def test_a_consumer_begins_after_the_last_durable_line(primary: Path, tmp_path: Path) -> None:
-    stream = ScriptedStream(stream_lines(primary))
+    stream = ScriptedConsumers(stream_lines(primary))
     stream.script = [[Deliver(1, 5), StreamUnavailable("silence")]]
     follow_once(stream, tmp_path / "replica")
     follow_once(stream, tmp_path / "replica")  # there is nothing more: no consumer
@@ -95,7 +95,7 @@ def test_a_gap_is_no_reason_to_judge_the_chain_and_a_line_of_another_log_is(
         for number in range(LINES):
             log.append(a_signal(100 + number))
     foreign = stream_lines(other)
-    stream = ScriptedStream(stream_lines(primary))
+    stream = ScriptedConsumers(stream_lines(primary))
     stream.script = [[Deliver(1, 3), foreign[7:9]], [foreign[3:5]]]
     with pytest.raises(LogDiverged, match="entry 4 of the stream does not match its chain"):
         follow_once(stream, tmp_path / "replica")
@@ -108,9 +108,9 @@ def test_a_stream_of_another_log_is_refused_before_a_line_is_read(
 ) -> None:
     with EventLog(tmp_path / "other") as log:
         log.append_many(signals(LINES + 3, start=100))
-    follow_once(ScriptedStream(stream_lines(primary)), tmp_path / "replica")
+    follow_once(ScriptedConsumers(stream_lines(primary)), tmp_path / "replica")
     for count in (LINES + 3, LINES, 2):
-        stream = ScriptedStream(stream_lines(tmp_path / "other")[:count])
+        stream = ScriptedConsumers(stream_lines(tmp_path / "other")[:count])
         with pytest.raises(LogDiverged, match=f"at seq {min(count, LINES)} the stream holds"):
             follow_once(stream, tmp_path / "replica")
         assert stream.consumers == []
@@ -121,8 +121,8 @@ def test_a_stream_that_is_behind_the_replica_is_waited_for(
     primary: Path, tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = stream_lines(primary)
-    follow_once(ScriptedStream(lines), tmp_path / "replica")
-    stream = ScriptedStream(lines[:count])
+    follow_once(ScriptedConsumers(lines), tmp_path / "replica")
+    stream = ScriptedConsumers(lines[:count])
     monkeypatch.setattr(follower_module, "ONCE_WAIT_S_MAX", 0.0)
     with pytest.raises(StreamUnavailable, match=f"ends at seq {count}, before this replica"):
         follow_once(stream, tmp_path / "replica")
@@ -131,7 +131,7 @@ def test_a_stream_that_is_behind_the_replica_is_waited_for(
     assert lines_in(tmp_path / "replica") == lines_in(primary)
 
 
-class Short(ScriptedStream):
+class Short(ScriptedConsumers):
     async def last(self) -> StreamEnd:
         raise StreamShort("some messages were removed")
 
@@ -146,7 +146,7 @@ def test_a_log_becomes_a_replica_only_if_it_is_in_the_stream(primary: Path, tmp_
     with EventLog(tmp_path / "home") as log:
         log.append(a_signal(99))
         with pytest.raises(LogDiverged):
-            follow_once(ScriptedStream(lines), tmp_path / "home")
+            follow_once(ScriptedConsumers(lines), tmp_path / "home")
         log.append(a_signal(100))
 
 
@@ -180,7 +180,7 @@ def test_lines_are_written_as_they_come_and_the_watermark_within_a_second(
     lines = stream_lines(primary)
 
     async def run() -> None:
-        stream = ScriptedStream(lines[:4])
+        stream = ScriptedConsumers(lines[:4])
         follower = follower_of(stream, tmp_path / "replica")
         async with running(follower):
             for count in (4, 7, LINES):
@@ -203,7 +203,7 @@ def test_an_unreachable_stream_is_logged_once_with_its_start_and_its_end(
     primary: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def run() -> None:
-        stream = ScriptedStream(stream_lines(primary))
+        stream = ScriptedConsumers(stream_lines(primary))
         stream.unreachable = 20
         stream.script = [[Deliver(1, 5), StreamUnavailable("silence")]]
         follower = follower_of(stream, tmp_path / "replica")
@@ -219,7 +219,7 @@ def test_a_stop_ends_a_wait_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(follower_module, "RETRY_S_MIN", 3600.0)
 
     async def run() -> None:
-        stream = ScriptedStream()
+        stream = ScriptedConsumers()
         stream.unreachable = 1
         follower = follower_of(stream, tmp_path / "replica")
         async with running(follower):
@@ -237,7 +237,7 @@ def test_a_full_disk_is_waited_for(primary: Path, tmp_path: Path) -> None:
     log = ReplicaLog(SegmentDisk(disk), home_at(tmp_path / "replica"))
 
     async def run() -> None:
-        stream = ScriptedStream(stream_lines(primary)[:4])
+        stream = ScriptedConsumers(stream_lines(primary)[:4])
         follower = Follower(stream.open, log, stream="main")
         async with running(follower):
             await until_async(lambda: follower.checkpoint == 4)
@@ -253,7 +253,7 @@ def test_a_full_disk_is_waited_for(primary: Path, tmp_path: Path) -> None:
 def test_a_failed_sync_ends_the_run_and_the_next_one_goes_on(primary: Path, tmp_path: Path) -> None:
     disk = FaultDisk()
     log = ReplicaLog(SegmentDisk(disk), home_at(tmp_path / "replica"))
-    stream = ScriptedStream(stream_lines(primary))
+    stream = ScriptedConsumers(stream_lines(primary))
     log.begin(ReplicaState(stream="main"), TIP_START)
     disk.fail("fdatasync", nth=3, path=".jsonl")
     with pytest.raises(LogPoisoned):

@@ -28,7 +28,7 @@ from eventlog.storage.replica_file import ReplicaState, replica_path
 from eventlog.storage.segment_disk import SegmentDisk
 from tests.harness.fault_disk import FaultDisk
 from tests.harness.log_checks import assert_valid_log, lines_in, segments_in, tree_contents
-from tests.harness.scripted_stream import stream_lines
+from tests.harness.scripted_consumers import stream_lines
 from tests.harness.signals import a_signal, signals
 
 MAIN = ReplicaState(stream="main")

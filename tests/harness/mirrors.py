@@ -1,0 +1,89 @@
+"""Runs the mirror of a home in this process, against real servers or a scripted stream.
+
+    mirror_once(home, server.settings("main"))        what `project mirror --once` does
+    async with mirroring(home, settings) as mirror:   what the daemon does
+        await until_async(lambda: mirror.seq == 5)
+
+Invariant: no mirror outlives the block or the call that runs it.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from eventlog.plumbing import StreamSettings, open_stream
+from projections.projection import Checkpoint, Projection
+from projections.replication.mirror import MirrorProjection, Opener
+from projections.replication.mirror_record import MirrorRecord, read_mirror_record
+from projections.runtime.batcher import Pace
+from projections.runtime.projector import Projector
+from projections.runtime.supervisor import Supervisor
+
+LOOK_S = SETTLE_S = 0.05
+
+
+def a_mirror(settings: StreamSettings, opener: Opener = open_stream) -> MirrorProjection:
+    """A mirror that looks at the end of the stream twenty times a second."""
+    return MirrorProjection(settings, open_engine=opener, look_s=LOOK_S, settle_s=SETTLE_S)
+
+
+def mirror_once(
+    home: Path,
+    settings: StreamSettings,
+    opener: Opener = open_stream,
+    *,
+    batch_entries: int = 1000,
+    once_stall_s: float = 0.2,
+) -> Checkpoint:
+    """Mirrors what the log holds, and returns the checkpoint. Raises what ends it."""
+    pace = Pace(batch_entries=batch_entries, once_stall_s=once_stall_s)
+    projector = Projector(home, a_mirror(settings, opener), pace=pace)
+    asyncio.run(projector.run(once=True))
+    assert projector.checkpoint is not None
+    return projector.checkpoint
+
+
+@asynccontextmanager
+async def mirroring(
+    home: Path, settings: StreamSettings, opener: Opener = open_stream
+) -> AsyncIterator["RunningMirror"]:
+    """A mirror that runs, restarted after a failure as in the daemon."""
+
+    def make(_name: str) -> Projection:
+        return a_mirror(settings, opener)
+
+    supervisor = Supervisor(home, "mirror", make=make)
+    task = asyncio.create_task(supervisor.run())
+    try:
+        yield RunningMirror(home, supervisor)
+    finally:
+        supervisor.stop()
+        await task
+
+
+class RunningMirror:
+    """A mirror that runs in a task."""
+
+    def __init__(self, home: Path, supervisor: Supervisor) -> None:
+        self._home = home
+        self.supervisor = supervisor
+
+    @property
+    def seq(self) -> int:
+        """The seq of its checkpoint; -1 while it is not open."""
+        checkpoint = self.supervisor.checkpoint
+        return -1 if checkpoint is None else checkpoint.seq
+
+    @property
+    def state(self) -> str | None:
+        """Its state by the record of the home."""
+        record = read_mirror_record(self._home)
+        return None if record is None else record.state
+
+
+def record_of(home: Path) -> MirrorRecord:
+    """The record of a home that has one."""
+    record = read_mirror_record(home)
+    assert record is not None, "there is no record"
+    return record

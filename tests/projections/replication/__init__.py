@@ -1,0 +1,1 @@
+"""Tests of `projections/replication`; the tree mirrors the packages."""

@@ -1,0 +1,129 @@
+"""The mirror against a scripted stream: lost acknowledgements, false refusals, lost messages."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from eventlog import EventLog
+from projections.replication.mirror_record import MIRRORING, WAITING
+from tests.harness.deadline import until_async
+from tests.harness.log_checks import lines_in
+from tests.harness.mirrors import RunningMirror, mirroring, record_of
+from tests.harness.scripted_stream import ScriptedStream, scripted_stream
+from tests.harness.signals import signals
+
+
+def fill(home: Path, entries: int, *, start: int = 1) -> None:
+    with EventLog(home) as log:
+        log.append_many(signals(entries, start=start))
+
+
+def run(home: Path, work: Callable[[ScriptedStream, RunningMirror], Awaitable[None]]) -> None:
+    """Runs `work` beside a mirror that has published ten lines."""
+
+    async def play() -> None:
+        async with scripted_stream() as stream:
+            await asyncio.to_thread(fill, home, 10)
+            async with mirroring(home, stream.settings, stream.open_engine) as mirror:
+                await until_async(lambda: mirror.seq == 10)
+                await work(stream, mirror)
+                assert mirror.supervisor.failure is None
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("entries", [1, 5, 700])
+def test_lines_whose_acknowledgement_is_lost_are_not_published_again(
+    home: Path, entries: int
+) -> None:
+    async def work(stream: ScriptedStream, mirror: RunningMirror) -> None:
+        stream.lose_acks = 1
+        await asyncio.to_thread(fill, home, entries, start=11)
+        await until_async(lambda: mirror.seq == 10 + entries)
+        assert stream.messages == lines_in(home)
+
+    run(home, work)
+    assert (record_of(home).acked, record_of(home).lost_acked) == (10 + entries, 0)
+
+
+@pytest.mark.parametrize("entries", [1, 5])
+def test_a_refusal_by_a_proposal_that_was_never_committed_only_delays(
+    home: Path, entries: int
+) -> None:
+    async def work(stream: ScriptedStream, mirror: RunningMirror) -> None:
+        before = stream.appends
+        stream.refuse = 3
+        await asyncio.to_thread(fill, home, entries, start=11)
+        await until_async(lambda: mirror.seq == 10 + entries)
+        assert stream.appends >= before + 4  # three refusals, and the one that passed
+        assert stream.messages == lines_in(home)
+
+    run(home, work)
+    assert record_of(home).lost_acked == 0
+
+
+def test_acknowledged_lines_that_the_stream_lost_are_reported_and_published_again(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work(stream: ScriptedStream, mirror: RunningMirror) -> None:
+        await until_async(lambda: record_of(home).acked == 10)
+        del stream.messages[7:]
+        await until_async(lambda: stream.messages == lines_in(home))
+        await until_async(lambda: record_of(home).acked == 10)
+        assert record_of(home).lost_acked == 3
+
+    run(home, work)
+    assert "mirror_lost_acknowledged stream=EVENTLOG_scripted from=8 to=10" in caplog.text
+
+
+def test_a_stream_that_recovers_has_lost_nothing(home: Path) -> None:
+    async def work(stream: ScriptedStream, mirror: RunningMirror) -> None:
+        await until_async(lambda: record_of(home).acked == 10)
+        stream.messages, stream.recovers = stream.messages[:2], stream.messages[2:]
+        await until_async(lambda: mirror.state == WAITING)
+        await until_async(lambda: mirror.state == MIRRORING)
+        assert stream.messages == lines_in(home)
+
+    run(home, work)
+    assert record_of(home).lost_acked == 0
+
+
+def test_an_outage_is_noticed_without_a_new_line_and_ends_without_one(home: Path) -> None:
+    async def work(stream: ScriptedStream, mirror: RunningMirror) -> None:
+        stream.is_silent = True
+        await until_async(lambda: mirror.state == WAITING)
+        assert "no answer from the stream" in (record_of(home).last_error or "")
+        stream.is_silent = False
+        await until_async(lambda: mirror.state == MIRRORING)
+        assert record_of(home).last_error is None
+
+    run(home, work)
+
+
+def test_without_a_server_it_opens_at_what_was_acknowledged_and_waits(home: Path) -> None:
+    async def play() -> None:
+        async with scripted_stream() as stream:
+            await asyncio.to_thread(fill, home, 10)
+            async with mirroring(home, stream.settings, stream.open_engine) as mirror:
+                await until_async(lambda: mirror.seq == 10)
+            stream.is_silent = True
+            await asyncio.to_thread(fill, home, 5, start=11)
+            async with mirroring(home, stream.settings, stream.open_engine) as mirror:
+                await until_async(lambda: mirror.seq == 10)  # so the daemon is ready
+                await until_async(lambda: mirror.supervisor.stalled is not None)
+                assert mirror.state == WAITING
+                stream.is_silent = False
+                await until_async(lambda: mirror.seq == 15)
+            assert stream.messages == lines_in(home)
+
+    asyncio.run(play())
+
+
+def test_the_servers_that_hold_the_stream_are_counted(home: Path) -> None:
+    async def work(stream: ScriptedStream, mirror: RunningMirror) -> None:
+        pass
+
+    run(home, work)
+    assert (record_of(home).replicas, record_of(home).replicas_current) == (3, 2)
