@@ -1,4 +1,4 @@
-"""A running `eventlog project`: started, stopped, killed, with the notify socket of systemd.
+"""A running daemon: started, stopped, killed, with the notify socket of systemd.
 
     with daemon(home, "sqlite") as d:
         d.send(signal.SIGTERM)
@@ -8,6 +8,7 @@ Invariant: no daemon outlives the test that started it.
 """
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,11 +22,11 @@ from typing import IO
 from tests.harness.command import command_line
 from tests.harness.deadline import DEADLINE_S, until
 
-LIFECYCLE = " INFO projections.runtime.daemon "
+LIFECYCLE = re.compile(r" INFO projections\.(?:runtime\.daemon|replication\.follow) ")
 
 
 class Daemon:
-    """One process of `eventlog project`."""
+    """One process of a daemon."""
 
     def __init__(self, process: subprocess.Popen[bytes], stderr: IO[bytes]) -> None:
         self.process = process
@@ -59,30 +60,31 @@ class Daemon:
     def complaints(self) -> str:
         """Its stderr so far, without the lines that each daemon logs of its life."""
         lines = self.err.splitlines(keepends=True)
-        return "".join(line for line in lines if LIFECYCLE not in line)
+        return "".join(line for line in lines if LIFECYCLE.search(line) is None)
 
     @property
     def steps(self) -> list[str]:
         """The steps of its life so far, such as `ready`."""
-        parts = [line.partition(LIFECYCLE)[2] for line in self.err.splitlines()]
-        return [part.split()[0] for part in parts if part]
+        found = ((line, LIFECYCLE.search(line)) for line in self.err.splitlines())
+        return [line[match.end() :].split()[0] for line, match in found if match is not None]
 
 
 @contextmanager
 def daemon(
     home: Path,
     *words: object,
+    command: str = "project",
     options: Sequence[object] = (),
     env: Mapping[str, str] | None = None,
     under: Sequence[object] = (),
 ) -> Iterator[Daemon]:
-    """A running `eventlog OPTIONS project WORDS`, killed at the end if it is still running.
+    """A running `eventlog OPTIONS COMMAND WORDS`, killed at the end if it is still running.
 
     It may still be starting: see `ready`.
     """
     with tempfile.TemporaryFile() as stderr:
         process = subprocess.Popen(
-            command_line((*options, "project", *words), home, under),
+            command_line((*options, command, *words), home, under),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=stderr,
