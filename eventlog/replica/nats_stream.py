@@ -17,8 +17,7 @@ import json
 import logging
 import secrets
 import ssl
-import urllib.request
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -29,6 +28,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 
+from eventlog.replica.answers import answered_error, unfit_error
 from eventlog.replica.engine import (
     StreamEnd,
     StreamError,
@@ -37,24 +37,20 @@ from eventlog.replica.engine import (
     StreamRefused,
     StreamShort,
     StreamUnavailable,
-    StreamUnfit,
-    WrongLastSequence,
 )
+from eventlog.replica.monitors import check_monitors
 from eventlog.replica.stream_rules import (
     EXPECTED_LAST_SEQUENCE,
     SEGMENT_HEADER,
     StreamSettings,
     broken_rules,
     stream_config,
-    sync_rule,
 )
-from eventlog.threads import run_in_thread
 
 logger = logging.getLogger(__name__)
 
 CONNECT_S_MAX = 5.0  # over all addresses; a server that is there answers within milliseconds
 CREATE_S_MAX = 10.0
-MONITOR_S_MAX = 2.0
 PING_S = 5  # a connection that is silent for longer is tested
 BATCH_LINES_MAX = 500  # a server takes up to 1,000; twice as many gain nothing
 BATCH_BYTES_MAX = 1 << 20
@@ -62,12 +58,6 @@ FOLLOW_LINES_MAX = 2000
 HEARTBEAT_S = 1.0
 SILENCE_S_MAX = 3 * HEARTBEAT_S  # of a consumer that sends heartbeats
 CONSUMER_IDLE_S = 30  # then the server removes a consumer without subscriber
-MONITOR_BYTES_MAX = 1 << 20
-
-_NOT_FOUND = 10059
-_NO_MESSAGE = 10037
-_WRONG_LAST = frozenset({10071, 10164})
-_NO_ATOMIC = 10174
 
 
 class Patience(NamedTuple):
@@ -95,7 +85,7 @@ class NatsStream:
     @classmethod
     async def connect(cls, settings: StreamSettings, patience: Patience = PATIENCE) -> "NatsStream":
         """Connects. Raises StreamUnavailable, StreamRefused, and StreamUnfit by the monitor."""
-        await _check_monitors(settings)
+        await check_monitors(settings)
         stream = cls(settings, patience)
         try:
             await stream._connect()
@@ -171,7 +161,7 @@ class NatsStream:
         found = await self._api(f"STREAM.INFO.{self._settings.stream}")
         broken = broken_rules(found["config"], self._settings)
         if broken:
-            raise _unfit(broken, self._settings)
+            raise unfit_error(broken, self._settings)
         state = found["state"]
         seq, first, count = state["last_seq"], state["first_seq"], state["messages"]
         if seq and (first != 1 or count != seq):
@@ -212,7 +202,7 @@ class NatsStream:
         if found["config"].get("num_replicas", 1) != replicas:
             broken.append(f"num_replicas is {found['config'].get('num_replicas', 1)}")
         if broken:
-            raise _unfit(broken, self._settings)
+            raise unfit_error(broken, self._settings)
         return is_new
 
     async def append(
@@ -381,34 +371,8 @@ class NatsStream:
         finally:
             asking.cancel()
         if "error" in answer:
-            raise _answered_error(answer["error"], self._settings)
+            raise answered_error(answer["error"], self._settings)
         return dict(answer)
-
-
-def _answered_error(error: Mapping[str, Any], settings: StreamSettings) -> StreamError:
-    code, text = error.get("err_code"), str(error.get("description"))
-    where = settings.where
-    if code in _WRONG_LAST:
-        what = f"the stream does not end where the lines go on: {text}"
-        return WrongLastSequence(what, where=where, do="its end is read again")
-    if code == _NOT_FOUND:
-        do = "create it with `eventlog mirror create`"
-        return StreamMissing("the server has no such stream", where=where, do=do)
-    if code == _NO_MESSAGE:
-        do = "create a stream of another name, and set EVENTLOG_STREAM to it"
-        return StreamShort("a message is missing from the stream", where=where, do=do)
-    if code == _NO_ATOMIC:
-        return _unfit(["allow_atomic must be true"], settings)
-    what = f"the server answers: {text} (code {code})"
-    return StreamUnavailable(what, where=where, do="see the log of the server")
-
-
-def _unfit(broken: Sequence[str], settings: StreamSettings) -> StreamUnfit:
-    return StreamUnfit(
-        f"the stream breaks a rule: {'; '.join(broken)}",
-        where=settings.where,
-        do="nothing was written to it; create a stream with `eventlog mirror create`",
-    )
 
 
 def _batches(lines: Sequence[StreamLine]) -> Iterator[Sequence[StreamLine]]:
@@ -433,29 +397,3 @@ def _stream_seq(reply: str) -> int:
     """
     parts = reply.split(".")
     return int(parts[5] if len(parts) == 9 else parts[7])
-
-
-async def _check_monitors(settings: StreamSettings) -> None:
-    """Checks `sync_interval` of the servers that answer. Raises StreamUnfit, StreamUnavailable."""
-    answers = await asyncio.gather(
-        *(run_in_thread(lambda url=url: _monitored(url)) for url in settings.monitor_urls)  # type: ignore[misc]
-    )
-    monitored = [answer for answer in answers if isinstance(answer, dict)]
-    broken = [rule for rule in map(sync_rule, monitored) if rule is not None]
-    if broken:
-        raise _unfit(broken, settings)
-    if answers and not monitored:
-        raise StreamUnavailable(
-            f"no server answers at EVENTLOG_NATS_MONITOR_URL: {answers[0]}",
-            where=settings.where,
-            do="check that the servers run, and their option http_port",
-        )
-
-
-def _monitored(url: str) -> dict[str, object] | str:
-    """What a server says about itself, or why it does not."""
-    try:
-        with urllib.request.urlopen(f"{url}/varz", timeout=MONITOR_S_MAX) as answer:
-            return dict(json.loads(answer.read(MONITOR_BYTES_MAX)))
-    except (OSError, ValueError, TypeError) as error:
-        return str(getattr(error, "reason", error))
