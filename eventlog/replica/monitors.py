@@ -1,4 +1,6 @@
-"""The monitoring endpoints of the servers: the only place that shows whether they sync each message.
+"""Asks the monitoring endpoints of the servers whether they sync each message.
+
+No client sees it in another way.
 
 Invariant: one server that answers and breaks the rule is enough to refuse the stream.
 """

@@ -29,6 +29,7 @@ from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 
 from eventlog.replica.answers import answered_error, unfit_error
+from eventlog.replica.batches import batches
 from eventlog.replica.engine import (
     StreamEnd,
     StreamError,
@@ -52,8 +53,6 @@ logger = logging.getLogger(__name__)
 CONNECT_S_MAX = 5.0  # over all addresses; a server that is there answers within milliseconds
 CREATE_S_MAX = 10.0
 PING_S = 5  # a connection that is silent for longer is tested
-BATCH_LINES_MAX = 500  # a server takes up to 1,000; twice as many gain nothing
-BATCH_BYTES_MAX = 1 << 20
 FOLLOW_LINES_MAX = 2000
 HEARTBEAT_S = 1.0
 SILENCE_S_MAX = 3 * HEARTBEAT_S  # of a consumer that sends heartbeats
@@ -209,7 +208,7 @@ class NatsStream:
         self, lines: Sequence[StreamLine], on_acknowledged: Callable[[int], object]
     ) -> None:
         """Appends consecutive lines behind the stream's last message; see `StreamEngine`."""
-        for batch in _batches(lines):
+        for batch in batches(lines):
             await self._append_batch(batch)
             on_acknowledged(batch[-1].seq)
 
@@ -373,20 +372,6 @@ class NatsStream:
         if "error" in answer:
             raise answered_error(answer["error"], self._settings)
         return dict(answer)
-
-
-def _batches(lines: Sequence[StreamLine]) -> Iterator[Sequence[StreamLine]]:
-    """Cuts lines into batches of bounded count and size."""
-    start, size = 0, 0
-    for index, line in enumerate(lines):
-        if index > start and (
-            index - start >= BATCH_LINES_MAX or size + len(line.line) > BATCH_BYTES_MAX
-        ):
-            yield lines[start:index]
-            start, size = index, 0
-        size += len(line.line)
-    if start < len(lines):
-        yield lines[start:]
 
 
 def _stream_seq(reply: str) -> int:
