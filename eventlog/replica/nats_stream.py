@@ -26,7 +26,7 @@ import nkeys  # type: ignore[import-untyped]  # noqa: F401
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.errors import NoRespondersError
+from nats.errors import NoRespondersError, NoServersError
 
 from eventlog.replica.answers import answered_error, unfit_error
 from eventlog.replica.batches import batches
@@ -77,6 +77,7 @@ class NatsStream:
         self._settings = settings
         self._patience = patience
         self._client = Client()
+        self._last_error: Exception | None = None  # "no servers available" gives no reason
         # Set when the connection ends, or when the server denies a request: nats-py reports that
         # to its error callback only, and the request itself would just time out.
         self._ended: asyncio.Future[StreamError] = asyncio.get_running_loop().create_future()
@@ -111,7 +112,7 @@ class NatsStream:
                     allow_reconnect=False,
                     connect_timeout=int(CONNECT_S_MAX / 2),
                     reconnect_time_wait=0.1,  # type: ignore[arg-type]  # it only sleeps for it
-                    max_reconnect_attempts=-1,
+                    max_reconnect_attempts=1,  # of each address
                     ping_interval=PING_S,
                     max_outstanding_pings=1,
                     name="eventlog",
@@ -129,6 +130,7 @@ class NatsStream:
 
     async def _on_error(self, error: Exception) -> None:
         text = str(error)
+        self._last_error = error
         if "permissions violation" in text.lower() and not self._ended.done():
             self._ended.set_result(
                 StreamRefused(
@@ -143,6 +145,8 @@ class NatsStream:
             self._ended.set_result(self._unavailable(self._client.last_error))
 
     def _unavailable(self, error: BaseException | None) -> StreamUnavailable:
+        if isinstance(error, NoServersError):
+            error = self._last_error or error
         text = str(error) or type(error).__name__ if error is not None else "it was closed"
         return StreamUnavailable(
             f"there is no connection to NATS: {text}",
