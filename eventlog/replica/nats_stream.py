@@ -17,8 +17,7 @@ import json
 import logging
 import secrets
 import ssl
-import urllib.request
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -27,8 +26,10 @@ import nkeys  # type: ignore[import-untyped]  # noqa: F401
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
-from nats.errors import NoRespondersError
+from nats.errors import NoRespondersError, NoServersError
 
+from eventlog.replica.answers import answered_error, unfit_error
+from eventlog.replica.batches import batches
 from eventlog.replica.engine import (
     StreamEnd,
     StreamError,
@@ -37,37 +38,25 @@ from eventlog.replica.engine import (
     StreamRefused,
     StreamShort,
     StreamUnavailable,
-    StreamUnfit,
-    WrongLastSequence,
 )
+from eventlog.replica.monitors import check_monitors
 from eventlog.replica.stream_rules import (
     EXPECTED_LAST_SEQUENCE,
     SEGMENT_HEADER,
     StreamSettings,
     broken_rules,
     stream_config,
-    sync_rule,
 )
-from eventlog.threads import run_in_thread
 
 logger = logging.getLogger(__name__)
 
 CONNECT_S_MAX = 5.0  # over all addresses; a server that is there answers within milliseconds
 CREATE_S_MAX = 10.0
-MONITOR_S_MAX = 2.0
 PING_S = 5  # a connection that is silent for longer is tested
-BATCH_LINES_MAX = 500  # a server takes up to 1,000; twice as many gain nothing
-BATCH_BYTES_MAX = 1 << 20
 FOLLOW_LINES_MAX = 2000
 HEARTBEAT_S = 1.0
 SILENCE_S_MAX = 3 * HEARTBEAT_S  # of a consumer that sends heartbeats
 CONSUMER_IDLE_S = 30  # then the server removes a consumer without subscriber
-MONITOR_BYTES_MAX = 1 << 20
-
-_NOT_FOUND = 10059
-_NO_MESSAGE = 10037
-_WRONG_LAST = frozenset({10071, 10164})
-_NO_ATOMIC = 10174
 
 
 class Patience(NamedTuple):
@@ -88,6 +77,7 @@ class NatsStream:
         self._settings = settings
         self._patience = patience
         self._client = Client()
+        self._last_error: Exception | None = None  # "no servers available" gives no reason
         # Set when the connection ends, or when the server denies a request: nats-py reports that
         # to its error callback only, and the request itself would just time out.
         self._ended: asyncio.Future[StreamError] = asyncio.get_running_loop().create_future()
@@ -95,7 +85,7 @@ class NatsStream:
     @classmethod
     async def connect(cls, settings: StreamSettings, patience: Patience = PATIENCE) -> "NatsStream":
         """Connects. Raises StreamUnavailable, StreamRefused, and StreamUnfit by the monitor."""
-        await _check_monitors(settings)
+        await check_monitors(settings)
         stream = cls(settings, patience)
         try:
             await stream._connect()
@@ -122,7 +112,7 @@ class NatsStream:
                     allow_reconnect=False,
                     connect_timeout=int(CONNECT_S_MAX / 2),
                     reconnect_time_wait=0.1,  # type: ignore[arg-type]  # it only sleeps for it
-                    max_reconnect_attempts=-1,
+                    max_reconnect_attempts=1,  # of each address
                     ping_interval=PING_S,
                     max_outstanding_pings=1,
                     name="eventlog",
@@ -140,6 +130,7 @@ class NatsStream:
 
     async def _on_error(self, error: Exception) -> None:
         text = str(error)
+        self._last_error = error
         if "permissions violation" in text.lower() and not self._ended.done():
             self._ended.set_result(
                 StreamRefused(
@@ -154,6 +145,8 @@ class NatsStream:
             self._ended.set_result(self._unavailable(self._client.last_error))
 
     def _unavailable(self, error: BaseException | None) -> StreamUnavailable:
+        if isinstance(error, NoServersError):
+            error = self._last_error or error
         text = str(error) or type(error).__name__ if error is not None else "it was closed"
         return StreamUnavailable(
             f"there is no connection to NATS: {text}",
@@ -171,7 +164,7 @@ class NatsStream:
         found = await self._api(f"STREAM.INFO.{self._settings.stream}")
         broken = broken_rules(found["config"], self._settings)
         if broken:
-            raise _unfit(broken, self._settings)
+            raise unfit_error(broken, self._settings)
         state = found["state"]
         seq, first, count = state["last_seq"], state["first_seq"], state["messages"]
         if seq and (first != 1 or count != seq):
@@ -212,14 +205,14 @@ class NatsStream:
         if found["config"].get("num_replicas", 1) != replicas:
             broken.append(f"num_replicas is {found['config'].get('num_replicas', 1)}")
         if broken:
-            raise _unfit(broken, self._settings)
+            raise unfit_error(broken, self._settings)
         return is_new
 
     async def append(
         self, lines: Sequence[StreamLine], on_acknowledged: Callable[[int], object]
     ) -> None:
         """Appends consecutive lines behind the stream's last message; see `StreamEngine`."""
-        for batch in _batches(lines):
+        for batch in batches(lines):
             await self._append_batch(batch)
             on_acknowledged(batch[-1].seq)
 
@@ -381,48 +374,8 @@ class NatsStream:
         finally:
             asking.cancel()
         if "error" in answer:
-            raise _answered_error(answer["error"], self._settings)
+            raise answered_error(answer["error"], self._settings)
         return dict(answer)
-
-
-def _answered_error(error: Mapping[str, Any], settings: StreamSettings) -> StreamError:
-    code, text = error.get("err_code"), str(error.get("description"))
-    where = settings.where
-    if code in _WRONG_LAST:
-        what = f"the stream does not end where the lines go on: {text}"
-        return WrongLastSequence(what, where=where, do="its end is read again")
-    if code == _NOT_FOUND:
-        do = "create it with `eventlog mirror create`"
-        return StreamMissing("the server has no such stream", where=where, do=do)
-    if code == _NO_MESSAGE:
-        do = "create a stream of another name, and set EVENTLOG_STREAM to it"
-        return StreamShort("a message is missing from the stream", where=where, do=do)
-    if code == _NO_ATOMIC:
-        return _unfit(["allow_atomic must be true"], settings)
-    what = f"the server answers: {text} (code {code})"
-    return StreamUnavailable(what, where=where, do="see the log of the server")
-
-
-def _unfit(broken: Sequence[str], settings: StreamSettings) -> StreamUnfit:
-    return StreamUnfit(
-        f"the stream breaks a rule: {'; '.join(broken)}",
-        where=settings.where,
-        do="nothing was written to it; create a stream with `eventlog mirror create`",
-    )
-
-
-def _batches(lines: Sequence[StreamLine]) -> Iterator[Sequence[StreamLine]]:
-    """Cuts lines into batches of bounded count and size."""
-    start, size = 0, 0
-    for index, line in enumerate(lines):
-        if index > start and (
-            index - start >= BATCH_LINES_MAX or size + len(line.line) > BATCH_BYTES_MAX
-        ):
-            yield lines[start:index]
-            start, size = index, 0
-        size += len(line.line)
-    if start < len(lines):
-        yield lines[start:]
 
 
 def _stream_seq(reply: str) -> int:
@@ -433,29 +386,3 @@ def _stream_seq(reply: str) -> int:
     """
     parts = reply.split(".")
     return int(parts[5] if len(parts) == 9 else parts[7])
-
-
-async def _check_monitors(settings: StreamSettings) -> None:
-    """Checks `sync_interval` of the servers that answer. Raises StreamUnfit, StreamUnavailable."""
-    answers = await asyncio.gather(
-        *(run_in_thread(lambda url=url: _monitored(url)) for url in settings.monitor_urls)  # type: ignore[misc]
-    )
-    monitored = [answer for answer in answers if isinstance(answer, dict)]
-    broken = [rule for rule in map(sync_rule, monitored) if rule is not None]
-    if broken:
-        raise _unfit(broken, settings)
-    if answers and not monitored:
-        raise StreamUnavailable(
-            f"no server answers at EVENTLOG_NATS_MONITOR_URL: {answers[0]}",
-            where=settings.where,
-            do="check that the servers run, and their option http_port",
-        )
-
-
-def _monitored(url: str) -> dict[str, object] | str:
-    """What a server says about itself, or why it does not."""
-    try:
-        with urllib.request.urlopen(f"{url}/varz", timeout=MONITOR_S_MAX) as answer:
-            return dict(json.loads(answer.read(MONITOR_BYTES_MAX)))
-    except (OSError, ValueError, TypeError) as error:
-        return str(getattr(error, "reason", error))

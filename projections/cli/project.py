@@ -12,7 +12,7 @@ import click
 
 from eventlog.plumbing import CommandContext, WrongUsage, printable_value, replica_state
 from projections.cli.common import SECONDS, listen_address, require_host_names
-from projections.cli.replication.settings import STREAM, setting
+from projections.cli.replication.settings import setting
 from projections.cli.settings import alpine_config
 
 if TYPE_CHECKING:
@@ -102,27 +102,12 @@ def project(
       eventlog project all --listen 127.0.0.1:9464
       eventlog project sqlite --once && sqlite3 data/signals.db 'SELECT count(*) FROM signals'
     """
-    from projections.errors import ProjectionError
     from projections.runtime.batcher import Pace
     from projections.runtime.daemon import run
 
     home = Path(obj.home)
     chosen = _chosen_names(names, home)
-    if "alpine" in chosen:
-        config = alpine_config()
-        config.require_valid()  # before any projection starts
-        if once and chosen == ["alpine"] and config.disabled:
-            # A daemon logs this and stays idle. With --once and no other projection, exit code 0
-            # would wrongly say that the signals were delivered.
-            raise ProjectionError(
-                f"delivery is disabled: {config.disabled}",
-                where=obj.home,
-                do="set ALPINE_API_URL and ALPINE_API_KEY_FILE",
-            )
-    if "mirror" in chosen:
-        from projections.cli.replication.settings import mirror_projection
-
-        mirror_projection()  # a wrong setting is reported before any projection starts
+    _require_settings(chosen, home, once=once)
     log_lifecycle()
     run(
         home,
@@ -137,6 +122,27 @@ def project(
             once=once,
         ),
     )
+
+
+def _require_settings(chosen: list[str], home: Path, *, once: bool) -> None:
+    """Raises EventLogError for a setting that is wrong, before any projection starts."""
+    from projections.errors import ProjectionError
+
+    if "alpine" in chosen:
+        config = alpine_config()
+        config.require_valid()
+        if once and chosen == ["alpine"] and config.disabled:
+            # A daemon logs this and stays idle. With --once and no other projection, exit code 0
+            # would wrongly say that the signals were delivered.
+            raise ProjectionError(
+                f"delivery is disabled: {config.disabled}",
+                where=str(home),
+                do="set ALPINE_API_URL and ALPINE_API_KEY_FILE",
+            )
+    if "mirror" in chosen:
+        from projections.cli.replication.settings import mirror_projection
+
+        mirror_projection()
 
 
 def _chosen_names(names: tuple[str, ...], home: Path) -> list[str]:
@@ -161,7 +167,7 @@ def _is_in_all(name: str, home: Path) -> bool:
         case "alpine" | "mirror" if replica_state(home) is not None:
             return False  # the primary delivers and publishes
         case "mirror":
-            return bool(setting(STREAM))
+            return bool(setting("EVENTLOG_STREAM"))
         case "tree":
             return (home / "evidence" / "key").exists()
     return True

@@ -23,9 +23,11 @@ from projections.runtime.supervisor import Supervisor
 LOOK_S = SETTLE_S = 0.05
 
 
-def a_mirror(settings: StreamSettings, opener: Opener = open_stream) -> MirrorProjection:
+def a_mirror(
+    settings: StreamSettings, opener: Opener = open_stream, settle_s: float = SETTLE_S
+) -> MirrorProjection:
     """A mirror that looks at the end of the stream twenty times a second."""
-    return MirrorProjection(settings, open_engine=opener, look_s=LOOK_S, settle_s=SETTLE_S)
+    return MirrorProjection(settings, open_engine=opener, look_s=LOOK_S, settle_s=settle_s)
 
 
 def mirror_once(
@@ -46,12 +48,16 @@ def mirror_once(
 
 @asynccontextmanager
 async def mirroring(
-    home: Path, settings: StreamSettings, opener: Opener = open_stream
+    home: Path,
+    settings: StreamSettings,
+    opener: Opener = open_stream,
+    *,
+    settle_s: float = SETTLE_S,
 ) -> AsyncIterator["RunningMirror"]:
     """A mirror that runs, restarted after a failure as in the daemon."""
 
     def make(_name: str) -> Projection:
-        return a_mirror(settings, opener)
+        return a_mirror(settings, opener, settle_s)
 
     supervisor = Supervisor(home, "mirror", make=make)
     task = asyncio.create_task(supervisor.run())

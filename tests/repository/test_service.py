@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from tests.harness.requirements import CHECKOUT, DISTRIBUTION
 
 PAGE = (CHECKOUT / "docs/service.md").read_text()
-SETTINGS = "projections.cli.settings"
+SETTINGS = ("projections.cli.settings", "projections.cli.replication.settings")
 EVERY_COMMAND = "every command"
 # Read by OpenSSL when the client of Alpine calls `load_default_certs`.
 READ_BY_A_LIBRARY = {"SSL_CERT_FILE", "SSL_CERT_DIR"}
@@ -65,7 +65,7 @@ def read_by(module: str, name: str, seen: set[tuple[str, str]]) -> Iterator[str]
     yield from variables_in(function)
     for node in ast.walk(function):
         if isinstance(node, ast.Name):
-            for other in (module, SETTINGS):
+            for other in (module, *SETTINGS):
                 if node.id in functions_of(other):
                     yield from read_by(other, node.id, seen)
 

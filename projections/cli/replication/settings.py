@@ -12,18 +12,16 @@ if TYPE_CHECKING:
     from eventlog.plumbing import StreamSettings
     from projections.replication.mirror import MirrorProjection
 
-STREAM = "EVENTLOG_STREAM"
-
 
 def stream_settings() -> "StreamSettings":
     """The stream and how to reach it. An empty variable is unset. Raises EventLogError."""
     from eventlog.plumbing import StreamSettings
     from projections.errors import ProjectionError
 
-    name = setting(STREAM)
+    name = setting("EVENTLOG_STREAM")
     if not name:
         raise ProjectionError(
-            f"{STREAM} is not set",
+            "EVENTLOG_STREAM is not set",
             do="set it to the name of the stream, and EVENTLOG_NATS_URL to its servers",
         )
     return StreamSettings(

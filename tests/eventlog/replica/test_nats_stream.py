@@ -8,6 +8,7 @@ from typing import TypeVar
 import pytest
 
 from eventlog.plumbing import StreamEnd, StreamLine, StreamUnavailable, StreamUnfit, open_stream
+from eventlog.replica.batches import BATCH_LINES_MAX
 from eventlog.replica.engine import (
     StreamEngine,
     StreamMissing,
@@ -15,7 +16,6 @@ from eventlog.replica.engine import (
     StreamShort,
     WrongLastSequence,
 )
-from eventlog.replica.nats_stream import BATCH_LINES_MAX
 from tests.harness.nats import NatsServers, nats_server
 
 T = TypeVar("T")

@@ -9,6 +9,7 @@ from projections.monitoring.health import DEGRADED, LOG_ENDS_MAX, OK, UNHEALTHY,
 from projections.monitoring.snapshot import (
     DeliverySnapshot,
     LogSnapshot,
+    MirrorSnapshot,
     ProjectionSnapshot,
     Snapshot,
 )
@@ -214,6 +215,21 @@ def test_an_alpine_that_accepts_nothing_is_reported_as_degraded(
     assert scenario.evaluate(AFTER_S, down) == DEGRADED
     assert scenario.reasons.startswith(f"alpine is {state} (")
     assert scenario.evaluate(1, a_snapshot(9, a_projection(9), alpine("delivering"))) == OK
+
+
+def test_a_mirror_that_waits_is_degraded_and_one_that_lags_without_a_reason_is_unhealthy() -> None:
+    def mirror(state: str, checkpoint: int | None) -> ProjectionSnapshot:
+        known = MirrorSnapshot(state=state, replicas_current=3, lost_acked=0)
+        return a_projection(checkpoint, name="mirror", is_external=True, mirror=known)
+
+    scenario = HealthScenario()
+    for checkpoint in (None, 5):
+        assert scenario.evaluate(1, a_snapshot(9, mirror("waiting", checkpoint))) == OK
+        assert scenario.evaluate(AFTER_S, a_snapshot(9, mirror("waiting", checkpoint))) == DEGRADED
+        assert scenario.reasons.startswith("mirror is waiting (NATS accepts nothing)")
+        assert scenario.evaluate(1, a_snapshot(9, mirror("mirroring", 9))) == OK
+    assert scenario.evaluate(0, a_snapshot(9, mirror("mirroring", 5))) == OK
+    assert scenario.evaluate(AFTER_S, a_snapshot(9, mirror("mirroring", 5))) == UNHEALTHY
 
 
 def test_delivery_that_lags_while_alpine_accepts_signals_is_unhealthy() -> None:

@@ -1,0 +1,110 @@
+"""The mirror on three real servers that are killed and paused: what is acknowledged stays."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from eventlog import EventLog
+from projections.replication.mirror import SETTLE_S
+from projections.replication.mirror_record import MIRRORING, WAITING
+from tests.harness.deadline import until_async
+from tests.harness.log_checks import lines_in
+from tests.harness.mirrors import RunningMirror, mirroring, record_of
+from tests.harness.nats import NatsServers, nats_cluster
+from tests.harness.signals import a_signal
+
+pytestmark = pytest.mark.slow
+
+NUMBERS = count(1)
+APPEND_PAUSE_S = 0.01
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[NatsServers]:
+    with nats_cluster() as running:
+        yield running
+
+
+@pytest.fixture
+def stream(cluster: NatsServers) -> Iterator[str]:
+    cluster.start()
+    cluster.wait_until_healthy()
+    name = f"stream-{next(NUMBERS)}"
+    cluster.create_stream(name)
+    yield name
+    for index in range(3):
+        cluster.send(index, signal.SIGCONT)
+
+
+async def kill_a_follower(cluster: NatsServers, stream: str, mirror: RunningMirror) -> None:
+    victim = (await asyncio.to_thread(cluster.leader, stream) + 1) % 3
+    cluster.kill(victim)
+    await asyncio.sleep(1)
+    cluster.start(victim)
+
+
+async def kill_the_leader(cluster: NatsServers, stream: str, mirror: RunningMirror) -> None:
+    victim = await asyncio.to_thread(cluster.leader, stream)
+    cluster.kill(victim)
+    await asyncio.sleep(1)
+    cluster.start(victim)
+
+
+async def kill_all(cluster: NatsServers, stream: str, mirror: RunningMirror) -> None:
+    cluster.kill()
+    await until_async(lambda: mirror.state == WAITING)
+    cluster.start()
+
+
+async def pause_the_leader(cluster: NatsServers, stream: str, mirror: RunningMirror) -> None:
+    victim = await asyncio.to_thread(cluster.leader, stream)
+    cluster.send(victim, signal.SIGSTOP)
+    await until_async(lambda: mirror.state == WAITING)
+    await until_async(lambda: mirror.state == MIRRORING)  # by a new leader
+    cluster.send(victim, signal.SIGCONT)
+
+
+Outage = Callable[[NatsServers, str, RunningMirror], Awaitable[None]]
+
+
+@pytest.mark.parametrize(
+    "outage",
+    [kill_a_follower, kill_the_leader, kill_all, pause_the_leader],
+    ids=str,
+)
+def test_appends_go_on_and_the_stream_becomes_the_log(
+    home: Path, cluster: NatsServers, stream: str, outage: Outage
+) -> None:
+    async def append_until(done: asyncio.Event) -> None:
+        with EventLog(home) as log:
+            for number in count(1):
+                await log.append_async(a_signal(number))
+                if done.is_set():
+                    return
+                await asyncio.sleep(APPEND_PAUSE_S)
+
+    async def run() -> None:
+        done = asyncio.Event()
+        with EventLog(home) as log:
+            log.append(a_signal(0))
+        settings = cluster.settings(stream)
+        async with mirroring(home, settings, settle_s=SETTLE_S) as mirror:
+            appending = asyncio.create_task(append_until(done))
+            await until_async(lambda: mirror.seq > 20)
+            before = mirror.seq
+            await outage(cluster, stream, mirror)
+            await until_async(lambda: mirror.seq > before + 20)
+            done.set()
+            await appending
+            await until_async(lambda: mirror.seq == len(lines_in(home)))
+            assert mirror.supervisor.failure is None
+
+    asyncio.run(run())
+    cluster.wait_until_healthy()
+    assert cluster.messages(stream) == lines_in(home)
+    assert record_of(home).lost_acked == 0
+    assert record_of(home).replicas == 3
