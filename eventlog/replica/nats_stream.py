@@ -17,7 +17,7 @@ import json
 import logging
 import secrets
 import ssl
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -33,6 +33,7 @@ from eventlog.replica.batches import batches
 from eventlog.replica.engine import (
     StreamEnd,
     StreamError,
+    StreamForeign,
     StreamLine,
     StreamMissing,
     StreamRefused,
@@ -322,7 +323,7 @@ class NatsStream:
 
         A consumer whose server died begins again at its start: what is known is passed over.
         """
-        for _ in range(FOLLOW_LINES_MAX):
+        for number in range(1, FOLLOW_LINES_MAX + 1):
             headers = message.headers or {}
             if headers.get("Status") is None:
                 seq = _stream_seq(message.reply)
@@ -334,10 +335,20 @@ class NatsStream:
                     )
                 if seq == after + 1:
                     after = seq
-                    yield StreamLine(seq, int(headers.get(SEGMENT_HEADER, 1)), message.data)
-            if messages.empty():
+                    yield StreamLine(seq, self._segment_of(seq, headers), message.data)
+            if messages.empty() or number == FOLLOW_LINES_MAX:
                 return
             message = messages.get_nowait()
+
+    def _segment_of(self, seq: int, headers: Mapping[str, str]) -> int:
+        text = headers.get(SEGMENT_HEADER, "")
+        if not (text.isascii() and text.isdigit()):
+            raise StreamForeign(
+                f"message {seq} of the stream does not name its segment",
+                where=self._settings.where,
+                do="find out what else publishes to the stream",
+            )
+        return int(text)
 
     async def _api(
         self, verb: str, body: object = None, timeout_s: float | None = None

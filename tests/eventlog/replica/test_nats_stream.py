@@ -8,14 +8,17 @@ from typing import TypeVar
 import pytest
 
 from eventlog.plumbing import StreamEnd, StreamLine, StreamUnavailable, StreamUnfit, open_stream
+from eventlog.replica import nats_stream
 from eventlog.replica.batches import BATCH_LINES_MAX
 from eventlog.replica.engine import (
     StreamEngine,
+    StreamForeign,
     StreamMissing,
     StreamRefused,
     StreamShort,
     WrongLastSequence,
 )
+from eventlog.replica.stream_rules import SEGMENT_HEADER
 from tests.harness.nats import NatsServers, nats_server
 
 T = TypeVar("T")
@@ -166,3 +169,38 @@ def test_a_refused_request_is_reported_at_once_and_in_words() -> None:
             end_of(guarded, "main")
         assert address in str(refused.value)
         assert "wrong" not in str(refused.value)
+
+
+def test_a_backlog_of_many_batches_is_followed_without_a_gap(
+    server: NatsServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nats_stream, "FOLLOW_LINES_MAX", 3)
+    server.create_stream("backlog")
+    given = lines(1, 40)
+    append(server, "backlog", given)
+
+    async def follow(engine: StreamEngine) -> list[StreamLine]:
+        found: list[StreamLine] = []
+        async with aclosing(engine.follow(5)) as batches:
+            async for batch in batches:
+                assert len(batch) <= 3
+                await asyncio.sleep(0.002)  # the others arrive meanwhile
+                found += batch
+                if len(found) == 35:
+                    break
+        return found
+
+    assert use(server, "backlog", follow) == given[5:]
+
+
+def test_a_message_without_a_segment_ends_the_following_in_words(server: NatsServers) -> None:
+    server.create_stream("headers")
+    for headers in ({}, {SEGMENT_HEADER: "first"}):
+        server.publish("eventlog.headers.line", b"line\n", headers)
+
+    async def follow(engine: StreamEngine) -> None:
+        async with aclosing(engine.follow(1)) as batches:
+            await anext(batches)
+
+    with pytest.raises(StreamForeign, match="message 2 of the stream does not name its segment"):
+        use(server, "headers", follow)
