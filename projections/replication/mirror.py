@@ -218,6 +218,7 @@ class MirrorProjection:
             with suppress(ProjectionStalled):  # the record shows it
                 async with self._using_stream():
                     if not _is_same(await self._look(), self._at):
+                        await self._drop()  # so that `apply` compares first
                         return
 
     async def _look(self) -> Checkpoint:
