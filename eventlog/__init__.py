@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from eventlog.format.line import Entry
     from eventlog.format.segment import Position
     from eventlog.log import Batch, EventLog
+    from eventlog.remote import RemoteLog, connect
+    from eventlog.replica.engine import StreamRefused, StreamUnavailable
     from eventlog.schema.signal import Signal
 
 _MODULES = {
@@ -72,14 +74,18 @@ _MODULES = {
     "LogPoisoned": "errors",
     "Position": "format.segment",
     "Receipt": "append.batch",
+    "RemoteLog": "remote",
     "RestoredHome": "archive.restore",
     "Signal": "schema.signal",
     "SignalConflict": "errors",
+    "StreamRefused": "replica.engine",
+    "StreamUnavailable": "replica.engine",
     "ThreadUnavailable": "errors",
     "UnsafePath": "errors",
     "Unsupported": "errors",
     "back_up": "archive.backup",
     "compress_log": "archive.compress",
+    "connect": "remote",
     "restore_home": "archive.restore",
 }
 
@@ -107,14 +113,18 @@ __all__ = [
     "LogPoisoned",
     "Position",
     "Receipt",
+    "RemoteLog",
     "RestoredHome",
     "Signal",
     "SignalConflict",
+    "StreamRefused",
+    "StreamUnavailable",
     "ThreadUnavailable",
     "UnsafePath",
     "Unsupported",
     "back_up",
     "compress_log",
+    "connect",
     "restore_home",
 ]
 

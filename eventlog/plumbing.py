@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from eventlog.append.batch import ALL, EACH
     from eventlog.cli.command import (
         EXIT_COULD_NOT_RUN,
         EXIT_PROBLEM,
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
         WrongUsage,
         unquote,
     )
+    from eventlog.cli.pipe import append_each_line
     from eventlog.cli.progress import progress_bar
+    from eventlog.cli.stream_environment import stream_settings
     from eventlog.cli.streams import (
         bad_news,
         print_line,
@@ -51,6 +54,15 @@ if TYPE_CHECKING:
         segment_starts,
     )
     from eventlog.read.watch import LogWatch
+    from eventlog.replica.append_wire import (
+        POLICIES,
+        POLICY_HEADER,
+        QUEUE,
+        REQUEST_ITEMS_MAX,
+        Reply,
+        append_subject,
+        encode_reply,
+    )
     from eventlog.replica.engine import (
         StreamEnd,
         StreamEngine,
@@ -62,10 +74,17 @@ if TYPE_CHECKING:
         WrongLastSequence,
     )
     from eventlog.replica.follower import Follower
-    from eventlog.replica.opening import create_stream, open_stream, require_client
+    from eventlog.replica.nats_connection import Message, NatsConnection, Subscription
+    from eventlog.replica.opening import (
+        create_stream,
+        open_append_connection,
+        open_stream,
+        require_client,
+    )
     from eventlog.replica.replica_log import ReplicaLog
     from eventlog.replica.stream_rules import REPLICAS_MAX, REPLICAS_MIN, StreamSettings
     from eventlog.schema.fields import FIELD_LIMITS
+    from eventlog.schema.json_input import parse_json_line
     from eventlog.storage.atomic import free_name, rename_durably
     from eventlog.storage.directory import Directory
     from eventlog.storage.filesystem import filesystem_type, is_network_filesystem
@@ -158,25 +177,50 @@ _MODULES = {
     "uncancelled": "threads",
     "unquote": "cli.command",
     "write_record": "storage.record",
+    "POLICIES": "replica.append_wire",
+    "POLICY_HEADER": "replica.append_wire",
+    "QUEUE": "replica.append_wire",
+    "REQUEST_ITEMS_MAX": "replica.append_wire",
+    "Reply": "replica.append_wire",
+    "append_subject": "replica.append_wire",
+    "encode_reply": "replica.append_wire",
+    "append_each_line": "cli.pipe",
+    "stream_settings": "cli.stream_environment",
+    "Message": "replica.nats_connection",
+    "NatsConnection": "replica.nats_connection",
+    "open_append_connection": "replica.opening",
+    "parse_json_line": "schema.json_input",
+    "ALL": "append.batch",
+    "EACH": "append.batch",
+    "Subscription": "replica.nats_connection",
 }
 
 __all__ = [
+    "ALL",
     "COMMANDS",
+    "EACH",
     "EXIT_COULD_NOT_RUN",
     "EXIT_PROBLEM",
     "FIELD_LIMITS",
     "JSON_OPTION",
+    "POLICIES",
+    "POLICY_HEADER",
     "PROJECTIONS",
+    "QUEUE",
     "REPLICAS_MAX",
     "REPLICAS_MIN",
+    "REQUEST_ITEMS_MAX",
     "CommandContext",
     "Directory",
     "FileLock",
     "Follower",
     "LogWatch",
+    "Message",
+    "NatsConnection",
     "PollInterval",
     "ReplicaLog",
     "ReplicaState",
+    "Reply",
     "SignalColumns",
     "StreamEnd",
     "StreamEngine",
@@ -186,10 +230,13 @@ __all__ = [
     "StreamShort",
     "StreamUnavailable",
     "StreamUnfit",
+    "Subscription",
     "VerifiedChunk",
     "WrongLastSequence",
     "WrongUsage",
     "adopt_owner",
+    "append_each_line",
+    "append_subject",
     "bad_news",
     "bytes_text",
     "can_fork",
@@ -199,6 +246,7 @@ __all__ = [
     "decimal_text",
     "decode",
     "duration_text",
+    "encode_reply",
     "end_process",
     "figure_text",
     "filesystem_type",
@@ -212,8 +260,10 @@ __all__ = [
     "log_bytes",
     "log_status",
     "make_private_dir",
+    "open_append_connection",
     "open_stream",
     "output_file",
+    "parse_json_line",
     "plugin_names",
     "price_text",
     "print_line",
@@ -236,6 +286,7 @@ __all__ = [
     "run_in_thread",
     "segment_starts",
     "starting_thread",
+    "stream_settings",
     "time_text",
     "uncancelled",
     "unquote",

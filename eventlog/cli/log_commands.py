@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from eventlog.cli.append_output import AppendOutput
     from eventlog.cli.pipe import StopSignal
     from eventlog.log import EventLog
+    from eventlog.remote import RemoteLog
 
 LOCK_TIMEOUT_S = 2.0  # of `append`, which retries and handles signals in between
 
@@ -51,6 +52,12 @@ LOCK_TIMEOUT_S = 2.0  # of `append`, which retries and handles signals in betwee
 @click.option(
     "--no-create", is_flag=True, help="Refuse a home without a log. Default: create the log."
 )
+@click.option(
+    "--to",
+    "urls",
+    metavar="URL",
+    help="Append to the log on another machine, by the servers of NATS at URL.",
+)
 @click.pass_obj
 def append(
     obj: CommandContext,
@@ -59,6 +66,7 @@ def append(
     segment_bytes: int | None,
     check: bool,
     no_create: bool,
+    urls: str | None,
 ) -> None:
     """Append signals and facts to the log.
 
@@ -78,22 +86,38 @@ def append(
     `line` and `result`: `new` with the `seq` it would have, `duplicate` with the `seq` of the first
     entry, `conflict` or `invalid` with the `error`. The exit code is 1 if a line would be refused.
 
+    With --to the lines go to the primary of the stream that EVENTLOG_STREAM names, where `eventlog
+    serve` appends them; output and exit codes are the same. A line without an answer is sent again,
+    and written once; after 30 seconds the command exits with 3. --home has no effect.
+
     \b
     Example:
       eventlog append signals.jsonl
       eventlog append --check signals.jsonl
+      EVENTLOG_STREAM=main eventlog append --to nats://10.0.0.1:4222 signals.jsonl
       my-generator | eventlog append --skip-invalid > receipts.jsonl
     """
     from eventlog.cli.append_output import append_output
-    from eventlog.cli.pipe import StopSignal
+    from eventlog.cli.pipe import StopSignal, append_lines
     from eventlog.format.segment import SEGMENT_BYTES_DEFAULT
     from eventlog.log import EventLog
 
+    if urls is not None and (check or no_create or segment_bytes):
+        raise WrongUsage(
+            "--check, --no-create and --segment-bytes are about a log on this machine",
+            do="leave them out, or leave out --to",
+        )
+    remote = None if urls is None else _remote_log(urls)
     fd = _open_input(file)
     stop = StopSignal()
     try:
         with append_output(fd, stop, "checking" if check else "appending") as output:
-            if check:
+            if remote is not None:
+                with remote:
+                    all_valid = append_lines(
+                        remote, fd, stop, skip_invalid=skip_invalid, on_results=output.show
+                    )
+            elif check:
                 all_valid = _check(obj.home, fd, stop, output, create=not no_create)
             else:
                 with EventLog(
@@ -109,6 +133,21 @@ def append(
         sys.exit(EXIT_INTERRUPTED)
     if not all_valid:
         sys.exit(EXIT_PROBLEM)
+
+
+def _remote_log(urls: str) -> "RemoteLog":
+    """The log of the primary that the servers at `urls` reach. Raises WrongUsage, EventLogError."""
+    from eventlog.cli.stream_environment import stream_settings
+    from eventlog.remote import RemoteLog
+    from eventlog.replica.opening import require_client
+
+    if "@" in urls:
+        raise WrongUsage(
+            "--to must not hold a user or a password: other processes can read it",
+            do="set EVENTLOG_NATS_NKEY_FILE or EVENTLOG_NATS_CREDS_FILE",
+        )
+    require_client()
+    return RemoteLog(stream_settings([url.strip() for url in urls.split(",") if url.strip()]))
 
 
 def _append(

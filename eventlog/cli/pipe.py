@@ -11,16 +11,16 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import orjson
 
 from eventlog.append.batch import Receipt
 from eventlog.cli.streams import NoReader
 from eventlog.errors import EventLogError, InvalidSignal, LogLocked, SignalConflict
-from eventlog.log import EventLog
+from eventlog.log import Item
 from eventlog.schema.json_input import INPUT_BYTES_MAX, parse_json_line
 
 LOCK_TRIES_MAX = 15  # each for the log's lock_timeout_s; signals are handled in between
@@ -94,8 +94,16 @@ class StopSignal:
                     raise NoReader from None
 
 
+class AppendsEach(Protocol):
+    """The part of EventLog and RemoteLog that appends the lines of an input."""
+
+    def append_each(
+        self, items: Iterable[Item], *, stop_at_refusal: bool = False
+    ) -> list[Receipt | EventLogError]: ...
+
+
 def append_lines(
-    log: EventLog,
+    log: AppendsEach,
     fd: int,
     stop: StopSignal,
     *,
@@ -110,12 +118,13 @@ def append_lines(
     all_valid = True
     number = 0
     for lines in read_lines(fd, stop):
-        results = _append(log, lines, skip_invalid)
+        results = append_each_line(log, lines, skip_invalid=skip_invalid)
         for _ in range(LOCK_TRIES_MAX):
             locked = any(isinstance(result, LogLocked) for result in results)
             if not locked or stop.signal is not None:
                 break
-            results = _append(log, lines, skip_invalid)  # none of them was written
+            # None of them was written.
+            results = append_each_line(log, lines, skip_invalid=skip_invalid)
         on_results([LineResult(number + i, result) for i, result in enumerate(results, 1)])
         number += len(lines)
         for result in results:
@@ -128,7 +137,9 @@ def append_lines(
     return all_valid
 
 
-def _append(log: EventLog, lines: list[bytes], skip_invalid: bool) -> list[Receipt | EventLogError]:
+def append_each_line(
+    log: AppendsEach, lines: Sequence[bytes], *, skip_invalid: bool
+) -> list[Receipt | EventLogError]:
     """The result of each line; without `skip_invalid`, up to and including the first bad one."""
     items: list[dict[str, object]] = []
     invalid: dict[int, EventLogError] = {}
