@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 IN_FLIGHT_MAX = 512  # requests; further ones wait for their turn
 TRY_S_MIN, TRY_S_MAX = 2.0, 8.0  # for an answer; a healthy server answers within milliseconds
-PAUSE_S_MIN, PAUSE_S_MAX = 0.05, 1.0  # after a try that had no effect
+PAUSE_S_MIN, PAUSE_S_MAX = 0.05, 0.5  # after a try that had no effect
 
 Opener = Callable[[StreamSettings], Awaitable["NatsConnection"]]
 
