@@ -145,7 +145,7 @@ def test_a_full_disk_at_a_new_segment_is_an_error_and_no_line_goes_into_the_old_
     log.begin(MAIN, TIP_START)
     log.write(lines[:1])
     disk.fail("create", path=segments_in(primary)[1].name, error=ENOSPC)
-    with pytest.raises(DiskFull):
+    with pytest.raises(DiskFull, match="next segment"):
         log.write(lines[1:])
     assert log.catch_up().seq == int(segments_in(primary)[1].name[:20]) - 1
     log.write(lines)
