@@ -223,6 +223,7 @@ def test_a_mirror_that_runs_is_fenced_once_another_home_continues_the_stream(
 
     asyncio.run(run())
     assert server.messages(stream) == lines_in(other)
+    assert record_of(home).acked == 5  # a line of another home is none of this log
 
 
 def test_two_mirrors_of_one_home_do_no_harm(home: Path, server: NatsServers, stream: str) -> None:
@@ -251,6 +252,7 @@ def test_an_accepted_gap_of_the_log_cannot_be_mirrored(
     assert eventlog("repair", "--accept", home=home).code == 0
     with pytest.raises(StreamShort, match="the log has no entry 3"):
         mirror_once(home, server.settings(stream))
+    assert record_of(home).state == SHORT
     assert server.messages(stream) == lines[:2]
 
 
