@@ -59,10 +59,16 @@ async def mirroring(
     def make(_name: str) -> Projection:
         return a_mirror(settings, opener, settle_s)
 
-    supervisor = Supervisor(home, "mirror", make=make)
+    failures: list[str] = []
+
+    def note(changed: Supervisor) -> None:
+        if changed.failure is not None and changed.failure.reason not in failures:
+            failures.append(changed.failure.reason)
+
+    supervisor = Supervisor(home, "mirror", make=make, on_change=note)
     task = asyncio.create_task(supervisor.run())
     try:
-        yield RunningMirror(home, supervisor)
+        yield RunningMirror(home, supervisor, failures)
     finally:
         supervisor.stop()
         await task
@@ -71,15 +77,22 @@ async def mirroring(
 class RunningMirror:
     """A mirror that runs in a task."""
 
-    def __init__(self, home: Path, supervisor: Supervisor) -> None:
+    def __init__(self, home: Path, supervisor: Supervisor, failures: list[str]) -> None:
         self._home = home
         self.supervisor = supervisor
+        self.failures = failures  # the reasons of all so far, also where it runs again
 
     @property
     def seq(self) -> int:
         """The seq of its checkpoint; -1 while it is not open."""
         checkpoint = self.supervisor.checkpoint
         return -1 if checkpoint is None else checkpoint.seq
+
+    @property
+    def acked(self) -> int:
+        """What the stream has acknowledged by the record of the home; 0 where there is none yet."""
+        record = read_mirror_record(self._home)
+        return 0 if record is None else record.acked
 
     @property
     def state(self) -> str | None:

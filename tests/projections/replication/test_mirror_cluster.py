@@ -101,7 +101,7 @@ def test_appends_go_on_and_the_stream_becomes_the_log(
             done.set()
             await appending
             await until_async(lambda: mirror.seq == len(lines_in(home)))
-            assert mirror.supervisor.failure is None
+            assert mirror.failures == []
 
     asyncio.run(run())
     cluster.wait_until_healthy()

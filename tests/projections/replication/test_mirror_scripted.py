@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from eventlog import EventLog
+from eventlog.replica.batches import BATCH_LINES_MAX
 from projections.replication.mirror_record import MIRRORING, WAITING
 from tests.harness.deadline import until_async
 from tests.harness.log_checks import lines_in
@@ -29,7 +30,7 @@ def run(home: Path, work: Callable[[ScriptedStream, RunningMirror], Awaitable[No
             async with mirroring(home, stream.settings, stream.open_engine) as mirror:
                 await until_async(lambda: mirror.seq == 10)
                 await work(stream, mirror)
-                assert mirror.supervisor.failure is None
+                assert mirror.failures == []
 
     asyncio.run(play())
 
@@ -39,10 +40,11 @@ def test_lines_whose_acknowledgement_is_lost_are_not_published_again(
     home: Path, entries: int
 ) -> None:
     async def work(stream: ScriptedStream, mirror: RunningMirror) -> None:
-        stream.lose_acks = 1
+        before, stream.lose_acks = stream.appends, 1
         await asyncio.to_thread(fill, home, entries, start=11)
         await until_async(lambda: mirror.seq == 10 + entries)
         assert stream.messages == lines_in(home)
+        assert stream.appends == before + -(-entries // BATCH_LINES_MAX)  # rounded up
 
     run(home, work)
     assert (record_of(home).acked, record_of(home).lost_acked) == (10 + entries, 0)
@@ -68,10 +70,10 @@ def test_acknowledged_lines_that_the_stream_lost_are_reported_and_published_agai
     home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def work(stream: ScriptedStream, mirror: RunningMirror) -> None:
-        await until_async(lambda: record_of(home).acked == 10)
+        await until_async(lambda: mirror.acked == 10)
         del stream.messages[7:]
         await until_async(lambda: stream.messages == lines_in(home))
-        await until_async(lambda: record_of(home).acked == 10)
+        await until_async(lambda: mirror.acked == 10)
         assert record_of(home).lost_acked == 3
 
     run(home, work)
@@ -80,7 +82,8 @@ def test_acknowledged_lines_that_the_stream_lost_are_reported_and_published_agai
 
 def test_a_stream_that_recovers_has_lost_nothing(home: Path) -> None:
     async def work(stream: ScriptedStream, mirror: RunningMirror) -> None:
-        await until_async(lambda: record_of(home).acked == 10)
+        await asyncio.to_thread(fill, home, 40, start=11)  # it recovers for longer than a second
+        await until_async(lambda: mirror.acked == 50)
         stream.messages, stream.recovers = stream.messages[:2], stream.messages[2:]
         await until_async(lambda: mirror.state == WAITING)
         await until_async(lambda: mirror.state == MIRRORING)
