@@ -275,7 +275,7 @@ def test_once_without_a_server_is_an_error_also_where_nothing_is_left(
 def test_a_daemon_killed_in_the_middle_loses_and_repeats_nothing(
     home: Path, server: NatsServers, stream: str
 ) -> None:
-    fill(home, 4000)
+    fill(home, 2000)
     env = server.env(stream)
 
     def last_seq() -> int:
@@ -283,14 +283,14 @@ def test_a_daemon_killed_in_the_middle_loses_and_repeats_nothing(
 
     seen = 0
     for _ in range(2):
-        with daemon(home, "mirror", "--batch-size", 10, env=env) as d:
+        with daemon(home, "mirror", "--batch-size", 5, env=env) as d:
             until(lambda before=seen: last_seq() > before)  # type: ignore[misc]
             d.send(signal.SIGKILL)
             d.wait()
         seen = last_seq()
-        assert seen < 4000, "the kill came too late"
+        assert seen < 2000, "the kill came too late"
     with daemon(home, "mirror", env=env):
-        until(lambda: last_seq() == 4000)
+        until(lambda: last_seq() == 2000)
     assert server.messages(stream) == lines_in(home)
 
 
