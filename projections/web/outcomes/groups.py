@@ -12,19 +12,27 @@ Invariant: the measures equal those of `projections.queries.statistics` for the 
 from array import array
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from itertools import accumulate, compress
+from itertools import accumulate
 from math import fsum
 from typing import NamedTuple
 
 from projections.queries.statistics import BANDS, Measures, Sample, measures_of
 from projections.signals.transitions import OUTCOMES, WIN
-from projections.web.outcomes.trades import CODES, SignalColumns, TradeColumns, pick
+from projections.web.outcomes.columns import chunks, pick
+from projections.web.outcomes.trades import (
+    CODES,
+    KINDS_PER_OUTCOME,
+    SignalColumns,
+    TradeColumns,
+)
 
 BLOCK = 512  # trades: the rest of a prefix costs some 50 us, the totals some bytes a trade
+PARTS, PART_SAMPLE = 64, 32  # into which trades are divided before each part is sorted
 _WIN = CODES[WIN]
+_KINDS = len(OUTCOMES) * KINDS_PER_OUTCOME
 
 Parts = tuple[float, ...]  # floats whose exact sum is meant
 
@@ -96,23 +104,30 @@ def totals_of(signals: SignalColumns, trades: TradeColumns, numbers: Sequence[in
     if not numbers:
         return Totals()
     returns = pick(trades.pct, numbers)
-    outcomes = pick(trades.outcome, numbers)
-    bands = pick(trades.band, numbers)
-    confidences = pick(signals.confidence, pick(trades.signal, numbers))
-    gains = tuple(value for value in returns if value > 0)
-    losses = tuple(value for value in returns if value < 0)
-    found: list[list[float]] = [[] for _ in range(BANDS + 1)]
-    for band, confidence in zip(bands, confidences, strict=True):
-        found[band].append(confidence)
-    won = Counter(compress(bands, map(_WIN.__eq__, outcomes)))
+    gains = tuple([value for value in returns if value > 0])
+    losses = tuple([value for value in returns if value < 0])
+    kinds = pick(trades.kind, numbers)
+    outcomes, counts, wins = [0] * len(OUTCOMES), [0] * (BANDS + 1), [0] * (BANDS + 1)
+    for kind, count in Counter(kinds).items():
+        outcome, band = divmod(kind, KINDS_PER_OUTCOME)
+        outcomes[outcome] += count
+        counts[band] += count
+        if outcome == _WIN:
+            wins[band] += count
+    confidences: list[list[float]] = [[] for _ in range(BANDS + 1)]
+    appends = [confidences[kind % KINDS_PER_OUTCOME].append for kind in range(_KINDS)]
+    for kind, value in zip(
+        kinds, pick(signals.confidence, pick(trades.signal, numbers)), strict=True
+    ):
+        appends[kind](value)
     return Totals(
-        tuple(outcomes.count(code) for code in range(len(OUTCOMES))),
+        tuple(outcomes),
         sum(pick(trades.held_us, numbers)),
         len(gains),
         gains,
         len(losses),
         losses,
-        tuple(Band(len(each), won[band], tuple(each)) for band, each in enumerate(found[:BANDS])),
+        tuple(Band(counts[band], wins[band], tuple(confidences[band])) for band in range(BANDS)),
     )
 
 
@@ -200,9 +215,8 @@ class Group:
             except OverflowError:
                 self.is_exact = False
 
-    def sort(self, numbers: Iterable[int], trades: TradeColumns) -> None:
+    def sort(self, ordered: "array[int]", trades: TradeColumns) -> None:
         """Makes the blocks from all trades of the group, sorted by return."""
-        ordered = array("I", numbers)
         self.blocks, self.tops = [], []
         for start in range(0, len(ordered), BLOCK):
             part = ordered[start : start + BLOCK]
@@ -213,7 +227,7 @@ class Group:
         """Adds a trade, the last by number, to the blocks."""
         pct = trades.pct
         if not self.blocks:
-            self.sort([number], trades)
+            self.sort(array("I", [number]), trades)
             return
         index = min(bisect_left(self.tops, pct[number]), len(self.blocks) - 1)
         block = self.blocks[index]
@@ -249,6 +263,18 @@ class Group:
     def withdrawn(self, seq: int) -> list[int]:
         """The trades that were withdrawn by an entry."""
         return [number for _, number in self.voids[: bisect_right(self.voids, (seq, 1 << 62))]]
+
+
+def sorted_parts(numbers: Sequence[int], pct: "array[float]") -> Iterator[list[int]]:
+    """Trades in the order of their returns, some at a time, so that no step takes long."""
+    sample = sorted(pick(pct, numbers[:: len(numbers) // (PARTS * PART_SAMPLE) + 1]))
+    cuts = sample[PART_SAMPLE::PART_SAMPLE]
+    parts = [array("I") for _ in range(len(cuts) + 1)]
+    for chunk in chunks(numbers):
+        for number, value in zip(chunk, pick(pct, chunk), strict=True):
+            parts[bisect_left(cuts, value)].append(number)
+    for part in parts:
+        yield sorted(part, key=pct.__getitem__)
 
 
 def measures_at(
@@ -294,7 +320,7 @@ def _measured(signals: SignalColumns, trades: TradeColumns, numbers: list[int]) 
     """The measures of some trades by looking at all of them: for returns beyond any reason."""
     sample = Sample()
     sample.extend(
-        [OUTCOMES[code] for code in pick(trades.outcome, numbers)],
+        [OUTCOMES[kind // KINDS_PER_OUTCOME] for kind in pick(trades.kind, numbers)],
         pick(trades.pct, numbers),
         pick(signals.confidence, pick(trades.signal, numbers)),
         [timedelta(microseconds=us) for us in pick(trades.held_us, numbers)],
