@@ -28,7 +28,8 @@ from projections.sqlite.database import database_path, read_checkpoint
 from projections.sqlite.file import NO_FILE, inode_of
 from projections.web.outcomes.columns import Names, extended, pick
 
-ROWS_PER_READ = 10_000  # some 20 ms: other requests run between two of them
+ROWS_PER_CHUNK = 2_000  # in memory at once, as Python objects
+CHUNKS_PER_READ = 10  # of one snapshot: some 100 ms
 NO_BAND = BANDS  # of a trade that was neither won nor lost
 KINDS_PER_OUTCOME = BANDS + 1
 CODES = {outcome: code for code, outcome in enumerate(OUTCOMES)}
@@ -51,11 +52,11 @@ _FACTS = f"""SELECT l.known_seq, l.seq, {{owner}}, l.outcome, l.profit_loss_pct,
     AND (l.known_seq > ? OR l.seq > ?) AND l.known_seq <= ? ORDER BY l.known_seq, l.seq LIMIT ?"""
 _FACTS_JOINED = _FACTS.format(owner="s.id", join="JOIN signals AS s ON s.signal_id = l.signal_id")
 _FACTS_ALONE = _FACTS.format(owner="l.seq", join="")
-# The signal of each fact, in the order of two indexes: neither table is read, nor is a page twice.
-_OWNERS = """SELECT l.signal_id, l.seq, s.id FROM lifecycle AS l INDEXED BY lifecycle_signal_id
+# The signal of each fact, in the order of two indexes: no table is read, and no page twice.
+_OWNERS = """SELECT l.seq, s.id FROM lifecycle AS l INDEXED BY lifecycle_signal_id
     CROSS JOIN signals AS s ON s.signal_id = l.signal_id
-    WHERE l.event <> 'signal' AND l.signal_id >= ? AND (l.signal_id > ? OR l.seq > ?)
-    ORDER BY l.signal_id, l.seq LIMIT ?"""
+    WHERE l.event <> 'signal' AND l.signal_id >= ?1 AND (l.signal_id > ?1 OR l.seq > ?2)
+    AND l.seq <= ?3 AND s.id <= ?3 ORDER BY l.signal_id, l.seq LIMIT ?4"""
 
 _FactRow = tuple[int, int, int, str, float, str, object, int | None]
 Progress = Callable[[float, str], object]
@@ -151,15 +152,23 @@ class Trades:
         if end == self.seq:
             return
         start = self.seq
-        while not read_home(self._home, lambda database: self._read_signals(database, end)):
+        while not self._read(self._read_signals, end):
             self._report(progress, start, self.signals.id[-1], end, 0.0)
         owners = None
         if start == 0 and end <= ENTRIES_PER_SIGNAL_MAX * len(self.signals.id):
             progress(0.3, "reading which signals were closed")
             owners = self._read_owners(end)
-        while not read_home(self._home, lambda database: self._read_facts(database, end, owners)):
+        while not self._read(lambda database, end: self._read_facts(database, end, owners), end):
             self._report(progress, start, self._last.known_seq, end, 0.35)
         self.seq = end
+
+    def _read(self, read_chunk: Callable[[Connection, int], bool], end: int) -> bool:
+        """Reads some chunks in one snapshot; True at the end."""
+
+        def read(database: Connection) -> bool:
+            return any(read_chunk(database, end) for _ in range(CHUNKS_PER_READ))
+
+        return read_home(self._home, read)
 
     def _report(self, progress: Progress, start: int, at: int, end: int, base: float) -> None:
         share = (at - start) / max(1, end - start)
@@ -169,10 +178,10 @@ class Trades:
     def _read_signals(self, database: Connection, end: int) -> bool:
         """Reads the next signals; True at the end."""
         after = self.signals.id[-1] if self.signals.id else 0
-        rows = database.execute(_SIGNALS, (after, end, ROWS_PER_READ)).fetchall()
+        rows = database.execute(_SIGNALS, (after, end, ROWS_PER_CHUNK)).fetchall()
         if rows:
             self.signals.extend(rows)
-        return len(rows) < ROWS_PER_READ
+        return len(rows) < ROWS_PER_CHUNK
 
     def _read_owners(self, end: int) -> "array[int]":
         """The number of the signal at the seq of the signal and at those of its facts."""
@@ -183,13 +192,16 @@ class Trades:
 
         def read(database: Connection) -> bool:
             nonlocal last
-            rows = database.execute(_OWNERS, (last[0], *last, ROWS_PER_READ)).fetchall()
-            for _, seq, signal in rows:
-                if seq <= end and signal <= end:
-                    owners[seq] = owners[signal]
-            if rows:
-                last = rows[-1][:2]
-            return len(rows) < ROWS_PER_READ
+            count = seq = 0
+            values = (*last, end, ROWS_PER_CHUNK * CHUNKS_PER_READ)
+            for seq, signal in database.execute(_OWNERS, values):
+                owners[seq] = owners[signal]
+                count += 1
+            if count < ROWS_PER_CHUNK * CHUNKS_PER_READ:
+                return True
+            sql = "SELECT signal_id FROM lifecycle WHERE seq = ?"
+            last = (database.execute(sql, (seq,)).fetchone()[0], seq)
+            return False
 
         while not read_home(self._home, read):
             time.sleep(0)
@@ -198,7 +210,7 @@ class Trades:
     def _read_facts(self, database: Connection, end: int, owners: "array[int] | None") -> bool:
         """Reads the next facts; True at the end."""
         known_seq, seq = self._last
-        values = (known_seq, known_seq, seq, end, ROWS_PER_READ)
+        values = (known_seq, known_seq, seq, end, ROWS_PER_CHUNK)
         sql = _FACTS_JOINED if owners is None else _FACTS_ALONE
         rows = database.execute(sql, values).fetchall()
         if not rows:
@@ -216,7 +228,7 @@ class Trades:
                 self._withdraw(row[0], signals[at], max(voids, self.signals.id[signals[at]]))
         self._add_closes(rows[begin:], signals[begin:])
         self._last = _Position(rows[-1][0], rows[-1][1])
-        return len(rows) < ROWS_PER_READ
+        return len(rows) < ROWS_PER_CHUNK
 
     def _add_closes(self, rows: Sequence[_FactRow], numbers: list[int]) -> None:
         """Adds trades of the signals with these numbers, by column: faster than one by one."""
