@@ -103,7 +103,7 @@ _FIRST_CONTENT = "performance.getEntriesByName('first-contentful-paint')[0]?.sta
 def page_ms(bench: Bench) -> Rounds:
     """B16-page: p95 of the ms until a page of signals, at any depth, is drawn."""
     home, count = trading_home(bench)
-    depths, found = random.Random(16), []
+    depths, found, alone = random.Random(16), [], list[float]()
     with EventLog(home) as log:
         last_seq = log.last_seq
     pages = ROUND_QUICK_PAGES if bench.quick else ROUND_PAGES
@@ -114,7 +114,12 @@ def page_ms(bench: Bench) -> Rounds:
             bench.progress(f"round {number + 1} of {ROUNDS_MIN}")
             wanted = [depths.randrange(1_000, last_seq) for _ in range(pages)]
             found.append(_p95(page.js(TURN_PAGES % json.dumps(wanted))))
-    return Rounds(ours=tuple(found), note=f"{pages} pages a round, of {count:,} signals")
+            alone += [server.get_ms(f"/api/signals?limit=50&before={before}") for before in wanted]
+    return Rounds(
+        ours=tuple(found),
+        note=f"{pages} pages a round, of {count:,} signals; the answer of the server without a "
+        f"browser p95 {_p95(alone):.1f} ms",
+    )
 
 
 def row_ms(bench: Bench) -> Rounds:
@@ -195,6 +200,12 @@ class _Server(NamedTuple):
         with urllib.request.urlopen(self.url + path, timeout=TIMEOUT_S) as answer:
             answer.read()
             return int(answer.status)
+
+    def get_ms(self, path: str) -> float:
+        """The ms until an answer is read."""
+        started_s = time.perf_counter()
+        self.get(path)
+        return 1_000 * (time.perf_counter() - started_s)
 
     def outcomes_s(self, query: str) -> float:
         """The seconds until the figures of the page Outcomes are there."""
