@@ -94,6 +94,16 @@ def test_the_slider_sets_the_moment_of_the_whole_console(shown: Shown) -> None:
         assert context.problems() == []
 
 
+def test_outcomes_without_an_outcome_say_so(shown: Shown) -> None:
+    with shown.context() as context:
+        page = context.page()
+        page.goto(f"{shown.url}/outcomes?as_of_seq=1")
+        assert "No signal of this selection has an outcome" in page.text("#nothing")
+        page.goto(f"{shown.url}/outcomes")
+        assert page.text("#nothing") == ""
+        assert context.problems() == []
+
+
 def test_drag_zooms_the_chart_and_escape_shows_all_again(shown: Shown) -> None:
     with shown.context() as context:
         page = context.page()

@@ -37,7 +37,8 @@ ROUND_PAGES, ROUND_QUICK_PAGES = 60, 20
 ROUND_ROWS, ROUND_QUICK_ROWS = 60, 20
 PACE_S = 0.05  # between two appends, and up to as much more: no phase of the server is preferred
 SMALL_HOME_SIGNALS = 100
-TIMEOUT_S = 120.0
+TIMEOUT_S = 300.0
+POLL_S = 0.25  # as the page asks
 PRINTED_URL = re.compile(r"(http://127\.0\.0\.1:(\d+))/")
 
 # When the rows of the page Signals have been drawn, in ms from the start of the navigation.
@@ -213,7 +214,7 @@ class _Server(NamedTuple):
         while self.get(f"/api/outcomes{query}") == 202:
             if time.perf_counter() - started_s > TIMEOUT_S:
                 raise NotMeasured(f"/api/outcomes has no answer after {TIMEOUT_S:g} s")
-            time.sleep(0.02)
+            time.sleep(POLL_S)
         return time.perf_counter() - started_s
 
     def memory_mb(self, name: str) -> float:
