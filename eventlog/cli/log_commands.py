@@ -98,35 +98,21 @@ def append(
       my-generator | eventlog append --skip-invalid > receipts.jsonl
     """
     from eventlog.cli.append_output import append_output
-    from eventlog.cli.pipe import StopSignal, append_lines
-    from eventlog.format.segment import SEGMENT_BYTES_DEFAULT
-    from eventlog.log import EventLog
+    from eventlog.cli.pipe import StopSignal
 
-    if urls is not None and (check or no_create or segment_bytes):
-        raise WrongUsage(
-            "--check, --no-create and --segment-bytes are about a log on this machine",
-            do="leave them out, or leave out --to",
-        )
-    remote = None if urls is None else _remote_log(urls)
+    is_local = check or no_create or segment_bytes is not None
+    remote = None if urls is None else _remote_log(urls, is_local=is_local)
     fd = _open_input(file)
     stop = StopSignal()
     try:
         with append_output(fd, stop, "checking" if check else "appending") as output:
             if remote is not None:
-                with remote:
-                    all_valid = append_lines(
-                        remote, fd, stop, skip_invalid=skip_invalid, on_results=output.show
-                    )
+                all_valid = _append_remotely(remote, fd, stop, output, skip_invalid=skip_invalid)
             elif check:
                 all_valid = _check(obj.home, fd, stop, output, create=not no_create)
             else:
-                with EventLog(
-                    obj.home,
-                    segment_bytes=segment_bytes or SEGMENT_BYTES_DEFAULT,
-                    lock_timeout_s=LOCK_TIMEOUT_S,
-                    create=not no_create,
-                ) as log:
-                    all_valid = _append(log, fd, stop, output, skip_invalid=skip_invalid)
+                log = _local_log(obj.home, segment_bytes, create=not no_create)
+                all_valid = _append(log, fd, stop, output, skip_invalid=skip_invalid)
     except NoReader:
         sys.exit(EXIT_COULD_NOT_RUN)  # the reader of the receipts does not know what is durable
     if stop.interrupted:
@@ -135,12 +121,29 @@ def append(
         sys.exit(EXIT_PROBLEM)
 
 
-def _remote_log(urls: str) -> "RemoteLog":
+def _local_log(home: str, segment_bytes: int | None, *, create: bool) -> "EventLog":
+    from eventlog.format.segment import SEGMENT_BYTES_DEFAULT
+    from eventlog.log import EventLog
+
+    return EventLog(
+        home,
+        segment_bytes=segment_bytes or SEGMENT_BYTES_DEFAULT,
+        lock_timeout_s=LOCK_TIMEOUT_S,
+        create=create,
+    )
+
+
+def _remote_log(urls: str, *, is_local: bool) -> "RemoteLog":
     """The log of the primary that the servers at `urls` reach. Raises WrongUsage, EventLogError."""
     from eventlog.cli.stream_environment import stream_settings
     from eventlog.remote import RemoteLog
     from eventlog.replica.opening import require_client
 
+    if is_local:
+        raise WrongUsage(
+            "--check, --no-create and --segment-bytes are about a log on this machine",
+            do="leave them out, or leave out --to",
+        )
     if "@" in urls:
         raise WrongUsage(
             "--to must not hold a user or a password: other processes can read it",
@@ -165,7 +168,18 @@ def _append(
             output.note(f"created a new log at {printable(log.home)}")
         output.show(answers)
 
-    return append_lines(log, fd, stop, skip_invalid=skip_invalid, on_results=show)
+    with log:
+        return append_lines(log, fd, stop, skip_invalid=skip_invalid, on_results=show)
+
+
+def _append_remotely(
+    log: "RemoteLog", fd: int, stop: "StopSignal", output: "AppendOutput", *, skip_invalid: bool
+) -> bool:
+    """Appends the lines from `fd` to the log on another machine."""
+    from eventlog.cli.pipe import append_lines
+
+    with log:
+        return append_lines(log, fd, stop, skip_invalid=skip_invalid, on_results=output.show)
 
 
 def _check(home: str, fd: int, stop: "StopSignal", output: "AppendOutput", *, create: bool) -> bool:

@@ -9,7 +9,9 @@ refused item does to the others. A reply is one JSON object:
 RECEIPT has the fields of a receipt. ERROR has `type`, `what`, `where`, `do` and, where the error
 has them, `field`, `signal_id` and other attributes. `epoch` is that of the home that replies.
 
-Pure. Invariant: a decoded receipt or error equals the one that was encoded.
+Pure.
+
+Invariant: a decoded receipt or error equals the one that was encoded.
 """
 
 from collections.abc import Mapping
