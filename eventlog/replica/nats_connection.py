@@ -102,6 +102,7 @@ class NatsConnection:
                     inbox_prefix=self._inbox,
                     **options,
                 )
+            self._expect_end_of_tls()
         except (NatsError, OSError, TimeoutError) as error:
             if "authorization violation" in str(error).lower():
                 raise StreamRefused(
@@ -111,6 +112,12 @@ class NatsConnection:
                     "accounts of the server",
                 ) from error
             raise self.unavailable(error) from error
+
+    def _expect_end_of_tls(self) -> None:
+        """Lets the stream of asyncio know of TLS: nats-py does not, and each end logs a warning."""
+        writer = getattr(self._client._transport, "_io_writer", None)
+        if writer is not None and writer.get_extra_info("ssl_object") is not None:
+            writer.transport.get_protocol()._over_ssl = True
 
     async def _on_error(self, error: Exception) -> None:
         text = str(error)
@@ -133,6 +140,12 @@ class NatsConnection:
         if isinstance(error, NoServersError):
             error = self._last_error or error
         text = str(error) or type(error).__name__ if error is not None else "it was closed"
+        if isinstance(error, ssl.SSLError):
+            return StreamUnavailable(
+                f"there is no connection to NATS, since TLS failed: {text}",
+                where=self._settings.where,
+                do="check EVENTLOG_NATS_CA_FILE, and the names in the certificate of the server",
+            )
         return StreamUnavailable(
             f"there is no connection to NATS: {text}",
             where=self._settings.where,
