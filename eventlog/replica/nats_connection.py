@@ -22,6 +22,7 @@ from eventlog.replica.engine import StreamError, StreamRefused, StreamUnavailabl
 from eventlog.replica.stream_rules import StreamSettings
 
 CONNECT_S_MAX = 5.0  # over all addresses; a server that is there answers within milliseconds
+CLOSE_S_MAX = 1.0  # nats-py waits for ever for the end of a connection on which TLS has failed
 PING_S = 5  # a connection that is silent for longer is tested
 
 
@@ -137,7 +138,7 @@ class NatsConnection:
 
     def unavailable(self, error: BaseException | None) -> StreamUnavailable:
         """The error for a connection that could not be made, or that has ended."""
-        if isinstance(error, NoServersError):
+        if isinstance(error, NoServersError | TimeoutError):  # neither of them gives a reason
             error = self._last_error or error
         text = str(error) or type(error).__name__ if error is not None else "it was closed"
         if isinstance(error, ssl.SSLError):
@@ -155,7 +156,8 @@ class NatsConnection:
     async def close(self) -> None:
         """Closes the connection. Never raises, and may be called twice."""
         with suppress(Exception):  # it is lost already
-            await self._client.close()
+            async with asyncio.timeout(CLOSE_S_MAX):
+                await self._client.close()
 
     @property
     def payload_bytes_max(self) -> int:
