@@ -74,6 +74,7 @@ if TYPE_CHECKING:
         WrongLastSequence,
     )
     from eventlog.replica.follower import Follower
+    from eventlog.replica.monitors import read_monitors
     from eventlog.replica.nats_connection import Message, NatsConnection, Subscription
     from eventlog.replica.opening import (
         create_stream,
@@ -82,7 +83,7 @@ if TYPE_CHECKING:
         require_client,
     )
     from eventlog.replica.replica_log import ReplicaLog
-    from eventlog.replica.stream_rules import REPLICAS_MAX, REPLICAS_MIN, StreamSettings
+    from eventlog.replica.stream_rules import REPLICAS_MAX, REPLICAS_MIN, StreamSettings, sync_rule
     from eventlog.schema.fields import FIELD_LIMITS
     from eventlog.schema.json_input import parse_json_line
     from eventlog.storage.atomic import free_name, rename_durably
@@ -193,6 +194,8 @@ _MODULES = {
     "ALL": "append.batch",
     "EACH": "append.batch",
     "Subscription": "replica.nats_connection",
+    "read_monitors": "replica.monitors",
+    "sync_rule": "replica.stream_rules",
 }
 
 __all__ = [
@@ -276,6 +279,7 @@ __all__ = [
     "progress_bar",
     "raw_lines",
     "read_entries",
+    "read_monitors",
     "read_record",
     "read_verified",
     "refuse_in_home",
@@ -287,6 +291,7 @@ __all__ = [
     "segment_starts",
     "starting_thread",
     "stream_settings",
+    "sync_rule",
     "time_text",
     "uncancelled",
     "unquote",

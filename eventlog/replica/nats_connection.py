@@ -116,8 +116,8 @@ class NatsConnection:
 
     def _expect_end_of_tls(self) -> None:
         """Lets the stream of asyncio know of TLS: nats-py does not, and each end logs a warning."""
-        writer = getattr(self._client._transport, "_io_writer", None)
-        if writer is not None and writer.get_extra_info("ssl_object") is not None:
+        if self.is_encrypted:
+            writer = getattr(self._client._transport, "_io_writer")  # noqa: B009
             writer.transport.get_protocol()._over_ssl = True
 
     async def _on_error(self, error: Exception) -> None:
@@ -163,6 +163,18 @@ class NatsConnection:
     def payload_bytes_max(self) -> int:
         """The largest message that the server takes."""
         return self._client.max_payload
+
+    @property
+    def server_version(self) -> tuple[int, int, int]:
+        """The version of the server to which this is connected."""
+        version = self._client.connected_server_version
+        return version.major, version.minor, version.patch
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether the connection uses TLS."""
+        writer = getattr(self._client._transport, "_io_writer", None)
+        return writer is not None and writer.get_extra_info("ssl_object") is not None
 
     def new_inbox(self) -> str:
         """A subject of its own for answers."""

@@ -7,6 +7,8 @@
 Invariant: the files are those that are shipped; only the variables that they name are set here.
 """
 
+import asyncio
+import json
 import os
 import re
 import shutil
@@ -17,8 +19,9 @@ from pathlib import Path
 
 import nkeys  # type: ignore[import-untyped]
 
-from eventlog.plumbing import StreamSettings
+from eventlog.plumbing import NatsConnection, StreamSettings
 from tests.harness.certificates import Authority
+from tests.harness.deadline import until
 from tests.harness.nats import NatsServers
 from tests.harness.requirements import CHECKOUT
 
@@ -77,6 +80,24 @@ class GuardedServers(NatsServers):
             "EVENTLOG_NATS_MONITOR_URL": ",".join(settings.monitor_urls),
         }
 
+    def leader_of(self) -> int:
+        """The node that leads the stream. Waits until there is one."""
+        found: list[int] = []
+
+        async def look() -> bool:
+            connection = await NatsConnection.connect(self.settings_of("mirror"), "_INBOX.stream")
+            try:
+                subject = f"$JS.API.STREAM.INFO.EVENTLOG_{STREAM}"
+                answer = json.loads(await connection.request(subject, b"", None, 3.0))
+                leader = answer.get("cluster", {}).get("leader")
+                found.extend([int(leader[1:])] if leader else [])
+                return bool(leader)
+            finally:
+                await connection.close()
+
+        until(lambda: asyncio.run(look()), "a leader")
+        return found[-1]
+
     def key_of(self, role: str) -> Path:
         """The file with the key of a role."""
         return self.directory / f"{role}.nkey"
@@ -88,6 +109,7 @@ class GuardedServers(NatsServers):
     def _new_key(self, role: str) -> str:
         """Makes the key of a role, and returns its public half."""
         seed = self.new_seed()
+        self.key_of(role).touch(mode=0o600)
         self.key_of(role).write_bytes(seed)
         return str(nkeys.from_seed(seed).public_key.decode())
 
