@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -180,13 +181,14 @@ def test_a_key_or_an_authority_that_is_not_known_is_refused_in_words(
     other = Authority(tmp_path)
     known = cluster.settings_of("generator")
     (tmp_path / "foreign.nkey").write_bytes(cluster.new_seed())
-    for changes, kind, words in (
+    refusals: tuple[tuple[dict[str, Any], type[StreamUnavailable], str], ...] = (
         ({"nkey_file": str(tmp_path / "foreign.nkey")}, StreamRefused, "refuses the login"),
         ({"nkey_file": ""}, StreamRefused, "refuses the login"),
         ({"ca_file": str(other.ca)}, StreamUnavailable, "TLS failed: .*CERTIFICATE_VERIFY_FAILED"),
         ({"ca_file": ""}, StreamUnavailable, "TLS failed: .*CERTIFICATE_VERIFY_FAILED"),
         ({"nkey_file": str(tmp_path / "none")}, StreamUnavailable, "No such file"),
-    ):
+    )
+    for changes, kind, words in refusals:
         with pytest.raises(kind, match=words) as refused:
             asyncio.run(refusal(replace(known, **changes), "publish", "x"))
         assert "EVENTLOG_NATS_" in str(refused.value)
