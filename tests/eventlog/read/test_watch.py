@@ -115,6 +115,11 @@ def test_without_an_append_nothing_wakes_it_and_a_busy_reader_is_not_woken(tmp_p
                     await asyncio.sleep(0.005)
                 assert changed.is_set()
                 assert events.woken == 1  # and no more before it waits again
+                for _ in range(2):
+                    changed.clear()
+                    watch.ensure_running()
+                    await asyncio.sleep(0.05)
+                assert events.woken == 2  # by the changes since the first, which then were taken
 
     asyncio.run(run())
 
