@@ -229,8 +229,10 @@ function slide() {
   const part = Number(slider.value) / SLIDER_STEPS;
   const at = first + (last - first) * part;
   say(moment, `${stamp(at / 1000)} ${zoneName()}`);
+  ready($("#main"), false); // what the page shows is of another moment
   clearTimeout(timer);
   timer = setTimeout(() => {
+    timer = 0;
     change({ as_of: part < 1 ? new Date(at).toISOString() : "", as_of_seq: "" });
     show();
   }, SLIDING_MS);
@@ -255,7 +257,7 @@ function draw() {
         groupRow(name, group),
       ),
     );
-  ready($("#main"));
+  ready($("#main"), !timer);
 }
 
 function drawChoices() {
