@@ -203,7 +203,7 @@ class EventLog:
         each has its own. Waits where there is no log yet. To stop, close the iterator
         (`contextlib.aclosing`) or cancel its task. Raises LogCorrupt, LogDiverged.
         """
-        from eventlog.read.tail import tail_batches  # imports asyncio
+        from eventlog.read.tail import tail_batches  # imports watchfiles and asyncio
 
         batches = tail_batches(
             self._disk, self._home, after=after, hint=hint, on_watch=on_watch, watch=watch

@@ -7,7 +7,7 @@ import logging
 
 from eventlog.cli.streams import NOTE
 
-_QUIET_LOGGERS = ("httpx", "httpcore", "aiosqlite", "asyncio")
+_QUIET_LOGGERS = ("httpx", "httpcore", "watchfiles", "aiosqlite", "asyncio")
 
 
 class _TextFormatter(logging.Formatter):

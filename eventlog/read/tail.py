@@ -15,7 +15,7 @@ from contextlib import ExitStack, suppress
 from eventlog.format.segment import Position
 from eventlog.read.lines import ReadLines
 from eventlog.read.reader import LogReader
-from eventlog.read.watch import LogWatch
+from eventlog.read.watch import SILENCE_S, LogWatch
 from eventlog.storage.disk import Disk
 from eventlog.storage.home import Home
 from eventlog.threads import run_in_thread, uncancelled
@@ -25,7 +25,6 @@ logger = logging.getLogger(__name__)
 # The longest that a line stays unseen when no file event comes; at most 1 s.
 POLL_S = 0.5
 SILENT_POLL_S = 0.9  # the same after SILENCE_S without a line, while a watch is alive
-SILENCE_S = 3.0
 UNFINISHED_LINE_WARN_S = 10.0  # an unfinished line that stays for so long is logged
 
 
@@ -63,10 +62,9 @@ async def tail_batches(
             unfinished.check(reader)
             if on_watch is not None and watch.was_started:
                 on_watch(watch.is_alive())  # before a restart, which may not help
-            is_watched = watch.ensure_running()
+            watch.ensure_running()
             with suppress(TimeoutError):
-                silence_s = time.monotonic() - found_s
-                async with asyncio.timeout_at(watch.tick_s(poll_s(silence_s, is_watched))):
+                async with asyncio.timeout(poll_s(time.monotonic() - found_s, watch.is_alive())):
                     await changed.wait()
 
 

@@ -5,15 +5,17 @@ import logging
 import os
 import shutil
 import signal
-from collections.abc import AsyncGenerator, Callable
+import threading
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
+import watchfiles
+from watchfiles._rust_notify import WatchfilesRustInternalError
 
 from eventlog import Batch, EventLog, LogCorrupt, LogDiverged
-from eventlog.plumbing import LogWatch
-from eventlog.read.file_events import FileEvents, open_file_events
 from eventlog.read.tail import POLL_S, UNFINISHED_LINE_WARN_S
 from tests.harness.command import pipe
 from tests.harness.deadline import DEADLINE_S, until_async
@@ -92,45 +94,21 @@ def test_it_waits_for_a_log_that_does_not_exist_yet(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-class NoEvents:
-    """File events of a directory that are never announced."""
+def test_without_any_file_event_the_timer_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = threading.Event()
 
-    def __init__(self, log_dir: str) -> None:
-        pass
+    def watch(*_: Any, **__: Any) -> Iterator[set[Any]]:
+        ended.wait()
+        yield from ()
 
-    def arm(self, on_change: Callable[[], object]) -> None:
-        pass
+    monkeypatch.setattr(watchfiles, "watch", watch)
 
-    def disarm(self) -> None:
-        pass
-
-    def take(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        pass
-
-
-class Refused:
-    """Refuses a watch, the first `count` times."""
-
-    def __init__(self, count: int = 1_000_000) -> None:
-        self.left = count
-        self.count = 0
-
-    def __call__(self, log_dir: str) -> FileEvents:
-        self.count += 1
-        if self.left:
-            self.left -= 1
-            raise OSError("no inotify instance is left")
-        return open_file_events(log_dir)
-
-
-def test_without_any_file_event_the_timer_is_enough(tmp_path: Path) -> None:
     async def run() -> None:
         with EventLog(tmp_path) as log:
             log.append(a_signal(1))
-            async with aclosing(log.tail(watch=LogWatch(tmp_path, NoEvents))) as batches:
+            async with aclosing(log.tail()) as batches:
                 assert await take(batches, 1) == [1]
                 coming = asyncio.ensure_future(take(batches, 1))
                 await asyncio.sleep(0.2)  # so that it waits
@@ -138,18 +116,27 @@ def test_without_any_file_event_the_timer_is_enough(tmp_path: Path) -> None:
                 assert await coming == [2]
 
     asyncio.run(run())
+    ended.set()
     assert POLL_S <= 1.0  # what T1 promises
 
 
 @pytest.mark.slow
-def test_a_watch_that_dies_again_and_again_does_not_stop_it(tmp_path: Path) -> None:
-    refused = Refused()
+def test_a_watch_that_dies_again_and_again_does_not_stop_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaths = 0
+
+    def watch(*_: Any, **__: Any) -> Iterator[set[Any]]:
+        nonlocal deaths
+        deaths += 1
+        raise OSError("the watch limit is reached")
+
+    monkeypatch.setattr(watchfiles, "watch", watch)
 
     async def run() -> None:
         with EventLog(tmp_path) as log:
             log.append(a_signal(1))
-            watch = LogWatch(tmp_path, refused)
-            async with aclosing(log.tail(watch=watch)) as batches:
+            async with aclosing(log.tail()) as batches:
                 await take(batches, 1)
                 for number in range(2, 6):
                     coming = asyncio.ensure_future(take(batches, 1))
@@ -158,13 +145,13 @@ def test_a_watch_that_dies_again_and_again_does_not_stop_it(tmp_path: Path) -> N
                     assert await coming == [number]
 
     asyncio.run(run())
-    assert refused.count > 1
+    assert deaths > 1
 
 
-async def watched(log: EventLog, watch: LogWatch, count: int) -> list[bool]:
+async def watched(log: EventLog, count: int) -> list[bool]:
     """What `on_watch` is told, the first `count` times."""
     told: list[bool] = []
-    async with aclosing(log.tail(on_watch=told.append, watch=watch)) as batches:
+    async with aclosing(log.tail(on_watch=told.append)) as batches:
         coming = asyncio.ensure_future(take(batches, 1_000))
         await until_async(lambda: len(told) >= count)
         coming.cancel()
@@ -172,12 +159,19 @@ async def watched(log: EventLog, watch: LogWatch, count: int) -> list[bool]:
     return told
 
 
-def test_it_reports_whether_file_events_arrive(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_it_reports_whether_file_events_arrive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with EventLog(tmp_path) as log:
         log.append(a_signal(1))
-        assert set(asyncio.run(watched(log, LogWatch(tmp_path), 2))) == {True}
-        refusing = LogWatch(tmp_path, Refused())  # False also right after it was started again
-        assert set(asyncio.run(watched(log, refusing, 3))) == {False}
+        assert set(asyncio.run(watched(log, 2))) == {True}
+
+        def watch(*_: Any, **__: Any) -> Iterator[set[Any]]:
+            raise OSError("the watch limit is reached")
+
+        monkeypatch.setattr(watchfiles, "watch", watch)
+        assert set(asyncio.run(watched(log, 3))) == {False}  # also right after it was started again
 
 
 def test_nothing_comes_out_before_its_sync_has_returned(tmp_path: Path) -> None:
@@ -273,15 +267,27 @@ def test_an_unfinished_line_is_awaited_and_logged_once(
     assert sum("unfinished_line" in record.getMessage() for record in caplog.records) == 1
 
 
+@pytest.mark.parametrize("kind", [OSError, WatchfilesRustInternalError])
 def test_the_failure_of_a_watch_and_its_end_are_logged_once_at_the_same_level(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    kind: type[Exception],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    refused = Refused(3)
+    failures = iter([True, True, True])
+    watch = watchfiles.watch
+
+    def failing_at_first(*args: Any, **options: Any) -> Any:
+        if next(failures, False):
+            raise kind("no inotify instance is left")
+        return watch(*args, **options)
+
+    monkeypatch.setattr(watchfiles, "watch", failing_at_first)
 
     async def run() -> None:
         with EventLog(tmp_path) as log:
             log.append(a_signal(1))
-            async with aclosing(log.tail(watch=LogWatch(tmp_path, refused))) as batches:
+            async with aclosing(log.tail()) as batches:
                 await take(batches, 1)
                 waiting = asyncio.ensure_future(anext(batches))
                 await until_async(lambda: "watch_works_again" in caplog.text)
@@ -290,7 +296,7 @@ def test_the_failure_of_a_watch_and_its_end_are_logged_once_at_the_same_level(
 
     with caplog.at_level(logging.WARNING):
         asyncio.run(run())
-    assert refused.count == 4
+    assert next(failures, None) is None
     seen = [r for r in caplog.records if r.getMessage().startswith("watch_")]
     assert [r.getMessage().split()[0] for r in seen] == ["watch_failed", "watch_works_again"]
     assert seen[0].levelno == seen[1].levelno
@@ -308,7 +314,13 @@ def test_closing_it_leaves_no_descriptor_and_ends_its_watch(tmp_path: Path) -> N
                     await asyncio.sleep(0.02)
                     waiting.cancel()
                     await asyncio.gather(waiting, return_exceptions=True)
-            assert len(os.listdir("/proc/self/fd")) <= before
+            for thread in threading.enumerate():
+                if thread.name == "eventlog-watch":
+                    await asyncio.to_thread(thread.join, DEADLINE_S)
+            # What a watch held is closed a moment after its thread.
+            await until_async(
+                lambda: len(os.listdir("/proc/self/fd")) <= before, "closing them all"
+            )
 
     asyncio.run(run())
 

@@ -1,154 +1,106 @@
-"""The watch of a log directory: what wakes it, what it costs in silence, and its end."""
+"""The watch of a log directory: its step, what it costs in silence, and its end."""
 
 import asyncio
-import os
-import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+import watchfiles
 
 from eventlog import EventLog
 from eventlog.plumbing import LogWatch
-from eventlog.read.file_events import FileEvents, FileTimes, open_file_events
-from eventlog.read.tail import POLL_S, SILENCE_S, SILENT_POLL_S, poll_s
+from eventlog.read.tail import POLL_S, SILENT_POLL_S, poll_s
+from eventlog.read.watch import SILENCE_S, SILENT_STEP_S, STEP_S, Pacer
 from tests.harness.daemon import daemon
-from tests.harness.deadline import DEADLINE_S, until, until_async
+from tests.harness.deadline import DEADLINE_S, until
 from tests.harness.read_side import append
 from tests.harness.signals import a_signal
 from tests.harness.tables import seq_in
 
+WAKEUPS_PER_S_MAX = 60  # what is promised for an idle home
 VISIBLE_S = 0.025  # what is promised for a lone signal after a silence; below, ten times that
-KINDS = pytest.mark.parametrize("open_events", [open_file_events, FileTimes])
 
 
-class CountingEvents:
-    """The file events of a directory, with the number of times that they woke the loop."""
+class Clock:
+    """A clock that moves when it is told to."""
 
-    def __init__(self, log_dir: str) -> None:
-        self._events = open_file_events(log_dir)
-        self.woken = 0
+    def __init__(self) -> None:
+        self.now_s = 1_000.0
+        self.slept_s: list[float] = []
 
-    def arm(self, on_change: Callable[[], object]) -> None:
-        def count() -> None:
-            self.woken += 1
-            on_change()
+    def __call__(self) -> float:
+        return self.now_s
 
-        self._events.arm(count)
-
-    def disarm(self) -> None:
-        self._events.disarm()
-
-    def take(self) -> bool:
-        return self._events.take()
-
-    def close(self) -> None:
-        self._events.close()
+    def sleep(self, seconds: float) -> None:
+        self.slept_s.append(seconds)
+        self.now_s += seconds
 
 
-@KINDS
-def test_each_change_after_a_look_is_seen(
-    tmp_path: Path, open_events: Callable[[str], FileEvents]
-) -> None:
-    async def run() -> None:
-        with EventLog(tmp_path) as log:
-            log.append(a_signal(1))
-            watch = LogWatch(tmp_path, open_events)
-            with watch.subscription() as one, watch.subscription() as other:
-                assert watch.ensure_running() and watch.is_alive()
-                assert one.is_set()  # the first look may have been before the watch
-                for number in range(2, 6):
-                    one.clear()
-                    other.clear()
-                    if number % 2:  # before or after it waits
-                        log.append(a_signal(number))
-                    watch.ensure_running()
-                    if not number % 2:
-                        log.append(a_signal(number))
-                    async with asyncio.timeout(DEADLINE_S):
-                        await asyncio.gather(one.wait(), other.wait())
-
-    asyncio.run(run())
+def watch_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "eventlog-watch"]
 
 
-@KINDS
-def test_a_watch_whose_directory_is_gone_is_dead_and_starts_again(
-    tmp_path: Path, open_events: Callable[[str], FileEvents]
-) -> None:
-    async def run() -> None:
-        append(tmp_path, a_signal(1))
-        watch = LogWatch(tmp_path, open_events)
-        with watch.subscription() as changed:
-            watch.ensure_running()
-            shutil.rmtree(tmp_path / "logs")
-            assert not watch.is_alive()
-            append(tmp_path, a_signal(1))
-            await until_async(watch.ensure_running)
-            changed.clear()
-            watch.ensure_running()
-            append(tmp_path, a_signal(2))
-            async with asyncio.timeout(DEADLINE_S):
-                await changed.wait()
-
-    asyncio.run(run())
+def test_the_step_is_short_while_changes_come_and_longer_after_a_silence() -> None:
+    clock = Clock()
+    pacer = Pacer(clock, clock.sleep)
+    assert pacer.step_s == STEP_S  # a projector that starts has entries to expect
+    for after_s, expected_s in [(SILENCE_S - 0.1, STEP_S), (SILENCE_S + 0.1, SILENT_STEP_S)]:
+        clock.now_s += 1_000
+        pacer.begin_pass(has_changes=True)
+        assert pacer.step_s == STEP_S
+        clock.now_s += after_s
+        pacer.begin_pass(has_changes=False)
+        assert pacer.step_s == expected_s
 
 
-def test_without_an_append_nothing_wakes_it_and_a_busy_reader_is_not_woken(tmp_path: Path) -> None:
-    async def run() -> None:
-        with EventLog(tmp_path) as log:
-            log.append(a_signal(1))
-            events = CountingEvents(os.fspath(tmp_path / "logs"))
-            watch = LogWatch(tmp_path, lambda _: events)
-            with watch.subscription() as changed:
-                watch.ensure_running()
-                changed.clear()
-                watch.ensure_running()
-                list(log.read())  # reading is no change
-                await asyncio.sleep(0.05)
-                assert events.woken == 0
-                for number in range(2, 12):
-                    log.append(a_signal(number))
-                    await asyncio.sleep(0.005)
-                assert changed.is_set()
-                assert events.woken == 1  # and no more before it waits again
-                for _ in range(2):
-                    changed.clear()
-                    watch.ensure_running()
-                    await asyncio.sleep(0.05)
-                assert events.woken == 2  # by the changes since the first, which then were taken
-
-    asyncio.run(run())
+def test_it_waits_before_every_other_look_and_before_the_first_of_each_pass() -> None:
+    clock = Clock()
+    pacer = Pacer(clock, clock.sleep)
+    for looks, waits in [(1, 1), (2, 1), (3, 2), (6, 3)]:
+        clock.slept_s.clear()
+        pacer.begin_pass(has_changes=False)
+        for _ in range(looks):
+            assert not pacer.is_set()
+        assert clock.slept_s == [STEP_S] * waits
+    pacer.stop()
+    assert pacer.is_set()
 
 
-def test_in_silence_the_log_is_read_within_a_second_by_all_tails_at_once(tmp_path: Path) -> None:
+def test_a_change_is_returned_by_the_look_after_one_wait(tmp_path: Path) -> None:
+    waits = 0
+
+    def sleep(_: float) -> None:
+        nonlocal waits
+        waits += 1
+        if waits == 2:
+            (tmp_path / "new").touch()
+        time.sleep(0.1)  # the event is queued by another thread
+
+    pacer = Pacer(sleep=sleep)
+    for changes in watchfiles.watch(
+        tmp_path, step=0, debounce=0, rust_timeout=10_000, stop_event=pacer, recursive=False
+    ):
+        assert {Path(path).name for _, path in changes} == {"new"}
+        assert waits == 2
+        pacer.stop()
+
+
+def test_in_silence_it_keeps_to_its_wakeups_and_polls_within_a_second() -> None:
+    # The rest is for the polls of the log, of which each costs a few.
+    assert 1 / SILENT_STEP_S <= 50 < WAKEUPS_PER_S_MAX
+    assert SILENT_STEP_S < VISIBLE_S
     assert poll_s(0.0, is_watched=True) == poll_s(1e9, is_watched=False) == POLL_S
     assert poll_s(SILENCE_S, is_watched=True) == SILENT_POLL_S <= 1.0
-
-    async def run() -> None:
-        watch = LogWatch(tmp_path)
-        now_s = asyncio.get_running_loop().time()
-        ticks_s = {round(watch.tick_s(SILENT_POLL_S), 6)}
-        await asyncio.sleep(0.01)
-        ticks_s.add(round(watch.tick_s(SILENT_POLL_S), 6))
-        assert len(ticks_s) == 1
-        assert now_s < min(ticks_s) <= now_s + SILENT_POLL_S
-
-    asyncio.run(run())
 
 
 def test_tails_share_one_watch_and_the_last_one_ends_it(tmp_path: Path) -> None:
     async def run() -> None:
-        opened: list[CountingEvents] = []
-
-        def open_events(log_dir: str) -> FileEvents:
-            opened.append(CountingEvents(log_dir))
-            return opened[-1]
-
-        watch = LogWatch(tmp_path, open_events)
+        before = len(watch_threads())
+        watch = LogWatch(tmp_path)
         with EventLog(tmp_path) as log:
             log.append(a_signal(1))
             async with aclosing(log.tail(watch=watch)) as one:
@@ -157,13 +109,13 @@ def test_tails_share_one_watch_and_the_last_one_ends_it(tmp_path: Path) -> None:
                     for number in (2, 3, 4):
                         coming = asyncio.gather(anext(one), anext(other))
                         await asyncio.sleep(0.02)  # so that both wait
+                        assert len(watch_threads()) == before + 1
                         log.append(a_signal(number))
                         assert [batch[-1].seq for batch in await coming] == [number, number]
-                assert watch.is_alive()
+                assert len(watch_threads()) == before + 1
                 log.append(a_signal(5))
                 assert [entry.seq for entry in await anext(one)] == [5]
-        assert len(opened) == 1
-        assert not watch.is_alive()
+        assert len(watch_threads()) == before
 
     asyncio.run(run())
 
@@ -201,7 +153,7 @@ def test_a_lone_signal_after_a_silence_is_soon_in_the_table(tmp_path: Path) -> N
     with daemon(tmp_path, "sqlite"), EventLog(tmp_path) as log:
         until(lambda: seq_in(tmp_path) == 1)
         for number in (2, 3, 4):
-            time.sleep(SILENCE_S + 1.5)  # with the write of the watermark
+            time.sleep(SILENCE_S + 1.5)  # with the write of the watermark, and a pass
             log.append(a_signal(number))
             appended_s = time.monotonic()
             until(lambda number=number: seq_in(tmp_path) == number)  # type: ignore[misc]
