@@ -78,6 +78,26 @@ def test_a_restart_of_the_server_loses_and_repeats_nothing(
         assert problems == []
 
 
+def test_a_tab_shows_another_home_that_is_served_at_its_address(
+    browser: Browser, tmp_path: Path
+) -> None:
+    """Without a login: with one, its session is of the other home."""
+    homes = (tmp_path / "home", tmp_path / "other")
+    for home, first in zip(homes, (1, 101), strict=True):
+        with EventLog(home) as log:
+            log.append_many(signals(10, start=first))
+    with console(homes[0], "--no-login") as found, browser.context() as context:
+        page = context.page()
+        page.goto(f"{found.url}/log")
+        page.wait(LIVE)
+        assert "s-10" in page.text("#tail")
+        found.end()
+        found.home = homes[1]
+        found.start()
+        page.wait(f"document.querySelector('#tail').textContent.includes('s-110') && {LIVE}")
+        assert "s-10 " not in page.text("#tail")
+
+
 def test_a_server_that_hangs_is_not_called_live(browser: Browser, tmp_path: Path) -> None:
     with live_log(browser, tmp_path / "home") as (found, _, page):
         found.send(signal.SIGSTOP)

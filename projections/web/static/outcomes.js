@@ -63,6 +63,7 @@ const hosts = Object.fromEntries(
   ["curve", "calibration", "histogram", "months"].map((name) => [name, h("div", { id: name })]),
 );
 const progress = h("p", { class: "lead", role: "status" });
+const nothing = h("p", { class: "lead", id: "nothing", role: "status" });
 
 let data = null;
 let charts = null;
@@ -133,6 +134,7 @@ function page() {
   return [
     h("div", { class: "slider" }, h("label", { for: "asof" }, "As of"), moment, slider),
     strip.node,
+    nothing,
     h(
       "div",
       { class: "grid" },
@@ -245,6 +247,8 @@ function draw() {
   drawChoices();
   drawMoment();
   drawFigures(stats);
+  const isEmpty = stats.total_signals === stats.open;
+  say(nothing, isEmpty ? "No signal of this selection has an outcome, so the charts are empty." : "");
   charts.curve(data.curve.t, [data.curve.v, data.curve.d]);
   charts.calibration(data.calibration.filter((band) => band.win_rate !== null).map(bandPoint));
   charts.histogram(data.histogram.map(histogramBar));
