@@ -49,6 +49,11 @@ LOCK_TIMEOUT_S = 2.0  # of `append`, which retries and handles signals in betwee
     help="Report what would happen to each line, and write nothing.",
 )
 @click.option(
+    "--stored",
+    is_flag=True,
+    help="The input is lines of a log, such as those that `rejoin` has set aside.",
+)
+@click.option(
     "--no-create", is_flag=True, help="Refuse a home without a log. Default: create the log."
 )
 @click.pass_obj
@@ -58,6 +63,7 @@ def append(
     skip_invalid: bool,
     segment_bytes: int | None,
     check: bool,
+    stored: bool,
     no_create: bool,
 ) -> None:
     """Append signals and facts to the log.
@@ -74,6 +80,9 @@ def append(
     The first line that is appended to a home without a log creates the log, and a message on stderr
     says so; with --no-create the command exits with 3 instead.
 
+    With --stored the lines are those of a log. What that log has given them (v, seq, batch,
+    recorded_at, chain) is left out, and they are appended as new ones.
+
     With --check nothing is written or created, and no lock is taken. Each line gets an object with
     `line` and `result`: `new` with the `seq` it would have, `duplicate` with the `seq` of the first
     entry, `conflict` or `invalid` with the `error`. The exit code is 1 if a line would be refused.
@@ -89,6 +98,8 @@ def append(
     from eventlog.format.segment import SEGMENT_BYTES_DEFAULT
     from eventlog.log import EventLog
 
+    if check and stored:
+        raise WrongUsage("--check does not work with --stored", do="leave out one of them")
     fd = _open_input(file)
     stop = StopSignal()
     try:
@@ -102,7 +113,9 @@ def append(
                     lock_timeout_s=LOCK_TIMEOUT_S,
                     create=not no_create,
                 ) as log:
-                    all_valid = _append(log, fd, stop, output, skip_invalid=skip_invalid)
+                    all_valid = _append(
+                        log, fd, stop, output, skip_invalid=skip_invalid, stored=stored
+                    )
     except NoReader:
         sys.exit(EXIT_COULD_NOT_RUN)  # the reader of the receipts does not know what is durable
     if stop.interrupted:
@@ -112,10 +125,17 @@ def append(
 
 
 def _append(
-    log: "EventLog", fd: int, stop: "StopSignal", output: "AppendOutput", *, skip_invalid: bool
+    log: "EventLog",
+    fd: int,
+    stop: "StopSignal",
+    output: "AppendOutput",
+    *,
+    skip_invalid: bool,
+    stored: bool,
 ) -> bool:
     """Appends the lines from `fd`, and says so if that created the log."""
-    from eventlog.cli.pipe import LineResult, append_lines
+    from eventlog.cli.pipe import LineResult, append_lines, parse_stored_line
+    from eventlog.schema.json_input import parse_json_line
 
     is_reported = False
 
@@ -126,7 +146,14 @@ def _append(
             output.note(f"created a new log at {printable(log.home)}")
         output.show(answers)
 
-    return append_lines(log, fd, stop, skip_invalid=skip_invalid, on_results=show)
+    return append_lines(
+        log,
+        fd,
+        stop,
+        skip_invalid=skip_invalid,
+        parse=parse_stored_line if stored else parse_json_line,
+        on_results=show,
+    )
 
 
 def _check(home: str, fd: int, stop: "StopSignal", output: "AppendOutput", *, create: bool) -> bool:

@@ -20,6 +20,7 @@ import orjson
 from eventlog.append.batch import Receipt
 from eventlog.cli.streams import NoReader
 from eventlog.errors import EventLogError, InvalidSignal, LogLocked, SignalConflict
+from eventlog.format.line import RESERVED_KEYS
 from eventlog.log import EventLog
 from eventlog.schema.json_input import INPUT_BYTES_MAX, parse_json_line
 
@@ -27,6 +28,9 @@ LOCK_TRIES_MAX = 15  # each for the log's lock_timeout_s; signals are handled in
 WRITE_GRACE_S = 5.0  # for the reader of the answers, once a signal asked to stop
 PIPE_BUF_BYTES = 4096  # a pipe that polls as writable accepts these without blocking
 READ_BYTES = 1 << 20  # read from the input for one commit: a few thousand lines
+
+
+Parse = Callable[[bytes], dict[str, object]]  # a line of input -> the item; raises InvalidSignal
 
 
 class LineResult(NamedTuple):
@@ -100,22 +104,24 @@ def append_lines(
     stop: StopSignal,
     *,
     skip_invalid: bool,
+    parse: Parse = parse_json_line,
     on_results: Callable[[list[LineResult]], object],
 ) -> bool:
     """Appends the lines from `fd` until its end or a signal; True if all were valid.
 
     Without `skip_invalid` it ends after the first bad line: the lines before it are durable, those
-    after it are not written. Raises EventLogError where the log refuses them, after answering.
+    after it are not written. `parse` turns a line into an item. Raises EventLogError where the log
+    refuses them, after answering.
     """
     all_valid = True
     number = 0
     for lines in read_lines(fd, stop):
-        results = _append(log, lines, skip_invalid)
+        results = _append(log, lines, skip_invalid, parse)
         for _ in range(LOCK_TRIES_MAX):
             locked = any(isinstance(result, LogLocked) for result in results)
             if not locked or stop.signal is not None:
                 break
-            results = _append(log, lines, skip_invalid)  # none of them was written
+            results = _append(log, lines, skip_invalid, parse)  # none of them was written
         on_results([LineResult(number + i, result) for i, result in enumerate(results, 1)])
         number += len(lines)
         for result in results:
@@ -128,13 +134,15 @@ def append_lines(
     return all_valid
 
 
-def _append(log: EventLog, lines: list[bytes], skip_invalid: bool) -> list[Receipt | EventLogError]:
+def _append(
+    log: EventLog, lines: list[bytes], skip_invalid: bool, parse: Parse
+) -> list[Receipt | EventLogError]:
     """The result of each line; without `skip_invalid`, up to and including the first bad one."""
     items: list[dict[str, object]] = []
     invalid: dict[int, EventLogError] = {}
     for index, line in enumerate(lines):
         try:
-            items.append(parse_json_line(line))
+            items.append(parse(line))
         except InvalidSignal as error:
             invalid[index] = error
             if not skip_invalid:
@@ -149,6 +157,14 @@ def _append(log: EventLog, lines: list[bytes], skip_invalid: bool) -> list[Recei
         if isinstance(result, EventLogError) and not skip_invalid:
             break
     return results
+
+
+def parse_stored_line(line: bytes) -> dict[str, object]:
+    """The item of a line of a log: without the keys that the log itself gives. InvalidSignal."""
+    item = parse_json_line(line)
+    for key in RESERVED_KEYS - {"event"}:
+        item.pop(key, None)
+    return item
 
 
 def read_lines(fd: int, stop: StopSignal) -> Iterator[list[bytes]]:
