@@ -9,8 +9,6 @@ import pytest
 
 from eventlog import EventLog, LogFenced
 from tests.harness.command import eventlog
-from tests.harness.daemon import daemon
-from tests.harness.deadline import until
 from tests.harness.log_checks import lines_in, segments_in
 from tests.harness.mirrors import mirror_once
 from tests.harness.nats import NatsServers, nats_server
@@ -54,7 +52,10 @@ def test_an_old_primary_comes_back_as_a_replica_and_no_entry_is_lost_or_twice(
         assert eventlog("project", "sqlite", "--once", home=old).code == 0
         promoted = eventlog("promote", "--host", "b", home=new, env=env)
         assert promoted.code == 0, promoted.err
-        assert f"b is the primary of EVENTLOG_{stream}: epoch 2, from seq 9 on" in promoted.out.decode()
+        assert (
+            f"b is the primary of EVENTLOG_{stream}: epoch 2, from seq 9 on"
+            in promoted.out.decode()
+        )
         assert not (new / "logs/.replica").exists()
         with EventLog(new) as log_new:
             log_new.append(a_signal(10))  # a generator that got no answer from the old primary
