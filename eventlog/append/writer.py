@@ -77,6 +77,14 @@ class Writer(SegmentWriter):
                 self._lock.drop()  # the interrupt may have come just before the release
             raise
 
+    def flush_watermark(self) -> None:
+        """Writes the durable watermark, if it lags; not where `rejoin` has cut this log."""
+        try:
+            super().flush_watermark()
+        except LogDiverged as error:
+            if self._reason_of(error) is error:
+                raise
+
     def _refuse_other_home(self) -> None:
         """Raises LogFenced or LogIsReplica where another home appends to this log."""
         refuse_fenced(self._disk, self._home)

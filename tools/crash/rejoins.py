@@ -60,7 +60,7 @@ class _Rejoin:
                 self._try_all(power_losses(inodes, self.explorer.models), boot=BOOTS_MAX + 1)
 
         try:
-            self._cut(self.explorer.subject.disk(self.world, 1, step))  # type: ignore[arg-type]
+            self._cut(self.explorer.subject.disk(self.world, 1, step))
         except (EventLogError, OSError, Violation) as error:
             raise Failure(f"a rejoin: {error}", self.explorer.states) from error
         step("the end")
