@@ -134,7 +134,7 @@ def _append(
     stored: bool,
 ) -> bool:
     """Appends the lines from `fd`, and says so if that created the log."""
-    from eventlog.cli.pipe import LineResult, append_lines, parse_stored_line
+    from eventlog.cli.pipe import LineResult, StoredLineParser, append_lines
     from eventlog.schema.json_input import parse_json_line
 
     is_reported = False
@@ -151,7 +151,7 @@ def _append(
         fd,
         stop,
         skip_invalid=skip_invalid,
-        parse=parse_stored_line if stored else parse_json_line,
+        parse=StoredLineParser() if stored else parse_json_line,
         on_results=show,
     )
 

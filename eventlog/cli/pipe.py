@@ -159,12 +159,31 @@ def _append(
     return results
 
 
-def parse_stored_line(line: bytes) -> dict[str, object]:
-    """The item of a line of a log: without the keys that the log itself gives. InvalidSignal."""
-    item = parse_json_line(line)
-    for key in RESERVED_KEYS - {"event"}:
-        item.pop(key, None)
-    return item
+class StoredLineParser:
+    """Turns the lines of a log into items: without the keys that the log itself gives.
+
+    A seq of that log means nothing in another one. The logs may share what is before the first
+    line, as where `rejoin` has set the lines aside.
+    """
+
+    def __init__(self) -> None:
+        self._first_seq: int | None = None
+
+    def __call__(self, line: bytes) -> dict[str, object]:
+        """The item of a line. Raises InvalidSignal."""
+        item = parse_json_line(line)
+        given = {key: item.pop(key, None) for key in RESERVED_KEYS - {"event"}}
+        seq, voids = given["seq"], item.get("voids")
+        if self._first_seq is None and isinstance(seq, int):
+            self._first_seq = seq
+        if self._first_seq is not None and isinstance(voids, int) and voids >= self._first_seq:
+            raise InvalidSignal(
+                "is the seq of a fact in the log that these lines come from",
+                field="voids",
+                value=voids,
+                do="append the others, then void that fact by the seq that it has here",
+            )
+        return item
 
 
 def read_lines(fd: int, stop: StopSignal) -> Iterator[list[bytes]]:

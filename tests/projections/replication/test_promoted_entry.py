@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,8 @@ def append_all(home: Path, *, promoted: bool) -> None:
         replica.drop()
     with EventLog(home) as log:
         log.append_many(signals(2, start=4))
-        log.append_many([closed(1), closed(4, exit_price=1.0)])
+        at = "2025-11-19T02:00:00Z"
+        log.append_many([closed(1, closed_at=at), closed(4, exit_price=1.0, closed_at=at)])
 
 
 def without_seq(found: object) -> object:
@@ -40,7 +42,7 @@ def without_seq(found: object) -> object:
     if isinstance(found, list):
         return [without_seq(each) for each in found]
     if isinstance(found, dict):
-        changes = {"id", "seq", "created_at", "recorded_at", "closed_at", "last_updated"}
+        changes = {"id", "seq", "created_at", "recorded_at", "last_updated"}
         return {key: without_seq(found[key]) for key in found if key not in changes}
     return found
 
@@ -103,6 +105,24 @@ def test_stored_lines_are_appended_as_new_entries(tmp_path: Path) -> None:
     assert kept == [entry.payload for entry in EventLog(home).read()]
     refused = eventlog("append", "--stored", "--check", home=other, stdin=lines)
     assert (refused.code, "--check does not work with --stored" in refused.err) == (2, True)
+
+
+def test_a_void_of_a_stored_fact_is_refused_since_its_seq_means_another_entry(
+    tmp_path: Path,
+) -> None:
+    home, other = tmp_path / "home", tmp_path / "other"
+    with EventLog(home) as log:
+        log.append_many([a_signal(1), closed(1)])
+    shutil.copytree(home, other, symlinks=True)
+    with EventLog(home) as log:
+        log.append({"event": "voided", "signal_id": "s-1", "voids": 2})
+        log.append_many([a_signal(2), closed(2)])
+        log.append({"event": "voided", "signal_id": "s-2", "voids": 5})
+    lines = eventlog("cat", "--after", "2", home=home).out
+    done = eventlog("append", "--stored", "--skip-invalid", home=other, stdin=lines)
+    assert done.code == 1
+    assert [answer.get("duplicate") for answer in done.answers] == [False, False, False, None]
+    assert "voids is the seq of a fact in the log that these lines come from (got 5)" in done.err
 
 
 def again(home: Path, lines: bytes) -> list[dict[str, object]]:

@@ -222,6 +222,21 @@ def test_killed_at_any_step_it_is_run_again(
         assert found.aside == (str(pair.old / "logs/forked-9.aside"),)
 
 
+def test_a_log_that_was_restored_to_an_older_state_becomes_a_replica_of_its_stream(
+    pair: Pair,
+) -> None:
+    older = pair.new.with_name("older")
+    replica = ReplicaLog.open(older)
+    replica.begin(ReplicaState(stream="main"), replica.catch_up())
+    replica.write(pair.stream.lines[: FORK + 2])
+    replica.close()
+    (older / "logs/.replica").unlink()  # as after `restore`
+    found = rejoin(older, SETTINGS, discard=lambda _: (), open_engine=pair.open_engine)
+    assert (found.entries, found.aside, found.last_seq) == (0, (), FORK + 3)
+    assert segments(older) == segments(pair.new)
+    assert replica_state(older) == ReplicaState(stream="main", epoch=2, primary="b")
+
+
 # -- what is refused
 
 
