@@ -1,5 +1,6 @@
 """Set-up of every test: no result depends on the settings of a user or the speed of the machine."""
 
+import gc
 import os
 import signal
 from collections import Counter
@@ -22,9 +23,14 @@ USER_SETTINGS = (
 # directory of real prices.
 TEST_SETTINGS = ("ALPINE_CONTRACT_", "EVENTLOG_TEST_")
 
-# This module takes minutes on any machine, and a quarter of a core. Started last, it would keep the
-# whole run waiting. pytest-xdist lets other workers take over the tests queued behind it.
-FIRST = "test_soak.py"
+# These modules have the longest tests. A long test that starts last keeps the whole run waiting.
+# The first one takes minutes on any machine, and a quarter of a core.
+LONGEST = (
+    *("test_soak.py", "test_explorer.py", "test_writer.py", "test_backup_shared_files.py"),
+    *("test_projection.py", "test_swapped_links.py", "test_daemon.py", "test_as_of.py"),
+    *("test_active_signals.py", "test_importer.py", "test_demonstration.py"),
+    *("test_full_disk.py", "test_run_directory.py", "test_verify.py"),
+)
 
 # With --quick: cases of one parametrized test, tests of a module that starts programs, and examples
 # of one property.
@@ -60,13 +66,41 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Runs the longest module first; the others keep their order. Selects what --quick runs."""
-    items.sort(key=lambda item: item.path.name != FIRST)
+    """Runs the longest tests first; the others keep their order. Selects what --quick runs."""
+    items[:] = _longest_first(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
     if config.getoption("--quick"):
         quick = _quick(items)
         chosen = set(quick)
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
         items[:] = quick
+
+
+def pytest_collection_finish() -> None:
+    """Keeps the garbage collector from looking through eight thousand tests again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def _longest_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    """The same tests; each worker of pytest-xdist, which gets an equal part, begins with long ones.
+
+    Other workers take over what is queued behind those.
+    """
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    long = [item for item in items if _is_long(item)]
+    long.sort(key=lambda item: rank[item.path.name])
+    others = [item for item in items if not _is_long(item)]
+    ordered: list[pytest.Item] = []
+    for number in range(workers):
+        mine = long[number::workers]
+        end = max(0, len(items) * (number + 1) // workers - len(ordered) - len(mine))
+        ordered += [*mine, *others[:end]]
+        del others[:end]
+    return ordered
+
+
+def _is_long(item: pytest.Item) -> bool:
+    return item.path.name in LONGEST and item.get_closest_marker("slow") is not None
 
 
 def _quick(items: list[pytest.Item]) -> list[pytest.Item]:

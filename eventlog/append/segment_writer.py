@@ -278,7 +278,8 @@ class SegmentWriter:
                 raise self._poisoned(why) from error
             self._lock.write_state(CLEAN, self._state.end)
             if self._fd < 0 or not may_defer:
-                raise self._append_failed("could not create the segment", error) from error
+                which = "next" if self._fd >= 0 else "first"
+                raise self._append_failed(f"could not create the {which} segment", error) from error
             logger.warning("rotation_deferred segment=%s error=%s", segment_name(first_seq), error)
             return
         self._close_active()

@@ -81,7 +81,7 @@ def remove_replica_state(disk: Disk, home: Home) -> None:
 
 
 def refuse_replica(disk: Disk, home: Home) -> None:
-    """Raises LogIsReplica where the home is a replica. The caller holds the writer's lock."""
+    """Raises LogIsReplica where the home is a replica. A writer asks under its lock."""
     # Each commit pays for this look, also where the home became a replica under an open handle.
     if disk.identity_at(replica_path(home)) is not None:
         raise LogIsReplica(

@@ -1,4 +1,4 @@
-"""Replication to other machines: the mirror, which publishes the log to a stream.
+"""Replication to other machines: publishes the log to a stream, and follows one into a replica.
 
 Invariant: a stream gets durable lines only, in order, byte for byte, behind the lines of the same
 log.

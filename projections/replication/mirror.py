@@ -104,14 +104,18 @@ class MirrorProjection:
         self._recorder = MirrorRecorder(home, self._settings.stream)
         self._recorder.start()
         try:
-            async with self._using_stream():
-                self._at = await self._connect()
-        except ProjectionStalled:
-            self._at = await run_in_thread(self._acknowledged)
+            self._at = await self._opened()
         except BaseException:
             await self.close()
             raise
         return self._at
+
+    async def _opened(self) -> Checkpoint:
+        try:
+            async with self._using_stream():
+                return await self._connect()
+        except ProjectionStalled:
+            return await run_in_thread(self._acknowledged)
 
     async def apply(
         self, entries: Sequence[Entry], *, before: Checkpoint, after: Checkpoint
@@ -121,8 +125,8 @@ class MirrorProjection:
         Raises ProjectionStalled where there is no answer, CheckpointMoved where the stream does not
         end at `before`, and what `open` raises.
         """
-        lines = await self._lines(entries, before, after)
         async with self._using_stream():
+            lines = await self._lines(entries, before, after)
             await self._until_stopped(self._publish(lines, before))
             self._at = after
 
@@ -253,8 +257,10 @@ class MirrorProjection:
         if self._engine is None:
             return await self._connect()
         end = await self._engine.last()
-        self._note_end(end)
-        return Checkpoint(projection=NAME, seq=end.seq, chain=end.chain)
+        found = Checkpoint(projection=NAME, seq=end.seq, chain=end.chain)
+        if _is_same(found, self._at):  # else nothing shows yet that the lines are those of this log
+            self._note_end(end)
+        return found
 
     async def drain(self) -> None:
         """Returns if the stream ends with the last batch. Raises ProjectionStalled if not."""

@@ -21,6 +21,13 @@ from uvicorn.server import ServerState
 from projections.serving.limits import Limits
 
 LINGER_S_MAX = 1.0  # time for a client to read the answer before the connection is closed
+# Of each answer that does not set them itself: it is text that no browser runs or shows in a frame.
+SAFE_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 CONNECTION = "eventlog.connection"  # the key of the connection in the state of an ASGI scope
 
 
@@ -238,7 +245,11 @@ class _LingeringTransport(asyncio.Transport):
 def _status_response(status: HTTPStatus) -> bytes:
     """An answer without an application, after which the connection is closed."""
     body = f"{status.phrase}\n"
-    return (
-        f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"
-        f"Content-Length: {len(body)}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n{body}"
-    ).encode()
+    headers = {
+        "Content-Type": "text/plain; charset=utf-8",
+        "Content-Length": len(body),
+        "Connection": "close",
+        **SAFE_HEADERS,
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.1 {status.value} {status.phrase}\r\n{head}\r\n{body}".encode()

@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from projections.serving.address import is_allowed_host
-from projections.serving.connection import CONNECTION, Connection
+from projections.serving.connection import CONNECTION, SAFE_HEADERS, Connection
 from projections.serving.limits import Limits
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,8 @@ class _Exchange:
             self._connection.start_answer()
             headers = MutableHeaders(scope=message)
             headers.setdefault("Date", formatdate(usegmt=True))
-            headers.setdefault("Cache-Control", "no-store")
+            for name, value in SAFE_HEADERS.items():
+                headers.setdefault(name, value)
         elif not message.get("more_body", False):
             self._is_complete = True
             self._connection.complete()

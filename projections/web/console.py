@@ -14,6 +14,7 @@ from projections.web.live import LiveLog, LiveStatus, Streams
 from projections.web.outcomes.cache import Outcomes
 from projections.web.pages import load_static
 from projections.web.views.moment import Moments
+from projections.web.views.signals import SignalCount
 from projections.web.views.vitals import Vitals
 from projections.web.workers import Workers
 
@@ -28,6 +29,7 @@ class Console:
         self.redactor = Redactor(home)
         self.workers = Workers()
         self.moments = Moments(home)
+        self.signal_count = SignalCount(home)
         self.outcomes = Outcomes(home)
         self.log = LiveLog(home)
         self.vitals = Vitals(home, self.log, self.redactor, is_read_only=is_read_only)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import orjson
 
 from eventlog import Entry, EventLog, EventLogError
-from eventlog.plumbing import log_status
+from eventlog.plumbing import log_status, read_entries
 from projections.errors import ProjectionError
 from projections.signals.transitions import SIGNAL
 from projections.web.views.log_rows import ROWS_MAX, Row, read_page, row_of
@@ -45,6 +45,7 @@ class LiveLog:
         self.rows: deque[Row] = deque(maxlen=ROWS_MAX)
         self.last_seq = 0
         self._chain: object = None  # of the last row: proves that it is the same log
+        self.first_chain: str | None = None  # of the first entry: tells this log from any other
         self.signals: int | None = None  # None: counting them at the start would be slow
         self.problem: str | None = None  # why the log is not followed now
         self.is_stopped = False
@@ -59,6 +60,8 @@ class LiveLog:
         page = read_page(self._home, after=0, before=last_seq + 1, limit=ROWS_MAX)
         self.rows.extend(reversed(page.rows))
         self.last_seq, self.signals, self._chain = last_seq, signals, found["chain"]
+        first = next(read_entries(str(self._home), after=0, first_only=True), None)
+        self.first_chain = None if first is None else first.chain
 
     async def follow(self) -> None:
         """Follows the log until it is cancelled; after an error it tries again."""
@@ -84,6 +87,8 @@ class LiveLog:
                     self.problem = None
                     if not batch:
                         continue
+                    if self.first_chain is None:  # the log was empty
+                        self.first_chain = batch[0].chain
                     self.rows.extend(row_of(entry) for entry in batch[-ROWS_MAX:])
                     self.last_seq, self._chain = batch[-1].seq, batch[-1].chain
                     if self.signals is not None:
@@ -184,7 +189,8 @@ class Streams:
             last_id = None  # of another log: begin anew
         sent = log.last_seq if last_id is None else last_id
         rows = list(log.rows)[-SHOWN_ROWS:] if last_id is None else []
-        hello = {"rows": rows, "status": self._status.whole(), "id": sent}
+        whole = self._status.whole()
+        hello = {"rows": rows, "status": whole, "id": sent, "first_chain": log.first_chain}
         version, problem = self._status.version(), None
         yield f"retry: {RETRY_MS}\n".encode() + _message("hello", hello, sent)
         if sent < log.last_seq:

@@ -127,9 +127,11 @@ async def _log(console: Console, request: Request) -> Response:
 
 async def _signals(console: Console, request: Request) -> Response:
     query = request.query_params
-    return json_answer(
-        await console.workers.run(lambda: read_signals(console.home, console.moments, query))
-    )
+
+    def read() -> dict[str, object]:
+        return read_signals(console.home, console.moments, console.signal_count, query)
+
+    return json_answer(await console.workers.run(read))
 
 
 async def _signal(console: Console, request: Request) -> Response:

@@ -29,7 +29,7 @@ class Console:
     def __init__(
         self, home: Path, options: tuple[object, ...], env: Mapping[str, str], output: IO[bytes]
     ) -> None:
-        self._home = home
+        self.home = home  # of the next start
         self._options = options
         self._env = {**os.environ, **env}
         self._output = output
@@ -47,7 +47,7 @@ class Console:
         begin = self._size()
         words = ("web", "--listen", f"127.0.0.1:{self.port}", *self._options)
         process = self._process = subprocess.Popen(
-            command_line(words, self._home, ()),
+            command_line(words, self.home, ()),
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=self._output,

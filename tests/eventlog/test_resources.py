@@ -60,7 +60,7 @@ def test_without_threads_a_command_works_or_exits_3_with_a_message(
 @pytest.mark.slow
 def test_a_daemon_without_threads_waits_and_goes_on_when_it_has_them(home: Path) -> None:
     """The first threads start; then there is none for a while."""
-    with daemon(home, "sqlite", under=without_threads(nth="4..40")) as d:
+    with daemon(home, "sqlite", under=without_threads(nth="4..14")) as d:
         until(lambda: seq_in(home) == 6 or d.process.poll() is not None, "the first entries")
         assert d.process.poll() is None, d.err
         for number in range(100, 110):

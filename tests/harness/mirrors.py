@@ -89,6 +89,12 @@ class RunningMirror:
         return -1 if checkpoint is None else checkpoint.seq
 
     @property
+    def acked(self) -> int:
+        """What the stream has acknowledged by the record of the home; 0 where there is none yet."""
+        record = read_mirror_record(self._home)
+        return 0 if record is None else record.acked
+
+    @property
     def state(self) -> str | None:
         """Its state by the record of the home."""
         record = read_mirror_record(self._home)

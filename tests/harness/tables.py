@@ -73,7 +73,7 @@ def raw_entries(home: Path) -> list[Entry]:
         del fields["v"]
         seq, batch, recorded_at = (fields.pop(key) for key in ("seq", "batch", "recorded_at"))
         event, chain = fields.pop("event"), fields.pop("chain")
-        entries.append(Entry(seq, batch, recorded_at, event, fields, chain))
+        entries.append(Entry(seq, batch, recorded_at, event, fields, chain, line))
     return entries
 
 

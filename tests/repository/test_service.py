@@ -17,7 +17,7 @@ SETTINGS = ("projections.cli.settings", "projections.cli.replication.settings")
 EVERY_COMMAND = "every command"
 # Read by OpenSSL when the client of Alpine calls `load_default_certs`.
 READ_BY_A_LIBRARY = {"SSL_CERT_FILE", "SSL_CERT_DIR"}
-READ_BY_A_UNIT = {"PROJECT_OPTIONS"}
+READ_BY_A_UNIT = {"PROJECT_OPTIONS": "eventlog-project@", "WEB_OPTIONS": "eventlog-web@"}
 READ_BY_OUTPUT = {"NO_COLOR"}  # by `bad_news`, wherever a command colours its output, and by rich
 
 _VARIABLE = re.compile(r"_?[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+")
@@ -50,9 +50,9 @@ def variables_in(tree: ast.AST) -> set[str]:
 
 
 def variables_of(path: Path) -> set[str]:
-    """The variables that a module reads: names in a module that uses the environment."""
+    """The variables that a module reads: names in one that uses the environment."""
     text = path.read_text()
-    is_reader = re.search(r"\bos\.environ\b|\bos\.getenv\b|\benvvar\b", text)
+    is_reader = re.search(r"\bos\.environ\b|\bos\.getenv\b|\benvvar\b|_VARIABLE = ", text)
     return variables_in(ast.parse(text)) if is_reader else set()
 
 
@@ -89,17 +89,17 @@ def commands_by_variable() -> dict[str, set[str]]:
 
 def test_the_table_has_each_variable_that_the_code_reads_and_no_other() -> None:
     modules = [p for d in ("eventlog", "projections") for p in (CHECKOUT / d).rglob("*.py")]
-    read = set().union(*map(variables_of, modules)) | READ_BY_A_LIBRARY | READ_BY_A_UNIT
+    read = set().union(*map(variables_of, modules)) | READ_BY_A_LIBRARY | set(READ_BY_A_UNIT)
     assert read >= {"EVENTLOG_HOME", "ALPINE_API_URL", "NOTIFY_SOCKET"}
     assert set().union(*map(quoted, table_under("Configure"))) == read
 
 
 def test_the_table_names_the_commands_that_read_each_variable() -> None:
     by_variable = commands_by_variable()
-    modules = ("main", "global_options")
+    modules = ("main", "global_options", "command")
     of_every_command = {n for m in modules for n in variables_of(CHECKOUT / f"eventlog/cli/{m}.py")}
     for names, (_, readers) in table_under("Configure").items():
-        for name in quoted(names) - READ_BY_A_LIBRARY - READ_BY_A_UNIT - READ_BY_OUTPUT:
+        for name in quoted(names) - READ_BY_A_LIBRARY - set(READ_BY_A_UNIT) - READ_BY_OUTPUT:
             if name in of_every_command:
                 assert readers.startswith(EVERY_COMMAND), name
             else:
@@ -107,8 +107,8 @@ def test_the_table_names_the_commands_that_read_each_variable() -> None:
 
 
 def test_what_a_unit_or_a_library_reads_is_read_by_it() -> None:
-    unit = (CHECKOUT / "tools/ops/eventlog-project@.service").read_text()
-    assert all(f"${name}" in unit for name in READ_BY_A_UNIT)
+    for name, unit in READ_BY_A_UNIT.items():
+        assert f"${name}" in (CHECKOUT / f"tools/ops/{unit}.service").read_text()
     client = (CHECKOUT / "projections/alpine/client.py").read_text()
     assert "load_default_certs()" in client
 

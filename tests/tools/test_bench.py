@@ -13,9 +13,10 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]  # ships no type information
 import pytest
 
+from eventlog import EventLog
 from eventlog.format.line import CHAIN_START, decode, next_chain, parse_header, stored_chain
 from tests.harness.requirements import CHECKOUT, needs_tool
-from tools.benchmarks import report, targets
+from tools.benchmarks import report, targets, trading_log
 from tools.benchmarks.aggregates import SavedAggregates
 from tools.benchmarks.peer_libraries import Callers
 from tools.benchmarks.peer_table import PEERS, Peer, PeerResult, chosen_peers, measure_peer
@@ -218,6 +219,11 @@ def test_targets_and_goals_are_the_agreed_ones() -> None:
         "B15-homes": (0.3, 0.2),
         "B15-lone": (25, 23),
         "B15-load": (300, 271),
+        "B16-paint": (500, 200),
+        "B16-page": (50, 10),
+        "B17-row": (250, 100),
+        "B17-memory": (300, 150),
+        "B17-idle": (40, 40),
     }
 
 
@@ -235,6 +241,23 @@ def test_signals_are_realistic_and_the_same_for_both_sides() -> None:
     assert signals != Signals(seed=4).take(100)
     assert len({signal["signal_id"] for signal in signals}) == 100
     assert {len(signal) for signal in signals} == {13}
+
+
+def test_the_log_of_the_console_closes_four_of_five_signals_after_they_were_made(
+    tmp_path: Path,
+) -> None:
+    trading_log.build(tmp_path / "home", 300)
+    open_ids: set[object] = set()
+    closed = 0
+    with EventLog(tmp_path / "home") as log:
+        for entry in log.read():
+            if entry.event == "signal":
+                open_ids.add(entry.payload["signal_id"])
+            else:
+                open_ids.remove(entry.payload["signal_id"])  # KeyError for one that is not open
+                closed += 1
+    assert closed + len(open_ids) == 300
+    assert 0.7 < closed / 300 < 0.9
 
 
 def test_the_lines_that_a_bare_file_takes_are_lines_of_the_log() -> None:

@@ -28,6 +28,7 @@ from tests.harness.requirements import CHECKOUT, needs_tool
 OPS = CHECKOUT / "tools/ops"
 UNITS = sorted(OPS.glob("eventlog-*"))
 ALERTS = OPS / "prometheus-alerts.yml"
+CONSOLE_STOP_S_MAX = 2  # from SIGTERM to its end
 PROMETHEUS_OWN = {"up"}  # and the labels that a scrape adds
 LABELS_OF_A_SCRAPE = {"job", "instance"}
 ENVIRONMENT = {"EVENTLOG_HOME", "PROJECT_OPTIONS"}
@@ -65,9 +66,9 @@ def command_named(name: str) -> click.Command:
 # -- units
 
 
-def test_there_are_units_for_the_daemon_and_for_verify() -> None:
+def test_there_are_units_for_the_daemon_the_console_and_verify() -> None:
     names = [words[0] for unit in UNITS for words in commands_of(unit)]
-    assert {"project", "verify"} <= set(names)
+    assert {"project", "web", "verify"} <= set(names)
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
@@ -100,6 +101,14 @@ def test_the_daemons_unit_fits_what_the_daemon_does() -> None:
     # The lock's word names the boot, which is read below /proc/sys.
     assert not values(unit, "ProcSubset")
     assert {name.partition("=")[0] for name in values(unit, "Environment")} <= ENVIRONMENT
+
+
+def test_the_consoles_unit_asks_for_a_password_and_gives_it_time_to_end() -> None:
+    unit = OPS / "eventlog-web@.service"
+    ((_, *words),) = commands_of(unit)
+    assert words[:1] == ["--token-file"]
+    assert int(values(unit, "TimeoutStopSec")[0]) > CONSOLE_STOP_S_MAX
+    assert not values(unit, "ProcSubset")
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)

@@ -5,15 +5,16 @@ Invariant: its figures as of an entry are those of `eventlog stats` as of it, wi
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import compress
 from typing import NamedTuple
 
 from projections.queries.filters import SignalFilter
 from projections.queries.statistics import figures_of, wilson_interval
+from projections.web.outcomes.columns import Names, chunks, pick
 from projections.web.outcomes.curve import Curve, histogram, make_curve, max_drawdown, thinned
-from projections.web.outcomes.groups import Group, measures_at
-from projections.web.outcomes.trades import Names, Trades, microseconds, pick
+from projections.web.outcomes.groups import Group, measures_at, sorted_parts
+from projections.web.outcomes.trades import Trades, microseconds
 
 SORT_AGAIN_MIN = 20_000  # new trades: sorting all is faster than inserting each
 
@@ -24,8 +25,7 @@ class _Grouping(NamedTuple):
     """The groups by one key, by the number of its text."""
 
     key: str
-    names: Names
-    codes: "array[int]"  # of each signal
+    names: Names  # of each signal
     groups: dict[int, Group]
 
     def group(self, code: int) -> Group:
@@ -45,9 +45,9 @@ class Book:
         signals = self._signals
         self.all = Group()
         self._groupings = (
-            _Grouping("strategy", signals.strategies, signals.strategy, {}),
-            _Grouping("symbol", signals.symbols, signals.symbol, {}),
-            _Grouping("month", signals.months, signals.month, {}),
+            _Grouping("strategy", signals.strategies, {}),
+            _Grouping("symbol", signals.symbols, {}),
+            _Grouping("month", signals.months, {}),
         )
         self._signals_seen = self._trades_seen = self._voids_seen = 0
         self._curve: tuple[int, int, Curve] | None = None  # trades and voids in it
@@ -73,17 +73,17 @@ class Book:
                 for group in self._groups_of(number):
                     group.withdraw(seq, number, trades)
 
-    def _chosen_signals(self, start: int, end: int) -> list[int]:
+    def _chosen_signals(self, start: int, end: int) -> Sequence[int]:
         """The signals from `start` on that the filter selects."""
         signals, chosen = self._signals, self._filter
-        numbers = list(range(start, end))
-        for value, names, column in (
-            (chosen.strategy, signals.strategies, signals.strategy),
-            (chosen.symbol, signals.symbols, signals.symbol),
-            (chosen.action, signals.actions, signals.action),
+        numbers: Sequence[int] = range(start, end)
+        for value, names in (
+            (chosen.strategy, signals.strategies),
+            (chosen.symbol, signals.symbols),
+            (chosen.action, signals.actions),
         ):
             if value is not None:
-                code = names.code(value)
+                code, column = names.code(value), names.column
                 numbers = [each for each in numbers if column[each] == code]
         decided_us = signals.decided_us
         if chosen.since is not None:
@@ -101,7 +101,8 @@ class Book:
         of_signal = bytearray(len(self._signals.id))
         for signal in self.all.signals:
             of_signal[signal] = 1
-        return list(compress(numbers, map(of_signal.__getitem__, self._trades.signal[start:end])))
+        chosen = map(of_signal.__getitem__, self._trades.signal[start:end])
+        return array("I", compress(numbers, chosen))
 
     def _has(self, number: int) -> bool:
         index = bisect_left(self.all.trades, number)
@@ -109,23 +110,22 @@ class Book:
 
     def _groups_of(self, number: int) -> list[Group]:
         signal = self._trades.signal[number]
-        return [self.all, *(each.groups[each.codes[signal]] for each in self._groupings)]
+        return [self.all, *(each.groups[each.names.column[signal]] for each in self._groupings)]
 
     def _add_signals(self, numbers: Sequence[int]) -> None:
         self.all.signals.extend(numbers)
-        for grouping in self._groupings:
-            for code, part in _dealt(numbers, pick(grouping.codes, numbers)):
-                grouping.group(code).signals.extend(part)
+        for part in chunks(numbers):
+            for grouping in self._groupings:
+                for code, its in _dealt(part, pick(grouping.names.column, part)):
+                    grouping.group(code).signals.extend(its)
 
     def _add_trades(self, numbers: Sequence[int], *, is_bulk: bool) -> None:
         trades = self._trades
         self.all.trades.extend(numbers)
-        signals = pick(trades.signal, numbers)
-        for grouping in self._groupings:
-            for code, part in _dealt(numbers, pick(grouping.codes, signals)):
-                grouping.groups[code].trades.extend(part)
-        every = [self.all, *(g for each in self._groupings for g in each.groups.values())]
-        for group in every:
+        for part in chunks(numbers):
+            for group, its in self._dealt_trades(part):
+                group.trades.extend(its)
+        for group in self._every_group():
             group.mark(self._signals, trades)
         if is_bulk:
             self._sort_all()
@@ -134,17 +134,27 @@ class Book:
             for group in self._groups_of(number):
                 group.insert(number, trades)
 
+    def _every_group(self) -> list[Group]:
+        return [self.all, *(g for each in self._groupings for g in each.groups.values())]
+
+    def _dealt_trades(self, numbers: Sequence[int]) -> Iterator[tuple[Group, "array[int]"]]:
+        """Trades by group, but for the group of all."""
+        signals = pick(self._trades.signal, numbers)
+        for grouping in self._groupings:
+            for code, part in _dealt(numbers, pick(grouping.names.column, signals)):
+                yield grouping.groups[code], part
+
     def _sort_all(self) -> None:
         """Sorts all trades by return once, and deals them out to the groups."""
-        trades = self._trades
-        ordered = sorted(self.all.trades, key=trades.pct.__getitem__)
-        self.all.sort(ordered, trades)
-        signals = pick(trades.signal, ordered)
-        for grouping in self._groupings:
-            for code, part in _dealt(ordered, pick(grouping.codes, signals)):
-                grouping.groups[code].voids.clear()
-                grouping.groups[code].sort(part, trades)
-        self.all.voids.clear()
+        ordered = {group: array("I") for group in self._every_group()}
+        for part in sorted_parts(self.all.trades, self._trades.pct):
+            ordered[self.all].extend(part)
+            for group, its in self._dealt_trades(part):
+                ordered[group].extend(its)
+        while ordered:
+            group, numbers = ordered.popitem()
+            group.voids.clear()
+            group.sort(numbers, self._trades)
 
     def answer(self, seq: int, last_updated: object) -> Json:
         """The part of /api/outcomes that the filter and the entry decide."""
@@ -204,10 +214,11 @@ class Book:
         return curve, count - sum(number < known for _, number in group.voids)
 
     def _make_curve(self, numbers: Sequence[int]) -> Curve:
-        return make_curve(
-            pick(self._trades.at_s, numbers),
-            pick(self._trades.pct, numbers),
-        )
+        at_s, returns = array("I"), array("d")
+        for part in chunks(numbers):
+            at_s.extend(pick(self._trades.at_s, part))
+            returns.extend(pick(self._trades.pct, part))
+        return make_curve(at_s, returns)
 
 
 def _dealt(numbers: Sequence[int], codes: Sequence[int]) -> Iterable[tuple[int, "array[int]"]]:

@@ -15,6 +15,7 @@ from math import floor, isfinite, log10
 from operator import sub
 from typing import NamedTuple
 
+from projections.web.outcomes.extremes import Extremes, extremes_of
 from projections.web.outcomes.groups import Ranks
 
 POINTS_MAX = 2_000
@@ -31,6 +32,9 @@ class Curve(NamedTuple):
     at_s: Sequence[int]
     sums: Sequence[float]  # percent points
     depths: Sequence[float]  # 0 or less
+    lows: Extremes  # of the sums
+    highs: Extremes
+    deepest: Extremes  # of the depths
 
 
 def make_curve(at_s: Sequence[int], returns: Sequence[float]) -> Curve:
@@ -38,12 +42,16 @@ def make_curve(at_s: Sequence[int], returns: Sequence[float]) -> Curve:
     sums = array("d", accumulate(returns))
     peaks = accumulate(sums, max, initial=0.0)
     next(peaks)
-    return Curve(at_s, sums, array("d", map(sub, sums, peaks)))
+    depths = array("d", map(sub, sums, peaks))
+    lows, highs, deepest = (
+        extremes_of(*each) for each in ((sums, min), (sums, max), (depths, min))
+    )
+    return Curve(at_s, sums, depths, lows, highs, deepest)
 
 
 def max_drawdown(curve: Curve, count: int) -> float | None:
     """The greatest fall below a peak among the first `count` points, 0 or less."""
-    return min(curve.depths[:count]) if count and _is_finite(curve, count) else None
+    return curve.deepest.value(0, count) if count and _is_finite(curve, count) else None
 
 
 def _is_finite(curve: Curve, count: int) -> bool:
@@ -59,7 +67,7 @@ def thinned(curve: Curve, count: int) -> Json:
     depths: list[float] = []
     start = 0
     for point in kept:  # the deepest since the point before
-        depths.append(min(curve.depths[start : point + 1]))
+        depths.append(curve.deepest.value(start, point + 1))
         start = point + 1
     return {
         "t": [curve.at_s[point] for point in kept],
@@ -69,7 +77,7 @@ def thinned(curve: Curve, count: int) -> Json:
 
 
 def _m4(curve: Curve, count: int) -> list[int]:
-    at_s, sums = curve.at_s, curve.sums
+    at_s = curve.at_s
     first_s = at_s[0]
     span_s = at_s[count - 1] - first_s + 1
     kept: list[int] = []
@@ -77,9 +85,8 @@ def _m4(curve: Curve, count: int) -> list[int]:
     for bucket in range(1, BUCKETS + 1):
         end = bisect_left(at_s, first_s + span_s * bucket / BUCKETS, start, count)
         if end > start:
-            part = sums[start:end]
-            low, high = part.index(min(part)), part.index(max(part))
-            kept += sorted({start, start + low, start + high, end - 1})
+            low, high = curve.lows.position(start, end), curve.highs.position(start, end)
+            kept += sorted({start, low, high, end - 1})
         start = end
     return kept
 

@@ -1,119 +1,29 @@
 """The figures of a group of trades as of any entry, without looking at all of its trades.
 
 After every BLOCK trades a group remembers its totals, so a prefix costs the totals before it and
-the rest of one block. Sums are kept as a few floats whose exact sum is that of all values, so that
-they round once, as those of `eventlog stats` do. For the median and the extremes the trades are
-also in blocks sorted by return, each with the numbers of its trades in order: two bisections tell
-how many of a block were known.
+the rest of one block. For the median and the extremes the trades are also in blocks sorted by
+return, each with the numbers of its trades in order: two bisections tell how many of a block were
+known.
 
 Invariant: the measures equal those of `projections.queries.statistics` for the same trades.
 """
 
 from array import array
 from bisect import bisect_left, bisect_right, insort
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from itertools import accumulate, compress
+from itertools import accumulate
 from math import fsum
 from typing import NamedTuple
 
-from projections.queries.statistics import BANDS, Measures, Sample, measures_of
-from projections.signals.transitions import OUTCOMES, WIN
-from projections.web.outcomes.trades import CODES, SignalColumns, TradeColumns, pick
+from projections.queries.statistics import Measures, Sample, measures_of
+from projections.signals.transitions import OUTCOMES
+from projections.web.outcomes.columns import chunks, pick
+from projections.web.outcomes.totals import Totals, totals_of
+from projections.web.outcomes.trades import KINDS_PER_OUTCOME, SignalColumns, TradeColumns
 
 BLOCK = 512  # trades: the rest of a prefix costs some 50 us, the totals some bytes a trade
-_WIN = CODES[WIN]
-
-Parts = tuple[float, ...]  # floats whose exact sum is meant
-
-
-@dataclass(frozen=True, slots=True)
-class Band:
-    """The decided trades of one band of confidence."""
-
-    count: int = 0
-    wins: int = 0
-    confidences: Parts = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """The sums and counts that the measures of some trades are computed from."""
-
-    outcomes: tuple[int, ...] = (0,) * len(OUTCOMES)
-    held_us: int = 0
-    gains: int = 0
-    gain_parts: Parts = ()
-    losses: int = 0
-    loss_parts: Parts = ()  # below 0
-    bands: tuple[Band, ...] = (Band(),) * BANDS
-
-    @property
-    def count(self) -> int:
-        """The number of trades."""
-        return sum(self.outcomes)
-
-    def plus(self, more: "Totals", sign: int = 1) -> "Totals":
-        """These and more trades; with sign -1, without them. The sums are not compacted."""
-        return Totals(
-            tuple(a + sign * b for a, b in zip(self.outcomes, more.outcomes, strict=True)),
-            self.held_us + sign * more.held_us,
-            self.gains + sign * more.gains,
-            self.gain_parts + _signed(more.gain_parts, sign),
-            self.losses + sign * more.losses,
-            self.loss_parts + _signed(more.loss_parts, sign),
-            tuple(
-                mine
-                if not other.count
-                else Band(
-                    mine.count + sign * other.count,
-                    mine.wins + sign * other.wins,
-                    mine.confidences + _signed(other.confidences, sign),
-                )
-                for mine, other in zip(self.bands, more.bands, strict=True)
-            ),
-        )
-
-    def compacted(self) -> "Totals":
-        """The same with sums of a few parts. Raises OverflowError."""
-        return replace(
-            self,
-            gain_parts=_exact(self.gain_parts),
-            loss_parts=_exact(self.loss_parts),
-            bands=tuple(
-                replace(band, confidences=_exact(band.confidences))
-                if len(band.confidences) > 1
-                else band
-                for band in self.bands
-            ),
-        )
-
-
-def totals_of(signals: SignalColumns, trades: TradeColumns, numbers: Sequence[int]) -> Totals:
-    """The totals of some trades."""
-    if not numbers:
-        return Totals()
-    returns = pick(trades.pct, numbers)
-    outcomes = pick(trades.outcome, numbers)
-    bands = pick(trades.band, numbers)
-    confidences = pick(signals.confidence, pick(trades.signal, numbers))
-    gains = tuple(value for value in returns if value > 0)
-    losses = tuple(value for value in returns if value < 0)
-    found: list[list[float]] = [[] for _ in range(BANDS + 1)]
-    for band, confidence in zip(bands, confidences, strict=True):
-        found[band].append(confidence)
-    won = Counter(compress(bands, map(_WIN.__eq__, outcomes)))
-    return Totals(
-        tuple(outcomes.count(code) for code in range(len(OUTCOMES))),
-        sum(pick(trades.held_us, numbers)),
-        len(gains),
-        gains,
-        len(losses),
-        losses,
-        tuple(Band(len(each), won[band], tuple(each)) for band, each in enumerate(found[:BANDS])),
-    )
+PARTS, PART_SAMPLE = 64, 32  # into which trades are divided before each part is sorted
 
 
 class _Block(NamedTuple):
@@ -200,9 +110,8 @@ class Group:
             except OverflowError:
                 self.is_exact = False
 
-    def sort(self, numbers: Iterable[int], trades: TradeColumns) -> None:
+    def sort(self, ordered: "array[int]", trades: TradeColumns) -> None:
         """Makes the blocks from all trades of the group, sorted by return."""
-        ordered = array("I", numbers)
         self.blocks, self.tops = [], []
         for start in range(0, len(ordered), BLOCK):
             part = ordered[start : start + BLOCK]
@@ -213,7 +122,7 @@ class Group:
         """Adds a trade, the last by number, to the blocks."""
         pct = trades.pct
         if not self.blocks:
-            self.sort([number], trades)
+            self.sort(array("I", [number]), trades)
             return
         index = min(bisect_left(self.tops, pct[number]), len(self.blocks) - 1)
         block = self.blocks[index]
@@ -249,6 +158,18 @@ class Group:
     def withdrawn(self, seq: int) -> list[int]:
         """The trades that were withdrawn by an entry."""
         return [number for _, number in self.voids[: bisect_right(self.voids, (seq, 1 << 62))]]
+
+
+def sorted_parts(numbers: Sequence[int], pct: "array[float]") -> Iterator[list[int]]:
+    """Trades in the order of their returns, some at a time, so that no step takes long."""
+    sample = sorted(pick(pct, numbers[:: len(numbers) // (PARTS * PART_SAMPLE) + 1]))
+    cuts = sample[PART_SAMPLE::PART_SAMPLE]
+    parts = [array("I") for _ in range(len(cuts) + 1)]
+    for chunk in chunks(numbers):
+        for number, value in zip(chunk, pick(pct, chunk), strict=True):
+            parts[bisect_left(cuts, value)].append(number)
+    for part in parts:
+        yield sorted(part, key=pct.__getitem__)
 
 
 def measures_at(
@@ -294,23 +215,9 @@ def _measured(signals: SignalColumns, trades: TradeColumns, numbers: list[int]) 
     """The measures of some trades by looking at all of them: for returns beyond any reason."""
     sample = Sample()
     sample.extend(
-        [OUTCOMES[code] for code in pick(trades.outcome, numbers)],
+        [OUTCOMES[kind // KINDS_PER_OUTCOME] for kind in pick(trades.kind, numbers)],
         pick(trades.pct, numbers),
         pick(signals.confidence, pick(trades.signal, numbers)),
         [timedelta(microseconds=us) for us in pick(trades.held_us, numbers)],
     )
     return measures_of(sample)
-
-
-def _exact(values: Parts) -> Parts:
-    """A few floats whose exact sum is that of the values. Raises OverflowError."""
-    parts: Parts = ()
-    rest = values
-    while total := fsum(rest):
-        parts += (total,)
-        rest += (-total,)
-    return parts
-
-
-def _signed(values: Parts, sign: int) -> Parts:
-    return values if sign > 0 else tuple(-value for value in values)

@@ -19,6 +19,7 @@ const listeners = new Set();
 const channel = "BroadcastChannel" in globalThis ? new BroadcastChannel("eventlog") : null;
 
 let isReader = false;
+let firstChain = null; // of the first entry of the log
 let lastSeq = null; // of the last entry that the listeners have
 let heardAt = performance.now();
 let state = "wait";
@@ -61,6 +62,11 @@ async function handle({ event, body }) {
 }
 
 async function begin(body) {
+  if (firstChain && body.first_chain && body.first_chain !== firstChain) {
+    location.reload(); // another home is served here: nothing in this page is of it
+    return;
+  }
+  firstChain = body.first_chain ?? firstChain;
   if (lastSeq !== null && body.id >= lastSeq) {
     await add(body.rows, body.rows.length);
     tell("status", body.status);

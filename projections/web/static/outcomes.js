@@ -63,6 +63,7 @@ const hosts = Object.fromEntries(
   ["curve", "calibration", "histogram", "months"].map((name) => [name, h("div", { id: name })]),
 );
 const progress = h("p", { class: "lead", role: "status" });
+const nothing = h("p", { class: "lead", id: "nothing", role: "status" });
 
 let data = null;
 let charts = null;
@@ -133,6 +134,7 @@ function page() {
   return [
     h("div", { class: "slider" }, h("label", { for: "asof" }, "As of"), moment, slider),
     strip.node,
+    nothing,
     h(
       "div",
       { class: "grid" },
@@ -229,8 +231,10 @@ function slide() {
   const part = Number(slider.value) / SLIDER_STEPS;
   const at = first + (last - first) * part;
   say(moment, `${stamp(at / 1000)} ${zoneName()}`);
+  ready($("#main"), false); // what the page shows is of another moment
   clearTimeout(timer);
   timer = setTimeout(() => {
+    timer = 0;
     change({ as_of: part < 1 ? new Date(at).toISOString() : "", as_of_seq: "" });
     show();
   }, SLIDING_MS);
@@ -243,6 +247,8 @@ function draw() {
   drawChoices();
   drawMoment();
   drawFigures(stats);
+  const isEmpty = stats.total_signals === stats.open;
+  say(nothing, isEmpty ? "No signal of this selection has an outcome, so the charts are empty." : "");
   charts.curve(data.curve.t, [data.curve.v, data.curve.d]);
   charts.calibration(data.calibration.filter((band) => band.win_rate !== null).map(bandPoint));
   charts.histogram(data.histogram.map(histogramBar));
@@ -255,7 +261,7 @@ function draw() {
         groupRow(name, group),
       ),
     );
-  ready($("#main"));
+  ready($("#main"), !timer);
 }
 
 function drawChoices() {

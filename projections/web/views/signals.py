@@ -16,12 +16,13 @@ from projections.queries.filters import signal_filter
 from projections.queries.selection import (
     EXECUTED_AND_CLOSED,
     Selection,
-    count_of,
     row_dict,
     select,
 )
 from projections.queries.table import read_home
 from projections.serving.app import QueryParams
+from projections.sqlite.database import database_path
+from projections.sqlite.file import NO_FILE, inode_of
 from projections.web.answers import Refusal
 from projections.web.views.moment import Moment, Moments, table_end, whole_number
 
@@ -29,6 +30,8 @@ LIMIT_DEFAULT, LIMIT_MAX = 50, 200
 WINDOW_IDS = 5_000  # the first window; each further one is twice as large
 WINDOW_IDS_MAX = 320_000
 SEARCH_S_MAX = 0.25
+
+_COUNT = "SELECT count(*) FROM signals WHERE id > ? AND id <= ?"
 
 FILTERS = ("symbol", "strategy", "action", "outcome", "since", "until")
 
@@ -42,7 +45,32 @@ def selection_of(query: QueryParams, seq: int | None, *names: str) -> Selection:
         raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, error.what, do=error.do) from None
 
 
-def read_signals(home: Path, moments: Moments, query: QueryParams) -> dict[str, object]:
+class SignalCount:
+    """The number of signals up to an entry; counts only those since the answer before. Thread-safe.
+
+    Counting 1,000,000 signals takes longer than all else in a page of them.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._path = database_path(home)
+        self._last = (NO_FILE, 0, 0)  # the table, an entry, and the signals up to it
+
+    def at(self, database: Connection, seq: int) -> int:
+        """The number as of an entry that the table has."""
+        inode = inode_of(self._path)
+        known_inode, known_seq, count = self._last
+        if inode != known_inode:  # rebuilt
+            known_seq = count = 0
+        low, high = sorted((known_seq, seq))
+        between: int = database.execute(_COUNT, (low, high)).fetchone()[0]
+        count += between if seq > known_seq else -between
+        self._last = (inode, seq, count)
+        return count
+
+
+def read_signals(
+    home: Path, moments: Moments, signal_count: SignalCount, query: QueryParams
+) -> dict[str, object]:
     """The object of /api/signals."""
     moment = moments.of(query)
     selection = selection_of(query, moment.past_seq)
@@ -62,7 +90,7 @@ def read_signals(home: Path, moments: Moments, query: QueryParams) -> dict[str, 
         is_filtered = signal_id is not None or any(
             value is not None for value in selection.filter.parameters().values()
         )
-        total = None if is_filtered else database.execute(*count_of(selection)).fetchone()[0]
+        total = None if is_filtered else signal_count.at(database, end)
         return {
             "seq": end,
             "rows": rows,

@@ -559,9 +559,10 @@ def promises_hold(home: Path, acked: list[dict[str, Any]]) -> None:
 def test_all_promises_hold_whichever_disk_call_fails(
     in_memory: Path, error: int, onwards: bool, late: bool
 ) -> None:
-    # The kinds of error differ in words only, and later calls rarely matter once one has failed.
-    step = 1 if error == errno.EIO and not onwards else 3
-    for nth in range(1, 2000, step):
+    # Each call fails in two ways that differ in everything: with both errors, once and from then
+    # on, before and after it worked. Which two, takes turns from call to call.
+    turn = 2 * onwards + late if error == errno.EIO else 3 - (2 * onwards + late)
+    for nth in range(1 + turn, 2000, 4):
         home = in_memory / f"home-{nth}"
         disk = FaultDisk()
         fault: Fault = disk.fail(ANY, nth=nth, error=error, onwards=onwards, late=late)

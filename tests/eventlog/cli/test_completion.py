@@ -66,7 +66,7 @@ def completed(
         ("eventlog signals --action b", ["buy"]),
         ("eventlog stats --by str", ["strategy"]),
         ("eventlog project s", ["sqlite"]),
-        ("eventlog project sqlite ", ["alpine", "all"]),
+        ("eventlog project sqlite ", ["alpine", "all", "mirror"]),
         ("eventlog cat --limit ", []),
         ("eventlog -V ", None),
     ],

@@ -19,10 +19,13 @@ from eventlog import (
     back_up,
     restore_home,
 )
+from eventlog.append.dry_run import DryRun
+from eventlog.clock import now_recorded
 from eventlog.format.durability import decode_watermark
 from eventlog.format.scan import TIP_START
 from eventlog.replica.engine import StreamLine
 from eventlog.replica.replica_log import ReplicaLog, batches_of
+from eventlog.storage.disk import RealDisk
 from eventlog.storage.home import home_at
 from eventlog.storage.replica_file import ReplicaState, replica_path
 from eventlog.storage.segment_disk import SegmentDisk
@@ -145,7 +148,7 @@ def test_a_full_disk_at_a_new_segment_is_an_error_and_no_line_goes_into_the_old_
     log.begin(MAIN, TIP_START)
     log.write(lines[:1])
     disk.fail("create", path=segments_in(primary)[1].name, error=ENOSPC)
-    with pytest.raises(DiskFull):
+    with pytest.raises(DiskFull, match="next segment"):
         log.write(lines[1:])
     assert log.catch_up().seq == int(segments_in(primary)[1].name[:20]) - 1
     log.write(lines)
@@ -229,6 +232,8 @@ def test_every_way_to_append_raises_on_a_replica_also_for_a_handle_that_was_open
                     asyncio.run(handle.append_async(a_signal(2)))
                 assert handle.last_seq == receipt.seq
                 assert [entry.seq for entry in handle.read()] == [1]
+    with pytest.raises(LogIsReplica):
+        DryRun(SegmentDisk(RealDisk()), home_at(home), now_recorded, 10)
     assert lines_in(home) == before
 
 

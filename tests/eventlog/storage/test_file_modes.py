@@ -21,6 +21,7 @@ from tests.harness.privileges import bound_by_modes
 from tests.harness.requirements import needs_tool
 from tests.harness.signals import a_signal, closed, signals
 from tests.harness.tables import seq_in
+from tests.harness.tiny_alpine import tiny_alpine
 
 UMASKS = (0o777, 0o277, 0o377, 0o477, 0o000)
 OWNER = 54_321  # an account that nobody has
@@ -120,17 +121,19 @@ def test_delivery_state_is_private(folder: Path, umask: int) -> None:
     home = folder / "home"
     with EventLog(home) as log:
         log.append_many(signals(2))
-    env = {"ALPINE_API_URL": "http://127.0.0.1:9", "ALPINE_API_KEY": "k"}  # nobody listens there
-    for _ in range(2):
-        done = eventlog(
-            *("project", "alpine", "--once"),
-            home=home,
-            umask=umask,
-            env=env,
-            under=bound_by_modes(),
-        )
-        assert "Traceback" not in done.err
-        assert "Permission denied" not in done.err
+    with tiny_alpine() as alpine:
+        alpine.refused["s-1"] = b"no"
+        for _ in range(2):
+            done = eventlog(
+                *("project", "alpine", "--once"),
+                home=home,
+                umask=umask,
+                env=alpine.env,
+                under=bound_by_modes(),
+            )
+            assert "Traceback" not in done.err
+            assert "Permission denied" not in done.err
+    assert set(alpine.received) == {"s-1", "s-2"}
     assert (home / "data/alpine.db").exists()
     assert_private(folder)
 

@@ -71,11 +71,10 @@ async def pause_the_leader(cluster: NatsServers, stream: str, mirror: RunningMir
 Outage = Callable[[NatsServers, str, RunningMirror], Awaitable[None]]
 
 
-@pytest.mark.parametrize(
-    "outage",
-    [kill_a_follower, kill_the_leader, kill_all, pause_the_leader],
-    ids=str,
-)
+OUTAGES: list[Outage] = [kill_a_follower, kill_the_leader, kill_all, pause_the_leader]
+
+
+@pytest.mark.parametrize("outage", OUTAGES, ids=[outage.__name__ for outage in OUTAGES])
 def test_appends_go_on_and_the_stream_becomes_the_log(
     home: Path, cluster: NatsServers, stream: str, outage: Outage
 ) -> None:

@@ -70,10 +70,10 @@ def test_acknowledged_lines_that_the_stream_lost_are_reported_and_published_agai
     home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def work(stream: ScriptedStream, mirror: RunningMirror) -> None:
-        await until_async(lambda: record_of(home).acked == 10)
+        await until_async(lambda: mirror.acked == 10)
         del stream.messages[7:]
         await until_async(lambda: stream.messages == lines_in(home))
-        await until_async(lambda: record_of(home).acked == 10)
+        await until_async(lambda: mirror.acked == 10)
         assert record_of(home).lost_acked == 3
 
     run(home, work)
@@ -82,7 +82,8 @@ def test_acknowledged_lines_that_the_stream_lost_are_reported_and_published_agai
 
 def test_a_stream_that_recovers_has_lost_nothing(home: Path) -> None:
     async def work(stream: ScriptedStream, mirror: RunningMirror) -> None:
-        await until_async(lambda: record_of(home).acked == 10)
+        await asyncio.to_thread(fill, home, 40, start=11)  # it recovers for longer than a second
+        await until_async(lambda: mirror.acked == 50)
         stream.messages, stream.recovers = stream.messages[:2], stream.messages[2:]
         await until_async(lambda: mirror.state == WAITING)
         await until_async(lambda: mirror.state == MIRRORING)

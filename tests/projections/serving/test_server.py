@@ -203,6 +203,32 @@ def test_each_request_gets_its_http_status(
     assert [e.getMessage() for e in errors] == (["request_failed"] if status == 500 else [])
 
 
+def test_each_answer_forbids_a_browser_to_run_or_frame_it() -> None:
+    """Also those that no application gives."""
+
+    async def run() -> None:
+        async with server() as port:
+            for request in (
+                request_of("/here"),
+                b"GET /here HTTP/2\r\n\r\n",
+                request_of("/here", more=f"X: {30 * HEAD_BYTES_MAX * 'x'}"),
+                request_of("/here", host="evil.example.com"),
+                request_of("/broken"),
+            ):
+                reader, writer = await connect(port, request)
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                for line in (
+                    b"x-content-type-options: nosniff\r\n",
+                    b"content-security-policy: default-src 'none'; frame-ancestors 'none'\r\n",
+                    b"referrer-policy: no-referrer\r\n",
+                    b"cache-control: no-store\r\n",
+                ):
+                    assert head.count(line) == 1, (request[:40], line)
+                writer.close()
+
+    asyncio.run(run())
+
+
 def test_a_chunked_body_over_the_limit_is_refused_while_it_arrives() -> None:
     async def run() -> None:
         async with server() as port:

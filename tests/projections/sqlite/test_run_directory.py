@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
@@ -310,20 +311,21 @@ def test_a_tracker_reads_its_own_signals_whatever_another_account_holds_in_data(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [("project", "sqlite", "--once"), ("rebuild-database",)])
-def test_a_wait_for_the_table_names_the_holder_and_is_limited(
-    home: Path, words: tuple[str, ...]
-) -> None:
+def test_a_wait_for_the_table_names_the_holder_and_is_limited(home: Path) -> None:
+    commands = (("project", "sqlite", "--once"), ("rebuild-database",))
     project(home)
     append(home, *signals(2, start=4))
     lock = home / "run" / "signals.lock"
     lock.parent.mkdir(mode=0o700, exist_ok=True)
-    with hold(lock) as pid:
-        done = forked(*words, home=home, seconds_max=DEADLINE_S)
-    assert_refused(done)
-    assert str(pid) in done.err, done.err
-    assert_ended_well(forked(*words, home=home))
-    assert_caught_up(home)
+    with hold(lock) as pid, ThreadPoolExecutor() as threads:  # both wait at the same time
+        waiting = [threads.submit(eventlog, *words, home=home) for words in commands]
+        ended = [done.result() for done in waiting]
+    for done in ended:
+        assert_refused(done)
+        assert str(pid) in done.err, done.err
+    for words in commands:
+        assert_ended_well(forked(*words, home=home))
+        assert_caught_up(home)
 
 
 @pytest.mark.slow

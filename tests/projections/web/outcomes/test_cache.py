@@ -1,6 +1,7 @@
 """The figures of the page Outcomes equal those of the commands, as of every entry."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ from projections.queries.filters import SignalFilter, signal_filter
 from projections.queries.selection import Selection
 from projections.queries.stats import read_stats, read_stats_by
 from projections.queries.table import read_home
-from projections.web.outcomes import groups
+from projections.sqlite.database import database_path
+from projections.sqlite.file import connect
+from projections.web.outcomes import columns, groups
+from projections.web.outcomes import trades as trades_module
 from projections.web.outcomes.cache import ALL, Outcomes
 from projections.web.outcomes.curve import POINTS_MAX, make_curve, thinned
 from projections.web.outcomes.trades import Trades
@@ -68,6 +72,49 @@ def test_the_figures_equal_those_of_stats_as_of_every_entry(
     outcomes = Outcomes(full_home)
     for seq in range(last_seq_of(full_home) + 1):
         assert_equal(full_home, outcomes, chosen, seq)
+
+
+@pytest.mark.parametrize("entries_per_signal_max", [0, 8])
+def test_trades_that_are_read_in_many_chunks_are_those_of_stats(
+    full_home: Path, entries_per_signal_max: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether or not the signals of all facts are looked up before."""
+    monkeypatch.setattr(trades_module, "ROWS_PER_CHUNK", 3)
+    monkeypatch.setattr(trades_module, "CHUNKS_PER_READ", 2)
+    monkeypatch.setattr(trades_module, "ENTRIES_PER_SIGNAL_MAX", entries_per_signal_max)
+    monkeypatch.setattr(columns, "CHUNK", 7)
+    monkeypatch.setattr(groups, "PART_SAMPLE", 2)
+    last_seq = last_seq_of(full_home)
+    outcomes = Outcomes(full_home)
+    for seq in (last_seq, last_seq // 2):
+        for chosen in FILTERS[:2]:
+            assert_equal(full_home, outcomes, chosen, seq)
+
+
+@pytest.mark.parametrize(
+    "closed_at",
+    [
+        "2025-02-30T10:00:00.123456+00:00",
+        "2025-W45-2T10:00:00.123456+00:00",
+        "2025-11-18 10:00:00.123456+00:00",
+        "2025-11-18T10:00:00.123456+01:00",
+        "2025-11-18T10:00:00Z",
+        "2025-11-18",
+        "",
+    ],
+)
+def test_a_close_at_a_time_in_another_form_is_held_as_long_as_in_stats(
+    home: Path, closed_at: str
+) -> None:
+    """Validation lets no such time into the log: another program may have."""
+    stored = "2025-12-01T00:00:00.000000+00:00"
+    append(home, *signals(2), closed(1, closed_at=stored), closed(2, closed_at=stored))
+    project(home)
+    with closing(connect(database_path(home))) as database:
+        sql = "UPDATE lifecycle SET detail = json_set(detail, '$.closed_at', ?) WHERE seq = 3"
+        database.execute(sql, (closed_at,))
+        database.commit()
+    assert_equal(home, Outcomes(home), ALL, 4)
 
 
 @pytest.mark.slow

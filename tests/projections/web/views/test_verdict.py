@@ -31,6 +31,7 @@ REASONS: tuple[tuple[Mapping[str, Any], str, str, str], ...] = (
         "/#checks",
     ),
     ({"sqlite": {"daemon": STOPPED}}, "warn", "No process keeps the table up to date", "/#checks"),
+    ({"damage": "entry 7"}, "bad", "The log is damaged: entry 7", "/#checks"),
     ({"mine": LATE}, "bad", "The projection mine is 1 entry behind", "/#checks"),
     ({"alpine": {"daemon": FAILED}}, "bad", "Delivery has failed: no disk space", "/delivery"),
     (
@@ -74,7 +75,12 @@ def verdict_of(changes: Mapping[str, Any]) -> dict[str, object]:
     """The verdict on a home that is fine but for some changes."""
     projections = {"sqlite": FINE, "alpine": DELIVERING, "mine": FINE}
     projections = {name: {**each, **changes.get(name, {})} for name, each in projections.items()}
-    return verdict(projections, problem=changes.get("problem"), findings=changes.get("findings", 0))
+    return verdict(
+        projections,
+        problem=changes.get("problem"),
+        damage=changes.get("damage"),
+        findings=changes.get("findings", 0),
+    )
 
 
 @pytest.mark.parametrize(
