@@ -51,7 +51,7 @@ LOCK_TIMEOUT_S = 2.0  # of `append`, which retries and handles signals in betwee
 @click.option(
     "--stored",
     is_flag=True,
-    help="The input is lines of a log, such as those that `rejoin` has set aside.",
+    help="The lines are those of a log, as `rejoin` has set aside: append them as new ones.",
 )
 @click.option(
     "--no-create", is_flag=True, help="Refuse a home without a log. Default: create the log."
@@ -79,9 +79,6 @@ def append(
 
     The first line that is appended to a home without a log creates the log, and a message on stderr
     says so; with --no-create the command exits with 3 instead.
-
-    With --stored the lines are those of a log. What that log has given them (v, seq, batch,
-    recorded_at, chain) is left out, and they are appended as new ones.
 
     With --check nothing is written or created, and no lock is taken. Each line gets an object with
     `line` and `result`: `new` with the `seq` it would have, `duplicate` with the `seq` of the first
@@ -113,9 +110,7 @@ def append(
                     lock_timeout_s=LOCK_TIMEOUT_S,
                     create=not no_create,
                 ) as log:
-                    all_valid = _append(
-                        log, fd, stop, output, skip_invalid=skip_invalid, stored=stored
-                    )
+                    all_valid = _append(log, fd, stop, output, skip_invalid, stored)
     except NoReader:
         sys.exit(EXIT_COULD_NOT_RUN)  # the reader of the receipts does not know what is durable
     if stop.interrupted:
@@ -129,7 +124,6 @@ def _append(
     fd: int,
     stop: "StopSignal",
     output: "AppendOutput",
-    *,
     skip_invalid: bool,
     stored: bool,
 ) -> bool:
