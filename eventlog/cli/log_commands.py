@@ -50,6 +50,11 @@ LOCK_TIMEOUT_S = 2.0  # of `append`, which retries and handles signals in betwee
     help="Report what would happen to each line, and write nothing.",
 )
 @click.option(
+    "--stored",
+    is_flag=True,
+    help="The lines are those of a log, as `rejoin` has set aside: append them as new ones.",
+)
+@click.option(
     "--no-create", is_flag=True, help="Refuse a home without a log. Default: create the log."
 )
 @click.option(
@@ -65,6 +70,7 @@ def append(
     skip_invalid: bool,
     segment_bytes: int | None,
     check: bool,
+    stored: bool,
     no_create: bool,
     urls: str | None,
 ) -> None:
@@ -100,7 +106,9 @@ def append(
     from eventlog.cli.append_output import append_output
     from eventlog.cli.pipe import StopSignal
 
-    is_local = check or no_create or segment_bytes is not None
+    if check and stored:
+        raise WrongUsage("--check does not work with --stored", do="leave out one of them")
+    is_local = check or stored or no_create or segment_bytes is not None
     remote = None if urls is None else _remote_log(urls, is_local=is_local)
     fd = _open_input(file)
     stop = StopSignal()
@@ -112,9 +120,14 @@ def append(
                 all_valid = _check(obj.home, fd, stop, output, create=not no_create)
             else:
                 log = _local_log(obj.home, segment_bytes, create=not no_create)
-                all_valid = _append(log, fd, stop, output, skip_invalid=skip_invalid)
+                all_valid = _append(log, fd, stop, output, skip_invalid, stored)
     except NoReader:
         sys.exit(EXIT_COULD_NOT_RUN)  # the reader of the receipts does not know what is durable
+    _exit(stop, all_valid=all_valid)
+
+
+def _exit(stop: "StopSignal", *, all_valid: bool) -> None:
+    """Ends with the exit code of an `append` that the log did not refuse."""
     if stop.interrupted:
         sys.exit(EXIT_INTERRUPTED)
     if not all_valid:
@@ -141,7 +154,7 @@ def _remote_log(urls: str, *, is_local: bool) -> "RemoteLog":
 
     if is_local:
         raise WrongUsage(
-            "--check, --no-create and --segment-bytes are about a log on this machine",
+            "--check, --stored, --no-create and --segment-bytes are about a log on this machine",
             do="leave them out, or leave out --to",
         )
     if "@" in urls:
@@ -154,10 +167,16 @@ def _remote_log(urls: str, *, is_local: bool) -> "RemoteLog":
 
 
 def _append(
-    log: "EventLog", fd: int, stop: "StopSignal", output: "AppendOutput", *, skip_invalid: bool
+    log: "EventLog",
+    fd: int,
+    stop: "StopSignal",
+    output: "AppendOutput",
+    skip_invalid: bool,
+    stored: bool,
 ) -> bool:
     """Appends the lines from `fd`, and says so if that created the log."""
-    from eventlog.cli.pipe import LineResult, append_lines
+    from eventlog.cli.pipe import LineResult, StoredLineParser, append_lines
+    from eventlog.schema.json_input import parse_json_line
 
     is_reported = False
 
@@ -169,7 +188,14 @@ def _append(
         output.show(answers)
 
     with log:
-        return append_lines(log, fd, stop, skip_invalid=skip_invalid, on_results=show)
+        return append_lines(
+            log,
+            fd,
+            stop,
+            skip_invalid=skip_invalid,
+            parse=StoredLineParser() if stored else parse_json_line,
+            on_results=show,
+        )
 
 
 def _append_remotely(
@@ -177,9 +203,17 @@ def _append_remotely(
 ) -> bool:
     """Appends the lines from `fd` to the log on another machine."""
     from eventlog.cli.pipe import append_lines
+    from eventlog.schema.json_input import parse_json_line
 
     with log:
-        return append_lines(log, fd, stop, skip_invalid=skip_invalid, on_results=output.show)
+        return append_lines(
+            log,
+            fd,
+            stop,
+            skip_invalid=skip_invalid,
+            parse=parse_json_line,
+            on_results=output.show,
+        )
 
 
 def _check(home: str, fd: int, stop: "StopSignal", output: "AppendOutput", *, create: bool) -> bool:

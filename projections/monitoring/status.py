@@ -56,7 +56,7 @@ def replica_status(home: Path, last_seq: object) -> dict[str, object] | None:
         return None
     figures = read_follow_figures(home)
     return {
-        "primary": None,
+        "primary": state.primary,
         "epoch": state.epoch,
         "checkpoint": last_seq,
         "lag_entries": None if figures is None else max(0, figures.stream_seq - last_seq),

@@ -7,7 +7,15 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from eventlog import EventLog, EventLogError, LogIsReplica, LogPoisoned, Receipt, Unsupported
+from eventlog import (
+    EventLog,
+    EventLogError,
+    LogFenced,
+    LogIsReplica,
+    LogPoisoned,
+    Receipt,
+    Unsupported,
+)
 from eventlog.plumbing import (
     ALL,
     EACH,
@@ -15,39 +23,47 @@ from eventlog.plumbing import (
     REQUEST_ITEMS_MAX,
     Reply,
     append_each_line,
+    fence_state,
     parse_json_line,
     replica_state,
     run_in_thread,
+    state_of_log,
 )
 
 logger = logging.getLogger(__name__)
 
 # After one of these the service must end: another home is the primary, or the handle is disabled.
-ENDING = (LogIsReplica, LogPoisoned)
+ENDING = (LogFenced, LogIsReplica, LogPoisoned)
 
 
 class AppendService:
     """Appends to one home what requests bring. Used by one event loop.
 
-    Raises LogIsReplica where the home is a replica, and what opening a log raises.
+    Opening reads the log once, for the epoch of its last promotion. Raises LogFenced and
+    LogIsReplica where the home is not the primary, and what opening a log raises.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, stream: str) -> None:
         self._log = EventLog(home)
-        state = replica_state(home)
-        if state is not None:  # an append would find it out as well
-            raise LogIsReplica(
-                f"this home is a replica of the stream {state.stream}, and appends nothing",
-                where=self._log.home,
-                do="nothing was started: run `eventlog serve` at the primary",
-            )
-        self.epoch = 1
+        self._require_primary()
+        # While this home is the primary, its epoch stays as it is.
+        self.epoch = state_of_log(self._log.home, stream, self._log.last_seq).epoch
         self.ending: EventLogError | None = None  # why the service must end
 
     @property
     def home(self) -> str:
         """The absolute path of the home."""
         return self._log.home
+
+    def _require_primary(self) -> None:
+        """Raises LogFenced or LogIsReplica. An append would find it out as well, but too late."""
+        where, do = self.home, "nothing was started: run `eventlog serve` at the primary"
+        fence, state = fence_state(where), replica_state(where)
+        if fence is not None:
+            raise LogFenced(f"this home is fenced: {fence.to_text()}", where=where, do=do)
+        if state is not None:
+            what = f"this home is a replica of the stream {state.stream}, and appends nothing"
+            raise LogIsReplica(what, where=where, do=do)
 
     async def reply(self, data: bytes, policy: str) -> Reply:
         """Carries out one request. Raises nothing but CancelledError."""

@@ -57,10 +57,10 @@ def serve(
 ) -> None:
     """Answers until SIGTERM or SIGINT; the requests that it took are carried out and answered.
 
-    Raises LogIsReplica where another home is the primary and LogPoisoned after a failed sync, also
-    when that happens later: the requests until then are answered, with that error.
+    Raises LogFenced and LogIsReplica where another home is the primary, and LogPoisoned after a
+    failed sync. When that happens later, the requests until then are answered, with that error.
     """
-    service = AppendService(home)
+    service = AppendService(home, settings.name)
     try:
         asyncio.run(_Server(service, settings, Notifier(notify_socket)).run(open_connection))
     finally:

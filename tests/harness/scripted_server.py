@@ -40,7 +40,7 @@ class ScriptedLink:
     """Opens connections to one service, which follow one script."""
 
     def __init__(self, home: Path, script: Iterable[str] = ()) -> None:
-        self.service = AppendService(home)
+        self.service = AppendService(home, SETTINGS.name)
         self.script = list(script)
         self.requests: list[bytes] = []  # all that were sent
         self.opened = 0

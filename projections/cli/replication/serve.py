@@ -22,8 +22,9 @@ def serve(obj: CommandContext) -> None:
     exist. A reply is sent once its entries are durable. Of several servers of one home each request
     comes to one.
 
-    A replica is refused with exit code 3, also while it runs. It waits while the servers cannot be
-    reached, stops cleanly on SIGTERM and Ctrl-C, and works under systemd (Type=notify).
+    A replica or a fenced home is refused with exit code 3, also while it runs. It waits while the
+    servers cannot be reached, stops cleanly on SIGTERM and Ctrl-C, and works under systemd
+    (Type=notify).
 
     \b
     Example:

@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 
 import eventlog as package
-from eventlog import EventLog, LogIsReplica, RemoteLog, StreamRefused, StreamUnavailable
-from eventlog.plumbing import ReplicaLog, ReplicaState
+from eventlog import EventLog, LogFenced, LogIsReplica, RemoteLog, StreamRefused, StreamUnavailable
+from eventlog.format.promotion import Promotion
+from eventlog.plumbing import Fork, ReplicaLog, ReplicaState, fence_home
 from tests.harness.command import Done, eventlog, jsonl
 from tests.harness.daemon import Daemon, NotifySocket, abstract_name, daemon
 from tests.harness.deadline import until
+from tests.harness.mirrors import mirror_once
 from tests.harness.nats import NatsServers, nats_server
 from tests.harness.signals import a_signal, closed, signals
 
@@ -206,6 +208,41 @@ def test_a_home_that_becomes_a_replica_refuses_in_words_and_serves_no_more(
         with pytest.raises(StreamUnavailable, match=r"nothing was written .*`eventlog serve`"):
             log.append(a_signal(2))
     assert ids_in(tmp_path) == ["s-1"]
+
+
+def test_a_home_that_is_fenced_refuses_in_words_and_serves_no_more(
+    server: NatsServers, stream: str, tmp_path: Path
+) -> None:
+    env = server.env(stream)
+    with serving(tmp_path, env) as d, connected(server, stream, 1.0) as log:
+        log.append(a_signal(1))
+        fence_home(tmp_path, stream, Fork(1, 1, 2, Promotion(2, "b")))
+        with pytest.raises(LogFenced, match="this home is fenced: b"):
+            log.append(a_signal(2))
+        assert d.wait() == 3
+        assert "this home is fenced" in d.complaints
+    with serving(tmp_path, env) as again:
+        assert again.wait() == 3
+        assert "nothing was started: run `eventlog serve` at the primary" in again.complaints
+    assert ids_in(tmp_path) == ["s-1"]
+
+
+def test_a_promoted_home_names_its_epoch(server: NatsServers, stream: str, tmp_path: Path) -> None:
+    primary, replica = tmp_path / "primary", tmp_path / "replica"
+    env = server.env(stream)
+    server.create_stream(stream)
+    with EventLog(primary) as log:
+        log.append(a_signal(1))
+    mirror_once(primary, server.settings(stream))
+    assert eventlog("follow", "--once", home=replica, env=env).code == 0
+    assert eventlog("promote", "--host", "b", home=replica, env=env).code == 0
+    with connected(server, stream, 3.0) as remote:
+        with serving(primary, env):
+            assert remote.append(a_signal(2)).seq == 2
+            assert remote.epoch == 1
+        with serving(replica, env):
+            assert remote.append(a_signal(3)).seq == 3  # behind the promotion
+            assert remote.epoch == 2
 
 
 def test_without_a_server_an_append_says_that_nothing_was_written(
