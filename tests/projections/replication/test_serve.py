@@ -5,7 +5,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from itertools import count
@@ -15,10 +15,18 @@ from typing import Any
 import pytest
 
 import eventlog as package
-from eventlog import EventLog, LogFenced, LogIsReplica, RemoteLog, StreamRefused, StreamUnavailable
+from eventlog import (
+    EventLog,
+    LogFenced,
+    LogIsReplica,
+    LogPoisoned,
+    RemoteLog,
+    StreamRefused,
+    StreamUnavailable,
+)
 from eventlog.format.promotion import Promotion
 from eventlog.plumbing import Fork, ReplicaLog, ReplicaState, fence_home
-from tests.harness.command import Done, eventlog, jsonl
+from tests.harness.command import Done, eventlog, jsonl, strace
 from tests.harness.daemon import Daemon, NotifySocket, abstract_name, daemon
 from tests.harness.deadline import until
 from tests.harness.mirrors import mirror_once
@@ -42,9 +50,9 @@ def stream() -> str:
 
 
 @contextmanager
-def serving(home: Path, env: dict[str, str]) -> Iterator[Daemon]:
+def serving(home: Path, env: dict[str, str], under: Sequence[object] = ()) -> Iterator[Daemon]:
     """A running `eventlog serve` that answers, or has ended."""
-    with daemon(home, command="serve", env=env) as d:
+    with daemon(home, command="serve", env=env, under=under) as d:
         until(lambda: d.process.poll() is not None or "ready serving" in d.err, lambda: d.err)
         yield d
 
@@ -172,7 +180,7 @@ def test_a_server_that_is_stopped_answers_what_it_took_and_another_one_goes_on(
 ) -> None:
     env = server.env(stream)
     with serving(tmp_path, env) as first, serving(tmp_path, env) as second:
-        with appending(server, stream) as found:
+        with appending(server, stream, threads=48) as found:
             time.sleep(0.3)
             assert first.stop() == 0
             time.sleep(0.3)
@@ -224,6 +232,20 @@ def test_a_home_that_is_fenced_refuses_in_words_and_serves_no_more(
     with serving(tmp_path, env) as again:
         assert again.wait() == 3
         assert "nothing was started: run `eventlog serve` at the primary" in again.complaints
+    assert ids_in(tmp_path) == ["s-1"]
+
+
+def test_a_failed_sync_is_answered_in_words_and_ends_the_server(
+    server: NatsServers, stream: str, tmp_path: Path
+) -> None:
+    env = server.env(stream)
+    with connected(server, stream, 20.0) as log:
+        with serving(tmp_path, env, under=strace("-e", "inject=fdatasync:error=EIO")) as d:
+            with pytest.raises(LogPoisoned, match="retry"):
+                log.append(a_signal(1))
+            assert d.wait() == 3
+        with serving(tmp_path, env):
+            assert log.append(a_signal(1)).signal_id == "s-1"
     assert ids_in(tmp_path) == ["s-1"]
 
 
