@@ -13,6 +13,7 @@ from eventlog.plumbing import (
     EXIT_PROBLEM,
     CommandContext,
     Overtaken,
+    WrongUsage,
     print_line,
     print_note,
     print_problem,
@@ -56,7 +57,12 @@ def promote(obj: CommandContext, host: str | None, epoch: int | None) -> None:
 
     settings = stream_settings()
     require_client()
-    name = (host or socket.gethostname())[:HOST_CHARS_MAX]
+    name = host if host is not None else socket.gethostname()
+    if not (0 < len(name) <= HOST_CHARS_MAX and name.isprintable()):
+        raise WrongUsage(
+            f"--host must be 1 to {HOST_CHARS_MAX} printable characters",
+            do="name this primary, for example by its host",
+        )
     found = promote_home(Path(obj.home), settings, host=name, epoch=epoch)
     if isinstance(found, Overtaken):
         print_problem(

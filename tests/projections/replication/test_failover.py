@@ -100,6 +100,9 @@ def test_an_old_primary_comes_back_as_a_replica_and_no_entry_is_lost_or_twice(
     ]
     assert aside.read_bytes() == b"".join(before[8:])
     assert segments(old) == segments(new)
+    status = eventlog("status", "--json", home=old).answers[0]
+    assert (status["replica"]["primary"], status["replica"]["epoch"]) == ("b", 2)
+    assert "mirror" not in status["projections"]  # it published for the old primary
     done = eventlog("append", "--stored", "--skip-invalid", aside, home=new)
     assert done.code == 0, done.err
     assert [answer["duplicate"] for answer in done.answers] == [False, True, *[False] * 5]
@@ -139,6 +142,8 @@ def test_a_second_replica_follows_the_new_primary_and_shows_who_it_is(
     assert (late.code, late.out) == (1, b"")
     assert "b was promoted (epoch 2): this home stays a replica" in late.err
     assert segments(other) == segments(pair.new)
+    for host in ("", "b" * 256, "\x1b[1m"):
+        assert eventlog("promote", "--host", host, home=other, env=pair.env).code == 2
     refused = eventlog("promote", home=pair.new, env=pair.env)
     assert refused.code == 3
     assert "this home is no replica, and is not promoted" in refused.err
