@@ -14,6 +14,7 @@ from eventlog.cli.command import (
     EXIT_COULD_NOT_RUN,
     EXIT_INTERRUPTED,
     EXIT_PROBLEM,
+    SECONDS,
     CommandContext,
     WrongUsage,
 )
@@ -24,7 +25,7 @@ from eventlog.format.line import Entry
 
 if TYPE_CHECKING:
     from eventlog.cli.append_output import AppendOutput
-    from eventlog.cli.pipe import StopSignal
+    from eventlog.cli.pipe import HoldBack, StopSignal
     from eventlog.log import EventLog
 
 LOCK_TIMEOUT_S = 2.0  # of `append`, which retries and handles signals in between
@@ -51,6 +52,18 @@ LOCK_TIMEOUT_S = 2.0  # of `append`, which retries and handles signals in betwee
 @click.option(
     "--no-create", is_flag=True, help="Refuse a home without a log. Default: create the log."
 )
+@click.option(
+    "--wait",
+    "stage",
+    type=click.Choice(["replicated"]),
+    help="Print each receipt only once its entry has reached this stage.",
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=SECONDS,
+    help="With --wait: give up after this time. Default: wait for ever.",
+)
 @click.pass_obj
 def append(
     obj: CommandContext,
@@ -59,6 +72,8 @@ def append(
     segment_bytes: int | None,
     check: bool,
     no_create: bool,
+    stage: str | None,
+    timeout_s: float | None,
 ) -> None:
     """Append signals and facts to the log.
 
@@ -74,6 +89,10 @@ def append(
     The first line that is appended to a home without a log creates the log, and a message on stderr
     says so; with --no-create the command exits with 3 instead.
 
+    With --wait replicated a receipt is printed once a quorum of the stream's servers has its entry.
+    Where no mirror runs, a message on stderr says so. Once --timeout is over, the lines that are
+    durable only get an object with `error`, and the exit code is 1; nothing more is read.
+
     With --check nothing is written or created, and no lock is taken. Each line gets an object with
     `line` and `result`: `new` with the `seq` it would have, `duplicate` with the `seq` of the first
     entry, `conflict` or `invalid` with the `error`. The exit code is 1 if a line would be refused.
@@ -83,12 +102,17 @@ def append(
       eventlog append signals.jsonl
       eventlog append --check signals.jsonl
       my-generator | eventlog append --skip-invalid > receipts.jsonl
+      eventlog append --wait replicated --timeout 5 signals.jsonl
     """
     from eventlog.cli.append_output import append_output
     from eventlog.cli.pipe import StopSignal
     from eventlog.format.segment import SEGMENT_BYTES_DEFAULT
     from eventlog.log import EventLog
 
+    if stage is None and timeout_s is not None:
+        raise WrongUsage("--timeout needs --wait", do="add --wait replicated, or leave it out")
+    if stage is not None and check:
+        raise WrongUsage("--check and --wait exclude each other", do="leave one of them out")
     fd = _open_input(file)
     stop = StopSignal()
     try:
@@ -102,7 +126,10 @@ def append(
                     lock_timeout_s=LOCK_TIMEOUT_S,
                     create=not no_create,
                 ) as log:
-                    all_valid = _append(log, fd, stop, output, skip_invalid=skip_invalid)
+                    hold_back = _hold_back(obj.home, stage, timeout_s, stop, output)
+                    all_valid = _append(
+                        log, fd, stop, output, skip_invalid=skip_invalid, hold_back=hold_back
+                    )
     except NoReader:
         sys.exit(EXIT_COULD_NOT_RUN)  # the reader of the receipts does not know what is durable
     if stop.interrupted:
@@ -111,8 +138,31 @@ def append(
         sys.exit(EXIT_PROBLEM)
 
 
+def _hold_back(
+    home: str,
+    stage: str | None,
+    timeout_s: float | None,
+    stop: "StopSignal",
+    output: "AppendOutput",
+) -> "HoldBack":
+    """What holds receipts back. Raises NotReplicated where none would ever be printed."""
+    if stage is None:
+        return lambda results: results
+    from eventlog.cli.replicated_receipts import ReplicatedReceipts
+    from eventlog.replica.replicated import require_replicas
+
+    require_replicas(home)
+    return ReplicatedReceipts(home, timeout_s, stop, output.note).hold_back
+
+
 def _append(
-    log: "EventLog", fd: int, stop: "StopSignal", output: "AppendOutput", *, skip_invalid: bool
+    log: "EventLog",
+    fd: int,
+    stop: "StopSignal",
+    output: "AppendOutput",
+    *,
+    skip_invalid: bool,
+    hold_back: "HoldBack",
 ) -> bool:
     """Appends the lines from `fd`, and says so if that created the log."""
     from eventlog.cli.pipe import LineResult, append_lines
@@ -126,7 +176,9 @@ def _append(
             output.note(f"created a new log at {printable(log.home)}")
         output.show(answers)
 
-    return append_lines(log, fd, stop, skip_invalid=skip_invalid, on_results=show)
+    return append_lines(
+        log, fd, stop, skip_invalid=skip_invalid, hold_back=hold_back, on_results=show
+    )
 
 
 def _check(home: str, fd: int, stop: "StopSignal", output: "AppendOutput", *, create: bool) -> bool:
