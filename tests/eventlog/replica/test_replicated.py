@@ -107,6 +107,10 @@ def test_fewer_than_three_replicas_are_refused_at_once(home: Path, replicas: int
     note(home, replace(acknowledged(home, 5), replicas=replicas))
     with EventLog(home) as log, pytest.raises(NotReplicated, match=f"has {replicas} of the 3"):
         log.wait_replicated(1)
+
+
+def test_the_commands_refuse_a_stream_with_one_server_at_once(home: Path) -> None:
+    note(home, replace(acknowledged(home, 5), replicas=1))
     waited = eventlog("wait", 1, "--for", "replicated", "--json", home=home)
     assert (waited.code, waited.answers[0]["result"]) == (1, "single")
     appended = eventlog("append", "--wait", "replicated", home=home, stdin=jsonl([a_signal(6)]))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from eventlog import EventLog
+from eventlog import EventLog, WaitTimeout
 from eventlog.replica.batches import BATCH_LINES_MAX
 from projections.replication.mirror_record import MIRRORING, WAITING
 from tests.harness.deadline import until_async
@@ -19,6 +19,11 @@ from tests.harness.signals import signals
 def fill(home: Path, entries: int, *, start: int = 1) -> None:
     with EventLog(home) as log:
         log.append_many(signals(entries, start=start))
+
+
+def wait_replicated(home: Path, seq: int, timeout_s: float = 20) -> None:
+    with EventLog(home) as log:
+        log.wait_replicated(seq, timeout_s=timeout_s)
 
 
 def run(home: Path, work: Callable[[ScriptedStream, RunningMirror], Awaitable[None]]) -> None:
@@ -130,3 +135,16 @@ def test_the_servers_that_hold_the_stream_are_counted(home: Path) -> None:
 
     run(home, work)
     assert (record_of(home).replicas, record_of(home).replicas_current) == (3, 2)
+
+
+def test_lines_are_replicated_once_they_are_acknowledged(home: Path) -> None:
+    async def work(stream: ScriptedStream, mirror: RunningMirror) -> None:
+        await asyncio.to_thread(wait_replicated, home, 10)
+        stream.is_silent = True
+        await asyncio.to_thread(fill, home, 5, start=11)
+        with pytest.raises(WaitTimeout):
+            await asyncio.to_thread(wait_replicated, home, 11, timeout_s=0.1)
+        stream.is_silent = False
+        await asyncio.to_thread(wait_replicated, home, 15)
+
+    run(home, work)
