@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from io import TextIOWrapper
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from eventlog import EventLogError
 from eventlog.plumbing import is_replicated, log_status, read_mirror_record
@@ -206,6 +206,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, stop)
     try:
         home = _home(options.home)
+    except ProcessFailed as error:
+        return _report(error)
+    try:
         with ProcessGroup(home / "logs", stop) as processes:
             cluster = Cluster(home, options.rate, processes)
             _write_environment(home, cluster)
@@ -217,12 +220,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\nEvery process is stopped; {home} is kept. When done: rm -r {home}")
         return EXIT_INTERRUPTED if stop.name == "SIGINT" else 0
     except ProcessFailed as error:
-        print(f"cluster: {error}", file=sys.stderr)
-        return error.code
-    return 0
+        return _report(error)
 
 
-def _watch(cluster: Cluster, stop: StopRequest) -> None:
+def _report(error: ProcessFailed) -> int:
+    print(f"cluster: {error}", file=sys.stderr)
+    return error.code
+
+
+def _watch(cluster: Cluster, stop: StopRequest) -> NoReturn:
     """Prints figures until a signal arrives, and starts what has ended at each Enter."""
     is_open, line_s = True, 0.0
     while True:
