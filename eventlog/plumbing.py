@@ -80,7 +80,6 @@ if TYPE_CHECKING:
     from eventlog.replica.replicated import (
         is_replicated,
         replication_obstacles,
-        require_replicas,
     )
     from eventlog.replica.stream_rules import REPLICAS_MAX, REPLICAS_MIN, StreamSettings
     from eventlog.schema.fields import FIELD_LIMITS
@@ -110,7 +109,6 @@ _MODULES = {
     "read_mirror_record": "replica.mirror_record",
     "is_replicated": "replica.replicated",
     "replication_obstacles": "replica.replicated",
-    "require_replicas": "replica.replicated",
     "COMMANDS": "plugins",
     "CommandContext": "cli.command",
     "Directory": "storage.directory",
@@ -278,7 +276,6 @@ __all__ = [
     "replication_obstacles",
     "require_client",
     "require_home",
-    "require_replicas",
     "run_in_thread",
     "segment_starts",
     "starting_thread",

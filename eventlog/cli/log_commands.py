@@ -89,9 +89,8 @@ def append(
     The first line that is appended to a home without a log creates the log, and a message on stderr
     says so; with --no-create the command exits with 3 instead.
 
-    With --wait replicated a receipt is printed once a quorum of the stream's servers has its entry.
-    Where no mirror runs, a message on stderr says so. Once --timeout is over, the lines that are
-    durable only get an object with `error`, and the exit code is 1; nothing more is read.
+    With --wait replicated a receipt is printed once a quorum of the stream's servers has its entry;
+    a message says so where no mirror runs. After --timeout the exit code is 1.
 
     With --check nothing is written or created, and no lock is taken. Each line gets an object with
     `line` and `result`: `new` with the `seq` it would have, `duplicate` with the `seq` of the first
@@ -106,13 +105,8 @@ def append(
     """
     from eventlog.cli.append_output import append_output
     from eventlog.cli.pipe import StopSignal
-    from eventlog.format.segment import SEGMENT_BYTES_DEFAULT
-    from eventlog.log import EventLog
 
-    if stage is None and timeout_s is not None:
-        raise WrongUsage("--timeout needs --wait", do="add --wait replicated, or leave it out")
-    if stage is not None and check:
-        raise WrongUsage("--check and --wait exclude each other", do="leave one of them out")
+    _refuse_contradictions(check, stage, timeout_s)
     fd = _open_input(file)
     stop = StopSignal()
     try:
@@ -120,16 +114,9 @@ def append(
             if check:
                 all_valid = _check(obj.home, fd, stop, output, create=not no_create)
             else:
-                with EventLog(
-                    obj.home,
-                    segment_bytes=segment_bytes or SEGMENT_BYTES_DEFAULT,
-                    lock_timeout_s=LOCK_TIMEOUT_S,
-                    create=not no_create,
-                ) as log:
-                    hold_back = _hold_back(obj.home, stage, timeout_s, stop, output)
-                    all_valid = _append(
-                        log, fd, stop, output, skip_invalid=skip_invalid, hold_back=hold_back
-                    )
+                with _local_log(obj.home, segment_bytes, create=not no_create) as log:
+                    hold_back = _hold_back(log, stage, timeout_s, stop, output)
+                    all_valid = _append(log, fd, stop, output, hold_back, skip_invalid=skip_invalid)
     except NoReader:
         sys.exit(EXIT_COULD_NOT_RUN)  # the reader of the receipts does not know what is durable
     if stop.interrupted:
@@ -138,8 +125,27 @@ def append(
         sys.exit(EXIT_PROBLEM)
 
 
+def _refuse_contradictions(check: bool, stage: str | None, timeout_s: float | None) -> None:
+    if stage is None and timeout_s is not None:
+        raise WrongUsage("--timeout needs --wait", do="add --wait replicated, or leave it out")
+    if stage is not None and check:
+        raise WrongUsage("--check and --wait exclude each other", do="leave one of them out")
+
+
+def _local_log(home: str, segment_bytes: int | None, *, create: bool) -> "EventLog":
+    from eventlog.format.segment import SEGMENT_BYTES_DEFAULT
+    from eventlog.log import EventLog
+
+    return EventLog(
+        home,
+        segment_bytes=segment_bytes or SEGMENT_BYTES_DEFAULT,
+        lock_timeout_s=LOCK_TIMEOUT_S,
+        create=create,
+    )
+
+
 def _hold_back(
-    home: str,
+    log: "EventLog",
     stage: str | None,
     timeout_s: float | None,
     stop: "StopSignal",
@@ -149,10 +155,8 @@ def _hold_back(
     if stage is None:
         return lambda results: results
     from eventlog.cli.replicated_receipts import ReplicatedReceipts
-    from eventlog.replica.replicated import require_replicas
 
-    require_replicas(home)
-    return ReplicatedReceipts(home, timeout_s, stop, output.note).hold_back
+    return ReplicatedReceipts(log.home, timeout_s, stop, output.note).hold_back
 
 
 def _append(
@@ -160,9 +164,9 @@ def _append(
     fd: int,
     stop: "StopSignal",
     output: "AppendOutput",
+    hold_back: "HoldBack",
     *,
     skip_invalid: bool,
-    hold_back: "HoldBack",
 ) -> bool:
     """Appends the lines from `fd`, and says so if that created the log."""
     from eventlog.cli.pipe import LineResult, append_lines

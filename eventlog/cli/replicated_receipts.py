@@ -10,11 +10,19 @@ from eventlog.append.batch import Receipt
 from eventlog.cli.pipe import Result, StopSignal
 from eventlog.cli.streams import print_problem
 from eventlog.errors import EventLogError, NotReplicated, WaitTimeout
-from eventlog.replica.replicated import is_replicated, replication_obstacles, wait_replicated
+from eventlog.replica.replicated import (
+    is_replicated,
+    replication_obstacles,
+    require_replicas,
+    wait_replicated,
+)
 
 
 class ReplicatedReceipts:
-    """Waits for the results of one commit at a time, each time for `timeout_s` at most."""
+    """Waits for the results of one commit at a time, each time for `timeout_s` at most.
+
+    Raises NotReplicated where the stream has too few replicas, before anything is written.
+    """
 
     def __init__(
         self,
@@ -23,6 +31,7 @@ class ReplicatedReceipts:
         stop: StopSignal,
         note: Callable[[str], object],
     ) -> None:
+        require_replicas(home)
         self._home = home
         self._timeout_s = timeout_s
         self._stop = stop
