@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     )
     from eventlog.replica.follower import Follower
     from eventlog.replica.mirror_record import (
+        ACKED_NAME,
         FENCED,
         MIRROR,
         MIRROR_STATES,
@@ -96,6 +97,7 @@ if TYPE_CHECKING:
     from eventlog.verify.verify_record import last_verify
 
 _MODULES = {
+    "ACKED_NAME": "replica.mirror_record",
     "FENCED": "replica.mirror_record",
     "MIRROR": "replica.mirror_record",
     "MIRRORING": "replica.mirror_record",
@@ -191,6 +193,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "ACKED_NAME",
     "COMMANDS",
     "EXIT_COULD_NOT_RUN",
     "EXIT_PROBLEM",

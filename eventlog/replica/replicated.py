@@ -1,7 +1,7 @@
 """Whether an entry is replicated: a quorum of the stream's servers, three or more, has synced it.
 
 A waiter reads the record that the mirror keeps, so it needs neither the client of NATS nor a
-connection. The record may be behind the stream by half a second.
+connection.
 
 Invariant: an entry counts as replicated only if the stream has acknowledged a line of this log at
 or behind it. With fewer than REPLICAS_MIN replicas nothing counts.

@@ -11,7 +11,7 @@ import pytest
 
 from eventlog import EventLog, LogIsReplica, NotReplicated, WaitTimeout
 from eventlog.plumbing import FileLock, make_private_dir, write_record
-from eventlog.replica.mirror_record import RECORD_NAME, MirrorRecord
+from eventlog.replica.mirror_record import ACKED_NAME, RECORD_NAME, MirrorRecord
 from eventlog.replica.replicated import is_replicated, replication_obstacles
 from tests.harness.command import eventlog, jsonl, pipe
 from tests.harness.deadline import until
@@ -85,6 +85,41 @@ def test_a_record_that_proves_nothing_replicates_nothing(
 ) -> None:
     note(home, replace(acknowledged(home, 3), **change))  # type: ignore[arg-type]
     assert not is_replicated(str(home), 3), name
+
+
+@pytest.mark.parametrize(
+    ("change", "counts"),
+    [
+        ({}, True),
+        ({"lost_acked": 1}, False),  # of a time before the record, or after one that was lost
+        ({"stream": "EVENTLOG_other"}, False),
+        ({"acked_chain": "0" * 64}, False),
+    ],
+)
+def test_a_later_acknowledgement_counts_beside_a_record_of_the_same_losses(
+    home: Path, change: dict[str, object], counts: bool
+) -> None:
+    make_private_dir(home / "run")
+    later = replace(acknowledged(home, 5), **change)  # type: ignore[arg-type]
+    write_record(home / "run", ACKED_NAME, asdict(later))
+    assert not is_replicated(str(home), 5)  # without a record
+    note(home, acknowledged(home, 3))
+    assert is_replicated(str(home), 5) is counts
+
+
+@pytest.mark.parametrize("replicas", [1, None])
+def test_a_later_acknowledgement_of_one_server_replicates_nothing(
+    home: Path, replicas: int | None
+) -> None:
+    make_private_dir(home / "run")
+    later = replace(acknowledged(home, 5), replicas=replicas)
+    write_record(home / "run", ACKED_NAME, asdict(later))
+    note(home, acknowledged(home, 3))
+    if replicas is None:
+        assert not is_replicated(str(home), 4)
+    else:
+        with pytest.raises(NotReplicated):
+            is_replicated(str(home), 4)
 
 
 @pytest.mark.parametrize("state", ["waiting", "unfit", "fenced"])

@@ -1,6 +1,7 @@
 """The mirror against a scripted stream: lost acknowledgements, false refusals, lost messages."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from eventlog import EventLog, WaitTimeout
 from eventlog.replica.batches import BATCH_LINES_MAX
-from projections.replication.mirror_record import MIRRORING, WAITING
+from projections.replication.mirror_record import MIRRORING, WAITING, WRITE_PAUSE_S
 from tests.harness.deadline import until_async
 from tests.harness.log_checks import lines_in
 from tests.harness.mirrors import RunningMirror, mirroring, record_of
@@ -96,6 +97,18 @@ def test_a_stream_that_recovers_has_lost_nothing(home: Path) -> None:
 
     run(home, work)
     assert record_of(home).lost_acked == 0
+
+
+def test_a_waiter_does_not_wait_for_the_next_record(home: Path) -> None:
+    async def work(stream: ScriptedStream, mirror: RunningMirror) -> None:
+        started_s = time.monotonic()
+        for seq in range(11, 21):
+            await asyncio.to_thread(fill, home, 1, start=seq)
+            await asyncio.to_thread(wait_replicated, home, seq)
+        # Ten records take five seconds.
+        assert time.monotonic() - started_s < 5 * WRITE_PAUSE_S
+
+    run(home, work)
 
 
 def test_an_outage_is_noticed_without_a_new_line_and_ends_without_one(home: Path) -> None:
