@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from eventlog import EventLogError
-from eventlog.plumbing import is_replicated, log_status, read_mirror_record
+from eventlog.plumbing import MIRRORING, is_replicated, log_status, read_mirror_record
 from tools.processes import (
     CHECKOUT,
     START_S_MAX,
@@ -252,10 +252,11 @@ def _figures(cluster: Cluster) -> str:
     with suppress(EventLogError):
         if record is None or not is_replicated(str(cluster.primary), acked):
             acked = 0
-    servers = f"{record.replicas_current} of {record.replicas} servers" if record else "no record"
     state = record.state if record is not None else "starting"
-    leader = f"leader {cluster.leader() or 'none'}"
-    return f"log {log:>6}  replicated {acked:>6}  replica {copy:>6}  {state}, {servers}, {leader}"
+    if record is not None and record.state == MIRRORING:  # else the figures are old
+        servers = f"{record.replicas_current} of {record.replicas} servers"
+        state = f"{state}, {servers}, leader {cluster.leader() or 'unknown'}"
+    return f"log {log:>6}  replicated {acked:>6}  replica {copy:>6}  {state}"
 
 
 def _last_seq(home: Path) -> int:
