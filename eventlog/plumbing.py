@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from eventlog.read.bulk import VerifiedChunk, log_bytes, read_verified
     from eventlog.read.columns import SignalColumns
     from eventlog.read.inspect import (
+        fence_state,
         log_status,
         raw_lines,
         read_entries,
@@ -63,6 +64,14 @@ if TYPE_CHECKING:
         WrongLastSequence,
     )
     from eventlog.replica.follower import Follower
+    from eventlog.replica.fork import (
+        Fork,
+        end_fence,
+        fence_home,
+        find_fork,
+        own_chain,
+        state_of_log,
+    )
     from eventlog.replica.mirror_record import (
         ACKED_NAME,
         FENCED,
@@ -77,6 +86,8 @@ if TYPE_CHECKING:
         read_mirror_record,
     )
     from eventlog.replica.opening import create_stream, open_stream, require_client
+    from eventlog.replica.promote import Overtaken, Promoted, promote
+    from eventlog.replica.rejoin import aside_paths, cut_log
     from eventlog.replica.replica_log import ReplicaLog
     from eventlog.replica.replicated import (
         is_replicated,
@@ -86,6 +97,7 @@ if TYPE_CHECKING:
     from eventlog.schema.fields import FIELD_LIMITS
     from eventlog.storage.atomic import free_name, rename_durably
     from eventlog.storage.directory import Directory
+    from eventlog.storage.fence_file import FenceState
     from eventlog.storage.filesystem import filesystem_type, is_network_filesystem
     from eventlog.storage.home import database_uri
     from eventlog.storage.locks import FileLock, PollInterval
@@ -117,12 +129,16 @@ _MODULES = {
     "EXIT_COULD_NOT_RUN": "cli.command",
     "EXIT_PROBLEM": "cli.command",
     "JSON_OPTION": "cli.command",
+    "FenceState": "storage.fence_file",
     "FIELD_LIMITS": "schema.fields",
     "FileLock": "storage.locks",
     "Follower": "replica.follower",
+    "Fork": "replica.fork",
     "LogWatch": "read.watch",
+    "Overtaken": "replica.promote",
     "PollInterval": "storage.locks",
     "PROJECTIONS": "plugins",
+    "Promoted": "replica.promote",
     "REPLICAS_MAX": "replica.stream_rules",
     "REPLICAS_MIN": "replica.stream_rules",
     "ReplicaLog": "replica.replica_log",
@@ -140,6 +156,7 @@ _MODULES = {
     "WrongLastSequence": "replica.engine",
     "WrongUsage": "cli.command",
     "adopt_owner": "storage.ownership",
+    "aside_paths": "replica.rejoin",
     "bad_news": "cli.streams",
     "bytes_text": "figures",
     "can_fork": "processes",
@@ -147,12 +164,17 @@ _MODULES = {
     "create_stream": "replica.opening",
     "decimal_text": "figures",
     "duration_text": "figures",
+    "end_fence": "replica.fork",
     "end_process": "processes",
+    "find_fork": "replica.fork",
     "fork_process": "processes",
     "free_name": "storage.atomic",
     "rename_durably": "storage.atomic",
+    "cut_log": "replica.rejoin",
     "database_uri": "storage.home",
     "decode": "format.line",
+    "fence_home": "replica.fork",
+    "fence_state": "read.inspect",
     "figure_text": "figures",
     "filesystem_type": "storage.filesystem",
     "import_plugin": "plugins",
@@ -165,6 +187,7 @@ _MODULES = {
     "make_private_dir": "storage.ownership",
     "open_stream": "replica.opening",
     "output_file": "storage.output",
+    "own_chain": "replica.fork",
     "plugin_names": "plugins",
     "price_text": "figures",
     "print_line": "cli.streams",
@@ -175,6 +198,7 @@ _MODULES = {
     "printable": "errors",
     "printable_value": "errors",
     "progress_bar": "cli.progress",
+    "promote": "replica.promote",
     "raw_lines": "read.inspect",
     "read_entries": "read.inspect",
     "read_record": "storage.record",
@@ -186,6 +210,7 @@ _MODULES = {
     "run_in_thread": "threads",
     "segment_starts": "read.inspect",
     "starting_thread": "threads",
+    "state_of_log": "replica.fork",
     "time_text": "figures",
     "uncancelled": "threads",
     "unquote": "cli.command",
@@ -213,11 +238,15 @@ __all__ = [
     "WAITING",
     "CommandContext",
     "Directory",
+    "FenceState",
     "FileLock",
     "Follower",
+    "Fork",
     "LogWatch",
     "MirrorRecord",
+    "Overtaken",
     "PollInterval",
+    "Promoted",
     "ReplicaLog",
     "ReplicaState",
     "SignalColumns",
@@ -233,18 +262,24 @@ __all__ = [
     "WrongLastSequence",
     "WrongUsage",
     "adopt_owner",
+    "aside_paths",
     "bad_news",
     "bytes_text",
     "can_fork",
     "count_text",
     "create_stream",
+    "cut_log",
     "database_uri",
     "decimal_text",
     "decode",
     "duration_text",
+    "end_fence",
     "end_process",
+    "fence_home",
+    "fence_state",
     "figure_text",
     "filesystem_type",
+    "find_fork",
     "fork_process",
     "free_name",
     "import_plugin",
@@ -258,6 +293,7 @@ __all__ = [
     "make_private_dir",
     "open_stream",
     "output_file",
+    "own_chain",
     "plugin_names",
     "price_text",
     "print_line",
@@ -268,6 +304,7 @@ __all__ = [
     "printable",
     "printable_value",
     "progress_bar",
+    "promote",
     "raw_lines",
     "read_entries",
     "read_mirror_record",
@@ -282,6 +319,7 @@ __all__ = [
     "run_in_thread",
     "segment_starts",
     "starting_thread",
+    "state_of_log",
     "time_text",
     "uncancelled",
     "unquote",

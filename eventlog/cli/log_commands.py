@@ -50,6 +50,11 @@ LOCK_TIMEOUT_S = 2.0  # of `append`, which retries and handles signals in betwee
     help="Report what would happen to each line, and write nothing.",
 )
 @click.option(
+    "--stored",
+    is_flag=True,
+    help="The lines are those of a log, as `rejoin` has set aside: append them as new ones.",
+)
+@click.option(
     "--no-create", is_flag=True, help="Refuse a home without a log. Default: create the log."
 )
 @click.option(
@@ -71,6 +76,7 @@ def append(
     skip_invalid: bool,
     segment_bytes: int | None,
     check: bool,
+    stored: bool,
     no_create: bool,
     stage: str | None,
     timeout_s: float | None,
@@ -106,7 +112,7 @@ def append(
     from eventlog.cli.append_output import append_output
     from eventlog.cli.pipe import StopSignal
 
-    _refuse_contradictions(check, stage, timeout_s)
+    _refuse_contradictions(check, stored, stage, timeout_s)
     fd = _open_input(file)
     stop = StopSignal()
     try:
@@ -116,7 +122,7 @@ def append(
             else:
                 with _local_log(obj.home, segment_bytes, create=not no_create) as log:
                     hold_back = _hold_back(log, stage, timeout_s, stop, output)
-                    all_valid = _append(log, fd, stop, output, hold_back, skip_invalid=skip_invalid)
+                    all_valid = _append(log, fd, stop, output, hold_back, skip_invalid, stored)
     except NoReader:
         sys.exit(EXIT_COULD_NOT_RUN)  # the reader of the receipts does not know what is durable
     if stop.interrupted:
@@ -125,7 +131,11 @@ def append(
         sys.exit(EXIT_PROBLEM)
 
 
-def _refuse_contradictions(check: bool, stage: str | None, timeout_s: float | None) -> None:
+def _refuse_contradictions(
+    check: bool, stored: bool, stage: str | None, timeout_s: float | None
+) -> None:
+    if check and stored:
+        raise WrongUsage("--check does not work with --stored", do="leave out one of them")
     if stage is None and timeout_s is not None:
         raise WrongUsage("--timeout needs --wait", do="add --wait replicated, or leave it out")
     if stage is not None and check:
@@ -165,11 +175,12 @@ def _append(
     stop: "StopSignal",
     output: "AppendOutput",
     hold_back: "HoldBack",
-    *,
     skip_invalid: bool,
+    stored: bool,
 ) -> bool:
     """Appends the lines from `fd`, and says so if that created the log."""
-    from eventlog.cli.pipe import LineResult, append_lines
+    from eventlog.cli.pipe import LineResult, StoredLineParser, append_lines
+    from eventlog.schema.json_input import parse_json_line
 
     is_reported = False
 
@@ -181,7 +192,13 @@ def _append(
         output.show(answers)
 
     return append_lines(
-        log, fd, stop, skip_invalid=skip_invalid, hold_back=hold_back, on_results=show
+        log,
+        fd,
+        stop,
+        skip_invalid=skip_invalid,
+        parse=StoredLineParser() if stored else parse_json_line,
+        hold_back=hold_back,
+        on_results=show,
     )
 
 

@@ -27,6 +27,7 @@ from eventlog.errors import (
     SignalConflict,
     WaitTimeout,
 )
+from eventlog.format.line import RESERVED_KEYS
 from eventlog.log import EventLog
 from eventlog.schema.json_input import INPUT_BYTES_MAX, parse_json_line
 
@@ -41,6 +42,7 @@ _LATE = WaitTimeout | NotReplicated  # the line is durable
 
 Result = Receipt | EventLogError
 HoldBack = Callable[[list[Result]], list[Result]]
+Parse = Callable[[bytes], dict[str, object]]  # a line of input -> the item; raises InvalidSignal
 
 
 class LineResult(NamedTuple):
@@ -114,25 +116,26 @@ def append_lines(
     stop: StopSignal,
     *,
     skip_invalid: bool,
+    parse: Parse = parse_json_line,
     on_results: Callable[[list[LineResult]], object],
     hold_back: HoldBack,
 ) -> bool:
     """Appends the lines from `fd` until its end or a signal; True if all were valid.
 
     Without `skip_invalid` it ends after the first bad line: the lines before it are durable, those
-    after it are not written. `hold_back` returns the results of one commit once they may be shown;
-    it may turn a receipt into WaitTimeout or NotReplicated, which end the input. Raises
-    EventLogError where the log refuses lines, after answering.
+    after it are not written. `parse` turns a line into an item. `hold_back` returns the results of
+    one commit once they may be shown; it may turn a receipt into WaitTimeout or NotReplicated,
+    which end the input. Raises EventLogError where the log refuses lines, after answering.
     """
     all_valid = True
     number = 0
     for lines in read_lines(fd, stop):
-        results = _append(log, lines, skip_invalid)
+        results = _append(log, lines, skip_invalid, parse)
         for _ in range(LOCK_TRIES_MAX):
             locked = any(isinstance(result, LogLocked) for result in results)
             if not locked or stop.signal is not None:
                 break
-            results = _append(log, lines, skip_invalid)  # none of them was written
+            results = _append(log, lines, skip_invalid, parse)  # none of them was written
         results = hold_back(results)
         on_results([LineResult(number + i, result) for i, result in enumerate(results, 1)])
         number += len(lines)
@@ -147,13 +150,13 @@ def append_lines(
     return all_valid
 
 
-def _append(log: EventLog, lines: list[bytes], skip_invalid: bool) -> list[Result]:
+def _append(log: EventLog, lines: list[bytes], skip_invalid: bool, parse: Parse) -> list[Result]:
     """The result of each line; without `skip_invalid`, up to and including the first bad one."""
     items: list[dict[str, object]] = []
     invalid: dict[int, EventLogError] = {}
     for index, line in enumerate(lines):
         try:
-            items.append(parse_json_line(line))
+            items.append(parse(line))
         except InvalidSignal as error:
             invalid[index] = error
             if not skip_invalid:
@@ -168,6 +171,33 @@ def _append(log: EventLog, lines: list[bytes], skip_invalid: bool) -> list[Resul
         if isinstance(result, EventLogError) and not skip_invalid:
             break
     return results
+
+
+class StoredLineParser:
+    """Turns the lines of a log into items: without the keys that the log itself gives.
+
+    A seq of that log means nothing in another one. The logs may share what is before the first
+    line, as where `rejoin` has set the lines aside.
+    """
+
+    def __init__(self) -> None:
+        self._first_seq: int | None = None
+
+    def __call__(self, line: bytes) -> dict[str, object]:
+        """The item of a line. Raises InvalidSignal."""
+        item = parse_json_line(line)
+        given = {key: item.pop(key, None) for key in RESERVED_KEYS - {"event"}}
+        seq, voids = given["seq"], item.get("voids")
+        if self._first_seq is None and isinstance(seq, int):
+            self._first_seq = seq
+        if self._first_seq is not None and isinstance(voids, int) and voids >= self._first_seq:
+            raise InvalidSignal(
+                "is the seq of a fact in the log that these lines come from",
+                field="voids",
+                value=voids,
+                do="append the others, then void that fact by the seq that it has here",
+            )
+        return item
 
 
 def read_lines(fd: int, stop: StopSignal) -> Iterator[list[bytes]]:

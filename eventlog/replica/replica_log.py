@@ -13,14 +13,16 @@ and while lines are written, `.replica` is there.
 """
 
 import os
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from eventlog.append.dedupe import DedupeWindow
 from eventlog.append.segment_writer import SegmentWriter, WriterSettings
 from eventlog.errors import EventLogError, LogDiverged
 from eventlog.format.line import parse_header, stored_chain
+from eventlog.format.promotion import Promotion, encode_promotion, promotion_of
 from eventlog.format.scan import Tip, scan
 from eventlog.format.segment import segment_name
 from eventlog.replica.engine import StreamLine
@@ -29,6 +31,7 @@ from eventlog.storage.home import Home, home_at
 from eventlog.storage.replica_file import (
     ReplicaState,
     read_replica_state,
+    remove_replica_state,
     replica_path,
     write_replica_state,
 )
@@ -51,6 +54,7 @@ class ReplicaBatch:
     lines: tuple[bytes, ...]
     bytes: int
     tip: Tip  # after the last of the lines
+    promotions: tuple[Promotion, ...] = ()  # that the lines record
 
     def settle(self, dedupe_window: DedupeWindow, segment: int, byte_offset: int) -> None:
         """Nobody waits for a receipt."""
@@ -69,8 +73,14 @@ def batches_of(lines: Sequence[StreamLine]) -> Iterator[ReplicaBatch]:
         ):
             part = tuple(line.line for line in lines[first:after])
             tip = Tip(header.seq, header.batch, header.recorded_at, stored_chain(line.line))
-            segment = lines[first].segment
-            yield ReplicaBatch(segment=segment, lines=part, bytes=sum(map(len, part)), tip=tip)
+            promotions = filter(None, map(promotion_of, part))
+            yield ReplicaBatch(
+                segment=lines[first].segment,
+                lines=part,
+                bytes=sum(map(len, part)),
+                tip=tip,
+                promotions=tuple(promotions),
+            )
             first = after
 
 
@@ -145,8 +155,61 @@ class ReplicaLog(SegmentWriter):
             self._check(new)
             for batch in batches_of(new):
                 self._start_segment(batch.segment)
+                if batch.promotions:
+                    self._note_promotion(batch)
                 self._write(batch)
         return self._state.tip
+
+    def _note_promotion(self, batch: ReplicaBatch) -> None:
+        """Notes who is primary from here on. A promotion of this home that lost is forgotten.
+
+        Before the line is written: so the epoch is never less than that of a line of the log.
+        """
+        state, promotion = self.state, batch.promotions[-1]
+        assert state is not None, "it was just looked for"
+        is_own = state.promotion.encode() in batch.lines
+        write_replica_state(
+            self._disk,
+            self._home,
+            ReplicaState(
+                stream=state.stream,
+                epoch=max(promotion.epoch, state.epoch),
+                primary=promotion.host,
+                promotion=state.promotion if is_own else "",
+            ),
+        )
+
+    def prepare_promotion(self, promotion: Promotion, recorded_at: str) -> StreamLine:
+        """The line with which this home is promoted, if the stream takes it as its next one.
+
+        It begins a segment, and stays the same until the stream has gone on: an attempt whose
+        outcome is unknown is repeated byte for byte. Raises EventLogError.
+        """
+        with self._locked("the promotion could not be noted"):
+            self._require_replica()
+            state, tip = self.state, self._state.tip
+            assert state is not None, "it was just looked for"
+            line = state.promotion.encode()
+            if not line or parse_header(line).seq != tip.seq + 1:
+                line = encode_promotion(promotion, secrets.token_hex(16), recorded_at, tip)
+                state = replace(state, promotion=line.decode())
+                write_replica_state(self._disk, self._home, state)
+            return StreamLine(tip.seq + 1, tip.seq + 1, line)
+
+    def finish_promotion(self) -> bytes | None:
+        """Makes this home the primary where the log ends with its own promotion.
+
+        Returns its line; None where the log ends otherwise. From here on the home takes appends.
+        """
+        with self._locked("the promotion could not be finished"):
+            state, tip = self.state, self._state.tip
+            if state is None or not state.promotion:
+                return None
+            own = state.promotion.encode()
+            if (parse_header(own).seq, stored_chain(own)) != (tip.seq, tip.chain):
+                return None
+            remove_replica_state(self._disk, self._home)
+            return own
 
     def _check(self, lines: Sequence[StreamLine]) -> None:
         """Raises LogDiverged unless the lines continue the log, each by its chain."""
