@@ -20,6 +20,8 @@
     ├── AppendTimeout          the outcome is unknown: retry with the same signal_id
     ├── AppendFailed           the disk refused the write; nothing of it remains
     │   └── DiskFull           ... because it, or a quota or a limit, is full
+    ├── WaitTimeout            an entry has not reached a stage in time; it may do so later
+    ├── NotReplicated          the stream has too few replicas: waiting does not help
     ├── ThreadUnavailable      the system refuses another thread
     └── Unsupported            this platform, file system or format version
 
@@ -209,6 +211,14 @@ class AppendFailed(EventLogError):
 
 class DiskFull(AppendFailed):
     """The disk, a quota or the file size limit is exhausted. Nothing of the append remains."""
+
+
+class WaitTimeout(EventLogError):
+    """The entry did not reach a stage within the timeout; it is durable, and may do so later."""
+
+
+class NotReplicated(EventLogError):
+    """The stream has too few replicas for replicated entries; waiting does not help."""
 
 
 class ThreadUnavailable(EventLogError):

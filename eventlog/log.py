@@ -172,6 +172,18 @@ class EventLog:
             self._async_appenders = AsyncAppenders(self._committer or self._build_committer())
         return await self._async_appenders.for_running_loop().append(validated(item))
 
+    def wait_replicated(self, seq: int, *, timeout_s: float | None = None) -> None:
+        """Waits until entry `seq`, and each one before it, is replicated: synced by a quorum of
+        three or more servers.
+
+        The projection `mirror` must run, in this or another process. Raises WaitTimeout after
+        `timeout_s`, whose text says what keeps the entry back, and NotReplicated at once where the
+        stream has fewer than three replicas.
+        """
+        from eventlog.replica.replicated import wait_replicated  # rarely needed
+
+        wait_replicated(self._home.root, seq, timeout_s)
+
     def read(self, after: int = 0) -> Iterator[Entry]:
         """Yields the durable entries with seq > `after`, in order, up to the current end.
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         EXIT_COULD_NOT_RUN,
         EXIT_PROBLEM,
         JSON_OPTION,
+        SECONDS,
         CommandContext,
         WrongUsage,
         unquote,
@@ -83,6 +84,19 @@ if TYPE_CHECKING:
         own_chain,
         state_of_log,
     )
+    from eventlog.replica.mirror_record import (
+        ACKED_NAME,
+        FENCED,
+        MIRROR,
+        MIRROR_STATES,
+        MIRRORING,
+        RECORD_NAME,
+        SHORT,
+        UNFIT,
+        WAITING,
+        MirrorRecord,
+        read_mirror_record,
+    )
     from eventlog.replica.monitors import read_monitors
     from eventlog.replica.nats_connection import Message, NatsConnection, Subscription
     from eventlog.replica.opening import (
@@ -94,6 +108,10 @@ if TYPE_CHECKING:
     from eventlog.replica.promote import Overtaken, Promoted, promote
     from eventlog.replica.rejoin import aside_paths, cut_log
     from eventlog.replica.replica_log import ReplicaLog
+    from eventlog.replica.replicated import (
+        is_replicated,
+        replication_obstacles,
+    )
     from eventlog.replica.stream_rules import REPLICAS_MAX, REPLICAS_MIN, StreamSettings, sync_rule
     from eventlog.schema.fields import FIELD_LIMITS
     from eventlog.schema.json_input import parse_json_line
@@ -111,6 +129,20 @@ if TYPE_CHECKING:
     from eventlog.verify.verify_record import last_verify
 
 _MODULES = {
+    "ACKED_NAME": "replica.mirror_record",
+    "FENCED": "replica.mirror_record",
+    "MIRROR": "replica.mirror_record",
+    "MIRRORING": "replica.mirror_record",
+    "RECORD_NAME": "replica.mirror_record",
+    "SECONDS": "cli.command",
+    "SHORT": "replica.mirror_record",
+    "MIRROR_STATES": "replica.mirror_record",
+    "UNFIT": "replica.mirror_record",
+    "WAITING": "replica.mirror_record",
+    "MirrorRecord": "replica.mirror_record",
+    "read_mirror_record": "replica.mirror_record",
+    "is_replicated": "replica.replicated",
+    "replication_obstacles": "replica.replicated",
     "COMMANDS": "plugins",
     "CommandContext": "cli.command",
     "Directory": "storage.directory",
@@ -224,20 +256,30 @@ _MODULES = {
 }
 
 __all__ = [
+    "ACKED_NAME",
     "ALL",
     "COMMANDS",
     "EACH",
     "EXIT_COULD_NOT_RUN",
     "EXIT_PROBLEM",
+    "FENCED",
     "FIELD_LIMITS",
     "JSON_OPTION",
+    "MIRROR",
+    "MIRRORING",
+    "MIRROR_STATES",
     "POLICIES",
     "POLICY_HEADER",
     "PROJECTIONS",
     "QUEUE",
+    "RECORD_NAME",
     "REPLICAS_MAX",
     "REPLICAS_MIN",
     "REQUEST_ITEMS_MAX",
+    "SECONDS",
+    "SHORT",
+    "UNFIT",
+    "WAITING",
     "CommandContext",
     "Directory",
     "FenceState",
@@ -246,6 +288,7 @@ __all__ = [
     "Fork",
     "LogWatch",
     "Message",
+    "MirrorRecord",
     "NatsConnection",
     "Overtaken",
     "PollInterval",
@@ -292,6 +335,7 @@ __all__ = [
     "free_name",
     "import_plugin",
     "is_network_filesystem",
+    "is_replicated",
     "is_shortage",
     "last_verify",
     "load_plugin",
@@ -316,12 +360,14 @@ __all__ = [
     "promote",
     "raw_lines",
     "read_entries",
+    "read_mirror_record",
     "read_monitors",
     "read_record",
     "read_verified",
     "refuse_in_home",
     "rename_durably",
     "replica_state",
+    "replication_obstacles",
     "require_client",
     "require_home",
     "run_in_thread",

@@ -1,9 +1,10 @@
-"""Shared by the commands of both packages: exit codes, usage errors, `--json`, variables.
+"""Shared by the commands of both packages: exit codes, usage errors, option types, variables.
 
 Invariant: each exit code is defined here and nowhere else.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -18,6 +19,23 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports a program that ended 
 COMPLETE_VARIABLE = "_EVENTLOG_COMPLETE"
 
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+
+class Seconds(click.FloatRange):
+    """A finite number of seconds. `nan` would pass any range, and no wait would ever end."""
+
+    name = "seconds"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a number of seconds.", param, ctx)
+        return number
+
+
+SECONDS = Seconds(min=0)
 
 
 class CommandContext(NamedTuple):

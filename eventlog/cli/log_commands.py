@@ -14,6 +14,7 @@ from eventlog.cli.command import (
     EXIT_COULD_NOT_RUN,
     EXIT_INTERRUPTED,
     EXIT_PROBLEM,
+    SECONDS,
     CommandContext,
     WrongUsage,
 )
@@ -24,7 +25,7 @@ from eventlog.format.line import Entry
 
 if TYPE_CHECKING:
     from eventlog.cli.append_output import AppendOutput
-    from eventlog.cli.pipe import StopSignal
+    from eventlog.cli.pipe import HoldBack, StopSignal
     from eventlog.log import EventLog
     from eventlog.remote import RemoteLog
 
@@ -63,6 +64,18 @@ LOCK_TIMEOUT_S = 2.0  # of `append`, which retries and handles signals in betwee
     metavar="URL",
     help="Append to the log on another machine, by the servers of NATS at URL.",
 )
+@click.option(
+    "--wait",
+    "stage",
+    type=click.Choice(["replicated"]),
+    help="Print each receipt only once its entry has reached this stage.",
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=SECONDS,
+    help="With --wait: give up after this time. Default: wait for ever.",
+)
 @click.pass_obj
 def append(
     obj: CommandContext,
@@ -73,6 +86,8 @@ def append(
     stored: bool,
     no_create: bool,
     urls: str | None,
+    stage: str | None,
+    timeout_s: float | None,
 ) -> None:
     """Append signals and facts to the log.
 
@@ -88,6 +103,9 @@ def append(
     The first line that is appended to a home without a log creates the log, and a message on stderr
     says so; with --no-create the command exits with 3 instead.
 
+    With --wait replicated a receipt is printed once a quorum of the stream's servers has its entry;
+    a message says so where no mirror runs. After --timeout the exit code is 1.
+
     With --check nothing is written or created, and no lock is taken. Each line gets an object with
     `line` and `result`: `new` with the `seq` it would have, `duplicate` with the `seq` of the first
     entry, `conflict` or `invalid` with the `error`. The exit code is 1 if a line would be refused.
@@ -102,13 +120,13 @@ def append(
       eventlog append --check signals.jsonl
       EVENTLOG_STREAM=main eventlog append --to nats://10.0.0.1:4222 signals.jsonl
       my-generator | eventlog append --skip-invalid > receipts.jsonl
+      eventlog append --wait replicated --timeout 5 signals.jsonl
     """
     from eventlog.cli.append_output import append_output
     from eventlog.cli.pipe import StopSignal
 
-    if check and stored:
-        raise WrongUsage("--check does not work with --stored", do="leave out one of them")
-    is_local = check or stored or no_create or segment_bytes is not None
+    _refuse_contradictions(check, stored, stage, timeout_s)
+    is_local = check or stored or no_create or segment_bytes is not None or stage is not None
     remote = None if urls is None else _remote_log(urls, is_local=is_local)
     fd = _open_input(file)
     stop = StopSignal()
@@ -119,8 +137,9 @@ def append(
             elif check:
                 all_valid = _check(obj.home, fd, stop, output, create=not no_create)
             else:
-                log = _local_log(obj.home, segment_bytes, create=not no_create)
-                all_valid = _append(log, fd, stop, output, skip_invalid, stored)
+                with _local_log(obj.home, segment_bytes, create=not no_create) as log:
+                    hold_back = _hold_back(log, stage, timeout_s, stop, output)
+                    all_valid = _append(log, fd, stop, output, hold_back, skip_invalid, stored)
     except NoReader:
         sys.exit(EXIT_COULD_NOT_RUN)  # the reader of the receipts does not know what is durable
     _exit(stop, all_valid=all_valid)
@@ -132,6 +151,17 @@ def _exit(stop: "StopSignal", *, all_valid: bool) -> None:
         sys.exit(EXIT_INTERRUPTED)
     if not all_valid:
         sys.exit(EXIT_PROBLEM)
+
+
+def _refuse_contradictions(
+    check: bool, stored: bool, stage: str | None, timeout_s: float | None
+) -> None:
+    if check and stored:
+        raise WrongUsage("--check does not work with --stored", do="leave out one of them")
+    if stage is None and timeout_s is not None:
+        raise WrongUsage("--timeout needs --wait", do="add --wait replicated, or leave it out")
+    if stage is not None and check:
+        raise WrongUsage("--check does not work with --wait", do="leave out one of them")
 
 
 def _local_log(home: str, segment_bytes: int | None, *, create: bool) -> "EventLog":
@@ -154,7 +184,8 @@ def _remote_log(urls: str, *, is_local: bool) -> "RemoteLog":
 
     if is_local:
         raise WrongUsage(
-            "--check, --stored, --no-create and --segment-bytes are about a log on this machine",
+            "--check, --stored, --no-create, --segment-bytes and --wait are about a log on this "
+            "machine",
             do="leave them out, or leave out --to",
         )
     if "@" in urls:
@@ -166,11 +197,27 @@ def _remote_log(urls: str, *, is_local: bool) -> "RemoteLog":
     return RemoteLog(stream_settings([url.strip() for url in urls.split(",") if url.strip()]))
 
 
+def _hold_back(
+    log: "EventLog",
+    stage: str | None,
+    timeout_s: float | None,
+    stop: "StopSignal",
+    output: "AppendOutput",
+) -> "HoldBack":
+    """What holds receipts back. Raises NotReplicated where none would ever be printed."""
+    if stage is None:
+        return lambda results: results
+    from eventlog.cli.replicated_receipts import ReplicatedReceipts
+
+    return ReplicatedReceipts(log.home, timeout_s, stop, output.note).hold_back
+
+
 def _append(
     log: "EventLog",
     fd: int,
     stop: "StopSignal",
     output: "AppendOutput",
+    hold_back: "HoldBack",
     skip_invalid: bool,
     stored: bool,
 ) -> bool:
@@ -187,15 +234,15 @@ def _append(
             output.note(f"created a new log at {printable(log.home)}")
         output.show(answers)
 
-    with log:
-        return append_lines(
-            log,
-            fd,
-            stop,
-            skip_invalid=skip_invalid,
-            parse=StoredLineParser() if stored else parse_json_line,
-            on_results=show,
-        )
+    return append_lines(
+        log,
+        fd,
+        stop,
+        skip_invalid=skip_invalid,
+        parse=StoredLineParser() if stored else parse_json_line,
+        hold_back=hold_back,
+        on_results=show,
+    )
 
 
 def _append_remotely(
@@ -203,17 +250,9 @@ def _append_remotely(
 ) -> bool:
     """Appends the lines from `fd` to the log on another machine."""
     from eventlog.cli.pipe import append_lines
-    from eventlog.schema.json_input import parse_json_line
 
     with log:
-        return append_lines(
-            log,
-            fd,
-            stop,
-            skip_invalid=skip_invalid,
-            parse=parse_json_line,
-            on_results=output.show,
-        )
+        return append_lines(log, fd, stop, skip_invalid=skip_invalid, on_results=output.show)
 
 
 def _check(home: str, fd: int, stop: "StopSignal", output: "AppendOutput", *, create: bool) -> bool:

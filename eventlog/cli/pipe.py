@@ -19,7 +19,14 @@ import orjson
 
 from eventlog.append.batch import Receipt
 from eventlog.cli.streams import NoReader
-from eventlog.errors import EventLogError, InvalidSignal, LogLocked, SignalConflict
+from eventlog.errors import (
+    EventLogError,
+    InvalidSignal,
+    LogLocked,
+    NotReplicated,
+    SignalConflict,
+    WaitTimeout,
+)
 from eventlog.format.line import RESERVED_KEYS
 from eventlog.log import Item
 from eventlog.schema.json_input import INPUT_BYTES_MAX, parse_json_line
@@ -30,6 +37,11 @@ PIPE_BUF_BYTES = 4096  # a pipe that polls as writable accepts these without blo
 READ_BYTES = 1 << 20  # read from the input for one commit: a few thousand lines
 
 
+_REFUSALS = InvalidSignal | SignalConflict  # of one line
+_LATE = WaitTimeout | NotReplicated  # the line is durable
+
+Result = Receipt | EventLogError
+HoldBack = Callable[[list[Result]], list[Result]]
 Parse = Callable[[bytes], dict[str, object]]  # a line of input -> the item; raises InvalidSignal
 
 
@@ -37,7 +49,7 @@ class LineResult(NamedTuple):
     """The result of one line of input."""
 
     line: int  # 1 is the first
-    result: Receipt | EventLogError
+    result: Result
 
     def to_json(self) -> bytes:
         """The line of output, newline included."""
@@ -114,12 +126,14 @@ def append_lines(
     skip_invalid: bool,
     parse: Parse = parse_json_line,
     on_results: Callable[[list[LineResult]], object],
+    hold_back: HoldBack = lambda results: results,
 ) -> bool:
     """Appends the lines from `fd` until its end or a signal; True if all were valid.
 
     Without `skip_invalid` it ends after the first bad line: the lines before it are durable, those
-    after it are not written. `parse` turns a line into an item. Raises EventLogError where the log
-    refuses them, after answering.
+    after it are not written. `parse` turns a line into an item. `hold_back` returns the results of
+    one commit once they may be shown; it may turn a receipt into WaitTimeout or NotReplicated,
+    which end the input. Raises EventLogError where the log refuses lines, after answering.
     """
     all_valid = True
     number = 0
@@ -131,14 +145,16 @@ def append_lines(
                 break
             # None of them was written.
             results = append_each_line(log, lines, skip_invalid=skip_invalid, parse=parse)
+        results = hold_back(results)
         on_results([LineResult(number + i, result) for i, result in enumerate(results, 1)])
         number += len(lines)
         for result in results:
             if isinstance(result, EventLogError):
-                if not isinstance(result, InvalidSignal | SignalConflict):
+                if not isinstance(result, _REFUSALS | _LATE):
                     raise result
                 all_valid = False
-        if not (all_valid or skip_invalid):
+        is_late = any(isinstance(result, _LATE) for result in results)
+        if is_late or not (all_valid or skip_invalid):
             break
     return all_valid
 
@@ -161,7 +177,7 @@ def append_each_line(
             if not skip_invalid:
                 break
     taken = iter(log.append_each(items, stop_at_refusal=not skip_invalid))
-    results: list[Receipt | EventLogError] = []
+    results: list[Result] = []
     for index in range(len(items) + len(invalid)):
         result = invalid.get(index) or next(taken, None)
         if result is None:

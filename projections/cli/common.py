@@ -5,7 +5,6 @@ Modules that a command needs are imported when it runs, so that `eventlog --help
 Invariant: data goes to stdout, messages to stderr; exit codes are those of eventlog.cli.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -18,23 +17,6 @@ if TYPE_CHECKING:
     from projections.serving.address import Address
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-class _Seconds(click.FloatRange):
-    """A finite number of seconds. `nan` would pass any range, and no wait would ever end."""
-
-    name = "seconds"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        number = float(super().convert(value, param, ctx))
-        if not math.isfinite(number):
-            self.fail(f"{number} is not a number of seconds.", param, ctx)
-        return number
-
-
-SECONDS = _Seconds(min=0)
 
 
 def _parse_as_of(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:

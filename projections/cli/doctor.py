@@ -12,12 +12,13 @@ import click
 from eventlog.plumbing import (
     EXIT_PROBLEM,
     JSON_OPTION,
+    SECONDS,
     CommandContext,
     WrongUsage,
     print_lines,
     print_message,
 )
-from projections.cli.common import SECONDS, print_json
+from projections.cli.common import print_json
 from projections.cli.settings import alpine_config
 
 if TYPE_CHECKING:

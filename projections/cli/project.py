@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from eventlog.plumbing import CommandContext, WrongUsage, printable_value, replica_state
-from projections.cli.common import SECONDS, listen_address, require_host_names
+from eventlog.plumbing import SECONDS, CommandContext, WrongUsage, printable_value, replica_state
+from projections.cli.common import listen_address, require_host_names
 from projections.cli.replication.settings import setting
 from projections.cli.settings import alpine_config
 

@@ -11,6 +11,7 @@ import click
 from eventlog.plumbing import (
     EXIT_PROBLEM,
     JSON_OPTION,
+    SECONDS,
     CommandContext,
     bad_news,
     figure_text,
@@ -18,7 +19,7 @@ from eventlog.plumbing import (
     print_note,
     print_problem,
 )
-from projections.cli.common import SECONDS, print_json
+from projections.cli.common import print_json
 
 
 @click.command()
@@ -82,10 +83,11 @@ def _daemon_text(daemon: dict[str, object]) -> str:
 @click.option(
     "--for",
     "stage",
-    type=click.Choice(["projected", "delivered"]),
+    type=click.Choice(["projected", "delivered", "replicated"]),
     default="projected",
     show_default=True,
-    help="projected: in the signals table; delivered: at Alpine.",
+    help="projected: in the signals table; delivered: at Alpine; replicated: on most servers of "
+    "the stream.",
 )
 @click.option(
     "--timeout", "timeout_s", type=SECONDS, help="Give up after this time. Default: wait for ever."
@@ -93,27 +95,31 @@ def _daemon_text(daemon: dict[str, object]) -> str:
 @JSON_OPTION
 @click.pass_obj
 def wait(obj: CommandContext, seq: int, stage: str, timeout_s: float | None, as_json: bool) -> None:
-    """Wait until entry SEQ is projected or delivered.
+    """Wait until entry SEQ is projected, delivered or replicated.
 
     Where the log ends before SEQ, no daemon runs, or its projection has failed, a message on stderr
-    says so at once, and the command goes on waiting. Exit code 1 if the time is over first, or if
-    the signal is parked. --json prints an object with `seq`, `for`, `result` (`reached`, `timeout`
-    or `parked`) and `problem`.
+    says so at once, and the command goes on waiting. Exit code 1 if the time is over first, if the
+    signal is parked, or if the stream has too few replicas for an entry to count as replicated.
+    --json prints an object with `seq`, `for`, `result` (`reached`, `timeout`, `parked` or `single`)
+    and `problem`.
 
     \b
     Example:
       eventlog wait 42 --for projected --timeout 5
       eventlog wait 42 --for delivered
+      eventlog wait 42 --for replicated --timeout 5
     """
+    from eventlog import NotReplicated, WaitTimeout
     from eventlog.plumbing import require_home
-    from projections.queries.wait import SignalParked, WaitTimeout
+    from projections.queries.wait import SignalParked
 
     require_home(obj.home)  # without a log, no entry would ever arrive
+    results = {WaitTimeout: "timeout", SignalParked: "parked", NotReplicated: "single"}
     home, result, problem = Path(obj.home), "reached", None
     try:
         _wait(home, seq, stage, timeout_s)
-    except (WaitTimeout, SignalParked) as error:
-        result, problem = "timeout" if isinstance(error, WaitTimeout) else "parked", str(error)
+    except (WaitTimeout, SignalParked, NotReplicated) as error:
+        result, problem = results[type(error)], str(error)
         print_problem(problem)
     if as_json:
         print_json({"seq": seq, "for": stage, "result": result, "problem": problem})

@@ -1,4 +1,4 @@
-"""Waits until an entry has reached a projection.
+"""Waits until an entry has reached a stage: projected, delivered or replicated.
 
 Invariant: `wait` returns only after the projection's own file shows that it has the entry.
 """
@@ -11,8 +11,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from eventlog import EventLogError, UnsafePath
-from eventlog.plumbing import log_status, run_in_thread
+from eventlog import EventLogError, UnsafePath, WaitTimeout
+from eventlog.plumbing import (
+    is_replicated,
+    log_status,
+    replication_obstacles,
+    run_in_thread,
+)
 from projections.delivery.outbox import DISCARDED, load_outbox, outbox_path, read_seq
 from projections.delivery.outbox import NAME as ALPINE
 from projections.delivery.state import DeliveryState
@@ -22,12 +27,9 @@ from projections.sqlite.database import database_path, read_checkpoint, read_tab
 
 PROJECTED = "projected"
 DELIVERED = "delivered"
+REPLICATED = "replicated"
 POLL_S_MIN, POLL_S_MAX = 0.002, 0.05
 _UNUSABLE = (FileNotFoundError, sqlite3.Error, UnsafePath)  # of a database
-
-
-class WaitTimeout(EventLogError):
-    """The entry did not reach the projection within the timeout; it may do so later."""
 
 
 class SignalParked(EventLogError):
@@ -67,11 +69,16 @@ def stage_check(home: Path, seq: int, stage: str) -> Callable[[], bool]:
         return lambda: projected_seq(home) >= seq
     if stage == DELIVERED:
         return lambda: is_delivered(home, seq)
-    raise ValueError(f"stage must be {PROJECTED!r} or {DELIVERED!r}, not {stage!r}")
+    if stage == REPLICATED:
+        return lambda: is_replicated(os.fspath(home), seq)
+    stages = f"{PROJECTED!r}, {DELIVERED!r} or {REPLICATED!r}"
+    raise ValueError(f"stage must be {stages}, not {stage!r}")
 
 
 def obstacles(home: Path, seq: int, stage: str) -> list[str]:
     """The reasons why the entry cannot reach the stage now. Raises LogNotFound."""
+    if stage == REPLICATED:
+        return replication_obstacles(os.fspath(home), seq)
     found = []
     last_seq = log_status(os.fspath(home), count=False)["last_seq"]
     assert isinstance(last_seq, int)
@@ -101,10 +108,11 @@ def _delivery_obstacles(home: Path) -> list[str]:
 def wait(
     home: str | os.PathLike[str], seq: int, stage: str, timeout_s: float | None = None
 ) -> None:
-    """Waits until entry `seq` is "projected" into SQLite, or "delivered" to Alpine.
+    """Waits until entry `seq` is "projected" into SQLite, "delivered" to Alpine, or
+    "replicated" by a quorum of servers.
 
-    Raises WaitTimeout after `timeout_s`, where it is given, and SignalParked as soon as Alpine has
-    rejected the signal.
+    Raises WaitTimeout after `timeout_s`, where it is given, SignalParked as soon as Alpine has
+    rejected the signal, and NotReplicated where the stream has fewer than three replicas.
     """
     asyncio.run(wait_async(home, seq, stage, timeout_s))
 
@@ -130,6 +138,7 @@ async def wait_async(
 __all__ = [
     "DELIVERED",
     "PROJECTED",
+    "REPLICATED",
     "SignalParked",
     "WaitTimeout",
     "obstacles",

@@ -160,7 +160,7 @@ class MirrorProjection:
             engine = self._engine
             assert engine is not None, "it was just opened"
         try:
-            await engine.append(lines, self._recording.set_acked)
+            await engine.append(lines, lambda seq: self._set_acked(lines[seq - before.seq - 1]))
         except WrongLastSequence as error:
             # The server may have counted a proposal that it never committed: only the end of the
             # stream shows whether another process has appended to it.
@@ -175,7 +175,7 @@ class MirrorProjection:
             end = await self._settled_end(engine)
             await self._require_line_of_log(engine, end)
             if end.seq < self._recording.record.acked:
-                await self._report_lost(end.seq)
+                await self._report_lost(end)
         except BaseException:
             await engine.close()
             raise
@@ -224,18 +224,21 @@ class MirrorProjection:
             )
         return end
 
-    async def _report_lost(self, end_seq: int) -> None:
+    async def _report_lost(self, end: StreamEnd) -> None:
         acked = self._recording.record.acked
         logger.error(
             "mirror_lost_acknowledged stream=%s from=%d to=%d: the lines are published again",
             self._settings.stream,
-            end_seq + 1,
+            end.seq + 1,
             acked,
         )
-        await self._recording.add_lost(end_seq)
+        await self._recording.add_lost(end.seq, end.chain)
+
+    def _set_acked(self, last: StreamLine) -> None:
+        self._recording.set_acked(last.seq, StreamEnd(last.seq, last.line).chain)
 
     def _note_end(self, end: StreamEnd) -> None:
-        self._recording.set_acked(end.seq)
+        self._recording.set_acked(end.seq, end.chain)
         self._recording.set_replicas(end.replicas, end.replicas_current)
         self._recording.set_state(MIRRORING)
 

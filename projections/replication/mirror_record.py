@@ -1,64 +1,46 @@
-"""`data/mirror.json`: the highest seq that the stream has acknowledged, and the mirror's state.
+"""Writes `data/mirror.json`: the highest seq that the stream has acknowledged, and the state.
 
 The checkpoint itself is the stream's last message. The record shows it where no server can be
-reached, and reveals a stream that ends below what it has acknowledged.
+reached, reveals a stream that ends below what it has acknowledged, and shows a waiter that an entry
+is replicated.
 
 Invariant: `acked` was acknowledged by the stream, and `lost_acked` never shrinks for one stream.
 """
 
 import asyncio
+import json
 import logging
+import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from eventlog import EventLogError, UnsafePath
-from eventlog.plumbing import make_private_dir, read_record, run_in_thread, write_record
+from eventlog.plumbing import (
+    ACKED_NAME,
+    FENCED,
+    MIRRORING,
+    RECORD_NAME,
+    SHORT,
+    UNFIT,
+    WAITING,
+    MirrorRecord,
+    make_private_dir,
+    read_mirror_record,
+    run_in_thread,
+    write_record,
+)
+from eventlog.plumbing import MIRROR as NAME
+from eventlog.plumbing import MIRROR_STATES as STATES
+from projections.errors import ProjectionError
+from projections.run_directory import make_run_directory
 
 logger = logging.getLogger(__name__)
 
-NAME = "mirror"
-MIRRORING, WAITING, UNFIT, FENCED, SHORT = "mirroring", "waiting", "unfit", "fenced", "short"
-STATES = (MIRRORING, WAITING, UNFIT, FENCED, SHORT)
 # Between two writes: each one is a sync, and must not slow down the appends beside it. After a
 # crash the record may be behind the stream by as much; the next start reads the stream.
 WRITE_PAUSE_S = 0.5
-
-_FILE_NAME = "mirror.json"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MirrorRecord:
-    """What is known of the stream without asking it."""
-
-    stream: str
-    acked: int = 0  # the highest seq that it has acknowledged
-    lost_acked: int = 0  # lines that it had acknowledged and did not hold later
-    state: str = WAITING
-    last_error: str | None = None  # why the state is not MIRRORING
-    replicas: int | None = None  # servers that are to hold the stream; None: not known yet
-    replicas_current: int | None = None  # servers that held all of it at the last look
-
-
-def read_mirror_record(home: Path) -> MirrorRecord | None:
-    """The record of a home; None where there is no readable one."""
-    found = read_record(home / "data", _FILE_NAME) or {}
-    stream, state, error = (found.get(key) for key in ("stream", "state", "last_error"))
-    counts = [found.get(key) for key in ("acked", "lost_acked")]
-    replicas = [found.get(key) for key in ("replicas", "replicas_current")]
-    if not isinstance(stream, str) or state not in STATES:
-        return None
-    acked, lost_acked = (value if type(value) is int and value >= 0 else 0 for value in counts)
-    wanted, current = (value if type(value) is int else None for value in replicas)
-    return MirrorRecord(
-        stream=stream,
-        acked=acked,
-        lost_acked=lost_acked,
-        state=str(state),
-        last_error=error if isinstance(error, str) else None,
-        replicas=wanted,
-        replicas_current=current,
-    )
+ACKED_BYTES = 1024  # more than a record without error text: each write covers the one before it
 
 
 class MirrorRecorder:
@@ -73,14 +55,17 @@ class MirrorRecorder:
         self._changed = asyncio.Event()
         self._has_failed = False
         self._task: asyncio.Task[None] | None = None
+        self._acked_fd = -1  # of the file that is written at each acknowledgement
 
     def start(self) -> None:
         """Starts writing. `close` ends it."""
         self._task = asyncio.create_task(self._write_changes(), name="mirror record")
 
-    def set_acked(self, seq: int) -> None:
-        """Notes that the stream has acknowledged all lines up to `seq`."""
-        self._set(replace(self.record, acked=max(seq, self.record.acked)))
+    def set_acked(self, seq: int, chain: str) -> None:
+        """Notes that the stream has acknowledged all lines up to `seq`, whose chain is `chain`."""
+        if seq >= self.record.acked:
+            self._set(replace(self.record, acked=seq, acked_chain=chain))
+            self._write_acked()
 
     def set_state(self, state: str, error: str | None = None) -> None:
         """Notes the state, and why it is not MIRRORING."""
@@ -90,10 +75,10 @@ class MirrorRecorder:
         """Notes how many servers are to hold the stream, and how many hold all of it."""
         self._set(replace(self.record, replicas=replicas, replicas_current=current))
 
-    async def add_lost(self, end_seq: int) -> None:
+    async def add_lost(self, end_seq: int, chain: str) -> None:
         """Notes that the stream ends at `end_seq`, below what it has acknowledged. Durable."""
-        lost = self.record.acked - end_seq
-        self._set(replace(self.record, acked=end_seq, lost_acked=self.record.lost_acked + lost))
+        lost = self.record.lost_acked + self.record.acked - end_seq
+        self._set(replace(self.record, acked=end_seq, acked_chain=chain, lost_acked=lost))
         await run_in_thread(self._write)
 
     async def close(self) -> None:
@@ -104,6 +89,22 @@ class MirrorRecorder:
                 await self._task
         with suppress(EventLogError):
             await run_in_thread(self._write)
+        if self._acked_fd >= 0:
+            os.close(self._acked_fd)
+            self._acked_fd = -1
+
+    def _write_acked(self) -> None:
+        """Writes the record for waiters, in place and without a sync: it must cost next to nothing.
+
+        Where it cannot be written, they see the record half a second later.
+        """
+        with suppress(OSError, UnsafePath, ProjectionError):
+            if self._acked_fd < 0:
+                path = make_run_directory(self._home) / ACKED_NAME
+                flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+                self._acked_fd = os.open(path, flags, 0o600)
+            shown = asdict(replace(self.record, last_error=None))
+            os.pwrite(self._acked_fd, json.dumps(shown).encode().ljust(ACKED_BYTES), 0)
 
     def _set(self, record: MirrorRecord) -> None:
         self.record = record
@@ -126,11 +127,25 @@ class MirrorRecorder:
         try:
             with suppress(FileExistsError):
                 make_private_dir(data_dir)  # not the home, which may have been moved
-            write_record(data_dir, _FILE_NAME, asdict(record))
+            write_record(data_dir, RECORD_NAME, asdict(record))
         except (OSError, UnsafePath) as error:  # such as a full disk, which stops no mirror
             if not self._has_failed:
-                path = data_dir / _FILE_NAME
+                path = data_dir / RECORD_NAME
                 logger.warning("mirror_record_not_written path=%s error=%s", path, error)
             self._has_failed = True
             return
         self._written, self._has_failed = record, False
+
+
+__all__ = [
+    "FENCED",
+    "MIRRORING",
+    "NAME",
+    "SHORT",
+    "STATES",
+    "UNFIT",
+    "WAITING",
+    "MirrorRecord",
+    "MirrorRecorder",
+    "read_mirror_record",
+]

@@ -54,7 +54,9 @@ const strip = figures([
   ["delivery", "Delivery lag"],
   ["delivered", "Delivered"],
   ["parked", "Parked"],
+  ["mirror", "Mirror lag"],
 ]);
+strip.show("mirror", false);
 const latest = table(LOG_COLUMNS, [], { class: "log" });
 
 let history = [];
@@ -188,6 +190,7 @@ function showStatus(status) {
   );
   showTable(stored);
   showDelivery(delivery);
+  showMirror(status.mirror);
   fill(
     $("#checks ul"),
     status.checks.map(({ state, name, text, at }) => check(state, capital(name), text, at)),
@@ -254,6 +257,23 @@ function showDelivery(delivery) {
   strip.set("delivery", lag);
   strip.set("delivered", { ...delivered, note: delivery.state });
   strip.set("parked", parked);
+}
+
+/** The lag of the mirror, in a home that has one. Below three replicas nothing is replicated. */
+function showMirror(mirror) {
+  strip.show("mirror", mirror !== null);
+  if (!mirror) return;
+  const { lag_entries: lag, replicas, replicas_current: current } = mirror;
+  const servers = mirror.is_replicated
+    ? `on ${int(current)} of ${int(replicas)} servers`
+    : "too few servers: not replicated";
+  strip.set("mirror", {
+    path: "mirror.lag_entries",
+    value: lag,
+    text: int(lag),
+    unit: lag ? `${plural(lag, "entry")}, ${span(mirror.lag_seconds)}` : "entries",
+    note: replicas === null ? mirror.state : `${mirror.state}, ${servers}`,
+  });
 }
 
 function showHistory(points) {

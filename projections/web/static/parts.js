@@ -77,6 +77,7 @@ export function figures(names) {
       key,
       {
         title,
+        node: null,
         value: h("b", {}, "–"),
         unit: h("span", {}),
         note: h("dd", { class: "note" }, " "),
@@ -86,9 +87,11 @@ export function figures(names) {
   const node = h(
     "dl",
     { class: "figures" },
-    [...tiles.values()].map((tile) =>
-      h("div", {}, h("dt", {}, tile.title), h("dd", {}, tile.value, tile.unit), tile.note),
-    ),
+    [...tiles.values()].map((tile) => {
+      const parts = [h("dt", {}, tile.title), h("dd", {}, tile.value, tile.unit), tile.note];
+      tile.node = h("div", {}, ...parts);
+      return tile.node;
+    }),
   );
   function set(key, { path = null, value = null, text, unit = "", note = "" }) {
     const tile = tiles.get(key);
@@ -97,7 +100,10 @@ export function figures(names) {
     setNote(tile.note, note);
     figured(tile.value, path, value);
   }
-  return { node, set };
+  const show = (key, isShown) => {
+    tiles.get(key).node.hidden = !isShown;
+  };
+  return { node, set, show };
 }
 
 /** The tiles of delivery, on Overview and Delivery. */

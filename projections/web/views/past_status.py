@@ -46,6 +46,7 @@ def read_past_status(home: Path, moments: Moments, moment: Moment) -> Json:
         "rate": None,
         "table": {**dict.fromkeys(TABLE_KEYS), "rows": rows},
         "delivery": dict.fromkeys(DELIVERY_KEYS),
+        "mirror": None,
         "projections": [],
         "history": None,
         "checks": [],

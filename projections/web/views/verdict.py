@@ -6,7 +6,7 @@ Invariant: the level is that of the worst reason, and `ok` only where there is n
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from eventlog.plumbing import count_text
+from eventlog.plumbing import MIRROR, WAITING, count_text
 from projections.delivery.outbox import DISABLED, STOPPED
 from projections.delivery.outbox import NAME as ALPINE
 from projections.run_directory import FAILED
@@ -76,6 +76,7 @@ def _reasons(
     for name, figures in projections.items():
         yield from _projection_reasons(name, figures)
     yield from _delivery_reasons(projections.get(ALPINE, {}))
+    yield from _mirror_reasons(projections.get(MIRROR, {}))
 
 
 def _projection_reasons(name: str, figures: Figures) -> Iterator[Reason]:
@@ -102,6 +103,17 @@ def _delivery_reasons(figures: Figures) -> Iterator[Reason]:
         verb, them = ("is", "it") if parked == 1 else ("are", "them")
         text = f"{count_text(parked, 'signal')} {verb} parked: Alpine does not take {them}"
         yield Reason(text, "/delivery", WARN)
+
+
+def _mirror_reasons(figures: Figures) -> Iterator[Reason]:
+    lost = figures.get("lost_acked")
+    if figures.get("state") == WAITING:
+        error = figures.get("last_error")
+        text = f"The mirror waits: {error}" if error else "The mirror waits for the stream"
+        yield Reason(text, "/#checks", WARN)
+    if isinstance(lost, int) and lost:
+        text = f"The stream lost {count_text(lost, 'line')} that it had acknowledged"
+        yield Reason(text, "/#checks", WARN)
 
 
 def _entries(value: object) -> str:

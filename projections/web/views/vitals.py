@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eventlog import EventLogError
-from eventlog.plumbing import log_status, run_in_thread
+from eventlog.plumbing import MIRROR, REPLICAS_MIN, log_status, run_in_thread
 from projections.delivery.outbox import NAME as ALPINE
 from projections.monitoring.drill_record import last_drill
 from projections.monitoring.status import projections_status
@@ -35,6 +35,10 @@ TABLE_KEYS = ("lag_entries", "lag_seconds", "rows", "conflicts", "daemon", "prob
 DELIVERY_KEYS = (
     *("lag_entries", "lag_seconds", "delivered", "parked", "failing", "state", "last_error"),
     *("daemon", "problem"),
+)
+MIRROR_KEYS = (
+    *("stream", "lag_entries", "lag_seconds", "state", "replicas", "replicas_current"),
+    *("lost_acked", "last_error", "daemon"),
 )
 _PROJECTION_KEYS = ("checkpoint", "lag_entries", "lag_seconds", "daemon", "problem")
 
@@ -144,6 +148,7 @@ class Vitals:
             "delivery": None
             if delivery is None
             else {key: delivery.get(key) for key in DELIVERY_KEYS},
+            "mirror": mirror_figures(found.projections.get(MIRROR)),
             "projections": [
                 {"name": name, **{key: figures.get(key) for key in _PROJECTION_KEYS}}
                 for name, figures in found.projections.items()
@@ -182,6 +187,17 @@ def _redacted(figures: Mapping[str, object], redactor: Redactor) -> Json:
     if isinstance(daemon, Mapping):
         found["daemon"] = _redacted(daemon, redactor)
     return found
+
+
+def mirror_figures(figures: Mapping[str, object] | None) -> Json | None:
+    """The figures of the mirror; None in a home where none was ever started."""
+    if figures is None or "stream" not in figures:
+        return None
+    replicas = figures.get("replicas")
+    return {
+        **{key: figures.get(key) for key in MIRROR_KEYS},
+        "is_replicated": isinstance(replicas, int) and replicas >= REPLICAS_MIN,
+    }
 
 
 def _seconds(figures: Mapping[str, object]) -> float | None:

@@ -315,6 +315,8 @@ def test_the_commands_create_publish_and_report(home: Path, server: NatsServers)
     done = eventlog("project", "all", "--once", home=home, env=env)
     assert (done.code, done.out) == (0, b"")
     assert server.messages("commands") == lines_in(home)
+    waited = eventlog("wait", 3, "--for", "replicated", home=home)
+    assert (waited.code, "so no entry counts as replicated" in waited.err) == (1, True)
     (found,) = eventlog("status", "--json", home=home).answers
     mirror = found["projections"]["mirror"]
     assert mirror.pop("daemon")["state"] == "stopped"

@@ -1,14 +1,15 @@
 """The mirror against a scripted stream: lost acknowledgements, false refusals, lost messages."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from eventlog import EventLog
+from eventlog import EventLog, WaitTimeout
 from eventlog.replica.batches import BATCH_LINES_MAX
-from projections.replication.mirror_record import MIRRORING, WAITING
+from projections.replication.mirror_record import MIRRORING, WAITING, WRITE_PAUSE_S
 from tests.harness.deadline import until_async
 from tests.harness.log_checks import lines_in
 from tests.harness.mirrors import RunningMirror, mirroring, record_of
@@ -19,6 +20,11 @@ from tests.harness.signals import signals
 def fill(home: Path, entries: int, *, start: int = 1) -> None:
     with EventLog(home) as log:
         log.append_many(signals(entries, start=start))
+
+
+def wait_replicated(home: Path, seq: int, timeout_s: float = 20) -> None:
+    with EventLog(home) as log:
+        log.wait_replicated(seq, timeout_s=timeout_s)
 
 
 def run(home: Path, work: Callable[[ScriptedStream, RunningMirror], Awaitable[None]]) -> None:
@@ -93,6 +99,18 @@ def test_a_stream_that_recovers_has_lost_nothing(home: Path) -> None:
     assert record_of(home).lost_acked == 0
 
 
+def test_a_waiter_does_not_wait_for_the_next_record(home: Path) -> None:
+    async def work(stream: ScriptedStream, mirror: RunningMirror) -> None:
+        started_s = time.monotonic()
+        for seq in range(11, 21):
+            await asyncio.to_thread(fill, home, 1, start=seq)
+            await asyncio.to_thread(wait_replicated, home, seq)
+        # Ten records take five seconds.
+        assert time.monotonic() - started_s < 5 * WRITE_PAUSE_S
+
+    run(home, work)
+
+
 def test_an_outage_is_noticed_without_a_new_line_and_ends_without_one(home: Path) -> None:
     async def work(stream: ScriptedStream, mirror: RunningMirror) -> None:
         stream.is_silent = True
@@ -130,3 +148,16 @@ def test_the_servers_that_hold_the_stream_are_counted(home: Path) -> None:
 
     run(home, work)
     assert (record_of(home).replicas, record_of(home).replicas_current) == (3, 2)
+
+
+def test_lines_are_replicated_once_they_are_acknowledged(home: Path) -> None:
+    async def work(stream: ScriptedStream, mirror: RunningMirror) -> None:
+        await asyncio.to_thread(wait_replicated, home, 10)
+        stream.is_silent = True
+        await asyncio.to_thread(fill, home, 5, start=11)
+        with pytest.raises(WaitTimeout):
+            await asyncio.to_thread(wait_replicated, home, 11, timeout_s=0.1)
+        stream.is_silent = False
+        await asyncio.to_thread(wait_replicated, home, 15)
+
+    run(home, work)

@@ -284,6 +284,7 @@ def test_wrong_usage_of_to_is_named(server: NatsServers, tmp_path: Path) -> None
         (["--to", "nats://u:p@h"], 2, "must not hold a user or a password"),
         (["--to", "nats://h", "--check"], 2, "are about a log on this machine"),
         (["--to", "nats://h", "--no-create"], 2, "are about a log on this machine"),
+        (["--to", "nats://h", "--wait", "replicated"], 2, "are about a log on this machine"),
     ):
         done = eventlog("append", *words, home=tmp_path, env=env)
         assert (done.code, text in done.err) == (code, True), done.err

@@ -9,6 +9,7 @@ from projections.web.views.verdict import verdict
 
 FINE = {"daemon": {"state": "running"}, "lag_seconds": 0.0, "lag_entries": 0, "problem": None}
 DELIVERING = {**FINE, "state": "delivering", "parked": 0}
+MIRRORING = {**FINE, "state": "mirroring", "lost_acked": 0, "last_error": None}
 FAILED = {"state": "failed", "reason": "no disk space"}
 STOPPED = {"state": "stopped", "reason": None}
 LATE = {"lag_seconds": 61.0, "lag_entries": 1}
@@ -65,6 +66,18 @@ REASONS: tuple[tuple[Mapping[str, Any], str, str, str], ...] = (
         "1,200 signals are parked: Alpine does not take them",
         "/delivery",
     ),
+    (
+        {"mirror": {"state": "waiting", "last_error": "there is no quorum"}},
+        "warn",
+        "The mirror waits: there is no quorum",
+        "/#checks",
+    ),
+    (
+        {"mirror": {"state": "mirroring", "lost_acked": 1}},
+        "warn",
+        "The stream lost 1 line that it had acknowledged",
+        "/#checks",
+    ),
     ({"problem": "the log is not followed"}, "bad", "the log is not followed", "/log"),
     ({"findings": 1}, "bad", "The last verify found damage in 1 place", "/#checks"),
     ({"findings": 2}, "bad", "The last verify found damage in 2 places", "/#checks"),
@@ -73,7 +86,7 @@ REASONS: tuple[tuple[Mapping[str, Any], str, str, str], ...] = (
 
 def verdict_of(changes: Mapping[str, Any]) -> dict[str, object]:
     """The verdict on a home that is fine but for some changes."""
-    projections = {"sqlite": FINE, "alpine": DELIVERING, "mine": FINE}
+    projections = {"sqlite": FINE, "alpine": DELIVERING, "mirror": MIRRORING, "mine": FINE}
     projections = {name: {**each, **changes.get(name, {})} for name, each in projections.items()}
     return verdict(
         projections,
