@@ -30,7 +30,11 @@ from tools.crash.inodes import File, Link
 from tools.crash.mutants import MUTANTS
 from tools.crash.random_histories import RandomHistory
 from tools.crash.readers import explore_readers
-from tools.crash.replicas import explore_killed_replica, explore_replica
+from tools.crash.replicas import (
+    explore_damaged_replica,
+    explore_killed_replica,
+    explore_replica,
+)
 from tools.crash.states import files_of
 
 STATES_DEFAULT = 100_000
@@ -73,6 +77,7 @@ class _Run:
         before = explorer.states
         explore_replica(explorer)
         explore_killed_replica(explorer)
+        explore_damaged_replica(explorer)
         print(f"{explorer.states - before} states of replicas: all became their primary's log")
         print(f"{sweep_damages(explorer.subject).flips} other damages: none was cut or overlooked")
 

@@ -24,7 +24,7 @@ from eventlog.clock import now_recorded
 from eventlog.format.durability import decode_watermark
 from eventlog.format.scan import TIP_START
 from eventlog.replica.engine import StreamLine
-from eventlog.replica.replica_log import ReplicaLog, batches_of
+from eventlog.replica.replica_log import ReplicaLog, parts_of
 from eventlog.storage.disk import RealDisk
 from eventlog.storage.home import home_at
 from eventlog.storage.replica_file import ReplicaState, replica_path
@@ -88,13 +88,24 @@ def test_lines_may_come_in_any_portions(primary: Path, replica: ReplicaLog, cut:
     assert segments(Path(replica.home)) == segments(primary)
 
 
-def test_one_write_holds_lines_of_one_batch_and_one_segment_only(primary: Path) -> None:
+def test_one_write_holds_lines_of_one_segment_only(primary: Path) -> None:
     lines = stream_lines(primary)
-    batches = list(batches_of(lines))
-    assert [line for batch in batches for line in batch.lines] == lines_in(primary)
-    assert [len(batch.lines) for batch in batches] == [1, 3, 1, 4, 2, 1]
-    two = [lines[0], lines[1], lines[2]._replace(segment=3)]
-    assert [len(batch.lines) for batch in batches_of(two)] == [1, 1, 1]
+    parts = list(parts_of(lines))
+    assert [line for part in parts for line in part.lines] == lines_in(primary)
+    assert [b"".join(part.lines) for part in parts] == list(segments(primary).values())
+
+
+def test_lines_that_arrive_together_cost_one_sync_for_each_segment(
+    primary: Path, tmp_path: Path
+) -> None:
+    disk = FaultDisk()
+    log = ReplicaLog(SegmentDisk(disk), home_at(tmp_path / "replica"))
+    log.begin(MAIN, TIP_START)
+    disk.calls.clear()
+    log.write(stream_lines(primary))
+    log.close()
+    syncs = [call for call in disk.calls if call.kind == "fdatasync" and ".jsonl" in call.path]
+    assert len(syncs) == len(segments_in(primary))
 
 
 def change(line: StreamLine, data: bytes) -> StreamLine:
