@@ -1,4 +1,4 @@
-"""Cuts lines into the atomic batches in which they are appended to a stream.
+"""Cuts lines into batches: of an append to a stream, which is atomic, and of a replica's write.
 
 Invariant: the batches are the lines, in order; none is empty.
 """
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from eventlog.replica.engine import StreamLine
 
 BATCH_LINES_MAX = 500  # a server takes up to 1,000; twice as many gain nothing
-BATCH_BYTES_MAX = 1 << 20  # for lines of the largest size: a server holds a batch in memory
+BATCH_BYTES_MAX = 1 << 20  # for lines of the largest size: each side holds a batch in memory
 
 
 def batches(lines: Sequence[StreamLine]) -> Iterator[Sequence[StreamLine]]:

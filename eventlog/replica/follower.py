@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from eventlog.errors import AppendFailed, EventLogError, LogDiverged, LogLocked
 from eventlog.format.scan import TIP_START, Tip
 from eventlog.read.inspect import raw_lines
+from eventlog.replica.batches import batches
 from eventlog.replica.engine import (
     StreamEnd,
     StreamEngine,
@@ -37,7 +38,6 @@ T = TypeVar("T")
 
 RETRY_S_MIN, RETRY_S_MAX = 0.1, 2.0  # between two tries: a new leader is there within seconds
 ONCE_WAIT_S_MAX = 10.0  # without progress; then a run that is to end gives up
-WRITE_LINES_MAX = 500  # at a time: each may need a sync of its own, and a stop waits for them
 WATERMARK_AFTER_S = 0.8  # the watermark is durable within a second of the last line
 
 FOLLOWING, WAITING = "following", "waiting"
@@ -68,6 +68,7 @@ class Follower:
         self.resets = 0  # how often the stream was opened anew
         self.write_started_s: float | None = None  # of time.monotonic, while it writes
         self._progress_s = 0.0
+        self._watermark_s = 0.0  # when it was last written, or not due
         self._waits_since_s: float | None = None
 
     def __str__(self) -> str:
@@ -192,7 +193,7 @@ class Follower:
             )
             if done:
                 return
-            await _run_in_thread(self._log.flush_watermark)
+            await self._flush_watermark()
 
     async def _write(self, lines: Sequence[StreamLine], stop: asyncio.Event) -> None:
         """Writes the lines that are new, in parts between which it can be stopped."""
@@ -204,10 +205,9 @@ class Follower:
                     where=self._log.home,
                     do="wait: the stream is read again from the last line",
                 )
-        for start in range(0, len(new), WRITE_LINES_MAX):
+        for part in batches(new):
             if stop.is_set():
                 return
-            part = new[start : start + WRITE_LINES_MAX]
             self.stream_seq = max(self.stream_seq, new[-1].seq)
             self.write_started_s = time.monotonic()
             try:
@@ -216,7 +216,13 @@ class Follower:
                 self.write_started_s = None
                 self.checkpoint = self._log.tip.seq
             self._progress_s = time.monotonic()
+            if self._progress_s - self._watermark_s > WATERMARK_AFTER_S:
+                await self._flush_watermark()
             self._on_change()
+
+    async def _flush_watermark(self) -> None:
+        await _run_in_thread(self._log.flush_watermark)
+        self._watermark_s = time.monotonic()
 
     # -- what it says
 

@@ -194,6 +194,23 @@ def test_lines_are_written_as_they_come_and_the_watermark_within_a_second(
     assert segments(tmp_path / "replica") == segments(primary)
 
 
+def test_the_watermark_is_written_also_while_lines_come_without_a_pause(
+    primary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower_module, "WATERMARK_AFTER_S", -1.0)
+    log = ReplicaLog.open(tmp_path / "replica")
+    found: list[tuple[int, bool]] = []
+    stream = ScriptedConsumers(stream_lines(primary))
+    follower = Follower(
+        stream.open,
+        log,
+        stream="main",
+        on_change=lambda: found.append((follower.checkpoint, log.needs_watermark)),
+    )
+    asyncio.run(follower.run(asyncio.Event(), once=True))
+    assert found == [(0, False), (4, False), (8, False), (12, False)]
+
+
 def watermark_seq(path: Path) -> int:
     found = decode_watermark(path.read_bytes()) if path.exists() else None
     return found.end.seq if found is not None else 0
