@@ -38,6 +38,9 @@ T = TypeVar("T")
 
 RETRY_S_MIN, RETRY_S_MAX = 0.1, 2.0  # between two tries: a new leader is there within seconds
 ONCE_WAIT_S_MAX = 10.0  # without progress; then a run that is to end gives up
+# Of one write, for which a stop waits. A backlog in few writes: each one takes turns with the loop
+# that receives lines, and waits for it some milliseconds.
+WRITE_LINES_MAX, WRITE_BYTES_MAX = 2000, 8 << 20
 WATERMARK_AFTER_S = 0.8  # the watermark is durable within a second of the last line
 
 FOLLOWING, WAITING = "following", "waiting"
@@ -70,6 +73,7 @@ class Follower:
         self._progress_s = 0.0
         self._watermark_s = 0.0  # when it was last written, or not due
         self._waits_since_s: float | None = None
+        self._waits_for_disk = False  # until a write succeeds, also where the stream is open
 
     def __str__(self) -> str:
         """One line of status."""
@@ -121,7 +125,8 @@ class Follower:
             end = await engine.last()
             tip = await self._begin(engine, end)
             self.stream_seq, self.checkpoint = end.seq, tip.seq
-            self._has_reached_stream()
+            if not self._waits_for_disk or tip.seq >= end.seq:
+                self._goes_on()
             if once and tip.seq >= end.seq:
                 return
             try:
@@ -205,7 +210,7 @@ class Follower:
                     where=self._log.home,
                     do="wait: the stream is read again from the last line",
                 )
-        for part in batches(new):
+        for part in batches(new, lines_max=WRITE_LINES_MAX, bytes_max=WRITE_BYTES_MAX):
             if stop.is_set():
                 return
             self.stream_seq = max(self.stream_seq, new[-1].seq)
@@ -215,6 +220,8 @@ class Follower:
             finally:
                 self.write_started_s = None
                 self.checkpoint = self._log.tip.seq
+            if self._waits_for_disk:
+                self._goes_on()
             self._progress_s = time.monotonic()
             if self._progress_s - self._watermark_s > WATERMARK_AFTER_S:
                 await self._flush_watermark()
@@ -230,13 +237,14 @@ class Follower:
         """Notes why it waits; the log says so at the start and at the end of a wait."""
         self.resets += self.state == FOLLOWING
         self.state, self.reason = WAITING, str(error)
+        self._waits_for_disk = isinstance(error, AppendFailed)
         if self._waits_since_s is None:
             self._waits_since_s = time.monotonic()
             logger.warning("follow_waits seq=%d reason=%s", self.checkpoint, error)
         self._on_change()
 
-    def _has_reached_stream(self) -> None:
-        self.state, self.reason = FOLLOWING, None
+    def _goes_on(self) -> None:
+        self.state, self.reason, self._waits_for_disk = FOLLOWING, None, False
         if self._waits_since_s is not None:
             waited_s = time.monotonic() - self._waits_since_s
             self._waits_since_s = None

@@ -249,7 +249,9 @@ def test_a_stop_ends_a_wait_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     asyncio.run(run())
 
 
-def test_a_full_disk_is_waited_for(primary: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_waited_for_and_logged_once_however_long_it_takes(
+    primary: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     disk = FaultDisk()
     log = ReplicaLog(SegmentDisk(disk), home_at(tmp_path / "replica"))
 
@@ -258,12 +260,18 @@ def test_a_full_disk_is_waited_for(primary: Path, tmp_path: Path) -> None:
         follower = Follower(stream.open, log, stream="main")
         async with running(follower):
             await until_async(lambda: follower.checkpoint == 4)
-            disk.fail("pwrite", path=".jsonl", error=ENOSPC)
+            fault = disk.fail("pwrite", path=".jsonl", error=ENOSPC, onwards=True)
             stream.add(stream_lines(primary)[4:])
+            await until_async(lambda: fault.fired > 3)
+            assert (follower.state, "No space left" in str(follower.reason)) == (WAITING, True)
+            assert follower.lag_entries == LINES - 4
+            disk.heal()
             await until_async(lambda: follower.checkpoint == LINES)
+            assert follower.state == FOLLOWING
         assert follower.resets == 1
 
     asyncio.run(run())
+    assert logged(caplog) == [("WARNING", "follow_waits"), ("WARNING", "follow_goes_on")]
     assert segments(tmp_path / "replica") == segments(primary)
 
 
