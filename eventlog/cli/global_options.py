@@ -6,13 +6,16 @@ given twice, the last one counts; each -v adds to the others.
 
 import logging
 from copy import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from eventlog.cli.command import CommandContext, complete_directory, unquote
 from eventlog.cli.log_output import configure_logging
+
+if TYPE_CHECKING:
+    from click.types import OptionHelpExtra
 
 NOTE = (
     "The options --home, -v, -q and --log-format of `eventlog` are accepted here too;"
@@ -56,14 +59,35 @@ class OptionAfterCommand(click.Option):
         return None
 
 
+class _OptionInWords(click.Option):
+    """An option whose help gives the bounds of its value in words, as errors do."""
+
+    def get_help_extra(self, ctx: click.Context) -> "OptionHelpExtra":
+        from eventlog.cli.usage import bounds_text
+
+        found = super().get_help_extra(ctx)
+        if "range" in found and isinstance(self.type, click.IntRange | click.FloatRange):
+            found["range"] = bounds_text(self.type)
+        return found
+
+
+def _in_words(param: click.Parameter) -> click.Parameter:
+    if type(param) is not click.Option:
+        return param
+    found = copy(param)
+    found.__class__ = _OptionInWords  # a command may come from another package
+    return found
+
+
 def accepting_global_options(command: click.Command) -> click.Command:
     """A copy of `command` that takes the global options too, and so do its subcommands.
 
-    It also shows the whole first sentence of its help wherever it is listed. A name that the
+    It also shows the whole first sentence of its help wherever it is listed, and bounds in words. A
+    name that the
     command uses itself keeps the meaning that the command gives it.
     """
     found = copy(command)
-    found.params = [*command.params, *_options_after(command)]
+    found.params = [*map(_in_words, command.params), *_options_after(command)]
     found.epilog = f"{command.epilog}\n\n{NOTE}" if command.epilog else NOTE
     if not command.deprecated:  # else click would add that label twice
         found.short_help = command.get_short_help_str(limit=len(command.help or ""))

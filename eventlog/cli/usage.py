@@ -97,7 +97,8 @@ def _wanted(kind: "click.ParamType[object]") -> str:
             *first, last = map(str, kind.choices)
             return f"{', '.join(first)} or {last}" if first else last
         case click.IntRange() | click.FloatRange():
-            return f"{_noun(kind)}{_bounds(kind)}"
+            between = " " if None not in (kind.min, kind.max) else ", "
+            return between.join(filter(None, (_noun(kind), bounds_text(kind))))
         case click.types.IntParamType() | click.types.FloatParamType():
             return _noun(kind)
     return ""
@@ -109,16 +110,17 @@ def _noun(kind: "click.ParamType[object]") -> str:
     return "a whole number" if isinstance(kind, click.types.IntParamType) else "a number"
 
 
-def _bounds(kind: click.IntRange | click.FloatRange) -> str:
+def bounds_text(kind: click.IntRange | click.FloatRange) -> str:
+    """The bounds of a number in words; empty if it has none."""
     match kind.min, kind.max:
         case None, None:
             return ""
         case least, None:
-            return f", {least} or more"
+            return f"{least} or more"
         case None, most:
-            return f", {most} or less"
+            return f"{most} or less"
         case least, most:
-            return f" from {least} to {most}"
+            return f"from {least} to {most}"
 
 
 def _suggestion(word: str, known: Iterable[str]) -> str:

@@ -64,7 +64,8 @@ async def tail_batches(
                 on_watch(watch.is_alive())  # before a restart, which may not help
             watch.ensure_running()
             with suppress(TimeoutError):
-                async with asyncio.timeout(poll_s(time.monotonic() - found_s, watch.is_alive())):
+                step_s = poll_s(time.monotonic() - found_s, watch.is_alive())
+                async with asyncio.timeout_at(watch.tick_s(step_s)):
                     await changed.wait()
 
 

@@ -41,6 +41,7 @@ class LogWatch:
 
     def __init__(self, home: str | os.PathLike[str]) -> None:
         self._path = Home(os.path.abspath(resolved_home(home))).log_dir
+        self._created_s = time.monotonic()  # so that the ticks of several homes differ
         self._subscribers: tuple[asyncio.Event, ...] = ()  # replaced: the thread reads it too
         self._pacer = Pacer()
         self._inode: tuple[int, int] | None = None
@@ -74,6 +75,14 @@ class LogWatch:
         inode = self._inode_now()
         alive = self._thread is not None and self._thread.is_alive()
         return alive and inode is not None and inode == self._inode
+
+    def tick_s(self, step_s: float) -> float:
+        """The next of the moments that lie a step apart, in the time of the loop.
+
+        Tails that wait for it read together, which costs less than one after another.
+        """
+        now_s = asyncio.get_running_loop().time()
+        return now_s + step_s - (now_s - self._created_s) % step_s
 
     def ensure_running(self) -> None:
         """Starts a watch on the directory that is there now, unless one runs."""

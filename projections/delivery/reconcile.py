@@ -1,9 +1,9 @@
 """Compares the log with Alpine by hash: missing, different and extra signals.
 
 Both sides go into a private temporary database on disk, so that neither needs to fit into memory.
-Alpine's list is fetched page by page, one request at a time and a limited number a second. Signals
-that reached Alpine while the log was read are fetched at the end, so that a delivering daemon makes
-nothing look missing.
+Alpine's list is fetched page by page, one request at a time and a limited number a second. The next
+page is requested before the rows of the one before are stored. Signals that reached Alpine while
+the log was read are fetched at the end, so that a delivering daemon makes nothing look missing.
 
 Alpine's ids grow from signal to signal, and the number of pages is limited, so that no list keeps
 the comparison from its end.
@@ -41,11 +41,15 @@ UNSUPPORTED_STATUSES = frozenset({404, 405, 501})
 RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 OVERLOADED_STATUSES = frozenset({429, 503})  # each doubles the time from page to page
 PAGE_S_MAX = 1.0
+SENDING_S = 0.001  # for a request, before the rows of the page before it occupy the loop
 PAGE_REFUSED_STATUSES = frozenset({400, 413, 422})  # perhaps because the page is too large
 CACHE_KIB = 64 << 10  # of the temporary database: hashes come in no order
 
 # Python and PostgreSQL divide and print the same floats; another Alpine may round.
-_CLOSE = "abs(ours.{0} - theirs.{0}) <= 1e-9 * max(abs(ours.{0}), abs(theirs.{0}))"
+_CLOSE = (
+    "(ours.{0} = theirs.{0}"
+    " OR abs(ours.{0} - theirs.{0}) <= 1e-9 * max(abs(ours.{0}), abs(theirs.{0})))"
+)
 _NUMBERS = ("price", "target", "stop", "confidence")
 _FIELDS = ("symbol", "action", *_NUMBERS)
 _SCHEMA = """
@@ -147,32 +151,46 @@ class _Listing:
         self._pages = 0
         self._page_signals = PAGE_SIGNALS_MAX
         self._page_s = 1 / limits.pages_per_s  # from page to page, at least
+        self._requested_s = -math.inf
         self.count = 0
 
     async def read_to_end(self) -> None:
         """Reads to the present end of the list. Raises NoResponse if it has none."""
-        while True:
-            if self._pages == self._limits.pages_max:
-                raise self._unusable(f"it has more than {self._pages:,} pages")
-            self._pages += 1
-            begun_s = time.monotonic()
-            response = await self._page()
-            if response.status in UNSUPPORTED_STATUSES:
-                raise _unsupported(f"it answers {response.status} to the request for its list")
-            rows, following = parse_page(response, self._client.url)
-            if rows and not any("verification_hash" in row for row in rows):
-                raise _unsupported("its list has no verification_hash")
-            self.count += len(rows)
-            self._db.executemany(
-                "INSERT INTO theirs VALUES (?,?,?,?,?,?,?,?)", map(_their_row, rows)
-            )
-            if following is not None and not rows:
-                raise self._unusable("a page without signals names a next page")
-            ids = [id_ for row in rows if isinstance(id_ := row.get("id"), int)]
-            self._advance(ids, following)
-            if following is None:
-                return
-            await asyncio.sleep(max(0.0, begun_s + self._page_s - time.monotonic()))
+        coming = asyncio.ensure_future(self._next_rows())
+        try:
+            while True:
+                rows, following = await coming
+                if following is not None:
+                    coming = asyncio.ensure_future(self._next_rows())
+                    await asyncio.wait({coming}, timeout=SENDING_S)
+                self.count += len(rows)
+                self._db.executemany(
+                    "INSERT INTO theirs VALUES (?,?,?,?,?,?,?,?)", map(_their_row, rows)
+                )
+                if following is None:
+                    return
+        finally:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
+
+    async def _next_rows(self) -> tuple[list[dict[str, object]], int | None]:
+        """The rows of the next page, and where the one after it starts, if there is one."""
+        if self._pages == self._limits.pages_max:
+            raise self._unusable(f"it has more than {self._pages:,} pages")
+        self._pages += 1
+        await asyncio.sleep(max(0.0, self._requested_s + self._page_s - time.monotonic()))
+        self._requested_s = time.monotonic()
+        response = await self._page()
+        if response.status in UNSUPPORTED_STATUSES:
+            raise _unsupported(f"it answers {response.status} to the request for its list")
+        rows, following = parse_page(response, self._client.url)
+        if rows and not any("verification_hash" in row for row in rows):
+            raise _unsupported("its list has no verification_hash")
+        if following is not None and not rows:
+            raise self._unusable("a page without signals names a next page")
+        ids = [id_ for row in rows if isinstance(id_ := row.get("id"), int)]
+        self._advance(ids, following)
+        return rows, following
 
     def _advance(self, ids: list[int], following: int | None) -> None:
         """Moves on behind a page with these ids. Raises NoResponse unless they grow."""
@@ -269,22 +287,25 @@ def _index(db: sqlite3.Connection, table: str) -> None:
 
 def _their_row(row: dict[str, object]) -> tuple[object, ...]:
     get = row.get
-    # A signal without a hash came from another source; its id identifies it.
-    name = _text(get("verification_hash")) or f"id {get('id')}"
-    price, target = _number(get("price")), _number(get("target_price"))
-    stop, confidence = _number(get("stop_loss")), _number(get("confidence"))
-    texts = _text(get("symbol")), _text(get("action"))
-    return (name, get("id"), *texts, price, target, stop, confidence)
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+    name, symbol, action = get("verification_hash"), get("symbol"), get("action")
+    price, target = get("price"), get("target_price")
+    stop, confidence = get("stop_loss"), get("confidence")
+    return (
+        # A signal without a hash came from another source; its id identifies it.
+        name if name and type(name) is str else f"id {get('id')}",
+        get("id"),
+        symbol if type(symbol) is str else None,
+        action if type(action) is str else None,
+        # JSON knows no infinity, so a float is finite; a call for each would take most of the time.
+        price if type(price) is float else _number(price),
+        target if type(target) is float else _number(target),
+        stop if type(stop) is float else _number(stop),
+        confidence if type(confidence) is float else _number(confidence),
+    )
 
 
 def _number(value: object) -> float | None:
     """A finite number, also if it is written as text, as some services write decimals."""
-    if type(value) is float:
-        return value if math.isfinite(value) else None
     try:
         number = float(value) if isinstance(value, int | float | str) else math.nan
     except (ValueError, OverflowError):
@@ -295,42 +316,53 @@ def _number(value: object) -> float | None:
 def _build_report(
     db: sqlite3.Connection, home: Path, end_seq: int, count: int, listed_max: int
 ) -> ReconcileReport:
-    both = "ours JOIN theirs USING (hash)"
-    ours = db.execute(
-        "SELECT seq, signal_id, hash FROM ours WHERE seq <= ?"
-        " AND hash NOT IN (SELECT hash FROM theirs) ORDER BY seq",
-        (end_seq,),
-    ).fetchall()
     pairs = ", ".join(f"ours.{name}, theirs.{name}" for name in _FIELDS)
-    different = db.execute(
-        f"SELECT seq, signal_id, hash, {pairs} FROM {both} WHERE {_DIFFERENT} ORDER BY seq LIMIT ?",
-        (listed_max,),
-    ).fetchall()
-    extra_where = "FROM theirs WHERE hash NOT IN (SELECT hash FROM ours)"
+    found = db.execute(
+        f"SELECT theirs.hash IS NULL, seq, signal_id, ours.hash, {pairs}"
+        f" FROM ours LEFT JOIN theirs USING (hash) WHERE theirs.hash IS NULL OR {_DIFFERENT}"
+        " ORDER BY seq"
+    )
+    absent: list[tuple[int, str, str]] = []
+    different: list[Different] = []
+    different_count = 0
+    for is_absent, *row in found:
+        if is_absent:
+            absent.append((row[0], row[1], row[2]))
+        else:
+            different_count += 1
+            if len(different) < listed_max:
+                different.append(_difference(row))
+    # What came later may be on its way; a line of another program without a hash is never sent.
+    missing = [row for row in absent if row[0] <= end_seq and row[2] is not None]
+    in_log = _count(db, "FROM ours")
+    extra_count = _count(db, "FROM theirs") - (in_log - len(absent))
     extra = db.execute(
-        f"SELECT id, hash, symbol, action, price {extra_where} ORDER BY id LIMIT ?", (listed_max,)
+        "SELECT id, hash, symbol, action, price FROM theirs"
+        " WHERE NOT EXISTS (SELECT 1 FROM ours WHERE ours.hash = theirs.hash)"
+        " ORDER BY id LIMIT ?",
+        (min(listed_max, extra_count),),
     )
     why = _MissingReason(home)
     return ReconcileReport(
-        in_log=_count(db, "FROM ours"),
+        in_log=in_log,
         at_alpine=count,
-        missing_count=len(ours),
-        different_count=_count(db, f"FROM {both} WHERE {_DIFFERENT}"),
-        extra_count=_count(db, extra_where),
+        missing_count=len(missing),
+        different_count=different_count,
+        extra_count=extra_count,
         missing=tuple(
             Missing(seq=seq, signal_id=signal_id, sha256=sha256, why=why.of(seq))
-            for seq, signal_id, sha256 in ours[:listed_max]
+            for seq, signal_id, sha256 in missing[:listed_max]
         ),
-        different=tuple(_difference(row) for row in different),
+        different=tuple(different),
         extra=tuple(
             dict(zip(("id", "verification_hash", "symbol", "action", "price"), row, strict=True))
             for row in extra
         ),
-        missing_seqs=tuple(seq for seq, _, _ in ours),
+        missing_seqs=tuple(seq for seq, _, _ in missing),
     )
 
 
-def _difference(row: tuple[object, ...]) -> Different:
+def _difference(row: list[object]) -> Different:
     seq, signal_id, sha256, *values = row
     pairs = zip(_FIELDS, values[::2], values[1::2], strict=True)
     assert isinstance(seq, int), "a column of integers"

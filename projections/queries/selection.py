@@ -80,6 +80,15 @@ EXECUTED_AND_CLOSED = """LEFT JOIN lifecycle AS e ON e.seq = l.executed_seq
     LEFT JOIN lifecycle AS c ON c.seq = l.closed_seq"""
 EXTRAS = "LEFT JOIN signal_extras AS x ON x.signal_id = s.signal_id"
 NEWEST_FIRST = "ORDER BY s.timestamp DESC, s.id DESC"
+_IS_AHEAD = schema.IS_AHEAD.replace("timestamp", "s.timestamp").replace(
+    "created_at", "s.created_at"
+)
+_NEWEST_FIRST_OF_BOTH = "ORDER BY {} DESC, {} DESC".format(
+    *(schema.COLUMNS.index(name) + 1 for name in ("timestamp", "id"))
+)
+# Above all timestamps of the second in which entry :seq was recorded, as in schema.IS_AHEAD.
+_RECORDED_BY = """(SELECT substr(recorded_at, 1, 19) || '/' FROM lifecycle WHERE seq <= :seq
+    ORDER BY seq DESC LIMIT 1)"""
 
 
 def select(selection: Selection, *more: str) -> str:
@@ -92,7 +101,13 @@ def select(selection: Selection, *more: str) -> str:
 def latest(selection: Selection, count: int, *, with_extra: bool = False) -> Statement:
     """The newest signals by timestamp, newest first."""
     more, extras = (("x.extra",), EXTRAS) if with_extra else ((), "")
-    conditions = []
+    joins = f"{EXECUTED_AND_CLOSED} {extras}"
+    parameters = selection.parameters(count=count)
+
+    def found_by(*conditions: str) -> str:
+        source = selection.source(joins, *conditions)
+        return f"{select(selection, *more)} {source} {NEWEST_FIRST} LIMIT :count"
+
     is_early = selection.seq is not None and selection.seq <= SORTED_ENTRIES_MAX
     if is_early and selection.filter.outcome is None:
         # The index on timestamp leads past every signal that was recorded later. The few earlier
@@ -100,12 +115,17 @@ def latest(selection: Selection, count: int, *, with_extra: bool = False) -> Sta
         where = " AND ".join([*selection.filter.conditions(""), "s.id <= :seq"])
         newest = NEWEST_FIRST.replace("s.timestamp", "+s.timestamp")
         found = f"SELECT s.id FROM signals AS s WHERE {where} {newest} LIMIT :count"
-        conditions.append(f"s.id IN ({found})")
-    source = selection.source(f"{EXECUTED_AND_CLOSED} {extras}", *conditions)
-    return Statement(
-        f"{select(selection, *more)} {source} {NEWEST_FIRST} LIMIT :count",
-        selection.parameters(count=count),
+        return Statement(found_by(f"s.id IN ({found})"), parameters)
+    if selection.seq is None:
+        return Statement(found_by(), parameters)
+    # Signals that were recorded later are mostly decided later too, so the index is entered at the
+    # time of the entry. Earlier ones with a later timestamp are in an index of their own.
+    parts = (
+        found_by(f"s.timestamp < {_RECORDED_BY}"),
+        found_by(f"s.timestamp >= {_RECORDED_BY}", _IS_AHEAD),
     )
+    both = " UNION ALL ".join(f"SELECT * FROM ({part})" for part in parts)
+    return Statement(f"{both} {_NEWEST_FIRST_OF_BOTH} LIMIT :count", parameters)
 
 
 def by_signal_id(signal_id: str, seq: int | None) -> Statement:

@@ -103,6 +103,8 @@ def _read_groups(
 
 def _split(rows: Sequence[Row]) -> Iterable[tuple[Any, Sequence[Row]]]:
     """The rows of each group."""
+    if all(row[0] == rows[0][0] for row in rows):
+        return [(rows[0][0], rows)]
     groups: dict[object, list[Row]] = {}
     for row in rows:
         groups.setdefault(row[0], []).append(row)

@@ -40,6 +40,10 @@ TABLES = (
 # The tables that are filled from entries; `checkpoint` has one row.
 ENTRY_TABLES = ("signals", "signal_extras", "lifecycle", "held", "conflicts")
 
+# Whether a signal has a timestamp that lies in a later second than its recording: few have. The
+# slash follows the point, so the text is above all timestamps of its second.
+IS_AHEAD = "timestamp > replace(created_at, ' ', 'T') || '/'"
+
 # Each index slows every insert, so there are few, each for a query; a rebuild creates them last.
 # SQLite ends each entry with the rowid, so newest first by (timestamp, id) needs no sort.
 INDEXES = (
@@ -48,6 +52,7 @@ INDEXES = (
     "CREATE INDEX signals_confidence ON signals(confidence)",
     # Wins, losses and the mean return, from the index alone, and only for trades that ended.
     "CREATE INDEX signals_outcome ON signals(outcome, profit_loss_pct) WHERE outcome IS NOT NULL",
+    f"CREATE INDEX signals_ahead ON signals(timestamp) WHERE {IS_AHEAD}",  # latest as of a time
     "CREATE INDEX lifecycle_known_seq ON lifecycle(known_seq) WHERE event <> 'signal'",  # new facts
 )
 

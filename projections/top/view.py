@@ -4,8 +4,8 @@
     build_view     sample -> titled tables of text, for a terminal of any size
     format_line    sample -> one line, for output without a terminal
 
-Invariant: every text from a log, a database or a projection passes through `printable_value`, so
-that it cannot control the terminal. A figure that is not known is shown as `-`.
+Invariant: every text from a log, a database or a projection passes through `printable_value` or
+`printable`, so that it cannot control the terminal. A figure that is not known is shown as `-`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +16,7 @@ from eventlog.plumbing import (
     count_text,
     duration_text,
     price_text,
+    printable,
     printable_value,
     time_text,
 )
@@ -26,6 +27,7 @@ from projections.top.recent_signals import RecentSignal
 
 DETAILS_MAX = 4  # figures of a plug-in projection: a line has no room for more
 GAP = "  "  # between two columns
+REASON_CHARS_MAX = 500  # of a reason: more than a terminal is wide, which shows what fits
 _LINES_AROUND_SIGNALS = 2  # an empty line and the headings
 
 # The figures of our own projections; a plug-in projection shows the first that it reports.
@@ -89,7 +91,7 @@ def build_view(sample: HomeSample) -> View:
             numbers=frozenset({"seq", "entry", "target", "stop", "conf %"}),
             optional=("strategy", "decided", "conf %", "stop", "target", "seq"),
         ),
-        problem=printable_value(sample.problem) if sample.problem else "",
+        problem=_reason(sample.problem) if sample.problem else "",
     )
 
 
@@ -184,9 +186,7 @@ def _details(name: str, found: Mapping[str, object]) -> str:
     keys = [key for key in keys if key != "problem" or not failure]  # it would say the same again
     details = ((key, found[key]) for key in keys if found.get(key) is not None)
     texts = (
-        printable_value(value)
-        if key in _UNLABELLED_KEYS
-        else f"{printable_value(key)} {_count(value)}"
+        _reason(value) if key in _UNLABELLED_KEYS else f"{printable_value(key)} {_count(value)}"
         for key, value in details
     )
     return ", ".join((*failure, *texts))
@@ -195,7 +195,12 @@ def _details(name: str, found: Mapping[str, object]) -> str:
 def _failure(daemon: object) -> Iterator[str]:
     """Why its daemon does not project it."""
     if isinstance(daemon, Mapping) and daemon.get("state") == FAILED:
-        yield f"failed: {printable_value(daemon.get('reason'))}"
+        yield f"failed: {_reason(daemon.get('reason'))}"
+
+
+def _reason(value: object) -> str:
+    """Text that says why, of more characters than any other value."""
+    return printable(value[:REASON_CHARS_MAX]) if isinstance(value, str) else printable_value(value)
 
 
 def _signal(signal: RecentSignal) -> tuple[str, ...]:

@@ -77,6 +77,7 @@ class Bench:
     quick: bool = False
     progress: Callable[[str], None] = lambda _: None
     shared: dict[str, Path] = field(default_factory=dict)  # homes built once in a run
+    figures: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # measured once
 
     @property
     def rounds(self) -> int:

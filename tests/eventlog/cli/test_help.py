@@ -22,6 +22,22 @@ def test_help_prints_what_the_option_prints(words: str) -> None:
     assert output("help", *words.split()) == output(*words.split(), "--help")
 
 
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (
+            "append",
+            "--segment-bytes N  Start a new segment at this size. Default: 64 MiB. [1 or more]",
+        ),
+        ("wait", "--timeout SECONDS Give up after this time. Default: wait for ever. [0 or more]"),
+    ],
+)
+def test_the_help_gives_bounds_in_words(words: str, text: str) -> None:
+    shown = " ".join(output("help", *words.split()).split())
+    assert " ".join(text.split()) in shown
+    assert "x>=" not in shown
+
+
 def groups() -> Iterator[tuple[str, ...]]:
     context = click.Context(cli)
     yield ()

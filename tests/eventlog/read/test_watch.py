@@ -97,6 +97,19 @@ def test_in_silence_it_keeps_to_its_wakeups_and_polls_within_a_second() -> None:
     assert poll_s(SILENCE_S, is_watched=True) == SILENT_POLL_S <= 1.0
 
 
+def test_tails_of_a_home_wait_for_the_same_tick(tmp_path: Path) -> None:
+    async def run() -> None:
+        watch = LogWatch(tmp_path)
+        now_s = asyncio.get_running_loop().time()
+        ticks_s = {round(watch.tick_s(SILENT_POLL_S), 6)}
+        await asyncio.sleep(0.01)
+        ticks_s.add(round(watch.tick_s(SILENT_POLL_S), 6))
+        assert len(ticks_s) == 1
+        assert now_s < min(ticks_s) <= now_s + SILENT_POLL_S
+
+    asyncio.run(run())
+
+
 def test_tails_share_one_watch_and_the_last_one_ends_it(tmp_path: Path) -> None:
     async def run() -> None:
         before = len(watch_threads())

@@ -4,6 +4,7 @@ Invariant: the script implements the real protocol; intervals are short, and no 
 """
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
@@ -339,7 +340,7 @@ def test_while_refused_there_is_one_probe_an_interval() -> None:
 
 @pytest.mark.parametrize("failure", [UNREACHABLE, SERVER_ERROR, RATE_LIMITED])
 def test_during_an_outage_nothing_is_parked_and_afterwards_all_is_delivered(
-    failure: Unavailable,
+    failure: Unavailable, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = World(ScriptedAlpine(answer_to=lambda _: failure, healthy=False))
 
@@ -359,6 +360,10 @@ def test_during_an_outage_nothing_is_parked_and_afterwards_all_is_delivered(
         DeliveryState.WAITING,
         DeliveryState.DELIVERING,
     ]
+    logged = [r for r in caplog.records if r.getMessage().startswith("delivery_state ")]
+    shown = [r.getMessage().split()[1] for r in logged]
+    assert shown == ["state=waiting", "state=delivering"]
+    assert logged[0].levelno == logged[1].levelno >= logging.WARNING  # shown by default: both
 
 
 def test_no_signal_is_parked_before_any_signal_was_delivered() -> None:

@@ -5,8 +5,8 @@ import json
 import os
 import sqlite3
 import tempfile
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import closing
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
@@ -46,6 +46,7 @@ T = TypeVar("T")
 
 FIRST = datetime(2025, 11, 18, 2, tzinfo=UTC)  # recorded_at of the first entry of a history
 MICROSECOND = timedelta(microseconds=1)
+DELAYS_S = (-100, -1, -0.3, 0, 0.3, 0.9, 1, 4, 100)  # from the recording to the decision
 
 
 def run_query(home: Path, question: Callable[[SignalStore], Awaitable[T]]) -> T:
@@ -457,7 +458,7 @@ def test_imported_signals_count_from_their_import_as_the_help_states(
     assert "import-legacy brought in count from their import on" in said
 
 
-def test_no_as_of_query_scans_the_table_or_sorts(home: Path) -> None:
+def test_no_as_of_query_scans_the_table_or_sorts_it(home: Path) -> None:
     append(home, *signals(3))
     project(home)
     symbol = SignalFilter(symbol="AAPL")
@@ -474,14 +475,18 @@ def test_no_as_of_query_scans_the_table_or_sorts(home: Path) -> None:
                     row[3]
                     for row in db.execute(f"EXPLAIN QUERY PLAN {statement.sql}", statement[1])
                 ]
-                assert not [step for step in plan if "TEMP B-TREE" in step], plan
-                facts = [step for step in plan if step.startswith(("SEARCH f", "SEARCH l"))]
-                assert len(facts) == 2, plan
-                (last,) = (step for step in facts if step.startswith("SEARCH f"))
-                assert "lifecycle_signal_id (signal_id=?" in last, plan
-                assert (seq is None) != ("AND rowid<?" in last), plan
-                scans = [step for step in plan if step.startswith("SCAN")]
-                assert all("SCAN s USING INDEX" in step for step in scans), plan
+                # Two parts of at most ten signals each are sorted together.
+                parts = sum(step.startswith("SCAN (subquery") for step in plan)
+                assert parts == (2 if seq is not None and "UNION" in statement.sql else 0)
+                assert sum("TEMP B-TREE" in step for step in plan) == parts, plan
+                last = [step for step in plan if step.startswith("SEARCH f ")]
+                assert len(last) == max(1, parts), plan
+                for step in last:
+                    assert "lifecycle_signal_id (signal_id=?" in step, plan
+                    assert (seq is None) != ("AND rowid<?" in step), plan
+                of_signals = [step for step in plan if " s " in step]
+                assert len(of_signals) == max(1, parts)
+                assert all("USING INDEX" in step for step in of_signals), plan
 
 
 # -- the cost
@@ -506,3 +511,50 @@ def test_the_newest_signals_of_an_early_time_are_found_at_a_cost_that_does_not_g
             return steps_of(db, read)
 
     assert steps(8_000) < 1.1 * steps(1_000)
+
+
+@contextmanager
+def signals_decided(times: Iterable[tuple[datetime, datetime]]) -> Iterator[sqlite3.Connection]:
+    """A table of open signals, each with the times at which it was recorded and decided."""
+    with closing(sqlite3.connect(":memory:")) as db:
+        for statement in (*schema.TABLES, *schema.INDEXES):
+            db.execute(statement)
+        for seq, (recorded, decided) in enumerate(times, start=1):
+            values = (seq, str(seq), *("AAPL", "BUY", 1.0, 1.0, 1.0, 1.0, "m", "stock", "x"))
+            timestamp = decided.isoformat(timespec="microseconds")
+            db.execute(schema.INSERT_SIGNAL, (*values, timestamp, "", f"{recorded:%F %T}"))
+            lifecycle = (seq, str(seq), text_of(recorded))
+            db.execute(schema.INSERT_SIGNAL_LIFECYCLE, lifecycle)
+        yield db
+
+
+@given(st.lists(st.tuples(st.sampled_from([0, 0.4, 1, 5]), st.sampled_from(DELAYS_S)), max_size=30))
+def test_the_newest_signals_of_a_time_are_found_whether_they_were_decided_before_or_after_it(
+    gaps: list[tuple[float, float]],
+) -> None:
+    start = FIRST
+    times = []
+    for gap_s, delay_s in gaps:
+        start += timedelta(seconds=gap_s)
+        times.append((start, start + timedelta(seconds=delay_s)))
+    with signals_decided(times) as db:
+        for seq in range(1, len(times) + 1):
+            known = sorted(((times[i - 1][1], i) for i in range(1, seq + 1)), reverse=True)
+            statement = latest(Selection(SignalFilter(outcome="open"), seq), 5)
+            found = [row[0] for row in db.execute(*statement)]
+            assert found == [i for _, i in known[:5]]
+
+
+def test_the_newest_signals_of_a_later_time_are_found_at_a_cost_that_does_not_grow() -> None:
+    seq = SORTED_ENTRIES_MAX + 60
+
+    def steps(signals: int) -> int:
+        recorded = [FIRST + timedelta(seconds=i) for i in range(signals)]
+        decided = [
+            at + timedelta(seconds=60 if i == seq - 20 else 0) for i, at in enumerate(recorded)
+        ]
+        with signals_decided(zip(recorded, decided, strict=True)) as db:
+            query = latest(Selection(SignalFilter(), seq), 10)
+            return steps_of(db, lambda: db.execute(*query).fetchall())
+
+    assert steps(2 * seq) < 1.1 * steps(seq)

@@ -1,6 +1,7 @@
 """The daemon loop: rows are the fold of the log up to the checkpoint, however it was batched."""
 
 import asyncio
+import logging
 import shutil
 import tempfile
 import threading
@@ -488,6 +489,17 @@ def test_a_stalled_daemon_logs_it_and_can_be_stopped(
     asyncio.run(run())
     assert "stalled projection=stalling not yet open" in caplog.text
     assert caplog.text.count("not now") == 1  # not once a try
+
+
+def test_the_end_of_a_stall_is_logged_once_at_the_level_of_its_beginning(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    append(home, *signals(1))
+    with caplog.at_level(logging.INFO):
+        asyncio.run(Projector(home, Stalling(failures=0)).run(once=True))
+    found = [(r.levelno, r.getMessage().split()[0]) for r in caplog.records]
+    stalls = [(level, event) for level, event in found if "stall" in event]
+    assert stalls == [(logging.WARNING, "stalled"), (logging.WARNING, "stall_ended")]
 
 
 def test_cancelled_at_any_moment_it_leaves_no_connection_open(home: Path) -> None:

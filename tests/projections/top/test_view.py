@@ -17,6 +17,7 @@ from eventlog import LogNotFound
 from projections.top.recent_signals import HELD_MAX, SIGNALS_MAX, RecentSignal, RecentSignals
 from projections.top.sampler import ENTRIES_MAX, INTERVAL_S, Sampler, pause_s
 from projections.top.view import (
+    REASON_CHARS_MAX,
     HomeSample,
     Table,
     build_view,
@@ -165,6 +166,14 @@ def test_a_projection_that_has_failed_shows_why() -> None:
     found["daemon"] = {**daemon, "state": "failed", "reason": "it cannot\ngo on"}
     view = build_view(figures(projections={"sqlite": found}))
     assert view.projections.rows[0][-1] == r"failed: it cannot\ngo on, rows 7"
+
+
+def test_a_long_reason_is_shown_as_far_as_the_terminal_is_wide() -> None:
+    reason = "it cannot go on, since " + 20 * "one more thing is wrong, "
+    daemon = {"state": "failed", "pid": 1, "since": "s", "reason": reason[:300]}
+    found = build_view(figures(problem=reason, projections={"mine": {"daemon": daemon}}))
+    assert found.projections.rows[0][-1] == f"failed: {reason[:300]}"
+    assert found.problem == reason[:REASON_CHARS_MAX]
 
 
 def test_why_a_projection_has_failed_is_shown_once() -> None:
