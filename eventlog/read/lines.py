@@ -72,9 +72,7 @@ def evidence_after(
     start = 1  # the header of the bad line itself is no evidence
     while byte_offset < size:
         data = disk.pread(fd, CHUNK_BYTES + LINE_BYTES_MAX, byte_offset)
-        if LOST_PREFIX in data or (
-            not has_many_batches and has_evidence(data, missing_seq, start)
-        ):
+        if LOST_PREFIX in data or (not has_many_batches and has_evidence(data, missing_seq, start)):
             return True
         byte_offset += CHUNK_BYTES
         start = 0

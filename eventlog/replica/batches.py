@@ -20,9 +20,7 @@ def batches(
     """Cuts lines into batches of bounded count and size."""
     start, size = 0, 0
     for index, line in enumerate(lines):
-        if index > start and (
-            index - start >= lines_max or size + len(line.line) > bytes_max
-        ):
+        if index > start and (index - start >= lines_max or size + len(line.line) > bytes_max):
             yield lines[start:index]
             start, size = index, 0
         size += len(line.line)

@@ -312,8 +312,8 @@ def test_what_a_write_of_many_batches_lost_is_torn_and_comes_again(
 ) -> None:
     home = tmp_path / "replica"
     seq = lose_power_within_the_last_write(home, long_primary)
-    with EventLog(home) as log:
-        assert [entry.seq for entry in log.read()] == [*range(1, seq)]
+    with EventLog(home) as reader:
+        assert [entry.seq for entry in reader.read()] == [*range(1, seq)]
     found = verify(home)
     assert (found.findings, found.torn_bytes > 0) == ((), True)
     log = ReplicaLog.open(home)
