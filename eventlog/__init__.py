@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         LogClosed,
         LogCorrupt,
         LogDiverged,
+        LogFenced,
         LogIsReplica,
         LogLocked,
         LogNotFound,
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from eventlog.format.line import Entry
     from eventlog.format.segment import Position
     from eventlog.log import Batch, EventLog
+    from eventlog.remote import RemoteLog, connect
+    from eventlog.replica.engine import StreamRefused, StreamUnavailable
     from eventlog.schema.signal import Signal
 
 _MODULES = {
@@ -66,20 +69,25 @@ _MODULES = {
     "LogClosed": "errors",
     "LogCorrupt": "errors",
     "LogDiverged": "errors",
+    "LogFenced": "errors",
     "LogIsReplica": "errors",
     "LogLocked": "errors",
     "LogNotFound": "errors",
     "LogPoisoned": "errors",
     "Position": "format.segment",
     "Receipt": "append.batch",
+    "RemoteLog": "remote",
     "RestoredHome": "archive.restore",
     "Signal": "schema.signal",
     "SignalConflict": "errors",
+    "StreamRefused": "replica.engine",
+    "StreamUnavailable": "replica.engine",
     "ThreadUnavailable": "errors",
     "UnsafePath": "errors",
     "Unsupported": "errors",
     "back_up": "archive.backup",
     "compress_log": "archive.compress",
+    "connect": "remote",
     "restore_home": "archive.restore",
 }
 
@@ -101,20 +109,25 @@ __all__ = [
     "LogClosed",
     "LogCorrupt",
     "LogDiverged",
+    "LogFenced",
     "LogIsReplica",
     "LogLocked",
     "LogNotFound",
     "LogPoisoned",
     "Position",
     "Receipt",
+    "RemoteLog",
     "RestoredHome",
     "Signal",
     "SignalConflict",
+    "StreamRefused",
+    "StreamUnavailable",
     "ThreadUnavailable",
     "UnsafePath",
     "Unsupported",
     "back_up",
     "compress_log",
+    "connect",
     "restore_home",
 ]
 

@@ -11,6 +11,7 @@
     ├── LogCorrupt             acknowledged data is damaged
     ├── LogDiverged            the log does not continue the one that was read before
     ├── LogIsReplica           the home follows a stream, and takes no appends
+    ├── LogFenced              another home was promoted: this one takes no appends
     ├── LogPoisoned            a sync failed: this handle is disabled
     ├── LogLocked              another process holds the writer's lock too long
     ├── LogBusy                too many appends are waiting
@@ -172,6 +173,10 @@ class LogDiverged(EventLogError):
 
 class LogIsReplica(EventLogError):
     """The home is a replica: its lines come from a stream. Nothing was written."""
+
+
+class LogFenced(EventLogError):
+    """Another home continues the stream of this one. Nothing was written."""
 
 
 class BackupUnusable(EventLogError):

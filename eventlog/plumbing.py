@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from eventlog.append.batch import ALL, EACH
     from eventlog.cli.command import (
         EXIT_COULD_NOT_RUN,
         EXIT_PROBLEM,
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
         WrongUsage,
         unquote,
     )
+    from eventlog.cli.pipe import append_each_line
     from eventlog.cli.progress import progress_bar
+    from eventlog.cli.stream_environment import stream_settings
     from eventlog.cli.streams import (
         bad_news,
         print_line,
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from eventlog.read.bulk import VerifiedChunk, log_bytes, read_verified
     from eventlog.read.columns import SignalColumns
     from eventlog.read.inspect import (
+        fence_state,
         log_status,
         raw_lines,
         read_entries,
@@ -51,6 +55,15 @@ if TYPE_CHECKING:
         segment_starts,
     )
     from eventlog.read.watch import LogWatch
+    from eventlog.replica.append_wire import (
+        POLICIES,
+        POLICY_HEADER,
+        QUEUE,
+        REQUEST_ITEMS_MAX,
+        Reply,
+        append_subject,
+        encode_reply,
+    )
     from eventlog.replica.engine import (
         StreamEnd,
         StreamEngine,
@@ -62,12 +75,31 @@ if TYPE_CHECKING:
         WrongLastSequence,
     )
     from eventlog.replica.follower import Follower
-    from eventlog.replica.opening import create_stream, open_stream, require_client
+    from eventlog.replica.fork import (
+        Fork,
+        end_fence,
+        fence_home,
+        find_fork,
+        own_chain,
+        state_of_log,
+    )
+    from eventlog.replica.monitors import read_monitors
+    from eventlog.replica.nats_connection import Message, NatsConnection, Subscription
+    from eventlog.replica.opening import (
+        create_stream,
+        open_append_connection,
+        open_stream,
+        require_client,
+    )
+    from eventlog.replica.promote import Overtaken, Promoted, promote
+    from eventlog.replica.rejoin import aside_paths, cut_log
     from eventlog.replica.replica_log import ReplicaLog
-    from eventlog.replica.stream_rules import REPLICAS_MAX, REPLICAS_MIN, StreamSettings
+    from eventlog.replica.stream_rules import REPLICAS_MAX, REPLICAS_MIN, StreamSettings, sync_rule
     from eventlog.schema.fields import FIELD_LIMITS
+    from eventlog.schema.json_input import parse_json_line
     from eventlog.storage.atomic import free_name, rename_durably
     from eventlog.storage.directory import Directory
+    from eventlog.storage.fence_file import FenceState
     from eventlog.storage.filesystem import filesystem_type, is_network_filesystem
     from eventlog.storage.home import database_uri
     from eventlog.storage.locks import FileLock, PollInterval
@@ -85,12 +117,16 @@ _MODULES = {
     "EXIT_COULD_NOT_RUN": "cli.command",
     "EXIT_PROBLEM": "cli.command",
     "JSON_OPTION": "cli.command",
+    "FenceState": "storage.fence_file",
     "FIELD_LIMITS": "schema.fields",
     "FileLock": "storage.locks",
     "Follower": "replica.follower",
+    "Fork": "replica.fork",
     "LogWatch": "read.watch",
+    "Overtaken": "replica.promote",
     "PollInterval": "storage.locks",
     "PROJECTIONS": "plugins",
+    "Promoted": "replica.promote",
     "REPLICAS_MAX": "replica.stream_rules",
     "REPLICAS_MIN": "replica.stream_rules",
     "ReplicaLog": "replica.replica_log",
@@ -108,6 +144,7 @@ _MODULES = {
     "WrongLastSequence": "replica.engine",
     "WrongUsage": "cli.command",
     "adopt_owner": "storage.ownership",
+    "aside_paths": "replica.rejoin",
     "bad_news": "cli.streams",
     "bytes_text": "figures",
     "can_fork": "processes",
@@ -115,12 +152,17 @@ _MODULES = {
     "create_stream": "replica.opening",
     "decimal_text": "figures",
     "duration_text": "figures",
+    "end_fence": "replica.fork",
     "end_process": "processes",
+    "find_fork": "replica.fork",
     "fork_process": "processes",
     "free_name": "storage.atomic",
     "rename_durably": "storage.atomic",
+    "cut_log": "replica.rejoin",
     "database_uri": "storage.home",
     "decode": "format.line",
+    "fence_home": "replica.fork",
+    "fence_state": "read.inspect",
     "figure_text": "figures",
     "filesystem_type": "storage.filesystem",
     "import_plugin": "plugins",
@@ -133,6 +175,7 @@ _MODULES = {
     "make_private_dir": "storage.ownership",
     "open_stream": "replica.opening",
     "output_file": "storage.output",
+    "own_chain": "replica.fork",
     "plugin_names": "plugins",
     "price_text": "figures",
     "print_line": "cli.streams",
@@ -143,6 +186,7 @@ _MODULES = {
     "printable": "errors",
     "printable_value": "errors",
     "progress_bar": "cli.progress",
+    "promote": "replica.promote",
     "raw_lines": "read.inspect",
     "read_entries": "read.inspect",
     "read_record": "storage.record",
@@ -154,29 +198,61 @@ _MODULES = {
     "run_in_thread": "threads",
     "segment_starts": "read.inspect",
     "starting_thread": "threads",
+    "state_of_log": "replica.fork",
     "time_text": "figures",
     "uncancelled": "threads",
     "unquote": "cli.command",
     "write_record": "storage.record",
+    "POLICIES": "replica.append_wire",
+    "POLICY_HEADER": "replica.append_wire",
+    "QUEUE": "replica.append_wire",
+    "REQUEST_ITEMS_MAX": "replica.append_wire",
+    "Reply": "replica.append_wire",
+    "append_subject": "replica.append_wire",
+    "encode_reply": "replica.append_wire",
+    "append_each_line": "cli.pipe",
+    "stream_settings": "cli.stream_environment",
+    "Message": "replica.nats_connection",
+    "NatsConnection": "replica.nats_connection",
+    "open_append_connection": "replica.opening",
+    "parse_json_line": "schema.json_input",
+    "ALL": "append.batch",
+    "EACH": "append.batch",
+    "Subscription": "replica.nats_connection",
+    "read_monitors": "replica.monitors",
+    "sync_rule": "replica.stream_rules",
 }
 
 __all__ = [
+    "ALL",
     "COMMANDS",
+    "EACH",
     "EXIT_COULD_NOT_RUN",
     "EXIT_PROBLEM",
     "FIELD_LIMITS",
     "JSON_OPTION",
+    "POLICIES",
+    "POLICY_HEADER",
     "PROJECTIONS",
+    "QUEUE",
     "REPLICAS_MAX",
     "REPLICAS_MIN",
+    "REQUEST_ITEMS_MAX",
     "CommandContext",
     "Directory",
+    "FenceState",
     "FileLock",
     "Follower",
+    "Fork",
     "LogWatch",
+    "Message",
+    "NatsConnection",
+    "Overtaken",
     "PollInterval",
+    "Promoted",
     "ReplicaLog",
     "ReplicaState",
+    "Reply",
     "SignalColumns",
     "StreamEnd",
     "StreamEngine",
@@ -186,22 +262,32 @@ __all__ = [
     "StreamShort",
     "StreamUnavailable",
     "StreamUnfit",
+    "Subscription",
     "VerifiedChunk",
     "WrongLastSequence",
     "WrongUsage",
     "adopt_owner",
+    "append_each_line",
+    "append_subject",
+    "aside_paths",
     "bad_news",
     "bytes_text",
     "can_fork",
     "count_text",
     "create_stream",
+    "cut_log",
     "database_uri",
     "decimal_text",
     "decode",
     "duration_text",
+    "encode_reply",
+    "end_fence",
     "end_process",
+    "fence_home",
+    "fence_state",
     "figure_text",
     "filesystem_type",
+    "find_fork",
     "fork_process",
     "free_name",
     "import_plugin",
@@ -212,8 +298,11 @@ __all__ = [
     "log_bytes",
     "log_status",
     "make_private_dir",
+    "open_append_connection",
     "open_stream",
     "output_file",
+    "own_chain",
+    "parse_json_line",
     "plugin_names",
     "price_text",
     "print_line",
@@ -224,8 +313,10 @@ __all__ = [
     "printable",
     "printable_value",
     "progress_bar",
+    "promote",
     "raw_lines",
     "read_entries",
+    "read_monitors",
     "read_record",
     "read_verified",
     "refuse_in_home",
@@ -236,6 +327,9 @@ __all__ = [
     "run_in_thread",
     "segment_starts",
     "starting_thread",
+    "state_of_log",
+    "stream_settings",
+    "sync_rule",
     "time_text",
     "uncancelled",
     "unquote",

@@ -3,6 +3,7 @@
 Steps of a commit; `segment_writer` has those of a write:
 
     flock; catch up              see what other processes appended, or recover
+    refuse a fenced home         another home continues its stream
     refuse a replica             its lines come from a stream
     stamp seq, batch, chain      under the lock, after catching up
     write, fdatasync             one durable write a batch
@@ -18,8 +19,9 @@ from contextlib import suppress
 from eventlog.append.batch import AppendRequest, BatchBuilder
 from eventlog.append.segment_writer import SegmentWriter, WriterSettings
 from eventlog.append.warning_log import WarningLog
-from eventlog.errors import EventLogError
+from eventlog.errors import EventLogError, LogDiverged, LogFenced, LogIsReplica
 from eventlog.storage.disk import Disk
+from eventlog.storage.fence_file import refuse_fenced
 from eventlog.storage.home import Home
 from eventlog.storage.replica_file import refuse_replica
 
@@ -45,7 +47,7 @@ class Writer(SegmentWriter):
         try:
             self._lock_and_catch_up()
             try:
-                refuse_replica(self._disk, self._home)
+                self._refuse_other_home()
                 taken_requests = take_requests()
                 state = self._state
                 now = max(self._clock(), state.tip.recorded_at)
@@ -58,6 +60,11 @@ class Writer(SegmentWriter):
                 self._lock.release()
             if builder.warned:
                 self._warning_log.report(builder.warned, now)
+        except LogDiverged as error:
+            _fail_requests(
+                take_requests() if taken_requests is None else taken_requests,
+                self._reason_of(error),
+            )
         except EventLogError as error:
             _fail_requests(take_requests() if taken_requests is None else taken_requests, error)
         except OSError as error:
@@ -69,6 +76,29 @@ class Writer(SegmentWriter):
             with suppress(OSError):
                 self._lock.drop()  # the interrupt may have come just before the release
             raise
+
+    def flush_watermark(self) -> None:
+        """Writes the durable watermark, if it lags; not where `rejoin` has cut this log."""
+        try:
+            super().flush_watermark()
+        except LogDiverged as error:
+            if self._reason_of(error) is error:
+                raise
+
+    def _refuse_other_home(self) -> None:
+        """Raises LogFenced or LogIsReplica where another home appends to this log."""
+        refuse_fenced(self._disk, self._home)
+        refuse_replica(self._disk, self._home)
+
+    def _reason_of(self, error: LogDiverged) -> EventLogError:
+        """The error of a log that was cut by `rejoin` while this handle was open."""
+        try:
+            self._refuse_other_home()
+        except (LogFenced, LogIsReplica) as reason:
+            return reason
+        except OSError:
+            pass
+        return error
 
 
 def _fail_requests(requests: Iterable[AppendRequest], error: EventLogError) -> None:

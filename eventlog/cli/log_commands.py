@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from eventlog.cli.append_output import AppendOutput
     from eventlog.cli.pipe import StopSignal
     from eventlog.log import EventLog
+    from eventlog.remote import RemoteLog
 
 LOCK_TIMEOUT_S = 2.0  # of `append`, which retries and handles signals in between
 
@@ -49,7 +50,18 @@ LOCK_TIMEOUT_S = 2.0  # of `append`, which retries and handles signals in betwee
     help="Report what would happen to each line, and write nothing.",
 )
 @click.option(
+    "--stored",
+    is_flag=True,
+    help="The lines are those of a log, as `rejoin` has set aside: append them as new ones.",
+)
+@click.option(
     "--no-create", is_flag=True, help="Refuse a home without a log. Default: create the log."
+)
+@click.option(
+    "--to",
+    "urls",
+    metavar="URL",
+    help="Append to the log on another machine, by the servers of NATS at URL.",
 )
 @click.pass_obj
 def append(
@@ -58,7 +70,9 @@ def append(
     skip_invalid: bool,
     segment_bytes: int | None,
     check: bool,
+    stored: bool,
     no_create: bool,
+    urls: str | None,
 ) -> None:
     """Append signals and facts to the log.
 
@@ -78,44 +92,91 @@ def append(
     `line` and `result`: `new` with the `seq` it would have, `duplicate` with the `seq` of the first
     entry, `conflict` or `invalid` with the `error`. The exit code is 1 if a line would be refused.
 
+    With --to the lines go to the primary of the stream that EVENTLOG_STREAM names, where `eventlog
+    serve` appends them; output and exit codes are the same. A line without an answer is sent again,
+    and written once; after 30 seconds the command exits with 3. --home has no effect.
+
     \b
     Example:
       eventlog append signals.jsonl
       eventlog append --check signals.jsonl
+      EVENTLOG_STREAM=main eventlog append --to nats://10.0.0.1:4222 signals.jsonl
       my-generator | eventlog append --skip-invalid > receipts.jsonl
     """
     from eventlog.cli.append_output import append_output
     from eventlog.cli.pipe import StopSignal
-    from eventlog.format.segment import SEGMENT_BYTES_DEFAULT
-    from eventlog.log import EventLog
 
+    if check and stored:
+        raise WrongUsage("--check does not work with --stored", do="leave out one of them")
+    is_local = check or stored or no_create or segment_bytes is not None
+    remote = None if urls is None else _remote_log(urls, is_local=is_local)
     fd = _open_input(file)
     stop = StopSignal()
     try:
         with append_output(fd, stop, "checking" if check else "appending") as output:
-            if check:
+            if remote is not None:
+                all_valid = _append_remotely(remote, fd, stop, output, skip_invalid=skip_invalid)
+            elif check:
                 all_valid = _check(obj.home, fd, stop, output, create=not no_create)
             else:
-                with EventLog(
-                    obj.home,
-                    segment_bytes=segment_bytes or SEGMENT_BYTES_DEFAULT,
-                    lock_timeout_s=LOCK_TIMEOUT_S,
-                    create=not no_create,
-                ) as log:
-                    all_valid = _append(log, fd, stop, output, skip_invalid=skip_invalid)
+                log = _local_log(obj.home, segment_bytes, create=not no_create)
+                all_valid = _append(log, fd, stop, output, skip_invalid, stored)
     except NoReader:
         sys.exit(EXIT_COULD_NOT_RUN)  # the reader of the receipts does not know what is durable
+    _exit(stop, all_valid=all_valid)
+
+
+def _exit(stop: "StopSignal", *, all_valid: bool) -> None:
+    """Ends with the exit code of an `append` that the log did not refuse."""
     if stop.interrupted:
         sys.exit(EXIT_INTERRUPTED)
     if not all_valid:
         sys.exit(EXIT_PROBLEM)
 
 
+def _local_log(home: str, segment_bytes: int | None, *, create: bool) -> "EventLog":
+    from eventlog.format.segment import SEGMENT_BYTES_DEFAULT
+    from eventlog.log import EventLog
+
+    return EventLog(
+        home,
+        segment_bytes=segment_bytes or SEGMENT_BYTES_DEFAULT,
+        lock_timeout_s=LOCK_TIMEOUT_S,
+        create=create,
+    )
+
+
+def _remote_log(urls: str, *, is_local: bool) -> "RemoteLog":
+    """The log of the primary that the servers at `urls` reach. Raises WrongUsage, EventLogError."""
+    from eventlog.cli.stream_environment import stream_settings
+    from eventlog.remote import RemoteLog
+    from eventlog.replica.opening import require_client
+
+    if is_local:
+        raise WrongUsage(
+            "--check, --stored, --no-create and --segment-bytes are about a log on this machine",
+            do="leave them out, or leave out --to",
+        )
+    if "@" in urls:
+        raise WrongUsage(
+            "--to must not hold a user or a password: other processes can read it",
+            do="set EVENTLOG_NATS_NKEY_FILE or EVENTLOG_NATS_CREDS_FILE",
+        )
+    require_client()
+    return RemoteLog(stream_settings([url.strip() for url in urls.split(",") if url.strip()]))
+
+
 def _append(
-    log: "EventLog", fd: int, stop: "StopSignal", output: "AppendOutput", *, skip_invalid: bool
+    log: "EventLog",
+    fd: int,
+    stop: "StopSignal",
+    output: "AppendOutput",
+    skip_invalid: bool,
+    stored: bool,
 ) -> bool:
     """Appends the lines from `fd`, and says so if that created the log."""
-    from eventlog.cli.pipe import LineResult, append_lines
+    from eventlog.cli.pipe import LineResult, StoredLineParser, append_lines
+    from eventlog.schema.json_input import parse_json_line
 
     is_reported = False
 
@@ -126,7 +187,33 @@ def _append(
             output.note(f"created a new log at {printable(log.home)}")
         output.show(answers)
 
-    return append_lines(log, fd, stop, skip_invalid=skip_invalid, on_results=show)
+    with log:
+        return append_lines(
+            log,
+            fd,
+            stop,
+            skip_invalid=skip_invalid,
+            parse=StoredLineParser() if stored else parse_json_line,
+            on_results=show,
+        )
+
+
+def _append_remotely(
+    log: "RemoteLog", fd: int, stop: "StopSignal", output: "AppendOutput", *, skip_invalid: bool
+) -> bool:
+    """Appends the lines from `fd` to the log on another machine."""
+    from eventlog.cli.pipe import append_lines
+    from eventlog.schema.json_input import parse_json_line
+
+    with log:
+        return append_lines(
+            log,
+            fd,
+            stop,
+            skip_invalid=skip_invalid,
+            parse=parse_json_line,
+            on_results=output.show,
+        )
 
 
 def _check(home: str, fd: int, stop: "StopSignal", output: "AppendOutput", *, create: bool) -> bool:

@@ -11,22 +11,26 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import orjson
 
 from eventlog.append.batch import Receipt
 from eventlog.cli.streams import NoReader
 from eventlog.errors import EventLogError, InvalidSignal, LogLocked, SignalConflict
-from eventlog.log import EventLog
+from eventlog.format.line import RESERVED_KEYS
+from eventlog.log import Item
 from eventlog.schema.json_input import INPUT_BYTES_MAX, parse_json_line
 
 LOCK_TRIES_MAX = 15  # each for the log's lock_timeout_s; signals are handled in between
 WRITE_GRACE_S = 5.0  # for the reader of the answers, once a signal asked to stop
 PIPE_BUF_BYTES = 4096  # a pipe that polls as writable accepts these without blocking
 READ_BYTES = 1 << 20  # read from the input for one commit: a few thousand lines
+
+
+Parse = Callable[[bytes], dict[str, object]]  # a line of input -> the item; raises InvalidSignal
 
 
 class LineResult(NamedTuple):
@@ -94,28 +98,39 @@ class StopSignal:
                     raise NoReader from None
 
 
+class AppendsEach(Protocol):
+    """The part of EventLog and RemoteLog that appends the lines of an input."""
+
+    def append_each(
+        self, items: Iterable[Item], *, stop_at_refusal: bool = False
+    ) -> list[Receipt | EventLogError]: ...
+
+
 def append_lines(
-    log: EventLog,
+    log: AppendsEach,
     fd: int,
     stop: StopSignal,
     *,
     skip_invalid: bool,
+    parse: Parse = parse_json_line,
     on_results: Callable[[list[LineResult]], object],
 ) -> bool:
     """Appends the lines from `fd` until its end or a signal; True if all were valid.
 
     Without `skip_invalid` it ends after the first bad line: the lines before it are durable, those
-    after it are not written. Raises EventLogError where the log refuses them, after answering.
+    after it are not written. `parse` turns a line into an item. Raises EventLogError where the log
+    refuses them, after answering.
     """
     all_valid = True
     number = 0
     for lines in read_lines(fd, stop):
-        results = _append(log, lines, skip_invalid)
+        results = append_each_line(log, lines, skip_invalid=skip_invalid, parse=parse)
         for _ in range(LOCK_TRIES_MAX):
             locked = any(isinstance(result, LogLocked) for result in results)
             if not locked or stop.signal is not None:
                 break
-            results = _append(log, lines, skip_invalid)  # none of them was written
+            # None of them was written.
+            results = append_each_line(log, lines, skip_invalid=skip_invalid, parse=parse)
         on_results([LineResult(number + i, result) for i, result in enumerate(results, 1)])
         number += len(lines)
         for result in results:
@@ -128,13 +143,19 @@ def append_lines(
     return all_valid
 
 
-def _append(log: EventLog, lines: list[bytes], skip_invalid: bool) -> list[Receipt | EventLogError]:
+def append_each_line(
+    log: AppendsEach,
+    lines: Sequence[bytes],
+    *,
+    skip_invalid: bool,
+    parse: Parse = parse_json_line,
+) -> list[Receipt | EventLogError]:
     """The result of each line; without `skip_invalid`, up to and including the first bad one."""
     items: list[dict[str, object]] = []
     invalid: dict[int, EventLogError] = {}
     for index, line in enumerate(lines):
         try:
-            items.append(parse_json_line(line))
+            items.append(parse(line))
         except InvalidSignal as error:
             invalid[index] = error
             if not skip_invalid:
@@ -149,6 +170,33 @@ def _append(log: EventLog, lines: list[bytes], skip_invalid: bool) -> list[Recei
         if isinstance(result, EventLogError) and not skip_invalid:
             break
     return results
+
+
+class StoredLineParser:
+    """Turns the lines of a log into items: without the keys that the log itself gives.
+
+    A seq of that log means nothing in another one. The logs may share what is before the first
+    line, as where `rejoin` has set the lines aside.
+    """
+
+    def __init__(self) -> None:
+        self._first_seq: int | None = None
+
+    def __call__(self, line: bytes) -> dict[str, object]:
+        """The item of a line. Raises InvalidSignal."""
+        item = parse_json_line(line)
+        given = {key: item.pop(key, None) for key in RESERVED_KEYS - {"event"}}
+        seq, voids = given["seq"], item.get("voids")
+        if self._first_seq is None and isinstance(seq, int):
+            self._first_seq = seq
+        if self._first_seq is not None and isinstance(voids, int) and voids >= self._first_seq:
+            raise InvalidSignal(
+                "is the seq of a fact in the log that these lines come from",
+                field="voids",
+                value=voids,
+                do="append the others, then void that fact by the seq that it has here",
+            )
+        return item
 
 
 def read_lines(fd: int, stop: StopSignal) -> Iterator[list[bytes]]:

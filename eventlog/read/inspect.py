@@ -19,6 +19,7 @@ from eventlog.read.reader import LogReader
 from eventlog.read.seek import last_line
 from eventlog.storage.disk import Disk, RealDisk, opened
 from eventlog.storage.durable_state import read_durable_end
+from eventlog.storage.fence_file import FenceState, read_fence
 from eventlog.storage.home import Home, home_at, list_segments
 from eventlog.storage.replica_file import ReplicaState, read_replica_state
 from eventlog.storage.segment_disk import SegmentDisk, segment_sizes
@@ -69,6 +70,11 @@ def segment_starts(path: str | os.PathLike[str]) -> list[int]:
 def replica_state(path: str | os.PathLike[str]) -> ReplicaState | None:
     """What the home follows; None where it is no replica. Raises UnsafePath, OSError."""
     return read_replica_state(RealDisk(), home_at(path))
+
+
+def fence_state(path: str | os.PathLike[str]) -> FenceState | None:
+    """Why the home takes no appends; None where it is not fenced. Raises UnsafePath, OSError."""
+    return read_fence(RealDisk(), home_at(path))
 
 
 def end_seq(path: str) -> int:

@@ -17,8 +17,7 @@ from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
 from eventlog.errors import AppendFailed, EventLogError, LogDiverged, LogLocked
-from eventlog.format.scan import TIP_START, Tip
-from eventlog.read.inspect import raw_lines
+from eventlog.format.scan import Tip
 from eventlog.replica.batches import batches
 from eventlog.replica.engine import (
     StreamEnd,
@@ -28,8 +27,8 @@ from eventlog.replica.engine import (
     StreamUnfit,
     WrongLastSequence,
 )
+from eventlog.replica.fork import own_chain, state_of_log
 from eventlog.replica.replica_log import ReplicaLog
-from eventlog.storage.replica_file import ReplicaState
 from eventlog.threads import is_shortage, run_in_thread, uncancelled
 
 logger = logging.getLogger(__name__)
@@ -117,7 +116,7 @@ class Follower:
                     await asyncio.wait_for(stop.wait(), delay_s)
                 delay_s = min(2 * delay_s, RETRY_S_MAX)
         finally:
-            await _run_in_thread(self._log.close)
+            await in_thread(self._log.close)
 
     async def _follow(self, stop: asyncio.Event, *, once: bool) -> None:
         engine = await self._open_stream()
@@ -132,17 +131,17 @@ class Follower:
             try:
                 await self._copy(engine, stop, until=end.seq if once else None)
             finally:
-                await _run_in_thread(self._log.flush_watermark)
+                await in_thread(self._log.flush_watermark)
         finally:
             await engine.close()
 
     async def _begin(self, engine: StreamEngine, end: StreamEnd) -> Tip:
         """Compares the log with the stream, and makes the home a replica where it is none yet."""
-        tip = await _run_in_thread(self._log.catch_up)
+        tip = await in_thread(self._log.catch_up)
         await self._check_same(engine, end, tip)
-        if await _run_in_thread(lambda: self._log.state) is None:
-            state = ReplicaState(stream=self._stream)
-            await _run_in_thread(lambda: self._log.begin(state, tip))
+        if await in_thread(lambda: self._log.state) is None:
+            state = await in_thread(lambda: state_of_log(self._log.home, self._stream, tip.seq))
+            await in_thread(lambda: self._log.begin(state, tip))
         return tip
 
     async def _check_same(self, engine: StreamEngine, end: StreamEnd, tip: Tip) -> None:
@@ -152,7 +151,7 @@ class Follower:
             if known.chain != tip.chain:
                 raise self._diverged_error(tip.seq)
         elif end.seq < tip.seq:
-            own = await _run_in_thread(lambda: _own_chain(self._log.home, end.seq))
+            own = await in_thread(lambda: own_chain(self._log.home, end.seq))
             if end.chain != own:
                 raise self._diverged_error(end.seq)
             raise StreamUnavailable(
@@ -216,7 +215,7 @@ class Follower:
             self.stream_seq = max(self.stream_seq, new[-1].seq)
             self.write_started_s = time.monotonic()
             try:
-                await _run_in_thread(lambda part=part: self._log.write(part))  # type: ignore[misc]
+                await in_thread(lambda part=part: self._log.write(part))  # type: ignore[misc]
             finally:
                 self.write_started_s = None
                 self.checkpoint = self._log.tip.seq
@@ -228,7 +227,7 @@ class Follower:
             self._on_change()
 
     async def _flush_watermark(self) -> None:
-        await _run_in_thread(self._log.flush_watermark)
+        await in_thread(self._log.flush_watermark)
         self._watermark_s = time.monotonic()
 
     # -- what it says
@@ -252,15 +251,9 @@ class Follower:
         self._on_change()
 
 
-async def _run_in_thread(work: Callable[[], T]) -> T:
-    """Also when the run is cancelled, the log is used by one thread at a time."""
+async def in_thread(work: Callable[[], T]) -> T:
+    """The result of `work`, run in a new thread.
+
+    Also when the run is cancelled, the log is used by one thread at a time.
+    """
     return await uncancelled(run_in_thread(work))
-
-
-def _own_chain(home: str, seq: int) -> str:
-    """The chain of entry `seq` of the replica; of the start where it is 0."""
-    if seq == 0:
-        return TIP_START.chain
-    for lines in raw_lines(home, after=seq - 1, limit=1):
-        return StreamEnd(seq, lines[0]).chain
-    return ""

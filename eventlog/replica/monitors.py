@@ -20,9 +20,7 @@ MONITOR_BYTES_MAX = 1 << 20
 
 async def check_monitors(settings: StreamSettings) -> None:
     """Checks `sync_interval` of the servers that answer. Raises StreamUnfit, StreamUnavailable."""
-    answers = await asyncio.gather(
-        *(run_in_thread(lambda url=url: _monitored(url)) for url in settings.monitor_urls)  # type: ignore[misc]
-    )
+    answers = await read_monitors(settings)
     monitored = [answer for answer in answers if isinstance(answer, dict)]
     broken = [rule for rule in map(sync_rule, monitored) if rule is not None]
     if broken:
@@ -33,6 +31,13 @@ async def check_monitors(settings: StreamSettings) -> None:
             where=settings.where,
             do="check that the servers run, and their option http_port",
         )
+
+
+async def read_monitors(settings: StreamSettings) -> list[dict[str, object] | str]:
+    """What each server says about itself at `/varz`, or why it does not."""
+    return await asyncio.gather(
+        *(run_in_thread(lambda url=url: _monitored(url)) for url in settings.monitor_urls)  # type: ignore[misc]
+    )
 
 
 def _monitored(url: str) -> dict[str, object] | str:

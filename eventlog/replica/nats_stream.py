@@ -1,12 +1,11 @@
-"""NatsStream: the engine on NATS JetStream. The only module that imports the client of NATS.
+"""NatsStream: the engine on NATS JetStream.
 
 Several lines are appended as one atomic batch: the server stores all of them or none. Single
 messages one after the other, each with the sequence that it must follow, would not do. Where
 another writer's message has taken the place of the first one, the server refuses that one and
 stores the others behind the foreign message, since the sequence fits.
 
-A lost connection is not restored in place: acknowledgements of lost proposals never come, and the
-client gives no sign of it. After any error the caller closes the stream and opens it again.
+After any error the caller closes the stream and opens it again.
 
 Invariant: a line is appended only behind the sequence that it follows in the log.
 """
@@ -16,31 +15,22 @@ import base64
 import json
 import logging
 import secrets
-import ssl
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
-
-# nats-py imports it to log in: without it a login would fail late.
-import nkeys  # type: ignore[import-untyped]  # noqa: F401
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.errors import Error as NatsError
-from nats.errors import NoRespondersError, NoServersError
 
 from eventlog.replica.answers import answered_error, unfit_error
 from eventlog.replica.batches import batches
 from eventlog.replica.engine import (
     StreamEnd,
-    StreamError,
     StreamForeign,
     StreamLine,
     StreamMissing,
-    StreamRefused,
     StreamShort,
     StreamUnavailable,
 )
 from eventlog.replica.monitors import check_monitors
+from eventlog.replica.nats_connection import Message, NatsConnection, NoResponder, Subscription
 from eventlog.replica.stream_rules import (
     EXPECTED_LAST_SEQUENCE,
     SEGMENT_HEADER,
@@ -51,9 +41,8 @@ from eventlog.replica.stream_rules import (
 
 logger = logging.getLogger(__name__)
 
-CONNECT_S_MAX = 5.0  # over all addresses; a server that is there answers within milliseconds
+INBOX = "_INBOX.stream"  # where answers and lines come: an account needs no other
 CREATE_S_MAX = 10.0
-PING_S = 5  # a connection that is silent for longer is tested
 FOLLOW_LINES_MAX = 2000
 HEARTBEAT_S = 1.0
 SILENCE_S_MAX = 3 * HEARTBEAT_S  # of a consumer that sends heartbeats
@@ -74,91 +63,22 @@ PATIENCE = Patience(request_s_max=3.0, ack_s_max=5.0)
 class NatsStream:
     """A connection to one stream. Implements `StreamEngine`."""
 
-    def __init__(self, settings: StreamSettings, patience: Patience) -> None:
+    def __init__(
+        self, settings: StreamSettings, patience: Patience, connection: NatsConnection
+    ) -> None:
         self._settings = settings
         self._patience = patience
-        self._client = Client()
-        self._last_error: Exception | None = None  # "no servers available" gives no reason
-        # Set when the connection ends, or when the server denies a request: nats-py reports that
-        # to its error callback only, and the request itself would just time out.
-        self._ended: asyncio.Future[StreamError] = asyncio.get_running_loop().create_future()
+        self._connection = connection
 
     @classmethod
     async def connect(cls, settings: StreamSettings, patience: Patience = PATIENCE) -> "NatsStream":
         """Connects. Raises StreamUnavailable, StreamRefused, and StreamUnfit by the monitor."""
         await check_monitors(settings)
-        stream = cls(settings, patience)
-        try:
-            await stream._connect()
-        except BaseException:
-            await stream.close()
-            raise
-        return stream
-
-    async def _connect(self) -> None:
-        settings = self._settings
-        options: dict[str, Any] = {}
-        if settings.nkey_file:
-            options["nkeys_seed"] = settings.nkey_file
-        if settings.creds_file:
-            options["user_credentials"] = settings.creds_file
-        try:
-            if settings.ca_file:
-                options["tls"] = ssl.create_default_context(cafile=settings.ca_file)
-            async with asyncio.timeout(CONNECT_S_MAX):
-                await self._client.connect(
-                    list(settings.urls),
-                    error_cb=self._on_error,
-                    closed_cb=self._on_closed,
-                    allow_reconnect=False,
-                    connect_timeout=int(CONNECT_S_MAX / 2),
-                    reconnect_time_wait=0.1,  # type: ignore[arg-type]  # it only sleeps for it
-                    max_reconnect_attempts=1,  # of each address
-                    ping_interval=PING_S,
-                    max_outstanding_pings=1,
-                    name="eventlog",
-                    **options,
-                )
-        except (NatsError, OSError, TimeoutError) as error:
-            if "authorization violation" in str(error).lower():
-                raise StreamRefused(
-                    "the server refuses the login",
-                    where=settings.where,
-                    do="check EVENTLOG_NATS_NKEY_FILE or EVENTLOG_NATS_CREDS_FILE, and the "
-                    "accounts of the server",
-                ) from error
-            raise self._unavailable(error) from error
-
-    async def _on_error(self, error: Exception) -> None:
-        text = str(error)
-        self._last_error = error
-        if "permissions violation" in text.lower() and not self._ended.done():
-            self._ended.set_result(
-                StreamRefused(
-                    f"the server refuses a request: {text.removeprefix('nats: ')}",
-                    where=self._settings.where,
-                    do="give this account the permissions that its role needs",
-                )
-            )
-
-    async def _on_closed(self) -> None:
-        if not self._ended.done():
-            self._ended.set_result(self._unavailable(self._client.last_error))
-
-    def _unavailable(self, error: BaseException | None) -> StreamUnavailable:
-        if isinstance(error, NoServersError):
-            error = self._last_error or error
-        text = str(error) or type(error).__name__ if error is not None else "it was closed"
-        return StreamUnavailable(
-            f"there is no connection to NATS: {text}",
-            where=self._settings.where,
-            do="check that the servers run, and EVENTLOG_NATS_URL",
-        )
+        return cls(settings, patience, await NatsConnection.connect(settings, INBOX))
 
     async def close(self) -> None:
         """Closes the connection."""
-        with suppress(Exception):  # it is lost already
-            await self._client.close()
+        await self._connection.close()
 
     async def last(self) -> StreamEnd:
         """The end of the stream, as its leader has it. Raises StreamUnfit, StreamShort."""
@@ -227,7 +147,7 @@ class NatsStream:
                 headers["Nats-Batch-Id"] = batch_id
                 headers["Nats-Batch-Sequence"] = str(index)
             if index < len(batch):
-                await self._publish(line, headers)
+                await self._connection.publish(self._settings.subject, line, headers)
                 continue
             if len(batch) > 1:
                 headers["Nats-Batch-Commit"] = "1"
@@ -241,19 +161,10 @@ class NatsStream:
                     do="create a stream of another name, and set EVENTLOG_STREAM to it",
                 )
 
-    async def _publish(self, line: bytes, headers: dict[str, str]) -> None:
-        """Sends a message that is not answered."""
-        if self._ended.done():
-            raise self._ended.result()
-        try:
-            await self._client.publish(self._settings.subject, line, headers=headers)
-        except (NatsError, OSError) as error:
-            raise self._unavailable(error) from error
-
     async def follow(self, after: int) -> AsyncGenerator[Sequence[StreamLine], None]:
         """The lines after a seq, by a consumer of its own; see `StreamEngine`."""
-        messages: asyncio.Queue[Msg] = asyncio.Queue()
-        inbox = self._client.new_inbox()
+        messages: asyncio.Queue[Message] = asyncio.Queue()
+        inbox = self._connection.new_inbox()
         subscription = await self._subscribe(inbox, messages)
         try:
             await self._create_consumer(inbox, after + 1)
@@ -266,23 +177,16 @@ class NatsStream:
             with suppress(Exception):  # the connection is lost: the server removes it by itself
                 await subscription.unsubscribe()
 
-    async def _subscribe(self, inbox: str, messages: "asyncio.Queue[Msg]") -> Any:
-        client = self._client
-
-        async def take(message: Msg) -> None:
+    async def _subscribe(self, inbox: str, messages: "asyncio.Queue[Message]") -> Subscription:
+        async def take(message: Message) -> None:
             headers = message.headers or {}
             if headers.get("Status") == "100":  # a heartbeat, or a request of the flow control
                 for reply in (message.reply, headers.get("Nats-Consumer-Stalled")):
                     if reply:
-                        await client.publish(reply)
+                        await self._connection.publish(reply)
             messages.put_nowait(message)
 
-        try:
-            return await client.subscribe(
-                inbox, cb=take, pending_msgs_limit=-1, pending_bytes_limit=-1
-            )
-        except (NatsError, OSError) as error:
-            raise self._unavailable(error) from error
+        return await self._connection.subscribe(inbox, take)
 
     async def _create_consumer(self, inbox: str, start_seq: int) -> None:
         stream = self._settings.stream
@@ -301,15 +205,16 @@ class NatsStream:
         body = {"stream_name": stream, "config": config}
         await self._api(f"CONSUMER.CREATE.{stream}", body)
 
-    async def _received(self, messages: "asyncio.Queue[Msg]") -> Msg:
+    async def _received(self, messages: "asyncio.Queue[Message]") -> Message:
         receiving = asyncio.ensure_future(messages.get())
-        waited: set[asyncio.Future[Any]] = {receiving, self._ended}
+        ended = self._connection.ended
+        waited: set[asyncio.Future[Any]] = {receiving, ended}
         await asyncio.wait(waited, timeout=SILENCE_S_MAX, return_when=asyncio.FIRST_COMPLETED)
         if receiving.done():
             return receiving.result()
         receiving.cancel()
-        if self._ended.done():
-            raise self._ended.result()
+        if ended.done():
+            raise ended.result()
         raise StreamUnavailable(
             "the server sends neither lines nor heartbeats",
             where=self._settings.where,
@@ -317,7 +222,7 @@ class NatsStream:
         )
 
     def _next_lines(
-        self, message: Msg, after: int, messages: "asyncio.Queue[Msg]"
+        self, message: Message, after: int, messages: "asyncio.Queue[Message]"
     ) -> Iterator[StreamLine]:
         """The lines of this message and of those that wait; at most FOLLOW_LINES_MAX.
 
@@ -361,29 +266,18 @@ class NatsStream:
         self, subject: str, data: bytes, headers: dict[str, str] | None, timeout_s: float
     ) -> dict[str, Any]:
         """The JSON object with which the server answers. Raises the errors of the engine."""
-        asking = asyncio.ensure_future(
-            self._client.request(subject, data, timeout=timeout_s, headers=headers)
-        )
-        waited: set[asyncio.Future[Any]] = {asking, self._ended}
         try:
-            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-            if not asking.done():
-                raise self._ended.result()
-            answer = json.loads(asking.result().data)
-        except NoRespondersError as error:
+            answer = json.loads(await self._connection.request(subject, data, headers, timeout_s))
+        except NoResponder as error:
             raise StreamMissing(
                 "no server answers for the stream: it does not exist, or JetStream is off",
                 where=self._settings.where,
                 do="create it with `eventlog mirror create`, or wait until the servers are up",
             ) from error
-        except (NatsError, OSError, TimeoutError, ValueError) as error:
+        except ValueError as error:
             raise StreamUnavailable(
-                f"no answer from the stream: {str(error) or type(error).__name__}",
-                where=self._settings.where,
-                do="check that a majority of the servers runs; this is tried again",
+                f"the answer cannot be understood: {error}", where=self._settings.where
             ) from error
-        finally:
-            asking.cancel()
         if "error" in answer:
             raise answered_error(answer["error"], self._settings)
         return dict(answer)

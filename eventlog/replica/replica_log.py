@@ -12,14 +12,17 @@ and while lines are written, `.replica` is there, and was durable before them.
 """
 
 import os
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from eventlog.append.dedupe import DedupeWindow
 from eventlog.append.segment_writer import SegmentWriter, WriterSettings
 from eventlog.errors import EventLogError, LogDiverged
+from eventlog.format.line import parse_header, stored_chain
+from eventlog.format.promotion import Promotion, encode_promotion, promotion_of
 from eventlog.format.scan import Tip, scan, tip_of
 from eventlog.format.segment import segment_name
 from eventlog.replica.engine import StreamLine
@@ -29,6 +32,7 @@ from eventlog.storage.replica_file import (
     ReplicaState,
     is_replica,
     read_replica_state,
+    remove_replica_state,
     write_replica_state,
 )
 from eventlog.storage.segment_disk import SegmentDisk
@@ -50,6 +54,7 @@ class ReplicaPart:
     lines: tuple[bytes, ...]
     bytes: int
     tip: Tip  # after the last of the lines
+    promotions: tuple[Promotion, ...] = ()  # that the lines record
 
     def settle(self, dedupe_window: DedupeWindow, segment: int, byte_offset: int) -> None:
         """Nobody waits for a receipt."""
@@ -60,7 +65,11 @@ def parts_of(lines: Sequence[StreamLine]) -> Iterator[ReplicaPart]:
     for segment, group in groupby(lines, key=lambda line: line.segment):
         part = tuple(line.line for line in group)
         yield ReplicaPart(
-            segment=segment, lines=part, bytes=sum(map(len, part)), tip=tip_of(part[-1])
+            segment=segment,
+            lines=part,
+            bytes=sum(map(len, part)),
+            tip=tip_of(part[-1]),
+            promotions=tuple(filter(None, map(promotion_of, part))),
         )
 
 
@@ -135,8 +144,61 @@ class ReplicaLog(SegmentWriter):
             self._check(new)
             for part in parts_of(new):
                 self._start_segment(part.segment)
+                if part.promotions:
+                    self._note_promotion(part)
                 self._write(part)
         return self._state.tip
+
+    def _note_promotion(self, part: ReplicaPart) -> None:
+        """Notes who is primary from here on. A promotion of this home that lost is forgotten.
+
+        Before the line is written: so the epoch is never less than that of a line of the log.
+        """
+        state, promotion = self.state, part.promotions[-1]
+        assert state is not None, "it was just looked for"
+        is_own = state.promotion.encode() in part.lines
+        write_replica_state(
+            self._disk,
+            self._home,
+            ReplicaState(
+                stream=state.stream,
+                epoch=max(promotion.epoch, state.epoch),
+                primary=promotion.host,
+                promotion=state.promotion if is_own else "",
+            ),
+        )
+
+    def prepare_promotion(self, promotion: Promotion, recorded_at: str) -> StreamLine:
+        """The line with which this home is promoted, if the stream takes it as its next one.
+
+        It begins a segment, and stays the same until the stream has gone on: an attempt whose
+        outcome is unknown is repeated byte for byte. Raises EventLogError.
+        """
+        with self._locked("the promotion could not be noted"):
+            self._require_replica()
+            state, tip = self.state, self._state.tip
+            assert state is not None, "it was just looked for"
+            line = state.promotion.encode()
+            if not line or parse_header(line).seq != tip.seq + 1:
+                line = encode_promotion(promotion, secrets.token_hex(16), recorded_at, tip)
+                state = replace(state, promotion=line.decode())
+                write_replica_state(self._disk, self._home, state)
+            return StreamLine(tip.seq + 1, tip.seq + 1, line)
+
+    def finish_promotion(self) -> bytes | None:
+        """Makes this home the primary where the log ends with its own promotion.
+
+        Returns its line; None where the log ends otherwise. From here on the home takes appends.
+        """
+        with self._locked("the promotion could not be finished"):
+            state, tip = self.state, self._state.tip
+            if state is None or not state.promotion:
+                return None
+            own = state.promotion.encode()
+            if (parse_header(own).seq, stored_chain(own)) != (tip.seq, tip.chain):
+                return None
+            remove_replica_state(self._disk, self._home)
+            return own
 
     def _check(self, lines: Sequence[StreamLine]) -> None:
         """Raises LogDiverged unless the lines continue the log, each by its chain."""

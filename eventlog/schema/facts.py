@@ -16,6 +16,7 @@ import orjson
 
 from eventlog.errors import InvalidSignal
 from eventlog.format.line import RESERVED_KEYS
+from eventlog.format.promotion import PROMOTED
 from eventlog.schema import fields, times
 from eventlog.schema.json_values import plain_json
 from eventlog.schema.signal import is_complete_signal, text_key
@@ -95,7 +96,7 @@ NEAR_MISSES: Mapping[str, str] = {
     "reduce": "reduced",
 }
 ACTION_WORDS = frozenset({"buy", "sell", "long", "short"})  # no event of a complete signal
-RESERVED_EVENTS = frozenset({"promoted"})  # the log itself will write it
+RESERVED_EVENTS = frozenset({PROMOTED})  # the log itself writes it
 
 _EVENTS_CACHED_MAX = 1_024  # a program uses few names; bounded, as some make new ones
 EVENT_PATTERN = r"[a-z][a-z0-9_.-]{0,63}"

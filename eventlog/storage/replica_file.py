@@ -1,7 +1,8 @@
 """The file `.replica`: the home is a replica, and follows a stream.
 
-It holds a JSON object with the name of the stream and its epoch, the number of the last promotion.
-It is never in a backup: a restored log is nobody's replica.
+It holds a JSON object with the name of the stream, its epoch (the number of the last promotion),
+the host that was promoted, and the line of a promotion of this home that is under way. It is never
+in a backup: a restored log is nobody's replica.
 
 Invariant: it is created and removed only under the writer's lock, under which every writer looks
 for it; so no append passes once it is there.
@@ -27,7 +28,9 @@ class ReplicaState:
     """What a replica follows."""
 
     stream: str  # the name that EVENTLOG_STREAM gives
-    epoch: int = EPOCH_FIRST
+    epoch: int = EPOCH_FIRST  # never less than that of a promotion in the log
+    primary: str | None = None  # the host that was promoted; None where none ever was
+    promotion: str = ""  # a line that this home publishes, or has published, to be promoted
 
 
 def replica_path(home: Home) -> str:
@@ -44,8 +47,14 @@ def read_replica_state(disk: Disk, home: Home) -> ReplicaState | None:
         return None
     try:
         found = json.loads(data)
-        return ReplicaState(stream=str(found["stream"]), epoch=int(found["epoch"]))
-    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        primary = found.get("primary")
+        return ReplicaState(
+            stream=str(found["stream"]),
+            epoch=int(found["epoch"]),
+            primary=None if primary is None else str(primary),
+            promotion=str(found.get("promotion", "")),
+        )
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise UnsafePath(
             "the file that makes this home a replica cannot be understood",
             where=replica_path(home),
@@ -56,8 +65,19 @@ def read_replica_state(disk: Disk, home: Home) -> ReplicaState | None:
 
 def write_replica_state(disk: Disk, home: Home, state: ReplicaState) -> None:
     """Makes the home a replica, durably. The caller holds the writer's lock. Raises OSError."""
-    data = json.dumps({"stream": state.stream, "epoch": state.epoch}).encode() + b"\n"
-    replace_file(disk, home.log_dir, REPLICA_FILE_NAME, data)
+    found: dict[str, object] = {"stream": state.stream, "epoch": state.epoch}
+    if state.primary is not None:
+        found["primary"] = state.primary
+    if state.promotion:
+        found["promotion"] = state.promotion
+    replace_file(disk, home.log_dir, REPLICA_FILE_NAME, json.dumps(found).encode() + b"\n")
+
+
+def remove_replica_state(disk: Disk, home: Home) -> None:
+    """Ends the home's being a replica, durably. The caller holds the writer's lock."""
+    with suppress(FileNotFoundError):
+        disk.unlink(replica_path(home))
+    disk.fsync_dir(home.log_dir)
 
 
 def is_replica(disk: Disk, home: Home) -> bool:

@@ -68,10 +68,13 @@ def doctor(
         raise WrongUsage("--seconds needs --disk DIR", do="name a directory to test with --disk")
     more: dict[str, object] = {}
     if directory is None:
+        from projections.cli.replication.settings import setting, stream_settings
         from projections.doctor.doctor import examine_home
 
         findings = []
-        for finding in examine_home(Path(obj.home), alpine_config(), now=datetime.now(UTC)):
+        stream = stream_settings if setting("EVENTLOG_STREAM") else None
+        now = datetime.now(UTC)
+        for finding in examine_home(Path(obj.home), alpine_config(), now=now, stream=stream):
             findings.append(finding)
             if not as_json:
                 _print_finding(finding)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from eventlog import EventLogError, ForeignHome, LogNotFound
-from eventlog.plumbing import log_status
+from eventlog.plumbing import StreamSettings, log_status
 from projections.delivery.projection import AlpineConfig
 from projections.doctor.alpine import check_alpine
 from projections.doctor.daemon import check_daemon
@@ -26,6 +26,7 @@ from projections.doctor.home import (
     directories,
 )
 from projections.doctor.machine import check_clock, check_inotify, check_python, check_sqlite
+from projections.doctor.stream import check_stream
 from projections.doctor.table import check_table
 
 
@@ -37,6 +38,7 @@ class DoctorContext:
     log: Mapping[str, object] | None  # the `log` object of status; None without a log
     alpine: AlpineConfig
     now: datetime
+    stream: Callable[[], StreamSettings] | None = None  # raises EventLogError
 
 
 CHECKS: Mapping[str, Callable[[DoctorContext], Iterable[DoctorFinding]]] = MappingProxyType(
@@ -57,8 +59,22 @@ CHECKS: Mapping[str, Callable[[DoctorContext], Iterable[DoctorFinding]]] = Mappi
 )
 
 
-def examine_home(home: Path, alpine: AlpineConfig, *, now: datetime) -> Iterator[DoctorFinding]:
-    """Yields the findings of all checks. Raises ForeignHome for a home of the old tracker."""
+STREAM_CHECKS: Mapping[str, Callable[[DoctorContext], Iterable[DoctorFinding]]] = MappingProxyType(
+    {"stream": lambda context: check_stream(context.stream()) if context.stream else ()}
+)
+
+
+def examine_home(
+    home: Path,
+    alpine: AlpineConfig,
+    *,
+    now: datetime,
+    stream: Callable[[], StreamSettings] | None = None,
+) -> Iterator[DoctorFinding]:
+    """Yields the findings of all checks. Raises ForeignHome for a home of the old tracker.
+
+    `stream` gives the settings of the stream; without it, nothing is mirrored or followed.
+    """
     log, done = None, set[str]()
     try:
         log = log_status(os.fspath(home), count=False)
@@ -72,8 +88,8 @@ def examine_home(home: Path, alpine: AlpineConfig, *, now: datetime) -> Iterator
     except OSError as error:
         yield _unreadable_finding("log", PROBLEM, error)
         done.add("log")
-    context = DoctorContext(home=home.absolute(), log=log, alpine=alpine, now=now)
-    for name, check in CHECKS.items():
+    context = DoctorContext(home=home.absolute(), log=log, alpine=alpine, now=now, stream=stream)
+    for name, check in (*CHECKS.items(), *STREAM_CHECKS.items()):
         if name in done:
             continue
         try:

@@ -56,7 +56,7 @@ def replica_status(home: Path, last_seq: object) -> dict[str, object] | None:
         return None
     figures = read_follow_figures(home)
     return {
-        "primary": None,
+        "primary": state.primary,
         "epoch": state.epoch,
         "checkpoint": last_seq,
         "lag_entries": None if figures is None else max(0, figures.stream_seq - last_seq),
@@ -135,13 +135,20 @@ def alpine_status(home: Path) -> dict[str, object]:
     return {"checkpoint": checkpoint.seq, **lag(home, checkpoint.seq, done), **figures}
 
 
+def _is_replica(home: Path) -> bool:
+    try:
+        return replica_state(home) is not None
+    except (EventLogError, OSError):
+        return True  # a file is there that cannot be read
+
+
 def mirror_status(home: Path) -> dict[str, object] | None:
-    """The figures of the mirror, by its record; None in a home that has no mirror.
+    """The figures of the mirror, by its record; None in a home that has no mirror, or is a replica.
 
     The record may be behind the stream by half a second.
     """
     record = read_mirror_record(home)
-    if record is None:
+    if record is None or _is_replica(home):
         return None
     return {
         "stream": record.stream,

@@ -17,6 +17,7 @@ from eventlog.plumbing import (
     ReplicaState,
     StreamEngine,
     StreamSettings,
+    fence_state,
     open_stream,
     printable,
 )
@@ -66,13 +67,16 @@ def follow(
 
 def _prepare(log: ReplicaLog, settings: StreamSettings, *, from_backup: bool) -> None:
     """Makes a new home a replica. Raises ProjectionError where the home is not to be one."""
-    state, tip = log.state, log.catch_up()
-    if state is not None and state.stream != settings.name:
+    fence = fence_state(log.home)
+    if fence is not None:
         raise ProjectionError(
-            f"this home is a replica of the stream {state.stream}, not of {settings.name}",
+            f"this home is fenced: {fence.to_text()}",
             where=log.home,
-            do="set EVENTLOG_STREAM to the stream that it follows, or use a new home",
+            do="run `eventlog rejoin`, which sets aside what only this home has",
         )
+    state, tip = log.state, log.catch_up()
+    if state is not None:
+        require_stream(state, settings, log.home)
     if state is None and tip.seq == 0:
         log.begin(ReplicaState(stream=settings.name), tip)
     elif state is None and not from_backup:
@@ -81,6 +85,16 @@ def _prepare(log: ReplicaLog, settings: StreamSettings, *, from_backup: bool) ->
             where=log.home,
             do="use a new home; if this log was restored from a backup to seed a replica, add "
             "--from-backup",
+        )
+
+
+def require_stream(state: ReplicaState, settings: StreamSettings, home: str) -> None:
+    """Raises ProjectionError unless the replica follows the stream of these settings."""
+    if state.stream != settings.name:
+        raise ProjectionError(
+            f"this home is a replica of the stream {state.stream}, not of {settings.name}",
+            where=home,
+            do="set EVENTLOG_STREAM to the stream that it follows, or use a new home",
         )
 
 

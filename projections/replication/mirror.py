@@ -34,7 +34,11 @@ from eventlog.plumbing import (
     StreamUnavailable,
     StreamUnfit,
     WrongLastSequence,
+    fence_home,
+    fence_state,
+    find_fork,
     open_stream,
+    replica_state,
     run_in_thread,
     segment_starts,
 )
@@ -169,7 +173,7 @@ class MirrorProjection:
         engine = await self._open_engine(self._settings)
         try:
             end = await self._settled_end(engine)
-            await run_in_thread(lambda: require_line_of_log(self._home, end, self._settings.where))
+            await self._require_line_of_log(engine, end)
             if end.seq < self._recording.record.acked:
                 await self._report_lost(end.seq)
         except BaseException:
@@ -178,6 +182,30 @@ class MirrorProjection:
         self._engine = engine
         self._note_end(end)
         return Checkpoint(projection=NAME, seq=end.seq, chain=end.chain)
+
+    async def _require_line_of_log(self, engine: StreamEngine, end: StreamEnd) -> None:
+        """Raises LogDiverged unless the stream ends with a line of this log.
+
+        Where another home continued it, this one is fenced first: it takes no more appends.
+        """
+        home, where = self._home, self._settings.where
+        try:
+            await run_in_thread(lambda: require_line_of_log(home, end, where))
+        except LogDiverged:
+            if await run_in_thread(lambda: replica_state(home)) is not None:
+                raise
+            fork = await find_fork(engine, str(home), end)
+            if not fork.is_left_behind:
+                raise
+            is_new = await run_in_thread(lambda: fence_state(home)) is None
+            fence = await run_in_thread(lambda: fence_home(home, self._settings.name, fork))
+            if is_new:
+                logger.error("home_fenced home=%s: %s", home, fence.to_text())
+            raise LogDiverged(
+                f"this home is fenced: {fence.to_text()}",
+                where=where,
+                do="append to the new primary, and run `eventlog rejoin` on this home",
+            ) from None
 
     async def _settled_end(self, engine: StreamEngine) -> StreamEnd:
         """The end of the stream. Below what it has acknowledged, only if that is no passing state.

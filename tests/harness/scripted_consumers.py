@@ -11,7 +11,13 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from eventlog.replica.engine import StreamEnd, StreamLine, StreamShort, StreamUnavailable
+from eventlog.replica.engine import (
+    StreamEnd,
+    StreamLine,
+    StreamShort,
+    StreamUnavailable,
+    WrongLastSequence,
+)
 from tests.harness.log_checks import segments_in
 
 
@@ -43,6 +49,10 @@ class ScriptedConsumers:
         self.unreachable = 0  # how many more connections are refused
         self.connections = 0
         self.consumers: list[int] = []  # after which seq each began
+        self.appended: list[bytes] = []  # the first line of each append, refused ones included
+        self.before_append: list[list[StreamLine]] = []  # what others append right before each
+        self.refuse = 0  # appends that are refused although their sequence is right
+        self.lose_acks = 0  # appends that are stored and not answered
         self._batch_lines = batch_lines
         self._grown = asyncio.Event()
 
@@ -70,7 +80,17 @@ class ScriptedConsumers:
     async def append(
         self, lines: Sequence[StreamLine], on_acknowledged: Callable[[int], object]
     ) -> None:
-        raise AssertionError("a replica appends nothing")
+        self.appended.append(lines[0].line)
+        if self.before_append:
+            self.add(self.before_append.pop(0))
+        if self.refuse or lines[0].seq != len(self.lines) + 1:
+            self.refuse = max(0, self.refuse - 1)
+            raise WrongLastSequence("wrong last sequence")
+        self.add(lines)
+        if self.lose_acks:
+            self.lose_acks -= 1
+            raise StreamUnavailable("no answer")
+        on_acknowledged(lines[-1].seq)
 
     async def follow(self, after: int) -> AsyncGenerator[Sequence[StreamLine], None]:
         self.consumers.append(after)

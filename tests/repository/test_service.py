@@ -5,15 +5,20 @@ import re
 import tomllib
 from collections.abc import Iterator
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from eventlog.cli.main import BUILT_IN
 from tests.harness.requirements import CHECKOUT, DISTRIBUTION
 
 PAGE = (CHECKOUT / "docs/service.md").read_text()
-SETTINGS = ("projections.cli.settings", "projections.cli.replication.settings")
+SETTINGS = (
+    "projections.cli.settings",
+    "projections.cli.replication.settings",
+    "eventlog.cli.stream_environment",
+)
 EVERY_COMMAND = "every command"
 # Read by OpenSSL when the client of Alpine calls `load_default_certs`.
 READ_BY_A_LIBRARY = {"SSL_CERT_FILE", "SSL_CERT_DIR"}
@@ -71,11 +76,14 @@ def read_by(module: str, name: str, seen: set[tuple[str, str]]) -> Iterator[str]
 
 
 def commands_by_variable() -> dict[str, set[str]]:
-    """The commands of the read side that read each variable."""
+    """The commands that read each variable."""
     found: dict[str, set[str]] = {}
-    for point in entry_points(group="eventlog.commands"):
-        if point.dist is None or point.dist.name != DISTRIBUTION:
-            continue
+    group = "eventlog.commands"
+    points = [
+        *(EntryPoint(name, f"eventlog.cli.{place}", group) for name, place in BUILT_IN.items()),
+        *(p for p in entry_points(group=group) if p.dist and p.dist.name == DISTRIBUTION),
+    ]
+    for point in points:
         roots = [point.attr]
         for name, function in functions_of(point.module).items():
             decorators = [ast.unparse(decorator) for decorator in function.decorator_list]

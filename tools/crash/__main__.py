@@ -30,6 +30,7 @@ from tools.crash.inodes import File, Link
 from tools.crash.mutants import MUTANTS
 from tools.crash.random_histories import RandomHistory
 from tools.crash.readers import explore_readers
+from tools.crash.rejoins import explore_rejoin
 from tools.crash.replicas import (
     explore_damaged_replica,
     explore_killed_replica,
@@ -79,6 +80,9 @@ class _Run:
         explore_killed_replica(explorer)
         explore_damaged_replica(explorer)
         print(f"{explorer.states - before} states of replicas: all became their primary's log")
+        before = explorer.states
+        explore_rejoin(explorer)
+        print(f"{explorer.states - before} states of a rejoin: all were finished by the next one")
         print(f"{sweep_damages(explorer.subject).flips} other damages: none was cut or overlooked")
 
     def run_history(self, number: int) -> None:

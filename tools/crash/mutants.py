@@ -18,6 +18,7 @@ from eventlog.format.line import BadLine, next_chain, parse_header, stored_chain
 from eventlog.format.segment import segment_name
 from eventlog.read import lines, reader
 from eventlog.read.reader import LogReader
+from eventlog.replica import rejoin
 from eventlog.replica.replica_log import ReplicaLog
 from eventlog.storage import device_sync, durable_state, replica_file
 from eventlog.storage.device_sync import sync_segments
@@ -172,6 +173,19 @@ class _AnyDevice(SimulatedDisk):
         return found._replace(device=0) if found is not None else None
 
 
+class _AsideUnsynced(SimulatedDisk):
+    """Does not sync the file with the lines that a rejoin cuts."""
+
+    def create(self, path: str, *, dir_fd: int | None = None) -> int:
+        fd = super().create(path, dir_fd=dir_fd)
+        self._unsynced = fd if ".aside" in path else -1
+        return fd
+
+    def fdatasync(self, fd: int) -> None:
+        if fd != getattr(self, "_unsynced", -1):
+            super().fdatasync(fd)
+
+
 class _NoGeneration(SimulatedDisk):
     """Takes a file that has the inode number of a removed one for that one."""
 
@@ -211,6 +225,11 @@ def _sync_after_lines(self: LogReader, size: int, is_closed: bool, state: Durabl
     """Returns the first lines of each segment before it syncs them."""
     if self.position.byte_offset:
         _sync(self, size, is_closed, state)
+
+
+def _backward(disk: Disk, home: Home) -> list[int]:
+    """The segments, the last one first."""
+    return list_segments(disk, home)[::-1]
 
 
 def _nothing(*_: object) -> None:
@@ -325,4 +344,7 @@ MUTANTS = {
     ),
     "replica-cuts-below-watermark": Mutant(patches=((LogReader, "_durable_seq", _zero),)),
     "replica-mark-unsynced": Mutant(patches=((replica_file, "replace_file", _replace_unsynced),)),
+    "rejoin-aside-unsynced": Mutant(disk=_AsideUnsynced),
+    "rejoin-first-segment-first": Mutant(patches=((rejoin, "list_segments", _backward),)),
+    "rejoin-keeps-watermark": Mutant(patches=((rejoin, "rewrite_watermarks", _nothing),)),
 }

@@ -24,6 +24,11 @@ def mirror() -> None:
 
     `eventlog project mirror` copies the log to it. EVENTLOG_STREAM names it, and EVENTLOG_NATS_URL
     gives its servers.
+
+    \b
+    Example:
+      export EVENTLOG_STREAM=main EVENTLOG_NATS_URL=nats://10.0.0.1:4222
+      eventlog mirror create
     """
 
 

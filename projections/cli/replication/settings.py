@@ -1,4 +1,4 @@
-"""Settings of replication, read from the environment.
+"""What the commands of replication read from the environment, and the projection `mirror`.
 
 Invariant: keys stay in their files; only the paths are read here.
 """
@@ -6,32 +6,12 @@ Invariant: keys stay in their files; only the paths are read here.
 import os
 from typing import TYPE_CHECKING
 
-from eventlog.plumbing import unquote
+from eventlog.plumbing import stream_settings, unquote
 
 if TYPE_CHECKING:
-    from eventlog.plumbing import StreamSettings
     from projections.replication.mirror import MirrorProjection
 
-
-def stream_settings() -> "StreamSettings":
-    """The stream and how to reach it. An empty variable is unset. Raises EventLogError."""
-    from eventlog.plumbing import StreamSettings
-    from projections.errors import ProjectionError
-
-    name = setting("EVENTLOG_STREAM")
-    if not name:
-        raise ProjectionError(
-            "EVENTLOG_STREAM is not set",
-            do="set it to the name of the stream, and EVENTLOG_NATS_URL to its servers",
-        )
-    return StreamSettings(
-        name=name,
-        urls=_list("EVENTLOG_NATS_URL"),
-        nkey_file=setting("EVENTLOG_NATS_NKEY_FILE"),
-        creds_file=setting("EVENTLOG_NATS_CREDS_FILE"),
-        ca_file=setting("EVENTLOG_NATS_CA_FILE"),
-        monitor_urls=_list("EVENTLOG_NATS_MONITOR_URL"),
-    )
+__all__ = ["mirror_projection", "setting", "stream_settings"]
 
 
 def mirror_projection() -> "MirrorProjection":
@@ -46,7 +26,3 @@ def mirror_projection() -> "MirrorProjection":
 def setting(name: str) -> str:
     """A variable of the environment; empty if it is unset."""
     return unquote(os.environ.get(name, ""))
-
-
-def _list(name: str) -> tuple[str, ...]:
-    return tuple(part.strip().rstrip("/") for part in setting(name).split(",") if part.strip())

@@ -71,6 +71,7 @@ def test_the_pages_have_no_commands_of_other_packages(pages: dict[str, str]) -> 
     assert set(pages) - set(without) == {
         *(f"eventlog-{name}.1" for name in COMMANDS),
         *(f"eventlog-parked-{name}.1" for name in ("list", "retry", "discard")),
+        "eventlog-mirror-create.1",
     }
 
 

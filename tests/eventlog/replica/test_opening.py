@@ -15,7 +15,7 @@ def test_a_missing_package_is_named_with_its_extra(
     require_client()
     for name in [name for name in sys.modules if name.partition(".")[0] in ("nats", "nkeys")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delitem(sys.modules, "eventlog.replica.nats_stream")
+    monkeypatch.delitem(sys.modules, "eventlog.replica.nats_connection")
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(Unsupported, match=rf"{package}.*signal-eventlog\[nats\]"):
         require_client()

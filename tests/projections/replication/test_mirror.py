@@ -169,7 +169,7 @@ Damage = Callable[[Path, NatsServers, str], None]
 # What happens to a stream or to a log of ten lines, the error, the state, and words of the reason.
 DAMAGES: list[tuple[Damage, type[EventLogError], str, str]] = [
     (ahead, LogDiverged, FENCED, "the stream ends at seq 10, and this log at 8"),
-    (diverged, LogDiverged, FENCED, "at seq 10 the stream holds another line than this log"),
+    (diverged, LogDiverged, FENCED, "another home continues the stream"),
     (of_another_log, LogDiverged, FENCED, "at seq 10 the stream holds another line"),
     (foreign_message, StreamForeign, FENCED, "message 11 of the stream does not start like"),
     (line_of_another_seq, StreamForeign, FENCED, "message 11 of the stream is entry 4"),
@@ -202,6 +202,8 @@ def test_a_stream_that_is_not_a_part_of_the_log_gets_nothing(
         assert words.split(".*")[0] in (record_of(home).last_error or "")
     assert server.request(f"STREAM.INFO.EVENTLOG_{stream}")["state"] == before
     assert record_of(home).lost_acked == 0
+    # A stream that never held a line of this log, and one that is ahead, block no appends.
+    assert (home / "logs/.fenced").exists() == (damage is diverged)
 
 
 def test_a_mirror_that_runs_is_fenced_once_another_home_continues_the_stream(

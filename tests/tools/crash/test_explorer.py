@@ -27,6 +27,7 @@ from tools.crash.inodes import SECTOR_BYTES, File
 from tools.crash.mutants import MUTANTS
 from tools.crash.random_histories import RandomHistory
 from tools.crash.readers import explore_readers
+from tools.crash.rejoins import explore_rejoin
 from tools.crash.replicas import (
     BATCHES,
     explore_damaged_replica,
@@ -138,6 +139,13 @@ def test_damage_below_the_watermark_of_a_replica_is_refused_and_beyond_it_cut() 
 
 
 @pytest.mark.slow
+def test_a_rejoin_may_be_killed_or_lose_power_at_any_step_and_be_run_again() -> None:
+    explorer = Explorer(SUBJECT)
+    explore_rejoin(explorer)
+    assert explorer.states > 500
+
+
+@pytest.mark.slow
 def test_every_flipped_bit_of_acknowledged_bytes_is_detected() -> None:
     """The accepted limit is counted: the last batch, where no watermark covers it."""
     counts = sweep(SUBJECT)
@@ -191,6 +199,9 @@ def test_every_truncated_moved_duplicated_or_missing_segment_is_detected() -> No
         ("replica-watermark-before-sync", explore_replica),
         ("replica-cuts-below-watermark", explore_damaged_replica),
         ("replica-mark-unsynced", explore_replica),
+        ("rejoin-aside-unsynced", explore_rejoin),
+        ("rejoin-first-segment-first", explore_rejoin),
+        ("rejoin-keeps-watermark", explore_rejoin),
     ],
 )
 def test_each_mutant_is_detected(

@@ -1,0 +1,145 @@
+"""The checks of the servers of NATS and of the stream, where EVENTLOG_STREAM is set.
+
+Invariant: nothing is written to the stream, and no key is shown.
+"""
+
+import asyncio
+import stat
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from eventlog import EventLogError
+from eventlog.plumbing import (
+    REPLICAS_MIN,
+    StreamSettings,
+    open_append_connection,
+    open_stream,
+    printable_value,
+    read_monitors,
+    require_client,
+    sync_rule,
+)
+from projections.doctor.finding import NOTE, OK, PROBLEM, WARNING, DoctorFinding
+from projections.hosts import is_loopback
+
+# The kill loop was run with it: no acknowledged line was lost. 2.15.1 was left without a leader
+# where the stream was compressed. 2.12 is the first one that stores several messages as a whole.
+VERSION_TESTED = (2, 14)
+VERSION_MIN = (2, 12)
+
+SERVER, KEY, SYNC, STREAM, PEERS = "nats server", "nats key", "nats sync", "stream", "peers"
+
+
+def check_stream(settings: StreamSettings) -> list[DoctorFinding]:
+    """Reports about each server, the login, the sync of messages, the stream and its peers."""
+    require_client()
+    return asyncio.run(_check(settings))
+
+
+async def _check(settings: StreamSettings) -> list[DoctorFinding]:
+    servers = [await _check_server(settings, url) for url in settings.urls]
+    findings = [*servers, *_key_findings(settings), *await _check_sync(settings)]
+    if any(server.level != PROBLEM for server in servers):
+        findings += await _check_content(settings)
+    return findings
+
+
+async def _check_server(settings: StreamSettings, url: str) -> DoctorFinding:
+    """Reports whether a server lets this account in, its version, and whether it encrypts."""
+    parts = urlsplit(url)
+    name = printable_value(parts.netloc.rpartition("@")[2] or url)
+    try:
+        connection = await open_append_connection(replace(settings, urls=(url,)))
+    except EventLogError as error:
+        return _finding(SERVER, PROBLEM, f"{name}: {error.what}", error.do)
+    version, is_encrypted = connection.server_version, connection.is_encrypted
+    await connection.close()
+    number = ".".join(map(str, version))
+    if version[:2] < VERSION_MIN:
+        do = "install a server of the version that docs/commands.md names"
+        return _finding(SERVER, PROBLEM, f"{name} has version {number}: it is too old", do)
+    if version[:2] != VERSION_TESTED:
+        tested = ".".join(map(str, VERSION_TESTED))
+        found = f"{name} has version {number}; the tests of lost servers were run with {tested}"
+        do = "use that version, or run those tests before you rely on another one"
+        return _finding(SERVER, WARNING, found, do)
+    if not is_encrypted and not is_loopback(parts.hostname or ""):
+        do = "use an address that begins with tls://, and EVENTLOG_NATS_CA_FILE"
+        return _finding(SERVER, WARNING, f"{name} gets the lines of the log unencrypted", do)
+    encrypted = ", encrypted" if is_encrypted else ""
+    return DoctorFinding(check=SERVER, level=OK, found=f"{name} has version {number}{encrypted}")
+
+
+def _key_findings(settings: StreamSettings) -> Iterator[DoctorFinding]:
+    """Reports who may read the file of the key or of the credentials."""
+    path = settings.nkey_file or settings.creds_file
+    if not path:
+        if not any("@" in url for url in settings.urls):
+            do = "give each role a key: see tools/ops/nats of the checkout"
+            yield _finding(KEY, NOTE, "this account logs in to NATS without a key", do)
+        return
+    name = printable_value(path)
+    try:
+        mode = stat.S_IMODE(Path(path).stat().st_mode)
+    except OSError as error:
+        do = "set EVENTLOG_NATS_NKEY_FILE or EVENTLOG_NATS_CREDS_FILE to a readable file"
+        yield _finding(KEY, PROBLEM, f"{name} cannot be read: {error.strerror}", do)
+        return
+    if mode & (stat.S_IRWXG | stat.S_IRWXO) & ~stat.S_IRGRP:
+        do = "run chmod 600 on it, and replace the key"
+        yield _finding(KEY, PROBLEM, f"other accounts may read or change {name}", do)
+    else:
+        yield DoctorFinding(check=KEY, level=OK, found=f"{name} has mode {mode:04o}")
+
+
+async def _check_sync(settings: StreamSettings) -> list[DoctorFinding]:
+    """Reports whether the servers sync each message before they acknowledge it."""
+    if not settings.monitor_urls:
+        found = "nothing checks sync_interval of the servers"
+        do = "set EVENTLOG_NATS_MONITOR_URL to their monitoring endpoints"
+        return [_finding(SYNC, WARNING, found, do)]
+    findings = []
+    for url, said in zip(settings.monitor_urls, await read_monitors(settings), strict=True):
+        name = printable_value(urlsplit(url).netloc or url)
+        rule = sync_rule(said) if isinstance(said, dict) else None
+        if isinstance(said, str):
+            do = "check that the server runs, and EVENTLOG_NATS_MONITOR_URL"
+            findings.append(_finding(SYNC, WARNING, f"{name} does not answer: {said}", do))
+        elif rule is not None:
+            do = 'set sync_interval: "always" in its configuration, and restart it'
+            findings.append(_finding(SYNC, PROBLEM, f"{name}: {rule}", do))
+        else:
+            found = f"{name} syncs each message"
+            findings.append(DoctorFinding(check=SYNC, level=OK, found=found))
+    return findings
+
+
+async def _check_content(settings: StreamSettings) -> list[DoctorFinding]:
+    """Reports whether the stream meets the rules, and how many servers hold it."""
+    try:
+        stream = await open_stream(settings)
+        try:
+            end = await stream.last()
+        finally:
+            await stream.close()
+    except EventLogError as error:
+        return [_finding(STREAM, PROBLEM, error.what, error.do)]
+    found = f"{settings.stream} meets the rules and ends at seq {end.seq}"
+    findings = [DoctorFinding(check=STREAM, level=OK, found=found)]
+    if end.replicas < REPLICAS_MIN:
+        do = f"create a stream with {REPLICAS_MIN} replicas before a loss of the server matters"
+        findings.append(_finding(PEERS, NOTE, "one server holds it: nothing is replicated", do))
+    elif end.replicas_current < end.replicas:
+        found = f"{end.replicas_current} of {end.replicas} servers hold all of it"
+        do = "bring the others back: with another loss the stream may stop"
+        findings.append(_finding(PEERS, WARNING, found, do))
+    else:
+        found = f"all {end.replicas} servers hold all of it"
+        findings.append(DoctorFinding(check=PEERS, level=OK, found=found))
+    return findings
+
+
+def _finding(check: str, level: str, found: str, do: str) -> DoctorFinding:
+    return DoctorFinding(check=check, level=level, found=found, do=do or "see docs/operations.md")
