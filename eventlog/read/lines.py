@@ -9,10 +9,12 @@ from itertools import islice
 from typing import NamedTuple
 
 from eventlog.errors import LogCorrupt
-from eventlog.format.line import LINE_BYTES_MAX, BadLine, Entry, decode
+from eventlog.format.line import LINE_BYTES_MAX, LOST_PREFIX, BadLine, Entry, decode
 from eventlog.format.scan import has_evidence, tip_of
 from eventlog.format.segment import LinePosition, Position, segment_name
 from eventlog.storage.disk import Disk
+from eventlog.storage.home import Home
+from eventlog.storage.replica_file import is_replica
 
 CHUNK_BYTES = 1 << 20  # read at once: large enough to be fast, small enough for any machine
 
@@ -58,12 +60,19 @@ def corrupt_error(problem: str, segment: int, byte_offset: int, seq: int) -> Log
     )
 
 
-def evidence_after(disk: Disk, fd: int, byte_offset: int, size: int, missing_seq: int) -> bool:
-    """Whether the bytes from the bad line at `byte_offset` on prove that it was durable."""
+def evidence_after(
+    disk: Disk, home: Home, fd: int, byte_offset: int, size: int, missing_seq: int
+) -> bool:
+    """Whether the bytes from the bad line at `byte_offset` on prove that it was durable.
+
+    On a replica no later line proves it: one durable write holds many batches there. What is cut
+    comes from the stream again.
+    """
+    has_many_batches = is_replica(disk, home)
     start = 1  # the header of the bad line itself is no evidence
     while byte_offset < size:
         data = disk.pread(fd, CHUNK_BYTES + LINE_BYTES_MAX, byte_offset)
-        if has_evidence(data, missing_seq, start):
+        if LOST_PREFIX in data or (not has_many_batches and has_evidence(data, missing_seq, start)):
             return True
         byte_offset += CHUNK_BYTES
         start = 0

@@ -180,7 +180,9 @@ class LogReader:
             or limit.has_next
             or self._durable_seq() >= seq
             or (self._byte_offset == 0 and is_misplaced(data, seq))
-            or evidence_after(self._disk, self._fd, self._byte_offset, limit.byte_offset, seq)
+            or evidence_after(
+                self._disk, self._home, self._fd, self._byte_offset, limit.byte_offset, seq
+            )
         )
         if self._has_writer_passed(limit.state):
             return self.read()  # it may have cut the torn tail

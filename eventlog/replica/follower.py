@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from eventlog.errors import AppendFailed, EventLogError, LogDiverged, LogLocked
 from eventlog.format.scan import Tip
+from eventlog.replica.batches import batches
 from eventlog.replica.engine import (
     StreamEnd,
     StreamEngine,
@@ -36,7 +37,9 @@ T = TypeVar("T")
 
 RETRY_S_MIN, RETRY_S_MAX = 0.1, 2.0  # between two tries: a new leader is there within seconds
 ONCE_WAIT_S_MAX = 10.0  # without progress; then a run that is to end gives up
-WRITE_LINES_MAX = 500  # at a time: each may need a sync of its own, and a stop waits for them
+# Of one write, for which a stop waits. A backlog in few writes: each one takes turns with the loop
+# that receives lines, and waits for it some milliseconds.
+WRITE_LINES_MAX, WRITE_BYTES_MAX = 2000, 8 << 20
 WATERMARK_AFTER_S = 0.8  # the watermark is durable within a second of the last line
 
 FOLLOWING, WAITING = "following", "waiting"
@@ -67,7 +70,9 @@ class Follower:
         self.resets = 0  # how often the stream was opened anew
         self.write_started_s: float | None = None  # of time.monotonic, while it writes
         self._progress_s = 0.0
+        self._watermark_s = 0.0  # when it was last written, or not due
         self._waits_since_s: float | None = None
+        self._waits_for_disk = False  # until a write succeeds, also where the stream is open
 
     def __str__(self) -> str:
         """One line of status."""
@@ -119,7 +124,8 @@ class Follower:
             end = await engine.last()
             tip = await self._begin(engine, end)
             self.stream_seq, self.checkpoint = end.seq, tip.seq
-            self._has_reached_stream()
+            if not self._waits_for_disk or tip.seq >= end.seq:
+                self._goes_on()
             if once and tip.seq >= end.seq:
                 return
             try:
@@ -191,7 +197,7 @@ class Follower:
             )
             if done:
                 return
-            await in_thread(self._log.flush_watermark)
+            await self._flush_watermark()
 
     async def _write(self, lines: Sequence[StreamLine], stop: asyncio.Event) -> None:
         """Writes the lines that are new, in parts between which it can be stopped."""
@@ -203,10 +209,9 @@ class Follower:
                     where=self._log.home,
                     do="wait: the stream is read again from the last line",
                 )
-        for start in range(0, len(new), WRITE_LINES_MAX):
+        for part in batches(new, lines_max=WRITE_LINES_MAX, bytes_max=WRITE_BYTES_MAX):
             if stop.is_set():
                 return
-            part = new[start : start + WRITE_LINES_MAX]
             self.stream_seq = max(self.stream_seq, new[-1].seq)
             self.write_started_s = time.monotonic()
             try:
@@ -214,8 +219,16 @@ class Follower:
             finally:
                 self.write_started_s = None
                 self.checkpoint = self._log.tip.seq
+            if self._waits_for_disk:
+                self._goes_on()
             self._progress_s = time.monotonic()
+            if self._progress_s - self._watermark_s > WATERMARK_AFTER_S:
+                await self._flush_watermark()
             self._on_change()
+
+    async def _flush_watermark(self) -> None:
+        await in_thread(self._log.flush_watermark)
+        self._watermark_s = time.monotonic()
 
     # -- what it says
 
@@ -223,13 +236,14 @@ class Follower:
         """Notes why it waits; the log says so at the start and at the end of a wait."""
         self.resets += self.state == FOLLOWING
         self.state, self.reason = WAITING, str(error)
+        self._waits_for_disk = isinstance(error, AppendFailed)
         if self._waits_since_s is None:
             self._waits_since_s = time.monotonic()
             logger.warning("follow_waits seq=%d reason=%s", self.checkpoint, error)
         self._on_change()
 
-    def _has_reached_stream(self) -> None:
-        self.state, self.reason = FOLLOWING, None
+    def _goes_on(self) -> None:
+        self.state, self.reason, self._waits_for_disk = FOLLOWING, None, False
         if self._waits_since_s is not None:
             waited_s = time.monotonic() - self._waits_since_s
             self._waits_since_s = None

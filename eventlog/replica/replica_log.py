@@ -1,15 +1,14 @@
 """Writes the lines of a stream into the home of a replica, byte for byte, in the same segments.
 
-One durable write holds lines of one batch of the primary only, although a large backlog would be
-written faster in one piece. Recovery takes a line of a later batch as evidence that the batch
-before it was durable; with two batches in one write, a power loss that loses sectors of the first
-one would look like damage, and stop the replica. The other way, to let recovery cut whatever lies
-behind the watermark of a replica, would need an exception in the writer, in each reader and in
-`verify`. This one needs none: to each of them a replica is a log like any other. A write that holds
-only a part of a batch is safe: the rest follows in the next one.
+One durable write holds as many batches of the primary as arrive together: a backlog of single
+appends would else cost one sync for each of them. A power loss may then lose the sectors of a first
+batch and keep a later one, which in any other log is evidence of damage. Where `.replica` is there,
+`evidence_after` takes no line as evidence: a bad line beyond the watermark and its lock record is
+torn, is cut, and comes from the stream again. Below the watermark, and before a later segment, it
+stays damage. Each segment is synced before the next one is created.
 
 Invariant: before a byte is written, each line has been checked to continue the chain of the log;
-and while lines are written, `.replica` is there.
+and while lines are written, `.replica` is there, and was durable before them.
 """
 
 import os
@@ -17,22 +16,23 @@ import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from eventlog.append.dedupe import DedupeWindow
 from eventlog.append.segment_writer import SegmentWriter, WriterSettings
 from eventlog.errors import EventLogError, LogDiverged
 from eventlog.format.line import parse_header, stored_chain
 from eventlog.format.promotion import Promotion, encode_promotion, promotion_of
-from eventlog.format.scan import Tip, scan
+from eventlog.format.scan import Tip, scan, tip_of
 from eventlog.format.segment import segment_name
 from eventlog.replica.engine import StreamLine
 from eventlog.storage.disk import Disk, RealDisk
 from eventlog.storage.home import Home, home_at
 from eventlog.storage.replica_file import (
     ReplicaState,
+    is_replica,
     read_replica_state,
     remove_replica_state,
-    replica_path,
     write_replica_state,
 )
 from eventlog.storage.segment_disk import SegmentDisk
@@ -47,8 +47,8 @@ _SETTINGS = WriterSettings(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicaBatch:
-    """Lines of one batch of the primary, which one durable write adds to one segment."""
+class ReplicaPart:
+    """Consecutive lines, which one durable write adds to one segment."""
 
     segment: int  # its first seq
     lines: tuple[bytes, ...]
@@ -60,28 +60,17 @@ class ReplicaBatch:
         """Nobody waits for a receipt."""
 
 
-def batches_of(lines: Sequence[StreamLine]) -> Iterator[ReplicaBatch]:
-    """Cuts consecutive lines into the durable writes that the primary has made."""
-    first = 0
-    headers = [parse_header(line.line) for line in lines]
-    for index, (line, header) in enumerate(zip(lines, headers, strict=True)):
-        after = index + 1
-        if (
-            after == len(lines)
-            or header.batch != headers[after].batch
-            or line.segment != lines[after].segment
-        ):
-            part = tuple(line.line for line in lines[first:after])
-            tip = Tip(header.seq, header.batch, header.recorded_at, stored_chain(line.line))
-            promotions = filter(None, map(promotion_of, part))
-            yield ReplicaBatch(
-                segment=lines[first].segment,
-                lines=part,
-                bytes=sum(map(len, part)),
-                tip=tip,
-                promotions=tuple(promotions),
-            )
-            first = after
+def parts_of(lines: Sequence[StreamLine]) -> Iterator[ReplicaPart]:
+    """Cuts consecutive lines where a segment ends."""
+    for segment, group in groupby(lines, key=lambda line: line.segment):
+        part = tuple(line.line for line in group)
+        yield ReplicaPart(
+            segment=segment,
+            lines=part,
+            bytes=sum(map(len, part)),
+            tip=tip_of(part[-1]),
+            promotions=tuple(filter(None, map(promotion_of, part))),
+        )
 
 
 class ReplicaLog(SegmentWriter):
@@ -147,27 +136,27 @@ class ReplicaLog(SegmentWriter):
         """Adds lines of the stream, durably; those that the log has are passed over.
 
         Returns the last entry. Raises LogDiverged where a line does not continue the log: then
-        nothing was written. After DiskFull and AppendFailed the first batches may be durable.
+        nothing was written. After DiskFull and AppendFailed the first segments may be durable.
         """
         with self._locked("the log could not be written"):
             self._require_replica()
             new = [line for line in lines if line.seq > self._state.tip.seq]
             self._check(new)
-            for batch in batches_of(new):
-                self._start_segment(batch.segment)
-                if batch.promotions:
-                    self._note_promotion(batch)
-                self._write(batch)
+            for part in parts_of(new):
+                self._start_segment(part.segment)
+                if part.promotions:
+                    self._note_promotion(part)
+                self._write(part)
         return self._state.tip
 
-    def _note_promotion(self, batch: ReplicaBatch) -> None:
+    def _note_promotion(self, part: ReplicaPart) -> None:
         """Notes who is primary from here on. A promotion of this home that lost is forgotten.
 
         Before the line is written: so the epoch is never less than that of a line of the log.
         """
-        state, promotion = self.state, batch.promotions[-1]
+        state, promotion = self.state, part.promotions[-1]
         assert state is not None, "it was just looked for"
-        is_own = state.promotion.encode() in batch.lines
+        is_own = state.promotion.encode() in part.lines
         write_replica_state(
             self._disk,
             self._home,
@@ -244,7 +233,7 @@ class ReplicaLog(SegmentWriter):
 
     def _require_replica(self) -> None:
         """Raises EventLogError where the home is no replica, or no longer. The lock is held."""
-        if self._disk.identity_at(replica_path(self._home)) is None:
+        if not is_replica(self._disk, self._home):
             raise EventLogError(
                 "this home is no replica",
                 where=self._home.root,

@@ -80,10 +80,15 @@ def remove_replica_state(disk: Disk, home: Home) -> None:
     disk.fsync_dir(home.log_dir)
 
 
+def is_replica(disk: Disk, home: Home) -> bool:
+    """Whether the home follows a stream."""
+    return disk.identity_at(replica_path(home)) is not None
+
+
 def refuse_replica(disk: Disk, home: Home) -> None:
     """Raises LogIsReplica where the home is a replica. A writer asks under its lock."""
     # Each commit pays for this look, also where the home became a replica under an open handle.
-    if disk.identity_at(replica_path(home)) is not None:
+    if is_replica(disk, home):
         raise LogIsReplica(
             "this home is a replica: its lines come from a stream, and nothing is appended to it",
             where=home.root,

@@ -165,7 +165,7 @@ class LogVerifier:
             or len(self.findings) >= FINDINGS_MAX
         ):
             return False
-        found = evidence_after(self._disk, fd, byte_offset, span.limit, defect.seq)
+        found = evidence_after(self._disk, self._home, fd, byte_offset, span.limit, defect.seq)
         if read_durable_end(self._disk, self._home) is not None:
             raise WriterStarted
         return not found

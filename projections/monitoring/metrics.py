@@ -23,6 +23,7 @@ from projections.monitoring.snapshot import (
     LogSnapshot,
     MirrorSnapshot,
     ProjectionSnapshot,
+    ReplicaSnapshot,
     Snapshot,
 )
 from projections.replication.mirror_record import STATES
@@ -48,6 +49,8 @@ class _Collector(Collector):
         """Each metric with its samples."""
         if self._snapshot.log is not None:
             yield from _log_metrics(self._snapshot.log)
+        if self._snapshot.replica is not None:
+            yield from _replica_metrics(self._snapshot.replica)
         yield from _projection_metrics(self._snapshot.projections)
         for projection in self._snapshot.projections:
             if projection.delivery is not None:
@@ -171,6 +174,14 @@ def _mirror_metrics(mirror: MirrorSnapshot) -> Iterator[Metric]:
     if mirror.replicas_current is not None:
         help_text = "Servers that held all of the stream at the last look"
         yield _gauge("eventlog_mirror_replicas_current", help_text, mirror.replicas_current)
+
+
+def _replica_metrics(replica: ReplicaSnapshot) -> Iterator[Metric]:
+    help_text = "1 if a process follows the stream, and waits for nothing but lines"
+    yield _gauge("eventlog_replica_following", help_text, float(replica.is_following))
+    if replica.lag_entries is not None:
+        help_text = "Entries that the stream held at the last look and the replica does not"
+        yield _gauge("eventlog_replica_lag_entries", help_text, replica.lag_entries)
 
 
 def _gauge(name: str, help_text: str, value: float) -> Metric:

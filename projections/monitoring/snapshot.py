@@ -15,9 +15,11 @@ from eventlog import EventLogError, LogNotFound
 from eventlog.plumbing import log_status, run_in_thread
 from projections.delivery.outbox import NAME as ALPINE
 from projections.monitoring.drill_record import last_drill
-from projections.monitoring.status import alpine_status, lag, mirror_status
+from projections.monitoring.status import alpine_status, lag, mirror_status, replica_status
 from projections.projection import RequestCounters
+from projections.replication.follow_record import FOLLOW
 from projections.replication.mirror_record import NAME as MIRROR
+from projections.run_directory import RUNNING, read_run_state
 from projections.runtime.projector import BatchCounters
 from projections.runtime.supervisor import Failure, Supervisor
 
@@ -71,6 +73,14 @@ class ProjectionSnapshot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaSnapshot:
+    """The log of a replica, and the process that follows the stream into it."""
+
+    lag_entries: int | None  # behind what the stream held when that process saw it last
+    is_following: bool  # it runs, and waits for nothing but lines
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """The log and its projections. If the log could not be read, `problem` says why."""
 
@@ -78,6 +88,7 @@ class Snapshot:
     problem: str | None
     projections: tuple[ProjectionSnapshot, ...]
     is_waiting: bool = False  # for the first entry: there is no log, and no projection has started
+    replica: ReplicaSnapshot | None = None  # of a home that is one
 
 
 async def take_snapshot(home: Path, supervisors: Sequence[Supervisor]) -> Snapshot:
@@ -94,6 +105,7 @@ async def take_snapshot(home: Path, supervisors: Sequence[Supervisor]) -> Snapsh
             _projection_snapshot(s, seqs, found.figures.get(s.name, {})) for s in supervisors
         ),
         is_waiting=found.is_log_missing and not has_started,
+        replica=found.replica,
     )
 
 
@@ -143,6 +155,7 @@ class _Found(NamedTuple):
     problem: str | None
     figures: Mapping[str, Mapping[str, object]]
     is_log_missing: bool = False
+    replica: ReplicaSnapshot | None = None
 
 
 def _read(home: Path, seqs: Mapping[str, int | None]) -> _Found:
@@ -165,7 +178,18 @@ def _read(home: Path, seqs: Mapping[str, int | None]) -> _Found:
         segments=segments or 0,
         backup_age_seconds=_float((last_drill(home) or {}).get("age_seconds")),
     )
-    return _Found(log, None, figures)
+    return _Found(log, None, figures, replica=_replica_snapshot(home, log.last_seq))
+
+
+def _replica_snapshot(home: Path, last_seq: int) -> ReplicaSnapshot | None:
+    found = replica_status(home, last_seq)
+    if found is None:
+        return None
+    run = read_run_state(home, FOLLOW)
+    return ReplicaSnapshot(
+        lag_entries=_int(found["lag_entries"]),
+        is_following=run.state == RUNNING and run.reason is None,
+    )
 
 
 def _int(value: object) -> int | None:

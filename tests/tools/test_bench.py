@@ -224,6 +224,11 @@ def test_targets_and_goals_are_the_agreed_ones() -> None:
         "B17-row": (250, 100),
         "B17-memory": (300, 150),
         "B17-idle": (40, 40),
+        "B19": (0.7, 0.9),
+        "B20-50": (20, 10),
+        "B20-500": (20, 10),
+        "B21-append": (1.2, 1.05),
+        "B21-catch-up": (0.5, 0.8),
     }
 
 

@@ -17,10 +17,13 @@ from projections.monitoring.metrics import exposition
 from projections.monitoring.snapshot import (
     DeliverySnapshot,
     LogSnapshot,
+    MirrorSnapshot,
     ProjectionSnapshot,
+    ReplicaSnapshot,
     Snapshot,
 )
 from projections.projection import RequestCounters
+from projections.replication import follow
 from projections.runtime.daemon import STATUS_S, STOP_S_MAX
 from projections.runtime.projector import BatchCounters
 from tests.harness.requirements import CHECKOUT, needs_tool
@@ -66,9 +69,9 @@ def command_named(name: str) -> click.Command:
 # -- units
 
 
-def test_there_are_units_for_the_daemon_the_console_and_verify() -> None:
+def test_there_are_units_for_the_daemons_the_console_and_verify() -> None:
     names = [words[0] for unit in UNITS for words in commands_of(unit)]
-    assert {"project", "web", "verify"} <= set(names)
+    assert {"project", "web", "verify", "follow"} <= set(names)
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
@@ -101,6 +104,18 @@ def test_the_daemons_unit_fits_what_the_daemon_does() -> None:
     # The lock's word names the boot, which is read below /proc/sys.
     assert not values(unit, "ProcSubset")
     assert {name.partition("=")[0] for name in values(unit, "Environment")} <= ENVIRONMENT
+
+
+def test_the_followers_unit_fits_what_the_follower_does() -> None:
+    unit = OPS / "eventlog-follow@.service"
+    assert values(unit, "Type") == ["notify"]
+    assert int(values(unit, "WatchdogSec")[0]) >= 3 * follow.STATUS_S
+    assert int(values(unit, "TimeoutStopSec")[0]) > follow.STOP_S_MAX + 3
+    assert not values(unit, "ProcSubset")
+    project = OPS / "eventlog-project@.service"
+    for key, value in settings_of(project):
+        if key.startswith(("Protect", "Private", "Restrict", "SystemCall", "Lock", "UMask")):
+            assert value in values(unit, key), f"{key} differs"
 
 
 def test_the_consoles_unit_asks_for_a_password_and_gives_it_time_to_end() -> None:
@@ -170,6 +185,7 @@ def samples() -> dict[str, dict[str, set[str]]]:
     delivery = DeliverySnapshot(
         delivered=1, refused=1, failing=1, state="waiting", requests=RequestCounters()
     )
+    mirror = MirrorSnapshot(state="mirroring", replicas_current=3, lost_acked=0)
     projections = [
         ProjectionSnapshot(
             name=name,
@@ -183,11 +199,15 @@ def samples() -> dict[str, dict[str, set[str]]]:
             failure=None,
             counters=BatchCounters(),
             delivery=delivery if name == "alpine" else None,
+            mirror=mirror if name == "mirror" else None,
         )
-        for name in ("alpine", "sqlite")
+        for name in ("alpine", "mirror", "sqlite")
     ]
     log = LogSnapshot(last_seq=1, bytes=1, segments=1, backup_age_seconds=1.0)
-    text = exposition(Snapshot(log=log, problem=None, projections=tuple(projections))).decode()
+    replica = ReplicaSnapshot(lag_entries=1, is_following=True)
+    text = exposition(
+        Snapshot(log=log, problem=None, projections=tuple(projections), replica=replica)
+    ).decode()
     found: dict[str, dict[str, set[str]]] = {}
     for name, labels in re.findall(r"^(eventlog_\w+)(?:\{(.*)\})? \S+$", text, re.MULTILINE):
         mine = found.setdefault(name, {})
@@ -241,7 +261,12 @@ def test_the_alerts_cover_every_condition_that_needs_a_person() -> None:
     exprs = " ".join(alert.expr for alert in alerts())
     for state in ("waiting", "refused", "rejecting", "stopped"):
         assert f'eventlog_delivery_state{{state="{state}"}}' in exprs
+    for state in ("waiting", "unfit", "fenced", "short"):
+        assert f'eventlog_mirror_state{{state="{state}"}}' in exprs
     for name in (
+        "eventlog_mirror_lost_acked",
+        "eventlog_replica_following",
+        "eventlog_replica_lag_entries",
         "up",
         "eventlog_projection_failed",
         "eventlog_projection_lag_seconds",

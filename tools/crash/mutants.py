@@ -3,9 +3,8 @@
 Invariant: a mutant differs from the real code in the one rule that its name states.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 from unittest import mock
@@ -19,9 +18,8 @@ from eventlog.format.line import BadLine, next_chain, parse_header, stored_chain
 from eventlog.format.segment import segment_name
 from eventlog.read import lines, reader
 from eventlog.read.reader import LogReader
-from eventlog.replica import rejoin, replica_log
-from eventlog.replica.engine import StreamLine
-from eventlog.replica.replica_log import ReplicaBatch, batches_of
+from eventlog.replica import rejoin
+from eventlog.replica.replica_log import ReplicaLog
 from eventlog.storage import device_sync, durable_state, replica_file
 from eventlog.storage.device_sync import sync_segments
 from eventlog.storage.disk import Disk, FileIdentity
@@ -251,19 +249,27 @@ class _WritingBeforeSync(Writer):
         super()._start_from_device(lock_record, synced)
 
 
-def _several_batches(lines: Sequence[StreamLine]) -> Iterator[ReplicaBatch]:
-    """Joins the batches of each segment into one write."""
-    joined: ReplicaBatch | None = None
-    for batch in batches_of(lines):
-        if joined is not None and joined.segment == batch.segment:
-            size = joined.bytes + batch.bytes
-            joined = replace(batch, lines=joined.lines + batch.lines, bytes=size)
-            continue
-        if joined is not None:
-            yield joined
-        joined = batch
-    if joined is not None:
-        yield joined
+_segment_sync = ReplicaLog._sync
+
+
+def _watermark_before_sync(self: ReplicaLog, fd: int) -> None:
+    """Writes the watermark of lines that are not durable yet."""
+    if fd == self._fd:
+        data = self._disk.pread(fd, self._disk.size(fd), 0)
+        tip = scan.tip_of(data.splitlines(keepends=True)[-1])
+        durable_state.write_watermark(
+            self._disk,
+            self._home,
+            LogEnd(self._state.end.segment, len(data), tip.seq, tip.chain),
+            sync=self._disk.fdatasync,
+            sync_dir=self._sync_log_dir,
+        )
+    _segment_sync(self, fd)
+
+
+def _zero(_: LogReader) -> int:
+    """Knows of no line that was durable."""
+    return 0
 
 
 def _replace_unsynced(disk: Disk, directory: str, name: str, data: bytes) -> None:
@@ -332,7 +338,11 @@ MUTANTS = {
     "reader-syncs-late": Mutant(patches=((LogReader, "_sync", _sync_after_lines),)),
     "writing-before-all-synced": Mutant(writer=_WritingBeforeSync),
     "evidence-must-verify": Mutant(patches=((lines, "has_evidence", _verified_line),)),
-    "replica-joins-batches": Mutant(patches=((replica_log, "batches_of", _several_batches),)),
+    "replica-lines-are-evidence": Mutant(patches=((lines, "is_replica", _never),)),
+    "replica-watermark-before-sync": Mutant(
+        patches=((ReplicaLog, "_sync", _watermark_before_sync),)
+    ),
+    "replica-cuts-below-watermark": Mutant(patches=((LogReader, "_durable_seq", _zero),)),
     "replica-mark-unsynced": Mutant(patches=((replica_file, "replace_file", _replace_unsynced),)),
     "rejoin-aside-unsynced": Mutant(disk=_AsideUnsynced),
     "rejoin-first-segment-first": Mutant(patches=((rejoin, "list_segments", _backward),)),

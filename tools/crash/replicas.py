@@ -1,13 +1,14 @@
 """Power fails, or the process dies, at each step of a replica that is written from a stream.
 
 Invariant: a state passes only if the replica keeps every line that was durable, refuses nothing,
-and becomes the log of its primary, byte for byte, when it follows again.
+and becomes the log of its primary, byte for byte, when it follows again. A replica that was damaged
+besides refuses the damage below its watermark, and cuts only what lies beyond.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from eventlog.errors import EventLogError
+from eventlog.errors import EventLogError, LogCorrupt
 from eventlog.format.line import stored_chain
 from eventlog.format.scan import TIP_START
 from eventlog.replica.engine import StreamLine
@@ -27,6 +28,7 @@ BATCHES = (1, 3, 1, 6, 2, 1, 5)  # of the primary: some span several sectors, in
 # How many lines arrive together: less than a batch, and several batches. FLUSH: the watermark.
 PORTIONS = (2, 4, FLUSH, 6, 1, 6)
 SHORT_PORTIONS = (1, 4)
+DAMAGED_PORTIONS = (14, FLUSH, 5)
 STATE = ReplicaState(stream="main")
 RANDOM_STATES = 2  # at each step of a second follower, besides nothing and everything
 
@@ -97,6 +99,29 @@ def explore_killed_replica(explorer: Explorer, portions: Sequence[int] = SHORT_P
         moment += 1
 
 
+def explore_damaged_replica(explorer: Explorer) -> None:
+    """Damages each line of a replica that was switched off, one at a time. Raises Failure."""
+    history = _History(explorer, _primary(explorer.subject, BATCHES), World())
+    try:
+        history.follow(1, DAMAGED_PORTIONS, lambda _: None, closes=False)
+        state = nothing(history.world.inodes)
+        seq = 0
+        for path, data in _segments(history.world.inodes):
+            for number, line in enumerate(lines := data.splitlines(keepends=True)):
+                seq += 1
+                byte_offset = sum(map(len, lines[:number])) + len(line) // 2
+                world = World(dict(state), boot=BOOTS_MAX + 1)
+                disk = explorer.subject.disk(world, 2)
+                fd = disk.open(path, writable=True)
+                disk.pwrite(fd, b"\0", byte_offset)
+                disk.fdatasync(fd)
+                disk.close(fd)
+                explorer.states += 1
+                history.check_damage(world, seq)
+    except Violation as error:
+        raise Failure(str(error), explorer.states) from error
+
+
 class _History:
     """A replica on one disk, and what its follower was told to be durable."""
 
@@ -105,6 +130,7 @@ class _History:
         self.primary = primary
         self.world = world
         self.durable_seq = 0
+        self.watermark_seq = 0  # that a FLUSH has written
         self._last_seen = (-1, -1)
         self._seen: set[tuple[int, int]] = set()
 
@@ -114,8 +140,13 @@ class _History:
         before, self._last_seen = self._last_seen, now
         return now != before
 
-    def follow(self, process: int, portions: Iterable[int], step: object) -> None:
-        """Writes the stream in portions, as one process. Raises Failure."""
+    def follow(
+        self, process: int, portions: Iterable[int], step: object, *, closes: bool = True
+    ) -> None:
+        """Writes the stream in portions, as one process. Raises Failure.
+
+        With `closes` it ends by itself, and writes the watermark.
+        """
         disk = self.explorer.subject.disk(self.world, process, step)  # type: ignore[arg-type]
         log = ReplicaLog(disk, HOME, pid=process)
         try:
@@ -126,10 +157,12 @@ class _History:
             for count in portions:
                 if count == FLUSH:
                     log.flush_watermark()
+                    self.watermark_seq = self.durable_seq
                     continue
                 self.durable_seq = log.write(self.primary.lines[start : start + count]).seq
                 start += count
-            log.close()
+            if closes:
+                log.close()
         except (EventLogError, OSError, Violation) as error:
             raise Failure(f"a follower: {error}", self.explorer.states) from error
         finally:
@@ -178,6 +211,28 @@ class _History:
                 raise Violation("lines that were durable are lost")
         except (EventLogError, OSError) as error:
             raise Violation(f"a legal state is refused: {error!r}") from error
+
+    def check_damage(self, world: World, seq: int) -> None:
+        """Line `seq` is damaged: below the watermark a reader refuses it; else it is cut.
+
+        Raises Violation.
+        """
+        subject = self.explorer.subject
+        try:
+            read_all(subject.disk(world, 3))
+            if seq <= self.watermark_seq:
+                raise Violation(f"line {seq} is damaged below the watermark, and is not refused")
+            log = ReplicaLog(subject.disk(world, 4), HOME, pid=4)
+            found = log.catch_up()
+            if found.seq != seq - 1:
+                raise Violation(f"line {seq} is damaged, and the log ends at {found.seq}")
+            log.write(self.primary.lines)
+        except LogCorrupt as error:
+            if seq > self.watermark_seq:
+                raise Violation(f"damage beyond the watermark is refused: {error}") from error
+            return
+        if _segments(world.inodes) != self.primary.segments:
+            raise Violation("the replica differs from its primary")
 
     def _require_prefix(self, world: World, seq: int, read: bytes) -> None:
         """The recovered log begins the primary's, holds what was durable and what was read."""

@@ -194,6 +194,23 @@ def test_lines_are_written_as_they_come_and_the_watermark_within_a_second(
     assert segments(tmp_path / "replica") == segments(primary)
 
 
+def test_the_watermark_is_written_also_while_lines_come_without_a_pause(
+    primary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower_module, "WATERMARK_AFTER_S", -1.0)
+    log = ReplicaLog.open(tmp_path / "replica")
+    found: list[tuple[int, bool]] = []
+    stream = ScriptedConsumers(stream_lines(primary))
+    follower = Follower(
+        stream.open,
+        log,
+        stream="main",
+        on_change=lambda: found.append((follower.checkpoint, log.needs_watermark)),
+    )
+    asyncio.run(follower.run(asyncio.Event(), once=True))
+    assert found == [(0, False), (4, False), (8, False), (12, False)]
+
+
 def watermark_seq(path: Path) -> int:
     found = decode_watermark(path.read_bytes()) if path.exists() else None
     return found.end.seq if found is not None else 0
@@ -232,7 +249,9 @@ def test_a_stop_ends_a_wait_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     asyncio.run(run())
 
 
-def test_a_full_disk_is_waited_for(primary: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_waited_for_and_logged_once_however_long_it_takes(
+    primary: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     disk = FaultDisk()
     log = ReplicaLog(SegmentDisk(disk), home_at(tmp_path / "replica"))
 
@@ -241,12 +260,18 @@ def test_a_full_disk_is_waited_for(primary: Path, tmp_path: Path) -> None:
         follower = Follower(stream.open, log, stream="main")
         async with running(follower):
             await until_async(lambda: follower.checkpoint == 4)
-            disk.fail("pwrite", path=".jsonl", error=ENOSPC)
+            fault = disk.fail("pwrite", path=".jsonl", error=ENOSPC, onwards=True)
             stream.add(stream_lines(primary)[4:])
+            await until_async(lambda: fault.fired > 3)
+            assert (follower.state, "No space left" in str(follower.reason)) == (WAITING, True)
+            assert follower.lag_entries == LINES - 4
+            disk.heal()
             await until_async(lambda: follower.checkpoint == LINES)
+            assert follower.state == FOLLOWING
         assert follower.resets == 1
 
     asyncio.run(run())
+    assert logged(caplog) == [("WARNING", "follow_waits"), ("WARNING", "follow_goes_on")]
     assert segments(tmp_path / "replica") == segments(primary)
 
 

@@ -13,6 +13,7 @@ from eventlog import (
     DiskFull,
     EventLog,
     EventLogError,
+    LogCorrupt,
     LogDiverged,
     LogIsReplica,
     UnsafePath,
@@ -21,14 +22,16 @@ from eventlog import (
 )
 from eventlog.append.dry_run import DryRun
 from eventlog.clock import now_recorded
-from eventlog.format.durability import decode_watermark
+from eventlog.format.durability import LogEnd, decode_watermark
 from eventlog.format.scan import TIP_START
 from eventlog.replica.engine import StreamLine
-from eventlog.replica.replica_log import ReplicaLog, batches_of
+from eventlog.replica.replica_log import ReplicaLog, parts_of
 from eventlog.storage.disk import RealDisk
+from eventlog.storage.durable_state import rewrite_watermarks
 from eventlog.storage.home import home_at
 from eventlog.storage.replica_file import ReplicaState, replica_path
 from eventlog.storage.segment_disk import SegmentDisk
+from eventlog.verify.verify import verify
 from tests.harness.fault_disk import FaultDisk
 from tests.harness.log_checks import assert_valid_log, lines_in, segments_in, tree_contents
 from tests.harness.scripted_consumers import stream_lines
@@ -88,13 +91,24 @@ def test_lines_may_come_in_any_portions(primary: Path, replica: ReplicaLog, cut:
     assert segments(Path(replica.home)) == segments(primary)
 
 
-def test_one_write_holds_lines_of_one_batch_and_one_segment_only(primary: Path) -> None:
+def test_one_write_holds_lines_of_one_segment_only(primary: Path) -> None:
     lines = stream_lines(primary)
-    batches = list(batches_of(lines))
-    assert [line for batch in batches for line in batch.lines] == lines_in(primary)
-    assert [len(batch.lines) for batch in batches] == [1, 3, 1, 4, 2, 1]
-    two = [lines[0], lines[1], lines[2]._replace(segment=3)]
-    assert [len(batch.lines) for batch in batches_of(two)] == [1, 1, 1]
+    parts = list(parts_of(lines))
+    assert [line for part in parts for line in part.lines] == lines_in(primary)
+    assert [b"".join(part.lines) for part in parts] == list(segments(primary).values())
+
+
+def test_lines_that_arrive_together_cost_one_sync_for_each_segment(
+    primary: Path, tmp_path: Path
+) -> None:
+    disk = FaultDisk()
+    log = ReplicaLog(SegmentDisk(disk), home_at(tmp_path / "replica"))
+    log.begin(MAIN, TIP_START)
+    disk.calls.clear()
+    log.write(stream_lines(primary))
+    log.close()
+    syncs = [call for call in disk.calls if call.kind == "fdatasync" and ".jsonl" in call.path]
+    assert len(syncs) == len(segments_in(primary))
 
 
 def change(line: StreamLine, data: bytes) -> StreamLine:
@@ -260,3 +274,69 @@ def test_a_replica_can_be_seeded_from_a_backup(primary: Path, tmp_path: Path) ->
     log.write(stream_lines(primary))
     log.close()
     assert segments(tmp_path / "seeded") == segments(primary)
+
+
+# -- after a power loss
+
+
+def lose_power_within_the_last_write(home: Path, primary: Path) -> int:
+    """Leaves a replica whose last write lost its first line; returns that line's seq."""
+    lines = stream_lines(primary)
+    log = ReplicaLog.open(home)
+    log.begin(MAIN, TIP_START)
+    first = lines[-1].segment  # the first line of the last segment is durable
+    log.write(lines[:first])
+    log.flush_watermark()
+    assert log.write(lines[first:]).seq > first + 2
+    log.drop()  # without a watermark
+    (home / "logs/.lock").unlink()  # it names the boot, and counts no longer
+    path = segments_in(home)[-1]
+    data = bytearray(path.read_bytes())
+    at = data.index(b"\n") + 100
+    data[at : at + 50] = bytes(50)
+    path.write_bytes(data)
+    return first + 1
+
+
+@pytest.fixture
+def long_primary(tmp_path: Path) -> Path:
+    home = tmp_path / "primary"
+    with EventLog(home, segment_bytes=4000) as log:
+        for number in range(1, 15):
+            log.append(a_signal(number))
+    return home
+
+
+def test_what_a_write_of_many_batches_lost_is_torn_and_comes_again(
+    long_primary: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "replica"
+    seq = lose_power_within_the_last_write(home, long_primary)
+    with EventLog(home) as reader:
+        assert [entry.seq for entry in reader.read()] == [*range(1, seq)]
+    found = verify(home)
+    assert (found.findings, found.torn_bytes > 0) == ((), True)
+    log = ReplicaLog.open(home)
+    assert log.catch_up().seq == seq - 1
+    log.write(stream_lines(long_primary))
+    log.close()
+    assert segments(home) == segments(long_primary)
+    assert list(home.glob("logs/*.torn"))
+
+
+@pytest.mark.parametrize("what", ["the mark is removed", "the watermark covers it"])
+def test_the_same_bytes_are_damage_where_they_were_durable_or_the_home_is_no_replica(
+    long_primary: Path, tmp_path: Path, what: str
+) -> None:
+    home = tmp_path / "replica"
+    seq = lose_power_within_the_last_write(home, long_primary)
+    if what == "the mark is removed":
+        (home / "logs/.replica").unlink()
+    else:
+        end = stream_lines(long_primary)[-1]
+        size = segments_in(home)[-1].stat().st_size
+        chain = json.loads(end.line)["chain"]
+        rewrite_watermarks(RealDisk(), home_at(home), LogEnd(end.segment, size, end.seq, chain))
+    with EventLog(home) as log, pytest.raises(LogCorrupt, match=f"entry {seq} "):
+        list(log.read())
+    assert verify(home).findings

@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 
 from eventlog import EventLog
+from eventlog.plumbing import ReplicaLog, ReplicaState
 from projections import WaitTimeout, wait, wait_async
+from projections.monitoring.snapshot import ReplicaSnapshot, take_snapshot
+from projections.replication.follow_record import FollowFigures, FollowRecord
 from tests.harness.command import eventlog
 from tests.harness.daemon import daemon, ready
 from tests.harness.deadline import until
@@ -325,3 +328,23 @@ def test_waiting_continues_while_the_database_is_created_again(home: Path) -> No
     assert done == [3]
     with closing(sqlite3.connect(database_of(home))) as db:
         assert db.execute("SELECT count(*) FROM signals").fetchone() == (3,)
+
+
+def test_a_replica_has_figures_of_its_follower_and_other_homes_have_none(home: Path) -> None:
+    append(home, *signals(3))
+    assert asyncio.run(take_snapshot(home, [])).replica is None
+    log = ReplicaLog.open(home)
+    log.begin(ReplicaState(stream="main"), log.catch_up())
+    log.close()
+
+    def figures() -> ReplicaSnapshot | None:
+        return asyncio.run(take_snapshot(home, [])).replica
+
+    assert figures() == ReplicaSnapshot(lag_entries=None, is_following=False)
+    record = FollowRecord(home)
+    record.write(FollowFigures(stream_seq=5), None)
+    assert figures() == ReplicaSnapshot(lag_entries=2, is_following=True)
+    record.write(FollowFigures(stream_seq=5), "no server answers")
+    assert figures() == ReplicaSnapshot(lag_entries=2, is_following=False)
+    record.close(FollowFigures(stream_seq=5))
+    assert figures() == ReplicaSnapshot(lag_entries=2, is_following=False)

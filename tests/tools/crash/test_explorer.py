@@ -28,7 +28,12 @@ from tools.crash.mutants import MUTANTS
 from tools.crash.random_histories import RandomHistory
 from tools.crash.readers import explore_readers
 from tools.crash.rejoins import explore_rejoin
-from tools.crash.replicas import explore_killed_replica, explore_replica
+from tools.crash.replicas import (
+    BATCHES,
+    explore_damaged_replica,
+    explore_killed_replica,
+    explore_replica,
+)
 from tools.crash.simulated_disk import NO_BOOT_ID, Fault, SimulatedDisk, World
 from tools.crash.states import ADVERSARIAL, BOTH, ORDERED, power_losses
 
@@ -127,6 +132,12 @@ def test_a_follower_may_be_killed_at_any_step_and_power_fail_under_the_next_one(
     assert explorer.states > 1000
 
 
+def test_damage_below_the_watermark_of_a_replica_is_refused_and_beyond_it_cut() -> None:
+    explorer = Explorer(SUBJECT)
+    explore_damaged_replica(explorer)
+    assert explorer.states == sum(BATCHES)
+
+
 @pytest.mark.slow
 def test_a_rejoin_may_be_killed_or_lose_power_at_any_step_and_be_run_again() -> None:
     explorer = Explorer(SUBJECT)
@@ -184,7 +195,9 @@ def test_every_truncated_moved_duplicated_or_missing_segment_is_detected() -> No
         ("reader-syncs-last-only", explore_copies),
         ("reader-syncs-late", explore_copies),
         ("writing-before-all-synced", explore_killed_on_copies),
-        ("replica-joins-batches", explore_replica),
+        ("replica-lines-are-evidence", explore_replica),
+        ("replica-watermark-before-sync", explore_replica),
+        ("replica-cuts-below-watermark", explore_damaged_replica),
         ("replica-mark-unsynced", explore_replica),
         ("rejoin-aside-unsynced", explore_rejoin),
         ("rejoin-first-segment-first", explore_rejoin),
@@ -213,8 +226,8 @@ def test_only_the_adversarial_model_detects_the_mutant_refuse_valid_after_bad() 
 
 
 @pytest.mark.slow
-def test_only_the_adversarial_model_detects_several_batches_in_one_write() -> None:
-    name = "replica-joins-batches"
+def test_only_the_adversarial_model_shows_that_lines_are_no_evidence_on_a_replica() -> None:
+    name = "replica-lines-are-evidence"
     assert states_until_detected(name, explore_replica, (ORDERED,)) is None
     assert states_until_detected(name, explore_replica, (ADVERSARIAL,)) is not None
 
