@@ -6,6 +6,7 @@ Invariant: every input line of `append` gets exactly one output line, in order.
 import os
 import signal
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -24,6 +25,8 @@ from eventlog.figures import time_text
 from eventlog.format.line import Entry
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from eventlog.cli.append_output import AppendOutput
     from eventlog.cli.pipe import HoldBack, StopSignal
     from eventlog.log import EventLog
@@ -120,29 +123,35 @@ def append(
       eventlog append --check signals.jsonl
       EVENTLOG_STREAM=main eventlog append --to nats://10.0.0.1:4222 signals.jsonl
       my-generator | eventlog append --skip-invalid > receipts.jsonl
-      eventlog append --wait replicated --timeout 5 signals.jsonl
     """
-    from eventlog.cli.append_output import append_output
     from eventlog.cli.pipe import StopSignal
 
     _refuse_contradictions(check, stored, stage, timeout_s)
-    is_local = check or stored or no_create or segment_bytes is not None or stage is not None
+    is_local = any((check, stored, no_create, segment_bytes, stage))
     remote = None if urls is None else _remote_log(urls, is_local=is_local)
-    fd = _open_input(file)
-    stop = StopSignal()
+    fd, stop = _open_input(file), StopSignal()
+    with _answers(fd, stop, "checking" if check else "appending") as output:
+        if remote is not None:
+            all_valid = _append_remotely(remote, fd, stop, output, skip_invalid=skip_invalid)
+        elif check:
+            all_valid = _check(obj.home, fd, stop, output, create=not no_create)
+        else:
+            with _local_log(obj.home, segment_bytes, create=not no_create) as log:
+                hold_back = _hold_back(log, stage, timeout_s, stop, output)
+                all_valid = _append(log, fd, stop, output, hold_back, skip_invalid, stored)
+    _exit(stop, all_valid=all_valid)
+
+
+@contextmanager
+def _answers(fd: int, stop: "StopSignal", title: str) -> "Iterator[AppendOutput]":
+    """The output of the results. Ends with exit code 3 if nobody reads them."""
+    from eventlog.cli.append_output import append_output
+
     try:
-        with append_output(fd, stop, "checking" if check else "appending") as output:
-            if remote is not None:
-                all_valid = _append_remotely(remote, fd, stop, output, skip_invalid=skip_invalid)
-            elif check:
-                all_valid = _check(obj.home, fd, stop, output, create=not no_create)
-            else:
-                with _local_log(obj.home, segment_bytes, create=not no_create) as log:
-                    hold_back = _hold_back(log, stage, timeout_s, stop, output)
-                    all_valid = _append(log, fd, stop, output, hold_back, skip_invalid, stored)
+        with append_output(fd, stop, title) as output:
+            yield output
     except NoReader:
         sys.exit(EXIT_COULD_NOT_RUN)  # the reader of the receipts does not know what is durable
-    _exit(stop, all_valid=all_valid)
 
 
 def _exit(stop: "StopSignal", *, all_valid: bool) -> None:

@@ -78,7 +78,8 @@ def test_there_are_units_for_the_daemons_the_console_and_verify() -> None:
 def test_each_command_and_option_in_a_unit_exists(unit: Path) -> None:
     for words in commands_of(unit):
         command = command_named(words[0])
-        context = click.Context(command)
+        # click keeps the help option of a command as its first context has it.
+        context = click.Context(command, help_option_names=["-h", "--help"])
         command.parse_args(context, words[1:])  # raises for what it does not know
 
 
