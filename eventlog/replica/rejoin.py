@@ -17,8 +17,9 @@ Invariant: no line is removed before a file with it is durable, and no such file
 """
 
 import os
+import re
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import NamedTuple
 
 from eventlog.append.recovery import cut_torn_tail, find_end, sync_to_device
@@ -88,16 +89,15 @@ def cut_log(
         ) from error
 
 
-def aside_paths(path: str | os.PathLike[str], seq: int, *, disk: Disk | None = None) -> list[str]:
-    """The files with lines that were cut after entry `seq`, in order."""
+def aside_paths(
+    path: str | os.PathLike[str], seq: int | None = None, *, disk: Disk | None = None
+) -> list[str]:
+    """The files with lines that were cut after entry `seq`, or after any entry; by name."""
     home = home_at(path)
-    first = _aside_name(seq)
+    first = r"forked-[0-9]+\.aside" if seq is None else re.escape(_aside_name(seq))
+    form = re.compile(rf"{first}(\..*)?")
     names = (disk or RealDisk()).names(home.log_dir)
-    return [
-        f"{home.log_dir}/{name}"
-        for name in sorted(names)
-        if name == first or name.startswith(f"{first}.")
-    ]
+    return [f"{home.log_dir}/{name}" for name in sorted(names) if form.fullmatch(name)]
 
 
 class _Cut:
@@ -163,13 +163,12 @@ class _Cut:
         """
         log_dir, name = self._home.log_dir, _aside_name(end.seq)
         new = f"{log_dir}/{temporary_name(name)}"
-        with closing_fd(self._disk, create_replacing(self._disk, new)) as fd:
-            entries, size = 0, 0
-            for lines in self._lines_after(end.seq):
-                data = b"".join(lines)
-                write_all(self._disk, fd, data, size)
-                entries, size = entries + len(lines), size + len(data)
-            self._disk.fdatasync(fd)
+        try:
+            entries, size = self._write_lines_after(end.seq, new)
+        except BaseException:
+            with suppress(OSError):
+                self._disk.unlink(new)  # on a full disk nobody else makes room for the next run
+            raise
         paths = aside_paths(self._home.root, end.seq, disk=self._disk)
         if not entries or any(self._begins_with(path, new, size) for path in paths):
             self._disk.unlink(new)
@@ -177,6 +176,17 @@ class _Cut:
             self._disk.rename(new, f"{log_dir}/{free_name(name, self._disk.names(log_dir))}")
         self._disk.fsync_dir(log_dir)
         return entries
+
+    def _write_lines_after(self, seq: int, path: str) -> tuple[int, int]:
+        """Writes these lines to a new file, durably; returns how many, and how many bytes."""
+        entries, size = 0, 0
+        with closing_fd(self._disk, create_replacing(self._disk, path)) as fd:
+            for lines in self._lines_after(seq):
+                data = b"".join(lines)
+                write_all(self._disk, fd, data, size)
+                entries, size = entries + len(lines), size + len(data)
+            self._disk.fdatasync(fd)
+        return entries, size
 
     def _lines_after(self, seq: int) -> Iterator[list[bytes]]:
         with closing(self._reader(seq)) as reader:

@@ -110,7 +110,7 @@ def rejoin(
         require_stream(state, settings, str(home))
         follower = Follower(opener, ReplicaLog.open(home), stream=settings.name)
         asyncio.run(follower.run(asyncio.Event(), once=True))
-        aside = () if fence is None else tuple(aside_paths(home, fence.seq))
+        aside = tuple(aside_paths(home, None if fence is None else fence.seq))
         if fence is not None:
             end_fence(home)
     return Rejoined(

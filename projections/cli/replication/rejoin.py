@@ -5,6 +5,7 @@ Invariant: an entry that only this home has is in a file before it is cut from t
 
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -52,6 +53,7 @@ def rejoin(obj: CommandContext) -> None:
         print_line(line)
     if found.fence is None:
         print_line(f"this home is a replica already; it has followed to seq {found.last_seq}")
+        _print_aside(found.aside)
         return
     if found.entries:
         cut = count_text(found.entries, "entry")
@@ -59,7 +61,12 @@ def rejoin(obj: CommandContext) -> None:
     print_line(f"this home is a replica of {settings.stream}, and ends at seq {found.last_seq}")
     if not found.aside:
         print_line("nothing was set aside: the stream holds all that this home had")
-    for path in found.aside:
+    _print_aside(found.aside)
+
+
+def _print_aside(paths: Sequence[str]) -> None:
+    """Says how the entries of these files reach the new primary."""
+    for path in paths:
         name = os.path.basename(path)
         print_line(f"set aside in {printable(path)}")
         print_line("copy that file to the primary, and append its entries there once:")

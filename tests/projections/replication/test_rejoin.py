@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from errno import ENOSPC
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,11 @@ from eventlog.plumbing import (
     ReplicaState,
     StreamEngine,
     StreamSettings,
+    cut_log,
     fence_home,
     fence_state,
     find_fork,
+    own_chain,
     replica_state,
 )
 from eventlog.plumbing import promote as promote_log
@@ -28,6 +31,7 @@ from projections.replication import failover
 from projections.replication.failover import Rejoined, promote, rejoin
 from projections.replication.follow_record import FollowFigures, FollowRecord
 from projections.run_directory import run_file_name, run_lock
+from tests.harness.fault_disk import FaultDisk
 from tests.harness.log_checks import assert_valid_log, lines_in, segments_in
 from tests.harness.read_side import project
 from tests.harness.scripted_consumers import ScriptedConsumers, stream_lines
@@ -110,7 +114,8 @@ def test_the_lines_behind_the_fork_are_set_aside_and_the_home_is_the_new_primary
     assert (found.entries, found.last_seq) == (7, FORK + 3)
     assert found.aside == (str(pair.old / "logs/forked-9.aside"),)
     pair.require_rejoined()
-    assert pair.rejoin().fence is None  # a replica already: it follows
+    again = pair.rejoin()  # a replica already: it follows, and still names the file
+    assert (again.fence, again.aside) == (None, found.aside)
 
 
 def test_an_old_primary_that_had_nothing_of_its_own_sets_nothing_aside(tmp_path: Path) -> None:
@@ -141,6 +146,20 @@ def test_an_aside_file_is_never_replaced(pair: Pair) -> None:
     assert (pair.old / "logs/forked-9.aside").read_bytes() == b"of another failover\n"
     kept = (pair.old / "logs/forked-9.aside.1").read_bytes()
     assert kept == b"".join(pair.before[FORK:])
+
+
+def test_a_full_disk_cuts_nothing_and_keeps_no_part_of_an_aside_file(pair: Pair) -> None:
+    pair.fence()
+    fork = asyncio.run(find_fork(pair.stream, str(pair.old), asyncio.run(pair.stream.last())))
+    disk = FaultDisk()
+    disk.fail("pwrite", path=".forked-9.aside.new", error=ENOSPC)
+    chain = own_chain(str(pair.old), fork.seq)
+    with pytest.raises(EventLogError, match=r"could not be cut: No space left.*nothing is lost"):
+        cut_log(pair.old, fork.seq, chain, ReplicaState(stream="main"), disk=disk)
+    assert not list((pair.old / "logs").glob("*forked*"))
+    assert lines_in(pair.old) == pair.before
+    pair.rejoin()
+    pair.require_rejoined()
 
 
 def test_every_way_to_append_raises_while_the_home_is_fenced_and_after_it_has_rejoined(
@@ -218,8 +237,7 @@ def test_killed_at_any_step_it_is_run_again(
     assert (found.fence is None) == is_over
     assert set(discarded) == {FORK}
     pair.require_rejoined()
-    if not is_over:
-        assert found.aside == (str(pair.old / "logs/forked-9.aside"),)
+    assert found.aside == (str(pair.old / "logs/forked-9.aside"),)
 
 
 def test_a_log_that_was_restored_to_an_older_state_becomes_a_replica_of_its_stream(
