@@ -16,6 +16,7 @@ from eventlog.format.segment import LinePosition
 from eventlog.read.near_end import reader_near_end
 from eventlog.schema.validation import ValidatedItem
 from eventlog.storage.disk import Disk
+from eventlog.storage.fence_file import refuse_fenced
 from eventlog.storage.home import Home
 from eventlog.storage.replica_file import refuse_replica
 
@@ -23,12 +24,13 @@ from eventlog.storage.replica_file import refuse_replica
 class DryRun:
     """Appends to the log as it is when this object is made, in memory only. Not thread-safe.
 
-    Raises LogCorrupt, and LogIsReplica where an append would.
+    Raises LogCorrupt, and LogFenced or LogIsReplica where an append would.
     """
 
     def __init__(
         self, disk: Disk, home: Home, clock: Callable[[], str], dedupe_entries: int
     ) -> None:
+        refuse_fenced(disk, home)
         refuse_replica(disk, home)
         self._clock = clock
         self._dedupe_entries = dedupe_entries

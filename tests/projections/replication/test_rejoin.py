@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from eventlog import EventLog, EventLogError, LogFenced, LogIsReplica
+from eventlog.append.dry_run import DryRun
+from eventlog.clock import now_recorded
 from eventlog.plumbing import (
     Promoted,
     ReplicaLog,
@@ -25,6 +27,8 @@ from eventlog.plumbing import (
 )
 from eventlog.plumbing import promote as promote_log
 from eventlog.repair.repair import repair
+from eventlog.storage.disk import RealDisk
+from eventlog.storage.home import home_at
 from projections.cli.replication.discard import discard_beyond, stopped_projections
 from projections.errors import ProjectionError
 from projections.replication import failover
@@ -183,6 +187,8 @@ def test_every_way_to_append_raises_while_the_home_is_fenced_and_after_it_has_re
             assert isinstance(result, kind)
             with pytest.raises(kind):
                 asyncio.run(handle.append_async(a_signal(16)))
+            with pytest.raises(kind):
+                DryRun(RealDisk(), home_at(pair.old), now_recorded, 100)
 
         require(LogFenced)
         with pytest.raises(
