@@ -21,6 +21,7 @@ _NOT_FOUND = 10059
 _NO_MESSAGE = 10037
 _WRONG_LAST = frozenset({10071, 10164})
 _NO_ATOMIC = 10174
+_NO_CLUSTER = 10074
 
 
 def answered_error(error: Mapping[str, Any], settings: StreamSettings) -> StreamError:
@@ -38,6 +39,13 @@ def answered_error(error: Mapping[str, Any], settings: StreamSettings) -> Stream
         return StreamShort("a message is missing from the stream", where=where, do=do)
     if code == _NO_ATOMIC:
         return unfit_error(["allow_atomic must be true"], settings)
+    if code == _NO_CLUSTER:
+        what = "the server is alone, and cannot hold several replicas of a stream"
+        do = (
+            "start three servers as a cluster; for a trial: "
+            "`eventlog mirror create --replicas 1 --allow-single`"
+        )
+        return StreamUnavailable(what, where=where, do=do)
     what = f"the server answers: {text} (code {code})"
     return StreamUnavailable(what, where=where, do="see the log of the server")
 

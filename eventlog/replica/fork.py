@@ -3,12 +3,13 @@
 (seq, chain) names a log up to and including that line, so the fork is found by bisection.
 
 Invariant: a log that has no line in common with the stream is never fenced: the stream is another
-log's, and EVENTLOG_STREAM names the wrong one.
+log's, and EVENTLOG_STREAM names the wrong one. Neither is a log that holds a newer promotion than
+the stream: an older primary has filled a stream that was created again.
 """
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import NamedTuple
 
 from eventlog.format.line import CHAIN_START
@@ -32,17 +33,25 @@ class Fork(NamedTuple):
     own_end: int  # the last seq of the log
     stream_end: int
     promotion: Promotion | None = None  # the line of the stream after the fork, if it is one
+    own_epoch: int = 0  # of the newest promotion after the fork in the log; 0: there is none
+    stream_epoch: int = 0  # the same in the stream
+
+    @property
+    def is_stream_older(self) -> bool:
+        """Whether an older primary continues the stream: the log holds a newer promotion."""
+        return self.own_epoch > self.stream_epoch
 
     @property
     def is_left_behind(self) -> bool:
         """Whether the stream holds other lines than this log, or was continued by a promotion."""
         is_behind = self.own_end > self.seq or self.promotion is not None
-        return 0 < self.seq < self.stream_end and is_behind
+        return 0 < self.seq < self.stream_end and is_behind and not self.is_stream_older
 
 
 async def find_fork(engine: StreamEngine, home: str, end: StreamEnd) -> Fork:
     """Compares the log of a home with the stream that ends at `end`, by about 20 requests.
 
+    Where the log holds a promotion after the fork, the stream is read from there to its end.
     Raises what the engine raises, and LogCorrupt.
     """
     own_end = await run_in_thread(lambda: end_seq(home))
@@ -53,7 +62,27 @@ async def find_fork(engine: StreamEngine, home: str, end: StreamEnd) -> Fork:
         own = await run_in_thread(lambda seq=middle: own_chain(home, seq))  # type: ignore[misc]
         low, high = (middle, high) if found.chain == own else (low, middle - 1)
     promotion = promotion_of(await engine.line(low + 1)) if low < end.seq else None
-    return Fork(low, own_end, end.seq, promotion)
+    own_epoch = await run_in_thread(lambda: _newest_epoch_of_log(home, low))
+    stream_epoch = promotion.epoch if promotion is not None else 0
+    if own_epoch > stream_epoch and low < end.seq:
+        stream_epoch = await _newest_epoch(engine, low, end.seq)
+    return Fork(low, own_end, end.seq, promotion, own_epoch, stream_epoch)
+
+
+def _newest_epoch_of_log(home: str, after: int) -> int:
+    found = (promotion_of(line) for lines in raw_lines(home, after=after) for line in lines)
+    return max((promotion.epoch for promotion in found if promotion is not None), default=0)
+
+
+async def _newest_epoch(engine: StreamEngine, after: int, end: int) -> int:
+    newest = 0
+    async with aclosing(engine.follow(after)) as batches:
+        async for lines in batches:
+            found = (promotion_of(each.line) for each in lines)
+            newest = max(newest, *(each.epoch for each in found if each is not None), 0)
+            if lines[-1].seq >= end:
+                break
+    return newest
 
 
 def own_chain(home: str, seq: int) -> str:

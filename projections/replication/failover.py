@@ -34,6 +34,7 @@ from eventlog.plumbing import promote as promote_log
 from projections.errors import ProjectionError
 from projections.replication.follow import Opener, require_stream
 from projections.replication.follow_record import FollowFigures, FollowRecord, read_follow_figures
+from projections.replication.forks import OLDER_STREAM_DO, older_stream_text
 
 
 def promote(
@@ -144,6 +145,10 @@ def _require_left(fork: Fork, home: Path, settings: StreamSettings) -> None:
             "it",
             where=str(home),
             do="nothing was changed: this home may be the primary",
+        )
+    if fork.is_stream_older:
+        raise ProjectionError(
+            older_stream_text(fork), where=str(home), do=f"nothing was changed: {OLDER_STREAM_DO}"
         )
 
 

@@ -44,6 +44,7 @@ from eventlog.plumbing import (
 )
 from projections.errors import CheckpointMoved, ProjectionStalled
 from projections.projection import Checkpoint
+from projections.replication.forks import OLDER_STREAM_DO, older_stream_text
 from projections.replication.mirror_record import (
     FENCED,
     MIRRORING,
@@ -195,6 +196,10 @@ class MirrorProjection:
             if await run_in_thread(lambda: replica_state(home)) is not None:
                 raise
             fork = await find_fork(engine, str(home), end)
+            if fork.is_stream_older:
+                raise LogDiverged(
+                    older_stream_text(fork), where=where, do=OLDER_STREAM_DO
+                ) from None
             if not fork.is_left_behind:
                 raise
             is_new = await run_in_thread(lambda: fence_state(home)) is None

@@ -46,7 +46,9 @@ def promote(obj: CommandContext, host: str | None, epoch: int | None) -> None:
     not replicated. Stop it first where you can. `eventlog rejoin` makes it a replica again, and
     sets aside what only it has.
 
-    Stop `eventlog follow` of this home first. An interrupted run can be started again.
+    Stop `eventlog follow` of this home first. A run that was interrupted can be started again.
+    After exit code 1 another home is the primary: a further run would depose it, unless --epoch is
+    given.
 
     \b
     Example:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from eventlog import EventLog, EventLogError, LogDiverged
-from eventlog.plumbing import StreamForeign, StreamShort, StreamUnfit
+from eventlog.plumbing import Promoted, StreamForeign, StreamShort, StreamUnfit
 from projections import ProjectionStalled
 from projections.replication.mirror_record import FENCED, MIRRORING, SHORT, UNFIT, WAITING
 from tests.harness.command import eventlog
@@ -19,6 +19,7 @@ from tests.harness.deadline import until, until_async
 from tests.harness.log_checks import lines_in
 from tests.harness.mirrors import mirror_once, mirroring, record_of
 from tests.harness.nats import NatsServers, nats_server
+from tests.harness.promotions import promote_alone
 from tests.harness.read_side import append
 from tests.harness.signals import a_signal, signals
 
@@ -228,6 +229,22 @@ def test_a_mirror_that_runs_is_fenced_once_another_home_continues_the_stream(
     assert record_of(home).acked == 5  # a line of another home is none of this log
 
 
+def test_a_newer_primary_is_not_fenced_by_a_stream_that_an_older_one_has_filled_again(
+    home: Path, tmp_path: Path, server: NatsServers, stream: str
+) -> None:
+    fill(home, 5)
+    older = tmp_path / "older"
+    shutil.copytree(home, older, symlinks=True)
+    fill(older, 2, start=50)
+    assert promote_alone(home) == Promoted(6, 2)
+    mirror_once(older, server.settings(stream))
+    with pytest.raises(LogDiverged, match=r"a promotion \(epoch 2\) that the stream does not"):
+        mirror_once(home, server.settings(stream))
+    assert not (home / "logs/.fenced").exists()
+    assert record_of(home).state == FENCED
+    assert server.messages(stream) == lines_in(older)
+
+
 def test_two_mirrors_of_one_home_do_no_harm(home: Path, server: NatsServers, stream: str) -> None:
     fill(home, 10)
 
@@ -303,6 +320,8 @@ def test_the_commands_create_publish_and_report(home: Path, server: NatsServers)
     unset = eventlog("project", "mirror", "--once", home=home)
     assert (unset.code, "EVENTLOG_STREAM is not set" in unset.err) == (3, True)
     assert eventlog("status", home=home).out.find(b"mirror:") == -1
+    alone = eventlog("mirror", "create", home=home, env=env)
+    assert (alone.code, "--replicas 1 --allow-single" in alone.err) == (3, True)
     refused = eventlog("mirror", "create", "--replicas", 1, home=home, env=env)
     assert (refused.code, "--allow-single" in refused.err) == (2, True)
     single = ("mirror", "create", "--replicas", 1, "--allow-single")

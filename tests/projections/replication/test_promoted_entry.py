@@ -1,6 +1,5 @@
 """The entry `promoted` in a log: everything that reads passes it over."""
 
-import asyncio
 import json
 import shutil
 from pathlib import Path
@@ -8,11 +7,9 @@ from pathlib import Path
 import pytest
 
 from eventlog import EventLog
-from eventlog.plumbing import ReplicaLog, ReplicaState
-from eventlog.plumbing import promote as promote_log
 from tests.harness.command import eventlog
 from tests.harness.console import console
-from tests.harness.scripted_consumers import ScriptedConsumers, stream_lines
+from tests.harness.promotions import promote_alone
 from tests.harness.signals import a_signal, closed, signals
 from tests.harness.tiny_alpine import tiny_alpine
 
@@ -26,11 +23,7 @@ def append_all(home: Path, *, promoted: bool) -> None:
     with EventLog(home) as log:
         log.append_many(signals(3))
     if promoted:
-        stream = ScriptedConsumers(stream_lines(home))
-        replica = ReplicaLog.open(home)
-        replica.begin(ReplicaState(stream="main"), replica.catch_up())
-        asyncio.run(promote_log(stream.open, replica, host="b"))
-        replica.drop()
+        promote_alone(home)
     with EventLog(home) as log:
         log.append_many(signals(2, start=4))
         at = "2025-11-19T02:00:00Z"

@@ -13,6 +13,7 @@ from eventlog import EventLog, EventLogError, LogFenced, LogIsReplica
 from eventlog.append.dry_run import DryRun
 from eventlog.clock import now_recorded
 from eventlog.plumbing import (
+    Fork,
     Promoted,
     ReplicaLog,
     ReplicaState,
@@ -164,6 +165,27 @@ def test_a_full_disk_cuts_nothing_and_keeps_no_part_of_an_aside_file(pair: Pair)
     assert lines_in(pair.old) == pair.before
     pair.rejoin()
     pair.require_rejoined()
+
+
+def test_a_stream_that_an_older_primary_has_filled_again_cuts_no_newer_promotion(
+    pair: Pair, tmp_path: Path
+) -> None:
+    pair.stream = ScriptedConsumers(stream_lines(pair.old))  # created again: the old one was first
+    newer = lines_in(pair.new)
+
+    def fork() -> Fork:
+        return asyncio.run(find_fork(pair.stream, str(pair.new), asyncio.run(pair.stream.last())))
+
+    assert (fork().seq, fork().is_left_behind, fork().is_stream_older) == (FORK, False, True)
+    with pytest.raises(ProjectionError, match=r"after seq 8 .* a promotion \(epoch 2\)"):
+        rejoin(pair.new, SETTINGS, discard=lambda _: (), open_engine=pair.open_engine)
+    assert (lines_in(pair.new), fence_state(pair.new)) == (newer, None)
+    # A person who promotes a replica of that stream decides for it.
+    replica = ReplicaLog.open(tmp_path / "third")
+    replica.begin(ReplicaState(stream="main"), replica.catch_up())
+    assert asyncio.run(promote_log(pair.stream.open, replica, host="c")) == Promoted(16, 2)
+    replica.drop()
+    assert (fork().stream_epoch, fork().is_left_behind) == (2, True)
 
 
 def test_every_way_to_append_raises_while_the_home_is_fenced_and_after_it_has_rejoined(
