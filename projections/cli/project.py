@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from eventlog.plumbing import SECONDS, CommandContext, WrongUsage, printable_value, replica_state
+from eventlog.plumbing import SECONDS, CommandContext, WrongUsage, printable_value
 from projections.cli.common import listen_address, require_host_names
 from projections.cli.replication.settings import setting
 from projections.cli.settings import alpine_config
@@ -147,7 +147,7 @@ def _require_settings(chosen: list[str], home: Path, *, once: bool) -> None:
 
 def _chosen_names(names: tuple[str, ...], home: Path) -> list[str]:
     """The projections to run. Raises WrongUsage for a name that is not registered."""
-    from projections.runtime.registry import projection_names
+    from projections.runtime.registry import names_in_all, projection_names
 
     registered = projection_names()
     unknown = [name for name in names if name not in (ALL, *registered)]
@@ -158,19 +158,8 @@ def _chosen_names(names: tuple[str, ...], home: Path) -> list[str]:
         )
     if ALL not in names:
         return list(dict.fromkeys(names))
-    return [name for name in registered if name in names or _is_in_all(name, home)]
-
-
-def _is_in_all(name: str, home: Path) -> bool:
-    """Whether `all` means this projection too: some only make sense once they are configured."""
-    match name:
-        case "alpine" | "mirror" if replica_state(home) is not None:
-            return False  # the primary delivers and publishes
-        case "mirror":
-            return bool(setting("EVENTLOG_STREAM"))
-        case "tree":
-            return (home / "evidence" / "key").exists()
-    return True
+    in_all = names_in_all(home, has_stream=bool(setting("EVENTLOG_STREAM")))
+    return [name for name in registered if name in names or name in in_all]
 
 
 def log_lifecycle() -> None:

@@ -47,7 +47,7 @@ CHECKS: Mapping[str, Callable[[DoctorContext], Iterable[DoctorFinding]]] = Mappi
         "sqlite": lambda _: check_sqlite(),
         "log": lambda context: check_log(context.log),
         "table": lambda context: check_table(context.home),
-        "daemon": lambda context: check_daemon(context.home),
+        "daemon": lambda context: check_daemon(context.home, has_stream=context.stream is not None),
         "file system": lambda context: check_file_system(context.home),
         "sync": lambda context: check_sync(context.home),
         "inotify": lambda context: check_inotify(directories(context.home)["logs/"]),

@@ -183,7 +183,9 @@ def test_it_says_which_projections_a_daemon_runs_and_which_not(home: Path) -> No
         assert f"a daemon runs sqlite (process {d.process.pid}, since 2" in messages(
             found, "daemon"
         )
-        assert "no daemon runs alpine" in messages(found, "daemon")
+        assert "no daemon runs alpine for" in messages(found, "daemon")
+        found = findings(home, EVENTLOG_STREAM="main")
+        assert "no daemon runs alpine, mirror for" in messages(found, "daemon")
         d.process.kill()
         d.wait()
     assert levels(findings(home), "daemon") == [NOTE]  # its file is left, and not its lock

@@ -44,12 +44,15 @@ def test_without_a_stream_nothing_is_said_of_it(tmp_path: Path) -> None:
 
 
 def test_a_cluster_as_it_is_shipped_has_no_finding(cluster: GuardedServers, tmp_path: Path) -> None:
-    found = findings(tmp_path, cluster.env_of("mirror"))
+    env = cluster.env_of("mirror")
+    peers = [("ok", "all 3 servers hold all of it")]
+    until(lambda: findings(tmp_path, env)["peers"] == peers)  # a stream that was just created
+    found = findings(tmp_path, env)
     assert set(found) == set(STREAM_CHECKS)
     assert {level for one in found.values() for level, _ in one} == {"ok"}, found
     assert len(found["nats server"]) == len(found["nats sync"]) == 3
     assert all("2.14." in text and "encrypted" in text for _, text in found["nats server"])
-    assert found["peers"] == [("ok", "all 3 servers hold all of it")]
+    assert found["peers"] == peers
 
 
 def test_a_server_that_is_gone_and_what_is_missing_there_are_named(
