@@ -144,7 +144,7 @@ def append(
 
 @contextmanager
 def _answers(fd: int, stop: "StopSignal", title: str) -> "Iterator[AppendOutput]":
-    """The output of the results. Ends with exit code 3 if nobody reads them."""
+    """The output of the results. Ends with exit code 3 where no process reads them."""
     from eventlog.cli.append_output import append_output
 
     try:
