@@ -83,7 +83,7 @@ def test_a_consumer_begins_after_the_last_durable_line(primary: Path, tmp_path: 
     assert stream.consumers == [0, 5]
 
 
-def test_a_gap_is_no_reason_to_judge_the_chain_and_a_line_of_another_log_is(
+def test_a_gap_opens_the_stream_again_and_a_line_of_another_log_ends_the_run(
     primary: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"

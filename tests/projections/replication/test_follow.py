@@ -163,7 +163,7 @@ def test_an_unreachable_server_is_waited_for_and_said_once(primary: Path, replic
             assert systemd.has_received("STOPPING=1")
 
 
-def test_a_stop_is_heard_while_no_server_answers(replica: Path) -> None:
+def test_a_stop_ends_it_while_no_server_answers(replica: Path) -> None:
     env = {"EVENTLOG_STREAM": "main", "EVENTLOG_NATS_URL": "nats://127.0.0.1:9"}
     with following(replica, env) as d:
         until(lambda: "follow_waits" in d.err)
