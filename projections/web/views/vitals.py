@@ -21,7 +21,7 @@ from projections.monitoring.status import projections_status
 from projections.signals.schema import SQLITE
 from projections.web.answers import Redactor
 from projections.web.live import SHOWN_ROWS, LiveLog
-from projections.web.views.checks import checks, log_damage
+from projections.web.views.checks import checks
 from projections.web.views.verdict import verdict
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,6 @@ class Sample(NamedTuple):
     projections: Mapping[str, Mapping[str, object]]
     checks: list[Json]
     findings: int | None  # of the last verify
-    damage: str | None = None  # of the log, where it keeps the table from going on
 
 
 class Vitals:
@@ -135,9 +134,7 @@ class Vitals:
                 "live": True,
             },
             "problem": problem,  # a page calls itself live only without one
-            "verdict": verdict(
-                found.projections, problem=problem, damage=found.damage, findings=found.findings
-            ),
+            "verdict": verdict(found.projections, problem=problem, findings=found.findings),
             "log": {
                 "entries": found.log.get("last_seq"),
                 "signals": self._signals(found),
@@ -172,10 +169,7 @@ def take_sample(home: Path, redactor: Redactor) -> Sample:
         name: _redacted(figures, redactor) for name, figures in projections_status(home).items()
     }
     found, findings = checks(home, log, projections, last_drill(home))
-    damage = log_damage(home, projections.get(SQLITE, {}))
-    return Sample(
-        log, projections, found, findings, None if damage is None else redactor.text(damage)
-    )
+    return Sample(log, projections, found, findings)
 
 
 def _redacted(figures: Mapping[str, object], redactor: Redactor) -> Json:
@@ -191,7 +185,7 @@ def _redacted(figures: Mapping[str, object], redactor: Redactor) -> Json:
 
 def mirror_figures(figures: Mapping[str, object] | None) -> Json | None:
     """The figures of the mirror; None in a home where none was ever started."""
-    if figures is None or "stream" not in figures:
+    if figures is None:
         return None
     replicas = figures.get("replicas")
     return {
