@@ -1,4 +1,4 @@
-"""The checks of the servers of NATS and of the stream, where EVENTLOG_STREAM is set.
+"""Checks the NATS servers and the stream, where EVENTLOG_STREAM is set.
 
 Invariant: nothing is written to the stream, and no key is shown.
 """
@@ -101,12 +101,12 @@ async def _check_sync(settings: StreamSettings) -> list[DoctorFinding]:
         do = "set EVENTLOG_NATS_MONITOR_URL to their monitoring endpoints"
         return [_finding(SYNC, WARNING, found, do)]
     findings = []
-    for url, said in zip(settings.monitor_urls, await read_monitors(settings), strict=True):
+    for url, answer in zip(settings.monitor_urls, await read_monitors(settings), strict=True):
         name = printable_value(urlsplit(url).netloc or url)
-        rule = sync_rule(said) if isinstance(said, dict) else None
-        if isinstance(said, str):
+        rule = sync_rule(answer) if isinstance(answer, dict) else None
+        if isinstance(answer, str):
             do = "check that the server runs, and EVENTLOG_NATS_MONITOR_URL"
-            findings.append(_finding(SYNC, WARNING, f"{name} does not answer: {said}", do))
+            findings.append(_finding(SYNC, WARNING, f"{name} does not answer: {answer}", do))
         elif rule is not None:
             do = 'set sync_interval: "always" in its configuration, and restart it'
             findings.append(_finding(SYNC, PROBLEM, f"{name}: {rule}", do))
