@@ -56,6 +56,17 @@ async def _check_server(settings: StreamSettings, url: str) -> DoctorFinding:
         return _finding(SERVER, PROBLEM, f"{name}: {error.what}", error.do)
     version, is_encrypted = connection.server_version, connection.is_encrypted
     await connection.close()
+    is_exposed = not is_encrypted and not is_loopback(parts.hostname or "")
+    return server_finding(name, version, is_encrypted=is_encrypted, is_exposed=is_exposed)
+
+
+def server_finding(
+    name: str, version: tuple[int, ...], *, is_encrypted: bool, is_exposed: bool
+) -> DoctorFinding:
+    """The finding about a server that lets this account in.
+
+    `is_exposed`: lines reach it over a network, and not encrypted.
+    """
     number = ".".join(map(str, version))
     if version[:2] < VERSION_MIN:
         do = "install a server of the version that docs/commands.md names"
@@ -65,7 +76,7 @@ async def _check_server(settings: StreamSettings, url: str) -> DoctorFinding:
         found = f"{name} has version {number}; the tests of lost servers were run with {tested}"
         do = "use that version, or run those tests before you rely on another one"
         return _finding(SERVER, WARNING, found, do)
-    if not is_encrypted and not is_loopback(parts.hostname or ""):
+    if is_exposed:
         do = "use an address that begins with tls://, and EVENTLOG_NATS_CA_FILE"
         return _finding(SERVER, WARNING, f"{name} gets the lines of the log unencrypted", do)
     encrypted = ", encrypted" if is_encrypted else ""
