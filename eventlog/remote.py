@@ -26,11 +26,12 @@ from eventlog.errors import EventLogError, InvalidSignal, LogClosed, Unsupported
 from eventlog.log import Item, validated
 from eventlog.replica.append_client import AppendClient, Opener
 from eventlog.replica.append_wire import (
-    ITEM_BYTES_MORE,
     REQUEST_BYTES_MAX,
     REQUEST_ITEMS_MAX,
     Result,
+    item_bytes,
 )
+from eventlog.replica.batches import batches
 from eventlog.replica.opening import open_append_connection, require_client
 from eventlog.replica.stream_rules import StreamSettings
 from eventlog.schema.validation import ValidatedItem
@@ -275,17 +276,7 @@ class _ConnectionThread:
 
 def _parts(items: Sequence[ValidatedItem]) -> Iterator[Sequence[ValidatedItem]]:
     """Cuts items into requests of bounded count and size."""
-    start, size = 0, 0
-    for index, item in enumerate(items):
-        length = len(item.body) + ITEM_BYTES_MORE
-        if index > start and (
-            index - start >= REQUEST_ITEMS_MAX or size + length > REQUEST_BYTES_MAX
-        ):
-            yield items[start:index]
-            start, size = index, 0
-        size += length
-    if start < len(items):
-        yield items[start:]
+    return batches(items, item_bytes, count_max=REQUEST_ITEMS_MAX, bytes_max=REQUEST_BYTES_MAX)
 
 
 def _receipts(results: Sequence[Result]) -> list[Receipt]:

@@ -6,7 +6,7 @@ replica takes them from a stream. Steps, in an order in which a crash after each
     flock; read lock record      did another process append, fail or die since our last write?
     lock record := writing       before the first change
     rotate: create, fsync dir    a segment's name is durable before its first line
-    write, fdatasync             one durable write, of one batch
+    write, fdatasync             one durable write: of one batch, but on a replica
     lock record := clean         with the new durable end
     unlock
 

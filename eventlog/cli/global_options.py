@@ -82,9 +82,8 @@ def _in_words(param: click.Parameter) -> click.Parameter:
 def accepting_global_options(command: click.Command) -> click.Command:
     """A copy of `command` that takes the global options too, and so do its subcommands.
 
-    It also shows the whole first sentence of its help wherever it is listed, and bounds in words. A
-    name that the
-    command uses itself keeps the meaning that the command gives it.
+    Its help gives bounds in words, and its whole first sentence wherever it is listed. A name that
+    the command uses itself keeps the meaning that the command gives it.
     """
     found = copy(command)
     found.params = [*map(_in_words, command.params), *_options_after(command)]

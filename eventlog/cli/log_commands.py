@@ -144,7 +144,7 @@ def append(
 
 @contextmanager
 def _answers(fd: int, stop: "StopSignal", title: str) -> "Iterator[AppendOutput]":
-    """The output of the results. Ends with exit code 3 if nobody reads them."""
+    """The output of the results. Ends with exit code 3 where no process reads them."""
     from eventlog.cli.append_output import append_output
 
     try:
@@ -212,10 +212,10 @@ def _hold_back(
     timeout_s: float | None,
     stop: "StopSignal",
     output: "AppendOutput",
-) -> "HoldBack":
+) -> "HoldBack | None":
     """What holds receipts back. Raises NotReplicated where none would ever be printed."""
     if stage is None:
-        return lambda results: results
+        return None
     from eventlog.cli.replicated_receipts import ReplicatedReceipts
 
     return ReplicatedReceipts(log.home, timeout_s, stop, output.note).hold_back
@@ -226,7 +226,7 @@ def _append(
     fd: int,
     stop: "StopSignal",
     output: "AppendOutput",
-    hold_back: "HoldBack",
+    hold_back: "HoldBack | None",
     skip_invalid: bool,
     stored: bool,
 ) -> bool:

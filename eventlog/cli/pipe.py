@@ -115,7 +115,7 @@ class AppendsEach(Protocol):
 
     def append_each(
         self, items: Iterable[Item], *, stop_at_refusal: bool = False
-    ) -> list[Receipt | EventLogError]: ...
+    ) -> list[Result]: ...
 
 
 def append_lines(
@@ -126,7 +126,7 @@ def append_lines(
     skip_invalid: bool,
     parse: Parse = parse_json_line,
     on_results: Callable[[list[LineResult]], object],
-    hold_back: HoldBack = lambda results: results,
+    hold_back: HoldBack | None = None,
 ) -> bool:
     """Appends the lines from `fd` until its end or a signal; True if all were valid.
 
@@ -145,7 +145,8 @@ def append_lines(
                 break
             # None of them was written.
             results = append_each_line(log, lines, skip_invalid=skip_invalid, parse=parse)
-        results = hold_back(results)
+        if hold_back is not None:
+            results = hold_back(results)
         on_results([LineResult(number + i, result) for i, result in enumerate(results, 1)])
         number += len(lines)
         for result in results:
@@ -165,7 +166,7 @@ def append_each_line(
     *,
     skip_invalid: bool,
     parse: Parse = parse_json_line,
-) -> list[Receipt | EventLogError]:
+) -> list[Result]:
     """The result of each line; without `skip_invalid`, up to and including the first bad one."""
     items: list[dict[str, object]] = []
     invalid: dict[int, EventLogError] = {}

@@ -2,7 +2,7 @@
 
     {...,"event":"promoted","epoch":2,"host":"b","id":"<32 hex digits>","chain":"..."}
 
-`id` is random. It tells two homes of one host apart, so that each knows whether the entry in the
+`id` is random. It differs for two homes of one host, so that each knows whether the entry in the
 stream is its own.
 
 Invariant: only `eventlog promote` makes such an entry; validation refuses the event.

@@ -32,7 +32,7 @@ QUEUE = "eventlog"  # of the servers of one stream: each request comes to one of
 # messages of 1 MiB unless it is configured otherwise.
 REQUEST_ITEMS_MAX = 1000
 REQUEST_BYTES_MAX = 512 << 10
-ITEM_BYTES_MORE = 100  # of an item in a request, beyond its body: the event, and punctuation
+_ITEM_BYTES_MORE = 100  # of an item in a request, beyond its body: the event, and punctuation
 
 Result = Receipt | EventLogError
 
@@ -52,6 +52,11 @@ class Reply(NamedTuple):
 def append_subject(stream: str) -> str:
     """The subject on which the server of a stream answers."""
     return f"eventlog.{stream}.append"
+
+
+def item_bytes(item: ValidatedItem) -> int:
+    """The size of an item in a request, at most."""
+    return len(item.body) + _ITEM_BYTES_MORE
 
 
 def encode_item(item: ValidatedItem) -> bytes:

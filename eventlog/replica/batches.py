@@ -1,28 +1,25 @@
-"""Cuts lines into batches: of an append to a stream, which is atomic, and of a replica's write.
+"""Cuts items into batches: of an append to a stream, which is atomic, of a replica's write, and of
+a request to append.
 
-Invariant: the batches are the lines, in order; none is empty.
+Invariant: the batches are the items, in order; none is empty.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
-from eventlog.replica.engine import StreamLine
-
-BATCH_LINES_MAX = 500  # a server takes up to 1,000; twice as many gain nothing
-BATCH_BYTES_MAX = 1 << 20  # for lines of the largest size: a server holds a batch in memory
+T = TypeVar("T")
 
 
 def batches(
-    lines: Sequence[StreamLine],
-    *,
-    lines_max: int = BATCH_LINES_MAX,
-    bytes_max: int = BATCH_BYTES_MAX,
-) -> Iterator[Sequence[StreamLine]]:
-    """Cuts lines into batches of bounded count and size."""
+    items: Sequence[T], size_of: Callable[[T], int], *, count_max: int, bytes_max: int
+) -> Iterator[Sequence[T]]:
+    """Cuts items into batches of bounded count and size. An item that is larger stands alone."""
     start, size = 0, 0
-    for index, line in enumerate(lines):
-        if index > start and (index - start >= lines_max or size + len(line.line) > bytes_max):
-            yield lines[start:index]
+    for index, item in enumerate(items):
+        item_bytes = size_of(item)
+        if index > start and (index - start >= count_max or size + item_bytes > bytes_max):
+            yield items[start:index]
             start, size = index, 0
-        size += len(line.line)
-    if start < len(lines):
-        yield lines[start:]
+        size += item_bytes
+    if start < len(items):
+        yield items[start:]

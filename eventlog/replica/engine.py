@@ -70,6 +70,11 @@ class StreamLine(NamedTuple):
     line: bytes  # newline included
 
 
+def line_bytes(line: StreamLine) -> int:
+    """The size of a line."""
+    return len(line.line)
+
+
 class StreamEnd(NamedTuple):
     """The end of a stream, and how many servers hold it."""
 

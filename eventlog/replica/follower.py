@@ -26,6 +26,7 @@ from eventlog.replica.engine import (
     StreamUnavailable,
     StreamUnfit,
     WrongLastSequence,
+    line_bytes,
 )
 from eventlog.replica.fork import own_chain, state_of_log
 from eventlog.replica.replica_log import ReplicaLog
@@ -209,7 +210,7 @@ class Follower:
                     where=self._log.home,
                     do="wait: the stream is read again from the last line",
                 )
-        for part in batches(new, lines_max=WRITE_LINES_MAX, bytes_max=WRITE_BYTES_MAX):
+        for part in batches(new, line_bytes, count_max=WRITE_LINES_MAX, bytes_max=WRITE_BYTES_MAX):
             if stop.is_set():
                 return
             self.stream_seq = max(self.stream_seq, new[-1].seq)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
 from typing import NamedTuple
 
-from eventlog.format.line import CHAIN_START
+from eventlog.format.line import CHAIN_START, parse_header, stored_chain
 from eventlog.format.promotion import Promotion, promotion_of
 from eventlog.read.inspect import end_seq, raw_lines
 from eventlog.replica.engine import StreamEnd, StreamEngine
@@ -90,7 +90,8 @@ def own_chain(home: str, seq: int) -> str:
     if seq == 0:
         return CHAIN_START
     for lines in raw_lines(home, after=seq - 1, limit=1):
-        return StreamEnd(seq, lines[0]).chain
+        if parse_header(lines[0]).seq == seq:  # else damage was accepted there
+            return stored_chain(lines[0])
     return ""
 
 
@@ -102,7 +103,10 @@ def state_of_log(home: str, stream: str, last_seq: int) -> ReplicaState:
     found: Promotion | None = None
     for lines in raw_lines(home, limit=last_seq) if last_seq else ():
         for line in lines:
-            found = promotion_of(line) or found
+            promotion = promotion_of(line)
+            # Where damage was accepted, the last of so many lines has a higher seq.
+            if promotion is not None and parse_header(line).seq <= last_seq:
+                found = promotion
     if found is None:
         return ReplicaState(stream=stream, epoch=EPOCH_FIRST)
     return ReplicaState(stream=stream, epoch=found.epoch, primary=found.host)

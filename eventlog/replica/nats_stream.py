@@ -28,6 +28,7 @@ from eventlog.replica.engine import (
     StreamMissing,
     StreamShort,
     StreamUnavailable,
+    line_bytes,
 )
 from eventlog.replica.monitors import check_monitors
 from eventlog.replica.nats_connection import Message, NatsConnection, NoResponder, Subscription
@@ -43,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 INBOX = "_INBOX.stream"  # where answers and lines come: an account needs no other
 CREATE_S_MAX = 10.0
+BATCH_LINES_MAX = 500  # a server takes up to 1,000; twice as many gain nothing
+BATCH_BYTES_MAX = 1 << 20  # for lines of the largest size: a server holds a batch in memory
 FOLLOW_LINES_MAX = 2000
 HEARTBEAT_S = 1.0
 SILENCE_S_MAX = 3 * HEARTBEAT_S  # of a consumer that sends heartbeats
@@ -133,7 +136,9 @@ class NatsStream:
         self, lines: Sequence[StreamLine], on_acknowledged: Callable[[int], object]
     ) -> None:
         """Appends consecutive lines behind the stream's last message; see `StreamEngine`."""
-        for batch in batches(lines):
+        for batch in batches(
+            lines, line_bytes, count_max=BATCH_LINES_MAX, bytes_max=BATCH_BYTES_MAX
+        ):
             await self._append_batch(batch)
             on_acknowledged(batch[-1].seq)
 

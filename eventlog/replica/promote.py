@@ -28,7 +28,6 @@ from eventlog.replica.replica_log import ReplicaLog
 
 PROMOTE_S_MAX = 30.0  # a new leader is elected within seconds
 RETRY_S = 0.1
-HOST_CHARS_MAX = 255
 
 
 class Promoted(NamedTuple):

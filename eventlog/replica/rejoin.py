@@ -167,7 +167,7 @@ class _Cut:
             entries, size = self._write_lines_after(end.seq, new)
         except BaseException:
             with suppress(OSError):
-                self._disk.unlink(new)  # on a full disk nobody else makes room for the next run
+                self._disk.unlink(new)  # it would keep a full disk full for the next run
             raise
         paths = aside_paths(self._home.root, end.seq, disk=self._disk)
         if not entries or any(self._begins_with(path, new, size) for path in paths):

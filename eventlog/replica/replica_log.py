@@ -41,7 +41,7 @@ _LOCK_TIMEOUT_S = 10.0  # of a backup, a compress or a command that recovers the
 _SEGMENT_BYTES = 1 << 62  # the stream alone decides where a segment begins
 _SETTINGS = WriterSettings(
     segment_bytes=_SEGMENT_BYTES,
-    dedupe_entries=0,  # nobody retries an append here
+    dedupe_entries=0,  # no append is retried here
     lock_timeout_s=_LOCK_TIMEOUT_S,
 )
 
@@ -57,7 +57,7 @@ class ReplicaPart:
     promotions: tuple[Promotion, ...] = ()  # that the lines record
 
     def settle(self, dedupe_window: DedupeWindow, segment: int, byte_offset: int) -> None:
-        """Nobody waits for a receipt."""
+        """Does nothing: no append waits for a receipt."""
 
 
 def parts_of(lines: Sequence[StreamLine]) -> Iterator[ReplicaPart]:

@@ -2,7 +2,7 @@
 
 It holds a JSON object with the name of the stream, its epoch (the number of the last promotion),
 the host that was promoted, and the line of a promotion of this home that is under way. It is never
-in a backup: a restored log is nobody's replica.
+in a backup: a restored log follows no stream.
 
 Invariant: it is created and removed only under the writer's lock, under which every writer looks
 for it; so no append passes once it is there.

@@ -5,6 +5,7 @@ Modules that a command needs are imported when it runs, so that `eventlog --help
 Invariant: data goes to stdout, messages to stderr; exit codes are those of eventlog.cli.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -37,6 +38,15 @@ def _parse_time(_ctx: click.Context, param: click.Parameter, value: str | None) 
         return None if value is None else as_timestamp(parse_moment(str(param.name), value))
     except ProjectionError as error:
         raise WrongUsage(f"--{error.what}", do=error.do) from None
+
+
+def log_lifecycle(logger: str) -> None:
+    """Shows what a daemon logs of its life at the default level, not with -q.
+
+    `logger`: the module that logs start, ready, stopping and the like, and nothing else as INFO.
+    """
+    if logging.getLogger().level == logging.WARNING:
+        logging.getLogger(logger).setLevel(logging.INFO)
 
 
 def listen_address(text: str) -> "Address":

@@ -69,7 +69,8 @@ def doctor(
         raise WrongUsage("--seconds needs --disk DIR", do="name a directory to test with --disk")
     more: dict[str, object] = {}
     if directory is None:
-        from projections.cli.replication.settings import setting, stream_settings
+        from eventlog.plumbing import stream_settings
+        from projections.cli.replication.settings import setting
         from projections.doctor.doctor import examine_home
 
         findings = []

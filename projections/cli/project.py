@@ -3,7 +3,6 @@
 Invariant: SIGTERM and Ctrl-C end it after the current batch, with exit code 0.
 """
 
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from eventlog.plumbing import SECONDS, CommandContext, WrongUsage, printable_value
-from projections.cli.common import listen_address, require_host_names
+from projections.cli.common import listen_address, log_lifecycle, require_host_names
 from projections.cli.replication.settings import setting
 from projections.cli.settings import alpine_config
 
@@ -108,7 +107,7 @@ def project(
     home = Path(obj.home)
     chosen = _chosen_names(names, home)
     _require_settings(chosen, home, once=once)
-    log_lifecycle()
+    log_lifecycle("projections.runtime.daemon")
     run(
         home,
         chosen,
@@ -160,12 +159,6 @@ def _chosen_names(names: tuple[str, ...], home: Path) -> list[str]:
         return list(dict.fromkeys(names))
     in_all = names_in_all(home, has_stream=bool(setting("EVENTLOG_STREAM")))
     return [name for name in registered if name in names or name in in_all]
-
-
-def log_lifecycle() -> None:
-    """Shows start, ready, caught up, stopping and stopped at the default level, not with -q."""
-    if logging.getLogger().level == logging.WARNING:
-        logging.getLogger("projections.runtime.daemon").setLevel(logging.INFO)
 
 
 def _services(

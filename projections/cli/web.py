@@ -3,13 +3,12 @@
 Invariant: SIGTERM and Ctrl-C end it within two seconds, with exit code 0.
 """
 
-import logging
 from pathlib import Path
 
 import click
 
 from eventlog.plumbing import CommandContext, WrongUsage, print_lines
-from projections.cli.common import listen_address, require_host_names
+from projections.cli.common import listen_address, log_lifecycle, require_host_names
 
 LISTEN_DEFAULT = "127.0.0.1:8600"
 
@@ -83,7 +82,6 @@ def web(
     if not no_login:
         password = None if token_file is None else login.read_password(token_file)
         found = login.Login(login.load_key(home), password)
-    if logging.getLogger().level == logging.WARNING:
-        logging.getLogger("projections.serving.server").setLevel(logging.INFO)
+    log_lifecycle("projections.serving.server")
     config = server.WebConfig(address=address, names=names, is_read_only=read_only, login=found)
     server.run(home, config, lambda url: print_lines([url]))

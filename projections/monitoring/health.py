@@ -20,9 +20,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from eventlog.plumbing import WAITING as MIRROR_WAITING
 from eventlog.plumbing import count_text, duration_text
 from projections.monitoring.snapshot import ProjectionSnapshot, Snapshot
-from projections.replication.mirror_record import WAITING as MIRROR_WAITING
 from projections.runtime.home_log import WAITING_TEXT
 
 OK, DEGRADED, UNHEALTHY = "ok", "degraded", "unhealthy"

@@ -18,6 +18,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from eventlog.plumbing import MIRROR_STATES
 from projections.monitoring.snapshot import (
     DeliverySnapshot,
     LogSnapshot,
@@ -26,7 +27,6 @@ from projections.monitoring.snapshot import (
     ReplicaSnapshot,
     Snapshot,
 )
-from projections.replication.mirror_record import STATES
 from projections.runtime.projector import COMMIT_S_BUCKETS
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -166,7 +166,7 @@ def _mirror_metrics(mirror: MirrorSnapshot) -> Iterator[Metric]:
     state = GaugeMetricFamily(
         "eventlog_mirror_state", "1 for the current state of the mirror", labels=["state"]
     )
-    for name in STATES:
+    for name in MIRROR_STATES:
         state.add_metric([name], float(name == mirror.state))
     yield state
     help_text = "Lines that the stream had acknowledged and did not hold later"

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eventlog import EventLogError, LogNotFound
-from eventlog.plumbing import log_status, run_in_thread
+from eventlog.plumbing import MIRROR, log_status, run_in_thread
 from projections.delivery.outbox import NAME as ALPINE
 from projections.monitoring.drill_record import last_drill
 from projections.monitoring.status import alpine_status, lag, mirror_status, replica_status
 from projections.projection import RequestCounters
 from projections.replication.follow_record import FOLLOW
-from projections.replication.mirror_record import NAME as MIRROR
 from projections.run_directory import RUNNING, read_run_state
 from projections.runtime.projector import BatchCounters
 from projections.runtime.supervisor import Failure, Supervisor

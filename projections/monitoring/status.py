@@ -11,14 +11,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from eventlog import EventLogError, LogDiverged, UnsafePath
-from eventlog.plumbing import log_status, printable, read_entries, replica_state
+from eventlog.plumbing import (
+    MIRROR,
+    log_status,
+    printable,
+    read_entries,
+    read_mirror_record,
+    replica_state,
+)
 from projections.delivery.outbox import NAME as ALPINE
 from projections.delivery.outbox import STOPPED, is_delivering, load_outbox, outbox_path
 from projections.errors import SchemaTooOld
 from projections.monitoring.drill_record import last_drill
 from projections.replication.follow_record import FOLLOW, read_follow_figures
-from projections.replication.mirror_record import NAME as MIRROR
-from projections.replication.mirror_record import read_mirror_record
 from projections.run_directory import read_run_state
 from projections.runtime.registry import make_projection, projection_names
 from projections.signals.schema import SELECT_CHECKPOINT, SQLITE

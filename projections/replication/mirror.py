@@ -25,6 +25,12 @@ from pathlib import Path
 
 from eventlog import Entry, EventLog, LogDiverged
 from eventlog.plumbing import (
+    FENCED,
+    MIRROR,
+    MIRRORING,
+    SHORT,
+    UNFIT,
+    WAITING,
     StreamEnd,
     StreamEngine,
     StreamForeign,
@@ -45,15 +51,7 @@ from eventlog.plumbing import (
 from projections.errors import CheckpointMoved, ProjectionStalled
 from projections.projection import Checkpoint
 from projections.replication.forks import OLDER_STREAM_DO, older_stream_text
-from projections.replication.mirror_record import (
-    FENCED,
-    MIRRORING,
-    NAME,
-    SHORT,
-    UNFIT,
-    WAITING,
-    MirrorRecorder,
-)
+from projections.replication.mirror_record import MirrorRecorder
 from projections.runtime.home_log import entry_at
 
 logger = logging.getLogger(__name__)
@@ -72,7 +70,7 @@ Opener = Callable[[StreamSettings], Awaitable[StreamEngine]]
 class MirrorProjection:
     """Mirrors one home to one stream."""
 
-    name = NAME
+    name = MIRROR
 
     def __init__(
         self,
@@ -90,7 +88,7 @@ class MirrorProjection:
         self._stop = asyncio.Event()
         self._turn = asyncio.Lock()  # held by the one task that uses the engine
         self._engine: StreamEngine | None = None  # None after an error: it is opened again
-        self._at = Checkpoint(projection=NAME)  # where the stream ends
+        self._at = Checkpoint(projection=MIRROR)  # where the stream ends
         self._segments: list[int] = []  # first seqs, as they were last listed
         self._recorder: MirrorRecorder | None = None
 
@@ -182,7 +180,7 @@ class MirrorProjection:
             raise
         self._engine = engine
         self._note_end(end)
-        return Checkpoint(projection=NAME, seq=end.seq, chain=end.chain)
+        return Checkpoint(projection=MIRROR, seq=end.seq, chain=end.chain)
 
     async def _require_line_of_log(self, engine: StreamEngine, end: StreamEnd) -> None:
         """Raises LogDiverged unless the stream ends with a line of this log.
@@ -265,7 +263,7 @@ class MirrorProjection:
         if self._engine is None:
             return await self._connect()
         end = await self._engine.last()
-        found = Checkpoint(projection=NAME, seq=end.seq, chain=end.chain)
+        found = Checkpoint(projection=MIRROR, seq=end.seq, chain=end.chain)
         if _is_same(found, self._at):  # else nothing shows yet that the lines are those of this log
             self._note_end(end)
         return found
@@ -349,8 +347,8 @@ class MirrorProjection:
         with EventLog(self._home) as log:
             entry = entry_at(log, min(self._recording.record.acked, log.last_seq))
         if entry is None:
-            return Checkpoint(projection=NAME)
-        return Checkpoint(projection=NAME, seq=entry.seq, chain=entry.chain)
+            return Checkpoint(projection=MIRROR)
+        return Checkpoint(projection=MIRROR, seq=entry.seq, chain=entry.chain)
 
 
 def require_line_of_log(home: Path, end: StreamEnd, where: str) -> None:

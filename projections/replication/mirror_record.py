@@ -18,20 +18,13 @@ from pathlib import Path
 from eventlog import EventLogError, UnsafePath
 from eventlog.plumbing import (
     ACKED_NAME,
-    FENCED,
-    MIRRORING,
     RECORD_NAME,
-    SHORT,
-    UNFIT,
-    WAITING,
     MirrorRecord,
     make_private_dir,
     read_mirror_record,
     run_in_thread,
     write_record,
 )
-from eventlog.plumbing import MIRROR as NAME
-from eventlog.plumbing import MIRROR_STATES as STATES
 from projections.errors import ProjectionError
 from projections.run_directory import make_run_directory
 
@@ -135,17 +128,3 @@ class MirrorRecorder:
             self._has_failed = True
             return
         self._written, self._has_failed = record, False
-
-
-__all__ = [
-    "FENCED",
-    "MIRRORING",
-    "NAME",
-    "SHORT",
-    "STATES",
-    "UNFIT",
-    "WAITING",
-    "MirrorRecord",
-    "MirrorRecorder",
-    "read_mirror_record",
-]

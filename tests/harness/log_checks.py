@@ -25,6 +25,11 @@ def segments_in(home: Path) -> list[Path]:
     return sorted((home / "logs").glob("*.jsonl"))
 
 
+def segment_contents(home: Path) -> dict[str, bytes]:
+    """The bytes of each raw segment, by name."""
+    return {path.name: path.read_bytes() for path in segments_in(home)}
+
+
 def lines_in(home: Path) -> list[bytes]:
     """All lines, newlines included; the last one may be unfinished."""
     return _by_newline(b"".join(path.read_bytes() for path in segments_in(home)))

@@ -12,10 +12,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from eventlog.plumbing import StreamSettings, open_stream
+from eventlog.plumbing import MirrorRecord, StreamSettings, open_stream, read_mirror_record
 from projections.projection import Checkpoint, Projection
 from projections.replication.mirror import MirrorProjection, Opener
-from projections.replication.mirror_record import MirrorRecord, read_mirror_record
 from projections.runtime.batcher import Pace
 from projections.runtime.projector import Projector
 from projections.runtime.supervisor import Supervisor

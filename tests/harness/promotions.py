@@ -1,4 +1,4 @@
-"""A promotion that is in the log of one home alone."""
+"""Promotions on a stream in memory."""
 
 import asyncio
 from pathlib import Path
@@ -8,9 +8,13 @@ from eventlog.plumbing import promote as promote_log
 from tests.harness.scripted_consumers import ScriptedConsumers, stream_lines
 
 
-def promote_alone(home: Path, *, host: str = "b") -> Promoted:
+def promote_alone(home: Path) -> Promoted:
     """Appends the next promotion to the log, as if its stream held the lines of the log."""
-    stream = ScriptedConsumers(stream_lines(home))
+    return promote_on(ScriptedConsumers(stream_lines(home)), home)
+
+
+def promote_on(stream: ScriptedConsumers, home: Path, *, host: str = "b") -> Promoted:
+    """Lets a home that is a replica of the stream, or new, become its primary."""
     replica = ReplicaLog.open(home)
     replica.begin(ReplicaState(stream="main"), replica.catch_up())
     found = asyncio.run(promote_log(stream.open, replica, host=host))

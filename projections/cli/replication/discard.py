@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from eventlog.plumbing import free_name, printable
+from eventlog.plumbing import MIRROR, free_name, printable
 from projections.delivery.lease import DeliveryLease
 from projections.delivery.outbox import outbox_path
 from projections.errors import ProjectionError
 from projections.monitoring.status import projections_status
-from projections.replication.mirror_record import NAME as MIRROR
 from projections.run_directory import run_directory, run_file_name, run_lock
 from projections.runtime.registry import projection_names
 from projections.sqlite.database import database_path

@@ -3,14 +3,13 @@
 Invariant: SIGTERM and Ctrl-C end it after the write in progress, with exit code 0.
 """
 
-import logging
 import os
 from pathlib import Path
 
 import click
 
-from eventlog.plumbing import CommandContext, print_note, require_client
-from projections.cli.replication.settings import stream_settings
+from eventlog.plumbing import CommandContext, print_note, require_client, stream_settings
+from projections.cli.common import log_lifecycle
 
 
 @click.command()
@@ -44,8 +43,7 @@ def follow(obj: CommandContext, once: bool, from_backup: bool) -> None:
 
     settings = stream_settings()
     require_client()
-    if logging.getLogger().level == logging.WARNING:
-        logging.getLogger(daemon.__name__).setLevel(logging.INFO)
+    log_lifecycle(daemon.__name__)
     follower = daemon.follow(
         Path(obj.home),
         settings,

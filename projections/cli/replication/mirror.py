@@ -14,8 +14,8 @@ from eventlog.plumbing import (
     WrongUsage,
     create_stream,
     print_line,
+    stream_settings,
 )
-from projections.cli.replication.settings import stream_settings
 
 
 @click.group()

@@ -19,8 +19,8 @@ from eventlog.plumbing import (
     print_problem,
     printable,
     require_client,
+    stream_settings,
 )
-from projections.cli.replication.settings import stream_settings
 
 HOST_CHARS_MAX = 255
 

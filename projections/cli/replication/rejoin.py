@@ -16,9 +16,9 @@ from eventlog.plumbing import (
     print_line,
     printable,
     require_client,
+    stream_settings,
 )
 from projections.cli.replication.discard import discard_beyond, stopped_projections
-from projections.cli.replication.settings import stream_settings
 
 
 @click.command()

@@ -3,13 +3,13 @@
 Invariant: SIGTERM and Ctrl-C end it once the requests that it took are answered, with exit code 0.
 """
 
-import logging
 import os
 from pathlib import Path
 
 import click
 
 from eventlog.plumbing import CommandContext, require_client, stream_settings
+from projections.cli.common import log_lifecycle
 
 
 @click.command()
@@ -35,6 +35,5 @@ def serve(obj: CommandContext) -> None:
 
     settings = stream_settings()
     require_client()
-    if logging.getLogger().level == logging.WARNING:
-        logging.getLogger(daemon.__name__).setLevel(logging.INFO)
+    log_lifecycle(daemon.__name__)
     daemon.serve(Path(obj.home), settings, notify_socket=os.environ.get("NOTIFY_SOCKET"))

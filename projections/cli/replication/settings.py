@@ -11,8 +11,6 @@ from eventlog.plumbing import stream_settings, unquote
 if TYPE_CHECKING:
     from projections.replication.mirror import MirrorProjection
 
-__all__ = ["mirror_projection", "setting", "stream_settings"]
-
 
 def mirror_projection() -> "MirrorProjection":
     """The entry point `mirror`, configured by the environment."""

@@ -20,7 +20,7 @@ from eventlog.storage.replica_file import ReplicaState
 from eventlog.storage.segment_disk import SegmentDisk
 from tests.harness.deadline import until_async
 from tests.harness.fault_disk import FaultDisk
-from tests.harness.log_checks import lines_in, segments_in
+from tests.harness.log_checks import lines_in, segment_contents
 from tests.harness.scripted_consumers import Deliver, ScriptedConsumers, stream_lines
 from tests.harness.signals import a_signal, signals
 
@@ -52,10 +52,6 @@ def follow_once(stream: ScriptedConsumers, home: Path) -> Follower:
     return found
 
 
-def segments(home: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in segments_in(home)}
-
-
 @pytest.mark.parametrize(
     ("script", "resets"),
     [
@@ -75,7 +71,7 @@ def test_whatever_a_consumer_delivers_the_replica_is_the_log_of_the_primary(
     stream = ScriptedConsumers(stream_lines(primary))
     stream.script = [list(steps) for steps in script]  # type: ignore[arg-type]
     found = follow_once(stream, tmp_path / "replica")
-    assert segments(tmp_path / "replica") == segments(primary)
+    assert segment_contents(tmp_path / "replica") == segment_contents(primary)
     assert (found.resets, found.checkpoint, found.lag_entries) == (resets, LINES, 0)
 
 
@@ -191,7 +187,7 @@ def test_lines_are_written_as_they_come_and_the_watermark_within_a_second(
             await until_async(lambda: watermark_seq(path) == LINES)
 
     asyncio.run(run())
-    assert segments(tmp_path / "replica") == segments(primary)
+    assert segment_contents(tmp_path / "replica") == segment_contents(primary)
 
 
 def test_the_watermark_is_written_also_while_lines_come_without_a_pause(
@@ -272,7 +268,7 @@ def test_a_full_disk_is_waited_for_and_logged_once_however_long_it_takes(
 
     asyncio.run(run())
     assert logged(caplog) == [("WARNING", "follow_waits"), ("WARNING", "follow_goes_on")]
-    assert segments(tmp_path / "replica") == segments(primary)
+    assert segment_contents(tmp_path / "replica") == segment_contents(primary)
 
 
 def test_a_failed_sync_ends_the_run_and_the_next_one_goes_on(primary: Path, tmp_path: Path) -> None:
@@ -284,4 +280,4 @@ def test_a_failed_sync_ends_the_run_and_the_next_one_goes_on(primary: Path, tmp_
     with pytest.raises(LogPoisoned):
         asyncio.run(Follower(stream.open, log, stream="main").run(asyncio.Event(), once=True))
     follow_once(stream, tmp_path / "replica")
-    assert segments(tmp_path / "replica") == segments(primary)
+    assert segment_contents(tmp_path / "replica") == segment_contents(primary)

@@ -9,7 +9,6 @@ import pytest
 
 from eventlog.plumbing import StreamEnd, StreamLine, StreamUnavailable, StreamUnfit, open_stream
 from eventlog.replica import nats_stream
-from eventlog.replica.batches import BATCH_LINES_MAX
 from eventlog.replica.engine import (
     StreamEngine,
     StreamForeign,
@@ -18,6 +17,7 @@ from eventlog.replica.engine import (
     StreamShort,
     WrongLastSequence,
 )
+from eventlog.replica.nats_stream import BATCH_LINES_MAX
 from eventlog.replica.stream_rules import SEGMENT_HEADER
 from tests.harness.nats import NatsServers, nats_server
 

@@ -33,7 +33,13 @@ from eventlog.storage.replica_file import ReplicaState, replica_path
 from eventlog.storage.segment_disk import SegmentDisk
 from eventlog.verify.verify import verify
 from tests.harness.fault_disk import FaultDisk
-from tests.harness.log_checks import assert_valid_log, lines_in, segments_in, tree_contents
+from tests.harness.log_checks import (
+    assert_valid_log,
+    lines_in,
+    segment_contents,
+    segments_in,
+    tree_contents,
+)
 from tests.harness.scripted_consumers import stream_lines
 from tests.harness.signals import a_signal, signals
 
@@ -66,10 +72,6 @@ def replica(tmp_path: Path) -> Iterator[ReplicaLog]:
     log.close()
 
 
-def segments(home: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in segments_in(home)}
-
-
 def test_a_replica_has_the_bytes_and_the_segments_of_its_primary(
     primary: Path, replica: ReplicaLog, tmp_path: Path
 ) -> None:
@@ -77,7 +79,7 @@ def test_a_replica_has_the_bytes_and_the_segments_of_its_primary(
     assert replica.write(lines[:5]).seq == 5
     assert replica.write(lines).seq == len(lines)  # the first five are known
     replica.close()
-    assert segments(Path(replica.home)) == segments(primary)
+    assert segment_contents(Path(replica.home)) == segment_contents(primary)
     assert_valid_log(Path(replica.home))
     link = "logs/signals.log"
     assert (tmp_path / "replica" / link).readlink() == (primary / link).readlink()
@@ -88,14 +90,14 @@ def test_lines_may_come_in_any_portions(primary: Path, replica: ReplicaLog, cut:
     lines = stream_lines(primary)
     for start in range(0, len(lines), cut):
         replica.write(lines[start : start + cut])
-    assert segments(Path(replica.home)) == segments(primary)
+    assert segment_contents(Path(replica.home)) == segment_contents(primary)
 
 
 def test_one_write_holds_lines_of_one_segment_only(primary: Path) -> None:
     lines = stream_lines(primary)
     parts = list(parts_of(lines))
     assert [line for part in parts for line in part.lines] == lines_in(primary)
-    assert [b"".join(part.lines) for part in parts] == list(segments(primary).values())
+    assert [b"".join(part.lines) for part in parts] == list(segment_contents(primary).values())
 
 
 def test_lines_that_arrive_together_cost_one_sync_for_each_segment(
@@ -150,7 +152,7 @@ def test_a_line_of_another_segment_than_the_active_one_is_refused(
     with pytest.raises(LogDiverged, match=r"entry 2 in 0{19}7\.jsonl.* ends in 0{19}1\.jsonl"):
         replica.write([lines[1]._replace(segment=7)])
     replica.write(lines[1:])
-    assert segments(Path(replica.home)) == segments(primary)
+    assert segment_contents(Path(replica.home)) == segment_contents(primary)
 
 
 def test_a_full_disk_at_a_new_segment_is_an_error_and_no_line_goes_into_the_old_one(
@@ -167,7 +169,7 @@ def test_a_full_disk_at_a_new_segment_is_an_error_and_no_line_goes_into_the_old_
     assert log.catch_up().seq == int(segments_in(primary)[1].name[:20]) - 1
     log.write(lines)
     log.close()
-    assert segments(tmp_path / "full") == segments(primary)
+    assert segment_contents(tmp_path / "full") == segment_contents(primary)
 
 
 def test_the_watermark_covers_all_lines_after_a_close(primary: Path, replica: ReplicaLog) -> None:
@@ -273,7 +275,7 @@ def test_a_replica_can_be_seeded_from_a_backup(primary: Path, tmp_path: Path) ->
     log.begin(MAIN, log.catch_up())
     log.write(stream_lines(primary))
     log.close()
-    assert segments(tmp_path / "seeded") == segments(primary)
+    assert segment_contents(tmp_path / "seeded") == segment_contents(primary)
 
 
 # -- after a power loss
@@ -320,7 +322,7 @@ def test_what_a_write_of_many_batches_lost_is_torn_and_comes_again(
     assert log.catch_up().seq == seq - 1
     log.write(stream_lines(long_primary))
     log.close()
-    assert segments(home) == segments(long_primary)
+    assert segment_contents(home) == segment_contents(long_primary)
     assert list(home.glob("logs/*.torn"))
 
 

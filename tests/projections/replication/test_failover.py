@@ -2,9 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,33 +13,13 @@ from eventlog.plumbing import ReplicaLog, ReplicaState
 from tests.harness.command import eventlog
 from tests.harness.daemon import daemon
 from tests.harness.deadline import until
-from tests.harness.log_checks import entries_in, lines_in, segments_in
+from tests.harness.log_checks import entries_in, lines_in, segment_contents
 from tests.harness.mirrors import mirror_once
-from tests.harness.nats import NatsServers, nats_server
+from tests.harness.nats import NatsServers
 from tests.harness.read_side import append
 from tests.harness.signals import a_signal, closed, signals
 
-NUMBERS = count(1)
-
 pytestmark = pytest.mark.slow  # each test starts several processes
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[NatsServers]:
-    with nats_server() as running:
-        yield running
-
-
-@pytest.fixture
-def stream(server: NatsServers) -> str:
-    """A new stream for each test."""
-    name = f"failover-{next(NUMBERS)}"
-    server.create_stream(name)
-    return name
-
-
-def segments(home: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in segments_in(home)}
 
 
 class Pair(NamedTuple):
@@ -99,7 +77,7 @@ def test_an_old_primary_comes_back_as_a_replica_and_no_entry_is_lost_or_twice(
         "  eventlog append --stored --skip-invalid forked-9.aside",
     ]
     assert aside.read_bytes() == b"".join(before[8:])
-    assert segments(old) == segments(new)
+    assert segment_contents(old) == segment_contents(new)
     status = eventlog("status", "--json", home=old).answers[0]
     assert (status["replica"]["primary"], status["replica"]["epoch"]) == ("b", 2)
     assert "mirror" not in status["projections"]  # it published for the old primary
@@ -110,7 +88,7 @@ def test_an_old_primary_comes_back_as_a_replica_and_no_entry_is_lost_or_twice(
     assert all(answer["duplicate"] for answer in again.answers)
     mirror_once(new, server.settings(stream))
     assert eventlog("follow", "--once", home=old, env=env).code == 0
-    assert segments(old) == segments(new)
+    assert segment_contents(old) == segment_contents(new)
     for home in (old, new):
         assert eventlog("project", "sqlite", "--once", home=home).code == 0
     assert eventlog("digest", home=old).out == eventlog("digest", home=new).out
@@ -141,7 +119,7 @@ def test_a_second_replica_follows_the_new_primary_and_shows_who_it_is(
     late = eventlog("promote", "--host", "c", "--epoch", "2", home=other, env=pair.env)
     assert (late.code, late.out) == (1, b"")
     assert "b was promoted (epoch 2): this home stays a replica" in late.err
-    assert segments(other) == segments(pair.new)
+    assert segment_contents(other) == segment_contents(pair.new)
     for host in ("", "b" * 256, "\x1b[1m"):
         assert eventlog("promote", "--host", host, home=other, env=pair.env).code == 2
     refused = eventlog("promote", home=pair.new, env=pair.env)

@@ -6,7 +6,6 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -17,29 +16,13 @@ from tests.harness.command import eventlog
 from tests.harness.console import console
 from tests.harness.daemon import Daemon, NotifySocket, abstract_name, daemon
 from tests.harness.deadline import until
-from tests.harness.log_checks import lines_in, segments_in
+from tests.harness.log_checks import lines_in, segment_contents
 from tests.harness.mirrors import mirror_once
 from tests.harness.nats import NatsServers, nats_server
 from tests.harness.read_side import append
 from tests.harness.signals import a_signal, closed, signals
 
-NUMBERS = count(1)
-
 pytestmark = pytest.mark.slow  # each test starts several processes
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[NatsServers]:
-    with nats_server() as running:
-        yield running
-
-
-@pytest.fixture
-def stream(server: NatsServers) -> str:
-    """A new stream for each test."""
-    name = f"follow-{next(NUMBERS)}"
-    server.create_stream(name)
-    return name
 
 
 @pytest.fixture
@@ -62,10 +45,6 @@ def fill(home: Path, *, start: int = 1) -> None:
             log.append(closed(number))
 
 
-def segments(home: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in segments_in(home)}
-
-
 @contextmanager
 def following(home: Path, env: dict[str, str], *words: object) -> Iterator[Daemon]:
     with daemon(home, *words, command="follow", env=env) as d:
@@ -73,7 +52,7 @@ def following(home: Path, env: dict[str, str], *words: object) -> Iterator[Daemo
 
 
 def wait_for(home: Path, primary: Path) -> None:
-    until(lambda: segments(home) == segments(primary), "the replica's lines")
+    until(lambda: segment_contents(home) == segment_contents(primary), "the replica's lines")
 
 
 def test_a_replica_is_its_primary_byte_for_byte_and_follows_what_is_appended(
@@ -119,15 +98,15 @@ def test_a_replica_is_seeded_from_a_backup_of_its_primary(
     fill(primary, start=200)
     mirror_once(primary, server.settings(stream))
     assert eventlog("restore", backup, home=replica).code == 0
-    before = segments(replica)
+    before = segment_contents(replica)
     refused = eventlog("follow", "--once", home=replica, env=server.env(stream))
-    assert (refused.code, segments(replica)) == (3, before)
+    assert (refused.code, segment_contents(replica)) == (3, before)
     assert "may be the primary" in refused.err
     assert "--from-backup" in refused.err
     assert not (replica / "logs/.replica").exists()
     done = eventlog("follow", "--once", "--from-backup", home=replica, env=server.env(stream))
     assert done.code == 0, done.err
-    assert segments(replica) == segments(primary)
+    assert segment_contents(replica) == segment_contents(primary)
 
 
 def test_what_is_no_replica_of_the_stream_is_refused_and_named(
@@ -136,9 +115,9 @@ def test_what_is_no_replica_of_the_stream_is_refused_and_named(
     env = server.env(stream)
     mirror_once(primary, server.settings(stream))
     append(replica, a_signal(999))
-    before = segments(replica)
+    before = segment_contents(replica)
     done = eventlog("follow", "--once", "--from-backup", home=replica, env=env)
-    assert (done.code, segments(replica)) == (3, before)
+    assert (done.code, segment_contents(replica)) == (3, before)
     assert "at seq 1 the stream holds another line than this replica" in done.err
     other = replica.with_name("other")
     assert eventlog("follow", "--once", home=other, env=env).code == 0
@@ -227,7 +206,7 @@ def test_status_shows_what_a_replica_follows(
 def test_appends_of_every_command_are_refused(
     pair: dict[str, str], replica: Path, tmp_path: Path
 ) -> None:
-    before = segments(replica)
+    before = segment_contents(replica)
     done = eventlog("append", home=replica, stdin=json.dumps(a_signal(999)).encode())
     assert done.code == 3
     assert "this home is a replica" in done.err
@@ -239,7 +218,7 @@ def test_appends_of_every_command_are_refused(
     imported = eventlog("import-legacy", "--log", old, home=replica)
     assert imported.code == 3
     assert "this home is a replica" in imported.err
-    assert segments(replica) == before
+    assert segment_contents(replica) == before
 
 
 def test_all_leaves_out_what_the_primary_does(

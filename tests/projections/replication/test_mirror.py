@@ -3,16 +3,24 @@
 import asyncio
 import shutil
 import signal
-from collections.abc import Callable, Iterator
-from itertools import count
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from eventlog import EventLog, EventLogError, LogDiverged
-from eventlog.plumbing import Promoted, StreamForeign, StreamShort, StreamUnfit
+from eventlog.plumbing import (
+    FENCED,
+    MIRRORING,
+    SHORT,
+    UNFIT,
+    WAITING,
+    Promoted,
+    StreamForeign,
+    StreamShort,
+    StreamUnfit,
+)
 from projections import ProjectionStalled
-from projections.replication.mirror_record import FENCED, MIRRORING, SHORT, UNFIT, WAITING
 from tests.harness.command import eventlog
 from tests.harness.daemon import daemon
 from tests.harness.deadline import until, until_async
@@ -22,22 +30,6 @@ from tests.harness.nats import NatsServers, nats_server
 from tests.harness.promotions import promote_alone
 from tests.harness.read_side import append
 from tests.harness.signals import a_signal, signals
-
-NUMBERS = count(1)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[NatsServers]:
-    with nats_server() as running:
-        yield running
-
-
-@pytest.fixture
-def stream(server: NatsServers) -> str:
-    """A new stream for each test."""
-    name = f"stream-{next(NUMBERS)}"
-    server.create_stream(name)
-    return name
 
 
 def seqs_of_segments(home: Path) -> list[int]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from eventlog import EventLog
+from eventlog.plumbing import MIRRORING, WAITING
 from projections.replication.mirror import SETTLE_S
-from projections.replication.mirror_record import MIRRORING, WAITING
 from tests.harness.deadline import until_async
 from tests.harness.log_checks import lines_in
 from tests.harness.mirrors import RunningMirror, mirroring, record_of

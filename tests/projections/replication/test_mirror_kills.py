@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from eventlog import EventLog
-from projections.replication.mirror_record import read_mirror_record
+from eventlog.plumbing import read_mirror_record
 from tests.harness.command import eventlog
 from tests.harness.daemon import daemon
 from tests.harness.log_checks import lines_in

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from eventlog import EventLog, WaitTimeout
-from eventlog.replica.batches import BATCH_LINES_MAX
-from projections.replication.mirror_record import MIRRORING, WAITING, WRITE_PAUSE_S
+from eventlog.plumbing import MIRRORING, WAITING
+from eventlog.replica.nats_stream import BATCH_LINES_MAX
+from projections.replication.mirror_record import WRITE_PAUSE_S
 from tests.harness.deadline import until_async
 from tests.harness.log_checks import lines_in
 from tests.harness.mirrors import RunningMirror, mirroring, record_of

@@ -26,7 +26,6 @@ from eventlog.plumbing import (
     own_chain,
     replica_state,
 )
-from eventlog.plumbing import promote as promote_log
 from eventlog.repair.repair import repair
 from eventlog.storage.disk import RealDisk
 from eventlog.storage.home import home_at
@@ -37,7 +36,8 @@ from projections.replication.failover import Rejoined, promote, rejoin
 from projections.replication.follow_record import FollowFigures, FollowRecord
 from projections.run_directory import run_file_name, run_lock
 from tests.harness.fault_disk import FaultDisk
-from tests.harness.log_checks import assert_valid_log, lines_in, segments_in
+from tests.harness.log_checks import assert_valid_log, lines_in, segment_contents, segments_in
+from tests.harness.promotions import promote_on
 from tests.harness.read_side import project
 from tests.harness.scripted_consumers import ScriptedConsumers, stream_lines
 from tests.harness.signals import a_signal, signals
@@ -58,11 +58,7 @@ class Pair:
             self.stream = ScriptedConsumers(stream_lines(self.old))
             for number in range(own):
                 log.append(a_signal(FORK + 1 + number))
-        replica = ReplicaLog.open(self.new)
-        replica.begin(ReplicaState(stream="main"), replica.catch_up())
-        found = asyncio.run(promote_log(self.stream.open, replica, host="b"))
-        assert found == Promoted(FORK + 1, 2)
-        replica.drop()
+        assert promote_on(self.stream, self.new) == Promoted(FORK + 1, 2)
         with EventLog(self.new) as log:
             log.append_many(signals(2, start=50))
         self.stream.add(stream_lines(self.new)[FORK + 1 :])
@@ -86,7 +82,7 @@ class Pair:
         asyncio.run(run())
 
     def require_rejoined(self, aside: Sequence[str] = ("forked-9.aside",)) -> None:
-        assert segments(self.old) == segments(self.new)
+        assert segment_contents(self.old) == segment_contents(self.new)
         assert (fence_state(self.old), replica_state(self.old)) == (
             None,
             ReplicaState(stream="main", epoch=2, primary="b"),
@@ -97,10 +93,6 @@ class Pair:
             kept = (self.old / "logs/forked-9.aside").read_bytes()
             assert kept == b"".join(self.before[FORK:])
         assert_valid_log(self.old)
-
-
-def segments(home: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in segments_in(home)}
 
 
 @pytest.fixture
@@ -181,10 +173,7 @@ def test_a_stream_that_an_older_primary_has_filled_again_cuts_no_newer_promotion
         rejoin(pair.new, SETTINGS, discard=lambda _: (), open_engine=pair.open_engine)
     assert (lines_in(pair.new), fence_state(pair.new)) == (newer, None)
     # A person who promotes a replica of that stream decides for it.
-    replica = ReplicaLog.open(tmp_path / "third")
-    replica.begin(ReplicaState(stream="main"), replica.catch_up())
-    assert asyncio.run(promote_log(pair.stream.open, replica, host="c")) == Promoted(16, 2)
-    replica.drop()
+    assert promote_on(pair.stream, tmp_path / "third", host="c") == Promoted(16, 2)
     assert (fork().stream_epoch, fork().is_left_behind) == (2, True)
 
 
@@ -279,7 +268,7 @@ def test_a_log_that_was_restored_to_an_older_state_becomes_a_replica_of_its_stre
     (older / "logs/.replica").unlink()  # as after `restore`
     found = rejoin(older, SETTINGS, discard=lambda _: (), open_engine=pair.open_engine)
     assert (found.entries, found.aside, found.last_seq) == (0, (), FORK + 3)
-    assert segments(older) == segments(pair.new)
+    assert segment_contents(older) == segment_contents(pair.new)
     assert replica_state(older) == ReplicaState(stream="main", epoch=2, primary="b")
 
 
@@ -287,7 +276,7 @@ def test_a_log_that_was_restored_to_an_older_state_becomes_a_replica_of_its_stre
 
 
 def test_the_primary_of_the_stream_is_left_alone(pair: Pair) -> None:
-    before = segments(pair.new)
+    before = segment_contents(pair.new)
     with pytest.raises(ProjectionError, match=r"with a line of this log.*may be the primary"):
         rejoin(pair.new, SETTINGS, discard=lambda _: (), open_engine=pair.open_engine)
     with EventLog(pair.new) as log:
@@ -295,17 +284,17 @@ def test_the_primary_of_the_stream_is_left_alone(pair: Pair) -> None:
     with pytest.raises(ProjectionError, match="may be the primary"):
         rejoin(pair.new, SETTINGS, discard=lambda _: (), open_engine=pair.open_engine)
     assert (fence_state(pair.new), replica_state(pair.new)) == (None, None)
-    assert segments(pair.new) != before
+    assert segment_contents(pair.new) != before
 
 
 def test_a_stream_of_another_log_changes_nothing(pair: Pair, tmp_path: Path) -> None:
     other = tmp_path / "other"
     with EventLog(other) as log:
         log.append(a_signal(1))
-    before = segments(other)
+    before = segment_contents(other)
     with pytest.raises(ProjectionError, match=r"no line in common.*check EVENTLOG_STREAM"):
         rejoin(other, SETTINGS, discard=lambda _: (), open_engine=pair.open_engine)
-    assert (fence_state(other), segments(other)) == (None, before)
+    assert (fence_state(other), segment_contents(other)) == (None, before)
 
 
 def test_a_fenced_home_is_neither_followed_into_nor_promoted(pair: Pair) -> None:
@@ -339,10 +328,10 @@ def test_accepted_damage_behind_the_fork_is_not_cut(pair: Pair) -> None:
     data = segment.read_bytes()
     segment.write_bytes(data[:100] + b"x" + data[101:])
     repair(pair.old, accept=True, now="2025-11-18T02:00:00.000000Z", lock_timeout_s=1.0)
-    before = segments(pair.old)
+    before = segment_contents(pair.old)
     with pytest.raises(EventLogError, match=r"accepted damage after the fork.*new home"):
         pair.rejoin()
-    assert segments(pair.old) == before
+    assert segment_contents(pair.old) == before
 
 
 # -- projections

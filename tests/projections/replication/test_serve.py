@@ -38,12 +38,6 @@ NUMBERS = count(1)
 pytestmark = pytest.mark.slow  # each test starts several processes
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[NatsServers]:
-    with nats_server() as running:
-        yield running
-
-
 @pytest.fixture
 def stream() -> str:
     return f"serve-{next(NUMBERS)}"
