@@ -47,8 +47,8 @@ def verdict(
     """The object `verdict` of /api/status. `findings` are those of the last verify, if any."""
     reasons = list(_reasons(projections, problem, findings))
     level = max((reason.level for reason in reasons), key=_ORDER.index, default=OK)
-    is_disabled = projections.get(ALPINE, {}).get("state") == DISABLED
-    text = _TEXT_UNDELIVERED if level == OK and is_disabled else _TEXTS[level]
+    is_off = ALPINE not in projections or projections[ALPINE].get("state") == DISABLED
+    text = _TEXT_UNDELIVERED if level == OK and is_off else _TEXTS[level]
     return {"level": level, "text": text, "reasons": [reason._asdict() for reason in reasons]}
 
 

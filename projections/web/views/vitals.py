@@ -18,6 +18,8 @@ from eventlog.plumbing import MIRROR, REPLICAS_MIN, log_status, run_in_thread
 from projections.delivery.outbox import NAME as ALPINE
 from projections.monitoring.drill_record import last_drill
 from projections.monitoring.status import projections_status
+from projections.run_directory import STOPPED, read_run_state
+from projections.runtime.registry import names_in_all
 from projections.signals.schema import SQLITE
 from projections.web.answers import Redactor
 from projections.web.live import SHOWN_ROWS, LiveLog
@@ -50,6 +52,7 @@ class Sample(NamedTuple):
 
     log: Mapping[str, object]
     projections: Mapping[str, Mapping[str, object]]
+    watched: Mapping[str, Mapping[str, object]]  # those of which the verdict speaks
     checks: list[Json]
     findings: int | None  # of the last verify
 
@@ -124,7 +127,7 @@ class Vitals:
         return {**self._figures(), "point": self.history[-1] if self.history else None}
 
     def _figures(self) -> Json:
-        found = self._sample or Sample({}, {}, [], None)
+        found = self._sample or Sample({}, {}, {}, [], None)
         problem = self.problem()
         table, delivery = found.projections.get(SQLITE, {}), found.projections.get(ALPINE)
         return {
@@ -134,7 +137,7 @@ class Vitals:
                 "live": True,
             },
             "problem": problem,  # a page calls itself live only without one
-            "verdict": verdict(found.projections, problem=problem, findings=found.findings),
+            "verdict": verdict(found.watched, problem=problem, findings=found.findings),
             "log": {
                 "entries": found.log.get("last_seq"),
                 "signals": self._signals(found),
@@ -168,8 +171,24 @@ def take_sample(home: Path, redactor: Redactor) -> Sample:
     projections = {
         name: _redacted(figures, redactor) for name, figures in projections_status(home).items()
     }
-    found, findings = checks(home, log, projections, last_drill(home))
-    return Sample(log, projections, found, findings)
+    watched = _watched(home, projections)
+    found, findings = checks(home, log, watched, last_drill(home))
+    return Sample(log, projections, watched, found, findings)
+
+
+def _watched(
+    home: Path, projections: Mapping[str, Mapping[str, object]]
+) -> dict[str, Mapping[str, object]]:
+    """The projections that `project all` runs in this home, and any other that runs or has failed.
+
+    A mirror is among the figures only where one was started.
+    """
+    in_all = names_in_all(home, has_stream=True)
+    return {
+        name: figures
+        for name, figures in projections.items()
+        if name in in_all or read_run_state(home, name).state != STOPPED
+    }
 
 
 def _redacted(figures: Mapping[str, object], redactor: Redactor) -> Json:

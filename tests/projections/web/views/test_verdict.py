@@ -127,3 +127,5 @@ def test_without_a_reason_the_level_is_ok_and_delivery_that_is_off_is_named() ->
         "ok",
         "Everything is durable and projected. Delivery is disabled.",
     )
+    replica = verdict({"sqlite": FINE}, problem=None, findings=0)
+    assert replica["text"] == found["text"]
