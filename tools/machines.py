@@ -16,20 +16,20 @@ import os
 import select
 import shlex
 import signal
-import socket
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from eventlog import EventLogError
 from eventlog.plumbing import MIRRORING, is_replicated, log_status, read_mirror_record
+from tools.ports import free_ports
 from tools.processes import (
     CHECKOUT,
     START_S_MAX,
@@ -81,7 +81,8 @@ class Cluster:
     def __init__(self, home: Path, rate: float, processes: ProcessGroup) -> None:
         self.primary, self.replica = home / "primary", home / "replica"
         self._processes = processes
-        ports, routes, self._monitor_ports = (_free_ports(NODES) for _ in range(3))
+        free = free_ports(3 * NODES)
+        ports, routes, self._monitor_ports = (free[i::3] for i in range(3))
         self._urls = [f"nats://127.0.0.1:{port}" for port in ports]
         self._configs = [home / f"n{index}.conf" for index in range(NODES)]
         for index, path in enumerate(self._configs):
@@ -295,15 +296,6 @@ def _home(named: Path | None) -> Path:
         what = f"{home} has files that are not from tools/cluster: name another --home, or none"
         raise ProcessFailed(what, code=EXIT_COULD_NOT_RUN)
     return home
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports of loopback that are free now."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def _end_text(code: int) -> str:

@@ -1,9 +1,9 @@
-"""Starts the processes of the demo and ends them.
+"""Starts the processes of the demo, or of the cluster, and ends them.
 
-Each process has a session of its own, so Ctrl-C in the terminal reaches only the demo, which then
-ends the processes in order. The output of a process goes to a file. Processes that they start in
-turn inherit a token in the environment, by which they are found: PostgreSQL is a daemon without a
-parent.
+Each process has a session of its own, so Ctrl-C in the terminal reaches only the program, which
+then ends the processes in order. The output of a process goes to a file. Processes that they start
+in turn inherit a token in the environment, by which they are found: PostgreSQL is a daemon without
+a parent.
 
 Invariant: after a `ProcessGroup`, however it is left, no process that it started is running.
 """
@@ -37,11 +37,11 @@ _NOT_INHERITED = re.compile(
 
 
 class Stopped(Exception):
-    """A signal asked the demo to end."""
+    """A signal asked the program to end."""
 
 
 class ProcessFailed(Exception):
-    """A process of the demo failed. `code` is the exit code of the demo."""
+    """A process failed. `code` is the exit code of the program that started it."""
 
     def __init__(self, what: str, *, code: int, log: Path | None = None) -> None:
         super().__init__(f"{what}; its log is {log}" if log is not None else what)
@@ -49,7 +49,7 @@ class ProcessFailed(Exception):
 
 
 class StopRequest:
-    """A signal handler that notes the signal; the demo checks it at points of its own."""
+    """A signal handler that notes the signal; the program checks it at points of its own."""
 
     name = ""
 
@@ -100,7 +100,7 @@ class ManagedProcess(NamedTuple):
 
 
 class ProcessGroup:
-    """The running processes of the demo. A context manager."""
+    """The running processes of one program. A context manager."""
 
     def __init__(self, logs: Path, stop: StopRequest) -> None:
         self._logs = logs
@@ -125,7 +125,7 @@ class ProcessGroup:
     def start(
         self, name: str, *words: object, env: Mapping[str, str] | None = None
     ) -> ManagedProcess:
-        """Starts a process that runs concurrently with the demo."""
+        """Starts a process that runs concurrently with this program."""
         log = self._logs / f"{name}.log"
         inherited = {k: v for k, v in os.environ.items() if not _NOT_INHERITED.fullmatch(k)}
         with log.open("wb") as output:
@@ -133,7 +133,7 @@ class ProcessGroup:
                 list(map(str, words)),
                 cwd=CHECKOUT,
                 env={**inherited, **(env or {}), TOKEN_VARIABLE: self._token},
-                stdin=subprocess.PIPE,  # programs that stop at its end stop with the demo
+                stdin=subprocess.PIPE,  # programs that stop at its end stop with this one
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

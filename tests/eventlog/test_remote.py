@@ -119,7 +119,7 @@ def test_many_items_are_several_requests_and_one_call_of_append_many_is_one(tmp_
         assert max(map(len, link.requests)) < 512 << 10
 
 
-STEPS = ["answer", "lost", "before", "nobody", "unreachable", "down", "garbage"]
+STEPS = ["answer", "lost", "before", "unserved", "unreachable", "down", "garbage"]
 
 
 @pytest.mark.slow
@@ -152,7 +152,7 @@ def test_a_retry_has_the_receipt_of_the_entry_that_the_first_try_wrote(tmp_path:
 def test_an_event_without_a_signal_id_is_not_sent_again(tmp_path: Path) -> None:
     """The log would not recognise the second one."""
     twice = pytest.raises(AppendTimeout, match="may be written twice by a retry")
-    with remote(ScriptedLink(tmp_path, ["nobody", "lost"])) as log, twice:
+    with remote(ScriptedLink(tmp_path, ["unserved", "lost"])) as log, twice:
         log.append({"event": "note"})
     assert stored(tmp_path) == [("note", None)]
 
@@ -160,7 +160,7 @@ def test_an_event_without_a_signal_id_is_not_sent_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("step", "kind", "reason"),
     [
-        ("nobody", StreamUnavailable, "nothing was written .*`eventlog serve` does not run"),
+        ("unserved", StreamUnavailable, "nothing was written .*`eventlog serve` does not run"),
         ("unreachable", StreamUnavailable, "nothing was written .*there is no connection"),
         ("down", AppendTimeout, "outcome is unknown.*there is no connection"),
         ("before", AppendTimeout, "outcome is unknown.* retry with the same signal_id"),
@@ -178,7 +178,7 @@ def test_after_its_time_an_append_says_whether_something_may_be_written(
 
 
 def test_a_try_without_effect_does_not_hide_one_that_may_have_had_one(tmp_path: Path) -> None:
-    script = ["before", *["nobody"] * 99]
+    script = ["before", *["unserved"] * 99]
     link = ScriptedLink(tmp_path, script)
     with remote(link, timeout_s=0.2) as log, pytest.raises(AppendTimeout):
         log.append(a_signal())
@@ -229,7 +229,7 @@ def test_many_tasks_and_loops_append_at_once(tmp_path: Path) -> None:
 
 
 def test_a_closed_handle_refuses_and_close_waits_for_what_is_in_progress(tmp_path: Path) -> None:
-    log = RemoteLog(SETTINGS, open_connection=ScriptedLink(tmp_path, ["nobody"] * 3).open)
+    log = RemoteLog(SETTINGS, open_connection=ScriptedLink(tmp_path, ["unserved"] * 3).open)
     future = log._start([eventlog.log.validated(a_signal())], "all", None)
     log.close()
     log.close()

@@ -16,13 +16,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import nkeys  # type: ignore[import-untyped]
 
 from eventlog.plumbing import NatsConnection, StreamSettings
 from tests.harness.certificates import Authority
-from tests.harness.deadline import until
-from tests.harness.nats import NatsServers
+from tests.harness.nats import REQUEST_S, NatsServers
 from tests.harness.requirements import CHECKOUT
 
 SHIPPED = CHECKOUT / "tools/ops/nats"
@@ -80,23 +80,20 @@ class GuardedServers(NatsServers):
             "EVENTLOG_NATS_MONITOR_URL": ",".join(settings.monitor_urls),
         }
 
-    def leader_of(self) -> int:
-        """The node that leads the stream. Waits until there is one."""
-        found: list[int] = []
+    def request(self, verb: str, body: object = None) -> dict[str, Any]:
+        """The answer of the JetStream API to the operator, an error included."""
 
-        async def look() -> bool:
-            connection = await NatsConnection.connect(self.settings_of("mirror"), "_INBOX.stream")
+        async def ask() -> dict[str, Any]:
+            settings = self.settings_of("operator")
+            connection = await NatsConnection.connect(settings, "_INBOX.stream")
             try:
-                subject = f"$JS.API.STREAM.INFO.EVENTLOG_{STREAM}"
-                answer = json.loads(await connection.request(subject, b"", None, 3.0))
-                leader = answer.get("cluster", {}).get("leader")
-                found.extend([int(leader[1:])] if leader else [])
-                return bool(leader)
+                data = b"" if body is None else json.dumps(body).encode()
+                answer = await connection.request(f"$JS.API.{verb}", data, None, REQUEST_S)
+                return dict(json.loads(answer))
             finally:
                 await connection.close()
 
-        until(lambda: asyncio.run(look()), "a leader")
-        return found[-1]
+        return asyncio.run(ask())
 
     def key_of(self, role: str) -> Path:
         """The file with the key of a role."""

@@ -17,14 +17,13 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +34,7 @@ from nats.errors import Error as NatsError
 from eventlog.plumbing import REPLICAS_MIN, StreamSettings
 from eventlog.replica.stream_rules import stream_config
 from tests.harness.deadline import until
+from tools.ports import free_ports
 
 T = TypeVar("T")
 
@@ -315,12 +315,3 @@ def _running(nodes: int, sync_interval: str, extra: str) -> Iterator[NatsServers
             yield servers
         finally:
             servers.kill()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that are free now."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]

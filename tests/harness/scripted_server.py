@@ -3,17 +3,17 @@
     link = ScriptedLink(home, ["lost", "before", "answer"])
     log = RemoteLog(SETTINGS, open_connection=link.open)
 
-    answer     the request is carried out and answered; also when the script is over
-    lost       it is carried out, and the reply is lost
-    before     it is lost before it is carried out
-    nobody     no server is subscribed
+    answer     the request is executed and answered; also when the script is over
+    lost       it is executed, and the reply is lost
+    before     it is lost before it is executed
+    unserved   no server is subscribed
     refused    the server of NATS denies the request
     unreachable  no connection can be made
     down       the connection ends before there is an answer
     old        a server of the epoch before answers
     garbage    the reply cannot be understood
 
-Invariant: a request is carried out by the service that `eventlog serve` runs.
+Invariant: a request is executed by the service that `eventlog serve` runs.
 """
 
 import asyncio
@@ -72,7 +72,7 @@ class _Connection:
             self.ended.set_result(error)
             raise error
         link.requests.append(data)
-        if step == "nobody":
+        if step == "unserved":
             raise NoResponder("nothing answers")
         if step == "refused":
             raise StreamRefused("the server refuses a request: permissions violation")

@@ -1,4 +1,4 @@
-"""A stream that answers as it is told: a client of a plain server that plays JetStream.
+"""A stream whose answers a test determines: a client of a plain server that acts as JetStream.
 
     async with scripted_stream() as stream:
         stream.lose_acks = 1        the next append is stored, and not answered

@@ -47,6 +47,8 @@ WATCH_PAINT = """new MutationObserver((_, observer) => {
     observer.disconnect();
     requestAnimationFrame(() => setTimeout(() => { globalThis.paintedMs = performance.now(); }));
 }).observe(document, { childList: true, subtree: true })"""
+# The first contentful paint, in ms from the start of the navigation.
+FIRST_CONTENT = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? 0"
 # Goes to each depth as the Back button does; ms until its rows are in the page.
 TURN_PAGES = """(async (depths) => {
     const main = document.querySelector("main");
@@ -90,15 +92,12 @@ def first_paint_ms(bench: Bench) -> Rounds:
                 page.goto(f"{server.url}/signals")
                 page.wait("globalThis.paintedMs")
                 found.append(float(page.js("globalThis.paintedMs")))
-                contents.append(float(page.js(_FIRST_CONTENT)))
+                contents.append(float(page.js(FIRST_CONTENT)))
     return Rounds(
         ours=tuple(found[1:]),
         note=f"{count:,} signals, an empty cache of the browser; first contentful paint "
         f"{median(contents[1:]):.0f} ms",
     )
-
-
-_FIRST_CONTENT = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? 0"
 
 
 def page_ms(bench: Bench) -> Rounds:

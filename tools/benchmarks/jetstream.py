@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from tools.benchmarks.peers import SERVER_START_TIMEOUT_S, running
 from tools.benchmarks.producers import in_tasks
 from tools.benchmarks.runner import NotMeasured
 from tools.benchmarks.signals import Signals, ready_body
+from tools.ports import free_ports
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -63,11 +63,7 @@ def server(where: Path, *, sync_interval: str = "always", more: str = "") -> Ite
 @contextmanager
 def cluster(where: Path, nodes: int = 3) -> Iterator[tuple[str, ...]]:
     """Running nodes of one cluster, with their files below `where`; yields their URLs."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(nodes)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        ports = [each.getsockname()[1] for each in sockets]
+    ports = free_ports(nodes)
     routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports)
     with ExitStack() as stack:
         urls = []

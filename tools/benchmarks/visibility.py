@@ -94,7 +94,7 @@ class Poller:
         give_up_s = time.perf_counter() + SEEN_TIMEOUT_S
         while not self._seen or self._seen[-1][0] < seq:
             if time.perf_counter() > give_up_s:
-                raise NotMeasured(f"entry {seq} is not in the table after {SEEN_TIMEOUT_S:g} s")
+                raise NotMeasured(f"entry {seq} was not seen within {SEEN_TIMEOUT_S:g} s")
             time.sleep(POLL_S)
 
     def close(self) -> None:

@@ -18,9 +18,9 @@ from eventlog.read.near_end import reader_near_end
 from eventlog.read.reader import LogReader
 from eventlog.storage.home import Home
 from tools.crash.expected_log import ExpectedLog, Found, Violation
-from tools.crash.inodes import File, Inodes, Link
+from tools.crash.inodes import Inodes, Link
 from tools.crash.simulated_disk import SimulatedDisk, Step, World
-from tools.crash.states import State, files_of, nothing
+from tools.crash.states import State, files_of, nothing, segments_of
 
 HOME = Home("/simulated")
 RECORDED_AT = "2025-11-18T02:00:00.000000Z"
@@ -169,11 +169,7 @@ def _recovered_again(world: World, expected: ExpectedLog, subject: Subject) -> F
 
 def _check_kept(state: State, found: Found) -> None:
     """Checks that the bytes that recovery cut are in a .torn file."""
-    before = b"".join(
-        inode.cache
-        for path, inode in files_of(state)
-        if isinstance(inode, File) and path.endswith(".jsonl")
-    )
+    before = b"".join(data for _, data in segments_of(state))
     cut = before[len(found.data) :]
     if before[: len(found.data)] != found.data:
         raise Violation("recovery changed bytes that it kept")

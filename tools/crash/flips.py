@@ -19,7 +19,7 @@ from tools.crash.explorer import Failure
 from tools.crash.histories import FLUSH, work
 from tools.crash.inodes import File, Folder, Inodes
 from tools.crash.simulated_disk import World
-from tools.crash.states import State, files_of, nothing
+from tools.crash.states import State, files_of, nothing, segments_of
 
 # SETTINGS makes three segments of it. No line after the last batch could verify that batch.
 WORKLOAD = (1, 2, 1, FLUSH, 3, 1, 2, 1, 3, 1)
@@ -204,8 +204,7 @@ def _verified(subject: Subject, state: State) -> bool:
 
 
 def _bytes_of(inodes: Inodes) -> bytes:
-    files = files_of(inodes)
-    return b"".join(f.cache for path, f in files if isinstance(f, File) and ".jsonl" in path[-6:])
+    return b"".join(data for _, data in segments_of(inodes))
 
 
 def _last_batch_start(segment: bytes) -> int:

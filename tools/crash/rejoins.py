@@ -19,7 +19,15 @@ from tools.crash.explorer import BOOTS_MAX, Explorer, Failure
 from tools.crash.histories import work
 from tools.crash.inodes import File, Inodes
 from tools.crash.simulated_disk import SimulatedDisk, World
-from tools.crash.states import State, digest, everything, files_of, nothing, power_losses
+from tools.crash.states import (
+    State,
+    digest,
+    everything,
+    files_of,
+    nothing,
+    power_losses,
+    segments_of,
+)
 
 BATCHES = (1, 3, 1, 6, 2, 1, 5)  # of the old primary, in three segments or more
 STATE = ReplicaState(stream="main", epoch=2, primary="b")
@@ -29,7 +37,7 @@ def explore_rejoin(explorer: Explorer) -> None:
     """Cuts within the first segment, and at its end. Raises Failure."""
     world = World()
     work(SimulatedDisk(world), ExpectedLog(), explorer.subject, BATCHES, "old")
-    second = int(_segments(world.inodes)[1][0][-26:-6])
+    second = int(segments_of(world.inodes)[1][0][-26:-6])
     for fork in (second - 1, second - 2):
         _Rejoin(explorer, world, fork).run()
 
@@ -41,7 +49,7 @@ class _Rejoin:
         self.explorer = explorer
         self.world = World(dict(everything(old.inodes)))
         self.fork = fork
-        lines = b"".join(data for _, data in _segments(old.inodes)).splitlines(keepends=True)
+        lines = b"".join(data for _, data in segments_of(old.inodes)).splitlines(keepends=True)
         self.kept, self.cut = lines[:fork], b"".join(lines[fork:])
         self.chain = stored_chain(lines[fork - 1])
         self._last_seen = -1
@@ -100,7 +108,7 @@ class _Rejoin:
 
     def _require_cut(self, world: World) -> None:
         """The log ends at the fork, what is behind it is in a file, and the home is a replica."""
-        found = b"".join(data for _, data in _segments(world.inodes))
+        found = b"".join(data for _, data in segments_of(world.inodes))
         if found != b"".join(self.kept):
             raise Violation("the log does not end at the fork")
         if not self._is_kept(world.inodes):
@@ -117,11 +125,3 @@ class _Rejoin:
             for found, inode in files_of(inodes)
             if found.startswith(path)
         )
-
-
-def _segments(inodes: Inodes) -> list[tuple[str, bytes]]:
-    return [
-        (path, inode.cache)
-        for path, inode in files_of(inodes)
-        if isinstance(inode, File) and path.endswith(".jsonl")
-    ]

@@ -19,9 +19,8 @@ from tools.crash.check import HOME, Subject, read_all
 from tools.crash.expected_log import ExpectedLog, Violation, read_segments
 from tools.crash.explorer import BOOTS_MAX, Explorer, Failure
 from tools.crash.histories import FLUSH, work
-from tools.crash.inodes import File, Inodes
-from tools.crash.simulated_disk import SimulatedDisk, World
-from tools.crash.states import State, digest, everything, files_of, nothing, power_losses
+from tools.crash.simulated_disk import SimulatedDisk, Step, World
+from tools.crash.states import State, digest, everything, nothing, power_losses, segments_of
 from tools.crash.states import random_power_loss as random_loss
 
 BATCHES = (1, 3, 1, 6, 2, 1, 5)  # of the primary: some span several sectors, in three segments
@@ -43,20 +42,12 @@ class _Primary(NamedTuple):
 def _primary(subject: Subject, batches: Iterable[int]) -> _Primary:
     world = World()
     work(SimulatedDisk(world), ExpectedLog(), subject, batches, "primary")
-    segments = _segments(world.inodes)
+    segments = segments_of(world.inodes)
     lines: list[StreamLine] = []
     for path, data in segments:
         for line in data.splitlines(keepends=True):
             lines.append(StreamLine(len(lines) + 1, int(path[-26:-6]), line))
     return _Primary(tuple(lines), segments)
-
-
-def _segments(inodes: Inodes) -> tuple[tuple[str, bytes], ...]:
-    return tuple(
-        (path, inode.cache)
-        for path, inode in files_of(inodes)
-        if isinstance(inode, File) and path.endswith(".jsonl")
-    )
 
 
 def explore_replica(explorer: Explorer, portions: Sequence[int] = PORTIONS) -> None:
@@ -106,7 +97,7 @@ def explore_damaged_replica(explorer: Explorer) -> None:
         history.follow(1, DAMAGED_PORTIONS, lambda _: None, closes=False)
         state = nothing(history.world.inodes)
         seq = 0
-        for path, data in _segments(history.world.inodes):
+        for path, data in segments_of(history.world.inodes):
             for number, line in enumerate(lines := data.splitlines(keepends=True)):
                 seq += 1
                 byte_offset = sum(map(len, lines[:number])) + len(line) // 2
@@ -123,7 +114,7 @@ def explore_damaged_replica(explorer: Explorer) -> None:
 
 
 class _History:
-    """A replica on one disk, and what its follower was told to be durable."""
+    """A replica on one disk, and what was durable when its follower wrote last."""
 
     def __init__(self, explorer: Explorer, primary: _Primary, world: World) -> None:
         self.explorer = explorer
@@ -141,13 +132,13 @@ class _History:
         return now != before
 
     def follow(
-        self, process: int, portions: Iterable[int], step: object, *, closes: bool = True
+        self, process: int, portions: Iterable[int], step: Step, *, closes: bool = True
     ) -> None:
         """Writes the stream in portions, as one process. Raises Failure.
 
         With `closes` it ends by itself, and writes the watermark.
         """
-        disk = self.explorer.subject.disk(self.world, process, step)  # type: ignore[arg-type]
+        disk = self.explorer.subject.disk(self.world, process, step)
         log = ReplicaLog(disk, HOME, pid=process)
         try:
             log.catch_up()
@@ -203,7 +194,7 @@ class _History:
                     raise Violation("a home with lines is no replica any more")
                 log.begin(STATE, TIP_START)
             log.write(self.primary.lines)
-            if _segments(world.inodes) != self.primary.segments:
+            if segments_of(world.inodes) != self.primary.segments:
                 raise Violation("the replica differs from its primary")
             later = World(nothing(world.inodes), boot=BOOTS_MAX + 2)
             again = ReplicaLog(subject.disk(later, 4), HOME, pid=4)
@@ -231,7 +222,7 @@ class _History:
             if seq > self.watermark_seq:
                 raise Violation(f"damage beyond the watermark is refused: {error}") from error
             return
-        if _segments(world.inodes) != self.primary.segments:
+        if segments_of(world.inodes) != self.primary.segments:
             raise Violation("the replica differs from its primary")
 
     def _require_prefix(self, world: World, seq: int, read: bytes) -> None:

@@ -253,6 +253,15 @@ def files_of(inodes: Inodes) -> Iterator[tuple[str, Inode]]:
             yield path, inode
 
 
+def segments_of(inodes: Inodes) -> tuple[tuple[str, bytes], ...]:
+    """Path and content of each segment, as processes read them, in order."""
+    return tuple(
+        (path, inode.cache)
+        for path, inode in files_of(inodes)
+        if isinstance(inode, File) and path.endswith(".jsonl")
+    )
+
+
 def digest(state: State) -> int:
     """A hash of everything that a process would find in a state."""
     found: list[tuple[str, bytes | str]] = []

@@ -9,7 +9,7 @@ import pytest
 from projections.doctor.stream import server_findings
 from tests.harness.command import eventlog
 from tests.harness.deadline import until
-from tests.harness.guarded_nats import GuardedServers, guarded_cluster
+from tests.harness.guarded_nats import STREAM, GuardedServers, guarded_cluster
 from tests.harness.nats import NatsServers, nats_server
 
 pytestmark = pytest.mark.slow
@@ -87,7 +87,7 @@ def test_a_cluster_as_it_is_shipped_has_no_finding(cluster: GuardedServers, tmp_
 def test_a_server_that_is_gone_and_what_is_missing_there_are_named(
     cluster: GuardedServers, tmp_path: Path
 ) -> None:
-    gone = (cluster.leader_of() + 1) % 3
+    gone = (cluster.leader(STREAM) + 1) % 3
     cluster.kill(gone)
     try:
         # The leader notices it after some seconds.

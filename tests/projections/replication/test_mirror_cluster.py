@@ -1,6 +1,7 @@
 """The mirror on three real servers that are killed and paused: what is acknowledged stays."""
 
 import asyncio
+import shutil
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import count
@@ -47,6 +48,21 @@ async def kill_a_follower(cluster: NatsServers, stream: str, mirror: RunningMirr
     cluster.start(victim)
 
 
+async def lose_the_disk_of_a_follower(
+    cluster: NatsServers, stream: str, mirror: RunningMirror
+) -> None:
+    leader = await asyncio.to_thread(cluster.leader, stream)
+    victim, other = (leader + 1) % 3, (leader + 2) % 3
+    cluster.kill(victim)
+    shutil.rmtree(cluster.store(victim))
+    cluster.start(victim)
+    await asyncio.to_thread(cluster.wait_until_healthy)  # the others fill it
+    cluster.kill(other)  # from here on a quorum needs the one that was filled
+    before = mirror.seq
+    await until_async(lambda: mirror.seq > before + 20)
+    cluster.start(other)
+
+
 async def kill_the_leader(cluster: NatsServers, stream: str, mirror: RunningMirror) -> None:
     victim = await asyncio.to_thread(cluster.leader, stream)
     cluster.kill(victim)
@@ -71,7 +87,13 @@ async def pause_the_leader(cluster: NatsServers, stream: str, mirror: RunningMir
 Outage = Callable[[NatsServers, str, RunningMirror], Awaitable[None]]
 
 
-OUTAGES: list[Outage] = [kill_a_follower, kill_the_leader, kill_all, pause_the_leader]
+OUTAGES: list[Outage] = [
+    kill_a_follower,
+    lose_the_disk_of_a_follower,
+    kill_the_leader,
+    kill_all,
+    pause_the_leader,
+]
 
 
 @pytest.mark.parametrize("outage", OUTAGES, ids=[outage.__name__ for outage in OUTAGES])

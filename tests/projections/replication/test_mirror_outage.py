@@ -11,10 +11,10 @@ from tests.harness.command import eventlog
 from tests.harness.daemon import listening
 from tests.harness.deadline import until
 from tests.harness.mirrors import record_of
-from tests.harness.nats import free_ports
 from tests.harness.read_side import append
 from tests.harness.signals import a_signal
 from tests.harness.tables import seq_in
+from tools.ports import free_ports
 
 
 def read(url: str) -> str:

@@ -28,7 +28,7 @@ def simulated() -> Iterator[None]:
 
 
 class SyncedCopy(SimulatedDisk):
-    """A disk on which somebody ran `sync` before the first process came."""
+    """A disk that was synced, by `sync`, before the first process started."""
 
     def __init__(self, world: World, process: int = 1, step: object = None) -> None:
         super().__init__(world, process)
