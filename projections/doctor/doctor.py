@@ -38,7 +38,7 @@ class DoctorContext:
     log: Mapping[str, object] | None  # the `log` object of status; None without a log
     alpine: AlpineConfig
     now: datetime
-    stream: Callable[[], StreamSettings] | None = None  # raises EventLogError
+    stream: Callable[[], StreamSettings] | None = None  # None: no stream is named
 
 
 CHECKS: Mapping[str, Callable[[DoctorContext], Iterable[DoctorFinding]]] = MappingProxyType(
@@ -55,12 +55,8 @@ CHECKS: Mapping[str, Callable[[DoctorContext], Iterable[DoctorFinding]]] = Mappi
         "clock": lambda context: check_clock(context.now, _last_recorded_at(context)),
         "space": lambda context: check_space(context.home),
         "alpine": lambda context: asyncio.run(check_alpine(context.alpine)),
+        "stream": lambda context: check_stream(context.stream()) if context.stream else (),
     }
-)
-
-
-STREAM_CHECKS: Mapping[str, Callable[[DoctorContext], Iterable[DoctorFinding]]] = MappingProxyType(
-    {"stream": lambda context: check_stream(context.stream()) if context.stream else ()}
 )
 
 
@@ -73,7 +69,8 @@ def examine_home(
 ) -> Iterator[DoctorFinding]:
     """Yields the findings of all checks. Raises ForeignHome for a home of the old tracker.
 
-    `stream` gives the settings of the stream; without it, nothing is mirrored or followed.
+    `stream` returns the settings of the stream, or raises EventLogError; without it, nothing is
+    mirrored or followed.
     """
     log, done = None, set[str]()
     try:
@@ -89,7 +86,7 @@ def examine_home(
         yield _unreadable_finding("log", PROBLEM, error)
         done.add("log")
     context = DoctorContext(home=home.absolute(), log=log, alpine=alpine, now=now, stream=stream)
-    for name, check in (*CHECKS.items(), *STREAM_CHECKS.items()):
+    for name, check in CHECKS.items():
         if name in done:
             continue
         try:

@@ -1,4 +1,4 @@
-"""The checks of the servers of NATS and of the stream, where EVENTLOG_STREAM is set.
+"""Checks the NATS servers and the stream, where EVENTLOG_STREAM is set.
 
 Invariant: nothing is written to the stream, and no key is shown.
 """
@@ -39,37 +39,51 @@ def check_stream(settings: StreamSettings) -> list[DoctorFinding]:
 
 
 async def _check(settings: StreamSettings) -> list[DoctorFinding]:
-    servers = [await _check_server(settings, url) for url in settings.urls]
+    servers = [one for url in settings.urls for one in await _check_server(settings, url)]
     findings = [*servers, *_key_findings(settings), *await _check_sync(settings)]
     if any(server.level != PROBLEM for server in servers):
         findings += await _check_content(settings)
     return findings
 
 
-async def _check_server(settings: StreamSettings, url: str) -> DoctorFinding:
+async def _check_server(settings: StreamSettings, url: str) -> list[DoctorFinding]:
     """Reports whether a server lets this account in, its version, and whether it encrypts."""
     parts = urlsplit(url)
     name = printable_value(parts.netloc.rpartition("@")[2] or url)
     try:
         connection = await open_append_connection(replace(settings, urls=(url,)))
     except EventLogError as error:
-        return _finding(SERVER, PROBLEM, f"{name}: {error.what}", error.do)
+        return [_finding(SERVER, PROBLEM, f"{name}: {error.what}", error.do)]
     version, is_encrypted = connection.server_version, connection.is_encrypted
     await connection.close()
-    number = ".".join(map(str, version))
+    is_exposed = not is_encrypted and not is_loopback(parts.hostname or "")
+    return server_findings(name, version, is_encrypted=is_encrypted, is_exposed=is_exposed)
+
+
+def server_findings(
+    name: str, version: tuple[int, ...], *, is_encrypted: bool, is_exposed: bool
+) -> list[DoctorFinding]:
+    """The findings about a server that lets this account in.
+
+    `is_exposed`: lines reach it over a network, and not encrypted.
+    """
+    number, findings = ".".join(map(str, version)), []
     if version[:2] < VERSION_MIN:
         do = "install a server of the version that docs/commands.md names"
-        return _finding(SERVER, PROBLEM, f"{name} has version {number}: it is too old", do)
-    if version[:2] != VERSION_TESTED:
+        found = f"{name} has version {number}: it is too old"
+        findings.append(_finding(SERVER, PROBLEM, found, do))
+    elif version[:2] != VERSION_TESTED:
         tested = ".".join(map(str, VERSION_TESTED))
         found = f"{name} has version {number}; the tests of lost servers were run with {tested}"
         do = "use that version, or run those tests before you rely on another one"
-        return _finding(SERVER, WARNING, found, do)
-    if not is_encrypted and not is_loopback(parts.hostname or ""):
+        findings.append(_finding(SERVER, WARNING, found, do))
+    if is_exposed:
         do = "use an address that begins with tls://, and EVENTLOG_NATS_CA_FILE"
-        return _finding(SERVER, WARNING, f"{name} gets the lines of the log unencrypted", do)
+        found = f"{name} gets the lines of the log unencrypted"
+        findings.append(_finding(SERVER, WARNING, found, do))
     encrypted = ", encrypted" if is_encrypted else ""
-    return DoctorFinding(check=SERVER, level=OK, found=f"{name} has version {number}{encrypted}")
+    found = f"{name} has version {number}{encrypted}"
+    return findings or [DoctorFinding(check=SERVER, level=OK, found=found)]
 
 
 def _key_findings(settings: StreamSettings) -> Iterator[DoctorFinding]:
@@ -101,12 +115,12 @@ async def _check_sync(settings: StreamSettings) -> list[DoctorFinding]:
         do = "set EVENTLOG_NATS_MONITOR_URL to their monitoring endpoints"
         return [_finding(SYNC, WARNING, found, do)]
     findings = []
-    for url, said in zip(settings.monitor_urls, await read_monitors(settings), strict=True):
+    for url, answer in zip(settings.monitor_urls, await read_monitors(settings), strict=True):
         name = printable_value(urlsplit(url).netloc or url)
-        rule = sync_rule(said) if isinstance(said, dict) else None
-        if isinstance(said, str):
+        rule = sync_rule(answer) if isinstance(answer, dict) else None
+        if isinstance(answer, str):
             do = "check that the server runs, and EVENTLOG_NATS_MONITOR_URL"
-            findings.append(_finding(SYNC, WARNING, f"{name} does not answer: {said}", do))
+            findings.append(_finding(SYNC, WARNING, f"{name} does not answer: {answer}", do))
         elif rule is not None:
             do = 'set sync_interval: "always" in its configuration, and restart it'
             findings.append(_finding(SYNC, PROBLEM, f"{name}: {rule}", do))

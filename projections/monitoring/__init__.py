@@ -2,6 +2,6 @@
 
 Invariant: measuring does not disturb what is measured.
 
-May import: everything below it: serving, rebuild, queries, delivery, sqlite, alpine, runtime,
-signals; eventlog.
+May import: everything below it: serving, rebuild, queries, delivery, replication, sqlite, alpine,
+runtime, signals; eventlog.
 """

@@ -172,7 +172,7 @@ def _mirror_metrics(mirror: MirrorSnapshot) -> Iterator[Metric]:
     help_text = "Lines that the stream had acknowledged and did not hold later"
     yield _gauge("eventlog_mirror_lost_acked", help_text, mirror.lost_acked)
     if mirror.replicas_current is not None:
-        help_text = "Servers that held all of the stream at the last look"
+        help_text = "Servers that held all of the stream when the mirror last checked it"
         yield _gauge("eventlog_mirror_replicas_current", help_text, mirror.replicas_current)
 
 
@@ -180,7 +180,7 @@ def _replica_metrics(replica: ReplicaSnapshot) -> Iterator[Metric]:
     help_text = "1 if a process follows the stream, and waits for nothing but lines"
     yield _gauge("eventlog_replica_following", help_text, float(replica.is_following))
     if replica.lag_entries is not None:
-        help_text = "Entries that the stream held at the last look and the replica does not"
+        help_text = "Entries that the stream held when it was last read, and the replica does not"
         yield _gauge("eventlog_replica_lag_entries", help_text, replica.lag_entries)
 
 

@@ -1,6 +1,6 @@
 """Waits until an entry has reached a stage: projected, delivered or replicated.
 
-Invariant: `wait` returns only after the projection's own file shows that it has the entry.
+Invariant: `wait` returns only after a file of the projection shows that it has the entry.
 """
 
 import asyncio
@@ -12,12 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from eventlog import EventLogError, UnsafePath, WaitTimeout
-from eventlog.plumbing import (
-    is_replicated,
-    log_status,
-    replication_obstacles,
-    run_in_thread,
-)
+from eventlog.plumbing import is_replicated, log_status, replication_obstacles, run_in_thread
 from projections.delivery.outbox import DISCARDED, load_outbox, outbox_path, read_seq
 from projections.delivery.outbox import NAME as ALPINE
 from projections.delivery.state import DeliveryState
@@ -108,9 +103,9 @@ def _delivery_obstacles(home: Path) -> list[str]:
 def wait(
     home: str | os.PathLike[str], seq: int, stage: str, timeout_s: float | None = None
 ) -> None:
-    """Waits until entry `seq` is "projected" into SQLite, "delivered" to Alpine, or
-    "replicated" by a quorum of servers.
+    """Waits until entry `seq` has reached a stage.
 
+    The stages: "projected" into SQLite, "delivered" to Alpine, "replicated" by a quorum of servers.
     Raises WaitTimeout after `timeout_s`, where it is given, SignalParked as soon as Alpine has
     rejected the signal, and NotReplicated where the stream has fewer than three replicas.
     """

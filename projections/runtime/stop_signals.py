@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT end a daemon: the first one stops it, and those that follow change nothing.
+"""SIGTERM and SIGINT end a process: the first one stops it, and those that follow change nothing.
 
 Invariant: a handler only sets an event; nothing is interrupted.
 """
@@ -8,7 +8,7 @@ import signal
 from contextlib import suppress
 from types import FrameType
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def stop_by_signal(stop: asyncio.Event) -> None:
@@ -19,11 +19,11 @@ def stop_by_signal(stop: asyncio.Event) -> None:
         with suppress(RuntimeError):  # the loop is closed already
             loop.call_soon_threadsafe(stop.set)
 
-    for number in STOP_SIGNALS:
+    for number in _STOP_SIGNALS:
         signal.signal(number, on_signal)
 
 
 def ignore_stop_signals() -> None:
     """All is closed: a second signal must not change the exit."""
-    for number in STOP_SIGNALS:
+    for number in _STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -21,7 +21,7 @@ from uvicorn.server import ServerState
 from projections.serving.limits import Limits
 
 LINGER_S_MAX = 1.0  # time for a client to read the answer before the connection is closed
-# Of each answer that does not set them itself: it is text that no browser runs or shows in a frame.
+# Defaults for every answer: no browser runs it, shows it in a frame, or keeps it.
 SAFE_HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",

@@ -199,7 +199,7 @@ def _failure(daemon: object) -> Iterator[str]:
 
 
 def _reason(value: object) -> str:
-    """Text that says why, of more characters than any other value."""
+    """The text of a reason, which is cut at more characters than other values."""
     return printable(value[:REASON_CHARS_MAX]) if isinstance(value, str) else printable_value(value)
 
 

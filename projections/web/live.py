@@ -45,7 +45,7 @@ class LiveLog:
         self.rows: deque[Row] = deque(maxlen=ROWS_MAX)
         self.last_seq = 0
         self._chain: object = None  # of the last row: proves that it is the same log
-        self.first_chain: str | None = None  # of the first entry: tells this log from any other
+        self.first_chain: str | None = None  # of the first entry: it identifies the log
         self.signals: int | None = None  # None: counting them at the start would be slow
         self.problem: str | None = None  # why the log is not followed now
         self.is_stopped = False

@@ -80,7 +80,7 @@ async def _status(console: Console, request: Request) -> Response:
 
     def read() -> dict[str, object]:
         moment = console.moments.of(query)
-        found = read_past_status(console.home, console.moments, moment)
+        found = read_past_status(console.home, console.moments, console.signal_count, moment)
         return found | console.vitals.constants
 
     return json_answer(await console.workers.run(read))

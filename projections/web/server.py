@@ -5,14 +5,13 @@ Invariant: it ends within two seconds, with all its streams.
 
 import asyncio
 import logging
-import signal
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from eventlog.plumbing import require_home
 from projections.hosts import is_loopback
+from projections.runtime.stop_signals import ignore_stop_signals, stop_by_signal
 from projections.serving.address import LOCALHOST, Address, normalize_name
 from projections.serving.limits import Limits
 from projections.serving.server import serving
@@ -31,7 +30,6 @@ LIMITS = Limits(
 )
 LOOPBACK_NAMES = ("127.0.0.1", "::1", LOCALHOST)
 _WILDCARDS = ("0.0.0.0", "::")  # no name of a machine
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,21 +57,13 @@ def run(home: Path, config: WebConfig, announce: Callable[[str], object]) -> Non
     try:
         asyncio.run(_run(home, config, announce))
     finally:
-        for number in _STOP_SIGNALS:  # all is closed: a second signal must not change the exit
-            signal.signal(number, signal.SIG_IGN)
+        ignore_stop_signals()
 
 
 async def _run(home: Path, config: WebConfig, announce: Callable[[str], object]) -> None:
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
     console = Console(home, is_read_only=config.is_read_only)
-
-    def on_signal(*_: object) -> None:
-        with suppress(RuntimeError):  # the loop is closed already
-            loop.call_soon_threadsafe(stop.set)
-
-    for number in _STOP_SIGNALS:
-        signal.signal(number, on_signal)
+    stop_by_signal(stop)
     names = console_names(config.address, config.names)
     app = Guard(make_app(console, config.login), names, config.login)
     async with console.running(), serving(app, config.address, names=names, limits=LIMITS) as bound:

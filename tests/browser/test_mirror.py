@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from eventlog import EventLog
-from eventlog.plumbing import MirrorRecord, make_private_dir, write_record
+from eventlog.plumbing import MirrorRecord, write_record
 from tests.browser.console import console
 from tests.browser.driver import Browser
 from tests.harness.signals import signals
@@ -38,8 +38,6 @@ def test_the_lag_of_a_mirror_is_shown_live_where_there_is_one(
         page.goto(found.enter_url)
         page.wait("document.querySelector('#checks li')")
         assert page.js(f"{TILE}.hidden") is True
-        if not (home / "data").exists():
-            make_private_dir(home / "data")
         note(home, acked=7, replicas=3)
         page.wait(f"!{TILE}.hidden")
         assert page.figures()["mirror.lag_entries"] == 3

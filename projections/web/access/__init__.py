@@ -2,5 +2,5 @@
 
 Invariant: a handler sees only requests to a known name, from a session, and from our own pages.
 
-May import: serving, run_directory, web.answers; eventlog.
+May import: serving, run_directory, web.answers, web.console, web.pages; eventlog.
 """

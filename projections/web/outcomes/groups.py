@@ -2,7 +2,7 @@
 
 After every BLOCK trades a group remembers its totals, so a prefix costs the totals before it and
 the rest of one block. For the median and the extremes the trades are also in blocks sorted by
-return, each with the numbers of its trades in order: two bisections tell how many of a block were
+return, each with the numbers of its trades in order: two bisections count how many of a block were
 known.
 
 Invariant: the measures equal those of `projections.queries.statistics` for the same trades.

@@ -83,11 +83,11 @@ export async function open(main) {
   showStatus(await ask("/api/status"));
   if (isPast()) fill(parked.body, quiet("Parked signals are not recorded: no history."));
   else await load();
-  if (!isPast()) follow(hear);
+  if (!isPast()) follow(onMessage);
   ready(main);
 }
 
-function hear({ event, body }) {
+function onMessage({ event, body }) {
   if (event === "hello") showStatus(body.status);
   if (event === "status") showStatus(body);
 }

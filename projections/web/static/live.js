@@ -21,7 +21,7 @@ const channel = "BroadcastChannel" in globalThis ? new BroadcastChannel("eventlo
 let isReader = false;
 let firstChain = null; // of the first entry of the log
 let lastSeq = null; // of the last entry that the listeners have
-let heardAt = performance.now();
+let receivedAt = performance.now();
 let state = "wait";
 let problem = "";
 let kept = null; // what a tab that opens later starts with
@@ -32,18 +32,18 @@ export function follow(listener) {
   listeners.add(listener);
 }
 
-function tell(event, body) {
+function report(event, body) {
   for (const listener of listeners) listener({ event, body });
 }
 
 function setState(next) {
   if (state === next) return;
   state = next;
-  tell("state", { state, text: problem });
+  report("state", { state, text: problem });
 }
 
-function hear(message) {
-  heardAt = performance.now();
+function receive(message) {
+  receivedAt = performance.now();
   work = work.then(() => handle(message)).catch(() => setState("off"));
 }
 
@@ -57,22 +57,22 @@ async function handle({ event, body }) {
   if (event === "entries") await add(body.rows, body.n);
   if (event === "status") {
     remember({ status: body });
-    tell("status", body);
+    report("status", body);
   }
 }
 
 async function begin(body) {
   if (firstChain && body.first_chain && body.first_chain !== firstChain) {
-    location.reload(); // another home is served here: nothing in this page is of it
+    location.reload(); // another home is served here now, and this page shows the one before
     return;
   }
   firstChain = body.first_chain ?? firstChain;
   if (lastSeq !== null && body.id >= lastSeq) {
     await add(body.rows, body.rows.length);
-    tell("status", body.status);
+    report("status", body.status);
   } else {
     lastSeq = body.id; // the first hello, or that of a log which was replaced by a shorter one
-    tell("hello", body);
+    report("hello", body);
   }
   // After a reconnect the rows come in a message of their own.
   kept = { ...body, rows: body.rows.length ? body.rows : (kept?.rows ?? []) };
@@ -90,7 +90,7 @@ async function add(rows, covered) {
   }
   lastSeq = newest(fresh);
   remember({ rows: fresh });
-  tell("entries", { rows: fresh });
+  report("entries", { rows: fresh });
 }
 
 function remember({ rows = [], status = null }) {
@@ -105,7 +105,7 @@ function remember({ rows = [], status = null }) {
 function read() {
   const source = new EventSource("/api/live");
   const pass = (message) => {
-    hear(message);
+    receive(message);
     channel?.postMessage(message);
   };
   for (const event of EVENTS) {
@@ -122,7 +122,7 @@ function read() {
 
 function share() {
   channel.onmessage = ({ data }) => {
-    if (data.event !== "ask") hear(data);
+    if (data.event !== "ask") receive(data);
     else if (isReader && kept) channel.postMessage({ event: "hello", body: kept });
   };
   navigator.locks.request("eventlog-live", () => {
@@ -138,7 +138,7 @@ export function start() {
   if (channel && navigator.locks) share();
   else readWhileVisible(); // not a secure context
   setInterval(() => {
-    if (performance.now() - heardAt > SILENCE_MS_MAX) setState("off");
+    if (performance.now() - receivedAt > SILENCE_MS_MAX) setState("off");
   }, LOOK_MS);
 }
 

@@ -57,7 +57,7 @@ export async function open(main) {
     log.node,
   );
   await show();
-  if (!isPast()) follow(hear);
+  if (!isPast()) follow(onMessage);
 }
 
 /** Shows what the address says. */
@@ -88,7 +88,7 @@ function choose() {
   show().catch((error) => say(count, error.message));
 }
 
-function hear({ event, body }) {
+function onMessage({ event, body }) {
   if (event === "hello" || event === "entries") receive(body.rows);
 }
 

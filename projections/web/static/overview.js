@@ -137,7 +137,7 @@ export async function open(main) {
         },
       ],
     });
-    follow(hear);
+    follow(onMessage);
   }
   const status = await ask("/api/status");
   showStatus(status);
@@ -146,7 +146,7 @@ export async function open(main) {
   ready(main);
 }
 
-function hear({ event, body }) {
+function onMessage({ event, body }) {
   if (event === "hello") {
     showStatus(body.status);
     showHistory(body.status.history ?? []);

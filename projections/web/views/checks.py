@@ -3,12 +3,10 @@
 Invariant: a check is `ok` only by a record or a figure that shows it.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from eventlog import LogCorrupt
-from eventlog.plumbing import count_text, last_verify, read_entries
+from eventlog.plumbing import count_text, last_verify
 from projections.run_directory import FAILED, RUNNING
 from projections.signals.schema import SQLITE
 
@@ -32,22 +30,6 @@ def checks(
         _head_check(log, projections.get(SQLITE, {})),
         _daemons_check(projections),
     ], findings
-
-
-def log_damage(home: Path, table: Mapping[str, object]) -> str | None:
-    """The damage at which the process that keeps the table ended; None where there is none.
-
-    A table that waits for a process has every entry before the damage, so its next one shows it.
-    """
-    daemon, checkpoint = table.get("daemon"), table.get("checkpoint")
-    is_running = isinstance(daemon, Mapping) and daemon.get("state") == RUNNING
-    if is_running or not table.get("lag_entries") or not isinstance(checkpoint, int):
-        return None
-    try:
-        next(read_entries(os.fspath(home), after=checkpoint, first_only=True), None)
-    except LogCorrupt as error:
-        return error.what
-    return None
 
 
 def _check(name: str, state: str, text: str, at: object = None) -> Json:

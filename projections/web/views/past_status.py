@@ -4,28 +4,23 @@ Invariant: nothing in it was recorded later.
 """
 
 from pathlib import Path
-from sqlite3 import Connection
 
-from projections.queries.filters import SignalFilter
-from projections.queries.selection import Selection, count_of
 from projections.queries.table import read_home
 from projections.web.live import SHOWN_ROWS
 from projections.web.views.log_rows import read_page
 from projections.web.views.moment import Moment, Moments
+from projections.web.views.signals import SignalCount
 from projections.web.views.vitals import DELIVERY_KEYS, LOG_KEYS, TABLE_KEYS
 
 Json = dict[str, object]
 
 
-def read_past_status(home: Path, moments: Moments, moment: Moment) -> Json:
+def read_past_status(
+    home: Path, moments: Moments, signal_count: SignalCount, moment: Moment
+) -> Json:
     """The object of /api/status as of a past entry, without read_only and version."""
     entry = moments.entry(moment.seq)
-
-    def count(database: Connection) -> int:
-        statement = count_of(Selection(SignalFilter(), moment.seq))
-        return int(database.execute(*statement).fetchone()[0])
-
-    rows = read_home(home, count)
+    rows = read_home(home, lambda database: signal_count.at(database, moment.seq))
     page = read_page(home, after=0, before=moment.seq + 1, limit=SHOWN_ROWS)
     return {
         "as_of": moment.to_json(),

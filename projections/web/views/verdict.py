@@ -42,34 +42,21 @@ class Reason(NamedTuple):
 
 
 def verdict(
-    projections: Mapping[str, Figures],
-    *,
-    problem: str | None,
-    damage: str | None,
-    findings: int | None,
+    projections: Mapping[str, Figures], *, problem: str | None, findings: int | None
 ) -> dict[str, object]:
-    """The object `verdict` of /api/status.
-
-    `damage` is that of the log which keeps the table from going on, `findings` are those of the
-    last verify, if any.
-    """
-    reasons = list(_reasons(projections, problem, damage, findings))
+    """The object `verdict` of /api/status. `findings` are those of the last verify, if any."""
+    reasons = list(_reasons(projections, problem, findings))
     level = max((reason.level for reason in reasons), key=_ORDER.index, default=OK)
-    is_disabled = projections.get(ALPINE, {}).get("state") == DISABLED
-    text = _TEXT_UNDELIVERED if level == OK and is_disabled else _TEXTS[level]
+    is_off = ALPINE not in projections or projections[ALPINE].get("state") == DISABLED
+    text = _TEXT_UNDELIVERED if level == OK and is_off else _TEXTS[level]
     return {"level": level, "text": text, "reasons": [reason._asdict() for reason in reasons]}
 
 
 def _reasons(
-    projections: Mapping[str, Figures],
-    problem: str | None,
-    damage: str | None,
-    findings: int | None,
+    projections: Mapping[str, Figures], problem: str | None, findings: int | None
 ) -> Iterator[Reason]:
     if problem is not None:
         yield Reason(problem, "/log", BAD)
-    if damage is not None:
-        yield Reason(f"The log is damaged: {damage}", "/#checks", BAD)
     if findings:
         places = count_text(findings, "place")
         yield Reason(f"The last verify found damage in {places}", "/#checks", BAD)

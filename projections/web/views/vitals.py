@@ -18,10 +18,12 @@ from eventlog.plumbing import MIRROR, REPLICAS_MIN, log_status, run_in_thread
 from projections.delivery.outbox import NAME as ALPINE
 from projections.monitoring.drill_record import last_drill
 from projections.monitoring.status import projections_status
+from projections.run_directory import STOPPED, read_run_state
+from projections.runtime.registry import names_in_all
 from projections.signals.schema import SQLITE
 from projections.web.answers import Redactor
 from projections.web.live import SHOWN_ROWS, LiveLog
-from projections.web.views.checks import checks, log_damage
+from projections.web.views.checks import checks
 from projections.web.views.verdict import verdict
 
 logger = logging.getLogger(__name__)
@@ -50,9 +52,9 @@ class Sample(NamedTuple):
 
     log: Mapping[str, object]
     projections: Mapping[str, Mapping[str, object]]
+    watched: Mapping[str, Mapping[str, object]]  # those of which the verdict speaks
     checks: list[Json]
     findings: int | None  # of the last verify
-    damage: str | None = None  # of the log, where it keeps the table from going on
 
 
 class Vitals:
@@ -125,7 +127,7 @@ class Vitals:
         return {**self._figures(), "point": self.history[-1] if self.history else None}
 
     def _figures(self) -> Json:
-        found = self._sample or Sample({}, {}, [], None)
+        found = self._sample or Sample({}, {}, {}, [], None)
         problem = self.problem()
         table, delivery = found.projections.get(SQLITE, {}), found.projections.get(ALPINE)
         return {
@@ -135,9 +137,7 @@ class Vitals:
                 "live": True,
             },
             "problem": problem,  # a page calls itself live only without one
-            "verdict": verdict(
-                found.projections, problem=problem, damage=found.damage, findings=found.findings
-            ),
+            "verdict": verdict(found.watched, problem=problem, findings=found.findings),
             "log": {
                 "entries": found.log.get("last_seq"),
                 "signals": self._signals(found),
@@ -171,11 +171,24 @@ def take_sample(home: Path, redactor: Redactor) -> Sample:
     projections = {
         name: _redacted(figures, redactor) for name, figures in projections_status(home).items()
     }
-    found, findings = checks(home, log, projections, last_drill(home))
-    damage = log_damage(home, projections.get(SQLITE, {}))
-    return Sample(
-        log, projections, found, findings, None if damage is None else redactor.text(damage)
-    )
+    watched = _watched(home, projections)
+    found, findings = checks(home, log, watched, last_drill(home))
+    return Sample(log, projections, watched, found, findings)
+
+
+def _watched(
+    home: Path, projections: Mapping[str, Mapping[str, object]]
+) -> dict[str, Mapping[str, object]]:
+    """The projections that `project all` runs in this home, and any other that runs or has failed.
+
+    A mirror is among the figures only where one was started.
+    """
+    in_all = names_in_all(home, has_stream=True)
+    return {
+        name: figures
+        for name, figures in projections.items()
+        if name in in_all or read_run_state(home, name).state != STOPPED
+    }
 
 
 def _redacted(figures: Mapping[str, object], redactor: Redactor) -> Json:
@@ -191,7 +204,7 @@ def _redacted(figures: Mapping[str, object], redactor: Redactor) -> Json:
 
 def mirror_figures(figures: Mapping[str, object] | None) -> Json | None:
     """The figures of the mirror; None in a home where none was ever started."""
-    if figures is None or "stream" not in figures:
+    if figures is None:
         return None
     replicas = figures.get("replicas")
     return {

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from projections.doctor.stream import server_findings
 from tests.harness.command import eventlog
 from tests.harness.deadline import until
 from tests.harness.guarded_nats import STREAM, GuardedServers, guarded_cluster
@@ -37,6 +38,34 @@ def cluster() -> Iterator[GuardedServers]:
     with guarded_cluster() as running:
         assert eventlog("mirror", "create", env=running.env_of("operator")).code == 0
         yield running
+
+
+UNENCRYPTED = ("warning", "a:4222 gets the lines of the log unencrypted")
+UNTESTED = (
+    "warning",
+    "a:4222 has version 2.15.1; the tests of lost servers were run with 2.14",
+)
+
+
+@pytest.mark.parametrize(
+    ("version", "is_encrypted", "is_exposed", "expected"),
+    [
+        ((2, 14, 7), True, False, [("ok", "a:4222 has version 2.14.7, encrypted")]),
+        ((2, 14, 7), False, False, [("ok", "a:4222 has version 2.14.7")]),
+        ((2, 14, 7), False, True, [UNENCRYPTED]),
+        ((2, 11, 9), True, False, [("problem", "a:4222 has version 2.11.9: it is too old")]),
+        ((2, 15, 1), True, False, [UNTESTED]),
+        ((2, 15, 1), False, True, [UNTESTED, UNENCRYPTED]),
+    ],
+)
+def test_a_server_is_reported_by_its_version_and_whether_it_encrypts(
+    version: tuple[int, ...],
+    is_encrypted: bool,
+    is_exposed: bool,
+    expected: list[tuple[str, str]],
+) -> None:
+    found = server_findings("a:4222", version, is_encrypted=is_encrypted, is_exposed=is_exposed)
+    assert [(one.level, one.found) for one in found] == expected
 
 
 def test_without_a_stream_nothing_is_said_of_it(tmp_path: Path) -> None:

@@ -32,7 +32,6 @@ REASONS: tuple[tuple[Mapping[str, Any], str, str, str], ...] = (
         "/#checks",
     ),
     ({"sqlite": {"daemon": STOPPED}}, "warn", "No process keeps the table up to date", "/#checks"),
-    ({"damage": "entry 7"}, "bad", "The log is damaged: entry 7", "/#checks"),
     ({"mine": LATE}, "bad", "The projection mine is 1 entry behind", "/#checks"),
     ({"alpine": {"daemon": FAILED}}, "bad", "Delivery has failed: no disk space", "/delivery"),
     (
@@ -91,7 +90,6 @@ def verdict_of(changes: Mapping[str, Any]) -> dict[str, object]:
     return verdict(
         projections,
         problem=changes.get("problem"),
-        damage=changes.get("damage"),
         findings=changes.get("findings", 0),
     )
 
@@ -117,7 +115,7 @@ def test_the_level_is_that_of_the_worst_reason() -> None:
     )
 
 
-def test_without_a_reason_all_is_well_and_delivery_that_is_off_is_named() -> None:
+def test_without_a_reason_the_level_is_ok_and_delivery_that_is_off_is_named() -> None:
     found = verdict_of({})
     assert found == {
         "level": "ok",
@@ -129,3 +127,5 @@ def test_without_a_reason_all_is_well_and_delivery_that_is_off_is_named() -> Non
         "ok",
         "Everything is durable and projected. Delivery is disabled.",
     )
+    replica = verdict({"sqlite": FINE}, problem=None, findings=0)
+    assert replica["text"] == found["text"]
