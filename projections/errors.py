@@ -3,6 +3,7 @@
     EventLogError
     └── ProjectionError
         ├── CheckpointMoved     another process moved the checkpoint: read it again, go on from it
+        ├── NotProved           a file of evidence is malformed, or does not show what it claims
         ├── ProjectionStalled   the batch was not applied; it may pass later
         ├── SchemaTooNew        a newer version of this program created the database
         └── SchemaTooOld        an older version created it: `eventlog project` builds it anew
@@ -23,6 +24,10 @@ class CheckpointMoved(ProjectionError):
     Another daemon, a rebuild or a newer schema has moved it. Roll back, drop all memory, open again
     and go on from the stored checkpoint.
     """
+
+
+class NotProved(ProjectionError):
+    """A file of evidence is malformed, wrongly signed, or does not show what it claims."""
 
 
 class ProjectionStalled(ProjectionError):

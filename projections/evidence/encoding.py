@@ -1,0 +1,49 @@
+"""Strict base64 and decimal numbers of the text formats.
+
+Invariant: a value has one spelling. Any other one is refused, so that a changed byte never passes.
+"""
+
+import base64
+import binascii
+import re
+
+from projections.errors import NotProved
+
+HASH_BYTES = 32  # of SHA-256
+NUMBER_MAX = 2**63 - 1  # readers in Go hold tree sizes and indices in an int64
+
+_DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
+
+
+def encode_base64(data: bytes) -> str:
+    """Standard base64 with padding."""
+    return base64.b64encode(data).decode()
+
+
+def decode_base64(text: str, *, what: str) -> bytes:
+    """The bytes of a base64 text; `what` names it in the error.
+
+    Raises NotProved for missing padding, other alphabets, and unused bits that are not zero.
+    """
+    try:
+        found = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise NotProved(f"{what} is not base64") from None
+    if encode_base64(found) != text:
+        raise NotProved(f"{what} is not written in the one form of base64 that is accepted")
+    return found
+
+
+def decode_hash(text: str, *, what: str) -> bytes:
+    """A SHA-256 hash in base64. Raises NotProved."""
+    found = decode_base64(text, what=what)
+    if len(found) != HASH_BYTES:
+        raise NotProved(f"{what} has {len(found)} bytes, a hash has {HASH_BYTES}")
+    return found
+
+
+def decode_number(text: str, *, what: str) -> int:
+    """A decimal number without sign and leading zeros, up to NUMBER_MAX. Raises NotProved."""
+    if _DECIMAL.fullmatch(text) is None or (found := int(text)) > NUMBER_MAX:
+        raise NotProved(f"{what} is not a decimal number: {text[:40]!r}")
+    return found

@@ -1,0 +1,1 @@
+"""Tests of `projections/evidence`; the tree mirrors the packages."""
