@@ -117,6 +117,7 @@ if TYPE_CHECKING:
     from eventlog.schema.json_input import parse_json_line
     from eventlog.storage.atomic import free_name, rename_durably
     from eventlog.storage.directory import Directory
+    from eventlog.storage.disk import Disk, write_all
     from eventlog.storage.fence_file import FenceState
     from eventlog.storage.filesystem import filesystem_type, is_network_filesystem
     from eventlog.storage.home import database_uri
@@ -146,6 +147,7 @@ _MODULES = {
     "COMMANDS": "plugins",
     "CommandContext": "cli.command",
     "Directory": "storage.directory",
+    "Disk": "storage.disk",
     "EXIT_COULD_NOT_RUN": "cli.command",
     "EXIT_PROBLEM": "cli.command",
     "JSON_OPTION": "cli.command",
@@ -234,6 +236,7 @@ _MODULES = {
     "time_text": "figures",
     "uncancelled": "threads",
     "unquote": "cli.command",
+    "write_all": "storage.disk",
     "write_record": "storage.record",
     "POLICIES": "replica.append_wire",
     "POLICY_HEADER": "replica.append_wire",
@@ -282,6 +285,7 @@ __all__ = [
     "WAITING",
     "CommandContext",
     "Directory",
+    "Disk",
     "FenceState",
     "FileLock",
     "Follower",
@@ -379,6 +383,7 @@ __all__ = [
     "time_text",
     "uncancelled",
     "unquote",
+    "write_all",
     "write_record",
 ]
 

@@ -1,0 +1,170 @@
+"""The tree on disk: `data/tree/0`, `1`, `2` ... and `state`.
+
+File L holds the roots of all complete runs of 256**L leaves, 32 bytes each: file 0 the leaf hashes.
+Bytes N*8192 to (N+1)*8192 of file L are tile N of level L of tlog-tiles.
+
+A batch writes the level files, behind the end that the state gives; syncs them; replaces the state.
+After a crash the files may be longer than the state says, and the next batch writes over that.
+
+Invariant: the state covers only hashes that are on the device.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from eventlog.plumbing import Directory, Disk, make_private_dir, write_all
+from projections.errors import ProjectionError
+from projections.evidence.encoding import HASH_BYTES
+from projections.evidence.merkle import TILE_WIDTH, Tree, fold
+from projections.projection import CHAIN_START, Checkpoint
+
+NAME = "tree"  # of the projection, and of its directory in data/
+STATE_NAME = "state"
+STATE_BYTES_MAX = 1024  # five short values
+LEVELS_MAX = 8  # 256**8 lines are more than a seq can count
+
+
+class LevelFiles:
+    """The open directory of one tree. Not thread-safe. A caller that writes holds its lock."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._fds: dict[int, int] = {}
+
+    def close(self) -> None:
+        """Closes the level files."""
+        while self._fds:
+            self._directory.disk.close(self._fds.popitem()[1])
+
+    def read_state(self) -> Checkpoint:
+        """The last line that the tree covers; seq 0 where the files cannot be continued.
+
+        They are derived from the log, so a damaged state is no error: the tree is built again.
+        """
+        try:
+            state = _decode_state(self._directory.read(STATE_NAME, STATE_BYTES_MAX))
+        except FileNotFoundError:
+            state = None
+        if state is None or not self._covers(state.seq):
+            return Checkpoint(projection=NAME)
+        return state
+
+    def tree(self) -> Tree:
+        """The tree that the state covers."""
+        return Tree(self.read_state().seq, self.read)
+
+    def read(self, level: int, first: int, count: int) -> bytes:
+        """`count` hashes of a level. Raises ProjectionError where they are not there."""
+        try:
+            fd = self._fd(level)
+        except FileNotFoundError:
+            raise self._short_error(level) from None
+        found = self._directory.disk.pread(fd, count * HASH_BYTES, first * HASH_BYTES)
+        if len(found) < count * HASH_BYTES:
+            raise self._short_error(level)
+        return found
+
+    def append(self, leaves: bytes, after: Checkpoint) -> None:
+        """Adds the hashes of the lines up to `after.seq`, durably, and `after` as the state.
+
+        `leaves` are consecutive hashes, which may begin before the end of the tree. Raises OSError.
+        """
+        level, first, added = 0, after.seq - len(leaves) // HASH_BYTES, leaves
+        written, has_created = [], False
+        while added:
+            fd, is_new = self._writable(level)
+            has_created = has_created or is_new
+            write_all(self._directory.disk, fd, added, first * HASH_BYTES)
+            written.append(fd)
+            end = first + len(added) // HASH_BYTES
+            runs = range(first // TILE_WIDTH, end // TILE_WIDTH)
+            added = b"".join(fold(self.read(level, run * TILE_WIDTH, TILE_WIDTH)) for run in runs)
+            level, first = level + 1, first // TILE_WIDTH
+        self._directory.disk.fdatasync_all(written)
+        if has_created:
+            self._directory.sync()
+        self._directory.replace(STATE_NAME, _encode_state(after))
+
+    def reset(self) -> None:
+        """Makes the next batch begin at seq 1. It writes over what the files hold."""
+        self._directory.replace(STATE_NAME, _encode_state(Checkpoint(projection=NAME)))
+
+    def _covers(self, seq: int) -> bool:
+        """Whether each level file is as long as a tree of `seq` lines demands."""
+        for level in range(LEVELS_MAX):
+            wanted = seq // TILE_WIDTH**level * HASH_BYTES
+            if wanted == 0:
+                return True
+            found = self._directory.identity(str(level))
+            if found is None or self._directory.disk.size(self._fd(level)) < wanted:
+                return False
+        return True
+
+    def _fd(self, level: int) -> int:
+        if level not in self._fds:
+            self._fds[level] = self._directory.open_file(str(level), writable=True)
+        return self._fds[level]
+
+    def _writable(self, level: int) -> tuple[int, bool]:
+        """The descriptor of a level, and whether its file was created now."""
+        try:
+            return self._fd(level), False
+        except FileNotFoundError:
+            self._fds[level] = self._directory.create(str(level))
+            return self._fds[level], True
+
+    def _short_error(self, level: int) -> ProjectionError:
+        return ProjectionError(
+            "a file of the tree ends too early",
+            where=f"{self._directory.path}/{level}",
+            do="remove that directory while no daemon runs: it is built again from the log",
+        )
+
+
+@contextmanager
+def level_files(home: Path, *, disk: Disk | None = None) -> Iterator[LevelFiles]:
+    """The files of the tree of a home, which are created where they are missing."""
+    data = home / "data"
+    with suppress(FileExistsError):
+        make_private_dir(data)  # not the home, which may have been moved
+    with (
+        Directory.open(data, follow=True, disk=disk) as above,
+        above.subdirectory(NAME, create=True) as directory,
+    ):
+        files = LevelFiles(directory)
+        try:
+            yield files
+        finally:
+            files.close()
+
+
+def _encode_state(state: Checkpoint) -> bytes:
+    shown = {
+        "seq": state.seq,
+        "chain": state.chain,
+        "segment": state.segment,
+        "byte_offset": state.byte_offset,
+    }
+    return json.dumps(shown).encode() + b"\n"
+
+
+def _decode_state(data: bytes) -> Checkpoint | None:
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    seq, chain = found.get("seq"), found.get("chain")
+    # Not bool, which is an int. The size of a tree must fit the arithmetic of its files.
+    if type(seq) is not int or not isinstance(chain, str) or not 0 <= seq < TILE_WIDTH**7:
+        return None
+    if seq == 0 and chain != CHAIN_START:
+        return None
+    hints = (found.get("segment"), found.get("byte_offset"))
+    segment, byte_offset = (hint if type(hint) is int and hint >= 0 else None for hint in hints)
+    return Checkpoint(
+        projection=NAME, seq=seq, chain=chain, segment=segment, byte_offset=byte_offset
+    )

@@ -1,0 +1,253 @@
+"""The tree on disk: equal to the model after every batch, crash and damage."""
+
+import asyncio
+import json
+from errno import EIO, ENOSPC
+from pathlib import Path
+
+import pytest
+
+from eventlog import EventLog
+from projections.errors import CheckpointMoved, ProjectionError, ProjectionStalled
+from projections.evidence.level_files import NAME, level_files
+from projections.evidence.merkle import RunningRoot, leaf_hash
+from projections.evidence.tree import TreeProjection, update_tree
+from projections.projection import Checkpoint
+from projections.runtime.projector import Projector
+from tests.harness.fault_disk import FaultDisk
+from tests.harness.log_checks import lines_in
+from tests.harness.signals import closed, signals
+
+LINES = 600  # more than two runs of 256
+
+
+def fill(home: Path, count: int, *, start: int = 1) -> None:
+    with EventLog(home) as log:
+        log.append_many(signals(count, start=start))
+
+
+@pytest.fixture
+def filled(home: Path) -> Path:
+    fill(home, LINES)
+    return home
+
+
+def model(home: Path, size: int | None = None) -> bytes:
+    running = RunningRoot()
+    for line in lines_in(home)[:size]:
+        running.add(leaf_hash(line.removesuffix(b"\n")))
+    return running.root()
+
+
+def root_on_disk(home: Path) -> tuple[int, bytes]:
+    with level_files(home) as files:
+        tree = files.tree()
+        return tree.size, tree.root()
+
+
+def assert_is_model(home: Path) -> None:
+    assert root_on_disk(home) == (len(lines_in(home)), model(home))
+
+
+def project(home: Path) -> None:
+    asyncio.run(Projector(home, TreeProjection()).run(once=True))
+
+
+def test_each_batch_of_the_projector_extends_the_tree(home: Path) -> None:
+    start = 1
+    for count in (1, 254, 1, 1, 300):
+        fill(home, count, start=start)
+        project(home)
+        assert_is_model(home)
+        start += count
+    with EventLog(home) as log:
+        log.append(closed(1))
+    project(home)
+    assert_is_model(home)
+
+
+def test_an_update_and_the_projector_continue_each_other(filled: Path) -> None:
+    assert update_tree(filled).seq == LINES
+    assert_is_model(filled)
+    fill(filled, 10, start=LINES + 1)
+    project(filled)
+    fill(filled, 10, start=LINES + 11)
+    assert update_tree(filled).seq == LINES + 20
+    assert_is_model(filled)
+    before = {path.name: path.stat().st_mtime_ns for path in tree_dir(filled).iterdir()}
+    assert update_tree(filled).seq == LINES + 20
+    assert {path.name: path.stat().st_mtime_ns for path in tree_dir(filled).iterdir()} == before
+
+
+def tree_dir(home: Path) -> Path:
+    return home / "data" / "tree"
+
+
+def test_every_earlier_size_keeps_its_root(filled: Path) -> None:
+    update_tree(filled)
+    with level_files(filled) as files:
+        tree = files.tree()
+        for size in (0, 1, 2, 255, 256, 257, 511, 512, 513, 599):
+            assert tree.root(size) == model(filled, size)
+
+
+@pytest.mark.parametrize("kind", ["create", "pwrite", "fdatasync", "rename"])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_batch_that_fails_at_any_call_is_written_again(
+    filled: Path, kind: str, late: bool
+) -> None:
+    first_half = Checkpoint(projection=NAME)
+    with EventLog(filled) as log:
+        entries = list(log.read())
+    half = 300
+    middle = Checkpoint(projection=NAME, seq=half, chain=entries[half - 1].chain)
+    end = Checkpoint(projection=NAME, seq=LINES, chain=entries[-1].chain)
+    for nth in (1, 2, 3):
+        disk = FaultDisk()
+
+        async def play(disk: FaultDisk = disk, nth: int = nth) -> None:
+            projection = TreeProjection(disk=disk)
+            await projection.open(filled)
+            await projection.apply(entries[:half], before=first_half, after=middle)
+            fault = disk.fail(kind, nth=nth, error=EIO, late=late)
+            try:
+                await projection.apply(entries[half:], before=middle, after=end)
+            except OSError:
+                assert fault.fired
+            assert fault.fired or nth > 1
+
+        asyncio.run(play())
+        size, root = root_on_disk(filled)
+        assert (size, root) in ((half, model(filled, half)), (LINES, model(filled)))
+        update_tree(filled)
+        assert_is_model(filled)
+        with level_files(filled) as files:
+            files.reset()
+
+
+def test_the_state_is_replaced_once_the_hashes_are_on_the_device(filled: Path) -> None:
+    disk = FaultDisk()
+    update_tree(filled, disk=disk)
+    made = [call.kind for call in disk.calls if call.kind in ("pwrite", "fdatasync", "rename")]
+    hashes, state = ["pwrite"] * 2 + ["fdatasync"] * 2, ["pwrite", "fdatasync", "rename"]
+    assert made == [*hashes, *state]
+
+
+def test_a_full_disk_stalls_the_projection(filled: Path) -> None:
+    disk = FaultDisk()
+    disk.fail("pwrite", error=ENOSPC)
+    with pytest.raises(ProjectionStalled, match="full"):
+        update_tree(filled, disk=disk)
+    update_tree(filled)
+    assert_is_model(filled)
+
+
+def test_a_batch_behind_another_checkpoint_is_refused(filled: Path) -> None:
+    update_tree(filled)
+
+    async def play() -> None:
+        projection = TreeProjection()
+        await projection.open(filled)
+        with EventLog(filled) as log:
+            entry = next(log.read())
+        after = Checkpoint(projection=NAME, seq=1, chain=entry.chain)
+        with pytest.raises(CheckpointMoved):
+            await projection.apply([entry], before=Checkpoint(projection=NAME), after=after)
+
+    asyncio.run(play())
+    assert_is_model(filled)
+
+
+STATES = {
+    "nothing": b"",
+    "no JSON": b"{",
+    "no object": b"[]",
+    "another type": b'{"seq":"1","chain":""}',
+    "a bool": b'{"seq":true,"chain":""}',
+    "negative": b'{"seq":-1,"chain":""}',
+    "far too large": b'{"seq":%d,"chain":""}' % 10**30,
+    "beyond the files": b'{"seq":%d,"chain":"%s"}' % (LINES + 1, b"0" * 64),
+    "another chain": b'{"seq":%d,"chain":"%s"}' % (LINES, b"0" * 64),
+    "deep": b"[" * 1000,
+}
+
+
+@pytest.mark.parametrize("state", STATES.values(), ids=list(STATES))
+def test_a_damaged_state_makes_the_tree_be_built_again(filled: Path, state: bytes) -> None:
+    update_tree(filled)
+    (tree_dir(filled) / "state").write_bytes(state)
+    fill(filled, 1, start=LINES + 1)
+    update_tree(filled)
+    assert_is_model(filled)
+
+
+@pytest.mark.parametrize("name", ["0", "1"])
+@pytest.mark.parametrize("size", [None, 0, 31])
+def test_a_level_file_that_is_short_or_missing_is_built_again(
+    filled: Path, name: str, size: int | None
+) -> None:
+    update_tree(filled)
+    path = tree_dir(filled) / name
+    if size is None:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:size])
+    update_tree(filled)
+    assert_is_model(filled)
+
+
+def test_what_a_crash_left_behind_the_state_is_written_over(filled: Path) -> None:
+    update_tree(filled)
+    for name in ("0", "1"):
+        with (tree_dir(filled) / name).open("ab") as file:
+            file.write(b"x" * 77)
+    fill(filled, 300, start=LINES + 1)
+    update_tree(filled)
+    assert_is_model(filled)
+
+
+def test_a_flipped_bit_is_gone_once_the_tree_is_built_again(filled: Path) -> None:
+    update_tree(filled)
+    path = tree_dir(filled) / "0"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1  # the last leaf, which no complete run covers
+    path.write_bytes(data)
+    update_tree(filled)
+    assert root_on_disk(filled)[1] != model(filled)
+    update_tree(filled, again=True)
+    assert_is_model(filled)
+
+
+def test_a_tree_of_another_log_is_built_again(filled: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    fill(other, 300, start=5000)
+    update_tree(filled)
+    (other / "data").mkdir(exist_ok=True)
+    tree_dir(filled).rename(tree_dir(other))
+    update_tree(other)
+    assert_is_model(other)
+
+
+def test_a_gap_in_the_log_ends_the_tree_before_it(filled: Path) -> None:
+    with EventLog(filled) as log:
+        entries = [*list(log.read())[:10], *list(log.read())[11:20]]
+
+    async def play() -> None:
+        projection = TreeProjection()
+        start = await projection.open(filled)
+        after = Checkpoint(projection=NAME, seq=20, chain=entries[-1].chain)
+        with pytest.raises(ProjectionError, match="lacks lines"):
+            await projection.apply(entries, before=start, after=after)
+
+    asyncio.run(play())
+    assert root_on_disk(filled)[0] == 0
+
+
+def test_the_files_of_the_tree_are_private_and_small(filled: Path) -> None:
+    update_tree(filled)
+    directory = tree_dir(filled)
+    assert directory.stat().st_mode & 0o777 == 0o700
+    sizes = {path.name: path.stat().st_size for path in directory.iterdir()}
+    assert (sizes["0"], sizes["1"], set(sizes)) == (LINES * 32, 64, {"0", "1", "state"})
+    assert all(path.stat().st_mode & 0o077 == 0 for path in directory.iterdir())
+    assert json.loads((directory / "state").read_bytes())["seq"] == LINES
