@@ -23,7 +23,7 @@ KEY_BYTES = 32  # of an Ed25519 seed, and of a public key
 ID_BYTES = 4
 SIGNATURE_BYTES = 64
 TIME_BYTES = 8  # before the signature of a cosigner: seconds since 1970, big-endian
-NAME_CHARS_MAX = 255
+NAME_BYTES_MAX = 255
 TIME_MAX_S = 253_402_300_799  # 9999-12-31T23:59:59Z, the last second that can be printed
 
 _KINDS = (LOG, COSIGNER)
@@ -33,8 +33,8 @@ _SECRET_PREFIX = "PRIVATE+KEY+"
 def is_key_name(name: str) -> bool:
     """Whether a key may have that name: printable, without spaces and `+`, and not too long."""
     return (
-        0 < len(name) <= NAME_CHARS_MAX
-        and name.isprintable()
+        name.isprintable()  # so it can be encoded
+        and 0 < len(name.encode()) <= NAME_BYTES_MAX
         and not any(char == "+" or char.isspace() for char in name)
     )
 

@@ -71,7 +71,7 @@ def test_only_keys_of_logs_and_cosigners_are_accepted(kind: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "a b", "a+b", "a\nb", "a\u2003b", "a\x00", "a\u200b", "n" * 256]
+    "name", ["", "a b", "a+b", "a\nb", "a\u2003b", "a\x00", "a\u200b", "n" * 256, "\u00e4" * 128]
 )
 def test_a_name_that_could_be_read_in_two_ways_is_refused(name: str) -> None:
     assert not is_key_name(name)

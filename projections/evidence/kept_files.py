@@ -1,0 +1,166 @@
+"""The directory `evidence/` of a home: the key, its vkey, and the signed checkpoints.
+
+    key                     the secret of the log, mode 0600
+    vkey                    the public key
+    <size>.checkpoint       one for each signed size, with 20 digits
+    <size>.peaks            of the newest one: the roots that its root is calculated from
+    restored                this home comes from a backup, and signs nothing yet
+
+It is not derived from the log: what was signed cannot be made again.
+
+Invariant: a checkpoint is durable before it is printed, and none is ever removed or changed.
+"""
+
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from eventlog import UnsafePath
+from eventlog.plumbing import Directory, Disk, make_private_dir, require_home
+from projections.errors import NotProved, ProjectionError
+from projections.evidence.encoding import decode_hash, encode_base64
+from projections.evidence.keys import SigningKey, VerifierKey, new_key, parse_secret, parse_vkey
+from projections.evidence.merkle import RunningRoot
+from projections.evidence.note import NOTE_BYTES_MAX
+
+DIRECTORY_NAME = "evidence"
+KEY_NAME, VKEY_NAME, RESTORED_NAME = "key", "vkey", "restored"
+KEY_BYTES_MAX = 1024  # a name of 255 bytes, and a key
+PEAKS_BYTES_MAX = 4096  # 63 hashes of 45 characters
+
+_CHECKPOINT = re.compile(r"([0-9]{20})\.checkpoint", re.ASCII)
+_PEAKS = re.compile(r"([0-9]{20})\.peaks", re.ASCII)
+
+
+class KeptFiles:
+    """The open directory. A caller that writes holds the lock of evidence."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+
+    @property
+    def path(self) -> str:
+        """For messages."""
+        return self._directory.path
+
+    def create_key(self, origin: str) -> VerifierKey:
+        """Makes the key of this log. Raises ProjectionError where there is one."""
+        taken = {KEY_NAME, VKEY_NAME} & set(self._directory.names())
+        if KEY_NAME in taken and VKEY_NAME not in taken:
+            key = self.read_key()  # a run that died had made it
+            if key.name != origin:
+                raise self._key_exists_error()
+        elif taken:
+            raise self._key_exists_error()
+        else:
+            key = new_key(origin)
+            self._directory.replace(KEY_NAME, f"{key.to_secret()}\n".encode())
+        self._directory.replace(VKEY_NAME, f"{key.verifier.to_text()}\n".encode())
+        return key.verifier
+
+    def read_key(self) -> SigningKey:
+        """The key of this log. Raises UnsafePath where another account can read it."""
+        where = f"{self.path}/{KEY_NAME}"
+        try:
+            found = self._directory.stat(KEY_NAME)
+            text = self._directory.read(KEY_NAME, KEY_BYTES_MAX).decode("utf-8", "replace")
+        except FileNotFoundError:
+            raise ProjectionError(
+                "there is no key to sign with",
+                where=where,
+                do="run `eventlog evidence key ORIGIN`, or bring the key of this log over",
+            ) from None
+        if stat.S_IMODE(found.st_mode) & 0o077:
+            raise UnsafePath(
+                "another account can read the key",
+                where=where,
+                do="treat it as known to others, or run `chmod 600` on it if you are sure it is not",
+            )
+        return parse_secret(text.removesuffix("\n"))
+
+    def read_vkey(self) -> VerifierKey:
+        """The public key of this log."""
+        try:
+            text = self._directory.read(VKEY_NAME, KEY_BYTES_MAX).decode("utf-8", "replace")
+        except FileNotFoundError:
+            raise ProjectionError(
+                "there is no vkey",
+                where=f"{self.path}/{VKEY_NAME}",
+                do="run `eventlog evidence key ORIGIN`",
+            ) from None
+        return parse_vkey(text.removesuffix("\n"))
+
+    def is_restored(self) -> bool:
+        """Whether this home comes from a backup and may sign nothing yet."""
+        return RESTORED_NAME in self._directory.names()
+
+    def sizes(self) -> list[int]:
+        """The signed sizes, ascending."""
+        found = map(_CHECKPOINT.fullmatch, self._directory.names())
+        return sorted(int(match[1]) for match in found if match)
+
+    def checkpoint_path(self, size: int) -> str:
+        """The path of a signed checkpoint."""
+        return f"{self.path}/{_checkpoint_name(size)}"
+
+    def read_checkpoint(self, size: int) -> bytes:
+        """A signed checkpoint."""
+        return self._directory.read(_checkpoint_name(size), NOTE_BYTES_MAX)
+
+    def write_checkpoint(self, size: int, data: bytes, peaks: tuple[bytes, ...]) -> None:
+        """Keeps a new checkpoint, durably, and the peaks that the next one begins with."""
+        lines = "".join(f"{encode_base64(peak)}\n" for peak in peaks)
+        self._directory.replace(_peaks_name(size), lines.encode())
+        self._directory.replace(_checkpoint_name(size), data)
+        for name in self._directory.names():
+            if _PEAKS.fullmatch(name) and name != _peaks_name(size):
+                self._directory.unlink(name)
+
+    def read_peaks(self, size: int, root: bytes) -> RunningRoot | None:
+        """A calculation that continues at `size`; None where the peaks do not give that root."""
+        try:
+            text = self._directory.read(_peaks_name(size), PEAKS_BYTES_MAX).decode("ascii")
+            peaks = [decode_hash(line, what="a peak") for line in text.splitlines()]
+            running = RunningRoot(size, peaks)
+        except (FileNotFoundError, UnicodeDecodeError, NotProved, ValueError):
+            return None
+        return running if running.root() == root else None
+
+    def _key_exists_error(self) -> ProjectionError:
+        return ProjectionError(
+            "there is a key already, which signed what is kept here",
+            where=self.path,
+            do="use it: another key cannot continue its checkpoints",
+        )
+
+
+def _checkpoint_name(size: int) -> str:
+    return f"{size:020d}.checkpoint"
+
+
+def _peaks_name(size: int) -> str:
+    return f"{size:020d}.peaks"
+
+
+@contextmanager
+def kept_files(
+    home: Path, *, create: bool = False, disk: Disk | None = None
+) -> Iterator[KeptFiles]:
+    """The directory `evidence/` of a home that has a log. Raises ProjectionError without one."""
+    require_home(home)
+    path = home / DIRECTORY_NAME
+    if create:
+        with suppress(FileExistsError):
+            make_private_dir(path)
+    try:
+        directory = Directory.open(path, disk=disk)
+    except FileNotFoundError:
+        raise ProjectionError(
+            "this log has no key, and nothing of it was signed",
+            where=str(path),
+            do="run `eventlog evidence key ORIGIN`",
+        ) from None
+    with directory:
+        yield KeptFiles(directory)
