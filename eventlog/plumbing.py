@@ -41,7 +41,7 @@ if TYPE_CHECKING:
         price_text,
         time_text,
     )
-    from eventlog.format.line import decode
+    from eventlog.format.line import BadLine, decode
     from eventlog.plugins import COMMANDS, PROJECTIONS, import_plugin, load_plugin, plugin_names
     from eventlog.processes import can_fork, end_process, fork_process
     from eventlog.read.bulk import VerifiedChunk, log_bytes, read_verified
@@ -144,6 +144,7 @@ _MODULES = {
     "read_mirror_record": "replica.mirror_record",
     "is_replicated": "replica.replicated",
     "replication_obstacles": "replica.replicated",
+    "BadLine": "format.line",
     "COMMANDS": "plugins",
     "CommandContext": "cli.command",
     "Directory": "storage.directory",
@@ -283,6 +284,7 @@ __all__ = [
     "SHORT",
     "UNFIT",
     "WAITING",
+    "BadLine",
     "CommandContext",
     "Directory",
     "Disk",

@@ -76,7 +76,7 @@ class KeptFiles:
             raise UnsafePath(
                 "another account can read the key",
                 where=where,
-                do="treat it as known to others, or run `chmod 600` on it if you are sure it is not",
+                do="run `chmod 600` on it; where one has read it, sign nothing more with it",
             )
         return parse_secret(text.removesuffix("\n"))
 

@@ -1,6 +1,7 @@
 """Checkpoints: what is signed was calculated twice, and continues what was signed before."""
 
 import os
+import shutil
 from contextlib import suppress
 from errno import EIO
 from pathlib import Path
@@ -186,6 +187,29 @@ def test_another_log_than_the_one_that_was_signed_is_refused(
     with pytest.raises(LogDiverged):
         sign_checkpoint(other)
     assert names(other) == before - {f"{LINES:020d}.peaks"}
+
+
+def test_a_tree_that_holds_old_leaves_of_another_log_does_not_hide_a_fork(
+    home: Path, tmp_path: Path
+) -> None:
+    fill(home, 256)
+    other = tmp_path / "other"
+    shutil.copytree(home, other, symlinks=True)
+    create_key(home, ORIGIN)
+    fill(home, 44, start=257)
+    sign_checkpoint(home)
+    fill(other, 344, start=9000)
+    update_tree(other)
+    # Now the tree of `other` has the signed root at 300, and that of its own lines at 600.
+    signed = (home / "data" / "tree" / "0").read_bytes()[256 * 32 : 300 * 32]
+    with (other / "data" / "tree" / "0").open("r+b") as file:
+        file.seek(256 * 32)
+        file.write(signed)
+    (home / "evidence" / f"{LINES:020d}.peaks").unlink()
+    os.rename(home / "evidence", other / "evidence")
+    with pytest.raises(LogDiverged, match="not the one that was signed"):
+        sign_checkpoint(other)
+    assert not checkpoint_file(other, 600).exists()
 
 
 def test_a_restored_home_signs_nothing(filled: Path, key: VerifierKey) -> None:

@@ -1,0 +1,91 @@
+"""Checks a proof file without a home and without a network.
+
+Invariant: a result is returned only for a line that the log has signed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from eventlog import Entry
+from eventlog.plumbing import BadLine, decode, printable
+from projections.errors import NotProved
+from projections.evidence.checkpoint import Cosignature
+from projections.evidence.keys import LOG, VerifierKey
+from projections.evidence.proof import parse_proof, verify_proof
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedProof:
+    """What a proof shows."""
+
+    origin: str
+    size: int
+    entry: Entry
+    cosignatures: tuple[Cosignature, ...]
+
+    def to_text(self) -> list[str]:
+        """For a reader; the line comes last."""
+        seen = [
+            f"  seen by {found.name} not later than {_time_text(found.time_s)}"
+            for found in self.cosignatures
+        ]
+        return [
+            f"PROVED: entry {self.entry.seq} of {self.size} in the log {self.origin}",
+            f"  recorded_at {self.entry.recorded_at} (the operator's own clock)",
+            *seen,
+            printable(self.entry.line.decode().removesuffix("\n")),
+        ]
+
+    def to_json(self) -> dict[str, object]:
+        """For a program."""
+        return {
+            "proved": True,
+            "origin": self.origin,
+            "seq": self.entry.seq,
+            "size": self.size,
+            "recorded_at": self.entry.recorded_at,
+            "not_later_than": {found.name: _time_text(found.time_s) for found in self.cosignatures},
+            "line": self.entry.line.decode().removesuffix("\n"),
+        }
+
+
+def check_proof(data: bytes, keys: Sequence[VerifierKey], *, quorum: int = 0) -> CheckedProof:
+    """What a proof file shows by these keys: one of the log, the others of witnesses.
+
+    Raises NotProved, also where fewer than `quorum` witnesses have cosigned the checkpoint.
+    """
+    logs = [key for key in keys if key.kind == LOG]
+    witnesses = [key for key in keys if key.kind != LOG]
+    if len(logs) != 1:
+        raise NotProved(f"one key of a log is needed, and {len(logs)} were given")
+    if len({(key.name, key.public) for key in witnesses}) < len(witnesses):
+        raise NotProved("a witness was named twice")
+    proof = parse_proof(data)
+    opened = verify_proof(proof, logs[0], witnesses)
+    entry = _entry(proof.line)
+    if entry.seq != proof.index + 1:
+        raise NotProved(f"the line has seq {entry.seq}, and is leaf {proof.index + 1} of the tree")
+    if len(opened.cosignatures) < quorum:
+        raise NotProved(
+            f"{len(opened.cosignatures)} of the witnesses have cosigned, and {quorum} must"
+        )
+    return CheckedProof(
+        origin=opened.head.origin,
+        size=opened.head.size,
+        entry=entry,
+        cosignatures=opened.cosignatures,
+    )
+
+
+def _entry(line: bytes) -> Entry:
+    if b"\n" in line:
+        raise NotProved("the file holds more than one line")
+    try:
+        return decode(line + b"\n")
+    except BadLine as error:
+        raise NotProved(f"the line that was signed {error}") from None
+
+
+def _time_text(time_s: int) -> str:
+    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,77 @@
+"""`evidence check` and the other commands: exit codes, and what is shown."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from eventlog import EventLog
+from projections.errors import NotProved
+from projections.evidence.check import check_proof
+from projections.evidence.keys import parse_secret
+from projections.evidence.proof import parse_proof
+from tests.harness.command import eventlog
+from tests.harness.log_checks import lines_in
+from tests.harness.signals import signals
+from tests.projections.evidence.test_proof import WITNESS, proof
+from tests.projections.evidence.vectors import lines, vectors
+
+KEY = parse_secret(vectors()["secret"]).verifier
+
+
+def test_a_proof_shows_the_entry_the_log_and_who_has_seen_it() -> None:
+    found = check_proof(proof(1).to_bytes(), [KEY, WITNESS.verifier], quorum=1)
+    assert (found.origin, found.size, found.entry.seq) == (KEY.name, 300, 2)
+    assert found.to_text() == [
+        "PROVED: entry 2 of 300 in the log eventlog.example/vectors",
+        "  recorded_at 2025-11-18T02:00:01.123456Z (the operator's own clock)",
+        "  seen by witness.example/vectors not later than 2025-11-29T10:40:00Z",
+        lines()[1].decode(),
+    ]
+    assert found.to_json()["not_later_than"] == {WITNESS.name: "2025-11-29T10:40:00Z"}
+
+
+def test_a_quorum_counts_witnesses_that_were_named_and_have_signed() -> None:
+    data = proof(1).to_bytes()
+    assert check_proof(data, [KEY]).cosignatures == ()
+    for keys, quorum in (([KEY], 1), ([KEY, WITNESS.verifier], 2)):
+        with pytest.raises(NotProved, match="cosigned"):
+            check_proof(data, keys, quorum=quorum)
+    with pytest.raises(NotProved, match="twice"):
+        check_proof(data, [KEY, WITNESS.verifier, WITNESS.verifier], quorum=2)
+    for keys in ([], [WITNESS.verifier], [KEY, replace(KEY, name="other")]):
+        with pytest.raises(NotProved, match="one key of a log"):
+            check_proof(data, keys)
+
+
+def test_a_line_that_is_no_entry_is_not_shown_as_one() -> None:
+    with pytest.raises(NotProved, match="is not an entry"):
+        check_proof(proof(256).to_bytes(), [KEY])
+
+
+@pytest.mark.slow
+def test_from_the_first_key_to_a_checked_proof(home: Path, tmp_path: Path) -> None:
+    with EventLog(home) as log:
+        log.append_many(signals(3))
+    assert eventlog("evidence", "key", "a b", home=home).code == 2
+    made = eventlog("evidence", "key", "log.example/main", home=home)
+    vkey = made.out.decode().strip()
+    assert (made.code, vkey) == (0, (home / "evidence" / "vkey").read_text().strip())
+    file = tmp_path / "2.tlog-proof"
+    prove = ("evidence", "prove", "2", "--output", str(file))
+    early = eventlog(*prove, home=home)
+    assert (early.code, early.out) == (1, b"")
+    assert "NOT PROVED: no checkpoint covers entry 2" in early.err
+    signed = eventlog("evidence", "checkpoint", "--json", home=home)
+    assert signed.answers[0]["size"] == 3
+    assert Path(signed.answers[0]["path"]).is_file()
+    assert eventlog(*prove, home=home).code == 0
+    assert parse_proof(file.read_bytes()).line + b"\n" == lines_in(home)[1]
+    check = ("evidence", "check", str(file), "--key", vkey)
+    checked = eventlog(*check, home=tmp_path / "no home")
+    assert checked.code == 0
+    assert checked.out.decode().startswith("PROVED: entry 2 of 3 in the log log.example/main\n")
+    refused = eventlog("evidence", "check", str(file), "--key", vectors()["vkey"], home=home)
+    assert refused.code == 1
+    assert "NOT PROVED: " in refused.err
+    assert eventlog("evidence", "check", str(file), "--key", "x", home=home).code == 2
