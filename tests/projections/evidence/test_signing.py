@@ -3,12 +3,22 @@
 import os
 import shutil
 from contextlib import suppress
+from dataclasses import asdict
 from errno import EIO
 from pathlib import Path
 
 import pytest
 
-from eventlog import EventLog, LogDiverged, LogNotFound, UnsafePath
+from eventlog import (
+    EventLog,
+    LogDiverged,
+    LogFenced,
+    LogIsReplica,
+    LogNotFound,
+    NotReplicated,
+    UnsafePath,
+)
+from eventlog.plumbing import MirrorRecord, decode, write_record
 from projections.errors import NotProved, ProjectionError
 from projections.evidence.checkpoint import open_checkpoint
 from projections.evidence.keys import VerifierKey
@@ -215,6 +225,59 @@ def test_a_tree_that_holds_old_leaves_of_another_log_does_not_hide_a_fork(
 def test_a_restored_home_signs_nothing(filled: Path, key: VerifierKey) -> None:
     (filled / "evidence" / "restored").touch()
     with pytest.raises(ProjectionError, match="restored from a backup"):
+        sign_checkpoint(filled)
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "error"),
+    [
+        (".replica", b'{"stream":"main","epoch":1}', LogIsReplica),
+        (".fenced", b'{"stream":"main","seq":1}', LogFenced),
+    ],
+)
+def test_a_home_that_is_not_the_primary_signs_nothing_and_proves(
+    filled: Path, key: VerifierKey, name: str, state: bytes, error: type[Exception]
+) -> None:
+    sign_checkpoint(filled)
+    fill(filled, 1, start=LINES + 1)
+    (filled / "logs" / name).write_bytes(state)
+    with pytest.raises(error):
+        sign_checkpoint(filled)
+    assert not checkpoint_file(filled, LINES + 1).exists()
+    shutil.rmtree(filled / "data")
+    (filled / "evidence" / "key").unlink()
+    assert verify_proof(parse_proof(prove(filled, 5)), key).head.size == LINES
+
+
+def note_replicated(home: Path, acked: int, replicas: int = 3) -> None:
+    chain = None
+    if acked:
+        chain = decode(lines_in(home)[acked - 1]).chain
+    record = MirrorRecord(
+        stream="EVENTLOG_main",
+        acked=acked,
+        acked_chain=chain,
+        state="mirroring",
+        replicas=replicas,
+        replicas_current=replicas,
+    )
+    (home / "data").mkdir(exist_ok=True)
+    write_record(home / "data", "mirror.json", asdict(record))
+
+
+def test_with_a_mirror_only_replicated_entries_are_signed(filled: Path, key: VerifierKey) -> None:
+    note_replicated(filled, 0)
+    with pytest.raises(ProjectionError, match="no entry to sign"):
+        sign_checkpoint(filled)
+    note_replicated(filled, 200)
+    assert sign_checkpoint(filled).size == 200
+    assert signed_root(filled, key, 200) == model(filled, 200)
+    assert not sign_checkpoint(filled).is_new
+    note_replicated(filled, 260)
+    assert sign_checkpoint(filled).size == 260
+    assert signed_root(filled, key, 260) == model(filled, 260)
+    note_replicated(filled, 270, replicas=1)
+    with pytest.raises(NotReplicated):
         sign_checkpoint(filled)
 
 
