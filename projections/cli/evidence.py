@@ -3,6 +3,7 @@
 Invariant: a key is never an argument, and `check` needs neither a home nor a network.
 """
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from eventlog.plumbing import (
     print_problem,
 )
 from projections.cli.common import print_json, print_result
+
+SEQ_DIGITS_MAX = 18  # more than any log has
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)  # safe on any file system
 
 
 @click.group()
@@ -87,19 +91,20 @@ def checkpoint(obj: CommandContext, as_json: bool) -> None:
 
 
 @evidence.command()
-@click.argument("seq", type=click.IntRange(min=1))
+@click.argument("entry", metavar="SEQ|SIGNAL_ID")
 @click.option(
     "--output",
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Where to write the proof. Default: SEQ.tlog-proof in this directory.",
+    help="Where to write the proof. Default: ENTRY.tlog-proof in this directory, ENTRY as given.",
 )
 @click.pass_obj
-def prove(obj: CommandContext, seq: int, output: Path | None) -> None:
-    """Write the proof that entry SEQ is part of the newest checkpoint.
+def prove(obj: CommandContext, entry: str, output: Path | None) -> None:
+    """Write the proof that an entry is part of the newest checkpoint.
 
-    The proof contains the line itself. It is verified before it is written. Exit code 1 if no
-    checkpoint covers the entry yet.
+    A number is a seq; anything else is a signal_id, which the signals table finds. The proof
+    contains the line itself. It is verified before it is written. Exit code 1 if no checkpoint
+    covers the entry yet.
 
     \b
     Example:
@@ -109,14 +114,21 @@ def prove(obj: CommandContext, seq: int, output: Path | None) -> None:
     from projections.errors import NotProved
 
     with _extra():
-        from projections.evidence.proving import prove as make_proof
+        from projections.evidence.proving import prove as prove_entry
+        from projections.evidence.proving import prove_signal
 
+    is_seq = entry.isascii() and entry.isdecimal()
+    if is_seq and not 1 <= len(entry.lstrip("0")) <= SEQ_DIGITS_MAX:
+        raise WrongUsage(f"{entry[:80]} is no seq", do="the first entry has seq 1")
+    if output is None and not is_seq and not FILE_NAME.fullmatch(entry):
+        raise WrongUsage("that signal_id cannot be the name of a file", do="add --output FILE")
     try:
-        data = make_proof(Path(obj.home), seq)
+        home = Path(obj.home)
+        data = prove_entry(home, int(entry)) if is_seq else prove_signal(home, entry)
     except NotProved as error:
         print_problem(f"NOT PROVED: {error}")
         sys.exit(EXIT_PROBLEM)
-    path = output or Path(f"{seq}.tlog-proof")
+    path = output or Path(f"{entry}.tlog-proof")
     with output_file(path, home=obj.home) as file:
         file.write(data)
     print_line(str(path))

@@ -4,14 +4,16 @@ Invariant: a proof that is returned verifies with the vkey of the log.
 """
 
 from pathlib import Path
+from sqlite3 import Connection
 
-from eventlog.plumbing import Disk, raw_lines
+from eventlog.plumbing import Disk, decode, printable_value, raw_lines
 from projections.errors import NotProved, ProjectionError
 from projections.evidence.kept_files import kept_files
 from projections.evidence.keys import VerifierKey
 from projections.evidence.level_files import level_files
-from projections.evidence.proof import Proof, verify_proof
+from projections.evidence.proof import Proof, parse_proof, verify_proof
 from projections.evidence.tree import update_tree
+from projections.queries.table import read_home
 
 
 def prove(home: Path, seq: int, *, disk: Disk | None = None) -> bytes:
@@ -42,6 +44,34 @@ def prove(home: Path, seq: int, *, disk: Disk | None = None) -> bytes:
         where=str(home),
         do="run `eventlog verify`, and compare the log with a backup",
     )
+
+
+def prove_signal(home: Path, signal_id: str, *, disk: Disk | None = None) -> bytes:
+    """The proof file of the entry of a signal, which the signals table finds.
+
+    Raises what `prove` raises, and ProjectionError where the table has no such signal.
+    """
+
+    def find(database: Connection) -> int | None:
+        sql = "SELECT id FROM signals WHERE signal_id = ?"
+        row = database.execute(sql, (signal_id,)).fetchone()
+        return None if row is None else int(row[0])
+
+    seq = read_home(home, find)
+    if seq is None:
+        raise ProjectionError(
+            f"the signals table has no signal {printable_value(signal_id)}",
+            where=str(home),
+            do="run `eventlog project sqlite --once` if it was appended just now, or give the seq",
+        )
+    data = prove(home, seq, disk=disk)
+    if decode(parse_proof(data).line + b"\n").payload.get("signal_id") != signal_id:
+        raise ProjectionError(
+            f"entry {seq} is not the signal {printable_value(signal_id)}, as the table says",
+            where=str(home),
+            do="build the table again with `eventlog rebuild-database`",
+        )
+    return data
 
 
 def _proof(

@@ -66,6 +66,8 @@ def test_from_the_first_key_to_a_checked_proof(home: Path, tmp_path: Path) -> No
     assert signed.answers[0]["size"] == 3
     assert Path(signed.answers[0]["path"]).is_file()
     assert eventlog(*prove, home=home).code == 0
+    for bad in ("0", "a/b", "..", "1" * 19):
+        assert eventlog("evidence", "prove", bad, home=home).code == 2
     assert parse_proof(file.read_bytes()).line + b"\n" == lines_in(home)[1]
     check = ("evidence", "check", str(file), "--key", vkey)
     checked = eventlog(*check, home=tmp_path / "no home")

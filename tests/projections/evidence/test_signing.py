@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sqlite3
 from contextlib import suppress
 from dataclasses import asdict
 from errno import EIO
@@ -25,11 +26,12 @@ from projections.evidence.keys import VerifierKey
 from projections.evidence.level_files import level_files
 from projections.evidence.merkle import RunningRoot, is_consistent, leaf_hash
 from projections.evidence.proof import parse_proof, verify_proof
-from projections.evidence.proving import prove
+from projections.evidence.proving import prove, prove_signal
 from projections.evidence.signing import create_key, sign_checkpoint
 from projections.evidence.tree import update_tree
 from tests.harness.fault_disk import FaultDisk
 from tests.harness.log_checks import lines_in
+from tests.harness.read_side import project
 from tests.harness.signals import signals
 
 ORIGIN = "log.example/main"
@@ -305,6 +307,26 @@ def test_a_checkpoint_that_fails_at_any_call_is_signed_again(
         assert sign_checkpoint(filled).size == size
         assert signed_root(filled, key, size) == model(filled, size)
         fill(filled, 1, start=size + 1)
+
+
+def test_the_table_finds_a_signal_and_the_line_shows_whether_it_is_right(
+    home: Path,
+) -> None:
+    fill(home, 3)
+    key = create_key(home, ORIGIN)
+    sign_checkpoint(home)
+    entries = [decode(line) for line in lines_in(home)]
+    signal_id = str(entries[1].payload["signal_id"])
+    project(home)
+    assert verify_proof(parse_proof(prove_signal(home, signal_id)), key).head.size == 3
+    assert parse_proof(prove_signal(home, signal_id)).index == 1
+    with pytest.raises(ProjectionError, match="has no signal"):
+        prove_signal(home, "nothing")
+    with sqlite3.connect(home / "data" / "signals.db") as database:
+        database.execute("UPDATE signals SET signal_id = 'moved' WHERE id = 2")
+    database.close()
+    with pytest.raises(ProjectionError, match="is not the signal moved"):
+        prove_signal(home, "moved")
 
 
 def test_an_entry_that_no_checkpoint_covers_is_not_proved(filled: Path, key: VerifierKey) -> None:
