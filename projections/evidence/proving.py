@@ -1,4 +1,4 @@
-"""Makes the proof of one line, and verifies it before it is returned.
+"""Makes the proof of one line, and that of growth; each is verified before it is returned.
 
 Invariant: a proof that is returned verifies with the vkey of the log.
 """
@@ -8,9 +8,12 @@ from sqlite3 import Connection
 
 from eventlog.plumbing import Disk, decode, printable_value, raw_lines
 from projections.errors import NotProved, ProjectionError
+from projections.evidence.checkpoint import open_checkpoint
+from projections.evidence.growth import Growth
 from projections.evidence.kept_files import kept_files
 from projections.evidence.keys import VerifierKey
 from projections.evidence.level_files import level_files
+from projections.evidence.merkle import is_consistent
 from projections.evidence.proof import Proof, parse_proof, verify_proof
 from projections.evidence.tree import update_tree
 from projections.queries.table import read_home
@@ -74,6 +77,45 @@ def prove_signal(home: Path, signal_id: str, *, disk: Disk | None = None) -> byt
     return data
 
 
+def prove_growth(home: Path, old_size: int, *, disk: Disk | None = None) -> bytes:
+    """The file that shows that the newest checkpoint continues the log of `old_size` entries.
+
+    Raises NotProved where no checkpoint reaches so far, and otherwise what `prove` raises.
+    """
+    with kept_files(home, disk=disk) as kept:
+        key, sizes = kept.read_vkey(), kept.sizes()
+        if not sizes or sizes[-1] < old_size:
+            raise NotProved(
+                f"no checkpoint has {old_size} entries or more",
+                where=kept.path,
+                do="run `eventlog evidence checkpoint`",
+            )
+        checkpoint = kept.read_checkpoint(sizes[-1])
+    new = open_checkpoint(checkpoint, key).head
+    for again in (False, True):
+        _extend(home, new.size, again=again, disk=disk)
+        with level_files(home, disk=disk) as files:
+            tree = files.tree()
+            if tree.size < new.size:
+                continue
+            path, old_root = tree.consistency(old_size, new.size), tree.root(old_size)
+        if is_consistent(old_size, new.size, old_root, new.root, path):
+            return Growth(old_size=old_size, path=path, checkpoint=checkpoint).to_bytes()
+    raise ProjectionError(
+        f"the log does not have the root that was signed at size {new.size}",
+        where=str(home),
+        do="run `eventlog verify`, and compare the log with a backup",
+    )
+
+
+def _extend(home: Path, size: int, *, again: bool, disk: Disk | None) -> None:
+    """Extends the tree on disk to `size` lines, or builds it again."""
+    with level_files(home, disk=disk) as files:
+        is_short = files.read_state().seq < size
+    if is_short or again:
+        update_tree(home, disk=disk, again=again)
+
+
 def _proof(
     home: Path,
     line: bytes,
@@ -85,10 +127,7 @@ def _proof(
     disk: Disk | None,
 ) -> Proof | None:
     """The proof by the tree on disk, which is extended or built again first; None if too short."""
-    with level_files(home, disk=disk) as files:
-        is_short = files.read_state().seq < size
-    if is_short or again:
-        update_tree(home, disk=disk, again=again)
+    _extend(home, size, again=again, disk=disk)
     with level_files(home, disk=disk) as files:
         tree = files.tree()
         if tree.size < size:

@@ -21,12 +21,13 @@ from eventlog import (
 )
 from eventlog.plumbing import MirrorRecord, decode, write_record
 from projections.errors import NotProved, ProjectionError
-from projections.evidence.checkpoint import open_checkpoint
+from projections.evidence.checkpoint import SignedHead, open_checkpoint
+from projections.evidence.growth import parse_growth, verify_growth
 from projections.evidence.keys import VerifierKey
 from projections.evidence.level_files import level_files
 from projections.evidence.merkle import RunningRoot, is_consistent, leaf_hash
 from projections.evidence.proof import parse_proof, verify_proof
-from projections.evidence.proving import prove, prove_signal
+from projections.evidence.proving import prove, prove_growth, prove_signal
 from projections.evidence.signing import create_key, sign_checkpoint
 from projections.evidence.tree import update_tree
 from tests.harness.fault_disk import FaultDisk
@@ -307,6 +308,20 @@ def test_a_checkpoint_that_fails_at_any_call_is_signed_again(
         assert sign_checkpoint(filled).size == size
         assert signed_root(filled, key, size) == model(filled, size)
         fill(filled, 1, start=size + 1)
+
+
+def test_growth_is_shown_from_each_earlier_size(filled: Path, key: VerifierKey) -> None:
+    with pytest.raises(NotProved, match="no checkpoint"):
+        prove_growth(filled, 0)
+    sign_checkpoint(filled)
+    for old in (0, 1, 255, 256, 257, LINES):
+        kept = SignedHead(origin=ORIGIN, size=old, root=model(filled, old))
+        for name, at in (("0", old * 32 - 1), ("1", 5)):
+            flip_bit(filled / "data" / "tree" / name, max(at, 0))
+            found = parse_growth(prove_growth(filled, old))
+            assert verify_growth(found, kept, key).head.size == LINES
+    with pytest.raises(NotProved, match="no checkpoint"):
+        prove_growth(filled, LINES + 1)
 
 
 def test_the_table_finds_a_signal_and_the_line_shows_whether_it_is_right(
