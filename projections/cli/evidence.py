@@ -1,6 +1,6 @@
-"""The commands `evidence key`, `checkpoint`, `prove` and `check`.
+"""The commands `evidence key`, `checkpoint`, `prove`, `check`, `consistency` and `audit`.
 
-Invariant: a key is never an argument, and `check` needs neither a home nor a network.
+Invariant: a secret is never an argument; `check` and `audit` need neither home nor network.
 """
 
 import re
@@ -30,7 +30,8 @@ def evidence() -> None:
     """Let an outsider prove that an entry is part of this log.
 
     `key` and `checkpoint` sign the log, `prove` writes a file of some two kilobytes about one
-    entry, and `check` verifies such a file on any machine. All need the extra `evidence`.
+    entry, and `check` verifies such a file on any machine. `consistency` and `audit` do the same
+    for the growth of the log. All need the extra `evidence`.
 
     \b
     Example:
@@ -183,6 +184,78 @@ def check(file: Path, vkeys: tuple[str, ...], quorum: int, as_json: bool) -> Non
         if as_json:
             print_json({"proved": False, "reason": str(error)})
         print_problem(f"NOT PROVED: {error}")
+        sys.exit(EXIT_PROBLEM)
+    print_result(found, as_json=as_json)
+
+
+@evidence.command()
+@click.option(
+    "--from",
+    "old_size",
+    metavar="SIZE",
+    type=click.IntRange(0, 10**SEQ_DIGITS_MAX),
+    required=True,
+    help="The size of the checkpoint that the reader has kept; 0 for a first audit.",
+)
+@click.pass_obj
+def consistency(obj: CommandContext, old_size: int) -> None:
+    """Print what shows that the newest checkpoint continues the log of SIZE entries.
+
+    It is the file that `evidence audit` reads, and the body of a request that C2SP witnesses
+    accept. Exit code 1 if no checkpoint has as many entries.
+
+    \b
+    Example:
+      eventlog evidence consistency --from 0 > growth
+    """
+    from projections.errors import NotProved
+
+    with _extra():
+        from projections.evidence.proving import prove_growth
+
+    try:
+        data = prove_growth(Path(obj.home), old_size)
+    except NotProved as error:
+        print_problem(f"NOT PROVED: {error}")
+        sys.exit(EXIT_PROBLEM)
+    print_line(data.decode().removesuffix("\n"))
+
+
+@evidence.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("kept", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--key", "vkey", metavar="VKEY", required=True, help="The vkey of the log.")
+@JSON_OPTION
+def audit(file: Path, kept: Path, vkey: str, as_json: bool) -> None:
+    """Accept the checkpoint in FILE if it continues the one in KEPT, and keep it there.
+
+    FILE is what `evidence consistency` prints. It needs no home and no network. Exit code 1 if FILE
+    does not show that the log has only grown; KEPT is unchanged then. If the reason begins with
+    FORK, keep both files: signed by one key, they show that its owner has two logs.
+
+    \b
+    Example:
+      eventlog evidence audit growth kept.checkpoint --key "$(cat vkey)"
+    """
+    from projections.errors import NotProved
+
+    with _extra():
+        from projections.evidence.audit import audit as audit_growth
+        from projections.evidence.keys import LOG, parse_vkey
+        from projections.evidence.note import NOTE_BYTES_MAX
+
+    try:
+        key = parse_vkey(vkey)
+    except NotProved as error:
+        raise WrongUsage(f"--key: {error.what}", do="give a vkey, NAME+ID+KEY") from None
+    if key.kind != LOG:
+        raise WrongUsage("--key is the vkey of a witness", do="give that of the log")
+    with file.open("rb") as opened:
+        data = opened.read(NOTE_BYTES_MAX + 1)
+    try:
+        found = audit_growth(data, kept, key)
+    except NotProved as error:
+        print_problem(str(error))
         sys.exit(EXIT_PROBLEM)
     print_result(found, as_json=as_json)
 

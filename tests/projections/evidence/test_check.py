@@ -77,3 +77,10 @@ def test_from_the_first_key_to_a_checked_proof(home: Path, tmp_path: Path) -> No
     assert refused.code == 1
     assert "NOT PROVED: " in refused.err
     assert eventlog("evidence", "check", str(file), "--key", "x", home=home).code == 2
+    growth, kept = tmp_path / "growth", tmp_path / "kept"
+    growth.write_bytes(eventlog("evidence", "consistency", "--from", "0", home=home).out)
+    audit = ("evidence", "audit", str(growth), str(kept))
+    assert eventlog(*audit, "--key", vectors()["vkey"], home=home).code == 1
+    assert not kept.exists()
+    assert eventlog(*audit, "--key", vkey, home=home).code == 0
+    assert kept.read_bytes() == Path(signed.answers[0]["path"]).read_bytes()
