@@ -39,6 +39,14 @@ PURE = (
     "projections/queries/statistics.py",
     "projections/queries/times.py",
     "projections/doctor/finding.py",
+    "projections/evidence/check.py",
+    "projections/evidence/checkpoint.py",
+    "projections/evidence/encoding.py",
+    "projections/evidence/growth.py",
+    "projections/evidence/keys.py",
+    "projections/evidence/merkle.py",
+    "projections/evidence/note.py",
+    "projections/evidence/proof.py",
 )
 IMPURE = {"asyncio", "io", "logging", "os", "pathlib", "random", "secrets", "shutil", "socket"}
 IMPURE |= {"sqlite3", "subprocess", "tempfile", "threading", "time", "uuid"}

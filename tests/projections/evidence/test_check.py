@@ -1,5 +1,7 @@
 """`evidence check` and the other commands: exit codes, and what is shown."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,6 +49,27 @@ def test_a_quorum_counts_witnesses_that_were_named_and_have_signed() -> None:
 def test_a_line_that_is_no_entry_is_not_shown_as_one() -> None:
     with pytest.raises(NotProved, match="is not an entry"):
         check_proof(proof(256).to_bytes(), [KEY])
+
+
+WITHOUT_CRYPTOGRAPHY = """
+import sys
+sys.modules["cryptography"] = None
+from eventlog.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize("words", [("check", "FILE", "--key", "x"), ("checkpoint",)])
+def test_without_cryptography_a_command_names_the_extra(
+    home: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    file = tmp_path / "proof"
+    file.write_bytes(proof(1).to_bytes())
+    given = [str(file) if word == "FILE" else word for word in words]
+    command = [sys.executable, "-c", WITHOUT_CRYPTOGRAPHY, "--home", str(home), "evidence", *given]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 3
+    assert "pip install 'signal-eventlog[evidence]'" in done.stderr
 
 
 @pytest.mark.slow
