@@ -123,6 +123,20 @@ class LevelFiles:
         )
 
 
+def stored_state(home: Path) -> Checkpoint | None:
+    """The last line that the tree covers; None where there is no tree. Creates nothing."""
+    try:
+        directory = Directory.open(home / "data" / NAME)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    with directory:
+        files = LevelFiles(directory)
+        try:
+            return files.read_state()
+        finally:
+            files.close()
+
+
 @contextmanager
 def level_files(home: Path, *, disk: Disk | None = None) -> Iterator[LevelFiles]:
     """The files of the tree of a home, which are created where they are missing."""

@@ -22,6 +22,8 @@ from eventlog.plumbing import (
 from projections.delivery.outbox import NAME as ALPINE
 from projections.delivery.outbox import STOPPED, is_delivering, load_outbox, outbox_path
 from projections.errors import SchemaTooOld
+from projections.evidence.level_files import NAME as TREE
+from projections.evidence.level_files import stored_state
 from projections.monitoring.drill_record import last_drill
 from projections.replication.follow_record import FOLLOW, read_follow_figures
 from projections.run_directory import read_run_state
@@ -74,7 +76,7 @@ def replica_status(home: Path, last_seq: object) -> dict[str, object] | None:
 def projections_status(home: Path) -> dict[str, Mapping[str, object]]:
     """The figures of every registered projection, and who runs it, by name. Raises LogNotFound.
 
-    A mirror is left out where none was ever started.
+    A mirror and a tree are left out where none was ever started.
     """
     found: dict[str, Mapping[str, object]] = {}
     for name in projection_names():
@@ -167,12 +169,22 @@ def mirror_status(home: Path) -> dict[str, object] | None:
     }
 
 
+def tree_status(home: Path) -> dict[str, object] | None:
+    """The figures of the tree; None where none was ever built."""
+    state = stored_state(home)
+    if state is None:
+        return None
+    problem = _other_log_problem(home, state.seq, state.chain)
+    return {"checkpoint": state.seq, **(problem or lag(home, state.seq))}
+
+
 _REPLICA_KEYS = ("primary", "epoch", "checkpoint", "lag_entries", "resets", "stream")
 _Reader = Callable[[Path], Mapping[str, object] | None]
 _READERS: dict[str, _Reader] = {
     SQLITE: sqlite_status,
     ALPINE: alpine_status,
     MIRROR: mirror_status,
+    TREE: tree_status,
 }
 
 

@@ -16,6 +16,7 @@ from eventlog.plumbing import MIRROR, free_name, printable
 from projections.delivery.lease import DeliveryLease
 from projections.delivery.outbox import outbox_path
 from projections.errors import ProjectionError
+from projections.evidence.level_files import NAME as TREE  # which builds itself again
 from projections.monitoring.status import projections_status
 from projections.run_directory import run_directory, run_file_name, run_lock
 from projections.runtime.registry import projection_names
@@ -53,7 +54,7 @@ def discard_beyond(home: Path, seq: int) -> list[str]:
         checkpoint = figures.get("checkpoint")
         if name == "alpine":
             checkpoint = _last_delivered(home)
-        if name == MIRROR or not isinstance(checkpoint, int) or checkpoint <= seq:
+        if name in (MIRROR, TREE) or not isinstance(checkpoint, int) or checkpoint <= seq:
             continue
         if name == "sqlite":
             with write_lock(home).held():

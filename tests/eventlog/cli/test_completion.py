@@ -66,7 +66,7 @@ def completed(
         ("eventlog signals --action b", ["buy"]),
         ("eventlog stats --by str", ["strategy"]),
         ("eventlog project s", ["sqlite"]),
-        ("eventlog project sqlite ", ["alpine", "all", "mirror"]),
+        ("eventlog project sqlite ", ["alpine", "all", "mirror", "tree"]),
         ("eventlog cat --limit ", []),
         ("eventlog -V ", None),
     ],

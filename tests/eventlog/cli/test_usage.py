@@ -118,7 +118,7 @@ ERRORS = {
     ),
     "project sqlit": (
         "there is no projection sqlit",
-        *("eventlog project", "choose from: alpine, mirror, sqlite, all"),
+        *("eventlog project", "choose from: alpine, mirror, sqlite, tree, all"),
     ),
     "project sqlite --listen x": (
         "--listen: 'x' is not HOST:PORT, for example 127.0.0.1:9464 or [::1]:9464",

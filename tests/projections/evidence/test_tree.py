@@ -12,6 +12,7 @@ from projections.errors import CheckpointMoved, ProjectionError, ProjectionStall
 from projections.evidence.level_files import NAME, level_files
 from projections.evidence.merkle import RunningRoot, leaf_hash
 from projections.evidence.tree import TreeProjection, update_tree
+from projections.monitoring.status import projections_status
 from projections.projection import Checkpoint
 from projections.runtime.projector import Projector
 from tests.harness.fault_disk import FaultDisk
@@ -241,6 +242,17 @@ def test_a_gap_in_the_log_ends_the_tree_before_it(filled: Path) -> None:
 
     asyncio.run(play())
     assert root_on_disk(filled)[0] == 0
+
+
+def test_status_shows_a_tree_that_was_built_and_no_other(filled: Path) -> None:
+    assert "tree" not in projections_status(filled)
+    assert not tree_dir(filled).exists()
+    update_tree(filled)
+    fill(filled, 3, start=LINES + 1)
+    found = projections_status(filled)["tree"]
+    assert (found["checkpoint"], found["lag_entries"]) == (LINES, 3)
+    (tree_dir(filled) / "state").write_bytes(STATES["another chain"])
+    assert "another chain" in str(projections_status(filled)["tree"]["problem"])
 
 
 def test_the_files_of_the_tree_are_private_and_small(filled: Path) -> None:

@@ -439,7 +439,7 @@ def test_an_unknown_name_is_refused_at_once(
     done = eventlog("project", *names, *options, home=home)
     assert done.code == 2
     assert "error: there is no projection nope\n" in done.err
-    assert "do:    choose from: alpine, mirror, sqlite, all\n" in done.err
+    assert "do:    choose from: alpine, mirror, sqlite, tree, all\n" in done.err
     assert not home.exists()
 
 
