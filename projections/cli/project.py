@@ -89,11 +89,12 @@ def project(
 
     It follows the log and applies each new entry to the named projections: `sqlite` builds the
     signals table, `alpine` delivers signals to Alpine, `mirror` copies the log to a stream of NATS,
-    `tree` hashes its lines for `evidence`, and installed plug-ins add others; `all` runs every one, and `mirror` where EVENTLOG_STREAM is
-    set. On a replica `all` leaves out `alpine` and `mirror`. It waits for a log that does not exist
-    yet. A projection that fails is restarted, and stops no other. It stops cleanly on SIGTERM and
-    Ctrl-C, works under systemd (Type=notify), and continues from its checkpoint when it is started
-    again. `--batch-size 50 --batch-timeout 5` gives the batches of the old tracker.
+    `tree` hashes its lines for `evidence`, and installed plug-ins add others. `all` runs every one,
+    `mirror` where EVENTLOG_STREAM is set and `tree` where this home has a key to sign with. On a
+    replica `all` leaves out `alpine` and `mirror`. It waits for a log that does not exist yet. A
+    projection that fails is restarted, and stops no other. It stops cleanly on SIGTERM and Ctrl-C,
+    works under systemd (Type=notify), and continues from its checkpoint when it is started again.
+    `--batch-size 50 --batch-timeout 5` gives the batches of the old tracker.
 
     \b
     Example:
