@@ -1,0 +1,32 @@
+"""The group `evidence`.
+
+Invariant: this module imports nothing that only one of its commands needs.
+"""
+
+import click
+
+from projections.cli.evidence.growth import audit, consistency
+from projections.cli.evidence.proofs import check, prove
+from projections.cli.evidence.signing import checkpoint, key
+
+COMMANDS = (key, checkpoint, prove, check, consistency, audit)
+
+
+@click.group()
+def evidence() -> None:
+    """Let an outsider prove that an entry is part of this log.
+
+    `key` and `checkpoint` sign the log, `prove` writes a file of some two kilobytes about one
+    entry, and `check` verifies such a file on any machine. `consistency` and `audit` do the same
+    for the growth of the log. All need the extra `evidence`.
+
+    \b
+    Example:
+      eventlog evidence key log.example.com/main
+      eventlog evidence checkpoint
+      eventlog evidence prove 1 --output entry-1.tlog-proof
+    """
+
+
+for _command in COMMANDS:
+    evidence.add_command(_command)

@@ -1,0 +1,120 @@
+"""The commands `evidence prove` and `evidence check`.
+
+Invariant: `check` needs neither home nor network.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import click
+
+from eventlog.plumbing import (
+    EXIT_PROBLEM,
+    JSON_OPTION,
+    CommandContext,
+    WrongUsage,
+    print_line,
+    print_problem,
+)
+from projections.cli.common import print_json, print_result
+from projections.cli.evidence.extra import SEQ_DIGITS_MAX, needs_extra
+
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)  # safe on any file system
+
+
+@click.command()
+@click.argument("entry", metavar="SEQ|SIGNAL_ID")
+@click.option(
+    "--output",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where to write the proof. Default: ENTRY.tlog-proof in this directory, ENTRY as given.",
+)
+@click.pass_obj
+def prove(obj: CommandContext, entry: str, output: Path | None) -> None:
+    """Write the proof that an entry is part of the newest checkpoint.
+
+    A number is a seq; anything else is a signal_id, which the signals table finds. The proof
+    contains the line itself. It is verified before it is written. Exit code 1 if no checkpoint
+    covers the entry yet.
+
+    \b
+    Example:
+      eventlog evidence prove 1 --output entry-1.tlog-proof
+    """
+    from eventlog.plumbing import output_file
+    from projections.errors import NotProved
+
+    with needs_extra():
+        from projections.evidence.proving import prove as prove_entry
+        from projections.evidence.proving import prove_signal
+
+    is_seq = entry.isascii() and entry.isdecimal()
+    if is_seq and not 1 <= len(entry.lstrip("0")) <= SEQ_DIGITS_MAX:
+        raise WrongUsage(f"{entry[:80]} is no seq", do="the first entry has seq 1")
+    if output is None and not is_seq and not FILE_NAME.fullmatch(entry):
+        raise WrongUsage("that signal_id cannot be the name of a file", do="add --output FILE")
+    try:
+        home = Path(obj.home)
+        data = prove_entry(home, int(entry)) if is_seq else prove_signal(home, entry)
+    except NotProved as error:
+        print_problem(f"NOT PROVED: {error}")
+        sys.exit(EXIT_PROBLEM)
+    path = output or Path(f"{entry}.tlog-proof")
+    with output_file(path, home=obj.home) as file:
+        file.write(data)
+    print_line(str(path))
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option(
+    "--key",
+    "vkeys",
+    metavar="VKEY",
+    multiple=True,
+    required=True,
+    help="The vkey of the log; repeat it for each witness whose cosignature counts.",
+)
+@click.option(
+    "--quorum",
+    metavar="K",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="How many of these witnesses must have cosigned.",
+)
+@JSON_OPTION
+def check(file: Path, vkeys: tuple[str, ...], quorum: int, as_json: bool) -> None:
+    """Check the proof in FILE.
+
+    It needs no home and no network. `recorded_at` is what the clock of the operator said; *not
+    later than* is what a witness has signed. Exit code 1 with NOT PROVED if the file does not show
+    that the log of that key holds the line.
+
+    \b
+    Example:
+      eventlog evidence check entry-1.tlog-proof --key "$(cat vkey)"
+    """
+    from projections.errors import NotProved
+
+    with needs_extra():
+        from projections.evidence.check import check_proof
+        from projections.evidence.keys import parse_vkey
+        from projections.evidence.proof import PROOF_BYTES_MAX
+
+    try:
+        keys = [parse_vkey(vkey) for vkey in vkeys]
+    except NotProved as error:
+        raise WrongUsage(f"--key: {error.what}", do="give a vkey, NAME+ID+KEY") from None
+    with file.open("rb") as opened:
+        data = opened.read(PROOF_BYTES_MAX + 1)
+    try:
+        found = check_proof(data, keys, quorum=quorum)
+    except NotProved as error:
+        if as_json:
+            print_json({"proved": False, "reason": str(error)})
+        print_problem(f"NOT PROVED: {error}")
+        sys.exit(EXIT_PROBLEM)
+    print_result(found, as_json=as_json)
