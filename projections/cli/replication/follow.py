@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from eventlog.plumbing import CommandContext, print_note, require_client, stream_settings
+from eventlog.plumbing import CommandContext, print_note, stream_settings
 from projections.cli.common import log_lifecycle
 
 
@@ -39,6 +39,7 @@ def follow(obj: CommandContext, once: bool, from_backup: bool) -> None:
       eventlog --home /var/lib/replica follow
       eventlog --home /new restore /backups/signals && eventlog --home /new follow --from-backup
     """
+    from eventlog.plumbing import require_client
     from projections.replication import follow as daemon
 
     settings = stream_settings()

@@ -3,8 +3,6 @@
 Invariant: an existing stream is never changed.
 """
 
-import asyncio
-
 import click
 
 from eventlog.plumbing import (
@@ -12,7 +10,6 @@ from eventlog.plumbing import (
     REPLICAS_MIN,
     CommandContext,
     WrongUsage,
-    create_stream,
     print_line,
     stream_settings,
 )
@@ -58,6 +55,10 @@ def create(_obj: CommandContext, replicas: int, allow_single: bool) -> None:
       export EVENTLOG_STREAM=main EVENTLOG_NATS_URL=nats://10.0.0.1:4222,nats://10.0.0.2:4222
       eventlog mirror create
     """
+    import asyncio
+
+    from eventlog.plumbing import create_stream
+
     if replicas < REPLICAS_MIN and not allow_single:
         raise WrongUsage(
             f"--replicas {replicas} cannot survive the loss of a server",

@@ -12,13 +12,11 @@ import click
 from eventlog.plumbing import (
     EXIT_PROBLEM,
     CommandContext,
-    Overtaken,
     WrongUsage,
     print_line,
     print_note,
     print_problem,
     printable,
-    require_client,
     stream_settings,
 )
 
@@ -55,6 +53,7 @@ def promote(obj: CommandContext, host: str | None, epoch: int | None) -> None:
       systemctl stop eventlog-follow@main
       eventlog --home /var/lib/eventlog/main promote
     """
+    from eventlog.plumbing import Overtaken, require_client
     from projections.replication.failover import promote as promote_home
 
     settings = stream_settings()

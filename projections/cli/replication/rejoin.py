@@ -15,10 +15,8 @@ from eventlog.plumbing import (
     count_text,
     print_line,
     printable,
-    require_client,
     stream_settings,
 )
-from projections.cli.replication.discard import discard_beyond, stopped_projections
 
 
 @click.command()
@@ -42,6 +40,8 @@ def rejoin(obj: CommandContext) -> None:
       systemctl stop eventlog-project@main
       eventlog --home /var/lib/eventlog/main rejoin
     """
+    from eventlog.plumbing import require_client
+    from projections.cli.replication.discard import discard_beyond, stopped_projections
     from projections.replication.failover import rejoin as rejoin_home
 
     settings = stream_settings()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from eventlog.plumbing import CommandContext, require_client, stream_settings
+from eventlog.plumbing import CommandContext, stream_settings
 from projections.cli.common import log_lifecycle
 
 
@@ -31,6 +31,7 @@ def serve(obj: CommandContext) -> None:
       export EVENTLOG_STREAM=main EVENTLOG_NATS_URL=nats://10.0.0.1:4222,nats://10.0.0.2:4222
       eventlog --home /var/lib/eventlog/main serve
     """
+    from eventlog.plumbing import require_client
     from projections.replication import serve as daemon
 
     settings = stream_settings()
