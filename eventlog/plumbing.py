@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from eventlog.append.batch import ALL, EACH
+    from eventlog.archive.restore import read_backup_end
     from eventlog.cli.command import (
         EXIT_COULD_NOT_RUN,
         EXIT_PROBLEM,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         time_text,
     )
     from eventlog.format.line import BadLine, decode
+    from eventlog.format.promotion import is_promotion
     from eventlog.plugins import COMMANDS, PROJECTIONS, import_plugin, load_plugin, plugin_names
     from eventlog.processes import can_fork, end_process, fork_process
     from eventlog.read.bulk import VerifiedChunk, log_bytes, read_verified
@@ -202,6 +204,7 @@ _MODULES = {
     "filesystem_type": "storage.filesystem",
     "import_plugin": "plugins",
     "is_network_filesystem": "storage.filesystem",
+    "is_promotion": "format.promotion",
     "is_shortage": "threads",
     "last_verify": "verify.verify_record",
     "load_plugin": "plugins",
@@ -223,6 +226,7 @@ _MODULES = {
     "progress_bar": "cli.progress",
     "promote": "replica.promote",
     "raw_lines": "read.inspect",
+    "read_backup_end": "archive.restore",
     "read_entries": "read.inspect",
     "read_record": "storage.record",
     "read_verified": "read.bulk",
@@ -341,6 +345,7 @@ __all__ = [
     "free_name",
     "import_plugin",
     "is_network_filesystem",
+    "is_promotion",
     "is_replicated",
     "is_shortage",
     "last_verify",
@@ -365,6 +370,7 @@ __all__ = [
     "progress_bar",
     "promote",
     "raw_lines",
+    "read_backup_end",
     "read_entries",
     "read_mirror_record",
     "read_monitors",

@@ -173,7 +173,7 @@ def decode_manifest(data: bytes) -> Manifest:
             for row in fields.get("kept", ())
         ),
     )
-    rows = (*manifest.segments, *manifest.kept)
+    rows: tuple[SegmentCopy | KeptCopy, ...] = (*manifest.segments, *manifest.kept)
     texts = [manifest.chain, manifest.backed_up_at, *(row.sha256 for row in rows)]
     numbers = [manifest.last_seq, *(row.bytes for row in rows)]
     if not all(isinstance(text, str) for text in texts) or not all(

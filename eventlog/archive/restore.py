@@ -98,13 +98,6 @@ def restore_home(
     backup = Home(os.path.realpath(source))
     try:
         manifest = _read_manifest(disk, backup)
-        if manifest is None:
-            raise BackupUnusable(
-                f"this is no backup: it has no {MANIFEST_NAME}",
-                where=backup.root,
-                do="name a directory that `eventlog backup` made; to restore any other copy, copy "
-                "its logs/ into a new home",
-            )
         refuse_non_empty(disk, log_home)
         if not disk.is_dir(log_home.root):
             make_durable_dir(disk, log_home.root)
@@ -118,10 +111,47 @@ def restore_home(
     return RestoredHome(home=os.fspath(home), manifest=manifest)
 
 
-def _read_manifest(disk: Disk, backup: Home) -> Manifest | None:
+def read_backup_end(source: str | os.PathLike[str], *, disk: Disk | None = None) -> Manifest:
+    """What a backup lists, if each copy has its length, and the last one ends with its last entry.
+
+    The end is read from the device; no hash of a whole copy is checked, so it costs no more for a
+    long log. Raises BackupUnusable, OSError.
+    """
+    disk = SegmentDisk(disk or RealDisk())
+    backup = Home(os.path.realpath(source))
+    manifest = _read_manifest(disk, backup)
+    for segment_copy in manifest.segments:
+        path = f"{backup.log_dir}/{segment_copy.name}"
+        try:
+            size = size_of(disk, path)
+        except FileNotFoundError:
+            size = 0
+        if size < segment_copy.bytes:
+            raise BackupUnusable(
+                f"{segment_copy.name} is missing or cut in the backup",
+                where=path,
+                do="run `eventlog backup`, which makes that copy again",
+            )
+    if manifest.segments:
+        path = f"{backup.log_dir}/{manifest.segments[-1].name}"
+        with opened(disk, path) as fd:
+            disk.drop_cache(fd)
+            require_last_entry(disk, fd, manifest, path)
+    return manifest
+
+
+def _read_manifest(disk: Disk, backup: Home) -> Manifest:
+    manifest = None
     with suppress(FileNotFoundError), Directory.open(backup.root, disk=disk) as directory:
-        return read_manifest(directory)
-    return None
+        manifest = read_manifest(directory)
+    if manifest is None:
+        raise BackupUnusable(
+            f"this is no backup: it has no {MANIFEST_NAME}",
+            where=backup.root,
+            do="name a directory that `eventlog backup` made; to restore any other copy, copy "
+            "its logs/ into a new home",
+        )
+    return manifest
 
 
 def refuse_non_empty(disk: Disk, home: Home) -> None:

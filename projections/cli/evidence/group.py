@@ -7,9 +7,9 @@ import click
 
 from projections.cli.evidence.growth import audit, consistency
 from projections.cli.evidence.proofs import check, prove
-from projections.cli.evidence.signing import checkpoint, key
+from projections.cli.evidence.signing import checkpoint, key, resume
 
-COMMANDS = (key, checkpoint, prove, check, consistency, audit)
+COMMANDS = (key, checkpoint, resume, prove, check, consistency, audit)
 
 
 @click.group()
