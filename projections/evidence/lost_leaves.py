@@ -8,14 +8,16 @@ the gap, and other proofs stay valid: a leaf hash stands for its line in every r
 Invariant: a hash that was kept is never changed or removed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from eventlog.plumbing import Directory, Disk
+from eventlog import LogCorrupt
+from eventlog.plumbing import Directory, Disk, count_text, own_chain
 from projections.errors import NotProved, ProjectionError
 from projections.evidence.encoding import decode_hash, decode_number, encode_base64
 from projections.evidence.level_files import level_files, stored_state
+from projections.projection import Checkpoint
 
 DIRECTORY_NAME = "evidence"
 LOST_NAME = "lost"
@@ -55,12 +57,30 @@ def keep_lost(
         return tuple(seq for seq in missing if seq not in found)
 
 
+def before_loss(home: str, ranges: Sequence[tuple[int, int]]) -> Iterator[str]:
+    """Keeps the hashes before `repair --accept` records a loss; yields what it could not keep."""
+    missing = keep_lost(Path(home), ranges)
+    if missing:
+        yield (
+            f"evidence: {count_text(len(missing), 'lost entry')} (the first is entry {missing[0]})"
+            " had no hash in data/tree, so nothing can be signed until the log has them again"
+        )
+
+
 def _from_tree(home: Path, seqs: Sequence[int], disk: Disk | None) -> dict[int, bytes]:
     state = stored_state(home)
-    if state is None:
+    if state is None or not _is_of_log(home, state):
         return {}
     with level_files(home, disk=disk) as files:
         return {seq: files.read(0, seq - 1, 1) for seq in seqs if seq <= state.seq}
+
+
+def _is_of_log(home: Path, state: Checkpoint) -> bool:
+    """Whether the tree covers lines of this log, as far as its damage lets that be seen."""
+    try:
+        return own_chain(str(home), state.seq) == state.chain
+    except LogCorrupt:
+        return True
 
 
 def _read(directory: Directory) -> dict[int, bytes]:
