@@ -11,7 +11,8 @@
 It is not derived from the log: what was signed cannot be made again. A backup keeps it without the
 key and the last two.
 
-Invariant: a checkpoint is durable before it is printed, and none is ever removed or changed.
+Invariant: a checkpoint is durable before it is printed, and none is ever removed or changed; it
+may gain signatures behind its own.
 """
 
 import re
@@ -131,6 +132,10 @@ class KeptFiles:
         for name in self._directory.names():
             if _PEAKS.fullmatch(name) and name != _peaks_name(size):
                 self._directory.unlink(name)
+
+    def replace_checkpoint(self, size: int, data: bytes) -> None:
+        """Replaces a checkpoint by itself with further signatures, durably."""
+        self._directory.replace(_checkpoint_name(size), data)
 
     def read_peaks(self, size: int, root: bytes) -> RunningRoot | None:
         """A calculation that continues at `size`; None where the peaks do not give that root."""

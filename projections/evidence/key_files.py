@@ -10,7 +10,7 @@ from pathlib import Path
 from eventlog import UnsafePath
 from eventlog.plumbing import Directory, refuse_in_home
 from projections.errors import NotProved, ProjectionError
-from projections.evidence.keys import SigningKey, parse_secret
+from projections.evidence.keys import LOG, SigningKey, parse_secret
 
 KEY_BYTES_MAX = 1024  # a name of 255 bytes, and a key
 
@@ -35,7 +35,7 @@ def read_key_file(path: Path, *, kind: int) -> SigningKey:
         with Directory.open(where.parent, follow=True) as directory:
             key = read_key_in(directory, where.name)
         if key.kind != kind:
-            raise NotProved("it is the key of a log, not of a witness, or the other way round")
+            raise NotProved(f"it is the key of {'a log' if key.kind == LOG else 'a witness'}")
     except FileNotFoundError:
         raise ProjectionError(
             "there is no key in that file", where=str(path), do="name the file that holds the key"
