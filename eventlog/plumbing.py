@@ -43,7 +43,6 @@ if TYPE_CHECKING:
         time_text,
     )
     from eventlog.format.line import BadLine, decode
-    from eventlog.format.promotion import is_promotion
     from eventlog.plugins import COMMANDS, PROJECTIONS, import_plugin, load_plugin, plugin_names
     from eventlog.processes import can_fork, end_process, fork_process
     from eventlog.read.bulk import VerifiedChunk, log_bytes, read_verified
@@ -110,10 +109,7 @@ if TYPE_CHECKING:
     from eventlog.replica.promote import Overtaken, Promoted, promote
     from eventlog.replica.rejoin import aside_paths, cut_log
     from eventlog.replica.replica_log import ReplicaLog
-    from eventlog.replica.replicated import (
-        is_replicated,
-        replication_obstacles,
-    )
+    from eventlog.replica.replicated import is_replicated, replication_obstacles
     from eventlog.replica.stream_rules import REPLICAS_MAX, REPLICAS_MIN, StreamSettings, sync_rule
     from eventlog.schema.fields import FIELD_LIMITS
     from eventlog.schema.json_input import parse_json_line
@@ -204,7 +200,6 @@ _MODULES = {
     "filesystem_type": "storage.filesystem",
     "import_plugin": "plugins",
     "is_network_filesystem": "storage.filesystem",
-    "is_promotion": "format.promotion",
     "is_shortage": "threads",
     "last_verify": "verify.verify_record",
     "load_plugin": "plugins",
@@ -345,7 +340,6 @@ __all__ = [
     "free_name",
     "import_plugin",
     "is_network_filesystem",
-    "is_promotion",
     "is_replicated",
     "is_shortage",
     "last_verify",

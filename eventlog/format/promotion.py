@@ -34,11 +34,6 @@ def encode_promotion(promotion: Promotion, promotion_id: str, recorded_at: str, 
     return encode(PROMOTED, body, seq, seq, max(recorded_at, tip.recorded_at), tip.chain)[0]
 
 
-def is_promotion(line: bytes) -> bool:
-    """Whether a line records a promotion."""
-    return promotion_of(line) is not None
-
-
 def promotion_of(line: bytes) -> Promotion | None:
     """The promotion that a line records; None for any other line."""
     if _EVENT_KEY not in line:

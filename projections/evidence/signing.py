@@ -19,7 +19,6 @@ from eventlog.plumbing import (
     Disk,
     decode,
     fence_state,
-    is_promotion,
     is_replicated,
     own_chain,
     read_backup_end,
@@ -37,6 +36,8 @@ from projections.evidence.tree import LOCK_POLL, LOCK_WAIT_S, update_tree
 from projections.run_directory import run_lock
 
 LOCK_NAME = "evidence.lock"
+PROMOTED = "promoted"  # the event of the entry by which another home became the primary
+PROMOTED_KEY = b',"event":"promoted",'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,8 +220,8 @@ def add_lines(home: Path, running: RunningRoot, last: SignedHead, size: int) -> 
             if running.size == last.size and running.root() != last.root:
                 return None
         for line in lines:
-            if is_promotion(line):
-                promoted_seq = decode(line).seq
+            if PROMOTED_KEY in line and (entry := decode(line)).event == PROMOTED:
+                promoted_seq = entry.seq
     return promoted_seq
 
 
