@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mappin
 from contextlib import aclosing, closing
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn, Self
+from typing import TYPE_CHECKING, NoReturn, Self, cast
 
 from eventlog.append.batch import EACH, PREFIX, AppendRequest, Receipt
 from eventlog.append.dedupe import DEDUPE_ENTRIES_DEFAULT
@@ -338,7 +338,7 @@ validated = partial(validate, now=now_stored, new_id=_new_signal_id)
 
 def salted(item: Item) -> ValidatedItem:
     """What `validated` returns for the item with a salt."""
-    return validated(with_salt(item, _new_salt))
+    return validated(cast("Item", with_salt(item, _new_salt)))
 
 
 _open_logs: "weakref.WeakSet[EventLog]" = weakref.WeakSet()

@@ -102,8 +102,7 @@ def append(
 
     Reads JSON Lines from FILE, or from standard input. Each input line gets exactly one line on
     stdout, in order: a receipt once the entry is durable, or an object with `line`, `error` and
-    `field`. Lines that are waiting are committed together, so the command also works as a
-    long-running pipe for a generator in any language.
+    `field`. Waiting lines are committed together, so a generator may use it as a long-running pipe.
 
     Without --skip-invalid the command stops at the first invalid line with exit code 1: the lines
     before it are durable, and none after it is written. With it, invalid lines are reported, the
@@ -114,9 +113,6 @@ def append(
 
     With --wait replicated a receipt is printed once a quorum of the stream's servers has its entry;
     a message says so where no mirror runs. After --timeout the exit code is 1.
-
-    With --salt no line can be guessed from its hash, which proofs of other lines disclose. A retry
-    is recognised all the same.
 
     With --check nothing is written or created, and no lock is taken. Each line gets an object with
     `line` and `result`: `new` with the `seq` it would have, `duplicate` with the `seq` of the first

@@ -16,14 +16,12 @@ SALT = "salt"
 SALT_BYTES = 16  # 2^128 values cannot be tried
 
 
-def with_salt(
-    item: Mapping[str, object] | Signal, new_salt: Callable[[], str]
-) -> Mapping[str, object] | Signal:
-    """The item with a salt; unchanged if it has one, or is neither and will be refused."""
+def with_salt(item: object, new_salt: Callable[[], str]) -> object:
+    """The item with a salt; unchanged if it has one, or is no item, which validation refuses."""
     if isinstance(item, Signal):
         if SALT in item.extra:
             return item
         return replace(item, extra={**item.extra, SALT: new_salt()})
-    if isinstance(item, Mapping) and SALT not in item:
-        return {**item, SALT: new_salt()}
-    return item
+    if not isinstance(item, Mapping) or SALT in item:
+        return item
+    return {**item, SALT: new_salt()}

@@ -63,8 +63,7 @@ def test_a_retry_with_another_salt_is_the_same_item(home: Path, reopened: bool) 
     ]
     with EventLog(home, salt=True) as log:
         first = log.append_many(items)
-        if not reopened:
-            again = log.append_many(items)
+        again = log.append_many(items) if not reopened else []
     if reopened:
         with EventLog(home, salt=True) as log:
             again = log.append_many(items)
@@ -82,9 +81,10 @@ def test_other_content_is_a_conflict_all_the_same(log: EventLog) -> None:
 
 
 def test_what_is_no_item_is_refused_as_without_a_salt(log: EventLog) -> None:
-    for item in (7, [], "text", {}, {1: 2}):
+    items: list[Any] = [7, [], "text", {}, {1: 2}]
+    for item in items:
         with pytest.raises(InvalidSignal):
-            log.append(item)  # type: ignore[arg-type]
+            log.append(item)
 
 
 def test_the_command_adds_salts_and_its_dry_run_agrees(home: Path) -> None:
