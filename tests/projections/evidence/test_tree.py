@@ -299,12 +299,10 @@ asyncio.run(grow(Path(sys.argv[1])))
 @pytest.mark.slow
 def test_a_process_that_is_killed_while_the_tree_grows_loses_only_the_batch(filled: Path) -> None:
     fill(filled, 2_400, start=LINES + 1)
-    roots = {0: EMPTY_ROOT} | {
-        size: running.root()
-        for running in [RunningRoot()]
-        for size, line in enumerate(lines_in(filled), 1)
-        if running.add(leaf_hash(line[:-1])) is None
-    }
+    running, roots = RunningRoot(), [EMPTY_ROOT]
+    for line in lines_in(filled):
+        running.add(leaf_hash(line[:-1]))
+        roots.append(running.root())
     kills, last = 0, 0
     for wait_s in itertools.cycle((0.0, 0.004, 0.011, 0.023)):
         with subprocess.Popen(
