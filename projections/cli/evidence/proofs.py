@@ -4,21 +4,14 @@ Invariant: `check` needs neither home nor network.
 """
 
 import re
-import sys
 from pathlib import Path
 
 import click
 
-from eventlog.plumbing import (
-    EXIT_PROBLEM,
-    JSON_OPTION,
-    CommandContext,
-    WrongUsage,
-    print_line,
-    print_problem,
-)
-from projections.cli.common import print_json, print_result
+from eventlog.plumbing import JSON_OPTION, CommandContext, WrongUsage, print_line
+from projections.cli.common import print_result
 from projections.cli.evidence.extra import SEQ_DIGITS_MAX, needs_extra
+from projections.cli.evidence.keys_option import exits_unless_proved, key_options, parse_vkeys
 
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)  # safe on any file system
 
@@ -44,7 +37,6 @@ def prove(obj: CommandContext, entry: str, output: Path | None) -> None:
       eventlog evidence prove 1 --output entry-1.tlog-proof
     """
     from eventlog.plumbing import output_file
-    from projections.errors import NotProved
 
     with needs_extra():
         from projections.evidence.proving import prove as prove_entry
@@ -55,12 +47,9 @@ def prove(obj: CommandContext, entry: str, output: Path | None) -> None:
         raise WrongUsage(f"{entry[:80]} is no seq", do="the first entry has seq 1")
     if output is None and not is_seq and not FILE_NAME.fullmatch(entry):
         raise WrongUsage("that signal_id cannot be the name of a file", do="add --output FILE")
-    try:
-        home = Path(obj.home)
+    home = Path(obj.home)
+    with exits_unless_proved(as_json=False):
         data = prove_entry(home, int(entry)) if is_seq else prove_signal(home, entry)
-    except NotProved as error:
-        print_problem(f"NOT PROVED: {error}")
-        sys.exit(EXIT_PROBLEM)
     path = output or Path(f"{entry}.tlog-proof")
     with output_file(path, home=obj.home) as file:
         file.write(data)
@@ -69,22 +58,7 @@ def prove(obj: CommandContext, entry: str, output: Path | None) -> None:
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option(
-    "--key",
-    "vkeys",
-    metavar="VKEY",
-    multiple=True,
-    required=True,
-    help="The vkey of the log; repeat it for each witness whose cosignature counts.",
-)
-@click.option(
-    "--quorum",
-    metavar="K",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="How many of these witnesses must have cosigned.",
-)
+@key_options
 @JSON_OPTION
 def check(file: Path, vkeys: tuple[str, ...], quorum: int, as_json: bool) -> None:
     """Check the proof in FILE.
@@ -97,24 +71,13 @@ def check(file: Path, vkeys: tuple[str, ...], quorum: int, as_json: bool) -> Non
     Example:
       eventlog evidence check entry-1.tlog-proof --key "$(cat vkey)"
     """
-    from projections.errors import NotProved
-
     with needs_extra():
         from projections.evidence.check import check_proof
-        from projections.evidence.keys import parse_vkey
         from projections.evidence.proof import PROOF_BYTES_MAX
 
-    try:
-        keys = [parse_vkey(vkey) for vkey in vkeys]
-    except NotProved as error:
-        raise WrongUsage(f"--key: {error.what}", do="give a vkey, NAME+ID+KEY") from None
+    keys = parse_vkeys(vkeys)
     with file.open("rb") as opened:
         data = opened.read(PROOF_BYTES_MAX + 1)
-    try:
+    with exits_unless_proved(as_json=as_json):
         found = check_proof(data, keys, quorum=quorum)
-    except NotProved as error:
-        if as_json:
-            print_json({"proved": False, "reason": str(error)})
-        print_problem(f"NOT PROVED: {error}")
-        sys.exit(EXIT_PROBLEM)
     print_result(found, as_json=as_json)
