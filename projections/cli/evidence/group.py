@@ -7,12 +7,13 @@ import click
 
 from projections.cli.evidence.growth import audit, consistency
 from projections.cli.evidence.proofs import check, prove
+from projections.cli.evidence.publishing import publish
 from projections.cli.evidence.signing import checkpoint, key
 from projections.cli.evidence.statements import check_statement, statement
 
 COMMANDS = (
     *(key, checkpoint, prove, check, consistency, audit),
-    *(statement, check_statement),
+    *(statement, check_statement, publish),
 )
 
 
