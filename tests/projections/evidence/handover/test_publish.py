@@ -160,7 +160,7 @@ def test_a_damaged_tree_is_built_again_and_not_published(
     data = bytearray(path.read_bytes())
     data[at] ^= 1
     path.write_bytes(data)
-    publish(home, public, with_entries=True)
+    publish(home, public)
     assert head_at(public, key) == 300
     assert (public / "tile/0/000").read_bytes() == b"".join(
         leaf_hash(line[:-1]) for line in lines_in(home)[:256]
