@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from eventlog import Entry
 from eventlog.plumbing import BadLine, decode, printable
 from projections.errors import NotProved
-from projections.evidence.checkpoint import Cosignature, OpenedCheckpoint
+from projections.evidence.checkpoint import Cosignature, OpenedCheckpoint, Stamp
 from projections.evidence.keys import LOG, VerifierKey
 from projections.evidence.proof import parse_proof, verify_proof
 
@@ -23,12 +23,17 @@ class CheckedProof:
     size: int
     entry: Entry
     cosignatures: tuple[Cosignature, ...]
+    stamps: tuple[Stamp, ...] = ()  # that were verified beside the proof
 
     def to_text(self) -> list[str]:
         """For a reader; the line comes last."""
         seen = [
             f"  seen by {found.name} not later than {time_text(found.time_s)}"
             for found in self.cosignatures
+        ]
+        seen += [
+            f"  stamped by {printable(found.name)} not later than {time_text(found.time_s)}"
+            for found in self.stamps
         ]
         return [
             f"PROVED: entry {self.entry.seq} of {self.size} in the log {self.origin}",
@@ -45,7 +50,8 @@ class CheckedProof:
             "seq": self.entry.seq,
             "size": self.size,
             "recorded_at": self.entry.recorded_at,
-            "not_later_than": {found.name: time_text(found.time_s) for found in self.cosignatures},
+            "not_later_than": {found.name: time_text(found.time_s) for found in self.cosignatures}
+            | {found.name: time_text(found.time_s) for found in self.stamps},
             "line": self.entry.line.decode().removesuffix("\n"),
         }
 

@@ -5,6 +5,7 @@ Invariant: this module imports nothing that only one of its commands needs.
 
 import click
 
+from projections.cli.evidence.anchoring import anchor
 from projections.cli.evidence.growth import audit, consistency
 from projections.cli.evidence.proofs import check, prove
 from projections.cli.evidence.publishing import publish
@@ -13,7 +14,7 @@ from projections.cli.evidence.statements import check_statement, statement
 
 COMMANDS = (
     *(key, checkpoint, prove, check, consistency, audit),
-    *(statement, check_statement, publish),
+    *(statement, check_statement, publish, anchor),
 )
 
 

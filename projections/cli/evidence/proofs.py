@@ -4,14 +4,21 @@ Invariant: `check` needs neither home nor network.
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from eventlog.plumbing import JSON_OPTION, CommandContext, WrongUsage, print_line
 from projections.cli.common import print_result
+from projections.cli.evidence.anchoring import PEM, policy_option, trusted_authorities
 from projections.cli.evidence.extra import SEQ_DIGITS_MAX, needs_extra
 from projections.cli.evidence.keys_option import exits_unless_proved, key_options, parse_vkeys
+
+if TYPE_CHECKING:
+    from projections.evidence.checkpoint import Stamp
+    from projections.evidence.stamp import TrustedAuthorities
 
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)  # safe on any file system
 
@@ -59,13 +66,33 @@ def prove(obj: CommandContext, entry: str, output: Path | None) -> None:
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @key_options
+@click.option(
+    "--tsr", metavar="FILE", type=PEM, help="A time stamp of the checkpoint. Default: none."
+)
+@click.option(
+    "--tsa-ca",
+    "ca",
+    metavar="PEM",
+    type=PEM,
+    help="The root certificate that --tsr is verified by, and others between.",
+)
+@policy_option
 @JSON_OPTION
-def check(file: Path, vkeys: tuple[str, ...], quorum: int, as_json: bool) -> None:
+def check(
+    file: Path,
+    vkeys: tuple[str, ...],
+    quorum: int,
+    tsr: Path | None,
+    ca: Path | None,
+    policy: str | None,
+    as_json: bool,
+) -> None:
     """Check the proof in FILE.
 
     It needs no home and no network. `recorded_at` is what the clock of the operator said; *not
-    later than* is what a witness has signed. Exit code 1 with NOT PROVED if the file does not show
-    that the log of that key holds the line.
+    later than* is what a witness or a time stamp authority has signed. Exit code 1 with NOT PROVED
+    if the file does not show that the log of that key holds the line, or if the time stamp does not
+    verify.
 
     \b
     Example:
@@ -78,6 +105,20 @@ def check(file: Path, vkeys: tuple[str, ...], quorum: int, as_json: bool) -> Non
     keys = parse_vkeys(vkeys)
     with file.open("rb") as opened:
         data = opened.read(PROOF_BYTES_MAX + 1)
+    if (tsr is None) != (ca is None) or (policy is not None and tsr is None):
+        raise WrongUsage("--tsr and --tsa-ca belong together", do="give both, or neither")
+    trusted = None if ca is None else trusted_authorities(ca, policy)
     with exits_unless_proved(as_json=as_json):
         found = check_proof(data, keys, quorum=quorum)
+        if tsr is not None and trusted is not None:
+            found = replace(found, stamps=(_verified_stamp(tsr, data, trusted),))
     print_result(found, as_json=as_json)
+
+
+def _verified_stamp(path: Path, proof: bytes, trusted: "TrustedAuthorities") -> "Stamp":
+    from projections.evidence.proof import parse_proof
+    from projections.evidence.stamp import REPLY_BYTES_MAX, verify_stamp
+
+    with path.open("rb") as opened:
+        reply = opened.read(REPLY_BYTES_MAX + 1)
+    return verify_stamp(reply, parse_proof(proof).checkpoint, trusted)

@@ -19,11 +19,11 @@ from projections.evidence.checkpoint import SignedHead, open_checkpoint
 from projections.evidence.encoding import HASH_BYTES
 from projections.evidence.handover.public_files import PublicDirectory, public_directory
 from projections.evidence.handover.tile_paths import ENTRIES, Tile, bundle, tile_path, tiles_of
-from projections.evidence.handover.write_statement import NewestCheckpoint, read_newest
 from projections.evidence.kept_files import kept_files
 from projections.evidence.keys import VerifierKey
 from projections.evidence.level_files import LevelFiles, level_files
 from projections.evidence.merkle import EMPTY_ROOT, TILE_WIDTH, fold, leaf_hash
+from projections.evidence.newest import NewestCheckpoint, read_newest
 from projections.evidence.note import NOTE_BYTES_MAX
 from projections.evidence.proving import extend_tree
 from projections.evidence.tree import LOCK_POLL, LOCK_WAIT_S

@@ -4,16 +4,15 @@ Invariant: a statement that is complete has the root that was signed.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from eventlog.plumbing import Disk, raw_lines
-from projections.errors import NotProved, ProjectionError
-from projections.evidence.checkpoint import SignedHead, open_checkpoint
+from eventlog.plumbing import raw_lines
+from projections.errors import ProjectionError
+from projections.evidence.checkpoint import SignedHead
 from projections.evidence.handover.statement import head_bytes
-from projections.evidence.kept_files import KeptFiles, kept_files
 from projections.evidence.merkle import RunningRoot, leaf_hash
+from projections.evidence.newest import newest_checkpoint
 
 Progress = Callable[[int, int], object]  # lines done, and in all
 
@@ -22,31 +21,6 @@ class WritableFile(Protocol):
     """A binary file."""
 
     def write(self, data: bytes, /) -> int: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewestCheckpoint:
-    """The newest checkpoint of a home, with the cosignatures that are kept, and what it says."""
-
-    data: bytes
-    head: SignedHead
-
-
-def newest_checkpoint(home: Path, *, disk: Disk | None = None) -> NewestCheckpoint:
-    """The newest checkpoint. Raises NotProved where nothing was signed yet, LogNotFound."""
-    with kept_files(home, disk=disk) as kept:
-        return read_newest(kept)
-
-
-def read_newest(kept: KeptFiles) -> NewestCheckpoint:
-    """The newest checkpoint in an open directory. Raises NotProved."""
-    sizes = kept.sizes()
-    if not sizes:
-        raise NotProved(
-            "no checkpoint was signed yet", where=kept.path, do="run `eventlog evidence checkpoint`"
-        )
-    data = kept.read_checkpoint(sizes[-1])
-    return NewestCheckpoint(data=data, head=open_checkpoint(data, kept.read_vkey()).head)
 
 
 def write_statement(
