@@ -7,6 +7,7 @@ import click
 
 from projections.cli.evidence.anchoring import anchor
 from projections.cli.evidence.growth import audit, consistency
+from projections.cli.evidence.page import page
 from projections.cli.evidence.proofs import check, prove
 from projections.cli.evidence.publishing import publish
 from projections.cli.evidence.signing import checkpoint, key
@@ -14,7 +15,7 @@ from projections.cli.evidence.statements import check_statement, statement
 
 COMMANDS = (
     *(key, checkpoint, prove, check, consistency, audit),
-    *(statement, check_statement, publish, anchor),
+    *(statement, check_statement, publish, anchor, page),
 )
 
 
