@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from projections.evidence.checkpoint import SignedHead, sign_head
+from projections.evidence.handover.export import SeenLines, index_page
 from projections.evidence.handover.page import page_bytes
 from projections.evidence.keys import COSIGNER, SigningKey, new_key
 from projections.evidence.merkle import leaf_hash
@@ -189,3 +190,15 @@ def test_the_policy_allows_the_own_script_and_style_and_nothing_else() -> None:
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
         assert f"{name}-src 'sha256-{digest}'" in policy, f"write sha256-{digest} into the policy"
     assert not re.search(r"https?://|src=|href=", text)
+
+
+def test_the_index_page_of_an_export_can_be_read_by_all(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "index.html"
+    path.write_bytes(index_page(KEY.verifier, 300, SeenLines(signals=200), ["<tr><td>1</td></tr>"]))
+    with browser.context(viewport=PHONE) as context:
+        page = context.page()
+        page.call("goto", path.as_uri())
+        assert page.js("document.documentElement.scrollWidth") == PHONE["width"]
+        assert page.axe() == []
+        page.shot("export")
+        assert context.problems() == []

@@ -6,6 +6,7 @@ Invariant: this module imports nothing that only one of its commands needs.
 import click
 
 from projections.cli.evidence.anchoring import anchor
+from projections.cli.evidence.exporting import export_
 from projections.cli.evidence.growth import audit, consistency
 from projections.cli.evidence.page import page
 from projections.cli.evidence.proofs import check, prove
@@ -15,7 +16,7 @@ from projections.cli.evidence.statements import check_statement, statement
 
 COMMANDS = (
     *(key, checkpoint, prove, check, consistency, audit),
-    *(statement, check_statement, publish, anchor, page),
+    *(statement, check_statement, publish, anchor, page, export_),
 )
 
 

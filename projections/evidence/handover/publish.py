@@ -17,7 +17,13 @@ from eventlog.plumbing import Disk, decode, raw_lines, refuse_in_home
 from projections.errors import NotProved, ProjectionError
 from projections.evidence.checkpoint import SignedHead, open_checkpoint
 from projections.evidence.encoding import HASH_BYTES
-from projections.evidence.handover.public_files import PublicDirectory, public_directory
+from projections.evidence.handover.file_tree import (
+    FILES_AT_ONCE,
+    PUBLIC,
+    FileTree,
+    Modes,
+    file_tree,
+)
 from projections.evidence.handover.tile_paths import ENTRIES, Tile, bundle, tile_path, tiles_of
 from projections.evidence.kept_files import kept_files
 from projections.evidence.keys import VerifierKey
@@ -31,7 +37,6 @@ from projections.run_directory import run_lock
 
 CHECKPOINT_NAME = "checkpoint"
 LOCK_NAME = "publish.lock"
-FILES_AT_ONCE = 256  # are synced together; open files are limited
 SALT = "salt"  # the payload key that makes the hash of a line impossible to guess
 _SALT_TEXT = b'"salt":"'
 
@@ -73,17 +78,21 @@ def publish(
     directory: Path,
     *,
     with_entries: bool = False,
+    modes: Modes = PUBLIC,
+    newest: NewestCheckpoint | None = None,
     disk: Disk | None = None,
     progress: Progress = lambda _done, _total: None,
 ) -> Published:
-    """Publishes the newest checkpoint with its tiles, and with the lines where `with_entries`.
+    """Publishes a checkpoint, by default the newest one, with its tiles.
+
+    With `with_entries` the lines are published too.
 
     Raises NotProved where nothing was signed yet; UnsafePath where the directory is in a home;
     ProjectionError where it has the checkpoint of another log or a newer one; OSError.
     """
     refuse_in_home(directory, home=home)
     with kept_files(home, disk=disk) as kept:
-        key, newest = kept.read_vkey(), read_newest(kept)
+        key, newest = kept.read_vkey(), newest or read_newest(kept)
     lock = run_lock(home, LOCK_NAME)
     try:
         if not lock.wait_for(LOCK_WAIT_S, LOCK_POLL):
@@ -92,7 +101,7 @@ def publish(
                 where=str(home),
                 do="run this again when it has ended",
             )
-        with public_directory(directory, disk=disk) as target:
+        with file_tree(directory, modes, disk=disk) as target:
             old = _published_head(target, key)
             _require_growth(target, old, newest.head)
             for again in (False, True):
@@ -116,7 +125,7 @@ class _DamagedTree(Exception):
 
 def _publish(
     home: Path,
-    target: PublicDirectory,
+    target: FileTree,
     newest: NewestCheckpoint,
     old: SignedHead,
     files: LevelFiles,
@@ -150,7 +159,7 @@ def _publish(
     )
 
 
-def _stands(target: PublicDirectory, path: str, tile: Tile, old_size: int, size: int) -> bool:
+def _stands(target: FileTree, path: str, tile: Tile, old_size: int, size: int) -> bool:
     """Whether a file was published with an earlier checkpoint, and is still there.
 
     Others that are there may be of another log.
@@ -206,7 +215,7 @@ def _unsalted(home: Path, old_size: int, size: int) -> int:
     )
 
 
-def _published_head(target: PublicDirectory, key: VerifierKey) -> SignedHead:
+def _published_head(target: FileTree, key: VerifierKey) -> SignedHead:
     """The head that is published; that of the empty log where there is none."""
     head = SignedHead(origin=key.name, size=0, root=EMPTY_ROOT)
     try:
@@ -221,7 +230,7 @@ def _published_head(target: PublicDirectory, key: VerifierKey) -> SignedHead:
     return head
 
 
-def _require_growth(target: PublicDirectory, old: SignedHead, new: SignedHead) -> None:
+def _require_growth(target: FileTree, old: SignedHead, new: SignedHead) -> None:
     if old.size > new.size:
         raise ProjectionError(
             f"the directory has a checkpoint of {old.size} entries, and the newest one of this home"

@@ -2,6 +2,7 @@
 
 import json
 import random
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from projections.evidence.signing import sign_checkpoint
 from projections.evidence.stamp import parse_authorities, stamp_request, stamped_bytes, verify_stamp
 from projections.evidence.timestamp import anchor, ask_authority, require_url
 from tests.harness.command import eventlog
+from tests.harness.requirements import CHECKOUT
 from tests.harness.stamp_authority import StampAuthority, stamp_authority
 from tests.projections.evidence.handover.homes import signed_home, write_trades
 
@@ -73,6 +75,22 @@ def test_a_stamp_is_over_the_text_and_the_first_signature_and_openssl_accepts_it
     assert stamps_of(home) == [f"{300:020d}.tsr", f"{303:020d}.tsr"]
     with pytest.raises(NotProved, match="Mismatch"):
         verify_stamp(reply, checkpoint_of(home), trusted)
+
+
+def test_openssl_accepts_a_stamp_of_a_cosigned_checkpoint_as_the_index_page_says(
+    tmp_path: Path, authority: StampAuthority
+) -> None:
+    data = CHECKPOINT + "\N{EM DASH} witness.example AAAAAAAA\n".encode()
+    (tmp_path / "N.checkpoint").write_bytes(data)
+    (tmp_path / "N.tsr").write_bytes(authority.reply_to(stamp_request(data).data))
+    recipe = (
+        "sed '/^\N{EM DASH} /q' N.checkpoint | openssl ts -verify -in N.tsr -data /dev/stdin"
+        f" -CAfile {authority.ca}"
+    )
+    page = (CHECKOUT / "projections/evidence/handover/index.html").read_text()
+    shown = recipe.replace("N.", "checkpoints/N.").replace(str(authority.ca), "ROOT.pem")
+    assert shown in page
+    assert subprocess.run(["sh", "-c", recipe], cwd=tmp_path, check=False).returncode == 0
 
 
 def test_no_reply_that_does_not_verify_is_kept(
