@@ -46,7 +46,13 @@ def signed_lines(home: Path, head: SignedHead, progress: Progress) -> Iterator[b
             running.add(leaf_hash(line[:-1]))
         yield b"".join(lines)
         progress(running.size, head.size)
-    if (running.size, running.root()) != (head.size, head.root):
+    if running.size < head.size:
+        raise ProjectionError(
+            f"the log has {running.size} of the {head.size} entries that were signed",
+            where=str(home),
+            do="put the others back with `eventlog repair --from BACKUP`",
+        )
+    if running.root() != head.root:
         raise ProjectionError(
             f"the log does not have the root that was signed at size {head.size}",
             where=str(home),
