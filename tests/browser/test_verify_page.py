@@ -130,7 +130,7 @@ def signed_line(line: bytes, name: str = "hostile.example") -> tuple[bytes, Sign
     return Proof(line=line, index=0, path=(), checkpoint=signed).to_bytes(), key
 
 
-def test_hostile_text_is_shown_as_text(page: Page, context: Context) -> None:
+def test_hostile_text_in_a_line_is_shown_as_text(page: Page, context: Context) -> None:
     before = len(context.problems())
     start = b'{"v":1,"seq":1,"batch":1,"recorded_at":"2025-11-18T02:00:01.123456Z","event":"signal"'
     text = "<img src=x onerror=alert(1)><script>alert(2)</script>\N{RIGHT-TO-LEFT OVERRIDE}x\x1b[2J"

@@ -33,7 +33,7 @@ FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)  # safe on 
 )
 @click.pass_obj
 def prove(obj: CommandContext, entry: str, output: Path | None) -> None:
-    """Write the proof that an entry is part of the newest checkpoint.
+    """Write the proof that an entry is in the newest checkpoint.
 
     A number is a seq; anything else is a signal_id, which the signals table finds. The proof
     contains the line itself. It is verified before it is written. Exit code 1 if no checkpoint

@@ -19,12 +19,13 @@ from projections.cli.evidence.keys_option import exits_unless_proved
 @JSON_OPTION
 @click.pass_obj
 def publish(obj: CommandContext, directory: Path, with_entries: bool, as_json: bool) -> None:
-    """Write the newest checkpoint and its tiles to DIR, for a web server.
+    """Write checkpoint and tiles to DIR, for a web server.
 
-    DIR has the layout of C2SP tlog-tiles, from which anyone can make proofs and follow the log. A
-    second run adds what is new. Files get mode 0644 and directories 0755; DIR must not be in a
-    home. The hashes of lines are public then: a line with few unknowns can be guessed from its
-    hash, unless it was appended with --salt. Exit code 1 if nothing was signed yet.
+    The checkpoint is the newest. DIR has the layout of C2SP tlog-tiles, from which anyone can make
+    proofs and follow the log. A second run adds what is new. Files get mode 0644 and directories
+    0755; DIR must not be in a home. The hashes of lines are public then: a line with few unknowns
+    can be guessed from its hash, unless it was appended with --salt. Exit code 1 if nothing was
+    signed yet.
 
     \b
     Example:

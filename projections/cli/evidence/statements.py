@@ -27,11 +27,11 @@ STDOUT = "-"
 )
 @click.pass_obj
 def statement(obj: CommandContext, output: str) -> None:
-    """Write all lines that the newest checkpoint covers, and that checkpoint.
+    """Write all lines with the checkpoint that covers them.
 
-    With it a client sees that no signal was left out: `evidence check-statement` accepts only all
-    lines up to the checkpoint, in order. Exit code 1 if nothing was signed yet. FILE appears
-    complete or not at all.
+    It is the newest checkpoint. With it a client sees that no signal was left out: `evidence
+    check-statement` accepts only all lines up to the checkpoint, in order. Exit code 1 if nothing
+    was signed yet. FILE appears complete or not at all.
 
     \b
     Example:
@@ -66,12 +66,13 @@ def statement(obj: CommandContext, output: str) -> None:
 def check_statement(
     file: Path, vkeys: tuple[str, ...], quorum: int, scratch: Path | None, as_json: bool
 ) -> None:
-    """Check that FILE holds all lines of a log, in order, and print their figures.
+    """Check that FILE holds all lines of a log, in order.
 
-    It needs no home and no network. The figures are those of `eventlog stats` over exactly these
-    lines, together and by strategy. Exit code 1 with NOT PROVED if a line is missing, was changed,
-    added or moved, or if the checkpoint is not signed by the key of the log. The table that the
-    figures come from takes as much space as FILE, and is removed at the end.
+    It prints their figures, and needs no home and no network. The figures are those of `eventlog
+    stats` over exactly these lines, together and by strategy. Exit code 1 with NOT PROVED if a line
+    is missing, was changed, added or moved, or if the checkpoint is not signed by the key of the
+    log. The table that the figures come from takes as much space as FILE, and is removed at the
+    end.
 
     \b
     Example:
