@@ -21,16 +21,20 @@ from eventlog import UnsafePath
 from eventlog.plumbing import Directory, Disk, make_private_dir, require_home
 from projections.errors import NotProved, ProjectionError
 from projections.evidence.encoding import decode_hash, encode_base64
+from projections.evidence.kept_listing import (
+    CHECKPOINT,
+    DIRECTORY_NAME,
+    KEY_NAME,
+    RESTORED_NAME,
+    VKEY_NAME,
+)
 from projections.evidence.keys import SigningKey, VerifierKey, new_key, parse_secret, parse_vkey
 from projections.evidence.merkle import RunningRoot
 from projections.evidence.note import NOTE_BYTES_MAX
 
-DIRECTORY_NAME = "evidence"
-KEY_NAME, VKEY_NAME, RESTORED_NAME = "key", "vkey", "restored"
 KEY_BYTES_MAX = 1024  # a name of 255 bytes, and a key
 PEAKS_BYTES_MAX = 4096  # 63 hashes of 45 characters
 
-_CHECKPOINT = re.compile(r"([0-9]{20})\.checkpoint", re.ASCII)
 _PEAKS = re.compile(r"([0-9]{20})\.peaks", re.ASCII)
 
 
@@ -98,7 +102,7 @@ class KeptFiles:
 
     def sizes(self) -> list[int]:
         """The signed sizes, ascending."""
-        found = map(_CHECKPOINT.fullmatch, self._directory.names())
+        found = map(CHECKPOINT.fullmatch, self._directory.names())
         return sorted(int(match[1]) for match in found if match)
 
     def checkpoint_path(self, size: int) -> str:

@@ -16,6 +16,7 @@ from projections.alpine.metered_client import OUTCOMES
 from projections.monitoring.metrics import exposition
 from projections.monitoring.snapshot import (
     DeliverySnapshot,
+    EvidenceSnapshot,
     LogSnapshot,
     MirrorSnapshot,
     ProjectionSnapshot,
@@ -206,9 +207,22 @@ def samples() -> dict[str, dict[str, set[str]]]:
     ]
     log = LogSnapshot(last_seq=1, bytes=1, segments=1, backup_age_seconds=1.0)
     replica = ReplicaSnapshot(lag_entries=1, is_following=True)
-    text = exposition(
-        Snapshot(log=log, problem=None, projections=tuple(projections), replica=replica)
-    ).decode()
+    evidence = EvidenceSnapshot(
+        size=1,
+        checkpoint_age_seconds=1.0,
+        cosignature_age_seconds=1.0,
+        stamp_age_seconds=1.0,
+        lag_entries=1,
+        lag_seconds=1.0,
+    )
+    snapshot = Snapshot(
+        log=log,
+        problem=None,
+        projections=tuple(projections),
+        replica=replica,
+        evidence=evidence,
+    )
+    text = exposition(snapshot).decode()
     found: dict[str, dict[str, set[str]]] = {}
     for name, labels in re.findall(r"^(eventlog_\w+)(?:\{(.*)\})? \S+$", text, re.MULTILINE):
         mine = found.setdefault(name, {})
