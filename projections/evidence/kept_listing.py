@@ -59,13 +59,24 @@ class KeptListing:
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
         names = directory.names()
-        self.sizes = sorted(int(found[1]) for found in map(CHECKPOINT.fullmatch, names) if found)
+        kept = (name for name in names if name.endswith(".checkpoint"))
+        self._checkpoints = sorted(name for name in kept if CHECKPOINT.fullmatch(name))
         self._stamps: dict[int, list[str]] = {}
-        for found in map(STAMP.fullmatch, names):
+        for found in (STAMP.fullmatch(name) for name in names if name.endswith(".tsr")):
             if found:
                 self._stamps.setdefault(int(found[1]), []).append(found[0])
         self.has_vkey = VKEY_NAME in names
         self.is_restored = RESTORED_NAME in names
+
+    @property
+    def count(self) -> int:
+        """How many checkpoints there are."""
+        return len(self._checkpoints)
+
+    @property
+    def size(self) -> int:
+        """The newest signed size; 0 where nothing was signed."""
+        return _size_of(self._checkpoints[-1]) if self._checkpoints else 0
 
     @property
     def path(self) -> str:
@@ -85,9 +96,8 @@ class KeptListing:
             return None
         return self._directory.read(VKEY_NAME, FILE_BYTES_MAX).decode(errors="replace").strip()
 
-    def checkpoint(self, size: int) -> KeptCheckpoint:
-        """The checkpoint of a signed size. Raises OSError, UnsafePath."""
-        name = f"{size:020d}.checkpoint"
+    def _checkpoint(self, name: str) -> KeptCheckpoint:
+        size = _size_of(name)
         text = self._directory.read(name, FILE_BYTES_MAX).decode(errors="replace")
         seen, stamps_s = cosignatures_in(text), self._stamps_of(size)
         # A cosignature is added by writing the file again, and a copy may have the time of copying.
@@ -97,8 +107,8 @@ class KeptListing:
         )
 
     def newest(self) -> Iterator[KeptCheckpoint]:
-        """The checkpoints, from the newest on."""
-        return map(self.checkpoint, reversed(self.sizes))
+        """The checkpoints, from the newest on. Raises OSError, UnsafePath."""
+        return map(self._checkpoint, reversed(self._checkpoints))
 
     def last_cosigned_s(self) -> int | None:
         """The latest time that a witness signed, among the newest SEARCH_MAX checkpoints."""
@@ -128,6 +138,10 @@ def kept_listing(home: Path) -> Iterator[KeptListing | None]:
         return
     with directory:
         yield KeptListing(directory)
+
+
+def _size_of(name: str) -> int:
+    return int(name[:20])
 
 
 def cosignatures_in(note: str) -> tuple[SeenBy, ...]:

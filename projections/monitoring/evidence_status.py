@@ -32,11 +32,11 @@ def evidence_status(home: Path) -> dict[str, object] | None:
     except (OSError, UnsafePath) as error:
         problem = f"evidence/ cannot be read: {error}"
         return {**dict.fromkeys(_EVIDENCE_KEYS), "problem": problem}
-    size = kept.sizes[-1] if kept.sizes else 0
-    found = lag(home, size)
+    found = lag(home, kept.size)
     if found["lag_entries"] is None:
-        found["problem"] = f"{count_text(size, 'entry')} were signed, and the log ends before that"
-    return {"size": size or None, **figures, **found}
+        signed = count_text(kept.size, "entry")
+        found["problem"] = f"{signed} were signed, and the log ends before that"
+    return {"size": kept.size or None, **figures, **found}
 
 
 def _kept_figures(kept: KeptListing) -> dict[str, object]:

@@ -64,7 +64,7 @@ def test_it_has_the_sizes_and_what_was_added_to_each(signed: Path) -> None:
     set_written(signed, 4, 1_764_600_000)
     with kept_listing(signed) as kept:
         assert kept is not None
-        assert kept.sizes == [2, 4]
+        assert (kept.count, kept.size) == (2, 4)
         newest, older = kept.newest()
         assert kept.key_mode() == 0o600
         assert kept.vkey() == (signed / "evidence" / "vkey").read_text().strip()
