@@ -12,7 +12,7 @@ from eventlog.plumbing import count_text, duration_text, fence_state, replica_st
 from projections.doctor.finding import NOTE, OK, PROBLEM, WARNING, DoctorFinding
 from projections.evidence.kept_listing import KEY_NAME, KeptListing, kept_listing
 from projections.evidence.level_files import stored_state
-from projections.monitoring.evidence_status import UNSIGNED_S_MAX, evidence_status
+from projections.monitoring.evidence_status import evidence_status, is_late
 
 CHECK = "evidence"
 
@@ -51,7 +51,9 @@ def _key_findings(kept: KeptListing, *, can_sign: bool) -> Iterator[DoctorFindin
 
 
 def _state_findings(home: Path, kept: KeptListing) -> Iterator[DoctorFinding]:
-    found = evidence_status(home) or {}
+    found = evidence_status(home)
+    if found is None:  # removed meanwhile
+        return
     size, entries, age_s = (found.get(key) for key in ("size", "lag_entries", "lag_seconds"))
     if kept.is_restored:
         do = "run `eventlog evidence resume` with the newest checkpoint that anyone holds"
@@ -59,7 +61,7 @@ def _state_findings(home: Path, kept: KeptListing) -> Iterator[DoctorFinding]:
     if found.get("problem") is not None:
         do = "run `eventlog verify`, and compare the log with a backup: nothing is signed meanwhile"
         yield _finding(PROBLEM, str(found["problem"]), do)
-    if isinstance(entries, int) and isinstance(age_s, float) and age_s > UNSIGNED_S_MAX:
+    if isinstance(entries, int) and isinstance(age_s, float) and is_late(found):
         unsigned = f"no checkpoint covers the last {count_text(entries, 'entry')}"
         if _can_sign(home):
             do = "run `eventlog evidence checkpoint`, or enable eventlog-checkpoint@.timer"

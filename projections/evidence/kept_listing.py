@@ -106,9 +106,11 @@ class KeptListing:
             size=size, text=text, written_s=min(times_s), cosignatures=seen, stamps_s=stamps_s
         )
 
-    def newest(self) -> Iterator[KeptCheckpoint]:
-        """The checkpoints, from the newest on. Raises OSError, UnsafePath."""
-        return map(self._checkpoint, reversed(self._checkpoints))
+    def newest(self, size_max: int | None = None) -> Iterator[KeptCheckpoint]:
+        """The checkpoints of up to `size_max` entries, newest first. Raises OSError, UnsafePath."""
+        names = reversed(self._checkpoints)
+        wanted = (name for name in names if size_max is None or _size_of(name) <= size_max)
+        return map(self._checkpoint, wanted)
 
     def last_cosigned_s(self) -> int | None:
         """The latest time that a witness signed, among the newest SEARCH_MAX checkpoints."""

@@ -3,6 +3,7 @@
 Invariant: no signature is verified, and of the log at most one entry is read.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -52,3 +53,9 @@ def _kept_figures(kept: KeptListing) -> dict[str, object]:
         for name, time_s in times_s.items()
     }
     return {**ages, "is_restored": kept.is_restored}
+
+
+def is_late(evidence: Mapping[str, object]) -> bool:
+    """Whether an entry has waited too long for a checkpoint."""
+    lag_s = evidence["lag_seconds"]
+    return isinstance(lag_s, float) and lag_s > UNSIGNED_S_MAX

@@ -1,6 +1,7 @@
 """What witnesses and time stamping authorities add to `evidence/`, without either of them."""
 
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,11 +15,11 @@ def checkpoint_path(home: Path, size: int) -> Path:
     return home / "evidence" / f"{size:020d}.checkpoint"
 
 
-def add_cosignature(home: Path, size: int, time_s: int) -> None:
+def add_cosignature(home: Path, size: int, time_s: int, *, by: str = WITNESS.name) -> None:
     """Adds the line of a witness to a kept checkpoint."""
     path = checkpoint_path(home, size)
     note = parse_note(path.read_bytes())
-    signed = with_signatures(note, [cosign(note.text, WITNESS, time_s)])
+    signed = with_signatures(note, [cosign(note.text, replace(WITNESS, name=by), time_s)])
     path.write_bytes(signed.to_bytes())
 
 
