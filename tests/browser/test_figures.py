@@ -118,6 +118,7 @@ def test_evidence_has_the_figures_of_status(shown: Shown) -> None:
         answer = {f"evidence.{name}": value for name, value in found.items()}
         assert_equal_figures(page.figures(), answer, 2)
         assert (shown.home / "evidence" / "vkey").read_text().strip() in page.text()
+        assert "\\u000a" not in page.text()
 
 
 @pytest.mark.parametrize("path", ["/", "/delivery", "/evidence"])

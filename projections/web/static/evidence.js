@@ -56,7 +56,7 @@ function show(found) {
   if (!$("#kept .figures")) fill($("#kept"), strip.node, parts());
   showFigures(found);
   fill(vkey, found.vkey ?? "no history");
-  fill(newest, found.newest ?? (isPast() ? "no history" : "Nothing was signed yet."));
+  fill(newest, lines(found.newest ?? (isPast() ? "no history" : "Nothing was signed yet.")));
   fill(rows.body, found.rows.map(row));
   if (!found.rows.length)
     fill(
@@ -65,6 +65,13 @@ function show(found) {
     );
   fill(left, found.left_out ? `${counted(found.left_out, "older checkpoint")} not shown.` : "");
 }
+
+/** Text with its lines: a newline in a text is shown as an escape. */
+const lines = (text) =>
+  text
+    .trimEnd()
+    .split("\n")
+    .map((line, i) => [i > 0 && h("br", {}), line]);
 
 const nothing = () =>
   section(
@@ -75,7 +82,7 @@ const nothing = () =>
     h(
       "pre",
       { class: "mono", tabindex: 0, "aria-label": "How to begin" },
-      "eventlog evidence key log.example.com/main\neventlog evidence checkpoint",
+      lines("eventlog evidence key log.example.com/main\neventlog evidence checkpoint"),
     ),
   );
 
@@ -83,17 +90,12 @@ const parts = () =>
   h(
     "div",
     { class: "grid" },
-    section(
-      "half",
-      "Key",
-      "publish it where you cannot change it later",
-      vkey,
-    ),
+    section("half", "Key", "publish it where you cannot change it later", vkey),
     section("half", "Newest checkpoint", null, newest),
     section(
       "all",
       "Checkpoints",
-      "times of signing are those of this machine; others are signed by who names them",
+      "signed: by the clock of this machine; the other times are those of others",
       h(
         "div",
         { class: "scroll", tabindex: 0, role: "region", "aria-label": "Checkpoints" },
