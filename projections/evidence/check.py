@@ -5,7 +5,6 @@ Invariant: a result is returned only for a line that the log has signed.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from eventlog import Entry
 from eventlog.plumbing import BadLine, decode, printable
@@ -27,7 +26,7 @@ class CheckedProof:
     def to_text(self) -> list[str]:
         """For a reader; the line comes last."""
         seen = [
-            f"  seen by {found.name} not later than {_time_text(found.time_s)}"
+            f"  seen by {found.name} not later than {found.time_text}"
             for found in self.cosignatures
         ]
         return [
@@ -45,7 +44,7 @@ class CheckedProof:
             "seq": self.entry.seq,
             "size": self.size,
             "recorded_at": self.entry.recorded_at,
-            "not_later_than": {found.name: _time_text(found.time_s) for found in self.cosignatures},
+            "not_later_than": {found.name: found.time_text for found in self.cosignatures},
             "line": self.entry.line.decode().removesuffix("\n"),
         }
 
@@ -85,7 +84,3 @@ def _entry(line: bytes) -> Entry:
         return decode(line + b"\n")
     except BadLine as error:
         raise NotProved(f"the line that was signed {error}") from None
-
-
-def _time_text(time_s: int) -> str:
-    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

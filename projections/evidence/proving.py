@@ -168,7 +168,7 @@ def _verifies(proof: Proof, key: VerifierKey) -> bool:
 
 def _line(home: Path, seq: int) -> bytes:
     found = [line for lines in raw_lines(str(home), after=seq - 1, limit=1) for line in lines]
-    if not found:
+    if not found or decode(found[0]).seq != seq:  # damage may have been accepted there
         raise ProjectionError(
             f"the log has no entry {seq}, which was signed",
             where=str(home),

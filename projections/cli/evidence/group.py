@@ -5,11 +5,11 @@ Invariant: this module imports nothing that only one of its commands needs.
 
 import click
 
-from projections.cli.evidence.growth import audit, consistency
+from projections.cli.evidence.growth import audit, consistency, cosigned, witness_key
 from projections.cli.evidence.proofs import check, prove
-from projections.cli.evidence.signing import checkpoint, key
+from projections.cli.evidence.signing import checkpoint, key, resume
 
-COMMANDS = (key, checkpoint, prove, check, consistency, audit)
+COMMANDS = (key, checkpoint, resume, prove, check, consistency, audit, cosigned, witness_key)
 
 
 @click.group()
