@@ -23,7 +23,6 @@ from pathlib import Path
 from eventlog.plumbing import Directory, Disk, make_private_dir, require_home
 from projections.errors import NotProved, ProjectionError
 from projections.evidence.encoding import decode_hash, decode_number, encode_base64
-from projections.evidence.key_files import KEY_BYTES_MAX, read_key_in
 from projections.evidence.kept_listing import (
     CHECKPOINT,
     DIRECTORY_NAME,
@@ -31,6 +30,7 @@ from projections.evidence.kept_listing import (
     RESTORED_NAME,
     VKEY_NAME,
 )
+from projections.evidence.key_files import KEY_BYTES_MAX, read_key_in
 from projections.evidence.keys import SigningKey, VerifierKey, new_key, parse_vkey
 from projections.evidence.merkle import RunningRoot
 from projections.evidence.note import NOTE_BYTES_MAX
