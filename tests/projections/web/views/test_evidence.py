@@ -154,8 +154,13 @@ def test_a_tree_that_cannot_prove_an_entry_is_not_built_by_the_console(
 ) -> None:
     copy = tmp_path / "home"
     shutil.copytree(home, copy)
-    shutil.rmtree(copy / "data" / "tree")
+    leaves = bytearray((copy / "data" / "tree" / "0").read_bytes())
+    leaves[40] ^= 1  # of entry 2, which the path of entry 1 holds
+    (copy / "data" / "tree" / "0").write_bytes(leaves)
     with console(copy, "--no-login") as web:
+        assert web.request("/api/proofs/1").status_code == 503
+        assert (copy / "data" / "tree" / "0").read_bytes() == leaves
+        shutil.rmtree(copy / "data" / "tree")
         assert [check["text"] for check in checks(copy)] == ["A checkpoint covers 4 of 5 entries"]
         answer = web.request("/api/proofs/1")
         assert answer.status_code == 503
