@@ -17,8 +17,8 @@ from eventlog.plumbing import Disk
 from projections.errors import ProjectionError
 from projections.evidence.checkpoint import SignedHead, open_checkpoint, sign_head
 from projections.evidence.kept_files import KeptFiles, kept_files
-from projections.evidence.key_files import read_key_file
 from projections.evidence.kept_listing import DIRECTORY_NAME
+from projections.evidence.key_files import read_key_file
 from projections.evidence.keys import LOG
 from projections.evidence.merkle import RunningRoot
 from projections.evidence.signing import (
