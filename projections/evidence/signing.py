@@ -10,6 +10,7 @@ otherwise. A key that was made here has signed nothing before, and needs no more
 Invariant: each checkpoint continues the one before it.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from eventlog import EventLog, LogDiverged, LogFenced, LogIsReplica
 from eventlog.plumbing import (
+    RECORD_NAME,
     Disk,
     decode,
     fence_state,
@@ -63,11 +65,16 @@ def create_key(home: Path, origin: str, *, disk: Disk | None = None) -> Verifier
 
 
 def sign_checkpoint(
-    home: Path, *, backup: Path | None = None, disk: Disk | None = None
+    home: Path,
+    *,
+    backup: Path | None = None,
+    has_stream: bool = False,
+    disk: Disk | None = None,
 ) -> SignedCheckpoint:
     """Signs the head of the log, or returns the newest checkpoint where nothing is new.
 
-    With `backup` no entry is signed that this backup lacks. Raises LogDiverged where the last
+    With `backup` no entry is signed that this backup lacks; with `has_stream`, and wherever a
+    mirror has left its record, none that is not replicated. Raises LogDiverged where the last
     signed root is not one of this log, or where the two calculations of the new root differ;
     LogIsReplica, LogFenced; BackupUnusable; ProjectionError.
     """
@@ -82,7 +89,7 @@ def sign_checkpoint(
         key = kept.read_key()
         last = last_head(kept, key.verifier)
         examined_seq = _examined_seq(home, kept, key.verifier, last)
-        size = _size_to_sign(home, update_tree(home, disk=disk).seq, backup)
+        size = _size_to_sign(home, update_tree(home, disk=disk).seq, backup, has_stream)
         if size <= last.size and kept.sizes():
             _require_contained(home, last, kept, disk)
             return SignedCheckpoint(
@@ -176,16 +183,18 @@ def last_head(kept: KeptFiles, key: VerifierKey) -> SignedHead:
     return head
 
 
-def _size_to_sign(home: Path, last_seq: int, backup: Path | None) -> int:
+def _size_to_sign(home: Path, last_seq: int, backup: Path | None, has_stream: bool) -> int:
     """How many lines may be signed: those in the backup; with a mirror those that are replicated.
 
-    Raises ProjectionError, BackupUnusable.
+    A record that cannot be read, or that the mirror has not written yet, tells of none. Raises
+    ProjectionError, BackupUnusable.
     """
     if backup is not None:
         last_seq = min(last_seq, _backed_up_seq(home, backup))
     record = read_mirror_record(home)
     if record is None:
-        return last_seq
+        has_record = os.path.lexists(home / "data" / RECORD_NAME)
+        return 0 if has_stream or has_record else last_seq
     size = min(last_seq, record.acked)
     if not is_replicated(str(home), size):
         raise ProjectionError(

@@ -113,6 +113,26 @@ def test_with_their_hashes_the_signed_tree_goes_on_over_lost_lines(
         prove(home, 150)
 
 
+def test_lines_lost_at_the_end_leave_the_signed_root_what_it_was(
+    original: Signed, home: Path
+) -> None:
+    damage(home, original.lines, (LINES - 1, LINES))
+    assert accept(home) == []
+    for data_is_lost in (False, True):
+        if data_is_lost:
+            shutil.rmtree(home / "data")
+        assert not sign_checkpoint(home).is_new
+        assert verify_proof(parse_proof(prove(home, 2)), original.key).head.size == LINES
+        asyncio.run(Projector(home, TreeProjection()).run(once=True))
+        assert not sign_checkpoint(home).is_new
+    fill(home, 1, start=LINES + 1)
+    asyncio.run(Projector(home, TreeProjection()).run(once=True))
+    assert sign_checkpoint(home).size == LINES + 1
+    checkpoint = (home / "evidence" / f"{LINES + 1:020d}.checkpoint").read_bytes()
+    signed = open_checkpoint(checkpoint, original.key).head
+    assert signed.root == original.root(lines_in(home)[-1:])
+
+
 def test_without_their_hashes_nothing_is_signed(original: Signed, home: Path) -> None:
     shutil.rmtree(home / "data")
     damage(home, original.lines, LOST)

@@ -30,6 +30,7 @@ from projections.evidence.proof import parse_proof, verify_proof
 from projections.evidence.proving import prove, prove_growth, prove_signal
 from projections.evidence.signing import create_key, sign_checkpoint
 from projections.evidence.tree import update_tree
+from tests.harness.command import eventlog
 from tests.harness.fault_disk import FaultDisk
 from tests.harness.log_checks import lines_in
 from tests.harness.read_side import project
@@ -312,6 +313,21 @@ def test_with_a_mirror_only_replicated_entries_are_signed(filled: Path, key: Ver
     note_replicated(filled, 270, replicas=1)
     with pytest.raises(NotReplicated):
         sign_checkpoint(filled)
+
+
+def test_what_is_not_known_to_be_replicated_is_not_signed(filled: Path, key: VerifierKey) -> None:
+    """Where a stream is named, a record that is missing or damaged tells of no entry."""
+    with pytest.raises(ProjectionError, match="no entry to sign"):
+        sign_checkpoint(filled, has_stream=True)
+    done = eventlog("evidence", "checkpoint", home=filled, env={"EVENTLOG_STREAM": "main"})
+    assert (done.code, "no entry to sign" in done.err) == (3, True)
+    note_replicated(filled, 200)
+    assert sign_checkpoint(filled, has_stream=True).size == 200
+    (filled / "data" / "mirror.json").write_bytes(b"damaged")
+    assert not sign_checkpoint(filled).is_new
+    (filled / "data" / "mirror.json").unlink()
+    assert not sign_checkpoint(filled, has_stream=True).is_new
+    assert sign_checkpoint(filled).size == LINES
 
 
 def test_a_damaged_newest_checkpoint_is_not_continued(filled: Path, key: VerifierKey) -> None:
