@@ -18,6 +18,7 @@ from eventlog.plumbing import Disk, PollInterval, decode, run_in_thread
 from projections.errors import CheckpointMoved, ProjectionStalled
 from projections.evidence.level_files import NAME, LevelFiles, level_files
 from projections.evidence.log_leaves import leaf_batches, leaves_of
+from projections.evidence.lost_leaves import read_lost
 from projections.projection import Checkpoint
 from projections.run_directory import run_lock
 from projections.runtime.home_log import entry_at
@@ -28,6 +29,7 @@ LOCK_NAME = "tree.lock"
 LOCK_WAIT_S = 30.0  # half of the time in which systemd wants a sign of life
 LOCK_POLL = PollInterval(0.0005, 0.01)
 BATCH_LINES = 1 << 14  # of an update: 512 KiB of hashes for each sync
+NO_CHAIN = ""  # that of no line
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -85,6 +87,22 @@ def update_tree(home: Path, *, disk: Disk | None = None, again: bool = False) ->
             last = decode(last_line)
             state = Checkpoint(projection=NAME, seq=last.seq, chain=last.chain)
             files.append(leaves, state)
+        return _over_lost_end(home, files, state)
+
+
+def _over_lost_end(home: Path, files: LevelFiles, state: Checkpoint) -> Checkpoint:
+    """The state, extended over lost lines at the end of the log whose hashes were kept.
+
+    No line shows the chain there, so the next run builds the tree again, until an entry follows.
+    """
+    with EventLog(home) as log:
+        end_seq = log.last_seq
+    lost = read_lost(home) if end_seq > state.seq else {}
+    leaves = [lost[seq] for seq in range(state.seq + 1, end_seq + 1) if seq in lost]
+    if not leaves or len(leaves) < end_seq - state.seq:
+        return state
+    state = Checkpoint(projection=NAME, seq=end_seq, chain=NO_CHAIN)
+    files.append(b"".join(leaves), state)
     return state
 
 
