@@ -112,7 +112,7 @@ def resume(obj: CommandContext, newest: Path, key_file: Path, as_json: bool) -> 
 
     \b
     Example:
-      eventlog evidence resume --newest newest.checkpoint --key-file /media/usb/key
+      eventlog evidence resume --newest newest.checkpoint --key-file key
     """
     from projections.errors import NotProved
 
