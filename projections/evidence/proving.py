@@ -93,7 +93,7 @@ def prove_growth(home: Path, old_size: int, *, disk: Disk | None = None) -> byte
         checkpoint = kept.read_checkpoint(sizes[-1])
     new = open_checkpoint(checkpoint, key).head
     for again in (False, True):
-        _extend(home, new.size, again=again, disk=disk)
+        extend_tree(home, new.size, again=again, disk=disk)
         with level_files(home, disk=disk) as files:
             tree = files.tree()
             if tree.size < new.size:
@@ -108,8 +108,8 @@ def prove_growth(home: Path, old_size: int, *, disk: Disk | None = None) -> byte
     )
 
 
-def _extend(home: Path, size: int, *, again: bool, disk: Disk | None) -> None:
-    """Extends the tree on disk to `size` lines, or builds it again."""
+def extend_tree(home: Path, size: int, *, again: bool, disk: Disk | None) -> None:
+    """Extends the tree on disk to `size` lines, or with `again` builds it again."""
     with level_files(home, disk=disk) as files:
         is_short = files.read_state().seq < size
     if is_short or again:
@@ -127,7 +127,7 @@ def _proof(
     disk: Disk | None,
 ) -> Proof | None:
     """The proof by the tree on disk, which is extended or built again first; None if too short."""
-    _extend(home, size, again=again, disk=disk)
+    extend_tree(home, size, again=again, disk=disk)
     with level_files(home, disk=disk) as files:
         tree = files.tree()
         if tree.size < size:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 )
 @click.pass_obj
 def consistency(obj: CommandContext, old_size: int) -> None:
-    """Print what shows that the log of SIZE entries has only grown.
+    """Print what shows that the log of SIZE entries only grew.
 
     It is the file that `evidence audit` reads, and the body of a request that C2SP witnesses
     accept. Exit code 1 if no checkpoint has as many entries.
@@ -72,7 +72,7 @@ def consistency(obj: CommandContext, old_size: int) -> None:
 )
 @JSON_OPTION
 def audit(file: Path, kept: Path, vkey: str, cosign_file: Path | None, as_json: bool) -> None:
-    """Keep the checkpoint in FILE if it continues the one in KEPT.
+    """Keep the checkpoint in FILE if it continues that in KEPT.
 
     FILE is what `evidence consistency` prints. It needs no home and no network. Exit code 1 if FILE
     does not show that the log has only grown; KEPT is unchanged then. If the reason begins with
