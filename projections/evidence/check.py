@@ -5,7 +5,6 @@ Invariant: a result is returned only for a line that the log has signed.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from eventlog import Entry
 from eventlog.plumbing import BadLine, decode, printable
@@ -28,11 +27,11 @@ class CheckedProof:
     def to_text(self) -> list[str]:
         """For a reader; the line comes last."""
         seen = [
-            f"  seen by {found.name} not later than {time_text(found.time_s)}"
+            f"  seen by {found.name} not later than {found.time_text}"
             for found in self.cosignatures
         ]
         seen += [
-            f"  stamped by {printable(found.name)} not later than {time_text(found.time_s)}"
+            f"  stamped by {printable(found.name)} not later than {found.time_text}"
             for found in self.stamps
         ]
         return [
@@ -50,8 +49,8 @@ class CheckedProof:
             "seq": self.entry.seq,
             "size": self.size,
             "recorded_at": self.entry.recorded_at,
-            "not_later_than": {found.name: time_text(found.time_s) for found in self.cosignatures}
-            | {found.name: time_text(found.time_s) for found in self.stamps},
+            "not_later_than": {found.name: found.time_text for found in self.cosignatures}
+            | {found.name: found.time_text for found in self.stamps},
             "line": self.entry.line.decode().removesuffix("\n"),
         }
 
@@ -102,8 +101,3 @@ def _entry(line: bytes) -> Entry:
         return decode(line + b"\n")
     except BadLine as error:
         raise NotProved(f"the line that was signed {error}") from None
-
-
-def time_text(time_s: int) -> str:
-    """A time of a witness, in UTC."""
-    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

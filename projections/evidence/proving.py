@@ -6,7 +6,7 @@ Invariant: a proof that is returned verifies with the vkey of the log.
 from pathlib import Path
 from sqlite3 import Connection
 
-from eventlog.plumbing import Disk, decode, printable_value, raw_lines
+from eventlog.plumbing import Disk, decode, printable_value, read_entries
 from projections.errors import NotProved, ProjectionError
 from projections.evidence.checkpoint import open_checkpoint
 from projections.evidence.growth import Growth
@@ -145,11 +145,11 @@ def _verifies(proof: Proof, key: VerifierKey) -> bool:
 
 
 def _line(home: Path, seq: int) -> bytes:
-    found = [line for lines in raw_lines(str(home), after=seq - 1, limit=1) for line in lines]
-    if not found:
+    entry = next(read_entries(str(home), after=seq - 1, first_only=True), None)
+    if entry is None or entry.seq != seq:  # damage may have been accepted there
         raise ProjectionError(
             f"the log has no entry {seq}, which was signed",
             where=str(home),
             do="restore the log from a backup that has it",
         )
-    return found[0].removesuffix(b"\n")
+    return entry.line.removesuffix(b"\n")
