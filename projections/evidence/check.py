@@ -10,6 +10,7 @@ from eventlog import Entry
 from eventlog.plumbing import BadLine, decode, printable
 from projections.errors import NotProved
 from projections.evidence.checkpoint import Cosignature, OpenedCheckpoint, Stamp
+from projections.evidence.encoding import time_text
 from projections.evidence.keys import LOG, VerifierKey
 from projections.evidence.proof import parse_proof, verify_proof
 
@@ -27,11 +28,11 @@ class CheckedProof:
     def to_text(self) -> list[str]:
         """For a reader; the line comes last."""
         seen = [
-            f"  seen by {found.name} not later than {found.time_text}"
+            f"  seen by {found.name} not later than {time_text(found.time_s)}"
             for found in self.cosignatures
         ]
         seen += [
-            f"  stamped by {printable(found.name)} not later than {found.time_text}"
+            f"  stamped by {printable(found.name)} not later than {time_text(found.time_s)}"
             for found in self.stamps
         ]
         return [
@@ -49,8 +50,8 @@ class CheckedProof:
             "seq": self.entry.seq,
             "size": self.size,
             "recorded_at": self.entry.recorded_at,
-            "not_later_than": {found.name: found.time_text for found in self.cosignatures}
-            | {found.name: found.time_text for found in self.stamps},
+            "not_later_than": {found.name: time_text(found.time_s) for found in self.cosignatures}
+            | {found.name: time_text(found.time_s) for found in self.stamps},
             "line": self.entry.line.decode().removesuffix("\n"),
         }
 

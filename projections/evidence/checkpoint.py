@@ -5,7 +5,6 @@ Invariant: an `OpenedCheckpoint` was signed by the key of its log.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from projections.errors import NotProved
 from projections.evidence.encoding import decode_hash, decode_number, encode_base64
@@ -35,11 +34,6 @@ class Cosignature:
     name: str
     time_s: int  # since 1970
 
-    @property
-    def time_text(self) -> str:
-        """The time in UTC."""
-        return _time_text(self.time_s)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stamp:
@@ -47,11 +41,6 @@ class Stamp:
 
     name: str  # the subject of its certificate
     time_s: int  # since 1970
-
-    @property
-    def time_text(self) -> str:
-        """The time in UTC."""
-        return _time_text(self.time_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +98,3 @@ def open_checkpoint(
         if times:
             seen.append(Cosignature(name=witness.name, time_s=min(times)))
     return OpenedCheckpoint(head=head, note=note, cosignatures=tuple(seen))
-
-
-def _time_text(time_s: int) -> str:
-    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -5,6 +5,7 @@ Invariant: a value has one spelling. Any other one is refused, so that a changed
 
 import binascii
 import re
+from datetime import UTC, datetime
 
 from projections.errors import NotProved
 
@@ -46,3 +47,8 @@ def decode_number(text: str, *, what: str) -> int:
     if _DECIMAL.fullmatch(text) is None or (found := int(text)) > NUMBER_MAX:
         raise NotProved(f"{what} is not a decimal number: {text[:40]!r}")
     return found
+
+
+def time_text(time_s: int) -> str:
+    """A time of a witness or an authority, in seconds since 1970, as UTC."""
+    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

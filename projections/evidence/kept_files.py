@@ -4,8 +4,8 @@
     vkey                    the public key
     <size>.checkpoint       one for each signed size, with 20 digits
     <size>.peaks            of the newest one: the roots that its root is calculated from
-    <size>[.<n>].tsr        time stamps of that checkpoint: replies of authorities (RFC 3161)
     lost                    leaf hashes of lost lines, see lost_leaves
+    <size>[.<n>].tsr        time stamps of that checkpoint: replies of authorities (RFC 3161)
     restored                this home comes from a backup, and signs nothing yet
     resumed                 the seq up to which changes of the primary were examined
 
@@ -24,18 +24,23 @@ from pathlib import Path
 from eventlog.plumbing import Directory, Disk, make_private_dir, require_home
 from projections.errors import NotProved, ProjectionError
 from projections.evidence.encoding import decode_hash, decode_number, encode_base64
+from projections.evidence.kept_listing import (
+    CHECKPOINT,
+    DIRECTORY_NAME,
+    KEY_NAME,
+    RESTORED_NAME,
+    VKEY_NAME,
+)
 from projections.evidence.key_files import KEY_BYTES_MAX, read_key_in
 from projections.evidence.keys import SigningKey, VerifierKey, new_key, parse_vkey
-from projections.evidence.lost_leaves import DIRECTORY_NAME
 from projections.evidence.merkle import RunningRoot
 from projections.evidence.note import NOTE_BYTES_MAX
 
-KEY_NAME, VKEY_NAME, RESTORED_NAME, RESUMED_NAME = "key", "vkey", "restored", "resumed"
+RESUMED_NAME = "resumed"
 SEQ_BYTES_MAX = 20
 STAMP_BYTES_MAX = 64 * 1024  # a reply with its certificates has some 6 kB
 PEAKS_BYTES_MAX = 4096  # 63 hashes of 45 characters
 
-_CHECKPOINT = re.compile(r"([0-9]{20})\.checkpoint", re.ASCII)
 _PEAKS = re.compile(r"([0-9]{20})\.peaks", re.ASCII)
 _STAMP = re.compile(r"[0-9]{20}(?:\.([0-9]{1,6}))?\.tsr", re.ASCII)
 
@@ -116,7 +121,7 @@ class KeptFiles:
 
     def sizes(self) -> list[int]:
         """The signed sizes, ascending."""
-        found = map(_CHECKPOINT.fullmatch, self._directory.names())
+        found = map(CHECKPOINT.fullmatch, self._directory.names())
         return sorted(int(match[1]) for match in found if match)
 
     def checkpoint_path(self, size: int) -> str:

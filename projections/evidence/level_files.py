@@ -31,8 +31,9 @@ LEVELS_MAX = 8  # 256**8 lines are more than a seq can count
 class LevelFiles:
     """The open directory of one tree. Not thread-safe. A caller that writes holds its lock."""
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, *, is_read_only: bool = False) -> None:
         self._directory = directory
+        self._is_read_only = is_read_only
         self._fds: dict[int, int] = {}
 
     def close(self) -> None:
@@ -121,7 +122,8 @@ class LevelFiles:
 
     def _fd(self, level: int) -> int:
         if level not in self._fds:
-            self._fds[level] = self._directory.open_file(str(level), writable=True)
+            is_writable = not self._is_read_only
+            self._fds[level] = self._directory.open_file(str(level), writable=is_writable)
         return self._fds[level]
 
     def _writable(self, level: int) -> tuple[int, bool]:
@@ -142,14 +144,22 @@ class LevelFiles:
 
 def stored_state(home: Path) -> Checkpoint | None:
     """The last line that the tree covers; None where there is no tree. Creates nothing."""
+    with stored_files(home) as files:
+        return None if files is None else files.read_state()
+
+
+@contextmanager
+def stored_files(home: Path) -> Iterator[LevelFiles | None]:
+    """The files of the tree of a home, to be read only; None where there is no tree."""
     try:
         directory = Directory.open(home / "data" / NAME)
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        yield None
+        return
     with directory:
-        files = LevelFiles(directory)
+        files = LevelFiles(directory, is_read_only=True)
         try:
-            return files.read_state()
+            yield files
         finally:
             files.close()
 

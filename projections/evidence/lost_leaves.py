@@ -16,10 +16,10 @@ from eventlog import LogCorrupt
 from eventlog.plumbing import Directory, Disk, count_text, own_chain
 from projections.errors import NotProved, ProjectionError
 from projections.evidence.encoding import decode_hash, decode_number, encode_base64
+from projections.evidence.kept_listing import DIRECTORY_NAME
 from projections.evidence.level_files import level_files, stored_state
 from projections.projection import Checkpoint
 
-DIRECTORY_NAME = "evidence"
 LOST_NAME = "lost"
 LOST_BYTES_MAX = 64 << 20  # a million lines: more than some ten segments have
 

@@ -12,7 +12,7 @@ from projections.evidence.checkpoint import open_checkpoint
 from projections.evidence.growth import Growth
 from projections.evidence.kept_files import kept_files
 from projections.evidence.keys import VerifierKey
-from projections.evidence.level_files import level_files
+from projections.evidence.level_files import level_files, stored_files
 from projections.evidence.merkle import is_consistent
 from projections.evidence.proof import Proof, parse_proof, verify_proof
 from projections.evidence.tree import update_tree
@@ -46,6 +46,28 @@ def prove(home: Path, seq: int, *, disk: Disk | None = None) -> bytes:
         f"entry {seq} is not part of what was signed at size {sizes[-1]}",
         where=str(home),
         do="run `eventlog verify`, and compare the log with a backup",
+    )
+
+
+def prove_by_stored_tree(home: Path, seq: int, size: int, *, disk: Disk | None = None) -> bytes:
+    """The proof file of entry `seq` for the checkpoint of `size`. Changes nothing.
+
+    Raises ProjectionError where the tree on disk does not give it, which is not built again here.
+    """
+    with kept_files(home, disk=disk) as kept:
+        key, checkpoint = kept.read_vkey(), kept.read_checkpoint(size)
+    line = _line(home, seq)
+    with stored_files(home) as files:
+        tree = None if files is None else files.tree()
+        if tree is not None and tree.size >= size:
+            path = tree.inclusion(seq - 1, size)
+            proof = Proof(line=line, index=seq - 1, path=path, checkpoint=checkpoint)
+            if _verifies(proof, key):
+                return proof.to_bytes()
+    raise ProjectionError(
+        f"the tree in data/ does not prove entry {seq}",
+        where=str(home),
+        do=f"run `eventlog evidence prove {seq}`, which builds the tree again",
     )
 
 

@@ -69,6 +69,7 @@ def anchor(obj: CommandContext, url: str, ca: Path, policy: str | None, as_json:
       eventlog evidence anchor --tsa http://tsa.example.com --tsa-ca tsa-root.pem
     """
     with needs_extra():
+        from projections.evidence.encoding import time_text
         from projections.evidence.timestamp import anchor as ask
         from projections.evidence.timestamp import require_url
 
@@ -79,7 +80,7 @@ def anchor(obj: CommandContext, url: str, ca: Path, policy: str | None, as_json:
     trusted = trusted_authorities(ca, policy)
     with exits_unless_proved(as_json=as_json):
         found = ask(Path(obj.home), url, trusted)
-    at = found.stamp.time_text
+    at = time_text(found.stamp.time_s)
     if as_json:
         print_json(
             {

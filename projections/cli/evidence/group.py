@@ -15,7 +15,8 @@ from projections.cli.evidence.signing import checkpoint, key, resume
 from projections.cli.evidence.statements import check_statement, statement
 
 COMMANDS = (
-    *(key, checkpoint, resume, prove, check, consistency, audit, cosigned, witness_key),
+    *(key, checkpoint, resume, prove, check),
+    *(consistency, audit, cosigned, witness_key),
     *(statement, check_statement, publish, anchor, page, export_),
 )
 

@@ -14,6 +14,7 @@ from eventlog.plumbing import BadLine, VerifiedChunk, verify_lines
 from projections.errors import NotProved
 from projections.evidence.check import log_and_witnesses, require_quorum
 from projections.evidence.checkpoint import Cosignature, SignedHead, open_checkpoint
+from projections.evidence.encoding import time_text
 from projections.evidence.handover.lines_table import lines_table
 from projections.evidence.handover.statement import ReadableFile, read_head, read_pieces
 from projections.evidence.keys import VerifierKey
@@ -46,7 +47,7 @@ class CheckedStatement:
             f"PROVED: all {self.size} entries of the log {self.origin}, complete and in order",
             f"  recorded_at {times} (the operator's own clock)",
             *(
-                f"  seen by {found.name} not later than {found.time_text}"
+                f"  seen by {found.name} not later than {time_text(found.time_s)}"
                 for found in self.cosignatures
             ),
         ]
@@ -59,7 +60,7 @@ class CheckedStatement:
             "size": self.size,
             "first_recorded_at": self.first_recorded_at,
             "last_recorded_at": self.last_recorded_at,
-            "not_later_than": {found.name: found.time_text for found in self.cosignatures},
+            "not_later_than": {found.name: time_text(found.time_s) for found in self.cosignatures},
             "stats": self.stats,
             "by_strategy": self.by_strategy,
         }
