@@ -122,7 +122,7 @@ def audit(file: Path, kept: Path, vkey: str, cosign_file: Path | None, as_json: 
 @JSON_OPTION
 @click.pass_obj
 def cosigned(obj: CommandContext, file: Path, vkeys: tuple[str, ...], as_json: bool) -> None:
-    """Keep the cosignatures in FILE with the checkpoint that they are of.
+    """Keep the cosignatures in FILE with their checkpoint.
 
     FILE is what a witness has answered: `evidence audit --cosign` prints it, and so does a C2SP
     witness. Proofs of that checkpoint then include them. Exit code 1 if FILE holds no cosignature

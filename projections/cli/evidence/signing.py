@@ -58,7 +58,7 @@ def key(obj: CommandContext, origin: str) -> None:
 @JSON_OPTION
 @click.pass_obj
 def checkpoint(obj: CommandContext, backup: Path | None, as_json: bool) -> None:
-    """Sign the log as it is now, and print the path of the checkpoint.
+    """Sign the log as it is now, and print the checkpoint's path.
 
     It brings the tree in data/tree up to date first. Where nothing was appended since the last
     checkpoint, that one is printed. Nothing is signed if the last signed root is not one of this
