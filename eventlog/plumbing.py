@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from eventlog.format.line import BadLine, decode
     from eventlog.plugins import COMMANDS, PROJECTIONS, import_plugin, load_plugin, plugin_names
     from eventlog.processes import can_fork, end_process, fork_process
-    from eventlog.read.bulk import VerifiedChunk, log_bytes, read_verified
+    from eventlog.read.bulk import VerifiedChunk, log_bytes, read_verified, verify_lines
     from eventlog.read.columns import SignalColumns
     from eventlog.read.inspect import (
         fence_state,
@@ -236,6 +236,7 @@ _MODULES = {
     "time_text": "figures",
     "uncancelled": "threads",
     "unquote": "cli.command",
+    "verify_lines": "read.bulk",
     "write_all": "storage.disk",
     "write_record": "storage.record",
     "POLICIES": "replica.append_wire",
@@ -385,6 +386,7 @@ __all__ = [
     "time_text",
     "uncancelled",
     "unquote",
+    "verify_lines",
     "write_all",
     "write_record",
 ]

@@ -5,7 +5,6 @@ Invariant: an `OpenedCheckpoint` was signed by the key of its log.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from projections.errors import NotProved
 from projections.evidence.encoding import decode_hash, decode_number, encode_base64
@@ -35,10 +34,13 @@ class Cosignature:
     name: str
     time_s: int  # since 1970
 
-    @property
-    def time_text(self) -> str:
-        """The time in UTC."""
-        return datetime.fromtimestamp(self.time_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stamp:
+    """A time stamp authority has stamped the checkpoint at `time_s`."""
+
+    name: str  # the subject of its certificate
+    time_s: int  # since 1970
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from eventlog.plumbing import Disk
 from projections.errors import NotProved
 from projections.evidence.checkpoint import Cosignature
+from projections.evidence.encoding import time_text
 from projections.evidence.kept_files import kept_files
 from projections.evidence.keys import COSIGNER, VerifierKey
 from projections.evidence.note import (
@@ -41,13 +42,13 @@ class Cosigned:
         """For a reader."""
         return [
             f"the checkpoint of {self.size} entries was seen by {found.name} not later than"
-            f" {found.time_text}"
+            f" {time_text(found.time_s)}"
             for found in self.cosignatures
         ]
 
     def to_json(self) -> dict[str, object]:
         """For a program."""
-        seen = {found.name: found.time_text for found in self.cosignatures}
+        seen = {found.name: time_text(found.time_s) for found in self.cosignatures}
         return {"path": self.path, "size": self.size, "not_later_than": seen}
 
 

@@ -5,6 +5,7 @@
     <size>.checkpoint       one for each signed size, with 20 digits
     <size>.peaks            of the newest one: the roots that its root is calculated from
     lost                    leaf hashes of lost lines, see lost_leaves
+    <size>[.<n>].tsr        time stamps of that checkpoint: replies of authorities (RFC 3161)
     restored                this home comes from a backup, and signs nothing yet
     resumed                 the seq up to which changes of the primary were examined
 
@@ -15,6 +16,7 @@ Invariant: a checkpoint is durable before it is printed, and none is ever remove
 may gain signatures behind its own.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -37,9 +39,11 @@ from projections.evidence.note import NOTE_BYTES_MAX
 
 RESUMED_NAME = "resumed"
 SEQ_BYTES_MAX = 20
+STAMP_BYTES_MAX = 64 * 1024  # a reply with its certificates has some 6 kB
 PEAKS_BYTES_MAX = 4096  # 63 hashes of 45 characters
 
 _PEAKS = re.compile(r"([0-9]{20})\.peaks", re.ASCII)
+_STAMP = re.compile(r"[0-9]{20}(?:\.([0-9]{1,6}))?\.tsr", re.ASCII)
 
 
 class KeptFiles:
@@ -139,8 +143,34 @@ class KeptFiles:
                 self._directory.unlink(name)
 
     def replace_checkpoint(self, size: int, data: bytes) -> None:
-        """Replaces a checkpoint by itself with further signatures, durably."""
-        self._directory.replace(_checkpoint_name(size), data)
+        """Replaces a checkpoint by itself with further signatures, durably.
+
+        Its file keeps its time, which is that of signing.
+        """
+        name = _checkpoint_name(size)
+        written_ns = self._directory.stat(name).st_mtime_ns
+        self._directory.replace(name, data)
+        os.utime(name, ns=(written_ns, written_ns), dir_fd=self._directory.fd)
+
+    def stamps(self, size: int) -> list[str]:
+        """The names of the time stamps of a checkpoint, in the order in which they were kept."""
+        own = (name for name in self._directory.names() if name.startswith(f"{size:020d}."))
+        return sorted((name for name in own if _STAMP.fullmatch(name)), key=_stamp_number)
+
+    def stamp_path(self, name: str) -> str:
+        """The path of a time stamp."""
+        return f"{self.path}/{name}"
+
+    def read_stamp(self, name: str) -> bytes:
+        """A time stamp: the reply of an authority."""
+        return self._directory.read(name, STAMP_BYTES_MAX)
+
+    def write_stamp(self, size: int, reply: bytes) -> str:
+        """Keeps one more time stamp of a checkpoint, durably; returns its name."""
+        number = len(self.stamps(size))
+        name = f"{size:020d}.{number}.tsr" if number else f"{size:020d}.tsr"
+        self._directory.replace(name, reply)
+        return name
 
     def read_peaks(self, size: int, root: bytes) -> RunningRoot | None:
         """A calculation that continues at `size`; None where the peaks do not give that root."""
@@ -166,6 +196,11 @@ def _checkpoint_name(size: int) -> str:
 
 def _peaks_name(size: int) -> str:
     return f"{size:020d}.peaks"
+
+
+def _stamp_number(name: str) -> int:
+    found = _STAMP.fullmatch(name)
+    return int(found[1]) if found and found[1] else 0
 
 
 @contextmanager

@@ -6,7 +6,7 @@ Invariant: a proof that is returned verifies with the vkey of the log.
 from pathlib import Path
 from sqlite3 import Connection
 
-from eventlog.plumbing import Disk, decode, printable_value, raw_lines
+from eventlog.plumbing import Disk, decode, printable_value, read_entries
 from projections.errors import NotProved, ProjectionError
 from projections.evidence.checkpoint import open_checkpoint
 from projections.evidence.growth import Growth
@@ -115,7 +115,7 @@ def prove_growth(home: Path, old_size: int, *, disk: Disk | None = None) -> byte
         checkpoint = kept.read_checkpoint(sizes[-1])
     new = open_checkpoint(checkpoint, key).head
     for again in (False, True):
-        _extend(home, new.size, again=again, disk=disk)
+        extend_tree(home, new.size, again=again, disk=disk)
         with level_files(home, disk=disk) as files:
             tree = files.tree()
             if tree.size < new.size:
@@ -130,8 +130,8 @@ def prove_growth(home: Path, old_size: int, *, disk: Disk | None = None) -> byte
     )
 
 
-def _extend(home: Path, size: int, *, again: bool, disk: Disk | None) -> None:
-    """Extends the tree on disk to `size` lines, or builds it again."""
+def extend_tree(home: Path, size: int, *, again: bool, disk: Disk | None) -> None:
+    """Extends the tree on disk to `size` lines, or with `again` builds it again."""
     with level_files(home, disk=disk) as files:
         is_short = files.read_state().seq < size
     if is_short or again:
@@ -149,7 +149,7 @@ def _proof(
     disk: Disk | None,
 ) -> Proof | None:
     """The proof by the tree on disk, which is extended or built again first; None if too short."""
-    _extend(home, size, again=again, disk=disk)
+    extend_tree(home, size, again=again, disk=disk)
     with level_files(home, disk=disk) as files:
         tree = files.tree()
         if tree.size < size:
@@ -167,11 +167,11 @@ def _verifies(proof: Proof, key: VerifierKey) -> bool:
 
 
 def _line(home: Path, seq: int) -> bytes:
-    found = [line for lines in raw_lines(str(home), after=seq - 1, limit=1) for line in lines]
-    if not found or decode(found[0]).seq != seq:  # damage may have been accepted there
+    entry = next(read_entries(str(home), after=seq - 1, first_only=True), None)
+    if entry is None or entry.seq != seq:  # damage may have been accepted there
         raise ProjectionError(
             f"the log has no entry {seq}, which was signed",
             where=str(home),
             do="restore the log from a backup that has it",
         )
-    return found[0].removesuffix(b"\n")
+    return entry.line.removesuffix(b"\n")
