@@ -71,6 +71,7 @@ class MirrorProjection:
     """Mirrors one home to one stream."""
 
     name = MIRROR
+    gather_s = 0.0  # lines gather while a publication is in progress
 
     def __init__(
         self,
