@@ -23,7 +23,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from eventlog import Entry, EventLog, LogDiverged
+from eventlog import Entry, EventLog, LogDiverged, UnsafePath
 from eventlog.plumbing import (
     FENCED,
     MIRROR,
@@ -229,14 +229,27 @@ class MirrorProjection:
         return end
 
     async def _report_lost(self, end: StreamEnd) -> None:
+        """Notes the loss before the lines are published again: later nothing would show it.
+
+        Raises StreamUnavailable where it cannot be noted.
+        """
         acked = self._recording.record.acked
+        try:
+            await self._recording.add_lost(end.seq, end.chain)
+        except (OSError, UnsafePath) as error:
+            raise StreamUnavailable(
+                f"the stream has lost lines {end.seq + 1} to {acked}, which cannot be noted: "
+                f"{error}",
+                where=str(self._home / "data"),
+                do="free space on this disk: then the loss is noted, and the lines are published "
+                "again",
+            ) from error
         logger.error(
             "mirror_lost_acknowledged stream=%s from=%d to=%d: the lines are published again",
             self._settings.stream,
             end.seq + 1,
             acked,
         )
-        await self._recording.add_lost(end.seq, end.chain)
 
     def _set_acked(self, last: StreamLine) -> None:
         self._recording.set_acked(last.seq, StreamEnd(last.seq, last.line).chain)

@@ -23,6 +23,7 @@ from eventlog.plumbing import (
     make_private_dir,
     read_mirror_record,
     run_in_thread,
+    uncancelled,
     write_record,
 )
 from projections.errors import ProjectionError
@@ -47,6 +48,7 @@ class MirrorRecorder:
         self.record = found if found is not None and is_ours else MirrorRecord(stream=stream)
         self._written: MirrorRecord | None = self.record if is_ours else None
         self._changed = asyncio.Event()
+        self._writing = asyncio.Lock()  # held by the one task that writes the file
         self._has_failed = False
         self._task: asyncio.Task[None] | None = None
         self._acked_fd = -1  # of the file that is written at each acknowledgement
@@ -70,10 +72,16 @@ class MirrorRecorder:
         self._set(replace(self.record, replicas=replicas, replicas_current=current))
 
     async def add_lost(self, end_seq: int, chain: str) -> None:
-        """Notes that the stream ends at `end_seq`, below what it has acknowledged. Durable."""
+        """Notes that the stream ends at `end_seq`, below what it has acknowledged. Durable.
+
+        Raises OSError and UnsafePath where that cannot be written; then nothing was noted.
+        """
         lost = self.record.lost_acked + self.record.acked - end_seq
-        self._set(replace(self.record, acked=end_seq, acked_chain=chain, lost_acked=lost))
-        await run_in_thread(self._write)
+        async with self._writing:  # an older record must not be written after this one
+            record = replace(self.record, acked=end_seq, acked_chain=chain, lost_acked=lost)
+            await uncancelled(run_in_thread(lambda: self._store(record)))
+            self._written = record
+            self._set(replace(self.record, acked=end_seq, acked_chain=chain, lost_acked=lost))
 
     async def close(self) -> None:
         """Writes the last change."""
@@ -81,8 +89,7 @@ class MirrorRecorder:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
-        with suppress(EventLogError):
-            await run_in_thread(self._write)
+        await self._write()
         if self._acked_fd >= 0:
             os.close(self._acked_fd)
             self._acked_fd = -1
@@ -110,23 +117,30 @@ class MirrorRecorder:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            with suppress(EventLogError):  # no thread is left: written at the next change
-                await run_in_thread(self._write)
+            await self._write()
             await asyncio.sleep(WRITE_PAUSE_S)
 
-    def _write(self) -> None:
-        record = self.record
-        if record == self._written:
-            return
+    async def _write(self) -> None:
+        """Writes the record where it has changed. A full disk, for example, stops no mirror."""
+        async with self._writing:
+            record = self.record
+            if record == self._written:
+                return
+            try:
+                await uncancelled(run_in_thread(lambda: self._store(record)))
+            except (OSError, UnsafePath) as error:
+                if not self._has_failed:
+                    path = self._home / "data" / RECORD_NAME
+                    logger.warning("mirror_record_not_written path=%s error=%s", path, error)
+                self._has_failed = True
+            except EventLogError:
+                pass  # no thread is left: written at the next change
+            else:
+                self._written, self._has_failed = record, False
+
+    def _store(self, record: MirrorRecord) -> None:
+        """Replaces the file, durably. Raises OSError, UnsafePath."""
         data_dir = self._home / "data"
-        try:
-            with suppress(FileExistsError):
-                make_private_dir(data_dir)  # not the home, which may have been moved
-            write_record(data_dir, RECORD_NAME, asdict(record))
-        except (OSError, UnsafePath) as error:  # such as a full disk, which stops no mirror
-            if not self._has_failed:
-                path = data_dir / RECORD_NAME
-                logger.warning("mirror_record_not_written path=%s error=%s", path, error)
-            self._has_failed = True
-            return
-        self._written, self._has_failed = record, False
+        with suppress(FileExistsError):
+            make_private_dir(data_dir)  # not the home, which may have been moved
+        write_record(data_dir, RECORD_NAME, asdict(record))

@@ -93,16 +93,13 @@ def test_lost_lines_are_published_again_only_once_their_loss_is_noted(home: Path
     async def work(stream: ScriptedStream, mirror: RunningMirror) -> None:
         await until_async(lambda: mirror.acked == 10)
         await asyncio.sleep(2 * WRITE_PAUSE_S)  # the record is written
-        record, kept = home / "data/mirror.json", home / "data/kept.json"
-        record.rename(kept)
-        (record / "in the way").mkdir(parents=True)
+        in_the_way = home / "data/.mirror.json.new"  # as little can be written as on a full disk
+        in_the_way.mkdir()
         del stream.messages[7:]
         await asyncio.to_thread(fill, home, 1, start=11)
         await until_async(lambda: "cannot be noted" in (mirror.supervisor.stalled or ""))
-        assert (len(stream.messages), stream.appends) == (7, 1)
-        (record / "in the way").rmdir()
-        record.rmdir()
-        kept.rename(record)
+        assert len(stream.messages) == 7
+        in_the_way.rmdir()
         await until_async(lambda: stream.messages == lines_in(home))
         assert record_of(home).lost_acked == 3
 
