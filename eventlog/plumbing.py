@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from eventlog.read.columns import SignalColumns
     from eventlog.read.inspect import (
         fence_state,
+        first_lost,
         log_status,
         raw_lines,
         read_entries,
@@ -198,6 +199,7 @@ _MODULES = {
     "decode": "format.line",
     "fence_home": "replica.fork",
     "fence_state": "read.inspect",
+    "first_lost": "read.inspect",
     "figure_text": "figures",
     "filesystem_type": "storage.filesystem",
     "import_plugin": "plugins",
@@ -334,6 +336,7 @@ __all__ = [
     "end_process",
     "fence_home",
     "fence_state",
+    "first_lost",
     "figure_text",
     "filesystem_type",
     "find_fork",

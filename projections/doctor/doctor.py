@@ -55,7 +55,9 @@ CHECKS: Mapping[str, Callable[[DoctorContext], Iterable[DoctorFinding]]] = Mappi
         "clock": lambda context: check_clock(context.now, _last_recorded_at(context)),
         "space": lambda context: check_space(context.home),
         "alpine": lambda context: asyncio.run(check_alpine(context.alpine)),
-        "stream": lambda context: check_stream(context.stream()) if context.stream else (),
+        "stream": lambda context: (
+            check_stream(context.stream(), context.home) if context.stream else ()
+        ),
     }
 )
 

@@ -6,9 +6,10 @@ mirrors do no harm, and neither does a crash at any point.
 
     mirroring   lines are published as they become durable
     waiting     the servers do not answer, or have no quorum, or refuse a request
-    unfit       the stream or a server breaks a rule; nothing is published
+    unfit       the stream or a server breaks a rule, or the log has lost a line; nothing is
+                published
     fenced      the stream ends beyond this log or holds another line; nothing is published
-    short       messages are missing from the stream, or lines from the log; nothing is published
+    short       messages are missing from the stream; nothing is published
 
 An outage is waited for, and stops no other projection. In the last three states the projection has
 failed, and is tried again with back-off.
@@ -51,6 +52,7 @@ from eventlog.plumbing import (
 from projections.errors import CheckpointMoved, ProjectionStalled
 from projections.projection import Checkpoint
 from projections.replication.forks import OLDER_STREAM_DO, older_stream_text
+from projections.replication.lost_lines import lost_error, require_lines
 from projections.replication.mirror_record import MirrorRecorder
 from projections.runtime.home_log import entry_at
 
@@ -135,16 +137,11 @@ class MirrorProjection:
     ) -> list[StreamLine]:
         """The stored lines of a batch, each with the segment that holds it.
 
-        Raises StreamShort where damage that an operator accepted left a gap in the log.
+        Raises StreamUnfit where damage that an operator accepted left a gap in the log.
         """
         if entries[-1].seq - before.seq != len(entries):
             found = (seq for seq, entry in enumerate(entries, before.seq + 1) if entry.seq != seq)
-            raise StreamShort(
-                f"the log has no entry {next(found)}: its damage was accepted, and the stream must "
-                "hold each line",
-                where=str(self._home),
-                do="put the line back with `eventlog repair --from BACKUP`",
-            )
+            raise lost_error(self._home, next(found))
         if before.segment is not None and before.segment == after.segment:
             return [StreamLine(entry.seq, before.segment, entry.line) for entry in entries]
         starts = await run_in_thread(lambda: segment_starts(self._home))
@@ -173,6 +170,7 @@ class MirrorProjection:
         engine = await self._open_engine(self._settings)
         try:
             end = await self._settled_end(engine)
+            await run_in_thread(lambda: require_lines(self._home, end.seq))
             await self._require_line_of_log(engine, end)
             if end.seq < self._recording.record.acked:
                 await self._report_lost(end)
