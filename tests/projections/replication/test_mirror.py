@@ -278,7 +278,7 @@ def test_a_log_that_has_lost_a_line_is_mirrored_only_by_a_stream_that_holds_it(
     # Another stream gets not even the lines before the gap.
     server.create_stream(f"{stream}-b")
     for _ in range(2):
-        with pytest.raises(StreamUnfit, match="the log has lost entry 3.*repair --from"):
+        with pytest.raises(StreamUnfit, match=r"the log has lost entry 3.*repair --from"):
             mirror_once(home, server.settings(f"{stream}-b"))
         assert record_of(home).state == UNFIT
     assert server.messages(f"{stream}-b") == []
