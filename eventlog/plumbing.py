@@ -1,7 +1,6 @@
 """Names for authors of projections, plug-in commands and tools.
 
-Verified bulk reading, log status, work in threads and processes, plug-ins, progress bars and
-printable text. Each name is imported when it is first used (PEP 562).
+Each name is imported when it is first used (PEP 562). docs/extending.md has them in a table.
 
 Invariant: other packages import from `eventlog` and from this module only.
 """

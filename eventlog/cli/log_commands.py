@@ -115,8 +115,7 @@ def append(
 
     With --to the lines go to the primary of the stream that EVENTLOG_STREAM names, where `eventlog
     serve` appends them; output and exit codes are the same. A line without an answer is sent again,
-    and written once; after 30 seconds the command exits with 3. Ctrl-C and SIGTERM end the wait at
-    once, and stderr says how many lines were acknowledged. --home has no effect.
+    and written once; after 30 seconds the command exits with 3. --home has no effect.
 
     \b
     Example:

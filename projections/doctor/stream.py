@@ -25,7 +25,7 @@ from eventlog.plumbing import (
 )
 from projections.doctor.finding import NOTE, OK, PROBLEM, WARNING, DoctorFinding
 from projections.hosts import is_loopback
-from projections.replication.lost_lines import require_lines
+from projections.replication.same_log import require_lines
 
 # The kill loop was run with it: no acknowledged line was lost. 2.15.1 was left without a leader
 # where the stream was compressed. 2.12 is the first one that stores several messages as a whole.

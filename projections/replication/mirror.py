@@ -52,8 +52,8 @@ from eventlog.plumbing import (
 from projections.errors import CheckpointMoved, ProjectionStalled
 from projections.projection import Checkpoint
 from projections.replication.forks import OLDER_STREAM_DO, older_stream_text
-from projections.replication.lost_lines import lost_error, require_lines
 from projections.replication.mirror_record import MirrorRecorder
+from projections.replication.same_log import lost_error, require_line_of_log, require_lines
 from projections.runtime.home_log import entry_at
 
 logger = logging.getLogger(__name__)
@@ -361,29 +361,6 @@ class MirrorProjection:
         if entry is None:
             return Checkpoint(projection=MIRROR)
         return Checkpoint(projection=MIRROR, seq=entry.seq, chain=entry.chain)
-
-
-def require_line_of_log(home: Path, end: StreamEnd, where: str) -> None:
-    """Raises LogDiverged unless the last line of the stream is a line of this log.
-
-    Raises StreamForeign where it is no line at all.
-    """
-    chain = end.chain
-    with EventLog(home) as log:
-        last_seq = log.last_seq
-        entry = entry_at(log, end.seq) if end.seq <= last_seq else None
-    if end.seq == 0 or (entry is not None and (entry.seq, entry.chain) == (end.seq, chain)):
-        return
-    found = (
-        f"the stream ends at seq {end.seq}, and this log at {last_seq}"
-        if end.seq > last_seq
-        else f"at seq {end.seq} the stream holds another line than this log"
-    )
-    raise LogDiverged(
-        f"{found}: another home continued the stream, or this log was restored to an older state",
-        where=where,
-        do="find out which of the two is right; this log publishes nothing until they agree",
-    )
 
 
 def _is_same(found: Checkpoint, other: Checkpoint) -> bool:
