@@ -1,7 +1,6 @@
 """Names for authors of projections, plug-in commands and tools.
 
-Verified bulk reading, log status, work in threads and processes, plug-ins, progress bars and
-printable text. Each name is imported when it is first used (PEP 562).
+Each name is imported when it is first used (PEP 562). docs/extending.md has them in a table.
 
 Invariant: other packages import from `eventlog` and from this module only.
 """
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
     from eventlog.read.columns import SignalColumns
     from eventlog.read.inspect import (
         fence_state,
+        first_lost,
         log_status,
         raw_lines,
         read_entries,
@@ -196,6 +196,7 @@ _MODULES = {
     "decode": "format.line",
     "fence_home": "replica.fork",
     "fence_state": "read.inspect",
+    "first_lost": "read.inspect",
     "figure_text": "figures",
     "filesystem_type": "storage.filesystem",
     "import_plugin": "plugins",
@@ -337,6 +338,7 @@ __all__ = [
     "figure_text",
     "filesystem_type",
     "find_fork",
+    "first_lost",
     "fork_process",
     "free_name",
     "import_plugin",

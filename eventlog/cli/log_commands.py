@@ -19,9 +19,9 @@ from eventlog.cli.command import (
     CommandContext,
     WrongUsage,
 )
-from eventlog.cli.streams import NoReader, print_lines, write_stdout
-from eventlog.errors import printable, printable_value
-from eventlog.figures import time_text
+from eventlog.cli.streams import NoReader, print_lines, print_problem, write_stdout
+from eventlog.errors import AppendTimeout, printable, printable_value
+from eventlog.figures import count_text, time_text
 from eventlog.format.line import Entry
 
 if TYPE_CHECKING:
@@ -265,10 +265,27 @@ def _append_remotely(
     log: "RemoteLog", fd: int, stop: "StopSignal", output: "AppendOutput", *, skip_invalid: bool
 ) -> bool:
     """Appends the lines from `fd` to the log on another machine."""
-    from eventlog.cli.pipe import append_lines
+    from eventlog.append.batch import Receipt
+    from eventlog.cli.pipe import LineResult, append_lines
+    from eventlog.replica.engine import StreamUnavailable
 
+    acknowledged = 0
+
+    def show(answers: list[LineResult]) -> None:
+        nonlocal acknowledged
+        acknowledged += sum(isinstance(answer.result, Receipt) for answer in answers)
+        output.show(answers)
+
+    stop.on_signal = log.stop_waiting
     with log:
-        return append_lines(log, fd, stop, skip_invalid=skip_invalid, on_results=output.show)
+        try:
+            return append_lines(log, fd, stop, skip_invalid=skip_invalid, on_results=show)
+        except (StreamUnavailable, AppendTimeout) as error:
+            if stop.signal is None:
+                raise
+            lines = count_text(acknowledged, "line")
+            print_problem(f"stopped with {lines} acknowledged; {error.what}")
+            sys.exit(EXIT_INTERRUPTED)
 
 
 def _check(
