@@ -43,7 +43,14 @@ if TYPE_CHECKING:
     )
     from eventlog.format.line import BadLine, decode
     from eventlog.plugins import COMMANDS, PROJECTIONS, import_plugin, load_plugin, plugin_names
-    from eventlog.processes import can_fork, end_process, fork_process
+    from eventlog.processes import (
+        TASKS_MAX,
+        can_fork,
+        end_process,
+        fork_process,
+        run_in_processes,
+        usable_cores,
+    )
     from eventlog.read.bulk import VerifiedChunk, log_bytes, read_verified
     from eventlog.read.columns import SignalColumns
     from eventlog.read.inspect import (
@@ -137,6 +144,7 @@ _MODULES = {
     "RECORD_NAME": "replica.mirror_record",
     "SECONDS": "cli.command",
     "SHORT": "replica.mirror_record",
+    "TASKS_MAX": "processes",
     "MIRROR_STATES": "replica.mirror_record",
     "UNFIT": "replica.mirror_record",
     "WAITING": "replica.mirror_record",
@@ -230,12 +238,14 @@ _MODULES = {
     "replica_state": "read.inspect",
     "require_client": "replica.opening",
     "require_home": "read.inspect",
+    "run_in_processes": "processes",
     "run_in_thread": "threads",
     "segment_starts": "read.inspect",
     "starting_thread": "threads",
     "state_of_log": "replica.fork",
     "time_text": "figures",
     "uncancelled": "threads",
+    "usable_cores": "processes",
     "unquote": "cli.command",
     "write_all": "storage.disk",
     "write_record": "storage.record",
@@ -282,6 +292,7 @@ __all__ = [
     "REQUEST_ITEMS_MAX",
     "SECONDS",
     "SHORT",
+    "TASKS_MAX",
     "UNFIT",
     "WAITING",
     "BadLine",
@@ -376,6 +387,7 @@ __all__ = [
     "replication_obstacles",
     "require_client",
     "require_home",
+    "run_in_processes",
     "run_in_thread",
     "segment_starts",
     "starting_thread",
@@ -385,6 +397,7 @@ __all__ = [
     "time_text",
     "uncancelled",
     "unquote",
+    "usable_cores",
     "write_all",
     "write_record",
 ]

@@ -57,6 +57,7 @@ class Console:
             yield
         finally:
             self.log.stop()
+            self.outcomes.end()
             for task in tasks.values():
                 task.cancel()
             await asyncio.gather(*tasks.values(), return_exceptions=True)
