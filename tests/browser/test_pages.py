@@ -56,6 +56,17 @@ def test_a_page_has_no_error_no_barrier_and_nothing_from_elsewhere(
         assert [url for url in context.requests() if not url.startswith(f"{shown.url}/")] == []
 
 
+def test_the_first_question_of_a_page_is_asked_once(shown: Shown) -> None:
+    for address in ("/", "/signals?symbol=AAPL&outcome=win&as_of_seq=400", "/outcomes"):
+        with shown.context() as context:
+            context.page().goto(shown.url + address)
+            requests = [url.removeprefix(shown.url) for url in context.requests()]
+            asked = [url for url in requests if url.startswith("/api/") and "live" not in url]
+            assert len(asked) == 1, asked
+            assert requests.count("/static/signals.js") == address.startswith("/signals")
+            assert context.problems() == []
+
+
 @pytest.mark.parametrize("path", ["/outcomes", "/signals/SEQ"], ids=name_of)
 def test_the_theme_can_be_chosen_against_that_of_the_system(shown: Shown, path: str) -> None:
     """The choice is kept: the next page has it from the first paint."""
