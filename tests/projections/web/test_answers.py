@@ -73,7 +73,23 @@ def test_a_page_says_how_many_signals_there_are_and_how_far_it_looked(
     assert page["searched_to"] == page["next"] == page["rows"][-1]["id"]
     assert page["complete"]
     rare = web.get("/api/signals", symbol="NONE")
-    assert (rare["rows"], rare["next"], rare["complete"], rare["total"]) == ([], None, True, None)
+    assert (rare["rows"], rare["next"], rare["complete"], rare["total"]) == ([], None, True, 0)
+
+
+@pytest.mark.parametrize(
+    "query", [{"symbol": "aapl"}, {"outcome": "open", "action": "BUY"}, {"strategy": "none"}]
+)
+@pytest.mark.parametrize("is_past", [False, True])
+def test_the_signals_of_a_filter_are_counted_beside_the_page(
+    web: WebConsole, query: dict[str, str], is_past: bool
+) -> None:
+    as_of = {"as_of_seq": MIDDLE} if is_past else {}
+    page = web.get("/api/signals", limit=1, **query, **as_of)
+    found = web.get("/api/signals/count", **query, **as_of)
+    assert found["as_of"] == page["as_of"]
+    count = len(all_pages(web, **query, **as_of))
+    assert (found["count"], found["complete"]) == (count, True)
+    assert page["total"] == (None if count else 0)
 
 
 @pytest.mark.parametrize(
