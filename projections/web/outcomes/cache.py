@@ -15,10 +15,10 @@ from sqlite3 import Connection
 from projections.queries.filters import SignalFilter
 from projections.queries.selection import Selection
 from projections.queries.stats import last_updated
-from projections.queries.table import read_home
 from projections.web.outcomes.book import Book, Json
 from projections.web.outcomes.loader import ENTRIES_MIN, Loader
 from projections.web.outcomes.trades import Trades
+from projections.web.table import read_home
 
 logger = logging.getLogger(__name__)
 

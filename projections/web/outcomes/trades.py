@@ -18,12 +18,12 @@ from typing import NamedTuple
 
 from eventlog.plumbing import TASKS_MAX, run_in_processes, usable_cores
 from projections.queries.statistics import BANDS
-from projections.queries.table import read_home
 from projections.signals.transitions import LOSS, OUTCOMES, WIN
 from projections.sqlite.database import database_path, read_checkpoint
 from projections.sqlite.file import NO_FILE, inode_of
 from projections.web.outcomes.columns import extended, pick, positions
 from projections.web.outcomes.reading import FactColumns, Part, SignalColumns, Void, read_part
+from projections.web.table import read_home
 
 # Of one snapshot: some 300 ms, and some MiB. A close is mostly in the same part as its signal.
 ENTRIES_PER_PART = 100_000

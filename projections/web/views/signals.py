@@ -19,11 +19,11 @@ from projections.queries.selection import (
     row_dict,
     select,
 )
-from projections.queries.table import read_home
 from projections.serving.app import QueryParams
 from projections.sqlite.database import database_path
 from projections.sqlite.file import NO_FILE, inode_of
 from projections.web.answers import Refusal
+from projections.web.table import read_home
 from projections.web.views.moment import Moment, Moments, table_end, whole_number
 
 LIMIT_DEFAULT, LIMIT_MAX = 50, 200
