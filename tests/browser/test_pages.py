@@ -18,6 +18,9 @@ FOCUSABLE = """[...document.querySelectorAll(
 SHOWS_FOCUS = """((focused) => focused === document.body || /^date/.test(focused.type) ||
     getComputedStyle(focused).outlineStyle !== "none" ||
     getComputedStyle(focused).boxShadow !== "none")(document.activeElement)"""
+# Contents of the latest entries that their cells have no room for.
+CUT_OFF = """[...document.querySelectorAll("#latest .says")].filter((each) =>
+    each.scrollWidth > each.clientWidth)"""
 
 
 def name_of(page: str) -> str:
@@ -44,6 +47,7 @@ def test_a_page_has_no_error_no_barrier_and_nothing_from_elsewhere(
         page.goto(shown.address(path))
         page.trim()
         page.shot(f"{name_of(path)}-1360-{scheme}")
+        assert page.js(f"{CUT_OFF}.length") == 0
         assert page.axe() == []
         page.call("setViewportSize", PHONE)
         page.call("reload")

@@ -118,7 +118,7 @@ def test_an_interrupt_ends_a_command_without_a_traceback_wherever_it_arrives(
     tmp_path: Path,
 ) -> None:
     """From the handlers of signals to the exit of the interpreter."""
-    words = [sys.executable, "-c", INTERRUPTED_ANYWHERE, tmp_path]
+    words = [sys.executable, "-c", INTERRUPTED_ANYWHERE, str(tmp_path)]
     done = subprocess.run(
         words, capture_output=True, timeout=DEADLINE_S, check=False, cwd=CHECKOUT, text=True
     )
