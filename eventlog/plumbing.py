@@ -43,14 +43,7 @@ if TYPE_CHECKING:
     )
     from eventlog.format.line import BadLine, decode
     from eventlog.plugins import COMMANDS, PROJECTIONS, import_plugin, load_plugin, plugin_names
-    from eventlog.processes import (
-        TASKS_MAX,
-        can_fork,
-        end_process,
-        fork_process,
-        run_in_processes,
-        usable_cores,
-    )
+    from eventlog.processes import can_fork, end_process, fork_process, run_in_processes
     from eventlog.read.bulk import VerifiedChunk, log_bytes, read_verified
     from eventlog.read.columns import SignalColumns
     from eventlog.read.inspect import (
@@ -144,7 +137,6 @@ _MODULES = {
     "RECORD_NAME": "replica.mirror_record",
     "SECONDS": "cli.command",
     "SHORT": "replica.mirror_record",
-    "TASKS_MAX": "processes",
     "MIRROR_STATES": "replica.mirror_record",
     "UNFIT": "replica.mirror_record",
     "WAITING": "replica.mirror_record",
@@ -245,7 +237,6 @@ _MODULES = {
     "state_of_log": "replica.fork",
     "time_text": "figures",
     "uncancelled": "threads",
-    "usable_cores": "processes",
     "unquote": "cli.command",
     "write_all": "storage.disk",
     "write_record": "storage.record",
@@ -292,7 +283,6 @@ __all__ = [
     "REQUEST_ITEMS_MAX",
     "SECONDS",
     "SHORT",
-    "TASKS_MAX",
     "UNFIT",
     "WAITING",
     "BadLine",
@@ -397,7 +387,6 @@ __all__ = [
     "time_text",
     "uncancelled",
     "unquote",
-    "usable_cores",
     "write_all",
     "write_record",
 ]

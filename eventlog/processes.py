@@ -112,14 +112,16 @@ def run_in_processes(
     function: Callable[[int], T],
     on_result: Callable[[int, T], object],
     *,
-    processes: int,
+    processes: int | None = None,
 ) -> None:
     """Calls `function` for each number below `tasks` in several processes, this one included.
 
-    `on_result` is called in this process with each task and its result, in no order. A worker in
-    which `function` raises, or which dies, gives no result for that task; what `function` raises in
-    this process is raised. `tasks` is at most TASKS_MAX where processes > 1.
+    By default there is one for each usable core. `on_result` is called in this process with each
+    task and its result, in no order. A worker in which `function` raises, or which dies, gives no
+    result for that task; what `function` raises in this process is raised. `tasks` is at most
+    TASKS_MAX where processes > 1.
     """
+    processes = usable_cores() if processes is None else processes
     if min(processes, tasks) <= 1 or not can_fork():
         for number in range(tasks):
             on_result(number, function(number))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from itertools import compress
 from typing import NamedTuple
 
-from eventlog.plumbing import run_in_processes, usable_cores
+from eventlog.plumbing import run_in_processes
 from projections.queries.filters import SignalFilter
 from projections.queries.statistics import figures_of, wilson_interval
 from projections.web.outcomes.columns import Names, chunks, pick
@@ -174,14 +174,13 @@ class Book:
 
         In several processes where this one may fork.
         """
-        trades, cores = self._trades, usable_cores()
+        trades = self._trades
         parts = parts_by_return(self.all.trades, trades.pct)
         ordered: dict[int, array[int]] = {}
         run_in_processes(
             len(parts),
             lambda number: array("I", sorted(parts[number], key=trades.pct.__getitem__)),
             ordered.__setitem__,
-            processes=cores,
         )
         sources = (None, *self._groupings)
         built: dict[int, list[tuple[int, Built]]] = {}
@@ -190,7 +189,6 @@ class Book:
             len(sources),
             lambda number: self._built(sources[number], whole),
             built.__setitem__,
-            processes=cores,
         )
         for number, source in enumerate(sources):
             for code, found in built[number]:

@@ -16,7 +16,7 @@ from operator import sub
 from pathlib import Path
 from typing import NamedTuple
 
-from eventlog.plumbing import TASKS_MAX, run_in_processes, usable_cores
+from eventlog.plumbing import run_in_processes
 from projections.queries.statistics import BANDS
 from projections.signals.transitions import LOSS, OUTCOMES, WIN
 from projections.sqlite.database import database_path, read_checkpoint
@@ -27,6 +27,7 @@ from projections.web.table import read_home
 
 # Of one snapshot: some 300 ms, and some MiB. A close is mostly in the same part as its signal.
 ENTRIES_PER_PART = 100_000
+PARTS_MAX = 1_000  # tasks of several processes; of a very large table parts are larger
 NO_BAND = BANDS  # of a trade that was neither won nor lost
 KINDS_PER_OUTCOME = BANDS + 1
 _DECIDED = (WIN, LOSS)
@@ -156,7 +157,7 @@ class Trades:
     def _read(self, end: int, progress: Progress) -> None:
         """Reads up to an entry, in several processes where this one may fork."""
         start = self.seq
-        step = max(ENTRIES_PER_PART, -(-(end - start) // TASKS_MAX))
+        step = max(ENTRIES_PER_PART, -(-(end - start) // PARTS_MAX))
         arrived: dict[int, Part] = {}
 
         def read(number: int) -> Part:
@@ -176,7 +177,7 @@ class Trades:
                 )
                 time.sleep(0)  # lets the event loop run
 
-        run_in_processes(-(-(end - start) // step), read, add, processes=usable_cores())
+        run_in_processes(-(-(end - start) // step), read, add)
         while self.seq < end:  # the tasks of a process that has died
             number = (self.seq - start) // step
             add(number, read(number))
