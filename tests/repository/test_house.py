@@ -24,7 +24,8 @@ from tests.harness.requirements import (
 
 MODULE_LINES_MAX = 400  # the aim is about 300; a longer module surely has two jobs
 FUNCTION_LINES_MAX = 60  # the aim is about 40, docstring included
-LONGER: dict[str, str] = {}  # path of a module that may be longer: why
+# Path of a module that may be longer: why.
+LONGER = {"eventlog/plumbing.py": "a list of names, each of which takes three lines"}
 
 # The pure core: every byte and every time is passed in, so that properties can cover all of them.
 PURE = (
