@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     )
     from eventlog.format.line import BadLine, decode
     from eventlog.plugins import COMMANDS, PROJECTIONS, import_plugin, load_plugin, plugin_names
-    from eventlog.processes import can_fork, end_process, fork_process
+    from eventlog.processes import can_fork, end_process, fork_process, run_in_processes
     from eventlog.read.bulk import VerifiedChunk, log_bytes, read_verified, verify_lines
     from eventlog.read.columns import SignalColumns
     from eventlog.read.inspect import (
@@ -230,6 +230,7 @@ _MODULES = {
     "replica_state": "read.inspect",
     "require_client": "replica.opening",
     "require_home": "read.inspect",
+    "run_in_processes": "processes",
     "run_in_thread": "threads",
     "segment_starts": "read.inspect",
     "starting_thread": "threads",
@@ -379,6 +380,7 @@ __all__ = [
     "replication_obstacles",
     "require_client",
     "require_home",
+    "run_in_processes",
     "run_in_thread",
     "segment_starts",
     "starting_thread",
