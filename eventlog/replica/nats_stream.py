@@ -34,9 +34,12 @@ from eventlog.replica.monitors import check_monitors
 from eventlog.replica.nats_connection import Message, NatsConnection, NoResponder, Subscription
 from eventlog.replica.stream_rules import (
     EXPECTED_LAST_SEQUENCE,
+    REPLICAS_MIN,
     SEGMENT_HEADER,
     StreamSettings,
     broken_rules,
+    is_single,
+    replicas_of,
     stream_config,
 )
 
@@ -103,7 +106,7 @@ class NatsStream:
         return StreamEnd(
             seq,
             line,
-            found["config"].get("num_replicas", 1),
+            replicas_of(found["config"]),
             1 + sum(bool(peer.get("current")) for peer in peers),
         )
 
@@ -128,6 +131,8 @@ class NatsStream:
         broken = broken_rules(found["config"], self._settings)
         if found["config"].get("num_replicas", 1) != replicas:
             broken.append(f"num_replicas is {found['config'].get('num_replicas', 1)}")
+        elif replicas >= REPLICAS_MIN and is_single(found["config"]):
+            broken.append("it was created with --allow-single: its lines never count as replicated")
         if broken:
             raise unfit_error(broken, self._settings)
         return is_new

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from eventlog import EventLog
+from eventlog import EventLog, NotReplicated
 from eventlog.plumbing import MIRRORING, WAITING
+from eventlog.replica.stream_rules import SINGLE_KEY, SINGLE_VALUE, stream_config
 from projections.replication.mirror import SETTLE_S
+from tests.harness.command import eventlog
 from tests.harness.deadline import until_async
 from tests.harness.log_checks import lines_in
 from tests.harness.mirrors import RunningMirror, mirroring, record_of
 from tests.harness.nats import NatsServers, nats_cluster
-from tests.harness.signals import a_signal
+from tests.harness.signals import a_signal, signals
 
 pytestmark = pytest.mark.slow
 
@@ -82,6 +84,39 @@ async def pause_the_leader(cluster: NatsServers, stream: str, mirror: RunningMir
     await until_async(lambda: mirror.state == WAITING)
     await until_async(lambda: mirror.state == MIRRORING)  # by a new leader
     cluster.send(victim, signal.SIGCONT)
+
+
+def test_a_stream_of_one_server_that_is_raised_to_three_replicates_nothing(
+    home: Path, cluster: NatsServers
+) -> None:
+    """The leader calls the new servers current long before they have the lines of the first one."""
+    cluster.start()
+    cluster.wait_until_healthy()
+    single = {"num_replicas": 1, "metadata": {SINGLE_KEY: SINGLE_VALUE}}
+    cluster.create_stream("raised", **single)
+    settings = cluster.settings("raised")
+
+    async def run() -> None:
+        with EventLog(home) as log:
+            log.append_many(signals(500))
+        async with mirroring(home, settings) as mirror:
+            await until_async(lambda: mirror.seq == 500)
+            config = stream_config(settings, replicas=3) | {"metadata": single["metadata"]}
+            raised = await asyncio.to_thread(
+                cluster.request, "STREAM.UPDATE.EVENTLOG_raised", config
+            )
+            assert raised["config"]["num_replicas"] == 3
+            await until_async(lambda: record_of(home).replicas_current == 3)
+            with EventLog(home) as log:
+                log.append(a_signal(501))
+                await until_async(lambda: mirror.acked == 501)
+                with pytest.raises(NotReplicated, match="1 of the 3 replicas"):
+                    await asyncio.to_thread(log.wait_replicated, 501)
+            assert mirror.failures == []
+
+    asyncio.run(run())
+    created = eventlog("mirror", "create", home=home, env=cluster.env("raised"))
+    assert (created.code, "it was created with --allow-single" in created.err) == (3, True)
 
 
 Outage = Callable[[NatsServers, str, RunningMirror], Awaitable[None]]
