@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from eventlog import EventLog, NotReplicated
-from eventlog.plumbing import MIRRORING, WAITING
+from eventlog.plumbing import MIRRORING, WAITING, StreamSettings
 from eventlog.replica.stream_rules import SINGLE_KEY, SINGLE_VALUE, stream_config
 from projections.replication.mirror import SETTLE_S
 from tests.harness.command import eventlog
@@ -117,6 +117,43 @@ def test_a_stream_of_one_server_that_is_raised_to_three_replicates_nothing(
     asyncio.run(run())
     created = eventlog("mirror", "create", home=home, env=cluster.env("raised"))
     assert (created.code, "it was created with --allow-single" in created.err) == (3, True)
+
+
+def test_with_the_disks_of_a_majority_lost_the_log_fills_the_stream_again(
+    home: Path, tmp_path: Path
+) -> None:
+    async def publish(settings: StreamSettings, seq: int) -> None:
+        async with mirroring(home, settings) as mirror:
+            await until_async(lambda: mirror.acked == seq)
+
+    with nats_cluster() as cluster, EventLog(home) as log:
+        cluster.create_stream("lost")
+        settings, env = cluster.settings("lost"), cluster.env("lost")
+        log.append_many(signals(200))
+        asyncio.run(publish(settings, 200))
+        assert eventlog("follow", "--once", home=tmp_path / "replica", env=env).code == 0
+        wipe(cluster, 0, 1)
+        log.append_many(signals(50, start=201))
+        # The empty servers may know of no stream, elect no leader, or be filled by the third one.
+        done = eventlog("project", "mirror", "--once", home=home, env=env)
+        before = record_of(home)
+        assert (done.code, before.state) in ((3, WAITING), (0, MIRRORING)), done.err
+        assert before.acked + before.lost_acked >= 200
+        wipe(cluster, 0, 1, 2)
+        cluster.create_stream("lost")
+        asyncio.run(publish(settings, 250))
+        assert cluster.messages("lost") == lines_in(home)
+        assert record_of(home).lost_acked == before.acked + before.lost_acked
+        assert eventlog("follow", "--once", home=tmp_path / "replica", env=env).code == 0
+    assert lines_in(tmp_path / "replica") == lines_in(home)
+
+
+def wipe(cluster: NatsServers, *victims: int) -> None:
+    """The servers stop, some lose their disks, and all start again."""
+    cluster.kill()
+    for victim in victims:
+        shutil.rmtree(cluster.store(victim))
+    cluster.start()
 
 
 Outage = Callable[[NatsServers, str, RunningMirror], Awaitable[None]]
