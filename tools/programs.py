@@ -117,6 +117,11 @@ class Programs:
         """Sends a signal such as SIGSTOP."""
         self._running[name].process.send_signal(number)
 
+    def end(self, name: str) -> None:
+        """Ends a program with SIGTERM. Raises ProcessFailed if its exit code is not 0."""
+        self._reported.add(name)
+        self._processes.end(self._running[name])
+
     def kill(self, name: str) -> None:
         """Kills a program with SIGKILL, and returns once it has ended."""
         self._processes.kill(self._running[name])
@@ -186,11 +191,11 @@ class NatsServers:
         return None
 
 
-def mirror_program(home: Path, *also: str) -> Program:
+def mirror_program(home: Path, *also: str, name: str = "mirror") -> Program:
     """`project mirror` of a home, with other projections."""
     words = ("project", *also, "mirror")
     role = f"eventlog --home {home.name} {' '.join(words)}"
-    return Program("mirror", role, (BIN / "eventlog", "--home", home, *words))
+    return Program(name, role, (BIN / "eventlog", "--home", home, *words))
 
 
 def follower_program(home: Path, name: str = "follower") -> Program:
