@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mappin
 from contextlib import aclosing, closing
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn, Self
+from typing import TYPE_CHECKING, NoReturn, Self, cast
 
 from eventlog.append.batch import EACH, PREFIX, AppendRequest, Receipt
 from eventlog.append.dedupe import DEDUPE_ENTRIES_DEFAULT
@@ -23,6 +23,7 @@ from eventlog.read.existing import require_log
 from eventlog.read.lines import decode_lines
 from eventlog.read.near_end import reader_near_end
 from eventlog.read.reader import LogReader
+from eventlog.schema.salt import SALT_BYTES, with_salt
 from eventlog.schema.signal import Signal
 from eventlog.schema.validation import ValidatedItem, validate
 from eventlog.storage.disk import Disk, RealDisk
@@ -63,6 +64,8 @@ class EventLog:
     `lock_timeout_s`: how long an append waits for another process before it raises LogLocked.
     `allow_network_fs`: opens a log on a network file system, whose locks and syncs may be
     unreliable.
+    `salt`: adds 16 random bytes as the payload key `salt` to each item that has none, so that no
+    line can be guessed from a hash that a proof of another one discloses.
     `create`: with False, a home without a log raises LogNotFound, now and at each append.
 
     Raises ForeignHome for a home of the old tracker, Unsupported, UnsafePath.
@@ -77,12 +80,14 @@ class EventLog:
         lock_timeout_s: float = LOCK_TIMEOUT_S_DEFAULT,
         allow_network_fs: bool = False,
         create: bool = True,
+        salt: bool = False,
         disk: Disk | None = None,
     ) -> None:
         if segment_bytes < 1 or dedupe_entries < 0 or lock_timeout_s < 0:
             raise ValueError("segment_bytes must be > 0, the other limits >= 0")
         self._disk = SegmentDisk(disk or RealDisk())
         self._home = home_at(home)
+        self._validated = salted if salt else validated
         if not allow_network_fs:
             _refuse_network_fs(self._home.root)
         if not create:
@@ -109,7 +114,7 @@ class EventLog:
         is unknown: retry with the same signal_id); LogCorrupt, LogDiverged (run `eventlog
         verify`).
         """
-        request = AppendRequest((validated(item),))
+        request = AppendRequest((self._validated(item),))
         (self._committer or self._build_committer()).run(request, timeout_s)
         return request.receipts()[0]
 
@@ -122,7 +127,7 @@ class EventLog:
         call. A crash may leave the first items in the log, never a gap. Raises what `append`
         raises.
         """
-        request = AppendRequest([validated(item) for item in items])
+        request = AppendRequest([self._validated(item) for item in items])
         if request.items:
             (self._committer or self._build_committer()).run(request, timeout_s)
         return request.receipts()
@@ -141,7 +146,7 @@ class EventLog:
         refused: dict[int, EventLogError] = {}
         for index, item in enumerate(items):
             try:
-                checked.append(validated(item))
+                checked.append(self._validated(item))
             except InvalidSignal as error:
                 refused[index] = error
                 if stop_at_refusal:
@@ -170,7 +175,7 @@ class EventLog:
             )
 
             self._async_appenders = AsyncAppenders(self._committer or self._build_committer())
-        return await self._async_appenders.for_running_loop().append(validated(item))
+        return await self._async_appenders.for_running_loop().append(self._validated(item))
 
     def wait_replicated(self, seq: int, *, timeout_s: float | None = None) -> None:
         """Waits until entry `seq`, and each one before it, is replicated: synced by a quorum of
@@ -324,7 +329,16 @@ def _new_signal_id() -> str:
     return str(uuid_utils.uuid7())
 
 
+def _new_salt() -> str:
+    return os.urandom(SALT_BYTES).hex()
+
+
 validated = partial(validate, now=now_stored, new_id=_new_signal_id)
+
+
+def salted(item: Item) -> ValidatedItem:
+    """What `validated` returns for the item with a salt."""
+    return validated(cast("Item", with_salt(item, _new_salt)))
 
 
 _open_logs: "weakref.WeakSet[EventLog]" = weakref.WeakSet()

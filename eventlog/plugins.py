@@ -1,6 +1,7 @@
 """Plug-ins: commands and projections of other packages, found by their entry points.
 
-Our own `projections` package uses the same two groups. A plug-in that cannot be loaded is logged
+A third group holds functions that `repair --accept` calls before entries count as lost. Our own
+`projections` package uses the same groups. A plug-in that cannot be loaded is logged
 and left out; everything else works without it.
 
 Invariant: a plug-in is imported only when it is used.
@@ -15,6 +16,7 @@ from eventlog.errors import EventLogError
 
 COMMANDS = "eventlog.commands"
 PROJECTIONS = "eventlog.projections"
+BEFORE_LOSS = "eventlog.before_loss"  # (home, first and last seqs) -> what to report, in lines
 
 logger = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from eventlog.append.batch import ALL, EACH
+    from eventlog.archive.restore import read_backup_end
     from eventlog.cli.command import (
         EXIT_COULD_NOT_RUN,
         EXIT_PROBLEM,
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from eventlog.format.line import BadLine, decode
     from eventlog.plugins import COMMANDS, PROJECTIONS, import_plugin, load_plugin, plugin_names
     from eventlog.processes import can_fork, end_process, fork_process
-    from eventlog.read.bulk import VerifiedChunk, log_bytes, read_verified
+    from eventlog.read.bulk import VerifiedChunk, log_bytes, read_verified, verify_lines
     from eventlog.read.columns import SignalColumns
     from eventlog.read.inspect import (
         fence_state,
@@ -108,10 +109,7 @@ if TYPE_CHECKING:
     from eventlog.replica.promote import Overtaken, Promoted, promote
     from eventlog.replica.rejoin import aside_paths, cut_log
     from eventlog.replica.replica_log import ReplicaLog
-    from eventlog.replica.replicated import (
-        is_replicated,
-        replication_obstacles,
-    )
+    from eventlog.replica.replicated import is_replicated, replication_obstacles
     from eventlog.replica.stream_rules import REPLICAS_MAX, REPLICAS_MIN, StreamSettings, sync_rule
     from eventlog.schema.fields import FIELD_LIMITS
     from eventlog.schema.json_input import parse_json_line
@@ -223,6 +221,7 @@ _MODULES = {
     "progress_bar": "cli.progress",
     "promote": "replica.promote",
     "raw_lines": "read.inspect",
+    "read_backup_end": "archive.restore",
     "read_entries": "read.inspect",
     "read_record": "storage.record",
     "read_verified": "read.bulk",
@@ -237,6 +236,7 @@ _MODULES = {
     "time_text": "figures",
     "uncancelled": "threads",
     "unquote": "cli.command",
+    "verify_lines": "read.bulk",
     "write_all": "storage.disk",
     "write_record": "storage.record",
     "POLICIES": "replica.append_wire",
@@ -365,6 +365,7 @@ __all__ = [
     "progress_bar",
     "promote",
     "raw_lines",
+    "read_backup_end",
     "read_entries",
     "read_mirror_record",
     "read_monitors",
@@ -385,6 +386,7 @@ __all__ = [
     "time_text",
     "uncancelled",
     "unquote",
+    "verify_lines",
     "write_all",
     "write_record",
 ]

@@ -23,7 +23,7 @@ from typing import NoReturn, Self, cast
 
 from eventlog.append.batch import ALL, EACH, PREFIX, Receipt
 from eventlog.errors import EventLogError, InvalidSignal, LogClosed, Unsupported
-from eventlog.log import Item, validated
+from eventlog.log import Item, salted, validated
 from eventlog.replica.append_client import AppendClient, Opener
 from eventlog.replica.append_wire import (
     REQUEST_BYTES_MAX,
@@ -49,12 +49,14 @@ def connect(
     creds_file: str | os.PathLike[str] = "",
     ca_file: str | os.PathLike[str] = "",
     timeout_s: float = TIMEOUT_S_DEFAULT,
+    salt: bool = False,
 ) -> "RemoteLog":
     """A handle that appends to the primary of a stream. It connects at the first append.
 
     `url`: the address of a server of NATS, such as nats://10.0.0.1:4222; several as a list or
     separated by commas. `nkey_file` or `creds_file` is the login, `ca_file` the certificate
     authorities for `tls://`. `timeout_s`: how long an append waits for an answer, and retries.
+    `salt`: as of EventLog.
 
     Raises EventLogError for a setting that cannot be, and Unsupported without the extra `nats`.
     """
@@ -67,7 +69,7 @@ def connect(
         creds_file=os.fspath(creds_file),
         ca_file=os.fspath(ca_file),
     )
-    return RemoteLog(settings, timeout_s=timeout_s)
+    return RemoteLog(settings, timeout_s=timeout_s, salt=salt)
 
 
 class RemoteLog:
@@ -84,12 +86,14 @@ class RemoteLog:
         settings: StreamSettings,
         *,
         timeout_s: float = TIMEOUT_S_DEFAULT,
+        salt: bool = False,
         open_connection: Opener = open_append_connection,
     ) -> None:
         if timeout_s <= 0:
             raise ValueError("timeout_s must be > 0")
         self._settings = settings
         self._timeout_s = timeout_s
+        self._validated = salted if salt else validated
         self._client = AppendClient(settings, open_connection)
         self._mutex = threading.Lock()  # held while the thread is started, and to close
         self._closed: str | None = None  # why appends are refused
@@ -103,7 +107,7 @@ class RemoteLog:
 
         Raises what `EventLog.append` raises, and StreamUnavailable and StreamRefused.
         """
-        return _receipts(self._start([validated(item)], ALL, timeout_s).result())[0]
+        return _receipts(self._start([self._validated(item)], ALL, timeout_s).result())[0]
 
     def append_many(
         self, items: Iterable[Item], *, timeout_s: float | None = None
@@ -113,7 +117,7 @@ class RemoteLog:
         One call takes at most 1,000 items and 512 KiB, since it is one request: Unsupported is
         raised for more, and nothing is written.
         """
-        checked = [validated(item) for item in items]
+        checked = [self._validated(item) for item in items]
         parts = [*_parts(checked)]
         if not parts:
             return []
@@ -128,7 +132,7 @@ class RemoteLog:
 
     async def append_async(self, item: Item) -> Receipt:
         """`append` for asyncio. Cancelling the await leaves the outcome unknown."""
-        future = self._start([validated(item)], ALL, None)
+        future = self._start([self._validated(item)], ALL, None)
         return _receipts(await asyncio.wrap_future(future))[0]
 
     def append_each(
@@ -143,7 +147,7 @@ class RemoteLog:
         checked: list[ValidatedItem | InvalidSignal] = []
         for item in items:
             try:
-                checked.append(validated(item))
+                checked.append(self._validated(item))
             except InvalidSignal as error:
                 checked.append(error)
                 if stop_at_refusal:

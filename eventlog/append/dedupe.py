@@ -22,8 +22,10 @@ import orjson
 from eventlog.format.line import HEADER_PATTERN, decode
 from eventlog.format.segment import LinePosition
 from eventlog.schema import facts
+from eventlog.schema.salt import SALT
 
 DEDUPE_ENTRIES_DEFAULT = 10_000  # a generator that retries does so within minutes
+_SALT_KEY = b'"%b":' % SALT.encode()
 _SIGNAL_ID = re.compile(rb'"signal_id":"([^"\\]*)"')
 
 
@@ -36,9 +38,9 @@ _FACT, _VOID, _OTHER = b"f", b"v", b"o"  # the kinds; a void clears the keys of 
 
 def fact_key(event: str, signal_id: str, body: bytes) -> bytes:
     """The key of a fact. `body` is the text of its payload, which includes signal_id."""
-    if b'"salt":' in body:
+    if _SALT_KEY in body:
         payload = orjson.loads(b"{%b}" % body)
-        payload.pop("salt", None)
+        payload.pop(SALT, None)
         body = facts.body(payload)
     digest = sha256(event.encode() + b"\0" + body).digest()
     kind = _VOID if event == "voided" else _FACT if event in facts.FACTS else _OTHER

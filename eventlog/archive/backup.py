@@ -8,6 +8,7 @@ Steps, in an order in which a crash after each is safe:
     for each new segment            verify its lines in the log, and write a copy
     for the one that grew           the same, after the listed bytes of its copy
     after each, or a few small ones sync, read back, rename, then list them in the manifest
+    other directories that are kept copy what was there when the run began, then list it
 
 Invariant: a backup gets only durable lines that continue the chain of the log, and the records of
 the accepted gaps between them.
@@ -23,7 +24,8 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 
 from eventlog.archive.backup_dir import BackupDir, locked_backup
-from eventlog.archive.manifest import Manifest, SegmentCopy
+from eventlog.archive.kept_copies import copy_kept, kept_names
+from eventlog.archive.manifest import Manifest, SegmentCopy, kept_text
 from eventlog.errors import BackupUnusable, EventLogError, LogCorrupt, LogDiverged
 from eventlog.figures import bytes_text, count_text
 from eventlog.format.durability import LogEnd
@@ -68,6 +70,7 @@ class BackedUp:
             "copied_segments": self.copied_segments,
             "copied_bytes": self.copied_bytes,
             "mended": list(self.repaired),
+            "kept_files": len(self.manifest.kept),
             "backed_up_at": self.manifest.backed_up_at,
         }
 
@@ -80,6 +83,7 @@ class BackedUp:
             f"backed up to seq {manifest.last_seq}, chain {manifest.chain}",
             f"copied    {new if self.copied_segments else 'nothing: the log has nothing new'}",
             f"total     {bytes_text(manifest.bytes)} in {segments}",
+            *kept_text(manifest),
             *(f"repaired  {name}: its copy was damaged" for name in self.repaired),
         ]
 
@@ -149,6 +153,7 @@ class _BackupRun:
         """Runs the backup."""
         self._backup_dir = backup_dir
         backup_dir.refuse_log_dir(self._home.log_dir)
+        names = kept_names(self._disk, self._home)  # before the end of the log is read
         until = read_durable_end(self._disk, self._home)
         with closing(self._reader(until)) as reader:
             last_seq = until.seq if until is not None else self._last_seq()
@@ -172,7 +177,12 @@ class _BackupRun:
                     self._list_copies()
                 raise
         self._list_copies()
-        backup_dir.list(replace(backup_dir.manifest, backed_up_at=self._now))
+        kept, problem = copy_kept(
+            self._disk, self._home, backup_dir.directory, names, backup_dir.manifest.kept
+        )
+        backup_dir.list(replace(backup_dir.manifest, backed_up_at=self._now, kept=kept))
+        if problem is not None:
+            raise problem
         return BackedUp(
             dest=self._dest_home.root,
             manifest=backup_dir.manifest,
@@ -289,7 +299,8 @@ class _BackupRun:
             else:
                 segment_copy = self._backup_dir.begin_copy(source, name, byte_to)
         self._copied[name] = self._copied.get(name, 0) + byte_to - before
-        self._unlisted = Manifest(
+        self._unlisted = replace(
+            self._unlisted,
             segments=(*(copies[:-1] if is_grown else copies), segment_copy),
             last_seq=tip.seq,
             chain=tip.chain,

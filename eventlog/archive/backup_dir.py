@@ -121,6 +121,11 @@ class BackupDir:
             self._logs.close()
             raise
 
+    @property
+    def directory(self) -> Directory:
+        """The open directory of the backup."""
+        return self._directory
+
     def close(self) -> None:
         """Discards unfinished copies, and closes the directory of the copies."""
         self.discard_unfinished()

@@ -4,17 +4,23 @@
      "segments":[{"name":"00000000000000000001.jsonl","bytes":5070,"sha256":"..."}],"sha256":"..."}
 
 A backup is laid out as a home, with its segments in `logs/`. A segment counts up to the length
-that the manifest lists; segments that it does not list do not count.
+that the manifest lists; segments that it does not list do not count. The same holds for the files
+of other directories, which `kept` lists where there are any:
+
+    "kept":[{"directory":"evidence","name":"vkey","bytes":76,"sha256":"..."}]
 
 Invariant: a copy is synced and read back before it is listed.
 """
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 
 import orjson
 
+from eventlog.archive.kept_dirs import KEPT_DIRS
 from eventlog.errors import BackupUnusable, LogCorrupt, Unsupported
+from eventlog.figures import count_text
 from eventlog.format.line import CHAIN_START, HASH_PATTERN, BadLine
 from eventlog.format.scan import CHAIN_UNKNOWN, tip_of
 from eventlog.format.segment import segment_seqs
@@ -45,6 +51,16 @@ class SegmentCopy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeptCopy:
+    """A copy of a file of another directory than `logs/`."""
+
+    directory: str
+    name: str
+    bytes: int
+    sha256: str  # of these bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """The content of a backup: the log up to entry `last_seq`, which has `chain`."""
 
@@ -52,11 +68,18 @@ class Manifest:
     last_seq: int = 0
     chain: str = CHAIN_START
     backed_up_at: str = ""
+    kept: tuple[KeptCopy, ...] = ()  # in order
 
     @property
     def bytes(self) -> int:
         """The size of all segments."""
         return sum(segment_copy.bytes for segment_copy in self.segments)
+
+
+def kept_text(manifest: Manifest) -> list[str]:
+    """How many files of other directories there are, as lines of a report; none without any."""
+    counts = Counter(kept_copy.directory for kept_copy in manifest.kept)
+    return [f"kept      {count_text(count, 'file')} of {name}/" for name, count in counts.items()]
 
 
 def read_manifest(directory: Directory) -> Manifest | None:
@@ -105,7 +128,7 @@ def write_manifest(directory: Directory, manifest: Manifest) -> None:
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """The file's bytes."""
-    fields = {
+    fields: dict[str, object] = {
         "v": _VERSION,
         "last_seq": manifest.last_seq,
         "chain": manifest.chain,
@@ -115,6 +138,8 @@ def encode_manifest(manifest: Manifest) -> bytes:
             for segment_copy in manifest.segments
         ],
     }
+    if manifest.kept:
+        fields["kept"] = [asdict(kept_copy) for kept_copy in manifest.kept]
     body = orjson.dumps(fields)[:-1]
     return body + _HASH_FIELD + sha256(body).hexdigest().encode() + b'"}\n'
 
@@ -138,9 +163,19 @@ def decode_manifest(data: bytes) -> Manifest:
         last_seq=fields["last_seq"],
         chain=fields["chain"],
         backed_up_at=fields["backed_up_at"],
+        kept=tuple(
+            KeptCopy(
+                directory=row["directory"],
+                name=row["name"],
+                bytes=row["bytes"],
+                sha256=row["sha256"],
+            )
+            for row in fields.get("kept", ())
+        ),
     )
-    texts = [manifest.chain, manifest.backed_up_at, *(row.sha256 for row in manifest.segments)]
-    numbers = [manifest.last_seq, *(row.bytes for row in manifest.segments)]
+    rows: tuple[SegmentCopy | KeptCopy, ...] = (*manifest.segments, *manifest.kept)
+    texts = [manifest.chain, manifest.backed_up_at, *(row.sha256 for row in rows)]
+    numbers = [manifest.last_seq, *(row.bytes for row in rows)]
     if not all(isinstance(text, str) for text in texts) or not all(
         map(_is_non_negative_int, numbers)
     ):
@@ -153,7 +188,21 @@ def decode_manifest(data: bytes) -> Manifest:
     named = [segment_copy.segment for segment_copy in manifest.segments]
     if named != sorted(set(named)):
         raise ValueError("the segments are not in order")
+    if not all(_is_kept(kept_copy.directory, kept_copy.name) for kept_copy in manifest.kept):
+        raise ValueError("a file is listed that no backup keeps")
     return manifest
+
+
+def _is_kept(directory: object, name: object) -> bool:
+    """Whether a backup keeps a file of that name, which becomes a path."""
+    kept_dir = KEPT_DIRS.get(directory) if isinstance(directory, str) else None
+    return (
+        kept_dir is not None
+        and isinstance(name, str)
+        and name not in ("", ".", "..")
+        and not set(name) & {"/", "\0"}
+        and kept_dir.is_copied(name)
+    )
 
 
 def _is_non_negative_int(value: object) -> bool:

@@ -2,7 +2,8 @@
 
 The log is restored in the hidden directory `.restoring` of the home, and renamed to `logs` once all
 of it is durable. It gets a watermark, so that a lost end of the restored log is detected; the first
-writer adds the lock record.
+writer adds the lock record. Other directories that the backup keeps are restored before that, each
+with a mark that says where it comes from.
 
 Invariant: the home has no log, or all of the log that the manifest lists; a home that is not empty
 is never changed.
@@ -16,10 +17,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from eventlog.archive.kept_copies import may_restore_over, restore_kept
 from eventlog.archive.manifest import (
     MANIFEST_NAME,
     Manifest,
     SegmentCopy,
+    kept_text,
     read_manifest,
     require_last_entry,
 )
@@ -59,6 +62,7 @@ class RestoredHome:
             "chain": self.manifest.chain,
             "segments": len(self.manifest.segments),
             "bytes": self.manifest.bytes,
+            "kept_files": len(self.manifest.kept),
             "backed_up_at": self.manifest.backed_up_at,
             "next": list(self.next),
         }
@@ -71,6 +75,7 @@ class RestoredHome:
             f"restored up to seq {manifest.last_seq}, chain {manifest.chain}: "
             f"{bytes_text(manifest.bytes)} in {segments}",
             f"backed up at {time_text(manifest.backed_up_at)}",
+            *kept_text(manifest),
             *(f"next: {command}" for command in self.next),
         ]
 
@@ -93,18 +98,12 @@ def restore_home(
     backup = Home(os.path.realpath(source))
     try:
         manifest = _read_manifest(disk, backup)
-        if manifest is None:
-            raise BackupUnusable(
-                f"this is no backup: it has no {MANIFEST_NAME}",
-                where=backup.root,
-                do="name a directory that `eventlog backup` made; to restore any other copy, copy "
-                "its logs/ into a new home",
-            )
         refuse_non_empty(disk, log_home)
         if not disk.is_dir(log_home.root):
             make_durable_dir(disk, log_home.root)
         with _scratch_dir(disk, log_home) as scratch_dir:
             _restore_files(disk, backup, scratch_dir, manifest, progress)
+            restore_kept(disk, backup, log_home, manifest.kept)
             disk.rename(scratch_dir, log_home.log_dir)
             disk.fsync_dir(log_home.root)
     except OSError as error:
@@ -112,14 +111,51 @@ def restore_home(
     return RestoredHome(home=os.fspath(home), manifest=manifest)
 
 
-def _read_manifest(disk: Disk, backup: Home) -> Manifest | None:
+def read_backup_end(source: str | os.PathLike[str], *, disk: Disk | None = None) -> Manifest:
+    """What a backup lists, if each copy has its length, and the last one ends with its last entry.
+
+    The end is read from the device; no hash of a whole copy is checked, so it costs no more for a
+    long log. Raises BackupUnusable, OSError.
+    """
+    disk = SegmentDisk(disk or RealDisk())
+    backup = Home(os.path.realpath(source))
+    manifest = _read_manifest(disk, backup)
+    for segment_copy in manifest.segments:
+        path = f"{backup.log_dir}/{segment_copy.name}"
+        try:
+            size = size_of(disk, path)
+        except FileNotFoundError:
+            size = 0
+        if size < segment_copy.bytes:
+            raise BackupUnusable(
+                f"{segment_copy.name} is missing or cut in the backup",
+                where=path,
+                do="run `eventlog backup`, which makes that copy again",
+            )
+    if manifest.segments:
+        path = f"{backup.log_dir}/{manifest.segments[-1].name}"
+        with opened(disk, path) as fd:
+            disk.drop_cache(fd)
+            require_last_entry(disk, fd, manifest, path)
+    return manifest
+
+
+def _read_manifest(disk: Disk, backup: Home) -> Manifest:
+    manifest = None
     with suppress(FileNotFoundError), Directory.open(backup.root, disk=disk) as directory:
-        return read_manifest(directory)
-    return None
+        manifest = read_manifest(directory)
+    if manifest is None:
+        raise BackupUnusable(
+            f"this is no backup: it has no {MANIFEST_NAME}",
+            where=backup.root,
+            do="name a directory that `eventlog backup` made; to restore any other copy, copy "
+            "its logs/ into a new home",
+        )
+    return manifest
 
 
 def refuse_non_empty(disk: Disk, home: Home) -> None:
-    """Raises EventLogError unless the home has only empty directories, and `run/`."""
+    """Raises EventLogError unless the home has only empty directories, `run/`, and leftovers."""
     try:
         names = disk.names(home.root)
     except FileNotFoundError:
@@ -132,7 +168,7 @@ def refuse_non_empty(disk: Disk, home: Home) -> None:
             and disk.is_dir(path)
             and (name == "run" or not disk.names(path))  # it holds nothing that lasts
         )
-        if name != SCRATCH_NAME and not is_empty_dir:
+        if name != SCRATCH_NAME and not is_empty_dir and not may_restore_over(disk, home, name):
             raise EventLogError(
                 f"the home is not empty: it holds {name}",
                 where=home.root,

@@ -14,7 +14,7 @@ from eventlog.append.dry_run import DryRun
 from eventlog.cli.pipe import StopSignal, read_lines
 from eventlog.clock import now_recorded
 from eventlog.errors import EventLogError, InvalidSignal
-from eventlog.log import validated
+from eventlog.log import salted, validated
 from eventlog.schema.json_input import parse_json_line
 from eventlog.schema.validation import ValidatedItem
 from eventlog.storage.disk import RealDisk
@@ -45,7 +45,12 @@ class CheckedLine(NamedTuple):
 
 
 def check_lines(
-    home: str, fd: int, stop: StopSignal, on_results: Callable[[list[CheckedLine]], object]
+    home: str,
+    fd: int,
+    stop: StopSignal,
+    on_results: Callable[[list[CheckedLine]], object],
+    *,
+    salt: bool = False,
 ) -> bool:
     """Checks the lines from `fd` until its end or a signal; True if each of them would pass.
 
@@ -57,7 +62,7 @@ def check_lines(
     all_pass = True
     number = 0
     for lines in read_lines(fd, stop):
-        parsed = [_parsed(line) for line in lines]
+        parsed = [_parsed(line, salt=salt) for line in lines]
         taken = iter(dry_run.append_each([it for it in parsed if isinstance(it, ValidatedItem)]))
         results = [next(taken) if isinstance(it, ValidatedItem) else it for it in parsed]
         on_results([CheckedLine(number + i, result) for i, result in enumerate(results, 1)])
@@ -66,8 +71,8 @@ def check_lines(
     return all_pass
 
 
-def _parsed(line: bytes) -> ValidatedItem | InvalidSignal:
+def _parsed(line: bytes, *, salt: bool) -> ValidatedItem | InvalidSignal:
     try:
-        return validated(parse_json_line(line))
+        return (salted if salt else validated)(parse_json_line(line))
     except InvalidSignal as error:
         return error

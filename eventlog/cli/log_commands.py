@@ -59,6 +59,11 @@ LOCK_TIMEOUT_S = 2.0  # of `append`, which retries and handles signals in betwee
     help="The lines are those of a log, as `rejoin` has set aside: append them as new ones.",
 )
 @click.option(
+    "--salt",
+    is_flag=True,
+    help="Add 16 random bytes as the key `salt` to each item that has none.",
+)
+@click.option(
     "--no-create", is_flag=True, help="Refuse a home without a log. Default: create the log."
 )
 @click.option(
@@ -87,6 +92,7 @@ def append(
     segment_bytes: int | None,
     check: bool,
     stored: bool,
+    salt: bool,
     no_create: bool,
     urls: str | None,
     stage: str | None,
@@ -96,8 +102,7 @@ def append(
 
     Reads JSON Lines from FILE, or from standard input. Each input line gets exactly one line on
     stdout, in order: a receipt once the entry is durable, or an object with `line`, `error` and
-    `field`. Lines that are waiting are committed together, so the command also works as a
-    long-running pipe for a generator in any language.
+    `field`. Waiting lines are committed together, so a generator may use it as a long-running pipe.
 
     Without --skip-invalid the command stops at the first invalid line with exit code 1: the lines
     before it are durable, and none after it is written. With it, invalid lines are reported, the
@@ -128,15 +133,15 @@ def append(
 
     _refuse_contradictions(check, stored, stage, timeout_s)
     is_local = any((check, stored, no_create, segment_bytes, stage))
-    remote = None if urls is None else _remote_log(urls, is_local=is_local)
+    remote = None if urls is None else _remote_log(urls, is_local=is_local, salt=salt)
     fd, stop = _open_input(file), StopSignal()
     with _answers(fd, stop, "checking" if check else "appending") as output:
         if remote is not None:
             all_valid = _append_remotely(remote, fd, stop, output, skip_invalid=skip_invalid)
         elif check:
-            all_valid = _check(obj.home, fd, stop, output, create=not no_create)
+            all_valid = _check(obj.home, fd, stop, output, create=not no_create, salt=salt)
         else:
-            with _local_log(obj.home, segment_bytes, create=not no_create) as log:
+            with _local_log(obj.home, segment_bytes, create=not no_create, salt=salt) as log:
                 hold_back = _hold_back(log, stage, timeout_s, stop, output)
                 all_valid = _append(log, fd, stop, output, hold_back, skip_invalid, stored)
     _exit(stop, all_valid=all_valid)
@@ -173,7 +178,7 @@ def _refuse_contradictions(
         raise WrongUsage("--check does not work with --wait", do="leave out one of them")
 
 
-def _local_log(home: str, segment_bytes: int | None, *, create: bool) -> "EventLog":
+def _local_log(home: str, segment_bytes: int | None, *, create: bool, salt: bool) -> "EventLog":
     from eventlog.format.segment import SEGMENT_BYTES_DEFAULT
     from eventlog.log import EventLog
 
@@ -182,10 +187,11 @@ def _local_log(home: str, segment_bytes: int | None, *, create: bool) -> "EventL
         segment_bytes=segment_bytes or SEGMENT_BYTES_DEFAULT,
         lock_timeout_s=LOCK_TIMEOUT_S,
         create=create,
+        salt=salt,
     )
 
 
-def _remote_log(urls: str, *, is_local: bool) -> "RemoteLog":
+def _remote_log(urls: str, *, is_local: bool, salt: bool) -> "RemoteLog":
     """The log of the primary that the servers at `urls` reach. Raises WrongUsage, EventLogError."""
     from eventlog.cli.stream_environment import stream_settings
     from eventlog.remote import RemoteLog
@@ -203,7 +209,8 @@ def _remote_log(urls: str, *, is_local: bool) -> "RemoteLog":
             do="set EVENTLOG_NATS_NKEY_FILE or EVENTLOG_NATS_CREDS_FILE",
         )
     require_client()
-    return RemoteLog(stream_settings([url.strip() for url in urls.split(",") if url.strip()]))
+    settings = stream_settings([url.strip() for url in urls.split(",") if url.strip()])
+    return RemoteLog(settings, salt=salt)
 
 
 def _hold_back(
@@ -264,13 +271,15 @@ def _append_remotely(
         return append_lines(log, fd, stop, skip_invalid=skip_invalid, on_results=output.show)
 
 
-def _check(home: str, fd: int, stop: "StopSignal", output: "AppendOutput", *, create: bool) -> bool:
+def _check(
+    home: str, fd: int, stop: "StopSignal", output: "AppendOutput", *, create: bool, salt: bool
+) -> bool:
     from eventlog.cli.check import check_lines  # rarely needed
     from eventlog.read.inspect import require_home
 
     if not create:
         require_home(home)
-    return check_lines(home, fd, stop, output.show)
+    return check_lines(home, fd, stop, output.show, salt=salt)
 
 
 def _open_input(file: str | None) -> int:

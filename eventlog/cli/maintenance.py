@@ -4,14 +4,18 @@ Invariant: `verify` changes nothing in logs/; `repair` cuts nothing but an unack
 """
 
 import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import cast
 
 import click
 
 from eventlog.cli.command import EXIT_PROBLEM, JSON_OPTION, CommandContext
 from eventlog.cli.progress import progress_bar
-from eventlog.cli.streams import bad_news, print_line, write_stdout
+from eventlog.cli.streams import bad_news, print_line, print_note, write_stdout
 from eventlog.errors import printable
 from eventlog.figures import count_text
+
+BeforeLossPlugin = Callable[[str, Sequence[tuple[int, int]]], Iterable[str]]
 
 
 @click.command()
@@ -99,6 +103,7 @@ def repair(obj: CommandContext, backup: str | None, accept: bool, as_json: bool)
         accept=accept,
         now=now_recorded(),
         lock_timeout_s=LOCK_TIMEOUT_S_DEFAULT,
+        before_loss=_before_loss,
     )
     if as_json:
         write_stdout(orjson.dumps(report.to_json(), option=orjson.OPT_APPEND_NEWLINE))
@@ -106,6 +111,17 @@ def repair(obj: CommandContext, backup: str | None, accept: bool, as_json: bool)
         print_line("\n".join(report.to_text()))
     if not report.is_done:
         sys.exit(EXIT_PROBLEM)
+
+
+def _before_loss(home: str, ranges: Sequence[tuple[int, int]]) -> None:
+    """Lets each plug-in keep what it needs of entries that are about to count as lost."""
+    from eventlog.plugins import BEFORE_LOSS, load_plugin, plugin_names
+
+    for name in plugin_names(BEFORE_LOSS):
+        keep = load_plugin(BEFORE_LOSS, name)
+        if keep is not None:
+            for text in cast("BeforeLossPlugin", keep)(home, ranges):
+                print_note(text)
 
 
 @click.command()

@@ -8,7 +8,7 @@ Invariant: an entry is decoded only from verified bytes, and none is returned af
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import groupby
 from operator import attrgetter
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from eventlog.errors import LogDiverged
 from eventlog.format.line import CHAIN_START, BadLine, Entry, decode
-from eventlog.format.scan import CHAIN_UNKNOWN, ScanResult, Tip, scan, tip_of
+from eventlog.format.scan import CHAIN_UNKNOWN, TIP_START, ScanResult, Tip, scan, tip_of
 from eventlog.format.segment import Position
 from eventlog.read.columns import NO_SIGNALS, RecordedAtRun, SignalColumns, read_columns
 from eventlog.read.existing import require_segments
@@ -65,12 +65,7 @@ def read_verified(
                 do="find out who replaced the log, then start again",
             )
         while reader.read():
-            recorded_times, signals, others = reader.found
-            seq_from, seq_to = recorded_times[0].seq_from, recorded_times[-1].seq_to
-            chain = reader.tip.chain
-            yield VerifiedChunk(
-                seq_from, seq_to, chain, reader.position, recorded_times, signals, others
-            )
+            yield _chunk(reader.found, reader.tip.chain, reader.position)
 
 
 def log_bytes(path: str | os.PathLike[str]) -> int:
@@ -83,31 +78,73 @@ def log_bytes(path: str | os.PathLike[str]) -> int:
     return segment_sizes(RealDisk(), map(home.segment_path, segments))[0]
 
 
+def verify_lines(pieces: Iterable[bytes]) -> Iterator[VerifiedChunk]:
+    """The entries of lines that are not in a home, from seq 1 on, as `read_verified` gives them.
+
+    A piece holds whole lines. A position counts all bytes so far, as in a segment of all lines.
+    Raises BadLine, which names the entry, where a line does not continue the log.
+    """
+    tip, done = TIP_START, 0
+    for piece in pieces:
+        at = 0
+        while at < len(piece):
+            scanned, found, problem = _verified(piece[at:], tip)
+            if not scanned.bytes_good:
+                reason = problem or scanned.problem or "is cut off"
+                raise BadLine(f"entry {tip.seq + 1} {reason}")
+            tip, at = scanned.tip, at + scanned.bytes_good
+            yield _chunk(found, tip.chain, Position(1, done + at))
+        done += at
+
+
+class _Found(NamedTuple):
+    """The content of verified lines."""
+
+    recorded_times: Sequence[RecordedAtRun] = ()
+    signals: SignalColumns = NO_SIGNALS
+    others: Sequence[Entry] = ()
+
+
+def _chunk(found: _Found, chain: str, position: Position) -> VerifiedChunk:
+    seq_from, seq_to = found.recorded_times[0].seq_from, found.recorded_times[-1].seq_to
+    return VerifiedChunk(seq_from, seq_to, chain, position, *found)
+
+
 class _VerifyingReader(LogReader):
     """A LogReader that verifies each signal, and keeps the decoded entries."""
 
     chunk_bytes = CHUNK_BYTES
-    found: tuple[Sequence[RecordedAtRun], SignalColumns, Sequence[Entry]] = ((), NO_SIGNALS, ())
+    found = _Found()
 
     def scan(self, data: bytes, tip: Tip) -> ScanResult:
         """The verified start of `data`; `lines` may hold many lines in one piece."""
-        whole = data[: data.rfind(b"\n") + 1]
-        columns = read_columns(whole, tip) if whole else None
-        if columns is not None:
-            entries, problem = _verified_entries(columns.others)
-            if problem is None:
-                self.found = (columns.recorded_times, columns.signals, entries)
-                return ScanResult([whole], len(whole), columns.tip, None)
-        scanned = scan(data, tip)
-        entries, problem = _verified_entries(scanned.lines)
-        self.found = (_recorded_at_runs(entries), NO_SIGNALS, entries)
-        if problem is None:
-            return scanned
-        if not entries:
+        scanned, self.found, problem = _verified(data, tip)
+        if problem is not None and not scanned.bytes_good:
             # The chain is right, so this is no torn write: the line was written like this.
             raise corrupt_error(problem, *self.position, tip.seq + 1)
-        good = scanned.lines[: len(entries)]
-        return ScanResult(good, sum(map(len, good)), tip_of(good[-1]), None)
+        return scanned
+
+
+def _verified(data: bytes, tip: Tip) -> tuple[ScanResult, _Found, str | None]:
+    """The verified start of `data`, and what is wrong with the chained entry behind it, if any.
+
+    The reason continues "entry 42 ...". `lines` may hold many lines in one piece.
+    """
+    whole = data[: data.rfind(b"\n") + 1]
+    columns = read_columns(whole, tip) if whole else None
+    if columns is not None:
+        entries, problem = _verified_entries(columns.others)
+        if problem is None:
+            found = _Found(columns.recorded_times, columns.signals, entries)
+            return ScanResult([whole], len(whole), columns.tip, None), found, None
+    scanned = scan(data, tip)
+    entries, problem = _verified_entries(scanned.lines)
+    found = _Found(_recorded_at_runs(entries), NO_SIGNALS, entries)
+    if problem is None:
+        return scanned, found, None
+    good = scanned.lines[: len(entries)]
+    tip = tip_of(good[-1]) if good else tip
+    return ScanResult(good, sum(map(len, good)), tip, None), found, problem
 
 
 def _verified_entries(lines: Sequence[bytes]) -> tuple[list[Entry], str | None]:

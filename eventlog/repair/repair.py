@@ -7,6 +7,7 @@ Steps of a repair, in an order in which a crash after each is safe:
     lock record := writing          before the first change
     rewrite both watermarks, cut    only an unacknowledged tail is ever cut
     repair from the backup          each segment as it was or whole
+    before_loss                     others keep what they need of the entries that will be lost
     create the next segment         where the log ends in bad bytes; its name is durable first
     record accepted gaps            durable before a reader uses them
     lock record := clean            once all damage is accepted
@@ -16,7 +17,7 @@ Invariant: no acknowledged byte is ever removed: bad ones stay where they are, o
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from eventlog.append.recovery import cut_torn_tail, sync_to_device
@@ -45,6 +46,13 @@ from eventlog.storage.locks import WriterLock, closed_segments_lock
 from eventlog.storage.segment_disk import SegmentDisk
 
 logger = logging.getLogger(__name__)
+
+
+BeforeLoss = Callable[[str, Sequence[tuple[int, int]]], object]  # home; first and last seqs
+
+
+def _keep_nothing(_home: str, _ranges: Sequence[tuple[int, int]]) -> None:
+    """Nothing else depends on lost entries."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,13 +121,15 @@ def repair(
     accept: bool = False,
     now: str,
     lock_timeout_s: float,
+    before_loss: BeforeLoss = _keep_nothing,
     disk: Disk | None = None,
 ) -> Repaired:
     """Repairs the log at `path`, and excludes writers meanwhile.
 
     An unacknowledged tail is saved in a file and cut. Damage before it is only listed, unless
     `backup`, a directory with segments, has the original lines. With `accept` the rest is recorded
-    as lost at `now`, and readers continue after it.
+    as lost at `now`, and readers continue after it; `before_loss` is called before that with the
+    home and the first and last seqs of the entries, and nothing is recorded where it raises.
 
     Raises LogNotFound, LogLocked, LogCorrupt (a foreign file is among the segments), and
     EventLogError where the disk fails. After an error the finished steps stay, and are safe.
@@ -133,7 +143,7 @@ def repair(
         with closed_segments_lock(disk, home, lock_timeout_s):
             try:
                 lock.take()
-                return _Repair(disk, home, lock).run(source, now if accept else None)
+                return _Repair(disk, home, lock, before_loss).run(source, now if accept else None)
             finally:
                 lock.drop()
     except OSError as error:
@@ -147,7 +157,8 @@ def repair(
 class _Repair:
     """One repair, under the lock."""
 
-    def __init__(self, disk: Disk, home: Home, lock: WriterLock) -> None:
+    def __init__(self, disk: Disk, home: Home, lock: WriterLock, before_loss: BeforeLoss) -> None:
+        self._before_loss = before_loss
         self._disk = disk
         self._home = home
         self._lock = lock
@@ -204,6 +215,8 @@ class _Repair:
         return max(found.good_end, self._durable_end, key=lambda end: end.seq)
 
     def _accept(self, found: Survey, records: Sequence[AcceptedGap]) -> None:
+        lost = [(gap.seq_from, gap.seq_to) for gap in records if gap.seq_from <= gap.seq_to]
+        self._before_loss(self._home.root, lost)
         if found.needs_new_segment:
             # Before the record: a record without the segment would let a writer append to bad
             # bytes, while a segment without the record halts every process as before.

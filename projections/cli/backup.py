@@ -1,6 +1,6 @@
 """The commands `backup` (with its restore drill) and `restore`.
 
-Invariant: a backup holds only the log, because everything else is derived from it.
+Invariant: a backup holds the log and what was signed, because everything else is derived from it.
 """
 
 import sys

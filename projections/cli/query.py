@@ -31,7 +31,7 @@ def status(obj: CommandContext, as_json: bool) -> None:
     `lag_entries` is the number of entries not applied yet; `lag_seconds` is the age of the oldest
     of them. Both are measured against the real end of the log, whether a daemon runs or not.
     `backup` describes the last backup that passed `eventlog backup --verify`, and how long ago
-    that was.
+    that was; `evidence` what was signed, and when.
 
     \b
     Example:
@@ -46,7 +46,14 @@ def status(obj: CommandContext, as_json: bool) -> None:
         return
     backup = found["backup"] or {"proven_seq": None}
     replica = {"replica": found["replica"]} if "replica" in found else {}
-    sections = {"log": found["log"], **replica, **_as_dict(found["projections"]), "backup": backup}
+    evidence = found["evidence"] or {"size": None}
+    sections = {
+        "log": found["log"],
+        **replica,
+        **_as_dict(found["projections"]),
+        "evidence": evidence,
+        "backup": backup,
+    }
     for name, figures in sections.items():
         print_line(f"{name}:")
         for key, value in _as_dict(figures).items():
@@ -66,7 +73,7 @@ def _is_bad_news(key: str, value: object) -> bool:
             return _as_dict(value)["state"] == "failed"
         case "state":
             return value in _BAD_STATES
-        case "failing" | "lost_acked":
+        case "failing" | "lost_acked" | "is_restored":
             return bool(value)
     return key == "problem"
 

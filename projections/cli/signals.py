@@ -4,6 +4,7 @@ Invariant: they change nothing.
 """
 
 import sys
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Unpack
 
 import click
@@ -129,23 +130,34 @@ def stats(
         groups = store.stats(symbol, by=by, as_of=as_of, **filters)
         if as_json:
             print_json(groups)
-            return
-        headings = (by, *_GROUP_COLUMNS)
-        rows = ([figure_text(name, group[name]) for name in headings] for group in groups)
-        print_table([_label(heading) for heading in headings], rows)
+        else:
+            print_groups(groups, by)
         return
     found = store.stats(symbol, as_of=as_of, **filters)
     if as_json:
         print_json(found)
-        return
-    bands = found.pop("calibration")
+    else:
+        print_figures(found)
+
+
+def print_figures(found: Mapping[str, object]) -> None:
+    """Prints the figures of signals, and their calibration."""
+    bands = found["calibration"]
+    assert isinstance(bands, list)
     for key, value in found.items():
-        print_line(f"{_label(key):<16} {figure_text(key, value)}")
+        if value is not bands:
+            print_line(f"{_label(key):<16} {figure_text(key, value)}")
     if bands:
         print_line("calibration")
-        assert isinstance(bands, list)
         rows = ([figure_text(name, band[name]) for name in _BAND_COLUMNS] for band in bands)
         print_table(_BAND_COLUMNS, rows, indent="  ")
+
+
+def print_groups(groups: Iterable[Mapping[str, object]], by: str) -> None:
+    """Prints the figures of groups of signals, one line for each."""
+    headings = (by, *_GROUP_COLUMNS)
+    rows = ([figure_text(name, group[name]) for name in headings] for group in groups)
+    print_table([_label(heading) for heading in headings], rows)
 
 
 @click.command()

@@ -16,6 +16,7 @@ from eventlog.plumbing import StreamSettings, log_status
 from projections.delivery.projection import AlpineConfig
 from projections.doctor.alpine import check_alpine
 from projections.doctor.daemon import check_daemon
+from projections.doctor.evidence import check_evidence
 from projections.doctor.finding import PROBLEM, WARNING, DoctorFinding
 from projections.doctor.home import (
     check_file_system,
@@ -55,6 +56,7 @@ CHECKS: Mapping[str, Callable[[DoctorContext], Iterable[DoctorFinding]]] = Mappi
         "clock": lambda context: check_clock(context.now, _last_recorded_at(context)),
         "space": lambda context: check_space(context.home),
         "alpine": lambda context: asyncio.run(check_alpine(context.alpine)),
+        "evidence": lambda context: check_evidence(context.home) if context.log else (),
         "stream": lambda context: check_stream(context.stream()) if context.stream else (),
     }
 )

@@ -183,7 +183,7 @@ def _paths(home: Path) -> Iterator[Path]:
     if not home.is_dir():
         return
     yield home
-    for name in ("logs", "data", "run"):
+    for name in ("logs", "data", "run", "evidence"):
         with suppress(OSError):
             if (home / name).lstat():
                 yield home / name

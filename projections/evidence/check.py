@@ -5,12 +5,12 @@ Invariant: a result is returned only for a line that the log has signed.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from eventlog import Entry
 from eventlog.plumbing import BadLine, decode, printable
 from projections.errors import NotProved
-from projections.evidence.checkpoint import Cosignature
+from projections.evidence.checkpoint import Cosignature, OpenedCheckpoint, Stamp
+from projections.evidence.encoding import time_text
 from projections.evidence.keys import LOG, VerifierKey
 from projections.evidence.proof import parse_proof, verify_proof
 
@@ -23,12 +23,17 @@ class CheckedProof:
     size: int
     entry: Entry
     cosignatures: tuple[Cosignature, ...]
+    stamps: tuple[Stamp, ...] = ()  # that were verified beside the proof
 
     def to_text(self) -> list[str]:
         """For a reader; the line comes last."""
         seen = [
-            f"  seen by {found.name} not later than {_time_text(found.time_s)}"
+            f"  seen by {found.name} not later than {time_text(found.time_s)}"
             for found in self.cosignatures
+        ]
+        seen += [
+            f"  stamped by {printable(found.name)} not later than {time_text(found.time_s)}"
+            for found in self.stamps
         ]
         return [
             f"PROVED: entry {self.entry.seq} of {self.size} in the log {self.origin}",
@@ -45,7 +50,8 @@ class CheckedProof:
             "seq": self.entry.seq,
             "size": self.size,
             "recorded_at": self.entry.recorded_at,
-            "not_later_than": {found.name: _time_text(found.time_s) for found in self.cosignatures},
+            "not_later_than": {found.name: time_text(found.time_s) for found in self.cosignatures}
+            | {found.name: time_text(found.time_s) for found in self.stamps},
             "line": self.entry.line.decode().removesuffix("\n"),
         }
 
@@ -55,27 +61,38 @@ def check_proof(data: bytes, keys: Sequence[VerifierKey], *, quorum: int = 0) ->
 
     Raises NotProved, also where fewer than `quorum` witnesses have cosigned the checkpoint.
     """
-    logs = [key for key in keys if key.kind == LOG]
-    witnesses = [key for key in keys if key.kind != LOG]
-    if len(logs) != 1:
-        raise NotProved(f"one key of a log is needed, and {len(logs)} were given")
-    if len({(key.name, key.public) for key in witnesses}) < len(witnesses):
-        raise NotProved("a witness was named twice")
+    log, witnesses = log_and_witnesses(keys)
     proof = parse_proof(data)
-    opened = verify_proof(proof, logs[0], witnesses)
+    opened = verify_proof(proof, log, witnesses)
     entry = _entry(proof.line)
     if entry.seq != proof.index + 1:
         raise NotProved(f"the line has seq {entry.seq}, and is leaf {proof.index + 1} of the tree")
-    if len(opened.cosignatures) < quorum:
-        raise NotProved(
-            f"{len(opened.cosignatures)} of the witnesses have cosigned, and {quorum} must"
-        )
+    require_quorum(opened, quorum)
     return CheckedProof(
         origin=opened.head.origin,
         size=opened.head.size,
         entry=entry,
         cosignatures=opened.cosignatures,
     )
+
+
+def log_and_witnesses(keys: Sequence[VerifierKey]) -> tuple[VerifierKey, list[VerifierKey]]:
+    """The one key of a log among these keys, and those of witnesses. Raises NotProved."""
+    logs = [key for key in keys if key.kind == LOG]
+    witnesses = [key for key in keys if key.kind != LOG]
+    if len(logs) != 1:
+        raise NotProved(f"one key of a log is needed, and {len(logs)} were given")
+    if len({(key.name, key.public) for key in witnesses}) < len(witnesses):
+        raise NotProved("a witness was named twice")
+    return logs[0], witnesses
+
+
+def require_quorum(opened: OpenedCheckpoint, quorum: int) -> None:
+    """Raises NotProved where fewer than `quorum` witnesses have cosigned."""
+    if len(opened.cosignatures) < quorum:
+        raise NotProved(
+            f"{len(opened.cosignatures)} of the witnesses have cosigned, and {quorum} must"
+        )
 
 
 def _entry(line: bytes) -> Entry:
@@ -85,7 +102,3 @@ def _entry(line: bytes) -> Entry:
         return decode(line + b"\n")
     except BadLine as error:
         raise NotProved(f"the line that was signed {error}") from None
-
-
-def _time_text(time_s: int) -> str:
-    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -36,6 +36,14 @@ class Cosignature:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stamp:
+    """A time stamp authority has stamped the checkpoint at `time_s`."""
+
+    name: str  # the subject of its certificate
+    time_s: int  # since 1970
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedCheckpoint:
     """A checkpoint whose signatures were verified."""
 

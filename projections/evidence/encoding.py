@@ -3,9 +3,9 @@
 Invariant: a value has one spelling. Any other one is refused, so that a changed byte never passes.
 """
 
-import base64
 import binascii
 import re
+from datetime import UTC, datetime
 
 from projections.errors import NotProved
 
@@ -17,7 +17,7 @@ _DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
 def encode_base64(data: bytes) -> str:
     """Standard base64 with padding."""
-    return base64.b64encode(data).decode()
+    return binascii.b2a_base64(data, newline=False).decode()
 
 
 def decode_base64(text: str, *, what: str) -> bytes:
@@ -26,8 +26,8 @@ def decode_base64(text: str, *, what: str) -> bytes:
     Raises NotProved for missing padding, other alphabets, and unused bits that are not zero.
     """
     try:
-        found = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
+        found = binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:  # binascii.Error, and other characters than ASCII
         raise NotProved(f"{what} is not base64") from None
     if encode_base64(found) != text:
         raise NotProved(f"{what} is not written in the one form of base64 that is accepted")
@@ -47,3 +47,8 @@ def decode_number(text: str, *, what: str) -> int:
     if _DECIMAL.fullmatch(text) is None or (found := int(text)) > NUMBER_MAX:
         raise NotProved(f"{what} is not a decimal number: {text[:40]!r}")
     return found
+
+
+def time_text(time_s: int) -> str:
+    """A time of a witness or an authority, in seconds since 1970, as UTC."""
+    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -4,34 +4,45 @@
     vkey                    the public key
     <size>.checkpoint       one for each signed size, with 20 digits
     <size>.peaks            of the newest one: the roots that its root is calculated from
+    lost                    leaf hashes of lost lines, see lost_leaves
+    <size>[.<n>].tsr        time stamps of that checkpoint: replies of authorities (RFC 3161)
     restored                this home comes from a backup, and signs nothing yet
+    resumed                 the seq up to which changes of the primary were examined
 
-It is not derived from the log: what was signed cannot be made again.
+It is not derived from the log: what was signed cannot be made again. A backup keeps it without the
+key and the last two.
 
-Invariant: a checkpoint is durable before it is printed, and none is ever removed or changed.
+Invariant: a checkpoint is durable before it is printed, and none is ever removed or changed; it
+may gain signatures behind its own.
 """
 
 import re
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from eventlog import UnsafePath
 from eventlog.plumbing import Directory, Disk, make_private_dir, require_home
 from projections.errors import NotProved, ProjectionError
-from projections.evidence.encoding import decode_hash, encode_base64
-from projections.evidence.keys import SigningKey, VerifierKey, new_key, parse_secret, parse_vkey
+from projections.evidence.encoding import decode_hash, decode_number, encode_base64
+from projections.evidence.kept_listing import (
+    CHECKPOINT,
+    DIRECTORY_NAME,
+    KEY_NAME,
+    RESTORED_NAME,
+    VKEY_NAME,
+)
+from projections.evidence.key_files import KEY_BYTES_MAX, read_key_in
+from projections.evidence.keys import SigningKey, VerifierKey, new_key, parse_vkey
 from projections.evidence.merkle import RunningRoot
 from projections.evidence.note import NOTE_BYTES_MAX
 
-DIRECTORY_NAME = "evidence"
-KEY_NAME, VKEY_NAME, RESTORED_NAME = "key", "vkey", "restored"
-KEY_BYTES_MAX = 1024  # a name of 255 bytes, and a key
+RESUMED_NAME = "resumed"
+SEQ_BYTES_MAX = 20
+STAMP_BYTES_MAX = 64 * 1024  # a reply with its certificates has some 6 kB
 PEAKS_BYTES_MAX = 4096  # 63 hashes of 45 characters
 
-_CHECKPOINT = re.compile(r"([0-9]{20})\.checkpoint", re.ASCII)
 _PEAKS = re.compile(r"([0-9]{20})\.peaks", re.ASCII)
+_STAMP = re.compile(r"[0-9]{20}(?:\.([0-9]{1,6}))?\.tsr", re.ASCII)
 
 
 class KeptFiles:
@@ -62,23 +73,15 @@ class KeptFiles:
 
     def read_key(self) -> SigningKey:
         """The key of this log. Raises UnsafePath where another account can read it."""
-        where = f"{self.path}/{KEY_NAME}"
         try:
-            found = self._directory.stat(KEY_NAME)
-            text = self._directory.read(KEY_NAME, KEY_BYTES_MAX).decode("utf-8", "replace")
+            return read_key_in(self._directory, KEY_NAME)
         except FileNotFoundError:
             raise ProjectionError(
                 "there is no key to sign with",
-                where=where,
-                do="run `eventlog evidence key ORIGIN`, or bring the key of this log over",
+                where=f"{self.path}/{KEY_NAME}",
+                do="run `eventlog evidence key ORIGIN`; if checkpoints of this log were signed,"
+                " bring its key here with `eventlog evidence resume`",
             ) from None
-        if stat.S_IMODE(found.st_mode) & 0o077:
-            raise UnsafePath(
-                "another account can read the key",
-                where=where,
-                do="run `chmod 600` on it; where one has read it, sign nothing more with it",
-            )
-        return parse_secret(text.removesuffix("\n"))
 
     def read_vkey(self) -> VerifierKey:
         """The public key of this log."""
@@ -96,9 +99,29 @@ class KeptFiles:
         """Whether this home comes from a backup and may sign nothing yet."""
         return RESTORED_NAME in self._directory.names()
 
+    def resumed_seq(self) -> int:
+        """The seq up to which changes of the primary were examined; 0 where none was."""
+        try:
+            text = self._directory.read(RESUMED_NAME, SEQ_BYTES_MAX).decode("ascii")
+            return decode_number(text.removesuffix("\n"), what="the seq")
+        except (FileNotFoundError, UnicodeDecodeError, NotProved):
+            return 0
+
+    def resume(self, key: SigningKey, seq: int) -> None:
+        """Allows signing, durably: what the log holds up to `seq` was examined.
+
+        The mark is removed last, so a run that dies before is repeated.
+        """
+        self._directory.replace(RESUMED_NAME, f"{seq}\n".encode())
+        if KEY_NAME not in self._directory.names() or self.read_key() != key:
+            self._directory.replace(KEY_NAME, f"{key.to_secret()}\n".encode())
+        with suppress(FileNotFoundError):
+            self._directory.unlink(RESTORED_NAME)
+        self._directory.sync()
+
     def sizes(self) -> list[int]:
         """The signed sizes, ascending."""
-        found = map(_CHECKPOINT.fullmatch, self._directory.names())
+        found = map(CHECKPOINT.fullmatch, self._directory.names())
         return sorted(int(match[1]) for match in found if match)
 
     def checkpoint_path(self, size: int) -> str:
@@ -117,6 +140,30 @@ class KeptFiles:
         for name in self._directory.names():
             if _PEAKS.fullmatch(name) and name != _peaks_name(size):
                 self._directory.unlink(name)
+
+    def replace_checkpoint(self, size: int, data: bytes) -> None:
+        """Replaces a checkpoint by itself with further signatures, durably."""
+        self._directory.replace(_checkpoint_name(size), data)
+
+    def stamps(self, size: int) -> list[str]:
+        """The names of the time stamps of a checkpoint, in the order in which they were kept."""
+        own = (name for name in self._directory.names() if name.startswith(f"{size:020d}."))
+        return sorted((name for name in own if _STAMP.fullmatch(name)), key=_stamp_number)
+
+    def stamp_path(self, name: str) -> str:
+        """The path of a time stamp."""
+        return f"{self.path}/{name}"
+
+    def read_stamp(self, name: str) -> bytes:
+        """A time stamp: the reply of an authority."""
+        return self._directory.read(name, STAMP_BYTES_MAX)
+
+    def write_stamp(self, size: int, reply: bytes) -> str:
+        """Keeps one more time stamp of a checkpoint, durably; returns its name."""
+        number = len(self.stamps(size))
+        name = f"{size:020d}.{number}.tsr" if number else f"{size:020d}.tsr"
+        self._directory.replace(name, reply)
+        return name
 
     def read_peaks(self, size: int, root: bytes) -> RunningRoot | None:
         """A calculation that continues at `size`; None where the peaks do not give that root."""
@@ -142,6 +189,11 @@ def _checkpoint_name(size: int) -> str:
 
 def _peaks_name(size: int) -> str:
     return f"{size:020d}.peaks"
+
+
+def _stamp_number(name: str) -> int:
+    found = _STAMP.fullmatch(name)
+    return int(found[1]) if found and found[1] else 0
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 File L holds the roots of all complete runs of 256**L leaves, 32 bytes each: file 0 the leaf hashes.
 Bytes N*8192 to (N+1)*8192 of file L are tile N of level L of tlog-tiles.
 
-A batch writes the level files, behind the end that the state gives; syncs them; replaces the state.
-After a crash the files may be longer than the state says, and the next batch writes over that.
+A batch writes the level files, behind the end that the state gives; syncs them; replaces the state,
+without a sync. After a crash the state may be an older one, and the next batch writes over what the
+files have behind it. A state that a power loss has emptied makes the tree be built again.
 
 Invariant: the state covers only hashes that are on the device.
 """
@@ -22,6 +23,7 @@ from projections.projection import CHAIN_START, Checkpoint
 
 NAME = "tree"  # of the projection, and of its directory in data/
 STATE_NAME = "state"
+_NEW_STATE_NAME = f".{STATE_NAME}.new"
 STATE_BYTES_MAX = 1024  # five short values
 LEVELS_MAX = 8  # 256**8 lines are more than a seq can count
 
@@ -29,8 +31,9 @@ LEVELS_MAX = 8  # 256**8 lines are more than a seq can count
 class LevelFiles:
     """The open directory of one tree. Not thread-safe. A caller that writes holds its lock."""
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, *, is_read_only: bool = False) -> None:
         self._directory = directory
+        self._is_read_only = is_read_only
         self._fds: dict[int, int] = {}
 
     def close(self) -> None:
@@ -82,14 +85,29 @@ class LevelFiles:
             runs = range(first // TILE_WIDTH, end // TILE_WIDTH)
             added = b"".join(fold(self.read(level, run * TILE_WIDTH, TILE_WIDTH)) for run in runs)
             level, first = level + 1, first // TILE_WIDTH
-        self._directory.disk.fdatasync_all(written)
+        for fd in written:  # one or two: a thread for each would take longer
+            self._directory.disk.fdatasync(fd)
         if has_created:
             self._directory.sync()
-        self._directory.replace(STATE_NAME, _encode_state(after))
+        self._replace_state(after)
 
     def reset(self) -> None:
         """Makes the next batch begin at seq 1. It writes over what the files hold."""
-        self._directory.replace(STATE_NAME, _encode_state(Checkpoint(projection=NAME)))
+        self._replace_state(Checkpoint(projection=NAME))
+
+    def _replace_state(self, state: Checkpoint) -> None:
+        """Replaces the state, in one step for each process that reads it."""
+        directory = self._directory
+        try:
+            fd = directory.create(_NEW_STATE_NAME)
+        except FileExistsError:  # of a process that died
+            directory.unlink(_NEW_STATE_NAME)
+            fd = directory.create(_NEW_STATE_NAME)
+        try:
+            write_all(directory.disk, fd, _encode_state(state), 0)
+        finally:
+            directory.disk.close(fd)
+        directory.rename(_NEW_STATE_NAME, STATE_NAME)
 
     def _covers(self, seq: int) -> bool:
         """Whether each level file is as long as a tree of `seq` lines demands."""
@@ -104,7 +122,8 @@ class LevelFiles:
 
     def _fd(self, level: int) -> int:
         if level not in self._fds:
-            self._fds[level] = self._directory.open_file(str(level), writable=True)
+            is_writable = not self._is_read_only
+            self._fds[level] = self._directory.open_file(str(level), writable=is_writable)
         return self._fds[level]
 
     def _writable(self, level: int) -> tuple[int, bool]:
@@ -125,14 +144,22 @@ class LevelFiles:
 
 def stored_state(home: Path) -> Checkpoint | None:
     """The last line that the tree covers; None where there is no tree. Creates nothing."""
+    with stored_files(home) as files:
+        return None if files is None else files.read_state()
+
+
+@contextmanager
+def stored_files(home: Path) -> Iterator[LevelFiles | None]:
+    """The files of the tree of a home, to be read only; None where there is no tree."""
     try:
         directory = Directory.open(home / "data" / NAME)
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        yield None
+        return
     with directory:
-        files = LevelFiles(directory)
+        files = LevelFiles(directory, is_read_only=True)
         try:
-            return files.read_state()
+            yield files
         finally:
             files.close()
 

@@ -6,13 +6,13 @@ Invariant: a proof that is returned verifies with the vkey of the log.
 from pathlib import Path
 from sqlite3 import Connection
 
-from eventlog.plumbing import Disk, decode, printable_value, raw_lines
+from eventlog.plumbing import Disk, decode, printable_value, read_entries
 from projections.errors import NotProved, ProjectionError
 from projections.evidence.checkpoint import open_checkpoint
 from projections.evidence.growth import Growth
 from projections.evidence.kept_files import kept_files
 from projections.evidence.keys import VerifierKey
-from projections.evidence.level_files import level_files
+from projections.evidence.level_files import level_files, stored_files
 from projections.evidence.merkle import is_consistent
 from projections.evidence.proof import Proof, parse_proof, verify_proof
 from projections.evidence.tree import update_tree
@@ -46,6 +46,28 @@ def prove(home: Path, seq: int, *, disk: Disk | None = None) -> bytes:
         f"entry {seq} is not part of what was signed at size {sizes[-1]}",
         where=str(home),
         do="run `eventlog verify`, and compare the log with a backup",
+    )
+
+
+def prove_by_stored_tree(home: Path, seq: int, size: int, *, disk: Disk | None = None) -> bytes:
+    """The proof file of entry `seq` for the checkpoint of `size`. Changes nothing.
+
+    Raises ProjectionError where the tree on disk does not give it, which is not built again here.
+    """
+    with kept_files(home, disk=disk) as kept:
+        key, checkpoint = kept.read_vkey(), kept.read_checkpoint(size)
+    line = _line(home, seq)
+    with stored_files(home) as files:
+        tree = None if files is None else files.tree()
+        if tree is not None and tree.size >= size:
+            path = tree.inclusion(seq - 1, size)
+            proof = Proof(line=line, index=seq - 1, path=path, checkpoint=checkpoint)
+            if _verifies(proof, key):
+                return proof.to_bytes()
+    raise ProjectionError(
+        f"the tree in data/ does not prove entry {seq}",
+        where=str(home),
+        do=f"run `eventlog evidence prove {seq}`, which builds the tree again",
     )
 
 
@@ -93,7 +115,7 @@ def prove_growth(home: Path, old_size: int, *, disk: Disk | None = None) -> byte
         checkpoint = kept.read_checkpoint(sizes[-1])
     new = open_checkpoint(checkpoint, key).head
     for again in (False, True):
-        _extend(home, new.size, again=again, disk=disk)
+        extend_tree(home, new.size, again=again, disk=disk)
         with level_files(home, disk=disk) as files:
             tree = files.tree()
             if tree.size < new.size:
@@ -108,8 +130,8 @@ def prove_growth(home: Path, old_size: int, *, disk: Disk | None = None) -> byte
     )
 
 
-def _extend(home: Path, size: int, *, again: bool, disk: Disk | None) -> None:
-    """Extends the tree on disk to `size` lines, or builds it again."""
+def extend_tree(home: Path, size: int, *, again: bool, disk: Disk | None) -> None:
+    """Extends the tree on disk to `size` lines, or with `again` builds it again."""
     with level_files(home, disk=disk) as files:
         is_short = files.read_state().seq < size
     if is_short or again:
@@ -127,7 +149,7 @@ def _proof(
     disk: Disk | None,
 ) -> Proof | None:
     """The proof by the tree on disk, which is extended or built again first; None if too short."""
-    _extend(home, size, again=again, disk=disk)
+    extend_tree(home, size, again=again, disk=disk)
     with level_files(home, disk=disk) as files:
         tree = files.tree()
         if tree.size < size:
@@ -145,11 +167,11 @@ def _verifies(proof: Proof, key: VerifierKey) -> bool:
 
 
 def _line(home: Path, seq: int) -> bytes:
-    found = [line for lines in raw_lines(str(home), after=seq - 1, limit=1) for line in lines]
-    if not found:
+    entry = next(read_entries(str(home), after=seq - 1, first_only=True), None)
+    if entry is None or entry.seq != seq:  # damage may have been accepted there
         raise ProjectionError(
             f"the log has no entry {seq}, which was signed",
             where=str(home),
             do="restore the log from a backup that has it",
         )
-    return found[0].removesuffix(b"\n")
+    return entry.line.removesuffix(b"\n")

@@ -3,6 +3,8 @@
 A wrong root that was signed cannot be taken back: it convicts the key of a fork. So nothing is
 signed unless the last signed root is still a root of this log, and the new one comes out the same
 in two calculations: from the tree on disk, and line by line from the peaks of the last signed size.
+Nor is anything signed while another copy of this home may have signed more: after a restore, and
+after another home became the primary, until `resuming` has shown otherwise.
 
 Invariant: each checkpoint continues the one before it.
 """
@@ -18,7 +20,8 @@ from eventlog.plumbing import (
     decode,
     fence_state,
     is_replicated,
-    raw_lines,
+    own_chain,
+    read_backup_end,
     read_mirror_record,
     replica_state,
 )
@@ -27,11 +30,14 @@ from projections.evidence.checkpoint import SignedHead, open_checkpoint, sign_he
 from projections.evidence.kept_files import KeptFiles, kept_files
 from projections.evidence.keys import VerifierKey
 from projections.evidence.level_files import level_files
-from projections.evidence.merkle import EMPTY_ROOT, RunningRoot, leaf_hash
+from projections.evidence.log_leaves import leaf_batches
+from projections.evidence.merkle import EMPTY_ROOT, RunningRoot
 from projections.evidence.tree import LOCK_POLL, LOCK_WAIT_S, update_tree
 from projections.run_directory import run_lock
 
 LOCK_NAME = "evidence.lock"
+PROMOTED = "promoted"  # the event of the entry by which another home became the primary
+PROMOTED_KEY = b',"event":"promoted",'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,18 +51,21 @@ class SignedCheckpoint:
 
 def create_key(home: Path, origin: str, *, disk: Disk | None = None) -> VerifierKey:
     """Makes the key of a log. Raises ProjectionError where there is one, LogNotFound."""
-    with kept_files(home, create=True, disk=disk) as kept, _signing(home):
+    with kept_files(home, create=True, disk=disk) as kept, signing_lock(home):
         return kept.create_key(origin)
 
 
-def sign_checkpoint(home: Path, *, disk: Disk | None = None) -> SignedCheckpoint:
+def sign_checkpoint(
+    home: Path, *, backup: Path | None = None, disk: Disk | None = None
+) -> SignedCheckpoint:
     """Signs the head of the log, or returns the newest checkpoint where nothing is new.
 
-    Raises LogDiverged where the last signed root is not one of this log, or where the two
-    calculations of the new root differ; LogIsReplica, LogFenced; ProjectionError.
+    With `backup` no entry is signed that this backup lacks. Raises LogDiverged where the last
+    signed root is not one of this log, or where the two calculations of the new root differ;
+    LogIsReplica, LogFenced; BackupUnusable; ProjectionError.
     """
-    _require_primary(home)
-    with kept_files(home, disk=disk) as kept, _signing(home):
+    require_primary(home)
+    with kept_files(home, disk=disk) as kept, signing_lock(home):
         if kept.is_restored():
             raise ProjectionError(
                 "this home was restored from a backup, which may lack what was signed later",
@@ -64,22 +73,27 @@ def sign_checkpoint(home: Path, *, disk: Disk | None = None) -> SignedCheckpoint
                 do="run `eventlog evidence resume` with the newest checkpoint that anyone holds",
             )
         key = kept.read_key()
-        last = _last_head(kept, key.verifier)
-        size = _size_to_sign(home, update_tree(home, disk=disk).seq)
+        last = last_head(kept, key.verifier)
+        size = _size_to_sign(home, update_tree(home, disk=disk).seq, backup)
         if size <= last.size and kept.sizes():
             _require_contained(home, last, kept, disk)
             return SignedCheckpoint(
                 path=kept.checkpoint_path(last.size), size=last.size, is_new=False
             )
         if size == 0:
-            raise ProjectionError("there is no entry to sign", where=str(home), do="append one")
+            raise ProjectionError(
+                "there is no entry to sign",
+                where=str(home),
+                do="append one; with a mirror or a backup, wait until it has the entry",
+            )
         root, peaks = _checked_root(home, last, size, kept, disk)
         head = SignedHead(origin=key.name, size=size, root=root)
         kept.write_checkpoint(size, sign_head(head, key).to_bytes(), peaks)
         return SignedCheckpoint(path=kept.checkpoint_path(size), size=size, is_new=True)
 
 
-def _require_primary(home: Path) -> None:
+def require_primary(home: Path) -> None:
+    """Raises LogIsReplica or LogFenced where another home signs."""
     if replica_state(home) is not None:
         raise LogIsReplica(
             "this home is a replica: its primary signs",
@@ -95,7 +109,7 @@ def _require_primary(home: Path) -> None:
         )
 
 
-def _last_head(kept: KeptFiles, key: VerifierKey) -> SignedHead:
+def last_head(kept: KeptFiles, key: VerifierKey) -> SignedHead:
     """The newest signed head; that of the empty log where there is none."""
     sizes = kept.sizes()
     if not sizes:
@@ -114,8 +128,13 @@ def _last_head(kept: KeptFiles, key: VerifierKey) -> SignedHead:
     return head
 
 
-def _size_to_sign(home: Path, last_seq: int) -> int:
-    """How many lines may be signed: with a mirror only those that are replicated."""
+def _size_to_sign(home: Path, last_seq: int, backup: Path | None) -> int:
+    """How many lines may be signed: those in the backup; with a mirror those that are replicated.
+
+    Raises ProjectionError, BackupUnusable.
+    """
+    if backup is not None:
+        last_seq = min(last_seq, _backed_up_seq(home, backup))
     record = read_mirror_record(home)
     if record is None:
         return last_seq
@@ -129,6 +148,18 @@ def _size_to_sign(home: Path, last_seq: int) -> int:
     return size
 
 
+def _backed_up_seq(home: Path, backup: Path) -> int:
+    """The last entry of a backup of this log. Raises BackupUnusable, ProjectionError."""
+    end = read_backup_end(backup)
+    if not end.chain or own_chain(str(home), end.last_seq) != end.chain:  # it may be unknown
+        raise ProjectionError(
+            f"the backup ends with entry {end.last_seq}, and this log does not have that entry",
+            where=str(backup),
+            do="name a backup of this log; nothing was signed",
+        )
+    return end.last_seq
+
+
 def _require_contained(home: Path, last: SignedHead, kept: KeptFiles, disk: Disk | None) -> None:
     """Raises LogDiverged unless the last signed root is one of this log."""
     for again in (False, True):
@@ -138,7 +169,7 @@ def _require_contained(home: Path, last: SignedHead, kept: KeptFiles, disk: Disk
             tree = files.tree()
             if tree.size >= last.size and tree.root(last.size) == last.root:
                 return
-    raise _diverged_error(last, kept)
+    raise diverged_error(last, kept)
 
 
 def _checked_root(
@@ -150,8 +181,15 @@ def _checked_root(
     tree is built again once where they differ.
     """
     running = kept.read_peaks(last.size, last.root) or RunningRoot()
-    if not _add_lines(home, running, last, size):
-        raise _diverged_error(last, kept)
+    promoted_seq = add_lines(home, running, last, size)
+    if promoted_seq is None:
+        raise diverged_error(last, kept)
+    if last.size and promoted_seq > max(last.size, kept.resumed_seq()):
+        raise ProjectionError(
+            f"another home became the primary at entry {promoted_seq}, and may have signed since",
+            where=kept.path,
+            do="run `eventlog evidence resume` with the newest checkpoint that anyone holds",
+        )
     for again in (False, True):
         if again:
             update_tree(home, disk=disk, again=True)
@@ -170,25 +208,25 @@ def _checked_root(
     )
 
 
-def _add_lines(home: Path, running: RunningRoot, last: SignedHead, size: int) -> bool:
-    """Adds the lines up to `size`; whether those up to the last signed size gave its root."""
-    for lines in raw_lines(str(home), after=running.size, limit=size - running.size):
-        for line in lines:
-            running.add(leaf_hash(line[:-1]))
+def add_lines(home: Path, running: RunningRoot, last: SignedHead, size: int) -> int | None:
+    """Adds the lines up to `size`; None where those up to the last signed size give another root.
+
+    Returns the seq of the newest line among them by which a home became the primary; 0 without one.
+    """
+    promoted_seq = 0
+    for leaves, lines in leaf_batches(home, after=running.size, until=size):
+        for leaf in leaves:
+            running.add(leaf)
             if running.size == last.size and running.root() != last.root:
-                return False
-        if decode(lines[-1]).seq != running.size:
-            break
-    if running.size != size:
-        raise ProjectionError(
-            f"the log lacks lines before seq {size}: its damage was accepted",
-            where=str(home),
-            do="put the lines back with `eventlog repair --from BACKUP`; nothing was signed",
-        )
-    return True
+                return None
+        for line in lines:
+            if PROMOTED_KEY in line and (entry := decode(line)).event == PROMOTED:
+                promoted_seq = entry.seq
+    return promoted_seq
 
 
-def _diverged_error(last: SignedHead, kept: KeptFiles) -> LogDiverged:
+def diverged_error(last: SignedHead, kept: KeptFiles) -> LogDiverged:
+    """The error for a log that does not have the last signed root."""
     return LogDiverged(
         f"this log is not the one that was signed at size {last.size}: nothing was signed",
         where=kept.checkpoint_path(last.size),
@@ -197,7 +235,7 @@ def _diverged_error(last: SignedHead, kept: KeptFiles) -> LogDiverged:
 
 
 @contextmanager
-def _signing(home: Path) -> Iterator[None]:
+def signing_lock(home: Path) -> Iterator[None]:
     """One process at a time signs."""
     lock = run_lock(home, LOCK_NAME)
     try:

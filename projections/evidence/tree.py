@@ -14,11 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from eventlog import Entry, EventLog
-from eventlog.plumbing import Disk, PollInterval, decode, raw_lines, run_in_thread
-from projections.errors import CheckpointMoved, ProjectionError, ProjectionStalled
-from projections.evidence.encoding import HASH_BYTES
+from eventlog.plumbing import Disk, PollInterval, decode, run_in_thread
+from projections.errors import CheckpointMoved, ProjectionStalled
 from projections.evidence.level_files import NAME, LevelFiles, level_files
-from projections.evidence.merkle import leaf_hash
+from projections.evidence.log_leaves import leaf_batches, leaves_of
 from projections.projection import Checkpoint
 from projections.run_directory import run_lock
 from projections.runtime.home_log import entry_at
@@ -64,19 +63,19 @@ class TreeProjection:
             return _state_of_log(self._home, files)
 
     def _append(self, entries: Sequence[Entry], before: Checkpoint, after: Checkpoint) -> None:
-        _require_whole(before.seq, len(entries), after.seq, self._home)
+        leaves = leaves_of(self._home, entries, after=before.seq, until=after.seq)
         with _writing(self._home, self._disk) as files:
             found = files.read_state()
             if (found.seq, found.chain) != (before.seq, before.chain):
                 raise CheckpointMoved(f"the tree ends at seq {found.seq}, not at {before.seq}")
-            files.append(b"".join(leaf_hash(entry.line[:-1]) for entry in entries), after)
+            files.append(b"".join(leaves), after)
 
 
 def update_tree(home: Path, *, disk: Disk | None = None, again: bool = False) -> Checkpoint:
     """Extends the tree to the end of the log; with `again` it is built from seq 1.
 
     Raises LogCorrupt at damage, after the lines before it were added, and ProjectionError where
-    damage that an operator accepted left a gap in the log.
+    an operator has accepted the loss of lines of which no hash was kept.
     """
     with _writing(home, disk) as files:
         if again:
@@ -84,7 +83,6 @@ def update_tree(home: Path, *, disk: Disk | None = None, again: bool = False) ->
         state = _state_of_log(home, files)
         for leaves, last_line in _batches(home, state.seq):
             last = decode(last_line)
-            _require_whole(state.seq, len(leaves) // HASH_BYTES, last.seq, home)
             state = Checkpoint(projection=NAME, seq=last.seq, chain=last.chain)
             files.append(leaves, state)
     return state
@@ -94,9 +92,9 @@ def _batches(home: Path, after: int) -> Iterator[tuple[bytes, bytes]]:
     """The leaf hashes of many lines, and the last of these lines."""
     leaves: list[bytes] = []
     last_line = b""
-    for lines in raw_lines(str(home), after=after):
-        leaves += [leaf_hash(line[:-1]) for line in lines]
-        last_line = lines[-1]
+    for batch in leaf_batches(home, after=after):
+        leaves += batch.leaves
+        last_line = batch.lines[-1]
         if len(leaves) >= BATCH_LINES:
             yield b"".join(leaves), last_line
             leaves = []
@@ -116,17 +114,6 @@ def _state_of_log(home: Path, files: LevelFiles) -> Checkpoint:
     logger.warning("tree_of_another_log home=%s seq=%d: it is built again", home, state.seq)
     files.reset()
     return Checkpoint(projection=NAME)
-
-
-def _require_whole(before_seq: int, lines: int, after_seq: int, home: Path) -> None:
-    """Raises ProjectionError unless the lines are all those between two seqs."""
-    if after_seq - before_seq != lines:
-        raise ProjectionError(
-            f"between seq {before_seq} and {after_seq} the log lacks lines: its damage was "
-            "accepted, and the tree must cover each line",
-            where=str(home),
-            do="put the lines back with `eventlog repair --from BACKUP`",
-        )
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 from eventlog.plumbing import MIRROR_STATES
 from projections.monitoring.snapshot import (
     DeliverySnapshot,
+    EvidenceSnapshot,
     LogSnapshot,
     MirrorSnapshot,
     ProjectionSnapshot,
@@ -51,6 +52,8 @@ class _Collector(Collector):
             yield from _log_metrics(self._snapshot.log)
         if self._snapshot.replica is not None:
             yield from _replica_metrics(self._snapshot.replica)
+        if self._snapshot.evidence is not None:
+            yield from _evidence_metrics(self._snapshot.evidence)
         yield from _projection_metrics(self._snapshot.projections)
         for projection in self._snapshot.projections:
             if projection.delivery is not None:
@@ -66,6 +69,41 @@ def _log_metrics(log: LogSnapshot) -> Iterator[Metric]:
     if log.backup_age_seconds is not None:
         help_text = "Time since a restore drill of a backup last succeeded"
         yield _gauge("eventlog_backup_age_seconds", help_text, log.backup_age_seconds)
+
+
+_EVIDENCE_GAUGES: dict[str, tuple[str, Callable[[EvidenceSnapshot], float | None]]] = {
+    "eventlog_evidence_size": (
+        "Entries that the newest checkpoint covers",
+        lambda evidence: evidence.size,
+    ),
+    "eventlog_evidence_checkpoint_age_seconds": (
+        "Time since the newest checkpoint was signed",
+        lambda evidence: evidence.checkpoint_age_seconds,
+    ),
+    "eventlog_evidence_cosignature_age_seconds": (
+        "Time since a witness last cosigned a checkpoint",
+        lambda evidence: evidence.cosignature_age_seconds,
+    ),
+    "eventlog_evidence_stamp_age_seconds": (
+        "Time since a checkpoint last got a time stamp",
+        lambda evidence: evidence.stamp_age_seconds,
+    ),
+    "eventlog_evidence_lag_entries": (
+        "Entries that no checkpoint covers",
+        lambda evidence: evidence.lag_entries,
+    ),
+    "eventlog_evidence_lag_seconds": (
+        "Age of the oldest entry that no checkpoint covers",
+        lambda evidence: evidence.lag_seconds,
+    ),
+}
+
+
+def _evidence_metrics(evidence: EvidenceSnapshot) -> Iterator[Metric]:
+    for name, (help_text, value_of) in _EVIDENCE_GAUGES.items():
+        value = value_of(evidence)
+        if value is not None:
+            yield _gauge(name, help_text, value)
 
 
 # Gauges whose value may be unknown; then the metric has no sample.

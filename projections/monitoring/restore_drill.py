@@ -44,6 +44,7 @@ class DrillResult:
     entries: int | None = None  # verified
     rows: int | None = None  # in the table that was built
     digest: str | None = None
+    kept_files: int | None = None  # of other directories than logs/
     backed_up_at: str | None = None
     proven_at: str | None = None
     log: str | None = None  # how the log of the home compares: SAME, DIFFERS or ABSENT
@@ -67,6 +68,11 @@ class DrillResult:
             f"proven restorable up to seq {self.last_seq}, chain {self.chain}",
             f"verified  {count_text(self.entries or 0, 'entry')}, built"
             f" {count_text(self.rows or 0, 'row')}, digest {self.digest}",
+            *(
+                [f"kept      {count_text(self.kept_files, 'file')} beside logs/"]
+                if self.kept_files
+                else []
+            ),
             *([f"WITHOUT   {count_text(lost, 'entry')} accepted as lost"] if lost else []),
             f"backed up {time_text(self.backed_up_at or '-')}",
             f"log       {compared[self.log or ABSENT]}",
@@ -113,6 +119,7 @@ def run_restore_drill(
         entries=rebuilt.entries,
         rows=rebuilt.rows,
         digest=rebuilt.digest,
+        kept_files=len(manifest.kept),
         backed_up_at=manifest.backed_up_at,
         proven_at=now,
     )

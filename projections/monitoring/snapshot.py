@@ -15,7 +15,9 @@ from eventlog import EventLogError, LogNotFound
 from eventlog.plumbing import MIRROR, log_status, run_in_thread
 from projections.delivery.outbox import NAME as ALPINE
 from projections.monitoring.drill_record import last_drill
-from projections.monitoring.status import alpine_status, lag, mirror_status, replica_status
+from projections.monitoring.evidence_status import evidence_status
+from projections.monitoring.lag import lag
+from projections.monitoring.status import alpine_status, mirror_status, replica_status
 from projections.projection import RequestCounters
 from projections.replication.follow_record import FOLLOW
 from projections.run_directory import RUNNING, read_run_state
@@ -80,6 +82,18 @@ class ReplicaSnapshot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceSnapshot:
+    """What was signed of the log. None means that there is none, or that it cannot be read."""
+
+    size: int | None
+    checkpoint_age_seconds: float | None
+    cosignature_age_seconds: float | None
+    stamp_age_seconds: float | None
+    lag_entries: int | None  # entries that no checkpoint covers
+    lag_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """The log and its projections. If the log could not be read, `problem` says why."""
 
@@ -88,6 +102,7 @@ class Snapshot:
     projections: tuple[ProjectionSnapshot, ...]
     is_waiting: bool = False  # for the first entry: there is no log, and no projection has started
     replica: ReplicaSnapshot | None = None  # of a home that is one
+    evidence: EvidenceSnapshot | None = None  # of a home that has `evidence/`
 
 
 async def take_snapshot(home: Path, supervisors: Sequence[Supervisor]) -> Snapshot:
@@ -105,6 +120,7 @@ async def take_snapshot(home: Path, supervisors: Sequence[Supervisor]) -> Snapsh
         ),
         is_waiting=found.is_log_missing and not has_started,
         replica=found.replica,
+        evidence=found.evidence,
     )
 
 
@@ -155,6 +171,7 @@ class _Found(NamedTuple):
     figures: Mapping[str, Mapping[str, object]]
     is_log_missing: bool = False
     replica: ReplicaSnapshot | None = None
+    evidence: EvidenceSnapshot | None = None
 
 
 def _read(home: Path, seqs: Mapping[str, int | None]) -> _Found:
@@ -168,6 +185,7 @@ def _read(home: Path, seqs: Mapping[str, int | None]) -> _Found:
             elif seq is not None:
                 figures[name] = lag(home, seq)
         found = log_status(os.fspath(home), count=False)
+        evidence = _evidence_snapshot(home)
     except (EventLogError, OSError, sqlite3.Error) as error:
         return _Found(None, str(error), figures, isinstance(error, LogNotFound))
     last_seq, size, segments = (_int(found[key]) for key in ("last_seq", "bytes", "segments"))
@@ -177,7 +195,22 @@ def _read(home: Path, seqs: Mapping[str, int | None]) -> _Found:
         segments=segments or 0,
         backup_age_seconds=_float((last_drill(home) or {}).get("age_seconds")),
     )
-    return _Found(log, None, figures, replica=_replica_snapshot(home, log.last_seq))
+    replica = _replica_snapshot(home, log.last_seq)
+    return _Found(log, None, figures, replica=replica, evidence=evidence)
+
+
+def _evidence_snapshot(home: Path) -> EvidenceSnapshot | None:
+    found = evidence_status(home)
+    if found is None:
+        return None
+    return EvidenceSnapshot(
+        size=_int(found["size"]),
+        checkpoint_age_seconds=_float(found["checkpoint_age_seconds"]),
+        cosignature_age_seconds=_float(found["cosignature_age_seconds"]),
+        stamp_age_seconds=_float(found["stamp_age_seconds"]),
+        lag_entries=_int(found["lag_entries"]),
+        lag_seconds=_float(found["lag_seconds"]),
+    )
 
 
 def _replica_snapshot(home: Path, last_seq: int) -> ReplicaSnapshot | None:

@@ -6,16 +6,14 @@ it says why.
 
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from eventlog import EventLogError, LogDiverged, UnsafePath
+from eventlog import EventLogError, UnsafePath
 from eventlog.plumbing import (
     MIRROR,
     log_status,
     printable,
-    read_entries,
     read_mirror_record,
     replica_state,
 )
@@ -25,6 +23,8 @@ from projections.errors import SchemaTooOld
 from projections.evidence.level_files import NAME as TREE
 from projections.evidence.level_files import stored_state
 from projections.monitoring.drill_record import last_drill
+from projections.monitoring.evidence_status import evidence_status
+from projections.monitoring.lag import lag, other_log_problem
 from projections.replication.follow_record import FOLLOW, read_follow_figures
 from projections.run_directory import read_run_state
 from projections.runtime.registry import make_projection, projection_names
@@ -45,6 +45,7 @@ def status(home: str | os.PathLike[str]) -> dict[str, object]:
         "log": log,
         "projections": found,
         **({} if replica is None else {"replica": replica}),
+        "evidence": evidence_status(path),
         "backup": last_drill(path),
     }
 
@@ -107,7 +108,7 @@ def sqlite_status(home: Path) -> dict[str, object]:
         return figures | {"problem": f"the database cannot be read: {error}"}
     checkpoint, chain = found["checkpoint"], found.pop("chain", None)
     assert isinstance(checkpoint, int)
-    return figures | (_other_log_problem(home, checkpoint, chain) or lag(home, checkpoint)) | found
+    return figures | (other_log_problem(home, checkpoint, chain) or lag(home, checkpoint)) | found
 
 
 def _read_figures(database: sqlite3.Connection) -> dict[str, object]:
@@ -174,7 +175,7 @@ def tree_status(home: Path) -> dict[str, object] | None:
     state = stored_state(home)
     if state is None:
         return None
-    problem = _other_log_problem(home, state.seq, state.chain)
+    problem = other_log_problem(home, state.seq, state.chain)
     return {"checkpoint": state.seq, **(problem or lag(home, state.seq))}
 
 
@@ -186,50 +187,6 @@ _READERS: dict[str, _Reader] = {
     MIRROR: mirror_status,
     TREE: tree_status,
 }
-
-
-def lag(home: Path, seq: int, done: Collection[int] = ()) -> dict[str, object]:
-    """`lag_entries` and `lag_seconds` of a projection whose checkpoint is `seq`.
-
-    `done` has the seqs above `seq` that are done already.
-    """
-    last_seq = log_status(os.fspath(home), count=False)["last_seq"]
-    assert isinstance(last_seq, int)
-    unknown: dict[str, object] = {"lag_entries": None, "lag_seconds": None}
-    if last_seq < seq:
-        problem = f"the log ends at seq {last_seq}: it was cut, or is not the one projected"
-        return unknown | {"problem": problem}
-    entries = max(0, last_seq - seq - len(done))
-    oldest = None
-    try:
-        if entries:
-            later = read_entries(os.fspath(home), after=seq, first_only=True)
-            oldest = next((entry for entry in later if entry.seq not in done), None)
-    except EventLogError as error:
-        return unknown | {"lag_entries": entries, "problem": str(error)}
-    seconds = 0.0
-    if oldest is not None:
-        recorded_at = datetime.fromisoformat(oldest.recorded_at)
-        seconds = max(0.0, (datetime.now(UTC) - recorded_at).total_seconds())
-    return {"lag_entries": entries, "lag_seconds": round(seconds, 3)}
-
-
-def _other_log_problem(home: Path, seq: int, chain: object) -> dict[str, object] | None:
-    """The figures if the checkpoint (seq, chain) is not in this log, or the log is damaged there.
-
-    None if the log holds it, or ends before it, which `lag` reports.
-    """
-    problem = f"entry {seq} of the log has another chain: this log is not the one projected"
-    try:
-        before = read_entries(os.fspath(home), after=seq - 1, first_only=True)
-        entry = next(before, None) if seq else None
-        if entry is None or (entry.seq, entry.chain) == (seq, chain):
-            return None
-    except LogDiverged:
-        return None
-    except EventLogError as error:
-        problem = str(error)
-    return {"lag_entries": None, "lag_seconds": None, "problem": problem}
 
 
 def _third_party_status(name: str, home: Path) -> dict[str, object]:

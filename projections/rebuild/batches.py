@@ -7,7 +7,7 @@ Invariant: batches have no gap between them, except damage that a person accepte
 a conflict at its first seq.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -40,7 +40,7 @@ class RebuildBatch(NamedTuple):
 
 
 def read_batches(home: Path, after: Checkpoint) -> Iterator[RebuildBatch]:
-    """Yields the log after a checkpoint, up to its durable end at the time of each read.
+    """The log after a checkpoint, up to its durable end at the time of each read.
 
     Raises LogCorrupt at damage and where a signal's sha256 is wrong, LogDiverged where the log does
     not hold the checkpoint's entry, and LogNotFound.
@@ -48,9 +48,15 @@ def read_batches(home: Path, after: Checkpoint) -> Iterator[RebuildBatch]:
     hint = None
     if after.segment is not None and after.byte_offset is not None:
         hint = Position(after.segment, after.byte_offset)
-    last_seq = after.seq
+    chunks = read_verified(home, after=after.seq, chain=after.chain, hint=hint)
+    return prepare_batches(chunks, after=after.seq)
+
+
+def prepare_batches(chunks: Iterable[VerifiedChunk], *, after: int = 0) -> Iterator[RebuildBatch]:
+    """The batches of verified chunks, of which the first follows the entry `after`."""
+    last_seq = after
     total = sha256()
-    for chunk in read_verified(home, after=after.seq, chain=after.chain, hint=hint):
+    for chunk in chunks:
         rows, prepared = _prepare_chunk(chunk)
         total.update(b"".join(rows.lines))
         gap = _gap_conflict(last_seq, chunk.seq_from)

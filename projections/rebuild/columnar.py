@@ -16,7 +16,7 @@ from typing import NamedTuple
 import orjson
 
 from eventlog.plumbing import SignalColumns
-from projections.signals.payloads import FRACTION_MAX, ID_CHARS_MAX, PERCENT_MAX, to_json
+from projections.signals.payloads import FRACTION_MAX, ID_CHARS_MAX, PERCENT_MAX, SALT, to_json
 from projections.signals.transitions import ACTIONS
 
 _LINE = b"[%b,null,null,null,%b,null,%b]\n"  # of the digest
@@ -32,6 +32,10 @@ _CANONICAL_MEMBERS = re.compile(
     rb'(?:,"[^"\\]*+":(?:"[^"\\]*+"|-?(?:[1-9][0-9]{0,14}|0)(?![0-9.])|true|false|null'
     rb"|(?:[1-9][0-9]{0,6}+|0(?!\.0000))\.[0-9]{1,8}+(?<![0-9]0)))+"
 )
+_SALT_KEY = b',"%b":' % SALT.encode()
+# The salt that our writer adds, behind all other members: 16 bytes in hex, between quotes.
+_SALT_TO = -(2 * 16 + 1)
+_SALT_FROM = _SALT_TO - len(_SALT_KEY) - 1
 
 
 class ColumnarRows(NamedTuple):
@@ -129,10 +133,17 @@ def _extras(members: Sequence[bytes]) -> list[str | None]:
 
 
 def _extra(members: bytes) -> str | None:
+    # The last member is at the top level. Its text has no quote, so these bytes are its key.
+    if members[_SALT_FROM:_SALT_TO] == _SALT_KEY + b'"' and members[_SALT_TO:-1].isalnum():
+        members = members[:_SALT_FROM]
     if not members:
         return None
     text = b"{%b}" % members[1:]
-    if _CANONICAL_MEMBERS.fullmatch(members):
+    if _CANONICAL_MEMBERS.fullmatch(members) and _SALT_KEY not in members:
         return text.decode()
-    encoded = to_json(orjson.loads(text))
+    others = orjson.loads(text)
+    others.pop(SALT, None)
+    if not others:
+        return None
+    encoded = to_json(others)
     return _TOO_DEEP if encoded is None else encoded

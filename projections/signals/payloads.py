@@ -45,6 +45,7 @@ NOT_AN_OUTCOME = f"{{key}} is not {FIELD_LIMITS.words['outcome']}"
 NOT_A_COUNT = "{key} is not a whole number above 0"
 NOT_A_PART = "{key} is not a number above 0 and below 1"
 
+SALT = "salt"  # random; in no table of signals, and in no comparison
 # The payload's own object is level 1. SQLite's JSON ends at 1,000.
 _, ID_CHARS_MAX, DEPTH_MAX, FRACTION_MAX, PERCENT_MAX = FIELD_LIMITS
 NOT_JSON = "the stored payload is not a JSON object"
@@ -171,13 +172,19 @@ _signal_values = itemgetter(*SIGNAL_RULES)
 
 
 def read_signal(payload: dict[str, object]) -> tuple[SignalValues, str | None] | str:
-    """The values of a signal, and the JSON of its other keys or None; or a reason."""
+    """The values of a signal, and the JSON of its other keys or None; or a reason.
+
+    The salt, which only the proof of a line needs, is not among them.
+    """
     values = _stored_values(payload) or _read_signal_values(payload)
     if isinstance(values, str):
         return values
     if len(payload) == len(SIGNAL_RULES):
         return values, None
-    extra = to_json({key: payload[key] for key in payload if key not in SIGNAL_RULES})
+    others = {key: payload[key] for key in payload if key not in SIGNAL_RULES and key != SALT}
+    if not others:
+        return values, None
+    extra = to_json(others)
     return TOO_DEEP if extra is None else (values, extra)
 
 

@@ -15,6 +15,7 @@ from types import FrameType
 
 from eventlog import EventLogError
 from eventlog.plumbing import log_status, read_entries
+from projections.monitoring.evidence_status import evidence_status
 from projections.monitoring.status import projections_status
 from projections.top.keys import Keys
 from projections.top.recent_signals import RecentSignals
@@ -49,6 +50,7 @@ class Sampler:
             projections=projections_status(self._home),
             problem=self._read_up_to(last_seq),
             signals=self._recent.newest(),
+            evidence=evidence_status(self._home),
         )
 
     def _rate(self, now_s: float, last_seq: int) -> float | None:

@@ -54,6 +54,7 @@ class HomeSample(NamedTuple):
     projections: Mapping[str, Mapping[str, object]]  # as in `eventlog status --json`, by name
     signals: Sequence[RecentSignal]  # newest first
     problem: str = ""  # why `signals` does not reach the end of the log
+    evidence: Mapping[str, object] | None = None  # as in `eventlog status --json`
 
 
 class Table(NamedTuple):
@@ -165,8 +166,15 @@ def _log(sample: HomeSample) -> str:
             _rate(sample.rate),
             f"last entry {_time(get('last_recorded_at'))}",
             f"{_counted(get('segments'), 'segment')}, {_bytes(get('bytes'))}",
+            *([] if sample.evidence is None else [_signed(sample.evidence)]),
         )
     )
+
+
+def _signed(evidence: Mapping[str, object]) -> str:
+    """How many entries the newest checkpoint covers, and how many it does not."""
+    signed = f"signed {_count(evidence.get('size'))}"
+    return f"{signed}, not signed {_count(evidence.get('lag_entries'))}"
 
 
 def _projection(name: str, found: Mapping[str, object]) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from projections.web.answers import Refusal
 
 SHELL = "page.html"
 PASSWORD_PAGE, ONE_TIME_PAGE = "login.html", "enter.html"
-PAGES = ("/", "/log", "/signals", "/signals/{seq:int}", "/outcomes", "/delivery")
+PAGES = ("/", "/log", "/signals", "/signals/{seq:int}", "/outcomes", "/delivery", "/evidence")
 _TYPES = {
     "css": "text/css; charset=utf-8",
     "html": "text/html; charset=utf-8",

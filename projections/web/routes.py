@@ -21,6 +21,7 @@ from projections.web.pages import (
     static_answer,
     wants_page,
 )
+from projections.web.views.evidence import read_evidence, read_proof
 from projections.web.views.log_rows import ROWS_MAX, read_page
 from projections.web.views.moment import whole_number
 from projections.web.views.parked import read_parked_page, request_action
@@ -42,6 +43,8 @@ def make_app(console: Console, login: Login | None) -> Starlette:
         "/api/signals": _signals,
         "/api/signals/{seq:int}": _signal,
         "/api/prices": _prices,
+        "/api/evidence": _evidence,
+        "/api/proofs/{seq:int}": _proof,
         "/api/outcomes": _outcomes,
         "/api/parked": _parked,
     }.items():
@@ -146,6 +149,22 @@ async def _prices(console: Console, request: Request) -> Response:
     return json_answer(
         await console.workers.run(lambda: read_prices(console.home, console.moments, query))
     )
+
+
+async def _evidence(console: Console, request: Request) -> Response:
+    query = request.query_params
+
+    def read() -> dict[str, object]:
+        return read_evidence(console.home, console.moments, console.redactor, query)
+
+    return json_answer(await console.workers.run(read))
+
+
+async def _proof(console: Console, request: Request) -> Response:
+    seq, query = request.path_params["seq"], request.query_params
+    data = await console.workers.run(lambda: read_proof(console.home, console.moments, query, seq))
+    headers = {"Content-Disposition": f'attachment; filename="entry-{seq}.tlog-proof"'}
+    return Response(data, media_type="application/octet-stream", headers=headers)
 
 
 async def _outcomes(console: Console, request: Request) -> Response:

@@ -3,10 +3,13 @@
     write_trades(home)      some 400 signals of three strategies, recorded over two years
     write_hostile(home)     an entry of each kind with text that tries to be more than text
 
+Both are signed, cosigned and stamped.
+
 Invariant: the trades are the same on each machine; only the hostile entries are recorded now.
 """
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import date, timedelta
@@ -23,6 +26,8 @@ from eventlog.format.segment import SEGMENT_BYTES_DEFAULT
 from eventlog.schema.validation import validate
 from eventlog.storage.disk import RealDisk
 from eventlog.storage.home import home_at
+from projections.evidence.signing import create_key, sign_checkpoint
+from tests.projections.evidence.kept import add_cosignature, add_stamp
 from tools.generator import Book
 from tools.prices import SIMULATED_FROM, Bar, simulate
 
@@ -43,6 +48,7 @@ BIDI = "a\u202egnp.exe\u2066"  # reads as `aexe.png`
 CONTROL = "\x1b[2J\x00\x07"
 FORMULA = '=HYPERLINK("javascript:alert(3)","x")'
 HOSTILE_SYMBOL = "<SVG/ONLOAD=ALERT>"
+HOSTILE_ORIGIN = "<svg/onload=alert(5)>"
 HOSTILE_ID = f"\"'>{MARKUP}"
 HOSTILE_STRATEGY = f"{BIDI}{SCRIPT}"
 HOSTILE_ANSWER = f"{MARKUP}{SCRIPT}{BIDI}{CONTROL} javascript:alert(4)"
@@ -60,7 +66,16 @@ def write_trades(home: Path, *, days: int = DAYS) -> dict[str, bytes]:
         committer.run(AppendRequest([validate(item, now=now, new_id=new_id) for item in items]))
         signal_ids += [item["signal_id"] for item in items if "event" not in item]
     committer.close()
+    sign(home, "log.example.com/main", "witness.example.com/one")
     return dict(zip(signal_ids[-len(REFUSALS) :], REFUSALS, strict=True))
+
+
+def sign(home: Path, origin: str, witness: str) -> None:
+    """Signs the log; the checkpoint is cosigned and stamped."""
+    create_key(home, origin)
+    size, now_s = sign_checkpoint(home).size, int(time.time())
+    add_cosignature(home, size, now_s, by=witness)
+    add_stamp(home, size, now_s)
 
 
 def _days(count: int) -> Iterator[tuple[date, list[Mapping[str, Any]]]]:
@@ -114,4 +129,5 @@ def write_hostile(home: Path) -> dict[str, bytes]:
                 {"event": "reviewed", "signal_id": first["signal_id"], MARKUP: SCRIPT},
             ]
         )
+    sign(home, HOSTILE_ORIGIN, f"w{HOSTILE_ORIGIN}")
     return {second["signal_id"]: HOSTILE_ANSWER.encode()}

@@ -22,7 +22,7 @@ from tests.harness.deadline import until
 from tests.harness.tiny_alpine import TinyAlpine, tiny_alpine
 
 # The addresses of the pages; SEQ stands for a signal.
-PAGES = ("/", "/log", "/signals", "/signals/SEQ", "/outcomes", "/delivery")
+PAGES = ("/", "/log", "/signals", "/signals/SEQ", "/outcomes", "/delivery", "/evidence")
 
 
 def newest_first(rows: list[dict[str, Any]]) -> list[int]:

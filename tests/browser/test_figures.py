@@ -110,7 +110,18 @@ def test_no_page_shows_anything_recorded_later(shown: Shown) -> None:
         assert context.problems() == []
 
 
-@pytest.mark.parametrize("path", ["/", "/delivery"])
+def test_evidence_has_the_figures_of_status(shown: Shown) -> None:
+    with shown.context() as context:
+        page = context.page()
+        page.goto(f"{shown.url}/evidence")
+        found = shown.ask("status")["evidence"]
+        answer = {f"evidence.{name}": value for name, value in found.items()}
+        assert_equal_figures(page.figures(), answer, 2)
+        assert (shown.home / "evidence" / "vkey").read_text().strip() in page.text()
+        assert "\\u000a" not in page.text()
+
+
+@pytest.mark.parametrize("path", ["/", "/delivery", "/evidence"])
 def test_what_has_no_history_says_so(shown: Shown, path: str) -> None:
     with shown.context() as context:
         page = context.page()

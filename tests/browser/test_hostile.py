@@ -10,6 +10,7 @@ import pytest
 from tests.browser.driver import PHONE, Browser
 from tests.browser.homes import (
     HOSTILE_ID,
+    HOSTILE_ORIGIN,
     HOSTILE_SYMBOL,
     MARKUP,
     SCRIPT,
@@ -26,6 +27,7 @@ SHOWN = {
     "/signals": (HOSTILE_SYMBOL, SCRIPT, "\\u202e"),
     "/signals/1": (HOSTILE_ID, HOSTILE_SYMBOL, MARKUP, SCRIPT, "\\u202e", "\\u001b"),
     "/outcomes": (HOSTILE_SYMBOL, SCRIPT, "\\u202e"),
+    "/evidence": (HOSTILE_ORIGIN,),
     "/delivery": (HOSTILE_ID, HOSTILE_SYMBOL, MARKUP, SCRIPT),
 }
 # Elements and attributes that only the text could have made.

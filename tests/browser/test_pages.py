@@ -106,7 +106,7 @@ def test_the_pages_lead_to_each_other_by_keyboard(shown: Shown) -> None:
     with shown.context() as context:
         page = context.page()
         page.goto(f"{shown.url}/")
-        for path in ("/log", "/signals", "/outcomes", "/delivery"):
+        for path in ("/log", "/signals", "/outcomes", "/delivery", "/evidence"):
             page.call("focus", f"nav a[href^='{path}']")
             page.press("Enter")
             page.wait(f"location.pathname === '{path}' && {READY}")

@@ -286,3 +286,19 @@ def test_a_remote_handle_of_a_parent_refuses_in_a_forked_child(tmp_path: Path) -
     words = [sys.executable, "-c", _FORKING, str(tmp_path)]
     done = subprocess.run(words, capture_output=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_remote_log_adds_salts_that_no_retry_compares(tmp_path: Path) -> None:
+    link = ScriptedLink(tmp_path)
+    with RemoteLog(SETTINGS, salt=True, open_connection=link.open) as log:
+        try:
+            first = [log.append(a_signal(1)), *log.append_many([a_signal(2), closed(1)])]
+            first += [asyncio.run(log.append_async(a_signal(3)))]
+            again = log.append_each([a_signal(1), a_signal(2), closed(1), a_signal(3)])
+        finally:
+            link.service.close()
+    assert again == [receipt._replace(duplicate=True) for receipt in first]
+    with EventLog(tmp_path) as local:
+        salts = [str(entry.payload["salt"]) for entry in local.read()]
+    assert len(set(salts)) == len(salts) == 4
+    assert all(len(salt) == 32 for salt in salts)

@@ -47,6 +47,9 @@ PURE = (
     "projections/evidence/merkle.py",
     "projections/evidence/note.py",
     "projections/evidence/proof.py",
+    "projections/evidence/stamp.py",
+    "projections/evidence/handover/statement.py",
+    "projections/evidence/handover/tile_paths.py",
 )
 IMPURE = {"asyncio", "io", "logging", "os", "pathlib", "random", "secrets", "shutil", "socket"}
 IMPURE |= {"sqlite3", "subprocess", "tempfile", "threading", "time", "uuid"}

@@ -65,7 +65,12 @@ def test_the_wheel_holds_exactly_the_two_packages(dist: Path) -> None:
     typed = {f"{package}/py.typed" for package in PACKAGES}
     static = CHECKOUT / "projections/web/static"
     pages = {str(p.relative_to(CHECKOUT)) for p in static.rglob("*") if p.is_file()}
-    assert "projections/web/static/page.html" in pages
+    handover = (CHECKOUT / "projections/evidence/handover").glob("*.html")
+    pages |= {str(path.relative_to(CHECKOUT)) for path in handover}
+    assert {
+        "projections/web/static/page.html",
+        "projections/evidence/handover/verify.html",
+    } <= pages
     assert {name for name in names if name.split("/")[0] in PACKAGES} == modules | typed | pages
 
 

@@ -224,6 +224,8 @@ def test_targets_and_goals_are_the_agreed_ones() -> None:
         "B17-row": (250, 100),
         "B17-memory": (300, 150),
         "B17-idle": (40, 40),
+        "B18": (0.4, 0.7),
+        "B18-batch": (2, 1.5),
         "B19": (0.7, 0.9),
         "B20-50": (20, 10),
         "B20-500": (20, 10),

@@ -13,9 +13,11 @@ import pytest
 
 from eventlog.cli.main import cli
 from projections.alpine.metered_client import OUTCOMES
+from projections.monitoring.evidence_status import UNSIGNED_S_MAX
 from projections.monitoring.metrics import exposition
 from projections.monitoring.snapshot import (
     DeliverySnapshot,
+    EvidenceSnapshot,
     LogSnapshot,
     MirrorSnapshot,
     ProjectionSnapshot,
@@ -71,21 +73,33 @@ def command_named(name: str) -> click.Command:
 
 def test_there_are_units_for_the_daemons_the_console_and_verify() -> None:
     names = [words[0] for unit in UNITS for words in commands_of(unit)]
-    assert {"project", "web", "verify", "follow"} <= set(names)
+    assert {"project", "web", "verify", "follow", "evidence"} <= set(names)
+
+
+def test_a_checkpoint_is_signed_only_as_far_as_the_backup_that_was_made_before_it() -> None:
+    backup, checkpoint = commands_of(OPS / "eventlog-checkpoint@.service")
+    assert backup == ["backup", checkpoint[-1]]
+    assert checkpoint[:-1] == ["evidence", "checkpoint", "--backed-up"]
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 def test_each_command_and_option_in_a_unit_exists(unit: Path) -> None:
     for words in commands_of(unit):
-        command = command_named(words[0])
+        command, rest = command_named(words[0]), words[1:]
         # click keeps the help option of a command as its first context has it.
         context = click.Context(command, help_option_names=["-h", "--help"])
-        command.parse_args(context, words[1:])  # raises for what it does not know
+        if isinstance(command, click.Group):
+            found = command.get_command(context, rest.pop(0))
+            assert found is not None, words
+            command, context = found, click.Context(found, help_option_names=["-h", "--help"])
+        command.parse_args(context, rest)  # raises for what it does not know
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 def test_each_unit_that_a_unit_names_exists(unit: Path) -> None:
-    text = " ".join(value for key, value in settings_of(unit) if key in ("OnFailure", "Unit"))
+    text = " ".join(
+        value for key, value in settings_of(unit) if key in ("OnFailure", "Unit", "After")
+    )
     for name in re.findall(r"[\w@%.-]+\.(?:service|timer)", text):
         if name.startswith("eventlog"):
             assert (OPS / re.sub(r"@.+\.service", "@.service", name)).exists(), name
@@ -206,9 +220,22 @@ def samples() -> dict[str, dict[str, set[str]]]:
     ]
     log = LogSnapshot(last_seq=1, bytes=1, segments=1, backup_age_seconds=1.0)
     replica = ReplicaSnapshot(lag_entries=1, is_following=True)
-    text = exposition(
-        Snapshot(log=log, problem=None, projections=tuple(projections), replica=replica)
-    ).decode()
+    evidence = EvidenceSnapshot(
+        size=1,
+        checkpoint_age_seconds=1.0,
+        cosignature_age_seconds=1.0,
+        stamp_age_seconds=1.0,
+        lag_entries=1,
+        lag_seconds=1.0,
+    )
+    snapshot = Snapshot(
+        log=log,
+        problem=None,
+        projections=tuple(projections),
+        replica=replica,
+        evidence=evidence,
+    )
+    text = exposition(snapshot).decode()
     found: dict[str, dict[str, set[str]]] = {}
     for name, labels in re.findall(r"^(eventlog_\w+)(?:\{(.*)\})? \S+$", text, re.MULTILINE):
         mine = found.setdefault(name, {})
@@ -276,6 +303,7 @@ def test_the_alerts_cover_every_condition_that_needs_a_person() -> None:
         assert name in exprs
     assert "eventlog_delivery_parked" in exprs
     assert "eventlog_backup_age_seconds" in exprs
+    assert f"eventlog_evidence_lag_seconds > {UNSIGNED_S_MAX:.0f}" in exprs
 
 
 def test_the_file_of_alerts_has_the_shape_that_prometheus_reads() -> None:

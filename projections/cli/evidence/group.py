@@ -5,11 +5,20 @@ Invariant: this module imports nothing that only one of its commands needs.
 
 import click
 
-from projections.cli.evidence.growth import audit, consistency
+from projections.cli.evidence.anchoring import anchor
+from projections.cli.evidence.exporting import export_
+from projections.cli.evidence.growth import audit, consistency, cosigned, witness_key
+from projections.cli.evidence.page import page
 from projections.cli.evidence.proofs import check, prove
-from projections.cli.evidence.signing import checkpoint, key
+from projections.cli.evidence.publishing import publish
+from projections.cli.evidence.signing import checkpoint, key, resume
+from projections.cli.evidence.statements import check_statement, statement
 
-COMMANDS = (key, checkpoint, prove, check, consistency, audit)
+COMMANDS = (
+    *(key, checkpoint, resume, prove, check),
+    *(consistency, audit, cosigned, witness_key),
+    *(statement, check_statement, publish, anchor, page, export_),
+)
 
 
 @click.group()

@@ -1,10 +1,12 @@
-"""The commands `evidence consistency` and `evidence audit`.
+"""The commands `evidence consistency`, `evidence audit`, `evidence cosigned` and `witness-key`.
 
-Invariant: `audit` needs neither home nor network.
+Invariant: `audit` and `witness-key` need neither home nor network.
 """
 
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,10 +16,14 @@ from eventlog.plumbing import (
     CommandContext,
     WrongUsage,
     print_line,
+    print_note,
     print_problem,
 )
 from projections.cli.common import print_result
 from projections.cli.evidence.extra import SEQ_DIGITS_MAX, needs_extra
+
+if TYPE_CHECKING:
+    from projections.evidence.keys import VerifierKey
 
 
 @click.command()
@@ -31,7 +37,7 @@ from projections.cli.evidence.extra import SEQ_DIGITS_MAX, needs_extra
 )
 @click.pass_obj
 def consistency(obj: CommandContext, old_size: int) -> None:
-    """Print what shows that the log of SIZE entries has only grown.
+    """Print what shows that the log of SIZE entries only grew.
 
     It is the file that `evidence audit` reads, and the body of a request that C2SP witnesses
     accept. Exit code 1 if no checkpoint has as many entries.
@@ -57,36 +63,135 @@ def consistency(obj: CommandContext, old_size: int) -> None:
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.argument("kept", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--key", "vkey", metavar="VKEY", required=True, help="The vkey of the log.")
+@click.option(
+    "--cosign",
+    "cosign_file",
+    metavar="KEYFILE",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Then print a cosignature by this key, which `evidence witness-key` has made.",
+)
 @JSON_OPTION
-def audit(file: Path, kept: Path, vkey: str, as_json: bool) -> None:
-    """Keep the checkpoint in FILE if it continues the one in KEPT.
+def audit(file: Path, kept: Path, vkey: str, cosign_file: Path | None, as_json: bool) -> None:
+    """Keep the checkpoint in FILE if it continues that in KEPT.
 
     FILE is what `evidence consistency` prints. It needs no home and no network. Exit code 1 if FILE
     does not show that the log has only grown; KEPT is unchanged then. If the reason begins with
     FORK, keep both files: signed by one key, they show that its owner has two logs.
 
+    With --cosign stdout has the cosignature alone, once KEPT is replaced: it says that this witness
+    has seen the checkpoint by now. Send it to the operator, who keeps it by `evidence cosigned`.
+
     \b
     Example:
       eventlog evidence audit growth kept.checkpoint --key "$(cat vkey)"
+      eventlog evidence audit growth kept.checkpoint --key "$(cat vkey)" --cosign key > cosignature
     """
     from projections.errors import NotProved
 
     with needs_extra():
         from projections.evidence.audit import audit as audit_growth
-        from projections.evidence.keys import LOG, parse_vkey
-        from projections.evidence.note import NOTE_BYTES_MAX
+        from projections.evidence.key_files import read_key_file
+        from projections.evidence.keys import COSIGNER, LOG
 
-    try:
-        key = parse_vkey(vkey)
-    except NotProved as error:
-        raise WrongUsage(f"--key: {error.what}", do="give a vkey, NAME+ID+KEY") from None
+    key = _vkey(vkey)
     if key.kind != LOG:
         raise WrongUsage("--key is the vkey of a witness", do="give that of the log")
-    with file.open("rb") as opened:
-        data = opened.read(NOTE_BYTES_MAX + 1)
+    cosigner = None
+    if cosign_file is not None:
+        cosigner = (read_key_file(cosign_file, kind=COSIGNER), int(time.time()))
     try:
-        found = audit_growth(data, kept, key)
+        found = audit_growth(_read_note(file), kept, key, cosigner=cosigner)
     except NotProved as error:
         print_problem(str(error))
         sys.exit(EXIT_PROBLEM)
+    if found.cosignature is not None and not as_json:
+        for text in found.to_text():
+            print_note(text)
+        print_line(found.cosignature)
+    else:
+        print_result(found, as_json=as_json)
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option(
+    "--key",
+    "vkeys",
+    metavar="VKEY",
+    multiple=True,
+    required=True,
+    help="The vkey of a witness; repeat it for each witness.",
+)
+@JSON_OPTION
+@click.pass_obj
+def cosigned(obj: CommandContext, file: Path, vkeys: tuple[str, ...], as_json: bool) -> None:
+    """Keep the cosignatures in FILE with the checkpoint that they are of.
+
+    FILE is what a witness has answered: `evidence audit --cosign` prints it, and so does a C2SP
+    witness. Proofs of that checkpoint then include them. Exit code 1 if FILE holds no cosignature
+    of these witnesses, or a wrong one; nothing is changed then.
+
+    \b
+    Example:
+      eventlog evidence cosigned cosignature --key "$(cat witness.vkey)"
+    """
+    from projections.errors import NotProved
+
+    with needs_extra():
+        from projections.evidence.cosigning import keep_cosignatures
+        from projections.evidence.keys import COSIGNER
+
+    keys = [_vkey(vkey) for vkey in vkeys]
+    if any(key.kind != COSIGNER for key in keys):
+        raise WrongUsage("--key is the vkey of a log", do="give those of the witnesses")
+    try:
+        found = keep_cosignatures(Path(obj.home), _read_note(file), keys)
+    except NotProved as error:
+        print_problem(f"NOT PROVED: {error}")
+        sys.exit(EXIT_PROBLEM)
     print_result(found, as_json=as_json)
+
+
+@click.command("witness-key")
+@click.argument("name")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+def witness_key(name: str, file: Path) -> None:
+    """Create the key of a witness in FILE, and print its vkey.
+
+    NAME is that of the witness, such as witness.example.org. It needs no home. FILE is new, and has
+    mode 0600; `evidence audit --cosign` signs with it.
+
+    \b
+    Example:
+      eventlog evidence witness-key witness.example.org key > witness.vkey
+    """
+    with needs_extra():
+        from projections.evidence.key_files import create_key_file
+        from projections.evidence.keys import COSIGNER, is_key_name, new_key
+
+    if not is_key_name(name):
+        raise WrongUsage(
+            "NAME must be printable, without spaces and `+`, and at most 255 bytes long",
+            do="name the witness like witness.example.org",
+        )
+    key = new_key(name, COSIGNER)
+    create_key_file(file, key)
+    print_line(key.verifier.to_text())
+
+
+def _vkey(text: str) -> "VerifierKey":
+    from projections.errors import NotProved
+    from projections.evidence.keys import parse_vkey
+
+    try:
+        return parse_vkey(text)
+    except NotProved as error:
+        raise WrongUsage(f"--key: {error.what}", do="give a vkey, NAME+ID+KEY") from None
+
+
+def _read_note(file: Path) -> bytes:
+    """The bytes of a file, as far as a note may have them and one more."""
+    from projections.evidence.note import NOTE_BYTES_MAX
+
+    with file.open("rb") as opened:
+        return opened.read(NOTE_BYTES_MAX + 1)

@@ -64,6 +64,13 @@ export async function ask(path, params = {}, signal = undefined) {
   return body;
 }
 
+/** Gets a file as of the moment of this page. */
+export async function askFile(path) {
+  const response = await fetch(link(path), { cache: "no-store" });
+  if (!response.ok) await answer(response);
+  return response.blob();
+}
+
 /** Asks so that a later question ends an earlier one, which is then answered by null. */
 export function asker() {
   let newest = null;

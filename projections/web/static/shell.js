@@ -12,6 +12,7 @@ const PAGES = {
   "/signals": "signals",
   "/outcomes": "outcomes",
   "/delivery": "delivery",
+  "/evidence": "evidence",
 };
 const THEMES = ["auto", "light", "dark"];
 const THEME_MARKS = {

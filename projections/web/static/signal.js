@@ -1,10 +1,10 @@
 // Signal: what `eventlog show` prints, the prices that the log itself saw, and its chain,
 // recomputed in this browser.
-import { ask, link } from "./address.js";
+import { Refusal, ask, askFile, isPast, link } from "./address.js";
 import { fill, h, s } from "./dom.js";
-import { capital, int, millis, num, plain, price, span, stamp, words } from "./format.js";
+import { capital, counted, int, millis, num, plain, price, span, stamp, words } from "./format.js";
 import { ladder } from "./ladder.js";
-import { asTable, gain, outcome, ready, section, shown } from "./parts.js";
+import { a, asTable, gain, outcome, ready, refusalText, section, shown } from "./parts.js";
 import { timeChart } from "./time_chart.js";
 
 export const TITLE = "Signal";
@@ -85,6 +85,7 @@ export async function open(main) {
           found.chain.line,
         ),
       ),
+      section("all", "Proof", "for an outsider, who trusts nobody here", signed(found, seq)),
       section("all", "Lines of its facts", null, factLines(found.signal.lines, seq)),
     ),
   );
@@ -255,6 +256,34 @@ async function prove(node, { previous, line, chain }) {
       ? " The SHA-256 of the chain before and of this line is the chain of this line, computed in this browser."
       : " The line does not follow from the line before: run eventlog verify.",
   );
+}
+
+// ---- the proof for an outsider
+
+function signed({ signed_size: size }, seq) {
+  const note = h("p", { id: "signed", role: "status" });
+  if (isPast()) fill(note, "A proof is made as of now: no history.");
+  else if (size === null) fill(note, "Nothing of this log was signed yet: see ", a("/evidence", "Evidence"), ".");
+  else if (size < seq)
+    fill(note, `No checkpoint covers this entry yet: the newest has ${counted(size, "entry")}.`);
+  else {
+    fill(note, `The newest checkpoint has ${counted(size, "entry")}, and covers this one.`);
+    const save = h("button", { type: "button", id: "save", click: () => download(seq, note) });
+    return [note, fill(save, "Download the proof")];
+  }
+  return note;
+}
+
+async function download(seq, note) {
+  try {
+    const blob = await askFile(`/api/proofs/${seq}`);
+    const url = URL.createObjectURL(blob);
+    h("a", { href: url, download: `entry-${seq}.tlog-proof` }).click();
+    URL.revokeObjectURL(url);
+    fill(note, `The proof was saved as entry-${seq}.tlog-proof.`);
+  } catch (error) {
+    fill(note, error instanceof Refusal ? refusalText(error) : "The console does not answer.");
+  }
 }
 
 // ---- prices

@@ -1,12 +1,15 @@
-"""The checks on the overview: last verify, last restore drill, head, daemons.
+"""The checks on the overview: last verify, last restore drill, head, daemons, evidence.
 
 Invariant: a check is `ok` only by a record or a figure that shows it.
 """
 
+import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 from eventlog.plumbing import count_text, last_verify
+from projections.monitoring.evidence_status import is_late
 from projections.run_directory import FAILED, RUNNING
 from projections.signals.schema import SQLITE
 
@@ -21,6 +24,7 @@ def checks(
     log: Mapping[str, object],
     projections: Mapping[str, Mapping[str, object]],
     drill: Mapping[str, object] | None,
+    evidence: Mapping[str, object] | None,
 ) -> tuple[list[Json], int | None]:
     """The list `checks` of /api/status, and the number of findings of the last verify."""
     verified, findings = _verify_check(home)
@@ -29,6 +33,7 @@ def checks(
         _drill_check(drill),
         _head_check(log, projections.get(SQLITE, {})),
         _daemons_check(projections),
+        *([] if evidence is None else [_evidence_check(log, evidence)]),
     ], findings
 
 
@@ -82,3 +87,17 @@ def _daemons_check(projections: Mapping[str, Mapping[str, object]]) -> Json:
     if idle:
         return _check("daemons", WARN, f"Not running: {', '.join(idle)}")
     return _check("daemons", OK, f"Running: {', '.join(states)}")
+
+
+def _evidence_check(log: Mapping[str, object], evidence: Mapping[str, object]) -> Json:
+    name, size, last_seq = "evidence", evidence["size"], log.get("last_seq")
+    problem, age_s = evidence.get("problem"), evidence["checkpoint_age_seconds"]
+    if problem is not None:
+        return _check(name, BAD, "What was signed is not what the log has, or cannot be read")
+    if not isinstance(size, int) or not isinstance(age_s, float) or not isinstance(last_seq, int):
+        return _check(name, NONE, "There is a key, and nothing was signed yet")
+    at = datetime.fromtimestamp(time.time() - age_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    if evidence["is_restored"]:
+        return _check(name, WARN, "This home was restored, and signs nothing yet", at)
+    text = f"A checkpoint covers {size:,} of {last_seq:,} entries"
+    return _check(name, WARN if is_late(evidence) else OK, text, at)

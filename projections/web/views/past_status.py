@@ -42,6 +42,7 @@ def read_past_status(
         "table": {**dict.fromkeys(TABLE_KEYS), "rows": rows},
         "delivery": dict.fromkeys(DELIVERY_KEYS),
         "mirror": None,
+        "evidence": None,
         "projections": [],
         "history": None,
         "checks": [],

@@ -6,6 +6,7 @@ the chain again.
 
 import os
 import time
+from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 from sqlite3 import Connection
@@ -16,6 +17,7 @@ from projections.queries.show import show
 from projections.queries.table import read_home
 from projections.serving.app import QueryParams
 from projections.web.answers import Refusal
+from projections.web.views.evidence import signed_size
 from projections.web.views.moment import Moments, table_end, whole_number
 from projections.web.views.signals import as_of_table
 
@@ -68,10 +70,17 @@ def read_signal(home: Path, moments: Moments, query: QueryParams, seq: int) -> J
         "signal": life,
         "price_points": None,
         "chain": _chain(home, seq),
+        "signed_size": _signed_size(home) if moment.is_live else None,
         "older": older,
         "newer": newer,
         "further_keys": row.get("extra", {}) if isinstance(row, dict) else {},
     }
+
+
+def _signed_size(home: Path) -> int | None:
+    with suppress(Refusal):  # then the page Evidence says why
+        return signed_size(home)
+    return None
 
 
 def _chain(home: Path, seq: int) -> Json:

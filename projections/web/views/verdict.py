@@ -9,6 +9,7 @@ from typing import NamedTuple
 from eventlog.plumbing import MIRROR, WAITING, count_text
 from projections.delivery.outbox import DISABLED, STOPPED
 from projections.delivery.outbox import NAME as ALPINE
+from projections.monitoring.evidence_status import is_late
 from projections.run_directory import FAILED
 from projections.run_directory import STOPPED as NOT_RUNNING
 from projections.signals.schema import SQLITE
@@ -42,10 +43,14 @@ class Reason(NamedTuple):
 
 
 def verdict(
-    projections: Mapping[str, Figures], *, problem: str | None, findings: int | None
+    projections: Mapping[str, Figures],
+    *,
+    problem: str | None,
+    findings: int | None,
+    evidence: Figures | None = None,
 ) -> dict[str, object]:
     """The object `verdict` of /api/status. `findings` are those of the last verify, if any."""
-    reasons = list(_reasons(projections, problem, findings))
+    reasons = [*_reasons(projections, problem, findings), *_evidence_reasons(evidence)]
     level = max((reason.level for reason in reasons), key=_ORDER.index, default=OK)
     is_off = ALPINE not in projections or projections[ALPINE].get("state") == DISABLED
     text = _TEXT_UNDELIVERED if level == OK and is_off else _TEXTS[level]
@@ -101,6 +106,19 @@ def _mirror_reasons(figures: Figures) -> Iterator[Reason]:
     if isinstance(lost, int) and lost:
         text = f"The stream lost {count_text(lost, 'line')} that it had acknowledged"
         yield Reason(text, "/#checks", WARN)
+
+
+def _evidence_reasons(figures: Figures | None) -> Iterator[Reason]:
+    """What keeps entries from being signed; nothing in a home without evidence."""
+    if figures is None:
+        return
+    if figures["problem"] is not None:
+        yield Reason(f"Evidence: {figures['problem']}", "/evidence", BAD)
+    elif figures["is_restored"]:
+        yield Reason("This home was restored, and signs nothing yet", "/evidence", WARN)
+    elif is_late(figures):
+        entries = _entries(figures["lag_entries"])
+        yield Reason(f"No checkpoint covers the last {entries}", "/evidence", WARN)
 
 
 def _entries(value: object) -> str:

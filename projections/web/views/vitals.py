@@ -17,6 +17,7 @@ from eventlog import EventLogError
 from eventlog.plumbing import MIRROR, REPLICAS_MIN, log_status, run_in_thread
 from projections.delivery.outbox import NAME as ALPINE
 from projections.monitoring.drill_record import last_drill
+from projections.monitoring.evidence_status import evidence_status
 from projections.monitoring.status import projections_status
 from projections.run_directory import STOPPED, read_run_state
 from projections.runtime.registry import names_in_all
@@ -24,6 +25,7 @@ from projections.signals.schema import SQLITE
 from projections.web.answers import Redactor
 from projections.web.live import SHOWN_ROWS, LiveLog
 from projections.web.views.checks import checks
+from projections.web.views.evidence import evidence_figures
 from projections.web.views.verdict import verdict
 
 logger = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ class Sample(NamedTuple):
     watched: Mapping[str, Mapping[str, object]]  # those of which the verdict speaks
     checks: list[Json]
     findings: int | None  # of the last verify
+    evidence: Json | None = None  # what was signed, in a home with `evidence/`
 
 
 class Vitals:
@@ -137,7 +140,9 @@ class Vitals:
                 "live": True,
             },
             "problem": problem,  # a page calls itself live only without one
-            "verdict": verdict(found.watched, problem=problem, findings=found.findings),
+            "verdict": verdict(
+                found.watched, problem=problem, findings=found.findings, evidence=found.evidence
+            ),
             "log": {
                 "entries": found.log.get("last_seq"),
                 "signals": self._signals(found),
@@ -149,6 +154,7 @@ class Vitals:
             if delivery is None
             else {key: delivery.get(key) for key in DELIVERY_KEYS},
             "mirror": mirror_figures(found.projections.get(MIRROR)),
+            "evidence": found.evidence,
             "projections": [
                 {"name": name, **{key: figures.get(key) for key in _PROJECTION_KEYS}}
                 for name, figures in found.projections.items()
@@ -172,8 +178,10 @@ def take_sample(home: Path, redactor: Redactor) -> Sample:
         name: _redacted(figures, redactor) for name, figures in projections_status(home).items()
     }
     watched = _watched(home, projections)
-    found, findings = checks(home, log, watched, last_drill(home))
-    return Sample(log, projections, watched, found, findings)
+    evidence = evidence_status(home)
+    found, findings = checks(home, log, watched, last_drill(home), evidence)
+    figures = evidence_figures(evidence, redactor)
+    return Sample(log, projections, watched, found, findings, figures)
 
 
 def _watched(

@@ -75,7 +75,7 @@ def test_a_columnar_row_equals_the_row_of_the_full_path_to_the_byte(history: lis
 @settings(max_examples=150)
 @given(st.data())
 def test_every_valid_signal_gives_the_same_row_on_both_paths(data: st.DataObject) -> None:
-    keys = st.sampled_from(["reasoning", "regime", "consensus_agreement", "a", "ü", 'q"'])
+    keys = st.sampled_from(["reasoning", "regime", "salt", "consensus_agreement", "a", "ü", 'q"'])
     values = st.one_of(
         st.text(max_size=20),
         st.integers(-(2**63), 2**63 - 1),
@@ -106,6 +106,34 @@ def test_every_valid_signal_gives_the_same_row_on_both_paths(data: st.DataObject
         lines.append(line)
     if lines:
         assert_same(*both_paths(lines))
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ({"salt": "0" * 32}, None),
+        ({"salt": 7}, None),
+        ({"salt": [[1]]}, None),
+        ({"a": 1, "salt": "0f" * 16}, '{"a":1}'),
+        ({"salt": "0f" * 16, "a": 1}, '{"a":1}'),
+        ({"salt": "short", "a": "b"}, '{"a":"b"}'),
+        ({"salt": "0f" * 16, "a": {"b": 1}}, '{"a":{"b":1}}'),
+        ({"a": {"b": 1, "salt": "0f" * 16}}, None),  # nested, so it is another key
+        ({"a": ',"salt":"' + "0f" * 16}, None),
+        ({"a": 'x,"salt":"' + "0f" * 15, "salt": "0f" * 16}, None),
+        ({"salt": 'e"nd', "salted": "0f" * 16}, '{"salted":"%s"}' % ("0f" * 16)),
+    ],
+)
+def test_a_salt_is_no_extra_on_either_path(extra: dict[str, object], expected: str | None) -> None:
+    validated = validate(a_signal(1, **extra), now=lambda: NOW, new_id=lambda: "unused")
+    payload = orjson.loads(b"{%b}" % validated.body)
+    rows, prepared = both_paths(lines_of([payload]))
+    assert_same(rows, prepared)
+    (found,) = rows.extras
+    kept = {key: value for key, value in extra.items() if key != "salt"}
+    assert (None if found is None else json.loads(found)) == (kept or None)
+    if expected is not None:
+        assert found == expected
 
 
 def test_nearly_all_validated_signals_take_the_columnar_path() -> None:

@@ -83,6 +83,14 @@ def figures(**changes: Any) -> HomeSample:
     return HomeSample("home", at, log, 1.5, {}, (SIGNAL,))._replace(**changes)
 
 
+def test_the_line_of_the_log_says_what_is_signed_where_there_is_evidence() -> None:
+    assert "signed" not in build_view(figures()).log
+    view = build_view(figures(evidence={"size": 1_204, "lag_entries": 3}))
+    assert view.log.endswith("1 segment, 2.0 KiB  signed 1,204, not signed 3")
+    view = build_view(figures(evidence={"size": None, "lag_entries": None}))
+    assert view.log.endswith("signed -, not signed -")
+
+
 # The outcomes of the newest signals
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Checks a proof file with openssl, xxd and coreutils alone: verify_with_openssl.sh VKEY FILE SCRATCH
+# Checks a proof file with openssl, xxd and coreutils alone: openssl.sh VKEY inclusion PROOF SCRATCH
 set -euo pipefail
-vkey=$1 file=$2 scratch=$3
+vkey=$1 file=$3 scratch=$4
 
 bytes() { xxd -r -p; }
 hash_of() { bytes | sha256sum | cut -c1-64; }

@@ -1,0 +1,189 @@
+"""Copies of the directories beside `logs/` that a backup keeps.
+
+    backup     copies what was there before the log was copied, so that this log covers it
+    restore    makes the mark first, then the files; the log gets its name after that
+
+Invariant: a good copy is never replaced by a file that does not begin with it.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+
+from eventlog.archive.kept_dirs import KEPT_DIRS, KeptDir
+from eventlog.archive.manifest import KeptCopy
+from eventlog.errors import BackupUnusable, EventLogError
+from eventlog.storage.atomic import is_temporary_name
+from eventlog.storage.directory import Directory
+from eventlog.storage.disk import Disk
+from eventlog.storage.home import Home, make_durable_dir
+
+KEPT_BYTES_MAX = 64 << 20  # of a file, which is read whole: far more than any of them has
+
+KeptNames = Mapping[str, Sequence[str]]  # the files of each directory at one moment
+
+
+def kept_names(disk: Disk, home: Home) -> KeptNames:
+    """The files that a backup of this home copies. Raises UnsafePath, OSError."""
+    found: dict[str, Sequence[str]] = {}
+    for kept_dir in KEPT_DIRS.values():
+        with suppress(FileNotFoundError), _opened(disk, home, kept_dir) as directory:
+            found[kept_dir.name] = sorted(filter(kept_dir.is_copied, directory.names()))
+    return found
+
+
+def copy_kept(
+    disk: Disk, home: Home, backup: Directory, names: KeptNames, listed: Sequence[KeptCopy]
+) -> tuple[tuple[KeptCopy, ...], EventLogError | None]:
+    """Copies what is new into the backup, durably. Returns what it then has, and what is wrong.
+
+    A file with which something is wrong keeps its copy, and does not keep others from being copied.
+    Raises UnsafePath, OSError.
+    """
+    copies = {(found.directory, found.name): found for found in listed}
+    problem: EventLogError | None = None
+    for kept_dir in KEPT_DIRS.values():
+        known = {name for directory, name in copies if directory == kept_dir.name}
+        wanted = sorted(known.union(names.get(kept_dir.name, ())))
+        if not wanted:
+            continue
+        with backup.subdirectory(kept_dir.name, create=True) as dest:
+            for name in wanted:
+                key = (kept_dir.name, name)
+                try:
+                    data = _read_source(disk, home, kept_dir, name)
+                    found = _copy(dest, key, data, copies.get(key))
+                except BackupUnusable as error:
+                    problem = problem or error
+                    continue
+                if found is not None:
+                    copies[key] = found
+        backup.sync()
+    return tuple(copies[key] for key in sorted(copies)), problem
+
+
+def _copy(
+    dest: Directory, key: tuple[str, str], data: bytes | None, listed: KeptCopy | None
+) -> KeptCopy | None:
+    """The copy of one file, which is made where it is missing, short or damaged.
+
+    None where the file has gone since its name was seen.
+    """
+    if listed is not None:
+        is_intact = _read_copy(dest, listed) is not None
+        if data is None and is_intact:
+            return listed
+        if data is None or not _has_hash(data[: listed.bytes], listed):
+            raise _differs_error(dest, listed, is_intact=is_intact)
+        if is_intact and len(data) == listed.bytes:
+            return listed
+    if data is None:
+        return None
+    directory, name = key
+    made = KeptCopy(
+        directory=directory, name=name, bytes=len(data), sha256=sha256(data).hexdigest()
+    )
+    dest.replace(name, data)
+    if _read_copy(dest, made) is None:
+        raise BackupUnusable(
+            "the copy reads back different from what was written",
+            where=f"{dest.path}/{name}",
+            do="check the destination disk and its connection",
+        )
+    return made
+
+
+def restore_kept(disk: Disk, backup: Home, home: Home, copies: Sequence[KeptCopy]) -> None:
+    """Makes the directories of a home that has no log yet, durably, each with its mark.
+
+    Raises BackupUnusable where a copy is damaged, UnsafePath, OSError.
+    """
+    for kept_dir in KEPT_DIRS.values():
+        files = [found for found in copies if found.directory == kept_dir.name]
+        if not files:
+            with suppress(FileNotFoundError), _opened(disk, home, kept_dir) as directory:
+                _clear(directory, set())
+            continue
+        make_durable_dir(disk, f"{home.root}/{kept_dir.name}")
+        with (
+            _opened(disk, home, kept_dir) as directory,
+            _opened(disk, backup, kept_dir) as source,
+        ):
+            directory.replace(kept_dir.restored_mark, b"")
+            _clear(directory, {kept_dir.restored_mark})
+            for found in files:
+                data = _read_copy(source, found)
+                if data is None:
+                    raise _damaged_error(source, found)
+                directory.replace(found.name, data)
+
+
+def _clear(directory: Directory, kept: Collection[str]) -> None:
+    """Removes what an interrupted restore has left."""
+    for name in directory.names():
+        if name not in kept:
+            directory.unlink(name)
+
+
+def may_restore_over(disk: Disk, home: Home, name: str) -> bool:
+    """Whether what has that name in a home without a log is what an interrupted restore left."""
+    kept_dir = KEPT_DIRS.get(name)
+    if kept_dir is None:
+        return False
+    with _opened(disk, home, kept_dir) as directory:
+        names = {name for name in directory.names() if not is_temporary_name(name)}
+    has_own_files = bool(names & kept_dir.never_copied - {kept_dir.restored_mark})
+    return not names or (kept_dir.restored_mark in names and not has_own_files)
+
+
+@contextmanager
+def _opened(disk: Disk, home: Home, kept_dir: KeptDir) -> Iterator[Directory]:
+    with Directory.open(f"{home.root}/{kept_dir.name}", disk=disk) as directory:
+        yield directory
+
+
+def _read_source(disk: Disk, home: Home, kept_dir: KeptDir, name: str) -> bytes | None:
+    with suppress(FileNotFoundError), _opened(disk, home, kept_dir) as directory:
+        return directory.read(name, KEPT_BYTES_MAX)
+    return None
+
+
+def _read_copy(dest: Directory, listed: KeptCopy) -> bytes | None:
+    """The bytes of a copy, from the device; None where they are not those that are listed."""
+    try:
+        with dest.opened(listed.name) as fd:
+            dest.disk.drop_cache(fd)
+            data = dest.disk.pread(fd, listed.bytes, 0)
+    except FileNotFoundError:
+        return None
+    return data if _has_hash(data, listed) else None
+
+
+def _has_hash(data: bytes, listed: KeptCopy) -> bool:
+    return len(data) == listed.bytes and sha256(data).hexdigest() == listed.sha256
+
+
+def _differs_error(dest: Directory, listed: KeptCopy, *, is_intact: bool) -> BackupUnusable:
+    path = f"{listed.directory}/{listed.name}"
+    if is_intact:
+        return BackupUnusable(
+            f"{path} of the home is not the file that was backed up: it does not begin with it",
+            where=f"{dest.path}/{listed.name}",
+            do="the log was backed up, and this copy stays: find out which of the two is right. If"
+            " it is the copy, put it back into the home; else make a new backup in an empty"
+            " directory",
+        )
+    return BackupUnusable(
+        f"{path} is damaged in the backup, and the home does not have its bytes",
+        where=f"{dest.path}/{listed.name}",
+        do="the log was backed up: make a new backup in an empty directory",
+    )
+
+
+def _damaged_error(source: Directory, listed: KeptCopy) -> BackupUnusable:
+    return BackupUnusable(
+        f"{listed.directory}/{listed.name} is missing or damaged in the backup",
+        where=f"{source.path}/{listed.name}",
+        do="nothing was restored: use another backup; while the home has the file, `eventlog "
+        "backup` makes that copy again",
+    )

@@ -1,0 +1,96 @@
+"""The command `evidence anchor`, and the options that name a time stamp authority.
+
+Invariant: nothing that did not verify is kept.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from eventlog.plumbing import JSON_OPTION, CommandContext, WrongUsage, print_line, printable
+from projections.cli.common import print_json
+from projections.cli.evidence.extra import needs_extra
+from projections.cli.evidence.keys_option import exits_unless_proved
+
+if TYPE_CHECKING:
+    from projections.evidence.stamp import TrustedAuthorities
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+CA_BYTES_MAX = 1 << 20  # a bundle of all authorities of a system is smaller
+PEM = click.Path(path_type=Path, exists=True, dir_okay=False)
+
+
+def policy_option(command: Command) -> Command:
+    """Adds --tsa-policy."""
+    text = "The policy that the stamp must name, as an object identifier. Default: any."
+    return click.option("--tsa-policy", "policy", metavar="OID", help=text)(command)
+
+
+def trusted_authorities(path: Path, policy: str | None) -> "TrustedAuthorities":
+    """What --tsa-ca and --tsa-policy give. Raises WrongUsage."""
+    from projections.evidence.stamp import parse_authorities
+
+    with path.open("rb") as opened:
+        pem = opened.read(CA_BYTES_MAX)
+    try:
+        return parse_authorities(pem, policy)
+    except ValueError as error:
+        option = "--tsa-ca or --tsa-policy" if policy is not None else "--tsa-ca"
+        do = "give a PEM file with the root certificate of the authority"
+        raise WrongUsage(f"{option}: {error}", do=do) from None
+
+
+@click.command()
+@click.option("--tsa", "url", metavar="URL", required=True, help="The address of the authority.")
+@click.option(
+    "--tsa-ca",
+    "ca",
+    metavar="PEM",
+    type=PEM,
+    required=True,
+    help="The root certificate that its stamps are verified by, and others between.",
+)
+@policy_option
+@JSON_OPTION
+@click.pass_obj
+def anchor(obj: CommandContext, url: str, ca: Path, policy: str | None, as_json: bool) -> None:
+    """Have the newest checkpoint stamped, and keep the stamp.
+
+    The authority (RFC 3161) receives a hash and nothing else. Its reply is verified: signature,
+    certificate, nonce, hash and policy; exit code 1 if it does not verify, and then nothing is
+    kept. A stamp shows that all entries of the checkpoint existed at its time. If the checkpoint
+    has a stamp of that authority already, that one is printed.
+
+    \b
+    Example:
+      eventlog evidence anchor --tsa http://tsa.example.com --tsa-ca tsa-root.pem
+    """
+    with needs_extra():
+        from projections.evidence.encoding import time_text
+        from projections.evidence.timestamp import anchor as ask
+        from projections.evidence.timestamp import require_url
+
+    try:
+        require_url(url)
+    except ValueError as error:
+        raise WrongUsage(f"--tsa: {error}", do="give an address like http://tsa.example") from None
+    trusted = trusted_authorities(ca, policy)
+    with exits_unless_proved(as_json=as_json):
+        found = ask(Path(obj.home), url, trusted)
+    at = time_text(found.stamp.time_s)
+    if as_json:
+        print_json(
+            {
+                "path": found.path,
+                "size": found.size,
+                "authority": found.stamp.name,
+                "time": at,
+                "is_new": found.is_new,
+            }
+        )
+        return
+    print_line(found.path)
+    print_line(f"{found.size} entries not later than {at}, by {printable(found.stamp.name)}")

@@ -1,0 +1,6 @@
+"""What is handed to outsiders beside single proofs: statements, tiles, the page, the export.
+
+Invariant: nothing that is handed over goes beyond a signed checkpoint.
+
+May import: what projections.evidence may import, projections.evidence, rebuild.
+"""

@@ -1,0 +1,108 @@
+"""Time stamps of RFC 3161 over a checkpoint: the request, and the verification of a reply.
+
+What is stamped is the checkpoint up to and including its first signature line, which later
+cosignatures do not change. Needs the extra `evidence`; reads no network and no clock.
+
+Invariant: a stamp that is returned was signed by an authority below the given certificates.
+"""
+
+from dataclasses import dataclass
+
+from cryptography import x509
+from rfc3161_client import (
+    HashAlgorithm,
+    TimestampRequestBuilder,
+    TimeStampResponse,
+    VerificationError,
+    VerifierBuilder,
+    decode_timestamp_response,
+)
+
+from projections.errors import NotProved
+from projections.evidence.checkpoint import Stamp
+from projections.evidence.note import parse_note
+
+REPLY_BYTES_MAX = 64 * 1024  # a reply with its certificates has some 6 kB
+_SHA256 = x509.ObjectIdentifier("2.16.840.1.101.3.4.2.1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StampRequest:
+    """A request, and the nonce that its reply must repeat."""
+
+    data: bytes
+    nonce: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustedAuthorities:
+    """Certificates that a reply is verified by, and the policy that it must name, if any."""
+
+    roots: tuple[x509.Certificate, ...]
+    intermediates: tuple[x509.Certificate, ...]
+    policy: x509.ObjectIdentifier | None
+
+
+def stamped_bytes(checkpoint: bytes) -> bytes:
+    """What is stamped of a checkpoint. Raises NotProved."""
+    note = parse_note(checkpoint)
+    return note.text + b"\n" + note.signatures[0].to_text().encode()
+
+
+def parse_authorities(pem: bytes, policy: str | None = None) -> TrustedAuthorities:
+    """The certificates of a PEM file. Raises ValueError, also where none of them is a root."""
+    found = x509.load_pem_x509_certificates(pem)
+    roots = tuple(each for each in found if each.issuer == each.subject)
+    if not roots:
+        raise ValueError("the file has no certificate that is signed by itself")
+    others = tuple(each for each in found if each not in roots)
+    oid = None if policy is None else x509.ObjectIdentifier(policy)
+    return TrustedAuthorities(roots=roots, intermediates=others, policy=oid)
+
+
+def stamp_request(checkpoint: bytes) -> StampRequest:
+    """A request for a stamp of a checkpoint, with a random nonce."""
+    builder = TimestampRequestBuilder().data(stamped_bytes(checkpoint))
+    request = builder.hash_algorithm(HashAlgorithm.SHA256).nonce(nonce=True).build()
+    assert request.nonce is not None, "it was asked for"
+    return StampRequest(data=request.as_bytes(), nonce=request.nonce)
+
+
+def verify_stamp(
+    reply: bytes, checkpoint: bytes, trusted: TrustedAuthorities, *, nonce: int | None = None
+) -> Stamp:
+    """The stamp of a checkpoint that a reply holds. Raises NotProved.
+
+    The certificates must have been valid at the time of the stamp, not now.
+    """
+    message = stamped_bytes(checkpoint)
+    if len(reply) > REPLY_BYTES_MAX:
+        raise NotProved(f"the time stamp has more than {REPLY_BYTES_MAX} bytes")
+    try:
+        found = decode_timestamp_response(reply)
+    except ValueError:
+        raise NotProved("the file is no reply of a time stamp authority (RFC 3161)") from None
+    verifier = VerifierBuilder(
+        policy_id=trusted.policy,
+        roots=list(trusted.roots),
+        intermediates=list(trusted.intermediates),
+        nonce=nonce,
+    ).build()
+    try:
+        verifier.verify_message(found, message)
+        if found.tst_info.message_imprint.hash_algorithm != _SHA256:
+            raise NotProved("the time stamp is not over a SHA-256")
+        time_s = int(found.tst_info.gen_time.timestamp())
+        return Stamp(name=_authority_name(found), time_s=time_s)
+    except (VerificationError, ValueError) as error:
+        raise NotProved(f"the time stamp does not verify: {error}") from None
+
+
+def _authority_name(found: TimeStampResponse) -> str:
+    """The subject of the certificate that signed."""
+    signers = {(each.issuer, each.serial_number) for each in found.signed_data.signer_infos}
+    for data in found.signed_data.certificates:
+        certificate = x509.load_der_x509_certificate(data)
+        if (certificate.issuer, certificate.serial_number) in signers:
+            return certificate.subject.rfc4514_string()
+    raise NotProved("the time stamp does not hold the certificate of its signer")

@@ -1,0 +1,210 @@
+"""The page that checks a proof, opened from a file.
+
+Invariant: it says PROVED for exactly the proofs that `evidence check` accepts.
+"""
+
+import base64
+import hashlib
+import json
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from projections.evidence.checkpoint import SignedHead, sign_head
+from projections.evidence.handover.export import SeenLines, index_page
+from projections.evidence.handover.page import page_bytes
+from projections.evidence.keys import COSIGNER, SigningKey, new_key
+from projections.evidence.merkle import leaf_hash
+from projections.evidence.proof import Proof
+from tests.browser.driver import PHONE, Browser, Context, Page
+from tests.harness.requirements import CHECKOUT
+from tests.projections.evidence.entries import entry_proof
+from tests.projections.evidence.test_proof import KEY, WITNESS
+
+pytestmark = pytest.mark.slow
+
+LOG_VKEY = KEY.verifier.to_text()
+RESULT = "document.querySelector('#result').dataset.state"
+ANSWER = "document.querySelector('#result:not([hidden])')"
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("page") / "verify.html"
+    path.write_bytes(page_bytes())
+    return path.as_uri()
+
+
+@pytest.fixture(scope="module")
+def context(browser: Browser) -> Iterator[Context]:
+    with browser.context() as found:
+        yield found
+
+
+@pytest.fixture
+def page(context: Context, url: str) -> Page:
+    found = context.page()
+    found.goto(url)
+    return found
+
+
+def answer(page: Page, data: bytes, *keys: str) -> str:
+    """What the page says about a pasted proof: its state and its text."""
+    page.js("document.querySelector('#result').dataset.state = ''")
+    page.call("fill", "#keys", "\n".join(keys))
+    page.call("fill", "#proof", data.decode())
+    page.call("click", "button")
+    page.wait(f"{ANSWER} && {RESULT} !== ''")
+    return f"{page.js(RESULT)}: {page.text('#result')}"
+
+
+def test_a_good_proof_is_proved_with_its_line_and_times(page: Page, context: Context) -> None:
+    found = answer(page, entry_proof().to_bytes(), LOG_VKEY, WITNESS.verifier.to_text())
+    assert found.startswith("proved: PROVED: entry 257 of the log eventlog.example/vectors")
+    assert "by the operator's own clock" in found
+    assert "2025-11-29T10:40:00Z, seen by witness.example/vectors" in found
+    assert entry_proof().line.decode() in page.text("#result pre")
+    assert "none of the keys given is that of a witness" in answer(
+        page, entry_proof().to_bytes(), LOG_VKEY
+    )
+    assert page.axe() == []
+    page.call("setViewportSize", PHONE)
+    assert page.js("document.documentElement.scrollWidth") == PHONE["width"]
+    assert page.axe() == []
+    page.shot("verify")
+    assert context.problems() == []
+    assert all(each.startswith("file:") for each in context.requests())
+
+
+def test_no_changed_byte_is_proved(page: Page) -> None:
+    data, chance = entry_proof().to_bytes(), random.Random(11)
+    signed_to = data.rindex("\N{EM DASH}".encode())  # the witness is not among the keys
+    script = """async (proofs, keys) => {
+        const found = [];
+        for (const text of proofs) {
+            const bytes = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
+            found.push(await check(bytes, keys).then(() => "proved", (error) => error.message));
+        }
+        return found;
+    }"""
+    changed = [
+        data[:at] + bytes([data[at] ^ 1 << chance.randrange(8)]) + data[at + 1 :]
+        for at in range(signed_to)
+    ]
+    changed += [data[:at] + data[at + 1 :] for at in range(0, signed_to, 9)]
+
+    def checked(proofs: list[bytes]) -> list[str]:
+        texts = [base64.b64encode(each).decode() for each in proofs]
+        found: list[str] = page.js(f"({script})({json.dumps(texts)}, {json.dumps(LOG_VKEY)})")
+        return found
+
+    assert [text for text in checked(changed) if text == "proved"] == []
+    assert checked([data]) == ["proved"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ((), "one key of a log is needed"),
+        ((LOG_VKEY[:-2] + "A=",), "a key"),
+        ((new_key("other.example").verifier.to_text(),), "the key of other.example"),
+        ((new_key(KEY.name).verifier.to_text(),), "not signed by the key of the log"),
+        ((LOG_VKEY, LOG_VKEY), "one key of a log is needed, and 2 were given"),
+        ((LOG_VKEY, *2 * (new_key("w", COSIGNER).verifier.to_text(),)), "a key was given twice"),
+    ],
+)
+def test_other_keys_prove_nothing(page: Page, keys: tuple[str, ...], reason: str) -> None:
+    found = answer(page, entry_proof().to_bytes(), *keys)
+    assert found.startswith("refused: NOT PROVED")
+    assert reason in found
+
+
+def signed_line(line: bytes, name: str = "hostile.example") -> tuple[bytes, SigningKey]:
+    """A proof of a log of one line."""
+    key = new_key(name)
+    head = SignedHead(origin=name, size=1, root=leaf_hash(line))
+    signed = sign_head(head, key).to_bytes()
+    return Proof(line=line, index=0, path=(), checkpoint=signed).to_bytes(), key
+
+
+def test_hostile_text_in_a_line_is_shown_as_text(page: Page, context: Context) -> None:
+    before = len(context.problems())
+    start = b'{"v":1,"seq":1,"batch":1,"recorded_at":"2025-11-18T02:00:01.123456Z","event":"signal"'
+    text = "<img src=x onerror=alert(1)><script>alert(2)</script>\N{RIGHT-TO-LEFT OVERRIDE}x\x1b[2J"
+    data, key = signed_line(start + f',"symbol":"{text}"}}'.encode(), "<b>bold</b>")
+    found = answer(page, data, key.verifier.to_text())
+    assert found.startswith("proved")
+    assert "<img src=x onerror=alert(1)><script>alert(2)</script>\\u{202e}x\\u{1b}[2J" in found
+    assert (
+        page.js("document.querySelectorAll('#result img, #result script, #result b').length") == 0
+    )
+    assert context.problems()[before:] == []  # a dialog would be one
+    other, key = signed_line(start.replace(b'"seq":1', b'"seq":2') + b"}", "log.example")
+    assert "the line has seq 2, and is leaf 1" in answer(page, other, key.verifier.to_text())
+    none, key = signed_line(b"{}", "log.example")
+    assert "not an entry of a log" in answer(page, none, key.verifier.to_text())
+
+
+def test_a_file_is_chosen_or_dropped(page: Page, tmp_path: Path) -> None:
+    file = tmp_path / "257.tlog-proof"
+    file.write_bytes(entry_proof().to_bytes())
+    page.call("fill", "#keys", LOG_VKEY)
+    page.call("setInputFiles", "#file", str(file))
+    page.wait(f"{RESULT} === 'proved'")
+    # A dropped file with Windows newlines: its bytes are checked as they are.
+    text = entry_proof().to_bytes().decode().replace("\n", "\r\n")
+    script = """(text) => {
+        const data = new DataTransfer();
+        data.items.add(new File([text], "dropped"));
+        document.dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true}));
+    }"""
+    page.js(f"({script})({json.dumps(text)})")
+    page.wait(f"{RESULT} === 'refused'")
+    found = answer(page, entry_proof().to_bytes().removesuffix(b"\n"), LOG_VKEY)
+    assert found.startswith("proved")  # a pasted text may have lost its last newline
+
+
+def test_a_browser_without_ed25519_says_so(context: Context, url: str) -> None:
+    page = context.page()
+    page.call(
+        "addInitScript",
+        """crypto.subtle.importKey = async () => {
+            throw new DOMException("no", "NotSupportedError");
+        };""",
+    )
+    page.goto(url)
+    found = answer(page, entry_proof().to_bytes(), LOG_VKEY)
+    assert found.startswith("unable: NOT CHECKED")
+    assert "cannot check Ed25519" in found
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"), [("verify", ("script", "style")), ("index", ("style",))]
+)
+def test_the_policy_allows_the_own_script_and_style_and_nothing_else(
+    name: str, parts: tuple[str, ...]
+) -> None:
+    text = (CHECKOUT / f"projections/evidence/handover/{name}.html").read_text()
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe" not in policy
+    for part in parts:
+        (content,) = re.findall(rf"<{part}>(.*?)</{part}>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{part}-src 'sha256-{digest}'" in policy, f"write sha256-{digest} into the policy"
+    assert not re.search(r"https?://|src=|href=(?!.verify)", text)
+
+
+def test_the_index_page_of_an_export_can_be_read_by_all(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "index.html"
+    path.write_bytes(index_page(KEY.verifier, 300, SeenLines(signals=200), ["<tr><td>1</td></tr>"]))
+    with browser.context(viewport=PHONE) as context:
+        page = context.page()
+        page.call("goto", path.as_uri())
+        assert page.js("document.documentElement.scrollWidth") == PHONE["width"]
+        assert page.axe() == []
+        page.shot("export")
+        assert context.problems() == []

@@ -1,0 +1,103 @@
+"""The commands of an operator who restores, and of a witness: output, exit codes, usage."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from eventlog import EventLog, LogDiverged, back_up, restore_home
+from eventlog.plumbing import CommandContext
+from projections.cli.evidence.group import evidence
+from projections.evidence.keys import COSIGNER, parse_vkey
+from tests.harness.signals import signals
+
+NOW = "2025-11-19T00:00:00.000000Z"
+
+
+def run(home: Path, *words: object) -> Result:
+    return CliRunner().invoke(
+        evidence, [str(word) for word in words], obj=CommandContext(home=str(home))
+    )
+
+
+def done(home: Path, *words: object) -> str:
+    found = run(home, *words)
+    assert (found.exit_code, found.exception) == (0, None), found.output
+    return found.stdout.strip()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    home = tmp_path / "home"
+    with EventLog(home) as log:
+        log.append_many(signals(5))
+    done(home, "key", "log.example/main")
+    return home
+
+
+def test_a_restored_home_signs_again(home: Path, tmp_path: Path) -> None:
+    backup, new, key_file = tmp_path / "backup", tmp_path / "new", tmp_path / "key"
+    shutil.copy(home / "evidence" / "key", key_file)
+    back_up(home, backup, now=NOW)
+    assert json.loads(done(home, "checkpoint", "--backed-up", backup, "--json"))["size"] == 5
+    newest = done(home, "checkpoint")
+    restore_home(backup, new)
+    resume = ("resume", "--newest", newest, "--key-file", key_file)
+    assert run(new, "checkpoint").exit_code == 1  # an EventLogError: `main` ends with 3
+    assert json.loads(done(new, *resume, "--json")) == {
+        "path": str(new / "evidence" / Path(newest).name),
+        "size": 5,
+        "is_new": True,
+    }
+    assert done(new, *resume) == done(new, "checkpoint")
+    (tmp_path / "other").write_text(Path(newest).read_text().replace("\n5\n", "\n4\n"))
+    found = run(new, "resume", "--newest", tmp_path / "other", "--key-file", key_file)
+    assert (found.exit_code, found.stdout) == (1, "")
+    shutil.rmtree(new / "logs")
+    with EventLog(new) as log:
+        log.append_many(signals(5, start=100))
+    assert isinstance(run(new, *resume).exception, LogDiverged)
+
+
+def test_a_witness_cosigns_and_the_proof_counts_it(home: Path, tmp_path: Path) -> None:
+    key_file, growth, kept = tmp_path / "witness", tmp_path / "growth", tmp_path / "kept"
+    vkey = (home / "evidence" / "vkey").read_text().strip()
+    witness = done(home, "witness-key", "w.example.org", key_file)
+    assert (parse_vkey(witness).kind, key_file.stat().st_mode & 0o777) == (COSIGNER, 0o600)
+    done(home, "checkpoint")
+    growth.write_text(done(home, "consistency", "--from", 0) + "\n")
+    line = done(home, "audit", growth, kept, "--key", vkey, "--cosign", key_file)
+    assert line.startswith("\N{EM DASH} w.example.org ")
+    assert line.count("\n") == 0
+    as_json = done(home, "audit", growth, kept, "--key", vkey, "--cosign", key_file, "--json")
+    assert json.loads(as_json)["cosignature"].startswith("\N{EM DASH} w.example.org ")
+    answer, proof = tmp_path / "answer", tmp_path / "proof"
+    answer.write_text(line + "\n")
+    said = done(home, "cosigned", answer, "--key", witness)
+    assert said.startswith("the checkpoint of 5 entries was seen by w.example.org not later than 2")
+    done(home, "prove", 2, "--output", proof)
+    assert "seen by w.example.org" in done(
+        home, "check", proof, "--key", vkey, "--key", witness, "--quorum", 1
+    )
+    answer.write_text(line[:-2] + "\n")
+    assert run(home, "cosigned", answer, "--key", witness).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["cosigned", "{file}", "--key", "{vkey}"], "the vkey of a log"),
+        (["cosigned", "{file}", "--key", "x"], "--key: "),
+        (["witness-key", "two words", "{file}.new"], "NAME must be printable"),
+        (["resume", "--newest", "{file}"], "--key-file"),
+        (["resume", "--newest", "{file}.none", "--key-file", "{file}"], "does not exist"),
+    ],
+)
+def test_wrong_usage_is_named(home: Path, tmp_path: Path, words: list[str], problem: str) -> None:
+    file = tmp_path / "file"
+    file.write_text("nothing\n")
+    vkey = (home / "evidence" / "vkey").read_text().strip()
+    found = run(home, *(word.format(file=file, vkey=vkey) for word in words))
+    assert (found.exit_code, problem in found.output) == (2, True), found.output

@@ -1,0 +1,180 @@
+"""Time stamps: only a reply that verifies is kept, and only for the checkpoint that it is about."""
+
+import json
+import random
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from projections.errors import NotProved, ProjectionError
+from projections.evidence.note import parse_note
+from projections.evidence.proving import prove
+from projections.evidence.signing import sign_checkpoint
+from projections.evidence.stamp import parse_authorities, stamp_request, stamped_bytes, verify_stamp
+from projections.evidence.timestamp import anchor, ask_authority, require_url
+from tests.harness.command import eventlog
+from tests.harness.requirements import CHECKOUT
+from tests.harness.stamp_authority import StampAuthority, stamp_authority
+from tests.projections.evidence.handover.homes import signed_home, write_trades
+
+CHECKPOINT = "log.example\n1\nAAAA\n\n\N{EM DASH} log.example AAAAAAAA\n".encode()
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StampAuthority]:
+    with stamp_authority(tmp_path_factory.mktemp("authority")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> StampAuthority:
+    return StampAuthority(tmp_path_factory.mktemp("other"), "other")
+
+
+@pytest.fixture(autouse=True)
+def honest(authority: StampAuthority) -> Iterator[None]:
+    yield
+    authority.change, authority.status, authority.pause_s = (lambda reply: reply), 200, 0.0
+
+
+def checkpoint_of(home: Path) -> bytes:
+    return max((home / "evidence").glob("*.checkpoint")).read_bytes()
+
+
+def stamps_of(home: Path) -> list[str]:
+    return sorted(path.name for path in (home / "evidence").glob("*.tsr"))
+
+
+def test_a_stamp_is_over_the_text_and_the_first_signature_and_openssl_accepts_it(
+    home: Path, authority: StampAuthority, other: StampAuthority
+) -> None:
+    signed_home(home)
+    trusted = parse_authorities(authority.ca.read_bytes())
+    found = anchor(home, authority.url, trusted)
+    assert (found.size, found.is_new, found.stamp.name) == (300, True, authority.name)
+    data, reply = checkpoint_of(home), Path(found.path).read_bytes()
+    assert stamps_of(home) == [f"{300:020d}.tsr"]
+    assert stamped_bytes(data) == data  # it has one signature
+    cosigned = data + parse_note(data).signatures[0].to_text().encode()
+    assert stamped_bytes(cosigned) == data
+    assert verify_stamp(reply, cosigned, trusted) == found.stamp
+    assert authority.accepts(reply, data)
+    assert not authority.accepts(reply, data + b" ")
+    asked = len(authority.requests)
+    again = anchor(home, authority.url, trusted)
+    assert (again.is_new, again.path, len(authority.requests)) == (False, found.path, asked)
+    wrong = parse_authorities(other.ca.read_bytes())
+    with pytest.raises(NotProved, match="does not verify"):
+        anchor(home, authority.url, wrong)
+    assert stamps_of(home) == [f"{300:020d}.tsr"]
+    write_trades(home, start=9000, signals=2)
+    sign_checkpoint(home)
+    assert anchor(home, authority.url, trusted).size == 303
+    assert stamps_of(home) == [f"{300:020d}.tsr", f"{303:020d}.tsr"]
+    with pytest.raises(NotProved, match="Mismatch"):
+        verify_stamp(reply, checkpoint_of(home), trusted)
+
+
+def test_openssl_accepts_a_stamp_of_a_cosigned_checkpoint_as_the_index_page_says(
+    tmp_path: Path, authority: StampAuthority
+) -> None:
+    data = CHECKPOINT + "\N{EM DASH} witness.example AAAAAAAA\n".encode()
+    (tmp_path / "N.checkpoint").write_bytes(data)
+    (tmp_path / "N.tsr").write_bytes(authority.reply_to(stamp_request(data).data))
+    recipe = (
+        "sed '/^\N{EM DASH} /q' N.checkpoint | openssl ts -verify -in N.tsr -data /dev/stdin"
+        f" -CAfile {authority.ca}"
+    )
+    page = (CHECKOUT / "projections/evidence/handover/index.html").read_text()
+    shown = recipe.replace("N.", "checkpoints/N.").replace(str(authority.ca), "ROOT.pem")
+    assert shown in page
+    assert subprocess.run(["sh", "-c", recipe], cwd=tmp_path, check=False).returncode == 0
+
+
+def test_no_reply_that_does_not_verify_is_kept(
+    home: Path, authority: StampAuthority, other: StampAuthority
+) -> None:
+    signed_home(home)
+    trusted = parse_authorities(authority.ca.read_bytes())
+    first = authority.reply_to(stamp_request(checkpoint_of(home)).data)
+    otherwise = authority.reply_to(stamp_request(checkpoint_of(home).replace(b"0", b"1", 1)).data)
+    by_other = other.reply_to(stamp_request(checkpoint_of(home)).data)
+    for reply in (first, otherwise, by_other, b"", b"0", first[:-1], b"<html>"):
+        authority.change = lambda _, reply=reply: reply  # type: ignore[misc]
+        with pytest.raises(NotProved):  # `first` is a replay: its nonce is that of another request
+            anchor(home, authority.url, trusted)
+    authority.change = lambda _: b"x" * (1 << 17)
+    with pytest.raises(ProjectionError, match="more than 65536 bytes"):
+        anchor(home, authority.url, trusted)
+    authority.status = 503
+    with pytest.raises(ProjectionError, match="status 503"):
+        anchor(home, authority.url, trusted)
+    with pytest.raises(ProjectionError, match="gave no time stamp"):
+        anchor(home, "http://127.0.0.1:1/", trusted)
+    assert stamps_of(home) == []
+
+
+def test_a_stamp_must_name_the_policy_that_was_demanded(
+    home: Path, authority: StampAuthority
+) -> None:
+    signed_home(home)
+    pem = authority.ca.read_bytes()
+    with pytest.raises(NotProved, match="Policy"):
+        anchor(home, authority.url, parse_authorities(pem, "1.2.3.4.9"))
+    assert anchor(home, authority.url, parse_authorities(pem, "1.2.3.4.1")).is_new
+
+
+def test_no_byte_of_what_is_signed_in_a_stamp_can_be_changed(authority: StampAuthority) -> None:
+    """Bytes that no signature covers may differ; the stamp then says the same or is refused."""
+    checkpoint = CHECKPOINT
+    trusted = parse_authorities(authority.ca.read_bytes())
+    reply = authority.reply_to(stamp_request(checkpoint).data)
+    stamp, chance = verify_stamp(reply, checkpoint, trusted), random.Random(7)
+    passed = 0
+    for at in chance.sample(range(len(reply)), 250):
+        changed = reply[:at] + bytes([reply[at] ^ 1 << chance.randrange(8)]) + reply[at + 1 :]
+        try:
+            assert verify_stamp(changed, checkpoint, trusted) == stamp
+        except NotProved:
+            continue
+        passed += 1
+    assert passed < 10
+
+
+def test_a_reply_that_drips_is_given_up(authority: StampAuthority) -> None:
+    authority.change, authority.pause_s = (lambda _: b"x" * 60_000), 0.06
+    with pytest.raises(ProjectionError, match=r"takes longer than 0\.3 s"):
+        ask_authority(authority.url, stamp_request(CHECKPOINT).data, deadline_s=0.3)
+
+
+@pytest.mark.parametrize("url", ["", "tsa.example", "ftp://tsa", "http://", "https://me:pw@tsa"])
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        require_url(url)
+
+
+def test_a_file_without_a_root_is_refused(authority: StampAuthority) -> None:
+    for pem in (b"", b"text", (authority.ca.parent / "tsa.pem").read_bytes()):
+        with pytest.raises(ValueError):
+            parse_authorities(pem)
+
+
+def test_the_commands_anchor_and_check_a_stamp(
+    home: Path, tmp_path: Path, authority: StampAuthority, other: StampAuthority
+) -> None:
+    key = signed_home(home).to_text()
+    words = ("evidence", "anchor", "--tsa", authority.url, "--tsa-ca", authority.ca)
+    done = eventlog(*words, home=home)
+    path, text = done.out.decode().splitlines()
+    assert (done.code, text.startswith("300 entries not later than 20")) == (0, True), done.err
+    proof = tmp_path / "proof"
+    proof.write_bytes(prove(home, 7))
+    check = ("evidence", "check", proof, "--key", key, "--tsr", path, "--tsa-ca")
+    found = json.loads(eventlog(*check, authority.ca, "--json").out)
+    assert list(found["not_later_than"]) == [authority.name]
+    refused = eventlog(*check, other.ca)
+    assert (refused.code, refused.out) == (1, b"")
+    assert "NOT PROVED: the time stamp does not verify" in refused.err
+    assert eventlog("evidence", "check", proof, "--key", key, "--tsr", path).code == 2
