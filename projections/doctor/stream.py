@@ -154,11 +154,11 @@ async def _check_content(settings: StreamSettings, home: Path) -> list[DoctorFin
         do = f"create a stream with {REPLICAS_MIN} replicas before a loss of the server matters"
         findings.append(_finding(PEERS, NOTE, "one server holds it: nothing is replicated", do))
     elif end.replicas_current < end.replicas:
-        found = f"{end.replicas_current} of {end.replicas} servers hold all of it"
+        found = f"{end.replicas_current} of {end.replicas} servers are up to date"
         do = "bring the others back: with another loss the stream may stop"
         findings.append(_finding(PEERS, WARNING, found, do))
     else:
-        found = f"all {end.replicas} servers hold all of it"
+        found = f"all {end.replicas} servers are up to date"
         findings.append(DoctorFinding(check=PEERS, level=OK, found=found))
     return findings
 

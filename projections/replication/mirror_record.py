@@ -68,7 +68,7 @@ class MirrorRecorder:
         self._set(replace(self.record, state=state, last_error=error))
 
     def set_replicas(self, replicas: int, current: int) -> None:
-        """Notes how many servers are to hold the stream, and how many hold all of it."""
+        """Notes how many servers are to hold the stream, and how many are up to date."""
         self._set(replace(self.record, replicas=replicas, replicas_current=current))
 
     async def add_lost(self, end_seq: int, chain: str) -> None:

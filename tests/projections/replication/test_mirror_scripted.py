@@ -119,6 +119,22 @@ def test_a_stream_that_recovers_has_lost_nothing(home: Path) -> None:
     assert record_of(home).lost_acked == 0
 
 
+def test_what_a_leader_without_a_majority_says_of_the_end_is_not_believed(home: Path) -> None:
+    async def work(stream: ScriptedStream, mirror: RunningMirror) -> None:
+        await until_async(lambda: mirror.acked == 10)
+        others = stream.messages[7:]  # acknowledged by a leader that the other two have elected
+        del stream.messages[7:]
+        stream.heard_s = 60
+        await until_async(lambda: mirror.state == WAITING)
+        assert "its leader has heard of 1 of 3 servers" in (record_of(home).last_error or "")
+        stream.messages, stream.heard_s = [*stream.messages, *others], 0.5
+        await until_async(lambda: mirror.state == MIRRORING)
+        assert stream.messages == lines_in(home)
+
+    run(home, work)
+    assert record_of(home).lost_acked == 0
+
+
 def test_a_waiter_does_not_wait_for_the_next_record(home: Path) -> None:
     async def work(stream: ScriptedStream, mirror: RunningMirror) -> None:
         started_s = time.monotonic()
