@@ -1,7 +1,6 @@
 """Names for authors of projections, plug-in commands and tools.
 
-Verified bulk reading, log status, work in threads and processes, plug-ins, progress bars and
-printable text. Each name is imported when it is first used (PEP 562).
+Each name is imported when it is first used (PEP 562). docs/extending.md has them in a table.
 
 Invariant: other packages import from `eventlog` and from this module only.
 """
@@ -44,11 +43,12 @@ if TYPE_CHECKING:
     )
     from eventlog.format.line import BadLine, decode
     from eventlog.plugins import COMMANDS, PROJECTIONS, import_plugin, load_plugin, plugin_names
-    from eventlog.processes import can_fork, end_process, fork_process
+    from eventlog.processes import can_fork, end_process, fork_process, run_in_processes
     from eventlog.read.bulk import VerifiedChunk, log_bytes, read_verified, verify_lines
     from eventlog.read.columns import SignalColumns
     from eventlog.read.inspect import (
         fence_state,
+        first_lost,
         log_status,
         raw_lines,
         read_entries,
@@ -196,6 +196,7 @@ _MODULES = {
     "decode": "format.line",
     "fence_home": "replica.fork",
     "fence_state": "read.inspect",
+    "first_lost": "read.inspect",
     "figure_text": "figures",
     "filesystem_type": "storage.filesystem",
     "import_plugin": "plugins",
@@ -229,6 +230,7 @@ _MODULES = {
     "replica_state": "read.inspect",
     "require_client": "replica.opening",
     "require_home": "read.inspect",
+    "run_in_processes": "processes",
     "run_in_thread": "threads",
     "segment_starts": "read.inspect",
     "starting_thread": "threads",
@@ -337,6 +339,7 @@ __all__ = [
     "figure_text",
     "filesystem_type",
     "find_fork",
+    "first_lost",
     "fork_process",
     "free_name",
     "import_plugin",
@@ -377,6 +380,7 @@ __all__ = [
     "replication_obstacles",
     "require_client",
     "require_home",
+    "run_in_processes",
     "run_in_thread",
     "segment_starts",
     "starting_thread",

@@ -25,9 +25,11 @@ from projections.evidence.handover.file_tree import (
     file_tree,
 )
 from projections.evidence.handover.tile_paths import ENTRIES, Tile, bundle, tile_path, tiles_of
+from projections.evidence.handover.write_statement import missing_lines_error
 from projections.evidence.kept_files import kept_files
 from projections.evidence.keys import VerifierKey
 from projections.evidence.level_files import LevelFiles, level_files
+from projections.evidence.log_leaves import leaf_batches
 from projections.evidence.merkle import EMPTY_ROOT, TILE_WIDTH, fold, leaf_hash
 from projections.evidence.newest import NewestCheckpoint, read_newest
 from projections.evidence.note import NOTE_BYTES_MAX
@@ -189,6 +191,9 @@ def _bundles(
         for _ in range(at, tile.number):
             list(islice(lines, TILE_WIDTH))  # were published before
         found = list(islice(lines, tile.width))
+        last = tile.number * TILE_WIDTH + tile.width
+        if len(found) < tile.width or decode(found[-1] + b"\n").seq != last:
+            raise missing_lines_error(home)
         if b"".join(map(leaf_hash, found)) != _tile_bytes(files, tile):
             raise _DamagedTree
         yield path, bundle(found)
@@ -210,8 +215,9 @@ def _by_folder(contents: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, dic
 def _unsalted(home: Path, old_size: int, size: int) -> int:
     """How many of the entries since an earlier checkpoint have no salt."""
     return sum(
-        _SALT_TEXT not in line or SALT not in decode(line + b"\n").payload
-        for line in islice(_lines(home, old_size), size - old_size)
+        _SALT_TEXT not in line or SALT not in decode(line).payload
+        for batch in leaf_batches(home, after=old_size, until=size)
+        for line in batch.lines
     )
 
 

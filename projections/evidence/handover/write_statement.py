@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from eventlog.plumbing import raw_lines
+from eventlog.plumbing import decode, raw_lines
 from projections.errors import ProjectionError
 from projections.evidence.checkpoint import SignedHead
 from projections.evidence.handover.statement import head_bytes
@@ -44,17 +44,24 @@ def signed_lines(home: Path, head: SignedHead, progress: Progress) -> Iterator[b
     for lines in raw_lines(str(home), limit=head.size):
         for line in lines:
             running.add(leaf_hash(line[:-1]))
+        if decode(lines[-1]).seq != running.size:
+            raise missing_lines_error(home)
         yield b"".join(lines)
         progress(running.size, head.size)
     if running.size < head.size:
-        raise ProjectionError(
-            f"the log has {running.size} of the {head.size} entries that were signed",
-            where=str(home),
-            do="put the others back with `eventlog repair --from BACKUP`",
-        )
+        raise missing_lines_error(home)
     if running.root() != head.root:
         raise ProjectionError(
             f"the log does not have the root that was signed at size {head.size}",
             where=str(home),
             do="run `eventlog verify`, and compare the log with a backup",
         )
+
+
+def missing_lines_error(home: Path) -> ProjectionError:
+    """The error where lines that were signed are no longer in the log."""
+    return ProjectionError(
+        "the log lacks lines that were signed, so not all of them can be handed over",
+        where=str(home),
+        do="put them back with `eventlog repair --from BACKUP`",
+    )
