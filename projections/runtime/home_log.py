@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from eventlog import Entry, EventLog, EventLogError, LogDiverged, LogNotFound
+from eventlog import Entry, EventLog, EventLogError, LogCorrupt, LogDiverged, LogNotFound
 from eventlog.plumbing import is_shortage, require_home
 from projections.projection import Checkpoint
 from projections.runtime.pause import wait_for_event
@@ -51,6 +51,27 @@ def entry_at(log: EventLog, seq: int) -> Entry | None:
         return next(log.read(after=seq - 1), None)
     except LogDiverged:  # the log ends even before the entry before it
         return None
+
+
+def last_entry_seq(log: EventLog) -> int:
+    """Seq of the last entry that can be read. It is before `last_seq` where the end was lost.
+
+    At damage that nobody has accepted it is `last_seq`: reading the log reports the damage.
+    """
+    end = log.last_seq
+    try:
+        if end == 0 or entry_at(log, end) is not None:
+            return end
+        found, missing = 0, end  # an entry at or after `found`, none at or after `missing`
+        while missing - found > 1:
+            middle = (found + missing) // 2
+            if entry_at(log, middle) is None:
+                missing = middle
+            else:
+                found = middle
+    except LogCorrupt:
+        return end
+    return found
 
 
 def require_same_log(checkpoint: Checkpoint, entry: Entry | None) -> None:

@@ -22,7 +22,7 @@ from projections.errors import CheckpointMoved, ProjectionError, ProjectionStall
 from projections.projection import Checkpoint, Drainable, Projection
 from projections.runtime.batcher import Batcher, Pace
 from projections.runtime.containment import contained
-from projections.runtime.home_log import entry_at, require_same_log
+from projections.runtime.home_log import entry_at, last_entry_seq, require_same_log
 from projections.runtime.load import load_of
 from projections.runtime.pause import wait_for_event
 
@@ -109,7 +109,7 @@ class Projector:
         stall_s = STALL_S_MIN
         with EventLog(self._home) as log:
             with self._reading_log():
-                until_seq = log.last_seq if once else None
+                until_seq = last_entry_seq(log) if once else None
             while not self._is_done(until_seq):
                 try:
                     await self._apply_batches(log, until_seq)

@@ -628,3 +628,22 @@ def test_a_projection_that_cannot_be_loaded_is_named_with_the_reason(
 def test_a_home_without_a_log_is_reported_and_nothing_is_created(home: Path) -> None:
     done = eventlog("project", "sqlite", "--once", home=home)
     assert (done.code, home.exists()) == (3, False)
+
+
+# -- an end of the log that was accepted as lost
+
+
+@pytest.mark.parametrize("lost", [1, 3, 5])
+def test_once_ends_at_the_last_entry_where_those_behind_it_were_lost(home: Path, lost: int) -> None:
+    append(home, *signals(5))
+    segment = home / "logs" / "00000000000000000001.jsonl"
+    lines = segment.read_bytes().splitlines(keepends=True)
+    segment.write_bytes(
+        b"".join(lines[: 5 - lost] + [b"x" + line[1:] for line in lines[5 - lost :]])
+    )
+    eventlog("repair", "--accept", home=home)
+    for last_seq in (5 - lost, 6):
+        projector = Projector(home, SqliteProjection())
+        asyncio.run(asyncio.wait_for(projector.run(once=True), DEADLINE_S))
+        assert max(checkpoint_seq_of(projector), 0) == last_seq
+        append(home, a_signal(6))
