@@ -4,7 +4,6 @@ Invariant: `audit` and `witness-key` need neither home nor network.
 """
 
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,7 +97,7 @@ def audit(file: Path, kept: Path, vkey: str, cosign_file: Path | None, as_json: 
         raise WrongUsage("--key is the vkey of a witness", do="give that of the log")
     cosigner = None
     if cosign_file is not None:
-        cosigner = (read_key_file(cosign_file, kind=COSIGNER), int(time.time()))
+        cosigner = read_key_file(cosign_file, kind=COSIGNER)
     try:
         found = audit_growth(_read_note(file), kept, key, cosigner=cosigner)
     except NotProved as error:
