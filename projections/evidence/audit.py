@@ -51,22 +51,25 @@ def audit(
     kept_path: Path,
     log: VerifierKey,
     *,
+    is_first: bool = False,
     cosigner: SigningKey | None = None,
     clock: Callable[[], float] = time.time,
     disk: Disk | None = None,
 ) -> Audited:
     """Replaces the kept checkpoint by that of the file `data`, which continues it.
 
-    Where nothing is kept yet, the file must begin at size 0. `cosigner`, the auditor's own key,
-    signs the checkpoint and the time of `clock`, never an earlier one than before; that is kept too
-    before it is returned. Raises NotProved, and then what is kept stays; ProjectionError where
-    another audit holds the lock; OSError.
+    Nothing may be kept yet at the first audit, whose file begins at size 0, and something must be
+    at each other one. `cosigner`, the auditor's own key, signs the checkpoint and the time of
+    `clock`, never an earlier one than before; that is kept too before it is returned. Raises
+    NotProved, and then what is kept stays; ProjectionError, also where another audit holds the
+    lock; OSError.
     """
     growth = parse_growth(data)
     with _locked_directory(kept_path, disk) as directory:
         before = None
         with suppress(FileNotFoundError):
             before = _kept_checkpoint(directory.read(kept_path.name, NOTE_BYTES_MAX), log)
+        _require_kept(kept_path, before is not None, is_first)
         kept = SignedHead(origin=log.name, size=0, root=EMPTY_ROOT) if not before else before.head
         opened = verify_growth(growth, kept, log)
         new, line, data = opened.head, None, growth.checkpoint
@@ -78,6 +81,23 @@ def audit(
             directory.replace(kept_path.name, data)
     cosignature = None if line is None else line.to_text().removesuffix("\n")
     return Audited(origin=new.origin, old_size=kept.size, size=new.size, cosignature=cosignature)
+
+
+def _require_kept(kept_path: Path, is_kept: bool, is_first: bool) -> None:
+    """Raises ProjectionError: without what was kept, any log could be taken for the same one."""
+    if not is_kept and not is_first:
+        raise ProjectionError(
+            "there is no kept checkpoint",
+            where=str(kept_path),
+            do="name the file that the last audit of this log kept, or put it back from a copy; if"
+            " you have never audited this log, say so with --first",
+        )
+    if is_kept and is_first:
+        raise ProjectionError(
+            "a checkpoint was kept already, so this is not the first audit",
+            where=str(kept_path),
+            do="leave out --first, or name a new file if this is another log",
+        )
 
 
 def _last_time_s(before: OpenedCheckpoint | None, own: VerifierKey) -> int:

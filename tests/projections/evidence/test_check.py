@@ -103,7 +103,9 @@ def test_from_the_first_key_to_a_checked_proof(home: Path, tmp_path: Path) -> No
     growth, kept = tmp_path / "growth", tmp_path / "kept"
     growth.write_bytes(eventlog("evidence", "consistency", "--from", "0", home=home).out)
     audit = ("evidence", "audit", str(growth), str(kept))
-    assert eventlog(*audit, "--key", vectors()["vkey"], home=home).code == 1
+    first = (*audit, "--first", "--key")
+    assert eventlog(*first, vectors()["vkey"], home=home).code == 1
+    assert eventlog(*audit, "--key", vkey, home=home).code == 3
     assert not kept.exists()
-    assert eventlog(*audit, "--key", vkey, home=home).code == 0
+    assert eventlog(*first, vkey, home=home).code == 0
     assert kept.read_bytes() == Path(signed.answers[0]["path"]).read_bytes()

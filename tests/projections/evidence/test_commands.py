@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from eventlog import EventLog, LogDiverged, back_up, restore_home
 from eventlog.plumbing import CommandContext
 from projections.cli.evidence.group import evidence
+from projections.errors import ProjectionError
 from projections.evidence.keys import COSIGNER, parse_vkey
 from projections.evidence.note import parse_signatures
 from tests.harness.signals import signals
@@ -72,7 +73,9 @@ def test_a_witness_cosigns_and_the_proof_counts_it(home: Path, tmp_path: Path) -
     assert (parse_vkey(witness).kind, key_file.stat().st_mode & 0o777) == (COSIGNER, 0o600)
     done(home, "checkpoint")
     growth.write_text(done(home, "consistency", "--from", 0) + "\n")
-    line = done(home, "audit", growth, kept, "--key", vkey, "--cosign", key_file)
+    words = ("audit", growth, kept, "--key", vkey, "--cosign", key_file)
+    assert isinstance(run(home, *words).exception, ProjectionError)
+    line = done(home, *words, "--first")
     assert line.startswith("\N{EM DASH} w.example.org ")
     assert line.count("\n") == 0
     as_json = done(home, "audit", growth, kept, "--key", vkey, "--cosign", key_file, "--json")
@@ -109,7 +112,7 @@ def test_a_witness_signs_no_time_before_its_file_was_there(home: Path, tmp_path:
 
     with ThreadPoolExecutor() as pool:
         writing = pool.submit(write_late)
-        words = ("audit", pipe, tmp_path / "kept", "--key", vkey, "--cosign", key_file)
+        words = ("audit", pipe, tmp_path / "kept", "--key", vkey, "--first", "--cosign", key_file)
         (line,) = parse_signatures(done(home, *words) + "\n")
         writing.result()
     time_s = witness.verify(

@@ -159,7 +159,7 @@ def test_an_auditor_cosigns_what_is_kept_and_the_operator_keeps_it(
 ) -> None:
     kept = tmp_path / "kept"
     clock = Clock(kept, TIME_S + 0.9, TIME_S + 1, TIME_S - 5)
-    found = audit(prove_growth(log.home, 0), kept, log.key, cosigner=A, clock=clock)
+    found = audit(prove_growth(log.home, 0), kept, log.key, is_first=True, cosigner=A, clock=clock)
     assert found.cosignature is not None
     line = f"{found.cosignature}\n".encode()
     assert line == log.cosigned(5, A)
@@ -175,7 +175,7 @@ def test_an_auditor_cosigns_what_is_kept_and_the_operator_keeps_it(
 def test_the_time_of_a_cosignature_is_read_after_the_growth_was_verified(tmp_path: Path) -> None:
     kept, clock = tmp_path / "kept", Clock(tmp_path / "kept", TIME_S)
     with pytest.raises(NotProved):
-        audit(growth(1, 300).to_bytes(), kept, KEY.verifier, cosigner=A, clock=clock)
+        audit(growth(1, 300).to_bytes(), kept, KEY.verifier, is_first=True, cosigner=A, clock=clock)
     assert clock.was_locked == []
 
 
@@ -185,8 +185,8 @@ def test_what_is_kept_with_a_cosignature_has_no_line_of_a_stranger(tmp_path: Pat
     wrong = replace(cosign(note.text, A, TIME_S + 99), value=bytes(72))  # in the auditor's name
     given = replace(note, signatures=(cosign(note.text, B, 7), wrong, *note.signatures))
     data = replace(growth(0, 300), checkpoint=given.to_bytes()).to_bytes()
-    for _ in range(2):  # without a cosigner it is kept as it came
-        audit(data, kept, KEY.verifier)
+    audit(data, kept, KEY.verifier, is_first=True)  # without a cosigner it is kept as it came
+    for _ in range(2):
         found = audit(data, kept, KEY.verifier, cosigner=A, clock=lambda: TIME_S)
         line = f"{found.cosignature}\n".encode()
         assert line == cosign(note.text, A, TIME_S).to_text().encode()
@@ -195,7 +195,7 @@ def test_what_is_kept_with_a_cosignature_has_no_line_of_a_stranger(tmp_path: Pat
 
 def test_an_auditor_cosigns_nothing_that_was_not_kept(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
-    audit(growth(0, 300).to_bytes(), kept, KEY.verifier)
+    audit(growth(0, 300).to_bytes(), kept, KEY.verifier, is_first=True)
     disk = FaultDisk()
     disk.fail("rename", error=EIO)
     with pytest.raises(OSError):
