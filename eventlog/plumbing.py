@@ -42,7 +42,13 @@ if TYPE_CHECKING:
         price_text,
         time_text,
     )
-    from eventlog.format.line import BadLine, decode
+    from eventlog.format.line import (
+        LINE_BYTES_MAX,
+        BadLine,
+        decode,
+        parse_header,
+        stored_chain,
+    )
     from eventlog.plugins import COMMANDS, PROJECTIONS, import_plugin, load_plugin, plugin_names
     from eventlog.processes import can_fork, end_process, fork_process
     from eventlog.read.bulk import VerifiedChunk, log_bytes, read_verified, verify_lines
@@ -193,7 +199,10 @@ _MODULES = {
     "rename_durably": "storage.atomic",
     "cut_log": "replica.rejoin",
     "database_uri": "storage.home",
+    "LINE_BYTES_MAX": "format.line",
     "decode": "format.line",
+    "parse_header": "format.line",
+    "stored_chain": "format.line",
     "fence_home": "replica.fork",
     "fence_state": "read.inspect",
     "figure_text": "figures",
@@ -269,6 +278,7 @@ __all__ = [
     "FENCED",
     "FIELD_LIMITS",
     "JSON_OPTION",
+    "LINE_BYTES_MAX",
     "MIRROR",
     "MIRRORING",
     "MIRROR_STATES",
@@ -352,6 +362,7 @@ __all__ = [
     "open_stream",
     "output_file",
     "own_chain",
+    "parse_header",
     "parse_json_line",
     "plugin_names",
     "price_text",
@@ -381,6 +392,7 @@ __all__ = [
     "segment_starts",
     "starting_thread",
     "state_of_log",
+    "stored_chain",
     "stream_settings",
     "sync_rule",
     "time_text",

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from eventlog.plumbing import Directory, Disk, FileLock, PollInterval
+from eventlog.plumbing import Directory, Disk, FileLock, PollInterval, printable
 from projections.errors import NotProved, ProjectionError
 from projections.evidence.checkpoint import OpenedCheckpoint, SignedHead, open_checkpoint
 from projections.evidence.growth import parse_growth, verify_growth
@@ -38,7 +38,7 @@ class Audited:
 
     def to_text(self) -> list[str]:
         """For a reader."""
-        return [f"only grown: {self.origin} from {self.old_size} to {self.size} entries"]
+        return [f"only grown: {printable(self.origin)} from {self.old_size} to {self.size} entries"]
 
     def to_json(self) -> dict[str, object]:
         """For a program."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eventlog.plumbing import Disk
+from eventlog.plumbing import Disk, printable
 from projections.errors import NotProved
 from projections.evidence.checkpoint import Cosignature
 from projections.evidence.encoding import time_text
@@ -41,8 +41,8 @@ class Cosigned:
     def to_text(self) -> list[str]:
         """For a reader."""
         return [
-            f"the checkpoint of {self.size} entries was seen by {found.name} not later than"
-            f" {time_text(found.time_s)}"
+            f"the checkpoint of {self.size} entries was seen by {printable(found.name)}"
+            f" not later than {time_text(found.time_s)}"
             for found in self.cosignatures
         ]
 

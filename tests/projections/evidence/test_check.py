@@ -10,6 +10,7 @@ import pytest
 from eventlog import EventLog
 from projections.errors import NotProved
 from projections.evidence.check import check_proof
+from projections.evidence.checkpoint import Cosignature, Stamp
 from projections.evidence.keys import parse_secret
 from projections.evidence.proof import parse_proof
 from tests.harness.command import eventlog
@@ -44,6 +45,16 @@ def test_a_quorum_counts_witnesses_that_were_named_and_have_signed() -> None:
     for keys in ([], [WITNESS.verifier], [KEY, replace(KEY, name="other")]):
         with pytest.raises(NotProved, match="one key of a log"):
             check_proof(data, keys)
+
+
+def test_no_name_of_others_controls_the_terminal() -> None:
+    found = check_proof(proof(1).to_bytes(), [KEY, WITNESS.verifier])
+    hostile = "\N{RIGHT-TO-LEFT OVERRIDE}\x1b[2J\x9b31m"
+    seen = (Cosignature(name=hostile, time_s=1),)
+    stamps = (Stamp(name=hostile, time_s=1),)
+    text = replace(found, origin=hostile, cosignatures=seen, stamps=stamps).to_text()
+    assert "\n".join(text).count("\\u202e\\x1b[2J\\x9b31m") == 3
+    assert all(line.isprintable() for line in text)
 
 
 def test_a_line_that_is_no_entry_is_not_shown_as_one() -> None:
