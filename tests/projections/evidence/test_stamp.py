@@ -3,8 +3,13 @@
 import json
 import random
 import re
+import socket
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
@@ -213,6 +218,27 @@ def test_whatever_the_library_raises_on_foreign_bytes_is_no_traceback(
     monkeypatch.setattr(stamp, "decode_timestamp_response", fail)
     with pytest.raises(NotProved, match="does not verify: 44 is not"):
         verify_stamp(b"reply", CHECKPOINT, trusted)
+
+
+def test_a_server_that_drips_its_head_is_given_up() -> None:
+    done = threading.Event()
+
+    def answer(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+            while not done.wait(0.05):
+                connection.sendall(b"a")
+
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as pool:
+        dripping = pool.submit(answer, server)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        before_s = time.monotonic()
+        with pytest.raises(ProjectionError, match=r"takes longer than 0\.3 s"):
+            ask_authority(url, b"x", deadline_s=0.3)
+        assert time.monotonic() - before_s < 2.0  # the server would go on for ever
+        done.set()
+        dripping.result()
 
 
 def test_a_stamp_that_is_kept_is_never_replaced(home: Path) -> None:
