@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from eventlog.read.inspect import (
         fence_state,
         log_status,
+        lost_ranges,
         raw_lines,
         read_entries,
         replica_state,
@@ -214,6 +215,7 @@ _MODULES = {
     "load_plugin": "plugins",
     "log_bytes": "read.bulk",
     "log_status": "read.inspect",
+    "lost_ranges": "read.inspect",
     "make_private_dir": "storage.ownership",
     "open_stream": "replica.opening",
     "output_file": "storage.output",
@@ -357,6 +359,7 @@ __all__ = [
     "load_plugin",
     "log_bytes",
     "log_status",
+    "lost_ranges",
     "make_private_dir",
     "open_append_connection",
     "open_stream",

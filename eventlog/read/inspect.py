@@ -20,6 +20,7 @@ from eventlog.read.seek import last_line
 from eventlog.storage.disk import Disk, RealDisk, opened
 from eventlog.storage.durable_state import read_durable_end
 from eventlog.storage.fence_file import FenceState, read_fence
+from eventlog.storage.gap_file import read_gaps
 from eventlog.storage.home import Home, home_at, list_segments
 from eventlog.storage.replica_file import ReplicaState, read_replica_state
 from eventlog.storage.segment_disk import SegmentDisk, segment_sizes
@@ -65,6 +66,12 @@ def raw_lines(path: str, *, after: int = 0, limit: int | None = None) -> Iterato
 def segment_starts(path: str | os.PathLike[str]) -> list[int]:
     """The first seq of each segment, in order."""
     return list_segments(SegmentDisk(RealDisk()), home_at(path))
+
+
+def lost_ranges(path: str | os.PathLike[str]) -> list[tuple[int, int]]:
+    """First and last seq of each range whose loss was accepted; some may be back by now."""
+    gaps = read_gaps(RealDisk(), require_home(path))
+    return sorted({(gap.seq_from, gap.seq_to) for gap in gaps if gap.seq_from <= gap.seq_to})
 
 
 def replica_state(path: str | os.PathLike[str]) -> ReplicaState | None:
