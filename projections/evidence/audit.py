@@ -102,8 +102,10 @@ def _require_kept(kept_path: Path, is_kept: bool, is_first: bool) -> None:
 
 def _last_time_s(before: OpenedCheckpoint | None, own: VerifierKey) -> int:
     """The time of the last cosignature that is kept; 0 without one."""
+    if before is None:
+        return 0
     times = [0]
-    for line in before.note.signatures if before else ():
+    for line in before.note.signatures:
         with suppress(NotProved):
             if (line.name, line.id) == (own.name, own.id):
                 times.append(own.verify(before.note.text, line.value) or 0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from eventlog import Entry
 from eventlog.plumbing import printable
 from projections.errors import NotProved
-from projections.evidence.checkpoint import Cosignature, OpenedCheckpoint, Stamp
+from projections.evidence.checkpoint import Cosignature, OpenedCheckpoint, Stamp, not_later_than
 from projections.evidence.encoding import time_text
 from projections.evidence.entry_line import parse_entry
 from projections.evidence.keys import LOG, VerifierKey
@@ -52,8 +52,7 @@ class CheckedProof:
             "seq": self.entry.seq,
             "size": self.size,
             "recorded_at": self.entry.recorded_at,
-            "not_later_than": {found.name: time_text(found.time_s) for found in self.cosignatures}
-            | {found.name: time_text(found.time_s) for found in self.stamps},
+            "not_later_than": not_later_than(*self.cosignatures, *self.stamps),
             "line": self.entry.line.decode().removesuffix("\n"),
         }
 
@@ -84,8 +83,8 @@ def log_and_witnesses(keys: Sequence[VerifierKey]) -> tuple[VerifierKey, list[Ve
     witnesses = [key for key in keys if key.kind != LOG]
     if len(logs) != 1:
         raise NotProved(f"one key of a log is needed, and {len(logs)} were given")
-    if len({(key.name, key.public) for key in witnesses}) < len(witnesses):
-        raise NotProved("a witness was named twice")
+    if len({key.public for key in keys}) < len(keys):
+        raise NotProved("a key was given twice, maybe under two names: it counts as one")
     return logs[0], witnesses
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from eventlog.plumbing import Disk, printable
 from projections.errors import NotProved
-from projections.evidence.checkpoint import Cosignature
+from projections.evidence.checkpoint import Cosignature, not_later_than
 from projections.evidence.encoding import time_text
 from projections.evidence.kept_files import kept_files
 from projections.evidence.keys import COSIGNER, VerifierKey
@@ -48,7 +48,7 @@ class Cosigned:
 
     def to_json(self) -> dict[str, object]:
         """For a program."""
-        seen = {found.name: time_text(found.time_s) for found in self.cosignatures}
+        seen = not_later_than(*self.cosignatures)
         return {"path": self.path, "size": self.size, "not_later_than": seen}
 
 
@@ -105,7 +105,9 @@ def _verified(
         times = [(key.name, key.verify(note.text, line.value)) for key, line in lines]
     except NotProved:
         return None
-    return tuple(Cosignature(name=name, time_s=time_s) for name, time_s in times if time_s)
+    return tuple(
+        Cosignature(name=name, time_s=time_s) for name, time_s in times if time_s is not None
+    )
 
 
 def _is_earlier(note: Note, key: VerifierKey, line: Signature) -> bool:

@@ -13,11 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from projections.errors import NotProved
+from projections.evidence.check import check_proof
 from projections.evidence.checkpoint import SignedHead, sign_head
 from projections.evidence.handover.export import SeenLines, index_page
 from projections.evidence.handover.page import page_bytes
 from projections.evidence.keys import COSIGNER, SigningKey, new_key
 from projections.evidence.merkle import leaf_hash
+from projections.evidence.note import Signature
 from projections.evidence.proof import Proof
 from tests.browser.driver import PHONE, Browser, Context, Page
 from tests.harness.requirements import CHECKOUT
@@ -161,6 +164,60 @@ def test_hostile_text_in_a_line_is_shown_as_text(page: Page, context: Context) -
     assert "the line has seq 2, and is leaf 1" in answer(page, other, key.verifier.to_text())
     none, key = signed_line(b"{}", "log.example")
     assert "not an entry of a log" in answer(page, none, key.verifier.to_text())
+
+
+def test_it_judges_names_and_times_of_witnesses_as_the_command_does(page: Page) -> None:
+    own = SigningKey(name="w", kind=COSIGNER, seed=LOG.seed)
+    witness = SigningKey(name="w", kind=COSIGNER, seed=bytes(32))
+    renamed = SigningKey(name="v\u200b\U0001fae9" + "x" * 300, kind=COSIGNER, seed=bytes(32))
+    for witnesses, time_s in (
+        ((witness,), 1),
+        ((renamed,), 1),
+        ((), 1),
+        ((witness,), 0),
+        ((witness, renamed), 1),
+        ((own,), 1),
+    ):
+        keys = [LOG.verifier, *(each.verifier for each in witnesses)]
+        data = foreign_proof(witnesses=tuple((each, time_s) for each in witnesses))
+        # Lines of strangers, whose names other tables of Unicode may not know.
+        for name in (
+            "\U0001fae9",
+            "\u0378",
+            "\ue000",
+            "w" * 300,
+            "a\x7f",
+            "\ufeff",
+            "a\x85b",
+            "a\u2003b",
+        ):
+            stranger = Signature(name=name, id=b"1234", value=b"5").to_text().encode()
+            try:
+                check_proof(data + stranger, keys)
+                wanted = True
+            except NotProved:
+                wanted = False
+            (found,) = checked(page, [data + stranger], "\n".join(key.to_text() for key in keys))
+            assert (found == "proved", "failed" in found) == (wanted, False), (name, found)
+
+
+def test_no_answer_stands_beside_another_proof_or_other_keys(page: Page) -> None:
+    data = entry_proof().to_bytes()
+    for change in ("#keys", "#proof"):
+        assert answer(page, data, LOG_VKEY).startswith("proved")
+        page.call("fill", change, "x")
+        assert page.js(f"{ANSWER} === null")
+    assert answer(page, data, LOG_VKEY).startswith("proved")
+    script = """() => {
+        const file = new File(["x"], "gone");
+        file.arrayBuffer = () => Promise.reject(new DOMException("gone", "NotFoundError"));
+        take(file);
+    }"""
+    page.js(f"({script})()")
+    page.wait(f"{RESULT} === 'unable' && {ANSWER}")
+    assert "cannot be read" in page.text("#result")
+    page.call("click", "button")  # what was checked before is not checked again
+    page.wait(f"{RESULT} === 'refused'")
 
 
 def test_a_file_is_chosen_or_dropped(page: Page, tmp_path: Path) -> None:

@@ -174,11 +174,11 @@ def witness_key(name: str, file: Path) -> None:
     """
     with needs_extra():
         from projections.evidence.key_files import create_key_file
-        from projections.evidence.keys import COSIGNER, is_key_name, new_key
+        from projections.evidence.keys import COSIGNER, is_new_name, new_key
 
-    if not is_key_name(name):
+    if not is_new_name(name):
         raise WrongUsage(
-            "NAME must be printable, without spaces and `+`, and at most 255 bytes long",
+            "NAME must be printable ASCII without spaces and `+`, at most 255 characters",
             do="name the witness like witness.example.org",
         )
     key = new_key(name, COSIGNER)

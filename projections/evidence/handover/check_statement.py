@@ -13,7 +13,7 @@ from pathlib import Path
 from eventlog.plumbing import BadLine, VerifiedChunk, printable, verify_lines
 from projections.errors import NotProved
 from projections.evidence.check import log_and_witnesses, require_quorum
-from projections.evidence.checkpoint import Cosignature, SignedHead, open_checkpoint
+from projections.evidence.checkpoint import Cosignature, SignedHead, not_later_than, open_checkpoint
 from projections.evidence.encoding import time_text
 from projections.evidence.handover.lines_table import lines_table
 from projections.evidence.handover.statement import ReadableFile, read_head, read_pieces
@@ -61,7 +61,7 @@ class CheckedStatement:
             "size": self.size,
             "first_recorded_at": self.first_recorded_at,
             "last_recorded_at": self.last_recorded_at,
-            "not_later_than": {found.name: time_text(found.time_s) for found in self.cosignatures},
+            "not_later_than": not_later_than(*self.cosignatures),
             "stats": self.stats,
             "by_strategy": self.by_strategy,
         }

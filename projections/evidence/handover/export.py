@@ -15,6 +15,7 @@ from hashlib import sha256
 from html import escape
 from importlib.resources import files as package_files
 from pathlib import Path
+from shlex import quote
 from string import Template
 from typing import BinaryIO
 
@@ -125,6 +126,7 @@ def index_page(key: VerifierKey, size: int, seen: SeenLines, rows: list[str]) ->
     values = {
         "origin": key.name,
         "vkey": key.to_text(),
+        "quoted_vkey": quote(key.to_text()),
         "size": f"{size:,}",
         "signals": f"{seen.signals:,}",
         "first": seen.first_recorded_at,

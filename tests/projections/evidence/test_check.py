@@ -11,7 +11,7 @@ from eventlog import EventLog
 from projections.errors import NotProved
 from projections.evidence.check import check_proof
 from projections.evidence.checkpoint import Cosignature, Stamp
-from projections.evidence.keys import parse_secret
+from projections.evidence.keys import COSIGNER, parse_secret
 from projections.evidence.proof import parse_proof
 from tests.harness.command import eventlog
 from tests.harness.log_checks import lines_in
@@ -31,7 +31,14 @@ def test_a_proof_shows_the_entry_the_log_and_who_has_seen_it() -> None:
         "  seen by witness.example/vectors not later than 2025-11-29T10:40:00Z",
         lines()[1].decode(),
     ]
-    assert found.to_json()["not_later_than"] == {WITNESS.name: "2025-11-29T10:40:00Z"}
+    time = "2025-11-29T10:40:00Z"
+    assert found.to_json()["not_later_than"] == [
+        {"by": "witness", "name": WITNESS.name, "time": time}
+    ]
+    stamp = Stamp(name=WITNESS.name, time_s=1764412800)
+    assert replace(found, stamps=(stamp,)).to_json()["not_later_than"] == [
+        {"by": by, "name": WITNESS.name, "time": time} for by in ("witness", "authority")
+    ]
 
 
 def test_a_quorum_counts_witnesses_that_were_named_and_have_signed() -> None:
@@ -42,6 +49,10 @@ def test_a_quorum_counts_witnesses_that_were_named_and_have_signed() -> None:
             check_proof(data, keys, quorum=quorum)
     with pytest.raises(NotProved, match="twice"):
         check_proof(data, [KEY, WITNESS.verifier, WITNESS.verifier], quorum=2)
+    own = parse_secret(vectors()["secret"])
+    for key in (replace(WITNESS, name="b"), replace(own, kind=COSIGNER)):  # under another name
+        with pytest.raises(NotProved, match="counts as one"):
+            check_proof(data, [KEY, WITNESS.verifier, key.verifier], quorum=1)
     for keys in ([], [WITNESS.verifier], [KEY, replace(KEY, name="other")]):
         with pytest.raises(NotProved, match="one key of a log"):
             check_proof(data, keys)

@@ -67,10 +67,10 @@ def test_a_proof_has_the_cosignatures_that_were_kept(log: Log) -> None:
         log.home, log.cosigned(5, A) + log.cosigned(5, B, TIME_S + 60), [A.verifier, B.verifier]
     )
     assert (found.size, found.path) == (5, str(log.path(5)))
-    assert found.to_json()["not_later_than"] == {
-        A.name: "2025-11-18T00:00:00Z",
-        B.name: "2025-11-18T00:01:00Z",
-    }
+    assert found.to_json()["not_later_than"] == [
+        {"by": "witness", "name": A.name, "time": "2025-11-18T00:00:00Z"},
+        {"by": "witness", "name": B.name, "time": "2025-11-18T00:01:00Z"},
+    ]
     assert log.path(5).read_bytes().startswith(before)  # so that a backup takes it
     checked = check_proof(prove(log.home, 2), [log.key, A.verifier, B.verifier], quorum=2)
     assert [(each.name, each.time_s) for each in checked.cosignatures] == [

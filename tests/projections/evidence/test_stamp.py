@@ -281,7 +281,8 @@ def test_the_commands_anchor_and_check_a_stamp(
     proof.write_bytes(prove(home, 7))
     check = ("evidence", "check", proof, "--key", key, "--tsr", path, "--tsa-ca")
     found = json.loads(eventlog(*check, authority.ca, "--json").out)
-    assert list(found["not_later_than"]) == [authority.name]
+    (stamped,) = found["not_later_than"]
+    assert (stamped["by"], stamped["name"]) == ("authority", authority.name)
     refused = eventlog(*check, other.ca)
     assert (refused.code, refused.out) == (1, b"")
     assert "NOT PROVED: the time stamp does not verify" in refused.err
