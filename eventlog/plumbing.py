@@ -1,7 +1,6 @@
 """Names for authors of projections, plug-in commands and tools.
 
-Verified bulk reading, log status, work in threads and processes, plug-ins, progress bars and
-printable text. Each name is imported when it is first used (PEP 562).
+Each name is imported when it is first used (PEP 562). docs/extending.md has them in a table.
 
 Invariant: other packages import from `eventlog` and from this module only.
 """
@@ -50,13 +49,13 @@ if TYPE_CHECKING:
         stored_chain,
     )
     from eventlog.plugins import COMMANDS, PROJECTIONS, import_plugin, load_plugin, plugin_names
-    from eventlog.processes import can_fork, end_process, fork_process
+    from eventlog.processes import can_fork, end_process, fork_process, run_in_processes
     from eventlog.read.bulk import VerifiedChunk, log_bytes, read_verified, verify_lines
     from eventlog.read.columns import SignalColumns
     from eventlog.read.inspect import (
         fence_state,
+        first_lost,
         log_status,
-        lost_ranges,
         raw_lines,
         read_entries,
         replica_state,
@@ -206,6 +205,7 @@ _MODULES = {
     "stored_chain": "format.line",
     "fence_home": "replica.fork",
     "fence_state": "read.inspect",
+    "first_lost": "read.inspect",
     "figure_text": "figures",
     "filesystem_type": "storage.filesystem",
     "import_plugin": "plugins",
@@ -215,7 +215,6 @@ _MODULES = {
     "load_plugin": "plugins",
     "log_bytes": "read.bulk",
     "log_status": "read.inspect",
-    "lost_ranges": "read.inspect",
     "make_private_dir": "storage.ownership",
     "open_stream": "replica.opening",
     "output_file": "storage.output",
@@ -240,6 +239,7 @@ _MODULES = {
     "replica_state": "read.inspect",
     "require_client": "replica.opening",
     "require_home": "read.inspect",
+    "run_in_processes": "processes",
     "run_in_thread": "threads",
     "segment_starts": "read.inspect",
     "starting_thread": "threads",
@@ -349,6 +349,7 @@ __all__ = [
     "figure_text",
     "filesystem_type",
     "find_fork",
+    "first_lost",
     "fork_process",
     "free_name",
     "import_plugin",
@@ -359,7 +360,6 @@ __all__ = [
     "load_plugin",
     "log_bytes",
     "log_status",
-    "lost_ranges",
     "make_private_dir",
     "open_append_connection",
     "open_stream",
@@ -391,6 +391,7 @@ __all__ = [
     "replication_obstacles",
     "require_client",
     "require_home",
+    "run_in_processes",
     "run_in_thread",
     "segment_starts",
     "starting_thread",

@@ -8,7 +8,7 @@ Forking costs 2 ms where a new interpreter with our imports costs 50, but it is 
 process of one thread: a lock that another thread holds would stay locked in the child for ever.
 A process with more threads does all tasks itself.
 
-Invariant: no worker outlives `run`, and no forked process writes to the terminal.
+Invariant: no worker outlives `run_in_processes`, and no forked process writes to the terminal.
 """
 
 import logging
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 TASKS_MAX = 1000  # their numbers fit into a pipe of one page, the smallest that Linux makes
 PROCESSES_MAX = 64  # more would wait for memory
 _NUMBER_BYTES = 4
-_READ_BYTES = 65_536
+_READ_BYTES = 1 << 20
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 T = TypeVar("T")
@@ -107,19 +107,21 @@ def _run_child(
         os._exit(code)
 
 
-def run(
+def run_in_processes(
     tasks: int,
     function: Callable[[int], T],
     on_result: Callable[[int, T], object],
     *,
-    processes: int,
+    processes: int | None = None,
 ) -> None:
     """Calls `function` for each number below `tasks` in several processes, this one included.
 
-    `on_result` is called in this process with each task and its result, in no order. A worker in
-    which `function` raises, or which dies, gives no result for that task; what `function` raises in
-    this process is raised. `tasks` is at most TASKS_MAX where processes > 1.
+    By default there is one for each usable core. `on_result` is called in this process with each
+    task and its result, in no order. A worker in which `function` raises, or which dies, gives no
+    result for that task; what `function` raises in this process is raised. `tasks` is at most
+    TASKS_MAX where processes > 1.
     """
+    processes = usable_cores() if processes is None else processes
     if min(processes, tasks) <= 1 or not can_fork():
         for number in range(tasks):
             on_result(number, function(number))
@@ -154,13 +156,13 @@ def _next_task(task_pipe: int) -> int | None:
 
 
 class _WorkerPool(Generic[T]):
-    """The forked processes of one `run`."""
+    """The forked processes of one `run_in_processes`."""
 
     def __init__(self, function: Callable[[int], T], on_result: Callable[[int, T], object]) -> None:
         self._function = function
         self._on_result = on_result
         self._workers: dict[int, ForkedProcess] = {}  # by the descriptor of their results
-        self._data: dict[int, bytes] = {}  # the start of a result that has not arrived whole
+        self._data: dict[int, bytearray] = {}  # the start of a result that has not arrived whole
         self._poll = select.poll()
 
     @property
@@ -174,25 +176,33 @@ class _WorkerPool(Generic[T]):
         worker = fork_process(lambda writing: self._work(task_pipe, writing, parent))
         if worker is not None:
             self._workers[worker.fd] = worker
-            self._data[worker.fd] = b""
+            self._data[worker.fd] = bytearray()
             self._poll.register(worker.fd, select.POLLIN)
 
     def collect(self, *, wait: bool) -> None:
-        """Passes on the results that have arrived; with `wait`, waits for the first."""
+        """Passes on the results that have arrived; with `wait`, waits for the first.
+
+        A result that has begun to arrive is awaited: its worker waits for a reader.
+        """
         for fd, _ in self._poll.poll(None if wait else 0):
-            received = os.read(fd, _READ_BYTES)
-            if not received:
-                self._end_worker(fd, kill=False)
-                continue
-            data = self._data[fd] + received
-            while len(data) >= _NUMBER_BYTES:
-                size = int.from_bytes(data[:_NUMBER_BYTES], "little")
-                result = data[_NUMBER_BYTES : _NUMBER_BYTES + size]
-                if len(result) < size:
-                    break
-                data = data[_NUMBER_BYTES + size :]
-                self._on_result(*pickle.loads(result))
-            self._data[fd] = data
+            self._receive(fd)
+            while self._data.get(fd):
+                self._receive(fd)
+
+    def _receive(self, fd: int) -> None:
+        received = os.read(fd, _READ_BYTES)
+        if not received:
+            self._end_worker(fd, kill=False)
+            return
+        data = self._data[fd]
+        data += received
+        while len(data) >= _NUMBER_BYTES:
+            size = _NUMBER_BYTES + int.from_bytes(data[:_NUMBER_BYTES], "little")
+            if len(data) < size:
+                break
+            result = pickle.loads(memoryview(data)[_NUMBER_BYTES:size])
+            del data[:size]
+            self._on_result(*result)
 
     def end(self) -> None:
         """Kills the workers that still run."""
@@ -201,6 +211,7 @@ class _WorkerPool(Generic[T]):
 
     def _end_worker(self, fd: int, *, kill: bool) -> None:
         worker = self._workers.pop(fd)
+        self._data.pop(fd, None)
         self._poll.unregister(fd)
         exit_code = end_process(worker, kill=kill)
         if exit_code and not kill:
@@ -209,6 +220,6 @@ class _WorkerPool(Generic[T]):
     def _work(self, task_pipe: int, writing: int, parent: int) -> None:
         while os.getppid() == parent and (task := _next_task(task_pipe)) is not None:
             result = pickle.dumps((task, self._function(task)))
-            data = len(result).to_bytes(_NUMBER_BYTES, "little") + result
+            data = memoryview(len(result).to_bytes(_NUMBER_BYTES, "little") + result)
             while data:
                 data = data[os.write(writing, data) :]

@@ -175,6 +175,18 @@ class RemoteLog:
             if policy == PREFIX and isinstance(results[-1], EventLogError):
                 return
 
+    def stop_waiting(self) -> None:
+        """Lets appends that wait for a server end at once, and further ones within two seconds.
+
+        One that was sent gets two seconds for its answer. It may be called by a signal handler, as
+        `close` may not, and does not close the handle.
+        """
+        thread = self._thread
+        if thread is None:  # the first append starts it
+            self._client.is_stopping = True
+        else:
+            thread.loop.call_soon_threadsafe(self._client.stop_waiting)
+
     @property
     def epoch(self) -> int:
         """The epoch of the primary that has answered; 0 before the first answer."""

@@ -56,6 +56,16 @@ class Drainable(Protocol):
 
 
 @runtime_checkable
+class Gathering(Protocol):
+    """A projection that says how long entries may gather in the log before the next batch.
+
+    Others pause for some milliseconds at a high rate, so that a commit holds more entries.
+    """
+
+    gather_s: float  # 0: a batch begins as soon as there is an entry
+
+
+@runtime_checkable
 class RequestMetered(Protocol):
     """A projection that sends requests to another service, such as delivery."""
 

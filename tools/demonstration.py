@@ -1,6 +1,7 @@
 """The demo: runs the whole system on this machine, step by step, and prints the results.
 
     tools/demo [--prices DIR | --simulate SEED] [--days N] [--home DIR] [--web]
+    tools/demo --machines [--home DIR]      several machines: see tools/failover.py
 
 A step is a function in STEPS. The first line of its docstring is its heading, and it stores its
 figures in `Demo`. Ctrl-C ends the demo and all its processes at any time.
@@ -28,6 +29,7 @@ from dataclasses import dataclass, field
 from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from eventlog import Entry, EventLog, EventLogError, SignalConflict
 from projections.top.output import open_output
@@ -43,6 +45,8 @@ from tools.processes import (
     Stopped,
     StopRequest,
 )
+
+T = TypeVar("T")
 
 COMMAND = Path(sys.executable).with_name("eventlog")
 LOGS = "demo-logs"  # the output of each process; it also marks a home as one of the demo
@@ -295,6 +299,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signum, stop)
     home: Path | None = None
     try:
+        if options.machines:
+            home, _ = _home(options.home)
+            _run_machines(home, stop)
+            return 0
         source = _source(options)
         home, entries_before = _home(options.home)
         started_s = time.monotonic()
@@ -307,7 +315,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 entries_before=entries_before,
                 has_console=options.web,
             )
-            _run_steps(demo)
+            _run_steps(STEPS, demo, stop)
             if demo.has_console:
                 print("\nThe console is still open. Ctrl-C ends the demo.")
                 while True:
@@ -329,9 +337,25 @@ def _one_sentence(error: Exception) -> str:
     return f"the system refused: {error}" if isinstance(error, OSError) else str(error)
 
 
-def _run_steps(demo: Demo) -> None:
-    for number, step in enumerate(STEPS, 1):
-        demo.stop.check()
+def _run_machines(home: Path, stop: StopRequest) -> None:
+    from tools import failover  # it needs the client of NATS, which the other demo does not
+
+    if (home / "a").exists():
+        what = f"{home} is from an earlier run: name another --home, or none"
+        raise ProcessFailed(what, code=EXIT_COULD_NOT_RUN)
+    started_s = time.monotonic()
+    with ProcessGroup(home / LOGS, stop) as processes:
+        demo = failover.prepare(home, processes, stop)
+        _run_steps(failover.STEPS, demo, stop)
+    print("\nEvery process is stopped; the homes are kept.")
+    print("Read on:      docs/machines.md; tools/cluster, to kill what you like")
+    print(f"When done:    rm -r {shlex.quote(str(home))}")
+    print(f"\ndemo: {failover.summary(demo)}, in {time.monotonic() - started_s:.1f} s.")
+
+
+def _run_steps(steps: Sequence[Callable[[T], None]], demo: T, stop: StopRequest) -> None:
+    for number, step in enumerate(steps, 1):
+        stop.check()
         print(f"\n{number}. {step.__doc__}.")
         started_s = time.monotonic()
         step(demo)
@@ -413,6 +437,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--days", type=_positive, help="only the first DAYS days")
     parser.add_argument(
         "--home", type=Path, metavar="DIR", help="where the log goes; default: a new directory"
+    )
+    parser.add_argument(
+        "--machines",
+        action="store_true",
+        help="a failover between two homes over three NATS servers, instead of the whole system",
     )
     parser.add_argument(
         "--web", action="store_true", help="open the console on the home, until Ctrl-C"

@@ -177,6 +177,12 @@ class ProcessGroup:
         if member.process.returncode != 0:
             raise member.failed(f"ended with exit code {member.process.returncode} after SIGTERM")
 
+    def kill(self, member: ManagedProcess) -> None:
+        """Kills the process with SIGKILL, and returns once it has ended."""
+        self._members.remove(member)
+        member.process.kill()
+        _end(member.process)
+
     def _wait_until_all_ended(self) -> None:
         """Waits for processes that outlive their parent, and kills them after END_S_MAX."""
         end_s = time.monotonic() + END_S_MAX

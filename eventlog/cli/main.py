@@ -42,7 +42,7 @@ from eventlog.cli.streams import (
 from eventlog.errors import EventLogError
 
 BUILT_IN = {  # command: where this package defines it
-    "append": "log_commands:append",
+    "append": "append_command:append",
     "cat": "log_commands:cat",
     "completion": "completion:completion",
     "compress": "maintenance:compress",
@@ -201,11 +201,15 @@ def _asks_for_json(words: list[str]) -> bool:
 
 def main() -> NoReturn:
     """Runs the command and exits with its code."""
-    os.umask(0o077)  # what is created without a mode of its own, also by a library, is private
-    interrupt_on_sigterm()
-    open_standard_streams()
     try:
-        code = _run()
-    finally:
-        flush_standard_streams()
+        os.umask(0o077)  # what is created without a mode of its own, also by a library, is private
+        interrupt_on_sigterm()
+        open_standard_streams()
+        try:
+            code = _run()
+        finally:
+            flush_standard_streams()
+    except KeyboardInterrupt:  # before or after the command itself
+        discard_stdout()
+        code = EXIT_INTERRUPTED
     sys.exit(code)

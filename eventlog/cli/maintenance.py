@@ -5,7 +5,7 @@ Invariant: `verify` changes nothing in logs/; `repair` cuts nothing but an unack
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -15,19 +15,31 @@ from eventlog.cli.streams import bad_news, print_line, print_note, write_stdout
 from eventlog.errors import printable
 from eventlog.figures import count_text
 
+if TYPE_CHECKING:
+    from eventlog.replica.compare import StreamComparison
+    from eventlog.replica.stream_rules import StreamSettings
+    from eventlog.verify.verify import VerifyReport
+
 BeforeLossPlugin = Callable[[str, Sequence[tuple[int, int]]], Iterable[str]]
 
 
 @click.command()
+@click.option(
+    "--stream", "with_stream", is_flag=True, help="Compare each line with the mirror's stream too."
+)
 @JSON_OPTION
 @click.pass_obj
-def verify(obj: CommandContext, as_json: bool) -> None:
+def verify(obj: CommandContext, with_stream: bool, as_json: bool) -> None:
     """Verify the hash of every line and every signal.
 
     Takes no lock and changes nothing in logs/. Records its result in data/verified.json if data/
     exists and may be written. Exit code 1 if the log is damaged; each finding has the segment, the
     byte offset, the seq and the problem. An unacknowledged tail left by a crash is not damage: the
     next append cuts it.
+
+    With --stream each line is then compared with the stream that EVENTLOG_STREAM and
+    EVENTLOG_NATS_URL name. A stream that ends before the log lags, which is no fault. Exit code 1
+    if a line differs, if lines are missing from the stream, or if it ends beyond the log.
 
     \b
     Example:
@@ -40,29 +52,66 @@ def verify(obj: CommandContext, as_json: bool) -> None:
     from eventlog.verify.verify import verify as verify_log
     from eventlog.verify.verify_record import write_verify_record
 
+    settings = _stream_settings() if with_stream else None
     with progress_bar("verifying") as progress:
         report = verify_log(obj.home, progress=progress)
     write_verify_record(obj.home, report, at=now_recorded())
+    if not as_json:
+        _print_report(report)
+    found = None if settings is None else _compare_with_stream(obj.home, settings)
     if as_json:
-        write_stdout(orjson.dumps(report.to_json(), option=orjson.OPT_APPEND_NEWLINE))
-    else:
-        for finding in report.findings:
-            text = (
-                f"{finding.segment} at byte {finding.byte_offset}, seq {finding.seq}:"
-                f" {finding.problem}"
-            )
-            print_line(bad_news(printable(text)))
-        found = count_text(report.findings_total, "finding")
-        what = "whole" if report.ok else bad_news(f"DAMAGED: {found}")
-        segments = count_text(report.segments, "segment")
-        print_line(f"{what}: {count_text(report.entries, 'entry')} in {segments}")
-        print_line(f"head: seq {report.last_seq}, chain {report.chain}")
-        if report.torn_bytes:
-            lost = ": nothing is lost" if report.ok else ""
-            torn = count_text(report.torn_bytes, "unacknowledged byte")
-            print_line(f"{torn} at the end{lost}")
-    if not report.ok:
+        shown = report.to_json()
+        if found is not None and settings is not None:
+            shown["stream"] = found.to_json(settings.stream)
+        write_stdout(orjson.dumps(shown, option=orjson.OPT_APPEND_NEWLINE))
+    elif found is not None and settings is not None:
+        text = printable(found.to_text(settings.stream))
+        print_line(text if found.ok else bad_news(text))
+    if not report.ok or (found is not None and not found.ok):
         sys.exit(EXIT_PROBLEM)
+
+
+def _print_report(report: "VerifyReport") -> None:
+    for finding in report.findings:
+        text = (
+            f"{finding.segment} at byte {finding.byte_offset}, seq {finding.seq}: {finding.problem}"
+        )
+        print_line(bad_news(printable(text)))
+    found = count_text(report.findings_total, "finding")
+    what = "whole" if report.ok else bad_news(f"DAMAGED: {found}")
+    segments = count_text(report.segments, "segment")
+    print_line(f"{what}: {count_text(report.entries, 'entry')} in {segments}")
+    print_line(f"head: seq {report.last_seq}, chain {report.chain}")
+    if report.torn_bytes:
+        lost = ": nothing is lost" if report.ok else ""
+        torn = count_text(report.torn_bytes, "unacknowledged byte")
+        print_line(f"{torn} at the end{lost}")
+
+
+def _stream_settings() -> "StreamSettings":
+    from eventlog.cli.stream_environment import stream_settings
+    from eventlog.replica.opening import require_client
+
+    settings = stream_settings()
+    require_client()
+    return settings
+
+
+def _compare_with_stream(home: str, settings: "StreamSettings") -> "StreamComparison":
+    import asyncio
+
+    from eventlog.replica.compare import compare
+    from eventlog.replica.opening import open_stream
+
+    async def run() -> "StreamComparison":
+        engine = await open_stream(settings)
+        try:
+            with progress_bar("comparing") as progress:
+                return await compare(engine, home, progress=progress)
+        finally:
+            await engine.close()
+
+    return asyncio.run(run())
 
 
 @click.command()

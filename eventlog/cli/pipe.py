@@ -70,6 +70,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.on_signal: Callable[[], object] = lambda: None  # called by the handler
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
@@ -78,6 +79,7 @@ class StopSignal:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self.signal = number
+        self.on_signal()
 
     @property
     def interrupted(self) -> bool:

@@ -20,7 +20,7 @@ from eventlog.read.seek import last_line
 from eventlog.storage.disk import Disk, RealDisk, opened
 from eventlog.storage.durable_state import read_durable_end
 from eventlog.storage.fence_file import FenceState, read_fence
-from eventlog.storage.gap_file import read_gaps
+from eventlog.storage.gap_file import AcceptedGaps
 from eventlog.storage.home import Home, home_at, list_segments
 from eventlog.storage.replica_file import ReplicaState, read_replica_state
 from eventlog.storage.segment_disk import SegmentDisk, segment_sizes
@@ -68,12 +68,6 @@ def segment_starts(path: str | os.PathLike[str]) -> list[int]:
     return list_segments(SegmentDisk(RealDisk()), home_at(path))
 
 
-def lost_ranges(path: str | os.PathLike[str]) -> list[tuple[int, int]]:
-    """First and last seq of each range whose loss was accepted; some may be back by now."""
-    gaps = read_gaps(RealDisk(), require_home(path))
-    return sorted({(gap.seq_from, gap.seq_to) for gap in gaps if gap.seq_from <= gap.seq_to})
-
-
 def replica_state(path: str | os.PathLike[str]) -> ReplicaState | None:
     """What the home follows; None where it is no replica. Raises UnsafePath, OSError."""
     return read_replica_state(RealDisk(), home_at(path))
@@ -82,6 +76,14 @@ def replica_state(path: str | os.PathLike[str]) -> ReplicaState | None:
 def fence_state(path: str | os.PathLike[str]) -> FenceState | None:
     """Why the home takes no appends; None where it is not fenced. Raises UnsafePath, OSError."""
     return read_fence(RealDisk(), home_at(path))
+
+
+def first_lost(path: str | os.PathLike[str], *, after: int) -> int | None:
+    """The first entry after a seq that was lost, by damage that was accepted; None: there is none.
+
+    Raises UnsafePath, OSError.
+    """
+    return AcceptedGaps(SegmentDisk(RealDisk()), home_at(path)).first_lost(after)
 
 
 def end_seq(path: str) -> int:

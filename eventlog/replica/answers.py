@@ -22,6 +22,7 @@ _NO_MESSAGE = 10037
 _WRONG_LAST = frozenset({10071, 10164})
 _NO_ATOMIC = 10174
 _NO_CLUSTER = 10074
+_NO_PEERS = 10005
 
 
 def answered_error(error: Mapping[str, Any], settings: StreamSettings) -> StreamError:
@@ -44,6 +45,13 @@ def answered_error(error: Mapping[str, Any], settings: StreamSettings) -> Stream
         do = (
             "start three servers as a cluster; for a trial: "
             "`eventlog mirror create --replicas 1 --allow-single`"
+        )
+        return StreamUnavailable(what, where=where, do=do)
+    if code == _NO_PEERS:
+        what = "too few servers of the cluster agree with each other to hold the stream"
+        do = (
+            "start the others; where a majority has lost its disks, start all servers with empty "
+            "directories: the log fills the stream again"
         )
         return StreamUnavailable(what, where=where, do=do)
     what = f"the server answers: {text} (code {code})"

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 IN_FLIGHT_MAX = 512  # requests; further ones wait for their turn
 TRY_S_MIN, TRY_S_MAX = 2.0, 8.0  # for an answer; a healthy server answers within milliseconds
 PAUSE_S_MIN, PAUSE_S_MAX = 0.05, 0.5  # after a try that had no effect
+STOP_S_MAX = 2.0  # for the answer to a request that was sent, once the caller asked to stop
 
 Opener = Callable[[StreamSettings], Awaitable["NatsConnection"]]
 
@@ -45,15 +46,16 @@ class _Request:
         self.data = b"\n".join(map(encode_item, items))
         self.headers = {POLICY_HEADER: policy}
         self.may_repeat = all(item.signal_id is not None for item in items)
+        self.is_asking = False  # a try was sent, and its answer may come
         self.is_outcome_unknown = False  # a try was sent and not answered
         self.reason: StreamUnavailable | None = None  # why the last try failed
 
-    def error(self, timeout_s: float, where: str) -> EventLogError:
-        """The error when the time is over."""
+    def error(self, when: str, where: str) -> EventLogError:
+        """The error when the time is over; `when` says which time that was."""
         reason = f": {self.reason.what}" if self.reason is not None else ""
         if self.is_outcome_unknown:
             return AppendTimeout(
-                f"no answer within {timeout_s:g} s, so the outcome is unknown{reason}",
+                f"no answer {when}, so the outcome is unknown{reason}",
                 where=where,
                 do="retry with the same signal_id: an entry is never written twice"
                 if self.may_repeat
@@ -61,7 +63,7 @@ class _Request:
                 " log has it",
             )
         return StreamUnavailable(
-            f"nothing was written within {timeout_s:g} s{reason}",
+            f"nothing was written {when}{reason}",
             where=where,
             do="check that `eventlog serve` runs at the primary, and that its servers do; then"
             " retry",
@@ -78,6 +80,8 @@ class AppendClient:
         self._connection: NatsConnection | None = None
         self._connecting = asyncio.Lock()
         self._slots = asyncio.Semaphore(IN_FLIGHT_MAX)
+        self._limits: dict[asyncio.Timeout, _Request] = {}  # of the requests in progress
+        self.is_stopping = False  # the caller asked to stop
         self.epoch = 0  # the highest one that a server has named
 
     async def append(
@@ -89,11 +93,31 @@ class AppendClient:
         AppendTimeout, or StreamUnavailable where certainly nothing was written.
         """
         request = _Request(items, policy)
+        when, limit = f"within {timeout_s:g} s", asyncio.timeout(timeout_s)
         try:
-            async with asyncio.timeout(timeout_s), self._slots:
-                return await self._repeat(request)
+            async with limit:
+                self._limits[limit] = request
+                if self.is_stopping:
+                    self._hurry(limit, STOP_S_MAX)
+                async with self._slots:
+                    return await self._repeat(request)
         except TimeoutError:
-            raise request.error(timeout_s, self._settings.where) from request.reason
+            when = "before the stop" if self.is_stopping else when
+            raise request.error(when, self._settings.where) from request.reason
+        finally:
+            self._limits.pop(limit, None)
+
+    def stop_waiting(self) -> None:
+        """Ends requests that wait for a server, and soon those that wait for its answer."""
+        self.is_stopping = True
+        for limit, request in self._limits.items():
+            self._hurry(limit, STOP_S_MAX if request.is_asking else 0.0)
+
+    def _hurry(self, limit: asyncio.Timeout, timeout_s: float) -> None:
+        """Lets a request take no longer than `timeout_s` from now on."""
+        due_s, until_s = asyncio.get_running_loop().time() + timeout_s, limit.when()
+        if not limit.expired() and (until_s is None or due_s < until_s):
+            limit.reschedule(due_s)
 
     async def close(self) -> None:
         """Closes the connection."""
@@ -112,9 +136,12 @@ class AppendClient:
                 raise
             except StreamUnavailable as error:
                 request.reason = error
+            if self.is_stopping:
+                raise request.error("before the stop", self._settings.where) from request.reason
             if was_sent and request.is_outcome_unknown:
                 if not request.may_repeat:
-                    raise request.error(try_s, self._settings.where) from request.reason
+                    when = f"within {try_s:g} s"
+                    raise request.error(when, self._settings.where) from request.reason
                 try_s = min(2 * try_s, TRY_S_MAX)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_S_MAX)
@@ -136,6 +163,7 @@ class AppendClient:
         from eventlog.replica.nats_connection import NoResponder
 
         was_unknown, request.is_outcome_unknown = request.is_outcome_unknown, True
+        request.is_asking = True
         try:
             data = await connection.request(self._subject, request.data, request.headers, timeout_s)
         except NoResponder as error:
@@ -147,6 +175,8 @@ class AppendClient:
         except StreamRefused:
             request.is_outcome_unknown = was_unknown
             raise
+        finally:
+            request.is_asking = False
         try:
             reply = decode_reply(data)
             _check_count(reply, request)

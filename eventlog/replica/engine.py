@@ -80,8 +80,8 @@ class StreamEnd(NamedTuple):
 
     seq: int = 0  # of the last message; 0: the stream is empty
     line: bytes = b""  # the last message
-    replicas: int = 1  # servers that are to hold the stream
-    replicas_current: int = 1  # servers that hold all of it now
+    replicas: int = 1  # servers that are to hold all of the stream
+    replicas_current: int = 1  # servers that are up to date, as the leader has it
 
     @property
     def chain(self) -> str:

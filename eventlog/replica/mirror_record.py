@@ -32,7 +32,7 @@ class MirrorRecord:
     state: str = WAITING
     last_error: str | None = None  # why the state is not MIRRORING
     replicas: int | None = None  # servers that are to hold the stream; None: not known yet
-    replicas_current: int | None = None  # servers that held all of it at the last look
+    replicas_current: int | None = None  # servers that were up to date at the last look
 
 
 def read_mirror_record(home: str | os.PathLike[str]) -> MirrorRecord | None:

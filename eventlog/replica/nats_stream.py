@@ -34,9 +34,12 @@ from eventlog.replica.monitors import check_monitors
 from eventlog.replica.nats_connection import Message, NatsConnection, NoResponder, Subscription
 from eventlog.replica.stream_rules import (
     EXPECTED_LAST_SEQUENCE,
+    REPLICAS_MIN,
     SEGMENT_HEADER,
     StreamSettings,
     broken_rules,
+    is_single,
+    replicas_of,
     stream_config,
 )
 
@@ -47,6 +50,9 @@ CREATE_S_MAX = 10.0
 BATCH_LINES_MAX = 500  # a server takes up to 1,000; twice as many gain nothing
 BATCH_BYTES_MAX = 1 << 20  # for lines of the largest size: a server holds a batch in memory
 FOLLOW_LINES_MAX = 2000
+# A leader that is cut off learns of it after ten seconds. The others may elect another one when
+# they have not heard of it for four, and only then can the stream grow beyond what it knows.
+HEARD_S_MAX = 3.5
 HEARTBEAT_S = 1.0
 SILENCE_S_MAX = 3 * HEARTBEAT_S  # of a consumer that sends heartbeats
 CONSUMER_IDLE_S = 30  # then the server removes a consumer without subscriber
@@ -84,11 +90,16 @@ class NatsStream:
         await self._connection.close()
 
     async def last(self) -> StreamEnd:
-        """The end of the stream, as its leader has it. Raises StreamUnfit, StreamShort."""
+        """The end of the stream, as its leader has it. Raises StreamUnfit, StreamShort.
+
+        A leader that a majority may have left raises StreamUnavailable.
+        """
         found = await self._api(f"STREAM.INFO.{self._settings.stream}")
         broken = broken_rules(found["config"], self._settings)
         if broken:
             raise unfit_error(broken, self._settings)
+        peers = found.get("cluster", {}).get("replicas") or ()
+        self._require_majority(peers)
         state = found["state"]
         seq, first, count = state["last_seq"], state["first_seq"], state["messages"]
         if seq and (first != 1 or count != seq):
@@ -99,13 +110,25 @@ class NatsStream:
                 do="create a stream of another name, and set EVENTLOG_STREAM to it",
             )
         line = await self.line(seq) if seq else b""
-        peers = found.get("cluster", {}).get("replicas") or ()
         return StreamEnd(
             seq,
             line,
-            found["config"].get("num_replicas", 1),
+            replicas_of(found["config"]),
             1 + sum(bool(peer.get("current")) for peer in peers),
         )
+
+    def _require_majority(self, peers: Sequence[Mapping[str, Any]]) -> None:
+        """Raises StreamUnavailable where the leader that answered may be one no more."""
+        servers = 1 + len(peers)
+        heard = 1 + sum(
+            not peer.get("offline") and peer.get("active", 0) < HEARD_S_MAX * 1e9 for peer in peers
+        )
+        if heard <= servers // 2:
+            raise StreamUnavailable(
+                f"its leader has heard of {heard} of {servers} servers within {HEARD_S_MAX:g} s",
+                where=self._settings.where,
+                do="wait: a majority must reach each other, and this is tried again",
+            )
 
     async def line(self, seq: int) -> bytes:
         """The line of that seq, from the leader. Raises StreamShort."""
@@ -128,6 +151,8 @@ class NatsStream:
         broken = broken_rules(found["config"], self._settings)
         if found["config"].get("num_replicas", 1) != replicas:
             broken.append(f"num_replicas is {found['config'].get('num_replicas', 1)}")
+        elif replicas >= REPLICAS_MIN and is_single(found["config"]):
+            broken.append("it was created with --allow-single: its lines never count as replicated")
         if broken:
             raise unfit_error(broken, self._settings)
         return is_new

@@ -132,6 +132,18 @@ def _broken_rules(config: Mapping[str, object], settings: StreamSettings) -> Ite
         )
 
 
+def replicas_of(config: Mapping[str, object]) -> int:
+    """How many servers are to hold all of the stream.
+
+    Where it was created with --allow-single, that stays 1 also after an operator has raised
+    `num_replicas`: the leader calls a new server current as soon as that follows the newest
+    messages, long before it has the older ones, and no client can see when it has them.
+    """
+    replicas = config.get("num_replicas", 1)
+    is_raised = is_single(config) and isinstance(replicas, int) and replicas >= REPLICAS_MIN
+    return replicas if isinstance(replicas, int) and not is_raised else 1
+
+
 def is_single(config: Mapping[str, object]) -> bool:
     """Whether the stream was created with --allow-single: its lines are not replicated."""
     metadata = config.get("metadata")

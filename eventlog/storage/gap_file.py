@@ -35,6 +35,12 @@ class AcceptedGaps:
         """The gap in which entry `seq` was lost."""
         return self._first(gap for gap in self._all() if gap.seq_from <= seq <= gap.seq_to)
 
+    def first_lost(self, after: int) -> int | None:
+        """The first entry after a seq that was lost; None where there is none."""
+        lost = [gap for gap in self._all() if max(gap.seq_from, after + 1) <= gap.seq_to]
+        found = self._first(sorted(lost, key=lambda gap: gap.seq_from))
+        return None if found is None else max(found.seq_from, after + 1)
+
     def _first(self, gaps: Iterable[AcceptedGap]) -> AcceptedGap | None:
         for gap in gaps:
             segments = segment_seqs(self._disk.names(self._home.log_dir))

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from eventlog.format.segment import Position
-from eventlog.processes import TASKS_MAX, run, usable_cores
+from eventlog.processes import TASKS_MAX, run_in_processes, usable_cores
 from eventlog.storage.disk import Disk, RealDisk
 from eventlog.storage.home import Home, home_at
 from eventlog.storage.segment_disk import SegmentDisk
@@ -128,5 +128,7 @@ def _verified_ranges(
         if progress is not None:
             progress(done, total)
 
-    run(len(tasks), job, on_result, processes=processes if total >= PARALLEL_BYTES_MIN else 1)
+    run_in_processes(
+        len(tasks), job, on_result, processes=processes if total >= PARALLEL_BYTES_MIN else 1
+    )
     return {Position(verified.segment, verified.byte_from): verified for verified in ranges}

@@ -57,7 +57,9 @@ CHECKS: Mapping[str, Callable[[DoctorContext], Iterable[DoctorFinding]]] = Mappi
         "space": lambda context: check_space(context.home),
         "alpine": lambda context: asyncio.run(check_alpine(context.alpine)),
         "evidence": lambda context: check_evidence(context.home) if context.log else (),
-        "stream": lambda context: check_stream(context.stream()) if context.stream else (),
+        "stream": lambda context: (
+            check_stream(context.stream(), context.home) if context.stream else ()
+        ),
     }
 )
 

@@ -14,15 +14,18 @@ from eventlog import EventLogError
 from eventlog.plumbing import (
     REPLICAS_MIN,
     StreamSettings,
+    StreamUnfit,
     open_append_connection,
     open_stream,
     printable_value,
     read_monitors,
+    replica_state,
     require_client,
     sync_rule,
 )
 from projections.doctor.finding import NOTE, OK, PROBLEM, WARNING, DoctorFinding
 from projections.hosts import is_loopback
+from projections.replication.same_log import require_lines
 
 # The kill loop was run with it: no acknowledged line was lost. 2.15.1 was left without a leader
 # where the stream was compressed. 2.12 is the first one that stores several messages as a whole.
@@ -32,17 +35,17 @@ VERSION_MIN = (2, 12)
 SERVER, KEY, SYNC, STREAM, PEERS = "nats server", "nats key", "nats sync", "stream", "peers"
 
 
-def check_stream(settings: StreamSettings) -> list[DoctorFinding]:
+def check_stream(settings: StreamSettings, home: Path) -> list[DoctorFinding]:
     """Reports about each server, the login, the sync of messages, the stream and its peers."""
     require_client()
-    return asyncio.run(_check(settings))
+    return asyncio.run(_check(settings, home))
 
 
-async def _check(settings: StreamSettings) -> list[DoctorFinding]:
+async def _check(settings: StreamSettings, home: Path) -> list[DoctorFinding]:
     servers = [one for url in settings.urls for one in await _check_server(settings, url)]
     findings = [*servers, *_key_findings(settings), *await _check_sync(settings)]
     if any(server.level != PROBLEM for server in servers):
-        findings += await _check_content(settings)
+        findings += await _check_content(settings, home)
     return findings
 
 
@@ -130,8 +133,8 @@ async def _check_sync(settings: StreamSettings) -> list[DoctorFinding]:
     return findings
 
 
-async def _check_content(settings: StreamSettings) -> list[DoctorFinding]:
-    """Reports whether the stream meets the rules, and how many servers hold it."""
+async def _check_content(settings: StreamSettings, home: Path) -> list[DoctorFinding]:
+    """Reports whether the stream meets the rules and can hold the log, and who holds it."""
     try:
         stream = await open_stream(settings)
         try:
@@ -142,15 +145,20 @@ async def _check_content(settings: StreamSettings) -> list[DoctorFinding]:
         return [_finding(STREAM, PROBLEM, error.what, error.do)]
     found = f"{settings.stream} meets the rules and ends at seq {end.seq}"
     findings = [DoctorFinding(check=STREAM, level=OK, found=found)]
+    try:
+        if replica_state(home) is None:
+            require_lines(home, end.seq)
+    except StreamUnfit as error:
+        findings.append(_finding(STREAM, PROBLEM, error.what, error.do))
     if end.replicas < REPLICAS_MIN:
         do = f"create a stream with {REPLICAS_MIN} replicas before a loss of the server matters"
         findings.append(_finding(PEERS, NOTE, "one server holds it: nothing is replicated", do))
     elif end.replicas_current < end.replicas:
-        found = f"{end.replicas_current} of {end.replicas} servers hold all of it"
+        found = f"{end.replicas_current} of {end.replicas} servers are up to date"
         do = "bring the others back: with another loss the stream may stop"
         findings.append(_finding(PEERS, WARNING, found, do))
     else:
-        found = f"all {end.replicas} servers hold all of it"
+        found = f"all {end.replicas} servers are up to date"
         findings.append(DoctorFinding(check=PEERS, level=OK, found=found))
     return findings
 

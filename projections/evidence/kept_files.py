@@ -16,6 +16,7 @@ Invariant: a checkpoint is durable before it is printed, and none is ever remove
 may gain signatures behind its own.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -142,8 +143,14 @@ class KeptFiles:
                 self._directory.unlink(name)
 
     def replace_checkpoint(self, size: int, data: bytes) -> None:
-        """Replaces a checkpoint by itself with further signatures, durably."""
-        self._directory.replace(_checkpoint_name(size), data)
+        """Replaces a checkpoint by itself with further signatures, durably.
+
+        Its file keeps its time, which is that of signing.
+        """
+        name = _checkpoint_name(size)
+        written_ns = self._directory.stat(name).st_mtime_ns
+        self._directory.replace(name, data)
+        os.utime(name, ns=(written_ns, written_ns), dir_fd=self._directory.fd)
 
     def stamps(self, size: int) -> list[str]:
         """The names of the time stamps of a checkpoint, in the order in which they were kept."""

@@ -13,9 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from eventlog import Entry, EventLog
+from eventlog import Entry, EventLog, EventLogError
 from eventlog.plumbing import Disk, PollInterval, decode, run_in_thread
 from projections.errors import CheckpointMoved, ProjectionStalled
+from projections.evidence.closed_segments import add_closed_segments
 from projections.evidence.level_files import NAME, LevelFiles, level_files
 from projections.evidence.log_leaves import leaf_batches, leaves_of
 from projections.projection import Checkpoint
@@ -81,10 +82,16 @@ def update_tree(home: Path, *, disk: Disk | None = None, again: bool = False) ->
         if again:
             files.reset()
         state = _state_of_log(home, files)
-        for leaves, last_line in _batches(home, state.seq):
+
+        def add(leaves: bytes, last_line: bytes) -> None:
+            nonlocal state
             last = decode(last_line)
             state = Checkpoint(projection=NAME, seq=last.seq, chain=last.chain)
             files.append(leaves, state)
+
+        add_closed_segments(home, state.seq, add)
+        for leaves, last_line in _batches(home, state.seq):
+            add(leaves, last_line)
     return state
 
 
@@ -92,14 +99,20 @@ def _batches(home: Path, after: int) -> Iterator[tuple[bytes, bytes]]:
     """The leaf hashes of many lines, and the last of these lines."""
     leaves: list[bytes] = []
     last_line = b""
-    for batch in leaf_batches(home, after=after):
-        leaves += batch.leaves
-        last_line = batch.lines[-1]
-        if len(leaves) >= BATCH_LINES:
-            yield b"".join(leaves), last_line
-            leaves = []
+    problem = None
+    try:
+        for batch in leaf_batches(home, after=after):
+            leaves += batch.leaves
+            last_line = batch.lines[-1]
+            if len(leaves) >= BATCH_LINES:
+                yield b"".join(leaves), last_line
+                leaves = []
+    except EventLogError as error:
+        problem = error
     if leaves:
         yield b"".join(leaves), last_line
+    if problem is not None:
+        raise problem
 
 
 def _state_of_log(home: Path, files: LevelFiles) -> Checkpoint:

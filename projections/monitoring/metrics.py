@@ -210,7 +210,7 @@ def _mirror_metrics(mirror: MirrorSnapshot) -> Iterator[Metric]:
     help_text = "Lines that the stream had acknowledged and did not hold later"
     yield _gauge("eventlog_mirror_lost_acked", help_text, mirror.lost_acked)
     if mirror.replicas_current is not None:
-        help_text = "Servers that held all of the stream when the mirror last checked it"
+        help_text = "Servers that were up to date with the stream when the mirror last checked it"
         yield _gauge("eventlog_mirror_replicas_current", help_text, mirror.replicas_current)
 
 

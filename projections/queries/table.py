@@ -9,6 +9,7 @@ from pathlib import Path
 from sqlite3 import Connection, Error
 from typing import TypeVar
 
+from projections.errors import ProjectionError
 from projections.queries.as_of import seq_as_of
 from projections.sqlite.database import (
     database_path,
@@ -18,25 +19,41 @@ from projections.sqlite.database import (
     require_readable,
     unreadable_error,
 )
-from projections.sqlite.file import DamagedDatabase
+from projections.sqlite.file import BUSY_TIMEOUT_S, DamagedDatabase, is_busy
 
 T = TypeVar("T")
 
 
-def read_home(home: str | os.PathLike[str], read: Callable[[Connection], T]) -> T:
+class TableBusy(ProjectionError):
+    """Another program kept the table locked for longer than a read waits."""
+
+
+def read_home(
+    home: str | os.PathLike[str],
+    read: Callable[[Connection], T],
+    *,
+    timeout_s: float = BUSY_TIMEOUT_S,
+) -> T:
     """Returns `read(connection)` in one snapshot. `read` may be called again.
 
-    Raises ProjectionError without a readable database, ForeignHome for one of the old tracker.
+    Raises ProjectionError without a readable database, TableBusy where it stays locked, ForeignHome
+    for one of the old tracker.
     """
     path = database_path(Path(home))
     try:
-        return read_table(path, read)
+        return read_table(path, read, timeout_s=timeout_s)
     except FileNotFoundError:
         raise missing_error(path) from None
     except DamagedDatabase as error:
         require_readable(path, inspect_database(path, check_pages=False))
         raise unreadable_error(path, error) from error
     except Error as error:
+        if is_busy(error):
+            raise TableBusy(
+                "the table is busy: another program has locked it",
+                where=str(path),
+                do="try again in a moment; if it stays so, find the program that holds the lock",
+            ) from error
         raise unreadable_error(path, error) from error
 
 

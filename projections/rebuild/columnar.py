@@ -34,8 +34,9 @@ _CANONICAL_MEMBERS = re.compile(
 )
 _SALT_KEY = b',"%b":' % SALT.encode()
 # The salt that our writer adds, behind all other members: 16 bytes in hex, between quotes.
+_SALT_START = _SALT_KEY + b'"'
 _SALT_TO = -(2 * 16 + 1)
-_SALT_FROM = _SALT_TO - len(_SALT_KEY) - 1
+_SALT_FROM = _SALT_TO - len(_SALT_START)
 
 
 class ColumnarRows(NamedTuple):
@@ -134,7 +135,7 @@ def _extras(members: Sequence[bytes]) -> list[str | None]:
 
 def _extra(members: bytes) -> str | None:
     # The last member is at the top level. Its text has no quote, so these bytes are its key.
-    if members[_SALT_FROM:_SALT_TO] == _SALT_KEY + b'"' and members[_SALT_TO:-1].isalnum():
+    if members[_SALT_FROM:_SALT_TO] == _SALT_START and members[_SALT_TO:-1].isalnum():
         members = members[:_SALT_FROM]
     if not members:
         return None

@@ -20,6 +20,8 @@ from eventlog.plumbing import (
     fence_state,
     open_stream,
     printable,
+    read_mirror_record,
+    state_of_log,
 )
 from projections.errors import ProjectionError
 from projections.replication.follow_record import FollowFigures, FollowRecord
@@ -80,12 +82,33 @@ def _prepare(log: ReplicaLog, settings: StreamSettings, *, from_backup: bool) ->
     if state is None and tip.seq == 0:
         log.begin(ReplicaState(stream=settings.name), tip)
     elif state is None and not from_backup:
-        raise ProjectionError(
-            "this home has a log of its own, and may be the primary",
-            where=log.home,
-            do="use a new home; if this log was restored from a backup to seed a replica, add "
-            "--from-backup",
+        raise _own_log_error(log.home, settings, tip.seq)
+
+
+def _own_log_error(home: str, settings: StreamSettings, last_seq: int) -> ProjectionError:
+    """The error for a home that is no replica: what it seems to be, and what to do then."""
+    rejoin = "run `eventlog rejoin`, which sets aside what only this home has"
+    seed = "if this log was restored from a backup to seed a replica, add --from-backup"
+    record = read_mirror_record(home)
+    if record is not None and record.stream == settings.stream:
+        return ProjectionError(
+            f"this home was the primary of the stream {settings.name}, and may be it still",
+            where=home,
+            do=f"if another home was promoted, {rejoin}; else nothing is to be done",
         )
+    known = state_of_log(home, settings.name, last_seq)
+    if known.primary is not None:
+        return ProjectionError(
+            f"this home has a log of its own, of which {known.primary} became the primary (epoch "
+            f"{known.epoch}), and may be that home",
+            where=home,
+            do=f"if another home was promoted since then, {rejoin}; {seed}",
+        )
+    return ProjectionError(
+        "this home has a log of its own, and may be the primary",
+        where=home,
+        do=f"use a new home; {seed}",
+    )
 
 
 def require_stream(state: ReplicaState, settings: StreamSettings, home: str) -> None:

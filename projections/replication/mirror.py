@@ -6,9 +6,10 @@ mirrors do no harm, and neither does a crash at any point.
 
     mirroring   lines are published as they become durable
     waiting     the servers do not answer, or have no quorum, or refuse a request
-    unfit       the stream or a server breaks a rule; nothing is published
+    unfit       the stream or a server breaks a rule, or the log has lost a line; nothing is
+                published
     fenced      the stream ends beyond this log or holds another line; nothing is published
-    short       messages are missing from the stream, or lines from the log; nothing is published
+    short       messages are missing from the stream; nothing is published
 
 An outage is waited for, and stops no other projection. In the last three states the projection has
 failed, and is tried again with back-off.
@@ -23,7 +24,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from eventlog import Entry, EventLog, LogDiverged
+from eventlog import Entry, EventLog, LogDiverged, UnsafePath
 from eventlog.plumbing import (
     FENCED,
     MIRROR,
@@ -52,6 +53,7 @@ from projections.errors import CheckpointMoved, ProjectionStalled
 from projections.projection import Checkpoint
 from projections.replication.forks import OLDER_STREAM_DO, older_stream_text
 from projections.replication.mirror_record import MirrorRecorder
+from projections.replication.same_log import lost_error, require_line_of_log, require_lines
 from projections.runtime.home_log import entry_at
 
 logger = logging.getLogger(__name__)
@@ -71,6 +73,7 @@ class MirrorProjection:
     """Mirrors one home to one stream."""
 
     name = MIRROR
+    gather_s = 0.0  # lines gather while a publication is in progress
 
     def __init__(
         self,
@@ -134,16 +137,11 @@ class MirrorProjection:
     ) -> list[StreamLine]:
         """The stored lines of a batch, each with the segment that holds it.
 
-        Raises StreamShort where damage that an operator accepted left a gap in the log.
+        Raises StreamUnfit where damage that an operator accepted left a gap in the log.
         """
         if entries[-1].seq - before.seq != len(entries):
             found = (seq for seq, entry in enumerate(entries, before.seq + 1) if entry.seq != seq)
-            raise StreamShort(
-                f"the log has no entry {next(found)}: its damage was accepted, and the stream must "
-                "hold each line",
-                where=str(self._home),
-                do="put the line back with `eventlog repair --from BACKUP`",
-            )
+            raise lost_error(self._home, next(found))
         if before.segment is not None and before.segment == after.segment:
             return [StreamLine(entry.seq, before.segment, entry.line) for entry in entries]
         starts = await run_in_thread(lambda: segment_starts(self._home))
@@ -172,6 +170,7 @@ class MirrorProjection:
         engine = await self._open_engine(self._settings)
         try:
             end = await self._settled_end(engine)
+            await run_in_thread(lambda: require_lines(self._home, end.seq))
             await self._require_line_of_log(engine, end)
             if end.seq < self._recording.record.acked:
                 await self._report_lost(end)
@@ -228,14 +227,27 @@ class MirrorProjection:
         return end
 
     async def _report_lost(self, end: StreamEnd) -> None:
+        """Notes the loss before the lines are published again: later nothing would show it.
+
+        Raises StreamUnavailable where it cannot be noted.
+        """
         acked = self._recording.record.acked
+        try:
+            await self._recording.add_lost(end.seq, end.chain)
+        except (OSError, UnsafePath) as error:
+            raise StreamUnavailable(
+                f"the stream has lost lines {end.seq + 1} to {acked}, which cannot be noted: "
+                f"{error}",
+                where=str(self._home / "data"),
+                do="free space on this disk: then the loss is noted, and the lines are published "
+                "again",
+            ) from error
         logger.error(
             "mirror_lost_acknowledged stream=%s from=%d to=%d: the lines are published again",
             self._settings.stream,
             end.seq + 1,
             acked,
         )
-        await self._recording.add_lost(end.seq, end.chain)
 
     def _set_acked(self, last: StreamLine) -> None:
         self._recording.set_acked(last.seq, StreamEnd(last.seq, last.line).chain)
@@ -349,29 +361,6 @@ class MirrorProjection:
         if entry is None:
             return Checkpoint(projection=MIRROR)
         return Checkpoint(projection=MIRROR, seq=entry.seq, chain=entry.chain)
-
-
-def require_line_of_log(home: Path, end: StreamEnd, where: str) -> None:
-    """Raises LogDiverged unless the last line of the stream is a line of this log.
-
-    Raises StreamForeign where it is no line at all.
-    """
-    chain = end.chain
-    with EventLog(home) as log:
-        last_seq = log.last_seq
-        entry = entry_at(log, end.seq) if end.seq <= last_seq else None
-    if end.seq == 0 or (entry is not None and (entry.seq, entry.chain) == (end.seq, chain)):
-        return
-    found = (
-        f"the stream ends at seq {end.seq}, and this log at {last_seq}"
-        if end.seq > last_seq
-        else f"at seq {end.seq} the stream holds another line than this log"
-    )
-    raise LogDiverged(
-        f"{found}: another home continued the stream, or this log was restored to an older state",
-        where=where,
-        do="find out which of the two is right; this log publishes nothing until they agree",
-    )
 
 
 def _is_same(found: Checkpoint, other: Checkpoint) -> bool:

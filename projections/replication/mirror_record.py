@@ -12,7 +12,7 @@ import json
 import logging
 import os
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from eventlog import EventLogError, UnsafePath
@@ -23,6 +23,7 @@ from eventlog.plumbing import (
     make_private_dir,
     read_mirror_record,
     run_in_thread,
+    uncancelled,
     write_record,
 )
 from projections.errors import ProjectionError
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 # crash the record may be behind the stream by as much; the next start reads the stream.
 WRITE_PAUSE_S = 0.5
 ACKED_BYTES = 1024  # more than a record without error text: each write covers the one before it
+_ACKED_FIELDS = tuple(each.name for each in fields(MirrorRecord) if each.name != "last_error")
 
 
 class MirrorRecorder:
@@ -46,6 +48,7 @@ class MirrorRecorder:
         self.record = found if found is not None and is_ours else MirrorRecord(stream=stream)
         self._written: MirrorRecord | None = self.record if is_ours else None
         self._changed = asyncio.Event()
+        self._writing = asyncio.Lock()  # held by the one task that writes the file
         self._has_failed = False
         self._task: asyncio.Task[None] | None = None
         self._acked_fd = -1  # of the file that is written at each acknowledgement
@@ -65,14 +68,20 @@ class MirrorRecorder:
         self._set(replace(self.record, state=state, last_error=error))
 
     def set_replicas(self, replicas: int, current: int) -> None:
-        """Notes how many servers are to hold the stream, and how many hold all of it."""
+        """Notes how many servers are to hold the stream, and how many are up to date."""
         self._set(replace(self.record, replicas=replicas, replicas_current=current))
 
     async def add_lost(self, end_seq: int, chain: str) -> None:
-        """Notes that the stream ends at `end_seq`, below what it has acknowledged. Durable."""
+        """Notes that the stream ends at `end_seq`, below what it has acknowledged. Durable.
+
+        Raises OSError and UnsafePath where that cannot be written; then nothing was noted.
+        """
         lost = self.record.lost_acked + self.record.acked - end_seq
-        self._set(replace(self.record, acked=end_seq, acked_chain=chain, lost_acked=lost))
-        await run_in_thread(self._write)
+        async with self._writing:  # an older record must not be written after this one
+            record = replace(self.record, acked=end_seq, acked_chain=chain, lost_acked=lost)
+            await uncancelled(run_in_thread(lambda: self._store(record)))
+            self._written = record
+            self._set(replace(self.record, acked=end_seq, acked_chain=chain, lost_acked=lost))
 
     async def close(self) -> None:
         """Writes the last change."""
@@ -80,8 +89,7 @@ class MirrorRecorder:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
-        with suppress(EventLogError):
-            await run_in_thread(self._write)
+        await self._write()
         if self._acked_fd >= 0:
             os.close(self._acked_fd)
             self._acked_fd = -1
@@ -96,7 +104,8 @@ class MirrorRecorder:
                 path = make_run_directory(self._home) / ACKED_NAME
                 flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
                 self._acked_fd = os.open(path, flags, 0o600)
-            shown = asdict(replace(self.record, last_error=None))
+            # Not by `asdict`, which copies each value: this is done some hundred times a second.
+            shown = {name: getattr(self.record, name) for name in _ACKED_FIELDS}
             os.pwrite(self._acked_fd, json.dumps(shown).encode().ljust(ACKED_BYTES), 0)
 
     def _set(self, record: MirrorRecord) -> None:
@@ -108,23 +117,30 @@ class MirrorRecorder:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            with suppress(EventLogError):  # no thread is left: written at the next change
-                await run_in_thread(self._write)
+            await self._write()
             await asyncio.sleep(WRITE_PAUSE_S)
 
-    def _write(self) -> None:
-        record = self.record
-        if record == self._written:
-            return
+    async def _write(self) -> None:
+        """Writes the record where it has changed. A full disk, for example, stops no mirror."""
+        async with self._writing:
+            record = self.record
+            if record == self._written:
+                return
+            try:
+                await uncancelled(run_in_thread(lambda: self._store(record)))
+            except (OSError, UnsafePath) as error:
+                if not self._has_failed:
+                    path = self._home / "data" / RECORD_NAME
+                    logger.warning("mirror_record_not_written path=%s error=%s", path, error)
+                self._has_failed = True
+            except EventLogError:
+                pass  # no thread is left: written at the next change
+            else:
+                self._written, self._has_failed = record, False
+
+    def _store(self, record: MirrorRecord) -> None:
+        """Replaces the file, durably. Raises OSError, UnsafePath."""
         data_dir = self._home / "data"
-        try:
-            with suppress(FileExistsError):
-                make_private_dir(data_dir)  # not the home, which may have been moved
-            write_record(data_dir, RECORD_NAME, asdict(record))
-        except (OSError, UnsafePath) as error:  # such as a full disk, which stops no mirror
-            if not self._has_failed:
-                path = data_dir / RECORD_NAME
-                logger.warning("mirror_record_not_written path=%s error=%s", path, error)
-            self._has_failed = True
-            return
-        self._written, self._has_failed = record, False
+        with suppress(FileExistsError):
+            make_private_dir(data_dir)  # not the home, which may have been moved
+        write_record(data_dir, RECORD_NAME, asdict(record))

@@ -32,10 +32,10 @@ class Batcher:
         batches: AsyncGenerator[Batch, None],
         stop: asyncio.Event,
         wait_until_lost: Callable[[], Coroutine[None, None, None]] | None,
-        load: Load | None = None,
+        load: Load,
     ) -> None:
         self._batches = batches
-        self._load = load or Load()
+        self._load = load
         self._buffered = Batch()
         self._tail_read: asyncio.Future[Batch] | None = None
         self.is_filling = False  # holds a batch that waits for more entries

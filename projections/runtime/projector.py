@@ -23,6 +23,7 @@ from projections.projection import Checkpoint, Drainable, Projection
 from projections.runtime.batcher import Batcher, Pace
 from projections.runtime.containment import contained
 from projections.runtime.home_log import entry_at, require_same_log
+from projections.runtime.load import load_of
 from projections.runtime.pause import wait_for_event
 
 if TYPE_CHECKING:
@@ -149,7 +150,8 @@ class Projector:
                 self._end_seq = log.last_seq
             self._report_progress()
             batches = self._tail(log, opened)
-            async with aclosing(batches), Batcher(batches, self._stop, self._lost) as source:
+            batcher = Batcher(batches, self._stop, self._lost, load_of(self._projection))
+            async with aclosing(batches), batcher as source:
                 self._batcher = source
                 while not self._is_done(until_seq):
                     batch = await source.next(self._pace, until_seq)

@@ -19,6 +19,7 @@ from projections.projection import CHAIN_START, Checkpoint
 from projections.run_directory import make_run_directory
 from projections.signals import schema
 from projections.sqlite.file import (
+    BUSY_TIMEOUT_S,
     DamagedDatabase,
     connect,
     create_private_file,
@@ -108,9 +109,12 @@ def _expected_schema() -> Schema:
     return schema_of((*schema.TABLES, *schema.INDEXES))
 
 
-def read_table(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
+def read_table(
+    path: Path, read: Callable[[sqlite3.Connection], T], *, timeout_s: float = BUSY_TIMEOUT_S
+) -> T:
     """Returns `read(connection)` in one snapshot, in which the tables are exactly ours.
 
+    `timeout_s` is how long it waits for a lock that another process holds.
     Raises FileNotFoundError, SchemaTooOld, sqlite3.Error.
     """
 
@@ -119,7 +123,7 @@ def read_table(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
         require_exact(database, path)
         return read(database)
 
-    return read_database(path, read_checked)
+    return read_database(path, read_checked, timeout_s=timeout_s)
 
 
 def require_exact(database: sqlite3.Connection, path: Path) -> None:

@@ -67,24 +67,39 @@ def is_transient(error: sqlite3.Error) -> bool:
     return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _TRANSIENT_CODES
 
 
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether another process holds a lock."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
 def connect(
     path: Path,
     *,
     readonly: bool = False,
     is_shared: bool = True,
     wal_bytes_max: int = JOURNAL_BYTES_MAX,
+    timeout_s: float = BUSY_TIMEOUT_S,
 ) -> sqlite3.Connection:
     """Opens a connection without an event loop. `readonly` also works where we may not write.
 
     `is_shared` is False for a new file that no other process opens: it needs no -shm.
-    `wal_bytes_max` is the size up to which the WAL may grow.
+    `wal_bytes_max` is the size up to which the WAL may grow. `timeout_s` is how long a statement
+    waits for a lock that another process holds.
     """
     if not readonly:
-        database = open_file(path, "mode=rw", wal_bytes_max=wal_bytes_max if is_shared else 0)
+        database = open_file(
+            path,
+            "mode=rw",
+            timeout_s=timeout_s,
+            wal_bytes_max=wal_bytes_max if is_shared else 0,
+        )
         if not is_shared:
             database.execute("PRAGMA locking_mode = EXCLUSIVE")
         return database
-    database = open_file(path, "mode=ro", wal_bytes_max=wal_bytes_max if is_shared else 0)
+    database = open_file(
+        path, "mode=ro", timeout_s=timeout_s, wal_bytes_max=wal_bytes_max if is_shared else 0
+    )
     try:
         database.execute("PRAGMA query_only = ON")
         database.execute("SELECT 1 FROM sqlite_master").fetchone()
@@ -97,7 +112,9 @@ def connect(
     return database
 
 
-def read_database(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
+def read_database(
+    path: Path, read: Callable[[sqlite3.Connection], T], *, timeout_s: float = BUSY_TIMEOUT_S
+) -> T:
     """Returns `read(connection)`. Creates no file where no process has the database open.
 
     `read` may be called again. Raises FileNotFoundError, sqlite3.Error, UnsafePath.
@@ -114,7 +131,7 @@ def read_database(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
             if file_identity(path) == before:
                 raise
     try:
-        with closing(connect(path, readonly=True)) as database:
+        with closing(connect(path, readonly=True, timeout_s=timeout_s)) as database:
             return read(database)
     except sqlite3.Error as error:
         if not lacks_index(error):

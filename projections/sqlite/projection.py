@@ -108,6 +108,7 @@ class SqliteProjection:
                 self._wal_inodes = _wal_inodes(path)
                 self._schema_version = await _schema_version(self._require_db())
                 await self._check_schema()
+                await self._check_writable()
                 return await self._checkpoint()
             except BaseException as error:
                 db, self._db = self._db, None
@@ -210,6 +211,15 @@ class SqliteProjection:
         checking = run_in_thread(lambda: database.inspect_database(path, check_pages=False))
         if await uncancelled(checking) != database.CURRENT:
             raise CheckpointMoved("another program has changed the schema", where=str(path))
+
+    async def _check_writable(self) -> None:
+        """Raises sqlite3.Error where SQLite can only read through this connection.
+
+        It reads with an -shm that this account may not write, and goes on so for ever.
+        """
+        db = self._require_db()
+        await db.execute("BEGIN IMMEDIATE")
+        await db.execute("ROLLBACK")
 
     async def _roll_back(self, db: aiosqlite.Connection) -> None:
         """Ends the transaction. Where the rollback fails, closes the connection."""

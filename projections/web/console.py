@@ -10,9 +10,10 @@ from pathlib import Path
 
 from eventlog.plumbing import run_in_thread
 from projections.web.answers import Redactor
-from projections.web.live import LiveLog, LiveStatus, Streams
+from projections.web.live import LiveStatus, Streams
 from projections.web.outcomes.cache import Outcomes
 from projections.web.pages import load_static
+from projections.web.views.live_log import LiveLog
 from projections.web.views.moment import Moments
 from projections.web.views.signals import SignalCount
 from projections.web.views.vitals import Vitals
@@ -57,6 +58,7 @@ class Console:
             yield
         finally:
             self.log.stop()
+            self.outcomes.end()
             for task in tasks.values():
                 task.cancel()
             await asyncio.gather(*tasks.values(), return_exceptions=True)

@@ -27,7 +27,12 @@ from projections.web.views.moment import whole_number
 from projections.web.views.parked import read_parked_page, request_action
 from projections.web.views.past_status import read_past_status
 from projections.web.views.signal import read_prices, read_signal
-from projections.web.views.signals import as_of_table, read_signals, selection_of
+from projections.web.views.signals import (
+    as_of_table,
+    count_signals,
+    read_signals,
+    selection_of,
+)
 
 LOAD_S_MAX = 0.3  # then a request for outcomes gets the progress of their loading
 
@@ -41,6 +46,7 @@ def make_app(console: Console, login: Login | None) -> Starlette:
         "/api/live": _live,
         "/api/log": _log,
         "/api/signals": _signals,
+        "/api/signals/count": _signals_count,
         "/api/signals/{seq:int}": _signal,
         "/api/prices": _prices,
         "/api/evidence": _evidence,
@@ -135,6 +141,13 @@ async def _signals(console: Console, request: Request) -> Response:
         return read_signals(console.home, console.moments, console.signal_count, query)
 
     return json_answer(await console.workers.run(read))
+
+
+async def _signals_count(console: Console, request: Request) -> Response:
+    query = request.query_params
+    return json_answer(
+        await console.workers.run(lambda: count_signals(console.home, console.moments, query))
+    )
 
 
 async def _signal(console: Console, request: Request) -> Response:

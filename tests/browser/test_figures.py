@@ -81,7 +81,9 @@ def test_signals_are_those_of_the_command(shown: Shown, moment: str | None) -> N
         found = page.seqs("signals")
         words = options(moment, action="buy", outcome="loss", limit="10000")
         assert len(found) >= 20
-        assert found == newest_first(shown.ask("signals", *words))[: len(found)]
+        listed = newest_first(shown.ask("signals", *words))
+        assert found == listed[: len(found)]
+        page.wait(f"document.querySelector('#found').textContent === '{len(listed):,} signals'")
 
 
 def test_no_page_shows_anything_recorded_later(shown: Shown) -> None:

@@ -18,6 +18,9 @@ FOCUSABLE = """[...document.querySelectorAll(
 SHOWS_FOCUS = """((focused) => focused === document.body || /^date/.test(focused.type) ||
     getComputedStyle(focused).outlineStyle !== "none" ||
     getComputedStyle(focused).boxShadow !== "none")(document.activeElement)"""
+# Contents of the latest entries that their cells have no room for.
+CUT_OFF = """[...document.querySelectorAll("#latest .says")].filter((each) =>
+    each.scrollWidth > each.clientWidth)"""
 
 
 def name_of(page: str) -> str:
@@ -44,6 +47,7 @@ def test_a_page_has_no_error_no_barrier_and_nothing_from_elsewhere(
         page.goto(shown.address(path))
         page.trim()
         page.shot(f"{name_of(path)}-1360-{scheme}")
+        assert page.js(f"{CUT_OFF}.length") == 0
         assert page.axe() == []
         page.call("setViewportSize", PHONE)
         page.call("reload")
@@ -54,6 +58,17 @@ def test_a_page_has_no_error_no_barrier_and_nothing_from_elsewhere(
         assert wide_things(page) == []
         assert context.problems() == []
         assert [url for url in context.requests() if not url.startswith(f"{shown.url}/")] == []
+
+
+def test_the_first_question_of_a_page_is_asked_once(shown: Shown) -> None:
+    for address in ("/", "/signals?symbol=AAPL&outcome=win&as_of_seq=400", "/outcomes"):
+        with shown.context() as context:
+            context.page().goto(shown.url + address)
+            requests = [url.removeprefix(shown.url) for url in context.requests()]
+            asked = [url for url in requests if url.startswith("/api/") and "live" not in url]
+            assert len(asked) == 1, asked
+            assert requests.count("/static/signals.js") == address.startswith("/signals")
+            assert context.problems() == []
 
 
 @pytest.mark.parametrize("path", ["/outcomes", "/signals/SEQ"], ids=name_of)

@@ -48,7 +48,7 @@ def test_each_task_is_done_once(tasks: int, processes: int) -> None:
     answers = []
     job = lambda number: (number, "x" * number)
     note = lambda number, answer: answers.append((number, answer))
-    processes.run({tasks}, job, note, processes={processes})
+    processes.run_in_processes({tasks}, job, note, processes={processes})
     assert sorted(answers) == [(n, (n, "x" * n)) for n in range({tasks})]
     assert left() == []
     """
@@ -74,7 +74,7 @@ def test_several_processes_take_part() -> None:
             os.read(gate, 1)
         return os.getpid()
 
-    processes.run(60, job, lambda n, pid: pids.add(pid), processes=3)
+    processes.run_in_processes(60, job, lambda n, pid: pids.add(pid), processes=3)
     print(len(pids), parent in pids)
     """
     assert in_fresh_process(script).stdout == "3 True\n"
@@ -84,7 +84,7 @@ def test_a_large_result_arrives_complete() -> None:
     script = """
     sizes = []
     job = lambda number: bytes([number]) * 3_000_000
-    processes.run(9, job, lambda n, answer: sizes.append(len(answer)), processes=3)
+    processes.run_in_processes(9, job, lambda n, answer: sizes.append(len(answer)), processes=3)
     print(sizes == [3_000_000] * 9)
     """
     assert in_fresh_process(script).stdout == "True\n"
@@ -102,7 +102,7 @@ def test_a_killed_worker_loses_only_its_result_and_is_logged() -> None:
             wait_for(1)
         return number
 
-    processes.run(40, job, lambda n, answer: answered.append(n), processes=2)
+    processes.run_in_processes(40, job, lambda n, answer: answered.append(n), processes=2)
     print(json.dumps([len(answered), len(set(answered)), left()]))
     """
     done = in_fresh_process(script)
@@ -123,7 +123,7 @@ def test_an_exception_in_a_worker_counts_as_its_death() -> None:
             wait_for(2)
         return number
 
-    processes.run(40, job, lambda n, answer: answered.append(n), processes=3)
+    processes.run_in_processes(40, job, lambda n, answer: answered.append(n), processes=3)
     print(len(answered))
     """
     done = in_fresh_process(script)
@@ -146,7 +146,7 @@ def test_an_exception_in_the_parent_ends_all_workers(where: str) -> None:
             raise RuntimeError("here")
 
     try:
-        processes.run(900, job, answered, processes=4)
+        processes.run_in_processes(900, job, answered, processes=4)
     except RuntimeError as error:
         print(error, left(), len(os.listdir("/proc/self/fd")))
     """
@@ -164,7 +164,7 @@ def test_a_worker_ends_when_its_parent_was_killed() -> None:
     def answered(number, answer):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    processes.run(900, job, answered, processes=3)
+    processes.run_in_processes(900, job, answered, processes=3)
     """
     # The output ends when the last process that holds it does.
     assert in_fresh_process(script).returncode == -9
@@ -185,7 +185,7 @@ def test_exit_handlers_of_the_program_are_not_run_in_a_worker() -> None:
             wait_for(1)
         return number
 
-    processes.run(20, job, lambda n, answer: None, processes=2)
+    processes.run_in_processes(20, job, lambda n, answer: None, processes=2)
     os.kill(parent, signal.SIGTERM)
     print(parent)
     """
@@ -202,7 +202,9 @@ def test_a_process_of_several_threads_is_not_forked() -> None:
     try:
         assert not processes.can_fork()
         seen: list[int] = []
-        processes.run(5, lambda number: number, lambda n, _: seen.append(n), processes=4)
+        processes.run_in_processes(
+            5, lambda number: number, lambda n, _: seen.append(n), processes=4
+        )
         assert seen == [0, 1, 2, 3, 4]
     finally:
         stop.set()
@@ -220,7 +222,8 @@ def test_if_fork_fails_one_process_does_all_the_work() -> None:
     else:  # this user is above the limit
         os._exit(0) if pid == 0 else None
     answered = []
-    processes.run(20, lambda number: number, lambda n, answer: answered.append(n), processes=3)
+    answer = lambda number, _: answered.append(number)
+    processes.run_in_processes(20, lambda number: number, answer, processes=3)
     print(sorted(answered) == list(range(20)))
     """
     assert in_fresh_process(script).stdout == "True\n"

@@ -9,6 +9,7 @@
 Invariant: no process outlives the test that started it.
 """
 
+import fcntl
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -129,6 +131,12 @@ class Pipe:
         view = memoryview(data)
         while view:
             view = view[os.write(self.process.stdin.fileno(), view) :]
+
+    def has_unread_input(self) -> bool:
+        """Whether lines that were sent to it wait in its stdin."""
+        assert self.process.stdin is not None
+        waiting = fcntl.ioctl(self.process.stdin.fileno(), termios.FIONREAD, bytes(4))
+        return int.from_bytes(waiting, sys.byteorder) > 0
 
     def read_answers(self, count: int = 1) -> list[dict[str, Any]]:
         """The next `count` answers; fewer only at the end of its output."""

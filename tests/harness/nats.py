@@ -40,6 +40,7 @@ T = TypeVar("T")
 
 PROGRAM = shutil.which("nats-server", path=str(Path(sys.executable).parent))
 REQUEST_S = 3.0
+UNAVAILABLE, NO_PEERS = 503, 10005  # of servers that have just started, or lost their leader
 GET_S = 30.0  # for one of GETS_AT_ONCE, on a busy machine
 GETS_AT_ONCE = 100
 STOP_S_MAX = 20.0
@@ -80,6 +81,7 @@ class NatsServers:
         self.directory = directory
         self.processes: list[subprocess.Popen[bytes] | None] = [None] * nodes
         self.node_env: list[dict[str, str]] = [{}] * nodes
+        self.node_prefix: list[tuple[str, ...]] = [()] * nodes  # runs a node, as `ip netns exec`
         self.login = ""  # `user:password@`, where the servers demand one
         ports = free_ports(3 * nodes)
         self.ports, self.monitor_ports, self.route_ports = (ports[i::3] for i in range(3))
@@ -109,8 +111,15 @@ class NatsServers:
         """Creates a stream by the rules; `changes` break some of them. Fails if it cannot."""
         replicas = REPLICAS_MIN if len(self.processes) >= REPLICAS_MIN else 1
         config = stream_config(self.settings(stream), replicas=replicas) | changes
-        answer = self.request(f"STREAM.CREATE.EVENTLOG_{stream}", config)
-        assert "error" not in answer, answer
+        answers: list[dict[str, Any]] = []
+
+        def is_answered() -> bool:
+            answers.append(self.request(f"STREAM.CREATE.EVENTLOG_{stream}", config))
+            error = answers[-1].get("error", {})
+            return not (error.get("code") == UNAVAILABLE or error.get("err_code") == NO_PEERS)
+
+        until(is_answered, lambda: str(answers[-1]))
+        assert "error" not in answers[-1], answers[-1]
 
     def delete_stream(self, stream: str) -> None:
         """Deletes a stream with all its messages."""
@@ -150,7 +159,7 @@ class NatsServers:
             if process is None or process.poll() is not None:
                 with self._output(index).open("ab") as output:
                     self.processes[index] = subprocess.Popen(
-                        [str(PROGRAM), "-c", str(self.config(index))],
+                        [*self.node_prefix[index], str(PROGRAM), "-c", str(self.config(index))],
                         env={**os.environ, **self.node_env[index]},
                         stdin=subprocess.DEVNULL,
                         stdout=output,

@@ -24,7 +24,8 @@ from tests.harness.requirements import (
 
 MODULE_LINES_MAX = 400  # the aim is about 300; a longer module surely has two jobs
 FUNCTION_LINES_MAX = 60  # the aim is about 40, docstring included
-LONGER: dict[str, str] = {}  # path of a module that may be longer: why
+# Path of a module that may be longer: why.
+LONGER = {"eventlog/plumbing.py": "a list of names, each of which takes three lines"}
 
 # The pure core: every byte and every time is passed in, so that properties can cover all of them.
 PURE = (
@@ -117,7 +118,7 @@ def test_the_pure_core_never_sees_a_clock_a_disk_or_the_environment(path: Path) 
     assert set(names_used(ast.parse(path.read_text()))) & IMPURE == set()
 
 
-@pytest.mark.parametrize("name", [*PURE, *sorted(LAZY), *LONGER])
+@pytest.mark.parametrize("name", sorted({*PURE, *LAZY, *LONGER}))
 def test_each_path_that_a_rule_names_exists(name: str) -> None:
     """A rule for a module that was moved would silently check nothing."""
     path = CHECKOUT / name

@@ -135,6 +135,25 @@ def reported(text: str) -> dict[str, object]:
 
 
 @pytest.mark.slow
+def test_with_machines_a_failover_loses_nothing_that_was_replicated_and_writes_nothing_twice(
+    tmp_path: Path,
+) -> None:
+    done = demo(tmp_path, "--machines", "--home", "home")
+    assert (done.returncode, done.stderr) == (0, "")
+    a, b = (assert_valid_log(tmp_path / "home" / name) for name in ("a", "b"))
+    assert a == b
+    assert [entry["host"] for entry in b if entry["event"] == "promoted"] == ["b"]
+    last = done.stdout.splitlines()[-1]
+    found = re.fullmatch(r"demo: ([\d,]+) entries .* the ([\d,]+) that were .* in .* s\.", last)
+    assert found, last
+    entries, replicated = (int(text.replace(",", "")) for text in found.groups())
+    assert (entries, 0 < replicated < entries) == (len(b), True)
+    assert left_of(tmp_path) == []
+    again = demo(tmp_path, "--machines", "--home", "home")
+    assert (again.returncode, "is from an earlier run" in again.stderr) == (3, True)
+
+
+@pytest.mark.slow
 def test_the_last_line_of_each_run_gives_the_counts_of_log_table_and_alpine(
     tmp_path: Path,
 ) -> None:

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import click
@@ -25,7 +26,7 @@ from projections.monitoring.snapshot import (
     Snapshot,
 )
 from projections.projection import RequestCounters
-from projections.replication import follow
+from projections.replication import follow, serve
 from projections.runtime.daemon import STATUS_S, STOP_S_MAX
 from projections.runtime.projector import BatchCounters
 from tests.harness.requirements import CHECKOUT, needs_tool
@@ -73,7 +74,7 @@ def command_named(name: str) -> click.Command:
 
 def test_there_are_units_for_the_daemons_the_console_and_verify() -> None:
     names = [words[0] for unit in UNITS for words in commands_of(unit)]
-    assert {"project", "web", "verify", "follow", "evidence"} <= set(names)
+    assert {"project", "web", "verify", "follow", "serve", "evidence"} <= set(names)
 
 
 def test_a_checkpoint_is_signed_only_as_far_as_the_backup_that_was_made_before_it() -> None:
@@ -121,11 +122,12 @@ def test_the_daemons_unit_fits_what_the_daemon_does() -> None:
     assert {name.partition("=")[0] for name in values(unit, "Environment")} <= ENVIRONMENT
 
 
-def test_the_followers_unit_fits_what_the_follower_does() -> None:
-    unit = OPS / "eventlog-follow@.service"
+@pytest.mark.parametrize("daemon", [follow, serve], ids=["follow", "serve"])
+def test_the_unit_of_a_daemon_of_replication_fits_what_it_does(daemon: ModuleType) -> None:
+    unit = OPS / f"eventlog-{daemon.__name__.rpartition('.')[2]}@.service"
     assert values(unit, "Type") == ["notify"]
-    assert int(values(unit, "WatchdogSec")[0]) >= 3 * follow.STATUS_S
-    assert int(values(unit, "TimeoutStopSec")[0]) > follow.STOP_S_MAX + 3
+    assert int(values(unit, "WatchdogSec")[0]) >= 3 * daemon.STATUS_S
+    assert int(values(unit, "TimeoutStopSec")[0]) > daemon.STOP_S_MAX + 3
     assert not values(unit, "ProcSubset")
     project = OPS / "eventlog-project@.service"
     for key, value in settings_of(project):

@@ -24,13 +24,14 @@ from tools.benchmarks.runner import ROUNDS_MIN, Bench, NotMeasured, Rounds
 
 BATCH_LINES = 1_000
 BATCHES, BATCHES_QUICK = 20, 5  # of one round
-# The figure of the kernel for the whole process, interpreter and packages included.
+# Of the whole process, interpreter and packages included. Not ru_maxrss, which begins with the size
+# of the process that started it.
 _PEAK_MB = """\
-import resource, sys
+import re, sys
 from pathlib import Path
 from projections.evidence.tree import update_tree
 update_tree(Path(sys.argv[1]))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024)
 """
 
 

@@ -27,7 +27,8 @@ def evidence() -> None:
 
     `key` and `checkpoint` sign the log, `prove` writes a file of some two kilobytes about one
     entry, and `check` verifies such a file on any machine. `consistency` and `audit` do the same
-    for the growth of the log. All need the extra `evidence`.
+    for the growth of the log; `witness-key` and `cosigned` are for witnesses, and `resume` is for a
+    home that was restored. All need the extra `evidence`.
 
     \b
     Example:

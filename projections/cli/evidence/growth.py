@@ -5,7 +5,6 @@ Invariant: `audit` and `witness-key` need neither home nor network.
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -20,9 +19,7 @@ from eventlog.plumbing import (
 )
 from projections.cli.common import print_result
 from projections.cli.evidence.extra import SEQ_DIGITS_MAX, needs_extra
-
-if TYPE_CHECKING:
-    from projections.evidence.keys import VerifierKey
+from projections.cli.evidence.keys_option import exits_unless_proved, parse_vkeys
 
 
 @click.command()
@@ -100,7 +97,7 @@ def audit(
         from projections.evidence.key_files import read_key_file
         from projections.evidence.keys import COSIGNER, LOG
 
-    key = _vkey(vkey)
+    (key,) = parse_vkeys([vkey])
     if key.kind != LOG:
         raise WrongUsage("--key is the vkey of a witness", do="give that of the log")
     cosigner = None
@@ -132,7 +129,7 @@ def audit(
 @JSON_OPTION
 @click.pass_obj
 def cosigned(obj: CommandContext, file: Path, vkeys: tuple[str, ...], as_json: bool) -> None:
-    """Keep the cosignatures in FILE with the checkpoint that they are of.
+    """Keep the cosignatures in FILE with their checkpoint.
 
     FILE is what a witness has answered: `evidence audit --cosign` prints it, and so does a C2SP
     witness. Proofs of that checkpoint then include them. Exit code 1 if FILE holds no cosignature
@@ -142,20 +139,15 @@ def cosigned(obj: CommandContext, file: Path, vkeys: tuple[str, ...], as_json: b
     Example:
       eventlog evidence cosigned cosignature --key "$(cat witness.vkey)"
     """
-    from projections.errors import NotProved
-
     with needs_extra():
         from projections.evidence.cosigning import keep_cosignatures
         from projections.evidence.keys import COSIGNER
 
-    keys = [_vkey(vkey) for vkey in vkeys]
+    keys = parse_vkeys(vkeys)
     if any(key.kind != COSIGNER for key in keys):
         raise WrongUsage("--key is the vkey of a log", do="give those of the witnesses")
-    try:
+    with exits_unless_proved(as_json=as_json):
         found = keep_cosignatures(Path(obj.home), _read_note(file), keys)
-    except NotProved as error:
-        print_problem(f"NOT PROVED: {error}")
-        sys.exit(EXIT_PROBLEM)
     print_result(found, as_json=as_json)
 
 
@@ -184,16 +176,6 @@ def witness_key(name: str, file: Path) -> None:
     key = new_key(name, COSIGNER)
     create_key_file(file, key)
     print_line(key.verifier.to_text())
-
-
-def _vkey(text: str) -> "VerifierKey":
-    from projections.errors import NotProved
-    from projections.evidence.keys import parse_vkey
-
-    try:
-        return parse_vkey(text)
-    except NotProved as error:
-        raise WrongUsage(f"--key: {error.what}", do="give a vkey, NAME+ID+KEY") from None
 
 
 def _read_note(file: Path) -> bytes:

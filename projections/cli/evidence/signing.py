@@ -3,22 +3,20 @@
 Invariant: a key is never an argument, and never printed.
 """
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from eventlog.plumbing import (
-    EXIT_PROBLEM,
     JSON_OPTION,
     CommandContext,
     WrongUsage,
     print_line,
-    print_problem,
 )
 from projections.cli.common import print_json
 from projections.cli.evidence.extra import needs_extra
+from projections.cli.evidence.keys_option import exits_unless_proved
 
 if TYPE_CHECKING:
     from projections.evidence.signing import SignedCheckpoint
@@ -60,7 +58,7 @@ def key(obj: CommandContext, origin: str) -> None:
 @JSON_OPTION
 @click.pass_obj
 def checkpoint(obj: CommandContext, backup: Path | None, as_json: bool) -> None:
-    """Sign the log as it is now, and print the path of the checkpoint.
+    """Sign the log as it is now, and print the checkpoint's path.
 
     It brings the tree in data/tree up to date first. Where nothing was appended since the last
     checkpoint, that one is printed. Nothing is signed if the last signed root is not one of this
@@ -111,19 +109,14 @@ def resume(obj: CommandContext, newest: Path, key_file: Path, as_json: bool) -> 
     Example:
       eventlog evidence resume --newest newest.checkpoint --key-file /media/usb/key
     """
-    from projections.errors import NotProved
-
     with needs_extra():
         from projections.evidence.note import NOTE_BYTES_MAX
         from projections.evidence.resuming import resume as resume_signing
 
     with newest.open("rb") as opened:
         data = opened.read(NOTE_BYTES_MAX + 1)
-    try:
+    with exits_unless_proved(as_json=as_json):
         found = resume_signing(Path(obj.home), data, key_file)
-    except NotProved as error:
-        print_problem(f"NOT PROVED: {error}")
-        sys.exit(EXIT_PROBLEM)
     _print_checkpoint(found, as_json=as_json)
 
 

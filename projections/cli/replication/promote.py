@@ -3,6 +3,7 @@
 Invariant: it is started by a person; no process promotes a home by itself.
 """
 
+import os
 import socket
 import sys
 from pathlib import Path
@@ -24,7 +25,11 @@ HOST_CHARS_MAX = 255
 
 
 @click.command()
-@click.option("--host", metavar="NAME", help="The name of this primary. Default: the host's name.")
+@click.option(
+    "--host",
+    metavar="NAME",
+    help="The name of this primary. Default: the names of the host and the home.",
+)
 @click.option(
     "--epoch",
     metavar="N",
@@ -58,11 +63,12 @@ def promote(obj: CommandContext, host: str | None, epoch: int | None) -> None:
 
     settings = stream_settings()
     require_client()
-    name = host if host is not None else socket.gethostname()
+    # A host may have several homes.
+    name = host if host is not None else f"{socket.gethostname()}:{os.path.realpath(obj.home)}"
     if not (0 < len(name) <= HOST_CHARS_MAX and name.isprintable()):
         raise WrongUsage(
             f"--host must be 1 to {HOST_CHARS_MAX} printable characters",
-            do="name this primary, for example by its host",
+            do="name this primary with --host, for example by its host",
         )
     found = promote_home(Path(obj.home), settings, host=name, epoch=epoch)
     if isinstance(found, Overtaken):

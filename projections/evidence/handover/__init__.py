@@ -2,5 +2,5 @@
 
 Invariant: nothing that is handed over goes beyond a signed checkpoint.
 
-May import: what projections.evidence may import, projections.evidence, rebuild.
+May import: what projections.evidence may import, and its modules.
 """

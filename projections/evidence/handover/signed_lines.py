@@ -6,7 +6,7 @@ Invariant: a line that is returned has the place that it was signed at, and no l
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from eventlog.plumbing import decode, lost_ranges, raw_lines
+from eventlog.plumbing import decode, first_lost, raw_lines
 from projections.errors import ProjectionError
 from projections.evidence.checkpoint import SignedHead
 from projections.evidence.merkle import RunningRoot, leaf_hash
@@ -16,11 +16,9 @@ Progress = Callable[[int, int], object]  # lines done, and in all
 
 def require_no_loss(home: Path, size: int) -> None:
     """Raises ProjectionError where one of the first `size` lines is lost, and that was accepted."""
-    for first, _ in lost_ranges(str(home)):
-        if first <= size:
-            found = next(raw_lines(str(home), after=first - 1, limit=1), None)
-            if not found or decode(found[0]).seq != first:
-                raise _lost_error(home, first)
+    lost = first_lost(str(home), after=0)
+    if lost is not None and lost <= size:
+        raise _lost_error(home, lost)
 
 
 def lines_in_order(home: Path, *, after: int, until: int) -> Iterator[list[bytes]]:

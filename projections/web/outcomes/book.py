@@ -5,16 +5,18 @@ Invariant: its figures as of an entry are those of `eventlog stats` as of it, wi
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import compress
 from typing import NamedTuple
 
+from eventlog.plumbing import run_in_processes
 from projections.queries.filters import SignalFilter
 from projections.queries.statistics import figures_of, wilson_interval
 from projections.web.outcomes.columns import Names, chunks, pick
 from projections.web.outcomes.curve import Curve, histogram, make_curve, max_drawdown, thinned
-from projections.web.outcomes.groups import Group, measures_at, sorted_parts
-from projections.web.outcomes.trades import Trades, microseconds
+from projections.web.outcomes.groups import Built, Group, measures_at, parts_by_return
+from projections.web.outcomes.times import microseconds
+from projections.web.outcomes.trades import Trades
 
 SORT_AGAIN_MIN = 20_000  # new trades: sorting all is faster than inserting each
 
@@ -56,6 +58,28 @@ class Book:
     def size(self) -> int:
         """A measure of its memory."""
         return len(self.all.signals) + len(self.all.trades)
+
+    @property
+    def group_count(self) -> int:
+        """The number of its groups."""
+        return len(self._every_group())
+
+    def pop_group(self) -> tuple[int | None, int, Group] | None:
+        """Takes one group out, for `take_group` of another book; None where none is left."""
+        for number, grouping in enumerate(self._groupings):
+            if grouping.groups:
+                return (number, *grouping.groups.popitem())
+        group, self.all = self.all, Group()
+        return (None, 0, group) if group.signals else None
+
+    def take_group(self, number: int | None, code: int, group: Group) -> None:
+        """Takes a group of a book that has all signals and trades of the columns."""
+        if number is None:
+            self.all = group
+        else:
+            self._groupings[number].groups[code] = group
+        self._signals_seen, self._trades_seen = len(self._signals.id), len(self._trades.known_seq)
+        self._voids_seen = len(self._trades.voids)
 
     def follow(self) -> None:
         """Adds new signals, trades and voids."""
@@ -122,14 +146,15 @@ class Book:
     def _add_trades(self, numbers: Sequence[int], *, is_bulk: bool) -> None:
         trades = self._trades
         self.all.trades.extend(numbers)
-        for part in chunks(numbers):
-            for group, its in self._dealt_trades(part):
-                group.trades.extend(its)
+        for grouping in self._groupings:
+            for part in chunks(numbers):
+                for code, its in self._dealt_trades(grouping, part):
+                    grouping.groups[code].trades.extend(its)
+        if is_bulk:
+            self._build_all()
+            return
         for group in self._every_group():
             group.mark(self._signals, trades)
-        if is_bulk:
-            self._sort_all()
-            return
         for number in numbers:
             for group in self._groups_of(number):
                 group.insert(number, trades)
@@ -137,24 +162,56 @@ class Book:
     def _every_group(self) -> list[Group]:
         return [self.all, *(g for each in self._groupings for g in each.groups.values())]
 
-    def _dealt_trades(self, numbers: Sequence[int]) -> Iterator[tuple[Group, "array[int]"]]:
-        """Trades by group, but for the group of all."""
+    def _dealt_trades(
+        self, grouping: _Grouping, numbers: Sequence[int]
+    ) -> Iterable[tuple[int, "array[int]"]]:
+        """Trades by group."""
         signals = pick(self._trades.signal, numbers)
-        for grouping in self._groupings:
-            for code, part in _dealt(numbers, pick(grouping.names.column, signals)):
-                yield grouping.groups[code], part
+        return _dealt(numbers, pick(grouping.names.column, signals))
 
-    def _sort_all(self) -> None:
-        """Sorts all trades by return once, and deals them out to the groups."""
-        ordered = {group: array("I") for group in self._every_group()}
-        for part in sorted_parts(self.all.trades, self._trades.pct):
-            ordered[self.all].extend(part)
-            for group, its in self._dealt_trades(part):
-                ordered[group].extend(its)
-        while ordered:
-            group, numbers = ordered.popitem()
-            group.voids.clear()
-            group.sort(numbers, self._trades)
+    def _build_all(self) -> None:
+        """Sorts all trades by return, and makes the marks and blocks of every group.
+
+        In several processes where this one may fork.
+        """
+        trades = self._trades
+        parts = parts_by_return(self.all.trades, trades.pct)
+        ordered: dict[int, array[int]] = {}
+        run_in_processes(
+            len(parts),
+            lambda number: array("I", sorted(parts[number], key=trades.pct.__getitem__)),
+            ordered.__setitem__,
+        )
+        sources = (None, *self._groupings)
+        built: dict[int, list[tuple[int, Built]]] = {}
+        whole = [ordered[number] for number in range(len(parts))]
+        run_in_processes(
+            len(sources),
+            lambda number: self._built(sources[number], whole),
+            built.__setitem__,
+        )
+        for number, source in enumerate(sources):
+            for code, found in built[number]:
+                (self.all if source is None else source.groups[code]).take(found, trades)
+
+    def _built(
+        self, grouping: _Grouping | None, ordered: "list[array[int]]"
+    ) -> list[tuple[int, Built]]:
+        """The marks and blocks of all groups of a grouping; None: of the group of all."""
+        if grouping is None:
+            groups, of_group = {0: self.all}, {0: array("I")}
+            for part in ordered:
+                of_group[0].extend(part)
+        else:
+            groups = grouping.groups
+            of_group = {code: array("I") for code in groups}
+            for part in ordered:
+                for code, its in self._dealt_trades(grouping, part):
+                    of_group[code].extend(its)
+        return [
+            (code, group.build(of_group[code], self._signals, self._trades))
+            for code, group in groups.items()
+        ]
 
     def answer(self, seq: int, last_updated: object) -> Json:
         """The part of /api/outcomes that the filter and the entry decide."""

@@ -15,9 +15,10 @@ from sqlite3 import Connection
 from projections.queries.filters import SignalFilter
 from projections.queries.selection import Selection
 from projections.queries.stats import last_updated
-from projections.queries.table import read_home
 from projections.web.outcomes.book import Book, Json
+from projections.web.outcomes.loader import ENTRIES_MIN, Loader
 from projections.web.outcomes.trades import Trades
+from projections.web.table import read_home
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class Outcomes:
     def __init__(self, home: Path) -> None:
         self._home = home
         self._trades = Trades(home)
+        self._loader = Loader(home)
         self._books: OrderedDict[SignalFilter, Book] = OrderedDict()
         self._answers: OrderedDict[tuple[object, ...], Json] = OrderedDict()
         self._lock = threading.Lock()  # held while columns or books change or are read
@@ -54,7 +56,7 @@ class Outcomes:
 
     def _answer(self, chosen: SignalFilter, past_seq: int | None) -> Json:
         if past_seq is None or past_seq > self._trades.seq or self._trades.is_replaced:
-            self._trades.follow(self._report)
+            self._follow()
         seq = self._trades.seq if past_seq is None else past_seq
         key = (self._trades.number, chosen, seq)
         found = self._answers.pop(key, None)
@@ -66,6 +68,20 @@ class Outcomes:
         while len(self._answers) > ANSWERS_MAX:
             self._answers.popitem(last=False)
         return found
+
+    def _follow(self) -> None:
+        """Brings the trades up to the end of the table, the first time in another process."""
+        if self._trades.unread_count >= ENTRIES_MIN:
+            loaded = self._loader.load(self._report)
+            if loaded is not None:
+                number = self._trades.number + 1  # what was built on the others is not of these
+                self._trades, self._books[ALL] = loaded.trades, loaded.book
+                self._trades.number = loaded.book.number = number
+        self._trades.follow(self._report)
+
+    def end(self) -> None:
+        """Ends a process that loads trades."""
+        self._loader.end()
 
     def _report(self, share: float, text: str) -> None:
         self.progress = (round(share, 3), text)

@@ -18,9 +18,10 @@ from typing import NamedTuple
 
 from projections.queries.statistics import Measures, Sample, measures_of
 from projections.signals.transitions import OUTCOMES
-from projections.web.outcomes.columns import chunks, pick
+from projections.web.outcomes.columns import as_range, chunks, pick
+from projections.web.outcomes.reading import SignalColumns
 from projections.web.outcomes.totals import Totals, totals_of
-from projections.web.outcomes.trades import KINDS_PER_OUTCOME, SignalColumns, TradeColumns
+from projections.web.outcomes.trades import KINDS_PER_OUTCOME, TradeColumns
 
 BLOCK = 512  # trades: the rest of a prefix costs some 50 us, the totals some bytes a trade
 PARTS, PART_SAMPLE = 64, 32  # into which trades are divided before each part is sorted
@@ -104,25 +105,36 @@ class Group:
         """Remembers the totals after each block of trades that is whole by now."""
         while self.is_exact and len(self.marks) * BLOCK <= len(self.trades):
             start = (len(self.marks) - 1) * BLOCK
-            found = totals_of(signals, trades, self.trades[start : start + BLOCK])
+            found = totals_of(signals, trades, as_range(self.trades[start : start + BLOCK]))
             try:
                 self.marks.append(self.marks[-1].plus(found).compacted())
             except OverflowError:
                 self.is_exact = False
 
-    def sort(self, ordered: "array[int]", trades: TradeColumns) -> None:
-        """Makes the blocks from all trades of the group, sorted by return."""
-        self.blocks, self.tops = [], []
-        for start in range(0, len(ordered), BLOCK):
-            part = ordered[start : start + BLOCK]
-            self.blocks.append(_Block(part, array("I", sorted(part)), []))
-            self.tops.append(trades.pct[part[-1]])
+    def build(self, ordered: "array[int]", signals: SignalColumns, trades: TradeColumns) -> "Built":
+        """The marks and the blocks of a group with these trades, sorted by return."""
+        self.mark(signals, trades)
+        by_number = array("I")
+        for part in _blocks_of(ordered):
+            by_number.extend(sorted(part))
+        return Built(self.marks, self.is_exact, ordered, by_number)
+
+    def take(self, built: "Built", trades: TradeColumns) -> None:
+        """Takes what `build` made, perhaps in another process."""
+        self.marks, self.is_exact = built.marks, built.is_exact
+        self.blocks = [
+            _Block(*each, [])
+            for each in zip(_blocks_of(built.by_return), _blocks_of(built.by_number), strict=True)
+        ]
+        self.tops = [trades.pct[block.by_return[-1]] for block in self.blocks]
+        self.voids.clear()
 
     def insert(self, number: int, trades: TradeColumns) -> None:
         """Adds a trade, the last by number, to the blocks."""
         pct = trades.pct
         if not self.blocks:
-            self.sort(array("I", [number]), trades)
+            self.blocks.append(_Block(array("I", [number]), array("I", [number]), []))
+            self.tops.append(pct[number])
             return
         index = min(bisect_left(self.tops, pct[number]), len(self.blocks) - 1)
         block = self.blocks[index]
@@ -160,16 +172,28 @@ class Group:
         return [number for _, number in self.voids[: bisect_right(self.voids, (seq, 1 << 62))]]
 
 
-def sorted_parts(numbers: Sequence[int], pct: "array[float]") -> Iterator[list[int]]:
-    """Trades in the order of their returns, some at a time, so that no step takes long."""
+class Built(NamedTuple):
+    """The marks and the blocks of a group, in few large columns: fast to send."""
+
+    marks: list[Totals]
+    is_exact: bool
+    by_return: "array[int]"
+    by_number: "array[int]"  # in the same blocks
+
+
+def _blocks_of(numbers: "array[int]") -> Iterator["array[int]"]:
+    return (numbers[start : start + BLOCK] for start in range(0, len(numbers), BLOCK))
+
+
+def parts_by_return(numbers: Sequence[int], pct: "array[float]") -> list["array[int]"]:
+    """Trades in parts, each with greater returns than the one before: each is sorted alone."""
     sample = sorted(pick(pct, numbers[:: len(numbers) // (PARTS * PART_SAMPLE) + 1]))
     cuts = sample[PART_SAMPLE::PART_SAMPLE]
     parts = [array("I") for _ in range(len(cuts) + 1)]
     for chunk in chunks(numbers):
         for number, value in zip(chunk, pick(pct, chunk), strict=True):
             parts[bisect_left(cuts, value)].append(number)
-    for part in parts:
-        yield sorted(part, key=pct.__getitem__)
+    return parts
 
 
 def measures_at(

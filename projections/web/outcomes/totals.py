@@ -14,12 +14,8 @@ from math import fsum
 from projections.queries.statistics import BANDS
 from projections.signals.transitions import OUTCOMES, WIN
 from projections.web.outcomes.columns import pick
-from projections.web.outcomes.trades import (
-    CODES,
-    KINDS_PER_OUTCOME,
-    SignalColumns,
-    TradeColumns,
-)
+from projections.web.outcomes.reading import CODES, SignalColumns
+from projections.web.outcomes.trades import KINDS_PER_OUTCOME, TradeColumns
 
 _WIN = CODES[WIN]
 _KINDS = len(OUTCOMES) * KINDS_PER_OUTCOME

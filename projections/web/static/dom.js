@@ -18,10 +18,9 @@ function build(node, props, kids) {
 }
 
 function put(node, kids) {
-  for (const kid of kids.flat(Infinity)) {
-    if (kid === null || kid === undefined || kid === false) continue;
-    node.append(kid instanceof Node ? kid : plain(kid));
-  }
+  const isShown = (kid) => kid !== null && kid !== undefined && kid !== false;
+  const shown = kids.flat(Infinity).filter(isShown);
+  node.append(...shown.map((kid) => (kid instanceof Node ? kid : plain(kid))));
 }
 
 /** An HTML element. A property that is a function listens to the event of its name. */

@@ -57,7 +57,7 @@ const strip = figures([
   ["mirror", "Mirror lag"],
 ]);
 strip.show("mirror", false);
-const latest = table(LOG_COLUMNS, [], { class: "log" });
+const latest = table(LOG_COLUMNS, [], { id: "latest", class: "log" });
 
 let history = [];
 let showRate = null;

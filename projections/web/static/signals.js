@@ -34,6 +34,7 @@ const COLUMNS = [
 ];
 
 const askNewest = asker();
+const askCount = asker();
 const signals = table(COLUMNS, [], { id: "signals", class: "rows" });
 const found = h("p", { class: "end", id: "found", role: "status" });
 const range = h("p", { class: "end", id: "range" });
@@ -112,6 +113,7 @@ export async function show() {
     const answer = await askNewest("/api/signals", { limit: PAGE_ROWS, ...params });
     if (!answer) return;
     draw(answer);
+    showTotal(answer, params);
   } catch (error) {
     fill(signals.body, quiet(refusalText(error)));
   }
@@ -135,17 +137,27 @@ function draw(answer) {
   enable(older, next !== null, { before: next });
   enable(newest, query().has("before"), { before: "" });
   say(older, complete || rows.length ? "Older" : "Search further back");
-  say(
-    found,
-    total === null
-      ? complete
-        ? ""
-        : `searched back to entry ${int(answer.searched_to)}`
-      : counted(total, "signal"),
-  );
   const [first, last] = [rows.at(-1)?.id, rows[0]?.id].map(int);
   const shown = first === last ? `entry ${last}` : `entries ${first} to ${last}`;
   say(range, rows.length ? shown : "");
+}
+
+let counting = { filters: null, text: "" }; // the last count of a filter
+
+/** How many signals there are. Those of a filter are counted while their page is shown. */
+async function showTotal({ total, complete, searched_to: reached }, { before, ...params }) {
+  if (total !== null) return say(found, counted(total, "signal"));
+  if (!complete) return say(found, `searched back to entry ${int(reached)}`);
+  const filters = JSON.stringify(params);
+  if (counting.filters !== filters) {
+    say(found, "counting");
+    const answer = await askCount("/api/signals/count", params).catch(() => ({ count: null }));
+    if (!answer) return undefined; // for a later question
+    const text = counted(answer.count, "signal");
+    const more = answer.complete ? text : `${int(answer.count)}+ signals`;
+    counting = { filters, text: answer.count === null ? "" : more };
+  }
+  return say(found, counting.text);
 }
 
 // The classes in-... are the places of a cell where a row is two lines, on phones.

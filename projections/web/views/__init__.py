@@ -3,5 +3,5 @@
 Invariant: an object holds nothing that was recorded after the entry that it names.
 
 May import: monitoring, queries, delivery, sqlite, runtime, signals, serving, run_directory,
-web.answers, web.live; eventlog.
+web.answers; eventlog.
 """

@@ -17,6 +17,7 @@ from eventlog.plumbing import read_entries
 from projections.signals.transitions import SIGNAL
 
 ROWS_MAX = 500
+SHOWN_ROWS = 60  # in one message of a stream: more than a page shows at once
 VALUE_CHARS_MAX = 400
 DETAIL_BYTES_MAX = 2_048  # of a row: pages show about 200, and a line may have 64 KiB
 STEP_ENTRIES = 2_000  # read at a time while a filter is searched for

@@ -18,11 +18,11 @@ from eventlog import Entry, EventLogError
 from eventlog.plumbing import log_status, read_entries
 from projections.errors import ProjectionError
 from projections.queries.as_of import AS_OF_BOUNDS, parse_as_of
-from projections.queries.table import read_home
 from projections.queries.times import require_past
 from projections.serving.app import QueryParams
 from projections.sqlite.database import read_checkpoint
 from projections.web.answers import Refusal
+from projections.web.table import TableBusy, read_home
 
 KNOWN_MAX = 1_000  # positions of a slider that are remembered
 SEQ_DIGITS_MAX = 18
@@ -127,6 +127,8 @@ class Moments:
 
         try:
             low, high = read_home(self._home, read)
+        except TableBusy:
+            raise
         except EventLogError:
             return 0, last_seq
         return min(low, last_seq), min(high, last_seq)

@@ -31,8 +31,8 @@ from projections.delivery.outbox import (
 )
 from projections.delivery.outbox_rows import ParkedSignal
 from projections.errors import ProjectionError
-from projections.queries.table import read_home
 from projections.web.answers import Refusal
+from projections.web.table import read_home
 
 SHOWN_MAX = 1_000  # of the list; `total` counts all
 SEQS_MAX = 2_000  # in one action: what 16 KiB hold

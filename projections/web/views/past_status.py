@@ -5,9 +5,8 @@ Invariant: nothing in it was recorded later.
 
 from pathlib import Path
 
-from projections.queries.table import read_home
-from projections.web.live import SHOWN_ROWS
-from projections.web.views.log_rows import read_page
+from projections.web.table import read_home
+from projections.web.views.log_rows import SHOWN_ROWS, read_page
 from projections.web.views.moment import Moment, Moments
 from projections.web.views.signals import SignalCount
 from projections.web.views.vitals import DELIVERY_KEYS, LOG_KEYS, TABLE_KEYS

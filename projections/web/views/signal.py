@@ -14,9 +14,9 @@ from sqlite3 import Connection
 from eventlog.plumbing import decode, raw_lines
 from projections.queries.selection import parse_object, stored_time
 from projections.queries.show import show
-from projections.queries.table import read_home
 from projections.serving.app import QueryParams
 from projections.web.answers import Refusal
+from projections.web.table import read_home
 from projections.web.views.evidence import signed_size
 from projections.web.views.moment import Moments, table_end, whole_number
 from projections.web.views.signals import as_of_table

@@ -19,17 +19,19 @@ from projections.queries.selection import (
     row_dict,
     select,
 )
-from projections.queries.table import read_home
 from projections.serving.app import QueryParams
 from projections.sqlite.database import database_path
 from projections.sqlite.file import NO_FILE, inode_of
 from projections.web.answers import Refusal
+from projections.web.table import read_home
 from projections.web.views.moment import Moment, Moments, table_end, whole_number
 
 LIMIT_DEFAULT, LIMIT_MAX = 50, 200
 WINDOW_IDS = 5_000  # the first window; each further one is twice as large
 WINDOW_IDS_MAX = 320_000
 SEARCH_S_MAX = 0.25
+COUNT_MAX = 10_000  # signals of a filter that are counted: a page says that there are more
+COUNT_S_MAX = 1.0
 
 _COUNT = "SELECT count(*) FROM signals WHERE id > ? AND id <= ?"
 
@@ -91,6 +93,8 @@ def read_signals(
             value is not None for value in selection.filter.parameters().values()
         )
         total = None if is_filtered else signal_count.at(database, end)
+        if is_filtered and before is None and is_complete and len(rows) < limit:
+            total = len(rows)
         return {
             "seq": end,
             "rows": rows,
@@ -102,6 +106,35 @@ def read_signals(
 
     found = read_home(home, read)
     return {"as_of": as_of_table(moments, moment, found.pop("seq")).to_json(), **found}
+
+
+def count_signals(home: Path, moments: Moments, query: QueryParams) -> dict[str, object]:
+    """The object of /api/signals/count: how many signals the filters select, at most COUNT_MAX."""
+    moment = moments.of(query)
+    selection = selection_of(query, moment.past_seq)
+
+    def read(database: Connection) -> dict[str, object]:
+        end = table_end(database, moment)
+        count, is_complete = _count(database, selection, end)
+        return {"seq": end, "count": count, "complete": is_complete}
+
+    found = read_home(home, read)
+    return {"as_of": as_of_table(moments, moment, found.pop("seq")).to_json(), **found}
+
+
+def _count(database: Connection, selection: Selection, end: int) -> tuple[int, bool]:
+    """The number of signals, and whether that is all of them."""
+    deadline_s = time.monotonic() + COUNT_S_MAX
+    needs_state = selection.seq is not None and selection.filter.outcome is not None
+    bounds = ("s.id < :high", "s.id >= :low")
+    source = selection.source("", *bounds, with_state=needs_state, scan="NOT INDEXED")
+    count, low, window = 0, end + 1, WINDOW_IDS
+    while low > 1 and count <= COUNT_MAX and time.monotonic() < deadline_s:
+        high, low = low, max(1, low - window)
+        parameters = selection.parameters(high=high, low=low)
+        count += database.execute(f"SELECT count(*) {source}", parameters).fetchone()[0]
+        window = min(2 * window, WINDOW_IDS_MAX)
+    return min(count, COUNT_MAX), low <= 1 and count <= COUNT_MAX
 
 
 def as_of_table(moments: Moments, moment: Moment, seq: object) -> Moment:

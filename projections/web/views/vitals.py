@@ -23,9 +23,10 @@ from projections.run_directory import STOPPED, read_run_state
 from projections.runtime.registry import names_in_all
 from projections.signals.schema import SQLITE
 from projections.web.answers import Redactor
-from projections.web.live import SHOWN_ROWS, LiveLog
 from projections.web.views.checks import checks
 from projections.web.views.evidence import evidence_figures
+from projections.web.views.live_log import LiveLog
+from projections.web.views.log_rows import SHOWN_ROWS
 from projections.web.views.verdict import verdict
 
 logger = logging.getLogger(__name__)

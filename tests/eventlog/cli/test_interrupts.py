@@ -11,6 +11,7 @@ from eventlog import EventLog
 from tests.harness.command import eventlog
 from tests.harness.deadline import DEADLINE_S
 from tests.harness.plugins import first_on_path
+from tests.harness.requirements import CHECKOUT
 from tests.harness.signals import a_signal
 
 INTERRUPTED_IMPORT = """
@@ -82,3 +83,45 @@ except KeyboardInterrupt:
     )
     assert (done.returncode, done.stdout) == (0, b"held back\ninterrupted\n")
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+
+
+INTERRUPTED_ANYWHERE = """
+import os, sys
+from contextlib import suppress
+from eventlog.cli import interrupts, main, streams
+from tests.harness.interrupt import Interrupt
+
+sys.argv = ["eventlog", "--home", sys.argv[1], "cat"]
+with suppress(SystemExit):
+    main.main()  # imports what it needs
+nth, code = 1, 0  # the first point is before the first line of `main`
+while code != 3:
+    nth += 1
+    child = os.fork()
+    if child == 0:
+        point = Interrupt(nth, [main, interrupts, streams])
+        try:
+            with point:
+                main.main()
+        except SystemExit as exit_:
+            os._exit(3 if point.at is None else exit_.code)
+        except BaseException as error:
+            print(f"{error!r} at {point.at}", file=sys.stderr)
+            os._exit(1)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (130, 3), f"point {nth} ends with {code}"
+print(nth)
+"""
+
+
+def test_an_interrupt_ends_a_command_without_a_traceback_wherever_it_arrives(
+    tmp_path: Path,
+) -> None:
+    """From the handlers of signals to the exit of the interpreter."""
+    words = [sys.executable, "-c", INTERRUPTED_ANYWHERE, str(tmp_path)]
+    done = subprocess.run(
+        words, capture_output=True, timeout=DEADLINE_S, check=False, cwd=CHECKOUT, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert int(done.stdout.splitlines()[-1]) > 50

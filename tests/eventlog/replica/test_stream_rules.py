@@ -6,7 +6,7 @@ import pytest
 
 from eventlog import EventLogError
 from eventlog.plumbing import StreamSettings
-from eventlog.replica.stream_rules import broken_rules, stream_config, sync_rule
+from eventlog.replica.stream_rules import broken_rules, replicas_of, stream_config, sync_rule
 
 SETTINGS = StreamSettings(name="main", urls=("nats://user:secret@127.0.0.1:4222",))
 
@@ -51,6 +51,14 @@ def test_a_setting_that_the_server_leaves_out_is_not_taken_as_safe(key: str) -> 
     del config[key]
     (rule,) = broken_rules(config, SETTINGS)
     assert rule.startswith(key)
+
+
+def test_a_stream_that_was_created_for_one_server_stays_one_however_many_are_added() -> None:
+    raised = {"num_replicas": 3}
+    found = [replicas_of(stream_config(SETTINGS, replicas=count)) for count in (1, 2, 3, 5)]
+    assert found == [1, 2, 3, 5]
+    assert replicas_of(stream_config(SETTINGS, replicas=2) | raised) == 1
+    assert broken_rules(stream_config(SETTINGS, replicas=1) | raised, SETTINGS) == []
 
 
 def test_a_single_server_is_allowed_only_where_the_stream_was_created_so() -> None:

@@ -74,7 +74,7 @@ def test_without_a_stream_nothing_is_said_of_it(tmp_path: Path) -> None:
 
 def test_a_cluster_as_it_is_shipped_has_no_finding(cluster: GuardedServers, tmp_path: Path) -> None:
     env = cluster.env_of("mirror")
-    peers = [("ok", "all 3 servers hold all of it")]
+    peers = [("ok", "all 3 servers are up to date")]
     until(lambda: findings(tmp_path, env)["peers"] == peers)  # a stream that was just created
     found = findings(tmp_path, env)
     assert set(found) == set(STREAM_CHECKS)
@@ -99,7 +99,7 @@ def test_a_server_that_is_gone_and_what_is_missing_there_are_named(
         cluster.wait_until_healthy()
     assert sorted(level for level, _ in found["nats server"]) == ["ok", "ok", "problem"]
     assert sorted(level for level, _ in found["nats sync"]) == ["ok", "ok", "warning"]
-    assert found["peers"] == [("warning", "2 of 3 servers hold all of it")]
+    assert found["peers"] == [("warning", "2 of 3 servers are up to date")]
 
 
 def test_a_key_that_others_may_read_is_a_problem(cluster: GuardedServers, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from projections.evidence.cosigning import keep_cosignatures
 from projections.evidence.kept_listing import (
     SEARCH_MAX,
     SeenBy,
@@ -13,6 +14,7 @@ from projections.evidence.kept_listing import (
     kept_listing,
     stamp_time,
 )
+from projections.evidence.note import cosign, parse_note
 from projections.evidence.signing import create_key, sign_checkpoint
 from tests.harness.read_side import append
 from tests.harness.requirements import needs_tool
@@ -76,6 +78,18 @@ def test_it_has_the_sizes_and_what_was_added_to_each(signed: Path) -> None:
     assert newest.text == checkpoint_path(signed, 4).read_text()
     assert older.cosignatures == (SeenBy(name=WITNESS.name, time_s=1_764_412_800),)
     assert older.written_s == 1_764_412_800
+
+
+def test_a_cosignature_leaves_the_time_of_signing_as_it_is(signed: Path) -> None:
+    set_written(signed, 2, 1_764_000_000)
+    note = parse_note(checkpoint_path(signed, 2).read_bytes())
+    line = cosign(note.text, WITNESS, 1_764_412_800).to_text()
+    keep_cosignatures(signed, note.to_bytes() + line.encode(), [WITNESS.verifier])
+    with kept_listing(signed) as kept:
+        assert kept is not None
+        (found,) = kept.newest(2)
+    assert found.written_s == 1_764_000_000
+    assert found.cosignatures == (SeenBy(name=WITNESS.name, time_s=1_764_412_800),)
 
 
 def test_a_home_without_the_directory_has_nothing(home: Path) -> None:

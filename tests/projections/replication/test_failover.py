@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,8 @@ import pytest
 
 from eventlog import EventLog, LogFenced
 from eventlog.plumbing import ReplicaLog, ReplicaState
+from projections.errors import ProjectionError
+from projections.replication.follow import follow
 from tests.harness.command import eventlog
 from tests.harness.daemon import daemon
 from tests.harness.deadline import until
@@ -122,9 +125,33 @@ def test_a_second_replica_follows_the_new_primary_and_shows_who_it_is(
     assert segment_contents(other) == segment_contents(pair.new)
     for host in ("", "b" * 256, "\x1b[1m"):
         assert eventlog("promote", "--host", host, home=other, env=pair.env).code == 2
+    # By default the name tells two homes of one host apart.
+    promoted = eventlog("promote", home=other, env=pair.env)
+    assert promoted.out.startswith(f"{socket.gethostname()}:{other} is the primary of".encode())
     refused = eventlog("promote", home=pair.new, env=pair.env)
     assert refused.code == 3
     assert "this home is no replica, and is not promoted" in refused.err
+
+
+def test_a_home_that_was_a_primary_is_not_followed_into_and_says_what_to_do(
+    pair: Pair, server: NatsServers, stream: str
+) -> None:
+    def refusal(home: Path) -> str:
+        with pytest.raises(ProjectionError) as refused:
+            follow(home, server.settings(stream), once=True, from_backup=False, notify_socket=None)
+        assert not (home / "logs/.replica").exists()
+        return str(refused.value)
+
+    for home in (pair.old, pair.new):
+        said = refusal(home)
+        assert "this home was the primary of the stream" in said
+        assert ("run `eventlog rejoin`" in said, "--from-backup" in said) == (True, False)
+    # Promoted, with nothing published yet; or restored from a backup of such a log.
+    (pair.new / "data/mirror.json").unlink()
+    said = refusal(pair.new)
+    assert "has a log of its own, of which b became the primary" in said
+    assert "if another home was promoted since then, run `eventlog rejoin`" in said
+    assert "add --from-backup" in said
 
 
 RACES = 5  # fifty were run by hand

@@ -1,45 +1,17 @@
 """A replica of a primary over three real servers that are killed: it becomes the primary's log."""
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 
 import pytest
 
-from eventlog import EventLog
 from tests.harness.command import eventlog
 from tests.harness.daemon import daemon
 from tests.harness.deadline import until
+from tests.harness.generators import appending
 from tests.harness.log_checks import lines_in, segments_in
 from tests.harness.nats import nats_cluster
-from tests.harness.signals import a_signal
 
 pytestmark = pytest.mark.slow
-
-APPEND_PAUSE_S = 0.01
-
-
-@contextmanager
-def appending(home: Path) -> Iterator[None]:
-    """A generator appends while the block runs, into many segments."""
-    done = threading.Event()
-
-    def append() -> None:
-        with EventLog(home, segment_bytes=20_000) as log:
-            for number in count(1):
-                log.append(a_signal(number))
-                if done.wait(APPEND_PAUSE_S):
-                    return
-
-    thread = threading.Thread(target=append)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 def test_a_node_the_leader_and_all_servers_killed_in_turn(tmp_path: Path) -> None:

@@ -253,18 +253,57 @@ def test_two_mirrors_of_one_home_do_no_harm(home: Path, server: NatsServers, str
     assert record_of(home).lost_acked == 0
 
 
-def test_an_accepted_gap_of_the_log_cannot_be_mirrored(
-    home: Path, server: NatsServers, stream: str
-) -> None:
-    fill(home, 5)
+def lose_entry(home: Path, seq: int) -> list[bytes]:
+    """Damages a line, and accepts its loss. Returns the lines as they were."""
     (segment,) = (home / "logs").glob("*.jsonl")
     lines = lines_in(home)
-    segment.write_bytes(b"".join([*lines[:2], b"x" * (len(lines[2]) - 1) + b"\n", *lines[3:]]))
+    bad = b"x" * (len(lines[seq - 1]) - 1) + b"\n"
+    segment.write_bytes(b"".join([*lines[: seq - 1], bad, *lines[seq:]]))
     assert eventlog("repair", "--accept", home=home).code == 0
-    with pytest.raises(StreamShort, match="the log has no entry 3"):
+    return lines
+
+
+@pytest.mark.slow
+def test_a_log_that_has_lost_a_line_is_mirrored_only_by_a_stream_that_holds_it(
+    home: Path, tmp_path: Path, server: NatsServers, stream: str
+) -> None:
+    fill(home, 5)
+    mirror_once(home, server.settings(stream))
+    backup = tmp_path / "backup"
+    shutil.copytree(home, backup, symlinks=True)
+    lines = lose_entry(home, 3)
+    fill(home, 1, start=6)
+    assert mirror_once(home, server.settings(stream)).seq == 6
+    assert server.messages(stream)[:5] == lines
+    # Another stream gets not even the lines before the gap.
+    server.create_stream(f"{stream}-b")
+    for _ in range(2):
+        with pytest.raises(StreamUnfit, match=r"the log has lost entry 3.*repair --from"):
+            mirror_once(home, server.settings(f"{stream}-b"))
+        assert record_of(home).state == UNFIT
+    assert server.messages(f"{stream}-b") == []
+    done = eventlog("doctor", "--json", home=home, env=server.env(f"{stream}-b"))
+    assert b"the log has lost entry 3" in done.out
+    # The advice: the line from a copy that has it, or the lines in a log of their own.
+    new = tmp_path / "new"
+    (kept := tmp_path / "kept").write_bytes(eventlog("cat", home=home).out)
+    moved = eventlog("append", "--stored", "--skip-invalid", kept, home=new)
+    assert (moved.code, len(lines_in(new))) == (0, 5)
+    assert eventlog("repair", "--from", backup, home=home).code == 0
+    mirror_once(home, server.settings(f"{stream}-b"))
+    assert server.messages(f"{stream}-b") == server.messages(stream) == lines_in(home)
+
+
+def test_a_log_that_has_lost_the_last_line_of_its_stream_is_not_fenced(
+    home: Path, server: NatsServers, stream: str
+) -> None:
+    fill(home, 4)
+    mirror_once(home, server.settings(stream))
+    fill(home, 2, start=5)
+    lose_entry(home, 4)
+    with pytest.raises(StreamUnfit, match="the log has lost entry 4"):
         mirror_once(home, server.settings(stream))
-    assert record_of(home).state == SHORT
-    assert server.messages(stream) == lines[:2]
+    assert (record_of(home).state, (home / "logs/.fenced").exists()) == (UNFIT, False)
 
 
 def test_once_without_a_server_is_an_error_also_where_nothing_is_left(

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from eventlog import EventLog
-from eventlog.plumbing import MIRRORING, WAITING
+from eventlog import EventLog, NotReplicated
+from eventlog.plumbing import MIRRORING, WAITING, StreamSettings
+from eventlog.replica.stream_rules import SINGLE_KEY, SINGLE_VALUE, stream_config
 from projections.replication.mirror import SETTLE_S
+from tests.harness.command import eventlog
 from tests.harness.deadline import until_async
 from tests.harness.log_checks import lines_in
 from tests.harness.mirrors import RunningMirror, mirroring, record_of
 from tests.harness.nats import NatsServers, nats_cluster
-from tests.harness.signals import a_signal
+from tests.harness.signals import a_signal, signals
 
 pytestmark = pytest.mark.slow
 
@@ -82,6 +84,76 @@ async def pause_the_leader(cluster: NatsServers, stream: str, mirror: RunningMir
     await until_async(lambda: mirror.state == WAITING)
     await until_async(lambda: mirror.state == MIRRORING)  # by a new leader
     cluster.send(victim, signal.SIGCONT)
+
+
+def test_a_stream_of_one_server_that_is_raised_to_three_replicates_nothing(
+    home: Path, cluster: NatsServers
+) -> None:
+    """The leader calls the new servers current long before they have the lines of the first one."""
+    cluster.start()
+    cluster.wait_until_healthy()
+    single = {"num_replicas": 1, "metadata": {SINGLE_KEY: SINGLE_VALUE}}
+    cluster.create_stream("raised", **single)
+    settings = cluster.settings("raised")
+
+    async def run() -> None:
+        with EventLog(home) as log:
+            log.append_many(signals(500))
+        async with mirroring(home, settings) as mirror:
+            await until_async(lambda: mirror.seq == 500)
+            config = stream_config(settings, replicas=3) | {"metadata": single["metadata"]}
+            raised = await asyncio.to_thread(
+                cluster.request, "STREAM.UPDATE.EVENTLOG_raised", config
+            )
+            assert raised["config"]["num_replicas"] == 3
+            await until_async(lambda: record_of(home).replicas_current == 3)
+            with EventLog(home) as log:
+                log.append(a_signal(501))
+                await until_async(lambda: mirror.acked == 501)
+                with pytest.raises(NotReplicated, match="1 of the 3 replicas"):
+                    await asyncio.to_thread(log.wait_replicated, 501)
+            assert mirror.failures == []
+
+    asyncio.run(run())
+    created = eventlog("mirror", "create", home=home, env=cluster.env("raised"))
+    assert (created.code, "it was created with --allow-single" in created.err) == (3, True)
+
+
+def test_with_the_disks_of_a_majority_lost_the_log_fills_the_stream_again(
+    home: Path, tmp_path: Path
+) -> None:
+    async def publish(settings: StreamSettings, seq: int) -> None:
+        async with mirroring(home, settings) as mirror:
+            await until_async(lambda: mirror.acked == seq)
+
+    with nats_cluster() as cluster, EventLog(home) as log:
+        cluster.create_stream("lost")
+        settings, env = cluster.settings("lost"), cluster.env("lost")
+        log.append_many(signals(200))
+        asyncio.run(publish(settings, 200))
+        assert eventlog("follow", "--once", home=tmp_path / "replica", env=env).code == 0
+        wipe(cluster, 0, 1)
+        log.append_many(signals(50, start=201))
+        # The empty servers may know of no stream, elect no leader, or be filled by the third one.
+        done = eventlog("project", "mirror", "--once", home=home, env=env)
+        before = record_of(home)
+        assert (done.code, before.state) in ((3, WAITING), (0, MIRRORING)), done.err
+        assert before.acked + before.lost_acked >= 200
+        wipe(cluster, 0, 1, 2)
+        cluster.create_stream("lost")
+        asyncio.run(publish(settings, 250))
+        assert cluster.messages("lost") == lines_in(home)
+        assert record_of(home).lost_acked == before.acked + before.lost_acked
+        assert eventlog("follow", "--once", home=tmp_path / "replica", env=env).code == 0
+    assert lines_in(tmp_path / "replica") == lines_in(home)
+
+
+def wipe(cluster: NatsServers, *victims: int) -> None:
+    """The servers stop, some lose their disks, and all start again."""
+    cluster.kill()
+    for victim in victims:
+        shutil.rmtree(cluster.store(victim))
+    cluster.start()
 
 
 Outage = Callable[[NatsServers, str, RunningMirror], Awaitable[None]]

@@ -87,12 +87,47 @@ def test_acknowledged_lines_that_the_stream_lost_are_reported_and_published_agai
     assert "mirror_lost_acknowledged stream=EVENTLOG_scripted from=8 to=10" in caplog.text
 
 
+def test_lost_lines_are_published_again_only_once_their_loss_is_noted(home: Path) -> None:
+    """On a full disk a mirror that was killed after the refill would have forgotten the loss."""
+
+    async def work(stream: ScriptedStream, mirror: RunningMirror) -> None:
+        await until_async(lambda: mirror.acked == 10)
+        await asyncio.sleep(2 * WRITE_PAUSE_S)  # the record is written
+        in_the_way = home / "data/.mirror.json.new"  # as little can be written as on a full disk
+        in_the_way.mkdir()
+        del stream.messages[7:]
+        await asyncio.to_thread(fill, home, 1, start=11)
+        await until_async(lambda: "cannot be noted" in (mirror.supervisor.stalled or ""))
+        assert len(stream.messages) == 7
+        in_the_way.rmdir()
+        await until_async(lambda: stream.messages == lines_in(home))
+        assert record_of(home).lost_acked == 3
+
+    run(home, work)
+
+
 def test_a_stream_that_recovers_has_lost_nothing(home: Path) -> None:
     async def work(stream: ScriptedStream, mirror: RunningMirror) -> None:
         await asyncio.to_thread(fill, home, 40, start=11)  # it recovers for longer than a second
         await until_async(lambda: mirror.acked == 50)
         stream.messages, stream.recovers = stream.messages[:2], stream.messages[2:]
         await until_async(lambda: mirror.state == WAITING)
+        await until_async(lambda: mirror.state == MIRRORING)
+        assert stream.messages == lines_in(home)
+
+    run(home, work)
+    assert record_of(home).lost_acked == 0
+
+
+def test_what_a_leader_without_a_majority_says_of_the_end_is_not_believed(home: Path) -> None:
+    async def work(stream: ScriptedStream, mirror: RunningMirror) -> None:
+        await until_async(lambda: mirror.acked == 10)
+        others = stream.messages[7:]  # acknowledged by a leader that the other two have elected
+        del stream.messages[7:]
+        stream.heard_s = 60
+        await until_async(lambda: mirror.state == WAITING)
+        assert "its leader has heard of 1 of 3 servers" in (record_of(home).last_error or "")
+        stream.messages, stream.heard_s = [*stream.messages, *others], 0.5
         await until_async(lambda: mirror.state == MIRRORING)
         assert stream.messages == lines_in(home)
 

@@ -26,7 +26,8 @@ from eventlog import (
 )
 from eventlog.format.promotion import Promotion
 from eventlog.plumbing import Fork, ReplicaLog, ReplicaState, fence_home
-from tests.harness.command import Done, eventlog, jsonl, strace
+from eventlog.remote import TIMEOUT_S_DEFAULT
+from tests.harness.command import Done, eventlog, jsonl, pipe, strace
 from tests.harness.daemon import Daemon, NotifySocket, abstract_name, daemon
 from tests.harness.deadline import until
 from tests.harness.mirrors import mirror_once
@@ -270,6 +271,47 @@ def test_without_a_server_an_append_says_that_nothing_was_written(
     unconnected = pytest.raises(StreamUnavailable, match="there is no connection to NATS")
     with package.connect("nats://127.0.0.1:1", stream, timeout_s=0.3) as log, unconnected:
         log.append(a_signal())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_wait_for_a_server_and_counts_what_was_acknowledged(
+    server: NatsServers, stream: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    env = server.env(stream)
+    started_s = time.monotonic()
+    with pipe(tmp_path, "--to", server.urls[0], env=env) as p:
+        with serving(tmp_path, env):
+            p.send_items(a_signal(1))
+            assert p.read_answers()[0]["seq"] == 1
+        p.send_items(a_signal(2), a_signal(3))
+        until(lambda: not p.has_unread_input())
+        p.send(number)
+        (answer,) = p.read_all_answers()
+        assert (p.wait(), answer["line"]) == (130, 2)
+    assert "nothing was written before the stop" in answer["error"]
+    assert "stopped with 1 line acknowledged; nothing was written" in p.err
+    assert time.monotonic() - started_s < TIMEOUT_S_DEFAULT
+
+
+def test_a_signal_ends_the_wait_for_an_answer_and_says_that_the_outcome_is_unknown(
+    server: NatsServers, stream: str, tmp_path: Path
+) -> None:
+    env = server.env(stream)
+    with (
+        pipe(tmp_path, "--to", server.urls[0], env=env) as p,
+        serving(tmp_path, env) as d,
+    ):
+        p.send_items(a_signal(1))
+        p.read_answers()
+        d.send(signal.SIGSTOP)
+        p.send_items(a_signal(2))
+        until(lambda: not p.has_unread_input())
+        p.send(signal.SIGINT)
+        (answer,) = p.read_answers()
+        assert "no answer before the stop, so the outcome is unknown" in answer["error"]
+        assert p.wait() == 130
+        d.send(signal.SIGCONT)
+    assert "stopped with 1 line acknowledged; no answer before the stop" in p.err
 
 
 def test_wrong_usage_of_to_is_named(server: NatsServers, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from eventlog import Batch, Entry
+from eventlog.plumbing import StreamSettings
+from projections.replication.mirror import MirrorProjection
 from projections.runtime.batcher import Batcher, Pace
 from projections.runtime.load import (
     BATCH_ENTRIES_MAX,
@@ -13,7 +15,9 @@ from projections.runtime.load import (
     ENTRIES_PER_S_MIN,
     PAUSE_S,
     Load,
+    load_of,
 )
+from projections.sqlite.projection import SqliteProjection
 from tests.harness.deadline import DEADLINE_S
 
 
@@ -62,6 +66,12 @@ def test_a_burst_and_a_projection_that_catches_up_are_not_delayed() -> None:
     for number in range(100):
         load.add(BATCH_ENTRIES_MAX, number / 1_000)
         assert load.pause_s(number / 1_000) == 0.0
+
+
+def test_the_mirror_is_never_paused_and_other_projections_are() -> None:
+    mirror = MirrorProjection(StreamSettings(name="main", urls=("nats://127.0.0.1:1",)))
+    assert set(pauses(per_s=1_000, seconds=2, load=load_of(mirror))) == {0.0}
+    assert PAUSE_S in pauses(per_s=1_000, seconds=2, load=load_of(SqliteProjection()))
 
 
 class FixedPause(Load):

@@ -2,10 +2,12 @@
 
 import os
 import signal
+import sqlite3
 import struct
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from tests.harness.daemon import daemon, listening
 from tests.harness.deadline import until
 from tests.harness.forked import forked, moments
 from tests.harness.log_checks import segments_in
+from tests.harness.privileges import bound_by_modes
 from tests.harness.read_side import append, project
 from tests.harness.shared_data import assert_refused
 from tests.harness.signals import signals
@@ -257,3 +260,20 @@ def test_a_rollback_journal_of_another_account_removes_no_file(home: Path, name:
             forked(*words, home=home, env=alpine.env)
             assert segment.read_bytes() == before
     assert journal.exists()
+
+
+def test_a_daemon_opens_the_table_again_once_it_may_write_its_index(home: Path) -> None:
+    """SQLite reads with an index that it may not write, and goes on so for ever."""
+    project(home)
+    index = home / "data" / "signals.db-shm"
+    with closing(sqlite3.connect(database_of(home))) as other:  # it keeps the index there
+        other.execute("SELECT 1 FROM signals").fetchone()
+        index.chmod(0o400)
+        with daemon(home, "sqlite", under=bound_by_modes()) as d:
+            append(home, *signals(2, start=4))
+            until(lambda: "stalled projection=sqlite" in d.err, lambda: d.err)
+            assert "readonly database" in d.err
+            index.chmod(0o600)
+            until(lambda: seq_in(home) == 5, lambda: d.err)
+            assert d.stop() == 0
+            assert d.err.count(" stalled projection") == d.err.count(" stall_ended ") == 1

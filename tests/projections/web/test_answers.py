@@ -1,6 +1,10 @@
 """The JSON answers: equal to the commands, whole at any depth, nothing later as of a time."""
 
 import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -8,8 +12,10 @@ from typing import Any
 import pytest
 
 from eventlog import EventLog
+from projections.sqlite.database import database_path
 from tests.harness.command import eventlog
 from tests.harness.console import WebConsole, console
+from tests.harness.deadline import until
 from tests.harness.read_side import append, project
 from tests.harness.signals import a_signal, closed, signals
 
@@ -73,7 +79,23 @@ def test_a_page_says_how_many_signals_there_are_and_how_far_it_looked(
     assert page["searched_to"] == page["next"] == page["rows"][-1]["id"]
     assert page["complete"]
     rare = web.get("/api/signals", symbol="NONE")
-    assert (rare["rows"], rare["next"], rare["complete"], rare["total"]) == ([], None, True, None)
+    assert (rare["rows"], rare["next"], rare["complete"], rare["total"]) == ([], None, True, 0)
+
+
+@pytest.mark.parametrize(
+    "query", [{"symbol": "aapl"}, {"outcome": "open", "action": "BUY"}, {"strategy": "none"}]
+)
+@pytest.mark.parametrize("is_past", [False, True])
+def test_the_signals_of_a_filter_are_counted_beside_the_page(
+    web: WebConsole, query: dict[str, str], is_past: bool
+) -> None:
+    as_of = {"as_of_seq": MIDDLE} if is_past else {}
+    page = web.get("/api/signals", limit=1, **query, **as_of)
+    found = web.get("/api/signals/count", **query, **as_of)
+    assert found["as_of"] == page["as_of"]
+    count = len(all_pages(web, **query, **as_of))
+    assert (found["count"], found["complete"]) == (count, True)
+    assert page["total"] == (None if count else 0)
 
 
 @pytest.mark.parametrize(
@@ -309,3 +331,30 @@ def test_a_verify_is_shown_while_the_log_has_its_entry(home: Path) -> None:
     record.write_text(json.dumps(damaged))
     check = verify_check()
     assert (check["state"], check["text"]) == ("bad", "Damage was found in 2 places")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Another program keeps the whole table for itself."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        database.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+def test_a_locked_table_is_called_busy_within_a_second_and_the_log_is_shown(home: Path) -> None:
+    append(home, *signals(3))
+    project(home)
+    paths = ["/api/signals", "/api/signals/count?symbol=AAPL", "/api/signals/1", "/api/outcomes"]
+    paths += ["/api/signals?as_of_seq=2", "/api/signals?as_of=2026-01-01T00:00:00Z"]
+    with console(home, "--no-login") as web:
+        with locked(database_path(home)):
+            for path in paths:
+                started_s = time.monotonic()
+                web.request(path)
+                assert time.monotonic() - started_s < 1.5, path
+                until(lambda path=path: web.request(path).status_code == 503, path)  # type: ignore[misc]
+                assert "busy" in web.request(path).json()["error"]
+            assert len(web.get("/api/log")["rows"]) == 3
+            assert web.get("/api/status")["log"]["entries"] == 3
+        assert web.get("/api/signals")["total"] == 3

@@ -11,8 +11,8 @@ import pytest
 from eventlog import EventLog
 from projections.serving.app import QueryParams
 from projections.web.console import Console
-from projections.web.live import SHOWN_ROWS, STREAMS_MAX
-from projections.web.views.log_rows import ROWS_MAX
+from projections.web.live import STREAMS_MAX
+from projections.web.views.log_rows import ROWS_MAX, SHOWN_ROWS
 from tests.harness.console import Event, console
 from tests.harness.deadline import until_async
 from tests.harness.read_side import append, project
@@ -137,7 +137,7 @@ def test_a_log_that_cannot_be_read_is_a_problem_until_it_can(small_home: Path) -
 def test_another_log_in_its_place_is_a_problem_and_no_continuation(
     small_home: Path, tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("projections.web.live.RETRY_S", 0.05)
+    monkeypatch.setattr("projections.web.views.live_log.RETRY_S", 0.05)
     other = tmp_path / "other"
     append(other, *signals(count, start=50))
     project(other)

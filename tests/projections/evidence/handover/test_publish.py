@@ -14,6 +14,7 @@ from eventlog import EventLog, UnsafePath
 from projections.errors import ProjectionError
 from projections.evidence.checkpoint import open_checkpoint
 from projections.evidence.encoding import HASH_BYTES
+from projections.evidence.handover.export import export_evidence
 from projections.evidence.handover.publish import publish
 from projections.evidence.handover.tile_paths import tile_path, tiles_of
 from projections.evidence.keys import VerifierKey
@@ -23,7 +24,8 @@ from tests.harness.command import eventlog
 from tests.harness.fault_disk import FaultDisk
 from tests.harness.log_checks import lines_in
 from tests.harness.signals import a_signal, signals
-from tests.projections.evidence.handover.homes import ORIGIN, signed_home
+from tests.projections.evidence.handover.homes import ORIGIN, signed_home, statement_of
+from tests.projections.evidence.test_lost_leaves import LOST, Signed, accept, damage
 
 
 def append(home: Path, count: int, start: int) -> None:
@@ -253,6 +255,22 @@ def test_entries_without_a_salt_are_counted_before_their_hashes_are_public(tmp_p
         publish(home, public, on_unsalted=refuse)
     assert files_in(public) == set()
     assert publish(home, public).unsalted == 4
+
+
+def test_lost_lines_are_named_and_their_hashes_published(tmp_path: Path) -> None:
+    original = Signed(tmp_path / "home")
+    home, public = original.home, tmp_path / "public"
+    damage(home, original.lines, LOST)
+    assert accept(home) == []
+    assert publish(home, public).unsalted == 300 - len(LOST)
+    assert head_at(public, original.key) == 300
+    for hand_over in (
+        lambda: publish(home, public, with_entries=True),
+        lambda: statement_of(home),
+        lambda: export_evidence(home, tmp_path / "export"),
+    ):
+        with pytest.raises(ProjectionError, match="entry 150 is missing"):
+            hand_over()
 
 
 def test_the_command_counts_entries_without_a_salt(tmp_path: Path) -> None:

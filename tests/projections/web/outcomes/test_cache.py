@@ -15,7 +15,7 @@ from projections.queries.stats import read_stats, read_stats_by
 from projections.queries.table import read_home
 from projections.sqlite.database import database_path
 from projections.sqlite.file import connect
-from projections.web.outcomes import columns, groups
+from projections.web.outcomes import columns, groups, reading
 from projections.web.outcomes import trades as trades_module
 from projections.web.outcomes.cache import ALL, Outcomes
 from projections.web.outcomes.curve import POINTS_MAX, make_curve, thinned
@@ -74,14 +74,14 @@ def test_the_figures_equal_those_of_stats_as_of_every_entry(
         assert_equal(full_home, outcomes, chosen, seq)
 
 
-@pytest.mark.parametrize("entries_per_signal_max", [0, 8])
-def test_trades_that_are_read_in_many_chunks_are_those_of_stats(
-    full_home: Path, entries_per_signal_max: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("values_per_position_max", [0, 8])
+def test_trades_that_are_read_in_many_parts_are_those_of_stats(
+    full_home: Path, values_per_position_max: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether or not the signals of all facts are looked up before."""
-    monkeypatch.setattr(trades_module, "ROWS_PER_CHUNK", 3)
-    monkeypatch.setattr(trades_module, "CHUNKS_PER_READ", 2)
-    monkeypatch.setattr(trades_module, "ENTRIES_PER_SIGNAL_MAX", entries_per_signal_max)
+    """Whether or not the signals of a part are looked up in a table, and in several processes."""
+    monkeypatch.setattr(trades_module, "ENTRIES_PER_PART", 9)
+    monkeypatch.setattr(reading, "ROWS_PER_CHUNK", 3)
+    monkeypatch.setattr(columns, "VALUES_PER_POSITION_MAX", values_per_position_max)
     monkeypatch.setattr(columns, "CHUNK", 7)
     monkeypatch.setattr(groups, "PART_SAMPLE", 2)
     last_seq = last_seq_of(full_home)

@@ -3,9 +3,14 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from projections.queries.table import read_home
+from projections.serving.app import QueryParams
 from projections.sqlite.database import database_path
-from projections.web.views.signals import SignalCount
+from projections.web.views import signals as view
+from projections.web.views.moment import Moments
+from projections.web.views.signals import SignalCount, count_signals
 from tests.harness.read_side import append, project
 from tests.harness.signals import closed, signals
 
@@ -36,3 +41,14 @@ def test_signals_of_another_table_are_counted_anew(home: Path, tmp_path: Path) -
     os.replace(database_path(tmp_path / "other"), database_path(home))
     assert count_at(home, counted, 2) == 1
     assert count_at(home, counted, 0) == 0
+
+
+@pytest.mark.parametrize("limit", [("COUNT_MAX", 2), ("COUNT_S_MAX", 0.0)])
+def test_a_count_ends_at_its_limits_and_says_so(
+    home: Path, limit: tuple[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(home, *signals(3))
+    project(home)
+    monkeypatch.setattr(view, *limit)
+    found = count_signals(home, Moments(home), QueryParams("symbol=AAPL"))
+    assert (found["count"], found["complete"]) == (2 if limit[0] == "COUNT_MAX" else 0, False)
