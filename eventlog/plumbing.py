@@ -41,7 +41,13 @@ if TYPE_CHECKING:
         price_text,
         time_text,
     )
-    from eventlog.format.line import BadLine, decode
+    from eventlog.format.line import (
+        LINE_BYTES_MAX,
+        BadLine,
+        decode,
+        parse_header,
+        stored_chain,
+    )
     from eventlog.plugins import COMMANDS, PROJECTIONS, import_plugin, load_plugin, plugin_names
     from eventlog.processes import can_fork, end_process, fork_process, run_in_processes
     from eventlog.read.bulk import VerifiedChunk, log_bytes, read_verified, verify_lines
@@ -193,7 +199,10 @@ _MODULES = {
     "rename_durably": "storage.atomic",
     "cut_log": "replica.rejoin",
     "database_uri": "storage.home",
+    "LINE_BYTES_MAX": "format.line",
     "decode": "format.line",
+    "parse_header": "format.line",
+    "stored_chain": "format.line",
     "fence_home": "replica.fork",
     "fence_state": "read.inspect",
     "first_lost": "read.inspect",
@@ -271,6 +280,7 @@ __all__ = [
     "FENCED",
     "FIELD_LIMITS",
     "JSON_OPTION",
+    "LINE_BYTES_MAX",
     "MIRROR",
     "MIRRORING",
     "MIRROR_STATES",
@@ -355,6 +365,7 @@ __all__ = [
     "open_stream",
     "output_file",
     "own_chain",
+    "parse_header",
     "parse_json_line",
     "plugin_names",
     "price_text",
@@ -385,6 +396,7 @@ __all__ = [
     "segment_starts",
     "starting_thread",
     "state_of_log",
+    "stored_chain",
     "stream_settings",
     "sync_rule",
     "time_text",

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eventlog import Entry
-from eventlog.plumbing import BadLine, decode, printable
+from eventlog.plumbing import printable
 from projections.errors import NotProved
-from projections.evidence.checkpoint import Cosignature, OpenedCheckpoint, Stamp
+from projections.evidence.checkpoint import Cosignature, OpenedCheckpoint, Stamp, not_later_than
 from projections.evidence.encoding import time_text
+from projections.evidence.entry_line import parse_entry
 from projections.evidence.keys import LOG, VerifierKey
 from projections.evidence.proof import parse_proof, verify_proof
 
@@ -32,15 +33,16 @@ class CheckedProof:
             for found in self.cosignatures
         ]
         seen += [
-            f"  stamped by {printable(found.name)} not later than {time_text(found.time_s)}"
+            f"  stamped by {found.name} not later than {time_text(found.time_s)}"
             for found in self.stamps
         ]
-        return [
+        lines = [
             f"PROVED: entry {self.entry.seq} of {self.size} in the log {self.origin}",
             f"  recorded_at {self.entry.recorded_at} (the operator's own clock)",
             *seen,
-            printable(self.entry.line.decode().removesuffix("\n")),
+            self.entry.line.decode().removesuffix("\n"),
         ]
+        return [printable(line) for line in lines]
 
     def to_json(self) -> dict[str, object]:
         """For a program."""
@@ -50,8 +52,7 @@ class CheckedProof:
             "seq": self.entry.seq,
             "size": self.size,
             "recorded_at": self.entry.recorded_at,
-            "not_later_than": {found.name: time_text(found.time_s) for found in self.cosignatures}
-            | {found.name: time_text(found.time_s) for found in self.stamps},
+            "not_later_than": not_later_than(*self.cosignatures, *self.stamps),
             "line": self.entry.line.decode().removesuffix("\n"),
         }
 
@@ -64,7 +65,7 @@ def check_proof(data: bytes, keys: Sequence[VerifierKey], *, quorum: int = 0) ->
     log, witnesses = log_and_witnesses(keys)
     proof = parse_proof(data)
     opened = verify_proof(proof, log, witnesses)
-    entry = _entry(proof.line)
+    entry = parse_entry(proof.line)
     if entry.seq != proof.index + 1:
         raise NotProved(f"the line has seq {entry.seq}, and is leaf {proof.index + 1} of the tree")
     require_quorum(opened, quorum)
@@ -82,8 +83,8 @@ def log_and_witnesses(keys: Sequence[VerifierKey]) -> tuple[VerifierKey, list[Ve
     witnesses = [key for key in keys if key.kind != LOG]
     if len(logs) != 1:
         raise NotProved(f"one key of a log is needed, and {len(logs)} were given")
-    if len({(key.name, key.public) for key in witnesses}) < len(witnesses):
-        raise NotProved("a witness was named twice")
+    if len({key.public for key in keys}) < len(keys):
+        raise NotProved("a key was given twice, maybe under two names: it counts as one")
     return logs[0], witnesses
 
 
@@ -93,12 +94,3 @@ def require_quorum(opened: OpenedCheckpoint, quorum: int) -> None:
         raise NotProved(
             f"{len(opened.cosignatures)} of the witnesses have cosigned, and {quorum} must"
         )
-
-
-def _entry(line: bytes) -> Entry:
-    if b"\n" in line:
-        raise NotProved("the file holds more than one line")
-    try:
-        return decode(line + b"\n")
-    except BadLine as error:
-        raise NotProved(f"the line that was signed {error}") from None

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from projections.errors import NotProved
-from projections.evidence.encoding import decode_hash, decode_number, encode_base64
+from projections.evidence.encoding import decode_hash, decode_number, encode_base64, time_text
 from projections.evidence.keys import COSIGNER, LOG, SigningKey, VerifierKey
+from projections.evidence.merkle import EMPTY_ROOT
 from projections.evidence.note import Note, parse_note, sign_note
 
 
@@ -43,6 +44,18 @@ class Stamp:
     time_s: int  # since 1970
 
 
+def not_later_than(*found: Cosignature | Stamp) -> list[dict[str, str]]:
+    """For a program, in their order; names need not differ."""
+    return [
+        {
+            "by": "witness" if isinstance(each, Cosignature) else "authority",
+            "name": each.name,
+            "time": time_text(each.time_s),
+        }
+        for each in found
+    ]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedCheckpoint:
     """A checkpoint whose signatures were verified."""
@@ -61,12 +74,15 @@ def parse_head(text: bytes) -> SignedHead:
     if rest or len(lines) < 3 or "" in lines:
         raise NotProved("the checkpoint does not have the lines origin, size and root")
     origin, size, root, *extensions = lines
-    return SignedHead(
+    found = SignedHead(
         origin=origin,
         size=decode_number(size, what="the size of the checkpoint"),
         root=decode_hash(root, what="the root of the checkpoint"),
         extensions=tuple(extensions),
     )
+    if found.size == 0 and found.root != EMPTY_ROOT:
+        raise NotProved("the checkpoint of an empty log has not the root of an empty log")
+    return found
 
 
 def sign_head(head: SignedHead, key: SigningKey) -> Note:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eventlog.plumbing import Disk
+from eventlog.plumbing import Disk, printable
 from projections.errors import NotProved
-from projections.evidence.checkpoint import Cosignature
+from projections.evidence.checkpoint import Cosignature, not_later_than
 from projections.evidence.encoding import time_text
 from projections.evidence.kept_files import kept_files
 from projections.evidence.keys import COSIGNER, VerifierKey
@@ -41,14 +41,14 @@ class Cosigned:
     def to_text(self) -> list[str]:
         """For a reader."""
         return [
-            f"the checkpoint of {self.size} entries was seen by {found.name} not later than"
-            f" {time_text(found.time_s)}"
+            f"the checkpoint of {self.size} entries was seen by {printable(found.name)}"
+            f" not later than {time_text(found.time_s)}"
             for found in self.cosignatures
         ]
 
     def to_json(self) -> dict[str, object]:
         """For a program."""
-        seen = {found.name: time_text(found.time_s) for found in self.cosignatures}
+        seen = not_later_than(*self.cosignatures)
         return {"path": self.path, "size": self.size, "not_later_than": seen}
 
 
@@ -105,7 +105,9 @@ def _verified(
         times = [(key.name, key.verify(note.text, line.value)) for key, line in lines]
     except NotProved:
         return None
-    return tuple(Cosignature(name=name, time_s=time_s) for name, time_s in times if time_s)
+    return tuple(
+        Cosignature(name=name, time_s=time_s) for name, time_s in times if time_s is not None
+    )
 
 
 def _is_earlier(note: Note, key: VerifierKey, line: Signature) -> bool:

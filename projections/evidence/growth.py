@@ -7,16 +7,20 @@ The file is the body of an `add-checkpoint` request of https://c2sp.org/tlog-wit
     (empty line)
     the checkpoint
 
+Whether a file accuses its owner of a fork depends on what is signed: two roots at one size, or a
+path that leads to the new root from another old one. Any other path may be damaged on its way.
+
 Invariant: a head is accepted only if it continues the one that was kept.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from projections.errors import NotProved
 from projections.evidence.checkpoint import OpenedCheckpoint, SignedHead, open_checkpoint
 from projections.evidence.encoding import decode_hash, decode_number, encode_base64
 from projections.evidence.keys import VerifierKey
-from projections.evidence.merkle import PATH_HASHES_MAX, is_consistent
+from projections.evidence.merkle import PATH_HASHES_MAX, consistent_roots, is_consistent
 from projections.evidence.note import NOTE_BYTES_MAX
 
 
@@ -63,13 +67,30 @@ def verify_growth(growth: Growth, kept: SignedHead, log: VerifierKey) -> OpenedC
     new = opened.head
     if new.size < kept.size:  # an older checkpoint, which may be of the same log
         raise NotProved(f"the checkpoint has {new.size} entries, and the kept one {kept.size}")
-    if growth.old_size != kept.size and new != kept:
-        raise NotProved(f"the file continues size {growth.old_size}, and {kept.size} was kept")
     if new == kept:
         return opened
-    if not is_consistent(kept.size, new.size, kept.root, new.root, growth.path):
+    if new.size == kept.size and new.root != kept.root:
+        raise NotProved(f"FORK: two logs of {new.size} entries are signed by this key")
+    if growth.old_size != kept.size:
+        raise NotProved(f"the file continues size {growth.old_size}, and {kept.size} was kept")
+    if is_consistent(kept.size, new.size, kept.root, new.root, growth.path):
+        return opened
+    if _leads_from_another_root(growth.path, kept, new):
         raise NotProved(
-            f"FORK: the file does not show that the log of {new.size} entries continues the one"
-            f" of {kept.size} that was kept"
+            f"FORK: the log of {new.size} entries does not begin with the one of {kept.size} that"
+            " was kept, and both are signed by this key"
         )
-    return opened
+    raise NotProved(
+        f"the file does not show that the log of {new.size} entries continues the one of"
+        f" {kept.size} that was kept: it was damaged, or there are two logs",
+        do=f"ask for a new file of `eventlog evidence consistency --from {kept.size}`; keep both if"
+        " that one does not show it either",
+    )
+
+
+def _leads_from_another_root(path: Sequence[bytes], kept: SignedHead, new: SignedHead) -> bool:
+    """Whether a path shows that the new tree begins with other lines than those of the kept one."""
+    if not 0 < kept.size < new.size:
+        return False
+    roots = consistent_roots(kept.size, new.size, kept.root, path)
+    return roots is not None and roots[0] != kept.root and roots[1] == new.root

@@ -238,7 +238,8 @@ class KeptFiles:
 
     def write_stamp(self, size: int, reply: bytes) -> str:
         """Keeps one more time stamp of a checkpoint, durably; returns its name."""
-        number = len(self.stamps(size))
+        names = self.stamps(size)
+        number = _stamp_number(names[-1]) + 1 if names else 0  # one may have been taken away
         name = f"{size:020d}.{number}.tsr" if number else f"{size:020d}.tsr"
         self._directory.replace(name, reply)
         return name

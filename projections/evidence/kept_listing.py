@@ -148,7 +148,7 @@ def _size_of(name: str) -> int:
 
 def cosignatures_in(note: str) -> tuple[SeenBy, ...]:
     """The cosignatures of a checkpoint, in their order."""
-    lines = note.rpartition("\n\n")[2].splitlines()
+    lines = note.rpartition("\n\n")[2].split("\n")
     found = (_seen_by(line.removeprefix(_MARK)) for line in lines if line.startswith(_MARK))
     return tuple(seen for seen in found if seen is not None)
 
@@ -160,7 +160,7 @@ def _seen_by(signature: str) -> SeenBy | None:
     except NotProved:
         return None
     time_s = int.from_bytes(raw[_TIME_AT])
-    if len(raw) != _COSIGNATURE_BYTES or time_s > _TIME_MAX_S:
+    if len(raw) != _COSIGNATURE_BYTES or not 0 < time_s <= _TIME_MAX_S:
         return None
     return SeenBy(name=name, time_s=time_s)
 

@@ -8,6 +8,7 @@ https://c2sp.org/signed-note, https://c2sp.org/tlog-cosignature. Needs the extra
 Invariant: no error and no repr contains a seed.
 """
 
+import re
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -23,20 +24,28 @@ KEY_BYTES = 32  # of an Ed25519 seed, and of a public key
 ID_BYTES = 4
 SIGNATURE_BYTES = 64
 TIME_BYTES = 8  # before the signature of a cosigner: seconds since 1970, big-endian
-NAME_BYTES_MAX = 255
 TIME_MAX_S = 253_402_300_799  # 9999-12-31T23:59:59Z, the last second that can be printed
 
 _KINDS = (LOG, COSIGNER)
 _SECRET_PREFIX = "PRIVATE+KEY+"
 
 
-def is_key_name(name: str) -> bool:
-    """Whether a key may have that name: printable, without spaces and `+`, and not too long."""
-    return (
-        name.isprintable()  # so it can be encoded
-        and 0 < len(name.encode()) <= NAME_BYTES_MAX
-        and not any(char == "+" or char.isspace() for char in name)
-    )
+# signed-note: UTF-8 without Unicode spaces and plus; a note has no control characters either. The
+# spaces are written out, since the tables of Unicode differ between programs and grow.
+_NAME = re.compile(
+    r"[^\x00-\x20+\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ud800-\udfff]+"
+)
+_NEW_NAME = re.compile("[!-*,-~]{1,255}")  # no `+`
+
+
+def is_name(name: str) -> bool:
+    """Whether a key of someone may have that name, by the rules of signed-note."""
+    return _NAME.fullmatch(name) is not None
+
+
+def is_new_name(name: str) -> bool:
+    """Whether a new key may have that name: printable ASCII, which all programs judge alike."""
+    return _NEW_NAME.fullmatch(name) is not None
 
 
 def key_id(name: str, kind: int, public: bytes) -> bytes:
@@ -72,7 +81,7 @@ class VerifierKey:
             Ed25519PublicKey.from_public_bytes(self.public).verify(signature, message)
         except (InvalidSignature, ValueError):
             raise NotProved(f"the signature of {self.name} is wrong") from None
-        if time_s is not None and time_s > TIME_MAX_S:
+        if time_s is not None and not 0 < time_s <= TIME_MAX_S:
             raise NotProved(f"the cosignature of {self.name} has no time")
         return time_s
 
@@ -116,8 +125,8 @@ def cosigned_message(text: bytes, time_s: int) -> bytes:
 
 def new_key(name: str, kind: int = LOG) -> SigningKey:
     """A key from the random numbers of the system. Raises ValueError for a name it cannot have."""
-    if not is_key_name(name):
-        raise ValueError("a key's name is printable and has neither spaces nor `+`")
+    if not is_new_name(name):
+        raise ValueError("the name of a new key is printable ASCII without spaces and `+`")
     seed = Ed25519PrivateKey.generate().private_bytes_raw()
     return SigningKey(name=name, kind=kind, seed=seed)
 
@@ -146,7 +155,7 @@ def parse_secret(text: str) -> SigningKey:
 def _parse(text: str, *, what: str) -> tuple[str, str, int, bytes]:
     """Name, key id in hex, kind, and key."""
     parts = text.split("+", 2)  # base64 may hold further plus signs
-    if len(parts) != 3 or not is_key_name(parts[0]):
+    if len(parts) != 3 or not is_name(parts[0]):
         raise NotProved(f"{what} does not have the form NAME+ID+KEY")
     name, id_text, encoded = parts
     raw = decode_base64(encoded, what=f"the key in {what}")

@@ -193,25 +193,35 @@ def is_consistent(
         return old_root == new_root and not path
     if old == 0:
         return old_root == EMPTY_ROOT and not path
+    return consistent_roots(old, new, old_root, path) == (old_root, new_root)
+
+
+def consistent_roots(
+    old: int, new: int, old_root: bytes, path: Sequence[bytes]
+) -> tuple[bytes, bytes] | None:
+    """The roots of both trees by a path, 0 < old < new; None where it has another length.
+
+    Where `old` is a power of two its root is not part of the path, and `old_root` is used.
+    """
     hashes = list(path)
     if old & (old - 1) == 0:
         hashes.insert(0, old_root)
     if not hashes:
-        return False
+        return None
     first, second = old - 1, new - 1
     while first & 1:
         first, second = first >> 1, second >> 1
     found_old = found_new = hashes[0]
     for hash_ in hashes[1:]:
         if second == 0:
-            return False
+            return None
         if first & 1 or first == second:
             found_old, found_new = node_hash(hash_, found_old), node_hash(hash_, found_new)
             first, second = _skip_right_edge(first, second)
         else:
             found_new = node_hash(found_new, hash_)
         first, second = first >> 1, second >> 1
-    return second == 0 and found_old == old_root and found_new == new_root
+    return (found_old, found_new) if second == 0 else None
 
 
 def _skip_right_edge(first: int, second: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from projections.errors import NotProved
 from projections.evidence.encoding import decode_base64, encode_base64
-from projections.evidence.keys import ID_BYTES, SigningKey, VerifierKey, is_key_name
+from projections.evidence.keys import ID_BYTES, SigningKey, VerifierKey, is_name
 
 NOTE_BYTES_MAX = 1_000_000  # as golang.org/x/mod/sumdb/note has it
 SIGNATURES_MAX = 100  # the same
@@ -88,7 +88,7 @@ def parse_signatures(text: str) -> tuple[Signature, ...]:
 
 def _parse_signature(line: str) -> Signature:
     name, separator, encoded = line.removeprefix(_MARK).partition(" ")
-    if not line.startswith(_MARK) or not separator or not is_key_name(name):
+    if not line.startswith(_MARK) or not separator or not is_name(name):
         raise NotProved("a signature line does not have the form `\N{EM DASH} NAME SIGNATURE`")
     raw = decode_base64(encoded, what="a signature")
     if len(raw) <= ID_BYTES:

@@ -6,14 +6,15 @@ cosignatures do not change. Needs the extra `evidence`; reads no network and no 
 Invariant: a stamp that is returned was signed by an authority below the given certificates.
 """
 
+import math
 from dataclasses import dataclass
+from datetime import timedelta
 
 from cryptography import x509
 from rfc3161_client import (
     HashAlgorithm,
     TimestampRequestBuilder,
     TimeStampResponse,
-    VerificationError,
     VerifierBuilder,
     decode_timestamp_response,
 )
@@ -79,30 +80,61 @@ def verify_stamp(
     if len(reply) > REPLY_BYTES_MAX:
         raise NotProved(f"the time stamp has more than {REPLY_BYTES_MAX} bytes")
     try:
+        return _verified(reply, message, trusted, nonce)
+    except NotProved:
+        raise
+    # These bytes come from the network, and not all that the libraries raise is a ValueError.
+    except Exception as error:  # noqa: BLE001
+        raise NotProved(f"the time stamp does not verify: {error}") from None
+
+
+def _verified(
+    reply: bytes, message: bytes, trusted: TrustedAuthorities, nonce: int | None
+) -> Stamp:
+    try:
         found = decode_timestamp_response(reply)
     except ValueError:
         raise NotProved("the file is no reply of a time stamp authority (RFC 3161)") from None
+    certificate = _signer_certificate(found, trusted)
+    # `certificate` is not passed on: the library would take it for one that is trusted.
     verifier = VerifierBuilder(
         policy_id=trusted.policy,
         roots=list(trusted.roots),
         intermediates=list(trusted.intermediates),
         nonce=nonce,
     ).build()
-    try:
-        verifier.verify_message(found, message)
-        if found.tst_info.message_imprint.hash_algorithm != _SHA256:
-            raise NotProved("the time stamp is not over a SHA-256")
-        time_s = int(found.tst_info.gen_time.timestamp())
-        return Stamp(name=_authority_name(found), time_s=time_s)
-    except (VerificationError, ValueError) as error:
-        raise NotProved(f"the time stamp does not verify: {error}") from None
+    verifier.verify_message(found, message)
+    if found.tst_info.message_imprint.hash_algorithm != _SHA256:
+        raise NotProved("the time stamp is not over a SHA-256")
+    return Stamp(name=certificate.subject.rfc4514_string(), time_s=_latest_time_s(found))
 
 
-def _authority_name(found: TimeStampResponse) -> str:
-    """The subject of the certificate that signed."""
+def _signer_certificate(found: TimeStampResponse, trusted: TrustedAuthorities) -> x509.Certificate:
+    """The one certificate whose issuer and serial number are those of the signer.
+
+    The certificates in a stamp are not signed with it, so anyone can add one of the same issuer and
+    number and with another name. Which of the two was verified could not be said.
+    """
     signers = {(each.issuer, each.serial_number) for each in found.signed_data.signer_infos}
-    for data in found.signed_data.certificates:
-        certificate = x509.load_der_x509_certificate(data)
-        if (certificate.issuer, certificate.serial_number) in signers:
-            return certificate.subject.rfc4514_string()
-    raise NotProved("the time stamp does not hold the certificate of its signer")
+    given = {x509.load_der_x509_certificate(data) for data in found.signed_data.certificates}
+    named = [
+        each
+        for each in given.union(trusted.roots, trusted.intermediates)
+        if (each.issuer, each.serial_number) in signers
+    ]
+    if len(signers) != 1 or len(named) != 1 or named[0] not in given:
+        raise NotProved("the time stamp does not hold one certificate of its signer, and no other")
+    return named[0]
+
+
+def _latest_time_s(found: TimeStampResponse) -> int:
+    """A whole second that is not before the stamp, as far as its authority knows."""
+    time, accuracy = found.tst_info.gen_time, found.tst_info.accuracy
+    time += timedelta(seconds=1)  # the library drops the fraction of a second
+    if accuracy is not None:
+        time += timedelta(
+            seconds=accuracy.seconds or 0,
+            milliseconds=accuracy.millis or 0,
+            microseconds=accuracy.micros or 0,
+        )
+    return math.ceil(time.timestamp())

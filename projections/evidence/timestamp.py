@@ -7,16 +7,18 @@ Invariant: a reply is kept only after it was verified.
 """
 
 import ssl
+import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from urllib.parse import urlsplit
 
 import certifi
 import httpx
 
-from eventlog.plumbing import Disk
+from eventlog.plumbing import Disk, starting_thread
 from projections.errors import NotProved, ProjectionError
 from projections.evidence.checkpoint import Stamp
 from projections.evidence.kept_files import KeptFiles, kept_files
@@ -96,6 +98,28 @@ def require_url(url: str) -> None:
 
 def ask_authority(url: str, request: bytes, *, deadline_s: float = DEADLINE_S) -> bytes:
     """The reply to a request, not verified. Raises ProjectionError."""
+    # httpx limits each read, and not the whole: a server that sends a byte now and then holds it
+    # for ever. So the request is made in a thread that is left to itself at the deadline.
+    answers: SimpleQueue[bytes | Exception] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(_post(url, request, deadline_s))
+        except Exception as error:  # noqa: BLE001  # it is raised where the answer is awaited
+            answers.put(error)
+
+    with starting_thread():
+        threading.Thread(target=ask, name="eventlog-tsa", daemon=True).start()
+    try:
+        answer = answers.get(timeout=deadline_s)
+    except Empty:
+        raise _no_reply_error(url, f"its reply takes longer than {deadline_s:g} s") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _post(url: str, request: bytes, deadline_s: float) -> bytes:
     give_up_s = time.monotonic() + deadline_s
     try:
         with (
@@ -109,7 +133,7 @@ def ask_authority(url: str, request: bytes, *, deadline_s: float = DEADLINE_S) -
                 reply += part
                 if len(reply) > REPLY_BYTES_MAX:
                     raise _no_reply_error(url, f"its reply has more than {REPLY_BYTES_MAX} bytes")
-                if time.monotonic() > give_up_s:
+                if time.monotonic() > give_up_s:  # nobody waits for it any more
                     raise _no_reply_error(url, f"its reply takes longer than {deadline_s:g} s")
             return reply
     except httpx.HTTPError as error:

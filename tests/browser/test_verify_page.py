@@ -13,15 +13,19 @@ from pathlib import Path
 
 import pytest
 
+from projections.errors import NotProved
+from projections.evidence.check import check_proof
 from projections.evidence.checkpoint import SignedHead, sign_head
 from projections.evidence.handover.export import SeenLines, index_page
 from projections.evidence.handover.page import page_bytes
 from projections.evidence.keys import COSIGNER, SigningKey, new_key
 from projections.evidence.merkle import leaf_hash
+from projections.evidence.note import Signature
 from projections.evidence.proof import Proof
 from tests.browser.driver import PHONE, Browser, Context, Page
 from tests.harness.requirements import CHECKOUT
 from tests.projections.evidence.entries import entry_proof
+from tests.projections.evidence.foreign_lines import ACCEPTED, LOG, REFUSED, foreign_proof
 from tests.projections.evidence.test_proof import KEY, WITNESS
 
 pytestmark = pytest.mark.slow
@@ -79,30 +83,43 @@ def test_a_good_proof_is_proved_with_its_line_and_times(page: Page, context: Con
     assert all(each.startswith("file:") for each in context.requests())
 
 
+CHECK = """async (proofs, keys) => {
+    const found = [];
+    for (const text of proofs) {
+        const bytes = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
+        const refused = (error) => error instanceof NotProved ? error.message : `failed: ${error}`;
+        found.push(await check(bytes, keys).then(() => "proved", refused));
+    }
+    return found;
+}"""
+
+
+def checked(page: Page, proofs: list[bytes], keys: str) -> list[str]:
+    """What the page says about each proof: "proved", or why not."""
+    texts = [base64.b64encode(each).decode() for each in proofs]
+    found: list[str] = page.js(f"({CHECK})({json.dumps(texts)}, {json.dumps(keys)})")
+    return found
+
+
 def test_no_changed_byte_is_proved(page: Page) -> None:
     data, chance = entry_proof().to_bytes(), random.Random(11)
     signed_to = data.rindex("\N{EM DASH}".encode())  # the witness is not among the keys
-    script = """async (proofs, keys) => {
-        const found = [];
-        for (const text of proofs) {
-            const bytes = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
-            found.push(await check(bytes, keys).then(() => "proved", (error) => error.message));
-        }
-        return found;
-    }"""
     changed = [
         data[:at] + bytes([data[at] ^ 1 << chance.randrange(8)]) + data[at + 1 :]
         for at in range(signed_to)
     ]
     changed += [data[:at] + data[at + 1 :] for at in range(0, signed_to, 9)]
+    assert [text for text in checked(page, changed, LOG_VKEY) if text == "proved"] == []
+    assert checked(page, [data], LOG_VKEY) == ["proved"]
 
-    def checked(proofs: list[bytes]) -> list[str]:
-        texts = [base64.b64encode(each).decode() for each in proofs]
-        found: list[str] = page.js(f"({script})({json.dumps(texts)}, {json.dumps(LOG_VKEY)})")
-        return found
 
-    assert [text for text in checked(changed) if text == "proved"] == []
-    assert checked([data]) == ["proved"]
+def test_it_judges_each_line_as_the_command_does(page: Page) -> None:
+    lines = ACCEPTED | REFUSED
+    proofs = [foreign_proof(line) for line in lines.values()]
+    answers = checked(page, proofs, LOG.verifier.to_text())
+    proved = {name for name, found in zip(lines, answers, strict=True) if found == "proved"}
+    assert proved == set(ACCEPTED)
+    assert [text for text in answers if "failed" in text] == []
 
 
 @pytest.mark.parametrize(
@@ -133,19 +150,74 @@ def signed_line(line: bytes, name: str = "hostile.example") -> tuple[bytes, Sign
 def test_hostile_text_in_a_line_is_shown_as_text(page: Page, context: Context) -> None:
     before = len(context.problems())
     start = b'{"v":1,"seq":1,"batch":1,"recorded_at":"2025-11-18T02:00:01.123456Z","event":"signal"'
-    text = "<img src=x onerror=alert(1)><script>alert(2)</script>\N{RIGHT-TO-LEFT OVERRIDE}x\x1b[2J"
-    data, key = signed_line(start + f',"symbol":"{text}"}}'.encode(), "<b>bold</b>")
+    text = "<img src=x onerror=alert(1)><script>alert(2)</script>\N{RIGHT-TO-LEFT OVERRIDE}x"
+    end = b',"chain":"%b"}' % (b"0" * 64)
+    data, key = signed_line(start + f',"symbol":"{text}"'.encode() + end, "<b>bold</b>")
     found = answer(page, data, key.verifier.to_text())
     assert found.startswith("proved")
-    assert "<img src=x onerror=alert(1)><script>alert(2)</script>\\u{202e}x\\u{1b}[2J" in found
+    assert "<img src=x onerror=alert(1)><script>alert(2)</script>\\u{202e}x" in found
     assert (
         page.js("document.querySelectorAll('#result img, #result script, #result b').length") == 0
     )
     assert context.problems()[before:] == []  # a dialog would be one
-    other, key = signed_line(start.replace(b'"seq":1', b'"seq":2') + b"}", "log.example")
+    other, key = signed_line(start.replace(b'"seq":1', b'"seq":2') + end, "log.example")
     assert "the line has seq 2, and is leaf 1" in answer(page, other, key.verifier.to_text())
     none, key = signed_line(b"{}", "log.example")
     assert "not an entry of a log" in answer(page, none, key.verifier.to_text())
+
+
+def test_it_judges_names_and_times_of_witnesses_as_the_command_does(page: Page) -> None:
+    own = SigningKey(name="w", kind=COSIGNER, seed=LOG.seed)
+    witness = SigningKey(name="w", kind=COSIGNER, seed=bytes(32))
+    renamed = SigningKey(name="v\u200b\U0001fae9" + "x" * 300, kind=COSIGNER, seed=bytes(32))
+    for witnesses, time_s in (
+        ((witness,), 1),
+        ((renamed,), 1),
+        ((), 1),
+        ((witness,), 0),
+        ((witness, renamed), 1),
+        ((own,), 1),
+    ):
+        keys = [LOG.verifier, *(each.verifier for each in witnesses)]
+        data = foreign_proof(witnesses=tuple((each, time_s) for each in witnesses))
+        # Lines of strangers, whose names other tables of Unicode may not know.
+        for name in (
+            "\U0001fae9",
+            "\u0378",
+            "\ue000",
+            "w" * 300,
+            "a\x7f",
+            "\ufeff",
+            "a\x85b",
+            "a\u2003b",
+        ):
+            stranger = Signature(name=name, id=b"1234", value=b"5").to_text().encode()
+            try:
+                check_proof(data + stranger, keys)
+                wanted = True
+            except NotProved:
+                wanted = False
+            (found,) = checked(page, [data + stranger], "\n".join(key.to_text() for key in keys))
+            assert (found == "proved", "failed" in found) == (wanted, False), (name, found)
+
+
+def test_no_answer_stands_beside_another_proof_or_other_keys(page: Page) -> None:
+    data = entry_proof().to_bytes()
+    for change in ("#keys", "#proof"):
+        assert answer(page, data, LOG_VKEY).startswith("proved")
+        page.call("fill", change, "x")
+        assert page.js(f"{ANSWER} === null")
+    assert answer(page, data, LOG_VKEY).startswith("proved")
+    script = """() => {
+        const file = new File(["x"], "gone");
+        file.arrayBuffer = () => Promise.reject(new DOMException("gone", "NotFoundError"));
+        take(file);
+    }"""
+    page.js(f"({script})()")
+    page.wait(f"{RESULT} === 'unable' && {ANSWER}")
+    assert "cannot be read" in page.text("#result")
+    page.call("click", "button")  # what was checked before is not checked again
+    page.wait(f"{RESULT} === 'refused'")
 
 
 def test_a_file_is_chosen_or_dropped(page: Page, tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ serial = {directory}/serial
 signer_digest = sha256
 default_policy = 1.2.3.4.1
 digests = sha256
-accuracy = secs:1
+accuracy = secs:1, millisecs:500
+clock_precision_digits = 3
 ess_cert_id_chain = no
 ess_cert_id_alg = sha256
 [req]
@@ -76,12 +77,25 @@ class StampAuthority:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/stamp"
 
-    def reply_to(self, query: bytes) -> bytes:
-        """The reply as `openssl ts` gives it."""
+    @property
+    def certificate(self) -> bytes:
+        """The one that signs, as PEM."""
+        return (self._directory / "tsa.pem").read_bytes()
+
+    def reply_to(self, query: bytes, *, added: bytes = b"") -> bytes:
+        """The reply as `openssl ts` gives it, with certificates that are added as PEM."""
         question, answer = self._directory / "query.tsq", self._directory / "reply.tsr"
         question.write_bytes(query)
-        signer = ("-signer", self._directory / "tsa.pem", "-inkey", self._directory / "tsa.key")
+        signer: tuple[object, ...] = (
+            "-signer",
+            self._directory / "tsa.pem",
+            "-inkey",
+            self._directory / "tsa.key",
+        )
         files = ("-queryfile", question, "-out", answer)
+        chain = self._directory / "added.pem"
+        chain.write_bytes(added)
+        signer += ("-chain", chain) if added else ()
         _openssl("ts", "-reply", "-config", self._config, *files, *signer)
         return answer.read_bytes()
 

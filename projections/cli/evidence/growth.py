@@ -4,7 +4,6 @@ Invariant: `audit` and `witness-key` need neither home nor network.
 """
 
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -60,6 +59,7 @@ def consistency(obj: CommandContext, old_size: int) -> None:
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.argument("kept", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--key", "vkey", metavar="VKEY", required=True, help="The vkey of the log.")
+@click.option("--first", "is_first", is_flag=True, help="The first audit of this log: create KEPT.")
 @click.option(
     "--cosign",
     "cosign_file",
@@ -68,18 +68,25 @@ def consistency(obj: CommandContext, old_size: int) -> None:
     help="Then print a cosignature by this key, which `evidence witness-key` has made.",
 )
 @JSON_OPTION
-def audit(file: Path, kept: Path, vkey: str, cosign_file: Path | None, as_json: bool) -> None:
+def audit(
+    file: Path, kept: Path, vkey: str, is_first: bool, cosign_file: Path | None, as_json: bool
+) -> None:
     """Keep the checkpoint in FILE if it continues that in KEPT.
+
+    The first audit of a log begins with nothing: say so with --first, and KEPT is created. Without
+    it KEPT must be there, so that a wrong name or a lost file is no way to begin anew.
 
     FILE is what `evidence consistency` prints. It needs no home and no network. Exit code 1 if FILE
     does not show that the log has only grown; KEPT is unchanged then. If the reason begins with
-    FORK, keep both files: signed by one key, they show that its owner has two logs.
+    FORK, keep both files: signed by one key, they show that its owner has two logs. Without that
+    word FILE may be damaged: ask for a new one.
 
     With --cosign stdout has the cosignature alone, once KEPT is replaced: it says that this witness
     has seen the checkpoint by now. Send it to the operator, who keeps it by `evidence cosigned`.
 
     \b
     Example:
+      eventlog evidence audit growth kept.checkpoint --key "$(cat vkey)" --first
       eventlog evidence audit growth kept.checkpoint --key "$(cat vkey)"
       eventlog evidence audit growth kept.checkpoint --key "$(cat vkey)" --cosign key > cosignature
     """
@@ -95,9 +102,9 @@ def audit(file: Path, kept: Path, vkey: str, cosign_file: Path | None, as_json: 
         raise WrongUsage("--key is the vkey of a witness", do="give that of the log")
     cosigner = None
     if cosign_file is not None:
-        cosigner = (read_key_file(cosign_file, kind=COSIGNER), int(time.time()))
+        cosigner = read_key_file(cosign_file, kind=COSIGNER)
     try:
-        found = audit_growth(_read_note(file), kept, key, cosigner=cosigner)
+        found = audit_growth(_read_note(file), kept, key, is_first=is_first, cosigner=cosigner)
     except NotProved as error:
         print_problem(str(error))
         sys.exit(EXIT_PROBLEM)
@@ -159,11 +166,11 @@ def witness_key(name: str, file: Path) -> None:
     """
     with needs_extra():
         from projections.evidence.key_files import create_key_file
-        from projections.evidence.keys import COSIGNER, is_key_name, new_key
+        from projections.evidence.keys import COSIGNER, is_new_name, new_key
 
-    if not is_key_name(name):
+    if not is_new_name(name):
         raise WrongUsage(
-            "NAME must be printable, without spaces and `+`, and at most 255 bytes long",
+            "NAME must be printable ASCII without spaces and `+`, at most 255 characters",
             do="name the witness like witness.example.org",
         )
     key = new_key(name, COSIGNER)

@@ -37,12 +37,12 @@ def key(obj: CommandContext, origin: str) -> None:
       eventlog evidence key log.example.com/main
     """
     with needs_extra():
-        from projections.evidence.keys import is_key_name
+        from projections.evidence.keys import is_new_name
         from projections.evidence.signing import create_key
 
-    if not is_key_name(origin):
+    if not is_new_name(origin):
         raise WrongUsage(
-            "ORIGIN must be printable, without spaces and `+`, and at most 255 bytes long",
+            "ORIGIN must be printable ASCII without spaces and `+`, at most 255 characters",
             do="name the log like log.example.com/main",
         )
     print_line(create_key(Path(obj.home), origin).to_text())

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eventlog.plumbing import BadLine, VerifiedChunk, verify_lines
+from eventlog.plumbing import BadLine, VerifiedChunk, printable, verify_lines
 from projections.errors import NotProved
 from projections.evidence.check import log_and_witnesses, require_quorum
-from projections.evidence.checkpoint import Cosignature, SignedHead, open_checkpoint
+from projections.evidence.checkpoint import Cosignature, SignedHead, not_later_than, open_checkpoint
 from projections.evidence.encoding import time_text
 from projections.evidence.handover.lines_table import lines_table
 from projections.evidence.handover.statement import ReadableFile, read_head, read_pieces
@@ -43,7 +43,7 @@ class CheckedStatement:
     def to_text(self) -> list[str]:
         """For a reader, without the figures."""
         times = f"{self.first_recorded_at} to {self.last_recorded_at}"
-        return [
+        lines = [
             f"PROVED: all {self.size} entries of the log {self.origin}, complete and in order",
             f"  recorded_at {times} (the operator's own clock)",
             *(
@@ -51,6 +51,7 @@ class CheckedStatement:
                 for found in self.cosignatures
             ),
         ]
+        return [printable(line) for line in lines]
 
     def to_json(self) -> dict[str, object]:
         """For a program."""
@@ -60,7 +61,7 @@ class CheckedStatement:
             "size": self.size,
             "first_recorded_at": self.first_recorded_at,
             "last_recorded_at": self.last_recorded_at,
-            "not_later_than": {found.name: time_text(found.time_s) for found in self.cosignatures},
+            "not_later_than": not_later_than(*self.cosignatures),
             "stats": self.stats,
             "by_strategy": self.by_strategy,
         }

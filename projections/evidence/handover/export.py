@@ -15,18 +15,19 @@ from hashlib import sha256
 from html import escape
 from importlib.resources import files as package_files
 from pathlib import Path
+from shlex import quote
 from string import Template
 from typing import BinaryIO
 
-from eventlog.plumbing import Disk, VerifiedChunk, printable, refuse_in_home, verify_lines
+from eventlog.plumbing import BadLine, Disk, VerifiedChunk, printable, refuse_in_home, verify_lines
 from projections.errors import ProjectionError
 from projections.evidence.handover import page
 from projections.evidence.handover.file_tree import PRIVATE, FileTree, file_tree
 from projections.evidence.handover.lines_table import lines_table
 from projections.evidence.handover.publish import publish
+from projections.evidence.handover.signed_lines import Progress, require_no_loss, signed_lines
 from projections.evidence.handover.statement import head_bytes
 from projections.evidence.handover.tables import TABLES, table_lines
-from projections.evidence.handover.write_statement import Progress, signed_lines
 from projections.evidence.kept_files import KeptFiles, kept_files
 from projections.evidence.keys import VerifierKey
 from projections.evidence.newest import NewestCheckpoint, read_newest
@@ -93,6 +94,7 @@ def export_evidence(
             file_tree(part, PRIVATE, disk=disk) as tree,
         ):
             newest, key = read_newest(kept), kept.read_vkey()
+            require_no_loss(home, newest.head.size)
             publish(home, part / "log", modes=PRIVATE, newest=newest, disk=disk)
             seen = _write_tables(home, newest, tree, part, progress)
             rows = _write_checkpoints(kept, newest, tree)
@@ -124,6 +126,7 @@ def index_page(key: VerifierKey, size: int, seen: SeenLines, rows: list[str]) ->
     values = {
         "origin": key.name,
         "vkey": key.to_text(),
+        "quoted_vkey": quote(key.to_text()),
         "size": f"{size:,}",
         "signals": f"{seen.signals:,}",
         "first": seen.first_recorded_at,
@@ -141,12 +144,19 @@ def _write_tables(
     with tree.created("statement") as file:
         pieces = _copied(signed_lines(home, newest.head, progress), file)
         file.write(head_bytes(newest.data))
-        with lines_table(_noted(verify_lines(pieces), seen), scratch) as database:
-            for name, columns, sql in TABLES:
-                with tree.created(name) as table:
-                    for lines in table_lines(database, columns, sql):
-                        table.write(lines)
-            (seen.signals,) = database.execute("SELECT count(*) FROM signals").fetchone()
+        try:
+            with lines_table(_noted(verify_lines(pieces), seen), scratch) as database:
+                for name, columns, sql in TABLES:
+                    with tree.created(name) as table:
+                        for lines in table_lines(database, columns, sql):
+                            table.write(lines)
+                (seen.signals,) = database.execute("SELECT count(*) FROM signals").fetchone()
+        except BadLine as error:
+            raise ProjectionError(
+                f"an entry that was signed is wrong: {error}",
+                where=str(home),
+                do="run `eventlog verify`: it tells what is wrong, and what can be done",
+            ) from None
     return seen
 
 

@@ -47,9 +47,11 @@ class FileTree:
         """Returns when the names in it are on the device."""
         self._directory.sync()
 
-    def read(self, name: str, bytes_max: int) -> bytes:
-        """All bytes of a file in it. Raises FileNotFoundError."""
-        return self._directory.read(name, bytes_max)
+    def read(self, path: str, bytes_max: int) -> bytes:
+        """All bytes of a file at a path below it. Raises FileNotFoundError."""
+        *folders, name = path.split("/")
+        with self._below(folders, create=False) as folder:
+            return folder.read(name, bytes_max)
 
     def has(self, path: str, size: int | None) -> bool:
         """Whether there is a file at a path below it, of that many bytes unless None."""

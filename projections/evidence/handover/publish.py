@@ -1,12 +1,14 @@
 """Publishes the tree of a home as static files, as https://c2sp.org/tlog-tiles has them.
 
 New tiles are written first, and then the checkpoint. A tile that stands below the published
-checkpoint is not written again. Each full tile is compared with the hash above it, and the rest
-with the signed root, so damage of the tree on disk is not published.
+checkpoint is not written again if it is the one of the tree; of lines only the file is looked for.
+Each full tile is compared with the hash above it, and the rest with the signed root, so damage of
+the tree on disk is not published.
 
 Invariant: the checkpoint that is published never precedes a tile that it needs.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,12 +26,11 @@ from projections.evidence.handover.file_tree import (
     Modes,
     file_tree,
 )
+from projections.evidence.handover.signed_lines import lines_in_order, require_no_loss
 from projections.evidence.handover.tile_paths import ENTRIES, Tile, bundle, tile_path, tiles_of
-from projections.evidence.handover.write_statement import missing_lines_error
 from projections.evidence.kept_files import kept_files
 from projections.evidence.keys import VerifierKey
 from projections.evidence.level_files import LevelFiles, level_files
-from projections.evidence.log_leaves import leaf_batches
 from projections.evidence.merkle import EMPTY_ROOT, TILE_WIDTH, fold, leaf_hash
 from projections.evidence.newest import NewestCheckpoint, read_newest
 from projections.evidence.note import NOTE_BYTES_MAX
@@ -41,8 +42,10 @@ CHECKPOINT_NAME = "checkpoint"
 LOCK_NAME = "publish.lock"
 SALT = "salt"  # the payload key that makes the hash of a line impossible to guess
 _SALT_TEXT = b'"salt":"'
+_SALT = re.compile(r"[0-9a-f]{32}")  # shorter text could be guessed too
 
 Progress = Callable[[int, int], object]  # files written, and in all
+OnUnsalted = Callable[[int], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +83,8 @@ def publish(
     directory: Path,
     *,
     with_entries: bool = False,
+    all_again: bool = False,
+    on_unsalted: OnUnsalted = lambda _count: None,
     modes: Modes = PUBLIC,
     newest: NewestCheckpoint | None = None,
     disk: Disk | None = None,
@@ -87,14 +92,20 @@ def publish(
 ) -> Published:
     """Publishes a checkpoint, by default the newest one, with its tiles.
 
-    With `with_entries` the lines are published too.
+    With `with_entries` the lines are published too, with `all_again` each file is written again.
+    `on_unsalted` is called with the number of new entries without a salt before their hashes are
+    public; what it raises keeps them from that.
 
     Raises NotProved where nothing was signed yet; UnsafePath where the directory is in a home;
-    ProjectionError where it has the checkpoint of another log or a newer one; OSError.
+    ProjectionError where it has the checkpoint of another log or a newer one, and where lines are
+    wanted that were lost; OSError.
     """
+    directory = _existing_parent(directory)
     refuse_in_home(directory, home=home)
     with kept_files(home, disk=disk) as kept:
         key, newest = kept.read_vkey(), newest or read_newest(kept)
+    if with_entries:
+        require_no_loss(home, newest.head.size)
     lock = run_lock(home, LOCK_NAME)
     try:
         if not lock.wait_for(LOCK_WAIT_S, LOCK_POLL):
@@ -106,11 +117,18 @@ def publish(
         with file_tree(directory, modes, disk=disk) as target:
             old = _published_head(target, key)
             _require_growth(target, old, newest.head)
+            unsalted = _unsalted(home, old.size, newest.head.size)
+            if unsalted:
+                on_unsalted(unsalted)
             for again in (False, True):
                 extend_tree(home, newest.head.size, again=again, disk=disk)
                 with level_files(home, disk=disk) as files, suppress(_DamagedTree):
                     _require_roots(files, old, newest.head)
-                    return _publish(home, target, newest, old, files, with_entries, progress)
+                    standing = 0 if all_again else old.size
+                    written = _publish(
+                        home, target, newest, standing, files, with_entries, progress
+                    )
+                    return _published(target, newest.head, old, written, unsalted)
     finally:
         lock.drop()
     raise ProjectionError(
@@ -118,6 +136,19 @@ def publish(
         f" {newest.head.size}",
         where=str(home),
         do="run `eventlog verify`, and compare the log with a backup",
+    )
+
+
+def _published(
+    target: FileTree, head: SignedHead, old: SignedHead, files: int, unsalted: int
+) -> Published:
+    return Published(
+        path=target.path,
+        origin=head.origin,
+        old_size=old.size,
+        size=head.size,
+        files=files,
+        unsalted=unsalted,
     )
 
 
@@ -129,15 +160,17 @@ def _publish(
     home: Path,
     target: FileTree,
     newest: NewestCheckpoint,
-    old: SignedHead,
+    old_size: int,
     files: LevelFiles,
     with_entries: bool,
     progress: Progress,
-) -> Published:
+) -> int:
+    """Writes what is missing, then the checkpoint; returns how many files were missing."""
     wanted = [(tile.path, tile) for tile in tiles_of(newest.head.size)]
     if with_entries:
         wanted += [(tile_path(ENTRIES, *tile[1:]), tile) for _, tile in wanted if not tile.level]
-    missing = [each for each in wanted if not _stands(target, *each, old.size, newest.head.size)]
+    size = newest.head.size
+    missing = [each for each in wanted if not _stands(target, *each, old_size, size, files)]
     tiles = [each for each in missing if ENTRIES not in each[0]]
     contents = chain(
         ((path, _tile_bytes(files, tile)) for path, tile in tiles),
@@ -146,29 +179,39 @@ def _publish(
     for done, (folder, group) in enumerate(_by_folder(contents)):
         target.write_all(folder, group)
         progress(min((done + 1) * FILES_AT_ONCE, len(missing)), len(missing))
-    unsalted = _unsalted(home, old.size, newest.head.size)
     target.write(CHECKPOINT_NAME, newest.data)
     for path, tile in missing:
         if tile.width == TILE_WIDTH:
             target.remove_folder(f"{path}.p")
-    return Published(
-        path=target.path,
-        origin=newest.head.origin,
-        old_size=old.size,
-        size=newest.head.size,
-        files=len(missing),
-        unsalted=unsalted,
-    )
+    return len(missing)
 
 
-def _stands(target: FileTree, path: str, tile: Tile, old_size: int, size: int) -> bool:
-    """Whether a file was published with an earlier checkpoint, and is still there.
+def _existing_parent(directory: Path) -> Path:
+    """The directory itself, where the path is a link. Raises ProjectionError without one above."""
+    found = directory.resolve()
+    if not found.parent.is_dir():
+        raise ProjectionError(
+            "there is no such directory",
+            where=str(found.parent),
+            do="make it, or name a directory below one that is there",
+        )
+    return found
+
+
+def _stands(
+    target: FileTree, path: str, tile: Tile, old_size: int, size: int, files: LevelFiles
+) -> bool:
+    """Whether a file was published with an earlier checkpoint, and is there as it was.
 
     Others that are there may be of another log.
     """
     if (tile.number + 1) * TILE_WIDTH ** (tile.level + 1) > old_size != size:
         return False
-    return target.has(path, None if ENTRIES in path else tile.width * HASH_BYTES)
+    if ENTRIES in path:
+        return target.has(path, None)
+    length = tile.width * HASH_BYTES
+    hashes = files.read(tile.level, tile.number * TILE_WIDTH, tile.width)
+    return target.has(path, length) and target.read(path, length) == hashes
 
 
 def _tile_bytes(files: LevelFiles, tile: Tile) -> bytes:
@@ -185,24 +228,24 @@ def _bundles(
     """The bundles of lines that are missing, in order."""
     if not bundles:
         return
-    lines = _lines(home, bundles[0][1].number * TILE_WIDTH)
+    last = bundles[-1][1]
+    until = last.number * TILE_WIDTH + last.width
+    lines = _lines(home, bundles[0][1].number * TILE_WIDTH, until)
     at = bundles[0][1].number
     for path, tile in bundles:
         for _ in range(at, tile.number):
             list(islice(lines, TILE_WIDTH))  # were published before
         found = list(islice(lines, tile.width))
-        last = tile.number * TILE_WIDTH + tile.width
-        if len(found) < tile.width or decode(found[-1] + b"\n").seq != last:
-            raise missing_lines_error(home)
         if b"".join(map(leaf_hash, found)) != _tile_bytes(files, tile):
             raise _DamagedTree
         yield path, bundle(found)
         at = tile.number + 1
 
 
-def _lines(home: Path, after: int) -> Iterator[bytes]:
-    """The lines behind the first `after` ones, without newlines."""
-    return (line[:-1] for lines in raw_lines(str(home), after=after) for line in lines)
+def _lines(home: Path, after: int, until: int) -> Iterator[bytes]:
+    """The lines behind `after` up to `until`, without newlines."""
+    found = lines_in_order(home, after=after, until=until)
+    return (line[:-1] for lines in found for line in lines)
 
 
 def _by_folder(contents: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -214,11 +257,18 @@ def _by_folder(contents: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, dic
 
 def _unsalted(home: Path, old_size: int, size: int) -> int:
     """How many of the entries since an earlier checkpoint have no salt."""
-    return sum(
-        _SALT_TEXT not in line or SALT not in decode(line).payload
-        for batch in leaf_batches(home, after=old_size, until=size)
-        for line in batch.lines
-    )
+    found = raw_lines(str(home), after=old_size, limit=size - old_size)
+    return sum(not _is_salted(line, size) for lines in found for line in lines)
+
+
+def _is_salted(line: bytes, size: int) -> bool:
+    """Whether a line has a salt, or is behind `size`, since others before it were lost."""
+    if _SALT_TEXT not in line:
+        return decode(line).seq > size
+    entry = decode(line)
+    salt = entry.payload.get(SALT)
+    is_salt = isinstance(salt, str) and _SALT.fullmatch(salt) is not None
+    return is_salt or entry.seq > size
 
 
 def _published_head(target: FileTree, key: VerifierKey) -> SignedHead:

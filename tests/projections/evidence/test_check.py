@@ -10,7 +10,8 @@ import pytest
 from eventlog import EventLog
 from projections.errors import NotProved
 from projections.evidence.check import check_proof
-from projections.evidence.keys import parse_secret
+from projections.evidence.checkpoint import Cosignature, Stamp
+from projections.evidence.keys import COSIGNER, parse_secret
 from projections.evidence.proof import parse_proof
 from tests.harness.command import eventlog
 from tests.harness.log_checks import lines_in
@@ -30,7 +31,14 @@ def test_a_proof_shows_the_entry_the_log_and_who_has_seen_it() -> None:
         "  seen by witness.example/vectors not later than 2025-11-29T10:40:00Z",
         lines()[1].decode(),
     ]
-    assert found.to_json()["not_later_than"] == {WITNESS.name: "2025-11-29T10:40:00Z"}
+    time = "2025-11-29T10:40:00Z"
+    assert found.to_json()["not_later_than"] == [
+        {"by": "witness", "name": WITNESS.name, "time": time}
+    ]
+    stamp = Stamp(name=WITNESS.name, time_s=1764412800)
+    assert replace(found, stamps=(stamp,)).to_json()["not_later_than"] == [
+        {"by": by, "name": WITNESS.name, "time": time} for by in ("witness", "authority")
+    ]
 
 
 def test_a_quorum_counts_witnesses_that_were_named_and_have_signed() -> None:
@@ -41,9 +49,23 @@ def test_a_quorum_counts_witnesses_that_were_named_and_have_signed() -> None:
             check_proof(data, keys, quorum=quorum)
     with pytest.raises(NotProved, match="twice"):
         check_proof(data, [KEY, WITNESS.verifier, WITNESS.verifier], quorum=2)
+    own = parse_secret(vectors()["secret"])
+    for key in (replace(WITNESS, name="b"), replace(own, kind=COSIGNER)):  # under another name
+        with pytest.raises(NotProved, match="counts as one"):
+            check_proof(data, [KEY, WITNESS.verifier, key.verifier], quorum=1)
     for keys in ([], [WITNESS.verifier], [KEY, replace(KEY, name="other")]):
         with pytest.raises(NotProved, match="one key of a log"):
             check_proof(data, keys)
+
+
+def test_no_name_of_others_controls_the_terminal() -> None:
+    found = check_proof(proof(1).to_bytes(), [KEY, WITNESS.verifier])
+    hostile = "\N{RIGHT-TO-LEFT OVERRIDE}\x1b[2J\x9b31m"
+    seen = (Cosignature(name=hostile, time_s=1),)
+    stamps = (Stamp(name=hostile, time_s=1),)
+    text = replace(found, origin=hostile, cosignatures=seen, stamps=stamps).to_text()
+    assert "\n".join(text).count("\\u202e\\x1b[2J\\x9b31m") == 3
+    assert all(line.isprintable() for line in text)
 
 
 def test_a_line_that_is_no_entry_is_not_shown_as_one() -> None:
@@ -103,7 +125,9 @@ def test_from_the_first_key_to_a_checked_proof(home: Path, tmp_path: Path) -> No
     growth, kept = tmp_path / "growth", tmp_path / "kept"
     growth.write_bytes(eventlog("evidence", "consistency", "--from", "0", home=home).out)
     audit = ("evidence", "audit", str(growth), str(kept))
-    assert eventlog(*audit, "--key", vectors()["vkey"], home=home).code == 1
+    first = (*audit, "--first", "--key")
+    assert eventlog(*first, vectors()["vkey"], home=home).code == 1
+    assert eventlog(*audit, "--key", vkey, home=home).code == 3
     assert not kept.exists()
-    assert eventlog(*audit, "--key", vkey, home=home).code == 0
+    assert eventlog(*first, vkey, home=home).code == 0
     assert kept.read_bytes() == Path(signed.answers[0]["path"]).read_bytes()

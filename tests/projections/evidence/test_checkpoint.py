@@ -13,6 +13,7 @@ from projections.evidence.checkpoint import (
 from projections.evidence.keys import COSIGNER, LOG, SigningKey, parse_secret, parse_vkey
 from projections.evidence.note import (
     SIGNATURES_MAX,
+    Signature,
     cosign,
     parse_note,
     parse_signatures,
@@ -80,6 +81,22 @@ def test_signatures_of_other_keys_are_ignored_and_wrong_ones_of_ours_are_not() -
         open_checkpoint(note.to_bytes(), other.verifier)
 
 
+def test_a_line_of_a_stranger_is_ignored_whatever_its_name() -> None:
+    note, key = sign_head(head(), log_key()), log_key().verifier
+    for name in ("w" * 300, "w\u200bx", "\u00e4" * 200, "\U0001fae9"):
+        stranger = Signature(name=name, id=b"1234", value=b"5")
+        data = with_signatures(note, [stranger]).to_bytes()
+        assert open_checkpoint(data, key).note.to_bytes() == data
+    for name in ("", "a b", "a+b", "a\u2003b"):
+        data = with_signatures(note, [Signature(name=name, id=b"1234", value=b"5")]).to_bytes()
+        with pytest.raises(NotProved, match="signature"):
+            open_checkpoint(data, key)
+
+
+def test_the_head_of_an_empty_log_has_its_root() -> None:
+    assert parse_head(b"o\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n").size == 0
+
+
 def test_a_witness_that_signed_twice_counts_once_with_its_earlier_time() -> None:
     note = sign_head(head(), log_key())
     twice = [cosign(note.text, WITNESS, TIME_S + 5), cosign(note.text, WITNESS, TIME_S)]
@@ -136,6 +153,7 @@ ROOT = "A" * 43 + "="
         "o\n1\n" + "-" * 43 + "=\n",
         "o\n1\nAAAA\n",
         "o\n1\n\u00e4\n",
+        f"o\n0\n{ROOT}\n",  # an empty log has one root
     ],
 )
 def test_a_head_in_another_spelling_is_refused(text: str) -> None:

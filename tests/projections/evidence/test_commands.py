@@ -1,7 +1,10 @@
 """The commands of an operator who restores, and of a witness: output, exit codes, usage."""
 
 import json
+import os
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,9 @@ from click.testing import CliRunner, Result
 from eventlog import EventLog, LogDiverged, back_up, restore_home
 from eventlog.plumbing import CommandContext
 from projections.cli.evidence.group import evidence
+from projections.errors import ProjectionError
 from projections.evidence.keys import COSIGNER, parse_vkey
+from projections.evidence.note import parse_signatures
 from tests.harness.signals import signals
 
 NOW = "2025-11-19T00:00:00.000000Z"
@@ -68,7 +73,9 @@ def test_a_witness_cosigns_and_the_proof_counts_it(home: Path, tmp_path: Path) -
     assert (parse_vkey(witness).kind, key_file.stat().st_mode & 0o777) == (COSIGNER, 0o600)
     done(home, "checkpoint")
     growth.write_text(done(home, "consistency", "--from", 0) + "\n")
-    line = done(home, "audit", growth, kept, "--key", vkey, "--cosign", key_file)
+    words = ("audit", growth, kept, "--key", vkey, "--cosign", key_file)
+    assert isinstance(run(home, *words).exception, ProjectionError)
+    line = done(home, *words, "--first")
     assert line.startswith("\N{EM DASH} w.example.org ")
     assert line.count("\n") == 0
     as_json = done(home, "audit", growth, kept, "--key", vkey, "--cosign", key_file, "--json")
@@ -83,6 +90,36 @@ def test_a_witness_cosigns_and_the_proof_counts_it(home: Path, tmp_path: Path) -
     )
     answer.write_text(line[:-2] + "\n")
     assert run(home, "cosigned", answer, "--key", witness).exit_code == 1
+
+
+def test_a_witness_signs_no_time_before_its_file_was_there(home: Path, tmp_path: Path) -> None:
+    """FILE may be a pipe that the operator fills late."""
+    key_file, pipe = tmp_path / "witness", tmp_path / "pipe"
+    vkey = (home / "evidence" / "vkey").read_text().strip()
+    witness = parse_vkey(done(home, "witness-key", "w.example.org", key_file))
+    done(home, "checkpoint")
+    growth = done(home, "consistency", "--from", 0) + "\n"
+    os.mkfifo(pipe)
+    written_s: list[int] = []
+
+    def write_late() -> None:
+        with pipe.open("w") as file:  # returns once the command has opened it
+            begun_s = int(time.time())
+            while int(time.time()) == begun_s:
+                time.sleep(0.01)
+            written_s.append(int(time.time()))
+            file.write(growth)
+
+    with ThreadPoolExecutor() as pool:
+        writing = pool.submit(write_late)
+        words = ("audit", pipe, tmp_path / "kept", "--key", vkey, "--first", "--cosign", key_file)
+        (line,) = parse_signatures(done(home, *words) + "\n")
+        writing.result()
+    time_s = witness.verify(
+        growth.partition("\n\n")[2].partition("\n\n")[0].encode() + b"\n", line.value
+    )
+    assert time_s is not None
+    assert time_s >= written_s[0]
 
 
 @pytest.mark.parametrize(

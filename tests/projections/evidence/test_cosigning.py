@@ -1,12 +1,14 @@
 """Cosignatures of witnesses are kept with the checkpoint that they are of, and proofs have them."""
 
 import shutil
+from dataclasses import replace
 from errno import EIO
 from pathlib import Path
 
 import pytest
 
 from eventlog import EventLog, UnsafePath
+from eventlog.plumbing import FileLock
 from projections.errors import NotProved, ProjectionError
 from projections.evidence.audit import audit
 from projections.evidence.check import check_proof
@@ -65,10 +67,10 @@ def test_a_proof_has_the_cosignatures_that_were_kept(log: Log) -> None:
         log.home, log.cosigned(5, A) + log.cosigned(5, B, TIME_S + 60), [A.verifier, B.verifier]
     )
     assert (found.size, found.path) == (5, str(log.path(5)))
-    assert found.to_json()["not_later_than"] == {
-        A.name: "2025-11-18T00:00:00Z",
-        B.name: "2025-11-18T00:01:00Z",
-    }
+    assert found.to_json()["not_later_than"] == [
+        {"by": "witness", "name": A.name, "time": "2025-11-18T00:00:00Z"},
+        {"by": "witness", "name": B.name, "time": "2025-11-18T00:01:00Z"},
+    ]
     assert log.path(5).read_bytes().startswith(before)  # so that a backup takes it
     checked = check_proof(prove(log.home, 2), [log.key, A.verifier, B.verifier], quorum=2)
     assert [(each.name, each.time_s) for each in checked.cosignatures] == [
@@ -138,28 +140,68 @@ def test_a_checkpoint_is_replaced_whole_or_not_at_all(log: Log) -> None:
         assert log.path(5).read_bytes() == before
 
 
+class Clock:
+    """Gives times in turn, and notes what an auditor has done by then."""
+
+    def __init__(self, kept: Path, *times_s: float) -> None:
+        self.kept, self.times_s = kept, list(times_s)
+        self.was_locked: list[bool] = []
+
+    def __call__(self) -> float:
+        lock = FileLock(str(self.kept.with_name(f".{self.kept.name}.lock")))
+        self.was_locked.append(not lock.try_take())
+        lock.drop()
+        return self.times_s.pop(0)
+
+
 def test_an_auditor_cosigns_what_is_kept_and_the_operator_keeps_it(
     log: Log, tmp_path: Path
 ) -> None:
     kept = tmp_path / "kept"
-    found = audit(prove_growth(log.home, 0), kept, log.key, cosigner=(A, TIME_S))
-    assert kept.read_bytes() == log.path(5).read_bytes()
+    clock = Clock(kept, TIME_S + 0.9, TIME_S + 1, TIME_S - 5)
+    found = audit(prove_growth(log.home, 0), kept, log.key, is_first=True, cosigner=A, clock=clock)
+    assert found.cosignature is not None
     line = f"{found.cosignature}\n".encode()
+    assert line == log.cosigned(5, A)
+    assert kept.read_bytes() == log.path(5).read_bytes() + line
     assert keep_cosignatures(log.home, line, [A.verifier]).size == 5
     assert found.to_json()["cosignature"] == found.cosignature
-    again = audit(prove_growth(log.home, 5), kept, log.key, cosigner=(A, TIME_S + 1))
-    assert again.cosignature not in (None, found.cosignature)
+    for time_s in (TIME_S + 1, TIME_S + 1):  # the last clock was set back
+        again = audit(prove_growth(log.home, 5), kept, log.key, cosigner=A, clock=clock)
+        assert f"{again.cosignature}\n".encode() == log.cosigned(5, A, time_s)
+    assert clock.was_locked == [True, True, True]
+
+
+def test_the_time_of_a_cosignature_is_read_after_the_growth_was_verified(tmp_path: Path) -> None:
+    kept, clock = tmp_path / "kept", Clock(tmp_path / "kept", TIME_S)
+    with pytest.raises(NotProved):
+        audit(growth(1, 300).to_bytes(), kept, KEY.verifier, is_first=True, cosigner=A, clock=clock)
+    assert clock.was_locked == []
+
+
+def test_what_is_kept_with_a_cosignature_has_no_line_of_a_stranger(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    note = parse_note(growth(0, 300).checkpoint)
+    wrong = replace(cosign(note.text, A, TIME_S + 99), value=bytes(72))  # in the auditor's name
+    given = replace(note, signatures=(cosign(note.text, B, 7), wrong, *note.signatures))
+    data = replace(growth(0, 300), checkpoint=given.to_bytes()).to_bytes()
+    audit(data, kept, KEY.verifier, is_first=True)  # without a cosigner it is kept as it came
+    for _ in range(2):
+        found = audit(data, kept, KEY.verifier, cosigner=A, clock=lambda: TIME_S)
+        line = f"{found.cosignature}\n".encode()
+        assert line == cosign(note.text, A, TIME_S).to_text().encode()
+        assert kept.read_bytes() == growth(0, 300).checkpoint + line
 
 
 def test_an_auditor_cosigns_nothing_that_was_not_kept(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
-    audit(growth(0, 300).to_bytes(), kept, KEY.verifier)
+    audit(growth(0, 300).to_bytes(), kept, KEY.verifier, is_first=True)
     disk = FaultDisk()
     disk.fail("rename", error=EIO)
     with pytest.raises(OSError):
-        audit(growth(300, 600).to_bytes(), kept, KEY.verifier, cosigner=(A, 1), disk=disk)
+        audit(growth(300, 600).to_bytes(), kept, KEY.verifier, cosigner=A, disk=disk)
     with pytest.raises(NotProved):
-        audit(growth(0, 256).to_bytes(), kept, KEY.verifier, cosigner=(A, 1))
+        audit(growth(0, 256).to_bytes(), kept, KEY.verifier, cosigner=A)
     assert open_checkpoint(kept.read_bytes(), KEY.verifier).head == head(300)
 
 

@@ -1,5 +1,7 @@
 """Growth between two checkpoints: only a log that continues the kept one is accepted."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,8 +46,20 @@ def test_a_fork_is_named_so() -> None:
     other = SignedHead(origin=KEY.name, size=257, root=bytes(32))
     with pytest.raises(NotProved, match=r"FORK: .* log of 600"):
         verify_growth(growth(257, 600), other, KEY.verifier)
-    with pytest.raises(NotProved, match=r"FORK: .* log of 257"):
-        verify_growth(growth(257, 257), other, KEY.verifier)
+    for old in (0, 3, 256, 257):  # which the operator chooses
+        with pytest.raises(NotProved, match=r"FORK: two logs of 257"):
+            verify_growth(growth(old, 257), other, KEY.verifier)
+
+
+def test_a_damaged_path_accuses_nobody() -> None:
+    whole = growth(257, 600)
+    for at, hash_ in enumerate(whole.path):
+        changed = (*whole.path[:at], bytes([hash_[0] ^ 1]) + hash_[1:], *whole.path[at + 1 :])
+        for path in (changed, whole.path[:at], (*whole.path, hash_)):
+            with pytest.raises(NotProved, match="does not show that the log of 600") as error:
+                verify_growth(replace(whole, path=path), head(257), KEY.verifier)
+            assert "FORK" not in str(error.value)
+            assert "consistency --from 257" in error.value.do
 
 
 def test_an_older_checkpoint_or_one_that_continues_another_size_is_no_fork() -> None:

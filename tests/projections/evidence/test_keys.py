@@ -8,7 +8,8 @@ from projections.evidence.keys import (
     LOG,
     SigningKey,
     cosigned_message,
-    is_key_name,
+    is_name,
+    is_new_name,
     new_key,
     parse_secret,
     parse_vkey,
@@ -74,17 +75,39 @@ def test_only_keys_of_logs_and_cosigners_are_accepted(kind: int) -> None:
     "name", ["", "a b", "a+b", "a\nb", "a\u2003b", "a\x00", "a\u200b", "n" * 256, "\u00e4" * 128]
 )
 def test_a_name_that_could_be_read_in_two_ways_is_refused(name: str) -> None:
-    assert not is_key_name(name)
+    assert not is_new_name(name)
     with pytest.raises(ValueError):
         new_key(name)
+
+
+def test_a_name_of_someone_else_follows_the_rules_of_signed_notes_and_no_tables() -> None:
+    """The rules of Go's note.Open: UTF-8, no Unicode spaces, no plus."""
+    for name in (
+        "w",
+        "\u00e4" * 400,
+        "a\u200bb",
+        "\ufeff",
+        "\ue000",
+        "\u0378",
+        "\U0001fae9",
+        "a\x7f",
+    ):
+        assert is_name(name)
+        key = SigningKey(name=name, kind=COSIGNER, seed=bytes(32)).verifier
+        assert parse_vkey(key.to_text()) == key
+    spaces = [chr(at) for at in range(0x3001) if chr(at).isspace()]
+    for space in (*spaces, "+", "\x00", "\ud800"):
+        assert not is_name(f"a{space}b")
+    assert not is_name("")
 
 
 def test_a_cosigner_signs_its_time_and_no_year_beyond_9999() -> None:
     key = SigningKey(name="w", kind=COSIGNER, seed=bytes(32))
     assert cosigned_message(b"t\n", 7) == b"cosignature/v1\ntime 7\nt\n"
     assert key.verifier.verify(b"t\n", key.sign(b"t\n", time_s=7)[4:]) == 7
-    with pytest.raises(NotProved, match="no time"):
-        key.verifier.verify(b"t\n", key.sign(b"t\n", time_s=2**63)[4:])
+    for time_s in (0, 253_402_300_800, 2**63):  # a witness of checkpoints never signs 0
+        with pytest.raises(NotProved, match="no time"):
+            key.verifier.verify(b"t\n", key.sign(b"t\n", time_s=time_s)[4:])
     for short in (b"", b"1234567", bytes(71), bytes(73)):
         with pytest.raises(NotProved, match="wrong"):
             key.verifier.verify(b"t\n", short)

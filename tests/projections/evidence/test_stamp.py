@@ -2,13 +2,28 @@
 
 import json
 import random
+import re
+import socket
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from projections.errors import NotProved, ProjectionError
+from projections.evidence import stamp
+from projections.evidence.kept_files import kept_files
 from projections.evidence.note import parse_note
 from projections.evidence.proving import prove
 from projections.evidence.signing import sign_checkpoint
@@ -131,16 +146,109 @@ def test_no_byte_of_what_is_signed_in_a_stamp_can_be_changed(authority: StampAut
     checkpoint = CHECKPOINT
     trusted = parse_authorities(authority.ca.read_bytes())
     reply = authority.reply_to(stamp_request(checkpoint).data)
-    stamp, chance = verify_stamp(reply, checkpoint, trusted), random.Random(7)
+    found, chance = verify_stamp(reply, checkpoint, trusted), random.Random(7)
     passed = 0
     for at in chance.sample(range(len(reply)), 250):
         changed = reply[:at] + bytes([reply[at] ^ 1 << chance.randrange(8)]) + reply[at + 1 :]
         try:
-            assert verify_stamp(changed, checkpoint, trusted) == stamp
+            assert verify_stamp(changed, checkpoint, trusted) == found
         except NotProved:
             continue
         passed += 1
     assert passed < 10
+
+
+def twin_of(certificate: bytes, *, differs: int = 0) -> bytes:
+    """A certificate with the issuer and number of another one, and the name of someone else.
+
+    It is longer, so that it may stand behind the other one in a set.
+    """
+    genuine, key = (
+        x509.load_pem_x509_certificate(certificate),
+        ec.generate_private_key(ec.SECP256R1()),
+    )
+    name = x509.Name(
+        x509.NameAttribute(each, "A famous time stamp authority of great age")
+        for each in (NameOID.COMMON_NAME, NameOID.ORGANIZATION_NAME, NameOID.LOCALITY_NAME)
+    )
+    builder = x509.CertificateBuilder(
+        issuer_name=genuine.issuer,
+        subject_name=name,
+        public_key=key.public_key(),
+        serial_number=genuine.serial_number ^ differs,
+        not_valid_before=genuine.not_valid_before_utc,
+        not_valid_after=genuine.not_valid_after_utc,
+    )
+    return builder.sign(key, SHA256()).public_bytes(Encoding.PEM)
+
+
+def test_no_certificate_that_was_added_gives_a_stamp_its_name(authority: StampAuthority) -> None:
+    ca, query = authority.ca.read_bytes(), stamp_request(CHECKPOINT).data
+    twin = twin_of(authority.certificate)
+    forged = authority.reply_to(query, added=twin)
+    assert authority.accepts(forged, CHECKPOINT)  # what was added is not signed
+    for _ in range(8):  # the library keeps them in a set, whose order differs
+        with pytest.raises(NotProved, match="one certificate of its signer"):
+            verify_stamp(forged, CHECKPOINT, parse_authorities(ca))
+    with pytest.raises(NotProved, match="one certificate of its signer"):
+        verify_stamp(authority.reply_to(query), CHECKPOINT, parse_authorities(ca + twin))
+    other = authority.reply_to(query, added=twin_of(authority.certificate, differs=1))
+    assert verify_stamp(other, CHECKPOINT, parse_authorities(ca)).name == authority.name
+
+
+def test_a_stamp_is_not_later_than_its_time_rounded_up_and_its_accuracy(
+    authority: StampAuthority,
+) -> None:
+    trusted = parse_authorities(authority.ca.read_bytes())
+    reply = authority.reply_to(stamp_request(CHECKPOINT).data)
+    found = re.search(rb"\x18.([0-9]{14})(\.[0-9]{1,3})?Z", reply, re.DOTALL)
+    assert found is not None
+    second = datetime.strptime(f"{found[1].decode()}Z", "%Y%m%d%H%M%S%z").timestamp()
+    latest = second + float(found[2] or 0) + 1.5
+    assert latest <= verify_stamp(reply, CHECKPOINT, trusted).time_s < latest + 2
+
+
+def test_whatever_the_library_raises_on_foreign_bytes_is_no_traceback(
+    authority: StampAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: bytes) -> NoReturn:
+        raise x509.InvalidVersion("44 is not a valid X509 version", 44)  # no ValueError
+
+    trusted = parse_authorities(authority.ca.read_bytes())
+    monkeypatch.setattr(stamp, "decode_timestamp_response", fail)
+    with pytest.raises(NotProved, match="does not verify: 44 is not"):
+        verify_stamp(b"reply", CHECKPOINT, trusted)
+
+
+def test_a_server_that_drips_its_head_is_given_up() -> None:
+    done = threading.Event()
+
+    def answer(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+            while not done.wait(0.05):
+                connection.sendall(b"a")
+
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as pool:
+        dripping = pool.submit(answer, server)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        before_s = time.monotonic()
+        with pytest.raises(ProjectionError, match=r"takes longer than 0\.3 s"):
+            ask_authority(url, b"x", deadline_s=0.3)
+        assert time.monotonic() - before_s < 2.0  # the server would go on for ever
+        done.set()
+        dripping.result()
+
+
+def test_a_stamp_that_is_kept_is_never_replaced(home: Path) -> None:
+    signed_home(home)
+    with kept_files(home) as kept:
+        names = [kept.write_stamp(300, reply) for reply in (b"one", b"two", b"three")]
+        (home / "evidence" / names[0]).unlink()  # of an authority that is trusted no longer
+        names.append(kept.write_stamp(300, b"four"))
+        assert [kept.read_stamp(name) for name in names[1:]] == [b"two", b"three", b"four"]
+        assert kept.stamps(300) == names[1:]
 
 
 def test_a_reply_that_drips_is_given_up(authority: StampAuthority) -> None:
@@ -173,7 +281,8 @@ def test_the_commands_anchor_and_check_a_stamp(
     proof.write_bytes(prove(home, 7))
     check = ("evidence", "check", proof, "--key", key, "--tsr", path, "--tsa-ca")
     found = json.loads(eventlog(*check, authority.ca, "--json").out)
-    assert list(found["not_later_than"]) == [authority.name]
+    (stamped,) = found["not_later_than"]
+    assert (stamped["by"], stamped["name"]) == ("authority", authority.name)
     refused = eventlog(*check, other.ca)
     assert (refused.code, refused.out) == (1, b"")
     assert "NOT PROVED: the time stamp does not verify" in refused.err

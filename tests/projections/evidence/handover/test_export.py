@@ -2,10 +2,13 @@
 
 import csv
 import json
+import re
+import shlex
 import sqlite3
 import subprocess
 from collections.abc import Iterator
 from errno import EIO
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,10 +17,15 @@ import pytest
 from eventlog import EventLog, UnsafePath
 from projections.errors import NotProved, ProjectionError
 from projections.evidence.handover.check_statement import check_statement
-from projections.evidence.handover.export import Exported, export_evidence
+from projections.evidence.handover.export import (
+    Exported,
+    SeenLines,
+    export_evidence,
+    index_page,
+)
 from projections.evidence.handover.page import page_bytes
 from projections.evidence.kept_files import kept_files
-from projections.evidence.keys import VerifierKey
+from projections.evidence.keys import VerifierKey, new_key
 from projections.evidence.signing import create_key, sign_checkpoint
 from tests.harness.command import eventlog
 from tests.harness.fault_disk import FaultDisk
@@ -137,6 +145,12 @@ def test_the_index_page_names_log_key_and_checkpoints_as_text(
         log.append(a_signal(1))
     create_key(home, "<script>alert(1)</script>")
     sign_checkpoint(home)
+    hostile = "x';touch${IFS}pwned;'"
+    page_text = index_page(new_key(hostile).verifier, 1, SeenLines(), []).decode()
+    command = unescape(
+        re.findall(r"<pre>(eventlog evidence check-statement .*?)</pre>", page_text)[0]
+    )
+    assert shlex.split(command)[-1].startswith(f"{hostile}+")
     other = _Text()
     other.feed((Path(export_evidence(home, tmp_path / "out").path) / "index.html").read_text())
     assert "<script>alert(1)</script>" in other.text

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from errno import EIO
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -205,6 +206,57 @@ def test_the_checkpoint_gets_its_name_after_its_tiles_are_on_the_device(tmp_path
         assert "fsync_dir" in [kind for kind, _ in calls[named:last]]
 
 
+def test_a_published_tile_that_was_damaged_is_written_again(tmp_path: Path) -> None:
+    home, public = tmp_path / "home", tmp_path / "public"
+    key = signed_home(home)
+    publish(home, public, with_entries=True)
+    tile, lines = public / "tile/0/000", public / "tile/entries/000"
+    good = [path.read_bytes() for path in (tile, lines)]
+    for path, data in zip((tile, lines), good, strict=True):
+        path.write_bytes(b"X" + data[1:])
+    append(home, 10, 9000)
+    sign_checkpoint(home)
+    publish(home, public, with_entries=True)
+    assert head_at(public, key) == 310
+    assert tile.read_bytes() == good[0]
+    assert lines.read_bytes() != good[1]  # only its presence is looked for
+    assert publish(home, public, with_entries=True, all_again=True).files == 5
+    assert [path.read_bytes() for path in (tile, lines)] == good
+
+
+def test_a_link_is_followed_and_a_directory_above_that_is_missing_is_named(tmp_path: Path) -> None:
+    home, link = tmp_path / "home", tmp_path / "link"
+    key = signed_home(home)
+    (tmp_path / "real").mkdir()
+    link.symlink_to("real")
+    publish(home, link)
+    assert head_at(tmp_path / "real", key) == 300
+    with pytest.raises(ProjectionError, match="no such directory") as error:
+        publish(home, tmp_path / "a" / "b")
+    assert error.value.where == str(tmp_path / "a")
+    link.unlink()
+    link.symlink_to("home")
+    with pytest.raises(UnsafePath, match="in a home"):
+        publish(home, link)
+
+
+def test_entries_without_a_salt_are_counted_before_their_hashes_are_public(tmp_path: Path) -> None:
+    home, public = tmp_path / "home", tmp_path / "public"
+    with EventLog(home) as log:
+        salts = ("", "x", "0" * 31, "g" * 32, "0" * 32)
+        log.append_many([a_signal(at, salt=salt) for at, salt in enumerate(salts, 1)])
+    create_key(home, ORIGIN)
+    sign_checkpoint(home)
+
+    def refuse(unsalted: int) -> NoReturn:
+        raise InterruptedError(unsalted)
+
+    with pytest.raises(InterruptedError, match="4"):
+        publish(home, public, on_unsalted=refuse)
+    assert files_in(public) == set()
+    assert publish(home, public).unsalted == 4
+
+
 def test_lost_lines_are_named_and_their_hashes_published(tmp_path: Path) -> None:
     original = Signed(tmp_path / "home")
     home, public = original.home, tmp_path / "public"
@@ -217,7 +269,7 @@ def test_lost_lines_are_named_and_their_hashes_published(tmp_path: Path) -> None
         lambda: statement_of(home),
         lambda: export_evidence(home, tmp_path / "export"),
     ):
-        with pytest.raises(ProjectionError, match="lacks lines that were signed"):
+        with pytest.raises(ProjectionError, match="entry 150 is missing"):
             hand_over()
 
 

@@ -146,7 +146,9 @@ def test_witnesses_count_towards_a_quorum(home: Path, data: bytes, check: Check)
     signed = with_signatures(note, [cosign(note.text, witness, 1764412800)]).to_bytes()
     cosigned = data.replace(head, head_bytes(signed))
     found = check(cosigned, witness.verifier, quorum=1)
-    assert found.to_json()["not_later_than"] == {"witness.example": "2025-11-29T10:40:00Z"}
+    assert found.to_json()["not_later_than"] == [
+        {"by": "witness", "name": "witness.example", "time": "2025-11-29T10:40:00Z"}
+    ]
     with pytest.raises(NotProved, match="0 of the witnesses have cosigned, and 1 must"):
         check(data, witness.verifier, quorum=1)
 
