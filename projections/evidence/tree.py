@@ -16,10 +16,10 @@ from pathlib import Path
 from eventlog import Entry, EventLog, EventLogError
 from eventlog.plumbing import Disk, PollInterval, decode, run_in_thread
 from projections.errors import CheckpointMoved, ProjectionStalled
-from projections.evidence.closed_segments import add_closed_segments
 from projections.evidence.level_files import NAME, LevelFiles, level_files
 from projections.evidence.log_leaves import leaf_batches, leaves_of
 from projections.evidence.lost_leaves import read_lost
+from projections.evidence.many_leaves import add_many_leaves
 from projections.projection import Checkpoint
 from projections.run_directory import run_lock
 from projections.runtime.home_log import entry_at
@@ -91,7 +91,7 @@ def update_tree(home: Path, *, disk: Disk | None = None, again: bool = False) ->
             state = Checkpoint(projection=NAME, seq=last.seq, chain=last.chain)
             files.append(leaves, state)
 
-        add_closed_segments(home, state.seq, add)
+        add_many_leaves(home, state.seq, add)
         for leaves, last_line in _batches(home, state.seq):
             add(leaves, last_line)
         return _over_lost_end(home, files, state)

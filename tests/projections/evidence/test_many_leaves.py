@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 
 from eventlog import EventLog, LogCorrupt
-from projections.evidence import closed_segments, tree
+from projections.evidence import many_leaves, tree
 from projections.evidence.tree import update_tree
 from tests.harness.log_checks import lines_in
 from tests.harness.signals import signals
 from tests.projections.evidence.test_tree import assert_is_model, root_on_disk
 
 SEGMENT_BYTES = 4096
+RUN_LINES = 20
 
 
 @pytest.fixture
@@ -24,11 +25,16 @@ def segments(home: Path) -> list[Path]:
     return found
 
 
+@pytest.fixture(autouse=True)
+def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(many_leaves, "RUN_LINES", RUN_LINES)
+
+
 @pytest.mark.parametrize("at_once", [1, 3, 256])
 def test_the_tree_is_the_same_however_many_processes_hash_it(
     home: Path, segments: list[Path], at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(closed_segments, "SEGMENTS_AT_ONCE", at_once)
+    monkeypatch.setattr(many_leaves, "RUNS_AT_ONCE", at_once)
     assert update_tree(home).seq == len(lines_in(home))
     assert_is_model(home)
     with EventLog(home) as log:
@@ -37,16 +43,16 @@ def test_the_tree_is_the_same_however_many_processes_hash_it(
     assert_is_model(home)
 
 
-def test_closed_segments_are_all_added_by_it(
+def test_all_whole_runs_are_added_by_it(
     home: Path, segments: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tree, "_batches", lambda _home, _after: ())
-    assert update_tree(home).seq == int(segments[-1].stem) - 1
+    assert update_tree(home).seq == len(lines_in(home)) // RUN_LINES * RUN_LINES
 
 
 @pytest.mark.parametrize("number", [0, 3, -2])
 def test_damage_ends_the_tree_before_it(home: Path, segments: list[Path], number: int) -> None:
-    """No segment behind a damaged one is added, also where another process has hashed it."""
+    """No run behind a damaged one is added, also where another process has hashed it."""
     damaged = segments[number]
     data = bytearray(damaged.read_bytes())
     data[len(data) // 2] ^= 1
