@@ -96,6 +96,9 @@ class Disk(Protocol):
     def identity_at(self, path: str, *, dir_fd: int | None = None) -> FileIdentity | None:
         """The regular file at exactly this path; None where there is none. Opens nothing."""
 
+    def is_name(self, path: str) -> bool:
+        """Whether anything has exactly this path, of whatever kind. Opens nothing."""
+
     def generation_at(self, path: str) -> int:
         """The generation of the inode at this path; 0 where there is none.
 
@@ -293,6 +296,13 @@ class RealDisk:
         if not stat.S_ISREG(status.st_mode):
             return None
         return FileIdentity(*inode_of(status), status.st_size)
+
+    def is_name(self, path: str) -> bool:
+        try:
+            os.lstat(path)
+        except FileNotFoundError:
+            return False
+        return True
 
     def generation_at(self, path: str) -> int:
         return generation_at(path)

@@ -304,6 +304,10 @@ class SimulatedDisk:
             return None
         return FileIdentity(self.world.device, ino, len(file.cache))
 
+    def is_name(self, path: str) -> bool:
+        self._enter_or_fail("is_name")
+        return self.world.find(path) is not None
+
     def generation_at(self, path: str) -> int:
         return self.world.generation if self.world.find(path) is not None else 0
 
