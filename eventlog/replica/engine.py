@@ -53,6 +53,8 @@ class WrongLastSequence(StreamError):
 class StreamUnfit(StreamError):
     """The stream or its server breaks a rule, so an acknowledgement would promise too little."""
 
+    replicas: int | None = None  # where the stream is to have fewer than are needed: how many
+
 
 class StreamForeign(StreamError):
     """A message of the stream is not the line of a log with the seq of the message."""

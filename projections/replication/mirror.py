@@ -45,6 +45,7 @@ from eventlog.plumbing import (
     fence_state,
     find_fork,
     open_stream,
+    own_chain,
     replica_state,
     run_in_thread,
     segment_starts,
@@ -170,10 +171,13 @@ class MirrorProjection:
         engine = await self._open_engine(self._settings)
         try:
             end = await self._settled_end(engine)
-            await run_in_thread(lambda: require_lines(self._home, end.seq))
-            await self._require_line_of_log(engine, end)
-            if end.seq < self._recording.record.acked:
-                await self._report_lost(end)
+            held = await self._held(engine, end)
+            try:
+                await run_in_thread(lambda: require_lines(self._home, end.seq))
+                await self._require_line_of_log(engine, end)
+            finally:  # whatever ends the mirror: what the stream has lost is replicated no more
+                if held < self._recording.record.acked:
+                    await self._report_lost(held)
         except BaseException:
             await engine.close()
             raise
@@ -226,26 +230,45 @@ class MirrorProjection:
             )
         return end
 
-    async def _report_lost(self, end: StreamEnd) -> None:
+    async def _held(self, engine: StreamEngine, end: StreamEnd) -> int:
+        """The last seq that the stream has acknowledged and still holds.
+
+        It may have lost lines, and have got others in their place before this look.
+        """
+        record, home = self._recording.record, str(self._home)
+        try:
+            if end.seq < record.acked:
+                if await run_in_thread(lambda: own_chain(home, end.seq)) == end.chain:
+                    return end.seq
+            elif record.acked_chain is None or (
+                await _chain_at(engine, end, record.acked) == record.acked_chain
+            ):
+                return record.acked
+            return min(record.acked, (await find_fork(engine, home, end)).seq)
+        except StreamForeign:
+            return 0
+
+    async def _report_lost(self, held: int) -> None:
         """Notes the loss before the lines are published again: later nothing would show it.
 
         Raises StreamUnavailable where it cannot be noted.
         """
-        acked = self._recording.record.acked
+        acked, home = self._recording.record.acked, str(self._home)
+        chain = await run_in_thread(lambda: own_chain(home, held))
         try:
-            await self._recording.add_lost(end.seq, end.chain)
+            await self._recording.add_lost(held, chain)
         except (OSError, UnsafePath) as error:
             raise StreamUnavailable(
-                f"the stream has lost lines {end.seq + 1} to {acked}, which cannot be noted: "
+                f"the stream has lost lines {held + 1} to {acked}, which cannot be noted: "
                 f"{error}",
                 where=str(self._home / "data"),
                 do="free space on this disk: then the loss is noted, and the lines are published "
                 "again",
             ) from error
         logger.error(
-            "mirror_lost_acknowledged stream=%s from=%d to=%d: the lines are published again",
+            "mirror_lost_acknowledged stream=%s from=%d to=%d: they are no longer replicated",
             self._settings.stream,
-            end.seq + 1,
+            held + 1,
             acked,
         )
 
@@ -254,7 +277,7 @@ class MirrorProjection:
 
     def _note_end(self, end: StreamEnd) -> None:
         self._recording.set_acked(end.seq, end.chain)
-        self._recording.set_replicas(end.replicas, end.replicas_current)
+        self._recording.set_replicas(end)
         self._recording.set_state(MIRRORING)
 
     async def wait_until_lost(self) -> None:
@@ -331,6 +354,8 @@ class MirrorProjection:
                 state = next((state for kind, state in _STATES if isinstance(error, kind)), None)
                 if state is not None:
                     self._recording.set_state(state, str(error))
+                if isinstance(error, StreamUnfit) and error.replicas is not None:
+                    self._recording.set_too_few_replicas(error.replicas)
                 if isinstance(error, StreamUnavailable):
                     raise ProjectionStalled(error.what, where=error.where, do=error.do) from error
                 raise
@@ -361,6 +386,13 @@ class MirrorProjection:
         if entry is None:
             return Checkpoint(projection=MIRROR)
         return Checkpoint(projection=MIRROR, seq=entry.seq, chain=entry.chain)
+
+
+async def _chain_at(engine: StreamEngine, end: StreamEnd, seq: int) -> str:
+    """The chain of message `seq`. Raises StreamForeign."""
+    if seq in (0, end.seq):
+        return StreamEnd(seq, end.line).chain
+    return StreamEnd(seq, await engine.line(seq)).chain
 
 
 def _is_same(found: Checkpoint, other: Checkpoint) -> bool:

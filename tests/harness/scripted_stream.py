@@ -4,7 +4,8 @@
         stream.lose_acks = 1        the next append is stored, and not answered
         stream.refuse = 1           the next append is refused, although its sequence is right
         stream.messages.pop()       what was acknowledged is lost
-        stream.heard_s = 60         its leader has lost the others, and does not know it yet
+        stream.replicas = 1         it was updated to have one server
+    stream.heard_s = 60         its leader has lost the others, and does not know it yet
 
 It keeps the order and the compare-and-set of JetStream, with its error codes, and stores an atomic
 batch whole or not at all.
@@ -40,6 +41,7 @@ class ScriptedStream:
         self.lose_acks = 0
         self.refuse = 0
         self.is_silent = False
+        self.replicas = 3
         self.heard_s = 0.5  # since its leader has heard of the other servers
         self.recovers: list[bytes] = []  # given back with each look at its state, one at a time
         self._batches: dict[str, list[Msg]] = {}
@@ -65,7 +67,7 @@ class ScriptedStream:
         if self.recovers:
             self.messages.append(self.recovers.pop(0))
         count = len(self.messages)
-        config = stream_config(self.settings, replicas=3)
+        config = stream_config(self.settings, replicas=3) | {"num_replicas": self.replicas}
         state = {"messages": count, "first_seq": min(1, count), "last_seq": count}
         heard_ns = int(self.heard_s * 1e9)
         replicas = [{"current": current, "active": heard_ns} for current in (True, False)]

@@ -25,6 +25,7 @@ from tests.harness.command import eventlog
 from tests.harness.daemon import daemon
 from tests.harness.deadline import until, until_async
 from tests.harness.log_checks import lines_in
+from tests.harness.losses import lose_entry
 from tests.harness.mirrors import mirror_once, mirroring, record_of
 from tests.harness.nats import NatsServers, nats_server
 from tests.harness.promotions import promote_alone
@@ -251,16 +252,6 @@ def test_two_mirrors_of_one_home_do_no_harm(home: Path, server: NatsServers, str
     asyncio.run(run())
     assert server.messages(stream) == lines_in(home)
     assert record_of(home).lost_acked == 0
-
-
-def lose_entry(home: Path, seq: int) -> list[bytes]:
-    """Damages a line, and accepts its loss. Returns the lines as they were."""
-    (segment,) = (home / "logs").glob("*.jsonl")
-    lines = lines_in(home)
-    bad = b"x" * (len(lines[seq - 1]) - 1) + b"\n"
-    segment.write_bytes(b"".join([*lines[: seq - 1], bad, *lines[seq:]]))
-    assert eventlog("repair", "--accept", home=home).code == 0
-    return lines
 
 
 @pytest.mark.slow
