@@ -176,6 +176,22 @@ def test_what_is_appended_and_mirrored_while_the_end_is_read_is_no_fault(home: P
     assert (found.problem, found.compared, found.last_seq) == (None, 13, 13)
 
 
+def test_what_was_verified_is_reported_also_where_no_server_answers(home: Path) -> None:
+    fill(home, 10)
+    env = {"EVENTLOG_STREAM": "main", "EVENTLOG_NATS_URL": "nats://127.0.0.1:9"}
+    done = eventlog("verify", "--stream", "--json", home=home, env=env)
+    found = json.loads(done.out)
+    assert (done.code, found["ok"], found["stream"]["ok"]) == (3, True, None)
+    assert found["stream"]["problem"] in done.err
+    (segment,) = (home / "logs").glob("*.jsonl")
+    lines = lines_in(home)
+    segment.write_bytes(b"".join([*lines[:4], b"x" * len(lines[4]), *lines[5:]]))
+    done = eventlog("verify", "--stream", "--json", home=home, env=env)
+    found = json.loads(done.out)
+    assert (done.code, found["ok"], found["stream"]["ok"]) == (1, False, None)
+    assert found["stream"]["problem"] in done.err
+
+
 @pytest.mark.slow
 def test_the_command_reports_as_verify_does_and_has_its_exit_codes(
     home: Path, server: NatsServers, stream: str
