@@ -230,11 +230,16 @@ def test_a_newer_primary_is_not_fenced_by_a_stream_that_an_older_one_has_filled_
     shutil.copytree(home, older, symlinks=True)
     fill(older, 2, start=50)
     assert promote_alone(home) == Promoted(6, 2)
+    mirror_once(home, server.settings(stream))
+    server.delete_stream(stream)
+    server.create_stream(stream)
     mirror_once(older, server.settings(stream))
     with pytest.raises(LogDiverged, match=r"a promotion \(epoch 2\) that the stream does not"):
         mirror_once(home, server.settings(stream))
     assert not (home / "logs/.fenced").exists()
     assert record_of(home).state == FENCED
+    # The promotion was acknowledged, and is replicated no more.
+    assert (record_of(home).acked, record_of(home).lost_acked) == (5, 1)
     assert server.messages(stream) == lines_in(older)
 
 
