@@ -84,6 +84,7 @@ class StreamEnd(NamedTuple):
     line: bytes = b""  # the last message
     replicas: int = 1  # servers that are to hold all of the stream
     replicas_current: int = 1  # servers that are up to date, as the leader has it
+    created: str = ""  # when the stream was created: another one has another time
 
     @property
     def chain(self) -> str:

@@ -117,6 +117,7 @@ class NatsStream:
             line,
             replicas_of(found["config"]),
             1 + sum(bool(peer.get("current")) for peer in peers),
+            str(found.get("created", "")),
         )
 
     def _require_majority(self, peers: Sequence[Mapping[str, Any]]) -> None:

@@ -173,6 +173,7 @@ class MirrorProjection:
             end = await self._settled_end(engine)
             held = await self._held(engine, end)
             try:
+                await self._require_own_lines(engine, end)
                 await run_in_thread(lambda: require_lines(self._home, end.seq))
                 await self._require_line_of_log(engine, end)
             finally:  # whatever ends the mirror: what the stream has lost is replicated no more
@@ -237,6 +238,9 @@ class MirrorProjection:
         """
         record, home = self._recording.record, str(self._home)
         try:
+            if not await self._has_own_lines(engine, end):
+                before = StreamEnd(record.looked, await engine.line(record.looked))
+                return min(record.acked, (await find_fork(engine, home, before)).seq)
             if end.seq < record.acked:
                 if await run_in_thread(lambda: own_chain(home, end.seq)) == end.chain:
                     return end.seq
@@ -247,6 +251,33 @@ class MirrorProjection:
             return min(record.acked, (await find_fork(engine, home, end)).seq)
         except StreamForeign:
             return 0
+
+    async def _has_own_lines(self, engine: StreamEngine, end: StreamEnd) -> bool:
+        """Whether a stream that was created again since the last look holds lines of this log.
+
+        Others may have filled it as far as the old one went, and lines of this log follow theirs.
+        """
+        looked, home = self._recording.record.looked, str(self._home)
+        if not self._is_created_again(end) or not 0 < looked <= end.seq:
+            return True
+        with suppress(StreamForeign):
+            own = await run_in_thread(lambda: own_chain(home, looked))
+            return await _chain_at(engine, end, looked) == own
+        return False
+
+    def _is_created_again(self, end: StreamEnd) -> bool:
+        return self._recording.record.created not in (None, end.created)
+
+    async def _require_own_lines(self, engine: StreamEngine, end: StreamEnd) -> None:
+        """Raises LogDiverged where lines of others are before those that this log published."""
+        if not await self._has_own_lines(engine, end):
+            raise LogDiverged(
+                f"the stream was created again, and at seq {self._recording.record.looked} it "
+                "holds another line than this log",
+                where=self._settings.where,
+                do="find out what else publishes to it, delete the stream, and create it again: "
+                "the mirror fills it",
+            )
 
     async def _report_lost(self, held: int) -> None:
         """Notes the loss before the lines are published again: later nothing would show it.
@@ -259,8 +290,7 @@ class MirrorProjection:
             await self._recording.add_lost(held, chain)
         except (OSError, UnsafePath) as error:
             raise StreamUnavailable(
-                f"the stream has lost lines {held + 1} to {acked}, which cannot be noted: "
-                f"{error}",
+                f"the stream has lost lines {held + 1} to {acked}, which cannot be noted: {error}",
                 where=str(self._home / "data"),
                 do="free space on this disk: then the loss is noted, and the lines are published "
                 "again",
@@ -277,7 +307,7 @@ class MirrorProjection:
 
     def _note_end(self, end: StreamEnd) -> None:
         self._recording.set_acked(end.seq, end.chain)
-        self._recording.set_replicas(end)
+        self._recording.set_looked(end)
         self._recording.set_state(MIRRORING)
 
     async def wait_until_lost(self) -> None:
@@ -298,6 +328,9 @@ class MirrorProjection:
         if self._engine is None:
             return await self._connect()
         end = await self._engine.last()
+        if self._is_created_again(end):
+            await self._drop()
+            return await self._connect()
         found = Checkpoint(projection=MIRROR, seq=end.seq, chain=end.chain)
         if _is_same(found, self._at):  # else nothing shows yet that the lines are those of this log
             self._note_end(end)

@@ -69,8 +69,8 @@ class MirrorRecorder:
         """Notes the state, and why it is not MIRRORING."""
         self._set(replace(self.record, state=state, last_error=error))
 
-    def set_replicas(self, end: StreamEnd) -> None:
-        """Notes how many servers are to hold the stream, and how many are up to date.
+    def set_looked(self, end: StreamEnd) -> None:
+        """Notes which stream it is, how many servers are to hold it, and how many are up to date.
 
         Where they were too few once, they stay so until the stream is empty: a new server counts
         as up to date long before it has the older messages.
@@ -78,7 +78,15 @@ class MirrorRecorder:
         replicas, known = end.replicas, self.record.replicas
         if known is not None and known < REPLICAS_MIN and end.seq > 0:
             replicas = min(replicas, known)
-        self._set(replace(self.record, replicas=replicas, replicas_current=end.replicas_current))
+        self._set(
+            replace(
+                self.record,
+                replicas=replicas,
+                replicas_current=end.replicas_current,
+                created=end.created,
+                looked=end.seq,
+            )
+        )
 
     def set_too_few_replicas(self, replicas: int) -> None:
         """Notes that the stream had too few servers, so that nothing counts as replicated."""

@@ -5,6 +5,7 @@
         stream.refuse = 1           the next append is refused, although its sequence is right
         stream.messages.pop()       what was acknowledged is lost
         stream.replicas = 1         it was updated to have one server
+    stream.created = "..."      it was deleted and created again
     stream.heard_s = 60         its leader has lost the others, and does not know it yet
 
 It keeps the order and the compare-and-set of JetStream, with its error codes, and stores an atomic
@@ -42,6 +43,7 @@ class ScriptedStream:
         self.refuse = 0
         self.is_silent = False
         self.replicas = 3
+        self.created = "2026-01-02T03:04:05Z"
         self.heard_s = 0.5  # since its leader has heard of the other servers
         self.recovers: list[bytes] = []  # given back with each look at its state, one at a time
         self._batches: dict[str, list[Msg]] = {}
@@ -71,7 +73,12 @@ class ScriptedStream:
         state = {"messages": count, "first_seq": min(1, count), "last_seq": count}
         heard_ns = int(self.heard_s * 1e9)
         replicas = [{"current": current, "active": heard_ns} for current in (True, False)]
-        return {"config": config, "state": state, "cluster": {"replicas": replicas}}
+        return {
+            "config": config,
+            "created": self.created,
+            "state": state,
+            "cluster": {"replicas": replicas},
+        }
 
     def _append(self, message: Msg) -> dict[str, object] | None:
         headers = message.headers or {}

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from eventlog import EventLog, NotReplicated, WaitTimeout
+from eventlog import EventLog, LogDiverged, NotReplicated, WaitTimeout
 from eventlog.plumbing import FENCED, MIRRORING, UNFIT, WAITING, is_replicated
 from eventlog.replica.nats_stream import BATCH_LINES_MAX
 from projections.replication.mirror_record import WRITE_PAUSE_S
 from tests.harness.deadline import until_async
 from tests.harness.log_checks import lines_in
 from tests.harness.losses import lose_entry
-from tests.harness.mirrors import RunningMirror, mirroring, record_of
+from tests.harness.mirrors import RunningMirror, mirror_once, mirroring, record_of
 from tests.harness.scripted_stream import ScriptedStream, scripted_stream
 from tests.harness.signals import signals
 
@@ -158,6 +158,40 @@ def test_what_the_stream_holds_no_more_is_replicated_no_more_whatever_stops_the_
     assert (record_of(home).acked, record_of(home).lost_acked) == (held, 10 - held)
     assert not is_replicated(str(home), held + 1)
     assert held == 0 or is_replicated(str(home), held)
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_stream_created_again_with_as_many_lines_of_others_is_found_out(
+    home: Path, restarts: bool
+) -> None:
+    """The lines of this log then follow theirs, and the last line is one of this log."""
+
+    async def change(stream: ScriptedStream) -> None:
+        other = home.with_name("other")
+        await asyncio.to_thread(fill, other, 10, start=50)
+        stream.messages[:] = lines_in(other)
+        stream.created = "2026-01-02T03:05:05Z"
+        await asyncio.to_thread(fill, home, 1, start=11)
+
+    async def play() -> None:
+        async with scripted_stream() as stream:
+            await asyncio.to_thread(fill, home, 10)
+            async with mirroring(home, stream.settings, stream.open_engine) as mirror:
+                await until_async(lambda: mirror.acked == 10 and record_of(home).looked == 10)
+                if not restarts:
+                    await change(stream)
+                    await until_async(lambda: mirror.state == FENCED)
+                    await until_async(lambda: record_of(home).lost_acked > 0)
+            if restarts:
+                await change(stream)
+                stream.messages += lines_in(home)[10:]
+            for _ in range(2):
+                with pytest.raises(LogDiverged, match="created again, and at seq 10"):
+                    await asyncio.to_thread(mirror_once, home, stream.settings, stream.open_engine)
+
+    asyncio.run(play())
+    assert (record_of(home).acked, record_of(home).state) == (0, FENCED)
+    assert not is_replicated(str(home), 11)
 
 
 def test_a_stream_that_once_had_too_few_servers_replicates_nothing_until_it_is_empty(
