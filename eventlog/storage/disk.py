@@ -11,19 +11,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from eventlog.errors import UnsafePath, Unsupported
-from eventlog.storage.identity import generation_at, inode_of, read_boot_id
+from eventlog.storage.identity import FileIdentity, generation_at, inode_of, read_boot_id
 from eventlog.storage.ownership import adopt_link_owner, adopt_owner, make_private_dir
-
-
-class FileIdentity(NamedTuple):
-    """The regular file at a path: another file there has another device or inode."""
-
-    device: int
-    inode: int
-    size_bytes: int
 
 
 class Disk(Protocol):

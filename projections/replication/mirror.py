@@ -53,6 +53,7 @@ from eventlog.plumbing import (
 from projections.errors import CheckpointMoved, ProjectionStalled
 from projections.projection import Checkpoint
 from projections.replication.forks import OLDER_STREAM_DO, older_stream_text
+from projections.replication.held import held_seq, is_created_again, require_own_lines
 from projections.replication.mirror_record import MirrorRecorder
 from projections.replication.same_log import lost_error, require_line_of_log, require_lines
 from projections.runtime.home_log import entry_at
@@ -171,13 +172,14 @@ class MirrorProjection:
         engine = await self._open_engine(self._settings)
         try:
             end = await self._settled_end(engine)
-            held = await self._held(engine, end)
+            record = self._recording.record
+            held = await held_seq(engine, end, record, self._home)
             try:
-                await self._require_own_lines(engine, end)
+                await require_own_lines(engine, end, record, self._home, self._settings.where)
                 await run_in_thread(lambda: require_lines(self._home, end.seq))
                 await self._require_line_of_log(engine, end)
             finally:  # whatever ends the mirror: what the stream has lost is replicated no more
-                if held < self._recording.record.acked:
+                if held < record.acked:
                     await self._report_lost(held)
         except BaseException:
             await engine.close()
@@ -231,54 +233,6 @@ class MirrorProjection:
             )
         return end
 
-    async def _held(self, engine: StreamEngine, end: StreamEnd) -> int:
-        """The last seq that the stream has acknowledged and still holds.
-
-        It may have lost lines, and have got others in their place before this look.
-        """
-        record, home = self._recording.record, str(self._home)
-        try:
-            if not await self._has_own_lines(engine, end):
-                before = StreamEnd(record.looked, await engine.line(record.looked))
-                return min(record.acked, (await find_fork(engine, home, before)).seq)
-            if end.seq < record.acked:
-                if await run_in_thread(lambda: own_chain(home, end.seq)) == end.chain:
-                    return end.seq
-            elif record.acked_chain is None or (
-                await _chain_at(engine, end, record.acked) == record.acked_chain
-            ):
-                return record.acked
-            return min(record.acked, (await find_fork(engine, home, end)).seq)
-        except StreamForeign:
-            return 0
-
-    async def _has_own_lines(self, engine: StreamEngine, end: StreamEnd) -> bool:
-        """Whether a stream that was created again since the last look holds lines of this log.
-
-        Others may have filled it as far as the old one went, and lines of this log follow theirs.
-        """
-        looked, home = self._recording.record.looked, str(self._home)
-        if not self._is_created_again(end) or not 0 < looked <= end.seq:
-            return True
-        with suppress(StreamForeign):
-            own = await run_in_thread(lambda: own_chain(home, looked))
-            return await _chain_at(engine, end, looked) == own
-        return False
-
-    def _is_created_again(self, end: StreamEnd) -> bool:
-        return self._recording.record.created not in (None, end.created)
-
-    async def _require_own_lines(self, engine: StreamEngine, end: StreamEnd) -> None:
-        """Raises LogDiverged where lines of others are before those that this log published."""
-        if not await self._has_own_lines(engine, end):
-            raise LogDiverged(
-                f"the stream was created again, and at seq {self._recording.record.looked} it "
-                "holds another line than this log",
-                where=self._settings.where,
-                do="find out what else publishes to it, delete the stream, and create it again: "
-                "the mirror fills it",
-            )
-
     async def _report_lost(self, held: int) -> None:
         """Notes the loss before the lines are published again: later nothing would show it.
 
@@ -328,7 +282,7 @@ class MirrorProjection:
         if self._engine is None:
             return await self._connect()
         end = await self._engine.last()
-        if self._is_created_again(end):
+        if is_created_again(end, self._recording.record):
             await self._drop()
             return await self._connect()
         found = Checkpoint(projection=MIRROR, seq=end.seq, chain=end.chain)
@@ -419,13 +373,6 @@ class MirrorProjection:
         if entry is None:
             return Checkpoint(projection=MIRROR)
         return Checkpoint(projection=MIRROR, seq=entry.seq, chain=entry.chain)
-
-
-async def _chain_at(engine: StreamEngine, end: StreamEnd, seq: int) -> str:
-    """The chain of message `seq`. Raises StreamForeign."""
-    if seq in (0, end.seq):
-        return StreamEnd(seq, end.line).chain
-    return StreamEnd(seq, await engine.line(seq)).chain
 
 
 def _is_same(found: Checkpoint, other: Checkpoint) -> bool:

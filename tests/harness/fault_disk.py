@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from errno import EIO
 from typing import NamedTuple, TypeVar
 
-from eventlog.storage.disk import Disk, FileIdentity, RealDisk
+from eventlog.storage.disk import Disk, RealDisk
+from eventlog.storage.identity import FileIdentity
 
 T = TypeVar("T")
 ANY = "any"

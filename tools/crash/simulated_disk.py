@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from eventlog.storage.disk import FileIdentity
+from eventlog.storage.identity import FileIdentity
 from tools.crash.inodes import (
     ROOT,
     File,
