@@ -175,9 +175,9 @@ class MirrorProjection:
             record = self._recording.record
             held = await held_seq(engine, end, record, self._home)
             try:
-                await require_own_lines(engine, end, record, self._home, self._settings.where)
                 await run_in_thread(lambda: require_lines(self._home, end.seq))
                 await self._require_line_of_log(engine, end)
+                await require_own_lines(engine, end, record, self._home, self._settings.where)
             finally:  # whatever ends the mirror: what the stream has lost is replicated no more
                 if held < record.acked:
                     await self._report_lost(held)
