@@ -11,8 +11,8 @@ import click
 
 from eventlog.cli.command import EXIT_PROBLEM, JSON_OPTION, CommandContext
 from eventlog.cli.progress import progress_bar
-from eventlog.cli.streams import bad_news, print_line, print_note, write_stdout
-from eventlog.errors import printable
+from eventlog.cli.streams import bad_news, print_error, print_line, print_note, write_stdout
+from eventlog.errors import EventLogError, printable
 from eventlog.figures import count_text
 
 if TYPE_CHECKING:
@@ -58,16 +58,25 @@ def verify(obj: CommandContext, with_stream: bool, as_json: bool) -> None:
     write_verify_record(obj.home, report, at=now_recorded())
     if not as_json:
         _print_report(report)
-    found = None if settings is None else _compare_with_stream(obj.home, settings)
-    if as_json:
-        shown = report.to_json()
-        if found is not None and settings is not None:
+    shown = report.to_json()
+    is_same, failed = True, None
+    if settings is not None:
+        try:
+            found = _compare_with_stream(obj.home, settings)
             shown["stream"] = found.to_json(settings.stream)
+            is_same, text = found.ok, found.to_text(settings.stream)
+        except EventLogError as error:  # what was verified is reported all the same
+            shown["stream"] = {"name": settings.stream, "ok": None, "problem": error.what}
+            is_same, text, failed = False, f"{settings.stream} was not compared", error
+        if not as_json:
+            print_line(printable(text) if is_same else bad_news(printable(text)))
+    if as_json:
         write_stdout(orjson.dumps(shown, option=orjson.OPT_APPEND_NEWLINE))
-    elif found is not None and settings is not None:
-        text = printable(found.to_text(settings.stream))
-        print_line(text if found.ok else bad_news(text))
-    if not report.ok or (found is not None and not found.ok):
+    if failed is not None and report.ok:
+        raise failed
+    if failed is not None:
+        print_error(failed)
+    if not (report.ok and is_same):
         sys.exit(EXIT_PROBLEM)
 
 

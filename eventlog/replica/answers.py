@@ -49,10 +49,7 @@ def answered_error(error: Mapping[str, Any], settings: StreamSettings) -> Stream
         return StreamUnavailable(what, where=where, do=do)
     if code == _NO_PEERS:
         what = "too few servers of the cluster agree with each other to hold the stream"
-        do = (
-            "start the others; where a majority has lost its disks, start all servers with empty "
-            "directories: the log fills the stream again"
-        )
+        do = "start the others; where disks are lost, do what docs/machines.md says, and wipe none"
         return StreamUnavailable(what, where=where, do=do)
     what = f"the server answers: {text} (code {code})"
     return StreamUnavailable(what, where=where, do="see the log of the server")

@@ -1,20 +1,22 @@
 """Compares the log of a home with a stream, line by line: `eventlog verify --stream`.
 
 Both are read from their first line on, in bounded batches. What the log or the stream gets after
-the start is not compared.
+the start is not compared. The end of the stream is read before that of the log: a mirror publishes
+only what the log has, so a log that is longer by then shows nothing.
 
 Invariant: nothing is written to the stream or to the home; a comparison is `ok` only if each line
-that both are to have is the same, byte for byte.
+that both are to have is the same, byte for byte, and in the same segment.
 """
 
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 
 from eventlog.errors import LogCorrupt
 from eventlog.format.line import parse_header, stored_chain
-from eventlog.read.inspect import end_seq, raw_lines, replica_state
+from eventlog.read.inspect import end_seq, raw_lines, replica_state, segment_starts
 from eventlog.replica.engine import (
     StreamEnd,
     StreamEngine,
@@ -88,11 +90,12 @@ async def compare(
     StreamUnfit, LogNotFound, and what reading a log raises, except LogCorrupt.
     """
     path = os.fspath(home)
-    last_seq = await run_in_thread(lambda: end_seq(path))
-    own = _OwnLines(path, StreamComparison(last_seq=last_seq))
+    own = _OwnLines(path, StreamComparison(last_seq=await run_in_thread(lambda: end_seq(path))))
     try:
         end = await engine.last()
-        own.found = replace(own.found, stream_seq=end.seq)
+        last_seq = await run_in_thread(lambda: end_seq(path))
+        own.found = replace(own.found, stream_seq=end.seq, last_seq=last_seq)
+        own.segments = await run_in_thread(lambda: segment_starts(path))
         if until := min(end.seq, last_seq):
             await _compare_until(engine, own, until, progress)
     except (StreamShort, StreamForeign) as error:
@@ -129,6 +132,7 @@ class _OwnLines:
         self._lines = self._read(path)
         self._next: bytes | None = None  # read, and not compared yet
         self.found = found
+        self.segments: list[int] = []  # first seqs
 
     def _read(self, path: str) -> Iterator[bytes]:
         try:
@@ -144,8 +148,12 @@ class _OwnLines:
             own = self._next or next(self._lines, None)
             self._next = None
             if own == line.line:
-                compared += 1
-                continue
+                segment = self.segments[bisect_right(self.segments, line.seq) - 1]
+                if line.segment == segment:
+                    compared += 1
+                    continue
+                self.found = _with_other_segment(self.found, line, segment)
+                break
             if own is not None and parse_header(own).seq > line.seq:
                 self._next = own  # the log has lost the line of the stream, and that was accepted
                 continue
@@ -154,6 +162,20 @@ class _OwnLines:
             break
         self.found = replace(self.found, compared=self.found.compared + compared)
         return self.found.ok and self.found.damage is None
+
+
+def _with_other_segment(
+    found: StreamComparison, line: StreamLine, segment: int
+) -> StreamComparison:
+    chain = stored_chain(line.line)
+    return replace(
+        found,
+        problem=f"DIFFERS at seq {line.seq}: the log has it in the segment that begins at seq "
+        f"{segment}, the stream in one that begins at {line.segment}",
+        seq=line.seq,
+        chain=chain,
+        stream_chain=chain,
+    )
 
 
 def _with_difference(found: StreamComparison, line: StreamLine, own: bytes) -> StreamComparison:

@@ -53,6 +53,8 @@ class WrongLastSequence(StreamError):
 class StreamUnfit(StreamError):
     """The stream or its server breaks a rule, so an acknowledgement would promise too little."""
 
+    replicas: int | None = None  # where the stream is to have fewer than are needed: how many
+
 
 class StreamForeign(StreamError):
     """A message of the stream is not the line of a log with the seq of the message."""
@@ -82,6 +84,7 @@ class StreamEnd(NamedTuple):
     line: bytes = b""  # the last message
     replicas: int = 1  # servers that are to hold all of the stream
     replicas_current: int = 1  # servers that are up to date, as the leader has it
+    created: str = ""  # when the stream was created: another one has another time
 
     @property
     def chain(self) -> str:

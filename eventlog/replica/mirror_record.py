@@ -33,6 +33,8 @@ class MirrorRecord:
     last_error: str | None = None  # why the state is not MIRRORING
     replicas: int | None = None  # servers that are to hold the stream; None: not known yet
     replicas_current: int | None = None  # servers that were up to date at the last look
+    created: str | None = None  # when the stream was created, by the last look
+    looked: int = 0  # where it ended then
 
 
 def read_mirror_record(home: str | os.PathLike[str]) -> MirrorRecord | None:
@@ -51,12 +53,15 @@ def read_mirror_record(home: str | os.PathLike[str]) -> MirrorRecord | None:
 def _read(home: str | os.PathLike[str], directory: str, name: str) -> MirrorRecord | None:
     found = read_record(os.path.join(home, directory), name) or {}
     stream, state, error = (found.get(key) for key in ("stream", "state", "last_error"))
-    counts = [found.get(key) for key in ("acked", "lost_acked")]
+    counts = [found.get(key) for key in ("acked", "lost_acked", "looked")]
     replicas = [found.get(key) for key in ("replicas", "replicas_current")]
     chain = found.get("acked_chain")
     if not isinstance(stream, str) or state not in MIRROR_STATES:
         return None
-    acked, lost_acked = (value if type(value) is int and value >= 0 else 0 for value in counts)
+    created = found.get("created")
+    acked, lost_acked, looked = (
+        value if type(value) is int and value >= 0 else 0 for value in counts
+    )
     wanted, current = (value if type(value) is int else None for value in replicas)
     return MirrorRecord(
         stream=stream,
@@ -67,4 +72,6 @@ def _read(home: str | os.PathLike[str], directory: str, name: str) -> MirrorReco
         last_error=error if isinstance(error, str) else None,
         replicas=wanted,
         replicas_current=current,
+        created=created if isinstance(created, str) else None,
+        looked=looked,
     )

@@ -97,7 +97,9 @@ class NatsStream:
         found = await self._api(f"STREAM.INFO.{self._settings.stream}")
         broken = broken_rules(found["config"], self._settings)
         if broken:
-            raise unfit_error(broken, self._settings)
+            error, replicas = unfit_error(broken, self._settings), replicas_of(found["config"])
+            error.replicas = replicas if replicas < REPLICAS_MIN else None
+            raise error
         peers = found.get("cluster", {}).get("replicas") or ()
         self._require_majority(peers)
         state = found["state"]
@@ -115,6 +117,7 @@ class NatsStream:
             line,
             replicas_of(found["config"]),
             1 + sum(bool(peer.get("current")) for peer in peers),
+            str(found.get("created", "")),
         )
 
     def _require_majority(self, peers: Sequence[Mapping[str, Any]]) -> None:

@@ -37,7 +37,7 @@ from eventlog.storage.atomic import (
 )
 from eventlog.storage.disk import Disk, RealDisk, closing_fd, opened, size_of, write_all
 from eventlog.storage.durable_state import rewrite_watermarks
-from eventlog.storage.fence_file import fence_path
+from eventlog.storage.fence_file import has_fence
 from eventlog.storage.gap_file import read_gaps
 from eventlog.storage.home import Home, home_at, list_segments
 from eventlog.storage.locks import WriterLock, closed_segments_lock
@@ -119,7 +119,7 @@ class _Cut:
         return SetAside(entries, tuple(aside_paths(self._home.root, fork_seq, disk=self._disk)))
 
     def _require_fenced(self) -> None:
-        if self._disk.identity_at(fence_path(self._home)) is None:
+        if not has_fence(self._disk, self._home):
             raise EventLogError(
                 "this home is not fenced, and may be the primary",
                 where=self._home.root,

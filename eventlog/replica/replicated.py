@@ -4,7 +4,8 @@ A waiter reads the record that the mirror keeps, so it needs neither the client 
 connection.
 
 Invariant: an entry counts as replicated only if the stream has acknowledged a line of this log at
-or behind it. With fewer than REPLICAS_MIN replicas nothing counts.
+or behind it. With fewer than REPLICAS_MIN replicas nothing counts, and neither does anything while
+the stream breaks a rule or messages are missing from it: nobody then knows what it still holds.
 """
 
 import os
@@ -18,6 +19,7 @@ from eventlog.replica.mirror_record import (
     MIRRORING,
     RECORD_NAME,
     SHORT,
+    UNFIT,
     MirrorRecord,
     read_mirror_record,
 )
@@ -36,7 +38,7 @@ def is_replicated(home: str, seq: int) -> bool:
     return seq == 0 or (
         seq <= record.acked
         and record.replicas is not None
-        and record.state != SHORT
+        and record.state not in (SHORT, UNFIT)
         and _chain_at(home, record.acked) == record.acked_chain
     )
 

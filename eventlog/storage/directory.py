@@ -13,7 +13,8 @@ from types import TracebackType
 
 from eventlog.errors import UnsafePath
 from eventlog.storage.atomic import replace_file, replacing
-from eventlog.storage.disk import Disk, FileIdentity, opened, real_disk
+from eventlog.storage.disk import Disk, opened, real_disk
+from eventlog.storage.identity import FileIdentity
 
 
 class Directory:

@@ -11,19 +11,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from eventlog.errors import UnsafePath, Unsupported
-from eventlog.storage.identity import generation_at, inode_of, read_boot_id
+from eventlog.storage.identity import FileIdentity, generation_at, inode_of, read_boot_id
 from eventlog.storage.ownership import adopt_link_owner, adopt_owner, make_private_dir
-
-
-class FileIdentity(NamedTuple):
-    """The regular file at a path: another file there has another device or inode."""
-
-    device: int
-    inode: int
-    size_bytes: int
 
 
 class Disk(Protocol):
@@ -95,6 +87,9 @@ class Disk(Protocol):
 
     def identity_at(self, path: str, *, dir_fd: int | None = None) -> FileIdentity | None:
         """The regular file at exactly this path; None where there is none. Opens nothing."""
+
+    def is_name(self, path: str) -> bool:
+        """Whether anything has exactly this path, of whatever kind. Opens nothing."""
 
     def generation_at(self, path: str) -> int:
         """The generation of the inode at this path; 0 where there is none.
@@ -293,6 +288,13 @@ class RealDisk:
         if not stat.S_ISREG(status.st_mode):
             return None
         return FileIdentity(*inode_of(status), status.st_size)
+
+    def is_name(self, path: str) -> bool:
+        try:
+            os.lstat(path)
+        except FileNotFoundError:
+            return False
+        return True
 
     def generation_at(self, path: str) -> int:
         return generation_at(path)

@@ -27,8 +27,9 @@ from eventlog.format.durability import (
     encode_slot,
     slot_offset,
 )
-from eventlog.storage.disk import Disk, FileIdentity, read_file, write_all
+from eventlog.storage.disk import Disk, read_file, write_all
 from eventlog.storage.home import Home, list_segments, log_not_found
+from eventlog.storage.identity import FileIdentity
 from eventlog.storage.locks import FileLock
 from eventlog.storage.segment_disk import candidate_paths
 

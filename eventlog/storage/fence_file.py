@@ -4,7 +4,7 @@ It holds a JSON object: the stream, the last seq that the log shares with it, an
 follows there. It is never in a backup. `eventlog rejoin` removes it.
 
 Invariant: it is created and removed only under the writer's lock, under which every writer looks
-for it; so no append passes once it is there.
+for it; so no append passes once it is there, of whatever kind it is.
 """
 
 import json
@@ -66,6 +66,11 @@ def read_fence(disk: Disk, home: Home) -> FenceState | None:
         ) from error
 
 
+def has_fence(disk: Disk, home: Home) -> bool:
+    """Whether the home is fenced. Anything of that name fences it."""
+    return disk.is_name(fence_path(home))
+
+
 def write_fence(disk: Disk, home: Home, fence: FenceState) -> None:
     """Fences the home, durably. The caller holds the writer's lock. Raises OSError."""
     replace_file(disk, home.log_dir, FENCE_FILE_NAME, json.dumps(asdict(fence)).encode() + b"\n")
@@ -81,13 +86,13 @@ def remove_fence(disk: Disk, home: Home) -> None:
 def refuse_fenced(disk: Disk, home: Home) -> None:
     """Raises LogFenced where the home is fenced. The caller holds the writer's lock."""
     # Each commit pays for this look, also where the home was fenced under an open handle.
-    if disk.identity_at(fence_path(home)) is None:
+    if not has_fence(disk, home):
         return
     try:
         fence = read_fence(disk, home)
         what = fence.to_text() if fence is not None else "another home continues the stream"
     except UnsafePath as error:
-        what = error.what
+        what = f"{error.what} ({error.where})"
     raise LogFenced(
         f"this home is fenced: {what}",
         where=home.root,

@@ -9,10 +9,19 @@ import os
 import struct
 import sys
 from functools import cache
+from typing import NamedTuple
 
 logger = logging.getLogger(__name__)
 
 _GET_GENERATION = 0x80007601 | struct.calcsize("l") << 16  # FS_IOC_GETVERSION, linux/fs.h
+
+
+class FileIdentity(NamedTuple):
+    """The regular file at a path: another file there has another device or inode."""
+
+    device: int
+    inode: int
+    size_bytes: int
 
 
 def inode_of(status: os.stat_result) -> tuple[int, int]:

@@ -5,7 +5,7 @@ the host that was promoted, and the line of a promotion of this home that is und
 in a backup: a restored log follows no stream.
 
 Invariant: it is created and removed only under the writer's lock, under which every writer looks
-for it; so no append passes once it is there.
+for it; so no append passes once it is there, of whatever kind it is.
 """
 
 import json
@@ -81,16 +81,22 @@ def remove_replica_state(disk: Disk, home: Home) -> None:
 
 
 def is_replica(disk: Disk, home: Home) -> bool:
-    """Whether the home follows a stream."""
-    return disk.identity_at(replica_path(home)) is not None
+    """Whether the home follows a stream. Anything of that name makes it a replica."""
+    return disk.is_name(replica_path(home))
 
 
 def refuse_replica(disk: Disk, home: Home) -> None:
     """Raises LogIsReplica where the home is a replica. A writer asks under its lock."""
     # Each commit pays for this look, also where the home became a replica under an open handle.
-    if is_replica(disk, home):
-        raise LogIsReplica(
-            "this home is a replica: its lines come from a stream, and nothing is appended to it",
-            where=home.root,
-            do="nothing was written: append to the primary's home",
-        )
+    if not is_replica(disk, home):
+        return
+    what = "its lines come from a stream, and nothing is appended to it"
+    try:
+        read_replica_state(disk, home)
+    except UnsafePath as error:
+        what = f"{error.what} ({error.where})"
+    raise LogIsReplica(
+        f"this home is a replica: {what}",
+        where=home.root,
+        do="nothing was written: append to the primary's home",
+    )

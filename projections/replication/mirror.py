@@ -45,6 +45,7 @@ from eventlog.plumbing import (
     fence_state,
     find_fork,
     open_stream,
+    own_chain,
     replica_state,
     run_in_thread,
     segment_starts,
@@ -52,6 +53,7 @@ from eventlog.plumbing import (
 from projections.errors import CheckpointMoved, ProjectionStalled
 from projections.projection import Checkpoint
 from projections.replication.forks import OLDER_STREAM_DO, older_stream_text
+from projections.replication.held import held_seq, is_created_again, require_own_lines
 from projections.replication.mirror_record import MirrorRecorder
 from projections.replication.same_log import lost_error, require_line_of_log, require_lines
 from projections.runtime.home_log import entry_at
@@ -170,10 +172,15 @@ class MirrorProjection:
         engine = await self._open_engine(self._settings)
         try:
             end = await self._settled_end(engine)
-            await run_in_thread(lambda: require_lines(self._home, end.seq))
-            await self._require_line_of_log(engine, end)
-            if end.seq < self._recording.record.acked:
-                await self._report_lost(end)
+            record = self._recording.record
+            held = await held_seq(engine, end, record, self._home)
+            try:
+                await run_in_thread(lambda: require_lines(self._home, end.seq))
+                await self._require_line_of_log(engine, end)
+                await require_own_lines(engine, end, record, self._home, self._settings.where)
+            finally:  # whatever ends the mirror: what the stream has lost is replicated no more
+                if held < record.acked:
+                    await self._report_lost(held)
         except BaseException:
             await engine.close()
             raise
@@ -226,26 +233,26 @@ class MirrorProjection:
             )
         return end
 
-    async def _report_lost(self, end: StreamEnd) -> None:
+    async def _report_lost(self, held: int) -> None:
         """Notes the loss before the lines are published again: later nothing would show it.
 
         Raises StreamUnavailable where it cannot be noted.
         """
-        acked = self._recording.record.acked
+        acked, home = self._recording.record.acked, str(self._home)
+        chain = await run_in_thread(lambda: own_chain(home, held))
         try:
-            await self._recording.add_lost(end.seq, end.chain)
+            await self._recording.add_lost(held, chain)
         except (OSError, UnsafePath) as error:
             raise StreamUnavailable(
-                f"the stream has lost lines {end.seq + 1} to {acked}, which cannot be noted: "
-                f"{error}",
+                f"the stream has lost lines {held + 1} to {acked}, which cannot be noted: {error}",
                 where=str(self._home / "data"),
                 do="free space on this disk: then the loss is noted, and the lines are published "
                 "again",
             ) from error
         logger.error(
-            "mirror_lost_acknowledged stream=%s from=%d to=%d: the lines are published again",
+            "mirror_lost_acknowledged stream=%s from=%d to=%d: they are no longer replicated",
             self._settings.stream,
-            end.seq + 1,
+            held + 1,
             acked,
         )
 
@@ -254,7 +261,7 @@ class MirrorProjection:
 
     def _note_end(self, end: StreamEnd) -> None:
         self._recording.set_acked(end.seq, end.chain)
-        self._recording.set_replicas(end.replicas, end.replicas_current)
+        self._recording.set_looked(end)
         self._recording.set_state(MIRRORING)
 
     async def wait_until_lost(self) -> None:
@@ -275,6 +282,9 @@ class MirrorProjection:
         if self._engine is None:
             return await self._connect()
         end = await self._engine.last()
+        if is_created_again(end, self._recording.record):
+            await self._drop()
+            return await self._connect()
         found = Checkpoint(projection=MIRROR, seq=end.seq, chain=end.chain)
         if _is_same(found, self._at):  # else nothing shows yet that the lines are those of this log
             self._note_end(end)
@@ -331,6 +341,8 @@ class MirrorProjection:
                 state = next((state for kind, state in _STATES if isinstance(error, kind)), None)
                 if state is not None:
                     self._recording.set_state(state, str(error))
+                if isinstance(error, StreamUnfit) and error.replicas is not None:
+                    self._recording.set_too_few_replicas(error.replicas)
                 if isinstance(error, StreamUnavailable):
                     raise ProjectionStalled(error.what, where=error.where, do=error.do) from error
                 raise

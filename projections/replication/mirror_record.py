@@ -19,7 +19,9 @@ from eventlog import EventLogError, UnsafePath
 from eventlog.plumbing import (
     ACKED_NAME,
     RECORD_NAME,
+    REPLICAS_MIN,
     MirrorRecord,
+    StreamEnd,
     make_private_dir,
     read_mirror_record,
     run_in_thread,
@@ -67,12 +69,31 @@ class MirrorRecorder:
         """Notes the state, and why it is not MIRRORING."""
         self._set(replace(self.record, state=state, last_error=error))
 
-    def set_replicas(self, replicas: int, current: int) -> None:
-        """Notes how many servers are to hold the stream, and how many are up to date."""
-        self._set(replace(self.record, replicas=replicas, replicas_current=current))
+    def set_looked(self, end: StreamEnd) -> None:
+        """Notes which stream it is, how many servers are to hold it, and how many are up to date.
+
+        Where they were too few once, they stay so until the stream is empty: a new server counts
+        as up to date long before it has the older messages.
+        """
+        replicas, known = end.replicas, self.record.replicas
+        if known is not None and known < REPLICAS_MIN and end.seq > 0:
+            replicas = min(replicas, known)
+        self._set(
+            replace(
+                self.record,
+                replicas=replicas,
+                replicas_current=end.replicas_current,
+                created=end.created,
+                looked=end.seq,
+            )
+        )
+
+    def set_too_few_replicas(self, replicas: int) -> None:
+        """Notes that the stream had too few servers, so that nothing counts as replicated."""
+        self._set(replace(self.record, replicas=replicas))
 
     async def add_lost(self, end_seq: int, chain: str) -> None:
-        """Notes that the stream ends at `end_seq`, below what it has acknowledged. Durable.
+        """Notes that the stream holds nothing after `end_seq` of what it has acknowledged. Durable.
 
         Raises OSError and UnsafePath where that cannot be written; then nothing was noted.
         """

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from errno import EIO
 from typing import NamedTuple, TypeVar
 
-from eventlog.storage.disk import Disk, FileIdentity, RealDisk
+from eventlog.storage.disk import Disk, RealDisk
+from eventlog.storage.identity import FileIdentity
 
 T = TypeVar("T")
 ANY = "any"
@@ -229,6 +230,9 @@ class FaultDisk:
             self._at(path, dir_fd),
             lambda: self._disk.identity_at(path, dir_fd=dir_fd),
         )
+
+    def is_name(self, path: str) -> bool:
+        return self._call("is_name", path, lambda: self._disk.is_name(path))
 
     def generation_at(self, path: str) -> int:
         return self._call("generation_at", path, lambda: self._disk.generation_at(path))

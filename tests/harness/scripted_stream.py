@@ -4,7 +4,9 @@
         stream.lose_acks = 1        the next append is stored, and not answered
         stream.refuse = 1           the next append is refused, although its sequence is right
         stream.messages.pop()       what was acknowledged is lost
-        stream.heard_s = 60         its leader has lost the others, and does not know it yet
+        stream.replicas = 1         it was updated to have one server
+    stream.created = "..."      it was deleted and created again
+    stream.heard_s = 60         its leader has lost the others, and does not know it yet
 
 It keeps the order and the compare-and-set of JetStream, with its error codes, and stores an atomic
 batch whole or not at all.
@@ -40,6 +42,8 @@ class ScriptedStream:
         self.lose_acks = 0
         self.refuse = 0
         self.is_silent = False
+        self.replicas = 3
+        self.created = "2026-01-02T03:04:05Z"
         self.heard_s = 0.5  # since its leader has heard of the other servers
         self.recovers: list[bytes] = []  # given back with each look at its state, one at a time
         self._batches: dict[str, list[Msg]] = {}
@@ -65,11 +69,16 @@ class ScriptedStream:
         if self.recovers:
             self.messages.append(self.recovers.pop(0))
         count = len(self.messages)
-        config = stream_config(self.settings, replicas=3)
+        config = stream_config(self.settings, replicas=3) | {"num_replicas": self.replicas}
         state = {"messages": count, "first_seq": min(1, count), "last_seq": count}
         heard_ns = int(self.heard_s * 1e9)
         replicas = [{"current": current, "active": heard_ns} for current in (True, False)]
-        return {"config": config, "state": state, "cluster": {"replicas": replicas}}
+        return {
+            "config": config,
+            "created": self.created,
+            "state": state,
+            "cluster": {"replicas": replicas},
+        }
 
     def _append(self, message: Msg) -> dict[str, object] | None:
         headers = message.headers or {}

@@ -22,9 +22,10 @@ from eventlog.replica import rejoin
 from eventlog.replica.replica_log import ReplicaLog
 from eventlog.storage import device_sync, durable_state, replica_file
 from eventlog.storage.device_sync import sync_segments
-from eventlog.storage.disk import Disk, FileIdentity
+from eventlog.storage.disk import Disk
 from eventlog.storage.durable_state import DurableState
 from eventlog.storage.home import Home, list_segments
+from eventlog.storage.identity import FileIdentity
 from eventlog.storage.locks import FileLock
 from eventlog.storage.segment_disk import stored_segments
 from tools.crash.check import HOME, Subject

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from eventlog.storage.disk import FileIdentity
+from eventlog.storage.identity import FileIdentity
 from tools.crash.inodes import (
     ROOT,
     File,
@@ -303,6 +303,10 @@ class SimulatedDisk:
         if ino is None or not isinstance(file, File):
             return None
         return FileIdentity(self.world.device, ino, len(file.cache))
+
+    def is_name(self, path: str) -> bool:
+        self._enter_or_fail("is_name")
+        return self.world.find(path) is not None
 
     def generation_at(self, path: str) -> int:
         return self.world.generation if self.world.find(path) is not None else 0

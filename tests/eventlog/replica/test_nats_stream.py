@@ -62,12 +62,14 @@ def end_of(server: NatsServers, stream: str) -> StreamEnd:
 
 def test_what_is_appended_is_there_line_by_line(server: NatsServers) -> None:
     server.create_stream("verbs")
-    assert end_of(server, "verbs") == StreamEnd()
+    created = end_of(server, "verbs").created
+    assert created
+    assert end_of(server, "verbs") == StreamEnd(created=created)
     count = 2 * BATCH_LINES_MAX + 1  # two atomic batches, and a single message
     given = lines(1, count)
     acknowledged = append(server, "verbs", given)
     assert acknowledged == [BATCH_LINES_MAX, 2 * BATCH_LINES_MAX, count]
-    assert end_of(server, "verbs") == StreamEnd(count, given[-1].line)
+    assert end_of(server, "verbs") == StreamEnd(count, given[-1].line, created=created)
     assert use(server, "verbs", lambda engine: engine.line(7)) == given[6].line
     with pytest.raises(StreamShort):
         use(server, "verbs", lambda engine: engine.line(count + 1))

@@ -78,6 +78,7 @@ def test_what_the_stream_acknowledged_is_replicated_and_nothing_after_it(home: P
         ("beyond the log", {"acked": 9}),
         ("how many servers is unknown", {"replicas": None}),
         ("messages are missing", {"state": "short"}),
+        ("a rule is broken", {"state": "unfit"}),
     ],
 )
 def test_a_record_that_proves_nothing_replicates_nothing(
@@ -122,7 +123,7 @@ def test_a_later_acknowledgement_of_one_server_replicates_nothing(
             is_replicated(str(home), 4)
 
 
-@pytest.mark.parametrize("state", ["waiting", "unfit", "fenced"])
+@pytest.mark.parametrize("state", ["waiting", "fenced"])
 def test_what_was_acknowledged_stays_replicated_in_an_outage_and_behind_a_fence(
     home: Path, state: str
 ) -> None:

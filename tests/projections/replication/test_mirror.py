@@ -25,6 +25,7 @@ from tests.harness.command import eventlog
 from tests.harness.daemon import daemon
 from tests.harness.deadline import until, until_async
 from tests.harness.log_checks import lines_in
+from tests.harness.losses import lose_entry
 from tests.harness.mirrors import mirror_once, mirroring, record_of
 from tests.harness.nats import NatsServers, nats_server
 from tests.harness.promotions import promote_alone
@@ -229,11 +230,16 @@ def test_a_newer_primary_is_not_fenced_by_a_stream_that_an_older_one_has_filled_
     shutil.copytree(home, older, symlinks=True)
     fill(older, 2, start=50)
     assert promote_alone(home) == Promoted(6, 2)
+    mirror_once(home, server.settings(stream))
+    server.delete_stream(stream)
+    server.create_stream(stream)
     mirror_once(older, server.settings(stream))
     with pytest.raises(LogDiverged, match=r"a promotion \(epoch 2\) that the stream does not"):
         mirror_once(home, server.settings(stream))
     assert not (home / "logs/.fenced").exists()
     assert record_of(home).state == FENCED
+    # The promotion was acknowledged, and is replicated no more.
+    assert (record_of(home).acked, record_of(home).lost_acked) == (5, 1)
     assert server.messages(stream) == lines_in(older)
 
 
@@ -251,16 +257,6 @@ def test_two_mirrors_of_one_home_do_no_harm(home: Path, server: NatsServers, str
     asyncio.run(run())
     assert server.messages(stream) == lines_in(home)
     assert record_of(home).lost_acked == 0
-
-
-def lose_entry(home: Path, seq: int) -> list[bytes]:
-    """Damages a line, and accepts its loss. Returns the lines as they were."""
-    (segment,) = (home / "logs").glob("*.jsonl")
-    lines = lines_in(home)
-    bad = b"x" * (len(lines[seq - 1]) - 1) + b"\n"
-    segment.write_bytes(b"".join([*lines[: seq - 1], bad, *lines[seq:]]))
-    assert eventlog("repair", "--accept", home=home).code == 0
-    return lines
 
 
 @pytest.mark.slow

@@ -1,19 +1,21 @@
 """The mirror against a scripted stream: lost acknowledgements, false refusals, lost messages."""
 
 import asyncio
+import shutil
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from eventlog import EventLog, WaitTimeout
-from eventlog.plumbing import MIRRORING, WAITING
+from eventlog import EventLog, LogDiverged, NotReplicated, WaitTimeout
+from eventlog.plumbing import FENCED, MIRRORING, UNFIT, WAITING, is_replicated
 from eventlog.replica.nats_stream import BATCH_LINES_MAX
 from projections.replication.mirror_record import WRITE_PAUSE_S
 from tests.harness.deadline import until_async
 from tests.harness.log_checks import lines_in
-from tests.harness.mirrors import RunningMirror, mirroring, record_of
+from tests.harness.losses import lose_entry
+from tests.harness.mirrors import RunningMirror, mirror_once, mirroring, record_of
 from tests.harness.scripted_stream import ScriptedStream, scripted_stream
 from tests.harness.signals import signals
 
@@ -28,7 +30,12 @@ def wait_replicated(home: Path, seq: int, timeout_s: float = 20) -> None:
         log.wait_replicated(seq, timeout_s=timeout_s)
 
 
-def run(home: Path, work: Callable[[ScriptedStream, RunningMirror], Awaitable[None]]) -> None:
+def run(
+    home: Path,
+    work: Callable[[ScriptedStream, RunningMirror], Awaitable[None]],
+    *,
+    fails: bool = False,
+) -> None:
     """Runs `work` beside a mirror that has published ten lines."""
 
     async def play() -> None:
@@ -37,7 +44,7 @@ def run(home: Path, work: Callable[[ScriptedStream, RunningMirror], Awaitable[No
             async with mirroring(home, stream.settings, stream.open_engine) as mirror:
                 await until_async(lambda: mirror.seq == 10)
                 await work(stream, mirror)
-                assert mirror.failures == []
+                await until_async(lambda: bool(mirror.failures) == fails)
 
     asyncio.run(play())
 
@@ -104,6 +111,111 @@ def test_lost_lines_are_published_again_only_once_their_loss_is_noted(home: Path
         assert record_of(home).lost_acked == 3
 
     run(home, work)
+
+
+def empty(_home: Path) -> list[bytes]:
+    return []
+
+
+def foreign(_home: Path) -> list[bytes]:
+    return [b"hello"] * 12
+
+
+def of_another_home(home: Path) -> list[bytes]:
+    """A stream that has lost three lines, and that another home has continued beyond them."""
+    lines = lines_in(home)
+    other = home.with_name("other")
+    shutil.copytree(home, other, symlinks=True)
+    (segment,) = (other / "logs").glob("*.jsonl")
+    segment.write_bytes(b"".join(lines[:7]))
+    for name in (".lock", ".durable"):
+        (other / "logs" / name).unlink()
+    fill(other, 5, start=100)
+    return lines_in(other)
+
+
+@pytest.mark.parametrize(
+    ("found", "state", "held"),
+    [(empty, UNFIT, 0), (foreign, FENCED, 0), (of_another_home, FENCED, 7)],
+)
+def test_what_the_stream_holds_no_more_is_replicated_no_more_whatever_stops_the_mirror(
+    home: Path, found: Callable[[Path], list[bytes]], state: str, held: int
+) -> None:
+    """An accepted gap ends the mirror of an empty stream, and other lines end that of any."""
+
+    async def work(stream: ScriptedStream, mirror: RunningMirror) -> None:
+        await until_async(lambda: mirror.acked == 10)
+        messages = await asyncio.to_thread(found, home)
+        if state == UNFIT:
+            await asyncio.to_thread(lose_entry, home, 5)
+        assert is_replicated(str(home), 10)
+        stream.messages[:] = messages
+        await until_async(lambda: record_of(home).lost_acked == 10 - held)
+        await until_async(lambda: mirror.state == state)
+        assert stream.messages == messages
+
+    run(home, work, fails=True)
+    assert (record_of(home).acked, record_of(home).lost_acked) == (held, 10 - held)
+    assert not is_replicated(str(home), held + 1)
+    assert held == 0 or is_replicated(str(home), held)
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_stream_created_again_with_as_many_lines_of_others_is_found_out(
+    home: Path, restarts: bool
+) -> None:
+    """The lines of this log then follow theirs, and the last line is one of this log."""
+
+    async def change(stream: ScriptedStream) -> None:
+        other = home.with_name("other")
+        await asyncio.to_thread(fill, other, 10, start=50)
+        stream.messages[:] = lines_in(other)
+        stream.created = "2026-01-02T03:05:05Z"
+        await asyncio.to_thread(fill, home, 1, start=11)
+
+    async def play() -> None:
+        async with scripted_stream() as stream:
+            await asyncio.to_thread(fill, home, 10)
+            async with mirroring(home, stream.settings, stream.open_engine) as mirror:
+                await until_async(lambda: mirror.acked == 10 and record_of(home).looked == 10)
+                if not restarts:
+                    await change(stream)
+                    await until_async(lambda: mirror.state == FENCED)
+                    await until_async(lambda: record_of(home).lost_acked > 0)
+            if restarts:
+                await change(stream)
+                stream.messages += lines_in(home)[10:]
+            for _ in range(2):
+                with pytest.raises(LogDiverged, match="created again, and at seq 10"):
+                    await asyncio.to_thread(mirror_once, home, stream.settings, stream.open_engine)
+
+    asyncio.run(play())
+    assert (record_of(home).acked, record_of(home).state) == (0, FENCED)
+    assert not is_replicated(str(home), 11)
+
+
+def test_a_stream_that_once_had_too_few_servers_replicates_nothing_until_it_is_empty(
+    home: Path,
+) -> None:
+    """A new server counts as up to date long before it has the older messages."""
+
+    async def work(stream: ScriptedStream, mirror: RunningMirror) -> None:
+        await until_async(lambda: mirror.acked == 10)
+        stream.replicas = 1
+        await until_async(lambda: mirror.state == UNFIT)
+        with pytest.raises(NotReplicated, match="has 1 of the 3 replicas"):
+            is_replicated(str(home), 10)
+        stream.replicas = 3
+        await asyncio.to_thread(fill, home, 1, start=11)
+        await until_async(lambda: stream.messages == lines_in(home))
+        await until_async(lambda: mirror.state == MIRRORING)
+        with pytest.raises(NotReplicated, match="has 1 of the 3 replicas"):
+            is_replicated(str(home), 11)
+        stream.messages.clear()
+        await until_async(lambda: mirror.acked == 11 and record_of(home).lost_acked == 11)
+        assert is_replicated(str(home), 11)
+
+    run(home, work, fails=True)
 
 
 def test_a_stream_that_recovers_has_lost_nothing(home: Path) -> None:

@@ -3,13 +3,21 @@
 import asyncio
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from eventlog import EventLog
-from eventlog.plumbing import ReplicaLog, ReplicaState, open_stream
+from eventlog.plumbing import (
+    ReplicaLog,
+    ReplicaState,
+    StreamEnd,
+    StreamEngine,
+    StreamLine,
+    open_stream,
+)
 from eventlog.replica.compare import StreamComparison, compare
 from tests.harness.command import eventlog
 from tests.harness.log_checks import lines_in
@@ -55,6 +63,14 @@ def another_line(home: Path, server: NatsServers, stream: str) -> None:
     with EventLog(other) as log:
         log.append_many(signals(10))
     replace_stream(server, stream, lines_in(home)[:6] + lines_in(other)[6:])
+
+
+def another_segment(home: Path, server: NatsServers, stream: str) -> None:
+    server.delete_stream(stream)
+    server.create_stream(stream)
+    for seq, line in enumerate(lines_in(home), start=1):
+        segment = "7" if seq >= 7 else "1"
+        server.publish(f"eventlog.{stream}.line", line, {"Eventlog-Segment": segment})
 
 
 def no_line(home: Path, server: NatsServers, stream: str) -> None:
@@ -107,6 +123,7 @@ CHANGES: list[tuple[Change, bool, int, str]] = [
     (nothing, True, 10, "10 lines are the same, and it ends with the log"),
     (lag, True, 10, "it ends at seq 10, 4 before the log"),
     (another_line, False, 6, "DIFFERS at seq 7: the log has the chain"),
+    (another_segment, False, 6, "segment that begins at seq 1, the stream in one that begins at 7"),
     (no_line, False, 6, "DIFFERS at seq 7: the log has the chain"),
     (no_line_at_the_end, False, 0, "message 11 of the stream does not name its segment"),
     (shorter_log, False, 8, "ends at seq 10, beyond the log, which ends at 8"),
@@ -137,6 +154,42 @@ def test_each_line_of_the_log_is_compared_with_the_stream(
         assert f"the log has the chain {own}" in found.to_text(stream)
     # It has changed neither of them.
     assert before == (lines_in(home), server.messages(stream) if change is not hole else [])
+
+
+class _BusyStream:
+    """The stream of a log that grows, and is mirrored, while the stream's end is read."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+
+    async def last(self) -> StreamEnd:
+        await asyncio.to_thread(fill, self._home, 3, start=11)
+        return StreamEnd(13, lines_in(self._home)[-1], 3, 3)
+
+    async def follow(self, _after: int) -> AsyncGenerator[Sequence[StreamLine], None]:
+        yield [StreamLine(seq, 1, line) for seq, line in enumerate(lines_in(self._home), start=1)]
+
+
+def test_what_is_appended_and_mirrored_while_the_end_is_read_is_no_fault(home: Path) -> None:
+    fill(home, 10)
+    found = asyncio.run(compare(cast(StreamEngine, _BusyStream(home)), home))
+    assert (found.problem, found.compared, found.last_seq) == (None, 13, 13)
+
+
+def test_what_was_verified_is_reported_also_where_no_server_answers(home: Path) -> None:
+    fill(home, 10)
+    env = {"EVENTLOG_STREAM": "main", "EVENTLOG_NATS_URL": "nats://127.0.0.1:9"}
+    done = eventlog("verify", "--stream", "--json", home=home, env=env)
+    found = json.loads(done.out)
+    assert (done.code, found["ok"], found["stream"]["ok"]) == (3, True, None)
+    assert found["stream"]["problem"] in done.err
+    (segment,) = (home / "logs").glob("*.jsonl")
+    lines = lines_in(home)
+    segment.write_bytes(b"".join([*lines[:4], b"x" * len(lines[4]), *lines[5:]]))
+    done = eventlog("verify", "--stream", "--json", home=home, env=env)
+    found = json.loads(done.out)
+    assert (done.code, found["ok"], found["stream"]["ok"]) == (1, False, None)
+    assert found["stream"]["problem"] in done.err
 
 
 @pytest.mark.slow
