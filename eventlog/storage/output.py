@@ -26,13 +26,16 @@ _APPLICATION_ID_BYTES = slice(68, 72)  # https://www.sqlite.org/fileformat2.html
 
 @contextmanager
 def output_file(
-    path: str | os.PathLike[str], *, home: str | os.PathLike[str], keeps_partial: bool = False
+    path: str | os.PathLike[str],
+    *,
+    home: str | os.PathLike[str] | None,
+    keeps_partial: bool = False,
 ) -> Iterator[BinaryIO]:
     """A file of mode 0600 that takes the name `path` at the block's end, complete and synced.
 
     Where the block raises, what stood at `path` stays; with `keeps_partial` only if nothing was
     written yet. Raises UnsafePath where `path` is inside `home` or another home, or has a link or
-    another kind of file, OSError.
+    another kind of file, OSError. `home` is None for what needs none.
     """
     parent, name = os.path.split(os.path.abspath(os.fspath(path)))
     parent = os.path.realpath(parent)

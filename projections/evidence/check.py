@@ -92,5 +92,7 @@ def require_quorum(opened: OpenedCheckpoint, quorum: int) -> None:
     """Raises NotProved where fewer than `quorum` witnesses have cosigned."""
     if len(opened.cosignatures) < quorum:
         raise NotProved(
-            f"{len(opened.cosignatures)} of the witnesses have cosigned, and {quorum} must"
+            f"{len(opened.cosignatures)} of the witnesses have cosigned the checkpoint of"
+            f" {opened.head.size} entries, and {quorum} must",
+            do="ask the operator for the same by a checkpoint that they have cosigned, with --size",
         )

@@ -10,40 +10,36 @@ from eventlog.plumbing import Disk, decode, printable_value, read_entries
 from projections.errors import NotProved, ProjectionError
 from projections.evidence.checkpoint import open_checkpoint
 from projections.evidence.growth import Growth
-from projections.evidence.kept_files import kept_files
+from projections.evidence.kept_files import KeptFiles, kept_files
 from projections.evidence.keys import VerifierKey
 from projections.evidence.level_files import level_files, stored_files
 from projections.evidence.merkle import is_consistent
+from projections.evidence.newest import kept_size
 from projections.evidence.proof import Proof, parse_proof, verify_proof
 from projections.evidence.tree import update_tree
 from projections.queries.table import read_home
 
 
-def prove(home: Path, seq: int, *, disk: Disk | None = None) -> bytes:
-    """The proof file of entry `seq` for the newest checkpoint.
+def prove(home: Path, seq: int, *, size: int | None = None, disk: Disk | None = None) -> bytes:
+    """The proof file of entry `seq` for the newest checkpoint, or for the kept one of `size`.
 
-    Raises NotProved where no checkpoint covers the entry yet, ProjectionError where tree, log and
-    checkpoint do not agree, LogNotFound.
+    Raises NotProved where that checkpoint does not cover the entry, and where there is none;
+    ProjectionError where tree, log and checkpoint do not agree, LogNotFound.
     """
     if seq < 1:
         raise ValueError("seqs begin at 1")
     with kept_files(home, disk=disk) as kept:
-        key, sizes = kept.read_vkey(), kept.sizes()
-        if not sizes or sizes[-1] < seq:
-            covered = f"the newest covers {sizes[-1]} entries" if sizes else "there is none"
-            raise NotProved(
-                f"no checkpoint covers entry {seq}: {covered}",
-                where=kept.path,
-                do="run `eventlog evidence checkpoint`",
-            )
-        checkpoint = kept.read_checkpoint(sizes[-1])
+        key, signed = kept.read_vkey(), kept_size(kept, size)
+        if signed < seq:
+            raise _not_covered_error(kept, seq, size)
+        checkpoint = kept.read_checkpoint(signed)
     line = _line(home, seq)
     for again in (False, True):
-        proof = _proof(home, line, seq, sizes[-1], checkpoint, again=again, disk=disk)
+        proof = _proof(home, line, seq, signed, checkpoint, again=again, disk=disk)
         if proof is not None and _verifies(proof, key):
             return proof.to_bytes()
     raise ProjectionError(
-        f"entry {seq} is not part of what was signed at size {sizes[-1]}",
+        f"entry {seq} is not part of what was signed at size {signed}",
         where=str(home),
         do="run `eventlog verify`, and compare the log with a backup",
     )
@@ -71,7 +67,24 @@ def prove_by_stored_tree(home: Path, seq: int, size: int, *, disk: Disk | None =
     )
 
 
-def prove_signal(home: Path, signal_id: str, *, disk: Disk | None = None) -> bytes:
+def _not_covered_error(kept: KeptFiles, seq: int, size: int | None) -> NotProved:
+    newest = kept.sizes()[-1]
+    if size is not None and newest >= seq:
+        return NotProved(
+            f"the checkpoint of {size} entries does not cover entry {seq}",
+            where=kept.path,
+            do=f"choose one of {seq} entries or more",
+        )
+    return NotProved(
+        f"no checkpoint covers entry {seq}: the newest covers {newest} entries",
+        where=kept.path,
+        do="run `eventlog evidence checkpoint`",
+    )
+
+
+def prove_signal(
+    home: Path, signal_id: str, *, size: int | None = None, disk: Disk | None = None
+) -> bytes:
     """The proof file of the entry of a signal, which the signals table finds.
 
     Raises what `prove` raises, and ProjectionError where the table has no such signal.
@@ -89,7 +102,7 @@ def prove_signal(home: Path, signal_id: str, *, disk: Disk | None = None) -> byt
             where=str(home),
             do="run `eventlog project sqlite --once` if it was appended just now, or give the seq",
         )
-    data = prove(home, seq, disk=disk)
+    data = prove(home, seq, size=size, disk=disk)
     if decode(parse_proof(data).line + b"\n").payload.get("signal_id") != signal_id:
         raise ProjectionError(
             f"entry {seq} is not the signal {printable_value(signal_id)}, as the table says",

@@ -7,8 +7,10 @@ Invariant: a stamp that is returned was signed by an authority below the given c
 """
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from hashlib import sha256
 
 from cryptography import x509
 from rfc3161_client import (
@@ -21,6 +23,7 @@ from rfc3161_client import (
 
 from projections.errors import NotProved
 from projections.evidence.checkpoint import Stamp
+from projections.evidence.der_order import with_sorted_certificates
 from projections.evidence.note import parse_note
 
 REPLY_BYTES_MAX = 64 * 1024  # a reply with its certificates has some 6 kB
@@ -91,10 +94,7 @@ def verify_stamp(
 def _verified(
     reply: bytes, message: bytes, trusted: TrustedAuthorities, nonce: int | None
 ) -> Stamp:
-    try:
-        found = decode_timestamp_response(reply)
-    except ValueError:
-        raise NotProved("the file is no reply of a time stamp authority (RFC 3161)") from None
+    found = _decoded(reply)
     certificate = _signer_certificate(found, trusted)
     # `certificate` is not passed on: the library would take it for one that is trusted.
     verifier = VerifierBuilder(
@@ -103,10 +103,28 @@ def _verified(
         intermediates=list(trusted.intermediates),
         nonce=nonce,
     ).build()
-    verifier.verify_message(found, message)
-    if found.tst_info.message_imprint.hash_algorithm != _SHA256:
+    imprint = found.tst_info.message_imprint
+    if imprint.hash_algorithm != _SHA256:
         raise NotProved("the time stamp is not over a SHA-256")
+    if imprint.message != sha256(message).digest():
+        raise NotProved(
+            "the time stamp is of another checkpoint",
+            do="give the one whose file has the size of this checkpoint in its name, or ask the"
+            " operator for the same by the checkpoint that was stamped, with --size",
+        )
+    verifier.verify_message(found, message)
     return Stamp(name=certificate.subject.rfc4514_string(), time_s=_latest_time_s(found))
+
+
+def _decoded(reply: bytes) -> TimeStampResponse:
+    with suppress(ValueError):
+        return decode_timestamp_response(reply)
+    try:
+        return decode_timestamp_response(with_sorted_certificates(reply))
+    except ValueError as error:
+        raise NotProved(
+            f"this is no reply of a time stamp authority in DER (RFC 3161): {error}"
+        ) from None
 
 
 def _signer_certificate(found: TimeStampResponse, trusted: TrustedAuthorities) -> x509.Certificate:

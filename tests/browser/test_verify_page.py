@@ -125,18 +125,34 @@ def test_it_judges_each_line_as_the_command_does(page: Page) -> None:
 @pytest.mark.parametrize(
     ("keys", "reason"),
     [
-        ((), "one key of a log is needed"),
-        ((LOG_VKEY[:-2] + "A=",), "a key"),
         ((new_key("other.example").verifier.to_text(),), "the key of other.example"),
         ((new_key(KEY.name).verifier.to_text(),), "not signed by the key of the log"),
-        ((LOG_VKEY, LOG_VKEY), "one key of a log is needed, and 2 were given"),
-        ((LOG_VKEY, *2 * (new_key("w", COSIGNER).verifier.to_text(),)), "a key was given twice"),
     ],
 )
 def test_other_keys_prove_nothing(page: Page, keys: tuple[str, ...], reason: str) -> None:
     found = answer(page, entry_proof().to_bytes(), *keys)
     assert found.startswith("refused: NOT PROVED")
     assert reason in found
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ((), "one key of a log is needed"),
+        (("foo",), "a key does not have the form NAME+ID+KEY"),
+        ((LOG_VKEY[:-2] + "A=",), "a key"),
+        ((LOG_VKEY, LOG_VKEY), "one key of a log is needed, and 2 were given"),
+        ((LOG_VKEY, *2 * (new_key("w", COSIGNER).verifier.to_text(),)), "a key was given twice"),
+    ],
+)
+def test_mistyped_keys_accuse_nobody(page: Page, keys: tuple[str, ...], reason: str) -> None:
+    found = answer(page, entry_proof().to_bytes(), *keys)
+    assert found.startswith("unable: NOT CHECKEDLook at the keys that you gave: "), found
+    assert reason in found
+
+
+def test_white_space_around_a_pasted_proof_is_no_part_of_it(page: Page) -> None:
+    assert answer(page, b"\n " + entry_proof().to_bytes() + b"\n \n", LOG_VKEY).startswith("proved")
 
 
 def signed_line(line: bytes, name: str = "hostile.example") -> tuple[bytes, SigningKey]:
@@ -267,7 +283,7 @@ def test_the_policy_allows_the_own_script_and_style_and_nothing_else(
         (content,) = re.findall(rf"<{part}>(.*?)</{part}>", text, re.DOTALL)
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
         assert f"{part}-src 'sha256-{digest}'" in policy, f"write sha256-{digest} into the policy"
-    assert not re.search(r"https?://|src=|href=(?!.verify)", text)
+    assert not re.search(r"https?://|src=|href=(?!\"[A-Za-z0-9]+(\.[a-z]+)?\")", text)
 
 
 def test_the_index_page_of_an_export_can_be_read_by_all(browser: Browser, tmp_path: Path) -> None:

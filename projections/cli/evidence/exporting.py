@@ -21,7 +21,8 @@ def export_(obj: CommandContext, directory: Path, as_json: bool) -> None:
     """Write all that was signed to DIR, for a regulator.
 
     DIR gets all entries up to the newest checkpoint, the signals as CSV with each state in between,
-    checkpoints, time stamps, tiles, the page that checks proofs, and an index page in plain words.
+    checkpoints, time stamps, tiles, what an audit of a kept checkpoint reads, the page that checks
+    proofs, and an index page in plain words.
     It must not exist yet; its files are private. Exit code 1 if nothing was signed yet.
 
     \b

@@ -17,7 +17,7 @@ from eventlog.plumbing import (
     print_note,
     print_problem,
 )
-from projections.cli.common import print_result
+from projections.cli.common import print_json, print_result
 from projections.cli.evidence.extra import SEQ_DIGITS_MAX, needs_extra
 from projections.cli.evidence.keys_option import exits_unless_proved, parse_vkeys
 
@@ -106,6 +106,8 @@ def audit(
     try:
         found = audit_growth(_read_note(file), kept, key, is_first=is_first, cosigner=cosigner)
     except NotProved as error:
+        if as_json:
+            print_json({"proved": False, "reason": str(error)})
         print_problem(str(error))
         sys.exit(EXIT_PROBLEM)
     if found.cosignature is not None and not as_json:

@@ -49,7 +49,28 @@ def parse_vkeys(vkeys: Sequence[str]) -> "list[VerifierKey]":
     try:
         return [parse_vkey(vkey) for vkey in vkeys]
     except NotProved as error:
-        raise WrongUsage(f"--key: {error.what}", do="give a vkey, NAME+ID+KEY") from None
+        raise WrongUsage(
+            f"--key: {error.what}", do='give a vkey, NAME+ID+KEY, such as --key "$(cat FILE)"'
+        ) from None
+
+
+def parse_checking_keys(vkeys: Sequence[str], quorum: int) -> "list[VerifierKey]":
+    """The keys of one log and of its witnesses. Raises WrongUsage where no file could do."""
+    from projections.errors import NotProved
+    from projections.evidence.check import log_and_witnesses
+
+    keys = parse_vkeys(vkeys)
+    try:
+        _, witnesses = log_and_witnesses(keys)
+    except NotProved as error:
+        do = "give the vkey of one log, and that of each witness once"
+        raise WrongUsage(f"--key: {error.what}", do=do) from None
+    if quorum > len(witnesses):
+        raise WrongUsage(
+            f"--quorum {quorum} needs as many witnesses, and {len(witnesses)} were named",
+            do="repeat --key with the vkey of each witness",
+        )
+    return keys
 
 
 @contextmanager

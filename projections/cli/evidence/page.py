@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from eventlog.plumbing import CommandContext, print_line
+from eventlog.plumbing import print_line
 
 
 @click.command()
@@ -19,8 +19,7 @@ from eventlog.plumbing import CommandContext, print_line
     show_default=True,
     help="Where to write the page.",
 )
-@click.pass_obj
-def page(obj: CommandContext, output: Path) -> None:
+def page(output: Path) -> None:
     """Write the page that checks proofs in a browser.
 
     It is one file for those who have no eventlog. It can be opened from a disk, loads nothing and
@@ -33,6 +32,6 @@ def page(obj: CommandContext, output: Path) -> None:
     from eventlog.plumbing import output_file
     from projections.evidence.handover.page import page_bytes
 
-    with output_file(output, home=obj.home) as file:
+    with output_file(output, home=None) as file:
         file.write(page_bytes())
     print_line(str(output))

@@ -8,10 +8,15 @@ from pathlib import Path
 
 import click
 
-from eventlog.plumbing import JSON_OPTION, CommandContext, print_line, print_lines
+from eventlog.plumbing import JSON_OPTION, CommandContext, print_line, print_lines, print_note
 from projections.cli.common import print_json
 from projections.cli.evidence.extra import needs_extra
-from projections.cli.evidence.keys_option import exits_unless_proved, key_options, parse_vkeys
+from projections.cli.evidence.keys_option import (
+    exits_unless_proved,
+    key_options,
+    parse_checking_keys,
+)
+from projections.cli.evidence.proofs import size_option
 from projections.cli.signals import print_figures, print_groups
 
 STDOUT = "-"
@@ -25,13 +30,15 @@ STDOUT = "-"
     default=STDOUT,
     help="Output file. Default: -, standard output.",
 )
+@size_option
 @click.pass_obj
-def statement(obj: CommandContext, output: str) -> None:
+def statement(obj: CommandContext, output: str, size: int | None) -> None:
     """Write all lines with the checkpoint that covers them.
 
-    It is the newest checkpoint. With it a client sees that no signal was left out: `evidence
-    check-statement` accepts only all lines up to the checkpoint, in order. Exit code 1 if nothing
-    was signed yet. FILE appears complete or not at all.
+    It is the newest checkpoint, or with --size an older one, which witnesses have seen. With it a
+    client sees that no signal was left out: `evidence check-statement` accepts only all lines up to
+    the checkpoint, in order. Exit code 1 if nothing was signed yet. FILE appears complete or not at
+    all.
 
     \b
     Example:
@@ -41,16 +48,19 @@ def statement(obj: CommandContext, output: str) -> None:
 
     with needs_extra():
         from projections.evidence.handover.write_statement import write_statement
+        from projections.evidence.seen_sizes import seen_sizes_hint
 
     home = Path(obj.home)
     with exits_unless_proved(as_json=False), progress_bar("writing", "line") as progress:
         if output == STDOUT:
-            write_statement(home, sys.stdout.buffer, progress=progress)
+            write_statement(home, sys.stdout.buffer, size=size, progress=progress)
             sys.stdout.buffer.flush()
             return
         with output_file(output, home=home) as file:
-            head = write_statement(home, file, progress=progress)
+            head = write_statement(home, file, size=size, progress=progress)
     print_line(f"{head.size} entries of {head.origin} to {printable_value(output)}")
+    if size is None and (hint := seen_sizes_hint(home, 1, head.size)) is not None:
+        print_note(hint)
 
 
 @click.command("check-statement")
@@ -85,7 +95,7 @@ def check_statement(
     with needs_extra():
         from projections.evidence.handover.check_statement import check_statement as check
 
-    keys = parse_vkeys(vkeys)
+    keys = parse_checking_keys(vkeys, quorum)
     parent = scratch or Path(tempfile.gettempdir())
     with (
         exits_unless_proved(as_json=as_json),

@@ -21,21 +21,26 @@ from typing import BinaryIO
 
 from eventlog.plumbing import BadLine, Disk, VerifiedChunk, printable, refuse_in_home, verify_lines
 from projections.errors import ProjectionError
+from projections.evidence.encoding import time_text
 from projections.evidence.handover import page
 from projections.evidence.handover.file_tree import PRIVATE, FileTree, file_tree
+from projections.evidence.handover.growth_files import growth_files
 from projections.evidence.handover.lines_table import lines_table
 from projections.evidence.handover.publish import publish
 from projections.evidence.handover.signed_lines import Progress, require_no_loss, signed_lines
 from projections.evidence.handover.statement import head_bytes
 from projections.evidence.handover.tables import TABLES, table_lines
 from projections.evidence.kept_files import KeptFiles, kept_files
+from projections.evidence.kept_listing import cosignatures_in, stamp_time
 from projections.evidence.keys import VerifierKey
 from projections.evidence.newest import NewestCheckpoint, read_newest
-from projections.evidence.note import parse_note
 
 SUMS_NAME = "SHA256SUMS"
 CHUNK_BYTES = 1 << 20
-_CHECKPOINT_ROW = "<tr><td>{}</td><td><code>{}</code></td><td>{}</td><td>{}</td></tr>"
+_CHECKPOINT_ROW = (
+    '<tr><td>{}</td><td><a href="checkpoints/{}"><code>{}</code></a></td>'
+    "<td>{}</td><td>{}</td></tr>"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +102,9 @@ def export_evidence(
             require_no_loss(home, newest.head.size)
             publish(home, part / "log", modes=PRIVATE, newest=newest, disk=disk)
             seen = _write_tables(home, newest, tree, part, progress)
-            rows = _write_checkpoints(kept, newest, tree)
+            sizes = [size for size in kept.sizes() if size <= newest.head.size]
+            rows = _write_checkpoints(kept, sizes, tree)
+            tree.write_all("growth", growth_files(home, [0, *sizes], newest, disk=disk))
             tree.write("vkey", f"{key.to_text()}\n".encode())
             tree.write(page.NAME, page.page_bytes())
             tree.write("index.html", index_page(key, newest.head.size, seen, rows))
@@ -174,20 +181,28 @@ def _noted(chunks: Iterator[VerifiedChunk], seen: SeenLines) -> Iterator[Verifie
         yield chunk
 
 
-def _write_checkpoints(kept: KeptFiles, newest: NewestCheckpoint, tree: FileTree) -> list[str]:
+def _write_checkpoints(kept: KeptFiles, sizes: list[int], tree: FileTree) -> list[str]:
     """Copies the checkpoints and their time stamps; returns their rows of the index page."""
     rows, written = [], {}
-    for size in kept.sizes():
-        if size > newest.head.size:
-            break
+    for size in sizes:
         name = Path(kept.checkpoint_path(size)).name
         written[name] = data = kept.read_checkpoint(size)
-        stamps = kept.stamps(size)
-        written |= {stamp: kept.read_stamp(stamp) for stamp in stamps}
-        signatures = len(parse_note(data).signatures)
-        rows.append(_CHECKPOINT_ROW.format(f"{size:,}", name, signatures, len(stamps)))
+        stamps = {stamp: kept.read_stamp(stamp) for stamp in kept.stamps(size)}
+        written |= stamps
+        seen = (
+            f"{each.name}, {time_text(each.time_s)}"
+            for each in cosignatures_in(data.decode(errors="replace"))
+        )
+        times = (f"{stamp}, {_stamp_text(reply)}" for stamp, reply in stamps.items())
+        witnesses, authorities = (escape(printable("; ".join(found))) for found in (seen, times))
+        rows.append(_CHECKPOINT_ROW.format(f"{size:,}", name, name, witnesses, authorities))
     tree.write_all("checkpoints", written)
     return rows
+
+
+def _stamp_text(reply: bytes) -> str:
+    time_s = stamp_time(reply)
+    return "its time cannot be read" if time_s is None else time_text(int(time_s))
 
 
 def _sums(directory: Path) -> Iterator[tuple[str, str, int]]:

@@ -1,4 +1,4 @@
-"""Writes a statement: the newest checkpoint of a home and all lines that it covers.
+"""Writes a statement: a checkpoint of a home and all lines that it covers.
 
 Invariant: a statement that is complete has the root that was signed.
 """
@@ -19,14 +19,18 @@ class WritableFile(Protocol):
 
 
 def write_statement(
-    home: Path, file: WritableFile, *, progress: Progress = lambda _done, _total: None
+    home: Path,
+    file: WritableFile,
+    *,
+    size: int | None = None,
+    progress: Progress = lambda _done, _total: None,
 ) -> SignedHead:
-    """Writes the statement of a home, and returns what was signed.
+    """Writes the statement of the newest checkpoint, or of that of `size`; returns what it signs.
 
-    Raises NotProved where nothing was signed yet; LogCorrupt, and ProjectionError where the lines
+    Raises NotProved where no such one was signed; LogCorrupt, and ProjectionError where the lines
     are not those that were signed: what was written is no statement then.
     """
-    newest = newest_checkpoint(home)
+    newest = newest_checkpoint(home, size=size)
     require_no_loss(home, newest.head.size)
     file.write(head_bytes(newest.data))
     for data in signed_lines(home, newest.head, progress):

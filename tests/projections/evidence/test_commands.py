@@ -5,18 +5,21 @@ import os
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from eventlog import EventLog, LogDiverged, back_up, restore_home
+from eventlog import EventLog, LogDiverged, UnsafePath, back_up, restore_home
 from eventlog.plumbing import CommandContext
 from projections.cli.evidence.group import evidence
 from projections.errors import ProjectionError
 from projections.evidence.keys import COSIGNER, parse_vkey
 from projections.evidence.note import parse_signatures
-from tests.harness.signals import signals
+from tests.harness.read_side import project
+from tests.harness.signals import a_signal, signals
+from tests.projections.evidence.kept import WITNESS, add_cosignature
 
 NOW = "2025-11-19T00:00:00.000000Z"
 
@@ -122,11 +125,25 @@ def test_a_witness_signs_no_time_before_its_file_was_there(home: Path, tmp_path:
     assert time_s >= written_s[0]
 
 
+def test_an_audit_that_refuses_says_so_to_a_program(home: Path, tmp_path: Path) -> None:
+    growth, vkey = tmp_path / "growth", (home / "evidence" / "vkey").read_text().strip()
+    growth.write_text("nothing\n")
+    found = run(home, "audit", growth, tmp_path / "kept", "--key", vkey, "--first", "--json")
+    assert found.exit_code == 1
+    assert json.loads(found.stdout) == {
+        "proved": False,
+        "reason": "the file does not begin with the size that it continues",
+    }
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
         (["cosigned", "{file}", "--key", "{vkey}"], "the vkey of a log"),
         (["cosigned", "{file}", "--key", "x"], "--key: "),
+        (["check", "{file}", "--key", "{vkey}", "--quorum", "1"], "--quorum 1 needs as many"),
+        (["check", "{file}", "--key", "{vkey}", "--key", "{vkey}"], "one key of a log is needed"),
+        (["check-statement", "{file}", "--key", "{vkey}", "--quorum", "4"], "0 were named"),
         (["witness-key", "two words", "{file}.new"], "NAME must be printable"),
         (["resume", "--newest", "{file}"], "--key-file"),
         (["resume", "--newest", "{file}.none", "--key-file", "{file}"], "does not exist"),
@@ -138,3 +155,67 @@ def test_wrong_usage_is_named(home: Path, tmp_path: Path, words: list[str], prob
     vkey = (home / "evidence" / "vkey").read_text().strip()
     found = run(home, *(word.format(file=file, vkey=vkey) for word in words))
     assert (found.exit_code, problem in found.output) == (2, True), found.output
+
+
+def test_a_checkpoint_that_was_cosigned_late_is_chosen_by_its_size(
+    home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Witnesses answer after the next checkpoint was signed."""
+
+    def said(code: int, *words: object) -> str:
+        caplog.clear()
+        found = run(home, *words)
+        assert found.exit_code == code, found.output
+        return caplog.text
+
+    proof, whole = tmp_path / "proof", tmp_path / "statement"
+    vkey = (home / "evidence" / "vkey").read_text().strip()
+    witness = replace(WITNESS, name="w.example.org").verifier.to_text()
+    quorum = ("--key", vkey, "--key", witness, "--quorum", 1)
+    done(home, "checkpoint")
+    with EventLog(home) as log:
+        log.append_many(signals(2, start=100))
+    done(home, "checkpoint")
+    by_newest = said(0, "prove", 2, "--output", proof)
+    assert "entry 2, signal of s-2, by the checkpoint of 7 entries" in by_newest
+    assert "--size" not in by_newest
+    add_cosignature(home, 5, 1764412800, by="w.example.org")
+    hint = "that of 5 entries has a cosignature, which this one lacks: choose with --size"
+    assert hint in said(0, "prove", 2, "--output", proof)
+    assert "with --size" in said(1, "check", proof, *quorum)
+    assert "--size" not in said(0, "prove", 6, "--output", proof)
+    assert "--size" not in said(0, "prove", 2, "--size", 5, "--output", proof)
+    assert "of 5 in the log" in done(home, "check", proof, *quorum)
+    assert hint in said(0, "statement", "--output", whole)
+    assert "with --size" in said(1, "check-statement", whole, *quorum)
+    done(home, "statement", "--size", 5, "--output", whole)
+    assert "all 5 entries" in done(home, "check-statement", whole, *quorum)
+    none = tmp_path / "none"
+    assert "such as 5, 7" in said(1, "statement", "--size", 6, "--output", none)
+    assert "no checkpoint of 6 entries is kept" in said(1, "prove", 2, "--size", 6)
+    assert "does not cover entry 6" in said(1, "prove", 6, "--size", 5, "--output", none)
+    assert "no checkpoint covers entry 8" in said(1, "prove", 8, "--size", 5, "--output", none)
+    assert not none.exists()
+
+
+def test_a_number_can_be_a_signal_id(
+    home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with EventLog(home) as log:
+        log.append(a_signal(1, signal_id="5"))
+    done(home, "checkpoint")
+    project(home)
+    done(home, "prove", 5, "--output", tmp_path / "proof")
+    assert "entry 5, signal of s-5, " in caplog.text
+    done(home, "prove", "--signal-id", 5, "--output", tmp_path / "proof")
+    assert "entry 6, signal of 5, " in caplog.text
+
+
+def test_the_page_is_written_into_the_directory_that_one_is_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert done(Path(), "page") == "verify.html"
+    with EventLog(tmp_path) as log:
+        log.append_many(signals(1))
+    assert isinstance(run(Path(), "page").exception, UnsafePath)

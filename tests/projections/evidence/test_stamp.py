@@ -20,9 +20,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
+from rfc3161_client import decode_timestamp_response
 
 from projections.errors import NotProved, ProjectionError
 from projections.evidence import stamp
+from projections.evidence.der_order import with_sorted_certificates
 from projections.evidence.kept_files import kept_files
 from projections.evidence.note import parse_note
 from projections.evidence.proving import prove
@@ -88,7 +90,7 @@ def test_a_stamp_is_over_the_text_and_the_first_signature_and_openssl_accepts_it
     sign_checkpoint(home)
     assert anchor(home, authority.url, trusted).size == 303
     assert stamps_of(home) == [f"{300:020d}.tsr", f"{303:020d}.tsr"]
-    with pytest.raises(NotProved, match="Mismatch"):
+    with pytest.raises(NotProved, match="another checkpoint"):
         verify_stamp(reply, checkpoint_of(home), trusted)
 
 
@@ -287,3 +289,26 @@ def test_the_commands_anchor_and_check_a_stamp(
     assert (refused.code, refused.out) == (1, b"")
     assert "NOT PROVED: the time stamp does not verify" in refused.err
     assert eventlog("evidence", "check", proof, "--key", key, "--tsr", path).code == 2
+
+
+def test_certificates_that_an_authority_sends_unsorted_are_accepted(
+    authority: StampAuthority,
+) -> None:
+    """As `openssl ts` does; the set of them is in no signature."""
+    trusted, query = parse_authorities(authority.ca.read_bytes()), stamp_request(CHECKPOINT).data
+    genuine = x509.load_pem_x509_certificate(authority.certificate).public_bytes(Encoding.DER)
+    added = twin_of(authority.certificate, differs=1)
+    other = x509.load_pem_x509_certificate(added).public_bytes(Encoding.DER)
+    reply = authority.reply_to(query, added=added)
+    pair, turned = b"".join(sorted((genuine, other))), b"".join(sorted((genuine, other))[::-1])
+    assert reply.count(pair) + reply.count(turned) == 1
+    ordered, unsorted = reply.replace(turned, pair), reply.replace(pair, turned)
+    assert authority.accepts(unsorted, CHECKPOINT)
+    with pytest.raises(ValueError, match="InvalidSetOrdering"):
+        decode_timestamp_response(unsorted)
+    assert verify_stamp(unsorted, CHECKPOINT, trusted) == verify_stamp(ordered, CHECKPOINT, trusted)
+    with pytest.raises(NotProved, match="in DER"):
+        verify_stamp(unsorted[:-1], CHECKPOINT, trusted)
+    for cut in range(0, len(reply), 7):
+        with pytest.raises(ValueError, match=r"element|length"):
+            with_sorted_certificates(reply[:cut])

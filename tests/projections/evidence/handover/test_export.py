@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shlex
+import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 
 from eventlog import EventLog, UnsafePath
 from projections.errors import NotProved, ProjectionError
+from projections.evidence.audit import audit
 from projections.evidence.handover.check_statement import check_statement
 from projections.evidence.handover.export import (
     Exported,
@@ -33,6 +35,7 @@ from tests.harness.read_side import project
 from tests.harness.signals import a_signal, closed, signals
 from tests.projections.evidence.handover.homes import LINES, ORIGIN, signed_home, statement_of
 from tests.projections.evidence.handover.test_publish import head_at
+from tests.projections.evidence.kept import add_cosignature, add_stamp
 
 HOSTILE = "=1+1"
 
@@ -82,6 +85,7 @@ def test_it_holds_everything_of_the_newest_checkpoint(
         *("signals.csv", "states.csv", "conflicts.csv", "log/checkpoint", "log/tile/0/000"),
         *(f"checkpoints/{LINES:020d}.{kind}" for kind in ("checkpoint", "tsr")),
         f"checkpoints/{LINES + 3:020d}.checkpoint",
+        *(f"growth/{size}" for size in (0, LINES, LINES + 3)),
     }
     assert (directory / "statement").read_bytes() == statement_of(home)
     assert (directory / "verify.html").read_bytes() == page_bytes()
@@ -96,6 +100,38 @@ def test_it_holds_everything_of_the_newest_checkpoint(
     assert len(sums) == len(list(files_in(directory))) - 1
     for path in (directory, *directory.rglob("*")):
         assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_who_kept_a_checkpoint_can_compare_it(
+    key: VerifierKey, directory: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept"
+    for size, is_first in ((0, True), (LINES + 3, False)):
+        found = audit((directory / f"growth/{size}").read_bytes(), kept, key, is_first=is_first)
+        assert found.size == LINES + 3
+    kept.write_bytes((directory / f"checkpoints/{LINES:020d}.checkpoint").read_bytes())
+    assert audit((directory / f"growth/{LINES}").read_bytes(), kept, key).old_size == LINES
+
+
+def test_the_index_page_has_the_times_of_witnesses_and_stamps(
+    home: Path, key: VerifierKey, directory: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "home"
+    shutil.copytree(home, copy, symlinks=True)
+    add_cosignature(copy, LINES, 1764412800, by="<b>w</b>")
+    add_stamp(copy, LINES, 1764412801, number=1)
+    path = Path(export_evidence(copy, tmp_path / "out").path)
+    text = (path / "index.html").read_text()
+    assert "&lt;b&gt;w&lt;/b&gt;, 2025-11-29T10:40:00Z" in text
+    stamp = f"{LINES:020d}"
+    assert f"{stamp}.tsr, its time cannot be read; {stamp}.1.tsr, 2025-11-29T10:40:01Z" in text
+    for name in re.findall(r'href="([^"]*)"', text):
+        assert (path / name).is_file(), name
+    columns = {
+        name for csv in path.glob("*.csv") for name in csv.read_text().split("\n")[0].split(",")
+    }
+    explained = re.findall(r"<code>(\w+)</code>", text)
+    assert columns - set(explained) == set()
 
 
 def test_each_state_in_between_is_a_row(home: Path, directory: Path) -> None:
