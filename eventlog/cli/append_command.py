@@ -276,14 +276,18 @@ def _append_remotely(
 
     stop.on_signal = log.stop_waiting
     with log:
+        problem = ""
         try:
-            return append_lines(log, fd, stop, skip_invalid=skip_invalid, on_results=show)
+            all_valid = append_lines(log, fd, stop, skip_invalid=skip_invalid, on_results=show)
         except (StreamUnavailable, AppendTimeout) as error:
             if stop.signal is None:
                 raise
-            lines = count_text(acknowledged, "line")
-            print_problem(f"stopped with {lines} acknowledged; {error.what}")
+            problem, all_valid = "; ".join(["", error.what, error.do]), False
+        if stop.signal is not None:
+            print_problem(f"stopped with {count_text(acknowledged, 'line')} acknowledged{problem}")
+        if problem:
             sys.exit(EXIT_INTERRUPTED)
+        return all_valid
 
 
 def _check(

@@ -312,6 +312,19 @@ def test_a_signal_ends_the_wait_for_an_answer_and_says_that_the_outcome_is_unkno
         assert p.wait() == 130
         d.send(signal.SIGCONT)
     assert "stopped with 1 line acknowledged; no answer before the stop" in p.err
+    assert "retry with the same signal_id" in p.err
+
+
+def test_a_signal_between_two_lines_counts_what_was_acknowledged(
+    server: NatsServers, stream: str, tmp_path: Path
+) -> None:
+    env = server.env(stream)
+    with pipe(tmp_path, "--to", server.urls[0], env=env) as p, serving(tmp_path, env):
+        p.send_items(a_signal(1), a_signal(2))
+        p.read_answers()
+        p.send(signal.SIGINT)
+        assert p.wait() == 130
+    assert "stopped with 2 lines acknowledged\n" in p.err
 
 
 def test_wrong_usage_of_to_is_named(server: NatsServers, tmp_path: Path) -> None:
