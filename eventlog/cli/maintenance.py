@@ -110,13 +110,17 @@ def _compare_with_stream(home: str, settings: "StreamSettings") -> "StreamCompar
     import asyncio
 
     from eventlog.replica.compare import compare
+    from eventlog.replica.mirror_record import read_mirror_record
     from eventlog.replica.opening import open_stream
+
+    record = read_mirror_record(home)
+    acked = record.acked if record is not None and record.stream == settings.stream else 0
 
     async def run() -> "StreamComparison":
         engine = await open_stream(settings)
         try:
             with progress_bar("comparing") as progress:
-                return await compare(engine, home, progress=progress)
+                return await compare(engine, home, acked=acked, progress=progress)
         finally:
             await engine.close()
 

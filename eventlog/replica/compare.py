@@ -82,10 +82,12 @@ async def compare(
     engine: StreamEngine,
     home: str | os.PathLike[str],
     *,
+    acked: int = 0,
     progress: Callable[[int, int], object] = lambda _done, _total: None,
 ) -> StreamComparison:
     """Compares each line that the log of `home` and the stream have now.
 
+    `acked` is the last seq that the stream has acknowledged to this home: it must not end before.
     `progress` is called with the lines done, and those to compare. Raises StreamUnavailable,
     StreamUnfit, LogNotFound, and what reading a log raises, except LogCorrupt.
     """
@@ -102,6 +104,12 @@ async def compare(
         return replace(own.found, problem=error.what)
     found = own.found
     is_complete = found.ok and found.damage is None
+    if is_complete and end.seq < acked:
+        problem = (
+            f"the stream ends at seq {end.seq}: lines are missing that it had acknowledged, up to "
+            f"{acked}"
+        )
+        return replace(found, problem=problem)
     if is_complete and end.seq > last_seq and replica_state(path) is None:
         problem = (
             f"the stream ends at seq {end.seq}, beyond the log, which ends at {last_seq}: another "

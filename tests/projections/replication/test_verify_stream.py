@@ -17,6 +17,7 @@ from eventlog.plumbing import (
     StreamEngine,
     StreamLine,
     open_stream,
+    read_mirror_record,
 )
 from eventlog.replica.compare import StreamComparison, compare
 from tests.harness.command import eventlog
@@ -35,7 +36,8 @@ def compared(home: Path, server: NatsServers, stream: str) -> StreamComparison:
     async def run() -> StreamComparison:
         engine = await open_stream(server.settings(stream))
         try:
-            return await compare(engine, home)
+            record = read_mirror_record(home)
+            return await compare(engine, home, acked=record.acked if record else 0)
         finally:
             await engine.close()
 
@@ -56,6 +58,10 @@ def nothing(home: Path, server: NatsServers, stream: str) -> None:
 
 def lag(home: Path, server: NatsServers, stream: str) -> None:
     fill(home, 4, start=11)
+
+
+def lost_lines(home: Path, server: NatsServers, stream: str) -> None:
+    replace_stream(server, stream, lines_in(home)[:6])
 
 
 def another_line(home: Path, server: NatsServers, stream: str) -> None:
@@ -122,6 +128,7 @@ Change = Callable[[Path, NatsServers, str], None]
 CHANGES: list[tuple[Change, bool, int, str]] = [
     (nothing, True, 10, "10 lines are the same, and it ends with the log"),
     (lag, True, 10, "it ends at seq 10, 4 before the log"),
+    (lost_lines, False, 6, "ends at seq 6: lines are missing that it had acknowledged, up to 10"),
     (another_line, False, 6, "DIFFERS at seq 7: the log has the chain"),
     (another_segment, False, 6, "segment that begins at seq 1, the stream in one that begins at 7"),
     (no_line, False, 6, "DIFFERS at seq 7: the log has the chain"),
