@@ -185,9 +185,9 @@ class KeptFiles:
 
     def _key_exists_error(self) -> ProjectionError:
         return ProjectionError(
-            "there is a key already, which signed what is kept here",
+            "this log has a key already",
             where=self.path,
-            do="use it: another key cannot continue its checkpoints",
+            do="use it, as evidence/vkey names it: another key cannot continue its checkpoints",
         )
 
 

@@ -84,7 +84,10 @@ def prove(
     if is_seq and not 1 <= len(entry.lstrip("0")) <= SEQ_DIGITS_MAX:
         raise WrongUsage(f"{entry[:80]} is no seq", do="the first entry has seq 1")
     if output is None and not is_seq and not FILE_NAME.fullmatch(entry):
-        raise WrongUsage("that signal_id cannot be the name of a file", do="add --output FILE")
+        problem = (
+            "a file is named by the signal_id, and that one holds other characters than names do"
+        )
+        raise WrongUsage(problem, do="add --output FILE")
     home = Path(obj.home)
     with exits_unless_proved(as_json=False):
         if is_seq:
