@@ -20,15 +20,24 @@ from eventlog.storage.home import Home, make_durable_dir
 
 KEPT_BYTES_MAX = 64 << 20  # of a file, which is read whole: far more than any of them has
 
-KeptNames = Mapping[str, Sequence[str]]  # the files of each directory at one moment
+# The files of each directory at one moment, or what is wrong with it.
+KeptNames = Mapping[str, Sequence[str] | EventLogError]
 
 
 def kept_names(disk: Disk, home: Home) -> KeptNames:
-    """The files that a backup of this home copies. Raises UnsafePath, OSError."""
-    found: dict[str, Sequence[str]] = {}
+    """The files that a backup of this home copies.
+
+    What is wrong with a directory is returned in its place: the log is backed up all the same.
+    """
+    found: dict[str, Sequence[str] | EventLogError] = {}
     for kept_dir in KEPT_DIRS.values():
-        with suppress(FileNotFoundError), _opened(disk, home, kept_dir) as directory:
-            found[kept_dir.name] = sorted(filter(kept_dir.is_copied, directory.names()))
+        try:
+            with _opened(disk, home, kept_dir) as directory:
+                found[kept_dir.name] = sorted(filter(kept_dir.is_copied, directory.names()))
+        except FileNotFoundError:
+            continue
+        except (EventLogError, OSError) as error:
+            found[kept_dir.name] = _not_copied_error(f"{home.root}/{kept_dir.name}", error)
     return found
 
 
@@ -38,13 +47,17 @@ def copy_kept(
     """Copies what is new into the backup, durably. Returns what it then has, and what is wrong.
 
     A file with which something is wrong keeps its copy, and does not keep others from being copied.
-    Raises UnsafePath, OSError.
+    Raises UnsafePath, OSError where the backup cannot be written to.
     """
     copies = {(found.directory, found.name): found for found in listed}
-    problem: EventLogError | None = None
+    problems: list[EventLogError] = []
     for kept_dir in KEPT_DIRS.values():
         known = {name for directory, name in copies if directory == kept_dir.name}
-        wanted = sorted(known.union(names.get(kept_dir.name, ())))
+        there = names.get(kept_dir.name, ())
+        if isinstance(there, EventLogError):
+            problems.append(there)
+            continue  # what was copied before stays
+        wanted = sorted(known.union(there))
         if not wanted:
             continue
         with backup.subdirectory(kept_dir.name, create=True) as dest:
@@ -54,12 +67,12 @@ def copy_kept(
                     data = _read_source(disk, home, kept_dir, name)
                     found = _copy(dest, key, data, copies.get(key))
                 except BackupUnusable as error:
-                    problem = problem or error
+                    problems.append(error)
                     continue
                 if found is not None:
                     copies[key] = found
         backup.sync()
-    return tuple(copies[key] for key in sorted(copies)), problem
+    return tuple(copies[key] for key in sorted(copies)), problems[0] if problems else None
 
 
 def _copy(
@@ -143,9 +156,15 @@ def _opened(disk: Disk, home: Home, kept_dir: KeptDir) -> Iterator[Directory]:
 
 
 def _read_source(disk: Disk, home: Home, kept_dir: KeptDir, name: str) -> bytes | None:
-    with suppress(FileNotFoundError), _opened(disk, home, kept_dir) as directory:
-        return directory.read(name, KEPT_BYTES_MAX)
-    return None
+    """The bytes of a file; None where it has gone, or holds a secret. Raises BackupUnusable."""
+    try:
+        with _opened(disk, home, kept_dir) as directory:
+            data = directory.read(name, KEPT_BYTES_MAX)
+    except FileNotFoundError:
+        return None
+    except (EventLogError, OSError) as error:
+        raise _not_copied_error(f"{home.root}/{kept_dir.name}/{name}", error) from error
+    return None if kept_dir.secret in data else data
 
 
 def _read_copy(dest: Directory, listed: KeptCopy) -> bytes | None:
@@ -161,6 +180,16 @@ def _read_copy(dest: Directory, listed: KeptCopy) -> bytes | None:
 
 def _has_hash(data: bytes, listed: KeptCopy) -> bool:
     return len(data) == listed.bytes and sha256(data).hexdigest() == listed.sha256
+
+
+def _not_copied_error(where: str, error: EventLogError | OSError) -> BackupUnusable:
+    what = error.what if isinstance(error, EventLogError) else error.strerror
+    return BackupUnusable(
+        f"this was not backed up: {what}",
+        where=where,
+        do="the log was backed up, and all else here: put a regular file or directory there that"
+        " this account can read, or move it away",
+    )
 
 
 def _differs_error(dest: Directory, listed: KeptCopy, *, is_intact: bool) -> BackupUnusable:

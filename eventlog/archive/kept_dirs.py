@@ -17,9 +17,15 @@ class KeptDir(NamedTuple):
     name: str
     never_copied: frozenset[str]  # files that stay on their machine
     restored_mark: str  # one of these, which `restore` makes
+    derived_suffixes: tuple[str, ...]  # of files that are made again from others
+    secret: bytes  # a file with these bytes stays on its machine too, under whatever name
 
     def is_copied(self, name: str) -> bool:
-        """Whether a backup has the file of that name."""
+        """Whether a backup copies the file of that name."""
+        return self.may_list(name) and not name.endswith(self.derived_suffixes)
+
+    def may_list(self, name: str) -> bool:
+        """Whether a backup may have a file of that name."""
         return name not in self.never_copied and not is_temporary_name(name)
 
 
@@ -27,6 +33,13 @@ KEPT_DIRS: Mapping[str, KeptDir] = {
     kept_dir.name: kept_dir
     for kept_dir in (
         # What an operator has signed. The key that signs is kept elsewhere by its owner.
-        KeptDir("evidence", frozenset({"key", "restored", "resumed"}), "restored"),
+        # Whoever edits or replaces it may leave a copy: `key~`, `key.old`.
+        KeptDir(
+            "evidence",
+            frozenset({"key", "restored", "resumed"}),
+            "restored",
+            (".peaks",),
+            b"PRIVATE+KEY+",
+        ),
     )
 }

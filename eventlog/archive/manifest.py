@@ -201,7 +201,7 @@ def _is_kept(directory: object, name: object) -> bool:
         and isinstance(name, str)
         and name not in ("", ".", "..")
         and not set(name) & {"/", "\0"}
-        and kept_dir.is_copied(name)
+        and kept_dir.may_list(name)
     )
 
 

@@ -7,7 +7,7 @@
     lost                    leaf hashes of lost lines, see lost_leaves
     <size>[.<n>].tsr        time stamps of that checkpoint: replies of authorities (RFC 3161)
     restored                this home comes from a backup, and signs nothing yet
-    resumed                 the seq up to which changes of the primary were examined
+    resumed                 the line up to which this home was examined, and the key that may sign
 
 It is not derived from the log: what was signed cannot be made again. A backup keeps it without the
 key and the last two.
@@ -21,6 +21,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from eventlog.plumbing import Directory, Disk, make_private_dir, require_home
 from projections.errors import NotProved, ProjectionError
@@ -33,17 +34,28 @@ from projections.evidence.kept_listing import (
     VKEY_NAME,
 )
 from projections.evidence.key_files import KEY_BYTES_MAX, read_key_in
-from projections.evidence.keys import SigningKey, VerifierKey, new_key, parse_vkey
+from projections.evidence.keys import LOG, SigningKey, VerifierKey, new_key, parse_vkey
 from projections.evidence.merkle import RunningRoot
 from projections.evidence.note import NOTE_BYTES_MAX
 
 RESUMED_NAME = "resumed"
-SEQ_BYTES_MAX = 20
+RESUMED_BYTES_MAX = 2048  # a seq, a chain and a vkey
 STAMP_BYTES_MAX = 64 * 1024  # a reply with its certificates has some 6 kB
 PEAKS_BYTES_MAX = 4096  # 63 hashes of 45 characters
 
 _PEAKS = re.compile(r"([0-9]{20})\.peaks", re.ASCII)
 _STAMP = re.compile(r"[0-9]{20}(?:\.([0-9]{1,6}))?\.tsr", re.ASCII)
+
+
+class Examined(NamedTuple):
+    """The line up to which the log contains all that a key has signed, and that key.
+
+    A key that was made here has signed nothing before; `resume` has examined any other.
+    """
+
+    seq: int
+    chain: str
+    vkey: str
 
 
 class KeptFiles:
@@ -57,25 +69,61 @@ class KeptFiles:
         """For messages."""
         return self._directory.path
 
-    def create_key(self, origin: str) -> VerifierKey:
-        """Makes the key of this log. Raises ProjectionError where there is one."""
+    def create_key(self, origin: str, seq: int, chain: str) -> VerifierKey:
+        """Makes the key of this log, which ends with that line, and allows it to sign.
+
+        A new key has signed nothing, so it may sign a restored log too. Raises ProjectionError
+        where there is a key.
+        """
         taken = {KEY_NAME, VKEY_NAME} & set(self._directory.names())
         if KEY_NAME in taken and VKEY_NAME not in taken:
-            key = self.read_key()  # a run that died had made it
-            if key.name != origin:
+            key = self._stored_key()
+            examined = self.examined()  # by a run that died, or the key was brought here
+            if examined is None or examined.vkey != key.verifier.to_text() or key.name != origin:
                 raise self._key_exists_error()
         elif taken:
             raise self._key_exists_error()
         else:
             key = new_key(origin)
+            self._write_examined(Examined(seq, chain, key.verifier.to_text()))
             self._directory.replace(KEY_NAME, f"{key.to_secret()}\n".encode())
         self._directory.replace(VKEY_NAME, f"{key.verifier.to_text()}\n".encode())
+        self._remove_mark()
         return key.verifier
 
     def read_key(self) -> SigningKey:
-        """The key of this log. Raises UnsafePath where another account can read it."""
+        """The key of this log, which `vkey` verifies.
+
+        Raises UnsafePath where another account can use it, ProjectionError.
+        """
+        key = self._stored_key()
         try:
-            return read_key_in(self._directory, KEY_NAME)
+            is_own = key.verifier == self.read_vkey()
+        except NotProved as error:
+            raise ProjectionError(
+                f"the vkey cannot be used: {error.what}",
+                where=f"{self.path}/{VKEY_NAME}",
+                do="put it back from a backup; nothing was signed",
+            ) from None
+        if not is_own:
+            raise ProjectionError(
+                "the key is not that of this log, which `vkey` names",
+                where=f"{self.path}/{KEY_NAME}",
+                do="put back the key that `vkey` verifies; nothing was signed",
+            )
+        return key
+
+    def _stored_key(self) -> SigningKey:
+        try:
+            key = read_key_in(self._directory, KEY_NAME)
+            if key.kind != LOG:
+                raise NotProved("it is the key of a witness")
+        except NotProved as error:
+            raise ProjectionError(
+                f"the key cannot be used: {error.what}",
+                where=f"{self.path}/{KEY_NAME}",
+                do="put back the key of this log from the copy that you keep; nothing was signed",
+            ) from None
         except FileNotFoundError:
             raise ProjectionError(
                 "there is no key to sign with",
@@ -83,6 +131,7 @@ class KeptFiles:
                 do="run `eventlog evidence key ORIGIN`; if checkpoints of this log were signed,"
                 " bring its key here with `eventlog evidence resume`",
             ) from None
+        return key
 
     def read_vkey(self) -> VerifierKey:
         """The public key of this log."""
@@ -100,22 +149,44 @@ class KeptFiles:
         """Whether this home comes from a backup and may sign nothing yet."""
         return RESTORED_NAME in self._directory.names()
 
-    def resumed_seq(self) -> int:
-        """The seq up to which changes of the primary were examined; 0 where none was."""
+    def examined(self) -> Examined | None:
+        """What this home was examined for; None where it was not, or that cannot be read."""
         try:
-            text = self._directory.read(RESUMED_NAME, SEQ_BYTES_MAX).decode("ascii")
-            return decode_number(text.removesuffix("\n"), what="the seq")
-        except (FileNotFoundError, UnicodeDecodeError, NotProved):
-            return 0
+            data = self._directory.read(RESUMED_NAME, RESUMED_BYTES_MAX)
+            seq, chain, vkey, rest = data.decode().split("\n")
+            return None if rest else Examined(decode_number(seq, what="the seq"), chain, vkey)
+        except (FileNotFoundError, ValueError, NotProved):  # also no UTF-8
+            return None
 
-    def resume(self, key: SigningKey, seq: int) -> None:
-        """Allows signing, durably: what the log holds up to `seq` was examined.
+    def resume(self, key: SigningKey, seq: int, chain: str) -> None:
+        """Allows this key to sign, durably: the log was examined up to the line of that seq.
 
-        The mark is removed last, so a run that dies before is repeated.
+        The mark is removed last, so a run that dies before is repeated. Raises ProjectionError
+        where another key is here.
         """
-        self._directory.replace(RESUMED_NAME, f"{seq}\n".encode())
-        if KEY_NAME not in self._directory.names() or self.read_key() != key:
+        names = self._directory.names()
+        if KEY_NAME in names and self._stored_key() != key:
+            raise ProjectionError(
+                "another key is here already, and no key is ever replaced",
+                where=f"{self.path}/{KEY_NAME}",
+                do="move that file away, and run this again",
+            )
+        self._write_examined(Examined(seq, chain, key.verifier.to_text()))
+        if VKEY_NAME not in names:
+            self._directory.replace(VKEY_NAME, f"{key.verifier.to_text()}\n".encode())
+        if KEY_NAME not in names:
             self._directory.replace(KEY_NAME, f"{key.to_secret()}\n".encode())
+        self._remove_mark()
+
+    def has_vkey(self) -> bool:
+        """Whether it is known here which key verifies this log."""
+        return VKEY_NAME in self._directory.names()
+
+    def _write_examined(self, examined: Examined) -> None:
+        lines = "".join(f"{value}\n" for value in examined)
+        self._directory.replace(RESUMED_NAME, lines.encode())
+
+    def _remove_mark(self) -> None:
         with suppress(FileNotFoundError):
             self._directory.unlink(RESTORED_NAME)
         self._directory.sync()
@@ -187,7 +258,8 @@ class KeptFiles:
         return ProjectionError(
             "this log has a key already",
             where=self.path,
-            do="use it, as evidence/vkey names it: another key cannot continue its checkpoints",
+            do="use it: another key cannot continue its checkpoints; where it was brought here,"
+            " run `eventlog evidence resume`",
         )
 
 

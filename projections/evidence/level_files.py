@@ -7,6 +7,10 @@ A batch writes the level files, behind the end that the state gives; syncs them;
 without a sync. After a crash the state may be an older one, and the next batch writes over what the
 files have behind it. A state that a power loss has emptied makes the tree be built again.
 
+The state has a CRC-32 of the leaf hashes in the last, incomplete tile, calculated from what was
+added and never from the file. So a flipped bit there is noticed before the tile is complete, and
+then level 1 has the root over it.
+
 Invariant: the state covers only hashes that are on the device.
 """
 
@@ -14,6 +18,8 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
+from zlib import crc32
 
 from eventlog.plumbing import Directory, Disk, make_private_dir, write_all
 from projections.errors import ProjectionError
@@ -24,8 +30,15 @@ from projections.projection import CHAIN_START, Checkpoint
 NAME = "tree"  # of the projection, and of its directory in data/
 STATE_NAME = "state"
 _NEW_STATE_NAME = f".{STATE_NAME}.new"
-STATE_BYTES_MAX = 1024  # five short values
+STATE_BYTES_MAX = 1024  # six short values
 LEVELS_MAX = 8  # 256**8 lines are more than a seq can count
+
+
+class _Stored(NamedTuple):
+    """What the state file says."""
+
+    checkpoint: Checkpoint
+    crc: int  # of the leaf hashes in the incomplete tile
 
 
 class LevelFiles:
@@ -44,15 +57,31 @@ class LevelFiles:
     def read_state(self) -> Checkpoint:
         """The last line that the tree covers; seq 0 where the files cannot be continued.
 
-        They are derived from the log, so a damaged state is no error: the tree is built again.
+        They are derived from the log, so a damaged state is no error: the tree is built again. So
+        it is where the incomplete tile is damaged.
         """
-        try:
-            state = _decode_state(self._directory.read(STATE_NAME, STATE_BYTES_MAX))
-        except FileNotFoundError:
-            state = None
-        if state is None or not self._covers(state.seq):
+        stored = self._stored()
+        if stored is None or not self._is_last_tile_intact(stored):
             return Checkpoint(projection=NAME)
-        return state
+        return stored.checkpoint
+
+    def stored_state(self) -> Checkpoint:
+        """The last line that the tree covers, whether or not hashes are damaged; seq 0 without."""
+        stored = self._stored()
+        return Checkpoint(projection=NAME) if stored is None else stored.checkpoint
+
+    def is_tile_intact(self, tile: int) -> bool:
+        """Whether the leaf hashes in a tile, which the tree covers, are those that were added.
+
+        A complete tile must have the root that level 1 has.
+        """
+        stored = self._stored()
+        if stored is None:
+            return False
+        if tile < stored.checkpoint.seq // TILE_WIDTH:
+            leaves = self.read(0, tile * TILE_WIDTH, TILE_WIDTH)
+            return fold(leaves) == self.read(1, tile, 1)
+        return self._is_last_tile_intact(stored)
 
     def tree(self) -> Tree:
         """The tree that the state covers."""
@@ -72,9 +101,10 @@ class LevelFiles:
     def append(self, leaves: bytes, after: Checkpoint) -> None:
         """Adds the hashes of the lines up to `after.seq`, durably, and `after` as the state.
 
-        `leaves` are consecutive hashes, which may begin before the end of the tree. Raises OSError.
+        `leaves` are the hashes behind the end of the tree. Raises OSError, ProjectionError.
         """
         level, first, added = 0, after.seq - len(leaves) // HASH_BYTES, leaves
+        crc = self._crc_after(first, leaves)
         written, has_created = [], False
         while added:
             fd, is_new = self._writable(level)
@@ -89,13 +119,50 @@ class LevelFiles:
             self._directory.disk.fdatasync(fd)
         if has_created:
             self._directory.sync()
-        self._replace_state(after)
+        self._replace_state(_Stored(after, crc))
 
     def reset(self) -> None:
         """Makes the next batch begin at seq 1. It writes over what the files hold."""
-        self._replace_state(Checkpoint(projection=NAME))
+        self._replace_state(_Stored(Checkpoint(projection=NAME), 0))
 
-    def _replace_state(self, state: Checkpoint) -> None:
+    def _crc_after(self, first: int, leaves: bytes) -> int:
+        """The CRC of the incomplete tile once these leaves are added behind `first` others.
+
+        Raises ProjectionError where the tile that they continue is damaged.
+        """
+        stored, into_tile = self._stored(), first % TILE_WIDTH
+        if into_tile == 0:
+            crc = 0
+        elif stored and stored.checkpoint.seq == first and self._is_last_tile_intact(stored):
+            crc = stored.crc
+        else:
+            raise ProjectionError(
+                "the tree was damaged while it grew",
+                where=self._directory.path,
+                do="run this again: it is built again from the log",
+            )
+        end = into_tile + len(leaves) // HASH_BYTES
+        if end < TILE_WIDTH:
+            return crc32(leaves, crc)
+        return crc32(leaves[len(leaves) - end % TILE_WIDTH * HASH_BYTES :])
+
+    def _is_last_tile_intact(self, stored: _Stored) -> bool:
+        return crc32(self._last_tile(stored.checkpoint.seq)) == stored.crc
+
+    def _last_tile(self, seq: int) -> bytes:
+        """The leaf hashes in the incomplete tile of a tree of `seq` lines; empty without one."""
+        count = seq % TILE_WIDTH
+        return self.read(0, seq - count, count) if count else b""
+
+    def _stored(self) -> _Stored | None:
+        """The state, where each level file is as long as it demands."""
+        try:
+            stored = _decode_state(self._directory.read(STATE_NAME, STATE_BYTES_MAX))
+        except FileNotFoundError:
+            return None
+        return stored if stored is not None and self._covers(stored.checkpoint.seq) else None
+
+    def _replace_state(self, state: _Stored) -> None:
         """Replaces the state, in one step for each process that reads it."""
         directory = self._directory
         try:
@@ -181,31 +248,34 @@ def level_files(home: Path, *, disk: Disk | None = None) -> Iterator[LevelFiles]
             files.close()
 
 
-def _encode_state(state: Checkpoint) -> bytes:
+def _encode_state(stored: _Stored) -> bytes:
+    state = stored.checkpoint
     shown = {
         "seq": state.seq,
         "chain": state.chain,
         "segment": state.segment,
         "byte_offset": state.byte_offset,
+        "crc": stored.crc,
     }
     return json.dumps(shown).encode() + b"\n"
 
 
-def _decode_state(data: bytes) -> Checkpoint | None:
+def _decode_state(data: bytes) -> _Stored | None:
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):
         return None
     if not isinstance(found, dict):
         return None
-    seq, chain = found.get("seq"), found.get("chain")
+    seq, chain, crc = found.get("seq"), found.get("chain"), found.get("crc")
     # Not bool, which is an int. The size of a tree must fit the arithmetic of its files.
     if type(seq) is not int or not isinstance(chain, str) or not 0 <= seq < TILE_WIDTH**7:
         return None
-    if seq == 0 and chain != CHAIN_START:
+    if type(crc) is not int or (seq == 0 and chain != CHAIN_START):
         return None
     hints = (found.get("segment"), found.get("byte_offset"))
     segment, byte_offset = (hint if type(hint) is int and hint >= 0 else None for hint in hints)
-    return Checkpoint(
+    state = Checkpoint(
         projection=NAME, seq=seq, chain=chain, segment=segment, byte_offset=byte_offset
     )
+    return _Stored(state, crc)

@@ -3,25 +3,36 @@
     SEQ BASE64
 
 They are copied from the tree before an operator accepts the loss. With them the tree goes on over
-the gap, and other proofs stay valid: a leaf hash stands for its line in every root.
+the gap, and other proofs stay valid: a leaf hash stands for its line in every root. No line shows
+later whether it is right. So a hash is kept only where a second value vouches for it: the root or
+the CRC of its tile, or the root that was signed.
 
-Invariant: a hash that was kept is never changed or removed.
+Invariant: a hash that was kept is never changed or removed, and is that of the line.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
-from eventlog import LogCorrupt
+from eventlog import LogCorrupt, LogDiverged
 from eventlog.plumbing import Directory, Disk, count_text, own_chain
 from projections.errors import NotProved, ProjectionError
 from projections.evidence.encoding import decode_hash, decode_number, encode_base64
-from projections.evidence.kept_listing import DIRECTORY_NAME
-from projections.evidence.level_files import level_files, stored_state
-from projections.projection import Checkpoint
+from projections.evidence.kept_listing import DIRECTORY_NAME, kept_listing
+from projections.evidence.level_files import LevelFiles, stored_files
+from projections.evidence.merkle import TILE_WIDTH, Tree, root_from_inclusion
 
 LOST_NAME = "lost"
-LOST_BYTES_MAX = 64 << 20  # a million lines: more than some ten segments have
+LOST_BYTES_MAX = 64 << 20
+LOST_MAX = 1_000_000  # which fit in that: more than some ten segments have
+
+
+class NotKept(NamedTuple):
+    """How many lines are about to be lost of which no hash was kept, and the first of them."""
+
+    lines: int
+    first: int
 
 
 def read_lost(home: Path, *, disk: Disk | None = None) -> dict[int, bytes]:
@@ -35,52 +46,116 @@ def read_lost(home: Path, *, disk: Disk | None = None) -> dict[int, bytes]:
 
 def keep_lost(
     home: Path, ranges: Sequence[tuple[int, int]], *, disk: Disk | None = None
-) -> tuple[int, ...]:
+) -> NotKept:
     """Keeps the hashes of lines that are about to be accepted as lost; returns what is not kept.
 
-    `ranges` are first and last seqs. Where the home signs nothing, nothing is kept and nothing is
-    returned. A hash comes from the tree, which read the line when it was whole. Raises OSError,
-    UnsafePath, ProjectionError.
+    `ranges` are first and last seqs, which may be far behind the end of the tree. Where the home
+    signs nothing, nothing is kept, and nothing counts as not kept. A hash comes from the tree,
+    which read the line when it was whole. Raises OSError, UnsafePath, ProjectionError.
     """
     try:
         directory = Directory.open(home / DIRECTORY_NAME, disk=disk)
     except FileNotFoundError:
-        return ()
+        return NotKept(0, 0)
     with directory:
         known = _read(directory)
-        wanted = [seq for first, last in ranges for seq in range(first, last + 1)]
-        missing = [seq for seq in wanted if seq not in known]
-        found = _from_tree(home, missing, disk)
+        found = _from_tree(home, ranges, known)
         if found:
             known |= found
             directory.replace(LOST_NAME, _encode(known))
-        return tuple(seq for seq in missing if seq not in found)
+        return _not_kept(ranges, known)
+
+
+def _not_kept(ranges: Sequence[tuple[int, int]], known: Mapping[int, bytes]) -> NotKept:
+    lines, firsts = 0, []
+    for first, last in ranges:
+        kept = sorted(seq for seq in known if first <= seq <= last)
+        lines += last - first + 1 - len(kept)
+        gap = next((first + n for n, seq in enumerate(kept) if seq != first + n), first + len(kept))
+        if gap <= last:
+            firsts.append(gap)
+    return NotKept(lines, min(firsts, default=0))
 
 
 def before_loss(home: str, ranges: Sequence[tuple[int, int]]) -> Iterator[str]:
     """Keeps the hashes before `repair --accept` records a loss; yields what it could not keep."""
     missing = keep_lost(Path(home), ranges)
-    if missing:
+    if missing.lines:
         yield (
-            f"evidence: {count_text(len(missing), 'lost entry')} (the first is entry {missing[0]})"
-            " had no hash in data/tree, so nothing can be signed until the log has them again"
+            f"evidence: {count_text(missing.lines, 'lost entry')} (the first is entry"
+            f" {missing.first}) had no intact hash in data/tree, so nothing can be signed until the"
+            " log has them again"
         )
 
 
-def _from_tree(home: Path, seqs: Sequence[int], disk: Disk | None) -> dict[int, bytes]:
-    state = stored_state(home)
-    if state is None or not _is_of_log(home, state):
-        return {}
-    with level_files(home, disk=disk) as files:
-        return {seq: files.read(0, seq - 1, 1) for seq in seqs if seq <= state.seq}
+def _from_tree(
+    home: Path, ranges: Sequence[tuple[int, int]], known: Mapping[int, bytes]
+) -> dict[int, bytes]:
+    """What the tree has of these lines, as far as something vouches for it, and room is for it."""
+    found: dict[int, bytes] = {}
+    with stored_files(home) as files:
+        state = None if files is None else files.stored_state()
+        if files is None or state is None or state.seq == 0:
+            return found
+        vouched = _Vouched(files, Tree(state.seq, files.read), _signed_root(home))
+        if not vouched.is_of_log(home, state.chain):
+            return found
+        for first, last in ranges:
+            for seq in range(max(first, 1), min(last, state.seq) + 1):
+                if len(known) + len(found) >= LOST_MAX:
+                    return found
+                leaf = None if seq in known else vouched.leaf(seq)
+                if leaf is not None:
+                    found[seq] = leaf
+    return found
 
 
-def _is_of_log(home: Path, state: Checkpoint) -> bool:
-    """Whether the tree covers lines of this log, as far as its damage lets that be seen."""
+class _Vouched:
+    """The tree beside the root that was signed."""
+
+    def __init__(self, files: LevelFiles, tree: Tree, signed: tuple[int, bytes] | None) -> None:
+        self._files = files
+        self._tree = tree
+        self._signed = signed if signed is not None and signed[0] <= tree.size else None
+        self._tile, self._is_tile_intact = -1, False  # the last one looked at
+
+    def is_of_log(self, home: Path, chain: str) -> bool:
+        """Whether the tree, whose last line has that chain, covers lines of this log.
+
+        Where that line is damaged, the signed root shows it.
+        """
+        with suppress(LogCorrupt, LogDiverged):
+            if found := own_chain(str(home), self._tree.size):
+                return found == chain
+        return self._signed is not None and self._tree.root(self._signed[0]) == self._signed[1]
+
+    def leaf(self, seq: int) -> bytes | None:
+        """The hash of a line; None where nothing vouches for it."""
+        tile = (seq - 1) // TILE_WIDTH
+        if tile != self._tile:
+            self._tile, self._is_tile_intact = tile, self._files.is_tile_intact(tile)
+        leaf = self._files.read(0, seq - 1, 1)
+        return leaf if self._is_tile_intact or self._is_in_signed_root(leaf, seq - 1) else None
+
+    def _is_in_signed_root(self, leaf: bytes, index: int) -> bool:
+        if self._signed is None or index >= self._signed[0]:
+            return False
+        size, root = self._signed
+        return root_from_inclusion(leaf, index, size, self._tree.inclusion(index, size)) == root
+
+
+def _signed_root(home: Path) -> tuple[int, bytes] | None:
+    """Size and root of the newest checkpoint; None without one that can be read.
+
+    Its signature need not be verified: no damaged file has the root of a tree.
+    """
+    with kept_listing(home) as kept:
+        newest = None if kept is None else next(kept.newest(), None)
+    lines = [] if newest is None else newest.text.split("\n")
     try:
-        return own_chain(str(home), state.seq) == state.chain
-    except LogCorrupt:
-        return True
+        return (newest.size, decode_hash(lines[2], what="the root")) if newest else None
+    except (IndexError, NotProved):
+        return None
 
 
 def _read(directory: Directory) -> dict[int, bytes]:

@@ -4,7 +4,7 @@ Steps, each durable before the next, so that a run that dies is repeated:
 
     the newest checkpoint    is verified, and this log must have its root, line by line
     peaks, checkpoint        are kept, where this home lacked them
-    seq, key                 are noted and brought in
+    line, vkey, key          are noted and brought in
     the mark `restored`      is removed
 
 Invariant: a home signs only if its log contains the newest checkpoint that was given to it.
@@ -15,14 +15,16 @@ from pathlib import Path
 from eventlog import EventLog, LogDiverged
 from eventlog.plumbing import Disk
 from projections.errors import ProjectionError
-from projections.evidence.checkpoint import SignedHead, open_checkpoint
+from projections.evidence.checkpoint import SignedHead, open_checkpoint, sign_head
 from projections.evidence.kept_files import KeptFiles, kept_files
+from projections.evidence.kept_listing import DIRECTORY_NAME
 from projections.evidence.key_files import read_key_file
 from projections.evidence.keys import LOG
 from projections.evidence.merkle import RunningRoot
 from projections.evidence.signing import (
     SignedCheckpoint,
     add_lines,
+    examined_line,
     last_head,
     require_primary,
     signing_lock,
@@ -39,8 +41,10 @@ def resume(
     """
     require_primary(home)
     key = read_key_file(key_path, kind=LOG)
-    with kept_files(home, disk=disk) as kept, signing_lock(home):
-        if key.verifier != kept.read_vkey():
+    if not (home / DIRECTORY_NAME).exists():
+        open_checkpoint(newest, key.verifier)  # before it is made
+    with kept_files(home, create=True, disk=disk) as kept, signing_lock(home):
+        if kept.has_vkey() and key.verifier != kept.read_vkey():
             raise ProjectionError(
                 "the key is not that of this log, which `vkey` names",
                 where=str(key_path),
@@ -52,15 +56,17 @@ def resume(
             raise ProjectionError(
                 f"a newer checkpoint is kept here: of {last.size} entries, not of {head.size}",
                 where=kept.checkpoint_path(last.size),
-                do="name the newest checkpoint that anyone holds, or this file",
+                do="name the newest checkpoint that anyone holds: ask witnesses and clients, and"
+                " look into the directory of `eventlog evidence publish`",
             )
         with EventLog(home) as log:
             end_seq = log.last_seq
         is_new = head.size not in kept.sizes()
         peaks = _peaks(home, last, head, end_seq, kept)
         if is_new:
-            kept.write_checkpoint(head.size, newest, peaks)
-        kept.resume(key, end_seq)
+            # Lines of others are not verified here; `evidence cosigned` brings them in.
+            kept.write_checkpoint(head.size, sign_head(head, key).to_bytes(), peaks)
+        kept.resume(key, *examined_line(home, end_seq, else_=head.size))
         return SignedCheckpoint(path=kept.checkpoint_path(head.size), size=head.size, is_new=is_new)
 
 

@@ -3,19 +3,22 @@
 A wrong root that was signed cannot be taken back: it convicts the key of a fork. So nothing is
 signed unless the last signed root is still a root of this log, and the new one comes out the same
 in two calculations: from the tree on disk, and line by line from the peaks of the last signed size.
-Nor is anything signed while another copy of this home may have signed more: after a restore, and
-after another home became the primary, until `resuming` has shown otherwise.
+Nor is anything signed while another copy of this home may have signed more: after a restore, after
+another home became the primary, and by a key that was brought here, until `resuming` has shown
+otherwise. A key that was made here has signed nothing before, and needs no more.
 
 Invariant: each checkpoint continues the one before it.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from eventlog import LogDiverged, LogFenced, LogIsReplica
+from eventlog import EventLog, LogDiverged, LogFenced, LogIsReplica
 from eventlog.plumbing import (
+    RECORD_NAME,
     Disk,
     decode,
     fence_state,
@@ -50,17 +53,28 @@ class SignedCheckpoint:
 
 
 def create_key(home: Path, origin: str, *, disk: Disk | None = None) -> VerifierKey:
-    """Makes the key of a log. Raises ProjectionError where there is one, LogNotFound."""
+    """Makes the key of a log.
+
+    Raises ProjectionError where there is one, LogNotFound, LogIsReplica, LogFenced.
+    """
+    require_primary(home)
     with kept_files(home, create=True, disk=disk) as kept, signing_lock(home):
-        return kept.create_key(origin)
+        with EventLog(home) as log:
+            seq = log.last_seq
+        return kept.create_key(origin, *examined_line(home, seq, else_=0))
 
 
 def sign_checkpoint(
-    home: Path, *, backup: Path | None = None, disk: Disk | None = None
+    home: Path,
+    *,
+    backup: Path | None = None,
+    has_stream: bool = False,
+    disk: Disk | None = None,
 ) -> SignedCheckpoint:
     """Signs the head of the log, or returns the newest checkpoint where nothing is new.
 
-    With `backup` no entry is signed that this backup lacks. Raises LogDiverged where the last
+    With `backup` no entry is signed that this backup lacks; with `has_stream`, and wherever a
+    mirror has left its record, none that is not replicated. Raises LogDiverged where the last
     signed root is not one of this log, or where the two calculations of the new root differ;
     LogIsReplica, LogFenced; BackupUnusable; ProjectionError.
     """
@@ -74,7 +88,8 @@ def sign_checkpoint(
             )
         key = kept.read_key()
         last = last_head(kept, key.verifier)
-        size = _size_to_sign(home, update_tree(home, disk=disk).seq, backup)
+        examined_seq = _examined_seq(home, kept, key.verifier, last)
+        size = _size_to_sign(home, update_tree(home, disk=disk).seq, backup, has_stream)
         if size <= last.size and kept.sizes():
             _require_contained(home, last, kept, disk)
             return SignedCheckpoint(
@@ -86,7 +101,7 @@ def sign_checkpoint(
                 where=str(home),
                 do="append one; with a mirror or a backup, wait until it has the entry",
             )
-        root, peaks = _checked_root(home, last, size, kept, disk)
+        root, peaks = _checked_root(home, last, size, examined_seq, kept, disk)
         head = SignedHead(origin=key.name, size=size, root=root)
         kept.write_checkpoint(size, sign_head(head, key).to_bytes(), peaks)
         return SignedCheckpoint(path=kept.checkpoint_path(size), size=size, is_new=True)
@@ -109,6 +124,46 @@ def require_primary(home: Path) -> None:
         )
 
 
+def examined_line(home: Path, seq: int, *, else_: int) -> tuple[int, str]:
+    """Seq and chain of an entry; of the earlier entry `else_` where that one was lost."""
+    chain = _chain_at(home, seq)
+    return (seq, chain) if chain else (else_, _chain_at(home, else_))
+
+
+def _chain_at(home: Path, seq: int) -> str:
+    """The chain of entry `seq`; empty where the log does not have it."""
+    try:
+        return own_chain(str(home), seq)
+    except LogDiverged:  # it ends before
+        return ""
+
+
+def _examined_seq(home: Path, kept: KeptFiles, key: VerifierKey, last: SignedHead) -> int:
+    """The seq up to which this log was examined for that key. Raises ProjectionError.
+
+    Up to the last signed size its root vouches for the lines, behind it the chain does.
+    """
+    found = kept.examined()
+    if found is None or found.vkey != key.to_text():
+        problem = "the key was brought to this home, and may have signed more elsewhere"
+    elif found.seq > last.size and _chain_at(home, found.seq) != found.chain:
+        problem = f"this log has lost entry {found.seq}, up to which it was examined"
+    else:
+        return found.seq
+    raise ProjectionError(problem, where=kept.path, do=_resume_advice(kept))
+
+
+def _resume_advice(kept: KeptFiles) -> str:
+    """What to do where the key may have signed elsewhere."""
+    advice = "run `eventlog evidence resume` with the newest checkpoint that anyone holds"
+    if kept.sizes():
+        return advice
+    return (
+        f"{advice}; if this key has signed nothing at all, move it and `vkey` away, and make a"
+        " new one with `eventlog evidence key ORIGIN`"
+    )
+
+
 def last_head(kept: KeptFiles, key: VerifierKey) -> SignedHead:
     """The newest signed head; that of the empty log where there is none."""
     sizes = kept.sizes()
@@ -128,16 +183,18 @@ def last_head(kept: KeptFiles, key: VerifierKey) -> SignedHead:
     return head
 
 
-def _size_to_sign(home: Path, last_seq: int, backup: Path | None) -> int:
+def _size_to_sign(home: Path, last_seq: int, backup: Path | None, has_stream: bool) -> int:
     """How many lines may be signed: those in the backup; with a mirror those that are replicated.
 
-    Raises ProjectionError, BackupUnusable.
+    A record that cannot be read, or that the mirror has not written yet, tells of none. Raises
+    ProjectionError, BackupUnusable.
     """
     if backup is not None:
         last_seq = min(last_seq, _backed_up_seq(home, backup))
     record = read_mirror_record(home)
     if record is None:
-        return last_seq
+        has_record = os.path.lexists(home / "data" / RECORD_NAME)
+        return 0 if has_stream or has_record else last_seq
     size = min(last_seq, record.acked)
     if not is_replicated(str(home), size):
         raise ProjectionError(
@@ -173,7 +230,12 @@ def _require_contained(home: Path, last: SignedHead, kept: KeptFiles, disk: Disk
 
 
 def _checked_root(
-    home: Path, last: SignedHead, size: int, kept: KeptFiles, disk: Disk | None
+    home: Path,
+    last: SignedHead,
+    size: int,
+    examined_seq: int,
+    kept: KeptFiles,
+    disk: Disk | None,
 ) -> tuple[bytes, tuple[bytes, ...]]:
     """The root over `size` lines and its peaks, from two calculations that agree.
 
@@ -184,11 +246,11 @@ def _checked_root(
     promoted_seq = add_lines(home, running, last, size)
     if promoted_seq is None:
         raise diverged_error(last, kept)
-    if last.size and promoted_seq > max(last.size, kept.resumed_seq()):
+    if promoted_seq > max(last.size, examined_seq):
         raise ProjectionError(
             f"another home became the primary at entry {promoted_seq}, and may have signed since",
             where=kept.path,
-            do="run `eventlog evidence resume` with the newest checkpoint that anyone holds",
+            do=_resume_advice(kept),
         )
     for again in (False, True):
         if again:

@@ -19,6 +19,7 @@ from projections.errors import CheckpointMoved, ProjectionStalled
 from projections.evidence.closed_segments import add_closed_segments
 from projections.evidence.level_files import NAME, LevelFiles, level_files
 from projections.evidence.log_leaves import leaf_batches, leaves_of
+from projections.evidence.lost_leaves import read_lost
 from projections.projection import Checkpoint
 from projections.run_directory import run_lock
 from projections.runtime.home_log import entry_at
@@ -29,6 +30,7 @@ LOCK_NAME = "tree.lock"
 LOCK_WAIT_S = 30.0  # half of the time in which systemd wants a sign of life
 LOCK_POLL = PollInterval(0.0005, 0.01)
 BATCH_LINES = 1 << 14  # of an update: 512 KiB of hashes for each sync
+NO_CHAIN = ""  # that of no line
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -92,6 +94,22 @@ def update_tree(home: Path, *, disk: Disk | None = None, again: bool = False) ->
         add_closed_segments(home, state.seq, add)
         for leaves, last_line in _batches(home, state.seq):
             add(leaves, last_line)
+        return _over_lost_end(home, files, state)
+
+
+def _over_lost_end(home: Path, files: LevelFiles, state: Checkpoint) -> Checkpoint:
+    """The state, extended over lost lines at the end of the log whose hashes were kept.
+
+    No line shows the chain there, so the next run builds the tree again, until an entry follows.
+    """
+    with EventLog(home) as log:
+        end_seq = log.last_seq
+    lost = read_lost(home) if end_seq > state.seq else {}
+    leaves = [lost[seq] for seq in range(state.seq + 1, end_seq + 1) if seq in lost]
+    if not leaves or len(leaves) < end_seq - state.seq:
+        return state
+    state = Checkpoint(projection=NAME, seq=end_seq, chain=NO_CHAIN)
+    files.append(b"".join(leaves), state)
     return state
 
 

@@ -17,6 +17,7 @@ from eventlog.plumbing import (
 from projections.cli.common import print_json
 from projections.cli.evidence.extra import needs_extra
 from projections.cli.evidence.keys_option import exits_unless_proved
+from projections.cli.replication.settings import setting
 
 if TYPE_CHECKING:
     from projections.evidence.signing import SignedCheckpoint
@@ -62,8 +63,8 @@ def checkpoint(obj: CommandContext, backup: Path | None, as_json: bool) -> None:
 
     It brings the tree in data/tree up to date first. Where nothing was appended since the last
     checkpoint, that one is printed. Nothing is signed if the last signed root is not one of this
-    log, or if two calculations of the new root differ. With a mirror only replicated entries are
-    signed. A replica signs nothing (exit code 3).
+    log, or if two calculations of the new root differ. With a mirror, and wherever EVENTLOG_STREAM
+    is set, only replicated entries are signed. A replica signs nothing (exit code 3).
 
     What was signed cannot be taken back, and a log that is restored to an older state could not
     continue it. With --backed-up only entries are signed that the backup in DEST has.
@@ -76,7 +77,9 @@ def checkpoint(obj: CommandContext, backup: Path | None, as_json: bool) -> None:
     with needs_extra():
         from projections.evidence.signing import sign_checkpoint
 
-    _print_checkpoint(sign_checkpoint(Path(obj.home), backup=backup), as_json=as_json)
+    has_stream = bool(setting("EVENTLOG_STREAM"))
+    found = sign_checkpoint(Path(obj.home), backup=backup, has_stream=has_stream)
+    _print_checkpoint(found, as_json=as_json)
 
 
 @click.command()
@@ -107,7 +110,7 @@ def resume(obj: CommandContext, newest: Path, key_file: Path, as_json: bool) -> 
 
     \b
     Example:
-      eventlog evidence resume --newest newest.checkpoint --key-file /media/usb/key
+      eventlog evidence resume --newest newest.checkpoint --key-file key
     """
     with needs_extra():
         from projections.evidence.note import NOTE_BYTES_MAX

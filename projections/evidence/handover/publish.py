@@ -124,23 +124,11 @@ def publish(
                 extend_tree(home, newest.head.size, again=again, disk=disk)
                 with level_files(home, disk=disk) as files, suppress(_DamagedTree):
                     _require_roots(files, old, newest.head)
+                    standing = 0 if all_again else old.size
                     written = _publish(
-                        home,
-                        target,
-                        newest,
-                        0 if all_again else old.size,
-                        files,
-                        with_entries,
-                        progress,
+                        home, target, newest, standing, files, with_entries, progress
                     )
-                    return Published(
-                        path=target.path,
-                        origin=newest.head.origin,
-                        old_size=old.size,
-                        size=newest.head.size,
-                        files=written,
-                        unsalted=unsalted,
-                    )
+                    return _published(target, newest.head, old, written, unsalted)
     finally:
         lock.drop()
     raise ProjectionError(
@@ -148,6 +136,19 @@ def publish(
         f" {newest.head.size}",
         where=str(home),
         do="run `eventlog verify`, and compare the log with a backup",
+    )
+
+
+def _published(
+    target: FileTree, head: SignedHead, old: SignedHead, files: int, unsalted: int
+) -> Published:
+    return Published(
+        path=target.path,
+        origin=head.origin,
+        old_size=old.size,
+        size=head.size,
+        files=files,
+        unsalted=unsalted,
     )
 
 

@@ -1,6 +1,7 @@
 """A backup keeps the directories beside logs/ that no log gives back, without their secret."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -11,7 +12,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from eventlog import BackupUnusable, EventLog, EventLogError, UnsafePath, back_up, restore_home
+from eventlog import BackupUnusable, EventLog, EventLogError, back_up, restore_home
 from projections.monitoring.restore_drill import DrillResult, run_restore_drill
 from tests.harness.fault_disk import FaultDisk
 from tests.harness.log_checks import lines_in
@@ -166,10 +167,60 @@ def test_a_checkpoint_that_is_signed_during_the_backup_is_left_to_the_next_one(
 def test_links_and_directories_in_it_are_refused_after_the_log_was_copied(
     home: Path, dest: Path, tmp_path: Path
 ) -> None:
-    (home / "evidence" / "link").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UnsafePath):
-        back_up(home, dest, now=NOW)
+    evidence = home / "evidence"
+    (evidence / "a-link").symlink_to(tmp_path / "elsewhere")
+    (evidence / "b-directory").mkdir()
+    os.mkfifo(evidence / "c-fifo")
+    (evidence / "d-huge").touch()
+    os.truncate(evidence / "d-huge", (64 << 20) + 1)
+    for name in ("a-link", "b-directory", "c-fifo", "d-huge"):
+        with pytest.raises(BackupUnusable, match="was not backed up") as error:
+            back_up(home, dest, now=NOW)
+        assert error.value.where == str(evidence / name)
+        path = evidence / name
+        if path.is_dir():
+            path.rmdir()
+        else:
+            path.unlink()
     assert lines_in(dest) == lines_in(home)
+    assert files_in(dest) == FILES
+    restore_home(dest, tmp_path / "new")  # so all else is listed
+    assert files_in(tmp_path / "new") == {**FILES, "restored": b""}
+
+
+@pytest.mark.parametrize("is_link", [True, False])
+def test_the_log_is_backed_up_where_the_directory_is_none(
+    home: Path, dest: Path, tmp_path: Path, is_link: bool
+) -> None:
+    back_up(home, dest, now=NOW)
+    os.rename(home / "evidence", tmp_path / "elsewhere")
+    if is_link:
+        (home / "evidence").symlink_to(tmp_path / "elsewhere")
+    else:
+        (home / "evidence").touch()
+    build(home, 2, start=4)
+    with pytest.raises(BackupUnusable, match="was not backed up") as error:
+        back_up(home, dest, now=NOW)
+    assert error.value.where == str(home / "evidence")
+    assert lines_in(dest) == lines_in(home)
+    restore_home(dest, tmp_path / "new")
+    assert lines_in(tmp_path / "new") == lines_in(home)
+    assert files_in(tmp_path / "new") == {**FILES, "restored": b""}
+
+
+def test_no_copy_of_the_key_gets_into_a_backup_under_any_name(home: Path, dest: Path) -> None:
+    secret = b"PRIVATE+KEY+log.example/main+bfbe92f2+AQYAlD\n"
+    for name, data in (("key.old", secret), ("key~", secret), (".key.swp", b"\0" * 99 + secret)):
+        (home / "evidence" / name).write_bytes(data)
+    assert back_up(home, dest, now=NOW).to_json()["kept_files"] == 3
+    assert files_in(dest) == FILES
+
+
+def test_what_is_derived_is_left_out(home: Path, dest: Path) -> None:
+    """Peaks are replaced at each checkpoint, and a backup would keep each of them for ever."""
+    (home / "evidence" / "00000000000000000003.peaks").write_bytes(b"peaks")
+    back_up(home, dest, now=NOW)
+    assert files_in(dest) == FILES
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "..", "", "key", "restored", ".a.new", 7])

@@ -194,6 +194,138 @@ def test_a_former_replica_signs_once_it_has_resumed(original: Operator, tmp_path
         sign_checkpoint(home)
 
 
+def bring(original: Operator, home: Path, *more: str) -> None:
+    """Copies key and vkey by hand, as an operator does who does not know `resume`."""
+    (home / "evidence").mkdir(mode=0o700, exist_ok=True)
+    for name in ("key", "vkey", *more):
+        shutil.copy(original.home / "evidence" / name, home / "evidence" / name)
+
+
+@pytest.fixture
+def older(original: Operator, tmp_path: Path) -> Path:
+    """A home with all that was signed, restored from a backup that was made without evidence/."""
+    source, backup = tmp_path / "source", tmp_path / "old-backup"
+    shutil.copytree(original.home, source, symlinks=True)
+    shutil.rmtree(source / "evidence")
+    back_up(source, backup, now=NOW)
+    restore_home(backup, tmp_path / "older")
+    return tmp_path / "older"
+
+
+def test_a_key_that_was_brought_by_hand_signs_nothing_until_resume(
+    original: Operator, older: Path
+) -> None:
+    bring(original, older)
+    fill(older, 1, start=100)
+    with pytest.raises(ProjectionError, match="brought to this home") as error:
+        sign_checkpoint(older)
+    assert "evidence resume" in str(error.value.do)
+    for name in ("resumed", f"{3:020d}.checkpoint"):  # neither of an older state allows it
+        bring(original, older, name)
+    (older / "evidence" / "resumed").write_text("3\n")
+    with pytest.raises(ProjectionError, match="brought to this home"):
+        sign_checkpoint(older)
+    resume(older, original.newest, original.key_file)
+    assert sign_checkpoint(older).size == 10
+
+
+def test_a_promoted_home_signs_nothing_with_a_key_alone(original: Operator, older: Path) -> None:
+    promote_alone(older)  # at entry 10
+    bring(original, older)
+    with pytest.raises(ProjectionError, match="brought to this home"):
+        sign_checkpoint(older)
+    bring(original, older, "resumed")
+    with pytest.raises(ProjectionError, match="became the primary at entry 10"):
+        sign_checkpoint(older)
+    assert not list((older / "evidence").glob("*.checkpoint"))
+    resume(older, original.newest, original.key_file)
+    assert sign_checkpoint(older).size == 10
+
+
+def test_what_was_examined_of_lines_that_are_gone_does_not_count(
+    original: Operator, older: Path, new: Path
+) -> None:
+    resume(new, original.newest, original.key_file)
+    fill(new, 3, start=100)  # 9 to 11, which are never replicated
+    resume(new, original.newest, original.key_file)
+    promote_alone(older)
+    promote_alone(older)  # at 10 and 11; its entry 9 is another one
+    shutil.rmtree(new / "logs")
+    shutil.rmtree(new / "data", ignore_errors=True)
+    shutil.copytree(older / "logs", new / "logs", symlinks=True)
+    with pytest.raises(ProjectionError, match="has lost entry 11"):
+        sign_checkpoint(new)
+    assert not checkpoint_file(new, 11).exists()
+
+
+def test_resume_needs_neither_the_directory_nor_a_vkey(original: Operator, older: Path) -> None:
+    other = original.newest.replace(b"\n8\n", b"\n7\n")
+    with pytest.raises(NotProved):
+        resume(older, other, original.key_file)
+    assert not (older / "evidence").exists()
+    resume(older, original.newest, original.key_file)
+    vkey = (original.home / "evidence" / "vkey").read_bytes()
+    assert (older / "evidence" / "vkey").read_bytes() == vkey
+    assert sign_checkpoint(older).size == 9
+
+
+def test_a_new_key_signs_at_once_whatever_happened_before(original: Operator, older: Path) -> None:
+    """It has signed nothing elsewhere: also in a home that was restored, and one promoted."""
+    promote_alone(older)
+    (older / "evidence").mkdir(mode=0o700)
+    (older / "evidence" / "restored").touch()
+    key = create_key(older, ORIGIN)
+    assert "restored" not in names(older)
+    assert sign_checkpoint(older).size == 10
+    signed = checkpoint_file(older, 10).read_bytes()
+    assert open_checkpoint(signed, key).head.size == 10
+    promote_alone(older)
+    with pytest.raises(ProjectionError, match="became the primary at entry 11"):
+        sign_checkpoint(older)
+
+
+def test_a_key_that_has_signed_nothing_is_replaced_by_a_new_one(older: Path) -> None:
+    create_key(older, ORIGIN)
+    promote_alone(older)
+    with pytest.raises(ProjectionError, match="became the primary at entry 10") as error:
+        sign_checkpoint(older)
+    assert "has signed nothing at all" in str(error.value.do)
+    for name in ("key", "vkey"):
+        (older / "evidence" / name).unlink()
+    create_key(older, ORIGIN)
+    assert sign_checkpoint(older).size == 10
+
+
+def test_the_mark_stays_where_a_key_without_its_vkey_was_brought(
+    original: Operator, new: Path
+) -> None:
+    bring(original, new)
+    (new / "evidence" / "vkey").unlink()
+    with pytest.raises(ProjectionError, match="a key already"):
+        create_key(new, ORIGIN)
+    assert "restored" in names(new)
+
+
+def test_no_line_of_a_stranger_is_kept_with_the_newest_checkpoint(
+    original: Operator, new: Path
+) -> None:
+    checkpoint_file(new, 8).unlink()
+    text, _, line = original.newest.decode().rpartition("\n\n")
+    forged = line.replace(ORIGIN, "w.example")
+    resume(new, f"{text}\n\n{forged}{line}".encode(), original.key_file)
+    assert checkpoint_file(new, 8).read_bytes() == original.newest
+
+
+def test_resume_replaces_no_other_key(original: Operator, new: Path) -> None:
+    path = new / "evidence" / "key"
+    path.write_text(new_key("other.example").to_secret() + "\n")
+    path.chmod(0o600)
+    before = path.read_bytes()
+    with pytest.raises(ProjectionError, match="another key is here"):
+        resume(new, original.newest, original.key_file)
+    assert (path.read_bytes(), "restored" in names(new)) == (before, True)
+
+
 def test_a_replica_does_not_resume(original: Operator, new: Path) -> None:
     (new / "logs" / ".replica").write_bytes(b'{"stream":"main","epoch":1}')
     with pytest.raises(LogIsReplica):

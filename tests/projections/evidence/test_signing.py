@@ -23,13 +23,14 @@ from eventlog.plumbing import MirrorRecord, decode, write_record
 from projections.errors import NotProved, ProjectionError
 from projections.evidence.checkpoint import SignedHead, open_checkpoint
 from projections.evidence.growth import parse_growth, verify_growth
-from projections.evidence.keys import VerifierKey
+from projections.evidence.keys import COSIGNER, LOG, SigningKey, VerifierKey
 from projections.evidence.level_files import level_files
 from projections.evidence.merkle import RunningRoot, is_consistent, leaf_hash
 from projections.evidence.proof import parse_proof, verify_proof
 from projections.evidence.proving import prove, prove_growth, prove_signal
 from projections.evidence.signing import create_key, sign_checkpoint
 from projections.evidence.tree import update_tree
+from tests.harness.command import eventlog
 from tests.harness.fault_disk import FaultDisk
 from tests.harness.log_checks import lines_in
 from tests.harness.read_side import project
@@ -97,7 +98,7 @@ def test_checkpoints_continue_each_other(filled: Path, key: VerifierKey) -> None
     with level_files(filled) as files:
         assert is_consistent(LINES, 550, old, new, files.tree().consistency(LINES, 550))
     kept = {f"{LINES:020d}.checkpoint", f"{550:020d}.checkpoint", f"{550:020d}.peaks"}
-    assert names(filled) == {"key", "vkey", *kept}
+    assert names(filled) == {"key", "vkey", "resumed", *kept}
 
 
 def test_the_key_is_private_and_never_replaced(filled: Path, key: VerifierKey) -> None:
@@ -116,6 +117,36 @@ def test_the_key_is_private_and_never_replaced(filled: Path, key: VerifierKey) -
     with pytest.raises(UnsafePath, match="can read the key"):
         sign_checkpoint(filled)
     assert not list((filled / "evidence").glob("*.checkpoint"))
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize(
+    ("secret", "problem"),
+    [
+        (SigningKey(name=ORIGIN, kind=LOG, seed=bytes(32)).to_secret(), "not that of this log"),
+        (SigningKey(name=ORIGIN, kind=COSIGNER, seed=bytes(32)).to_secret(), "key of a witness"),
+        ("PRIVATE+KEY+damaged", "cannot be used"),
+    ],
+    ids=["another", "witness", "damaged"],
+)
+def test_no_key_signs_that_the_vkey_does_not_verify(
+    filled: Path, key: VerifierKey, secret: str, problem: str, signed: bool
+) -> None:
+    if signed:
+        sign_checkpoint(filled)
+        fill(filled, 1, start=LINES + 1)
+    before = names(filled)
+    (filled / "evidence" / "key").write_text(f"{secret}\n")
+    with pytest.raises(ProjectionError, match=problem) as error:
+        sign_checkpoint(filled)
+    assert error.value.where == str(filled / "evidence" / "key")
+    assert (names(filled), secret in str(error.value)) == (before, False)
+
+
+def test_a_damaged_vkey_signs_nothing(filled: Path, key: VerifierKey) -> None:
+    flip_bit(filled / "evidence" / "vkey", 3)
+    with pytest.raises(ProjectionError, match="the vkey cannot be used"):
+        sign_checkpoint(filled)
 
 
 def test_a_key_whose_vkey_was_not_written_yet_is_completed(filled: Path, key: VerifierKey) -> None:
@@ -282,6 +313,21 @@ def test_with_a_mirror_only_replicated_entries_are_signed(filled: Path, key: Ver
     note_replicated(filled, 270, replicas=1)
     with pytest.raises(NotReplicated):
         sign_checkpoint(filled)
+
+
+def test_what_is_not_known_to_be_replicated_is_not_signed(filled: Path, key: VerifierKey) -> None:
+    """Where a stream is named, a record that is missing or damaged tells of no entry."""
+    with pytest.raises(ProjectionError, match="no entry to sign"):
+        sign_checkpoint(filled, has_stream=True)
+    done = eventlog("evidence", "checkpoint", home=filled, env={"EVENTLOG_STREAM": "main"})
+    assert (done.code, "no entry to sign" in done.err) == (3, True)
+    note_replicated(filled, 200)
+    assert sign_checkpoint(filled, has_stream=True).size == 200
+    (filled / "data" / "mirror.json").write_bytes(b"damaged")
+    assert not sign_checkpoint(filled).is_new
+    (filled / "data" / "mirror.json").unlink()
+    assert not sign_checkpoint(filled, has_stream=True).is_new
+    assert sign_checkpoint(filled).size == LINES
 
 
 def test_a_damaged_newest_checkpoint_is_not_continued(filled: Path, key: VerifierKey) -> None:

@@ -171,20 +171,31 @@ STATES = {
     "nothing": b"",
     "no JSON": b"{",
     "no object": b"[]",
-    "another type": b'{"seq":"1","chain":""}',
-    "a bool": b'{"seq":true,"chain":""}',
-    "negative": b'{"seq":-1,"chain":""}',
-    "far too large": b'{"seq":%d,"chain":""}' % 10**30,
-    "beyond the files": b'{"seq":%d,"chain":"%s"}' % (LINES + 1, b"0" * 64),
-    "another chain": b'{"seq":%d,"chain":"%s"}' % (LINES, b"0" * 64),
+    "another type": b'{"seq":"1","chain":"","crc":0}',
+    "a bool": b'{"seq":true,"chain":"","crc":0}',
+    "negative": b'{"seq":-1,"chain":"","crc":0}',
+    "far too large": b'{"seq":%d,"chain":"","crc":0}' % 10**30,
+    "beyond the files": b'{"seq":%d,"chain":"%s","crc":0}' % (LINES + 1, b"0" * 64),
+    "another chain": b'{"seq":%d,"chain":"%s","crc":CRC}' % (LINES, b"0" * 64),
+    "another CRC": b'{"seq":%d,"chain":"CHAIN","crc":1}' % LINES,
+    "no CRC": b'{"seq":%d,"chain":"CHAIN"}' % LINES,
     "deep": b"[" * 1000,
 }
+
+
+def write_state(home: Path, state: bytes) -> None:
+    """CRC and CHAIN in it stand for those of the state that it replaces."""
+    path = tree_dir(home) / "state"
+    now = json.loads(path.read_bytes())
+    path.write_bytes(
+        state.replace(b"CRC", b"%d" % now["crc"]).replace(b"CHAIN", now["chain"].encode())
+    )
 
 
 @pytest.mark.parametrize("state", STATES.values(), ids=list(STATES))
 def test_a_damaged_state_makes_the_tree_be_built_again(filled: Path, state: bytes) -> None:
     update_tree(filled)
-    (tree_dir(filled) / "state").write_bytes(state)
+    write_state(filled, state)
     fill(filled, 1, start=LINES + 1)
     update_tree(filled)
     assert_is_model(filled)
@@ -215,15 +226,28 @@ def test_what_a_crash_left_behind_the_state_is_written_over(filled: Path) -> Non
     assert_is_model(filled)
 
 
+def flip_last_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
 def test_a_flipped_bit_is_gone_once_the_tree_is_built_again(filled: Path) -> None:
     update_tree(filled)
-    path = tree_dir(filled) / "0"
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1  # the last leaf, which no complete run covers
-    path.write_bytes(data)
+    flip_last_bit(tree_dir(filled) / "1")
     update_tree(filled)
     assert root_on_disk(filled)[1] != model(filled)
     update_tree(filled, again=True)
+    assert_is_model(filled)
+
+
+def test_a_bit_that_flips_in_the_incomplete_tile_is_noticed_before_it_is_complete(
+    filled: Path,
+) -> None:
+    update_tree(filled)
+    flip_last_bit(tree_dir(filled) / "0")
+    fill(filled, 300, start=LINES + 1)
+    update_tree(filled)
     assert_is_model(filled)
 
 
@@ -259,7 +283,7 @@ def test_status_shows_a_tree_that_was_built_and_no_other(filled: Path) -> None:
     fill(filled, 3, start=LINES + 1)
     found = projections_status(filled)["tree"]
     assert (found["checkpoint"], found["lag_entries"]) == (LINES, 3)
-    (tree_dir(filled) / "state").write_bytes(STATES["another chain"])
+    write_state(filled, STATES["another chain"])
     assert "another chain" in str(projections_status(filled)["tree"]["problem"])
 
 
