@@ -164,14 +164,20 @@ def _run() -> int:
     except BrokenPipeError:
         code = EXIT_COULD_NOT_RUN
     except OSError as error:
-        what, where = f"the system refused: {error.strerror or error}", str(error.filename or "")
-        do = "check the permissions of this account, and the disk"
-        _report_error(EventLogError(what, where=where, do=do))
+        _report_error(_refused_error(error))
         code = EXIT_COULD_NOT_RUN
     except (KeyboardInterrupt, click.Abort):
         discard_stdout()
         code = EXIT_INTERRUPTED
     return code if isinstance(code, int) else 0 if code is None else EXIT_PROBLEM
+
+
+def _refused_error(error: OSError) -> EventLogError:
+    what, where = f"the system refused: {error.strerror or error}", str(error.filename or "")
+    do = "check the permissions of this account, and the disk"
+    if isinstance(error, FileNotFoundError):
+        do = "create the directory that the path names, or name another path"
+    return EventLogError(what, where=where, do=do)
 
 
 def _report_error(error: EventLogError) -> None:

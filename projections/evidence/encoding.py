@@ -49,6 +49,16 @@ def decode_number(text: str, *, what: str) -> int:
     return found
 
 
+def require_no_carriage_returns(data: bytes) -> None:
+    """Raises NotProved where line ends were changed, as mail programs and editors do."""
+    if b"\r" in data:
+        raise NotProved(
+            "the file has carriage returns, which none of these files has: its line ends were"
+            " changed on its way",
+            do="ask for it again in an archive, such as a zip file",
+        )
+
+
 def time_text(time_s: int) -> str:
     """A time of a witness or an authority, in seconds since 1970, as UTC."""
     return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -18,7 +18,12 @@ from dataclasses import dataclass
 
 from projections.errors import NotProved
 from projections.evidence.checkpoint import OpenedCheckpoint, SignedHead, open_checkpoint
-from projections.evidence.encoding import decode_hash, decode_number, encode_base64
+from projections.evidence.encoding import (
+    decode_hash,
+    decode_number,
+    encode_base64,
+    require_no_carriage_returns,
+)
 from projections.evidence.keys import VerifierKey
 from projections.evidence.merkle import PATH_HASHES_MAX, consistent_roots, is_consistent
 from projections.evidence.note import NOTE_BYTES_MAX
@@ -42,13 +47,17 @@ def parse_growth(data: bytes) -> Growth:
     """Splits the file; verifies nothing. Raises NotProved."""
     if len(data) > NOTE_BYTES_MAX:
         raise NotProved(f"the file has more than {NOTE_BYTES_MAX} bytes")
+    require_no_carriage_returns(data)
     head, separator, checkpoint = data.partition(b"\n\n")
     try:
         lines = head.decode("ascii").split("\n")
     except UnicodeDecodeError:
         raise NotProved("the file has other characters than ASCII before its checkpoint") from None
     if not separator or not lines[0].startswith("old "):
-        raise NotProved("the file does not begin with the size that it continues")
+        raise NotProved(
+            "the file does not begin with the size that it continues",
+            do="give what `eventlog evidence consistency` prints",
+        )
     if len(lines) > 1 + PATH_HASHES_MAX:
         raise NotProved(f"the proof has more than {PATH_HASHES_MAX} hashes")
     return Growth(
@@ -72,7 +81,10 @@ def verify_growth(growth: Growth, kept: SignedHead, log: VerifierKey) -> OpenedC
     if new.size == kept.size and new.root != kept.root:
         raise NotProved(f"FORK: two logs of {new.size} entries are signed by this key")
     if growth.old_size != kept.size:
-        raise NotProved(f"the file continues size {growth.old_size}, and {kept.size} was kept")
+        raise NotProved(
+            f"the file continues size {growth.old_size}, and {kept.size} was kept",
+            do=f"ask for a file of `eventlog evidence consistency --from {kept.size}`",
+        )
     if is_consistent(kept.size, new.size, kept.root, new.root, growth.path):
         return opened
     if _leads_from_another_root(growth.path, kept, new):

@@ -256,7 +256,7 @@ class KeptFiles:
 
     def _key_exists_error(self) -> ProjectionError:
         return ProjectionError(
-            "there is a key already, which signed what is kept here",
+            "this log has a key already",
             where=self.path,
             do="use it: another key cannot continue its checkpoints; where it was brought here,"
             " run `eventlog evidence resume`",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from projections.errors import NotProved
-from projections.evidence.encoding import decode_base64, encode_base64
+from projections.evidence.encoding import decode_base64, encode_base64, require_no_carriage_returns
 from projections.evidence.keys import ID_BYTES, SigningKey, VerifierKey, is_name
 
 NOTE_BYTES_MAX = 1_000_000  # as golang.org/x/mod/sumdb/note has it
@@ -97,6 +97,7 @@ def _parse_signature(line: str) -> Signature:
 
 
 def _decode(data: bytes) -> str:
+    require_no_carriage_returns(data)
     if len(data) > NOTE_BYTES_MAX:
         raise NotProved(f"the note has more than {NOTE_BYTES_MAX} bytes")
     try:

@@ -17,7 +17,13 @@ from dataclasses import dataclass
 
 from projections.errors import NotProved
 from projections.evidence.checkpoint import OpenedCheckpoint, open_checkpoint
-from projections.evidence.encoding import decode_base64, decode_hash, decode_number, encode_base64
+from projections.evidence.encoding import (
+    decode_base64,
+    decode_hash,
+    decode_number,
+    encode_base64,
+    require_no_carriage_returns,
+)
 from projections.evidence.keys import VerifierKey
 from projections.evidence.merkle import PATH_HASHES_MAX, leaf_hash, root_from_inclusion
 from projections.evidence.note import NOTE_BYTES_MAX
@@ -46,13 +52,17 @@ def parse_proof(data: bytes) -> Proof:
     """Splits a proof file; verifies nothing. Raises NotProved."""
     if len(data) > PROOF_BYTES_MAX:
         raise NotProved(f"the proof has more than {PROOF_BYTES_MAX} bytes")
+    require_no_carriage_returns(data)
     head, separator, checkpoint = data.partition(b"\n\n")
     try:
         lines = head.decode("ascii").split("\n")
     except UnicodeDecodeError:
         raise NotProved("the proof has other characters than ASCII before its checkpoint") from None
     if not separator or lines[0] != HEADER:
-        raise NotProved(f"the file is not a proof: it does not begin with {HEADER}")
+        raise NotProved(
+            f"the file is not a proof: it does not begin with {HEADER}",
+            do="check a statement with `eventlog evidence check-statement`",
+        )
     if len(lines) < 3 or not lines[1].startswith("extra "):
         raise NotProved("the proof does not hold the line that it proves")
     if not lines[2].startswith("index "):

@@ -4,6 +4,7 @@ Invariant: nothing that did not verify is kept.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +16,7 @@ from projections.cli.evidence.extra import needs_extra
 from projections.cli.evidence.keys_option import exits_unless_proved
 
 if TYPE_CHECKING:
+    from projections.evidence.checkpoint import Stamp
     from projections.evidence.stamp import TrustedAuthorities
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -23,10 +25,45 @@ CA_BYTES_MAX = 1 << 20  # a bundle of all authorities of a system is smaller
 PEM = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenStamp:
+    """A time stamp that a user gives, not verified, and what it is verified by."""
+
+    reply: bytes
+    trusted: "TrustedAuthorities"
+
+    def verified(self, checkpoint: bytes) -> "Stamp":
+        """The stamp of this checkpoint. Raises NotProved."""
+        from projections.evidence.stamp import verify_stamp
+
+        return verify_stamp(self.reply, checkpoint, self.trusted)
+
+
 def policy_option(command: Command) -> Command:
     """Adds --tsa-policy."""
     text = "The policy that the stamp must name, as an object identifier. Default: any."
     return click.option("--tsa-policy", "policy", metavar="OID", help=text)(command)
+
+
+def stamp_options(command: Command) -> Command:
+    """Adds --tsr, --tsa-ca and --tsa-policy."""
+    text = "The root certificate that --tsr is verified by, and others between."
+    command = click.option("--tsa-ca", "ca", metavar="PEM", type=PEM, help=text)(command)
+    text = "A time stamp of the checkpoint. Default: none."
+    return click.option("--tsr", metavar="FILE", type=PEM, help=text)(policy_option(command))
+
+
+def given_stamp(tsr: Path | None, ca: Path | None, policy: str | None) -> "GivenStamp | None":
+    """What these options give; None without them. Raises WrongUsage."""
+    if (tsr is None) != (ca is None) or (policy is not None and tsr is None):
+        raise WrongUsage("--tsr and --tsa-ca belong together", do="give both, or neither")
+    if tsr is None or ca is None:
+        return None
+    from projections.evidence.stamp import REPLY_BYTES_MAX
+
+    with tsr.open("rb") as opened:
+        reply = opened.read(REPLY_BYTES_MAX + 1)
+    return GivenStamp(reply=reply, trusted=trusted_authorities(ca, policy))
 
 
 def trusted_authorities(path: Path, policy: str | None) -> "TrustedAuthorities":

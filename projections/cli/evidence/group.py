@@ -28,7 +28,9 @@ def evidence() -> None:
     `key` and `checkpoint` sign the log, `prove` writes a file of some two kilobytes about one
     entry, and `check` verifies such a file on any machine. `consistency` and `audit` do the same
     for the growth of the log; `witness-key` and `cosigned` are for witnesses, and `resume` is for a
-    home that was restored. All need the extra `evidence`.
+    home that was restored. `statement` and `check-statement` are about all entries at once,
+    `anchor` asks for a time stamp, and `publish`, `page` and `export` write what is handed out. All
+    but `page` need the extra `evidence`.
 
     \b
     Example:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -21,17 +21,13 @@ from eventlog.plumbing import (
     printable_value,
 )
 from projections.cli.common import print_result
-from projections.cli.evidence.anchoring import PEM, policy_option, trusted_authorities
+from projections.cli.evidence.anchoring import given_stamp, stamp_options
 from projections.cli.evidence.extra import SEQ_DIGITS_MAX, needs_extra
 from projections.cli.evidence.keys_option import (
     exits_unless_proved,
     key_options,
     parse_checking_keys,
 )
-
-if TYPE_CHECKING:
-    from projections.evidence.checkpoint import Stamp
-    from projections.evidence.stamp import TrustedAuthorities
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -84,7 +80,10 @@ def prove(
     if is_seq and not 1 <= len(entry.lstrip("0")) <= SEQ_DIGITS_MAX:
         raise WrongUsage(f"{entry[:80]} is no seq", do="the first entry has seq 1")
     if output is None and not is_seq and not FILE_NAME.fullmatch(entry):
-        raise WrongUsage("that signal_id cannot be the name of a file", do="add --output FILE")
+        problem = (
+            "a file is named by the signal_id, and that one holds other characters than names do"
+        )
+        raise WrongUsage(problem, do="add --output FILE")
     home = Path(obj.home)
     with exits_unless_proved(as_json=False):
         if is_seq:
@@ -121,17 +120,7 @@ def _note_what_it_proves(home: Path, data: bytes, *, is_newest: bool) -> None:
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @key_options
-@click.option(
-    "--tsr", metavar="FILE", type=PEM, help="A time stamp of the checkpoint. Default: none."
-)
-@click.option(
-    "--tsa-ca",
-    "ca",
-    metavar="PEM",
-    type=PEM,
-    help="The root certificate that --tsr is verified by, and others between.",
-)
-@policy_option
+@stamp_options
 @JSON_OPTION
 def check(
     file: Path,
@@ -155,25 +144,14 @@ def check(
     """
     with needs_extra():
         from projections.evidence.check import check_proof
-        from projections.evidence.proof import PROOF_BYTES_MAX
+        from projections.evidence.proof import PROOF_BYTES_MAX, parse_proof
 
     keys = parse_checking_keys(vkeys, quorum)
     with file.open("rb") as opened:
         data = opened.read(PROOF_BYTES_MAX + 1)
-    if (tsr is None) != (ca is None) or (policy is not None and tsr is None):
-        raise WrongUsage("--tsr and --tsa-ca belong together", do="give both, or neither")
-    trusted = None if ca is None else trusted_authorities(ca, policy)
+    stamp = given_stamp(tsr, ca, policy)
     with exits_unless_proved(as_json=as_json):
         found = check_proof(data, keys, quorum=quorum)
-        if tsr is not None and trusted is not None:
-            found = replace(found, stamps=(_verified_stamp(tsr, data, trusted),))
+        if stamp is not None:
+            found = replace(found, stamps=(stamp.verified(parse_proof(data).checkpoint),))
     print_result(found, as_json=as_json)
-
-
-def _verified_stamp(path: Path, proof: bytes, trusted: "TrustedAuthorities") -> "Stamp":
-    from projections.evidence.proof import parse_proof
-    from projections.evidence.stamp import REPLY_BYTES_MAX, verify_stamp
-
-    with path.open("rb") as opened:
-        reply = opened.read(REPLY_BYTES_MAX + 1)
-    return verify_stamp(reply, parse_proof(proof).checkpoint, trusted)

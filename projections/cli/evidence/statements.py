@@ -4,12 +4,14 @@ Invariant: `check-statement` needs neither home nor network.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from eventlog.plumbing import JSON_OPTION, CommandContext, print_line, print_lines, print_note
 from projections.cli.common import print_json
+from projections.cli.evidence.anchoring import given_stamp, stamp_options
 from projections.cli.evidence.extra import needs_extra
 from projections.cli.evidence.keys_option import (
     exits_unless_proved,
@@ -72,17 +74,25 @@ def statement(obj: CommandContext, output: str, size: int | None) -> None:
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="Where the table of the lines is made. Default: the directory for temporary files.",
 )
+@stamp_options
 @JSON_OPTION
 def check_statement(
-    file: Path, vkeys: tuple[str, ...], quorum: int, scratch: Path | None, as_json: bool
+    file: Path,
+    vkeys: tuple[str, ...],
+    quorum: int,
+    scratch: Path | None,
+    tsr: Path | None,
+    ca: Path | None,
+    policy: str | None,
+    as_json: bool,
 ) -> None:
     """Check that FILE holds all lines of a log, in order.
 
     It prints their figures, and needs no home and no network. The figures are those of `eventlog
     stats` over exactly these lines, together and by strategy. Exit code 1 with NOT PROVED if a line
-    is missing, was changed, added or moved, or if the checkpoint is not signed by the key of the
-    log. The table that the figures come from takes as much space as FILE, and is removed at the
-    end.
+    is missing, was changed, added or moved, if the checkpoint is not signed by the key of the log,
+    or if the time stamp does not verify. The table that the figures come from takes as much space
+    as FILE, and is removed at the end.
 
     \b
     Example:
@@ -96,6 +106,7 @@ def check_statement(
         from projections.evidence.handover.check_statement import check_statement as check
 
     keys = parse_checking_keys(vkeys, quorum)
+    stamp = given_stamp(tsr, ca, policy)
     parent = scratch or Path(tempfile.gettempdir())
     with (
         exits_unless_proved(as_json=as_json),
@@ -103,6 +114,8 @@ def check_statement(
         file.open("rb") as opened,
     ):
         found = check(opened, keys, quorum=quorum, scratch_parent=parent, progress=progress)
+        if stamp is not None:
+            found = replace(found, stamps=(stamp.verified(found.checkpoint),))
     if as_json:
         print_json(found.to_json())
         return

@@ -13,7 +13,13 @@ from pathlib import Path
 from eventlog.plumbing import BadLine, VerifiedChunk, printable, verify_lines
 from projections.errors import NotProved
 from projections.evidence.check import log_and_witnesses, require_quorum
-from projections.evidence.checkpoint import Cosignature, SignedHead, not_later_than, open_checkpoint
+from projections.evidence.checkpoint import (
+    Cosignature,
+    SignedHead,
+    Stamp,
+    not_later_than,
+    open_checkpoint,
+)
 from projections.evidence.encoding import time_text
 from projections.evidence.handover.lines_table import lines_table
 from projections.evidence.handover.statement import ReadableFile, read_head, read_pieces
@@ -39,6 +45,8 @@ class CheckedStatement:
     cosignatures: tuple[Cosignature, ...]
     stats: Stats
     by_strategy: tuple[Stats, ...]
+    checkpoint: bytes  # the signed note, which a time stamp is of
+    stamps: tuple[Stamp, ...] = ()  # that were verified beside the statement
 
     def to_text(self) -> list[str]:
         """For a reader, without the figures."""
@@ -49,6 +57,10 @@ class CheckedStatement:
             *(
                 f"  seen by {found.name} not later than {time_text(found.time_s)}"
                 for found in self.cosignatures
+            ),
+            *(
+                f"  stamped by {found.name} not later than {time_text(found.time_s)}"
+                for found in self.stamps
             ),
         ]
         return [printable(line) for line in lines]
@@ -61,7 +73,7 @@ class CheckedStatement:
             "size": self.size,
             "first_recorded_at": self.first_recorded_at,
             "last_recorded_at": self.last_recorded_at,
-            "not_later_than": not_later_than(*self.cosignatures),
+            "not_later_than": not_later_than(*self.cosignatures, *self.stamps),
             "stats": self.stats,
             "by_strategy": self.by_strategy,
         }
@@ -81,7 +93,8 @@ def check_statement(
     `quorum` witnesses have cosigned; ProjectionError where the disk is full; OSError.
     """
     log, witnesses = log_and_witnesses(keys)
-    opened = open_checkpoint(read_head(file), log, witnesses)
+    checkpoint = read_head(file)
+    opened = open_checkpoint(checkpoint, log, witnesses)
     require_quorum(opened, quorum)
     times: list[str] = []
     chunks = _recorded_times(_checked_chunks(file, opened.head, progress), times)
@@ -92,6 +105,7 @@ def check_statement(
             first_recorded_at=times[0] if times else None,
             last_recorded_at=times[-1] if times else None,
             cosignatures=opened.cosignatures,
+            checkpoint=checkpoint,
             stats=read_stats(database, EVERY_SIGNAL),
             by_strategy=tuple(read_stats_by(database, EVERY_SIGNAL, "strategy")),
         )

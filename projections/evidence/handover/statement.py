@@ -33,7 +33,10 @@ def head_bytes(checkpoint: bytes) -> bytes:
 def read_head(file: ReadableFile) -> bytes:
     """The checkpoint of a statement. The file is then at its first line. Raises NotProved."""
     if file.readline(len(HEADER)) != HEADER:
-        raise NotProved(f"the file does not begin with {HEADER.decode().rstrip()}")
+        raise NotProved(
+            f"the file does not begin with {HEADER.decode().rstrip()}",
+            do="check a proof with `eventlog evidence check`",
+        )
     note = b""
     empty_lines = 0  # the first one is within the checkpoint, before its signatures
     while empty_lines < 2:

@@ -104,9 +104,11 @@ def test_from_the_first_key_to_a_checked_proof(home: Path, tmp_path: Path) -> No
     assert (made.code, vkey) == (0, (home / "evidence" / "vkey").read_text().strip())
     file = tmp_path / "2.tlog-proof"
     prove = ("evidence", "prove", "2", "--output", str(file))
+    nowhere = eventlog("evidence", "page", "--output", tmp_path / "none" / "x.html")
+    assert (nowhere.code, "do:    create the directory" in nowhere.err) == (3, True), nowhere.err
     early = eventlog(*prove, home=home)
     assert (early.code, early.out) == (1, b"")
-    assert "NOT PROVED: no checkpoint covers entry 2" in early.err
+    assert "NOT PROVED: no checkpoint was signed yet" in early.err
     signed = eventlog("evidence", "checkpoint", "--json", home=home)
     assert signed.answers[0]["size"] == 3
     assert Path(signed.answers[0]["path"]).is_file()

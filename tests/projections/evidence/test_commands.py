@@ -132,7 +132,8 @@ def test_an_audit_that_refuses_says_so_to_a_program(home: Path, tmp_path: Path) 
     assert found.exit_code == 1
     assert json.loads(found.stdout) == {
         "proved": False,
-        "reason": "the file does not begin with the size that it continues",
+        "reason": "the file does not begin with the size that it continues; give what `eventlog"
+        " evidence consistency` prints",
     }
 
 

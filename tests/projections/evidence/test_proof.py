@@ -7,8 +7,9 @@ import pytest
 
 from projections.errors import NotProved
 from projections.evidence.checkpoint import OpenedCheckpoint, SignedHead, sign_head
+from projections.evidence.growth import parse_growth
 from projections.evidence.keys import COSIGNER, SigningKey, parse_secret
-from projections.evidence.note import cosign, with_signatures
+from projections.evidence.note import cosign, parse_note, with_signatures
 from projections.evidence.proof import PROOF_BYTES_MAX, Proof, parse_proof, verify_proof
 from tests.projections.evidence.vectors import lines, tree, vectors
 
@@ -108,3 +109,10 @@ def test_a_file_that_is_no_proof_is_refused() -> None:
     for bad in (b"", b"\n\n", data.partition(b"\n\n")[0], b"A" * (PROOF_BYTES_MAX + 1)):
         with pytest.raises(NotProved):
             parse_proof(bad)
+
+
+def test_changed_line_ends_are_named() -> None:
+    data = proof(1).to_bytes().replace(b"\n", b"\r\n")
+    for read in (parse_proof, parse_growth, parse_note):
+        with pytest.raises(NotProved, match="carriage returns"):
+            read(data)

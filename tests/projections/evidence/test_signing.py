@@ -391,7 +391,7 @@ def test_the_table_finds_a_signal_and_the_line_shows_whether_it_is_right(
 
 
 def test_an_entry_that_no_checkpoint_covers_is_not_proved(filled: Path, key: VerifierKey) -> None:
-    with pytest.raises(NotProved, match="there is none"):
+    with pytest.raises(NotProved, match="no checkpoint was signed yet"):
         prove(filled, 1)
     sign_checkpoint(filled)
     fill(filled, 1, start=LINES + 1)

@@ -34,7 +34,7 @@ from projections.evidence.timestamp import anchor, ask_authority, require_url
 from tests.harness.command import eventlog
 from tests.harness.requirements import CHECKOUT
 from tests.harness.stamp_authority import StampAuthority, stamp_authority
-from tests.projections.evidence.handover.homes import signed_home, write_trades
+from tests.projections.evidence.handover.homes import signed_home, statement_of, write_trades
 
 CHECKPOINT = "log.example\n1\nAAAA\n\n\N{EM DASH} log.example AAAAAAAA\n".encode()
 
@@ -289,6 +289,13 @@ def test_the_commands_anchor_and_check_a_stamp(
     assert (refused.code, refused.out) == (1, b"")
     assert "NOT PROVED: the time stamp does not verify" in refused.err
     assert eventlog("evidence", "check", proof, "--key", key, "--tsr", path).code == 2
+    proof.write_bytes(statement_of(home))
+    whole = ("evidence", "check-statement", *check[2:])
+    assert (
+        f"stamped by {authority.name} not later than 2"
+        in eventlog(*whole, authority.ca).out.decode()
+    )
+    assert eventlog(*whole, other.ca).code == 1
 
 
 def test_certificates_that_an_authority_sends_unsorted_are_accepted(
