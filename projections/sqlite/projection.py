@@ -33,7 +33,7 @@ from projections.signals.fold import (
 from projections.signals.states import held_facts, states_of
 from projections.sqlite import database, file
 from projections.sqlite.database import checkpoint_from_row, database_path
-from projections.sqlite.file import NO_FILE, inode_of
+from projections.sqlite.file import NO_FILE, inode_of, is_busy
 from projections.sqlite.lock import WriteLock, write_lock
 
 logger = logging.getLogger(__name__)
@@ -215,11 +215,17 @@ class SqliteProjection:
     async def _check_writable(self) -> None:
         """Raises sqlite3.Error where SQLite can only read through this connection.
 
-        It reads with an -shm that this account may not write, and goes on so for ever.
+        It reads with an -shm that this account may not write, and goes on so for ever. Where the
+        lock of another program is in the way, it can write.
         """
         db = self._require_db()
-        await db.execute("BEGIN IMMEDIATE")
-        await db.execute("ROLLBACK")
+        try:
+            await db.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if not is_busy(error):
+                raise
+        else:
+            await db.execute("ROLLBACK")
 
     async def _roll_back(self, db: aiosqlite.Connection) -> None:
         """Ends the transaction. Where the rollback fails, closes the connection."""

@@ -182,10 +182,10 @@ def test_it_waits_for_another_writer(home: Path, caplog: pytest.LogCaptureFixtur
         try:
             with closing(writing(database_of(home))) as db:
                 db.execute("CREATE TABLE notes(text)")
-                while not done.wait(0.001):
+                while not done.wait(0.005):
                     db.execute("BEGIN IMMEDIATE")
                     db.execute("INSERT INTO notes VALUES ('x')")
-                    done.wait(0.01)
+                    done.wait(0.005)
                     db.execute("COMMIT")
         except BaseException as error:  # noqa: BLE001  # the test reports it
             problems.append(error)
