@@ -20,6 +20,7 @@ from urllib.parse import urlencode
 import httpx
 
 from tests.harness.command import command_line
+from tests.harness.daemon import read_shared
 from tests.harness.deadline import DEADLINE_S, until
 
 
@@ -85,8 +86,7 @@ class WebConsole:
     @property
     def err(self) -> str:
         """Its stderr so far."""
-        self._stderr.seek(0)
-        return self._stderr.read().decode()
+        return read_shared(self._stderr)
 
     @property
     def rss_bytes(self) -> int:
@@ -138,8 +138,7 @@ def console(
         assert process.stdout is not None
         try:
             url = process.stdout.readline().decode().strip()
-            stderr.seek(0)
-            assert url, stderr.read().decode()
+            assert url, read_shared(stderr)
             yield WebConsole(process, stderr, url, client)
         finally:
             if process.poll() is None:

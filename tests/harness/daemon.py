@@ -25,6 +25,12 @@ from tests.harness.deadline import DEADLINE_S, until
 LIFECYCLE = re.compile(r" INFO projections\.(?:runtime\.daemon|replication\.(?:follow|serve)) ")
 
 
+def read_shared(file: IO[bytes]) -> str:
+    """What a process has written to a file so far. It shares the offset, so nothing seeks."""
+    fd = file.fileno()
+    return os.pread(fd, os.fstat(fd).st_size, 0).decode()
+
+
 class Daemon:
     """One process of a daemon."""
 
@@ -53,8 +59,7 @@ class Daemon:
     @property
     def err(self) -> str:
         """Its stderr so far."""
-        self._stderr.seek(0)
-        return self._stderr.read().decode()
+        return read_shared(self._stderr)
 
     @property
     def complaints(self) -> str:

@@ -763,6 +763,7 @@ def test_a_restore_drill_reports_its_seq_and_status_its_age(home: Path, dest: Pa
         "backed_up_at": NOW,
         "proven_at": "",
         "log": "same",
+        "kept_files": 0,
         "problem": None,
     }
     assert tree_contents(dest) == before

@@ -36,7 +36,8 @@ def server() -> Iterator[NatsServers]:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[GuardedServers]:
     with guarded_cluster() as running:
-        assert eventlog("mirror", "create", env=running.env_of("operator")).code == 0
+        # Servers that have just started may not know all others yet.
+        until(lambda: eventlog("mirror", "create", env=running.env_of("operator")).code == 0)
         yield running
 
 

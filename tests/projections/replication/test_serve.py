@@ -288,8 +288,10 @@ def test_a_signal_ends_the_wait_for_a_server_and_counts_what_was_acknowledged(
         p.send(number)
         (answer,) = p.read_all_answers()
         assert (p.wait(), answer["line"]) == (130, 2)
-    assert "nothing was written before the stop" in answer["error"]
-    assert "stopped with 1 line acknowledged; nothing was written" in p.err
+    # Its outcome is unknown where the servers still knew the one that has just ended.
+    words = ("nothing was written before the stop", "no answer before the stop")
+    assert answer["error"].startswith(words)
+    assert f"stopped with 1 line acknowledged; {answer['error'][:20]}" in p.err
     assert time.monotonic() - started_s < TIMEOUT_S_DEFAULT
 
 
