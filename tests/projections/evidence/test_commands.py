@@ -26,7 +26,10 @@ NOW = "2025-11-19T00:00:00.000000Z"
 
 def run(home: Path, *words: object) -> Result:
     return CliRunner().invoke(
-        evidence, [str(word) for word in words], obj=CommandContext(home=str(home))
+        evidence,
+        [str(word) for word in words],
+        obj=CommandContext(home=str(home)),
+        help_option_names=["-h", "--help"],  # as in `eventlog`: a command keeps its help option
     )
 
 
