@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from eventlog.read.inspect import (
         fence_state,
         first_lost,
+        last_kept,
         log_status,
         raw_lines,
         read_entries,
@@ -211,6 +212,7 @@ _MODULES = {
     "import_plugin": "plugins",
     "is_network_filesystem": "storage.filesystem",
     "is_shortage": "threads",
+    "last_kept": "read.inspect",
     "last_verify": "verify.verify_record",
     "load_plugin": "plugins",
     "log_bytes": "read.bulk",
@@ -356,6 +358,7 @@ __all__ = [
     "is_network_filesystem",
     "is_replicated",
     "is_shortage",
+    "last_kept",
     "last_verify",
     "load_plugin",
     "log_bytes",

@@ -86,6 +86,14 @@ def first_lost(path: str | os.PathLike[str], *, after: int) -> int | None:
     return AcceptedGaps(SegmentDisk(RealDisk()), home_at(path)).first_lost(after)
 
 
+def last_kept(path: str | os.PathLike[str], *, until: int) -> int:
+    """The last entry up to a seq that was not lost, by damage that was accepted; 0: there is none.
+
+    Raises UnsafePath, OSError.
+    """
+    return AcceptedGaps(SegmentDisk(RealDisk()), home_at(path)).last_kept(until)
+
+
 def end_seq(path: str) -> int:
     """Seq of the last entry, also where the log is damaged before it."""
     return _end(SegmentDisk(RealDisk()), require_home(path))[0].seq

@@ -41,6 +41,12 @@ class AcceptedGaps:
         found = self._first(sorted(lost, key=lambda gap: gap.seq_from))
         return None if found is None else max(found.seq_from, after + 1)
 
+    def last_kept(self, until: int) -> int:
+        """The last entry up to a seq that was not lost; 0 where there is none."""
+        while until > 0 and (gap := self.containing(until)) is not None:
+            until = gap.seq_from - 1
+        return until
+
     def _first(self, gaps: Iterable[AcceptedGap]) -> AcceptedGap | None:
         for gap in gaps:
             segments = segment_seqs(self._disk.names(self._home.log_dir))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from eventlog import EventLog, EventLogError
 from eventlog.plumbing import progress_bar, run_in_thread
+from projections.runtime.home_log import last_entry_seq
 from projections.runtime.supervisor import Supervisor
 
 POLL_S = 0.1  # between two reads of the checkpoints
@@ -51,6 +52,6 @@ async def showing_progress(home: Path, supervisors: Sequence[Supervisor]) -> Asy
 def _last_seq(home: Path) -> int:
     try:
         with EventLog(home) as log:
-            return log.last_seq
+            return last_entry_seq(log)
     except (EventLogError, OSError):
         return 0  # the projectors meet the same error, and report it

@@ -111,7 +111,7 @@ class Health:
                 self._log_ends.pop(projection.name, None)
             elif snapshot.log is not None:
                 yield from self._lag_conditions(
-                    projection, projection.checkpoint, snapshot.log.last_seq, now_s
+                    projection, projection.checkpoint, snapshot.log.last_kept, now_s
                 )
 
     def _lag_conditions(

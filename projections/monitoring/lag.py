@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from eventlog import EventLogError, LogDiverged
-from eventlog.plumbing import log_status, read_entries
+from eventlog.plumbing import last_kept, log_status, read_entries
 
 
 def lag(home: Path, seq: int, done: Collection[int] = ()) -> dict[str, object]:
@@ -26,6 +26,8 @@ def lag(home: Path, seq: int, done: Collection[int] = ()) -> dict[str, object]:
     entries = max(0, last_seq - seq - len(done))
     oldest = None
     try:
+        if entries:  # an end of the log that was lost is never applied
+            entries = max(0, last_kept(home, until=last_seq) - seq - len(done))
         if entries:
             later = read_entries(os.fspath(home), after=seq, first_only=True)
             oldest = next((entry for entry in later if entry.seq not in done), None)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eventlog import EventLogError, LogNotFound
-from eventlog.plumbing import MIRROR, log_status, run_in_thread
+from eventlog.plumbing import MIRROR, last_kept, log_status, run_in_thread
 from projections.delivery.outbox import NAME as ALPINE
 from projections.monitoring.drill_record import last_drill
 from projections.monitoring.evidence_status import evidence_status
@@ -30,6 +30,7 @@ class LogSnapshot:
     """The log on disk."""
 
     last_seq: int
+    last_kept: int  # the last entry that was not lost by damage that was accepted
     bytes: int
     segments: int
     backup_age_seconds: float | None = None  # since the last successful restore drill
@@ -185,14 +186,18 @@ def _read(home: Path, seqs: Mapping[str, int | None]) -> _Found:
             elif seq is not None:
                 figures[name] = lag(home, seq)
         found = log_status(os.fspath(home), count=False)
+        last_seq, size, segments = (
+            _int(found[key]) or 0 for key in ("last_seq", "bytes", "segments")
+        )
+        kept = last_kept(home, until=last_seq)
         evidence = _evidence_snapshot(home)
     except (EventLogError, OSError, sqlite3.Error) as error:
         return _Found(None, str(error), figures, isinstance(error, LogNotFound))
-    last_seq, size, segments = (_int(found[key]) for key in ("last_seq", "bytes", "segments"))
     log = LogSnapshot(
-        last_seq=last_seq or 0,
-        bytes=size or 0,
-        segments=segments or 0,
+        last_seq=last_seq,
+        last_kept=kept,
+        bytes=size,
+        segments=segments,
         backup_age_seconds=_float((last_drill(home) or {}).get("age_seconds")),
     )
     replica = _replica_snapshot(home, log.last_seq)

@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from eventlog import Entry, EventLog, EventLogError, LogCorrupt, LogDiverged, LogNotFound
-from eventlog.plumbing import is_shortage, require_home
+from eventlog import Entry, EventLog, EventLogError, LogDiverged, LogNotFound
+from eventlog.plumbing import is_shortage, last_kept, require_home
 from projections.projection import Checkpoint
 from projections.runtime.pause import wait_for_event
 
@@ -54,24 +54,11 @@ def entry_at(log: EventLog, seq: int) -> Entry | None:
 
 
 def last_entry_seq(log: EventLog) -> int:
-    """Seq of the last entry that can be read. It is before `last_seq` where the end was lost.
+    """Seq of the last entry that can be read: it is before `last_seq` where the end was lost.
 
-    At damage that nobody has accepted it is `last_seq`: reading the log reports the damage.
+    Damage that nobody has accepted is before it: reading the log reports that.
     """
-    end = log.last_seq
-    try:
-        if end == 0 or entry_at(log, end) is not None:
-            return end
-        found, missing = 0, end  # an entry at or after `found`, none at or after `missing`
-        while missing - found > 1:
-            middle = (found + missing) // 2
-            if entry_at(log, middle) is None:
-                missing = middle
-            else:
-                found = middle
-    except LogCorrupt:
-        return end
-    return found
+    return last_kept(log.home, until=log.last_seq)
 
 
 def require_same_log(checkpoint: Checkpoint, entry: Entry | None) -> None:

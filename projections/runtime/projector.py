@@ -147,7 +147,7 @@ class Projector:
                 entry = entry_at(log, opened.seq)
             require_same_log(opened, entry)
             with suppress(LogCorrupt, LogDiverged):  # the tail reports it, after the entries before
-                self._end_seq = log.last_seq
+                self._end_seq = last_entry_seq(log)
             self._report_progress()
             batches = self._tail(log, opened)
             batcher = Batcher(batches, self._stop, self._lost, load_of(self._projection))

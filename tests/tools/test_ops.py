@@ -220,7 +220,7 @@ def samples() -> dict[str, dict[str, set[str]]]:
         )
         for name in ("alpine", "mirror", "sqlite")
     ]
-    log = LogSnapshot(last_seq=1, bytes=1, segments=1, backup_age_seconds=1.0)
+    log = LogSnapshot(last_seq=1, last_kept=1, bytes=1, segments=1, backup_age_seconds=1.0)
     replica = ReplicaSnapshot(lag_entries=1, is_following=True)
     evidence = EvidenceSnapshot(
         size=1,

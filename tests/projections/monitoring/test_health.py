@@ -44,8 +44,11 @@ def alpine(state: str, checkpoint: int = 0) -> ProjectionSnapshot:
     return a_projection(checkpoint, name="alpine", is_external=True, delivery=delivery)
 
 
-def a_snapshot(last_seq: int, *projections: ProjectionSnapshot) -> Snapshot:
-    log = LogSnapshot(last_seq=last_seq, bytes=0, segments=1)
+def a_snapshot(
+    last_seq: int, *projections: ProjectionSnapshot, last_kept: int | None = None
+) -> Snapshot:
+    kept = last_seq if last_kept is None else last_kept
+    log = LogSnapshot(last_seq=last_seq, last_kept=kept, bytes=0, segments=1)
     return Snapshot(log=log, problem=None, projections=projections)
 
 
@@ -61,6 +64,12 @@ class HealthScenario:
         result = self._health.evaluate(snapshot, now_s=self.now_s)
         self.reasons = " | ".join(result.reasons)
         return result.status
+
+
+def test_an_end_of_the_log_that_was_accepted_as_lost_is_not_waited_for() -> None:
+    scenario = HealthScenario()
+    for _ in range(2):
+        assert scenario.evaluate(AFTER_S, a_snapshot(9, a_projection(5), last_kept=5)) == OK
 
 
 def test_a_projection_that_stays_behind_the_end_is_unhealthy_after_a_while() -> None:

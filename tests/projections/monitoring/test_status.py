@@ -16,10 +16,13 @@ from eventlog.plumbing import ReplicaLog, ReplicaState
 from projections import WaitTimeout, wait, wait_async
 from projections.monitoring.snapshot import ReplicaSnapshot, take_snapshot
 from projections.replication.follow_record import FollowFigures, FollowRecord
+from projections.runtime.projector import Projector
+from projections.sqlite.projection import SqliteProjection
 from tests.harness.command import eventlog
 from tests.harness.daemon import daemon, ready
 from tests.harness.deadline import until
 from tests.harness.log_checks import entries_in, lines_in, tree_contents
+from tests.harness.losses import lose_entry
 from tests.harness.raw_log import RawLog, swap
 from tests.harness.read_side import append, project
 from tests.harness.signals import a_signal, closed, signals
@@ -209,6 +212,21 @@ def test_a_damaged_log_is_reported_and_the_rest_is_measured(home: Path) -> None:
     assert figures["lag_seconds"] is None
     assert "seq 5" in figures["problem"]
     assert (found["log"]["last_seq"], found["log"]["signals"]) == (8, None)
+
+
+def test_a_lost_end_of_the_log_is_no_lag(home: Path) -> None:
+    append(home, *signals(5))
+    lose_entry(home, 5)
+    figures = sqlite_figures(home)
+    assert (figures["checkpoint"], figures["lag_entries"]) == (0, 4)
+    projector = Projector(home, SqliteProjection())
+    asyncio.run(projector.run(once=True))
+    assert projector.has_caught_up
+    figures = sqlite_figures(home)
+    assert (figures["checkpoint"], figures["lag_entries"], figures["lag_seconds"]) == (4, 0, 0.0)
+    log = asyncio.run(take_snapshot(home, [])).log
+    assert log is not None
+    assert (log.last_seq, log.last_kept) == (5, 4)
 
 
 @pytest.mark.parametrize("command", ["status", "wait 1", "signals", "stats"])
