@@ -6,8 +6,8 @@
 Invariant: a good copy is never replaced by a file that does not begin with it.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
 
 from eventlog.archive.kept_dirs import KEPT_DIRS, KeptDir
@@ -32,7 +32,7 @@ def kept_names(disk: Disk, home: Home) -> KeptNames:
     found: dict[str, Sequence[str] | EventLogError] = {}
     for kept_dir in KEPT_DIRS.values():
         try:
-            with _opened(disk, home, kept_dir) as directory:
+            with _open(disk, home, kept_dir) as directory:
                 found[kept_dir.name] = sorted(filter(kept_dir.is_copied, directory.names()))
         except FileNotFoundError:
             continue
@@ -114,13 +114,13 @@ def restore_kept(disk: Disk, backup: Home, home: Home, copies: Sequence[KeptCopy
     for kept_dir in KEPT_DIRS.values():
         files = [found for found in copies if found.directory == kept_dir.name]
         if not files:
-            with suppress(FileNotFoundError), _opened(disk, home, kept_dir) as directory:
+            with suppress(FileNotFoundError), _open(disk, home, kept_dir) as directory:
                 _clear(directory, set())
             continue
         make_durable_dir(disk, f"{home.root}/{kept_dir.name}")
         with (
-            _opened(disk, home, kept_dir) as directory,
-            _opened(disk, backup, kept_dir) as source,
+            _open(disk, home, kept_dir) as directory,
+            _open(disk, backup, kept_dir) as source,
         ):
             directory.replace(kept_dir.restored_mark, b"")
             _clear(directory, {kept_dir.restored_mark})
@@ -143,22 +143,20 @@ def may_restore_over(disk: Disk, home: Home, name: str) -> bool:
     kept_dir = KEPT_DIRS.get(name)
     if kept_dir is None:
         return False
-    with _opened(disk, home, kept_dir) as directory:
+    with _open(disk, home, kept_dir) as directory:
         names = {name for name in directory.names() if not is_temporary_name(name)}
     has_own_files = bool(names & kept_dir.never_copied - {kept_dir.restored_mark})
     return not names or (kept_dir.restored_mark in names and not has_own_files)
 
 
-@contextmanager
-def _opened(disk: Disk, home: Home, kept_dir: KeptDir) -> Iterator[Directory]:
-    with Directory.open(f"{home.root}/{kept_dir.name}", disk=disk) as directory:
-        yield directory
+def _open(disk: Disk, home: Home, kept_dir: KeptDir) -> Directory:
+    return Directory.open(f"{home.root}/{kept_dir.name}", disk=disk)
 
 
 def _read_source(disk: Disk, home: Home, kept_dir: KeptDir, name: str) -> bytes | None:
     """The bytes of a file; None where it has gone, or holds a secret. Raises BackupUnusable."""
     try:
-        with _opened(disk, home, kept_dir) as directory:
+        with _open(disk, home, kept_dir) as directory:
             data = directory.read(name, KEPT_BYTES_MAX)
     except FileNotFoundError:
         return None

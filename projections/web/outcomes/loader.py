@@ -92,7 +92,7 @@ def _receive(home: Path, output: IO[bytes], progress: Progress) -> Loaded:
 
 def main() -> None:
     """Loads the trades of the home that the command names, and sends them to stdout."""
-    gc.disable()  # nothing here is in a circle, and rows by the million would be looked at
+    gc.disable()  # there are no reference cycles, and it would scan rows by the million
     with os.fdopen(os.dup(1), "wb") as output:
         os.dup2(2, 1)
         try:

@@ -110,12 +110,13 @@ class Trades:
     def __init__(self, home: Path) -> None:
         self._home = home
         self._inode = NO_FILE  # of the table that was read
+        self.number = 0  # of this content, for what is built on it
         self._reset()
 
     def _reset(self) -> None:
         self.signals, self.trades = SignalColumns(), TradeColumns()
         self.seq = 0  # all entries up to it are in the columns
-        self.number = getattr(self, "number", 0) + 1  # of this content, for what is built on it
+        self.number += 1
 
     @property
     def is_replaced(self) -> bool:
@@ -123,11 +124,11 @@ class Trades:
         return inode_of(database_path(self._home)) != self._inode
 
     @property
-    def source(self) -> "Source":
+    def source(self) -> Source:
         """What the columns were read from, for `take` of another."""
         return Source(self._inode, self.seq)
 
-    def take(self, source: "Source") -> None:
+    def take(self, source: Source) -> None:
         """Takes over what another has read, whose columns are given to these."""
         self._inode, self.seq = source
 
