@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from eventlog.append.batch import ALL, EACH
     from eventlog.archive.restore import read_backup_end
+    from eventlog.cli.append.pipe import append_each_line
     from eventlog.cli.command import (
         EXIT_COULD_NOT_RUN,
         EXIT_PROBLEM,
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
         WrongUsage,
         unquote,
     )
-    from eventlog.cli.pipe import append_each_line
     from eventlog.cli.progress import progress_bar
     from eventlog.cli.stream_environment import stream_settings
     from eventlog.cli.streams import (
@@ -259,7 +259,7 @@ _MODULES = {
     "Reply": "replica.append_wire",
     "append_subject": "replica.append_wire",
     "encode_reply": "replica.append_wire",
-    "append_each_line": "cli.pipe",
+    "append_each_line": "cli.append.pipe",
     "stream_settings": "cli.stream_environment",
     "Message": "replica.nats_connection",
     "NatsConnection": "replica.nats_connection",

@@ -42,7 +42,7 @@ from eventlog.cli.streams import (
 from eventlog.errors import EventLogError
 
 BUILT_IN = {  # command: where this package defines it
-    "append": "append_command:append",
+    "append": "append.command:append",
     "cat": "log_commands:cat",
     "completion": "completion:completion",
     "compress": "maintenance:compress",

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-from eventlog.cli.pipe import StopSignal
+from eventlog.cli.append.pipe import StopSignal
 from eventlog.cli.progress import ProgressBar, progress_bar
 from eventlog.cli.streams import print_message, print_note
 from eventlog.errors import InvalidSignal, SignalConflict

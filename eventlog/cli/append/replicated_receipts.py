@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 
 from eventlog.append.batch import Receipt
-from eventlog.cli.pipe import Result, StopSignal
+from eventlog.cli.append.pipe import Result, StopSignal
 from eventlog.cli.streams import print_problem
 from eventlog.errors import EventLogError, NotReplicated, WaitTimeout
 from eventlog.replica.replicated import (

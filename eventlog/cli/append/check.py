@@ -11,7 +11,7 @@ import orjson
 from eventlog.append.batch import Receipt
 from eventlog.append.dedupe import DEDUPE_ENTRIES_DEFAULT
 from eventlog.append.dry_run import DryRun
-from eventlog.cli.pipe import StopSignal, read_lines
+from eventlog.cli.append.pipe import StopSignal, read_lines
 from eventlog.clock import now_recorded
 from eventlog.errors import EventLogError, InvalidSignal
 from eventlog.log import salted, validated

@@ -25,8 +25,8 @@ from eventlog.figures import count_text
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from eventlog.cli.append_output import AppendOutput
-    from eventlog.cli.pipe import HoldBack, StopSignal
+    from eventlog.cli.append.output import AppendOutput
+    from eventlog.cli.append.pipe import HoldBack, StopSignal
     from eventlog.log import EventLog
     from eventlog.remote import RemoteLog
 
@@ -127,7 +127,7 @@ def append(
       EVENTLOG_STREAM=main eventlog append --to nats://10.0.0.1:4222 signals.jsonl
       my-generator | eventlog append --skip-invalid > receipts.jsonl
     """
-    from eventlog.cli.pipe import StopSignal
+    from eventlog.cli.append.pipe import StopSignal
 
     _refuse_contradictions(check, stored, stage, timeout_s)
     is_local = any((check, stored, no_create, segment_bytes, stage))
@@ -148,7 +148,7 @@ def append(
 @contextmanager
 def _answers(fd: int, stop: "StopSignal", title: str) -> "Iterator[AppendOutput]":
     """The output of the results. Ends with exit code 3 where no process reads them."""
-    from eventlog.cli.append_output import append_output
+    from eventlog.cli.append.output import append_output
 
     try:
         with append_output(fd, stop, title) as output:
@@ -221,7 +221,7 @@ def _hold_back(
     """What holds receipts back. Raises NotReplicated where none would ever be printed."""
     if stage is None:
         return None
-    from eventlog.cli.replicated_receipts import ReplicatedReceipts
+    from eventlog.cli.append.replicated_receipts import ReplicatedReceipts
 
     return ReplicatedReceipts(log.home, timeout_s, stop, output.note).hold_back
 
@@ -236,7 +236,7 @@ def _append(
     stored: bool,
 ) -> bool:
     """Appends the lines from `fd`, and says so if that created the log."""
-    from eventlog.cli.pipe import LineResult, StoredLineParser, append_lines
+    from eventlog.cli.append.pipe import LineResult, StoredLineParser, append_lines
     from eventlog.schema.json_input import parse_json_line
 
     is_reported = False
@@ -264,7 +264,7 @@ def _append_remotely(
 ) -> bool:
     """Appends the lines from `fd` to the log on another machine."""
     from eventlog.append.batch import Receipt
-    from eventlog.cli.pipe import LineResult, append_lines
+    from eventlog.cli.append.pipe import LineResult, append_lines
     from eventlog.replica.engine import StreamUnavailable
 
     acknowledged = 0
@@ -293,7 +293,7 @@ def _append_remotely(
 def _check(
     home: str, fd: int, stop: "StopSignal", output: "AppendOutput", *, create: bool, salt: bool
 ) -> bool:
-    from eventlog.cli.check import check_lines  # rarely needed
+    from eventlog.cli.append.check import check_lines  # rarely needed
     from eventlog.read.inspect import require_home
 
     if not create:

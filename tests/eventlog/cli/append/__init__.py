@@ -1,0 +1,1 @@
+"""Tests of `eventlog/cli/append`; the tree mirrors the packages."""
