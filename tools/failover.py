@@ -20,8 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eventlog import EventLog, EventLogError
-from eventlog.plumbing import is_replicated, read_mirror_record
+from eventlog import EventLog
+from tools.homes import last_seq, replicated_end, segments
 from tools.processes import CHECKOUT, STEP_S, Ended, ProcessFailed, ProcessGroup, StopRequest
 from tools.programs import NatsServers, Program, Programs, follower_program, mirror_program
 
@@ -58,7 +58,7 @@ def start(demo: Failover) -> None:
     demo.programs.start(*demo.servers.names)
     demo.servers.create_stream(demo.programs, demo.stop)
     demo.programs.start("generator-a", "mirror-a", "follow-b")
-    _wait(demo, lambda: _last_seq(demo.b) > GROWTH, "a replica that follows")
+    _wait(demo, lambda: last_seq(demo.b) > GROWTH, "a replica that follows")
     print(f"  {_figures(demo)}")
 
 
@@ -68,12 +68,12 @@ def kill_the_leader(demo: Failover) -> None:
     if leader is None:
         raise ProcessFailed("no server leads the stream", code=1)
     demo.programs.kill(leader)
-    before = _last_seq(demo.a)
+    before = last_seq(demo.a)
     print(f"  $ kill -9 {leader}")
-    _wait(demo, lambda: _last_seq(demo.a) > before + GROWTH, "appends without the leader")
+    _wait(demo, lambda: last_seq(demo.a) > before + GROWTH, "appends without the leader")
     _wait(demo, lambda: _replicated(demo) > before, "another leader")
     demo.programs.start(leader)
-    piled_up = _last_seq(demo.a)
+    piled_up = last_seq(demo.a)
     _wait(demo, lambda: _replicated(demo) >= piled_up, "a mirror that has caught up")
     print(f"  {_figures(demo)}; {leader} is started again")
 
@@ -81,11 +81,11 @@ def kill_the_leader(demo: Failover) -> None:
 def kill_the_primary(demo: Failover) -> None:
     """Kill the primary while it has entries that no server has: durable, not replicated"""
     demo.programs.kill("mirror-a")
-    before = _last_seq(demo.a)
-    _wait(demo, lambda: _last_seq(demo.a) > before + GROWTH, "entries of its own")
+    before = last_seq(demo.a)
+    _wait(demo, lambda: last_seq(demo.a) > before + GROWTH, "entries of its own")
     demo.programs.kill("generator-a")
     replicated = _replicated(demo)
-    _wait(demo, lambda: _last_seq(demo.b) >= replicated, "a replica with all that is replicated")
+    _wait(demo, lambda: last_seq(demo.b) >= replicated, "a replica with all that is replicated")
     print(f"  {_figures(demo)}")
 
 
@@ -94,10 +94,10 @@ def promote(demo: Failover) -> None:
     demo.programs.end("follow-b")
     _eventlog(demo, demo.b, "promote", "--host", "b")
     demo.programs.start("generator-b", "mirror-b")
-    before = _last_seq(demo.a)
-    _wait(demo, lambda: _last_seq(demo.b) > before, "a generator that goes on")
+    before = last_seq(demo.a)
+    _wait(demo, lambda: last_seq(demo.b) > before, "a generator that goes on")
     demo.programs.end("generator-b")
-    print(f"  b ends at seq {_last_seq(demo.b):,}")
+    print(f"  b ends at seq {last_seq(demo.b):,}")
 
 
 def rejoin(demo: Failover) -> None:
@@ -108,12 +108,12 @@ def rejoin(demo: Failover) -> None:
         ended = _eventlog(demo, demo.b, "append", "--stored", "--skip-invalid", path, shown=0)
         known = sum(json.loads(line)["duplicate"] for line in ended.output.splitlines())
         print(f"    {known:,} of {demo.resent:,} entries were appended to b again by the generator")
-    before = _last_seq(demo.b)
+    before = last_seq(demo.b)
     demo.programs.start("follow-a", "generator-b")
-    _wait(demo, lambda: _last_seq(demo.a) > before + GROWTH, "a replica that follows")
+    _wait(demo, lambda: last_seq(demo.a) > before + GROWTH, "a replica that follows")
     demo.programs.end("generator-b")
-    demo.entries = _last_seq(demo.b)
-    _wait(demo, lambda: _last_seq(demo.a) == demo.entries, "a replica that has caught up")
+    demo.entries = last_seq(demo.b)
+    _wait(demo, lambda: last_seq(demo.a) == demo.entries, "a replica that has caught up")
     print(f"  a and b end at seq {demo.entries:,}")
 
 
@@ -121,7 +121,7 @@ def compare(demo: Failover) -> None:
     """Compare both homes, byte for byte, with what was replicated before the primary was killed"""
     demo.programs.end("follow-a")
     demo.programs.end("mirror-b")
-    ours, theirs = (_segments(home) for home in (demo.a, demo.b))
+    ours, theirs = (segments(home) for home in (demo.a, demo.b))
     if ours != theirs:
         raise ProcessFailed("the homes differ", code=1)
     chains, ids = {}, Counter[object]()
@@ -191,27 +191,14 @@ def _wait(demo: Failover, condition: Callable[[], bool], what: str) -> None:
 
 def _replicated(demo: Failover) -> int:
     """The last seq of `a` that counts as replicated."""
-    record = read_mirror_record(demo.a)
-    if record is not None and record.acked and is_replicated(str(demo.a), record.acked):
-        demo.replicated[record.acked] = str(record.acked_chain)
+    if (end := replicated_end(demo.a)) is not None:
+        demo.replicated[end.seq] = end.chain
     return max(demo.replicated, default=0)
 
 
 def _figures(demo: Failover) -> str:
-    ends = f"a ends at seq {_last_seq(demo.a):,}, b at {_last_seq(demo.b):,}"
+    ends = f"a ends at seq {last_seq(demo.a):,}, b at {last_seq(demo.b):,}"
     return f"{ends}; replicated up to {_replicated(demo):,}"
-
-
-def _last_seq(home: Path) -> int:
-    try:
-        with EventLog(home) as log:
-            return log.last_seq
-    except EventLogError:  # it is not there yet
-        return 0
-
-
-def _segments(home: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (home / "logs").glob("*.jsonl")}
 
 
 def _eventlog(demo: Failover, home: Path, *words: object, shown: int = 20) -> Ended:

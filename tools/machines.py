@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from eventlog import EventLogError
-from eventlog.plumbing import MIRRORING, is_replicated, log_status, read_mirror_record
+from eventlog.plumbing import MIRRORING, read_mirror_record
+from tools.homes import last_seq, replicated_end
 from tools.processes import (
     CHECKOUT,
     STEP_S,
@@ -129,24 +130,16 @@ def _watch(cluster: Cluster, stop: StopRequest) -> NoReturn:
 
 def _figures(cluster: Cluster) -> str:
     """How far each place is, and what the mirror says."""
-    log, copy = _last_seq(cluster.primary), _last_seq(cluster.replica)
-    record = read_mirror_record(cluster.primary)
-    acked = record.acked if record is not None else 0
+    log, copy = last_seq(cluster.primary), last_seq(cluster.replica)
+    record, end = read_mirror_record(cluster.primary), None
     with suppress(EventLogError):
-        if record is None or not is_replicated(str(cluster.primary), acked):
-            acked = 0
+        end = replicated_end(cluster.primary)
+    acked = end.seq if end is not None else 0
     state = record.state if record is not None else "starting"
     if record is not None and record.state == MIRRORING:  # else the figures are old
         servers = f"{record.replicas_current} of {record.replicas} servers"
         state = f"{state}, {servers}, leader {cluster.servers.leader() or 'unknown'}"
     return f"log {log:>6}  replicated {acked:>6}  replica {copy:>6}  {state}"
-
-
-def _last_seq(home: Path) -> int:
-    try:
-        return int(str(log_status(str(home), count=False)["last_seq"]))
-    except (EventLogError, OSError):
-        return 0
 
 
 def _print_programs(home: Path, cluster: Cluster) -> None:

@@ -6,8 +6,6 @@
     servers.create_stream(programs, stop)
     programs.kill(servers.leader())
 
-Each message is synced before it is acknowledged: a quorum that loses its power loses none.
-
 Invariant: files and ports outlive a kill, so a program that is started again goes on where it was.
 """
 
@@ -25,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eventlog.plumbing import StreamSettings
+from tools.nats_nodes import client_env, cluster_config, node_config
 from tools.ports import free_ports
 from tools.processes import (
     START_S_MAX,
@@ -40,21 +39,6 @@ BIN = Path(sys.executable).parent
 STREAM = "main"
 NODES = 3
 MONITOR_S = 0.5  # for an answer of a server, which may be stopped
-
-_NODE_CONFIG = """\
-server_name: {name}
-listen: "127.0.0.1:{port}"
-http: "127.0.0.1:{monitor_port}"
-jetstream {{
-  store_dir: "{store}"
-  sync_interval: "always"
-}}
-cluster {{
-  name: eventlog
-  listen: "127.0.0.1:{route_port}"
-  routes: [{routes}]
-}}
-"""
 
 
 class Program(NamedTuple):
@@ -133,18 +117,19 @@ class NatsServers:
 
     def __init__(self, directory: Path) -> None:
         free = free_ports(3 * NODES)
-        ports, routes, self._monitor_ports = (free[i::3] for i in range(3))
+        addresses, routes, self._monitors = (
+            [f"127.0.0.1:{port}" for port in free[kind::3]] for kind in range(3)
+        )
         self.names = tuple(f"n{index}" for index in range(NODES))
-        self.urls = tuple(f"nats://127.0.0.1:{port}" for port in ports)
+        self.urls = tuple(f"nats://{address}" for address in addresses)
         for index, name in enumerate(self.names):
-            others = (f'"nats://127.0.0.1:{port}"' for port in routes if port != routes[index])
-            text = _NODE_CONFIG.format(
+            others = [route for route in routes if route != routes[index]]
+            text = node_config(
                 name=name,
-                port=ports[index],
-                monitor_port=self._monitor_ports[index],
+                listen=addresses[index],
+                monitor=self._monitors[index],
                 store=directory / name,
-                route_port=routes[index],
-                routes=", ".join(others),
+                cluster=cluster_config(routes[index], others),
             )
             (directory / f"{name}.conf").write_text(text)
         self.programs = tuple(
@@ -155,17 +140,13 @@ class NatsServers:
     @property
     def settings(self) -> StreamSettings:
         """The settings with which the stream is used."""
-        monitors = tuple(f"http://127.0.0.1:{port}" for port in self._monitor_ports)
+        monitors = tuple(f"http://{address}" for address in self._monitors)
         return StreamSettings(name=STREAM, urls=self.urls, monitor_urls=monitors)
 
     @property
     def env(self) -> dict[str, str]:
         """The environment of commands that use the stream."""
-        return {
-            "EVENTLOG_STREAM": STREAM,
-            "EVENTLOG_NATS_URL": ",".join(self.urls),
-            "EVENTLOG_NATS_MONITOR_URL": ",".join(self.settings.monitor_urls),
-        }
+        return client_env(self.settings)
 
     def create_stream(self, programs: Programs, stop: StopRequest) -> None:
         """Creates the stream once the servers are up. Raises ProcessFailed, Stopped."""
@@ -180,9 +161,9 @@ class NatsServers:
 
     def leader(self) -> str | None:
         """The server that leads the stream, as the first server says that knows it."""
-        for port in self._monitor_ports:
+        for address in self._monitors:
             with suppress(urllib.error.URLError, OSError, ValueError, LookupError):
-                url = f"http://127.0.0.1:{port}/jsz?streams=1"
+                url = f"http://{address}/jsz?streams=1"
                 with urllib.request.urlopen(url, timeout=MONITOR_S) as answer:
                     (account,) = json.load(answer)["account_details"]
                 leader = account["stream_detail"][0]["cluster"]["leader"]

@@ -88,7 +88,7 @@ class Disk(Protocol):
     def identity_at(self, path: str, *, dir_fd: int | None = None) -> FileIdentity | None:
         """The regular file at exactly this path; None where there is none. Opens nothing."""
 
-    def is_name(self, path: str) -> bool:
+    def exists(self, path: str) -> bool:
         """Whether anything has exactly this path, of whatever kind. Opens nothing."""
 
     def generation_at(self, path: str) -> int:
@@ -289,7 +289,7 @@ class RealDisk:
             return None
         return FileIdentity(*inode_of(status), status.st_size)
 
-    def is_name(self, path: str) -> bool:
+    def exists(self, path: str) -> bool:
         try:
             os.lstat(path)
         except FileNotFoundError:

@@ -68,7 +68,7 @@ def read_fence(disk: Disk, home: Home) -> FenceState | None:
 
 def has_fence(disk: Disk, home: Home) -> bool:
     """Whether the home is fenced. Anything of that name fences it."""
-    return disk.is_name(fence_path(home))
+    return disk.exists(fence_path(home))
 
 
 def write_fence(disk: Disk, home: Home, fence: FenceState) -> None:

@@ -82,7 +82,7 @@ def remove_replica_state(disk: Disk, home: Home) -> None:
 
 def is_replica(disk: Disk, home: Home) -> bool:
     """Whether the home follows a stream. Anything of that name makes it a replica."""
-    return disk.is_name(replica_path(home))
+    return disk.exists(replica_path(home))
 
 
 def refuse_replica(disk: Disk, home: Home) -> None:

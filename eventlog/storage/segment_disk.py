@@ -54,7 +54,7 @@ class SegmentDisk:
         self.is_locked = disk.is_locked
         self.unlock = disk.unlock
         self.identity_at = disk.identity_at  # of a raw segment: a stored one is another file
-        self.is_name = disk.is_name
+        self.exists = disk.exists
         self.generation_at = disk.generation_at
         self.identity_of = disk.identity_of
         self.link_count = disk.link_count

@@ -53,9 +53,14 @@ from eventlog.plumbing import (
 from projections.errors import CheckpointMoved, ProjectionStalled
 from projections.projection import Checkpoint
 from projections.replication.forks import OLDER_STREAM_DO, older_stream_text
-from projections.replication.held import held_seq, is_created_again, require_own_lines
+from projections.replication.held import held_lines, is_created_again
 from projections.replication.mirror_record import MirrorRecorder
-from projections.replication.same_log import lost_error, require_line_of_log, require_lines
+from projections.replication.same_log import (
+    lost_error,
+    others_error,
+    require_line_of_log,
+    require_lines,
+)
 from projections.runtime.home_log import entry_at
 
 logger = logging.getLogger(__name__)
@@ -173,14 +178,15 @@ class MirrorProjection:
         try:
             end = await self._settled_end(engine)
             record = self._recording.record
-            held = await held_seq(engine, end, record, self._home)
+            held = await held_lines(engine, end, record, self._home)
             try:
                 await run_in_thread(lambda: require_lines(self._home, end.seq))
                 await self._require_line_of_log(engine, end)
-                await require_own_lines(engine, end, record, self._home, self._settings.where)
+                if held.has_others:
+                    raise others_error(record.looked, self._settings.where)
             finally:  # whatever ends the mirror: what the stream has lost is replicated no more
-                if held < record.acked:
-                    await self._report_lost(held)
+                if held.seq < record.acked:
+                    await self._report_lost(held.seq)
         except BaseException:
             await engine.close()
             raise

@@ -33,6 +33,16 @@ def lost_error(home: Path, seq: int) -> StreamUnfit:
     )
 
 
+def others_error(seq: int, where: str) -> LogDiverged:
+    """The error for a stream that was created again, and filled by others up to that entry."""
+    return LogDiverged(
+        f"the stream was created again, and at seq {seq} it holds another line than this log",
+        where=where,
+        do="find out what else publishes to it, delete the stream, and create it again: the "
+        "mirror fills it",
+    )
+
+
 def require_line_of_log(home: Path, end: StreamEnd, where: str) -> None:
     """Raises LogDiverged unless the last line of the stream is a line of this log.
 

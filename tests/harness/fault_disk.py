@@ -231,8 +231,8 @@ class FaultDisk:
             lambda: self._disk.identity_at(path, dir_fd=dir_fd),
         )
 
-    def is_name(self, path: str) -> bool:
-        return self._call("is_name", path, lambda: self._disk.is_name(path))
+    def exists(self, path: str) -> bool:
+        return self._call("exists", path, lambda: self._disk.exists(path))
 
     def generation_at(self, path: str) -> int:
         return self._call("generation_at", path, lambda: self._disk.generation_at(path))

@@ -24,6 +24,7 @@ from eventlog.plumbing import NatsConnection, StreamSettings
 from tests.harness.certificates import Authority
 from tests.harness.nats import REQUEST_S, NatsServers
 from tests.harness.requirements import CHECKOUT
+from tools.nats_nodes import client_env
 
 SHIPPED = CHECKOUT / "tools/ops/nats"
 STREAM = "main"  # as in roles.conf
@@ -71,14 +72,7 @@ class GuardedServers(NatsServers):
 
     def env_of(self, role: str) -> dict[str, str]:
         """The environment of a command of a role."""
-        settings = self.settings_of(role)
-        return {
-            "EVENTLOG_STREAM": STREAM,
-            "EVENTLOG_NATS_URL": ",".join(settings.urls),
-            "EVENTLOG_NATS_NKEY_FILE": settings.nkey_file,
-            "EVENTLOG_NATS_CA_FILE": settings.ca_file,
-            "EVENTLOG_NATS_MONITOR_URL": ",".join(settings.monitor_urls),
-        }
+        return client_env(self.settings_of(role))
 
     def request(self, verb: str, body: object = None) -> dict[str, Any]:
         """The answer of the JetStream API to the operator, an error included."""

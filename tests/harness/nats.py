@@ -34,6 +34,7 @@ from nats.errors import Error as NatsError
 from eventlog.plumbing import REPLICAS_MIN, StreamSettings
 from eventlog.replica.stream_rules import stream_config
 from tests.harness.deadline import until
+from tools.nats_nodes import client_env, cluster_config, node_config
 from tools.ports import free_ports
 
 T = TypeVar("T")
@@ -45,30 +46,7 @@ GET_S = 30.0  # for one of GETS_AT_ONCE, on a busy machine
 GETS_AT_ONCE = 100
 STOP_S_MAX = 20.0
 MONITOR_S = 2.0
-
-_CONFIG = """\
-server_name: n{index}
-listen: "127.0.0.1:{port}"
-http: "127.0.0.1:{monitor_port}"
-{jetstream}
-{cluster}
-{extra}
-"""
-_JETSTREAM = """\
-jetstream {{
-  store_dir: "{store}"
-  sync_interval: "{sync_interval}"
-  max_memory_store: 64MB
-  max_file_store: 4GB
-}}
-"""
-_CLUSTER = """\
-cluster {{
-  name: eventlog
-  listen: "127.0.0.1:{port}"
-  routes: [{routes}]
-}}
-"""
+LIMITS = "max_memory_store: 64MB, max_file_store: 4GB"
 
 
 class NatsServers:
@@ -87,19 +65,17 @@ class NatsServers:
         self.ports, self.monitor_ports, self.route_ports = (ports[i::3] for i in range(3))
         routes = self.route_ports
         for index in range(nodes):
-            others = (f'"nats://127.0.0.1:{port}"' for port in routes if port != routes[index])
-            cluster = _CLUSTER.format(port=routes[index], routes=", ".join(others))
-            text = _CONFIG.format(
-                index=index,
-                port=self.ports[index],
-                monitor_port=self.monitor_ports[index],
-                jetstream=_JETSTREAM.format(store=self.store(index), sync_interval=sync_interval)
-                if sync_interval
-                else "",
-                cluster=cluster if nodes > 1 else "",
-                extra=extra,
+            others = [f"127.0.0.1:{port}" for port in routes if port != routes[index]]
+            text = node_config(
+                name=f"n{index}",
+                listen=f"127.0.0.1:{self.ports[index]}",
+                monitor=f"127.0.0.1:{self.monitor_ports[index]}",
+                store=self.store(index),
+                sync_interval=sync_interval,
+                limits=LIMITS,
+                cluster=cluster_config(f"127.0.0.1:{routes[index]}", others) if others else "",
             )
-            self.config(index).write_text(text)
+            self.config(index).write_text(text + extra)
 
     def settings(self, stream: str) -> StreamSettings:
         """The settings with which a process of this test uses a stream."""
@@ -138,11 +114,7 @@ class NatsServers:
 
     def env(self, stream: str) -> dict[str, str]:
         """The environment of commands that use this server."""
-        return {
-            "EVENTLOG_STREAM": stream,
-            "EVENTLOG_NATS_URL": ",".join(self.urls),
-            "EVENTLOG_NATS_MONITOR_URL": ",".join(self.monitor_urls),
-        }
+        return client_env(self.settings(stream))
 
     def store(self, index: int) -> Path:
         """The directory in which a node keeps its streams."""

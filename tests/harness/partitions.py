@@ -29,7 +29,9 @@ from typing import Any, TypeVar
 
 from nats.aio.client import Client
 
+from eventlog.plumbing import StreamSettings
 from tests.harness.nats import NatsServers
+from tools.nats_nodes import client_env, cluster_config, node_config
 
 T = TypeVar("T")
 
@@ -37,24 +39,6 @@ NODES = ("n0", "n1", "n2")
 PLACES = (*NODES, "mirror", "follower")
 CHUNK_BYTES = 1 << 16
 CLONE_NEWNET = 0x40000000
-
-# Without `advertise` the nodes would tell each other their addresses behind the proxies.
-_CONFIG = """\
-server_name: {name}
-listen: "{host}:{port}"
-http: "{host}:{monitor_port}"
-jetstream {{
-  store_dir: "{store}"
-  sync_interval: "always"
-}}
-cluster {{
-  name: eventlog
-  listen: "{host}:{route_port}"
-  advertise: "{advertise}"
-  no_advertise: true
-  routes: [{routes}]
-}}
-"""
 
 
 class PartitionedServers(NatsServers):
@@ -96,23 +80,23 @@ class Network(ABC):
         """Writes what the nodes read when they start."""
         servers = self.servers
         for index, name in enumerate(NODES):
+            host = servers.hosts[index]
             routes = [self.route(name, other) for other in range(len(NODES)) if other != index]
-            text = _CONFIG.format(
+            # Else the nodes would tell each other their addresses behind the proxies.
+            more = f'advertise: "{self.advertised(index)}", no_advertise: true'
+            text = node_config(
                 name=name,
-                host=servers.hosts[index],
-                port=servers.ports[index],
-                monitor_port=servers.monitor_ports[index],
+                listen=f"{host}:{servers.ports[index]}",
+                monitor=f"{host}:{servers.monitor_ports[index]}",
                 store=servers.store(index),
-                route_port=servers.route_ports[index],
-                advertise=self.advertised(index),
-                routes=", ".join(f'"nats://{route}"' for route in routes),
+                cluster=cluster_config(f"{host}:{servers.route_ports[index]}", routes, more),
             )
             servers.config(index).write_text(text)
 
     def env(self, place: str, stream: str) -> dict[str, str]:
         """The environment of commands at a place."""
-        urls = (f"nats://{self.address(place, node)}" for node in range(len(NODES)))
-        return {"EVENTLOG_STREAM": stream, "EVENTLOG_NATS_URL": ",".join(urls)}
+        urls = tuple(f"nats://{self.address(place, node)}" for node in range(len(NODES)))
+        return client_env(StreamSettings(name=stream, urls=urls))
 
     def cut(self, place: str) -> None:
         """Loses what is sent between a place and the others."""

@@ -5,8 +5,8 @@
         stream.refuse = 1           the next append is refused, although its sequence is right
         stream.messages.pop()       what was acknowledged is lost
         stream.replicas = 1         it was updated to have one server
-    stream.created = "..."      it was deleted and created again
-    stream.heard_s = 60         its leader has lost the others, and does not know it yet
+        stream.created = "..."      it was deleted and created again
+        stream.heard_s = 60         its leader has lost the others, and does not know it yet
 
 It keeps the order and the compare-and-set of JetStream, with its error codes, and stores an atomic
 batch whole or not at all.

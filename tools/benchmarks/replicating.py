@@ -27,6 +27,7 @@ from tools.benchmarks.ours import Appender, build_log, command
 from tools.benchmarks.runner import ROUNDS_MIN, Bench, NotMeasured, Rounds
 from tools.benchmarks.signals import Signals
 from tools.benchmarks.visibility import WARM_SIGNALS, Poller, paced
+from tools.nats_nodes import client_env
 
 if TYPE_CHECKING:
     from eventlog.plumbing import StreamLine, StreamSettings
@@ -156,11 +157,7 @@ def _replicated(where: Path) -> Iterator[tuple[EventLog, Path]]:
 def _daemon(settings: StreamSettings, *arguments: str | Path) -> Iterator[None]:
     process = subprocess.Popen(
         command(*arguments),
-        env={
-            **os.environ,
-            "EVENTLOG_STREAM": settings.name,
-            "EVENTLOG_NATS_URL": ",".join(settings.urls),
-        },
+        env={**os.environ, **client_env(settings)},
         stderr=subprocess.DEVNULL,
     )
     try:

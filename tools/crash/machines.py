@@ -25,16 +25,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eventlog import EventLog, EventLogError
+from eventlog import EventLog
 from eventlog.plumbing import (
     StreamEnd,
     StreamUnavailable,
-    is_replicated,
-    log_status,
     open_stream,
     read_mirror_record,
 )
 from projections.replication.follow_record import read_follow_figures
+from tools.homes import last_seq, replicated_end, segments
 from tools.processes import ProcessFailed, ProcessGroup, Stopped, StopRequest
 from tools.programs import (
     NODES,
@@ -135,11 +134,9 @@ class _Loop:
                     line_s += LINE_S
 
     def _note_replicated(self) -> None:
-        record = read_mirror_record(self._primary)
-        if record is None or not is_replicated(str(self._primary), record.acked):
-            return
-        self.found.replicated = max(self.found.replicated, record.acked)
-        self._noted.setdefault(record.acked, str(record.acked_chain))
+        if (end := replicated_end(self._primary)) is not None:
+            self.found.replicated = max(self.found.replicated, end.seq)
+            self._noted.setdefault(end.seq, end.chain)
 
     def _kill_what_is_due(self) -> None:
         now_s = time.monotonic()
@@ -164,9 +161,7 @@ class _Loop:
         """The seq that counts as replicated, or the last one in the replica."""
         if client == MIRROR:
             return self.found.replicated
-        with suppress(EventLogError):
-            return int(str(log_status(str(self._replica), count=False)["last_seq"]))
-        return 0
+        return last_seq(self._replica)
 
     def _act(self, action: str) -> None:
         if action in (MIRROR, FOLLOWER):
@@ -239,7 +234,7 @@ class _Loop:
         return end or StreamEnd()
 
     def _compare(self) -> None:
-        ours, theirs = (_segments(home) for home in (self._primary, self._replica))
+        ours, theirs = (segments(home) for home in (self._primary, self._replica))
         self.found.segments = len(ours)
         for name in sorted({*ours, *theirs}):
             if ours.get(name) != theirs.get(name):
@@ -247,7 +242,7 @@ class _Loop:
         with EventLog(self._replica) as log:
             chains = {entry.seq: entry.chain for entry in log.read()}
         for seq, chain in self._noted.items():
-            if chains.get(seq, chain if seq == 0 else "") != chain:
+            if chains.get(seq) != chain:
                 self._report(f"seq {seq} counted as replicated and is missing from the replica")
         self.found.checked = len(self._noted)
 
@@ -268,10 +263,6 @@ def _signals(after: int, count: int) -> Iterator[dict[str, Any]]:
             "strategy": "kill_loop",
             "timestamp": "2025-11-18T02:00:00Z",
         }
-
-
-def _segments(home: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (home / "logs").glob("*.jsonl")}
 
 
 def run(

@@ -304,8 +304,8 @@ class SimulatedDisk:
             return None
         return FileIdentity(self.world.device, ino, len(file.cache))
 
-    def is_name(self, path: str) -> bool:
-        self._enter_or_fail("is_name")
+    def exists(self, path: str) -> bool:
+        self._enter_or_fail("exists")
         return self.world.find(path) is not None
 
     def generation_at(self, path: str) -> int:
