@@ -33,10 +33,10 @@ from projections.evidence.checkpoint import SignedHead, open_checkpoint, sign_he
 from projections.evidence.kept_files import KeptFiles, kept_files
 from projections.evidence.keys import VerifierKey
 from projections.evidence.level_files import level_files
+from projections.evidence.locks import held_lock
 from projections.evidence.log_leaves import leaf_batches
 from projections.evidence.merkle import EMPTY_ROOT, RunningRoot
-from projections.evidence.tree import LOCK_POLL, LOCK_WAIT_S, update_tree
-from projections.run_directory import run_lock
+from projections.evidence.tree import update_tree
 
 LOCK_NAME = "evidence.lock"
 PROMOTED = "promoted"  # the event of the entry by which another home became the primary
@@ -299,14 +299,5 @@ def diverged_error(last: SignedHead, kept: KeptFiles) -> LogDiverged:
 @contextmanager
 def signing_lock(home: Path) -> Iterator[None]:
     """One process at a time signs."""
-    lock = run_lock(home, LOCK_NAME)
-    try:
-        if not lock.wait_for(LOCK_WAIT_S, LOCK_POLL):
-            raise ProjectionError(
-                f"{lock.holder()} has been signing for {LOCK_WAIT_S:g} s",
-                where=str(home),
-                do="run this again when it has ended",
-            )
+    with held_lock(home, LOCK_NAME, doing="signing"):
         yield
-    finally:
-        lock.drop()

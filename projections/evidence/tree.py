@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from eventlog import Entry, EventLog, EventLogError
-from eventlog.plumbing import Disk, PollInterval, decode, run_in_thread
+from eventlog.plumbing import Disk, decode, run_in_thread
 from projections.errors import CheckpointMoved, ProjectionStalled
 from projections.evidence.level_files import NAME, LevelFiles, level_files
+from projections.evidence.locks import LOCK_POLL, LOCK_WAIT_S
 from projections.evidence.log_leaves import leaf_batches, leaves_of
 from projections.evidence.lost_leaves import read_lost
 from projections.evidence.many_leaves import add_many_leaves
@@ -27,8 +28,6 @@ from projections.runtime.home_log import entry_at
 logger = logging.getLogger(__name__)
 
 LOCK_NAME = "tree.lock"
-LOCK_WAIT_S = 30.0  # half of the time in which systemd wants a sign of life
-LOCK_POLL = PollInterval(0.0005, 0.01)
 BATCH_LINES = 1 << 14  # of an update: 512 KiB of hashes for each sync
 NO_CHAIN = ""  # that of no line
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
