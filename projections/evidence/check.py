@@ -9,8 +9,13 @@ from dataclasses import dataclass
 from eventlog import Entry
 from eventlog.plumbing import printable
 from projections.errors import NotProved
-from projections.evidence.checkpoint import Cosignature, OpenedCheckpoint, Stamp, not_later_than
-from projections.evidence.encoding import time_text
+from projections.evidence.checkpoint import (
+    Cosignature,
+    OpenedCheckpoint,
+    Stamp,
+    not_later_than,
+    not_later_than_text,
+)
 from projections.evidence.entry_line import parse_entry
 from projections.evidence.keys import LOG, VerifierKey
 from projections.evidence.proof import parse_proof, verify_proof
@@ -24,22 +29,15 @@ class CheckedProof:
     size: int
     entry: Entry
     cosignatures: tuple[Cosignature, ...]
+    checkpoint: bytes  # the signed note, which a time stamp is of
     stamps: tuple[Stamp, ...] = ()  # that were verified beside the proof
 
     def to_text(self) -> list[str]:
         """For a reader; the line comes last."""
-        seen = [
-            f"  seen by {found.name} not later than {time_text(found.time_s)}"
-            for found in self.cosignatures
-        ]
-        seen += [
-            f"  stamped by {found.name} not later than {time_text(found.time_s)}"
-            for found in self.stamps
-        ]
         lines = [
             f"PROVED: entry {self.entry.seq} of {self.size} in the log {self.origin}",
             f"  recorded_at {self.entry.recorded_at} (the operator's own clock)",
-            *seen,
+            *not_later_than_text(*self.cosignatures, *self.stamps),
             self.entry.line.decode().removesuffix("\n"),
         ]
         return [printable(line) for line in lines]
@@ -74,6 +72,7 @@ def check_proof(data: bytes, keys: Sequence[VerifierKey], *, quorum: int = 0) ->
         size=opened.head.size,
         entry=entry,
         cosignatures=opened.cosignatures,
+        checkpoint=proof.checkpoint,
     )
 
 

@@ -12,6 +12,8 @@ from projections.evidence.keys import COSIGNER, LOG, SigningKey, VerifierKey
 from projections.evidence.merkle import EMPTY_ROOT
 from projections.evidence.note import Note, parse_note, sign_note
 
+STAMP_BYTES_MAX = 64 * 1024  # a reply with its certificates has some 6 kB
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignedHead:
@@ -52,6 +54,15 @@ def not_later_than(*found: Cosignature | Stamp) -> list[dict[str, str]]:
             "name": each.name,
             "time": time_text(each.time_s),
         }
+        for each in found
+    ]
+
+
+def not_later_than_text(*found: Cosignature | Stamp) -> list[str]:
+    """For a reader, a line for each, in their order."""
+    return [
+        f"  {'seen' if isinstance(each, Cosignature) else 'stamped'} by {each.name}"
+        f" not later than {time_text(each.time_s)}"
         for each in found
     ]
 

@@ -10,6 +10,11 @@ from datetime import UTC, datetime
 from projections.errors import NotProved
 
 HASH_BYTES = 32  # of SHA-256
+ID_BYTES = 4  # of a key, before each of its signatures
+TIME_BYTES = 8  # before the signature of a cosigner: seconds since 1970, big-endian
+SIGNATURE_BYTES = 64  # of Ed25519
+SIGNATURE_MARK = "\N{EM DASH} "  # begins the line of a signature
+TIME_MAX_S = 253_402_300_799  # 9999-12-31T23:59:59Z, the last second that can be printed
 NUMBER_MAX = 2**63 - 1  # readers in Go hold tree sizes and indices in an int64
 
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)

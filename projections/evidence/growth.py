@@ -18,15 +18,10 @@ from dataclasses import dataclass
 
 from projections.errors import NotProved
 from projections.evidence.checkpoint import OpenedCheckpoint, SignedHead, open_checkpoint
-from projections.evidence.encoding import (
-    decode_hash,
-    decode_number,
-    encode_base64,
-    require_no_carriage_returns,
-)
+from projections.evidence.encoding import decode_hash, decode_number, encode_base64
 from projections.evidence.keys import VerifierKey
 from projections.evidence.merkle import PATH_HASHES_MAX, consistent_roots, is_consistent
-from projections.evidence.note import NOTE_BYTES_MAX
+from projections.evidence.note import split_file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,15 +40,8 @@ class Growth:
 
 def parse_growth(data: bytes) -> Growth:
     """Splits the file; verifies nothing. Raises NotProved."""
-    if len(data) > NOTE_BYTES_MAX:
-        raise NotProved(f"the file has more than {NOTE_BYTES_MAX} bytes")
-    require_no_carriage_returns(data)
-    head, separator, checkpoint = data.partition(b"\n\n")
-    try:
-        lines = head.decode("ascii").split("\n")
-    except UnicodeDecodeError:
-        raise NotProved("the file has other characters than ASCII before its checkpoint") from None
-    if not separator or not lines[0].startswith("old "):
+    lines, checkpoint = split_file(data, what="the file")
+    if not lines or not lines[0].startswith("old "):
         raise NotProved(
             "the file does not begin with the size that it continues",
             do="give what `eventlog evidence consistency` prints",

@@ -25,12 +25,14 @@ from typing import NamedTuple
 
 from eventlog.plumbing import Directory, Disk, make_private_dir, require_home
 from projections.errors import NotProved, ProjectionError
+from projections.evidence.checkpoint import STAMP_BYTES_MAX
 from projections.evidence.encoding import decode_hash, decode_number, encode_base64
 from projections.evidence.kept_listing import (
     CHECKPOINT,
     DIRECTORY_NAME,
     KEY_NAME,
     RESTORED_NAME,
+    STAMP,
     VKEY_NAME,
 )
 from projections.evidence.key_files import KEY_BYTES_MAX, read_key_in
@@ -40,11 +42,9 @@ from projections.evidence.note import NOTE_BYTES_MAX
 
 RESUMED_NAME = "resumed"
 RESUMED_BYTES_MAX = 2048  # a seq, a chain and a vkey
-STAMP_BYTES_MAX = 64 * 1024  # a reply with its certificates has some 6 kB
 PEAKS_BYTES_MAX = 4096  # 63 hashes of 45 characters
 
 _PEAKS = re.compile(r"([0-9]{20})\.peaks", re.ASCII)
-_STAMP = re.compile(r"[0-9]{20}(?:\.([0-9]{1,6}))?\.tsr", re.ASCII)
 
 
 class Examined(NamedTuple):
@@ -226,7 +226,7 @@ class KeptFiles:
     def stamps(self, size: int) -> list[str]:
         """The names of the time stamps of a checkpoint, in the order in which they were kept."""
         own = (name for name in self._directory.names() if name.startswith(f"{size:020d}."))
-        return sorted((name for name in own if _STAMP.fullmatch(name)), key=_stamp_number)
+        return sorted((name for name in own if STAMP.fullmatch(name)), key=_stamp_number)
 
     def stamp_path(self, name: str) -> str:
         """The path of a time stamp."""
@@ -272,8 +272,8 @@ def _peaks_name(size: int) -> str:
 
 
 def _stamp_number(name: str) -> int:
-    found = _STAMP.fullmatch(name)
-    return int(found[1]) if found and found[1] else 0
+    found = STAMP.fullmatch(name)
+    return int(found[2]) if found and found[2] else 0
 
 
 @contextmanager

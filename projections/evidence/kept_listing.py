@@ -16,20 +16,25 @@ from pathlib import Path
 
 from eventlog.plumbing import Directory
 from projections.errors import NotProved
-from projections.evidence.encoding import decode_base64
+from projections.evidence.encoding import (
+    ID_BYTES,
+    SIGNATURE_BYTES,
+    SIGNATURE_MARK,
+    TIME_BYTES,
+    TIME_MAX_S,
+    decode_base64,
+)
 
 DIRECTORY_NAME = "evidence"
 KEY_NAME, VKEY_NAME, RESTORED_NAME = "key", "vkey", "restored"
 CHECKPOINT = re.compile(r"([0-9]{20})\.checkpoint", re.ASCII)
-STAMP = re.compile(r"([0-9]{20})(?:\.[0-9]+)?\.tsr", re.ASCII)
+STAMP = re.compile(r"([0-9]{20})(?:\.([0-9]{1,6}))?\.tsr", re.ASCII)  # size, number
 
 FILE_BYTES_MAX = 1 << 17  # three lines with a hundred signatures, or the chain of an authority
 SEARCH_MAX = 256  # checkpoints that are read to find the last cosignature
 
-_COSIGNATURE_BYTES = 4 + 8 + 64  # key id, time, signature; a log's own has no time
-_TIME_AT = slice(4, 12)
-_TIME_MAX_S = 253_402_300_799  # the year 9999; no cosignature with a later time is stored
-_MARK = "\N{EM DASH} "
+_COSIGNATURE_BYTES = ID_BYTES + TIME_BYTES + SIGNATURE_BYTES  # a log's own has no time
+_TIME_AT = slice(ID_BYTES, ID_BYTES + TIME_BYTES)
 # DER: the first GeneralizedTime of a reply is that of its time stamp.
 _GENERALIZED_TIME = re.compile(rb"\x18[\x0f-\x1a]([0-9]{14})(?:\.[0-9]{1,9})?Z")
 
@@ -149,7 +154,11 @@ def _size_of(name: str) -> int:
 def cosignatures_in(note: str) -> tuple[SeenBy, ...]:
     """The cosignatures of a checkpoint, in their order."""
     lines = note.rpartition("\n\n")[2].split("\n")
-    found = (_seen_by(line.removeprefix(_MARK)) for line in lines if line.startswith(_MARK))
+    found = (
+        _seen_by(line.removeprefix(SIGNATURE_MARK))
+        for line in lines
+        if line.startswith(SIGNATURE_MARK)
+    )
     return tuple(seen for seen in found if seen is not None)
 
 
@@ -160,7 +169,7 @@ def _seen_by(signature: str) -> SeenBy | None:
     except NotProved:
         return None
     time_s = int.from_bytes(raw[_TIME_AT])
-    if len(raw) != _COSIGNATURE_BYTES or not 0 < time_s <= _TIME_MAX_S:
+    if len(raw) != _COSIGNATURE_BYTES or not 0 < time_s <= TIME_MAX_S:
         return None
     return SeenBy(name=name, time_s=time_s)
 

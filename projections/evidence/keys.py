@@ -16,15 +16,17 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from projections.errors import NotProved
-from projections.evidence.encoding import decode_base64, encode_base64
+from projections.evidence.encoding import (
+    ID_BYTES,
+    TIME_BYTES,
+    TIME_MAX_S,
+    decode_base64,
+    encode_base64,
+)
 
 LOG = 1  # signs notes as they are
 COSIGNER = 4  # signs a time and a checkpoint: a witness
 KEY_BYTES = 32  # of an Ed25519 seed, and of a public key
-ID_BYTES = 4
-SIGNATURE_BYTES = 64
-TIME_BYTES = 8  # before the signature of a cosigner: seconds since 1970, big-endian
-TIME_MAX_S = 253_402_300_799  # 9999-12-31T23:59:59Z, the last second that can be printed
 
 _KINDS = (LOG, COSIGNER)
 _SECRET_PREFIX = "PRIVATE+KEY+"

@@ -3,17 +3,24 @@
 Invariant: a note that parses is rebuilt from its parts to the byte.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from projections.errors import NotProved
-from projections.evidence.encoding import decode_base64, encode_base64, require_no_carriage_returns
-from projections.evidence.keys import ID_BYTES, SigningKey, VerifierKey, is_name
+from projections.evidence.encoding import (
+    ID_BYTES,
+    SIGNATURE_MARK,
+    decode_base64,
+    encode_base64,
+    require_no_carriage_returns,
+)
+from projections.evidence.keys import SigningKey, VerifierKey, is_name
 
 NOTE_BYTES_MAX = 1_000_000  # as golang.org/x/mod/sumdb/note has it
 SIGNATURES_MAX = 100  # the same
 
-_MARK = "\N{EM DASH} "
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")  # a newline is none here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +33,7 @@ class Signature:
 
     def to_text(self) -> str:
         """The line, newline included."""
-        return f"{_MARK}{self.name} {encode_base64(self.id + self.value)}\n"
+        return f"{SIGNATURE_MARK}{self.name} {encode_base64(self.id + self.value)}\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,13 +94,29 @@ def parse_signatures(text: str) -> tuple[Signature, ...]:
 
 
 def _parse_signature(line: str) -> Signature:
-    name, separator, encoded = line.removeprefix(_MARK).partition(" ")
-    if not line.startswith(_MARK) or not separator or not is_name(name):
+    name, separator, encoded = line.removeprefix(SIGNATURE_MARK).partition(" ")
+    if not line.startswith(SIGNATURE_MARK) or not separator or not is_name(name):
         raise NotProved("a signature line does not have the form `\N{EM DASH} NAME SIGNATURE`")
     raw = decode_base64(encoded, what="a signature")
     if len(raw) <= ID_BYTES:
         raise NotProved("a signature is shorter than its key id")
     return _signature(name, raw)
+
+
+def split_file(data: bytes, *, what: str) -> tuple[list[str], bytes]:
+    """The lines before the checkpoint of a file, and the checkpoint; `what` names the file.
+
+    No lines are returned where no empty line follows them. Raises NotProved.
+    """
+    if len(data) > NOTE_BYTES_MAX:
+        raise NotProved(f"{what} has more than {NOTE_BYTES_MAX} bytes")
+    require_no_carriage_returns(data)
+    head, separator, checkpoint = data.partition(b"\n\n")
+    try:
+        lines = head.decode("ascii").split("\n")
+    except UnicodeDecodeError:
+        raise NotProved(f"{what} has other characters than ASCII before its checkpoint") from None
+    return (lines if separator else []), checkpoint
 
 
 def _decode(data: bytes) -> str:
@@ -104,7 +127,7 @@ def _decode(data: bytes) -> str:
         text = data.decode()
     except UnicodeDecodeError:
         raise NotProved("the note is not UTF-8") from None
-    if any(char < " " and char != "\n" for char in text):
+    if _CONTROL.search(text):
         raise NotProved("the note has control characters")
     return text
 

@@ -22,11 +22,10 @@ from projections.evidence.encoding import (
     decode_hash,
     decode_number,
     encode_base64,
-    require_no_carriage_returns,
 )
 from projections.evidence.keys import VerifierKey
 from projections.evidence.merkle import PATH_HASHES_MAX, leaf_hash, root_from_inclusion
-from projections.evidence.note import NOTE_BYTES_MAX
+from projections.evidence.note import NOTE_BYTES_MAX, split_file
 
 HEADER = "c2sp.org/tlog-proof@v1"
 PROOF_BYTES_MAX = NOTE_BYTES_MAX  # a line of 64 KiB in base64, a path and a note
@@ -50,15 +49,8 @@ class Proof:
 
 def parse_proof(data: bytes) -> Proof:
     """Splits a proof file; verifies nothing. Raises NotProved."""
-    if len(data) > PROOF_BYTES_MAX:
-        raise NotProved(f"the proof has more than {PROOF_BYTES_MAX} bytes")
-    require_no_carriage_returns(data)
-    head, separator, checkpoint = data.partition(b"\n\n")
-    try:
-        lines = head.decode("ascii").split("\n")
-    except UnicodeDecodeError:
-        raise NotProved("the proof has other characters than ASCII before its checkpoint") from None
-    if not separator or lines[0] != HEADER:
+    lines, checkpoint = split_file(data, what="the proof")
+    if lines[:1] != [HEADER]:
         raise NotProved(
             f"the file is not a proof: it does not begin with {HEADER}",
             do="check a statement with `eventlog evidence check-statement`",

@@ -22,11 +22,10 @@ from rfc3161_client import (
 )
 
 from projections.errors import NotProved
-from projections.evidence.checkpoint import Stamp
+from projections.evidence.checkpoint import STAMP_BYTES_MAX, Stamp
 from projections.evidence.der_order import with_sorted_certificates
 from projections.evidence.note import parse_note
 
-REPLY_BYTES_MAX = 64 * 1024  # a reply with its certificates has some 6 kB
 _SHA256 = x509.ObjectIdentifier("2.16.840.1.101.3.4.2.1")
 
 
@@ -80,8 +79,8 @@ def verify_stamp(
     The certificates must have been valid at the time of the stamp, not now.
     """
     message = stamped_bytes(checkpoint)
-    if len(reply) > REPLY_BYTES_MAX:
-        raise NotProved(f"the time stamp has more than {REPLY_BYTES_MAX} bytes")
+    if len(reply) > STAMP_BYTES_MAX:
+        raise NotProved(f"the time stamp has more than {STAMP_BYTES_MAX} bytes")
     try:
         return _verified(reply, message, trusted, nonce)
     except NotProved:

@@ -20,17 +20,15 @@ import httpx
 
 from eventlog.plumbing import Disk, starting_thread
 from projections.errors import NotProved, ProjectionError
-from projections.evidence.checkpoint import Stamp
+from projections.evidence.checkpoint import STAMP_BYTES_MAX, Stamp
 from projections.evidence.kept_files import KeptFiles, kept_files
+from projections.evidence.locks import held_lock
 from projections.evidence.newest import read_newest
 from projections.evidence.stamp import (
-    REPLY_BYTES_MAX,
     TrustedAuthorities,
     stamp_request,
     verify_stamp,
 )
-from projections.evidence.tree import LOCK_POLL, LOCK_WAIT_S
-from projections.run_directory import run_lock
 
 DEADLINE_S = 20.0  # for one request: authorities answer within a second
 LOCK_NAME = "anchor.lock"
@@ -62,14 +60,7 @@ def anchor(
     require_url(url)
     with kept_files(home, disk=disk) as kept:
         newest = read_newest(kept)
-        lock = run_lock(home, LOCK_NAME)
-        try:
-            if not lock.wait_for(LOCK_WAIT_S, LOCK_POLL):
-                raise ProjectionError(
-                    f"{lock.holder()} has been asking for a time stamp for {LOCK_WAIT_S:g} s",
-                    where=str(home),
-                    do="run this again when it has ended",
-                )
+        with held_lock(home, LOCK_NAME, doing="asking for a time stamp"):
             known = _known_stamp(kept, newest.head.size, newest.data, trusted)
             if known is not None:
                 return known
@@ -77,8 +68,6 @@ def anchor(
             reply = ask_authority(url, request.data)
             stamp = verify_stamp(reply, newest.data, trusted, nonce=request.nonce)
             name = kept.write_stamp(newest.head.size, reply)
-        finally:
-            lock.drop()
         path = kept.stamp_path(name)
         return Anchored(path=path, size=newest.head.size, stamp=stamp, is_new=True)
 
@@ -131,8 +120,8 @@ def _post(url: str, request: bytes, deadline_s: float) -> bytes:
             reply = b""
             for part in response.iter_raw():
                 reply += part
-                if len(reply) > REPLY_BYTES_MAX:
-                    raise _no_reply_error(url, f"its reply has more than {REPLY_BYTES_MAX} bytes")
+                if len(reply) > STAMP_BYTES_MAX:
+                    raise _no_reply_error(url, f"its reply has more than {STAMP_BYTES_MAX} bytes")
                 if time.monotonic() > give_up_s:  # nobody waits for it any more
                     raise _no_reply_error(url, f"its reply takes longer than {deadline_s:g} s")
             return reply

@@ -59,10 +59,10 @@ def given_stamp(tsr: Path | None, ca: Path | None, policy: str | None) -> "Given
         raise WrongUsage("--tsr and --tsa-ca belong together", do="give both, or neither")
     if tsr is None or ca is None:
         return None
-    from projections.evidence.stamp import REPLY_BYTES_MAX
+    from projections.evidence.checkpoint import STAMP_BYTES_MAX
 
     with tsr.open("rb") as opened:
-        reply = opened.read(REPLY_BYTES_MAX + 1)
+        reply = opened.read(STAMP_BYTES_MAX + 1)
     return GivenStamp(reply=reply, trusted=trusted_authorities(ca, policy))
 
 

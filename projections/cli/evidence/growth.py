@@ -42,16 +42,11 @@ def consistency(obj: CommandContext, old_size: int) -> None:
     Example:
       eventlog evidence consistency --from 0 > growth
     """
-    from projections.errors import NotProved
-
     with needs_extra():
         from projections.evidence.proving import prove_growth
 
-    try:
+    with exits_unless_proved(as_json=False):
         data = prove_growth(Path(obj.home), old_size)
-    except NotProved as error:
-        print_problem(f"NOT PROVED: {error}")
-        sys.exit(EXIT_PROBLEM)
     print_line(data.decode().removesuffix("\n"))
 
 

@@ -144,7 +144,7 @@ def check(
     """
     with needs_extra():
         from projections.evidence.check import check_proof
-        from projections.evidence.proof import PROOF_BYTES_MAX, parse_proof
+        from projections.evidence.proof import PROOF_BYTES_MAX
 
     keys = parse_checking_keys(vkeys, quorum)
     with file.open("rb") as opened:
@@ -153,5 +153,5 @@ def check(
     with exits_unless_proved(as_json=as_json):
         found = check_proof(data, keys, quorum=quorum)
         if stamp is not None:
-            found = replace(found, stamps=(stamp.verified(parse_proof(data).checkpoint),))
+            found = replace(found, stamps=(stamp.verified(found.checkpoint),))
     print_result(found, as_json=as_json)

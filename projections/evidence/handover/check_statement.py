@@ -18,9 +18,9 @@ from projections.evidence.checkpoint import (
     SignedHead,
     Stamp,
     not_later_than,
+    not_later_than_text,
     open_checkpoint,
 )
-from projections.evidence.encoding import time_text
 from projections.evidence.handover.lines_table import lines_table
 from projections.evidence.handover.statement import ReadableFile, read_head, read_pieces
 from projections.evidence.keys import VerifierKey
@@ -54,14 +54,7 @@ class CheckedStatement:
         lines = [
             f"PROVED: all {self.size} entries of the log {self.origin}, complete and in order",
             f"  recorded_at {times} (the operator's own clock)",
-            *(
-                f"  seen by {found.name} not later than {time_text(found.time_s)}"
-                for found in self.cosignatures
-            ),
-            *(
-                f"  stamped by {found.name} not later than {time_text(found.time_s)}"
-                for found in self.stamps
-            ),
+            *not_later_than_text(*self.cosignatures, *self.stamps),
         ]
         return [printable(line) for line in lines]
 
