@@ -17,8 +17,11 @@ from pathlib import Path
 
 from eventlog.plumbing import Disk, decode, raw_lines, refuse_in_home
 from projections.errors import NotProved, ProjectionError
-from projections.evidence.checkpoint import SignedHead, open_checkpoint
-from projections.evidence.encoding import HASH_BYTES
+from projections.evidence.formats.checkpoint import SignedHead, open_checkpoint
+from projections.evidence.formats.encoding import HASH_BYTES
+from projections.evidence.formats.keys import VerifierKey
+from projections.evidence.formats.merkle import EMPTY_ROOT, TILE_WIDTH, fold, leaf_hash
+from projections.evidence.formats.note import NOTE_BYTES_MAX
 from projections.evidence.handover.file_tree import (
     FILES_AT_ONCE,
     PUBLIC,
@@ -28,14 +31,11 @@ from projections.evidence.handover.file_tree import (
 )
 from projections.evidence.handover.signed_lines import lines_in_order, require_no_loss
 from projections.evidence.handover.tile_paths import ENTRIES, Tile, bundle, tile_path, tiles_of
-from projections.evidence.kept_files import kept_files
-from projections.evidence.keys import VerifierKey
-from projections.evidence.level_files import LevelFiles, level_files
-from projections.evidence.locks import held_lock
-from projections.evidence.merkle import EMPTY_ROOT, TILE_WIDTH, fold, leaf_hash
-from projections.evidence.newest import NewestCheckpoint, read_newest
-from projections.evidence.note import NOTE_BYTES_MAX
-from projections.evidence.proving import extend_tree
+from projections.evidence.kept.kept_files import kept_files
+from projections.evidence.kept.locks import held_lock
+from projections.evidence.kept.newest import NewestCheckpoint, read_newest
+from projections.evidence.proofs.proving import extend_tree
+from projections.evidence.tree.level_files import LevelFiles, level_files
 
 CHECKPOINT_NAME = "checkpoint"
 LOCK_NAME = "publish.lock"
