@@ -10,8 +10,8 @@ from pathlib import Path
 from eventlog import UnsafePath
 from eventlog.plumbing import count_text, duration_text, fence_state, replica_state
 from projections.doctor.finding import NOTE, OK, PROBLEM, WARNING, DoctorFinding
-from projections.evidence.kept_listing import KEY_NAME, KeptListing, kept_listing
-from projections.evidence.level_files import stored_state
+from projections.evidence.kept.kept_listing import KEY_NAME, KeptListing, kept_listing
+from projections.evidence.tree.level_files import stored_state
 from projections.monitoring.evidence_status import evidence_status, is_late
 
 CHECK = "evidence"

@@ -2,12 +2,12 @@
 
 The formats are those of C2SP: signed-note, tlog-checkpoint, tlog-cosignature, tlog-proof,
 tlog-tiles and the request body of tlog-witness (https://c2sp.org), and time stamps of RFC 3161.
-`encoding`, `merkle`, `keys`, `note`, `checkpoint`, `proof`, `growth`, `check` and `stamp` are pure:
-they see no disk, no clock and no environment. `keys` and `stamp` are the only ones that import the
-packages of the extra `evidence`; `timestamp` asks an authority over HTTP. `handover/` is what
-outsiders get beside single proofs.
+`formats/` are texts and hashes, `kept/` is what a home keeps of them, `tree/` the tree on disk.
+Above these, `signing/` makes checkpoints, `proofs/` makes and checks proofs, `stamps/` asks
+authorities, and `handover/` is what outsiders get beside single proofs.
 
-Invariant: a text that a parser accepts is the only spelling of what it returns.
+Invariant: nothing is signed, kept or handed over that was not verified.
 
-May import: projections.errors, projection, run_directory, runtime, queries, rebuild, export.
+May import: projections.errors, projection, run_directory, runtime, signals, sqlite, queries,
+rebuild, export.
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from eventlog import UnsafePath
 from eventlog.plumbing import count_text
-from projections.evidence.kept_listing import KeptListing, kept_listing
+from projections.evidence.kept.kept_listing import KeptListing, kept_listing
 from projections.monitoring.lag import lag
 
 UNSIGNED_S_MAX = 86_400.0  # then an entry has waited too long for a checkpoint: a day

@@ -20,8 +20,8 @@ from eventlog.plumbing import (
 from projections.delivery.outbox import NAME as ALPINE
 from projections.delivery.outbox import STOPPED, is_delivering, load_outbox, outbox_path
 from projections.errors import SchemaTooOld
-from projections.evidence.level_files import NAME as TREE
-from projections.evidence.level_files import stored_state
+from projections.evidence.tree.level_files import NAME as TREE
+from projections.evidence.tree.level_files import stored_state
 from projections.monitoring.drill_record import last_drill
 from projections.monitoring.evidence_status import evidence_status
 from projections.monitoring.lag import lag, other_log_problem

@@ -26,8 +26,8 @@ from eventlog.format.segment import SEGMENT_BYTES_DEFAULT
 from eventlog.schema.validation import validate
 from eventlog.storage.disk import RealDisk
 from eventlog.storage.home import home_at
-from projections.evidence.signing import create_key, sign_checkpoint
-from tests.projections.evidence.kept import add_cosignature, add_stamp
+from projections.evidence.signing.signing import create_key, sign_checkpoint
+from tests.projections.evidence.additions import add_cosignature, add_stamp
 from tools.generator import Book
 from tools.prices import SIMULATED_FROM, Bar, simulate
 

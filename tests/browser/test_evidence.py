@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from projections.evidence.check import check_proof
-from projections.evidence.keys import parse_vkey
-from projections.evidence.signing import create_key, sign_checkpoint
+from projections.evidence.formats.keys import parse_vkey
+from projections.evidence.proofs.check import check_proof
+from projections.evidence.signing.signing import create_key, sign_checkpoint
 from tests.browser.console import console
 from tests.browser.driver import Browser
 from tests.browser.shown import Shown

@@ -14,19 +14,19 @@ from pathlib import Path
 import pytest
 
 from projections.errors import NotProved
-from projections.evidence.check import check_proof
-from projections.evidence.checkpoint import SignedHead, sign_head
+from projections.evidence.formats.checkpoint import SignedHead, sign_head
+from projections.evidence.formats.keys import COSIGNER, SigningKey, new_key
+from projections.evidence.formats.merkle import leaf_hash
+from projections.evidence.formats.note import Signature
 from projections.evidence.handover.export import SeenLines, index_page
 from projections.evidence.handover.page import page_bytes
-from projections.evidence.keys import COSIGNER, SigningKey, new_key
-from projections.evidence.merkle import leaf_hash
-from projections.evidence.note import Signature
-from projections.evidence.proof import Proof
+from projections.evidence.proofs.check import check_proof
+from projections.evidence.proofs.proof import Proof
 from tests.browser.driver import PHONE, Browser, Context, Page
 from tests.harness.requirements import CHECKOUT
 from tests.projections.evidence.entries import entry_proof
 from tests.projections.evidence.foreign_lines import ACCEPTED, LOG, REFUSED, foreign_proof
-from tests.projections.evidence.test_proof import KEY, WITNESS
+from tests.projections.evidence.proofs.test_proof import KEY, WITNESS
 
 pytestmark = pytest.mark.slow
 

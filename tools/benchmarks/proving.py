@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 
 from eventlog import EventLog
-from projections.evidence.tree import TreeProjection, update_tree
+from projections.evidence.tree.projection import TreeProjection, update_tree
 from projections.projection import Checkpoint
 from tools.benchmarks.ours import build_log, long_log
 from tools.benchmarks.runner import ROUNDS_MIN, Bench, NotMeasured, Rounds
@@ -29,7 +29,7 @@ BATCHES, BATCHES_QUICK = 20, 5  # of one round
 _PEAK_MB = """\
 import re, sys
 from pathlib import Path
-from projections.evidence.tree import update_tree
+from projections.evidence.tree.projection import update_tree
 update_tree(Path(sys.argv[1]))
 print(int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024)
 """

@@ -16,8 +16,8 @@ from projections.cli.evidence.extra import needs_extra
 from projections.cli.evidence.keys_option import exits_unless_proved
 
 if TYPE_CHECKING:
-    from projections.evidence.checkpoint import Stamp
-    from projections.evidence.stamp import TrustedAuthorities
+    from projections.evidence.formats.checkpoint import Stamp
+    from projections.evidence.stamps.stamp import TrustedAuthorities
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -34,7 +34,7 @@ class GivenStamp:
 
     def verified(self, checkpoint: bytes) -> "Stamp":
         """The stamp of this checkpoint. Raises NotProved."""
-        from projections.evidence.stamp import verify_stamp
+        from projections.evidence.stamps.stamp import verify_stamp
 
         return verify_stamp(self.reply, checkpoint, self.trusted)
 
@@ -59,16 +59,16 @@ def given_stamp(tsr: Path | None, ca: Path | None, policy: str | None) -> "Given
         raise WrongUsage("--tsr and --tsa-ca belong together", do="give both, or neither")
     if tsr is None or ca is None:
         return None
-    from projections.evidence.stamp import REPLY_BYTES_MAX
+    from projections.evidence.formats.checkpoint import STAMP_BYTES_MAX
 
     with tsr.open("rb") as opened:
-        reply = opened.read(REPLY_BYTES_MAX + 1)
+        reply = opened.read(STAMP_BYTES_MAX + 1)
     return GivenStamp(reply=reply, trusted=trusted_authorities(ca, policy))
 
 
 def trusted_authorities(path: Path, policy: str | None) -> "TrustedAuthorities":
     """What --tsa-ca and --tsa-policy give. Raises WrongUsage."""
-    from projections.evidence.stamp import parse_authorities
+    from projections.evidence.stamps.stamp import parse_authorities
 
     with path.open("rb") as opened:
         pem = opened.read(CA_BYTES_MAX)
@@ -106,9 +106,9 @@ def anchor(obj: CommandContext, url: str, ca: Path, policy: str | None, as_json:
       eventlog evidence anchor --tsa http://tsa.example.com --tsa-ca tsa-root.pem
     """
     with needs_extra():
-        from projections.evidence.encoding import time_text
-        from projections.evidence.timestamp import anchor as ask
-        from projections.evidence.timestamp import require_url
+        from projections.evidence.formats.encoding import time_text
+        from projections.evidence.stamps.timestamp import anchor as ask
+        from projections.evidence.stamps.timestamp import require_url
 
     try:
         require_url(url)

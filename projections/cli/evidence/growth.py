@@ -42,16 +42,11 @@ def consistency(obj: CommandContext, old_size: int) -> None:
     Example:
       eventlog evidence consistency --from 0 > growth
     """
-    from projections.errors import NotProved
-
     with needs_extra():
-        from projections.evidence.proving import prove_growth
+        from projections.evidence.proofs.proving import prove_growth
 
-    try:
+    with exits_unless_proved(as_json=False):
         data = prove_growth(Path(obj.home), old_size)
-    except NotProved as error:
-        print_problem(f"NOT PROVED: {error}")
-        sys.exit(EXIT_PROBLEM)
     print_line(data.decode().removesuffix("\n"))
 
 
@@ -93,9 +88,9 @@ def audit(
     from projections.errors import NotProved
 
     with needs_extra():
-        from projections.evidence.audit import audit as audit_growth
-        from projections.evidence.key_files import read_key_file
-        from projections.evidence.keys import COSIGNER, LOG
+        from projections.evidence.formats.keys import COSIGNER, LOG
+        from projections.evidence.kept.key_files import read_key_file
+        from projections.evidence.proofs.audit import audit as audit_growth
 
     (key,) = parse_vkeys([vkey])
     if key.kind != LOG:
@@ -142,8 +137,8 @@ def cosigned(obj: CommandContext, file: Path, vkeys: tuple[str, ...], as_json: b
       eventlog evidence cosigned cosignature --key "$(cat witness.vkey)"
     """
     with needs_extra():
-        from projections.evidence.cosigning import keep_cosignatures
-        from projections.evidence.keys import COSIGNER
+        from projections.evidence.formats.keys import COSIGNER
+        from projections.evidence.signing.cosigning import keep_cosignatures
 
     keys = parse_vkeys(vkeys)
     if any(key.kind != COSIGNER for key in keys):
@@ -167,8 +162,8 @@ def witness_key(name: str, file: Path) -> None:
       eventlog evidence witness-key witness.example.org key > witness.vkey
     """
     with needs_extra():
-        from projections.evidence.key_files import create_key_file
-        from projections.evidence.keys import COSIGNER, is_new_name, new_key
+        from projections.evidence.formats.keys import COSIGNER, is_new_name, new_key
+        from projections.evidence.kept.key_files import create_key_file
 
     if not is_new_name(name):
         raise WrongUsage(
@@ -182,7 +177,7 @@ def witness_key(name: str, file: Path) -> None:
 
 def _read_note(file: Path) -> bytes:
     """The bytes of a file, as far as a note may have them and one more."""
-    from projections.evidence.note import NOTE_BYTES_MAX
+    from projections.evidence.formats.note import NOTE_BYTES_MAX
 
     with file.open("rb") as opened:
         return opened.read(NOTE_BYTES_MAX + 1)

@@ -14,7 +14,7 @@ from eventlog.plumbing import EXIT_PROBLEM, WrongUsage, print_problem
 from projections.cli.common import print_json
 
 if TYPE_CHECKING:
-    from projections.evidence.keys import VerifierKey
+    from projections.evidence.formats.keys import VerifierKey
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -44,7 +44,7 @@ def key_options(command: Command) -> Command:
 def parse_vkeys(vkeys: Sequence[str]) -> "list[VerifierKey]":
     """The keys that --key gives. Raises WrongUsage."""
     from projections.errors import NotProved
-    from projections.evidence.keys import parse_vkey
+    from projections.evidence.formats.keys import parse_vkey
 
     try:
         return [parse_vkey(vkey) for vkey in vkeys]
@@ -57,7 +57,7 @@ def parse_vkeys(vkeys: Sequence[str]) -> "list[VerifierKey]":
 def parse_checking_keys(vkeys: Sequence[str], quorum: int) -> "list[VerifierKey]":
     """The keys of one log and of its witnesses. Raises WrongUsage where no file could do."""
     from projections.errors import NotProved
-    from projections.evidence.check import log_and_witnesses
+    from projections.evidence.proofs.check import log_and_witnesses
 
     keys = parse_vkeys(vkeys)
     try:

@@ -73,8 +73,8 @@ def prove(
     from eventlog.plumbing import output_file
 
     with needs_extra():
-        from projections.evidence.proving import prove as prove_entry
-        from projections.evidence.proving import prove_signal
+        from projections.evidence.proofs.proving import prove as prove_entry
+        from projections.evidence.proofs.proving import prove_signal
 
     is_seq = entry.isascii() and entry.isdecimal() and not is_id
     if is_seq and not 1 <= len(entry.lstrip("0")) <= SEQ_DIGITS_MAX:
@@ -100,10 +100,10 @@ def prove(
 def _note_what_it_proves(home: Path, data: bytes, *, is_newest: bool) -> None:
     """Says on stderr which entry it is, and which older checkpoint others have seen."""
     from eventlog.plumbing import decode
-    from projections.evidence.checkpoint import parse_head
-    from projections.evidence.note import parse_note
-    from projections.evidence.proof import parse_proof
-    from projections.evidence.seen_sizes import seen_sizes_hint
+    from projections.evidence.formats.checkpoint import parse_head
+    from projections.evidence.formats.note import parse_note
+    from projections.evidence.kept.seen_sizes import seen_sizes_hint
+    from projections.evidence.proofs.proof import parse_proof
 
     proof = parse_proof(data)
     found = decode(proof.line + b"\n")
@@ -143,8 +143,8 @@ def check(
       eventlog evidence check entry-1.tlog-proof --key "$(cat vkey)"
     """
     with needs_extra():
-        from projections.evidence.check import check_proof
-        from projections.evidence.proof import PROOF_BYTES_MAX, parse_proof
+        from projections.evidence.proofs.check import check_proof
+        from projections.evidence.proofs.proof import PROOF_BYTES_MAX
 
     keys = parse_checking_keys(vkeys, quorum)
     with file.open("rb") as opened:
@@ -153,5 +153,5 @@ def check(
     with exits_unless_proved(as_json=as_json):
         found = check_proof(data, keys, quorum=quorum)
         if stamp is not None:
-            found = replace(found, stamps=(stamp.verified(parse_proof(data).checkpoint),))
+            found = replace(found, stamps=(stamp.verified(found.checkpoint),))
     print_result(found, as_json=as_json)

@@ -20,7 +20,7 @@ from projections.cli.evidence.keys_option import exits_unless_proved
 from projections.cli.replication.settings import setting
 
 if TYPE_CHECKING:
-    from projections.evidence.signing import SignedCheckpoint
+    from projections.evidence.signing.signing import SignedCheckpoint
 
 
 @click.command()
@@ -37,8 +37,8 @@ def key(obj: CommandContext, origin: str) -> None:
       eventlog evidence key log.example.com/main
     """
     with needs_extra():
-        from projections.evidence.keys import is_new_name
-        from projections.evidence.signing import create_key
+        from projections.evidence.formats.keys import is_new_name
+        from projections.evidence.signing.signing import create_key
 
     if not is_new_name(origin):
         raise WrongUsage(
@@ -75,7 +75,7 @@ def checkpoint(obj: CommandContext, backup: Path | None, as_json: bool) -> None:
       eventlog evidence checkpoint --backed-up /mnt/disk/backup/eventlog
     """
     with needs_extra():
-        from projections.evidence.signing import sign_checkpoint
+        from projections.evidence.signing.signing import sign_checkpoint
 
     has_stream = bool(setting("EVENTLOG_STREAM"))
     found = sign_checkpoint(Path(obj.home), backup=backup, has_stream=has_stream)
@@ -113,8 +113,8 @@ def resume(obj: CommandContext, newest: Path, key_file: Path, as_json: bool) -> 
       eventlog evidence resume --newest newest.checkpoint --key-file key
     """
     with needs_extra():
-        from projections.evidence.note import NOTE_BYTES_MAX
-        from projections.evidence.resuming import resume as resume_signing
+        from projections.evidence.formats.note import NOTE_BYTES_MAX
+        from projections.evidence.signing.resuming import resume as resume_signing
 
     with newest.open("rb") as opened:
         data = opened.read(NOTE_BYTES_MAX + 1)

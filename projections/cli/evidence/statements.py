@@ -50,7 +50,7 @@ def statement(obj: CommandContext, output: str, size: int | None) -> None:
 
     with needs_extra():
         from projections.evidence.handover.write_statement import write_statement
-        from projections.evidence.seen_sizes import seen_sizes_hint
+        from projections.evidence.kept.seen_sizes import seen_sizes_hint
 
     home = Path(obj.home)
     with exits_unless_proved(as_json=False), progress_bar("writing", "line") as progress:

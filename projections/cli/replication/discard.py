@@ -16,7 +16,7 @@ from eventlog.plumbing import MIRROR, free_name, printable
 from projections.delivery.lease import DeliveryLease
 from projections.delivery.outbox import outbox_path
 from projections.errors import ProjectionError
-from projections.evidence.level_files import NAME as TREE  # which builds itself again
+from projections.evidence.tree.level_files import NAME as TREE  # which builds itself again
 from projections.monitoring.status import projections_status
 from projections.run_directory import run_directory, run_file_name, run_lock
 from projections.runtime.registry import projection_names

@@ -12,19 +12,19 @@ from pathlib import Path
 
 from eventlog.plumbing import BadLine, VerifiedChunk, printable, verify_lines
 from projections.errors import NotProved
-from projections.evidence.check import log_and_witnesses, require_quorum
-from projections.evidence.checkpoint import (
+from projections.evidence.formats.checkpoint import (
     Cosignature,
     SignedHead,
     Stamp,
     not_later_than,
+    not_later_than_text,
     open_checkpoint,
 )
-from projections.evidence.encoding import time_text
+from projections.evidence.formats.keys import VerifierKey
+from projections.evidence.formats.merkle import RunningRoot, leaf_hash
 from projections.evidence.handover.lines_table import lines_table
 from projections.evidence.handover.statement import ReadableFile, read_head, read_pieces
-from projections.evidence.keys import VerifierKey
-from projections.evidence.merkle import RunningRoot, leaf_hash
+from projections.evidence.proofs.check import log_and_witnesses, require_quorum
 from projections.queries.filters import SignalFilter
 from projections.queries.selection import Selection
 from projections.queries.stats import Stats, read_stats, read_stats_by
@@ -54,14 +54,7 @@ class CheckedStatement:
         lines = [
             f"PROVED: all {self.size} entries of the log {self.origin}, complete and in order",
             f"  recorded_at {times} (the operator's own clock)",
-            *(
-                f"  seen by {found.name} not later than {time_text(found.time_s)}"
-                for found in self.cosignatures
-            ),
-            *(
-                f"  stamped by {found.name} not later than {time_text(found.time_s)}"
-                for found in self.stamps
-            ),
+            *not_later_than_text(*self.cosignatures, *self.stamps),
         ]
         return [printable(line) for line in lines]
 

@@ -21,7 +21,8 @@ from typing import BinaryIO
 
 from eventlog.plumbing import BadLine, Disk, VerifiedChunk, printable, refuse_in_home, verify_lines
 from projections.errors import ProjectionError
-from projections.evidence.encoding import time_text
+from projections.evidence.formats.encoding import time_text
+from projections.evidence.formats.keys import VerifierKey
 from projections.evidence.handover import page
 from projections.evidence.handover.file_tree import PRIVATE, FileTree, file_tree
 from projections.evidence.handover.growth_files import growth_files
@@ -30,10 +31,9 @@ from projections.evidence.handover.publish import publish
 from projections.evidence.handover.signed_lines import Progress, require_no_loss, signed_lines
 from projections.evidence.handover.statement import head_bytes
 from projections.evidence.handover.tables import TABLES, table_lines
-from projections.evidence.kept_files import KeptFiles, kept_files
-from projections.evidence.kept_listing import cosignatures_in, stamp_time
-from projections.evidence.keys import VerifierKey
-from projections.evidence.newest import NewestCheckpoint, read_newest
+from projections.evidence.kept.kept_files import KeptFiles, kept_files
+from projections.evidence.kept.kept_listing import cosignatures_in, stamp_time
+from projections.evidence.kept.newest import NewestCheckpoint, read_newest
 
 SUMS_NAME = "SHA256SUMS"
 CHUNK_BYTES = 1 << 20

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from eventlog.plumbing import Disk
 from projections.errors import ProjectionError
-from projections.evidence.growth import Growth
-from projections.evidence.level_files import level_files
-from projections.evidence.merkle import is_consistent
-from projections.evidence.newest import NewestCheckpoint
+from projections.evidence.formats.merkle import is_consistent
+from projections.evidence.kept.newest import NewestCheckpoint
+from projections.evidence.proofs.growth import Growth
+from projections.evidence.tree.level_files import level_files
 
 
 def growth_files(

@@ -17,8 +17,11 @@ from pathlib import Path
 
 from eventlog.plumbing import Disk, decode, raw_lines, refuse_in_home
 from projections.errors import NotProved, ProjectionError
-from projections.evidence.checkpoint import SignedHead, open_checkpoint
-from projections.evidence.encoding import HASH_BYTES
+from projections.evidence.formats.checkpoint import SignedHead, open_checkpoint
+from projections.evidence.formats.encoding import HASH_BYTES
+from projections.evidence.formats.keys import VerifierKey
+from projections.evidence.formats.merkle import EMPTY_ROOT, TILE_WIDTH, fold, leaf_hash
+from projections.evidence.formats.note import NOTE_BYTES_MAX
 from projections.evidence.handover.file_tree import (
     FILES_AT_ONCE,
     PUBLIC,
@@ -28,15 +31,11 @@ from projections.evidence.handover.file_tree import (
 )
 from projections.evidence.handover.signed_lines import lines_in_order, require_no_loss
 from projections.evidence.handover.tile_paths import ENTRIES, Tile, bundle, tile_path, tiles_of
-from projections.evidence.kept_files import kept_files
-from projections.evidence.keys import VerifierKey
-from projections.evidence.level_files import LevelFiles, level_files
-from projections.evidence.merkle import EMPTY_ROOT, TILE_WIDTH, fold, leaf_hash
-from projections.evidence.newest import NewestCheckpoint, read_newest
-from projections.evidence.note import NOTE_BYTES_MAX
-from projections.evidence.proving import extend_tree
-from projections.evidence.tree import LOCK_POLL, LOCK_WAIT_S
-from projections.run_directory import run_lock
+from projections.evidence.kept.kept_files import kept_files
+from projections.evidence.kept.locks import held_lock
+from projections.evidence.kept.newest import NewestCheckpoint, read_newest
+from projections.evidence.proofs.proving import extend_tree
+from projections.evidence.tree.level_files import LevelFiles, level_files
 
 CHECKPOINT_NAME = "checkpoint"
 LOCK_NAME = "publish.lock"
@@ -106,31 +105,22 @@ def publish(
         key, newest = kept.read_vkey(), newest or read_newest(kept)
     if with_entries:
         require_no_loss(home, newest.head.size)
-    lock = run_lock(home, LOCK_NAME)
-    try:
-        if not lock.wait_for(LOCK_WAIT_S, LOCK_POLL):
-            raise ProjectionError(
-                f"{lock.holder()} has been publishing for {LOCK_WAIT_S:g} s",
-                where=str(home),
-                do="run this again when it has ended",
-            )
-        with file_tree(directory, modes, disk=disk) as target:
-            old = _published_head(target, key)
-            _require_growth(target, old, newest.head)
-            unsalted = _unsalted(home, old.size, newest.head.size)
-            if unsalted:
-                on_unsalted(unsalted)
-            for again in (False, True):
-                extend_tree(home, newest.head.size, again=again, disk=disk)
-                with level_files(home, disk=disk) as files, suppress(_DamagedTree):
-                    _require_roots(files, old, newest.head)
-                    standing = 0 if all_again else old.size
-                    written = _publish(
-                        home, target, newest, standing, files, with_entries, progress
-                    )
-                    return _published(target, newest.head, old, written, unsalted)
-    finally:
-        lock.drop()
+    with (
+        held_lock(home, LOCK_NAME, doing="publishing"),
+        file_tree(directory, modes, disk=disk) as target,
+    ):
+        old = _published_head(target, key)
+        _require_growth(target, old, newest.head)
+        unsalted = _unsalted(home, old.size, newest.head.size)
+        if unsalted:
+            on_unsalted(unsalted)
+        for again in (False, True):
+            extend_tree(home, newest.head.size, again=again, disk=disk)
+            with level_files(home, disk=disk) as files, suppress(_DamagedTree):
+                _require_roots(files, old, newest.head)
+                standing = 0 if all_again else old.size
+                written = _publish(home, target, newest, standing, files, with_entries, progress)
+                return _published(target, newest.head, old, written, unsalted)
     raise ProjectionError(
         f"the log does not have the roots that were signed at size {old.size} and"
         f" {newest.head.size}",
@@ -257,18 +247,20 @@ def _by_folder(contents: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, dic
 
 def _unsalted(home: Path, old_size: int, size: int) -> int:
     """How many of the entries since an earlier checkpoint have no salt."""
-    found = raw_lines(str(home), after=old_size, limit=size - old_size)
-    return sum(not _is_salted(line, size) for lines in found for line in lines)
+    unsalted = 0
+    for lines in raw_lines(str(home), after=old_size, limit=size - old_size):
+        is_within = decode(lines[-1]).seq <= size  # not where others before it were lost
+        signed = lines if is_within else [line for line in lines if decode(line).seq <= size]
+        unsalted += sum(not _is_salted(line) for line in signed)
+    return unsalted
 
 
-def _is_salted(line: bytes, size: int) -> bool:
-    """Whether a line has a salt, or is behind `size`, since others before it were lost."""
+def _is_salted(line: bytes) -> bool:
+    """Whether a line has a salt that makes its hash impossible to guess."""
     if _SALT_TEXT not in line:
-        return decode(line).seq > size
-    entry = decode(line)
-    salt = entry.payload.get(SALT)
-    is_salt = isinstance(salt, str) and _SALT.fullmatch(salt) is not None
-    return is_salt or entry.seq > size
+        return False
+    salt = decode(line).payload.get(SALT)
+    return isinstance(salt, str) and _SALT.fullmatch(salt) is not None
 
 
 def _published_head(target: FileTree, key: VerifierKey) -> SignedHead:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from eventlog.plumbing import decode, first_lost, raw_lines
 from projections.errors import ProjectionError
-from projections.evidence.checkpoint import SignedHead
-from projections.evidence.merkle import RunningRoot, leaf_hash
+from projections.evidence.formats.checkpoint import SignedHead
+from projections.evidence.formats.merkle import RunningRoot, leaf_hash
 
 Progress = Callable[[int, int], object]  # lines done, and in all
 

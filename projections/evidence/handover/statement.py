@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from projections.errors import NotProved
-from projections.evidence.note import NOTE_BYTES_MAX
+from projections.evidence.formats.note import NOTE_BYTES_MAX
 
 HEADER = b"eventlog statement v1\n"
 PIECE_BYTES = 256 * 1024  # as much as a verified chunk of a log holds

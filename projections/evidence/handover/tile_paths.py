@@ -12,7 +12,7 @@ Invariant: the tiles of a size hold each hash of its tree that is the root of a 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from projections.evidence.merkle import TILE_WIDTH
+from projections.evidence.formats.merkle import TILE_WIDTH
 
 ENTRIES = "entries"  # in place of a level
 LENGTH_BYTES = 2  # before each line of a bundle

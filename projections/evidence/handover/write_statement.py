@@ -6,10 +6,10 @@ Invariant: a statement that is complete has the root that was signed.
 from pathlib import Path
 from typing import Protocol
 
-from projections.evidence.checkpoint import SignedHead
+from projections.evidence.formats.checkpoint import SignedHead
 from projections.evidence.handover.signed_lines import Progress, require_no_loss, signed_lines
 from projections.evidence.handover.statement import head_bytes
-from projections.evidence.newest import newest_checkpoint
+from projections.evidence.kept.newest import newest_checkpoint
 
 
 class WritableFile(Protocol):

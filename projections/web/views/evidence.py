@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 from eventlog import UnsafePath
-from projections.evidence.kept_listing import (
+from projections.evidence.kept.kept_listing import (
     SEARCH_MAX,
     KeptCheckpoint,
     KeptListing,
@@ -82,7 +82,7 @@ def read_proof(home: Path, moments: Moments, query: QueryParams, seq: int) -> by
             do="run `eventlog evidence checkpoint`, or wait for the next one",
         )
     try:
-        from projections.evidence.proving import prove_by_stored_tree
+        from projections.evidence.proofs.proving import prove_by_stored_tree
     except ModuleNotFoundError as error:
         raise Refusal(
             HTTPStatus.SERVICE_UNAVAILABLE,

@@ -9,7 +9,7 @@ import pytest
 from projections.doctor.evidence import check_evidence
 from projections.doctor.finding import NOTE, OK, PROBLEM, WARNING
 from projections.doctor.home import check_permissions
-from projections.evidence.signing import create_key, sign_checkpoint
+from projections.evidence.signing.signing import create_key, sign_checkpoint
 from tests.harness.raw_log import RawLog
 from tests.harness.read_side import append
 from tests.harness.signals import a_signal, signals

@@ -3,12 +3,12 @@
 from functools import cache
 
 from eventlog.format.line import CHAIN_START, encode
-from projections.evidence.checkpoint import SignedHead, sign_head
-from projections.evidence.encoding import HASH_BYTES
-from projections.evidence.merkle import TILE_WIDTH, Tree, fold, leaf_hash
-from projections.evidence.note import cosign, with_signatures
-from projections.evidence.proof import Proof
-from tests.projections.evidence.test_proof import KEY, WITNESS
+from projections.evidence.formats.checkpoint import SignedHead, sign_head
+from projections.evidence.formats.encoding import HASH_BYTES
+from projections.evidence.formats.merkle import TILE_WIDTH, Tree, fold, leaf_hash
+from projections.evidence.formats.note import cosign, with_signatures
+from projections.evidence.proofs.proof import Proof
+from tests.projections.evidence.proofs.test_proof import KEY, WITNESS
 
 SIZE = 300
 SEEN_S = 1764412800  # 2025-11-29T10:40:00Z

@@ -3,11 +3,11 @@
 The check in Python and the page in the browser judge each of them alike.
 """
 
-from projections.evidence.checkpoint import SignedHead, sign_head
-from projections.evidence.keys import SigningKey
-from projections.evidence.merkle import leaf_hash
-from projections.evidence.note import Signature, cosign, with_signatures
-from projections.evidence.proof import Proof
+from projections.evidence.formats.checkpoint import SignedHead, sign_head
+from projections.evidence.formats.keys import SigningKey
+from projections.evidence.formats.merkle import leaf_hash
+from projections.evidence.formats.note import Signature, cosign, with_signatures
+from projections.evidence.proofs.proof import Proof
 
 LOG = SigningKey(name="foreign.example", kind=1, seed=bytes(range(64, 96)))
 GOOD = (

@@ -15,11 +15,11 @@ from eventlog import EventLog, LogDiverged, UnsafePath, back_up, restore_home
 from eventlog.plumbing import CommandContext
 from projections.cli.evidence.group import evidence
 from projections.errors import ProjectionError
-from projections.evidence.keys import COSIGNER, parse_vkey
-from projections.evidence.note import parse_signatures
+from projections.evidence.formats.keys import COSIGNER, parse_vkey
+from projections.evidence.formats.note import parse_signatures
 from tests.harness.read_side import project
 from tests.harness.signals import a_signal, signals
-from tests.projections.evidence.kept import WITNESS, add_cosignature
+from tests.projections.evidence.additions import WITNESS, add_cosignature
 
 NOW = "2025-11-19T00:00:00.000000Z"
 

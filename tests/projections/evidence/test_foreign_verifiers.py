@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from projections.evidence.checkpoint import SignedHead, sign_head
-from projections.evidence.growth import Growth
-from projections.evidence.keys import parse_secret
+from projections.evidence.formats.checkpoint import SignedHead, sign_head
+from projections.evidence.formats.keys import parse_secret
+from projections.evidence.proofs.growth import Growth
 from tests.harness.requirements import CHECKOUT, needs_tool
-from tests.projections.evidence.test_proof import proof
+from tests.projections.evidence.proofs.test_proof import proof
 from tests.projections.evidence.vectors import tree, vectors
 
 KEY = parse_secret(vectors()["secret"])

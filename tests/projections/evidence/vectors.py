@@ -5,8 +5,8 @@ from functools import cache
 from hashlib import sha256
 from typing import TypedDict
 
-from projections.evidence.encoding import HASH_BYTES
-from projections.evidence.merkle import TILE_WIDTH, Tree, fold, leaf_hash
+from projections.evidence.formats.encoding import HASH_BYTES
+from projections.evidence.formats.merkle import TILE_WIDTH, Tree, fold, leaf_hash
 from tests.harness.requirements import CHECKOUT
 
 DATA = CHECKOUT / "tests" / "data" / "evidence"

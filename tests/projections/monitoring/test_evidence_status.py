@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from projections.evidence.signing import create_key, sign_checkpoint
+from projections.evidence.signing.signing import create_key, sign_checkpoint
 from projections.monitoring.evidence_status import evidence_status
 from projections.monitoring.metrics import exposition
 from projections.monitoring.snapshot import take_snapshot
@@ -20,7 +20,7 @@ from tests.harness.log_checks import tree_contents
 from tests.harness.raw_log import swap
 from tests.harness.read_side import append
 from tests.harness.signals import signals
-from tests.projections.evidence.kept import add_cosignature, add_stamp, set_written
+from tests.projections.evidence.additions import add_cosignature, add_stamp, set_written
 
 KEYS = [
     *("size", "checkpoint_age_seconds", "cosignature_age_seconds", "stamp_age_seconds"),

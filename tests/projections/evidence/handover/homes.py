@@ -4,9 +4,9 @@ from io import BytesIO
 from pathlib import Path
 
 from eventlog import EventLog
+from projections.evidence.formats.keys import VerifierKey
 from projections.evidence.handover.write_statement import write_statement
-from projections.evidence.keys import VerifierKey
-from projections.evidence.signing import create_key, sign_checkpoint
+from projections.evidence.signing.signing import create_key, sign_checkpoint
 from tests.harness.signals import a_signal, closed
 
 ORIGIN = "log.example/main"

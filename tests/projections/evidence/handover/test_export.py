@@ -17,7 +17,7 @@ import pytest
 
 from eventlog import EventLog, UnsafePath
 from projections.errors import NotProved, ProjectionError
-from projections.evidence.audit import audit
+from projections.evidence.formats.keys import VerifierKey, new_key
 from projections.evidence.handover.check_statement import check_statement
 from projections.evidence.handover.export import (
     Exported,
@@ -26,16 +26,16 @@ from projections.evidence.handover.export import (
     index_page,
 )
 from projections.evidence.handover.page import page_bytes
-from projections.evidence.kept_files import kept_files
-from projections.evidence.keys import VerifierKey, new_key
-from projections.evidence.signing import create_key, sign_checkpoint
+from projections.evidence.kept.kept_files import kept_files
+from projections.evidence.proofs.audit import audit
+from projections.evidence.signing.signing import create_key, sign_checkpoint
 from tests.harness.command import eventlog
 from tests.harness.fault_disk import FaultDisk
 from tests.harness.read_side import project
 from tests.harness.signals import a_signal, closed, signals
+from tests.projections.evidence.additions import add_cosignature, add_stamp
 from tests.projections.evidence.handover.homes import LINES, ORIGIN, signed_home, statement_of
 from tests.projections.evidence.handover.test_publish import head_at
-from tests.projections.evidence.kept import add_cosignature, add_stamp
 
 HOSTILE = "=1+1"
 

@@ -12,20 +12,20 @@ import pytest
 
 from eventlog import EventLog, UnsafePath
 from projections.errors import ProjectionError
-from projections.evidence.checkpoint import open_checkpoint
-from projections.evidence.encoding import HASH_BYTES
+from projections.evidence.formats.checkpoint import open_checkpoint
+from projections.evidence.formats.encoding import HASH_BYTES
+from projections.evidence.formats.keys import VerifierKey
+from projections.evidence.formats.merkle import Tree, leaf_hash
 from projections.evidence.handover.export import export_evidence
 from projections.evidence.handover.publish import publish
 from projections.evidence.handover.tile_paths import tile_path, tiles_of
-from projections.evidence.keys import VerifierKey
-from projections.evidence.merkle import Tree, leaf_hash
-from projections.evidence.signing import create_key, sign_checkpoint
+from projections.evidence.signing.signing import create_key, sign_checkpoint
 from tests.harness.command import eventlog
 from tests.harness.fault_disk import FaultDisk
 from tests.harness.log_checks import lines_in
 from tests.harness.signals import a_signal, signals
 from tests.projections.evidence.handover.homes import ORIGIN, signed_home, statement_of
-from tests.projections.evidence.test_lost_leaves import LOST, Signed, accept, damage
+from tests.projections.evidence.tree.test_lost_leaves import LOST, Signed, accept, damage
 
 
 def append(home: Path, count: int, start: int) -> None:

@@ -11,11 +11,11 @@ from projections.errors import ProjectionError
 from projections.evidence.handover.export import export_evidence
 from projections.evidence.handover.publish import publish
 from projections.evidence.handover.write_statement import write_statement
-from projections.evidence.signing import create_key, sign_checkpoint
+from projections.evidence.signing.signing import create_key, sign_checkpoint
 from tests.harness.log_checks import lines_in
 from tests.harness.signals import signals
 from tests.projections.evidence.handover.homes import ORIGIN, signed_home, write_trades
-from tests.projections.evidence.test_lost_leaves import accept, damage
+from tests.projections.evidence.tree.test_lost_leaves import accept, damage
 
 
 @pytest.fixture

@@ -12,13 +12,19 @@ import pytest
 from eventlog import EventLog
 from projections import SignalStore
 from projections.errors import NotProved, ProjectionError
-from projections.evidence.checkpoint import SignedHead, sign_head
+from projections.evidence.formats.checkpoint import SignedHead, sign_head
+from projections.evidence.formats.keys import (
+    COSIGNER,
+    SigningKey,
+    VerifierKey,
+    new_key,
+    parse_secret,
+)
+from projections.evidence.formats.merkle import RunningRoot, leaf_hash
+from projections.evidence.formats.note import cosign, parse_note, with_signatures
 from projections.evidence.handover.check_statement import CheckedStatement, check_statement
 from projections.evidence.handover.statement import PIECE_BYTES, head_bytes
-from projections.evidence.keys import COSIGNER, SigningKey, VerifierKey, new_key, parse_secret
-from projections.evidence.merkle import RunningRoot, leaf_hash
-from projections.evidence.note import cosign, parse_note, with_signatures
-from projections.evidence.signing import create_key, sign_checkpoint
+from projections.evidence.signing.signing import create_key, sign_checkpoint
 from tests.harness.command import eventlog
 from tests.harness.log_checks import lines_in
 from tests.harness.read_side import project

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from projections.evidence.check import check_proof
-from projections.evidence.keys import parse_vkey
-from projections.evidence.signing import create_key, sign_checkpoint
+from projections.evidence.formats.keys import parse_vkey
+from projections.evidence.proofs.check import check_proof
+from projections.evidence.signing.signing import create_key, sign_checkpoint
 from projections.web.answers import Redactor
 from projections.web.views.verdict import verdict
 from projections.web.views.vitals import take_sample
@@ -20,7 +20,7 @@ from tests.harness.log_checks import tree_contents
 from tests.harness.raw_log import EPOCH, RawLog
 from tests.harness.read_side import append, project
 from tests.harness.signals import a_signal, signals
-from tests.projections.evidence.kept import (
+from tests.projections.evidence.additions import (
     WITNESS,
     add_cosignature,
     add_stamp,
