@@ -47,7 +47,7 @@ def policy_option(command: Command) -> Command:
 
 def stamp_options(command: Command) -> Command:
     """Adds --tsr, --tsa-ca and --tsa-policy."""
-    text = "The root certificate that --tsr is verified by, and others between."
+    text = "The root certificate that --tsr is verified by, and intermediate ones."
     command = click.option("--tsa-ca", "ca", metavar="PEM", type=PEM, help=text)(command)
     text = "A time stamp of the checkpoint. Default: none."
     return click.option("--tsr", metavar="FILE", type=PEM, help=text)(policy_option(command))
@@ -88,7 +88,7 @@ def trusted_authorities(path: Path, policy: str | None) -> "TrustedAuthorities":
     metavar="PEM",
     type=PEM,
     required=True,
-    help="The root certificate that its stamps are verified by, and others between.",
+    help="The root certificate that its stamps are verified by, and intermediate ones.",
 )
 @policy_option
 @JSON_OPTION

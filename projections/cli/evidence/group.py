@@ -29,7 +29,7 @@ def evidence() -> None:
     entry, and `check` verifies such a file on any machine. `consistency` and `audit` do the same
     for the growth of the log; `witness-key` and `cosigned` are for witnesses, and `resume` is for a
     home that was restored. `statement` and `check-statement` are about all entries at once,
-    `anchor` asks for a time stamp, and `publish`, `page` and `export` write what is handed out. All
+    `anchor` requests a time stamp, and `publish`, `page` and `export` write files for others. All
     but `page` need the extra `evidence`.
 
     \b

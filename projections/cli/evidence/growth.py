@@ -68,16 +68,17 @@ def audit(
 ) -> None:
     """Keep the checkpoint in FILE if it continues that in KEPT.
 
-    The first audit of a log begins with nothing: say so with --first, and KEPT is created. Without
-    it KEPT must be there, so that a wrong name or a lost file is no way to begin anew.
+    The first audit of a log needs --first, which creates KEPT. Without it KEPT must exist, so that
+    a wrong name or a lost file does not start a new audit.
 
     FILE is what `evidence consistency` prints. It needs no home and no network. Exit code 1 if FILE
     does not show that the log has only grown; KEPT is unchanged then. If the reason begins with
     FORK, keep both files: signed by one key, they show that its owner has two logs. Without that
     word FILE may be damaged: ask for a new one.
 
-    With --cosign stdout has the cosignature alone, once KEPT is replaced: it says that this witness
-    has seen the checkpoint by now. Send it to the operator, who keeps it by `evidence cosigned`.
+    With --cosign stdout has the cosignature alone, once KEPT is replaced: it states that this
+    witness has seen the checkpoint by now. Send it to the operator, who keeps it by `evidence
+    cosigned`.
 
     \b
     Example:

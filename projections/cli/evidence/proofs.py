@@ -43,7 +43,7 @@ def size_option(command: Command) -> Command:
 
 @click.command()
 @click.argument("entry", metavar="SEQ|SIGNAL_ID")
-@click.option("--signal-id", "is_id", is_flag=True, help="A number is a signal_id too, not a seq.")
+@click.option("--signal-id", "is_id", is_flag=True, help="A number is a signal_id, not a seq.")
 @size_option
 @click.option(
     "--output",
@@ -133,10 +133,9 @@ def check(
 ) -> None:
     """Check the proof in FILE.
 
-    It needs no home and no network. `recorded_at` is what the clock of the operator said; *not
-    later than* is what a witness or a time stamp authority has signed. Exit code 1 with NOT PROVED
-    if the file does not show that the log of that key holds the line, or if the time stamp does not
-    verify.
+    It needs no home and no network. `recorded_at` is the operator's own clock; *not later than* is
+    what a witness or a time stamp authority has signed. Exit code 1 with NOT PROVED if the file
+    does not show that the log of that key holds the line, or if the time stamp does not verify.
 
     \b
     Example:

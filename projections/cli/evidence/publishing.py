@@ -25,10 +25,10 @@ def publish(
     """Write checkpoint and tiles to DIR, for a web server.
 
     The checkpoint is the newest. DIR has the layout of C2SP tlog-tiles, from which anyone can make
-    proofs and follow the log. A second run adds what is new, and writes a tile of hashes again that
-    is not as it was. Files get mode 0644 and directories 0755; DIR must not be in a home. The
-    hashes of lines are public then: a line with few unknowns can be guessed from its hash, unless
-    it was appended with --salt. Exit code 1 if nothing was signed yet.
+    proofs and follow the log. A second run adds what is new, and writes changed tiles of hashes
+    again. Files get mode 0644 and directories 0755; DIR must not be in a home. The hashes of lines
+    are public then: a line with few unknowns can be guessed from its hash, unless it was appended
+    with --salt. Exit code 1 if nothing was signed yet.
 
     \b
     Example:

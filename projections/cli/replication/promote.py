@@ -40,9 +40,9 @@ HOST_CHARS_MAX = 255
 def promote(obj: CommandContext, host: str | None, epoch: int | None) -> None:
     """Make this replica the primary of its stream.
 
-    It follows the stream to its end, and then publishes the entry `promoted` as the next line. Of
-    several replicas that are promoted at once exactly one gets that line, and is the primary; the
-    others say which one it is, and exit with 1. From then on this home takes appends, and
+    It follows the stream to its end, and then publishes the entry `promoted` as the next line. If
+    several replicas are promoted at once, exactly one gets that line and becomes the primary; the
+    others report which one it is, and exit with 1. From then on this home takes appends, and
     `eventlog project mirror` publishes them.
 
     Until the old primary learns of it, it still acknowledges appends: these are durable there, but

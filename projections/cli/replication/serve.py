@@ -19,8 +19,8 @@ def serve(obj: CommandContext) -> None:
 
     It runs at the primary. `eventlog append --to` and `eventlog.connect` send signals and facts to
     it over the NATS servers of EVENTLOG_NATS_URL; EVENTLOG_STREAM names the stream, which need not
-    exist. A reply is sent once its entries are durable. Of several servers of one home each request
-    comes to one.
+    exist. A reply is sent once its entries are durable. If several servers of one home run, each
+    request goes to one of them.
 
     A replica or a fenced home is refused with exit code 3, also while it runs. It waits while the
     servers cannot be reached, stops cleanly on SIGTERM and Ctrl-C, and works under systemd
